@@ -1,0 +1,73 @@
+"""zeropass reads the weights of a Transformer and says, in words, what each parameter does.
+
+::
+
+    import zeropass as zp
+
+    lens = zp.load("smollm2-135m")          # a demo name, a folder, a .gguf file or a hub id
+    lens["L26.ff.1189"]                     # records: what a neuron sees, is about to say and writes
+    atlas = zp.open_atlas("demo/atlas")     # made by: zeropass build MODEL --out demo/atlas
+    atlas.find("Paris")
+
+Names are imported when first used: reading an atlas never imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zeropass.errors import ZeropassError
+
+if TYPE_CHECKING:
+    from zeropass.address import Address, parse
+    from zeropass.atlas.build import build
+    from zeropass.atlas.read import Atlas, open_atlas
+    from zeropass.atlas.schema import Options
+    from zeropass.factored import Factored
+    from zeropass.frames import Frames
+    from zeropass.lens import Lens, load
+    from zeropass.model import Model, open_model
+    from zeropass.pairs import TopPairs, top_pairs
+
+__all__ = [
+    "Address",
+    "Atlas",
+    "Factored",
+    "Frames",
+    "Lens",
+    "Model",
+    "Options",
+    "TopPairs",
+    "ZeropassError",
+    "__version__",
+    "build",
+    "load",
+    "open_atlas",
+    "open_model",
+    "parse",
+    "top_pairs",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "zeropass.address": ("Address", "parse"),
+    "zeropass.atlas.build": ("build",),
+    "zeropass.atlas.read": ("Atlas", "open_atlas"),
+    "zeropass.atlas.schema": ("Options",),
+    "zeropass.factored": ("Factored",),
+    "zeropass.frames": ("Frames",),
+    "zeropass.lens": ("Lens", "load"),
+    "zeropass.model": ("Model", "open_model"),
+    "zeropass.pairs": ("TopPairs", "top_pairs"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zeropass' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,99 @@
+"""Addresses: the names of parameters, such as ``L26.ff.1189.gate`` or ``L10.attn.3.v.17`` (design.md §2).
+
+Grammar::
+
+    L{layer}.ff.{neuron}[.gate|.up|.key|.value]     a neuron
+    L{layer}.attn.{head}[.qk|.vo]                   a head
+    L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
+    L{layer}.attn.{head}.{q|v}.bias                 what a head asks for, or writes, whatever it sees
+    L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
+    final.norm, embed.norm                          shifts of the norms outside the blocks
+    pos.{i}, type.{i}, classifier.{i}, …            rows of the tables outside the blocks
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from zeropass.arch.spec import MAP_ROLES
+from zeropass.errors import BadAddress
+
+__all__ = ["Address", "parse", "with_roles"]
+
+_NEURON = re.compile(r"L(\d+)\.ff\.(\d+)(?:\.(gate|up|key|value))?")
+_HEAD = re.compile(r"L(\d+)\.attn\.(\d+)(?:\.(qk|vo))?")
+_SUBHEAD = re.compile(r"L(\d+)\.attn\.(\d+)\.([qkvo])(?:\.(\d+|bias))?")
+_BLOCK = re.compile(r"L(\d+)\.(ff|attn)\.(bias|norm)")
+_OUTSIDE = re.compile(r"(final|embed)\.norm|([a-z_]+)\.(\d+)")
+_HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """One parameter: ``layer`` is -1 outside the blocks, ``role`` is empty where all roles are meant.
+
+    ``part`` is ``ff`` or ``attn`` inside a block, else the stem of a table (``pos``, ``final`` …).
+    ``index`` is the neuron, the column of a subhead or the row of a table; -1 for a whole head or a lone vector.
+    """
+
+    layer: int
+    part: str
+    head: int = -1
+    index: int = -1
+    role: str = ""
+
+    def __str__(self) -> str:
+        """The address in the grammar of this module, without the role of a neuron or a head map."""
+        if self.layer < 0:
+            return f"{self.part}.{self.index}" if self.index >= 0 else f"{self.part}.norm"
+        stem = f"L{self.layer}.{self.part}"
+        if self.part == "ff" and self.index >= 0:
+            return f"{stem}.{self.index}"
+        if self.head < 0:
+            return f"{stem}.{self.role}"
+        stem = f"{stem}.{self.head}"
+        if self.role.endswith("_bias"):
+            return f"{stem}.{self.role[0]}.bias"
+        return f"{stem}.{self.role}.{self.index}" if self.index >= 0 else stem
+
+    def with_role(self, role: str) -> "Address":
+        """The same place, in one role."""
+        return replace(self, role=role)
+
+
+def parse(text: str) -> Address:
+    """Read an address. Raises BadAddress, with the grammar in short, for anything else."""
+    text = text.strip()
+    if m := _NEURON.fullmatch(text):
+        return Address(int(m[1]), "ff", index=int(m[2]), role=m[3] or "")
+    if m := _HEAD.fullmatch(text):
+        return Address(int(m[1]), "attn", head=int(m[2]), role=m[3] or "")
+    if m := _SUBHEAD.fullmatch(text):
+        return _subhead(text, m)
+    if m := _BLOCK.fullmatch(text):
+        return Address(int(m[1]), m[2], role=m[3])
+    if m := _OUTSIDE.fullmatch(text):
+        return Address(-1, m[1], role="norm") if m[1] else Address(-1, m[2], index=int(m[3]), role=m[2])
+    raise BadAddress(f"{text!r} is not an address: {_HELP}.")
+
+
+def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
+    """The addresses, each with a role, that an address without one stands for; BadAddress for a role not there."""
+    if place.part == "ff" and place.index >= 0:
+        if place.role and place.role not in ff_roles:
+            raise BadAddress(f"{place}.{place.role}: neurons of this model have the roles {', '.join(ff_roles)}.")
+        return [place] if place.role else [place.with_role(role) for role in ff_roles]
+    if place.part == "attn" and place.head >= 0 and not place.role:
+        return [place.with_role(role) for role in MAP_ROLES]
+    return [place]
+
+
+def _subhead(text: str, m: re.Match[str]) -> Address:
+    layer, head, role = int(m[1]), int(m[2]), m[3]
+    if m[4] is None:
+        raise BadAddress(f"{text!r} names a whole matrix; one subhead of it is {text}.0, {text}.1, and so on.")
+    if m[4] == "bias":
+        if role not in "qv":
+            raise BadAddress(f"{text!r}: only q and v have a bias that lives in the stream through their head.")
+        return Address(layer, "attn", head=head, role=f"{role}_bias")
+    return Address(layer, "attn", head=head, index=int(m[4]), role=role)

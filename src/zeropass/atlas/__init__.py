@@ -1,0 +1,1 @@
+"""Every parameter of a model on disk, both directions searchable."""

@@ -1,0 +1,87 @@
+"""Builds an atlas: first a list of jobs, then the jobs one by one, then the tables over all of them.
+
+Every job writes its files whole or not at all, and its mark in ``scratch`` last: a build that was stopped
+at any moment continues with the first job that has no mark, and ends with the same bytes.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zeropass.atlas import schema
+from zeropass.atlas.jobs import Runner
+from zeropass.atlas.plan import plan_jobs, prepare
+from zeropass.atlas.schema import Options, beside, read_json, write_json
+from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
+from zeropass.catalog import kind_of
+from zeropass.errors import BadOption
+from zeropass.model import Model
+from zeropass.undertrained import Judgement, judge
+from zeropass.vocab import VIEWS
+
+__all__ = ["build"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done, and how many there are."""
+
+
+def build(model: Model, out: Path, options: Options, progress: Progress = lambda *_: None) -> bool:
+    """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
+
+    Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
+    or frames that do not exist.
+    """
+    jobs = plan_jobs(model, options)
+    if not prepare(model, out, options):
+        return False
+    judgement = judge(model.matrix("embedding").cpu().numpy(), model.vocab.swallowed())
+    kept = _kept(model, options, judgement)
+    runner = Runner(model, out, options, jobs, kept)
+    uses = [runner.spaces_of(job) for job in jobs]
+    spaces = sorted(set().union(*uses))
+    total = len(spaces) + len(jobs) + 1
+    for step, space in enumerate(spaces):
+        progress(f"rows {space}", step, total)
+        runner.spaces.write(runner.frames, space)
+    runner.frames.model.forget()
+    for step, job in enumerate(jobs):
+        progress(job.name, len(spaces) + step, total)
+        if not runner.mark(job).exists():
+            runner.spaces.keep_only(set().union(*uses[step:]))
+            runner.run(job)
+    progress("tables", total - 1, total)
+    _finish(runner, judgement)
+    progress("done", total, total)
+    return True
+
+
+def _kept(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:
+    kept = torch.from_numpy(np.flatnonzero(model.vocab.mask(options.tokens, *judgement))).to(model.device)
+    if len(kept) == 0:
+        raise BadOption(f"--tokens {options.tokens} hides every token of this vocabulary.")
+    return kept
+
+
+def _finish(runner: Runner, judgement: Judgement) -> None:
+    """The tables over all jobs, and the manifest, which makes the atlas complete."""
+    out, model = runner.out, runner.model
+    write_tokens(out / schema.TOKENS, model.vocab, judgement)
+    with beside(out / schema.TOKENIZER) as temporary:
+        temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
+    write_hits(out / schema.HITS, runner.hits, runner.kept)
+    keys = list(runner.bases)
+    sides = [kind_of(model, layer, role)[0] for layer, role, _ in keys]
+    count = write_parameters(out / schema.PARAMETERS, out / "lists", keys, sides)
+    manifest = read_json(out / schema.PLAN) | {
+        "lists": count,
+        "tokens_shown": len(runner.kept),
+        "tokens_hidden": {view: model.vocab.hidden(view, *judgement) for view in VIEWS},
+        "token_kind": model.vocab.kind,
+        "uncased": model.vocab.uncased,
+        "split_note": model.vocab.split_note,
+    }
+    shutil.rmtree(out / "scratch", ignore_errors=True)
+    write_json(out / schema.MANIFEST, manifest)

@@ -1,0 +1,97 @@
+"""For each token the vectors with the highest |z|, gathered block by block while the scores are at hand."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["HitList"]
+
+_SLOTS = 64
+_DENSE_ROWS, _WARM_ROWS = 128, 512
+_LOW = 0xFFFFFFFF
+
+
+class HitList:
+    """The ``size`` vectors of highest |z| for each of ``tokens`` columns, exactly, however blocks are offered.
+
+    An entry is one int64 key, so that a plain top-k on keys is deterministic whatever the order of the offers:
+    the bits of |z| (which sort like the number, being positive), then the complement of 2·id + (z < 0).
+    Only what reaches a token's running ``size``-th best is looked at again; that lands in ``_SLOTS``
+    waiting places a token, merged when they are full.
+    """
+
+    def __init__(self, tokens: int, size: int, device: torch.device | str = "cpu") -> None:
+        self.keys = torch.zeros(tokens, size, dtype=torch.int64, device=device)
+        self._waiting = torch.zeros(tokens, _SLOTS, dtype=torch.int64, device=device)
+        self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
+        self._threshold = torch.zeros(tokens, device=device)
+        self._seen = 0
+
+    def offer(self, z: Tensor, first_id: int, spare: Tensor) -> None:
+        """Take in z (n, tokens) of the vectors ``first_id …``; ``spare`` is scratch space of the same shape."""
+        start = 0
+        while start < z.shape[0] and self._seen < _WARM_ROWS:
+            stop = min(start + _DENSE_ROWS, z.shape[0])
+            self._merge(_keys(z[start:stop].T, first_id + torch.arange(start, stop, device=z.device)))
+            self._seen += stop - start
+            start = stop
+        if start < z.shape[0]:
+            torch.abs(z[start:], out=spare[start:])
+            row, token = (spare[start:] >= self._threshold).nonzero(as_tuple=True)
+            row += start
+            self._wait(token, _keys(z[row, token], first_id + row))
+
+    def add(self, tokens: Tensor, keys: Tensor) -> None:
+        """Take in entries that an earlier run gathered, as `entries` gave them."""
+        self._wait(tokens, keys)
+        self._seen = max(self._seen, _WARM_ROWS)
+
+    def entries(self, first_id: int, stop_id: int) -> tuple[Tensor, Tensor]:
+        """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``."""
+        self.flush()
+        ids = decode(self.keys)[0]
+        token, place = ((self.keys > 0) & (ids >= first_id) & (ids < stop_id)).nonzero(as_tuple=True)
+        return token, self.keys[token, place]
+
+    def flush(self) -> None:
+        """Merge what is waiting, and raise the thresholds."""
+        if self._filled.any():
+            self._merge(self._waiting)
+            self._waiting.zero_()
+            self._filled.zero_()
+
+    def _merge(self, keys: Tensor) -> None:
+        self.keys = torch.cat((self.keys, keys), 1).topk(self.keys.shape[1], dim=1).values
+        self._threshold = (self.keys[:, -1] >> 32).to(torch.int32).view(torch.float32).contiguous()
+
+    def _wait(self, token: Tensor, keys: Tensor) -> None:
+        """Put entries into the waiting places of their tokens, merging as often as these overflow."""
+        order = token.argsort(stable=True)
+        token, keys = token[order], keys[order]
+        while token.numel():
+            place = self._filled[token] + _rank_in_run(token)
+            fits = place < _SLOTS
+            self._waiting[token[fits], place[fits]] = keys[fits]
+            self._filled.index_add_(0, token[fits], torch.ones_like(token[fits]))
+            token, keys = token[~fits], keys[~fits]
+            if token.numel():
+                self.flush()
+
+
+def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and signed z of keys; the key 0 stands for an empty place."""
+    low = _LOW - (keys & _LOW)
+    size = (keys >> 32).to(torch.int32).view(torch.float32)
+    return low >> 1, torch.where((low & 1).bool(), -size, size)
+
+
+def _keys(z: Tensor, ids: Tensor) -> Tensor:
+    bits = z.abs().contiguous().view(torch.int32).to(torch.int64)
+    return (bits << 32) | (_LOW - (2 * ids + (z < 0)))
+
+
+def _rank_in_run(sorted_values: Tensor) -> Tensor:
+    """Position of each entry among the equal ones before it, of a sorted vector."""
+    at = torch.arange(sorted_values.numel(), device=sorted_values.device)
+    starts = torch.ones_like(sorted_values, dtype=torch.bool)
+    starts[1:] = sorted_values[1:] != sorted_values[:-1]
+    return at - torch.where(starts, at, torch.zeros_like(at)).cummax(0).values

@@ -1,0 +1,231 @@
+"""Runs the jobs of a build: products of vectors with rows, and from the same scores lists, hits and pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropass.address import Address
+from zeropass.arch.spec import FRAMES, OUTSIDE, space_of
+from zeropass.atlas.hits import HitList
+from zeropass.atlas.plan import list_bases, list_frames, vector_roles
+from zeropass.atlas.schema import Job, Options, file_name, vector_file
+from zeropass.atlas.spaces import Space, Spaces, save_array
+from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_lists, write_mark, write_pairs
+from zeropass.catalog import VectorSet, count_of, kind_of, vector_set
+from zeropass.factored import Factored
+from zeropass.frames import Frames
+from zeropass.model import Model
+from zeropass.pairs import top_pairs
+from zeropass.projection import extremes
+from zeropass.statistics import standardised
+
+__all__ = ["Runner"]
+
+_BLOCK = 512
+"""Vectors a product: 512 x V scores are 100 MB for V = 49,152; larger blocks are no faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A set folded for one frame, ready to be multiplied: z = unit · centred row, score = z · std + mean."""
+
+    vectors: VectorSet
+    frame: str
+    folded: Tensor
+    space: Space
+    unit: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(eq=False)
+class Runner:
+    """What the jobs of one build share: the model, the rows, and the running hits of every kind of list.
+
+    ``kept`` (V',) are the ids of the tokens that lists may show.
+    """
+
+    model: Model
+    out: Path
+    options: Options
+    jobs: list[Job]
+    kept: Tensor
+
+    def __post_init__(self) -> None:
+        self.frames = Frames(self.model)
+        self.spaces = Spaces(self.out / "rows", self.kept)
+        self.bases = list_bases(self.model, self.options, self.jobs)
+
+    def run(self, job: Job) -> None:
+        """Run one job: vectors, lists and pairs first, the mark last."""
+        sets = {role: vector_set(self.model, job.layer, role) for role in needed_roles(job)}
+        lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
+        pairs: list[PairRow] = []
+        for kind in set(job.roles) & {"qk", "vo"}:
+            self._map_heads(kind, sets, lists, pairs)
+        for role in lists:
+            done = {block.frame for block in lists[role]}
+            for frame in list_frames(self.model, self.options, job.layer, role):
+                if frame not in done:
+                    scored = self._scored(sets[role], frame)
+                    lists[role] += [self._listed(scored, part, z) for part, z in self._products(scored)]
+            self._save_vectors(sets[role])
+        self._write(job, lists, pairs)
+
+    def mark(self, job: Job) -> Path:
+        """The file whose presence says that a job is done: what it found for every token."""
+        return self.out / "scratch" / f"{job.name}.parquet"
+
+    @cached_property
+    def hits(self) -> dict[Kind, HitList]:
+        """Running best of each kind of list, beginning with what finished jobs found."""
+        kinds = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
+        lists = {kind: HitList(len(self.kept), self.options.k, self.kept.device) for kind in sorted(kinds)}
+        for job in self.jobs:
+            if self.mark(job).exists():
+                for kind, tokens, keys in read_mark(self.mark(job)):
+                    lists[kind].add(tokens.to(self.kept.device), keys.to(self.kept.device))
+        return lists
+
+    def spaces_of(self, job: Job) -> set[str]:
+        """The rows that a job multiplies with."""
+        used = set()
+        for role in needed_roles(job):
+            frames = set(list_frames(self.model, self.options, job.layer, role)) if role in job.roles else set()
+            if {"qk", "vo"} & set(job.roles):
+                frames.add(self._map_frame(role))
+            side = kind_of(self.model, job.layer, role)[0]
+            used |= {space_of(frame, side, self._stream_layer(job.layer)) for frame in frames}
+        return used
+
+    def _stream_layer(self, layer: int) -> int:
+        """What reads outside the blocks reads the stream after the last one."""
+        return self.model.dims.layers if layer == OUTSIDE else layer
+
+    def _map_frame(self, role: str) -> str:
+        """The frame in which a role enters the stored head maps: the first that was asked for."""
+        first = next(frame for frame in FRAMES if frame in self.options.frames)
+        return self.frames.right_frame("vo", first) if role == "o" else first
+
+    @cached_property
+    def _buffers(self) -> Tensor:
+        return torch.empty(2, _BLOCK, len(self.kept), device=self.kept.device)
+
+    def _scored(self, vectors: VectorSet, frame: str) -> _Scored:
+        space = self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
+        folded = self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
+        mean, std = space.moments.of_scores(folded)
+        return _Scored(vectors, frame, folded, space, standardised(folded, std), mean, std)
+
+    def _products(self, scored: _Scored, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of z (rows, V'), each valid until the next one is asked for."""
+        stop = scored.unit.shape[0] if stop is None else stop
+        for at in range(start, stop, _BLOCK):
+            part = slice(at, min(at + _BLOCK, stop))
+            z = self._buffers[0, : part.stop - part.start]
+            torch.mm(scored.unit[part], scored.space.rows.T, out=z)
+            yield part, z
+
+    def _listed(self, scored: _Scored, part: slice, z: Tensor) -> ListBlock:
+        """Both poles of a block of vectors; what the tokens can use of it goes to the running hits."""
+        source = scored.vectors
+        first = self.bases[source.layer, source.role, scored.frame] + part.start
+        self.hits[source.side, scored.frame].offer(z, first, self._buffers[1, : z.shape[0]])
+        return ListBlock(
+            first_id=first,
+            addresses=source.addresses[part],
+            frame=scored.frame,
+            norm=source.vectors[part].norm(dim=1),
+            mean=scored.mean[part],
+            std=scored.std[part],
+            extremes=extremes(z, self.options.k, self.kept),
+        )
+
+    def _map_heads(
+        self, kind: str, sets: dict[str, VectorSet], lists: dict[str, list[ListBlock]], pairs: list[PairRow]
+    ) -> None:
+        """Top pairs of every head of a layer. A subhead's scores are a column of the factor: computed once.
+
+        Key/value heads come in chunks, each followed by its query heads, so that few factors are held.
+        """
+        dims = self.model.dims
+        own, shared = ("q", "k") if kind == "qk" else ("o", "v")
+        scored = {role: self._scored(sets[role], self._map_frame(role)) for role in (own, shared)}
+        step = max(1, _BLOCK // dims.head_dim)
+        for first in range(0, dims.kv_heads, step):
+            chunk = range(first, min(first + step, dims.kv_heads))
+            shared_factors = dict(self._factors(scored[shared], chunk, lists))
+            heads = range(chunk.start * dims.group, chunk.stop * dims.group)
+            for head, factor in self._factors(scored[own], heads, lists):
+                other = shared_factors[self.model.kv_head(shared, head)]
+                product = Factored(factor, other) if kind == "qk" else Factored(other, factor)
+                address = Address(sets[own].layer, "attn", head=head)
+                found = top_pairs(product, self.options.pairs)
+                found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
+                pairs.append(PairRow(str(address), kind, head, 0, scored["q" if kind == "qk" else "v"].frame, found))
+
+    def _factors(
+        self, scored: _Scored, heads: range, lists: dict[str, list[ListBlock]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Factor (V', d_h) of each stored head of a role, and on the way the lists of its columns."""
+        width, role = self.model.dims.head_dim, scored.vectors.role
+        per_block = max(1, _BLOCK // width)
+        for at in range(heads.start, heads.stop, per_block):
+            block = range(at, min(at + per_block, heads.stop))
+            for part, z in self._products(scored, block.start * width, block.stop * width):
+                if role in lists and scored.frame in self._listed_frames(scored.vectors):
+                    lists[role].append(self._listed(scored, part, z))
+                for head in block:
+                    own = slice((head - at) * width, (head - at + 1) * width)
+                    yield head, self._factor(scored, head, z[own])
+
+    def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
+        return list_frames(self.model, self.options, vectors.layer, vectors.role)
+
+    def _factor(self, scored: _Scored, head: int, z: Tensor) -> Tensor:
+        """Scores (V', d_h) of one head's columns as `Frames.head_map` defines its factors."""
+        width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
+        own = slice(head * width, (head + 1) * width)
+        factor = (z * scored.std[own, None]).T.contiguous()
+        if role == "k" and frame != "paper":
+            return factor  # minus its mean over keys, which softmax cannot see
+        factor += scored.mean[own]
+        return self.frames.as_query(factor, scored.vectors.layer, head, frame) if role == "q" else factor
+
+    def _save_vectors(self, vectors: VectorSet) -> None:
+        """Keep the vectors as the frames take them, for questions that the lists cannot answer."""
+        frames = self._listed_frames(vectors)
+        for paper in sorted({frame == "paper" for frame in frames}):
+            frame = "paper" if paper else next(f for f in frames if f != "paper")
+            folded = self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
+            save_array(self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame), folded.cpu().numpy())
+
+    def _write(self, job: Job, lists: dict[str, list[ListBlock]], pairs: list[PairRow]) -> None:
+        for role, blocks in lists.items():
+            if blocks:
+                write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", blocks)
+        if pairs:
+            write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
+        write_mark(self.mark(job), list(self._found(job)))
+
+    def _found(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
+        """The entries of the running hits that this job put there."""
+        for role in vector_roles(job):
+            side = kind_of(self.model, job.layer, role)[0]
+            for frame in list_frames(self.model, self.options, job.layer, role):
+                first = self.bases[job.layer, role, frame]
+                count = count_of(self.model, job.layer, role)
+                yield ((side, frame), *self.hits[side, frame].entries(first, first + count))
+
+
+def needed_roles(job: Job) -> list[str]:
+    """The sets that a job multiplies: its own, and for a head map both of the map's sides."""
+    roles = dict.fromkeys(vector_roles(job))
+    for kind in ("qk", "vo"):
+        if kind in job.roles:
+            roles.update(dict.fromkeys(kind))
+    return list(roles)

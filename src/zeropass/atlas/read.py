@@ -1,0 +1,443 @@
+"""Reads an atlas, through DuckDB and memory-mapped arrays: words of a parameter, parameters of a word. No torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from zeropass.address import Address, parse, with_roles
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, check_frame, space_of
+from zeropass.atlas.schema import (
+    HITS,
+    MANIFEST,
+    PARAMETERS,
+    PLAN,
+    SCHEMA_VERSION,
+    TOKENIZER,
+    TOKENS,
+    file_name,
+    read_json,
+    safe_name,
+    vector_file,
+)
+from zeropass.errors import BadAddress, BadAtlas, BadOption
+from zeropass.views import (
+    Certificate,
+    FindRecord,
+    Hidden,
+    Hit,
+    PairRecord,
+    PairScore,
+    Record,
+    Records,
+    Token,
+    TokenScore,
+    VectorRecord,
+)
+from zeropass.vocab import VIEWS, Vocabulary
+
+__all__ = ["Atlas", "open_atlas"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def open_atlas(folder: str | Path) -> "Atlas":
+    """Open an atlas. Raises BadAtlas if the folder is not one, is not complete, or is of another version."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise BadAtlas(f"{folder} is not a folder; an atlas is made by: zeropass build MODEL --out {folder}")
+    if not (path / MANIFEST).exists():
+        if (path / PLAN).exists():
+            raise BadAtlas(f"{folder} is not complete; run the same zeropass build again, it continues.")
+        raise BadAtlas(f"{folder} is not an atlas (it has no {MANIFEST}).")
+    manifest = read_json(path / MANIFEST)
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise BadAtlas(
+            f"{folder} has schema version {manifest.get('schema')!r}, this zeropass reads {SCHEMA_VERSION}; rebuild it."
+        )
+    missing = [name for name in (TOKENS, PARAMETERS, HITS) if not (path / name).is_file()]
+    if missing:
+        raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
+    return Atlas(path, manifest)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive list ids of one layer, role and frame."""
+
+    layer: int
+    role: str
+    side: str
+    frame: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """A complete atlas on disk; every method reads only what it needs."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def __getitem__(self, address: str) -> Records:
+        """The records of an address in all its roles and stored frames."""
+        return self.explain(address)
+
+    def explain(self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int = 20) -> Records:
+        """What `Lens.explain` says, from the stored lists; a longer list or another view from the stored vectors.
+
+        Raises BadAddress (out of range), BadOption (no such frame or view, more pairs than are stored).
+        """
+        check_frame(frame)
+        place = parse(address)
+        view = tokens or self.view
+        records: list[Record] = []
+        for one in with_roles(place, self.model["ff_roles"]):
+            self._check_range(one)
+            found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k, view)
+            records += [r for r in found if frame in (None, r.frame)]
+        if not records:
+            raise BadOption(
+                f"{address} has no {frame} list in {self.path}; zeropass explain can make it from the model."
+            )
+        return Records(records)
+
+    def find(
+        self,
+        words: str | Sequence[str],
+        *,
+        side: str | None = None,
+        role: str | None = None,
+        layers: tuple[int, int] | None = None,
+        k: int = 20,
+    ) -> FindRecord:
+        """The k parameters of each kind that rank highest by |z| for a word, or for several as a concept (mean z).
+
+        side: ``read`` or ``write``. layers: half-open range. Raises UnknownWord for a word that is no token.
+        """
+        asked = [words] if isinstance(words, str) else list(words)
+        if not asked:
+            raise BadOption("find needs at least one word.")
+        ids = list(dict.fromkeys(i for word in asked for i in self.vocab.find(word)))
+        runs = self._chosen(side, role, layers)
+        if (
+            len(ids) == 1
+            and (side, role, layers) == (None, None, None)
+            and k <= self.options["k"]
+            and self._is_shown(ids[0])
+        ):
+            best = self._stored_hits(ids[0], k)
+        else:
+            best = self.scan(ids, runs, k)
+        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best))
+
+    def scan(self, ids: Sequence[int], runs: "Sequence[_Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
+        """(list id, z) of the k best of each kind for the mean of some tokens, from every stored vector.
+
+        The mean of z over tokens is the z of their mean row, so a concept costs as much as a word.
+        """
+        runs = self._runs if runs is None else runs
+        z = np.zeros(len(self._means), np.float32)
+        for run in runs:
+            part = slice(run.first, run.first + run.count)
+            z[part] = self._vectors(run) @ self._mean_row(self._space(run), tuple(ids))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(self._stds > 0, (z - self._means) / self._stds, 0)
+        best: list[tuple[int, float]] = []
+        for kind in sorted({(run.side, run.frame) for run in runs}):
+            own = np.concatenate([np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == kind])
+            top = own[np.argsort(-np.abs(z[own]), kind="stable")[:k]]
+            best += [(int(i), float(z[i])) for i in top]
+        return sorted(best, key=lambda hit: (-abs(hit[1]), hit[0]))
+
+    def strongest(self, role: str, frame: str, layers: tuple[int, int], k: int = 3) -> list[str]:
+        """Addresses of the k most telling lists of a role and frame: highest |z| of the tenth token of a pole."""
+        rows = self._sql(
+            "SELECT address FROM read_parquet($file) WHERE role = $role AND frame = $frame "
+            "AND layer >= $first AND layer < $stop ORDER BY strength DESC, id LIMIT $k",
+            file=str(self.path / PARAMETERS),
+            role=role,
+            frame=frame,
+            first=layers[0],
+            stop=layers[1],
+            k=k,
+        )
+        return [row[0] for row in rows]
+
+    def head_maps(self, layer: int, kind: str) -> list[PairRecord]:
+        """All stored head maps of a layer, ``qk`` or ``vo``; none if the atlas was built without."""
+        if not (self.path / "pairs" / f"{file_name(layer, kind)}.parquet").exists():
+            return []
+        places = [Address(layer, "attn", head=head, role=kind) for head in range(self.model["heads"])]
+        return [record for place in places for record in self._pairs(place, self.options["pairs"], self.view)]
+
+    def is_word(self, token: int) -> bool:
+        """Whether a token reads as a whole word or punctuation (the ``words`` view)."""
+        return bool(self._mask("words")[token])
+
+    def info(self) -> dict[str, Any]:
+        """What the atlas is of, how it was made and how large it is, JSON-ready."""
+        files = [path for path in self.path.rglob("*") if path.is_file()]
+        return {"atlas": str(self.path), **self.manifest, "bytes": sum(path.stat().st_size for path in files)}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        return self.manifest["model"]  # type: ignore[no-any-return]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the build."""
+        return self.manifest["options"]  # type: ignore[no-any-return]
+
+    @property
+    def view(self) -> str:
+        """The view of the tokens that the stored lists were made in."""
+        return str(self.options["tokens"])
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """The half-open range of layers that the atlas covers."""
+        first, stop = self.options["layers"] or (0, self.model["layers"])
+        return int(first), int(stop)
+
+    @cached_property
+    def vocab(self) -> Vocabulary:
+        """The vocabulary, from the stored table; the tokenizer is read only to split a word."""
+        table = self._tokens
+        return Vocabulary(
+            kind=self.manifest["token_kind"],
+            pieces=table["piece"].tolist(),
+            special=table["special"],
+            unused=table["unused"],
+            literal=table["literal"],
+            uncased=bool(self.manifest["uncased"]),
+            tokenizer=lambda: (self.path / TOKENIZER).read_text(encoding="utf-8"),
+            split_note=str(self.manifest["split_note"]),
+        )
+
+    @cached_property
+    def _tokens(self) -> dict[str, Any]:
+        return self._numpy("SELECT * FROM read_parquet($file) ORDER BY id", TOKENS)
+
+    def _numpy(self, query: str, file: str) -> dict[str, Any]:
+        try:
+            return self._db.execute(query, {"file": str(self.path / file)}).fetchnumpy()
+        except duckdb.Error as error:
+            raise BadAtlas(f"{self.path} cannot be read ({str(error).splitlines()[0]}); rebuild the atlas.") from error
+
+    @cached_property
+    def _db(self) -> duckdb.DuckDBPyConnection:
+        return duckdb.connect()
+
+    def _sql(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except duckdb.Error as error:
+            raise BadAtlas(f"{self.path} cannot be read ({str(error).splitlines()[0]}); rebuild the atlas.") from error
+
+    def _mask(self, view: str) -> npt.NDArray[np.bool_]:
+        if view not in VIEWS:
+            raise BadOption(f"There is no view {view!r}; --tokens is one of {', '.join(VIEWS)}.")
+        return np.asarray(self._tokens[f"in_{view}"], bool)
+
+    def _hidden(self, view: str) -> Hidden:
+        reasons = self.manifest["tokens_hidden"][view]
+        return Hidden(view, sum(reasons.values()), reasons)
+
+    def _is_shown(self, token: int) -> bool:
+        return bool(self._mask(self.view)[token])
+
+    @cached_property
+    def _runs(self) -> list[_Run]:
+        rows = self._sql(
+            "SELECT layer, role, side, frame, min(id), count(*) FROM read_parquet($file) GROUP BY ALL ORDER BY 5",
+            file=str(self.path / PARAMETERS),
+        )
+        return [_Run(*row) for row in rows]
+
+    @cached_property
+    def _columns(self) -> dict[str, Floats]:
+        return self._numpy("SELECT mean, std FROM read_parquet($file) ORDER BY id", PARAMETERS)
+
+    @property
+    def _means(self) -> Floats:
+        return self._columns["mean"]
+
+    @property
+    def _stds(self) -> Floats:
+        return self._columns["std"]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Floats]:
+        return {}
+
+    def _array(self, path: Path) -> Floats:
+        """A memory-mapped array of the atlas; pickles are refused."""
+        if path.name not in self._arrays:
+            try:
+                self._arrays[path.name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
+        return self._arrays[path.name]
+
+    def _vectors(self, run: _Run) -> Floats:
+        return self._array(self.path / "vectors" / vector_file(run.layer, run.role, run.frame))
+
+    def _rows(self, space: str) -> Floats:
+        return self._array(self.path / "rows" / f"{safe_name(space)}.npy")
+
+    def _mean_row(self, space: str, ids: tuple[int, ...]) -> Floats:
+        return np.asarray(self._rows(space)[list(ids)].mean(0), np.float32)
+
+    def _space(self, run: _Run) -> str:
+        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
+
+    def _stream_layer(self, layer: int) -> int:
+        return int(self.model["layers"]) if layer == OUTSIDE else layer
+
+    def _chosen(self, side: str | None, role: str | None, layers: tuple[int, int] | None) -> list[_Run]:
+        """The runs that a question asks for; BadOption, with what there is, if that is none."""
+        for name, value, known in (
+            ("--side", side, {"read", "write"}),
+            ("--role", role, {run.role for run in self._runs}),
+        ):
+            if value is not None and value not in known:
+                raise BadOption(f"{name} {value!r} is not one of {', '.join(sorted(known))}.")
+        first, stop = layers or (OUTSIDE, self.model["layers"])
+        chosen = [
+            run
+            for run in self._runs
+            if side in (None, run.side) and role in (None, run.role) and first <= run.layer < stop
+        ]
+        if not chosen:
+            have = "{}:{}".format(*self.layers)
+            raise BadOption(f"Nothing in this atlas fits the options; it has layers {have}.")
+        return chosen
+
+    def _stored_hits(self, token: int, k: int) -> list[tuple[int, float]]:
+        rows = self._sql(
+            "SELECT id, z FROM read_parquet($file) WHERE token = $token AND rank < $k ORDER BY abs(z) DESC, id",
+            file=str(self.path / HITS),
+            token=token,
+            k=k,
+        )
+        return [(int(i), float(z)) for i, z in rows]
+
+    def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
+        found = list(best)
+        rows = self._sql(
+            "SELECT id, address, side, role, frame, mean, std FROM read_parquet($file) "
+            "WHERE id IN (SELECT unnest($ids))",
+            file=str(self.path / PARAMETERS),
+            ids=[i for i, _ in found],
+        )
+        by_id = {row[0]: row[1:] for row in rows}
+        hits = []
+        for i, z in found:
+            address, side, role, frame, mean, std = by_id[i]
+            hits.append(Hit(address, side, role, frame, z * std + mean, z))
+        return tuple(hits)
+
+    def _check_range(self, place: Address) -> None:
+        if place.layer == OUTSIDE:
+            return
+        first, stop = self.layers
+        if not first <= place.layer < stop:
+            raise BadAddress(
+                f"{place}: layer {place.layer} is out of range, {self.path} has layers {first} to {stop - 1}."
+            )
+        for what, value, count in (
+            ("head", place.head, self.model["heads"]),
+            ("neuron", place.index if place.part == "ff" else -1, self.model["neurons"]),
+            ("subhead", place.index if place.part == "attn" else -1, self.model["head_dim"]),
+        ):
+            if value >= count:
+                raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
+
+    def _stored_name(self, place: Address) -> tuple[str, str, Address]:
+        """(file stem, role, address as stored): a k or v column is stored under the first head of its group."""
+        if place.layer == OUTSIDE:
+            role = f"{place.part}_norm" if place.index < 0 else place.part
+        elif place.head < 0 and place.index < 0:
+            role = f"{place.part}_{place.role}"
+        else:
+            role = place.role
+        if role in ("k", "v"):
+            group = self.model["heads"] // self.model["kv_heads"]
+            place = replace(place, head=place.head // group * group)
+        return file_name(place.layer, role), role, place
+
+    def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
+        stem, role, stored = self._stored_name(place)
+        path = self.path / "lists" / f"{stem}.parquet"
+        if not path.exists():
+            raise BadAddress(
+                f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self._runs}))}."
+            )
+        rows = self._sql(
+            "SELECT id, frame, norm, mean, std, top_ids, top_z, bottom_ids, bottom_z FROM read_parquet($file) "
+            "WHERE address = $address ORDER BY id",
+            file=str(path),
+            address=str(stored),
+        )
+        if not rows:
+            raise BadAddress(f"{place} is out of range: {path.name} has no such row.")
+        hidden = self._hidden(view)
+        records = []
+        for i, frame, norm, mean, std, *lists in rows:
+            run = next(run for run in self._runs if run.first <= i < run.first + run.count)
+            if view != self.view or k > len(lists[0]):
+                lists = self._relisted(run, i - run.first, mean, std, k, view)
+            top, bottom = (self._scored(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
+            records.append(
+                VectorRecord(str(place), place.role or role, run.side, frame, norm, top, bottom, mean, std, hidden)
+            )
+        return records
+
+    def _relisted(self, run: _Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
+        """Both poles of one vector over another view, from the stored vector and rows: one product with V rows."""
+        ids = np.flatnonzero(self._mask(view))
+        z = (self._rows(self._space(run)) @ self._vectors(run)[row])[ids]
+        z = (z - mean) / std if std > 0 else np.zeros_like(z)
+        order = np.argsort(-z, kind="stable")
+        top, bottom = order[:k], order[::-1][:k]
+        return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
+
+    def _scored(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
+        return tuple(TokenScore(i, self.vocab.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+
+    def _pairs(self, place: Address, k: int, view: str) -> list[PairRecord]:
+        path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"
+        if not path.exists():
+            raise BadAddress(f"{place}: this atlas was built without {place.role}.")
+        stored = int(self.options["pairs"])
+        if view != self.view or k > stored:
+            raise BadOption(
+                f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
+                "zeropass explain searches others from the model."
+            )
+        rows = self._sql(
+            'SELECT "offset", frame, left_ids, right_ids, scores, kth, bound, complete FROM read_parquet($file) '
+            "WHERE address = $address",
+            file=str(path),
+            address=str(place),
+        )
+        hidden = self._hidden(view)
+        return [self._pair_record(place, row, k, hidden) for row in rows]
+
+    def _pair_record(self, place: Address, row: tuple[Any, ...], k: int, hidden: Hidden) -> PairRecord:
+        offset, frame, left, right, scores, kth, bound, complete = row
+        text = self.vocab.label
+        pairs = tuple(
+            PairScore(Token(a, text(a)), Token(b, text(b)), s)
+            for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)
+        )
+        certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
+        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden)

@@ -1,0 +1,137 @@
+"""What an atlas is: the files of its folder, its options, and the jobs that make it. No torch.
+
+::
+
+    plan.json              what is being built; written first, compared when a build continues
+    manifest.json          the same and what came out; written last: an atlas without it is not complete
+    tokens.parquet         id, text and reason of hiding of every token;  tokenizer.json to split words with
+    rows/{space}.npy       (V, d) float32: the rows that stand for the tokens, one file a space
+    vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role
+    lists/{name}.parquet   top-k and bottom-k tokens of these vectors, a row for each vector and frame
+    pairs/{name}.parquet   top pairs of the head maps of one layer
+    parameters.parquet     one row a list: id, address, norm, mean and std of its scores, strength
+    hits.parquet           for each token and kind of list the parameters that rank highest by |z|
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zeropass.arch.spec import check_frame
+from zeropass.errors import BadAtlas, BadOption
+from zeropass.vocab import VIEWS, View
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Job",
+    "Options",
+    "beside",
+    "file_name",
+    "read_json",
+    "safe_name",
+    "vector_file",
+    "write_json",
+]
+
+SCHEMA_VERSION = 1
+PLAN, MANIFEST = "plan.json", "manifest.json"
+TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
+PARAMETERS, HITS = "parameters.parquet", "hits.parquet"
+FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked of a build. ``layers`` is a half-open range; ``tokens`` the view that the lists are made in."""
+
+    k: int = 50
+    pairs: int = 100
+    layers: tuple[int, int] | None = None
+    roles: tuple[str, ...] | None = None
+    frames: tuple[str, ...] = ("token", "output")
+    tokens: View = "default"
+
+    def __post_init__(self) -> None:
+        for name, value in (("--k", self.k), ("--pairs", self.pairs)):
+            if value < 1:
+                raise BadOption(f"{name} is {value}; it must be at least 1.")
+        if self.tokens not in VIEWS:
+            raise BadOption(f"--tokens {self.tokens!r} is not one of {', '.join(VIEWS)}.")
+        for frame in self.frames:
+            check_frame(frame)
+        if not self.frames:
+            raise BadOption("At least one frame is needed.")
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in plan.json."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of work: the roles of one layer that share a product; -1 is what lies outside the blocks."""
+
+    layer: int
+    roles: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the job, and of its mark in the scratch folder."""
+        return file_name(self.layer, "+".join(self.roles))
+
+
+def file_name(layer: int, role: str) -> str:
+    """Stem of the files of a layer and role: ``L26.gate``, or ``pos`` outside the blocks."""
+    return f"L{layer}.{role}" if layer >= 0 else role
+
+
+def vector_file(layer: int, role: str, frame: str) -> str:
+    """File of the vectors of a layer and role, as a frame takes them: ``paper`` folds no norms, the others do."""
+    return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Write to a file beside ``path`` and rename it there at the end; on any failure nothing is left behind.
+
+    Raises BadAtlas where the disk is full, saying how to go on.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadAtlas(
+            f"{path} could not be written ({error.strerror or error}). "
+            "Make room or choose another --out; the same command then continues where it stopped."
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all, with sorted keys, so that equal content is equal bytes."""
+    with beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
+    if not isinstance(value, dict):
+        raise BadAtlas(f"{path} does not hold a JSON object; rebuild the atlas.")
+    return value
+
+
+def safe_name(space: str) -> str:
+    """File stem of a space of rows."""
+    return space.replace(".", "-")

@@ -1,0 +1,238 @@
+"""The Parquet files of an atlas: equal content gives equal bytes, and every file is whole or not there."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from zeropass.address import Address
+from zeropass.arch.spec import Side
+from zeropass.atlas.hits import HitList, decode
+from zeropass.atlas.schema import beside, file_name
+from zeropass.pairs import TopPairs
+from zeropass.projection import Extremes
+from zeropass.undertrained import Judgement
+from zeropass.vocab import VIEWS, Vocabulary
+
+__all__ = ["ListBlock", "read_mark", "write_hits", "write_lists", "write_mark", "write_pairs", "write_table"]
+
+Kind = tuple[Side, str]
+"""(side, frame) of a list."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListBlock:
+    """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z."""
+
+    first_id: int
+    addresses: Sequence[Address]
+    frame: str
+    norm: Tensor
+    mean: Tensor
+    std: Tensor
+    extremes: Extremes
+
+
+@dataclass(frozen=True, eq=False)
+class PairRow:
+    """The top pairs of one head map, in token ids."""
+
+    address: str
+    role: str
+    head: int
+    offset: int
+    frame: str
+    pairs: TopPairs
+
+
+def write_table(path: Path, table: pa.Table, row_group: int = 65536) -> None:
+    """Write a table whole or not at all."""
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    with beside(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=row_group,
+            compression="zstd",
+            use_dictionary=_worth_a_dictionary(table),
+            use_byte_stream_split=floats,
+        )
+
+
+def _worth_a_dictionary(table: pa.Table) -> list[str]:
+    return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "address"]
+
+
+def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
+    """Lists of one layer and role: one row a vector and frame, tokens and z in arrays of equal length."""
+    # Small row groups, so that showing one parameter reads little.
+    write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=256)
+
+
+def _list_table(block: ListBlock) -> pa.Table:
+    e, n = block.extremes, len(block.addresses)
+    return pa.table(
+        {
+            "id": pa.array(np.arange(block.first_id, block.first_id + n, dtype=np.int32)),
+            "address": pa.array([str(a) for a in block.addresses], pa.string()),
+            "head": pa.array([a.head for a in block.addresses], pa.int32()),
+            "index": pa.array([a.index for a in block.addresses], pa.int32()),
+            "frame": pa.array([block.frame] * n, pa.string()),
+            "norm": _column(block.norm),
+            "mean": _column(block.mean),
+            "std": _column(block.std),
+            "strength": _column(strength(e)),
+            "top_ids": _arrays(e.top_ids.int()),
+            "top_z": _arrays(e.top),
+            "bottom_ids": _arrays(e.bottom_ids.int()),
+            "bottom_z": _arrays(e.bottom),
+        }
+    )
+
+
+def strength(e: Extremes, rank: int = 10) -> Tensor:
+    """How telling a list is, (n,): |z| of the tenth token of its stronger pole. One odd token does not make it so."""
+    at = min(rank, e.top.shape[1]) - 1
+    return torch.maximum(e.top[:, at].abs(), e.bottom[:, at].abs())
+
+
+def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> int:
+    """The index over all lists, in the order of their ids, from the files of the jobs; returns how many."""
+    parts = []
+    for (layer, role, frame), side in zip(keys, sides, strict=True):
+        part = pq.read_table(folder / f"{file_name(layer, role)}.parquet", columns=_INDEX)
+        part = part.filter(pc.equal(part["frame"], frame))
+        for name, value in (("side", side), ("role", role)):
+            part = part.add_column(2, name, pa.array([value] * len(part), pa.string()))
+        parts.append(part.add_column(2, "layer", pa.array([layer] * len(part), pa.int32())))
+    table = pa.concat_tables(parts)
+    write_table(path, table)
+    return len(table)
+
+
+_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "strength"]
+
+
+def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
+    """Every token: its text, its piece as the tokenizer has it, and in which views it is shown."""
+    columns = {
+        "id": pa.array(np.arange(vocab.size, dtype=np.int32)),
+        "token": pa.array([_storable(vocab.label(i)) for i in range(vocab.size)], pa.string()),
+        "piece": pa.array([_storable(piece) for piece in vocab.pieces], pa.string()),
+        "special": pa.array(vocab.special),
+        "unused": pa.array(vocab.unused),
+        "literal": pa.array(vocab.literal),
+        "hardly_trained": pa.array(judgement.hardly_trained),
+    }
+    views = {f"in_{view}": pa.array(vocab.mask(view, *judgement)) for view in VIEWS}
+    write_table(path, pa.table({**columns, **views}))
+
+
+def _storable(text: str) -> str:
+    """Text that Parquet can hold: lone surrogates are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def write_pairs(path: Path, rows: Sequence[PairRow]) -> None:
+    """Top pairs of head maps: one row each, pairs best first, with the certificate."""
+    found = [row.pairs for row in rows]
+    table = pa.table(
+        {
+            "address": pa.array([row.address for row in rows], pa.string()),
+            "head": pa.array([row.head for row in rows], pa.int32()),
+            "offset": pa.array([row.offset for row in rows], pa.int32()),
+            "frame": pa.array([row.frame for row in rows], pa.string()),
+            "left_ids": pa.array([p.left.tolist() for p in found], pa.list_(pa.int32())),
+            "right_ids": pa.array([p.right.tolist() for p in found], pa.list_(pa.int32())),
+            "scores": pa.array([p.scores.tolist() for p in found], pa.list_(pa.float32())),
+            "kth": pa.array([p.kth for p in found], pa.float32()),
+            "bound": pa.array([p.bound for p in found], pa.float32()),
+            "complete": pa.array([p.complete for p in found], pa.bool_()),
+        }
+    )
+    write_table(path, table)
+
+
+def write_mark(path: Path, found: Sequence[tuple[Kind, Tensor, Tensor]]) -> None:
+    """What a job found for the tokens: (kind, tokens, keys) as `HitList.entries` gives them."""
+    tables = [
+        pa.table(
+            {
+                "side": pa.array([side] * len(tokens), pa.string()),
+                "frame": pa.array([frame] * len(tokens), pa.string()),
+                "token": _column(tokens.int()),
+                "key": _column(keys),
+            }
+        )
+        for (side, frame), tokens, keys in found
+    ]
+    empty = pa.table({"side": pa.array([], pa.string()), "frame": pa.array([], pa.string())})
+    write_table(path, pa.concat_tables(tables) if tables else empty)
+
+
+def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
+    """The entries that `write_mark` kept."""
+    table = pq.read_table(path)
+    kinds = sorted(set(zip(table["side"].to_pylist(), table["frame"].to_pylist(), strict=True)))
+    for side, frame in kinds:
+        where = pc.and_(pc.equal(table["side"], side), pc.equal(table["frame"], frame))
+        part = table.filter(where)
+        yield (side, frame), _tensor(part["token"]).long(), _tensor(part["key"])
+
+
+def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
+    """For each kind of list and kept token the best parameters, by falling |z|; sorted so that a token is one run."""
+    with beside(path) as temporary:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for side, frame in sorted(lists):
+                table = _hits_table(side, frame, lists[side, frame], kept)
+                writer = writer or pq.ParquetWriter(
+                    temporary,
+                    table.schema,
+                    compression="zstd",
+                    use_dictionary=["side", "frame"],
+                    use_byte_stream_split=["z"],
+                )
+                writer.write_table(table, row_group_size=50_000)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _hits_table(side: str, frame: str, hits: HitList, kept: Tensor) -> pa.Table:
+    hits.flush()
+    size = hits.keys.shape[1]
+    filled = (hits.keys > 0).flatten()
+    ids, z = decode(hits.keys)
+    rank = torch.arange(size, device=hits.keys.device).expand(len(kept), size)
+    tokens = kept[:, None].expand(len(kept), size)
+    columns: dict[str, Any] = {
+        "token": _column(tokens.flatten()[filled].int()),
+        "rank": _column(rank.flatten()[filled].to(torch.int16)),
+        "id": _column(ids.flatten()[filled].int()),
+        "z": _column(z.flatten()[filled]),
+    }
+    count = len(columns["token"])
+    names = {"side": pa.array([side] * count, pa.string()), "frame": pa.array([frame] * count, pa.string())}
+    return pa.table({**names, **columns})
+
+
+def _column(values: Tensor) -> pa.Array:
+    return pa.array(values.cpu().numpy())
+
+
+def _arrays(values: Tensor) -> pa.Array:
+    flat = pa.array(values.cpu().contiguous().flatten().numpy())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _tensor(column: pa.ChunkedArray) -> Tensor:
+    return torch.from_numpy(column.to_numpy().copy())

@@ -1,0 +1,207 @@
+"""Every vector of the residual stream that a model has, as sets that belong together: one (layer, role) each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zeropass.address import Address
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Side, default_frames, side_of
+from zeropass.errors import BadAddress
+from zeropass.model import Model
+
+__all__ = ["VectorSet", "bias_roles", "count_of", "kind_of", "locate", "table_roles", "vector_set"]
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSet:
+    """Canonical vectors (n, d) of one layer and role, the address of each, and how a frame has to take them.
+
+    ``norm`` names the norm that folds into them (`Frames.fold`), ``reads_at`` the layer whose stream they meet.
+    """
+
+    layer: int
+    role: str
+    side: Side
+    addresses: tuple[Address, ...]
+    vectors: Tensor
+    norm: str | None
+    frames: tuple[str, ...]
+    reads_at: int
+
+
+def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
+    """Rows ``start:stop`` of the vectors of a role: FF and head roles, biases, norms' shifts, tables.
+
+    Raises BadAddress for a role that the model does not have, or rows out of its range.
+    """
+    if role in FF_ROLES or role in HEAD_ROLES:
+        return _matrix_set(model, layer, role, start, stop)
+    if layer == OUTSIDE:
+        return _outside_set(model, role, start, stop)
+    return _bias_set(model, layer, role)
+
+
+def locate(model: Model, address: Address) -> tuple[int, str, int]:
+    """(layer, role of the set, row in it) of an address that names one vector; BadAddress if it is out of range."""
+    layer = address.layer
+    if layer == OUTSIDE:
+        role = f"{address.part}_norm" if address.role == "norm" and address.index < 0 else address.part
+        return _checked(model, address, OUTSIDE, role, max(address.index, 0))
+    model.require_layer(layer)
+    if address.part == "ff" and address.index >= 0:
+        return _checked(model, address, layer, address.role, address.index)
+    if address.head < 0:
+        return _checked(model, address, layer, f"{address.part}_{address.role}", 0)
+    require_head(model, address)
+    if address.index < 0:
+        return _checked(model, address, layer, address.role, address.head)
+    width = model.dims.head_dim
+    if address.index >= width:
+        raise BadAddress(f"{address}: index {address.index} is out of range, a head has columns 0 to {width - 1}.")
+    return layer, address.role, model.kv_head(address.role, address.head) * width + address.index
+
+
+def require_head(model: Model, address: Address) -> None:
+    """Raise BadAddress, with the range, for a layer or head that the model does not have."""
+    model.require_layer(address.layer)
+    if not 0 <= address.head < model.dims.heads:
+        raise BadAddress(
+            f"{address}: head {address.head} is out of range, {model.name} has heads 0 to {model.dims.heads - 1}."
+        )
+
+
+def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]:
+    """Side and unasked frames of a set, without reading it.
+
+    A norm's shift is in the stream itself after a post-norm, else only in what the block reads: raw rows.
+    """
+    if layer == OUTSIDE and role in model.tables():
+        side: Side = model.tables()[role][1]
+    elif role.endswith("_norm"):
+        return "write", ("output",) if model.family.norm_place == "post" else ("paper",)
+    else:
+        side = side_of("k" if role == "q_bias" else "o" if role.endswith("_bias") else role)
+    return side, default_frames(side)
+
+
+def bias_roles(model: Model) -> tuple[str, ...]:
+    """The lone vectors of every layer that the model has: output biases, norms' shifts, biases through a head."""
+    needs = {
+        "ff_bias": "value_bias",
+        "attn_bias": "o_bias",
+        "ff_norm": "ff_norm_bias",
+        "attn_norm": "attn_norm_bias",
+        "q_bias": "q_bias",
+        "v_bias": "v_bias",
+    }
+    return tuple(role for role, tensor in needs.items() if model.has(tensor))
+
+
+def table_roles(model: Model) -> tuple[str, ...]:
+    """The sets outside the blocks: tables such as positions, shifts of the first and the last norm."""
+    norms = tuple(f"{stem}_norm" for stem in ("embed", "final") if model.has(f"{stem}_norm_bias"))
+    return (*model.tables(), *norms)
+
+
+def _checked(model: Model, address: Address, layer: int, role: str, row: int) -> tuple[int, str, int]:
+    known = table_roles(model) if layer == OUTSIDE else (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+    if role not in known:
+        raise BadAddress(
+            f"{address}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}."
+        )
+    count = count_of(model, layer, role)
+    if row >= count:
+        raise BadAddress(f"{address}: {row} is out of range, {model.name} has {role} 0 to {count - 1}.")
+    return layer, role, row
+
+
+def count_of(model: Model, layer: int, role: str) -> int:
+    """How many vectors a set has, without reading it."""
+    if role in FF_ROLES:
+        return model.dims.neurons
+    if role in HEAD_ROLES:
+        return (model.dims.kv_heads if role in ("k", "v") else model.dims.heads) * model.dims.head_dim
+    if layer == OUTSIDE:
+        tables = model.tables()
+        return tables[role][2] if role in tables else 1
+    return model.dims.heads if role in ("q_bias", "v_bias") else 1
+
+
+def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | None) -> VectorSet:
+    side, frames = kind_of(model, layer, role)
+    vectors = model.matrix(role, layer, start, stop)
+    name = _neuron_name(layer, role) if role in FF_ROLES else _subhead_name(model, layer, role)
+    addresses = tuple(name(start + i) for i in range(vectors.shape[0]))
+    norm = "ff_norm" if role in FF_ROLES else "attn_norm"
+    return VectorSet(layer, role, side, addresses, vectors, norm, frames, layer)
+
+
+def _neuron_name(layer: int, role: str) -> Callable[[int], Address]:
+    return lambda row: Address(layer, "ff", index=row, role=role)
+
+
+def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
+    """A k or v column belongs to a whole group of query heads; its address names the first of them."""
+    width, group = model.dims.head_dim, model.dims.group if role in ("k", "v") else 1
+    return lambda row: Address(layer, "attn", head=row // width * group, index=row % width, role=role)
+
+
+def _outside_set(model: Model, role: str, start: int, stop: int | None) -> VectorSet:
+    if role.endswith("_norm") and role not in model.tables():
+        shift = _required(model, f"{role}_bias", 0)
+        address = Address(OUTSIDE, role.removesuffix("_norm"), role="norm")
+        return _shift_set(model, OUTSIDE, role, address, shift)
+    what = model.tables()[role][0]
+    side, frames = kind_of(model, OUTSIDE, role)
+    vectors = _required(model, what, 0)[None] if model.is_vector(what) else model.matrix(what, 0, start, stop)
+    addresses = tuple(Address(OUTSIDE, role, index=start + i, role=role) for i in range(vectors.shape[0]))
+    norm = "final_norm" if side == "read" and model.family.norm_place == "pre" else None
+    return VectorSet(OUTSIDE, role, side, addresses, vectors, norm, frames, model.dims.layers)
+
+
+def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
+    if role.endswith("_norm"):
+        site = role.removesuffix("_norm")
+        return _shift_set(
+            model, layer, role, Address(layer, site, role="norm"), _required(model, f"{role}_bias", layer)
+        )
+    if role in ("ff_bias", "attn_bias"):
+        site = role.removesuffix("_bias")
+        tensor = "value_bias" if site == "ff" else "o_bias"
+        vectors = _required(model, tensor, layer)[None]
+        side, frames = kind_of(model, layer, role)
+        return VectorSet(
+            layer, role, side, (Address(layer, site, role="bias"),), vectors, f"{site}_norm", frames, layer
+        )
+    return _through_heads(model, layer, role)
+
+
+def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
+    """A bias inside a head, carried to the stream.
+
+    b_q W_Kᵀ is what a head looks for whatever the query, b_v W_O what it writes whatever it attends to; b_k adds the
+    same to every key, which softmax cannot see.
+    """
+    own, other = ("q", "k") if role == "q_bias" else ("v", "o")
+    bias, width = _required(model, role, layer), model.dims.head_dim
+    rows = []
+    for head in range(model.dims.heads):
+        start = model.kv_head(own, head) * width
+        rows.append(bias[start : start + width] @ model.head(other, layer, head))
+    addresses = tuple(Address(layer, "attn", head=head, role=role) for head in range(model.dims.heads))
+    side, frames = kind_of(model, layer, role)
+    return VectorSet(layer, role, side, addresses, torch.stack(rows), "attn_norm", frames, layer)
+
+
+def _shift_set(model: Model, layer: int, role: str, address: Address, shift: Tensor) -> VectorSet:
+    side, frames = kind_of(model, layer, role)
+    return VectorSet(layer, role, side, (address,), shift[None], None, frames, layer)
+
+
+def _required(model: Model, what: str, layer: int) -> Tensor:
+    vector = model.vector(what, layer)
+    if vector is None:
+        raise BadAddress(f"{model.name} has no {what}.")
+    return vector

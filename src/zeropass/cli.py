@@ -1,0 +1,226 @@
+"""The command line: parses, asks the library, prints. Everything it prints can be had as JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import zeropass as zp
+from zeropass.address import parse
+from zeropass.errors import BadOption, ZeropassError
+from zeropass.terminal import facts_table, render, render_find, show_records
+from zeropass.tour import print_tour
+from zeropass.vocab import View, shown_text
+
+app = typer.Typer(
+    name="zeropass",
+    help="Read the weights of a Transformer as words, without running the model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
+Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
+Tokens = Annotated[View | None, typer.Option(help="Tokens to show: default, words or all.")]
+Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
+Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+
+
+@app.command()
+def build(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The folder to make; a build that was stopped continues in it.")],
+    k: Annotated[int, typer.Option(help="Tokens of each pole of a list.")] = 50,
+    pairs: Annotated[int, typer.Option(help="Pairs of each head map.")] = 100,
+    layers: Layers = None,
+    roles: Annotated[
+        str | None, typer.Option(help="Roles to read, with commas: gate,value,vo; all if not given.")
+    ] = None,
+    frame: Annotated[str, typer.Option(help="Frames, with commas.")] = "token,output",
+    tokens: Annotated[View, typer.Option(help="Tokens that lists may show: default, words or all.")] = "default",
+    device: Device = "cpu",
+) -> None:
+    """Read every parameter of MODEL into an atlas: a folder that show, find and DuckDB can search."""
+    options = zp.Options(
+        k=k,
+        pairs=pairs,
+        layers=_layers(layers),
+        roles=_names(roles),
+        frames=_names(frame) or (),
+        tokens=tokens,
+    )
+    started = time.monotonic()
+    with _progress() as report:
+        report("opening", 0, 1)
+        fresh = zp.build(zp.open_model(model, device), out, options, report)
+    took = time.monotonic() - started
+    console = Console()
+    if fresh:
+        size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+        console.print(f"{escape(str(out))}: complete, {size / 1e6:,.0f} MB, {_duration(took)}.", highlight=False)
+    else:
+        console.print(f"{escape(str(out))}: complete already, reused.", highlight=False)
+
+
+@app.command()
+def show(
+    folder: Folder,
+    address: Where,
+    frame: Frame = None,
+    tokens: Tokens = None,
+    k: Count = 12,
+    as_json: Json = False,
+) -> None:
+    """Say what a parameter does, from an atlas."""
+    _print(zp.open_atlas(folder).explain(address, frame=frame, tokens=tokens, k=k), address, frame, k, as_json)
+
+
+@app.command()
+def explain(
+    model: Model,
+    address: Where,
+    frame: Frame = None,
+    tokens: Tokens = None,
+    k: Count = 12,
+    offset: Annotated[int, typer.Option(help="For qk: how many positions the query stands after the key.")] = 0,
+    svd: Annotated[
+        bool, typer.Option("--svd", help="Singular directions of a head map instead of its top pairs.")
+    ] = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say what a parameter does, straight from the weights."""
+    lens = zp.load(model, device)
+    if svd:
+        record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
+        if not _output(record.to_json(), as_json):
+            Console().print(render(record, k))
+        return
+    _print(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+
+
+@app.command()
+def find(
+    folder: Folder,
+    words: Annotated[list[str], typer.Argument(metavar="TEXT...", help="A word; several make a concept.")],
+    side: Annotated[str | None, typer.Option(help="read or write.")] = None,
+    role: Annotated[str | None, typer.Option(help="gate, up, key, value, q, k, v, o …")] = None,
+    layers: Layers = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many of each kind: sees, is about to say, writes.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Find the parameters that see a word, that are about to say it, and that write it."""
+    record = zp.open_atlas(folder).find(words, side=side, role=role, layers=_layers(layers), k=k)
+    if not _output(record.to_json(), as_json):
+        Console().print(render_find(record, k))
+
+
+@app.command()
+def info(
+    what: Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
+    facts = zp.open_atlas(what).info() if _is_atlas(Path(what)) else zp.open_model(what).info()
+    if not _output(facts, as_json):
+        Console().print(facts_table(facts))
+
+
+@app.command()
+def tour(folder: Folder) -> None:
+    """Walk through an atlas: telling neurons, heads, and what was found for a word."""
+    print_tour(Console(), zp.open_atlas(folder))
+
+
+def main() -> None:
+    """Run the command line: mistakes of the user end with a message and exit code 2, never with a traceback."""
+    try:
+        app()
+    except ZeropassError as error:
+        print(f"error: {shown_text(str(error), limit=2000)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+
+
+def _print(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
+    """One record where the question names role and frame, else a list (also as JSON)."""
+    single = frame is not None and parse(address).role != ""
+    value = records[0].to_json() if single else records.to_json()
+    if not _output(value, as_json):
+        show_records(Console(), records, k)
+
+
+def _output(value: Any, as_json: bool) -> bool:
+    if as_json:
+        print(json.dumps(value, ensure_ascii=True, allow_nan=False))
+    return as_json
+
+
+def _is_atlas(path: Path) -> bool:
+    return (path / "plan.json").is_file() or (path / "manifest.json").is_file()
+
+
+def _layers(text: str | None) -> tuple[int, int] | None:
+    """``A:B`` as a half-open range; a lone number is that one layer."""
+    if text is None:
+        return None
+    first, colon, stop = text.partition(":")
+    if not first.isdecimal() or (colon and not stop.isdecimal()):
+        raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
+    return int(first), int(stop) if colon else int(first) + 1
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar on stderr that the library's callback moves."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Every error that zeropass raises on purpose; the message says what was found and what would be right.
+
+ZeropassError
+├── BadModel            a file of a model is missing, damaged, unsafe or at odds with its configuration
+│   ├── UnknownFamily   the architecture is not in the table (never guessed)
+│   └── BadWeights      a tensor is missing, has another shape, or holds NaN or infinite values
+├── NotFetched          a model or file could not be downloaded, or is not in the cache while offline
+├── BadAddress          not an address, or out of the model's range
+├── UnknownWord         text that is not one token of the vocabulary
+├── BadOption           an option or argument has a value that cannot be used
+└── BadAtlas            a folder is not an atlas, not complete, or of another version
+
+The command line prints the message of any of them and exits with code 2.
+"""
+
+__all__ = [
+    "BadAddress",
+    "BadAtlas",
+    "BadModel",
+    "BadOption",
+    "BadWeights",
+    "NotFetched",
+    "UnknownFamily",
+    "UnknownWord",
+    "ZeropassError",
+]
+
+
+class ZeropassError(Exception):
+    """Base of all errors that zeropass raises on purpose."""
+
+
+class BadModel(ZeropassError):
+    """A file of a model is missing, damaged, unsafe or at odds with its configuration."""
+
+
+class UnknownFamily(BadModel):
+    """The model's architecture is not in the table of families."""
+
+
+class BadWeights(BadModel):
+    """A tensor is missing, has another shape than configured, or holds NaN or infinite values."""
+
+
+class NotFetched(ZeropassError):
+    """A model or a file could not be downloaded, or is not in the cache while offline."""
+
+
+class BadAddress(ZeropassError):
+    """Not an address, or an address out of the model's range."""
+
+
+class UnknownWord(ZeropassError):
+    """Text that is not a single token of the vocabulary."""
+
+
+class BadOption(ZeropassError):
+    """An option or argument has a value that cannot be used."""
+
+
+class BadAtlas(ZeropassError):
+    """A folder is not an atlas, not complete, damaged, or of another version."""

@@ -1,0 +1,137 @@
+"""Products kept as their two factors: the form of every head map (design.md §2 and §5).
+
+A head map is V x V, 9.7 GB for 49,152 tokens; its factors are V x 64. Nothing here ever multiplies them out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 8192
+"""Pairs whose rows are gathered at once: keeps ``entries`` to about 10 MB of scratch at 64 columns."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Leading singular triplets of a product: ``left * values @ right.T`` is its best approximation.
+
+    values: (k,), falling. left: (m, k), right: (n, k), orthonormal columns (zero where the value is zero).
+    close: (k,) bool, True where the value is too near a neighbour for its direction to mean anything alone.
+    """
+
+    values: Tensor
+    left: Tensor
+    right: Tensor
+    close: Tensor
+
+
+@dataclass(frozen=True)
+class Factored:
+    """The product ``left @ right.T``, never materialised; left is (m, r) and right (n, r), both floating.
+
+    Raises ValueError for factors that are not matrices of one width, kind of number and device.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a product of two real matrices."""
+        left, right = self.left, self.right
+        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+            raise ValueError(
+                f"The factors have shapes {tuple(left.shape)} and {tuple(right.shape)}; "
+                "they should be (m, r) and (n, r) with the same r."
+            )
+        if not (left.is_floating_point() and left.dtype == right.dtype and left.device == right.device):
+            raise ValueError(
+                f"The factors are {left.dtype} on {left.device} and {right.dtype} on {right.device}; "
+                "they should be of one floating type on one device."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (m, n) of the product."""
+        return self.left.shape[0], self.right.shape[0]
+
+    def balanced(self) -> "Factored":
+        """Return the same product with factors whose Gram matrices are equal and diagonal (design.md §3).
+
+        With ``left = Q_A R_A``, ``right = Q_B R_B`` and the SVD ``R_A R_Bᵀ = U S Vᵀ`` (float64) the new factors
+        are ``Q_A U √S`` and ``Q_B V √S``: min(m, n, r) columns, both Grams diag(S), S falling. Columns of
+        directions that the product does not have are zero.
+        """
+        left, values, right = self._svd()
+        root = values.sqrt()
+        return Factored((left * root).to(self.left.dtype), (right * root).to(self.left.dtype))
+
+    def svd(self, k: int | None = None) -> Directions:
+        """Return the k largest singular values of the product with their directions (all of them for None)."""
+        left, values, right = self._svd()
+        close = close_values(values)
+        # What is only rounding has no direction; it is set to zero and not to noise.
+        real = (values > 0).to(values)
+        parts = (values, left * real, right * real)
+        values, left, right = (part[..., :k].to(self.left.dtype) for part in parts)
+        return Directions(values, left, right, close[:k])
+
+    def entries(self, i: Tensor, j: Tensor) -> Tensor:
+        """Return the entries at (i[x], j[x]) as float32: float64 dot products, rounded once.
+
+        Products of float32 numbers are exact in float64 and the sum runs over one fixed tree, so an entry
+        has the same bits whatever it is computed along with, on any device and number of threads.
+        """
+        out = torch.empty(i.shape[0], dtype=torch.float32, device=self.left.device)
+        for start in range(0, i.shape[0], CHUNK):
+            part = slice(start, start + CHUNK)
+            out[part] = _row_dots(self.left[i[part]].double(), self.right[j[part]].double())
+        return out
+
+    def inner(self, other: "Factored") -> float:
+        """Return the inner product of two maps of one shape, ``tr((A1ᵀ A2)(B2ᵀ B1))`` (design.md §4), in float64."""
+        if self.shape != other.shape:
+            raise ValueError(
+                f"Maps of shape {self.shape} and {other.shape} have no inner product; shapes should agree."
+            )
+        lefts = self.left.double().T @ other.left.double()
+        rights = self.right.double().T @ other.right.double()
+        return float((lefts * rights).sum())
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return left directions, singular values and right directions in float64; rounding counts as zero."""
+        q_left, r_left = torch.linalg.qr(self.left.double())
+        q_right, r_right = torch.linalg.qr(self.right.double())
+        u, values, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        # The rank cannot be told finer than the factors' own rounding, which this is the usual bound for.
+        floor = 1e-15 * max(self.left.shape[1], 1) * (r_left.norm() * r_right.norm())
+        values = torch.where(values > floor, values, torch.zeros_like(values))
+        return q_left @ u, values, q_right @ vt.T
+
+
+def close_values(values: Tensor, gap: float = 0.05) -> Tensor:
+    """Tell which of the falling singular values lie within ``gap`` of a neighbour, relative to the larger.
+
+    By Wedin's theorem an error of size ε in the map turns a singular direction by about ε over the distance to
+    the next value. Weights stored in 8 or fewer bits err by around 1% of a singular value; with the next value
+    5% away that turns the direction by up to 0.2 (11 degrees), with one nearer the two directions mix at will and only
+    the plane they span means anything. Zero values have no direction and count as close. Pass all values,
+    not only the first k, for the last one to be judged by its true neighbour.
+    """
+    near = values[:-1] - values[1:] < gap * values[:-1]
+    close = values <= 0
+    close[:-1] |= near
+    close[1:] |= near
+    return close
+
+
+def _row_dots(left: Tensor, right: Tensor) -> Tensor:
+    """Return row-wise dot products, summed over a fixed binary tree."""
+    terms = left * right
+    while (width := terms.shape[1]) > 1:
+        half = width // 2
+        folded = terms[:, :half] + terms[:, half : 2 * half]
+        if width % 2:
+            folded[:, 0] += terms[:, -1]
+        terms = folded
+    return terms.sum(1)  # one column, or none when r is 0

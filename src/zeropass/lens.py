@@ -1,0 +1,232 @@
+"""A model seen through its frames: from an address to words, straight from the weights."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from zeropass.address import Address, parse, with_roles
+from zeropass.arch.spec import MAP_ROLES, check_frame, space_of
+from zeropass.catalog import VectorSet, locate, require_head, vector_set
+from zeropass.errors import BadAddress, BadOption
+from zeropass.factored import Factored, close_values
+from zeropass.frames import Frames
+from zeropass.model import Model, open_model
+from zeropass.pairs import TopPairs, top_pairs
+from zeropass.projection import extremes
+from zeropass.undertrained import Judgement, judge
+from zeropass.views import (
+    Certificate,
+    Direction,
+    Hidden,
+    PairRecord,
+    PairScore,
+    Record,
+    Records,
+    SvdRecord,
+    Token,
+    TokenScore,
+    VectorRecord,
+)
+from zeropass.vocab import View, Vocabulary
+
+__all__ = ["Lens", "load"]
+
+
+def load(model: str, device: str = "cpu") -> "Lens":
+    """Open a model for reading: a demo name, a folder, a ``.gguf`` file or a hub id. No weights are read yet.
+
+    ::
+
+        import zeropass as zp
+        lens = zp.load("smollm2-135m")
+        lens["L26.ff.1189"]
+    """
+    return Lens(open_model(model, device))
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``all`` or ``words``."""
+
+    model: Model
+    tokens: View = "default"
+
+    @cached_property
+    def frames(self) -> Frames:
+        """The spaces of the model; computed when first needed, then kept."""
+        return Frames(self.model)
+
+    def __getitem__(self, address: str) -> Records:
+        """The records of an address in all its roles and usual frames."""
+        return self.explain(address)
+
+    def explain(
+        self,
+        address: str,
+        *,
+        frame: str | None = None,
+        tokens: View | None = None,
+        k: int = 20,
+        offset: int = 0,
+    ) -> Records:
+        """Records of an address: all its roles if it names none, all frames but ``paper`` if none is given.
+
+        k: tokens a pole, or pairs. offset: query position minus key position, for ``qk`` of a model with RoPE.
+        Raises BadAddress (out of range), BadOption (no such frame, view or offset here).
+        """
+        check_frame(frame)
+        place = parse(address)
+        view = self._view(tokens or self.tokens)
+        records: list[Record] = []
+        for one in with_roles(place, self.model.family.ff_roles):
+            if one.role in MAP_ROLES:
+                records.append(self._pairs(one, frame or "token", view, k, offset))
+            elif offset:
+                raise BadOption(f"{address}: an offset has a meaning for the qk map of a head only.")
+            else:
+                records += self._lists(one, frame, view, k)
+        if not records:
+            raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
+        return Records(records)
+
+    def svd(
+        self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int = 0
+    ) -> SvdRecord:
+        """Leading singular directions of a head map over the vocabulary: what each reads, and what goes with it.
+
+        ``address`` must name a map (``L10.attn.3.vo``). Directions whose singular values nearly coincide
+        are marked: any rotation of them would do as well, so single ones mean nothing.
+        """
+        check_frame(frame)
+        place = parse(address)
+        if place.role not in MAP_ROLES:
+            raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
+        view = self._view(tokens or self.tokens)
+        product = self.head_map(address, frame=frame, offset=offset)
+        found = product.svd(k)
+        close = close_values(product.svd(None).values)[:k].tolist()
+        energy = product.svd(None).values.square().sum()
+        directions = [
+            Direction(
+                float(value),
+                float(value.square() / energy),
+                bool(near),
+                *self._poles(left, view),
+                *self._poles(right, view),
+            )
+            for value, near, left, right in zip(found.values, close, found.left.T, found.right.T, strict=True)
+        ]
+        note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
+        return SvdRecord(str(place), place.role, offset, frame, tuple(directions), view.hidden, note)
+
+    def vectors(self, layer: int, role: str) -> VectorSet:
+        """All canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
+        return vector_set(self.model, layer, role)
+
+    def head_map(self, address: str, *, frame: str = "token", offset: int = 0) -> Factored:
+        """A head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
+        place = parse(address)
+        if place.role not in MAP_ROLES:
+            raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
+        require_head(self.model, place)
+        return self.frames.head_map(place.layer, place.head, place.role, frame, offset)
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """Which tokens were hardly trained, judged from the embedding and the tokenizer's merges."""
+        return judge(self.model.embedding.cpu().numpy(), self.model.vocab.swallowed())
+
+    def _view(self, name: View) -> "_View":
+        vocab = self.model.vocab
+        mask = torch.from_numpy(vocab.mask(name, *self.judgement)).to(self.model.device)
+        if not mask.any():
+            raise BadOption(f"The view {name} hides every token of this vocabulary.")
+        return _View(mask, mask.nonzero()[:, 0], Hidden(name, int((~mask).sum()), vocab.hidden(name, *self.judgement)))
+
+    def _lists(self, place: Address, frame: str | None, view: "_View", k: int) -> list[Record]:
+        layer, role, row = locate(self.model, place)
+        found = vector_set(self.model, layer, role, row, row + 1)
+        if len(found.addresses) > 1:  # a lone vector among its set
+            found = _only(found, row)
+        frames = found.frames if frame is None else tuple(f for f in (*found.frames, "paper") if f == frame)[:1]
+        return [self._list(place, found, one, view, k) for one in frames]
+
+    def _list(self, place: Address, found: VectorSet, frame: str, view: "_View", k: int) -> VectorRecord:
+        rows = self.frames.rows(space_of(frame, found.side, found.reads_at))
+        folded = self.frames.fold(found.vectors, frame, found.side, found.norm, found.layer)
+        mean, std = (float(x) for x in rows.moments.of_scores(folded))
+        values = (rows.matrix @ folded[0])[view.ids]
+        best = extremes(values[None], k, view.ids)
+        vocab = self.model.vocab
+        return VectorRecord(
+            address=str(place),
+            role=place.role or found.role,
+            side=found.side,
+            frame=frame,
+            norm=float(found.vectors.norm()),
+            top=scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
+            bottom=scored_tokens(vocab, best.bottom_ids[0].tolist(), best.bottom[0].tolist(), mean, std),
+            mean=mean,
+            std=std,
+            hidden=view.hidden,
+        )
+
+    def _pairs(self, place: Address, frame: str, view: "_View", k: int, offset: int) -> PairRecord:
+        require_head(self.model, place)
+        shift = offset if place.role == "qk" else 0
+        product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
+        found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
+        return pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
+
+    def _poles(self, direction: Tensor, view: "_View") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
+        mean, std = float(direction.mean()), float(direction.std())
+        best = extremes(direction[view.ids][None], 10, view.ids)
+        vocab = self.model.vocab
+        return (
+            scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
+            scored_tokens(vocab, best.bottom_ids[0].tolist(), best.bottom[0].tolist(), mean, std),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    mask: Tensor
+    ids: Tensor
+    hidden: Hidden
+
+
+def scored_tokens(
+    vocab: Vocabulary, ids: Sequence[int], scores: Sequence[float], mean: float, std: float
+) -> tuple[TokenScore, ...]:
+    """Tokens with raw score and z; a list without spread has z 0."""
+    z: Callable[[float], float] = lambda score: (score - mean) / std if std > 0 else 0.0  # noqa: E731
+    return tuple(TokenScore(i, vocab.label(i), s, z(s)) for i, s in zip(ids, scores, strict=True))
+
+
+def pair_record(
+    vocab: Vocabulary, address: str, role: str, offset: int, frame: str, found: TopPairs, hidden: Hidden
+) -> PairRecord:
+    """A record from token ids and scores."""
+    pairs = tuple(
+        PairScore(Token(a, vocab.label(a)), Token(b, vocab.label(b)), s)
+        for a, b, s in zip(found.left.tolist(), found.right.tolist(), found.scores.tolist(), strict=True)
+    )
+    bound = found.bound if math.isfinite(found.bound) else None
+    return PairRecord(address, role, offset, frame, pairs, Certificate(found.kth, bound, found.complete), hidden)
+
+
+def _only(found: VectorSet, row: int) -> VectorSet:
+    return VectorSet(
+        found.layer,
+        found.role,
+        found.side,
+        found.addresses[row : row + 1],
+        found.vectors[row : row + 1],
+        found.norm,
+        found.frames,
+        found.reads_at,
+    )

@@ -1,0 +1,453 @@
+"""Exact top pairs: the k largest entries of a factored map, without computing most of them (design.md §3).
+
+The factors are turned so that their norms fall steeply (the product stays the same), rows are sorted by norm and
+cut into tiles, and tiles are visited by falling bound ``max‖a‖ max‖b‖`` until the bound is under the running
+k-th best score. A visited tile is multiplied in int8; what the quantisation error leaves possible is rescored.
+
+Soundness. Every inequality carries its rounding error, bounded in the worst case and never estimated. With M and N
+the float32 matrices that turn the factors, and hats for what is multiplied:
+
+    a·b  <=  â·b̂ + ‖aM - â‖ ‖bN‖ + ‖â‖ ‖bN - b̂‖ + ‖M Nᵀ - I‖ ‖a‖ ‖b‖
+
+The answer does not depend on tiles, threads, device or turning: what is reported is ``Factored.entries``.
+"""
+
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from zeropass.factored import Factored
+
+Triples = tuple[Tensor, Tensor, Tensor]
+"""Left ids, right ids and scores."""
+
+CORNER = 512
+"""Rows of either side whose products give the first threshold."""
+SAMPLE = 4096
+"""Rows looked at, about, to choose how to turn the factors; any choice is exact."""
+CHUNK = 4096
+"""Rows turned at once to measure their norms: 1 MB, which stays in the cache."""
+BATCH = 8192
+"""Most candidates that are scored at once."""
+RIDGE = 1e-6
+"""Share of the mean energy added to every direction, so that a missing one does not blow up the turning."""
+TINY = 1e-18
+"""Added to norms: covers squares lost to underflow (rows are scaled to a largest entry of about one)."""
+
+
+@dataclass(frozen=True)
+class TopPairs:
+    """The k best pairs, best first; equal scores by smaller left id, then smaller right id.
+
+    left, right: (k,) int64 row ids. scores: (k,) float32, see ``Factored.entries``.
+    kth: the last score (infinite when there is no pair). bound: no pair outside the visited tiles has a better
+    score than this; infinite when all were visited. complete: the bound is beaten by kth, or nothing was left out.
+    visited: visited share of the unmasked pairs.
+    """
+
+    left: Tensor
+    right: Tensor
+    scores: Tensor
+    kth: float
+    bound: float
+    complete: bool
+    visited: float
+
+
+def top_pairs(
+    product: Factored,
+    k: int,
+    *,
+    left_mask: Tensor | None = None,
+    right_mask: Tensor | None = None,
+    largest: bool = True,
+) -> TopPairs:
+    """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
+
+    All pairs are returned when there are fewer than k. A float32 product of finite numbers is expected.
+    Raises ValueError for k < 0, other numbers, a mask of another length, NaN or infinite factors, or a
+    best score beyond float32.
+    """
+    _check(product, k)
+    signed = product if largest else Factored(-product.left, product.right)
+    masks = _mask(product.left, left_mask, "left"), _mask(product.right, right_mask, "right")
+    search = _Search(signed, k, masks)
+    if search.k:
+        search.run()
+    return search.result(1.0 if largest else -1.0)
+
+
+def _check(product: Factored, k: int) -> None:
+    if k < 0:
+        raise ValueError(f"k is {k}; it should be 0 or more.")
+    if product.left.dtype != torch.float32:
+        raise ValueError(f"The factors are {product.left.dtype}; top pairs are defined for torch.float32.")
+
+
+# --- Turning the factors -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Matrices M and N (float32) with ``M Nᵀ`` near the identity up to a power of two, and what rounding costs.
+
+    scale: a turned score times this is the score. error: bounds ‖computed row - exact row‖ / ‖computed row‖ for
+    ``a M`` and ``b N``, plus ‖M Nᵀ - I‖ ‖a‖ ‖b‖ / (‖aM‖ ‖bN‖), plus the error of a float32 product of two rows.
+    """
+
+    left: Tensor
+    right: Tensor
+    scale: float
+    error: float
+
+
+def _turn(product: Factored, masks: tuple[Tensor, Tensor]) -> _Turn:
+    """Choose the balancing turn from a sample of the unmasked rows; no turn if its rounding would cost too much."""
+    sides = product.left, product.right
+    powers = [_power(matrix) for matrix in sides]
+    grams = [_gram(*side) for side in zip(sides, masks, powers, strict=True)]
+    eye = torch.eye(product.left.shape[1], dtype=torch.float64, device=product.left.device)
+    for m, n in (_balance(*grams), (eye, eye)):
+        turn = _rounded(m, n, powers)
+        if turn.error < 0.05:
+            break
+    return turn
+
+
+def _power(matrix: Tensor) -> int:
+    """Return the exponent that brings the largest entry near one. Raises ValueError for NaN or infinite entries."""
+    if not matrix.numel():
+        return 0
+    low, high = (float(x) for x in torch.aminmax(matrix))
+    peak = max(-low, high)
+    if not math.isfinite(peak):
+        raise ValueError("A factor holds NaN or infinite values; top pairs are defined for finite numbers only.")
+    # Clamped: the power itself must fit float32.
+    return max(-100, min(100, math.frexp(peak)[1])) if peak else 0
+
+
+def _gram(matrix: Tensor, mask: Tensor, power: int) -> Tensor:
+    """Return the Gram matrix of a sample of the unmasked rows, scaled, in float64 and well away from singular."""
+    some = slice(None, None, max(1, len(matrix) // SAMPLE))
+    rows = matrix[some][mask[some]].double() * 2.0**-power
+    gram = rows.T @ rows
+    mean = float(gram.trace()) / max(len(gram), 1)
+    # A side of zeros is as good as any other: take the identity.
+    gram.diagonal().add_(RIDGE * mean if mean > 0 else 1.0)
+    return gram
+
+
+def _balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return M and N, ``M Nᵀ = I``, for which ``Mᵀ left M = Nᵀ right N`` is diagonal (left, right: Grams)."""
+    r_left, r_right = torch.linalg.cholesky(left).mT, torch.linalg.cholesky(right).mT
+    u, values, vt = torch.linalg.svd(r_left @ r_right.T)
+    root = values.sqrt()
+    m = torch.linalg.solve_triangular(r_left, u * root, upper=True)
+    return m, torch.linalg.solve_triangular(r_right, vt.T * root, upper=True)
+
+
+def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
+    """Round M and N to float32 and bound what that and float32 products with them cost."""
+    left, right = ((x * 2.0**-power).float() for x, power in zip((m, n), powers, strict=True))
+    # Exact: float64 holds what float32 was scaled by a power of two.
+    m, n = (x.double() * 2.0**power for x, power in zip((left, right), powers, strict=True))
+    drift = float((m @ n.T - torch.eye(len(m), dtype=m.dtype, device=m.device)).norm()) + 1e-12
+    if drift > 0.5:
+        return _Turn(left, right, 1.0, math.inf)
+    # ‖a‖ <= condition / ‖M‖ ‖aM‖, because M⁻¹ = Nᵀ (M Nᵀ)⁻¹; Frobenius norms bound spectral ones.
+    condition = float(m.norm() * n.norm()) / (1 - drift)
+    product = len(m) * _unit_roundoff() * 1.01
+    row = product * condition
+    error = row / (1 - row) + 2 * drift * condition**2 + 4 * product + 2.0**-20 if row < 0.5 else math.inf
+    return _Turn(left, right, 2.0 ** sum(powers), error)
+
+
+def _unit_roundoff() -> float:
+    """Rounding unit of a float32 product: torch may be told to multiply in TF32 or bfloat16."""
+    return 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+
+
+# --- Sorted rows and their tiles -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of one side as they are multiplied: ``rows * scale`` is within ``gap`` of the exact turned rows.
+
+    rows: (b, r) int8 or float32. scale, gap, size (norm of what is multiplied): (b,) float64 on the left,
+    one number on the right, where a tile has one threshold for all.
+    """
+
+    rows: Tensor
+    scale: Tensor
+    gap: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Rows of one side that can matter, by falling norm, in blocks that begin small and grow.
+
+    ids: (n,) row ids. turned: (V, r), in the order of ids. norms: (n,) float64 upper bounds of the exact
+    turned norms; falling: the same, negated, as a list to bisect. edges: where blocks begin, and n.
+    each: one int8 scale and error a row, or one a block.
+    """
+
+    ids: Tensor
+    turned: Tensor
+    norms: Tensor
+    falling: list[float]
+    edges: list[int]
+    each: bool
+    blocks: dict[int, _Block] = field(default_factory=dict)
+
+    def reaching(self, floor: float, start: int, stop: int) -> int:
+        """Return the first row of start:stop whose norm is under ``floor``, else stop."""
+        return bisect_right(self.falling, -floor, start, stop)
+
+    def block(self, which: int, error: float, whole: bool) -> _Block:
+        """Return a block, made when first asked for."""
+        if which not in self.blocks:
+            part = slice(self.edges[which], self.edges[which + 1])
+            rows = self.turned.index_select(0, self.ids[part])
+            self.blocks[which] = _block(rows, self.norms[part], error, whole, self.each)
+        return self.blocks[which]
+
+
+def _block(rows: Tensor, norms: Tensor, error: float, whole: bool, each: bool) -> _Block:
+    """Round rows to int8 (one scale a row, or one for all), or take them as they are if not ``whole``."""
+    noise = norms * error + TINY
+    if not whole:
+        scale, gap = torch.ones_like(norms), noise
+    else:
+        peak = torch.linalg.vector_norm(rows, math.inf, dim=1, keepdim=True)
+        peak = peak if each else peak.amax().expand(len(rows), 1)
+        step = (peak / 127).clamp_min(1e-30)
+        whole_rows = (rows / step).round_()
+        lost = torch.linalg.vector_norm(torch.addcmul(rows, whole_rows, step, value=-1), dim=1)
+        gap = lost.double() * 1.001 + noise
+        rows, scale = whole_rows.to(torch.int8), step[:, 0].double()
+    size = norms + gap
+    return _Block(rows, scale, gap, size) if each else _Block(rows, scale[0], gap.amax(), size.amax())
+
+
+def _mask(matrix: Tensor, mask: Tensor | None, name: str) -> Tensor:
+    if mask is None:
+        return torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
+    if mask.shape != (len(matrix),) or mask.dtype != torch.bool:
+        raise ValueError(
+            f"The {name} mask is {mask.dtype} of shape {tuple(mask.shape)}; it should be bool, one for "
+            f"each of the {len(matrix)} rows."
+        )
+    return mask.to(matrix.device)
+
+
+def _drop_spare_zeros(matrix: Tensor, norms: Tensor, k: int) -> None:
+    """Mask rows of zeros after the first k, in place: all their pairs tie, and smaller ids come first."""
+    suspects = (norms == TINY).nonzero()[:, 0]
+    if len(suspects) > k:
+        zeros = suspects[(matrix[suspects] == 0).all(1)]
+        norms[zeros[k:]] = -1.0
+
+
+# --- The search ----------------------------------------------------------------------------------------------
+
+
+class _Search:
+    """The running best k of a search, the threshold they set, and what was left unvisited.
+
+    Thresholds and bounds are in turned units (scores over ``turn.scale``) until they are reported.
+    """
+
+    def __init__(self, product: Factored, k: int, masks: tuple[Tensor, Tensor]) -> None:
+        self.product, self.masks = product, masks
+        self.turn = _turn(product, masks)
+        self.total = int(masks[0].sum()) * int(masks[1].sum())
+        self.k = min(k, self.total)
+        self.device = product.left.device
+        self.whole = _int8_pays(self.device)
+        self.step, self.area = (4096, 1 << 21) if self.device.type == "cpu" else (1 << 15, 1 << 26)
+        self.floor = self.bound = -math.inf
+        self.visited = 0
+        none = torch.empty(0, dtype=torch.int64, device=self.device)
+        self.best: Triples = none, none, torch.empty(0, dtype=torch.float32, device=self.device)
+        self.pending: list[tuple[Tensor, Tensor]] = []
+
+    def run(self) -> None:
+        """Visit tiles by falling bound until no tile that is left can hold a pair of the best k."""
+        left, right = self.sides()
+        corners = left.norms[left.edges[:-1], None] * right.norms[None, right.edges[:-1]]
+        bounds, order = corners.flatten().sort(descending=True, stable=True)
+        kind = torch.int32 if self.whole else torch.float32
+        buffer = torch.empty(self.area, dtype=kind, device=self.device)
+        for bound, place in zip(bounds.tolist(), order.tolist(), strict=True):
+            if bound < self.floor:
+                self.skip(bound)
+                break
+            self.visit(left, right, *divmod(place, corners.shape[1]), buffer)
+        self.settle()
+
+    def sides(self) -> tuple[_Side, _Side]:
+        """Turn both factors, set a first threshold and sort the rows that can still matter."""
+        pairs = (self.product.left, self.turn.left), (self.product.right, self.turn.right)
+        turned = [torch.mm(matrix, turn) for matrix, turn in pairs]
+        norms = [
+            self.norms(*side) for side in zip(turned, (self.product.left, self.product.right), self.masks, strict=True)
+        ]
+        if self.k < self.total:
+            self.seed(turned, norms)
+        peaks = [float(some.amax()) for some in norms]
+        return (
+            self.side(turned[0], norms[0], peaks[1], each=True),
+            self.side(turned[1], norms[1], peaks[0], each=False),
+        )
+
+    def norms(self, turned: Tensor, matrix: Tensor, mask: Tensor) -> Tensor:
+        """Return float64 upper bounds of the exact norms of turned rows, -1 for rows that are out."""
+        norms = torch.linalg.vector_norm(turned, dim=1).double().mul_(1 + self.turn.error).add_(TINY)
+        _drop_spare_zeros(matrix, norms.masked_fill_(~mask, -1.0), self.k)
+        return norms
+
+    def seed(self, turned: list[Tensor], norms: list[Tensor]) -> None:
+        """Set a first threshold: the k-th best score where both norms are largest. Any k pairs give a sound one."""
+        m, n = _corner(self.k, *(int((some >= 0).sum()) for some in norms))
+        i, j = norms[0].topk(m).indices, norms[1].topk(n).indices
+        best = torch.mm(turned[0][i], turned[1][j].T).flatten().topk(self.k).indices
+        self.raise_floor(float(self.product.entries(i[best // n], j[best % n]).amin()))
+
+    def side(self, turned: Tensor, norms: Tensor, other: float, each: bool) -> _Side:
+        """Sort the rows of one side whose norm suffices with a partner of norm ``other``."""
+        least = self.floor / other if self.floor > 0 else 0.0
+        short = norms < least
+        if least > 0:
+            self.skip(float(norms.masked_fill(~short, -1.0).amax()) * other)
+        ids = ((norms >= 0) & ~short).nonzero()[:, 0]
+        kept, order = norms[ids].sort(descending=True, stable=True)
+        edges = sorted({*(e for e in (0, 64, 512) if e < len(ids)), *range(self.step, len(ids), self.step), len(ids)})
+        return _Side(ids[order], turned, kept, (-kept).tolist(), edges, each)
+
+    def raise_floor(self, score: float) -> None:
+        """Let only pairs through that may reach ``score``, which was rounded to float32 (and perhaps subnormal)."""
+        low = score - abs(score) * 2.0**-23 - 2.0**-148
+        self.floor = max(self.floor, low / self.turn.scale)
+
+    def skip(self, bound: float) -> None:
+        """Record that pairs of this bound are left out (a negative one: there are none)."""
+        if bound >= 0:
+            self.bound = max(self.bound, bound)
+
+    def visit(self, left: _Side, right: _Side, which: int, other: int, buffer: Tensor) -> None:
+        """Go down the staircase of a tile: of each few rows, multiply the columns whose norms suffice."""
+        a = left.block(which, self.turn.error, self.whole)
+        b = right.block(other, self.turn.error, self.whole)
+        (top, end), (start, stop) = left.edges[which : which + 2], right.edges[other : other + 2]
+        row = top
+        while row < end:
+            far = self.trim(right, start, stop, -left.falling[row])
+            if far == start:
+                break
+            # Few enough rows to fit the buffer, and of norms alike, for the step to waste little.
+            most = min(end, row + max(1, self.area // (far - start)))
+            alike = left.reaching(-left.falling[row] * 0.9, min(row + 64, most), most)
+            below = self.trim(left, row, alike, -right.falling[start])
+            self.multiply(left, right, a, b, (row, below, start, far), (top, start), buffer)
+            row = below if below == alike else end
+
+    def trim(self, side: _Side, start: int, stop: int, other: float) -> int:
+        """Return where in start:stop rows end that can reach the threshold with a partner of norm ``other``."""
+        last = side.reaching(self.floor / other, start, stop) if self.floor > 0 else stop
+        if last < stop:
+            self.skip(-side.falling[last] * other)
+        return last
+
+    def multiply(self, left, right, a, b, box, origin, buffer) -> None:
+        """Multiply rows by columns and note the pairs whose approximate score plus its error passes."""
+        row, below, start, far = box
+        self.visited += (below - row) * (far - start)
+        scores = buffer[: (below - row) * (far - start)].view(below - row, far - start)
+        part = slice(row - origin[0], below - origin[0])
+        multiply = torch._int_mm if self.whole else torch.mm
+        multiply(a.rows[part], b.rows[: far - start].T, out=scores)
+        slack = a.gap[part] * -right.falling[start] + a.size[part] * b.gap
+        floors = (self.floor - slack) / (a.scale[part] * b.scale)
+        rows = (scores.amax(1) >= floors).nonzero()[:, 0]
+        if len(rows):
+            found = (scores[rows] >= floors[rows, None]).nonzero()
+            self.offer(left.ids[row + rows[found[:, 0]]], right.ids[start + found[:, 1]])
+
+    def offer(self, i: Tensor, j: Tensor) -> None:
+        """Note candidates; score them once they are many enough to be worth it."""
+        self.pending.append((i, j))
+        if sum(len(i) for i, _ in self.pending) >= min(self.k, BATCH):
+            self.settle()
+
+    def settle(self) -> None:
+        """Score the noted candidates exactly, keep the best k and raise the threshold."""
+        pending, self.pending = self.pending, []
+        for start in range(0, sum(len(i) for i, _ in pending), BATCH):
+            i, j = (torch.cat(part)[start : start + BATCH] for part in zip(*pending, strict=True))
+            self.best = _best(self.best, (i, j, self.product.entries(i, j)), self.k)
+        if len(self.best[2]) == self.k:
+            self.raise_floor(float(self.best[2][-1]))
+
+    def result(self, sign: float) -> TopPairs:
+        """Return the answer and its certificate in the units of the question."""
+        left, right, scores = self.best
+        if not bool(scores.isfinite().all()):
+            raise ValueError("A score is beyond the range of float32; the factors should be scaled down.")
+        kth = float(scores[-1]) if len(scores) else math.inf
+        bound = self.bound * self.turn.scale
+        complete = len(scores) == self.k and bound < kth
+        visited = self.visited / self.total if self.total else 1.0
+        # Adding zero turns a negative zero into a plain one.
+        return TopPairs(left, right, scores * sign + 0.0, kth * sign, bound * sign, complete, visited)
+
+
+def _corner(k: int, rows: int, columns: int) -> tuple[int, int]:
+    """Return the sides of a corner of a rows x columns matrix with at least k entries."""
+    m = min(rows, max(CORNER, math.isqrt(k) + 1))
+    n = min(columns, max(CORNER, -(-k // m)))
+    return min(rows, max(m, -(-k // n))), n
+
+
+def _best(old: Triples, new: Triples, k: int) -> Triples:
+    """Return the k best of both: by falling score, then left id, then right id."""
+    i, j, scores = (torch.cat(pair) for pair in zip(old, new, strict=True))
+    for key in (j, i):
+        order = key.argsort(stable=True)
+        i, j, scores = i[order], j[order], scores[order]
+    order = scores.argsort(stable=True, descending=True)[:k]
+    return i[order], j[order], scores[order]
+
+
+@lru_cache
+def _int8_pays(device: torch.device) -> bool:
+    """Tell whether int8 products are right and faster than float32 ones here, by trying (a few milliseconds).
+
+    Some processors saturate or emulate them; the answer changes how fast a search is and never what it finds.
+    """
+    if device.type != "cpu":
+        return False  # there float32 is fast enough that set-up dominates, and int8 shapes are restricted
+    rows = torch.full((512, 64), 127, dtype=torch.int8)
+    try:
+        right = bool((torch._int_mm(rows, -rows.T) == -64 * 127 * 127).all())
+    except RuntimeError:
+        return False
+    numbers = rows.float()
+    return right and _seconds(torch._int_mm, rows) < _seconds(torch.mm, numbers)
+
+
+def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> float:
+    """Return the best of five times of ``rows @ rows.T``."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(rows, rows.T)
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,111 @@
+"""From vectors of the residual stream to scores over the vocabulary, and back (Dar et al. 2023, §3; design.md §2)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Extremes",
+    "apply_norm",
+    "extremes",
+    "fold_read",
+    "fold_write",
+    "from_scores",
+    "keep_k",
+    "normed",
+    "pseudo_inverse",
+    "rotate",
+    "scores",
+]
+
+
+def scores(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Scores (n, V) that (n, d) vectors give to (V, d) rows: ``x Eᵀ`` (Dar et al. 2023, §3.1)."""
+    return vectors @ rows.T
+
+
+def normed(x: Tensor, norm: Literal["rms", "layer"], eps: float) -> Tensor:
+    """(…, d) states divided by their root mean square (``rms``), or centred and divided by their deviation."""
+    if norm == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def apply_norm(
+    x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """The whole norm layer of a model: `normed`, times the gain, plus the shift."""
+    x = normed(x, norm, eps)
+    x = x if gain is None else x * gain
+    return x if shift is None else x + shift
+
+
+def fold_read(vectors: Tensor, gain: Tensor | None, norm: Literal["rms", "layer"]) -> Tensor:
+    """Reading vectors (n, d) with the norm before them folded in: ``γ ⊙ w``, minus its mean for LayerNorm.
+
+    ``w · (γ ⊙ (x − mean x)) = (γ ⊙ w − mean(γ ⊙ w)) · x``: design.md §2, norm folding.
+    """
+    folded = vectors if gain is None else vectors * gain
+    return folded - folded.mean(-1, keepdim=True) if norm == "layer" else folded
+
+
+def fold_write(vectors: Tensor, gain: Tensor | None, norm: Literal["rms", "layer"]) -> Tensor:
+    """Writing vectors (n, d) as a norm after the block passes them on: centred for LayerNorm, then ``γ ⊙ v``."""
+    centred = vectors - vectors.mean(-1, keepdim=True) if norm == "layer" else vectors
+    return centred if gain is None else centred * gain
+
+
+def rotate(x: Tensor, offset: int, frequencies: Tensor) -> Tensor:
+    """(…, d_h) queries turned by rotary position ``offset``, halves convention: ``R_Δ q`` (design.md §2, RoPE).
+
+    ``frequencies`` (r/2,) in radians a position turn the first r coordinates; the rest stay.
+    """
+    half = frequencies.shape[0]
+    angle = offset * frequencies
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The k highest and k lowest scores of n vectors: (n, k) each, best first."""
+
+    top: Tensor
+    top_ids: Tensor
+    bottom: Tensor
+    bottom_ids: Tensor
+
+
+def extremes(values: Tensor, k: int, ids: Tensor | None = None) -> Extremes:
+    """Top and bottom k of (n, V) scores; ``ids`` (V,) names the columns if they are a selection."""
+    k = min(k, values.shape[1])
+    top, top_at = values.topk(k, dim=1)
+    bottom, bottom_at = values.topk(k, dim=1, largest=False)
+    if ids is not None:
+        top_at, bottom_at = ids[top_at], ids[bottom_at]
+    return Extremes(top, top_at, bottom, bottom_at)
+
+
+def pseudo_inverse(rows: Tensor) -> Tensor:
+    """Right inverse E′ (V, d) of Eᵀ: ``E (EᵀE)⁻¹``, through the d x d Gram matrix (Dar et al. 2023, §3.2 and app. A).
+
+    ``x Eᵀ E′ = x`` for every state x if E has full column rank. The other right inverse in use, the transpose,
+    is E itself: right only up to the scale of EᵀE, good for reading short lists.
+    """
+    gram = rows.double().T @ rows.double()
+    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True)
+    return (rows.double() @ inverse).to(rows.dtype)
+
+
+def keep_k(values: Tensor, k: int) -> Tensor:
+    """Scores (n, V) with all but the k largest in absolute value set to zero (Dar et al. 2023, app. A)."""
+    at = values.abs().topk(min(k, values.shape[-1]), dim=-1).indices
+    return torch.zeros_like(values).scatter(-1, at, values.gather(-1, at))
+
+
+def from_scores(values: Tensor, inverse: Tensor, k: int | None = None) -> Tensor:
+    """Hidden states (n, d) from scores (n, V) by a right inverse E′ (V, d); of the k strongest alone if given."""
+    return (values if k is None else keep_k(values, k)) @ inverse

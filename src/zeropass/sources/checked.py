@@ -1,0 +1,75 @@
+"""The checks that every kind of weight file shares, done in one place."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from zeropass.errors import BadWeights
+from zeropass.sources.base import Float32
+
+__all__ = ["CheckedSource"]
+
+
+class CheckedSource(ABC):
+    """A TensorSource whose ``rows`` checks what is asked and what was read; a format adds how to read it."""
+
+    path: str
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order of the file(s)."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, rows first. Raises BadWeights if there is none of this name."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """Name of the stored type. Raises BadWeights if there is none of this name."""
+
+    @abstractmethod
+    def _read(self, name: str, rows: slice, columns: slice) -> Float32:
+        """Read a checked part of a tensor, fresh and C-ordered; ``columns`` is whole but for a matrix."""
+
+    def _file(self, name: str) -> str:  # noqa: ARG002 - a source of several files overrides this
+        """Path of the file that holds a tensor, for messages."""
+        return self.path
+
+    def _where(self, name: str) -> str:
+        return f"{self._file(name)}: tensor {name!r}"
+
+    def _missing(self, name: str) -> BadWeights:
+        names = self.names()
+        some = ", ".join(repr(n) for n in names[:3])
+        return BadWeights(f"{self.path}: there is no tensor {name!r} among its {len(names)} ({some} …).")
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None, columns: slice | None = None) -> Float32:
+        """Rows ``start:stop`` (and, of a matrix, ``columns``) as a fresh C-ordered float32 array.
+
+        Raises BadWeights, naming the file and the tensor, for a tensor that is missing or of a type that
+        cannot be read, for rows or columns that it does not have, and for values that are NaN or infinite.
+        """
+        shape = self.shape(name)
+        length = shape[0] if shape else 1
+        end = length if stop is None else stop
+        if not 0 <= start <= end <= length:
+            raise BadWeights(f"{self._where(name)} has rows 0 to {length}; rows {start}:{end} were asked for.")
+        values = self._read(name, slice(start, end), self._columns(name, shape, columns))
+        return self._finite(name, values)
+
+    def _columns(self, name: str, shape: tuple[int, ...], columns: slice | None) -> slice:
+        if columns is None:
+            return slice(None)
+        if len(shape) != 2:
+            raise BadWeights(f"{self._where(name)} has shape {shape}; only a matrix has columns to pick.")
+        start = 0 if columns.start is None else columns.start
+        stop = shape[1] if columns.stop is None else columns.stop
+        if columns.step not in (None, 1) or not 0 <= start <= stop <= shape[1]:
+            raise BadWeights(f"{self._where(name)} has columns 0 to {shape[1]}; {columns} was asked for.")
+        return slice(start, stop)
+
+    def _finite(self, name: str, values: Float32) -> Float32:
+        bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+        if bad:
+            raise BadWeights(f"{self._where(name)} holds {bad} values that are NaN or infinite (among {values.size}).")
+        return values

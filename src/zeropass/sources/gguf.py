@@ -1,0 +1,251 @@
+"""Weights, configuration and vocabulary in one GGUF file; rows are dequantised only when they are asked for.
+
+The header is read here and not by ``gguf.GGUFReader``: that takes seconds for a large vocabulary and trusts
+every length in the file. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from zeropass.errors import BadModel, BadWeights
+from zeropass.sources.base import Float32
+from zeropass.sources.checked import CheckedSource
+
+__all__ = ["GgufSource"]
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMS = 4
+DEFAULT_ALIGNMENT = 32
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where one tensor lies: ``offset`` and ``size`` in bytes of the file, ``size`` 0 for an unknown type."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+class GgufSource(CheckedSource):
+    """Named tensors and metadata of one little-endian GGUF file, version 2 or 3.
+
+    ``metadata`` holds every key of the header: scalars, strings, and lists of them. Shapes are in numpy's
+    order (rows first), the reverse of GGUF's.
+
+    Raises BadModel if the file is no GGUF file, damaged or cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._data = _map(path)
+        header = _Header(self._data, self.path)
+        self.metadata: dict[str, Any] = header.metadata
+        self._tensors = header.tensors
+
+    def names(self) -> list[str]:
+        """Names of all tensors, in the order of the header."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor in numpy's order."""
+        return self._find(name).shape
+
+    def dtype(self, name: str) -> str:
+        """Name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for a number that is not known."""
+        return _type_name(self._find(name).type_id)
+
+    def _find(self, name: str) -> _Tensor:
+        if name not in self._tensors:
+            raise self._missing(name)
+        return self._tensors[name]
+
+    def _read(self, name: str, rows: slice, columns: slice) -> Float32:
+        tensor = self._find(name)
+        if len(tensor.shape) < 2:  # a vector may be quantised in blocks, so it is decoded whole
+            values = self._decode(tensor, 0, 1).reshape(tensor.shape)
+            return np.ascontiguousarray(values[rows]) if tensor.shape else values
+        values = self._decode(tensor, rows.start, rows.stop)
+        return np.ascontiguousarray(values.reshape(-1, *tensor.shape[1:])[:, columns])
+
+    def _decode(self, tensor: _Tensor, start: int, stop: int) -> Float32:
+        """Rows of a tensor as float32; the bytes of the others are not touched."""
+        if tensor.type_id not in GGML_QUANT_SIZES:
+            raise self._unreadable(tensor)
+        if start == stop:
+            return np.empty(0, dtype=np.float32)
+        row = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
+        inner = tensor.size // math.prod(tensor.shape[:-1])  # bytes of one run along the last axis
+        raw = np.frombuffer(self._data, np.uint8, (stop - start) * row, tensor.offset + start * row).copy()
+        try:
+            # A damaged scale overflows to infinity: told by the check of the values, not by a warning.
+            with np.errstate(all="ignore"):
+                values = dequantize(raw.reshape(-1, inner), GGMLQuantizationType(tensor.type_id))
+        except NotImplementedError as error:
+            raise self._unreadable(tensor) from error
+        return np.asarray(values, dtype=np.float32)
+
+    def _unreadable(self, tensor: _Tensor) -> BadWeights:
+        return BadWeights(
+            f"{self._where(tensor.name)} is stored as {_type_name(tensor.type_id)}, which cannot be "
+            "dequantised here. Use a file in another type, such as Q8_0, Q4_K or F16."
+        )
+
+
+class _Header:
+    """Everything in front of the tensor data; each length and offset is checked against the file."""
+
+    def __init__(self, data: mmap.mmap, path: str) -> None:
+        self.data, self.path, self.at = data, path, 0
+        self._check_magic()
+        tensor_count, field_count = self._unpack("Q"), self._unpack("Q")
+        self.metadata = self._metadata(field_count)
+        self.tensors = self._check_extents(self._tensor_infos(tensor_count))
+
+    def _bad(self, what: str) -> BadModel:
+        return BadModel(f"{self.path}: {what}.")
+
+    def _take(self, count: int) -> int:
+        """Step over ``count`` bytes and say where they start."""
+        start, missing = self.at, self.at + count - len(self.data)
+        if missing > 0:
+            raise self._bad(f"the file is damaged or cut short: its header needs {missing} bytes that are missing")
+        self.at += count
+        return start
+
+    def _unpack(self, code: str) -> Any:
+        return struct.unpack_from("<" + code, self.data, self._take(struct.calcsize("<" + code)))[0]
+
+    def _bytes(self) -> bytes:
+        (length,) = U64.unpack_from(self.data, self._take(8))
+        start = self._take(length)
+        return self.data[start : self.at]
+
+    def _name(self) -> str:
+        try:
+            return self._bytes().decode()
+        except UnicodeDecodeError as error:
+            raise self._bad("the header holds a name that is not UTF-8; the file is damaged") from error
+
+    def _check_magic(self) -> None:
+        if self.data[:4] != MAGIC:
+            raise self._bad(f"it is no GGUF file (it starts with {self.data[:4]!r}, not {MAGIC!r})")
+        self._take(4)
+        version = self._unpack("I")
+        if version & 0xFFFF == 0:
+            raise self._bad("it is a big-endian GGUF file; only little-endian ones can be read")
+        if version not in VERSIONS:
+            raise self._bad(f"it is GGUF version {version}; versions 2 and 3 can be read")
+
+    def _metadata(self, count: int) -> dict[str, Any]:
+        metadata: dict[str, Any] = {}
+        for _ in range(count):
+            key = self._name()
+            if key in metadata:
+                raise self._bad(f"the key {key!r} is in the header twice")
+            metadata[key] = self._value(key, self._unpack("I"))
+        return metadata
+
+    def _value(self, key: str, kind: int) -> Any:
+        if kind in SCALARS:
+            return self._unpack(SCALARS[kind])
+        if kind == STRING:
+            return self._bytes().decode(errors="replace")
+        if kind == ARRAY:
+            return self._array(key, self._unpack("I"), self._unpack("Q"))
+        raise self._bad(f"the key {key!r} has a value of type {kind}, which GGUF does not define")
+
+    def _array(self, key: str, kind: int, count: int) -> list[Any]:
+        if kind == STRING:
+            return [self._bytes().decode(errors="replace") for _ in range(count)]
+        if kind not in SCALARS:
+            raise self._bad(f"the key {key!r} is a list of values of type {kind}, which cannot be read")
+        item = np.dtype("<" + SCALARS[kind])
+        values: list[Any] = np.frombuffer(self.data, item, count, self._take(count * item.itemsize)).tolist()
+        return values
+
+    def _tensor_infos(self, count: int) -> list[_Tensor]:
+        """Read the tensor infos; offsets still count from the start of the tensor data."""
+        tensors = []
+        for _ in range(count):
+            name, dims = self._name(), self._unpack("I")
+            if dims > MAX_DIMS:
+                raise self._bad(f"tensor {name!r} has {dims} dimensions; GGUF allows {MAX_DIMS}")
+            shape = tuple(reversed([self._unpack("Q") for _ in range(dims)]))
+            type_id, offset = self._unpack("I"), self._unpack("Q")
+            tensors.append(_Tensor(name, shape, type_id, offset, self._size(name, shape, type_id)))
+        return tensors
+
+    def _size(self, name: str, shape: tuple[int, ...], type_id: int) -> int:
+        """Bytes of a tensor; 0 for a type that is not known (it is refused when its rows are asked for)."""
+        if 0 in shape:
+            raise self._bad(f"tensor {name!r} has shape {shape}; a dimension of 0 holds nothing")
+        if type_id not in GGML_QUANT_SIZES:
+            return 0
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]
+        if math.prod(shape[-1:]) % block:
+            raise self._bad(f"tensor {name!r} of shape {shape} is not in whole blocks of {block}")
+        return math.prod(shape) // block * block_bytes
+
+    def _alignment(self) -> int:
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+            raise self._bad(f"general.alignment is {alignment!r}; it must be a power of two")
+        return alignment
+
+    def _check_extents(self, infos: list[_Tensor]) -> dict[str, _Tensor]:
+        """Put the offsets where the file has them; every tensor must lie inside it, clear of the others."""
+        alignment = self._alignment()
+        base = -(-self.at // alignment) * alignment
+        for info in infos:
+            if info.offset % alignment:
+                raise self._bad(f"tensor {info.name!r} starts at {info.offset}, not at a multiple of {alignment}")
+        tensors = [_Tensor(i.name, i.shape, i.type_id, base + i.offset, i.size) for i in infos]
+        ordered = sorted(tensors, key=lambda tensor: tensor.offset)
+        missing = max((tensor.end for tensor in tensors), default=0) - len(self.data)
+        if missing > 0:
+            raise self._bad(
+                f"the file is cut short: of its bytes {missing} are missing, {len(self.data)} are there. "
+                "Download it again"
+            )
+        for before, after in pairwise(ordered):
+            if before.end > after.offset:
+                raise self._bad(f"tensors {before.name!r} and {after.name!r} overlap")
+        named = {tensor.name: tensor for tensor in tensors}
+        if len(named) < len(tensors):
+            raise self._bad("a tensor is in the header twice")
+        return named
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:  # an empty file cannot be mapped
+        raise BadModel(f"{path}: it is no GGUF file (it is empty).") from error
+    except OSError as error:
+        raise BadModel(f"{path} cannot be read: {error}.") from error
+
+
+def _type_name(type_id: int) -> str:
+    known = type_id in GGML_QUANT_SIZES
+    return GGMLQuantizationType(type_id).name if known else f"type {type_id}"

@@ -1,0 +1,99 @@
+"""Weights in one or several .safetensors files, read through the safetensors library."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from zeropass.errors import BadModel, BadWeights
+from zeropass.sources.base import Float32
+from zeropass.sources.checked import CheckedSource
+
+__all__ = ["SafetensorsSource", "merge_shards"]
+
+READABLE = ("F64", "F32", "F16", "BF16")
+
+
+class SafetensorsSource(CheckedSource):
+    """Named tensors of one file, or of the shards of one model.
+
+    Args:
+        files: the file, or the shards in their order.
+        index: tensor name to shard file name, as ``model.safetensors.index.json`` gives it.
+
+    Raises BadModel if a file is damaged or a tensor is in two shards, BadWeights if a tensor that the index
+    names is not in its shard.
+    """
+
+    def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
+        self.path = str(files[0] if len(files) == 1 else files[0].parent)
+        self._handles = {file: _open(file) for file in files}
+        self._home = merge_shards({file: list(handle.keys()) for file, handle in self._handles.items()}, index)
+
+    def names(self) -> list[str]:
+        """Names of all tensors, shard by shard."""
+        return list(self._home)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
+        return str(self._slice(name).get_dtype())
+
+    def _file(self, name: str) -> str:
+        return str(self._home[name])
+
+    def _slice(self, name: str) -> Any:
+        if name not in self._home:
+            raise self._missing(name)
+        return self._handles[self._home[name]].get_slice(name)
+
+    def _read(self, name: str, rows: slice, columns: slice) -> Float32:
+        lazy = self._slice(name)
+        kind = str(lazy.get_dtype())
+        if kind not in READABLE:
+            raise BadWeights(
+                f"{self._where(name)} is stored as {kind}; zeropass reads {', '.join(READABLE)}. "
+                "A quantised model has to be converted first (or used as GGUF)."
+            )
+        if not lazy.get_shape():
+            return _to_float32(self._handles[self._home[name]].get_tensor(name))
+        return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
+
+
+def merge_shards(shards: Mapping[Path, Sequence[str]], index: Mapping[str, str] | None) -> dict[str, Path]:
+    """Tensor name to the file that holds it.
+
+    Raises BadModel for a tensor that is in two files, BadWeights for one that is not where ``index`` says.
+    """
+    home: dict[str, Path] = {}
+    for file, names in shards.items():
+        for name in names:
+            if name in home:
+                raise BadModel(f"{file}: tensor {name!r} is also in {home[name].name}; it must be in one shard.")
+            home[name] = file
+    for name, shard in (index or {}).items():
+        if name not in home or home[name].name != shard:
+            folder = next(iter(shards)).parent
+            raise BadWeights(f"{folder / shard}: tensor {name!r} is not in it, though the index says so.")
+    return home
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        size = file.stat().st_size
+        raise BadModel(f"{file} is not a whole safetensors file ({size} bytes; {error}). Download it again.") from error
+    except OSError as error:
+        raise BadModel(f"{file} cannot be read: {error}.") from error
+
+
+def _to_float32(tensor: torch.Tensor) -> Float32:
+    # A tensor of safetensors may be a view of the mapped file, so it is always copied.
+    return np.array(tensor.to(torch.float32).numpy(), dtype=np.float32, order="C")

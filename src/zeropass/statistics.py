@@ -1,0 +1,62 @@
+"""Means and variances of scores over the vocabulary, from d-sized statistics of the rows (design.md §2, z)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Moments", "blocks", "moments", "standardised"]
+
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (d,) and covariance (d, d), in float64, of ``count`` rows of width d."""
+
+    mean: Tensor
+    covariance: Tensor
+    count: int
+
+    def of_scores(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (n,) float32 each, of the scores that (n, d) vectors give all rows.
+
+        Exact: mean = w · ē and variance = w Cov(E) wᵀ. A vector that gives every row the same score has
+        standard deviation 0 here; `standardised` keeps such a one from dividing by it.
+        """
+        w = vectors.double()
+        variance = ((w @ self.covariance) * w).sum(1).clamp_min(0)
+        return (w @ self.mean).float(), variance.sqrt().float()
+
+
+def moments(rows: Tensor, keep: Tensor | None = None) -> Moments:
+    """Mean and population covariance of (V, d) rows, or of those that the (V,) mask keeps; ValueError if none."""
+    count = int(keep.sum()) if keep is not None else rows.shape[0]
+    if count == 0:
+        raise ValueError("moments of no rows")
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for block in _kept_blocks(rows, keep):
+        total += block.sum(0)
+    mean = total / count
+    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for block in _kept_blocks(rows, keep):
+        centred = block - mean
+        covariance += centred.T @ centred
+    return Moments(mean, covariance / count, count)
+
+
+def standardised(vectors: Tensor, std: Tensor) -> Tensor:
+    """(n, d) vectors scaled so that their product with centred rows is z itself; a constant one becomes zero."""
+    return vectors * torch.where(std > 0, 1 / std, torch.zeros_like(std))[:, None]
+
+
+def blocks(total: int, size: int = _BLOCK) -> Iterator[slice]:
+    """Consecutive slices that cover ``range(total)``."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _kept_blocks(rows: Tensor, keep: Tensor | None) -> Iterator[Tensor]:
+    for part in blocks(rows.shape[0]):
+        block = rows[part] if keep is None else rows[part][keep[part]]
+        yield block.double()

@@ -1,0 +1,144 @@
+"""Records as text for a terminal: every token string is escaped before it is shown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord, TokenScore, VectorRecord
+from zeropass.vocab import shown_text
+
+__all__ = ["facts_table", "render", "render_find", "render_hidden", "show_records", "token_text"]
+
+_ROLE = "bold cyan"
+
+
+def show_records(console: Console, records: Iterable[Record], k: int) -> None:
+    """Print the records of one address under one heading each, and once what the lists leave out."""
+    found = list(records)
+    for record in found:
+        console.print(render(record, k))
+    render_hidden(console, found)
+
+
+def render(record: Record, k: int = 12) -> RenderableType:
+    """One record: heading, then both poles, pairs or directions."""
+    if isinstance(record, VectorRecord):
+        return Group(_heading(record, record.verb), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
+    if isinstance(record, PairRecord):
+        return Group(_heading(record, record.verb, _offset(record)), _pairs(record, k), _certificate(record))
+    return Group(_heading(record, "singular directions", record.note), *_directions(record, k))
+
+
+def render_find(record: FindRecord, k: int) -> RenderableType:
+    """Hits by what they do with the word: see it, are about to say it, write it."""
+    query = Text("tokens used: ", style="dim")
+    for token in record.query:
+        query.append_text(token_text(token.token)).append("  ")
+    parts: list[RenderableType] = [query]
+    for kind, verb in SEES.items():
+        hits = [hit for hit in record.hits if (hit.side, hit.frame) == kind]
+        if hits:
+            parts += [Text(verb, style="bold"), _hit_table(hits[:k])]
+    others = [hit for hit in record.hits if (hit.side, hit.frame) not in SEES]
+    if others:
+        parts += [Text("other frames", style="bold"), _hit_table(others[:k])]
+    return Group(*parts)
+
+
+def render_hidden(console: Console, records: Sequence[Record]) -> None:
+    """Say once how many tokens the lists leave out."""
+    counts = {record.hidden.count for record in records if record.hidden.count}
+    views = {record.hidden.view for record in records}
+    if counts and len(views) == 1:
+        view = views.pop()
+        why = "special or hardly trained" if view == "default" else "not whole words, special or hardly trained"
+        console.print(Text(f"{max(counts):,} tokens are hidden ({why}); --tokens all shows them.", style="dim"))
+
+
+def token_text(text: str, style: str = "") -> Text:
+    """A token as it may be shown: escaped, a leading space as a dim ␣."""
+    shown = shown_text(text)
+    if shown.startswith("␣"):
+        return Text("␣", style="dim").append(shown[1:], style=style or "not dim")
+    return Text(shown, style=style)
+
+
+def _heading(record: Record, verb: str, note: str = "") -> Text:
+    heading = (
+        Text(record.address, style="bold").append(f" {record.role}", style=_ROLE).append(f"  {verb}", style="italic")
+    )
+    return heading.append(f"  {note}", style="dim") if note else heading
+
+
+def _offset(record: PairRecord) -> str:
+    return f"{record.frame} frame, query {record.offset} after key" if record.role == "qk" else f"{record.frame} frame"
+
+
+def _pole(sign: str, tokens: Sequence[TokenScore]) -> Padding:
+    line = Text(f"{sign} ", style="dim")
+    for token in tokens:
+        line.append_text(token_text(token.token)).append(f" {abs(token.z):.1f}  ", style="dim")
+    return Padding(line, (0, 0, 0, 2))
+
+
+def _pairs(record: PairRecord, k: int) -> Padding:
+    line = Text()
+    for pair in record.pairs[:k]:
+        line.append_text(token_text(pair.left.token)).append(" → ", style="dim")
+        line.append_text(token_text(pair.right.token)).append(f" {pair.score:.1f}   ", style="dim")
+    return Padding(line, (0, 0, 0, 2))
+
+
+def _certificate(record: PairRecord) -> Padding:
+    found = record.certificate
+    proof = "every pair was looked at" if found.bound is None else f"no other pair is above {found.bound:.4g}"
+    state = f"exact: {proof}, the last listed has {found.kth:.4g}" if found.complete else "not complete"
+    return Padding(Text(state, style="dim"), (0, 0, 0, 2))
+
+
+def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for number, direction in enumerate(record.directions, 1):
+        near = " ≈" if direction.close else ""
+        parts.append(Text(f"  {number}. {direction.share:.1%} of the map{near}", style="dim"))
+        for sign, left, right in (
+            ("+", direction.left, direction.right),
+            ("−", direction.left_bottom, direction.right_bottom),
+        ):
+            line = Text(f"{sign} ", style="dim")
+            for side in (left, right):
+                for token in side[:k]:
+                    line.append_text(token_text(token.token)).append("  ")
+                line.append("→  " if side is left else "", style="dim")
+            parts.append(Padding(line, (0, 0, 0, 4)))
+    return parts
+
+
+def _hit_table(hits: Sequence[Hit]) -> Padding:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right")
+    for hit in hits:
+        pole = "top" if hit.z > 0 else "bottom"
+        table.add_row(
+            f"{hit.z:+.1f}",
+            Text(hit.address, style="bold"),
+            Text(hit.role, style=_ROLE),
+            Text(pole, style="dim"),
+        )
+    return Padding(table, (0, 0, 0, 2))
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """Facts about a model or an atlas, a line each."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {shown_text(str(item))}" for key, item in value.items() if item is not None)
+        elif isinstance(value, list):
+            value = ", ".join(str(item) for item in value)
+        table.add_row(Text(name.replace("_", " "), style="dim"), Text(shown_text(str(value), limit=500)))
+    return table

@@ -1,0 +1,127 @@
+"""The tour of an atlas: what a newcomer is shown first."""
+
+import shlex
+from dataclasses import replace
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from zeropass.atlas.read import Atlas
+from zeropass.errors import UnknownWord
+from zeropass.terminal import render, render_find
+from zeropass.views import PairRecord, VectorRecord
+
+__all__ = ["print_tour"]
+
+_WORDS = ("Paris", "Monday", "become", "second")
+_TOKENS, _NEURONS = 8, 3
+
+
+def print_tour(console: Console, atlas: Atlas) -> None:
+    """Print the tour: the model, its most telling neurons late, middle and early, some heads, a word, what next."""
+    _introduce(console, atlas)
+    first, stop = atlas.layers
+    third = max(1, (stop - first) // 3)
+    parts = (
+        ("Late", (stop - third, stop)),
+        ("Middle", (first + third, stop - third)),
+        ("Early", (first, first + third)),
+    )
+    for name, layers in parts:
+        if layers[0] < layers[1]:
+            _neurons(console, atlas, name, layers)
+    _heads(console, atlas)
+    _word(console, atlas)
+    _next(console, atlas)
+
+
+def _introduce(console: Console, atlas: Atlas) -> None:
+    model = atlas.model
+    console.print(Rule(Text(str(model["name"]), style="bold")))
+    console.print(
+        f"A {model['family']} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
+        f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
+        f"{atlas.manifest['lists']:,} lists of words were read from its weights; it was never run.\n",
+        highlight=False,
+    )
+    console.print(
+        "Each list has two poles. z says how many standard deviations a token stands from the mean of all. "
+        "[bold]sees[/]: the token it stands on. [bold]is about to say[/]: the token the stream is turning into. "
+        "[bold]writes[/]: the token it pushes for.\n",
+        highlight=False,
+    )
+
+
+def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
+    """The neurons with the most telling writing lists of some layers; in early layers, reading lists."""
+    console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
+    reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
+    role, frame = ("value", "output") if name == "Late" else (reading, "token")
+    for address in atlas.strongest(role, frame, layers, _NEURONS):
+        for record in atlas.explain(address, tokens="words", k=_TOKENS):
+            if isinstance(record, VectorRecord) and record.role != "up":
+                console.print(render(record, _TOKENS))
+        console.print()
+
+
+def _heads(console: Console, atlas: Atlas) -> None:
+    """Heads whose top pairs are the most varied among whole words: one token with everything says little."""
+    console.print(Rule("Heads: exact top pairs of the query-key and value-output maps", align="left"))
+    first, stop = atlas.layers
+    for kind, verb in (
+        ("vo", "attending to the first token promotes the second"),
+        ("qk", "the first, as query, attends to the second"),
+    ):
+        console.print(Text(f"{kind}: {verb}", style="italic"))
+        for record in _varied(atlas, kind, range(max(first, 1), stop))[:_NEURONS]:
+            console.print(render(record, _TOKENS))
+        console.print()
+
+
+def _varied(atlas: Atlas, kind: str, layers: range) -> list[PairRecord]:
+    """Stored head maps, the one with the most different words among its pairs first, reduced to such pairs."""
+    maps = [_distinct(atlas, record) for layer in layers for record in atlas.head_maps(layer, kind)]
+    return sorted(maps, key=lambda record: -len(record.pairs))
+
+
+def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
+    """A head map with only those of its pairs that are whole words, each word once on its side."""
+    seen: set[tuple[str, str]] = set()
+    pairs = []
+    for pair in record.pairs:
+        left, right = (("left", pair.left.token.strip().lower()), ("right", pair.right.token.strip().lower()))
+        if atlas.is_word(pair.left.id) and atlas.is_word(pair.right.id) and not {left, right} & seen:
+            seen |= {left, right}
+            pairs.append(pair)
+    return replace(record, pairs=tuple(pairs))
+
+
+def _word(console: Console, atlas: Atlas) -> None:
+    for word in _WORDS:
+        try:
+            found = atlas.find(word, k=4)
+        except UnknownWord:
+            continue
+        console.print(Rule(f"What deals with {word}?", align="left"))
+        console.print(render_find(found, 4))
+        best = found.hits[0]
+        console.print()
+        for record in atlas.explain(best.address, tokens="words", k=_TOKENS):
+            console.print(render(record, _TOKENS))
+        return
+
+
+def _next(console: Console, atlas: Atlas) -> None:
+    folder = shlex.quote(str(atlas.path))
+    console.print(Rule("Next", align="left"))
+    for command, what in (
+        (f"zeropass show {folder} L26.ff.1189 --tokens words", "a neuron"),
+        (f"zeropass show {folder} L24.attn.7.vo", "a head"),
+        (f"zeropass find {folder} Monday Tuesday", "who deals with a word, or with several"),
+        (
+            f"zeropass explain {shlex.quote(str(atlas.model['name']))} L24.attn.7.vo --svd",
+            "straight from the weights",
+        ),
+    ):
+        console.print(Text(f"  {command}", style="bold").append(f"   {what}", style="dim"), soft_wrap=True)

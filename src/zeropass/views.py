@@ -1,0 +1,247 @@
+"""The records that everything shows: command line, JSON, notebook and web pages (JSON-ready, no torch).
+
+A record knows how to become JSON (`to_json`) and a notebook's HTML; `terminal.py` prints it.
+"""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = [
+    "SEES",
+    "Certificate",
+    "Direction",
+    "FindRecord",
+    "Hidden",
+    "Hit",
+    "PairRecord",
+    "PairScore",
+    "Records",
+    "SvdRecord",
+    "Token",
+    "TokenScore",
+    "VectorRecord",
+]
+
+SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
+"""What a list of a side and frame says, in words."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token: its id and the text that it stands for, leading space included."""
+
+    id: int
+    token: str
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token's score in a list, raw and as z: (score − mean) / std over the vocabulary."""
+
+    id: int
+    token: str
+    score: float
+    z: float
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Which tokens a list leaves out: the view (``default``, ``all``, ``words``), how many it hides, and why."""
+
+    view: str
+    count: int
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True)
+class VectorRecord:
+    """What one vector of the stream reads or writes in one frame: both poles, best first."""
+
+    address: str
+    role: str
+    side: str
+    frame: str
+    norm: float
+    top: tuple[TokenScore, ...]
+    bottom: tuple[TokenScore, ...]
+    mean: float
+    std: float
+    hidden: Hidden
+
+    @property
+    def verb(self) -> str:
+        """What the list says, in words: it sees, is about to say, writes."""
+        return SEES.get((self.side, self.frame), {"read": "reads", "write": "writes"}[self.side] + f" ({self.frame})")
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        poles = "".join(
+            f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
+            for sign, pole in (("+", self.top), ("−", self.bottom))
+        )
+        return f"<table><caption>{_html_title(self)} <i>{html.escape(self.verb)}</i></caption>{poles}</table>"
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One entry of a head map: token ``left`` (query, or attended to) with token ``right`` (key, or promoted)."""
+
+    left: Token
+    right: Token
+    score: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Proof that no better pair exists: the k-th score, and the largest bound of what was not visited."""
+
+    kth: float
+    bound: float | None
+    complete: bool
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """The best pairs of a head map; ``offset`` is query position minus key position (RoPE)."""
+
+    address: str
+    role: str
+    offset: int
+    frame: str
+    pairs: tuple[PairScore, ...]
+    certificate: Certificate
+    hidden: Hidden
+
+    @property
+    def verb(self) -> str:
+        """What the pairs say, in words."""
+        return "as query attends to" if self.role == "qk" else "when attended to, promotes"
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{_html_token(p.left.token)}</td><td>{_html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
+            for p in self.pairs[:20]
+        )
+        return f"<table><caption>{_html_title(self)} <i>{self.verb}</i></caption>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One singular direction of a head map: what its two sides hold; ``close`` warns that it means nothing alone."""
+
+    value: float
+    share: float
+    close: bool
+    left: tuple[TokenScore, ...]
+    left_bottom: tuple[TokenScore, ...]
+    right: tuple[TokenScore, ...]
+    right_bottom: tuple[TokenScore, ...]
+
+
+@dataclass(frozen=True)
+class SvdRecord:
+    """The leading singular directions of a head map over the vocabulary."""
+
+    address: str
+    role: str
+    offset: int
+    frame: str
+    directions: tuple[Direction, ...]
+    hidden: Hidden
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{d.share:.0%}{' ≈' if d.close else ''}</td>"
+            f"<td>{', '.join(_html_token(t.token) for t in d.left[:8])}</td>"
+            f"<td>{', '.join(_html_token(t.token) for t in d.right[:8])}</td></tr>"
+            for d in self.directions
+        )
+        return f"<table><caption>{_html_title(self)} {html.escape(self.note)}</caption>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A parameter that a word or concept ranks high for."""
+
+    address: str
+    side: str
+    role: str
+    frame: str
+    score: float
+    z: float
+
+    @property
+    def verb(self) -> str:
+        """What this hit does with the word."""
+        return SEES.get((self.side, self.frame), f"{self.side} ({self.frame})")
+
+
+@dataclass(frozen=True)
+class FindRecord:
+    """The parameters that see, are about to say, or write some tokens; best |z| first."""
+
+    query: tuple[Token, ...]
+    hits: tuple[Hit, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(h.address)}</td><td>{html.escape(h.role)}</td>"
+            f"<td>{html.escape(h.verb)}</td><td>{h.z:+.1f}</td></tr>"
+            for h in self.hits
+        )
+        query = ", ".join(_html_token(t.token) for t in self.query)
+        return f"<table><caption>{query}</caption>{rows}</table>"
+
+
+Record = VectorRecord | PairRecord | SvdRecord
+
+
+class Records(Sequence[Record]):
+    """The records of one address, in order; shows itself in a notebook."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = tuple(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]
+
+    def __repr__(self) -> str:
+        return f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})"
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A list that json.dumps takes as it is."""
+        return [record.to_json() for record in self._records]
+
+    def _repr_html_(self) -> str:
+        return "".join(record._repr_html_() for record in self._records)
+
+
+def _html_title(record: Record) -> str:
+    return f"<b>{html.escape(record.address)}</b> {html.escape(record.role)}"
+
+
+def _html_token(text: str, z: float | None = None) -> str:
+    shown = html.escape(text.replace(" ", "␣", 1) if text.startswith(" ") else text)
+    return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{z:.1f}</small>")

@@ -1,0 +1,560 @@
+"""Token ids and text that a person can read: decoding, looking a word up, and which tokens a list shows.
+
+Nothing here runs a tokenizer but `Vocabulary.encode`: a token's text follows from its piece and the kind
+of vocabulary. Pieces are untrusted text, so `Vocabulary.shown` is the only form that goes to a terminal.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from zeropass.errors import BadModel, BadOption, UnknownWord
+
+__all__ = ["VIEWS", "View", "Vocabulary", "escape", "shown_text"]
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Spec = dict[str, Any]
+View = Literal["default", "all", "words"]
+VIEWS: tuple[View, ...] = get_args(View)
+Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain"]
+"""How a piece spells its text: a byte alphabet, ▁ for a space, ## for a continuation, or as it is."""
+
+LONGEST = 40  # characters of a token that are shown
+SPACE, SPIECE = "␣", "▁"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_id)[a-z_]*\d+\|?[\]>]", re.I)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """The printable stand-in for each byte in byte-level BPE (GPT-2: printable Latin-1 stands for itself)."""
+    same = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in same]
+    return {byte: chr(byte) for byte in same} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+
+
+_LETTER = _byte_alphabet()
+_BYTE = {letter: byte for byte, letter in _LETTER.items()}
+
+
+def escape(text: str) -> str:
+    r"""Text with everything that does not print (controls, ANSI escapes, bidi marks, line separators) spelled out.
+
+    Lets letters, marks, digits, punctuation, symbols and the plain space through; the rest becomes
+    ``\n``, ``\x1b``, ``\u202e``, … (Python's spelling).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens of a model. Arrays are indexed by token id and have shape (V,)."""
+
+    kind: Kind
+    pieces: list[str]
+    """As the tokenizer spells them; an empty string for a row of the embedding without a token."""
+    special: Bools
+    """Control tokens such as ``<|endoftext|>`` and ``[CLS]``."""
+    unused: Bools
+    """Rows without a token, and tokens that only hold a place, such as ``[unused7]``."""
+    literal: Bools
+    """Added tokens, whose piece is their text whatever the kind."""
+    uncased: bool = False
+    tokenizer: str | Callable[[], str] = ""
+    """The text of a tokenizer.json, or a function that reads it when it is first needed."""
+    split_note: str = ""
+    """What is only approximate about how text is split; empty when nothing is."""
+    _cache: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_tokenizer_json(
+        cls, data: bytes | str, size: int | None = None, path: str = "tokenizer.json"
+    ) -> "Vocabulary":
+        """Read a Hugging Face ``tokenizer.json``; ``size`` is the number of rows of the embedding.
+
+        Rows beyond the tokenizer's tokens become unused. Raises BadModel if the file is not a tokenizer
+        of a known model, or has a token whose id has no row.
+        """
+        try:
+            text = data if isinstance(data, str) else data.decode("utf-8")
+            spec = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadModel(f"{path} is not JSON in UTF-8: {error}.") from error
+        return _from_spec(spec, size, path, text)
+
+    @classmethod
+    def from_gguf(
+        cls, metadata: Mapping[str, Any], size: int | None = None, path: str = "the GGUF file"
+    ) -> "Vocabulary":
+        """Read ``tokenizer.ggml.*`` of a GGUF file: models ``gpt2``, ``llama`` and ``bert``.
+
+        The tokens are rewritten as a ``tokenizer.json``, so both ways give the same vocabulary.
+        """
+        spec, note = _gguf_spec(metadata, path)
+        rows = size if size is not None else len(metadata["tokenizer.ggml.tokens"])
+        return _from_spec(spec, rows, path, json.dumps(spec), note, _gguf_unused(metadata))
+
+    @property
+    def size(self) -> int:
+        """Number of tokens: rows of the embedding."""
+        return len(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def used(self) -> Bools:
+        """Rows that stand for a token of text or a special token: all but the unused ones."""
+        return ~self.unused
+
+    def text(self, i: int) -> str:
+        r"""What a token stands for, leading space included; bytes that are no full UTF-8 appear as ``\xNN``."""
+        return self._raw(i).decode("utf-8", errors="backslashreplace")
+
+    def label(self, i: int) -> str:
+        """What a record calls a token: its `text`, but a WordPiece continuation keeps its ``##``."""
+        return self.pieces[i] if self.is_continuation(i) else self.text(i)
+
+    def shown(self, i: int) -> str:
+        """A token as a list shows it: one line, safe for any terminal, spaces at its ends visible as ``␣``."""
+        if i not in self._cache:
+            text = self.label(i)
+            self._cache[i] = shown_text(text) if text else f"<no token {i}>"
+        return self._cache[i]
+
+    def is_continuation(self, i: int) -> bool:
+        """Whether a WordPiece token continues a word (``##ing``)."""
+        return self.kind == "wordpiece" and self.pieces[i].startswith("##") and len(self.pieces[i]) > 2
+
+    def find(self, text: str) -> list[int]:
+        """Ids of the single tokens that are this text, the one with a leading space first.
+
+        Text that starts with a space is taken as it is. Raises UnknownWord, saying how the tokenizer
+        splits the text, if no token is.
+        """
+        found = [self._ids[piece] for piece in self._spellings(text) if piece in self._ids]
+        if not found:
+            raise UnknownWord(self._no_such_token(text))
+        return list(dict.fromkeys(found))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the tokens of a text, without special tokens around it. Raises BadModel if the tokenizer is unfit."""
+        try:
+            return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
+        except BadModel:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise BadModel(f"The tokenizer cannot split {escape(repr(text))}: {error}.") from error
+
+    def to_tokenizer_json(self) -> str:
+        """The vocabulary as the text of a ``tokenizer.json``, for `from_tokenizer_json` to read back."""
+        return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer()
+
+    def merges(self) -> list[tuple[str, str]]:
+        """The merges of a BPE tokenizer, first to last; empty for other tokenizers."""
+        return _merges(self._spec["model"])
+
+    def merge_steps(self) -> Bools:
+        """Tokens that some merge builds a longer token from (shape (V,)); none for WordPiece and Unigram."""
+        return np.asarray(self.swallowed() > 0, dtype=np.bool_)
+
+    def swallowed(self) -> Floats:
+        """The largest share of each token's occurrences that one longer token takes (shape (V,), 0 to 1).
+
+        BPE merges the most frequent pair first and pair counts fall about as one over their rank (Zipf), so
+        a token made by merge r loses about r / r′ of its occurrences to the token that merge r′ makes of it.
+        ``␣strugg``: .56 to ``␣struggle`` alone; a token that no merge uses: 0.
+        """
+        share = np.zeros(self.size)
+        merges = self.merges()
+        rank: dict[str, int] = {}
+        for r, (left, right) in enumerate(merges):
+            rank.setdefault(left + right, r)
+        for r, (left, right) in enumerate(merges):
+            for part in (left, right):
+                i = self._ids.get(part)
+                if i is not None:
+                    share[i] = max(share[i], min(1.0, (rank.get(part, 0) + 1) / (r + 1)))
+        return share
+
+    def mask(
+        self,
+        view: View = "default",
+        hardly_trained: Bools | None = None,
+        fragments: Bools | None = None,
+        ascii_only: bool = False,
+    ) -> Bools:
+        """Which tokens a list shows (shape (V,)).
+
+        ``all``: every token. ``default``: all but special, unused, non-text and hardly trained ones.
+        ``words``: of those, what reads as a whole word, a number or a punctuation mark; ``fragments``
+        (`zeropass.undertrained.judge`) tells the beginnings of words from words. ``ascii_only`` hides the
+        rest in any view. Raises BadOption for another view.
+        """
+        return self._reasons(view, hardly_trained, fragments, ascii_only) == ""
+
+    def hidden(
+        self,
+        view: View = "default",
+        hardly_trained: Bools | None = None,
+        fragments: Bools | None = None,
+        ascii_only: bool = False,
+    ) -> dict[str, int]:
+        """How many tokens `mask` hides, by the first reason that applies; reasons that hide none are left out."""
+        names, counts = np.unique(self._reasons(view, hardly_trained, fragments, ascii_only), return_counts=True)
+        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return {reason: found[reason] for reason in _REASONS if reason in found}
+
+    @cached_property
+    def non_text(self) -> Bools:
+        """Tokens that are no text by themselves: pieces of a character, single bytes, control characters."""
+        return np.array([_is_non_text(self._raw(i)) or self._is_byte(i) for i in range(self.size)], dtype=np.bool_)
+
+    @cached_property
+    def non_ascii(self) -> Bools:
+        """Tokens with a character, or a byte of one, outside ASCII."""
+        return np.array([not self._raw(i).isascii() for i in range(self.size)], dtype=np.bool_)
+
+    @cached_property
+    def words(self) -> Bools:
+        """Tokens that read as a whole word, a number or a short punctuation mark.
+
+        A token after a space is a word if it is alphabetic and in one case. Without a space it is one if
+        the same word after a space, as it is or in lower case, is a token too (``Monday``, ``Whilst``, not
+        ``emetery``), or if its script has no cases (Chinese, Thai), which often has no spaces either.
+        """
+        texts = [self.text(i) for i in range(self.size)]
+        if self.kind in ("wordpiece", "plain"):
+            flags = [_is_sign(t) or (_is_wordlike(t) and not self.is_continuation(i)) for i, t in enumerate(texts)]
+        else:
+            spaced = {t[1:] for t in texts if t.startswith(" ") and _is_wordlike(t[1:])}
+            flags = [_is_sign(t.removeprefix(" ")) or _is_word(t, spaced) for t in texts]
+        return np.array(flags, dtype=np.bool_)
+
+    def _raw(self, i: int) -> bytes:
+        piece = self.pieces[i]
+        if self.literal[i] or self.kind == "plain":
+            return _utf8(piece)
+        if self.kind == "bytes":
+            return b"".join(bytes([_BYTE[c]]) if c in _BYTE else _utf8(c) for c in piece)
+        if self.kind == "wordpiece":
+            return _utf8(piece[2:] if self.is_continuation(i) else piece)
+        byte = _BYTE_PIECE.fullmatch(piece)
+        return bytes([int(byte[1], 16)]) if byte else _utf8(piece.replace(SPIECE, " "))
+
+    def _is_byte(self, i: int) -> bool:
+        return self.kind == "sentencepiece" and _BYTE_PIECE.fullmatch(self.pieces[i]) is not None
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: i for i, piece in reversed(list(enumerate(self.pieces))) if piece}
+
+    @cached_property
+    def _spec(self) -> Spec:
+        spec: Spec = json.loads(self.to_tokenizer_json())
+        return spec
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        try:
+            tokenizer = Tokenizer.from_str(self.to_tokenizer_json())
+        except Exception as error:  # the library raises bare Exception
+            raise BadModel(f"The tokenizers library cannot use this tokenizer: {error}.") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def _spellings(self, text: str) -> list[str]:
+        """Pieces that a text may be stored as, the one after a space first."""
+        if self.kind in ("wordpiece", "plain"):
+            bare = text.removeprefix(" ") if self.kind == "wordpiece" else text
+            return [bare, bare.lower()] if self.uncased else [bare]
+        forms = [text] if text.startswith(" ") or not text else [" " + text, text]
+        if self.kind == "bytes":
+            spelled = ["".join(_LETTER[b] for b in _utf8(form)) for form in forms]
+        else:
+            spelled = [form.replace(" ", SPIECE) for form in forms]
+        return [*spelled, text]
+
+    def _no_such_token(self, text: str) -> str:
+        word = "'" + escape(text) + "'"
+        if not text:
+            return "An empty text is not a token."
+        spaced = text if text.startswith(" ") or self.kind in ("wordpiece", "plain") else " " + text
+        try:
+            parts = [self.shown(i) for i in self.encode(spaced)]
+        except BadModel:
+            return f"{word} is not one token of this vocabulary, and its tokenizer cannot split it."
+        note = f" ({self.split_note})" if self.split_note else ""
+        split = " + ".join(parts) or "nothing"
+        return f"{word} is not one token; it is split as {split}{note}. Ask for one or more of these pieces."
+
+    def _reasons(
+        self, view: View, hardly_trained: Bools | None, fragments: Bools | None, ascii_only: bool
+    ) -> npt.NDArray[np.str_]:
+        """Why each token is hidden: the first reason that applies, or an empty string for a token that is shown."""
+        if view not in get_args(View):
+            raise BadOption(
+                f"There is no view '{escape(str(view))}' of tokens; it is one of {', '.join(get_args(View))}."
+            )
+        flags: dict[str, Bools | None] = {}
+        if view != "all":
+            flags = {"special": self.special, "unused": self.unused, "non-text": self.non_text}
+            flags["hardly trained"] = hardly_trained
+        if view == "words":
+            flags |= {"fragment": fragments, "not a word": ~self.words}
+        if ascii_only:
+            flags["non-ASCII"] = self.non_ascii
+        reasons = np.zeros(self.size, dtype=f"<U{max(map(len, _REASONS))}")
+        for reason in reversed(flags):
+            flag = flags[reason]
+            if flag is not None:
+                reasons[flag] = reason
+        return reasons
+
+
+_REASONS = ("special", "unused", "non-text", "hardly trained", "fragment", "not a word", "non-ASCII")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def shown_text(text: str, limit: int = LONGEST) -> str:
+    """Text on one line, safe for any terminal: spaces at its ends visible, the unprintable escaped, cut at ``limit``."""
+    left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
+    core = text.strip(" ")
+    safe = escape(SPACE * left + core + SPACE * (right if core else 0))
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def _is_non_text(raw: bytes) -> bool:
+    """Whether bytes are not text: empty, not UTF-8, or holding more than characters that print and white space."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return (
+        not text or "\ufffd" in text or not all(c.isprintable() or c.isspace() for c in text) or bool(_C1.search(text))
+    )
+
+
+_C1 = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")  # control characters that Python counts as white space
+
+
+def _is_sign(text: str) -> bool:
+    """A number, or one to three punctuation marks or symbols."""
+    return text.isdigit() or (
+        0 < len(text) <= 3 and text.isprintable() and not any(c.isalnum() or c == " " for c in text)
+    )
+
+
+def _is_wordlike(text: str) -> bool:
+    """All letters, in lower case, in upper case or capitalised."""
+    return text.isalpha() and text in (text.lower(), text.upper(), text.capitalize())
+
+
+def _is_word(text: str, spaced: set[str]) -> bool:
+    if text.startswith(" "):
+        return text[1:] in spaced
+    return _is_wordlike(text) and (text in spaced or text.lower() in spaced or text.lower() == text.upper())
+
+
+def _from_spec(
+    spec: Spec, size: int | None, path: str, text: str, note: str = "", unused: Iterable[int] = ()
+) -> Vocabulary:
+    """Vocabulary of a parsed tokenizer.json; every shape and id in it is checked, none is trusted."""
+    try:
+        names = _numbered(spec["model"])
+        added = {int(t["id"]): t for t in spec.get("added_tokens") or []}
+        names |= {i: str(t["content"]) for i, t in added.items()}
+        kind = _kind(spec)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadModel(f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}).") from error
+    rows = _checked_size(names, size, path)
+    pieces = [names.get(i, "") for i in range(rows)]
+    empty = np.array([not p or _RESERVED.fullmatch(p) is not None for p in pieces], dtype=np.bool_)
+    empty[[i for i in unused if i < rows]] = True
+    special = _flags(rows, (i for i, t in added.items() if t.get("special")))
+    literal = _flags(rows, added)
+    lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
+    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, text, note)
+
+
+def _numbered(model: Spec) -> dict[int, str]:
+    """Piece of every id of a tokenizer.json's model."""
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        return {int(i): str(piece) for piece, i in vocab.items()}
+    return {i: str(entry[0]) for i, entry in enumerate(vocab)}
+
+
+def _checked_size(names: dict[int, str], size: int | None, path: str) -> int:
+    last = max(names, default=-1)
+    if not names or min(names) < 0:
+        raise BadModel(f"{path} has no tokens, or a token with a negative id.")
+    if size is not None and last >= size:
+        raise BadModel(f"{path} has a token with id {last}, but the embedding has only {size} rows.")
+    if size is None and last > 2 * len(names) + 65536:
+        raise BadModel(f"{path} has a token with id {last}, but only {len(names)} tokens.")
+    return last + 1 if size is None else size
+
+
+def _flags(size: int, ids: Iterable[int]) -> Bools:
+    flags = np.zeros(size, dtype=np.bool_)
+    flags[list(ids)] = True
+    return flags
+
+
+def _has(part: Any, kind: str) -> bool:
+    """Whether a part of a tokenizer.json, or a member of its sequence, is of a type."""
+    if isinstance(part, list):
+        return any(_has(member, kind) for member in part)
+    if not isinstance(part, dict):
+        return False
+    nested = (part.get(key) for key in ("pretokenizers", "decoders", "normalizers"))
+    return part.get("type") == kind or any(_has(member, kind) for member in nested)
+
+
+def _kind(spec: Spec) -> Kind:
+    model = spec["model"]
+    if _has([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel"):
+        return "bytes"
+    if model.get("type") == "WordPiece" or ("continuing_subword_prefix" in model and "merges" not in model):
+        return "wordpiece"
+    pieces = (str(piece) for piece in _numbered(model).values())
+    return "sentencepiece" if any(p.startswith(SPIECE) for p in pieces) else "plain"
+
+
+def _merges(model: Spec) -> list[tuple[str, str]]:
+    pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or [])
+    return [(str(pair[0]), str(pair[1])) for pair in pairs if len(pair) == 2]
+
+
+# ---- GGUF: the same vocabulary, spelled by llama.cpp's converter
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2_LIKE = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling")
+_DIGIT_LIKE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_REGEX = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
+_REGEX |= dict.fromkeys(("qwen2", "stablelm2", "hunyuan"), _LLAMA3.replace("{1,3}", ""))
+
+
+def _gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
+    """A tokenizer.json for ``tokenizer.ggml.*``, and what in it is approximate."""
+    builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
+    model = metadata.get("tokenizer.ggml.model")
+    if model not in builders:
+        known = ", ".join(builders)
+        raise BadModel(f"{path}: tokenizer.ggml.model is '{escape(str(model))}'; known are {known}.")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
+        raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
+    types = _gguf_types(metadata, len(tokens), path)
+    return builders[model](metadata, list(tokens), types)
+
+
+def _gguf_types(metadata: Mapping[str, Any], size: int, path: str) -> list[int]:
+    found = metadata.get("tokenizer.ggml.token_type")
+    types = [_NORMAL] * size if found is None else [int(t) for t in found]
+    if len(types) != size:
+        raise BadModel(f"{path}: {size} tokens, but {len(types)} entries in tokenizer.ggml.token_type.")
+    return types
+
+
+def _gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
+    types = metadata.get("tokenizer.ggml.token_type")
+    return [] if types is None else [i for i, kind in enumerate(types) if int(kind) == _UNUSED]
+
+
+def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
+    """A tokenizer.json of these parts. Of tokens spelled alike the first keeps the text, the others are unused."""
+    vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": i, "content": token, "special": types[i] != _USER} | flags
+        for token, i in sorted(vocab.items(), key=lambda item: item[1])
+        if types[i] in (_UNKNOWN, _CONTROL, _USER)
+    ]
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    return {"version": "1.0", **empty, **parts, "added_tokens": added, "model": {**model, "vocab": vocab}}
+
+
+def _bpe(merges: list[list[str]], **more: Any) -> Spec:
+    return {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "merges": merges, **more}
+
+
+def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
+    known = set(tokens)
+    merges = [m.split(" ") for m in metadata.get("tokenizer.ggml.merges") or []]
+    merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= known]
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": pre not in _REGEX,
+    }
+    steps: list[Spec] = [level]
+    if pre in _REGEX:
+        split = {"type": "Split", "pattern": {"Regex": _REGEX[pre]}, "behavior": "Isolated", "invert": False}
+        steps = [split, level]
+    elif pre in _DIGIT_LIKE:
+        steps = [{"type": "Digits", "individual_digits": True}, level]
+    exact = pre in _REGEX or pre in _DIGIT_LIKE or pre in _GPT2_LIKE
+    note = "" if exact else f"approximately: the pre-tokenizer '{escape(pre)}' is not known, GPT-2's is used"
+    model = _bpe(merges, ignore_merges=_REGEX.get(pre) == _LLAMA3)
+    sequence = {"type": "Sequence", "pretokenizers": steps}
+    return _spec(tokens, types, model, pre_tokenizer=sequence, decoder=level), note
+
+
+def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """SentencePiece BPE keeps no merges: two pieces merge if both and their union are pieces, best score first."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    order = {t: float(scores[i]) if scores is not None and i < len(scores) else -float(i) for i, t in enumerate(tokens)}
+    ordinary = [t for i, t in enumerate(tokens) if types[i] == _NORMAL]
+    ordinary.sort(key=lambda t: -order[t])
+    merges = [[t[:cut], t[cut:]] for t in ordinary for cut in _cuts(t) if t[:cut] in order and t[cut:] in order]
+    prefix = {"type": "Prepend", "prepend": SPIECE} if metadata.get("tokenizer.ggml.add_space_prefix", True) else None
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPIECE}
+    normalizer = {"type": "Sequence", "normalizers": [step for step in (prefix, replace) if step]}
+    unknown = next((t for i, t in enumerate(tokens) if types[i] == _UNKNOWN), None)
+    model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
+    decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
+    return _spec(tokens, types, model, normalizer=normalizer, decoder=decoder), ""
+
+
+def _cuts(token: str) -> range:
+    """Places to cut a piece; hostile, endless pieces are not cut at all, they would take forever."""
+    return range(1, len(token)) if len(token) <= 256 else range(0)
+
+
+def _wordpiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """The converter writes ``▁word`` for a word, ``ing`` for ``##ing`` and leaves ``[CLS]`` alone."""
+
+    def original(token: str) -> str:
+        if not token or (token.startswith("[") and token.endswith("]")):
+            return token
+        return token[1:] if token.startswith(SPIECE) else "##" + token
+
+    pieces = [original(token) for token in tokens]
+    lower = not any(p != p.lower() for p, kind in zip(pieces, types, strict=True) if kind == _NORMAL and p[:1] != "[")
+    flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": lower}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    parts = {
+        "normalizer": {"type": "BertNormalizer", **flags},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+    return _spec(pieces, types, model | {"max_input_chars_per_word": 100}, **parts), ""

@@ -1,0 +1,28 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+from zeropass.sources.demo import fetch_demo
+
+REAL = {"smollm2_path", "minilm_path"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``real`` every test that uses real weights."""
+    for item in items:
+        if REAL & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, one GGUF file."""
+    return fetch_demo("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2, a folder with safetensors."""
+    return fetch_demo("minilm-l6")

@@ -1,0 +1,262 @@
+"""The hub path against a local stand-in that serves the hub's own layout."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save
+
+from zeropass.errors import BadModel, NotFetched
+from zeropass.sources.files import open_files
+from zeropass.sources.hub import fetch_hub
+
+COMMIT = "c0ffee" * 6 + "c0ff"
+WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
+TEXT = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b'{"model": {}}', "merges.txt": b"a b\n"}
+OTHER = {
+    "README.md": b"# x",
+    "onnx/model.onnx": b"x" * 99,
+    "training_args.bin": b"x",
+    "1_Pooling/config.json": b"{}",
+}
+
+
+@dataclass
+class Hub:
+    """What the stand-in serves, and what it was asked for."""
+
+    repos: dict[str, dict[str, bytes]]
+    url: str = ""
+    gets: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    breaks: int = 0
+    """How many of the next downloads of weights break off half-way."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The hub's routes: revision, tree and resolve."""
+
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if found := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
+            self.api(*found.groups())
+        elif found := re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
+            self.resolve(found[1], found[3])
+        else:
+            self.reply(404, b"{}")
+
+    def api(self, repo: str, route: str, revision: str) -> None:
+        if repo == "owner/gated":
+            self.reply(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo"})
+        elif repo not in self.hub.repos:
+            self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("main", "v1", COMMIT):
+            self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            files = self.hub.repos[repo]
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in files.items()
+            ]
+            siblings = [{"rfilename": name} for name in files]
+            info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "private": False}
+            self.reply(200, json.dumps(info if route == "revision" else tree).encode())
+
+    def resolve(self, repo: str, name: str) -> None:
+        data = self.hub.repos.get(repo, {}).get(name)
+        if data is None:
+            self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        headers = {
+            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
+        start = 0
+        if self.command == "GET":
+            self.hub.gets.append(name)
+            if span := self.headers.get("Range"):
+                self.hub.ranges.append(span)
+                start = int(span.removeprefix("bytes=").split("-")[0])
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            if name == "model.safetensors" and self.hub.breaks:
+                self.hub.breaks -= 1
+                self.break_off(data[start:], headers)
+                return
+        self.reply(206 if start else 200, data[start:], headers)
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def break_off(self, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200 if "Content-Range" not in headers else 206)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2])
+        self.close_connection = True
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running stand-in; huggingface_hub is pointed at it, with an empty cache."""
+    hub = Hub(
+        {
+            "owner/model": TEXT | OTHER | {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"never"},
+            "owner/bin": TEXT | OTHER | {"pytorch_model.bin": b"bin"},
+            "owner/empty": {"README.md": b"# x"},
+        }
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    # The client reads these from the environment when it is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def names(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_only_wanted_files_are_fetched_and_only_once(hub: Hub) -> None:
+    folder = fetch_hub("owner/model")
+    assert names(folder) == {*TEXT, "model.safetensors"}
+    assert set(hub.gets) == names(folder)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    hub.gets.clear()
+    assert fetch_hub("owner/model") == folder
+    assert hub.gets == []
+
+
+def test_bin_files_only_without_safetensors(hub: Hub) -> None:
+    assert names(fetch_hub("owner/bin")) == {*TEXT, "pytorch_model.bin"}
+
+
+def test_a_hub_model_opens(hub: Hub) -> None:
+    files = open_files("owner/model@v1")
+    assert files.name == "owner/model@v1"
+    assert files.source.rows("w", 5, 8).tolist() == [5, 6, 7]
+    assert files.config == {"model_type": "llama"}
+
+
+def test_sharded_weights_are_fetched(hub: Hub) -> None:
+    shards = {"model-00001-of-00002.safetensors": b"a", "model-00002-of-00002.safetensors": b"b"}
+    index = {"model.safetensors.index.json": b"{}"}
+    hub.repos["owner/big"] = TEXT | shards | index | {"consolidated.safetensors": b"never"}
+    assert names(fetch_hub("owner/big")) == {*TEXT, *shards, *index}
+
+
+def test_offline_reads_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch_hub("owner/model")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch_hub("owner/model") == folder
+    with pytest.raises(NotFetched, match=r"owner/bin is not, or not wholly, in the hub's cache"):
+        fetch_hub("owner/bin")
+
+
+def test_an_unreachable_hub_reads_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch_hub("owner/model")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert fetch_hub("owner/model") == folder
+    with pytest.raises(NotFetched, match="the hub cannot be reached"):
+        fetch_hub("owner/bin")
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "message"),
+    [
+        ("owner/nothing", None, "There is no model owner/nothing on the hub"),
+        ("owner/gated", None, "owner/gated is gated: accept its terms"),
+        ("owner/model", "v9", "owner/model has no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_does_not_give(hub: Hub, repo: str, revision: str | None, message: str) -> None:
+    with pytest.raises(NotFetched, match=message):
+        fetch_hub(repo, revision)
+
+
+def test_a_model_without_files_says_what_is_missing(hub: Hub) -> None:
+    with pytest.raises((BadModel, NotFetched), match=r"config\.json"):
+        open_files("owner/empty")
+
+
+def test_a_short_break_is_resumed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.breaks = 1
+    assert (fetch_hub("owner/model") / "model.safetensors").read_bytes() == WEIGHTS
+    assert hub.ranges == [f"bytes={len(WEIGHTS) // 2 // 1000 * 1000}-"]
+
+
+def test_an_interrupted_download_completes_later(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.breaks = 1000
+    with pytest.raises(NotFetched, match=r"owner/model from the hub broke off .*try again"):
+        fetch_hub("owner/model")
+    hub.breaks = 0
+    assert (fetch_hub("owner/model") / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "repo", ["model", "a/b/c", "../x", "a/..", "a/b c", "-a/b", "a--b/c", "a/b\n", "é/x"]
+)
+def test_what_is_no_hub_id(repo: str) -> None:
+    with pytest.raises(BadModel, match=r"(?s)is no hub id.*MODEL may be"):
+        fetch_hub(repo)
+
+
+@pytest.mark.parametrize("revision", ["", "../../x", "a//b", "-x", "a b"])
+def test_what_is_no_revision(revision: str) -> None:
+    with pytest.raises(BadModel, match="is no hub id"):
+        fetch_hub("owner/model", revision)
+
+
+def test_the_environment_is_respected(hub: Hub, tmp_path: Path) -> None:
+    code = "import sys; from zeropass.sources.hub import fetch_hub; print(fetch_hub(sys.argv[1]))"
+    settings = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
+
+    def run(repo: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
+        return subprocess.run(
+            [sys.executable, "-c", code, repo], env=environment, capture_output=True, text=True, check=False
+        )
+
+    first = run("owner/model")
+    assert first.stdout.startswith(str(tmp_path / "home" / "hub"))
+    offline = run("owner/model", HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    assert offline.stdout == first.stdout
+    assert "NotFetched" in run("owner/bin", HF_HUB_OFFLINE="1").stderr
