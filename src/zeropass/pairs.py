@@ -194,13 +194,14 @@ class _Block:
 class _Side:
     """Rows of one side that can matter, by falling norm, in blocks that begin small and grow.
 
-    ids: (n,) row ids. turned: (V, r), in the order of ids. norms: (n,) float64 upper bounds of the exact
-    turned norms; falling: the same, negated, as a list to bisect. edges: where blocks begin, and n.
+    matrix: (V, r) and turn: (r, r), as given; ids: (n,) its rows by falling norm. norms: (n,) float64 upper bounds
+    of the exact turned norms; falling: the same, negated, as a list to bisect. edges: where blocks begin, and n.
     each: one int8 scale and error a row, or one a block.
     """
 
+    matrix: Tensor
+    turn: Tensor
     ids: Tensor
-    turned: Tensor
     norms: Tensor
     falling: list[float]
     edges: list[int]
@@ -211,30 +212,47 @@ class _Side:
         """Return the first row of start:stop whose norm is under ``floor``, else stop."""
         return bisect_right(self.falling, -floor, start, stop)
 
-    def block(self, which: int, error: float, whole: bool) -> _Block:
-        """Return a block, made when first asked for."""
+    def block(self, which: int, error: float, whole: bool, scratch: Tensor) -> _Block:
+        """Return a block, made when first asked for; scratch is (2, rows or more, r)."""
         if which not in self.blocks:
             part = slice(self.edges[which], self.edges[which + 1])
-            rows = self.turned.index_select(0, self.ids[part])
-            self.blocks[which] = _block(rows, self.norms[part], error, whole, self.each)
+            norms = self.norms[part]
+            spare, rows = scratch[:, : len(norms)]
+            torch.index_select(self.matrix, 0, self.ids[part], out=spare)
+            torch.mm(spare, self.turn, out=rows)
+            noise = norms * error + TINY
+            make = _whole_block if whole else _float_block
+            self.blocks[which] = make(rows, spare, norms, noise, self.each)
         return self.blocks[which]
 
 
-def _block(rows: Tensor, norms: Tensor, error: float, whole: bool, each: bool) -> _Block:
-    """Round rows to int8 (one scale a row, or one for all), or take them as they are if not ``whole``."""
-    noise = norms * error + TINY
-    if not whole:
-        scale, gap = torch.ones_like(norms), noise
-    else:
-        peak = torch.linalg.vector_norm(rows, math.inf, dim=1, keepdim=True)
-        peak = peak if each else peak.amax().expand(len(rows), 1)
-        step = (peak / 127).clamp_min(1e-30)
-        whole_rows = (rows / step).round_()
-        lost = torch.linalg.vector_norm(torch.addcmul(rows, whole_rows, step, value=-1), dim=1)
-        gap = lost.double() * 1.001 + noise
-        rows, scale = whole_rows.to(torch.int8), step[:, 0].double()
+def _float_block(rows: Tensor, _spare: Tensor, norms: Tensor, noise: Tensor, each: bool) -> _Block:
+    size, one = norms + noise, torch.ones_like(norms)
+    if each:
+        return _Block(rows.clone(), one, noise, size)
+    return _Block(rows.clone(), one[0], noise.amax(), size.amax())
+
+
+def _whole_block(rows: Tensor, spare: Tensor, norms: Tensor, noise: Tensor, each: bool) -> _Block:
+    """Round rows to int8, one scale a row or one for all; destroys rows and spare."""
+    peak = torch.abs(rows, out=spare).amax(1, keepdim=True)
+    step = (peak if each else peak.amax().expand_as(peak)).div(127).clamp_min(1e-30)
+    torch.div(rows, step, out=spare).round_()
+    whole, scale = spare.to(torch.int8), step[:, 0].double()
+    lost = torch.linalg.vector_norm(rows.addcmul_(spare, step, value=-1), dim=1)
+    gap = lost.double() * 1.001 + noise
     size = norms + gap
-    return _Block(rows, scale, gap, size) if each else _Block(rows, scale[0], gap.amax(), size.amax())
+    return _Block(whole, scale, gap, size) if each else _Block(whole, scale[0], gap.amax(), size.amax())
+
+
+def _norms(matrix: Tensor, turn: Tensor, scratch: Tensor) -> Tensor:
+    """Return the float32 norms of the turned rows. They are not kept: fresh memory costs more than turning some again."""
+    out = torch.empty(len(matrix), dtype=torch.float32, device=matrix.device)
+    for start in range(0, len(matrix), len(scratch)):
+        rows = matrix[start : start + len(scratch)]
+        turned = torch.mm(rows, turn, out=scratch[: len(rows)])
+        torch.linalg.vector_norm(turned, dim=1, out=out[start : start + len(rows)])
+    return out
 
 
 def _mask(matrix: Tensor, mask: Tensor | None, name: str) -> Tensor:
@@ -250,7 +268,7 @@ def _mask(matrix: Tensor, mask: Tensor | None, name: str) -> Tensor:
 
 def _drop_spare_zeros(matrix: Tensor, norms: Tensor, k: int) -> None:
     """Mask rows of zeros after the first k, in place: all their pairs tie, and smaller ids come first."""
-    suspects = (norms == TINY).nonzero()[:, 0]
+    suspects = (norms == 0).nonzero()[:, 0]
     if len(suspects) > k:
         zeros = suspects[(matrix[suspects] == 0).all(1)]
         norms[zeros[k:]] = -1.0
@@ -273,6 +291,8 @@ class _Search:
         self.device = product.left.device
         self.whole = _int8_pays(self.device)
         self.step, self.area = (4096, 1 << 21) if self.device.type == "cpu" else (1 << 15, 1 << 26)
+        rows = min(self.step, max(product.shape))
+        self.scratch = torch.empty(2, rows, product.left.shape[1], device=self.device)
         self.floor = self.bound = -math.inf
         self.visited = 0
         none = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -294,43 +314,46 @@ class _Search:
         self.settle()
 
     def sides(self) -> tuple[_Side, _Side]:
-        """Turn both factors, set a first threshold and sort the rows that can still matter."""
-        pairs = (self.product.left, self.turn.left), (self.product.right, self.turn.right)
-        turned = [torch.mm(matrix, turn) for matrix, turn in pairs]
-        norms = [
-            self.norms(*side) for side in zip(turned, (self.product.left, self.product.right), self.masks, strict=True)
-        ]
+        """Set a first threshold and sort the rows that can reach it with the longest row of the other side."""
+        matrices, turns = (self.product.left, self.product.right), (self.turn.left, self.turn.right)
+        norms = []
+        for matrix, turn, mask in zip(matrices, turns, self.masks, strict=True):
+            norms.append(_norms(matrix, turn, self.scratch[0]).masked_fill_(~mask, -1.0))
+            _drop_spare_zeros(matrix, norms[-1], self.k)
         if self.k < self.total:
-            self.seed(turned, norms)
-        peaks = [float(some.amax()) for some in norms]
-        return (
-            self.side(turned[0], norms[0], peaks[1], each=True),
-            self.side(turned[1], norms[1], peaks[0], each=False),
+            self.seed(*norms)
+        peaks = [self.upper(float(some.amax())) for some in norms]
+        left, right = (
+            self.sort(some, self.floor / other if self.floor > 0 else 0.0, other)
+            for some, other in zip(norms, reversed(peaks), strict=True)
         )
+        return _Side(matrices[0], turns[0], *left, each=True), _Side(matrices[1], turns[1], *right, each=False)
 
-    def norms(self, turned: Tensor, matrix: Tensor, mask: Tensor) -> Tensor:
-        """Return float64 upper bounds of the exact norms of turned rows, -1 for rows that are out."""
-        norms = torch.linalg.vector_norm(turned, dim=1).double().mul_(1 + self.turn.error).add_(TINY)
-        _drop_spare_zeros(matrix, norms.masked_fill_(~mask, -1.0), self.k)
-        return norms
+    def upper(self, norm: float) -> float:
+        """Return a bound of the exact norm of a row from that of the rounded one."""
+        return norm * (1 + self.turn.error) + TINY
 
-    def seed(self, turned: list[Tensor], norms: list[Tensor]) -> None:
-        """Set a first threshold: the k-th best score where both norms are largest. Any k pairs give a sound one."""
-        m, n = _corner(self.k, *(int((some >= 0).sum()) for some in norms))
-        i, j = norms[0].topk(m).indices, norms[1].topk(n).indices
-        best = torch.mm(turned[0][i], turned[1][j].T).flatten().topk(self.k).indices
+    def seed(self, left: Tensor, right: Tensor) -> None:
+        """Set a first threshold: the k-th best score where norms are largest. Any k pairs give a sound one."""
+        m, n = _corner(self.k, int((left >= 0).sum()), int((right >= 0).sum()))
+        i, j = left.topk(m).indices, right.topk(n).indices
+        a, b = self.product.left[i] @ self.turn.left, self.product.right[j] @ self.turn.right
+        best = torch.mm(a, b.T).flatten().topk(self.k).indices
         self.raise_floor(float(self.product.entries(i[best // n], j[best % n]).amin()))
 
-    def side(self, turned: Tensor, norms: Tensor, other: float, each: bool) -> _Side:
-        """Sort the rows of one side whose norm suffices with a partner of norm ``other``."""
-        least = self.floor / other if self.floor > 0 else 0.0
-        short = norms < least
-        if least > 0:
-            self.skip(float(norms.masked_fill(~short, -1.0).amax()) * other)
-        ids = ((norms >= 0) & ~short).nonzero()[:, 0]
+    def sort(self, norms: Tensor, least: float, other: float) -> tuple[Tensor, Tensor, list[float], list[int]]:
+        """Return ids, norm bounds (twice) and edges of the rows whose norm suffices beside one of norm ``other``."""
+        # A little under least: the comparison is in float32.
+        enough = norms >= max(0.0, (least - TINY) / (1 + self.turn.error) * (1 - 1e-6))
+        longest = float(norms.masked_fill(enough, -1.0).amax())
+        if longest >= 0:
+            self.skip(self.upper(longest) * other)
+        ids = enough.nonzero()[:, 0]
         kept, order = norms[ids].sort(descending=True, stable=True)
-        edges = sorted({*(e for e in (0, 64, 512) if e < len(ids)), *range(self.step, len(ids), self.step), len(ids)})
-        return _Side(ids[order], turned, kept, (-kept).tolist(), edges, each)
+        bounds = kept.double() * (1 + self.turn.error) + TINY
+        count = len(ids)
+        edges = sorted({*(e for e in (0, 64, 512) if e < count), *range(0, count, self.step), count})
+        return ids[order], bounds, (-bounds).tolist(), edges
 
     def raise_floor(self, score: float) -> None:
         """Let only pairs through that may reach ``score``, which was rounded to float32 (and perhaps subnormal)."""
@@ -344,8 +367,8 @@ class _Search:
 
     def visit(self, left: _Side, right: _Side, which: int, other: int, buffer: Tensor) -> None:
         """Go down the staircase of a tile: of each few rows, multiply the columns whose norms suffice."""
-        a = left.block(which, self.turn.error, self.whole)
-        b = right.block(other, self.turn.error, self.whole)
+        a = left.block(which, self.turn.error, self.whole, self.scratch)
+        b = right.block(other, self.turn.error, self.whole, self.scratch)
         (top, end), (start, stop) = left.edges[which : which + 2], right.edges[other : other + 2]
         row = top
         while row < end:

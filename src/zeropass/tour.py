@@ -1,21 +1,27 @@
 """The tour of an atlas: what a newcomer is shown first."""
 
+from __future__ import annotations
+
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from zeropass.atlas.read import Atlas
 from zeropass.errors import UnknownWord
 from zeropass.terminal import render, render_find
-from zeropass.views import PairRecord, VectorRecord
+from zeropass.views import PairRecord, TokenScore, VectorRecord
+
+if TYPE_CHECKING:
+    from zeropass.atlas.read import Atlas
 
 __all__ = ["print_tour"]
 
 _WORDS = ("Paris", "Monday", "become", "second")
-_TOKENS, _NEURONS = 8, 3
+_TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
 
 
 def print_tour(console: Console, atlas: Atlas) -> None:
@@ -54,15 +60,29 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
-    """The neurons with the most telling writing lists of some layers; in early layers, reading lists."""
+    """The most telling neurons of some layers: late ones by what they write, others by what they see."""
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
     role, frame = ("value", "output") if name == "Late" else (reading, "token")
-    for address in atlas.strongest(role, frame, layers, _NEURONS):
+    candidates = atlas.strongest(role, frame, layers, _CANDIDATES)
+    best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
+    for address in best[:_NEURONS]:
         for record in atlas.explain(address, tokens="words", k=_TOKENS):
-            if isinstance(record, VectorRecord) and record.role != "up":
+            if record.role != "up":
                 console.print(render(record, _TOKENS))
         console.print()
+
+
+def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
+    """How much a list says in words: |z| of the fifth different word of its better pole."""
+    record: VectorRecord = atlas.explain(address, frame=frame, k=atlas.options["k"])[0]
+    return max(_fifth_word(atlas, record.top), _fifth_word(atlas, record.bottom))
+
+
+def _fifth_word(atlas: Atlas, pole: Sequence[TokenScore]) -> float:
+    words = {t.token.strip().lower(): abs(t.z) for t in reversed(pole) if atlas.is_word(t.id)}
+    sizes = sorted((z for word, z in words.items() if word.isalpha() and len(word) > 2), reverse=True)
+    return sizes[4] if len(sizes) > 4 else 0.0
 
 
 def _heads(console: Console, atlas: Atlas) -> None:
@@ -91,7 +111,10 @@ def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
     pairs = []
     for pair in record.pairs:
         left, right = (("left", pair.left.token.strip().lower()), ("right", pair.right.token.strip().lower()))
-        if atlas.is_word(pair.left.id) and atlas.is_word(pair.right.id) and not {left, right} & seen:
+        words = (
+            left[1].isalpha() and right[1].isalpha() and atlas.is_word(pair.left.id) and atlas.is_word(pair.right.id)
+        )
+        if words and not {left, right} & seen:
             seen |= {left, right}
             pairs.append(pair)
     return replace(record, pairs=tuple(pairs))

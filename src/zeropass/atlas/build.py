@@ -53,6 +53,7 @@ def build(model: Model, out: Path, options: Options, progress: Progress = lambda
             runner.spaces.keep_only(set().union(*uses[step:]))
             runner.run(job)
     progress("tables", total - 1, total)
+    runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
     return True

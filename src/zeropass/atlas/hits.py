@@ -5,8 +5,8 @@ from torch import Tensor
 
 __all__ = ["HitList"]
 
-_SLOTS = 64
-_DENSE_ROWS, _WARM_ROWS = 128, 512
+_SLOTS = 32
+_ROWS, _WARM_ROWS = 128, 512
 _LOW = 0xFFFFFFFF
 
 
@@ -24,21 +24,22 @@ class HitList:
         self._waiting = torch.zeros(tokens, _SLOTS, dtype=torch.int64, device=device)
         self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
         self._threshold = torch.zeros(tokens, device=device)
+        self._spare = torch.empty(_ROWS, tokens, device=device)
         self._seen = 0
 
-    def offer(self, z: Tensor, first_id: int, spare: Tensor) -> None:
-        """Take in z (n, tokens) of the vectors ``first_id …``; ``spare`` is scratch space of the same shape."""
-        start = 0
-        while start < z.shape[0] and self._seen < _WARM_ROWS:
-            stop = min(start + _DENSE_ROWS, z.shape[0])
-            self._merge(_keys(z[start:stop].T, first_id + torch.arange(start, stop, device=z.device)))
-            self._seen += stop - start
-            start = stop
-        if start < z.shape[0]:
-            torch.abs(z[start:], out=spare[start:])
-            row, token = (spare[start:] >= self._threshold).nonzero(as_tuple=True)
-            row += start
-            self._wait(token, _keys(z[row, token], first_id + row))
+    def offer(self, z: Tensor, first_id: int) -> None:
+        """Take in z (n, tokens) of the vectors ``first_id …``."""
+        for start in range(0, z.shape[0], _ROWS):
+            self._offer(z[start : start + _ROWS], first_id + start)
+
+    def _offer(self, z: Tensor, first_id: int) -> None:
+        if self._seen < _WARM_ROWS:  # no threshold worth the name yet
+            self._merge(_keys(z.T, torch.arange(first_id, first_id + z.shape[0], device=z.device)))
+            self._seen += z.shape[0]
+            return
+        size = torch.abs(z, out=self._spare[: z.shape[0]])
+        row, token = (size >= self._threshold).nonzero(as_tuple=True)
+        self._wait(token, _keys(z[row, token], first_id + row))
 
     def add(self, tokens: Tensor, keys: Tensor) -> None:
         """Take in entries that an earlier run gathered, as `entries` gave them."""

@@ -112,8 +112,8 @@ class Runner:
         return self.frames.right_frame("vo", first) if role == "o" else first
 
     @cached_property
-    def _buffers(self) -> Tensor:
-        return torch.empty(2, _BLOCK, len(self.kept), device=self.kept.device)
+    def _buffer(self) -> Tensor:
+        return torch.empty(_BLOCK, len(self.kept), device=self.kept.device)
 
     def _scored(self, vectors: VectorSet, frame: str) -> _Scored:
         space = self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
@@ -126,7 +126,7 @@ class Runner:
         stop = scored.unit.shape[0] if stop is None else stop
         for at in range(start, stop, _BLOCK):
             part = slice(at, min(at + _BLOCK, stop))
-            z = self._buffers[0, : part.stop - part.start]
+            z = self._buffer[: part.stop - part.start]
             torch.mm(scored.unit[part], scored.space.rows.T, out=z)
             yield part, z
 
@@ -134,7 +134,7 @@ class Runner:
         """Both poles of a block of vectors; what the tokens can use of it goes to the running hits."""
         source = scored.vectors
         first = self.bases[source.layer, source.role, scored.frame] + part.start
-        self.hits[source.side, scored.frame].offer(z, first, self._buffers[1, : z.shape[0]])
+        self.hits[source.side, scored.frame].offer(z, first)
         return ListBlock(
             first_id=first,
             addresses=source.addresses[part],

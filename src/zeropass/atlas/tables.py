@@ -84,7 +84,7 @@ def _list_table(block: ListBlock) -> pa.Table:
             "address": pa.array([str(a) for a in block.addresses], pa.string()),
             "head": pa.array([a.head for a in block.addresses], pa.int32()),
             "index": pa.array([a.index for a in block.addresses], pa.int32()),
-            "frame": pa.array([block.frame] * n, pa.string()),
+            "frame": pa.repeat(block.frame, n),
             "norm": _column(block.norm),
             "mean": _column(block.mean),
             "std": _column(block.std),
@@ -110,8 +110,8 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
         part = pq.read_table(folder / f"{file_name(layer, role)}.parquet", columns=_INDEX)
         part = part.filter(pc.equal(part["frame"], frame))
         for name, value in (("side", side), ("role", role)):
-            part = part.add_column(2, name, pa.array([value] * len(part), pa.string()))
-        parts.append(part.add_column(2, "layer", pa.array([layer] * len(part), pa.int32())))
+            part = part.add_column(2, name, pa.repeat(value, len(part)))
+        parts.append(part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part))))
     table = pa.concat_tables(parts)
     write_table(path, table)
     return len(table)
@@ -165,8 +165,8 @@ def write_mark(path: Path, found: Sequence[tuple[Kind, Tensor, Tensor]]) -> None
     tables = [
         pa.table(
             {
-                "side": pa.array([side] * len(tokens), pa.string()),
-                "frame": pa.array([frame] * len(tokens), pa.string()),
+                "side": pa.repeat(side, len(tokens)),
+                "frame": pa.repeat(frame, len(tokens)),
                 "token": _column(tokens.int()),
                 "key": _column(keys),
             }
@@ -221,7 +221,7 @@ def _hits_table(side: str, frame: str, hits: HitList, kept: Tensor) -> pa.Table:
         "z": _column(z.flatten()[filled]),
     }
     count = len(columns["token"])
-    names = {"side": pa.array([side] * count, pa.string()), "frame": pa.array([frame] * count, pa.string())}
+    names = {"side": pa.repeat(side, count), "frame": pa.repeat(frame, count)}
     return pa.table({**names, **columns})
 
 
