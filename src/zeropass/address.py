@@ -20,11 +20,12 @@ from zeropass.errors import BadAddress
 
 __all__ = ["Address", "parse", "with_roles"]
 
-_NEURON = re.compile(r"L(\d+)\.ff\.(\d+)(?:\.(gate|up|key|value))?")
-_HEAD = re.compile(r"L(\d+)\.attn\.(\d+)(?:\.(qk|vo))?")
-_SUBHEAD = re.compile(r"L(\d+)\.attn\.(\d+)\.([qkvo])(?:\.(\d+|bias))?")
-_BLOCK = re.compile(r"L(\d+)\.(ff|attn)\.(bias|norm)")
-_OUTSIDE = re.compile(r"(final|embed)\.norm|([a-z_]+)\.(\d+)")
+_N = "[0-9]{1,9}"  # what Python, Parquet and every model can count to
+_NEURON = re.compile(rf"L({_N})\.ff\.({_N})(?:\.(gate|up|key|value))?")
+_HEAD = re.compile(rf"L({_N})\.attn\.({_N})(?:\.(qk|vo))?")
+_SUBHEAD = re.compile(rf"L({_N})\.attn\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
+_BLOCK = re.compile(rf"L({_N})\.(ff|attn)\.(bias|norm)")
+_OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
 _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
 
 
@@ -79,7 +80,7 @@ def parse(text: str) -> Address:
 
 def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
     """The addresses, each with a role, that an address without one stands for; BadAddress for a role not there."""
-    if place.part == "ff" and place.index >= 0:
+    if place.layer >= 0 and place.part == "ff" and place.index >= 0:
         if place.role and place.role not in ff_roles:
             raise BadAddress(f"{place}.{place.role}: neurons of this model have the roles {', '.join(ff_roles)}.")
         return [place] if place.role else [place.with_role(role) for role in ff_roles]

@@ -1,6 +1,8 @@
 """The command line: parses, asks the library, prints. Everything it prints can be had as JSON."""
 
+import io
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
@@ -75,12 +79,12 @@ def build(
         report("opening", 0, 1)
         fresh = zp.build(zp.open_model(model, device), out, options, report)
     took = time.monotonic() - started
-    console = Console()
+    where = shown_text(str(out), limit=500)
     if fresh:
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        console.print(f"{escape(str(out))}: complete, {size / 1e6:,.0f} MB, {_duration(took)}.", highlight=False)
+        print(f"{where}: complete, {size / 1e6:,.0f} MB, {_duration(took)}.")
     else:
-        console.print(f"{escape(str(out))}: complete already, reused.", highlight=False)
+        print(f"{where}: complete already, reused.")
 
 
 @app.command()
@@ -89,11 +93,12 @@ def show(
     address: Where,
     frame: Frame = None,
     tokens: Tokens = None,
-    k: Count = 12,
+    k: Annotated[int | None, typer.Option("-k", min=1, help="How many to list; 12 if not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, from an atlas."""
-    _print(zp.open_atlas(folder).explain(address, frame=frame, tokens=tokens, k=k), address, frame, k, as_json)
+    records = zp.open_atlas(folder).explain(address, frame=frame, tokens=tokens, k=k)
+    _print(records, address, frame, k or 12, as_json)
 
 
 @app.command()
@@ -155,16 +160,18 @@ def tour(folder: Folder) -> None:
 
 def main() -> None:
     """Run the command line: mistakes of the user end with a message and exit code 2, never with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what this terminal cannot show is spelled out
     try:
         app()
     except ZeropassError as error:
         print(f"error: {shown_text(str(error), limit=2000)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has caught the Ctrl-C and says nothing
+            print("interrupted; a build continues where it stopped when the same command is run again", file=sys.stderr)
+        raise
 
 
 def _print(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
@@ -189,10 +196,11 @@ def _layers(text: str | None) -> tuple[int, int] | None:
     """``A:B`` as a half-open range; a lone number is that one layer."""
     if text is None:
         return None
-    first, colon, stop = text.partition(":")
-    if not first.isdecimal() or (colon and not stop.isdecimal()):
+    found = re.fullmatch("([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+    if found is None:
         raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
-    return int(first), int(stop) if colon else int(first) + 1
+    first = int(found[1])
+    return first, int(found[2]) if found[2] else first + 1
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import MAP_ROLES, check_frame, space_of
+from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.catalog import VectorSet, locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadOption
 from zeropass.factored import Factored, close_values
@@ -79,7 +79,10 @@ class Lens:
         Raises BadAddress (out of range), BadOption (no such frame, view or offset here).
         """
         check_frame(frame)
+        check_count(k)
         place = parse(address)
+        if offset and place.role == "vo":
+            raise BadOption(f"{address}: an offset changes the qk map of a head only; vo does not depend on it.")
         view = self._view(tokens or self.tokens)
         records: list[Record] = []
         for one in with_roles(place, self.model.family.ff_roles):
@@ -102,14 +105,16 @@ class Lens:
         are marked: any rotation of them would do as well, so single ones mean nothing.
         """
         check_frame(frame)
+        check_count(k)
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
         view = self._view(tokens or self.tokens)
         product = self.head_map(address, frame=frame, offset=offset)
         found = product.svd(k)
-        close = close_values(product.svd(None).values)[:k].tolist()
-        energy = product.svd(None).values.square().sum()
+        every = product.svd(None).values
+        close = close_values(every)[:k].tolist()
+        energy = every.square().sum().clamp_min(torch.finfo(every.dtype).tiny)  # a map may be zero
         directions = [
             Direction(
                 float(value),
@@ -164,7 +169,7 @@ class Lens:
         vocab = self.model.vocab
         return VectorRecord(
             address=str(place),
-            role=place.role or found.role,
+            role=found.role,
             side=found.side,
             frame=frame,
             norm=float(found.vectors.norm()),

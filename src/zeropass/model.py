@@ -49,7 +49,7 @@ class Model:
 
     def has(self, what: str) -> bool:
         """Whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
-        stored = self.layout.tensors.get(what) or self.layout.extra.get(what, (None,))[0]
+        stored = self._find(what)
         return stored is not None and self._name(stored, 0) in self._names
 
     def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
@@ -74,7 +74,7 @@ class Model:
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """A canonical vector (a norm's gain or shift, a bias), (size,) float32, or None if the model has none."""
-        stored = self.layout.tensors.get(what)
+        stored = self._find(what)
         if stored is None or self._name(stored, layer) not in self._names:
             return None
         whole = torch.from_numpy(self.source.rows(self._name(stored, layer)))
@@ -166,9 +166,14 @@ class Model:
     def _names(self) -> frozenset[str]:
         return frozenset(self.source.names())
 
+    def _find(self, what: str) -> Stored | None:
+        return self.layout.tensors.get(what) or self.layout.extra.get(what, (None,))[0]
+
     def _stored(self, what: str) -> Stored:
-        stored = self.layout.tensors.get(what)
-        return stored if stored is not None else self.layout.extra[what][0]
+        stored = self._find(what)
+        if stored is None:
+            raise BadWeights(f"{self.source.path}: the record of {self.family.name} has no tensor {what!r}.")
+        return stored
 
     def _name(self, stored: Stored, layer: int) -> str:
         return _full_name(stored.name.format(layer=layer), self.prefix)
@@ -199,7 +204,7 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
     prefix = _prefix(layout, names, files)
     dims = _dimensions(files, family, layout, prefix, names)
     _check_shapes(files, layout, dims, prefix, names)
-    _check_leftovers(files, layout, dims, prefix, names)
+    _check_leftovers(files, family, layout, dims, prefix, names)
     return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, torch.device(device))
 
 
@@ -253,9 +258,11 @@ def _dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, 
     sizes.setdefault("neurons", 4 * sizes["d"])  # GPT-2's rule where n_inner is null
     if sizes["heads"] % sizes["kv_heads"]:
         raise BadModel(f"{files.path}: {sizes['heads']} heads cannot share {sizes['kv_heads']} key/value heads.")
+    if family.rotary and sizes["head_dim"] % 2:
+        raise BadModel(f"{files.path}: the head width is {sizes['head_dim']}; rotary positions need an even one.")
     return Dimensions(
         **sizes,
-        eps=float(found["eps"] or 0.0),
+        eps=_positive_number(files, " / ".join(layout.config["eps"]), found["eps"]),
         activation=str(found["activation"]),
         tied=_tied(files, family, layout, prefix, names),
         rope=_rope(files, layout, family) if family.rotary else None,
@@ -272,11 +279,19 @@ def _positive(files: ModelFiles, layout: Layout, name: str, value: object) -> in
     return value
 
 
+def _positive_number(files: ModelFiles, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise BadModel(f"{files.path}: {key} is {value!r}; it must be a positive number.")
+    return float(value)
+
+
 def _tied(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: frozenset[str]) -> bool:
     head = _full_name(layout.tensors["unembedding"].name, prefix)
     if files.format == "gguf":
         return head not in names
-    tied = bool(files.config.get("tie_word_embeddings", family.tied_by_default))
+    tied = files.config.get("tie_word_embeddings", family.tied_by_default)
+    if not isinstance(tied, bool):
+        raise BadModel(f"{files.path}: tie_word_embeddings is {tied!r}; it must be true or false.")
     if not tied and head not in names and not _bare(layout, prefix):
         raise BadWeights(
             f"{files.source.path}: the configuration says the unembedding is not tied, but {head} is missing."
@@ -289,20 +304,30 @@ def _bare(layout: Layout, prefix: str) -> bool:
     return len(layout.prefixes) > 1 and prefix == ""
 
 
+_ROPE_OPTIONS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""What each known rule of rescaling needs; one that is not known is refused when an offset is asked for."""
+
+
 def _rope(files: ModelFiles, layout: Layout, family: Family) -> Rope:
     """Base and scaling of rotary positions, from either spelling that configurations use."""
     if files.format == "gguf":
         kind = files.config.get(f"{family.name}.rope.scaling.type", "default")
-        kind = "default" if kind == "none" else str(kind)
-        factor = files.config.get(f"{family.name}.rope.scaling.factor", 1.0)
-        return Rope(float(_lookup(files, layout, family, "rope_theta") or 10000.0), kind, {"factor": factor})
-    options = files.config.get("rope_parameters") or files.config.get("rope_scaling") or {}
-    if not isinstance(options, Mapping):
-        raise BadModel(f"{files.path}: rope_scaling must be an object, not {options!r}.")
-    theta = options.get("rope_theta", files.config.get("rope_theta", 10000.0))
-    kind = str(options.get("rope_type", options.get("type", "default")))
-    numbers = {key: float(v) for key, v in options.items() if isinstance(v, int | float)}
-    return Rope(float(theta), kind, numbers)
+        kind = "default" if kind == "none" else kind
+        options = {"factor": files.config.get(f"{family.name}.rope.scaling.factor", 1.0)}
+        theta = _lookup(files, layout, family, "rope_theta")
+    else:
+        options = files.config.get("rope_parameters") or files.config.get("rope_scaling") or {}
+        if not isinstance(options, Mapping):
+            raise BadModel(f"{files.path}: rope_scaling must be an object, not {options!r}.")
+        theta = options.get("rope_theta", files.config.get("rope_theta"))
+        kind = options.get("rope_type") or options.get("type") or "default"
+    needed = _ROPE_OPTIONS.get(str(kind), ())
+    numbers = {key: _positive_number(files, f"{key} of the {kind} RoPE", options.get(key)) for key in needed}
+    theta = 10000.0 if theta is None else _positive_number(files, "rope_theta", theta)
+    return Rope(theta, str(kind), numbers)
 
 
 def _expected_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
@@ -322,6 +347,7 @@ def _expected_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
 
 
 def _check_shapes(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: frozenset[str]) -> None:
+    _check_extras(files, layout, dims, prefix, names)
     for what, stored in layout.tensors.items():
         expected = _stored_shape(_expected_shape(what, dims), stored)
         for plain in expand(stored, dims.layers):
@@ -340,22 +366,37 @@ def _check_shapes(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: s
                 )
 
 
+def _check_extras(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: frozenset[str]) -> None:
+    """Vectors outside the usual roles: any number of them, but as wide as the stream."""
+    for stored, _ in layout.extra.values():
+        name = _full_name(stored.name, prefix)
+        if name not in names:
+            continue
+        found = files.source.shape(name)
+        if len(found) not in (1, 2) or found[-1] != dims.d:
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} has shape {found}; the configuration asks for vectors of {dims.d}."
+            )
+
+
 def _stored_shape(canonical: tuple[int | None, ...], stored: Stored) -> tuple[int | None, ...]:
     first = None if canonical[0] is None else canonical[0] * stored.part[1]
     shape = (first, *canonical[1:])
     return tuple(reversed(shape)) if stored.transpose else shape
 
 
-def _check_leftovers(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: frozenset[str]) -> None:
+def _check_leftovers(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: frozenset[str]
+) -> None:
     """A tensor that the record does not name means another layout than the one we know: refuse, never guess."""
     records = [*layout.tensors.values(), *(stored for stored, _ in layout.extra.values())]
     known = {_full_name(name, prefix) for stored in records for name in expand(stored, dims.layers)}
     unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
     left = sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
     if left:
-        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        shown = ", ".join(repr(name) for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         raise UnknownFamily(
-            f"{files.source.path}: this is not the {files.config.get('model_type', '')} layout that zeropass knows: "
+            f"{files.source.path}: this is not the {family.name} layout that zeropass knows: "
             f"the record does not name {shown}."
         )
 

@@ -15,7 +15,8 @@ The answer does not depend on tiles, threads, device or turning: what is reporte
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -24,20 +25,19 @@ from torch import Tensor
 
 from zeropass.factored import Factored
 
-Triples = tuple[Tensor, Tensor, Tensor]
-"""Left ids, right ids and scores."""
+Triple = tuple[Tensor, Tensor, Tensor]
 
+CPU_TILE, GPU_TILE = (4096, 1 << 21), (1 << 15, 1 << 26)
+"""Rows of a block, and scores held at once: 8 MB, which stay in the cache, or 256 MB."""
 CORNER = 512
 """Rows of either side whose products give the first threshold."""
 SAMPLE = 4096
 """Rows looked at, about, to choose how to turn the factors; any choice is exact."""
-CHUNK = 4096
-"""Rows turned at once to measure their norms: 1 MB, which stays in the cache."""
-BATCH = 8192
-"""Most candidates that are scored at once."""
+BATCH = 1 << 16
+"""Candidates that are scored at once, if not k."""
 RIDGE = 1e-6
 """Share of the mean energy added to every direction, so that a missing one does not blow up the turning."""
-TINY = 1e-18
+TINY = 1e-17
 """Added to norms: covers squares lost to underflow (rows are scaled to a largest entry of about one)."""
 
 
@@ -47,7 +47,7 @@ class TopPairs:
 
     left, right: (k,) int64 row ids. scores: (k,) float32, see ``Factored.entries``.
     kth: the last score (infinite when there is no pair). bound: no pair outside the visited tiles has a better
-    score than this; infinite when all were visited. complete: the bound is beaten by kth, or nothing was left out.
+    score than this; infinite when all were visited. complete: kth beats the bound, so that these are the best k.
     visited: visited share of the unmasked pairs.
     """
 
@@ -77,20 +77,35 @@ def top_pairs(
     _check(product, k)
     signed = product if largest else Factored(-product.left, product.right)
     masks = _mask(product.left, left_mask, "left"), _mask(product.right, right_mask, "right")
-    search = _Search(signed, k, masks)
-    if search.k:
-        search.run()
+    with _full_precision():
+        search = _Search(signed, k, masks)
+        if search.k:
+            search.run()
     return search.result(1.0 if largest else -1.0)
 
 
 def _check(product: Factored, k: int) -> None:
     if k < 0:
         raise ValueError(f"k is {k}; it should be 0 or more.")
-    if product.left.dtype != torch.float32:
-        raise ValueError(f"The factors are {product.left.dtype}; top pairs are defined for torch.float32.")
+    if product.left.dtype != torch.float32 or not product.left.shape[1]:
+        raise ValueError(
+            f"The factors are {product.left.dtype} with {product.left.shape[1]} columns; top pairs are defined "
+            "for torch.float32 with one column or more."
+        )
 
 
-# --- Turning the factors -------------------------------------------------------------------------------------
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep torch from multiplying float32 in TF32 or bfloat16, which the error bounds do not allow for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# --- Turning the factors ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -138,8 +153,8 @@ def _gram(matrix: Tensor, mask: Tensor, power: int) -> Tensor:
     rows = matrix[some][mask[some]].double() * 2.0**-power
     gram = rows.T @ rows
     mean = float(gram.trace()) / max(len(gram), 1)
-    # A side of zeros is as good as any other: take the identity.
-    gram.diagonal().add_(RIDGE * mean if mean > 0 else 1.0)
+    # A side of zeros is as good as any other: take the identity. 1e-12: rows outside the sample must not overflow.
+    gram.diagonal().add_(max(RIDGE * mean, 1e-12) if mean > 0 else 1.0)
     return gram
 
 
@@ -160,30 +175,32 @@ def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
     drift = float((m @ n.T - torch.eye(len(m), dtype=m.dtype, device=m.device)).norm()) + 1e-12
     if drift > 0.5:
         return _Turn(left, right, 1.0, math.inf)
-    # ‖a‖ <= condition / ‖M‖ ‖aM‖, because M⁻¹ = Nᵀ (M Nᵀ)⁻¹; Frobenius norms bound spectral ones.
-    condition = float(m.norm() * n.norm()) / (1 - drift)
-    product = len(m) * _unit_roundoff() * 1.01
-    row = product * condition
-    error = row / (1 - row) + 2 * drift * condition**2 + 4 * product + 2.0**-20 if row < 0.5 else math.inf
+    # ‖a‖ <= ‖M⁻¹‖ ‖aM‖ and M⁻¹ = Nᵀ (M Nᵀ)⁻¹; rounding of aM is at most unit * |a| |M|, entry by entry.
+    condition = _spectral(m) * _spectral(n) / (1 - drift)
+    unit = len(m) * 2.0**-24 * 1.01
+    row = unit * condition
+    error = row / (1 - row) + 2 * drift * condition**2 + 4 * unit + 2.0**-20 if row < 0.5 else math.inf
     return _Turn(left, right, 2.0 ** sum(powers), error)
 
 
-def _unit_roundoff() -> float:
-    """Rounding unit of a float32 product: torch may be told to multiply in TF32 or bfloat16."""
-    return 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+def _spectral(matrix: Tensor) -> float:
+    """Return an upper bound of the spectral norm of the matrix of absolute values (and so of the matrix)."""
+    sizes = matrix.abs()
+    return min(float(sizes.norm()), math.sqrt(float(sizes.sum(0).amax() * sizes.sum(1).amax())))
 
 
-# --- Sorted rows and their tiles -----------------------------------------------------------------------------
+# --- Sorted rows and their tiles -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Block:
     """Rows of one side as they are multiplied: ``rows * scale`` is within ``gap`` of the exact turned rows.
 
-    rows: (b, r) int8 or float32. scale, gap, size (norm of what is multiplied): (b,) float64 on the left,
-    one number on the right, where a tile has one threshold for all.
+    start: place of the first row on its side. rows: (b, r) int8 or float32. scale, gap, size (bound of the norm
+    of what is multiplied): (b,) float64 on the left, one number on the right, where a tile needs one threshold.
     """
 
+    start: int
     rows: Tensor
     scale: Tensor
     gap: Tensor
@@ -220,33 +237,32 @@ class _Side:
             spare, rows = scratch[:, : len(norms)]
             torch.index_select(self.matrix, 0, self.ids[part], out=spare)
             torch.mm(spare, self.turn, out=rows)
-            noise = norms * error + TINY
-            make = _whole_block if whole else _float_block
-            self.blocks[which] = make(rows, spare, norms, noise, self.each)
+            make = _whole if whole else _plain
+            kept, scale, lost = make(rows, spare, self.each)
+            gap = lost.double() * 1.001 + norms * error + TINY
+            size, scale = norms + gap, scale.double()
+            if not self.each:
+                scale, gap, size = scale[0], gap.amax(), size.amax()
+            self.blocks[which] = _Block(part.start, kept, scale, gap, size)
         return self.blocks[which]
 
 
-def _float_block(rows: Tensor, _spare: Tensor, norms: Tensor, noise: Tensor, each: bool) -> _Block:
-    size, one = norms + noise, torch.ones_like(norms)
-    if each:
-        return _Block(rows.clone(), one, noise, size)
-    return _Block(rows.clone(), one[0], noise.amax(), size.amax())
+def _plain(rows: Tensor, _spare: Tensor, _each: bool) -> Triple:
+    """Return float32 rows as they are, with scales of one and nothing lost."""
+    return rows.clone(), torch.ones_like(rows[:, 0]), torch.zeros_like(rows[:, 0])
 
 
-def _whole_block(rows: Tensor, spare: Tensor, norms: Tensor, noise: Tensor, each: bool) -> _Block:
-    """Round rows to int8, one scale a row or one for all; destroys rows and spare."""
+def _whole(rows: Tensor, spare: Tensor, each: bool) -> Triple:
+    """Round rows to int8, one scale a row or one for all, and measure what is lost; destroys rows and spare."""
     peak = torch.abs(rows, out=spare).amax(1, keepdim=True)
     step = (peak if each else peak.amax().expand_as(peak)).div(127).clamp_min(1e-30)
     torch.div(rows, step, out=spare).round_()
-    whole, scale = spare.to(torch.int8), step[:, 0].double()
-    lost = torch.linalg.vector_norm(rows.addcmul_(spare, step, value=-1), dim=1)
-    gap = lost.double() * 1.001 + noise
-    size = norms + gap
-    return _Block(whole, scale, gap, size) if each else _Block(whole, scale[0], gap.amax(), size.amax())
+    whole = spare.to(torch.int8)
+    return whole, step[:, 0], torch.linalg.vector_norm(rows.addcmul_(spare, step, value=-1), dim=1)
 
 
 def _norms(matrix: Tensor, turn: Tensor, scratch: Tensor) -> Tensor:
-    """Return the float32 norms of the turned rows. They are not kept: fresh memory costs more than turning some again."""
+    """Return float32 norms of turned rows, which are not kept: fresh memory costs more than turning some again."""
     out = torch.empty(len(matrix), dtype=torch.float32, device=matrix.device)
     for start in range(0, len(matrix), len(scratch)):
         rows = matrix[start : start + len(scratch)]
@@ -274,7 +290,7 @@ def _drop_spare_zeros(matrix: Tensor, norms: Tensor, k: int) -> None:
         norms[zeros[k:]] = -1.0
 
 
-# --- The search ----------------------------------------------------------------------------------------------
+# --- The search ------------------------------------------------------------------------------------------
 
 
 class _Search:
@@ -289,28 +305,31 @@ class _Search:
         self.total = int(masks[0].sum()) * int(masks[1].sum())
         self.k = min(k, self.total)
         self.device = product.left.device
-        self.whole = _int8_pays(self.device)
-        self.step, self.area = (4096, 1 << 21) if self.device.type == "cpu" else (1 << 15, 1 << 26)
+        # Of one column torch 2.13's int8 product misreads the strides; narrow rows gain nothing anyway.
+        self.whole = product.left.shape[1] >= 8 and _int8_pays(self.device)
+        self.step, self.area = CPU_TILE if self.device.type == "cpu" else GPU_TILE
         rows = min(self.step, max(product.shape))
         self.scratch = torch.empty(2, rows, product.left.shape[1], device=self.device)
         self.floor = self.bound = -math.inf
         self.visited = 0
         none = torch.empty(0, dtype=torch.int64, device=self.device)
-        self.best: Triples = none, none, torch.empty(0, dtype=torch.float32, device=self.device)
+        self.best: Triple = none, none, torch.empty(0, dtype=torch.float32, device=self.device)
         self.pending: list[tuple[Tensor, Tensor]] = []
+        self.waiting, self.batch = 0, max(self.k, BATCH)
 
     def run(self) -> None:
         """Visit tiles by falling bound until no tile that is left can hold a pair of the best k."""
-        left, right = self.sides()
-        corners = left.norms[left.edges[:-1], None] * right.norms[None, right.edges[:-1]]
-        bounds, order = corners.flatten().sort(descending=True, stable=True)
+        self.left, self.right = self.sides()
+        tops, starts = (side.norms[side.edges[:-1]] for side in (self.left, self.right))
+        bounds, order = (tops[:, None] * starts).flatten().sort(descending=True, stable=True)
+        area = min(self.area, len(self.left.ids) * len(self.right.ids))
         kind = torch.int32 if self.whole else torch.float32
-        buffer = torch.empty(self.area, dtype=kind, device=self.device)
+        self.buffer = torch.empty(max(area, self.step), dtype=kind, device=self.device)
         for bound, place in zip(bounds.tolist(), order.tolist(), strict=True):
             if bound < self.floor:
                 self.skip(bound)
                 break
-            self.visit(left, right, *divmod(place, corners.shape[1]), buffer)
+            self.visit(*divmod(place, len(starts)))
         self.settle()
 
     def sides(self) -> tuple[_Side, _Side]:
@@ -365,22 +384,25 @@ class _Search:
         if bound >= 0:
             self.bound = max(self.bound, bound)
 
-    def visit(self, left: _Side, right: _Side, which: int, other: int, buffer: Tensor) -> None:
+    def visit(self, which: int, other: int) -> None:
         """Go down the staircase of a tile: of each few rows, multiply the columns whose norms suffice."""
-        a = left.block(which, self.turn.error, self.whole, self.scratch)
-        b = right.block(other, self.turn.error, self.whole, self.scratch)
-        (top, end), (start, stop) = left.edges[which : which + 2], right.edges[other : other + 2]
-        row = top
+        a = self.left.block(which, self.turn.error, self.whole, self.scratch)
+        b = self.right.block(other, self.turn.error, self.whole, self.scratch)
+        stop, end = b.start + len(b.rows), a.start + len(a.rows)
+        row = a.start
         while row < end:
-            far = self.trim(right, start, stop, -left.falling[row])
-            if far == start:
+            far = self.trim(self.right, b.start, stop, -self.left.falling[row])
+            if far == b.start:
                 break
             # Few enough rows to fit the buffer, and of norms alike, for the step to waste little.
-            most = min(end, row + max(1, self.area // (far - start)))
-            alike = left.reaching(-left.falling[row] * 0.9, min(row + 64, most), most)
-            below = self.trim(left, row, alike, -right.falling[start])
-            self.multiply(left, right, a, b, (row, below, start, far), (top, start), buffer)
-            row = below if below == alike else end
+            most = min(end, row + max(1, self.area // (far - b.start)))
+            alike = self.left.reaching(-self.left.falling[row] * 0.9, min(row + 64, most), most)
+            below = self.trim(self.left, row, alike, -self.right.falling[b.start])
+            if below > row:
+                self.multiply(a, b, row, below, far)
+            if below < alike:
+                break
+            row = below
 
     def trim(self, side: _Side, start: int, stop: int, other: float) -> int:
         """Return where in start:stop rows end that can reach the threshold with a partner of norm ``other``."""
@@ -389,33 +411,36 @@ class _Search:
             self.skip(-side.falling[last] * other)
         return last
 
-    def multiply(self, left, right, a, b, box, origin, buffer) -> None:
-        """Multiply rows by columns and note the pairs whose approximate score plus its error passes."""
-        row, below, start, far = box
-        self.visited += (below - row) * (far - start)
-        scores = buffer[: (below - row) * (far - start)].view(below - row, far - start)
-        part = slice(row - origin[0], below - origin[0])
-        multiply = torch._int_mm if self.whole else torch.mm
-        multiply(a.rows[part], b.rows[: far - start].T, out=scores)
-        slack = a.gap[part] * -right.falling[start] + a.size[part] * b.gap
+    def multiply(self, a: _Block, b: _Block, row: int, below: int, far: int) -> None:
+        """Multiply rows row:below by columns b.start:far; note pairs whose approximate score and its error suffice."""
+        m, n = below - row, far - b.start
+        self.visited += m * n
+        part = slice(row - a.start, below - a.start)
+        scores = self.buffer[: m * n].view(m, n)
+        product = torch._int_mm if self.whole else torch.mm
+        product(a.rows[part], b.rows[:n].T, out=scores)
+        slack = a.gap[part] * -self.right.falling[b.start] + a.size[part] * b.gap
         floors = (self.floor - slack) / (a.scale[part] * b.scale)
         rows = (scores.amax(1) >= floors).nonzero()[:, 0]
         if len(rows):
             found = (scores[rows] >= floors[rows, None]).nonzero()
-            self.offer(left.ids[row + rows[found[:, 0]]], right.ids[start + found[:, 1]])
+            self.offer(self.left.ids[row + rows[found[:, 0]]], self.right.ids[b.start + found[:, 1]])
 
     def offer(self, i: Tensor, j: Tensor) -> None:
-        """Note candidates; score them once they are many enough to be worth it."""
+        """Note candidates; score them once they are as many as are wanted."""
         self.pending.append((i, j))
-        if sum(len(i) for i, _ in self.pending) >= min(self.k, BATCH):
+        self.waiting += len(i)
+        if self.waiting >= self.k:
             self.settle()
 
     def settle(self) -> None:
         """Score the noted candidates exactly, keep the best k and raise the threshold."""
-        pending, self.pending = self.pending, []
-        for start in range(0, sum(len(i) for i, _ in pending), BATCH):
-            i, j = (torch.cat(part)[start : start + BATCH] for part in zip(*pending, strict=True))
-            self.best = _best(self.best, (i, j, self.product.entries(i, j)), self.k)
+        if self.pending:
+            i, j = (torch.cat(ids) for ids in zip(*self.pending, strict=True))
+            # In parts: where nearly all pairs tie, a tile can bring millions.
+            for some in (slice(x, x + self.batch) for x in range(0, len(i), self.batch)):
+                self.best = _best(self.best, (i[some], j[some], self.product.entries(i[some], j[some])), self.k)
+            self.pending, self.waiting = [], 0
         if len(self.best[2]) == self.k:
             self.raise_floor(float(self.best[2][-1]))
 
@@ -439,13 +464,12 @@ def _corner(k: int, rows: int, columns: int) -> tuple[int, int]:
     return min(rows, max(m, -(-k // n))), n
 
 
-def _best(old: Triples, new: Triples, k: int) -> Triples:
+def _best(old: Triple, new: Triple, k: int) -> Triple:
     """Return the k best of both: by falling score, then left id, then right id."""
     i, j, scores = (torch.cat(pair) for pair in zip(old, new, strict=True))
-    for key in (j, i):
-        order = key.argsort(stable=True)
-        i, j, scores = i[order], j[order], scores[order]
-    order = scores.argsort(stable=True, descending=True)[:k]
+    order = j.argsort(stable=True)
+    order = order[i[order].argsort(stable=True)]
+    order = order[scores[order].argsort(stable=True, descending=True)][:k]
     return i[order], j[order], scores[order]
 
 

@@ -81,7 +81,8 @@ def _offset(record: PairRecord) -> str:
 def _pole(sign: str, tokens: Sequence[TokenScore]) -> Padding:
     line = Text(f"{sign} ", style="dim")
     for token in tokens:
-        line.append_text(token_text(token.token)).append(f" {abs(token.z):.1f}  ", style="dim")
+        strength = token.z if sign == "+" else -token.z
+        line.append_text(token_text(token.token)).append(f" {strength:.1f}  ", style="dim")
     return Padding(line, (0, 0, 0, 2))
 
 
@@ -125,8 +126,8 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
         pole = "top" if hit.z > 0 else "bottom"
         table.add_row(
             f"{hit.z:+.1f}",
-            Text(hit.address, style="bold"),
-            Text(hit.role, style=_ROLE),
+            Text(shown_text(hit.address), style="bold"),
+            Text(shown_text(hit.role), style=_ROLE),
             Text(pole, style="dim"),
         )
     return Padding(table, (0, 0, 0, 2))

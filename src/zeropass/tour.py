@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from zeropass.errors import UnknownWord
+from zeropass.errors import BadOption, UnknownWord
 from zeropass.terminal import render, render_find
 from zeropass.views import PairRecord, TokenScore, VectorRecord
 
@@ -124,7 +124,7 @@ def _word(console: Console, atlas: Atlas) -> None:
     for word in _WORDS:
         try:
             found = atlas.find(word, k=4)
-        except UnknownWord:
+        except (UnknownWord, BadOption):  # no such token, or an atlas of head maps alone
             continue
         console.print(Rule(f"What deals with {word}?", align="left"))
         console.print(render_find(found, 4))

@@ -52,7 +52,8 @@ def judge(embedding: npt.NDArray[np.floating], swallowed: npt.NDArray[np.generic
     """Judge every token of an embedding of shape (V, d), rows in order of rank (ids of BPE tokenizers are).
 
     ``swallowed`` of shape (V,) is ``Vocabulary.swallowed()``: the largest share of a token's occurrences
-    that one longer token takes, 0 for a token that no merge uses; a boolean array of merge steps works too.
+    that one longer token takes, 0 for a whole token that no merge uses, NaN for one that no merge makes. A
+    boolean array of merge steps works too.
     """
     none = np.zeros(len(embedding), dtype=np.bool_)
     if len(embedding) < BLOCK:
@@ -62,7 +63,7 @@ def judge(embedding: npt.NDArray[np.floating], swallowed: npt.NDArray[np.generic
     norm, along, distance = _measures(embedding, mean)
     low = _second_mode(distance)
     steps = (share > 0) & ~low
-    null = (share <= 0) & ~low
+    null = (share == 0) & ~low
     score = none.astype(np.float64)
     if null.sum() >= BLOCK and steps.any():
         score = _local_z(_safe_log(norm), null) + _local_z(along, null)
@@ -151,7 +152,7 @@ def _second_mode(distance: Floats) -> Bools:
     rise = (peak - counts) / np.sqrt(peak + counts + 1.0)
     last = int(np.flatnonzero(rise == rise.max())[-1])
     low = z < edges[last]
-    if rise[last] < MODE_SIGMA or _centre_width(z[low])[1] > MODE_WIDTH:
+    if rise[last] < MODE_SIGMA or _centre_width(distance[low])[1] > MODE_WIDTH * _centre_width(distance)[1]:
         return np.zeros(len(distance), dtype=np.bool_)
     return np.asarray(low, dtype=np.bool_)
 

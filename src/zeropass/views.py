@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from zeropass.vocab import shown_text
+
 __all__ = [
     "SEES",
     "Certificate",
@@ -243,5 +245,5 @@ def _html_title(record: Record) -> str:
 
 
 def _html_token(text: str, z: float | None = None) -> str:
-    shown = html.escape(text.replace(" ", "␣", 1) if text.startswith(" ") else text)
+    shown = html.escape(shown_text(text))
     return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{z:.1f}</small>")

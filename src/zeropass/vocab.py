@@ -6,7 +6,7 @@ of vocabulary. Pieces are untrusted text, so `Vocabulary.shown` is the only form
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from zeropass.errors import BadModel, BadOption, UnknownWord
+from zeropass.gguf_tokenizer import gguf_spec, gguf_unused
 
 __all__ = ["VIEWS", "View", "Vocabulary", "escape", "shown_text"]
 
@@ -34,7 +35,7 @@ _RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """The printable stand-in for each byte in byte-level BPE (GPT-2: printable Latin-1 stands for itself)."""
+    """Map each byte to its printable stand-in in byte-level BPE (GPT-2: printable Latin-1 is itself)."""
     same = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in same]
     return {byte: chr(byte) for byte in same} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
@@ -45,7 +46,7 @@ _BYTE = {letter: byte for byte, letter in _LETTER.items()}
 
 
 def escape(text: str) -> str:
-    r"""Text with everything that does not print (controls, ANSI escapes, bidi marks, line separators) spelled out.
+    r"""Spell out all that does not print: controls, ANSI escapes, bidi marks, line separators.
 
     Lets letters, marks, digits, punctuation, symbols and the plain space through; the rest becomes
     ``\n``, ``\x1b``, ``\u202e``, … (Python's spelling).
@@ -99,9 +100,13 @@ class Vocabulary:
 
         The tokens are rewritten as a ``tokenizer.json``, so both ways give the same vocabulary.
         """
-        spec, note = _gguf_spec(metadata, path)
+        try:
+            spec, note = gguf_spec(metadata, path)
+            unused = gguf_unused(metadata)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BadModel(f"{path}: tokenizer.ggml.* cannot be read ({error}).") from error
         rows = size if size is not None else len(metadata["tokenizer.ggml.tokens"])
-        return _from_spec(spec, rows, path, json.dumps(spec), note, _gguf_unused(metadata))
+        return _from_spec(spec, rows, path, json.dumps(spec), note, unused)
 
     @property
     def size(self) -> int:
@@ -117,7 +122,7 @@ class Vocabulary:
         return ~self.unused
 
     def text(self, i: int) -> str:
-        r"""What a token stands for, leading space included; bytes that are no full UTF-8 appear as ``\xNN``."""
+        r"""Return what a token stands for, leading space included; incomplete UTF-8 appears as ``\xNN``."""
         return self._raw(i).decode("utf-8", errors="backslashreplace")
 
     def label(self, i: int) -> str:
@@ -125,7 +130,7 @@ class Vocabulary:
         return self.pieces[i] if self.is_continuation(i) else self.text(i)
 
     def shown(self, i: int) -> str:
-        """A token as a list shows it: one line, safe for any terminal, spaces at its ends visible as ``␣``."""
+        """Return a token as a list shows it: one line, safe for a terminal, spaces at its ends as ``␣``."""
         if i not in self._cache:
             text = self.label(i)
             self._cache[i] = shown_text(text) if text else f"<no token {i}>"
@@ -147,7 +152,7 @@ class Vocabulary:
         return list(dict.fromkeys(found))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the tokens of a text, without special tokens around it. Raises BadModel if the tokenizer is unfit."""
+        """Split a text into token ids, without special tokens around it. Raises BadModel if that fails."""
         try:
             return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
         except BadModel:
@@ -156,11 +161,11 @@ class Vocabulary:
             raise BadModel(f"The tokenizer cannot split {escape(repr(text))}: {error}.") from error
 
     def to_tokenizer_json(self) -> str:
-        """The vocabulary as the text of a ``tokenizer.json``, for `from_tokenizer_json` to read back."""
+        """Return the text of a ``tokenizer.json``, for `from_tokenizer_json` to read back."""
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer()
 
     def merges(self) -> list[tuple[str, str]]:
-        """The merges of a BPE tokenizer, first to last; empty for other tokenizers."""
+        """List the merges of a BPE tokenizer, first to last; none for other tokenizers."""
         return _merges(self._spec["model"])
 
     def merge_steps(self) -> Bools:
@@ -168,22 +173,24 @@ class Vocabulary:
         return np.asarray(self.swallowed() > 0, dtype=np.bool_)
 
     def swallowed(self) -> Floats:
-        """The largest share of each token's occurrences that one longer token takes (shape (V,), 0 to 1).
+        """Estimate the largest share of each token's occurrences that one longer token takes: (V,), 0 to 1.
 
         BPE merges the most frequent pair first and pair counts fall about as one over their rank (Zipf), so
         a token made by merge r loses about r / r′ of its occurrences to the token that merge r′ makes of it.
-        ``␣strugg``: .56 to ``␣struggle`` alone; a token that no merge uses: 0.
+        ``␣strugg``: .56 to ``␣struggle`` alone; a token that no merge uses: 0. NaN for a token that no merge
+        makes (bytes, letters, added tokens, all of WordPiece and Unigram): nothing can be said about it.
         """
-        share = np.zeros(self.size)
+        share = np.full(self.size, np.nan)
         merges = self.merges()
         rank: dict[str, int] = {}
-        for r, (left, right) in enumerate(merges):
+        for r, (left, right) in enumerate(merges, start=1):
             rank.setdefault(left + right, r)
-        for r, (left, right) in enumerate(merges):
-            for part in (left, right):
-                i = self._ids.get(part)
-                if i is not None:
-                    share[i] = max(share[i], min(1.0, (rank.get(part, 0) + 1) / (r + 1)))
+        share[[self._ids[made] for made in rank if made in self._ids]] = 0
+        for r, parts in enumerate(merges, start=1):
+            for part in parts:
+                if part in rank and part in self._ids:
+                    i = self._ids[part]
+                    share[i] = max(share[i], min(1.0, rank[part] / r))
         return share
 
     def mask(
@@ -200,7 +207,7 @@ class Vocabulary:
         (`zeropass.undertrained.judge`) tells the beginnings of words from words. ``ascii_only`` hides the
         rest in any view. Raises BadOption for another view.
         """
-        return self._reasons(view, hardly_trained, fragments, ascii_only) == ""
+        return np.equal(self._reasons(view, hardly_trained, fragments, ascii_only), "")
 
     def hidden(
         self,
@@ -209,7 +216,7 @@ class Vocabulary:
         fragments: Bools | None = None,
         ascii_only: bool = False,
     ) -> dict[str, int]:
-        """How many tokens `mask` hides, by the first reason that applies; reasons that hide none are left out."""
+        """Count the tokens that `mask` hides by the first reason that applies, as far as a reason hides any."""
         names, counts = np.unique(self._reasons(view, hardly_trained, fragments, ascii_only), return_counts=True)
         found = dict(zip(names.tolist(), counts.tolist(), strict=True))
         return {reason: found[reason] for reason in _REASONS if reason in found}
@@ -301,7 +308,7 @@ class Vocabulary:
     def _reasons(
         self, view: View, hardly_trained: Bools | None, fragments: Bools | None, ascii_only: bool
     ) -> npt.NDArray[np.str_]:
-        """Why each token is hidden: the first reason that applies, or an empty string for a token that is shown."""
+        """Name the first reason to hide each token, with an empty string for a token that is shown."""
         if view not in get_args(View):
             raise BadOption(
                 f"There is no view '{escape(str(view))}' of tokens; it is one of {', '.join(get_args(View))}."
@@ -330,7 +337,7 @@ def _utf8(text: str) -> bytes:
 
 
 def shown_text(text: str, limit: int = LONGEST) -> str:
-    """Text on one line, safe for any terminal: spaces at its ends visible, the unprintable escaped, cut at ``limit``."""
+    """Text on one line, safe for any terminal: outer spaces visible, the unprintable escaped, cut at ``limit``."""
     left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     core = text.strip(" ")
     safe = escape(SPACE * left + core + SPACE * (right if core else 0))
@@ -338,7 +345,7 @@ def shown_text(text: str, limit: int = LONGEST) -> str:
 
 
 def _is_non_text(raw: bytes) -> bool:
-    """Whether bytes are not text: empty, not UTF-8, or holding more than characters that print and white space."""
+    """Whether bytes are no text: empty, not UTF-8, or more than characters that print and white space."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -352,14 +359,14 @@ _C1 = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")  # control characters th
 
 
 def _is_sign(text: str) -> bool:
-    """A number, or one to three punctuation marks or symbols."""
+    """Whether a text is a number, or one to three punctuation marks or symbols."""
     return text.isdigit() or (
         0 < len(text) <= 3 and text.isprintable() and not any(c.isalnum() or c == " " for c in text)
     )
 
 
 def _is_wordlike(text: str) -> bool:
-    """All letters, in lower case, in upper case or capitalised."""
+    """Whether a text is all letters, in lower case, in upper case or capitalised."""
     return text.isalpha() and text in (text.lower(), text.upper(), text.capitalize())
 
 
@@ -378,7 +385,8 @@ def _from_spec(
         added = {int(t["id"]): t for t in spec.get("added_tokens") or []}
         names |= {i: str(t["content"]) for i, t in added.items()}
         kind = _kind(spec)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _merges(spec["model"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadModel(f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}).") from error
     rows = _checked_size(names, size, path)
     pieces = [names.get(i, "") for i in range(rows)]
@@ -438,123 +446,3 @@ def _kind(spec: Spec) -> Kind:
 def _merges(model: Spec) -> list[tuple[str, str]]:
     pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or [])
     return [(str(pair[0]), str(pair[1])) for pair in pairs if len(pair) == 2]
-
-
-# ---- GGUF: the same vocabulary, spelled by llama.cpp's converter
-
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2_LIKE = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling")
-_DIGIT_LIKE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-_REGEX = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
-_REGEX |= dict.fromkeys(("qwen2", "stablelm2", "hunyuan"), _LLAMA3.replace("{1,3}", ""))
-
-
-def _gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
-    """A tokenizer.json for ``tokenizer.ggml.*``, and what in it is approximate."""
-    builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
-    model = metadata.get("tokenizer.ggml.model")
-    if model not in builders:
-        known = ", ".join(builders)
-        raise BadModel(f"{path}: tokenizer.ggml.model is '{escape(str(model))}'; known are {known}.")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
-        raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
-    types = _gguf_types(metadata, len(tokens), path)
-    return builders[model](metadata, list(tokens), types)
-
-
-def _gguf_types(metadata: Mapping[str, Any], size: int, path: str) -> list[int]:
-    found = metadata.get("tokenizer.ggml.token_type")
-    types = [_NORMAL] * size if found is None else [int(t) for t in found]
-    if len(types) != size:
-        raise BadModel(f"{path}: {size} tokens, but {len(types)} entries in tokenizer.ggml.token_type.")
-    return types
-
-
-def _gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
-    types = metadata.get("tokenizer.ggml.token_type")
-    return [] if types is None else [i for i, kind in enumerate(types) if int(kind) == _UNUSED]
-
-
-def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
-    """A tokenizer.json of these parts. Of tokens spelled alike the first keeps the text, the others are unused."""
-    vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": i, "content": token, "special": types[i] != _USER} | flags
-        for token, i in sorted(vocab.items(), key=lambda item: item[1])
-        if types[i] in (_UNKNOWN, _CONTROL, _USER)
-    ]
-    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
-    return {"version": "1.0", **empty, **parts, "added_tokens": added, "model": {**model, "vocab": vocab}}
-
-
-def _bpe(merges: list[list[str]], **more: Any) -> Spec:
-    return {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "merges": merges, **more}
-
-
-def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
-    known = set(tokens)
-    merges = [m.split(" ") for m in metadata.get("tokenizer.ggml.merges") or []]
-    merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= known]
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": pre not in _REGEX,
-    }
-    steps: list[Spec] = [level]
-    if pre in _REGEX:
-        split = {"type": "Split", "pattern": {"Regex": _REGEX[pre]}, "behavior": "Isolated", "invert": False}
-        steps = [split, level]
-    elif pre in _DIGIT_LIKE:
-        steps = [{"type": "Digits", "individual_digits": True}, level]
-    exact = pre in _REGEX or pre in _DIGIT_LIKE or pre in _GPT2_LIKE
-    note = "" if exact else f"approximately: the pre-tokenizer '{escape(pre)}' is not known, GPT-2's is used"
-    model = _bpe(merges, ignore_merges=_REGEX.get(pre) == _LLAMA3)
-    sequence = {"type": "Sequence", "pretokenizers": steps}
-    return _spec(tokens, types, model, pre_tokenizer=sequence, decoder=level), note
-
-
-def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """SentencePiece BPE keeps no merges: two pieces merge if both and their union are pieces, best score first."""
-    scores = metadata.get("tokenizer.ggml.scores")
-    order = {t: float(scores[i]) if scores is not None and i < len(scores) else -float(i) for i, t in enumerate(tokens)}
-    ordinary = [t for i, t in enumerate(tokens) if types[i] == _NORMAL]
-    ordinary.sort(key=lambda t: -order[t])
-    merges = [[t[:cut], t[cut:]] for t in ordinary for cut in _cuts(t) if t[:cut] in order and t[cut:] in order]
-    prefix = {"type": "Prepend", "prepend": SPIECE} if metadata.get("tokenizer.ggml.add_space_prefix", True) else None
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPIECE}
-    normalizer = {"type": "Sequence", "normalizers": [step for step in (prefix, replace) if step]}
-    unknown = next((t for i, t in enumerate(tokens) if types[i] == _UNKNOWN), None)
-    model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
-    decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
-    return _spec(tokens, types, model, normalizer=normalizer, decoder=decoder), ""
-
-
-def _cuts(token: str) -> range:
-    """Places to cut a piece; hostile, endless pieces are not cut at all, they would take forever."""
-    return range(1, len(token)) if len(token) <= 256 else range(0)
-
-
-def _wordpiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """The converter writes ``▁word`` for a word, ``ing`` for ``##ing`` and leaves ``[CLS]`` alone."""
-
-    def original(token: str) -> str:
-        if not token or (token.startswith("[") and token.endswith("]")):
-            return token
-        return token[1:] if token.startswith(SPIECE) else "##" + token
-
-    pieces = [original(token) for token in tokens]
-    lower = not any(p != p.lower() for p, kind in zip(pieces, types, strict=True) if kind == _NORMAL and p[:1] != "[")
-    flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": lower}
-    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
-    parts = {
-        "normalizer": {"type": "BertNormalizer", **flags},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-    }
-    return _spec(pieces, types, model | {"max_input_chars_per_word": 100}, **parts), ""

@@ -153,6 +153,12 @@ def space_of(frame: str, side: Side, layer: int) -> str:
     return f"{frame}.{side}"
 
 
+def check_count(k: int) -> None:
+    """Raise BadOption for a number of tokens or pairs below one."""
+    if k < 1:
+        raise BadOption(f"-k is {k}; it must be at least 1.")
+
+
 def check_frame(frame: str | None) -> None:
     """Raise BadOption for a frame that does not exist."""
     if frame is not None and frame not in FRAMES:

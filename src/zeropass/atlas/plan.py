@@ -69,30 +69,38 @@ def prepare(model: Model, out: Path, options: Options) -> bool:
         raise BadAtlas(f"{out} is a file; --out names the folder of the atlas.")
     if (out / PLAN).exists():
         found = read_json(out / PLAN)
-        if found != plan:
+        if _unnamed(found) != _unnamed(plan):
             raise BadAtlas(
                 f"{out} holds another atlas ({_difference(found, plan)}); choose another --out or delete it."
             )
         if (out / MANIFEST).exists():
             return False
-    elif out.exists() and any(p for p in out.iterdir() if not p.name.endswith(".part")):
+    elif out.exists() and any(p for p in out.iterdir() if not p.match(f".{PLAN}.*.part")):
         raise BadAtlas(f"{out} exists and is not an atlas; choose another --out.")
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / PLAN).exists():
+            write_json(out / PLAN, plan)  # first of all: it is what makes the folder ours
         for folder in FOLDERS:
-            (out / folder).mkdir(parents=True, exist_ok=True)
+            (out / folder).mkdir(exist_ok=True)
+        for leftover in out.rglob(".*.part"):
+            leftover.unlink(missing_ok=True)
     except OSError as error:
         raise BadAtlas(f"{out} cannot be made ({error.strerror}); choose another --out.") from error
-    for leftover in out.rglob(".*.part"):
-        leftover.unlink(missing_ok=True)
-    write_json(out / PLAN, plan)
     return True
+
+
+def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan without what the model was called: the same weights may be asked for by another path."""
+    model = plan.get("model")
+    return plan | {"model": {**model, "name": ""} if isinstance(model, dict) else None}
 
 
 def _difference(found: dict[str, Any], plan: dict[str, Any]) -> str:
     """The first thing in which two plans differ, in words."""
     for part in ("options", "model"):
         a, b = found.get(part) or {}, plan[part]
-        for key in b:
+        for key in (key for key in b if key != "name"):
             if a.get(key) != b[key]:
                 return f"{key} {a.get(key)!r} instead of {b[key]!r}"
     return "another schema version" if found.get("schema") != plan["schema"] else "other weights or vocabulary"

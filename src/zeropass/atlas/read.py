@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE, check_frame, space_of
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, check_count, check_frame, space_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -20,6 +20,7 @@ from zeropass.atlas.schema import (
     SCHEMA_VERSION,
     TOKENIZER,
     TOKENS,
+    check_manifest,
     file_name,
     read_json,
     safe_name,
@@ -45,6 +46,9 @@ __all__ = ["Atlas", "open_atlas"]
 
 Floats = npt.NDArray[np.float32]
 
+_K = 20
+"""Tokens a pole, and pairs, if nothing else is asked for."""
+
 
 def open_atlas(folder: str | Path) -> "Atlas":
     """Open an atlas. Raises BadAtlas if the folder is not one, is not complete, or is of another version."""
@@ -60,7 +64,8 @@ def open_atlas(folder: str | Path) -> "Atlas":
         raise BadAtlas(
             f"{folder} has schema version {manifest.get('schema')!r}, this zeropass reads {SCHEMA_VERSION}; rebuild it."
         )
-    missing = [name for name in (TOKENS, PARAMETERS, HITS) if not (path / name).is_file()]
+    check_manifest(manifest, path / MANIFEST)
+    missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, HITS) if not (path / name).is_file()]
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
     return Atlas(path, manifest)
@@ -89,18 +94,22 @@ class Atlas:
         """The records of an address in all its roles and stored frames."""
         return self.explain(address)
 
-    def explain(self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int = 20) -> Records:
+    def explain(
+        self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
+    ) -> Records:
         """What `Lens.explain` says, from the stored lists; a longer list or another view from the stored vectors.
 
+        k: tokens a pole, or pairs; 20 if not given, or the stored pairs where they are fewer.
         Raises BadAddress (out of range), BadOption (no such frame or view, more pairs than are stored).
         """
         check_frame(frame)
+        check_count(_K if k is None else k)
         place = parse(address)
         view = tokens or self.view
         records: list[Record] = []
         for one in with_roles(place, self.model["ff_roles"]):
             self._check_range(one)
-            found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k, view)
+            found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
             records += [r for r in found if frame in (None, r.frame)]
         if not records:
             raise BadOption(
@@ -121,6 +130,7 @@ class Atlas:
 
         side: ``read`` or ``write``. layers: half-open range. Raises UnknownWord for a word that is no token.
         """
+        check_count(k)
         asked = [words] if isinstance(words, str) else list(words)
         if not asked:
             raise BadOption("find needs at least one word.")
@@ -211,26 +221,42 @@ class Atlas:
     def vocab(self) -> Vocabulary:
         """The vocabulary, from the stored table; the tokenizer is read only to split a word."""
         table = self._tokens
+        pieces = table["piece"].tolist()
+        if len(pieces) != self.model["vocabulary"]:
+            raise self._damaged(TOKENS, f"{len(pieces)} tokens instead of {self.model['vocabulary']}")
         return Vocabulary(
             kind=self.manifest["token_kind"],
-            pieces=table["piece"].tolist(),
+            pieces=pieces,
             special=table["special"],
             unused=table["unused"],
             literal=table["literal"],
             uncased=bool(self.manifest["uncased"]),
-            tokenizer=lambda: (self.path / TOKENIZER).read_text(encoding="utf-8"),
+            tokenizer=self._tokenizer,
             split_note=str(self.manifest["split_note"]),
         )
 
+    def _tokenizer(self) -> str:
+        try:
+            return (self.path / TOKENIZER).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise self._damaged(TOKENIZER, error) from error
+
     @cached_property
     def _tokens(self) -> dict[str, Any]:
-        return self._numpy("SELECT * FROM read_parquet($file) ORDER BY id", TOKENS)
+        return self._numpy(
+            "SELECT piece, special, unused, literal, in_default, in_words, in_all FROM read_parquet($file) ORDER BY id",
+            TOKENS,
+        )
+
+    def _damaged(self, file: str | Path, why: object) -> BadAtlas:
+        said = str(why).splitlines()[0] if str(why) else type(why).__name__
+        return BadAtlas(f"{self.path / file} cannot be read ({said}); delete the folder and build it again.")
 
     def _numpy(self, query: str, file: str) -> dict[str, Any]:
         try:
             return self._db.execute(query, {"file": str(self.path / file)}).fetchnumpy()
         except duckdb.Error as error:
-            raise BadAtlas(f"{self.path} cannot be read ({str(error).splitlines()[0]}); rebuild the atlas.") from error
+            raise self._damaged(file, error) from error
 
     @cached_property
     def _db(self) -> duckdb.DuckDBPyConnection:
@@ -240,7 +266,7 @@ class Atlas:
         try:
             return self._db.execute(query, parameters).fetchall()
         except duckdb.Error as error:
-            raise BadAtlas(f"{self.path} cannot be read ({str(error).splitlines()[0]}); rebuild the atlas.") from error
+            raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
 
     def _mask(self, view: str) -> npt.NDArray[np.bool_]:
         if view not in VIEWS:
@@ -278,20 +304,23 @@ class Atlas:
     def _arrays(self) -> dict[str, Floats]:
         return {}
 
-    def _array(self, path: Path) -> Floats:
-        """A memory-mapped array of the atlas; pickles are refused."""
-        if path.name not in self._arrays:
+    def _array(self, file: str, count: int) -> Floats:
+        """A memory-mapped (count, d) array of the atlas; pickles and other shapes are refused."""
+        if file not in self._arrays:
             try:
-                self._arrays[path.name] = np.load(path, mmap_mode="r", allow_pickle=False)
+                array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
-                raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
-        return self._arrays[path.name]
+                raise self._damaged(file, error) from error
+            if (array.shape, array.dtype) != ((count, self.model["d"]), np.dtype(np.float32)):
+                raise self._damaged(file, f"{array.dtype} {array.shape} instead of {(count, self.model['d'])}")
+            self._arrays[file] = array
+        return self._arrays[file]
 
     def _vectors(self, run: _Run) -> Floats:
-        return self._array(self.path / "vectors" / vector_file(run.layer, run.role, run.frame))
+        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
 
     def _rows(self, space: str) -> Floats:
-        return self._array(self.path / "rows" / f"{safe_name(space)}.npy")
+        return self._array(f"rows/{safe_name(space)}.npy", self.model["vocabulary"])
 
     def _mean_row(self, space: str, ids: tuple[int, ...]) -> Floats:
         return np.asarray(self._rows(space)[list(ids)].mean(0), np.float32)
@@ -341,6 +370,8 @@ class Atlas:
         by_id = {row[0]: row[1:] for row in rows}
         hits = []
         for i, z in found:
+            if i not in by_id:
+                raise self._damaged(HITS, f"there is no list {i}")
             address, side, role, frame, mean, std = by_id[i]
             hits.append(Hit(address, side, role, frame, z * std + mean, z))
         return tuple(hits)
@@ -388,17 +419,18 @@ class Atlas:
             address=str(stored),
         )
         if not rows:
-            raise BadAddress(f"{place} is out of range: {path.name} has no such row.")
+            count = max((run.count for run in self._runs if (run.layer, run.role) == (place.layer, role)), default=0)
+            raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
         hidden = self._hidden(view)
         records = []
         for i, frame, norm, mean, std, *lists in rows:
-            run = next(run for run in self._runs if run.first <= i < run.first + run.count)
+            run = next((run for run in self._runs if run.first <= i < run.first + run.count), None)
+            if run is None:
+                raise self._damaged(PARAMETERS, f"there is no list {i}")
             if view != self.view or k > len(lists[0]):
                 lists = self._relisted(run, i - run.first, mean, std, k, view)
             top, bottom = (self._scored(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
-            records.append(
-                VectorRecord(str(place), place.role or role, run.side, frame, norm, top, bottom, mean, std, hidden)
-            )
+            records.append(VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden))
         return records
 
     def _relisted(self, run: _Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
@@ -411,13 +443,20 @@ class Atlas:
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
 
     def _scored(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
-        return tuple(TokenScore(i, self.vocab.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+        return tuple(TokenScore(i, self._label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
 
-    def _pairs(self, place: Address, k: int, view: str) -> list[PairRecord]:
+    def _label(self, token: int) -> str:
+        if not 0 <= token < len(self.vocab):
+            raise self._damaged("lists", f"there is no token {token}")
+        return self.vocab.label(token)
+
+    def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
         path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"
         if not path.exists():
             raise BadAddress(f"{place}: this atlas was built without {place.role}.")
         stored = int(self.options["pairs"])
+        self._mask(view)  # is there such a view
+        k = min(_K, stored) if k is None else k
         if view != self.view or k > stored:
             raise BadOption(
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
@@ -434,7 +473,7 @@ class Atlas:
 
     def _pair_record(self, place: Address, row: tuple[Any, ...], k: int, hidden: Hidden) -> PairRecord:
         offset, frame, left, right, scores, kth, bound, complete = row
-        text = self.vocab.label
+        text = self._label
         pairs = tuple(
             PairScore(Token(a, text(a)), Token(b, text(b)), s)
             for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)

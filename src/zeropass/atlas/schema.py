@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropass.arch.spec import check_frame
+from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.vocab import VIEWS, View
 
@@ -30,6 +30,7 @@ __all__ = [
     "Job",
     "Options",
     "beside",
+    "check_manifest",
     "file_name",
     "read_json",
     "safe_name",
@@ -56,9 +57,9 @@ class Options:
     tokens: View = "default"
 
     def __post_init__(self) -> None:
-        for name, value in (("--k", self.k), ("--pairs", self.pairs)):
-            if value < 1:
-                raise BadOption(f"{name} is {value}; it must be at least 1.")
+        for name, value, most in (("--k", self.k, 1_000), ("--pairs", self.pairs, 100_000)):
+            if not 1 <= value <= most:
+                raise BadOption(f"{name} is {value}; it must be at least 1 and at most {most}.")
         if self.tokens not in VIEWS:
             raise BadOption(f"--tokens {self.tokens!r} is not one of {', '.join(VIEWS)}.")
         for frame in self.frames:
@@ -129,6 +130,57 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):
         raise BadAtlas(f"{path} does not hold a JSON object; rebuild the atlas.")
+    return value
+
+
+_MANIFEST: dict[str, type] = {
+    "model.name": str,
+    "model.family": str,
+    "model.layers": int,
+    "model.d": int,
+    "model.neurons": int,
+    "model.heads": int,
+    "model.kv_heads": int,
+    "model.head_dim": int,
+    "model.vocabulary": int,
+    "model.ff_roles": list,
+    "options.k": int,
+    "options.pairs": int,
+    "options.tokens": str,
+    "tokens_hidden.default": dict,
+    "tokens_hidden.words": dict,
+    "tokens_hidden.all": dict,
+    "token_kind": str,
+    "uncased": bool,
+    "split_note": str,
+    "lists": int,
+}
+
+
+def check_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Raise BadAtlas, naming the entry, for a manifest that lacks what a reader needs or has it wrong."""
+    for name, kind in _MANIFEST.items():
+        value = _entry(manifest, name)
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            raise BadAtlas(f"{path}: {name} is {value!r}, which is not a {kind.__name__}; rebuild the atlas.")
+    heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
+    ranged = layers is None or (isinstance(layers, list) and [type(x) for x in layers] == [int, int])
+    hidden = [count for view in VIEWS for count in manifest["tokens_hidden"][view].values()]
+    checks: tuple[tuple[str, bool], ...] = (
+        ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
+        ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
+        ("options.layers", ranged),
+        ("options.tokens", manifest["options"]["tokens"] in VIEWS),
+        ("tokens_hidden", all(type(count) is int for count in hidden)),
+    )
+    for entry, right in checks:
+        if not right:
+            raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which cannot be; rebuild the atlas.")
+
+
+def _entry(value: Any, name: str) -> Any:
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
     return value
 
 

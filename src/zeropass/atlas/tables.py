@@ -16,6 +16,7 @@ from zeropass.address import Address
 from zeropass.arch.spec import Side
 from zeropass.atlas.hits import HitList, decode
 from zeropass.atlas.schema import beside, file_name
+from zeropass.errors import BadAtlas
 from zeropass.pairs import TopPairs
 from zeropass.projection import Extremes
 from zeropass.undertrained import Judgement
@@ -107,16 +108,21 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
     """The index over all lists, in the order of their ids, from the files of the jobs; returns how many."""
     parts = []
     for (layer, role, frame), side in zip(keys, sides, strict=True):
-        part = pq.read_table(folder / f"{file_name(layer, role)}.parquet", columns=_INDEX)
+        part = _read(folder / f"{file_name(layer, role)}.parquet", _INDEX)
         part = part.filter(pc.equal(part["frame"], frame))
         for name, value in (("side", side), ("role", role)):
             part = part.add_column(2, name, pa.repeat(value, len(part)))
         parts.append(part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part))))
-    table = pa.concat_tables(parts)
+    table = pa.concat_tables(parts) if parts else _PARAMETERS.empty_table()
     write_table(path, table)
     return len(table)
 
 
+_PARAMETERS = pa.schema(
+    {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
+    | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
+    | dict.fromkeys(("norm", "mean", "std", "strength"), pa.float32())
+)
 _INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "strength"]
 
 
@@ -133,6 +139,14 @@ def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
     }
     views = {f"in_{view}": pa.array(vocab.mask(view, *judgement)) for view in VIEWS}
     write_table(path, pa.table({**columns, **views}))
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table of an earlier run. Raises BadAtlas, naming the file, where it is damaged."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, ValueError) as error:  # what pyarrow's errors derive from
+        raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build again.") from error
 
 
 def _storable(text: str) -> str:
@@ -179,7 +193,7 @@ def write_mark(path: Path, found: Sequence[tuple[Kind, Tensor, Tensor]]) -> None
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
     """The entries that `write_mark` kept."""
-    table = pq.read_table(path)
+    table = _read(path)
     kinds = sorted(set(zip(table["side"].to_pylist(), table["frame"].to_pylist(), strict=True)))
     for side, frame in kinds:
         where = pc.and_(pc.equal(table["side"], side), pc.equal(table["frame"], frame))
@@ -189,22 +203,16 @@ def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
 
 def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
     """For each kind of list and kept token the best parameters, by falling |z|; sorted so that a token is one run."""
-    with beside(path) as temporary:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for side, frame in sorted(lists):
-                table = _hits_table(side, frame, lists[side, frame], kept)
-                writer = writer or pq.ParquetWriter(
-                    temporary,
-                    table.schema,
-                    compression="zstd",
-                    use_dictionary=["side", "frame"],
-                    use_byte_stream_split=["z"],
-                )
-                writer.write_table(table, row_group_size=50_000)
-        finally:
-            if writer is not None:
-                writer.close()
+    options: dict[str, Any] = {"use_dictionary": ["side", "frame"], "use_byte_stream_split": ["z"]}
+    with beside(path) as temporary, pq.ParquetWriter(temporary, _HITS, compression="zstd", **options) as writer:
+        for side, frame in sorted(lists):
+            writer.write_table(_hits_table(side, frame, lists[side, frame], kept), row_group_size=50_000)
+
+
+_HITS = pa.schema(
+    {"side": pa.string(), "frame": pa.string(), "token": pa.int32(), "rank": pa.int16(), "id": pa.int32()}
+    | {"z": pa.float32()}
+)
 
 
 def _hits_table(side: str, frame: str, hits: HitList, kept: Tensor) -> pa.Table:

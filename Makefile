@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`. Both make the environment in .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ATLAS ?= demo/smollm2-135m
+
+.PHONY: demo test lint types check bench frames clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.user
+	@echo "Reading SmolLM2-135M: the weights are fetched once (93 MB), the atlas takes some minutes the first time."
+	@$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
+	@$(BIN)/zeropass tour $(ATLAS)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: lint types
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	$(BIN)/python benchmarks/pairs.py
+	$(BIN)/python benchmarks/atlas.py
+	$(BIN)/python benchmarks/reading.py
+
+frames: $(VENV)/.dev
+	$(BIN)/python reproduce/frames.py
+
+# The constraints pin PyTorch to a CPU build; see the file.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[run,dev]"
+	@touch $@ $(VENV)/.user
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,70 @@
+"""Building the whole atlas of SmolLM2-135M against the bare fp32 products of its vectors with the rows of their frames.
+
+The build runs in a process of its own, whose peak resident memory is reported. The products are timed in
+this run, before and after the build, over every tenth block, and scaled to all of them.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from machine import machine
+
+import zeropass as zp
+
+BLOCK = 512
+
+
+def bare_products(lists: int, tokens: int, width: int, every: int = 10) -> float:
+    """Seconds for (lists, width) x (width, tokens) in blocks into one reused buffer, from a sample of the blocks."""
+    torch.manual_seed(0)
+    rows, vectors = torch.randn(tokens, width), torch.randn(BLOCK, width)
+    out = torch.empty(BLOCK, tokens)
+    torch.mm(vectors, rows.T, out=out)
+    blocks = max(1, lists // BLOCK // every)
+    started = time.perf_counter()
+    for _ in range(blocks):
+        torch.mm(vectors, rows.T, out=out)
+    return (time.perf_counter() - started) * lists / (blocks * BLOCK)
+
+
+def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident MB of a build in a child process."""
+    command = [sys.executable, "-m", "zeropass.cli", "build", model, "--out", str(out), *extra]
+    started = time.perf_counter()
+    child = os.posix_spawn(sys.executable, command, dict(os.environ))
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit(f"the build failed with status {status}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--layers", help="only these layers, as A:B")
+    arguments = parser.parse_args()
+    extra = ["--layers", arguments.layers] if arguments.layers else []
+    folder = Path(tempfile.mkdtemp(prefix="zeropass-bench-"))
+    try:
+        model = zp.open_model(arguments.model)
+        size = model.dims.vocab, model.dims.d
+        before = bare_products(100_000, *size)
+        seconds, peak = timed_build(arguments.model, folder / "atlas", extra)
+        lists = zp.open_atlas(folder / "atlas").manifest["lists"]
+        bare = (before + bare_products(100_000, *size)) / 2 * lists / 100_000
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"Building the atlas of {arguments.model} ({machine()})\n")
+    print("| lists | bare fp32 products | whole build | ratio | target | peak resident |")
+    print("|---|---|---|---|---|---|")
+    print(f"| {lists:,} | {bare:.0f} s | {seconds:.0f} s | {seconds / bare:.2f} | < 3 | {peak:,.0f} MB (target < 1,500) |\n")
+
+
+if __name__ == "__main__":
+    main()

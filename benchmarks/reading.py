@@ -1,0 +1,67 @@
+"""Reading an atlas: wall time of the commands from the shell, beside a bare Python, and of the calls in one process."""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from machine import machine
+
+import zeropass as zp
+
+REPEATS = 9
+
+
+def shell(*arguments: str) -> float:
+    """Median seconds of a Python process with these arguments."""
+    return _median(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
+
+
+def _median(call: Callable[[], object]) -> float:
+    call()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--atlas", type=Path, help="an atlas of SmolLM2-135M with layer 29; else layer 29 is built")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
+        path = arguments.atlas or Path(folder) / "atlas"
+        if not arguments.atlas:
+            zp.build(zp.open_model("smollm2-135m"), path, zp.Options(layers=(29, 30)))
+        atlas = zp.open_atlas(path)
+        commands = {
+            "--help": ["--help"],
+            "show L29.ff.864": ["show", str(path), "L29.ff.864"],
+            "show L29.attn.3": ["show", str(path), "L29.attn.3"],
+            "find Paris": ["find", str(path), "Paris"],
+            "find Monday Tuesday": ["find", str(path), "Monday", "Tuesday"],
+        }
+        calls: dict[str, Callable[[], object]] = {
+            "show L29.ff.864": lambda: atlas.explain("L29.ff.864"),
+            "show L29.attn.3": lambda: atlas.explain("L29.attn.3"),
+            "find Paris": lambda: atlas.find("Paris"),
+            "find Monday Tuesday": lambda: atlas.find(["Monday", "Tuesday"]),
+        }
+        print(f"Reading an atlas, layers {atlas.layers} ({machine()})\n")
+        print("| command | from the shell (target < 500 ms) | a bare `python -c pass` | in one process (target < 50 ms) |")
+        print("|---|---|---|---|")
+        bare = shell("-c", "pass")
+        for name, command in commands.items():
+            inside = f"{_median(calls[name]) * 1000:.0f} ms" if name in calls else ""
+            print(f"| {name} | {shell('-m', 'zeropass.cli', *command) * 1000:.0f} ms | {bare * 1000:.0f} ms | {inside} |")
+        print()
+
+
+if __name__ == "__main__":
+    main()

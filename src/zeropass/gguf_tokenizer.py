@@ -1,0 +1,135 @@
+"""The tokenizer inside a GGUF file, rewritten as the content of a Hugging Face ``tokenizer.json``.
+
+llama.cpp's converter keeps a flat list of tokens, their types and, for byte-level BPE, the merges; how text
+is split beforehand is only a name (``tokenizer.ggml.pre``), so its meaning is a table here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zeropass.errors import BadModel
+
+__all__ = ["gguf_spec", "gguf_unused"]
+
+Spec = dict[str, Any]
+SPIECE = "▁"
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2_LIKE = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling")
+_DIGIT_LIKE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_REGEX = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
+_REGEX |= dict.fromkeys(("qwen2", "stablelm2", "hunyuan"), _LLAMA3.replace("{1,3}", ""))
+
+
+def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
+    """Build a tokenizer.json from ``tokenizer.ggml.*``, and say what in it is approximate.
+
+    Raises BadModel for a tokenizer of another kind or with lists that do not fit together.
+    """
+    builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
+    model = metadata.get("tokenizer.ggml.model")
+    if model not in builders:
+        known = ", ".join(builders)
+        raise BadModel(f"{path}: tokenizer.ggml.model is {model!r}; known are {known}.")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
+        raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
+    types = _gguf_types(metadata, len(tokens), path)
+    return builders[model](metadata, list(tokens), types)
+
+
+def _gguf_types(metadata: Mapping[str, Any], size: int, path: str) -> list[int]:
+    found = metadata.get("tokenizer.ggml.token_type")
+    types = [_NORMAL] * size if found is None else [int(t) for t in found]
+    if len(types) != size:
+        raise BadModel(f"{path}: {size} tokens, but {len(types)} entries in tokenizer.ggml.token_type.")
+    return types
+
+
+def gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
+    """List the ids that the file itself marks as unused."""
+    types = metadata.get("tokenizer.ggml.token_type")
+    return [] if types is None else [i for i, kind in enumerate(types) if int(kind) == _UNUSED]
+
+
+def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
+    """Put a tokenizer.json together. Of tokens spelled alike the first keeps the text, the rest are unused."""
+    vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": i, "content": token, "special": types[i] != _USER} | flags
+        for token, i in sorted(vocab.items(), key=lambda item: item[1])
+        if types[i] in (_UNKNOWN, _CONTROL, _USER)
+    ]
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    return {"version": "1.0", **empty, **parts, "added_tokens": added, "model": {**model, "vocab": vocab}}
+
+
+def _bpe(merges: list[list[str]], **more: Any) -> Spec:
+    return {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "merges": merges, **more}
+
+
+def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
+    known = set(tokens)
+    merges = [m.split(" ") for m in metadata.get("tokenizer.ggml.merges") or []]
+    merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= known]
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": pre not in _REGEX,
+    }
+    steps: list[Spec] = [level]
+    if pre in _REGEX:
+        split = {"type": "Split", "pattern": {"Regex": _REGEX[pre]}, "behavior": "Isolated", "invert": False}
+        steps = [split, level]
+    elif pre in _DIGIT_LIKE:
+        steps = [{"type": "Digits", "individual_digits": True}, level]
+    exact = pre in _REGEX or pre in _DIGIT_LIKE or pre in _GPT2_LIKE
+    note = "" if exact else f"approximately: the pre-tokenizer {pre!r} is not known, GPT-2's is used"
+    model = _bpe(merges, ignore_merges=_REGEX.get(pre) == _LLAMA3)
+    sequence = {"type": "Sequence", "pretokenizers": steps}
+    return _spec(tokens, types, model, pre_tokenizer=sequence, decoder=level), note
+
+
+def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """Rebuild the merges, which are not kept: two pieces whose union is a piece merge, best score first."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    order = {t: float(scores[i]) if scores is not None and i < len(scores) else -float(i) for i, t in enumerate(tokens)}
+    ordinary = [t for i, t in enumerate(tokens) if types[i] == _NORMAL]
+    ordinary.sort(key=lambda t: -order[t])
+    merges = [[t[:cut], t[cut:]] for t in ordinary for cut in _cuts(t) if t[:cut] in order and t[cut:] in order]
+    prefix = {"type": "Prepend", "prepend": SPIECE} if metadata.get("tokenizer.ggml.add_space_prefix", True) else None
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPIECE}
+    normalizer = {"type": "Sequence", "normalizers": [step for step in (prefix, replace) if step]}
+    unknown = next((t for i, t in enumerate(tokens) if types[i] == _UNKNOWN), None)
+    model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
+    decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
+    return _spec(tokens, types, model, normalizer=normalizer, decoder=decoder), ""
+
+
+def _cuts(token: str) -> range:
+    """Where to cut a piece; hostile, endless pieces are not cut at all, that would take forever."""
+    return range(1, len(token)) if len(token) <= 256 else range(0)
+
+
+def _wordpiece_spec(_: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """Undo the converter, which writes ``▁word`` for a word, ``ing`` for ``##ing`` and leaves ``[CLS]``."""
+
+    def original(token: str) -> str:
+        if not token or (token.startswith("[") and token.endswith("]")):
+            return token
+        return token[1:] if token.startswith(SPIECE) else "##" + token
+
+    pieces = [original(token) for token in tokens]
+    lower = not any(p != p.lower() for p, kind in zip(pieces, types, strict=True) if kind == _NORMAL and p[:1] != "[")
+    flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": lower}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    parts = {
+        "normalizer": {"type": "BertNormalizer", **flags},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+    return _spec(pieces, types, model | {"max_input_chars_per_word": 100}, **parts), ""

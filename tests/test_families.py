@@ -1,0 +1,446 @@
+"""Canonical parameters against the arithmetic of the models themselves, on tiny random checkpoints.
+
+Every check is a function of the canonical model that gives its error, so that the controls at the end can run the same
+one on a record that is wrong.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from tiny import Run, error, make, run, save
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from zeropass.address import parse
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Stored, side_of, site_of
+from zeropass.catalog import bias_roles, count_of, locate, table_roles, vector_set
+from zeropass.frames import _ACTIVATIONS, Frames
+from zeropass.model import Model, open_model
+from zeropass.projection import apply_norm, normed, rotate
+
+TOLERANCE = 1e-4
+WRONG = 1e-2
+"""A check on a wrong record must be off by more than this."""
+
+POSITIONS = torch.tensor([0, 1, 5, 40, 400])
+VARIANTS = sorted(tiny.MAKERS)
+LLAMAS = [v for v in VARIANTS if v.startswith("llama")]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A checkpoint, opened by both; one run on text, and one on every token alone at position 0."""
+
+    hf: PreTrainedModel
+    model: Model
+    text: Run
+    ids: Tensor
+
+    def alone(self, position: int = 0) -> Run:
+        """Every token of the vocabulary as a text of its own, without position embeddings."""
+        hf = self.hf
+        tables = [p for n, p in hf.named_parameters() if "wpe" in n or "position_embeddings" in n]
+        kept = [p.detach().clone() for p in tables]
+        with torch.no_grad():
+            for p in tables:
+                p.zero_()
+        try:
+            return run(hf, torch.arange(tiny.VOCAB)[:, None], torch.tensor([position]) if not tables else None)
+        finally:
+            with torch.no_grad():
+                for p, old in zip(tables, kept, strict=True):
+                    p.copy_(old)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small lose more to waiting for threads than they gain."""
+    kept = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(kept)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module")
+def cases(folder: Path):
+    @cache
+    def case(variant: str) -> Case:
+        hf = make(variant)
+        model = open_model(str(save(hf, folder / variant)))
+        ids = torch.randint(tiny.TOKENS, (3, len(POSITIONS)), generator=torch.Generator().manual_seed(1))
+        text = run(hf, ids, POSITIONS if model.dims.rope else None)
+        return Case(hf, model, text, ids)
+
+    return case
+
+
+@pytest.fixture(params=VARIANTS)
+def case(request: pytest.FixtureRequest, cases) -> Case:
+    return cases(request.param)
+
+
+def read(model: Model, role: str, layer: int, stream: Tensor) -> Tensor:
+    """What the vectors of a role get from a state of the stream: folded vectors, plus the constant part."""
+    vectors, norm = model.matrix(role, layer), f"{site_of(role)}_norm"
+    pre = model.family.norm_place == "pre"
+    x = normed(stream, model.family.norm, model.dims.eps) if pre else stream
+    found = x @ Frames(model).fold(vectors, "token", "read", norm, layer).T
+    shift, bias = model.vector(f"{norm}_bias", layer) if pre else None, model.vector(f"{role}_bias", layer)
+    found = found if shift is None else found + vectors @ shift
+    return found if bias is None else found + bias
+
+
+def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
+    """The lone vectors of a set, summed; nothing where the model has none."""
+    return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
+
+
+def split(x: Tensor, model: Model) -> Tensor:
+    """(…, heads * d_h) -> (…, heads, d_h)."""
+    return x.unflatten(-1, (-1, model.dims.head_dim))
+
+
+# What each role reads
+
+
+def ff_reads_error(case: Case, model: Model, layer: int = 1) -> float:
+    """Pre-activations of the MLP."""
+    stream = case.text.reads(layer, "ff")
+    roles = [role for role in model.family.ff_roles if side_of(role) == "read"]
+    return max(error(read(model, role, layer, stream), case.text.linear(layer, role)[1]) for role in roles)
+
+
+def values_error(case: Case, model: Model, layer: int = 1) -> float:
+    """MLP output = Σ activation x value + bias."""
+    activation, written = case.text.linear(layer, "value")
+    found = activation @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
+    return error(found, written)
+
+
+def logits_error(case: Case, model: Model, layer: int = 1) -> float:
+    """Attention logits before softmax, at the true offsets, from the query and the key side of a head map."""
+    frames, stream = Frames(model), case.text.reads(layer, "attn")
+    x = normed(stream, model.family.norm, model.dims.eps) if model.family.norm_place == "pre" else stream
+    keys = split(read(model, "k", layer, stream), model)
+    q, k, _ = case.text.qkv[layer]
+    true = q @ k.repeat_interleave(model.dims.group, 1).mT
+    worst = 0.0
+    for head in range(model.dims.heads):
+        folded = frames.fold(model.head("q", layer, head), "token", "read", "attn_norm", layer)
+        queries = frames.as_query(x @ folded.T, layer, head, "token")
+        found = torch.empty_like(true[:, head])
+        for i, at in enumerate(POSITIONS.tolist()):
+            for j, key_at in enumerate(POSITIONS.tolist()):
+                offset = at - key_at if model.dims.rope else 0
+                query = rotate(queries[:, i], offset, frames.frequencies) if offset else queries[:, i]
+                found[:, i, j] = (query * keys[:, j, model.kv_head("k", head)]).sum(-1)
+        worst = max(worst, error(found, true[:, head]))
+    return worst
+
+
+def heads_error(case: Case, model: Model, layer: int = 1) -> float:
+    """Attention output = Σ over heads of weight x (v through o), + b_v W_O of each head, + bias."""
+    bare = read(model, "v", layer, case.text.reads(layer, "attn"))
+    bias = model.vector("v_bias", layer)
+    values = split(bare if bias is None else bare - bias, model)
+    found = torch.zeros_like(case.text.linear(layer, "o")[1]) + bias_of(model, "attn_bias", layer)
+    for head in range(model.dims.heads):
+        mixed = case.text.weights[layer][:, head] @ values[:, :, model.kv_head("v", head)]
+        found += mixed @ model.head("o", layer, head)
+    return error(found + bias_of(model, "v_bias", layer), case.text.linear(layer, "o")[1])
+
+
+def unembedding_error(case: Case, model: Model) -> float:
+    """Final logits from the rows of the output frame, up to a constant a position and the final norm's shift."""
+    rows = Frames(model).rows("output.write").matrix
+    used = torch.from_numpy(model.vocab.used)
+    logits = case.text.result.get("logits", case.text.result.get("prediction_logits"))
+    if model.family.norm_place == "pre":
+        x = normed(case.text.into["norm" if "norm" in case.text.into else "ln_f"], model.family.norm, model.dims.eps)
+        shift = model.vector("final_norm_bias")
+        logits = logits if shift is None else logits - model.unembedding @ shift
+    else:
+        predictions = case.hf.cls.predictions
+        with torch.no_grad():
+            x = predictions.transform(case.text.result.hidden_states[-1])
+        # transformers ties `bias` and `decoder.bias` where the embeddings are tied
+        logits = logits - predictions.decoder.bias
+    return error(x @ rows.T, (logits - logits[..., used].mean(-1, keepdim=True)).detach())
+
+
+def carried_error(case: Case, model: Model) -> float:
+    """The token frame: what the model holds after block 0 for each token alone."""
+    state = case.alone().out.get("layers.0")
+    state = case.alone().result.hidden_states[1][:, 0] if state is None else state[:, 0]
+    pre = model.family.norm_place == "pre"
+    expected = normed(state, model.family.norm, model.dims.eps) if pre else state
+    return error(Frames(model).rows("token").matrix, expected)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("check", [ff_reads_error, values_error, logits_error, heads_error])
+def test_parameters_do_what_the_model_does(case: Case, layer: int, check):
+    assert check(case, case.model, layer) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "bert"])
+def test_output_rows_are_the_logits(variant: str, cases):
+    assert unembedding_error(cases(variant), cases(variant).model) < TOLERANCE
+
+
+def test_carried_tokens_are_those_of_block_0(case: Case):
+    assert carried_error(case, case.model) < TOLERANCE
+
+
+def test_embedded_tokens_are_what_block_0_reads(case: Case):
+    model, stream = case.model, case.alone().reads(0, "attn")[:, 0]
+    pre = model.family.norm_place == "pre"
+    expected = normed(stream, model.family.norm, model.dims.eps) if pre else stream
+    assert error(Frames(model).rows("embedded").matrix, expected) < TOLERANCE
+
+
+# Whole head maps, and what is written
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_qk_map_is_the_logit_of_two_tokens(case: Case, layer: int):
+    """Layers 0 and 1 read a lone token exactly as the token frame has it, so the map's entries are logits."""
+    frames, used = Frames(case.model), torch.from_numpy(case.model.vocab.used)
+    for offset in (0, 1, 7, -3) if case.model.dims.rope else (0,):
+        q = case.alone(max(offset, 0)).qkv[layer][0][:, :, 0]
+        k = case.alone(max(-offset, 0)).qkv[layer][1][:, :, 0]
+        for head in range(case.model.dims.heads):
+            logits = q[:, head] @ k[:, case.model.kv_head("k", head)].T
+            found = frames.head_map(layer, head, "qk", offset=offset)
+            expected = logits - logits[:, used].mean(1, keepdim=True)
+            assert error(found.left @ found.right.T, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_vo_maps_add_up_to_what_attention_says(case: Case, layer: int):
+    """A lone token attends to itself: Σ over heads of vo, plus constants, is its output seen through U."""
+    model, frames = case.model, Frames(case.model)
+    written = case.alone().linear(layer, "o")[1][:, 0]
+    said = frames.fold(written, "output", "write", "attn_norm", layer) @ frames.rows("output.write").matrix.T
+    maps = [frames.head_map(layer, head, "vo") for head in range(model.dims.heads)]
+    found = sum(m.left @ m.right.T for m in maps)
+    constant = bias_of(model, "attn_bias", layer) + bias_of(model, "v_bias", layer)
+    shift = model.vector("attn_norm_bias", layer) if model.family.norm_place == "pre" else None
+    if shift is not None:
+        values = split(model.matrix("v", layer) @ shift, model)
+        constant = constant + sum(values[h] @ model.head("o", layer, h) for h in range(model.dims.heads))
+    if isinstance(constant, Tensor):
+        folded = frames.fold(constant[None], "output", "write", "attn_norm", layer)
+        found = found + folded @ frames.rows("output.write").matrix.T
+    assert error(found, said) < TOLERANCE
+
+
+def test_writes_pass_the_norm_after_a_post_norm_block(cases):
+    """Post-norm: the folded parts of stream, values and bias, over one deviation, plus the shift, are the output."""
+    case = cases("bert")
+    model, frames, layer = case.model, Frames(case.model), 1
+    activation, written = case.text.linear(layer, "value")
+    before = case.text.reads(layer, "ff")
+    values = vector_set(model, layer, "value").vectors
+    parts = before, activation @ values, vector_set(model, layer, "ff_bias").vectors.expand_as(before)
+    folded = sum(frames.fold(part, "output", "write", "ff_norm", layer) for part in parts)
+    std = ((before + written).var(-1, correction=0, keepdim=True) + model.dims.eps).sqrt()
+    shift = vector_set(model, layer, "ff_norm").vectors
+    assert error(folded / std + shift, case.text.result.hidden_states[layer + 1]) < TOLERANCE
+
+
+def test_query_bias_is_what_a_head_looks_for_whatever_the_query(cases):
+    """``b_q W_Kᵀ`` against a state is the bias times what the key vectors read there."""
+    for variant in ("llama-biased", "llama-one-kv", "gpt2", "bert"):
+        case = cases(variant)
+        model, stream = case.model, case.text.reads(1, "attn")
+        x = normed(stream, model.family.norm, model.dims.eps) if model.family.norm_place == "pre" else stream
+        found = vector_set(model, 1, "q_bias")
+        bias = split(model.vector("q_bias", 1), model)
+        keys = vector_set(model, 1, "k").vectors
+        reads = split(x @ Frames(model).fold(keys, "token", "read", "attn_norm", 1).T, model)
+        expected = torch.stack([reads[..., model.kv_head("k", h), :] @ bias[h] for h in range(model.dims.heads)], -1)
+        folded = Frames(model).fold(found.vectors, "token", found.side, found.norm, 1)
+        assert error(x @ folded.T, expected) < TOLERANCE
+
+
+# Frequencies, activations, tables, addresses
+
+
+@pytest.mark.parametrize("variant", LLAMAS)
+def test_frequencies_are_the_models_own(variant: str, cases):
+    case = cases(variant)
+    assert error(Frames(case.model).frequencies, case.hf.model.rotary_emb.inv_freq) < 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(_ACTIVATIONS))
+def test_activations_are_those_of_transformers(name: str):
+    x = torch.linspace(-6, 6, 401)
+    assert error(_ACTIVATIONS[name](x), ACT2FN[name](x)) < 1e-6
+
+
+def test_tables_outside_the_blocks(cases):
+    """Every table is the tensor that the model has, address by address."""
+    expected = {
+        "gpt2": {"pos": "transformer.wpe.weight"},
+        "bert": {
+            "pos": "embeddings.position_embeddings.weight",
+            "type": "embeddings.token_type_embeddings.weight",
+            "pooler": "pooler.dense.weight",
+        },
+        "bert-untied": {
+            "mlm": "cls.predictions.transform.dense.weight",
+            "mlm_norm": "cls.predictions.transform.LayerNorm.bias",
+            "nsp": "cls.seq_relationship.weight",
+        },
+    }
+    for variant, tables in expected.items():
+        case = cases(variant)
+        for stem, name in tables.items():
+            true = case.hf.state_dict()[name]
+            found = vector_set(case.model, OUTSIDE, stem)
+            torch.testing.assert_close(found.vectors, true if true.ndim == 2 else true[None])
+            assert len(found.addresses) == count_of(case.model, OUTSIDE, stem)
+
+
+def test_every_address_leads_back_to_its_vector(case: Case):
+    """Each set of the catalogue: its addresses, written out and read again, find the row they came with."""
+    model = case.model
+    roles = (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+    sets = [(1, role) for role in roles] + [(OUTSIDE, role) for role in table_roles(model)]
+    for layer, role in sets:
+        found = vector_set(model, layer, role)
+        assert len(found.addresses) == len(found.vectors) == count_of(model, layer, role)
+        for row, address in enumerate(found.addresses):
+            text = f"{address}.{role}" if role in FF_ROLES else str(address)
+            assert locate(model, parse(text)) == (layer, role, row), text
+        part = vector_set(model, layer, role, 1, 2)
+        if len(part.addresses) == 1 < len(found.addresses):
+            assert part.addresses == found.addresses[1:2]
+            assert torch.equal(part.vectors, found.vectors[1:2])
+
+
+def test_every_query_head_of_a_group_names_its_key_vectors(cases):
+    model = cases("llama").model
+    for head in range(4):
+        assert locate(model, parse(f"L1.attn.{head}.k.3")) == (1, "k", head // 2 * 8 + 3)
+        assert locate(model, parse(f"L1.attn.{head}.o.3")) == (1, "o", head * 8 + 3)
+
+
+def test_the_norm_of_the_embedding_is_all_of_it(cases):
+    """BERT: word, first type and norm, with the shift, are what enters block 0."""
+    case = cases("bert-mlm")
+    model = case.model
+    entering = model.embedding + model.matrix("types", 0, 0, 1)
+    expected = apply_norm(
+        entering, "layer", model.dims.eps, model.vector("embed_norm"), model.vector("embed_norm_bias")
+    )
+    assert torch.equal(Frames(model).rows("embedded").matrix, expected)
+
+
+# Controls: a wrong record must not pass
+
+
+def with_tensors(model: Model, **changed: Stored) -> Model:
+    """The same model, read by a record whose entries are changed."""
+    return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))
+
+
+def swapped(model: Model, one: str, other: str) -> Model:
+    tensors = model.layout.tensors
+    return with_tensors(model, **{one: tensors[other], other: tensors[one]})
+
+
+GONE = Stored("^no such tensor")
+WRONG_RECORDS = {
+    "q and k swapped, llama": ("llama-tied", logits_error, lambda m: swapped(m, "q", "k")),
+    "q and k swapped, gpt2": ("gpt2", logits_error, lambda m: swapped(m, "q", "k")),
+    "q and k swapped, bert": ("bert", logits_error, lambda m: swapped(m, "q", "k")),
+    "q of another layer": (
+        "llama",
+        logits_error,
+        lambda m: with_tensors(m, q=Stored("layers.0.self_attn.q_proj.weight")),
+    ),
+    "no gain, attention": ("llama", logits_error, lambda m: with_tensors(m, attn_norm=GONE)),
+    "no gain, MLP": ("gpt2", ff_reads_error, lambda m: with_tensors(m, ff_norm=GONE)),
+    "no gain, head": ("gpt2", unembedding_error, lambda m: with_tensors(m, final_norm=GONE)),
+    "no shift": ("gpt2", logits_error, lambda m: with_tensors(m, attn_norm_bias=GONE)),
+    "no query bias": ("bert", logits_error, lambda m: with_tensors(m, q_bias=GONE)),
+    "no value bias": ("llama-biased", values_error, lambda m: with_tensors(m, value_bias=GONE)),
+    "no attention bias": ("gpt2", heads_error, lambda m: with_tensors(m, o_bias=GONE)),
+    "paired rows": (
+        "llama",
+        logits_error,
+        lambda m: with_tensors(m, **{r: replace(m.layout.tensors[r], paired_rows=True) for r in "qk"}),
+    ),
+    "wrong part": (
+        "gpt2",
+        heads_error,
+        lambda m: with_tensors(m, v=replace(m.layout.tensors["v"], part=(1, 3))),
+    ),
+    "wrong part of a bias": (
+        "gpt2",
+        logits_error,
+        lambda m: with_tensors(m, q_bias=replace(m.layout.tensors["q_bias"], part=(2, 3))),
+    ),
+    "gate and up swapped": ("llama", ff_reads_error, lambda m: swapped(m, "gate", "up")),
+    "gate and up swapped, block 0": ("llama", carried_error, lambda m: swapped(m, "gate", "up")),
+    "norms swapped, block 0": ("bert", carried_error, lambda m: swapped(m, "attn_norm", "ff_norm")),
+    "not transposed": (
+        "gpt2",
+        heads_error,
+        lambda m: with_tensors(m, o=replace(m.layout.tensors["o"], transpose=True)),
+    ),
+    "wrong norm": ("gpt2", logits_error, lambda m: replace(m, family=replace(m.family, norm="rms"))),
+    "wrong norm place": ("bert", carried_error, lambda m: replace(m, family=replace(m.family, norm_place="pre"))),
+    "no eps": ("llama", carried_error, lambda m: replace(m, dims=replace(m.dims, eps=0.0))),
+    "wrong activation": ("gpt2", carried_error, lambda m: replace(m, dims=replace(m.dims, activation="relu"))),
+    "tied, though it is not": ("llama", unembedding_error, lambda m: replace(m, dims=replace(m.dims, tied=True))),
+    "no RoPE scaling": (
+        "llama-rope3",
+        logits_error,
+        lambda m: replace(m, dims=replace(m.dims, rope=replace(m.dims.rope, kind="default"))),
+    ),
+    "no linear scaling": (
+        "llama-linear",
+        logits_error,
+        lambda m: replace(m, dims=replace(m.dims, rope=replace(m.dims.rope, kind="default"))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG_RECORDS))
+def test_a_wrong_record_is_caught(name: str, cases):
+    variant, check, spoil = WRONG_RECORDS[name]
+    case = cases(variant)
+    assert check(case, case.model) < TOLERANCE
+    assert check(case, spoil(case.model)) > WRONG
+
+
+def test_paired_rows_show_only_at_an_offset(cases):
+    """Why the logits are checked at offsets: reordering q and k alike changes nothing at offset 0."""
+    case = cases("llama")
+    wrong = with_tensors(case.model, **{r: replace(case.model.layout.tensors[r], paired_rows=True) for r in "qk"})
+    entries = {
+        (name, offset): (lambda m: m.left @ m.right.T)(Frames(model).head_map(1, 3, "qk", offset=offset))
+        for name, model in (("right", case.model), ("wrong", wrong))
+        for offset in (0, 3)
+    }
+    assert error(entries["wrong", 0], entries["right", 0]) < TOLERANCE
+    assert error(entries["wrong", 3], entries["right", 3]) > WRONG
+
+
+def test_every_family_is_checked_here():
+    assert {family.name for family in FAMILIES} == {variant.partition("-")[0] for variant in VARIANTS}
