@@ -41,7 +41,7 @@ HEAD_ROLES = ("q", "k", "v")
 MODULES = {"gate": "mlp.gate_proj", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
 
 NEAR = 16
-FIXED = (0, 1, 2, 4, 8, 16)
+FIXED = (0, 1, 2, 4, 8, 16, 32, 64)
 RANGES = (16, 255)
 ASSUMED = (*(f"Δ = {offset}" for offset in FIXED), *(f"mean of 0..{last}" for last in RANGES))
 TRUE, RAW, SHUFFLED = "true offsets", "raw E", "shuffled tokens"
@@ -300,8 +300,8 @@ def vector_tables(frames: Frames, running: Any, ids: Tensor, settings: Settings)
 def _chosen(frames: Frames, layer: int, role: str, settings: Settings) -> Tensor:
     """Which vectors of a role are measured: a seeded sample of the gates, every column of the heads."""
     count = frames.model.rows(role, layer)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed + layer))
-    return order[: settings.vectors] if role == "gate" else torch.arange(count)
+    generator = torch.Generator().manual_seed(settings.seed + layer)
+    return torch.randperm(count, generator=generator)[: settings.vectors] if role == "gate" else torch.arange(count)
 
 
 def model_logits(running: Any, q: Tensor, k: Tensor) -> Tensor:
@@ -399,9 +399,7 @@ def pair_tables(frames: Frames, running: Any, ids: Tensor, settings: Settings) -
     found = pair_correlations(frames, running, ids, settings)
     said = f"{settings.pair_tokens} tokens in windows of {settings.window}, median of {frames.model.dims.heads} heads"
     head = (
-        "layer",
-        "raw E, true offsets",
-        "`token`, Δ = 0",
+        *("layer", "raw E, true offsets", "`token`, Δ = 0"),
         "`token`, true offsets",
         "shuffled tokens, true offsets",
         f"`token`, true offsets, {MASKS[1]}",
@@ -442,6 +440,8 @@ def _row(name: str, values: Iterable[Tensor]) -> tuple[str | float, ...]:
 def measure(model: str, path: Path, text: str, settings: Settings) -> tuple[Table, ...]:
     """All tables for a model of the llama family; BadOption if the text has too few tokens."""
     frames = Frames(open_model(model))
+    for layer in (*settings.layers, *settings.head_layers):
+        frames.model.require_layer(layer)
     need = max(settings.tokens + 1, settings.pair_tokens)
     ids = torch.tensor(frames.model.vocab.encode(text)[:need])
     if len(ids) < need:

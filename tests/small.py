@@ -237,3 +237,10 @@ def zero(model: Path, name: str) -> None:
     """Set a tensor of a model to zero."""
     tensors = load_file(model / "model.safetensors")
     save_file(tensors | {name: torch.zeros_like(tensors[name])}, model / "model.safetensors")
+
+
+def spoil(model: Path, name: str, value: float) -> None:
+    """Put one bad number into a tensor of a model."""
+    tensors = load_file(model / "model.safetensors")
+    tensors[name][1, 2] = value
+    save_file(tensors, model / "model.safetensors")

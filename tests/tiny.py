@@ -93,7 +93,7 @@ MAKERS = {
     "llama-tied": partial(_llama, tie_word_embeddings=True, num_key_value_heads=4),
     "llama-biased": partial(_llama, attention_bias=True, mlp_bias=True),
     "llama-one-kv": partial(_llama, num_key_value_heads=1, attention_bias=True),
-    "llama-rope3": partial(_llama, rope_parameters=_LLAMA3),
+    "llama-rope3": partial(_llama, rope_parameters=_LLAMA3, attention_bias=True),
     "llama-linear": partial(_llama, rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}),
     "gpt2": _gpt2,
     "gpt2-untied": partial(_gpt2, tie_word_embeddings=False, n_inner=40, activation_function="relu"),

@@ -1,7 +1,7 @@
 """Every vector of the residual stream that a model has, as sets that belong together: one (layer, role) each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,11 +36,18 @@ def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | 
 
     Raises BadAddress for a role that the model does not have, or rows out of its range.
     """
+    place = "outside the blocks" if layer == OUTSIDE else f"layer {layer}"
+    if layer != OUTSIDE:
+        model.require_layer(layer)
+    count = _require_role(model, place, layer, role)
+    if not 0 <= start <= (count if stop is None else stop) <= count:
+        raise BadAddress(f"{place}: rows {start}:{stop} are out of range, {role} has {count}.")
     if role in FF_ROLES or role in HEAD_ROLES:
         return _matrix_set(model, layer, role, start, stop)
     if layer == OUTSIDE:
         return _outside_set(model, role, start, stop)
-    return _bias_set(model, layer, role)
+    found = _bias_set(model, layer, role)
+    return replace(found, addresses=found.addresses[start:stop], vectors=found.vectors[start:stop])
 
 
 def locate(model: Model, address: Address) -> tuple[int, str, int]:
@@ -105,13 +112,16 @@ def table_roles(model: Model) -> tuple[str, ...]:
     return (*model.tables(), *norms)
 
 
-def _checked(model: Model, address: Address, layer: int, role: str, row: int) -> tuple[int, str, int]:
+def _require_role(model: Model, place: object, layer: int, role: str) -> int:
+    """How many vectors a role has at a layer; BadAddress, with the roles that are there, if it has none."""
     known = table_roles(model) if layer == OUTSIDE else (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
     if role not in known:
-        raise BadAddress(
-            f"{address}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}."
-        )
-    count = count_of(model, layer, role)
+        raise BadAddress(f"{place}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}.")
+    return count_of(model, layer, role)
+
+
+def _checked(model: Model, address: Address, layer: int, role: str, row: int) -> tuple[int, str, int]:
+    count = _require_role(model, address, layer, role)
     if row >= count:
         raise BadAddress(f"{address}: {row} is out of range, {model.name} has {role} 0 to {count - 1}.")
     return layer, role, row

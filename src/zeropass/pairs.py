@@ -3,8 +3,7 @@
 The factors are turned so that their norms fall steeply (the product stays the same), rows are sorted by norm and
 cut into tiles, and tiles are visited by falling bound ``max‖a‖ max‖b‖`` until the bound is under the running
 k-th best score. A visited tile is multiplied in int8; what the quantisation error leaves possible is rescored.
-
-Soundness. Every inequality carries its rounding error, bounded in the worst case and never estimated. With M and N
+Every inequality carries its rounding error, bounded in the worst case and never estimated. With M and N
 the float32 matrices that turn the factors, and hats for what is multiplied:
 
     a·b  <=  â·b̂ + ‖aM - â‖ ‖bN‖ + ‖â‖ ‖bN - b̂‖ + ‖M Nᵀ - I‖ ‖a‖ ‖b‖
@@ -368,10 +367,11 @@ class _Search:
         if longest >= 0:
             self.skip(self.upper(longest) * other)
         ids = enough.nonzero()[:, 0]
-        kept, order = norms[ids].sort(descending=True, stable=True)
+        # The bits of floats from zero up sort as integers do, and torch sorts integers ten times as fast.
+        order = (2**31 - 1 - norms[ids].view(torch.int32)).argsort(stable=True)
+        kept = norms[ids[order]]
         bounds = kept.double() * (1 + self.turn.error) + TINY
-        count = len(ids)
-        edges = sorted({*(e for e in (0, 64, 512) if e < count), *range(0, count, self.step), count})
+        edges = sorted({*(e for e in (0, 64, 512) if e < len(ids)), *range(0, len(ids), self.step), len(ids)})
         return ids[order], bounds, (-bounds).tolist(), edges
 
     def raise_floor(self, score: float) -> None:
@@ -486,8 +486,7 @@ def _int8_pays(device: torch.device) -> bool:
         right = bool((torch._int_mm(rows, -rows.T) == -64 * 127 * 127).all())
     except RuntimeError:
         return False
-    numbers = rows.float()
-    return right and _seconds(torch._int_mm, rows) < _seconds(torch.mm, numbers)
+    return right and _seconds(torch._int_mm, rows) < _seconds(torch.mm, rows.float())
 
 
 def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> float:

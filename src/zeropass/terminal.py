@@ -96,8 +96,8 @@ def _pairs(record: PairRecord, k: int) -> Padding:
 
 def _certificate(record: PairRecord) -> Padding:
     found = record.certificate
-    proof = "every pair was looked at" if found.bound is None else f"no other pair is above {found.bound:.4g}"
-    state = f"exact: {proof}, the last listed has {found.kth:.4g}" if found.complete else "not complete"
+    proof = "every pair was looked at" if found.bound is None else f"what was left out is at most {found.bound:.4g}"
+    state = f"exact: the search ended at {found.kth:.4g}, {proof}" if found.complete else "not complete"
     return Padding(Text(state, style="dim"), (0, 0, 0, 2))
 
 

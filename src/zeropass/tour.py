@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.terminal import render, render_find
 from zeropass.views import PairRecord, TokenScore, VectorRecord
+from zeropass.vocab import shown_text
 
 if TYPE_CHECKING:
     from zeropass.atlas.read import Atlas
@@ -44,9 +46,10 @@ def print_tour(console: Console, atlas: Atlas) -> None:
 
 def _introduce(console: Console, atlas: Atlas) -> None:
     model = atlas.model
-    console.print(Rule(Text(str(model["name"]), style="bold")))
+    family = escape(shown_text(model["family"]))
+    console.print(Rule(Text(shown_text(model["name"], limit=200), style="bold")))
     console.print(
-        f"A {model['family']} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
+        f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
         f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
         f"{atlas.manifest['lists']:,} lists of words were read from its weights; it was never run.\n",
         highlight=False,
@@ -136,14 +139,17 @@ def _word(console: Console, atlas: Atlas) -> None:
 
 
 def _next(console: Console, atlas: Atlas) -> None:
-    folder = shlex.quote(str(atlas.path))
+    folder, model = (shlex.quote(shown_text(str(name), limit=500)) for name in (atlas.path, atlas.model["name"]))
+    late, middle = (min(layer, atlas.layers[1] - 1) for layer in (26, 24))  # for the demo model, those of the README
+    neuron = f"L{late}.ff.{min(1189, atlas.model['neurons'] - 1)}"
+    head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"
     console.print(Rule("Next", align="left"))
     for command, what in (
-        (f"zeropass show {folder} L26.ff.1189 --tokens words", "a neuron"),
-        (f"zeropass show {folder} L24.attn.7.vo", "a head"),
+        (f"zeropass show {folder} {neuron} --tokens words", "a neuron"),
+        (f"zeropass show {folder} {head}", "a head"),
         (f"zeropass find {folder} Monday Tuesday", "who deals with a word, or with several"),
         (
-            f"zeropass explain {shlex.quote(str(atlas.model['name']))} L24.attn.7.vo --svd",
+            f"zeropass explain {model} {head} --svd",
             "straight from the weights",
         ),
     ):

@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 FALSE_SHARE = 0.01  # false discovery rate of "hardly trained": a wrongly hidden word costs more than a stray
-LOOSE_SHARE = 0.1  # of "a fragment", where the merges must say so too
+LOOSE_SHARE = 0.05  # of "a fragment", where the merges must say so too
 MOST = 0.5  # a token is a fragment if one longer token takes more than this share of its occurrences
 BLOCK = 512  # rows for one local median; smaller tables are not judged, their statistics say nothing
 ROWS = 8192  # rows held at a time in float64

@@ -21,6 +21,7 @@ from zeropass.atlas.schema import (
     TOKENIZER,
     TOKENS,
     check_manifest,
+    check_view,
     file_name,
     read_json,
     safe_name,
@@ -40,7 +41,7 @@ from zeropass.views import (
     TokenScore,
     VectorRecord,
 )
-from zeropass.vocab import VIEWS, Vocabulary
+from zeropass.vocab import Vocabulary
 
 __all__ = ["Atlas", "open_atlas"]
 
@@ -106,8 +107,9 @@ class Atlas:
         check_count(_K if k is None else k)
         place = parse(address)
         view = tokens or self.view
+        check_view(view)
         records: list[Record] = []
-        for one in with_roles(place, self.model["ff_roles"]):
+        for one in self._held(place):
             self._check_range(one)
             found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
             records += [r for r in found if frame in (None, r.frame)]
@@ -269,8 +271,6 @@ class Atlas:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
 
     def _mask(self, view: str) -> npt.NDArray[np.bool_]:
-        if view not in VIEWS:
-            raise BadOption(f"There is no view {view!r}; --tokens is one of {', '.join(VIEWS)}.")
         return np.asarray(self._tokens[f"in_{view}"], bool)
 
     def _hidden(self, view: str) -> Hidden:
@@ -376,6 +376,16 @@ class Atlas:
             hits.append(Hit(address, side, role, frame, z * std + mean, z))
         return tuple(hits)
 
+    def _held(self, place: Address) -> list[Address]:
+        """The addresses that one stands for; without a role, those of the roles that this atlas was built with."""
+        every = with_roles(place, self.model["ff_roles"])
+        folders = ["pairs" if one.role in MAP_ROLES else "lists" for one in every]
+        files = [
+            f"{folder}/{file_name(one.layer, one.role)}.parquet" for folder, one in zip(folders, every, strict=True)
+        ]
+        held = [one for one, file in zip(every, files, strict=True) if (self.path / file).exists()]
+        return held or every
+
     def _check_range(self, place: Address) -> None:
         if place.layer == OUTSIDE:
             return
@@ -455,7 +465,6 @@ class Atlas:
         if not path.exists():
             raise BadAddress(f"{place}: this atlas was built without {place.role}.")
         stored = int(self.options["pairs"])
-        self._mask(view)  # is there such a view
         k = min(_K, stored) if k is None else k
         if view != self.view or k > stored:
             raise BadOption(
@@ -478,5 +487,6 @@ class Atlas:
             PairScore(Token(a, text(a)), Token(b, text(b)), s)
             for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)
         )
+        kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
         return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden)

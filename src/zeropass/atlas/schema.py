@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.vocab import VIEWS, View
+from zeropass.vocab import VIEWS, Kind, View
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -31,6 +31,7 @@ __all__ = [
     "Options",
     "beside",
     "check_manifest",
+    "check_view",
     "file_name",
     "read_json",
     "safe_name",
@@ -60,8 +61,7 @@ class Options:
         for name, value, most in (("--k", self.k, 1_000), ("--pairs", self.pairs, 100_000)):
             if not 1 <= value <= most:
                 raise BadOption(f"{name} is {value}; it must be at least 1 and at most {most}.")
-        if self.tokens not in VIEWS:
-            raise BadOption(f"--tokens {self.tokens!r} is not one of {', '.join(VIEWS)}.")
+        check_view(self.tokens)
         for frame in self.frames:
             check_frame(frame)
         if not self.frames:
@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):
         raise BadAtlas(f"{path} does not hold a JSON object; rebuild the atlas.")
@@ -157,6 +157,12 @@ _MANIFEST: dict[str, type] = {
 }
 
 
+def check_view(view: str) -> None:
+    """Raise BadOption for a view of the tokens that does not exist."""
+    if view not in VIEWS:
+        raise BadOption(f"There is no view {view!r}; --tokens is one of {', '.join(VIEWS)}.")
+
+
 def check_manifest(manifest: dict[str, Any], path: Path) -> None:
     """Raise BadAtlas, naming the entry, for a manifest that lacks what a reader needs or has it wrong."""
     for name, kind in _MANIFEST.items():
@@ -170,6 +176,7 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
         ("options.layers", ranged),
+        ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", all(type(count) is int for count in hidden)),
     )

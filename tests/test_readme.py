@@ -1,0 +1,60 @@
+"""Every command and every Python block of the README and of docs/atlas.md runs, on real weights."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "atlas.md")
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of all fenced blocks of a language."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.M | re.S)
+    return [(page.name, found) for page in PAGES for found in fence.findall(page.read_text(encoding="utf-8"))]
+
+
+COMMANDS = [line[2:] for _, text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def folder(real_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which the README's paths exist; the atlas covers the layers that its examples use."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "demo").mkdir()
+    (path / "demo" / "smollm2-135m").symlink_to(real_atlas)
+    return path
+
+
+def test_the_pages_have_commands() -> None:
+    assert sum(command.startswith("zeropass ") for command in COMMANDS) >= 5
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    assert command.split()[1] in MAKE_TARGETS
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("zeropass ") and " build " not in c])
+def test_commands_run(command: str, folder: Path) -> None:
+    arguments = [sys.executable, "-m", "zeropass.cli", *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("code", [text for _, text in blocks("python")])
+def test_python_runs(code: str, folder: Path) -> None:
+    script = [sys.executable, "-W", "error", "-c", code]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr

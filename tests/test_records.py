@@ -1,0 +1,165 @@
+"""Records: plain data, JSON, and a notebook display that no token can break out of."""
+
+import importlib
+import inspect
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import small
+
+import zeropass as zp
+from zeropass.views import (
+    Certificate,
+    FindRecord,
+    Hidden,
+    Hit,
+    PairRecord,
+    PairScore,
+    Records,
+    Token,
+    TokenScore,
+    VectorRecord,
+)
+
+HIDDEN = Hidden("default", 0, {})
+
+
+def vector(*texts: str) -> VectorRecord:
+    tokens = tuple(TokenScore(i, text, 1.5, 2.25) for i, text in enumerate(texts))
+    return VectorRecord("L1.ff.2", "gate", "read", "token", 1.0, tokens, tokens, 0.0, 1.0, HIDDEN)
+
+
+def pair(text: str) -> PairRecord:
+    pairs = (PairScore(Token(1, text), Token(2, text), 3.0),)
+    return PairRecord("L1.attn.2", "vo", 0, "token", pairs, Certificate(3.0, None, True), HIDDEN)
+
+
+def find(text: str) -> FindRecord:
+    return FindRecord((Token(1, text),), (Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0),))
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[Any] = []
+
+    def handle_starttag(self, tag: str, attrs: list[Any]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+
+@pytest.mark.parametrize("text", small.HOSTILE)
+def test_the_notebook_shows_a_token_and_never_runs_it(text: str) -> None:
+    for record in (vector(text), pair(text), find(text), Records([vector(text), pair(text)])):
+        shown = record._repr_html_()
+        parser = Tags()
+        parser.feed(shown)
+        assert parser.tags <= {"table", "caption", "b", "i", "tr", "th", "td", "code", "small"}
+        assert parser.attributes == []
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+        assert len(shown) < 2000
+
+
+@pytest.mark.parametrize("text", small.HOSTILE)
+def test_json_keeps_a_token_as_it_is(text: str) -> None:
+    found = json.loads(json.dumps(vector(text).to_json(), allow_nan=False))
+    assert found["top"] == [{"id": 0, "token": text, "score": 1.5, "z": 2.25}]
+    assert json.loads(json.dumps(pair(text).to_json()))["pairs"][0]["left"] == {"id": 1, "token": text}
+    assert json.loads(json.dumps(find(text).to_json()))["query"] == [{"id": 1, "token": text}]
+
+
+def test_the_notebook_display_of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> None:
+    built = small.built("llama", tmp_path_factory)
+    shown = built.lens["L1.ff.2"]._repr_html_() + built.atlas["L1.attn.2"]._repr_html_()
+    shown += built.lens.svd("L1.attn.2.vo")._repr_html_() + built.atlas.find("babade")._repr_html_()
+    for part in ("L1.ff.2", "is about to say", "writes", "as query attends to", "when attended to, promotes"):
+        assert part in shown
+    parser = Tags()
+    parser.feed(shown)
+    assert "table" in parser.tags
+
+
+def test_records_are_a_sequence() -> None:
+    one, two = vector("a"), pair("b")
+    records = Records(iter([one, two]))
+    assert len(records) == 2
+    assert list(records) == [one, two]
+    assert records[0] is one
+    assert records[-1] is two
+    assert records[:1] == (one,)
+    assert one in records
+    assert list(reversed(records)) == [two, one]
+    assert repr(records) == "Records(L1.ff.2.gate token, L1.attn.2.vo token)"
+    assert [r["role"] for r in records.to_json()] == ["gate", "vo"]
+    with pytest.raises(IndexError):
+        records[2]
+
+
+@pytest.mark.parametrize(
+    ("side", "frame", "verb"),
+    [
+        ("read", "token", "sees"),
+        ("read", "output", "is about to say"),
+        ("write", "output", "writes"),
+        ("read", "paper", "reads (paper)"),
+        ("write", "paper", "writes (paper)"),
+    ],
+)
+def test_a_list_says_what_it_does_in_words(side: str, frame: str, verb: str) -> None:
+    assert VectorRecord("L1.ff.2", "gate", side, frame, 1.0, (), (), 0.0, 1.0, HIDDEN).verb == verb
+
+
+def test_the_public_names_are_these() -> None:
+    assert zp.__all__ == sorted(zp.__all__)
+    assert set(zp.__all__) == {
+        *("Address", "Atlas", "Factored", "Frames", "Lens", "Model", "Options", "TopPairs", "ZeropassError"),
+        *("__version__", "build", "load", "open_atlas", "open_model", "parse", "top_pairs"),
+    }
+    assert dir(zp) == zp.__all__
+    for name in zp.__all__:
+        assert getattr(zp, name) is not None
+    with pytest.raises(AttributeError, match="nose"):
+        zp.nose  # noqa: B018
+
+
+def _names(module: Any) -> list[str]:
+    own = [n for n, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])
+
+
+def _public(thing: Any) -> list[tuple[str, Any]]:
+    """A class or function and the public methods and properties that it defines itself."""
+    found = [(thing.__name__, thing)]
+    if inspect.isclass(thing):
+        for name, member in vars(thing).items():
+            member = getattr(member, "func", member)  # cached_property
+            if not name.startswith("_") and (callable(member) or isinstance(member, property | classmethod)):
+                found.append((f"{thing.__name__}.{name}", member))
+    return found
+
+
+def test_everything_public_says_what_it_is() -> None:
+    modules = (
+        "address",
+        "catalog",
+        "factored",
+        "frames",
+        "lens",
+        "model",
+        "pairs",
+        "projection",
+        "statistics",
+        "views",
+    )
+    modules += ("terminal", "tour", "vocab", "undertrained", "atlas.build", "atlas.read", "atlas.schema")
+    for module in (importlib.import_module(f"zeropass.{name}") for name in modules):
+        assert module.__doc__
+        for thing in (getattr(module, name) for name in _names(module)):
+            for name, member in _public(thing) if inspect.isclass(thing) or inspect.isfunction(thing) else []:
+                assert inspect.getdoc(member), f"{module.__name__}.{name} has no docstring"
+    for name in zp.errors.__all__ if hasattr(zp, "errors") else []:
+        assert inspect.getdoc(getattr(zp.errors, name))
