@@ -13,8 +13,9 @@ def machine() -> str:
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
     total = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    today = datetime.datetime.now(tz=datetime.UTC).date()
     return (
-        f"{datetime.datetime.now(tz=datetime.UTC).date()}, {processor}, {os.cpu_count()} cores, {total / 2**20:.0f} GiB, "
+        f"{today}, {processor}, {os.cpu_count()} cores, {total / 2**20:.0f} GiB, "
         f"Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads"
     )
 

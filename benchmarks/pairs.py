@@ -1,6 +1,6 @@
 """Time exact top pairs of real head maps against two plain ways, in one run, and print the ratios.
 
-    python benchmarks/pairs.py SmolLM2-135M-Instruct.Q4_1.gguf [--maps 24 | --all] [--frames token,normed,paper]
+    python benchmarks/pairs.py [MODEL] [--maps 24 | --all] [--frames token,output,paper]
 
 Plain ways: fp32 tiles that fit the cache with a running threshold; whole rows of scores through torch.topk.
 They take the same time for every map but for noise, so a few maps of each frame are enough; ratios are to their median.
@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import torch
-from torch import Tensor
+from machine import machine
 
+import zeropass as zp
 from zeropass.factored import Factored
 from zeropass.pairs import top_pairs
 
-FRAMES = ("token", "normed", "paper")
-HEADS, GROUPS, LAYERS, WIDTH = 9, 3, 30, 64
+FRAMES = ("token", "output", "paper")
 
 
 @dataclass(frozen=True)
@@ -34,51 +33,18 @@ class Map:
     product: Factored
 
 
-def normed(rows: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    return rows * torch.rsqrt(rows.pow(2).mean(1, keepdim=True) + 1e-5) * gain
-
-
-def token_rows(embedding: Tensor, weight: Callable[[str], Tensor]) -> Tensor:
-    """Return the tokens as they leave block 0 alone (design.md §2, frame ``token``)."""
-    value = weight("blk.0.attn_v").view(GROUPS, WIDTH, -1).repeat_interleave(HEADS // GROUPS, 0).flatten(0, 1)
-    seen = embedding + normed(embedding, weight("blk.0.attn_norm")) @ value.T @ weight("blk.0.attn_output").T
-    gate, up, down = (weight(f"blk.0.ffn_{name}").T.contiguous() for name in ("gate", "up", "down"))
-    blocks = []
-    for block in seen.split(2048):
-        read = normed(block, weight("blk.0.ffn_norm"))
-        blocks.append(block + (torch.nn.functional.silu(read @ gate) * (read @ up)) @ down)
-    return torch.cat(blocks)
-
-
-def real_maps(path: Path, frames: list[str], count: int) -> Iterator[Map]:
-    """Yield ``count`` maps of each frame, spread over layers, heads and both kinds (540 are all)."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-
-    def weight(name: str) -> Tensor:
-        tensor = tensors[f"{name}.weight"]
-        return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
-
-    embedding = weight("token_embd")
-    plain = {"paper": embedding, "normed": normed(embedding), "token": normed(token_rows(embedding, weight))}
+def real_maps(model: str, frames: list[str], count: int | None) -> Iterator[Map]:
+    """Yield ``count`` maps of each frame (all if None), spread over layers, heads and both kinds."""
+    lens = zp.load(model)
+    dims = lens.model.dims
+    places = [
+        (layer, head, kind) for layer in range(dims.layers) for head in range(dims.heads) for kind in ("qk", "vo")
+    ]
+    chosen = places if count is None else [places[i * len(places) // count + i % 2] for i in range(count)]
     for frame in frames:
-        for index in range(count):
-            place = index * LAYERS * HEADS * 2 // count
-            layer, head, kind = place // (HEADS * 2), place // 2 % HEADS, ("qk", "vo")[(place + index) % 2]
-            # Block 0 reads the embedding itself.
-            rows = plain["normed" if frame == "token" and layer == 0 else frame]
-            gain = 1.0 if frame == "paper" else weight(f"blk.{layer}.attn_norm")
-            written = embedding if frame == "paper" else embedding * weight("output_norm")
-            own, shared = (slice(x * WIDTH, (x + 1) * WIDTH) for x in (head, head * GROUPS // HEADS))
-            if kind == "qk":
-                left, right = (
-                    (rows * gain) @ weight(f"blk.{layer}.attn_{name}")[part].T
-                    for name, part in (("q", own), ("k", shared))
-                )
-            else:
-                left = (rows * gain) @ weight(f"blk.{layer}.attn_v")[shared].T
-                right = written @ weight(f"blk.{layer}.attn_output")[:, own]
-            right = right if frame == "paper" else right - right.mean(0)
-            yield Map(frame, f"L{layer}.attn.{head}.{kind}", Factored(left.contiguous(), right.contiguous()))
+        for layer, head, kind in chosen:
+            name = f"L{layer}.attn.{head}.{kind}"
+            yield Map(frame, name, lens.head_map(name, frame=frame))
 
 
 def tiled(product: Factored, k: int, tile: int = 1024) -> float:
@@ -132,7 +98,7 @@ def growth_mb(work: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", nargs="?", default="smollm2-135m")
     parser.add_argument("--maps", type=int, default=24, help="maps of each frame")
     parser.add_argument("--all", action="store_true", help="all 540 maps of each frame")
     parser.add_argument("--frames", default=",".join(FRAMES))
@@ -140,11 +106,10 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=2, help="maps of each frame on which the plain ways are timed")
     parser.add_argument("--verbose", action="store_true", help="a line for every map")
     options = parser.parse_args()
-    count = LAYERS * HEADS * 2 if options.all else options.maps
     ours: dict[str, list[tuple[float, float]]] = {}
     plain: dict[str, list[tuple[float, float]]] = {}
     memory = 0.0
-    for head_map in real_maps(options.model, options.frames.split(","), count):
+    for head_map in real_maps(options.model, options.frames.split(","), None if options.all else options.maps):
         product, k = head_map.product, options.k
         memory = max(memory, growth_mb(lambda product=product, k=k: top_pairs(product, k)))
         result = top_pairs(product, k)
@@ -166,7 +131,8 @@ def main() -> None:
 def report(
     ours: dict[str, list[tuple[float, float]]], plain: dict[str, list[tuple[float, float]]], memory: float
 ) -> None:
-    print(f"\n{torch.get_num_threads()} threads; times in ms; median (worst map) of the ratios of each frame")
+    print(f"Exact top pairs of head maps ({machine()})\n")
+    print("Times in ms; ratios of the median map (of the worst map). Targets: 12x tiles, 150x rows.\n")
     print(
         "| frame | maps | plain tiles | whole rows | ours: median (worst) | visited: median (most) | x tiles | x rows |"
     )

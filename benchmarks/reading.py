@@ -54,12 +54,13 @@ def main() -> None:
             "find Monday Tuesday": lambda: atlas.find(["Monday", "Tuesday"]),
         }
         print(f"Reading an atlas, layers {atlas.layers} ({machine()})\n")
-        print("| command | from the shell (target < 500 ms) | a bare `python -c pass` | in one process (target < 50 ms) |")
+        print("| command | shell (target < 500 ms) | bare `python -c pass` | in one process (target < 50 ms) |")
         print("|---|---|---|---|")
         bare = shell("-c", "pass")
         for name, command in commands.items():
             inside = f"{_median(calls[name]) * 1000:.0f} ms" if name in calls else ""
-            print(f"| {name} | {shell('-m', 'zeropass.cli', *command) * 1000:.0f} ms | {bare * 1000:.0f} ms | {inside} |")
+            whole = shell("-m", "zeropass.cli", *command)
+            print(f"| {name} | {whole * 1000:.0f} ms | {bare * 1000:.0f} ms | {inside} |")
         print()
 
 

@@ -398,18 +398,13 @@ def pair_tables(frames: Frames, running: Any, ids: Tensor, settings: Settings) -
     """Table 3, and table 4 once for all pairs and once for near ones."""
     found = pair_correlations(frames, running, ids, settings)
     said = f"{settings.pair_tokens} tokens in windows of {settings.window}, median of {frames.model.dims.heads} heads"
-    head = (
-        *("layer", "raw E, true offsets", "`token`, Δ = 0"),
-        "`token`, true offsets",
-        "shuffled tokens, true offsets",
-        f"`token`, true offsets, {MASKS[1]}",
-    )
+    head = ("layer", "raw E, true offsets", "`token`, Δ = 0", "`token`, true offsets", "shuffled tokens, true offsets")
     columns = ((RAW, 0), (f"Δ = {FIXED[0]}", 0), (TRUE, 0), (SHUFFLED, 0), (TRUE, 1))
     rows = (
         _row(str(layer), (found[layer, name][kind].median() for name, kind in columns)) for layer in settings.layers
     )
     return (
-        Table(f"3. Pre-softmax logits and q·k ({said}), correlation", head, tuple(rows)),
+        Table(f"3. Pre-softmax logits and q·k ({said}), correlation", (*head, f"{head[3]}, {MASKS[1]}"), tuple(rows)),
         *(_assumed_table(found, settings.layers, kind, f"4{letter}", said) for letter, kind in (("a", 0), ("b", 2))),
     )
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import zeropass as zp
 from zeropass.sources.demo import fetch_demo
 
-REAL = {"smollm2_path", "minilm_path"}
+REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,3 +27,11 @@ def smollm2_path() -> Path:
 def minilm_path() -> Path:
     """all-MiniLM-L6-v2, a folder with safetensors."""
     return fetch_demo("minilm-l6")
+
+
+@pytest.fixture(scope="session")
+def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An atlas of the layers of SmolLM2 that the README speaks of, all roles."""
+    folder = tmp_path_factory.mktemp("smollm2") / "atlas"
+    zp.build(zp.open_model(str(smollm2_path)), folder, zp.Options(layers=(26, 30)))
+    return folder

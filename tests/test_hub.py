@@ -138,9 +138,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.url = f"http://127.0.0.1:{server.server_port}"
     # The client reads these from the environment when it is imported.
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     yield hub
@@ -231,9 +229,7 @@ def test_an_interrupted_download_completes_later(hub: Hub, monkeypatch: pytest.M
     assert (fetch_hub("owner/model") / "model.safetensors").read_bytes() == WEIGHTS
 
 
-@pytest.mark.parametrize(
-    "repo", ["model", "a/b/c", "../x", "a/..", "a/b c", "-a/b", "a--b/c", "a/b\n", "é/x"]
-)
+@pytest.mark.parametrize("repo", ["model", "a/b/c", "../x", "a/..", "a/b c", "-a/b", "a--b/c", "a/b\n", "é/x"])
 def test_what_is_no_hub_id(repo: str) -> None:
     with pytest.raises(BadModel, match=r"(?s)is no hub id.*MODEL may be"):
         fetch_hub(repo)

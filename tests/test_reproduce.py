@@ -10,7 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from zeropass.errors import BadOption
+from zeropass.errors import BadAddress, BadOption
 from zeropass.frames import Frames
 from zeropass.model import open_model
 
@@ -131,3 +131,8 @@ def test_brown_tags_go_and_spacing_is_usual(script: ModuleType) -> None:
 def test_a_text_that_is_too_short_is_refused(script: ModuleType, folder: Path, settings: Any) -> None:
     with pytest.raises(BadOption, match="The text has 3 tokens, but 401 are needed"):
         script.measure(str(folder), folder, "the", settings)
+
+
+def test_a_layer_that_the_model_lacks_is_refused(script: ModuleType, folder: Path) -> None:
+    with pytest.raises(BadAddress, match="Layer 3 is out of range"):
+        script.measure(str(folder), folder, TEXT, script.Settings())

@@ -323,12 +323,10 @@ def test_the_undamaged_atlas_answers(finished: Path) -> None:
 @pytest.mark.parametrize("harm", [_cut, _empty, _noise, Path.unlink])
 def test_a_damaged_file_is_named(damaged: Path, name: str, harm: Callable[[Path], None]) -> None:
     harm(damaged / name)
-    with pytest.raises((BadAtlas, zp.ZeropassError)) as caught:
+    with pytest.raises(BadAtlas) as caught:
         ask(damaged)
     said = str(caught.value)
-    if not (harm is Path.unlink and name.startswith(("lists", "pairs", "manifest"))):
-        assert isinstance(caught.value, BadAtlas)
-        assert Path(name).name in said
+    assert Path(name).name in said or (harm, name) == (Path.unlink, MANIFEST)
     assert len(said.splitlines()) == 1
 
 
@@ -374,6 +372,7 @@ def change(value: Any, path: str, new: Any) -> None:
         ("options.tokens", "some"),
         ("options.layers", [1]),
         ("options.layers", "all"),
+        ("options.roles", "gate"),
         ("tokens_hidden", None),
         ("tokens_hidden.words", {"why": "x"}),
         ("token_kind", None),

@@ -325,9 +325,7 @@ def test_a_damaged_pytorch_file_is_refused(tmp_path: Path, keep: float) -> None:
 
 
 def test_pytorch_tensors_of_other_types_are_refused(tmp_path: Path) -> None:
-    torch.save(
-        {"i": torch.ones(2, dtype=torch.int64), "nan": torch.tensor([1, float("nan")])}, tmp_path / "m.pt"
-    )
+    torch.save({"i": torch.ones(2, dtype=torch.int64), "nan": torch.tensor([1, float("nan")])}, tmp_path / "m.pt")
     source = TorchBinSource([tmp_path / "m.pt"])
     with pytest.raises(BadWeights, match="'i' is stored as int64"):
         source.rows("i")
@@ -385,9 +383,7 @@ def test_a_truncated_gguf_says_how_much_is_missing(gguf_path: Path, tmp_path: Pa
     (tmp_path / "cut.gguf").write_bytes(content[:-100])
     end = max(tensor.end for tensor in GgufSource(gguf_path)._tensors.values())
     missing = 100 - (len(content) - end)
-    with pytest.raises(
-        BadModel, match=rf"cut\.gguf: the file is cut short: of its bytes {missing} are missing"
-    ):
+    with pytest.raises(BadModel, match=rf"cut\.gguf: the file is cut short: of its bytes {missing} are missing"):
         GgufSource(tmp_path / "cut.gguf")
 
 
@@ -563,9 +559,7 @@ def test_byte_level_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
         open_files(str(folder))
 
 
-def test_the_fingerprint_sees_content_and_not_place(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_fingerprint_sees_content_and_not_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     first, other = folder / "model.safetensors", tmp_path_factory.mktemp("x") / "model.safetensors"
     other.write_bytes(first.read_bytes())
     assert fingerprint([first]) == fingerprint([other])

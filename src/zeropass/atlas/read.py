@@ -216,7 +216,7 @@ class Atlas:
     @property
     def layers(self) -> tuple[int, int]:
         """The half-open range of layers that the atlas covers."""
-        first, stop = self.options["layers"] or (0, self.model["layers"])
+        first, stop = self.options.get("layers") or (0, self.model["layers"])
         return int(first), int(stop)
 
     @cached_property
@@ -379,12 +379,10 @@ class Atlas:
     def _held(self, place: Address) -> list[Address]:
         """The addresses that one stands for; without a role, those of the roles that this atlas was built with."""
         every = with_roles(place, self.model["ff_roles"])
-        folders = ["pairs" if one.role in MAP_ROLES else "lists" for one in every]
-        files = [
-            f"{folder}/{file_name(one.layer, one.role)}.parquet" for folder, one in zip(folders, every, strict=True)
-        ]
-        held = [one for one, file in zip(every, files, strict=True) if (self.path / file).exists()]
-        return held or every
+        return [one for one in every if self._built(one.role)] or every
+
+    def _built(self, role: str) -> bool:
+        return role in (self.options.get("roles") or (role,))
 
     def _check_range(self, place: Address) -> None:
         if place.layer == OUTSIDE:
@@ -418,7 +416,7 @@ class Atlas:
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
         stem, role, stored = self._stored_name(place)
         path = self.path / "lists" / f"{stem}.parquet"
-        if not path.exists():
+        if role not in {run.role for run in self._runs if run.layer == place.layer}:
             raise BadAddress(
                 f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self._runs}))}."
             )
@@ -462,7 +460,7 @@ class Atlas:
 
     def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
         path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"
-        if not path.exists():
+        if not self._built(place.role):
             raise BadAddress(f"{place}: this atlas was built without {place.role}.")
         stored = int(self.options["pairs"])
         k = min(_K, stored) if k is None else k

@@ -176,6 +176,7 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
         ("options.layers", ranged),
+        ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", all(type(count) is int for count in hidden)),
