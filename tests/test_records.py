@@ -24,7 +24,7 @@ from zeropass.views import (
     VectorRecord,
 )
 
-HIDDEN = Hidden("default", 0, {})
+HIDDEN = Hidden("default", 0, 47_029, {})
 
 
 def vector(*texts: str) -> VectorRecord:

@@ -150,7 +150,11 @@ class Lens:
         mask = torch.from_numpy(vocab.mask(name, *self.judgement)).to(self.model.device)
         if not mask.any():
             raise BadOption(f"The view {name} hides every token of this vocabulary.")
-        return _View(mask, mask.nonzero()[:, 0], Hidden(name, int((~mask).sum()), vocab.hidden(name, *self.judgement)))
+        return _View(
+            mask,
+            mask.nonzero()[:, 0],
+            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *self.judgement)),
+        )
 
     def _lists(self, place: Address, frame: str | None, view: "_View", k: int) -> list[Record]:
         layer, role, row = locate(self.model, place)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Dimensions, Family, Layout, Rope, Side, Stored, expand
-from zeropass.errors import BadAddress, BadModel, BadWeights, UnknownFamily
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.sources.base import TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
 from zeropass.vocab import Vocabulary
@@ -99,8 +99,18 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Tensor:
-        """U, (V, d): the same tensor as E when tied."""
-        return self.embedding if self.dims.tied else self.matrix("unembedding")
+        """U, (V, d): the same tensor as E when tied, and in an encoder without a language model's head.
+
+        Raises BadWeights for an untied checkpoint that was saved without it: E would not be what it says.
+        """
+        if self.dims.tied or (self.family.norm_place == "post" and not self.has("unembedding")):
+            return self.embedding
+        if not self.has("unembedding"):
+            raise BadWeights(
+                f"{self.source.path}: this checkpoint was saved without its unembedding, which is not tied to the "
+                "embedding; only the token frame can be read (--frame token)."
+            )
+        return self.matrix("unembedding")
 
     def info(self) -> dict[str, Any]:
         """What the model is and what of it zeropass reads, JSON-ready: sizes, stored types, hash."""
@@ -205,7 +215,15 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
     dims = _dimensions(files, family, layout, prefix, names)
     _check_shapes(files, layout, dims, prefix, names)
     _check_leftovers(files, family, layout, dims, prefix, names)
-    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, torch.device(device))
+    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, _device(device))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """A device that works here; BadOption, with torch's reason, if it does not."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadOption(f"--device {device}: torch cannot use it here ({str(error).splitlines()[0]}).") from error
 
 
 def _family(files: ModelFiles) -> tuple[Family, Layout]:
@@ -265,7 +283,7 @@ def _dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, 
         eps=_positive_number(files, " / ".join(layout.config["eps"]), found["eps"]),
         activation=str(found["activation"]),
         tied=_tied(files, family, layout, prefix, names),
-        rope=_rope(files, layout, family) if family.rotary else None,
+        rope=_rope(files, layout, family, sizes["head_dim"]) if family.rotary else None,
     )
 
 
@@ -292,11 +310,12 @@ def _tied(files: ModelFiles, family: Family, layout: Layout, prefix: str, names:
     tied = files.config.get("tie_word_embeddings", family.tied_by_default)
     if not isinstance(tied, bool):
         raise BadModel(f"{files.path}: tie_word_embeddings is {tied!r}; it must be true or false.")
-    if not tied and head not in names and not _bare(layout, prefix):
+    task_head = any(_full_name(stored.name, prefix) in names for stored, _ in layout.extra.values())
+    if not tied and head not in names and not (task_head or _bare(layout, prefix)):
         raise BadWeights(
             f"{files.source.path}: the configuration says the unembedding is not tied, but {head} is missing."
         )
-    return tied or head not in names
+    return tied
 
 
 def _bare(layout: Layout, prefix: str) -> bool:
@@ -311,11 +330,17 @@ _ROPE_OPTIONS = {
 """What each known rule of rescaling needs; one that is not known is refused when an offset is asked for."""
 
 
-def _rope(files: ModelFiles, layout: Layout, family: Family) -> Rope:
+def _rope(files: ModelFiles, layout: Layout, family: Family, width: int) -> Rope:
     """Base and scaling of rotary positions, from either spelling that configurations use."""
     if files.format == "gguf":
         kind = files.config.get(f"{family.name}.rope.scaling.type", "default")
         kind = "default" if kind == "none" else kind
+        turned = files.config.get(f"{family.name}.rope.dimension_count", width)
+        if turned != width or f"{family.name}.rope.scale_linear" in files.config:
+            raise BadModel(
+                f"{files.path}: rope.dimension_count {turned!r} beside heads of {width}, or rope.scale_linear: "
+                "rotary positions of a kind that is not known."
+            )
         options = {"factor": files.config.get(f"{family.name}.rope.scaling.factor", 1.0)}
         theta = _lookup(files, layout, family, "rope_theta")
     else:

@@ -11,7 +11,7 @@ from rich.text import Text
 from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
 
-__all__ = ["facts_table", "render", "render_find", "render_hidden", "show_records", "token_text"]
+__all__ = ["facts_table", "heading", "render", "render_find", "render_hidden", "show_records", "token_text"]
 
 _ROLE = "bold cyan"
 
@@ -27,7 +27,7 @@ def show_records(console: Console, records: Iterable[Record], k: int) -> None:
 def render(record: Record, k: int = 12) -> RenderableType:
     """One record: heading, then both poles, pairs or directions."""
     if isinstance(record, VectorRecord):
-        return Group(_heading(record, record.verb), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
+        return Group(heading(record), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
     if isinstance(record, PairRecord):
         return Group(_heading(record, record.verb, _offset(record)), _pairs(record, k), _certificate(record))
     return Group(_heading(record, "singular directions", record.note), *_directions(record, k))
@@ -65,6 +65,11 @@ def token_text(text: str, style: str = "") -> Text:
     if shown.startswith("␣"):
         return Text("␣", style="dim").append(shown[1:], style=style or "not dim")
     return Text(shown, style=style)
+
+
+def heading(record: VectorRecord) -> Text:
+    """The heading of a list, which says so if none of its tokens stands out."""
+    return _heading(record, record.verb, "no token stands out" if record.faint else "")
 
 
 def _heading(record: Record, verb: str, note: str = "") -> Text:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
 from zeropass.errors import BadOption, UnknownWord
-from zeropass.terminal import render, render_find
-from zeropass.views import PairRecord, TokenScore, VectorRecord
+from zeropass.terminal import heading, render, render_find
+from zeropass.views import PairRecord, Record, Token, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
 
 if TYPE_CHECKING:
@@ -72,8 +72,13 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     for address in best[:_NEURONS]:
         for record in atlas.explain(address, tokens="words", k=_TOKENS):
             if record.role != "up":
-                console.print(render(record, _TOKENS))
+                console.print(_brief(record))
         console.print()
+
+
+def _brief(record: Record) -> RenderableType:
+    """A record, or its heading alone where no token stands out."""
+    return heading(record) if isinstance(record, VectorRecord) and record.faint else render(record, _TOKENS)
 
 
 def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
@@ -83,8 +88,8 @@ def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
 
 
 def _fifth_word(atlas: Atlas, pole: Sequence[TokenScore]) -> float:
-    words = {t.token.strip().lower(): abs(t.z) for t in reversed(pole) if atlas.is_word(t.id)}
-    sizes = sorted((z for word, z in words.items() if word.isalpha() and len(word) > 2), reverse=True)
+    words = {_plain_word(atlas, Token(t.id, t.token)): abs(t.z) for t in reversed(pole)}
+    sizes = sorted((z for word, z in words.items() if len(word) > 2), reverse=True)
     return sizes[4] if len(sizes) > 4 else 0.0
 
 
@@ -109,18 +114,24 @@ def _varied(atlas: Atlas, kind: str, layers: range) -> list[PairRecord]:
 
 
 def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
-    """A head map with only those of its pairs that are whole words, each word once on its side."""
-    seen: set[tuple[str, str]] = set()
+    """A head map with only those of its pairs that join words, each word once on its side; of vo, different words."""
+    seen_left: set[str] = set()
+    seen_right: set[str] = set()
     pairs = []
     for pair in record.pairs:
-        left, right = (("left", pair.left.token.strip().lower()), ("right", pair.right.token.strip().lower()))
-        words = (
-            left[1].isalpha() and right[1].isalpha() and atlas.is_word(pair.left.id) and atlas.is_word(pair.right.id)
-        )
-        if words and not {left, right} & seen:
-            seen |= {left, right}
+        left, right = (_plain_word(atlas, token) for token in (pair.left, pair.right))
+        copies = record.role == "vo" and left == right  # most heads of the middle copy; others tell more
+        if left and right and not copies and left not in seen_left and right not in seen_right:
+            seen_left.add(left)
+            seen_right.add(right)
             pairs.append(pair)
     return replace(record, pairs=tuple(pairs))
+
+
+def _plain_word(atlas: Atlas, token: Token) -> str:
+    """A token's word in lower case, or nothing if it does not read as one."""
+    word = token.token.strip().lower()
+    return word if len(word) > 1 and word.isalpha() and atlas.is_word(token.id) else ""
 
 
 def _word(console: Console, atlas: Atlas) -> None:
@@ -134,7 +145,8 @@ def _word(console: Console, atlas: Atlas) -> None:
         best = found.hits[0]
         console.print()
         for record in atlas.explain(best.address, tokens="words", k=_TOKENS):
-            console.print(render(record, _TOKENS))
+            console.print(_brief(record))
+        console.print()
         return
 
 

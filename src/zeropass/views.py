@@ -6,6 +6,7 @@ A record knows how to become JSON (`to_json`) and a notebook's HTML; `terminal.p
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 from zeropass.vocab import shown_text
@@ -50,10 +51,11 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Which tokens a list leaves out: the view (``default``, ``all``, ``words``), how many it hides, and why."""
+    """Which tokens a list leaves out: the view (``default``, ``all``, ``words``), how many, why; how many it shows."""
 
     view: str
     count: int
+    shown: int
     reasons: dict[str, int]
 
 
@@ -71,6 +73,12 @@ class VectorRecord:
     mean: float
     std: float
     hidden: Hidden
+
+    @property
+    def faint(self) -> bool:
+        """Whether no token stands out: as high a z turns up among as many normal scores in one list of twenty."""
+        chance = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
+        return all(abs(token.z) < chance for token in (*self.top[:1], *self.bottom[:1]))
 
     @property
     def verb(self) -> str:

@@ -199,13 +199,13 @@ BERT = Family(
                 "mlm": (Stored("^cls.predictions.transform.dense.weight"), "read"),
                 "mlm_norm": (Stored("^cls.predictions.transform.LayerNorm.bias"), "write"),
                 "classifier": (Stored("^classifier.weight"), "read"),
-                "nsp": (Stored("^cls.seq_relationship.weight"), "read"),
             },
             unread=(
                 r"embeddings\.position_ids",
                 r"pooler\.dense\.bias",
                 r"\^cls\.predictions\.(bias|decoder\.bias|transform\.dense\.bias|transform\.LayerNorm\.weight)",
-                r"\^(classifier|cls\.seq_relationship)\.bias",
+                r"\^classifier\.bias",
+                r"\^cls\.seq_relationship\.(weight|bias)",  # reads the pooler's tanh, not the stream
             ),
         ),
     ),

@@ -275,7 +275,7 @@ class Atlas:
 
     def _hidden(self, view: str) -> Hidden:
         reasons = self.manifest["tokens_hidden"][view]
-        return Hidden(view, sum(reasons.values()), reasons)
+        return Hidden(view, sum(reasons.values()), int(self._mask(view).sum()), reasons)
 
     def _is_shown(self, token: int) -> bool:
         return bool(self._mask(self.view)[token])
