@@ -27,7 +27,7 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
-	$(BIN)/python benchmarks/pairs.py
+	$(BIN)/python benchmarks/pairs.py --all
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/reading.py
 

@@ -372,7 +372,7 @@ def _or_refused(source: Any, address: str, frame: str | None) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("view", ["default", "words", "all"])
+@pytest.mark.parametrize("view", ["default", "words", "ascii", "all"])
 def test_other_views_and_longer_lists_than_stored(
     kind: str, view: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

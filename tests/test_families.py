@@ -303,7 +303,6 @@ def test_tables_outside_the_blocks(cases):
         "bert-untied": {
             "mlm": "cls.predictions.transform.dense.weight",
             "mlm_norm": "cls.predictions.transform.LayerNorm.bias",
-            "nsp": "cls.seq_relationship.weight",
         },
     }
     for variant, tables in expected.items():

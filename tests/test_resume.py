@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,10 +117,10 @@ def test_stopped_at_any_file(model: Path, finished: Path, tmp_path: Path, monkey
 
 
 def test_killed_at_random_moments(model: Path, finished: Path, tmp_path: Path) -> None:
-    out, chance, kills = tmp_path / "out", random.Random(1), 0
+    out, chance = tmp_path / "out", random.Random(1)
     for _ in range(2):
-        kills += _kill(model, out, signal.SIGKILL, chance.uniform(0, 0.3)).returncode == -signal.SIGKILL
-    assert kills >= 1
+        done = _signalled(model, out, signal.SIGKILL, chance.randrange(1, 10))
+        assert done.returncode == -signal.SIGKILL
     assert build(model, out)
     assert contents(out) == contents(finished)
     again = command(model, out)
@@ -129,23 +128,32 @@ def test_killed_at_random_moments(model: Path, finished: Path, tmp_path: Path) -
     assert "complete already" in again.stdout
 
 
-def _kill(model: Path, out: Path, how: signal.Signals, after: float) -> subprocess.CompletedProcess[str]:
-    """Send a signal some seconds after the folder came to be."""
-    with subprocess.Popen(
-        _line(model, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
-        stop = time.monotonic() + 60
-        while not (out / "rows").exists() and process.poll() is None and time.monotonic() < stop:
-            time.sleep(0.01)
-        time.sleep(after)
-        process.send_signal(how)
-        stdout, stderr = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+SIGNALLING = """
+import os, time
+import zeropass.cli
+from zeropass.atlas import schema
+rename, count = schema.Path.replace, 0
+def signalled(self, target):
+    global count
+    count += 1
+    if count == {file}:
+        os.kill(os.getpid(), {how})
+        time.sleep(10)
+    return rename(self, target)
+schema.Path.replace = signalled
+zeropass.cli.main()
+"""
+"""The command, sending itself a signal in the middle of writing the n-th file."""
+
+
+def _signalled(model: Path, out: Path, how: signal.Signals, file: int) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-c", SIGNALLING.format(file=file, how=int(how)), *_line(model, out)[3:]]
+    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
 
 
 def test_ctrl_c(model: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = _kill(model, out, signal.SIGINT, 0.05)
+    done = _signalled(model, out, signal.SIGINT, 12)
     assert done.returncode == 130, done.stderr
     assert "continues" in done.stderr
     assert "Traceback" not in done.stderr

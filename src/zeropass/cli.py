@@ -45,7 +45,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an at
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
-Tokens = Annotated[View | None, typer.Option(help="Tokens to show: default, words or all.")]
+Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
@@ -62,7 +62,7 @@ def build(
         str | None, typer.Option(help="Roles to read, with commas: gate,value,vo; all if not given.")
     ] = None,
     frame: Annotated[str, typer.Option(help="Frames, with commas.")] = "token,output",
-    tokens: Annotated[View, typer.Option(help="Tokens that lists may show: default, words or all.")] = "default",
+    tokens: Annotated[View, typer.Option(help="Tokens that lists may show.")] = "default",
     device: Device = "cpu",
 ) -> None:
     """Read every parameter of MODEL into an atlas: a folder that show, find and DuckDB can search."""

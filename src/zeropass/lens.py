@@ -50,7 +50,7 @@ def load(model: str, device: str = "cpu") -> "Lens":
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``all`` or ``words``."""
+    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``words``, ``ascii`` or ``all``."""
 
     model: Model
     tokens: View = "default"

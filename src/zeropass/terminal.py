@@ -50,13 +50,12 @@ def render_find(record: FindRecord, k: int) -> RenderableType:
 
 
 def render_hidden(console: Console, records: Sequence[Record]) -> None:
-    """Say once how many tokens the lists leave out."""
-    counts = {record.hidden.count for record in records if record.hidden.count}
-    views = {record.hidden.view for record in records}
-    if counts and len(views) == 1:
-        view = views.pop()
-        why = "special or hardly trained" if view == "default" else "not whole words, special or hardly trained"
-        console.print(Text(f"{max(counts):,} tokens are hidden ({why}); --tokens all shows them.", style="dim"))
+    """Say once which tokens the lists leave out, and why."""
+    for hidden in {record.hidden.view: record.hidden for record in records}.values():
+        if hidden.count:
+            why = ", ".join(f"{count:,} {shown_text(reason)}" for reason, count in hidden.reasons.items())
+            line = f"{hidden.view}: {hidden.count:,} tokens are hidden ({why}); --tokens all shows them."
+            console.print(Text(line, style="dim"))
 
 
 def token_text(text: str, style: str = "") -> Text:

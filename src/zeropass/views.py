@@ -51,7 +51,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Which tokens a list leaves out: the view (``default``, ``all``, ``words``), how many, why; how many it shows."""
+    """Which tokens a list leaves out: the view (``default``, ``words``, ``ascii``, ``all``), how many and why."""
 
     view: str
     count: int

@@ -23,7 +23,7 @@ __all__ = ["VIEWS", "View", "Vocabulary", "escape", "shown_text"]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Spec = dict[str, Any]
-View = Literal["default", "all", "words"]
+View = Literal["default", "words", "ascii", "all"]
 VIEWS: tuple[View, ...] = get_args(View)
 Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain"]
 """How a piece spells its text: a byte alphabet, ▁ for a space, ## for a continuation, or as it is."""
@@ -198,26 +198,24 @@ class Vocabulary:
         view: View = "default",
         hardly_trained: Bools | None = None,
         fragments: Bools | None = None,
-        ascii_only: bool = False,
     ) -> Bools:
         """Which tokens a list shows (shape (V,)).
 
         ``all``: every token. ``default``: all but special, unused, non-text and hardly trained ones.
         ``words``: of those, what reads as a whole word, a number or a punctuation mark; ``fragments``
-        (`zeropass.undertrained.judge`) tells the beginnings of words from words. ``ascii_only`` hides the
-        rest in any view. Raises BadOption for another view.
+        (`zeropass.undertrained.judge`) tells the beginnings of words from words. ``ascii``: the default's without
+        those that have a character outside ASCII. Raises BadOption for another view.
         """
-        return np.equal(self._reasons(view, hardly_trained, fragments, ascii_only), "")
+        return np.equal(self._reasons(view, hardly_trained, fragments), "")
 
     def hidden(
         self,
         view: View = "default",
         hardly_trained: Bools | None = None,
         fragments: Bools | None = None,
-        ascii_only: bool = False,
     ) -> dict[str, int]:
         """Count the tokens that `mask` hides by the first reason that applies, as far as a reason hides any."""
-        names, counts = np.unique(self._reasons(view, hardly_trained, fragments, ascii_only), return_counts=True)
+        names, counts = np.unique(self._reasons(view, hardly_trained, fragments), return_counts=True)
         found = dict(zip(names.tolist(), counts.tolist(), strict=True))
         return {reason: found[reason] for reason in _REASONS if reason in found}
 
@@ -305,9 +303,7 @@ class Vocabulary:
         split = " + ".join(parts) or "nothing"
         return f"{word} is not one token; it is split as {split}{note}. Ask for one or more of these pieces."
 
-    def _reasons(
-        self, view: View, hardly_trained: Bools | None, fragments: Bools | None, ascii_only: bool
-    ) -> npt.NDArray[np.str_]:
+    def _reasons(self, view: View, hardly_trained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
         """Name the first reason to hide each token, with an empty string for a token that is shown."""
         if view not in get_args(View):
             raise BadOption(
@@ -319,7 +315,7 @@ class Vocabulary:
             flags["hardly trained"] = hardly_trained
         if view == "words":
             flags |= {"fragment": fragments, "not a word": ~self.words}
-        if ascii_only:
+        if view == "ascii":
             flags["non-ASCII"] = self.non_ascii
         reasons = np.zeros(self.size, dtype=f"<U{max(map(len, _REASONS))}")
         for reason in reversed(flags):
