@@ -171,7 +171,8 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
             raise BadAtlas(f"{path}: {name} is {value!r}, which is not a {kind.__name__}; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
     ranged = layers is None or (isinstance(layers, list) and [type(x) for x in layers] == [int, int])
-    hidden = [count for view in VIEWS for count in manifest["tokens_hidden"][view].values()]
+    hidden = [manifest["tokens_hidden"].get(view) for view in VIEWS]
+    counted = all(isinstance(of, dict) and all(type(count) is int for count in of.values()) for of in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
@@ -179,7 +180,7 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
-        ("tokens_hidden", all(type(count) is int for count in hidden)),
+        ("tokens_hidden", counted),
     )
     for entry, right in checks:
         if not right:
