@@ -12,6 +12,7 @@ demo: $(VENV)/.user
 	@$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	@$(BIN)/zeropass tour $(ATLAS)
+	@echo "  (the command is in $(BIN); '. $(BIN)/activate' puts it on the path)"
 
 test: check
 	$(BIN)/python -m pytest
