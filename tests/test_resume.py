@@ -129,8 +129,9 @@ def test_killed_at_random_moments(model: Path, finished: Path, tmp_path: Path) -
 
 
 SIGNALLING = """
-import os, time
+import os, signal, time
 import zeropass.cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 from zeropass.atlas import schema
 rename, count = schema.Path.replace, 0
 def signalled(self, target):

@@ -41,7 +41,7 @@ from zeropass.views import (
     TokenScore,
     VectorRecord,
 )
-from zeropass.vocab import Vocabulary
+from zeropass.vocab import VIEWS, Vocabulary
 
 __all__ = ["Atlas", "open_atlas"]
 
@@ -245,10 +245,8 @@ class Atlas:
 
     @cached_property
     def _tokens(self) -> dict[str, Any]:
-        return self._numpy(
-            "SELECT piece, special, unused, literal, in_default, in_words, in_all FROM read_parquet($file) ORDER BY id",
-            TOKENS,
-        )
+        columns = ", ".join(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)))
+        return self._numpy(f"SELECT {columns} FROM read_parquet($file) ORDER BY id", TOKENS)  # noqa: S608
 
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
