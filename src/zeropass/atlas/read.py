@@ -156,16 +156,17 @@ class Atlas:
         """
         runs = self._runs if runs is None else runs
         z = np.zeros(len(self._means), np.float32)
+        means = {
+            space: np.asarray(self._rows(space)[list(ids)].mean(0)) for space in {self._space(run) for run in runs}
+        }
         for run in runs:
-            part = slice(run.first, run.first + run.count)
-            z[part] = self._vectors(run) @ self._mean_row(self._space(run), tuple(ids))
+            z[run.first : run.first + run.count] = self._vectors(run) @ means[self._space(run)]
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(self._stds > 0, (z - self._means) / self._stds, 0)
         best: list[tuple[int, float]] = []
         for kind in sorted({(run.side, run.frame) for run in runs}):
             own = np.concatenate([np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == kind])
-            top = own[np.argsort(-np.abs(z[own]), kind="stable")[:k]]
-            best += [(int(i), float(z[i])) for i in top]
+            best += [(int(i), float(z[i])) for i in own[_largest(np.abs(z[own]), k)]]
         return sorted(best, key=lambda hit: (-abs(hit[1]), hit[0]))
 
     def strongest(self, role: str, frame: str, layers: tuple[int, int], k: int = 3) -> list[str]:
@@ -319,9 +320,6 @@ class Atlas:
 
     def _rows(self, space: str) -> Floats:
         return self._array(f"rows/{safe_name(space)}.npy", self.model["vocabulary"])
-
-    def _mean_row(self, space: str, ids: tuple[int, ...]) -> Floats:
-        return np.asarray(self._rows(space)[list(ids)].mean(0), np.float32)
 
     def _space(self, run: _Run) -> str:
         return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
@@ -486,3 +484,12 @@ class Atlas:
         kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
         return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden)
+
+
+def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:
+    """Places of the k largest, best first; of equal ones the first. A full sort of all would take most of a query."""
+    if k >= len(sizes):
+        return np.argsort(-sizes, kind="stable")
+    least = np.partition(sizes, len(sizes) - k)[len(sizes) - k]
+    near = np.flatnonzero(sizes >= least)
+    return near[np.argsort(-sizes[near], kind="stable")[:k]]
