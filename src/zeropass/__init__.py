@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.build import build
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.evidence.collect import collect_evidence
+    from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.factored import Factored
     from zeropass.frames import Frames
     from zeropass.lens import Lens, load
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "Atlas",
+    "Evidence",
     "Factored",
     "Frames",
     "Lens",
@@ -40,10 +43,12 @@ __all__ = [
     "ZeropassError",
     "__version__",
     "build",
+    "collect_evidence",
     "load",
     "open_atlas",
     "open_model",
     "parse",
+    "read_evidence",
     "top_pairs",
 ]
 
@@ -54,6 +59,8 @@ _HOMES = {
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.evidence.collect": ("collect_evidence",),
+    "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.factored": ("Factored",),
     "zeropass.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load"),

@@ -24,6 +24,7 @@ from rich.progress import (
 import zeropass as zp
 from zeropass.address import parse
 from zeropass.errors import BadOption, ZeropassError
+from zeropass.evidence.verdicts import default_name
 from zeropass.terminal import facts_table, render, render_find, show_records
 from zeropass.tour import print_tour
 from zeropass.vocab import View, shown_text
@@ -153,6 +154,34 @@ def info(
 
 
 @app.command()
+def evidence(
+    model: Model,
+    text: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text file to run the model on; newspaper prose if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to; evidence/MODEL if not given. A stopped run continues.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How much of the text to use.")] = 10_000,
+    only: Annotated[
+        str | None, typer.Option(help="Measures, with commas: pairs,inverses,states,reading,attention,writing.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all samples and nulls.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run MODEL on a text and measure how far its words can be believed, against chance (needs zeropass[run])."""
+    folder = out if out is not None else Path("evidence") / default_name(model)
+    with _progress() as report:
+        found = zp.collect_evidence(
+            model, text, folder, tokens=tokens, only=_names(only), seed=seed, device=device, progress=report
+        )
+    if not _output(found.verdicts.to_json() | {"left_out": found.evidence.left_out, "out": str(folder)}, as_json):
+        Console().print(found.summary)
+        print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
+
+
+@app.command()
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
     print_tour(Console(), zp.open_atlas(folder))
@@ -170,7 +199,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has caught the Ctrl-C and says nothing
-            print("interrupted; a build continues where it stopped when the same command is run again", file=sys.stderr)
+            print("interrupted; the same command, run again, continues where this one stopped", file=sys.stderr)
         raise
 
 

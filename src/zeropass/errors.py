@@ -8,7 +8,9 @@ ZeropassError
 ├── BadAddress          not an address, or out of the model's range
 ├── UnknownWord         text that is not one token of the vocabulary
 ├── BadOption           an option or argument has a value that cannot be used
-└── BadAtlas            a folder is not an atlas, not complete, or of another version
+├── BadAtlas            a folder is not an atlas, not complete, or of another version
+├── CannotRun           the model cannot be run here (only evidence and stitching run one)
+└── MissingExtra        a command needs an extra of the package that is not installed
 
 The command line prints the message of any of them and exits with code 2.
 """
@@ -19,6 +21,8 @@ __all__ = [
     "BadModel",
     "BadOption",
     "BadWeights",
+    "CannotRun",
+    "MissingExtra",
     "NotFetched",
     "UnknownFamily",
     "UnknownWord",
@@ -60,3 +64,11 @@ class BadOption(ZeropassError):
 
 class BadAtlas(ZeropassError):
     """A folder is not an atlas, not complete, damaged, or of another version."""
+
+
+class CannotRun(ZeropassError):
+    """The model cannot be run here: transformers does not know it, or runs something else than what was read."""
+
+
+class MissingExtra(ZeropassError):
+    """A command needs an extra of the package, such as ``zeropass[run]``, that is not installed."""

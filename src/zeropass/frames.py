@@ -54,12 +54,18 @@ class Frames:
     def rows(self, space: str) -> Rows:
         """Rows and moments of a space, as `space_of` names it."""
         if space not in self._kept:
-            matrix = self._make(space)
-            used = torch.from_numpy(self.model.vocab.used).to(matrix.device)
-            if space == "output.write":
-                matrix = matrix - matrix[used].mean(0)
-            self._kept[space] = Rows(space, matrix, moments(matrix, used))
+            matrix = self.matrix(space)
+            self._kept[space] = Rows(space, matrix, moments(matrix, self._used))
         return self._kept[space]
+
+    def matrix(self, space: str) -> Tensor:
+        """The rows (V, d) of a space alone, made anew; `rows` keeps them, with their moments."""
+        matrix = self._make(space)
+        return matrix - matrix[self._used].mean(0) if space == "output.write" else matrix
+
+    @cached_property
+    def _used(self) -> Tensor:
+        return torch.from_numpy(self.model.vocab.used).to(self.model.device)
 
     def release(self, space: str) -> None:
         """Forget a space's rows (113 MB each for SmolLM2)."""
@@ -76,15 +82,16 @@ class Frames:
         fold = fold_read if pre else fold_write
         return fold(vectors, self.model.vector(norm, layer), self.model.family.norm)
 
-    def query_constant(self, layer: int, head: int) -> Tensor | None:
-        """What a head's query holds whatever the token, (d_h,): the norm's shift through W_Q, plus the bias."""
+    def head_constant(self, layer: int, head: int, role: str = "q") -> Tensor | None:
+        """What a head's query (or key) holds whatever the token, (d_h,): the norm's shift through W_Q, and the bias."""
         shift = None if self.model.family.norm_place == "post" else self.model.vector("attn_norm_bias", layer)
         width = self.model.dims.head_dim
-        constant = None if shift is None else self.model.head("q", layer, head) @ shift
-        bias = self.model.vector("q_bias", layer)
+        constant = None if shift is None else self.model.head(role, layer, head) @ shift
+        bias = self.model.vector(f"{role}_bias", layer)
         if bias is None:
             return constant
-        own = bias[head * width : (head + 1) * width]
+        start = self.model.kv_head(role, head) * width
+        own = bias[start : start + width]
         return own if constant is None else own + constant
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int = 0) -> Factored:
@@ -104,6 +111,18 @@ class Frames:
             right = right if frame == "paper" else right - mean
         return Factored(left, right)
 
+    def carried(self, attended: float = 1.0) -> Tensor:
+        """Tokens as they leave block 0 alone, (V, d): y = e + Attn₀(e), x = y + MLP₀(y) (design.md §2, token frame).
+
+        ``attended`` is the weight of a token's attention to itself: one, for a token that nothing stands before. The
+        states are not yet normed for a reader.
+        """
+        block = _FirstBlock(self.model, self._norm, attended)
+        out = torch.empty_like(self.model.embedding)
+        for part in blocks(out.shape[0], 4096):
+            out[part] = block(self._embedded(part))
+        return out
+
     @staticmethod
     def right_frame(kind: str, frame: str) -> str:
         """The frame of a head map's second side: what ``vo`` promotes is always something said."""
@@ -111,7 +130,7 @@ class Frames:
 
     def as_query(self, scores: Tensor, layer: int, head: int, frame: str, offset: int = 0) -> Tensor:
         """Scores (V, d_h) of a head's q columns made into the query side of ``qk``: see `head_map`."""
-        constant = None if frame == "paper" else self.query_constant(layer, head)
+        constant = None if frame == "paper" else self.head_constant(layer, head)
         scores = scores if constant is None else scores + constant
         return rotate(scores, offset, self.frequencies) if offset else scores
 
@@ -142,7 +161,7 @@ class Frames:
         if frame == "embedded":
             return self._as_read(self._embedded(slice(None)))
         if frame == "token":
-            return self._carried()
+            return self._each_as_read(self.carried())
         said = self._said()
         return said if side == "write" else normed(said, self.model.family.norm, self.model.dims.eps)
 
@@ -168,22 +187,25 @@ class Frames:
         pre = self.model.family.norm_place == "pre"
         return normed(x, self.model.family.norm, self.model.dims.eps) if pre else x
 
+    def _each_as_read(self, states: Tensor) -> Tensor:
+        """`_as_read` in place, block by block: a second table of rows would not fit beside the first."""
+        for part in blocks(states.shape[0], 4096):
+            states[part] = self._as_read(states[part])
+        return states
+
     def _norm(self, name: str, layer: int) -> tuple[Tensor | None, Tensor | None]:
         return self.model.vector(name, layer), self.model.vector(f"{name}_bias", layer)
-
-    def _carried(self) -> Tensor:
-        """Tokens as they leave block 0 alone: y = e + Attn₀(e), x = y + MLP₀(y) (design.md §2, token frame)."""
-        block = _FirstBlock(self.model, self._norm)
-        out = torch.empty_like(self.model.embedding)
-        for part in blocks(out.shape[0], 4096):
-            out[part] = self._as_read(block(self._embedded(part)))
-        return out
 
 
 class _FirstBlock:
     """Block 0 on single tokens: each attends only to itself, with weight one."""
 
-    def __init__(self, model: Model, norm: Callable[[str, int], tuple[Tensor | None, Tensor | None]]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        norm: Callable[[str, int], tuple[Tensor | None, Tensor | None]],
+        attended: float = 1.0,
+    ) -> None:
         if model.dims.activation not in _ACTIVATIONS:
             known = ", ".join(sorted(_ACTIVATIONS))
             raise BadModel(f"{model.files.path}: activation {model.dims.activation!r} is not one of {known}.")
@@ -191,6 +213,7 @@ class _FirstBlock:
         self.parts = {role: model.matrix(role) for role in ("v", "o", *model.family.ff_roles)}
         self.bias = {role: model.vector(f"{role}_bias") for role in self.parts}
         self.act = _ACTIVATIONS[model.dims.activation]
+        self.attended = attended
 
     def __call__(self, x: Tensor) -> Tensor:
         for site, inner in (("attn", self._attend), ("ff", self._feed)):
@@ -206,7 +229,7 @@ class _FirstBlock:
     def _attend(self, x: Tensor) -> Tensor:
         dims = self.model.dims
         v = self._linear(x, "v").reshape(-1, dims.kv_heads, dims.head_dim)
-        return self._written(v.repeat_interleave(dims.group, 1).flatten(1), "o")
+        return self.attended * self._written(v.repeat_interleave(dims.group, 1).flatten(1), "o")
 
     def _feed(self, x: Tensor) -> Tensor:
         if "gate" in self.parts:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.catalog import VectorSet, locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadOption
+from zeropass.evidence.verdicts import Verdict, Verdicts, known_verdicts
 from zeropass.factored import Factored, close_values
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
@@ -50,10 +51,14 @@ def load(model: str, device: str = "cpu") -> "Lens":
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``words``, ``ascii`` or ``all``."""
+    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``words``, ``ascii`` or ``all``.
+
+    ``verdicts`` are what a text said of the model's kinds of list; if not given, those that are known of its weights.
+    """
 
     model: Model
     tokens: View = "default"
+    verdicts: Verdicts | None = None
 
     @cached_property
     def frames(self) -> Frames:
@@ -145,6 +150,14 @@ class Lens:
         """Which tokens were hardly trained, judged from the embedding and the tokenizer's merges."""
         return judge(self.model.embedding.cpu().numpy(), self.model.vocab.swallowed())
 
+    @cached_property
+    def _verdicts(self) -> Verdicts | None:
+        size = sum(path.stat().st_size for path in self.model.files.weight_files)
+        return self.verdicts or known_verdicts(size, lambda: self.model.fingerprint)
+
+    def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
+        return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None
+
     def _view(self, name: View) -> "_View":
         vocab = self.model.vocab
         mask = torch.from_numpy(vocab.mask(name, *self.judgement)).to(self.model.device)
@@ -182,6 +195,7 @@ class Lens:
             mean=mean,
             std=std,
             hidden=view.hidden,
+            evidence=self._verdict(found.role, frame, place.layer),
         )
 
     def _pairs(self, place: Address, frame: str, view: "_View", k: int, offset: int) -> PairRecord:
@@ -189,7 +203,8 @@ class Lens:
         shift = offset if place.role == "qk" else 0
         product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
         found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
-        return pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
+        record = pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
+        return replace(record, evidence=self._verdict(place.role, frame, place.layer, shift))
 
     def _poles(self, direction: Tensor, view: "_View") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
         mean, std = float(direction.mean()), float(direction.std())

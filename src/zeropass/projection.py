@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+_BLOCK = 4096
+"""Rows that are held in float64 at once."""
+
+
 def scores(vectors: Tensor, rows: Tensor) -> Tensor:
     """Scores (n, V) that (n, d) vectors give to (V, d) rows: ``x Eᵀ`` (Dar et al. 2023, §3.1)."""
     return vectors @ rows.T
@@ -57,13 +61,14 @@ def fold_write(vectors: Tensor, gain: Tensor | None, norm: Literal["rms", "layer
     return centred if gain is None else centred * gain
 
 
-def rotate(x: Tensor, offset: int, frequencies: Tensor) -> Tensor:
+def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
     """(…, d_h) queries turned by rotary position ``offset``, halves convention: ``R_Δ q`` (design.md §2, RoPE).
 
-    ``frequencies`` (r/2,) in radians a position turn the first r coordinates; the rest stay.
+    ``frequencies`` (r/2,) in radians a position turn the first r coordinates; the rest stay. ``offset`` is one
+    position for all, or a tensor (t,) of one for each of (…, t, d_h).
     """
     half = frequencies.shape[0]
-    angle = offset * frequencies
+    angle = offset[:, None] * frequencies if isinstance(offset, Tensor) else offset * frequencies
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
@@ -95,9 +100,14 @@ def pseudo_inverse(rows: Tensor) -> Tensor:
     ``x Eᵀ E′ = x`` for every state x if E has full column rank. The other right inverse in use, the transpose,
     is E itself: right only up to the scale of EᵀE, good for reading short lists.
     """
-    gram = rows.double().T @ rows.double()
-    inverse: Tensor = torch.linalg.pinv(gram, hermitian=True)
-    return (rows.double() @ inverse).to(rows.dtype)
+    gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in torch.split(rows, _BLOCK):
+        gram += part.double().T @ part.double()
+    inverse = torch.linalg.pinv(gram, hermitian=True)
+    out = torch.empty_like(rows)
+    for whole, part in zip(torch.split(rows, _BLOCK), torch.split(out, _BLOCK), strict=True):
+        part.copy_(whole.double() @ inverse)
+    return out
 
 
 def keep_k(values: Tensor, k: int) -> Tensor:

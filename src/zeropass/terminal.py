@@ -29,7 +29,9 @@ def render(record: Record, k: int = 12) -> RenderableType:
     if isinstance(record, VectorRecord):
         return Group(heading(record), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
     if isinstance(record, PairRecord):
-        return Group(_heading(record, record.verb, _offset(record)), _pairs(record, k), _certificate(record))
+        return Group(
+            _heading(record, record.verb, _offset(record), _known(record)), _pairs(record, k), _certificate(record)
+        )
     return Group(_heading(record, "singular directions", record.note), *_directions(record, k))
 
 
@@ -67,15 +69,20 @@ def token_text(text: str, style: str = "") -> Text:
 
 
 def heading(record: VectorRecord) -> Text:
-    """The heading of a list, which says so if none of its tokens stands out."""
-    return _heading(record, record.verb, "no token stands out" if record.faint else "")
+    """The heading of a list: says if none of its tokens stands out, and what a text said of lists of its kind."""
+    return _heading(record, record.verb, "no token stands out" if record.faint else "", _known(record))
 
 
-def _heading(record: Record, verb: str, note: str = "") -> Text:
+def _heading(record: Record, verb: str, *notes: str) -> Text:
     heading = (
         Text(record.address, style="bold").append(f" {record.role}", style=_ROLE).append(f"  {verb}", style="italic")
     )
+    note = "; ".join(note for note in notes if note)
     return heading.append(f"  {note}", style="dim") if note else heading
+
+
+def _known(record: VectorRecord | PairRecord) -> str:
+    return record.evidence.words if record.evidence else ""
 
 
 def _offset(record: PairRecord) -> str:
@@ -132,7 +139,7 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
             f"{hit.z:+.1f}",
             Text(shown_text(hit.address), style="bold"),
             Text(shown_text(hit.role), style=_ROLE),
-            Text(pole, style="dim"),
+            Text(f"{pole}; {hit.doubt}" if hit.doubt else pole, style="dim"),
         )
     return Padding(table, (0, 0, 0, 2))
 

@@ -60,6 +60,12 @@ def _introduce(console: Console, atlas: Atlas) -> None:
         "[bold]writes[/]: the token it pushes for.\n",
         highlight=False,
     )
+    if atlas.verdicts:
+        console.print(
+            "[bold]on text[/]: how well lists of this kind and layer agree with what the model did on a text, as a "
+            "mean rank correlation, and beside it the chance that wrong lists have.\n",
+            highlight=False,
+        )
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
+from zeropass.evidence.verdicts import Verdict
 from zeropass.vocab import shown_text
 
 __all__ = [
@@ -61,7 +62,10 @@ class Hidden:
 
 @dataclass(frozen=True)
 class VectorRecord:
-    """What one vector of the stream reads or writes in one frame: both poles, best first."""
+    """What one vector of the stream reads or writes in one frame: both poles, best first.
+
+    ``evidence`` is the verdict of a text on lists of this role, frame and layer, if the model was measured.
+    """
 
     address: str
     role: str
@@ -73,6 +77,7 @@ class VectorRecord:
     mean: float
     std: float
     hidden: Hidden
+    evidence: Verdict | None = None
 
     @property
     def faint(self) -> bool:
@@ -94,7 +99,7 @@ class VectorRecord:
             f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
             for sign, pole in (("+", self.top), ("−", self.bottom))
         )
-        return f"<table><caption>{_html_title(self)} <i>{html.escape(self.verb)}</i></caption>{poles}</table>"
+        return f"<table>{_html_caption(self)}{poles}</table>"
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,10 @@ class Certificate:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """The best pairs of a head map; ``offset`` is query position minus key position (RoPE)."""
+    """The best pairs of a head map; ``offset`` is query position minus key position (RoPE).
+
+    ``evidence`` is the verdict of a text on head maps of this role, frame and layer, if the model was measured.
+    """
 
     address: str
     role: str
@@ -126,6 +134,7 @@ class PairRecord:
     pairs: tuple[PairScore, ...]
     certificate: Certificate
     hidden: Hidden
+    evidence: Verdict | None = None
 
     @property
     def verb(self) -> str:
@@ -141,7 +150,7 @@ class PairRecord:
             f"<tr><td>{_html_token(p.left.token)}</td><td>{_html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
             for p in self.pairs[:20]
         )
-        return f"<table><caption>{_html_title(self)} <i>{self.verb}</i></caption>{rows}</table>"
+        return f"<table>{_html_caption(self)}{rows}</table>"
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ class SvdRecord:
 
 @dataclass(frozen=True)
 class Hit:
-    """A parameter that a word or concept ranks high for."""
+    """A parameter that a word or concept ranks high for; ``above`` says whether lists of its kind hold on a text."""
 
     address: str
     side: str
@@ -193,6 +202,12 @@ class Hit:
     frame: str
     score: float
     z: float
+    above: bool | None = None
+
+    @property
+    def doubt(self) -> str:
+        """What a reader must know of it: that lists of its kind and layer are not above chance."""
+        return "not above chance" if self.above is False else ""
 
     @property
     def verb(self) -> str:
@@ -215,7 +230,7 @@ class FindRecord:
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(h.address)}</td><td>{html.escape(h.role)}</td>"
-            f"<td>{html.escape(h.verb)}</td><td>{h.z:+.1f}</td></tr>"
+            f"<td>{html.escape(h.verb)}</td><td>{h.z:+.1f}</td><td><small>{h.doubt}</small></td></tr>"
             for h in self.hits
         )
         query = ", ".join(_html_token(t.token) for t in self.query)
@@ -250,6 +265,11 @@ class Records(Sequence[Record]):
 
 def _html_title(record: Record) -> str:
     return f"<b>{html.escape(record.address)}</b> {html.escape(record.role)}"
+
+
+def _html_caption(record: VectorRecord | PairRecord) -> str:
+    known = f" <small>{html.escape(record.evidence.words)}</small>" if record.evidence else ""
+    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{known}</caption>"
 
 
 def _html_token(text: str, z: float | None = None) -> str:

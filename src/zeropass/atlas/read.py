@@ -28,6 +28,7 @@ from zeropass.atlas.schema import (
     vector_file,
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption
+from zeropass.evidence.verdicts import Verdict, Verdicts, known_verdicts
 from zeropass.views import (
     Certificate,
     FindRecord,
@@ -51,8 +52,11 @@ _K = 20
 """Tokens a pole, and pairs, if nothing else is asked for."""
 
 
-def open_atlas(folder: str | Path) -> "Atlas":
-    """Open an atlas. Raises BadAtlas if the folder is not one, is not complete, or is of another version."""
+def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
+    """Open an atlas. Raises BadAtlas if the folder is not one, is not complete, or is of another version.
+
+    verdicts: what a text said of the model's kinds of list; if not given, those that are known of its weights.
+    """
     path = Path(folder)
     if not path.is_dir():
         raise BadAtlas(f"{folder} is not a folder; an atlas is made by: zeropass build MODEL --out {folder}")
@@ -69,7 +73,7 @@ def open_atlas(folder: str | Path) -> "Atlas":
     missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, HITS) if not (path / name).is_file()]
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
-    return Atlas(path, manifest)
+    return Atlas(path, manifest, verdicts or known_verdicts(None, lambda: str(manifest.get("weights_sha256"))))
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Atlas:
 
     path: Path
     manifest: dict[str, Any]
+    verdicts: Verdicts | None = None
 
     def __getitem__(self, address: str) -> Records:
         """The records of an address in all its roles and stored frames."""
@@ -138,15 +143,9 @@ class Atlas:
             raise BadOption("find needs at least one word.")
         ids = list(dict.fromkeys(i for word in asked for i in self.vocab.find(word)))
         runs = self._chosen(side, role, layers)
-        if (
-            len(ids) == 1
-            and (side, role, layers) == (None, None, None)
-            and k <= self.options["k"]
-            and self._is_shown(ids[0])
-        ):
-            best = self._stored_hits(ids[0], k)
-        else:
-            best = self.scan(ids, runs, k)
+        plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
+        stored = plain and self._is_shown(ids[0])
+        best = self._stored_hits(ids[0], k) if stored else self.scan(ids, runs, k)
         return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best))
 
     def scan(self, ids: Sequence[int], runs: "Sequence[_Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
@@ -248,6 +247,9 @@ class Atlas:
     def _tokens(self) -> dict[str, Any]:
         columns = ", ".join(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)))
         return self._numpy(f"SELECT {columns} FROM read_parquet($file) ORDER BY id", TOKENS)  # noqa: S608
+
+    def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
+        return self.verdicts.of(role, frame, layer, offset) if self.verdicts else None
 
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
@@ -358,7 +360,7 @@ class Atlas:
     def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
         found = list(best)
         rows = self._sql(
-            "SELECT id, address, side, role, frame, mean, std FROM read_parquet($file) "
+            "SELECT id, address, side, role, frame, layer, mean, std FROM read_parquet($file) "
             "WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
             ids=[i for i, _ in found],
@@ -368,8 +370,9 @@ class Atlas:
         for i, z in found:
             if i not in by_id:
                 raise self._damaged(HITS, f"there is no list {i}")
-            address, side, role, frame, mean, std = by_id[i]
-            hits.append(Hit(address, side, role, frame, z * std + mean, z))
+            address, side, role, frame, layer, mean, std = by_id[i]
+            known = self._verdict(role, frame, layer)
+            hits.append(Hit(address, side, role, frame, z * std + mean, z, known.above if known else None))
         return tuple(hits)
 
     def _held(self, place: Address) -> list[Address]:
@@ -434,7 +437,8 @@ class Atlas:
             if view != self.view or k > len(lists[0]):
                 lists = self._relisted(run, i - run.first, mean, std, k, view)
             top, bottom = (self._scored(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
-            records.append(VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden))
+            known = self._verdict(role, frame, place.layer)
+            records.append(VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, known))
         return records
 
     def _relisted(self, run: _Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
@@ -476,14 +480,14 @@ class Atlas:
 
     def _pair_record(self, place: Address, row: tuple[Any, ...], k: int, hidden: Hidden) -> PairRecord:
         offset, frame, left, right, scores, kth, bound, complete = row
-        text = self._label
         pairs = tuple(
-            PairScore(Token(a, text(a)), Token(b, text(b)), s)
+            PairScore(Token(a, self._label(a)), Token(b, self._label(b)), s)
             for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)
         )
         kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
-        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden)
+        known = self._verdict(place.role, frame, place.layer, offset)
+        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, known)
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:

@@ -14,13 +14,12 @@
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from zeropass import disk
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.vocab import VIEWS, Kind, View
@@ -95,25 +94,10 @@ def vector_file(layer: int, role: str, frame: str) -> str:
     return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Write to a file beside ``path`` and rename it there at the end; on any failure nothing is left behind.
-
-    Raises BadAtlas where the disk is full, saying how to go on.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise BadAtlas(
-            f"{path} could not be written ({error.strerror or error}). "
-            "Make room or choose another --out; the same command then continues where it stopped."
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def beside(path: Path) -> AbstractContextManager[Path]:
+    """Write a file of an atlas whole or not at all (`disk.beside`); BadAtlas, saying how to go on, if it cannot be."""
+    advice = "Make room or choose another --out; the same command then continues where it stopped."
+    return disk.beside(path, BadAtlas, advice)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,0 +1,133 @@
+"""What chance gives: nulls, intervals and effect sizes, the same for every measure.
+
+Of the three nulls (`results.NULLS`) ``permuted`` and ``rotated`` make wrong lists for right vectors, ``noise`` compares
+random vectors with their own lists. Intervals are percentile bootstraps (Efron 1979) of the mean over items.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from zeropass.evidence.results import Null, Result
+
+__all__ = ["correlation", "overlap", "partner", "ranks", "rotation", "spearman", "summarised"]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def summarised(
+    measure: str,
+    layer: int,
+    role: str,
+    frame: str,
+    target: str,
+    metric: str,
+    values: Tensor,
+    nulls: Mapping[str, Tensor],
+) -> Result:
+    """A result from its items (n,) and those of each null (any number); items that are not finite are left out."""
+    items = _finite(values)
+    means = _resampled(items, 0)
+    low, high = _interval(means)
+    return Result(
+        measure,
+        layer,
+        role,
+        frame,
+        target,
+        metric,
+        n=len(items),
+        value=_mean(items),
+        std=_std(items),
+        low=low,
+        high=high,
+        nulls=tuple(_null(name, items, means, _finite(other)) for name, other in nulls.items() if len(_finite(other))),
+    )
+
+
+def _null(name: str, items: Tensor, means: Tensor, other: Tensor) -> Null:
+    null_means = _resampled(other, 1)
+    low, high = _interval(null_means)
+    gap_low, gap_high = _interval(means - null_means)
+    pooled = ((items.var(correction=0) + other.var(correction=0)) / 2).sqrt() if len(items) else torch.tensor(0.0)
+    gap = _mean(items) - _mean(other)
+    effect = gap / float(pooled) if float(pooled) > 0 else None
+    return Null(name, _mean(other), _std(other), low, high, len(other), gap_low, gap_high, effect)
+
+
+def _finite(values: Tensor) -> Tensor:
+    flat = values.double().flatten().cpu()
+    return flat[flat.isfinite()]
+
+
+def _mean(items: Tensor) -> float:
+    return float(items.mean()) if len(items) else 0.0
+
+
+def _std(items: Tensor) -> float:
+    return float(items.std(correction=0)) if len(items) else 0.0
+
+
+def _resampled(items: Tensor, seed: int) -> Tensor:
+    """Means (RESAMPLES,) of items drawn with replacement."""
+    return _weights(len(items), seed) @ items if len(items) else torch.zeros(RESAMPLES, dtype=torch.float64)
+
+
+@lru_cache(maxsize=64)
+def _weights(n: int, seed: int) -> Tensor:
+    """How often each of n items is drawn, as shares (RESAMPLES, n): one matrix for all results of a size."""
+    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.full((RESAMPLES, n), 1 / n, dtype=torch.float64)
+    )
+
+
+def _interval(means: Tensor) -> tuple[float, float]:
+    edges = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = means.quantile(edges).tolist()
+    return low, high
+
+
+def partner(values: Tensor, dim: int = -1) -> Tensor:
+    """The items of a dimension, each replaced by the one half-way round: never itself where there are two or more."""
+    return values.roll(max(values.shape[dim] // 2, 1), dim)
+
+
+def rotation(d: int, seed: int) -> Tensor:
+    """A random rotation (d, d) of the stream, uniform over the orthogonal group (QR of a Gaussian, signs fixed)."""
+    gaussian = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    turn: Tensor = (q * r.diagonal().sign()).float()
+    return turn
+
+
+def ranks(values: Tensor, dim: int = 0) -> Tensor:
+    """Ranks 0, 1, … along a dimension, float32; ties in order of place (real scores are not tied)."""
+    order = values.argsort(dim)
+    places = torch.arange(values.shape[dim], dtype=torch.float32, device=values.device)
+    shape = [1] * values.ndim
+    shape[dim] = -1
+    found = torch.empty_like(values, dtype=torch.float32)
+    found.scatter_(dim, order, places.view(shape).expand_as(order))
+    return found
+
+
+def correlation(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
+    """Pearson correlations along a dimension; NaN where one of the two is constant."""
+    x, y = (v.double() - v.double().mean(dim, keepdim=True) for v in (x, y))
+    return (x * y).sum(dim) / (x.square().sum(dim) * y.square().sum(dim)).sqrt()
+
+
+def spearman(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
+    """Spearman rank correlations along a dimension."""
+    return correlation(ranks(x, dim), ranks(y, dim), dim)
+
+
+def overlap(x: Tensor, y: Tensor, k: int, dim: int = 0) -> Tensor:
+    """Share of the top k along a dimension that two tensors have in common."""
+    k = min(k, x.shape[dim])
+    hit = torch.zeros_like(x, dtype=torch.bool).scatter_(dim, x.topk(k, dim).indices, True)
+    return hit.gather(dim, y.topk(k, dim).indices).double().mean(dim)

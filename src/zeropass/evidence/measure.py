@@ -1,0 +1,264 @@
+"""Evidence for one model, start to end: text in, results out. The parts are kept, so a stopped run continues.
+
+The way of the data: the text is run through the model once (`listening`), each measure compares what was heard with
+what the weights alone say (`reading`, `attention`, `overlap`, `inverses`; `writing` runs the model again), every
+number gets its nulls (`chance`), and all of them become one `Evidence` (`results`).
+"""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from zeropass.disk import beside
+from zeropass.errors import BadOption, CannotRun
+from zeropass.evidence import overlap
+from zeropass.evidence.attention import attention
+from zeropass.evidence.inverses import inverses
+from zeropass.evidence.listening import Heard, Progress, Settings, listen, noise_vectors
+from zeropass.evidence.reading import reading
+from zeropass.evidence.results import SCHEMA_VERSION, Evidence, Result, result_from_json, write_parquet
+from zeropass.evidence.running import Running, load_running, require_tokens
+from zeropass.evidence.spaces import Spaces
+from zeropass.evidence.writing import writing
+from zeropass.frames import Frames
+from zeropass.model import Model
+from zeropass.undertrained import judge
+
+__all__ = ["PARTS", "Settings", "measure", "write_evidence"]
+
+PARTS = ("writing", "reading", "attention", "states", "pairs", "inverses")
+"""What is measured one after the other; ``writing``, alone in running the model again, gives ``promotes`` too."""
+
+
+def measure(
+    model: Model,
+    text: str,
+    source: str,
+    settings: Settings | None = None,
+    *,
+    parts: tuple[str, ...] = PARTS,
+    folder: Path | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+) -> Evidence:
+    """Measure how well the words that zeropass reads from a model's weights agree with what the model does on a text.
+
+    ``model`` is read on the processor and run on ``device``. source: what the text is, for the record. parts: some of
+    `PARTS`. folder: where finished parts are kept, so that the same call continues there. Raises BadOption for a text
+    that is too short or a part that does not exist; a model that transformers cannot run gives the static part, and
+    ``left_out`` says why.
+    """
+    settings = settings or Settings()
+    for part in parts:
+        if part not in PARTS:
+            raise BadOption(f"There is no measure {part!r}; measures are {', '.join(PARTS)}.")
+    started = time.monotonic()
+    bench = _Bench(model, text, settings, device, progress)
+    require_tokens(bench.ids, settings.fewest, model)
+    kept = _Kept(folder, _key(bench)) if folder is not None else None
+    results: list[Result] = []
+    left_out: dict[str, str] = {}
+    for part in (p for p in PARTS if p in parts):
+        found = kept.load(part) if kept else None
+        if found is None:
+            found, reason = bench.measured(part)
+            if reason:
+                left_out[part] = reason
+            elif kept:
+                kept.save(part, found)
+        results += found
+    method = _method(bench, source, time.monotonic() - started)
+    return Evidence(_model_facts(model), method, tuple(results), left_out, bench.notes)
+
+
+def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
+    """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each whole or not at all."""
+    with beside(folder / "evidence.json", BadOption) as temporary:
+        temporary.write_text(json.dumps(evidence.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+    with beside(folder / "evidence.parquet", BadOption) as temporary:
+        write_parquet(evidence.results, temporary)
+    with beside(folder / "report.html", BadOption) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """One model and one text; what the measures share is made when first needed."""
+
+    model: Model
+    text: str
+    settings: Settings
+    device: str
+    progress: Progress
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The first tokens of the text."""
+        return torch.tensor(self.model.vocab.encode(self.text)[: self.settings.tokens], dtype=torch.long)
+
+    @cached_property
+    def running(self) -> Running | CannotRun:
+        """The model in transformers, or why it cannot be run."""
+        self.progress("loading", 0, 1)
+        try:
+            return load_running(self.model, self.device)
+        except CannotRun as error:
+            return error
+
+    @cached_property
+    def reasons(self) -> dict[str, str]:
+        """Why parts cannot be measured in full, by part."""
+        if isinstance(self.running, CannotRun):
+            every = {part: str(self.running) for part in PARTS if part != "pairs"}
+            return every | {"inverses": f"{self.running} Hidden states are missing."}
+        headless = f"{self.model.name} has no language model's head that writes could be measured by."
+        return {} if self.running.speaks else {"writing": headless}
+
+    @cached_property
+    def heard(self) -> Heard | None:
+        if isinstance(self.running, CannotRun):
+            return None
+        return listen(self.running, self.ids, self.settings, self.progress)
+
+    @cached_property
+    def spaces(self) -> Spaces:
+        """Rows of every frame, those of the text's tokens kept."""
+        return Spaces(Frames(self.model), torch.zeros(0) if self.heard is None else self.heard.ids)
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """Ids (V',) of the tokens that lists show by default."""
+        vocab = self.model.vocab
+        mask = vocab.mask("default", *judge(self.model.embedding.cpu().numpy(), vocab.swallowed()))
+        return torch.from_numpy(np.flatnonzero(mask))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        short = len(self.ids) < self.settings.tokens
+        found = f"The text has {len(self.ids)} tokens; {self.settings.tokens} were asked for." if short else ""
+        return (found,) if found else ()
+
+    def measured(self, part: str) -> tuple[list[Result], str]:
+        """The results of a part, and why they are not what could be, if so."""
+        if part == "pairs":  # from the weights alone
+            unheard = Spaces(Frames(self.model), torch.zeros(0))
+            return overlap.pairs(unheard, self.shown, self.settings, self.progress), ""
+        reason = self.reasons.get(part, "")
+        if part == "inverses":
+            return inverses(self.spaces, self.heard, self.settings, self.progress), reason
+        return ([], reason) if reason else (_MEASURES[part](self, self.text_heard), "")
+
+    @property
+    def text_heard(self) -> Heard:
+        """What was heard, for a part that there is no reason against."""
+        if self.heard is None:
+            raise CannotRun(self.reasons["reading"])
+        return self.heard
+
+    def writing(self, heard: Heard) -> list[Result]:
+        """The one part that runs the model again; nothing needs it afterwards, so its memory is given back."""
+        if isinstance(self.running, CannotRun):
+            raise self.running
+        found = writing(self.running, self.spaces, heard, self.ids, self.shown, self.settings, self.progress)
+        self.__dict__.pop("running")
+        return found
+
+    def reading(self, heard: Heard) -> list[Result]:
+        noise = {site: noise_vectors(self.model.dims.d, self.settings, site) for site in ("attn", "ff")}
+        return reading(self.spaces, heard, noise, self.settings, self.progress)
+
+
+_MEASURES: dict[str, Callable[[_Bench, Heard], list[Result]]] = {
+    "writing": _Bench.writing,
+    "reading": _Bench.reading,
+    "attention": lambda b, heard: attention(b.spaces, heard, b.settings, b.progress),
+    "states": lambda b, heard: overlap.states(b.spaces, heard, b.shown, b.settings, b.progress),
+}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Finished parts in a folder; those of another model, text or setting are not used."""
+
+    folder: Path
+    key: str
+
+    def load(self, part: str) -> list[Result] | None:
+        try:
+            value = json.loads(self._path(part).read_text(encoding="utf-8"))
+            return [result_from_json(one) for one in value["results"]] if value["key"] == self.key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, part: str, results: list[Result]) -> None:
+        try:
+            self._path(part).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadOption(f"{self._path(part).parent} could not be made ({error.strerror or error}).") from error
+        with beside(self._path(part), BadOption) as temporary:
+            value = {"key": self.key, "results": [asdict(one) for one in results]}
+            temporary.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
+
+    def _path(self, part: str) -> Path:
+        return self.folder / "parts" / f"{part}.json"
+
+
+def _key(bench: _Bench) -> str:
+    """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
+    parts = (SCHEMA_VERSION, bench.model.fingerprint, bench.ids.tolist(), asdict(bench.settings), torch.__version__)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _model_facts(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "family": model.family.name,
+        "layers": model.dims.layers,
+        "roles": list(model.family.roles),
+        "sha256": model.fingerprint,
+        "bytes": sum(path.stat().st_size for path in model.files.weight_files),
+    }
+
+
+def _method(bench: _Bench, source: str, seconds: float) -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "text": source,
+        "text_tokens_sha256": hashlib.sha256(json.dumps(bench.ids.tolist()).encode()).hexdigest(),
+        "tokens": len(bench.ids),
+        "types": len(set(bench.ids.tolist())),
+        "settings": asdict(bench.settings),
+        "seconds": round(seconds),
+        "peak_mb": round(_peak()),
+    }
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _peak() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,499 @@
+"""Figures of evidence, built without pyplot so that no global state is left behind (docs/evidence.md).
+
+Colours are those of Okabe and Ito and ColorBrewer's YlGnBu, both safe for colour-blind readers. Every string of the
+model or the measurement is escaped before it is drawn, and SVG holds its letters as outlines: no font is needed.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
+from zeropass.vocab import shown_text
+
+__all__ = ["METRIC", "Drawing", "Kind", "figures", "kinds", "layer_results", "own_target", "primary", "svg"]
+__all__ += [
+    "attention_offsets",
+    "by_layer",
+    "frames_compared",
+    "inverse_lines",
+    "inverses",
+    "is_main",
+    "trust",
+    "write_figures",
+]
+
+METRIC = {"states": "recall", "pairs": "jaccard", "inverses": "correlation"}
+"""The metric a measure is shown by first; ``spearman`` for the rest."""
+
+MAIN_FRAMES = ("token", "output", "paper")
+"""Frames a list is judged in; any other name is a variant, drawn only where frames are compared."""
+
+_ROLES = ("gate", "up", "key", "q", "k", "v", "value", "o", "vo", "qk")
+_PAIRS = ("key-value", "gate-up", "gate-value", "up-value", "v-o", "q-k")
+_JUDGED = ("reading", "writing", "promotes", "attention")
+_TARGETS = {"writing": "logits", "promotes": "logits", "attention": "offset 0"}
+
+Dash = str | tuple[float, Sequence[float]]
+
+_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+_COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, "#000000")
+_BASES = {"token": _BLUE, "output": _VERMILLION, "paper": "#555555", "embedded": _GREEN}
+_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_NULL_LINES = {"permuted": "-", "rotated": "--", "noise": ":"}
+_NULL_WORDS = {"permuted": "solid", "rotated": "dashed", "noise": "dotted"}
+_GREYS = {"permuted": "#AAAAAA", "rotated": "#777777", "noise": "#444444"}
+_WIDTH = 8.0  # inches: 800 px at 100 dpi
+
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3,
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "svg.fonttype": "path",
+    "svg.hashsalt": "zeropass",
+}
+_styled = partial(style.context, ["default", _STYLE])  # the user's own matplotlibrc must not change a figure
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of list: a role read in one frame, and what it is judged by."""
+
+    measure: str
+    role: str
+    frame: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the words that go with it; ``name`` is its file name without ending."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """The figure as an SVG element that a page can hold beside others."""
+        return svg(self.figure, self.name, self.alt)
+
+
+def is_main(measure: str, frame: str) -> bool:
+    """Whether the library makes lists of this frame itself, rather than for comparison alone."""
+    return frame in MAIN_FRAMES and (measure, frame) != ("writing", "token")
+
+
+def own_target(measure: str, frame: str) -> str | None:
+    """What a list claims to be about, so what it is judged by; None for measures that judge no list."""
+    if measure == "reading":
+        return "predicted" if _base(frame) == "output" else "current"
+    return _TARGETS.get(measure)
+
+
+def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
+    """Every kind of list that was judged, with its results by layer, sorted by measure, frame and role."""
+    found: dict[Kind, dict[int, Result]] = {}
+    for result in evidence.results:
+        if result.metric == "spearman" and result.measure in _JUDGED and result.layer >= 0:
+            target = own_target(result.measure, result.frame)
+            if result.target == target:
+                kind = Kind(result.measure, result.role, result.frame, target)
+                found.setdefault(kind, {})[result.layer] = result
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found, key=_kind_order)}
+
+
+def primary(evidence: Evidence, measure: str, target: str | None = None) -> tuple[Result, ...]:
+    """The results that a measure is shown by first: its metric, main frames, and one target (each frame's own)."""
+    metric = METRIC.get(measure, "spearman")
+    chosen = (
+        r for r in evidence.select(measure=measure, metric=metric) if is_main(r.measure, r.frame) and r.layer >= 0
+    )
+    return tuple(r for r in chosen if r.target == (target or own_target(measure, r.frame) or r.target))
+
+
+def layer_results(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Results by role and frame, sorted in the order they are shown in, each list by layer."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in sorted(results, key=lambda r: (_role_order(r.role), _frame_order(r.frame), r.layer)):
+        found.setdefault((result.role, result.frame), []).append(result)
+    return found
+
+
+def figures(evidence: Evidence) -> tuple[Drawing, ...]:
+    """Every figure that the evidence has results for, in the order of the report."""
+    judged = [result for rows in kinds(evidence).values() for result in rows.values()]
+    main = [result for result in judged if is_main(result.measure, result.frame)]
+    inverted = [result for points in inverse_lines(evidence).values() for _, result in points]
+    heads = _offset_results(evidence) if len({r.target for r in _offset_results(evidence)}) > 1 else []
+    drawn = [_drawing("trust", main, lambda: trust(evidence))]
+    drawn += [_layer_drawing(evidence, *view) for view in _VIEWS]
+    drawn.append(_drawing("frames", judged, lambda: frames_compared(evidence)))
+    drawn.append(_drawing("inverses", inverted, lambda: inverses(evidence)))
+    drawn.append(_drawing("offsets", heads, lambda: attention_offsets(evidence)))
+    return tuple(drawing for drawing in drawn if drawing)
+
+
+def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
+    """Every figure as ``NAME.svg`` and ``NAME.png`` (1600 px wide) in a folder; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for drawing in figures(evidence):
+        vector, raster = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
+        vector.write_text(drawing.svg() + "\n", encoding="utf-8")
+        with _styled():
+            drawing.figure.savefig(raster, format="png", dpi=200, metadata={"Software": None})
+        written += [vector, raster]
+    return written
+
+
+def svg(figure: Figure, name: str = "figure", label: str = "") -> str:
+    """A figure as one ``<svg>`` element without prologue, comments, metadata or style sheet.
+
+    Ids begin with ``name``, so that many figures fit on one page; ``label`` is its text for screen readers.
+    """
+    buffer = io.StringIO()
+    with _styled():
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<style.*?</style>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)  # 0.01 pt is enough
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    spoken = f'role="img" aria-label="{html.escape(label)}"' if label else 'aria-hidden="true"'
+    head = f'<svg {spoken} style="stroke-linejoin:round;stroke-linecap:butt" '
+    return re.sub(r"\n\s*(?=\n)", "", text.replace("<svg ", head, 1)).strip()
+
+
+@_styled()
+def trust(evidence: Evidence) -> Figure:
+    """A heat map: kinds of list down, layers across; a cross where the list is not above its nulls."""
+    rows = {kind: found for kind, found in kinds(evidence).items() if is_main(kind.measure, kind.frame)}
+    layers = sorted({layer for found in rows.values() for layer in found})
+    figure = Figure(figsize=(_WIDTH, 1.3 + 0.24 * len(rows)))
+    axes = figure.subplots()
+    if not rows:
+        return _nothing(figure, axes)
+    values = np.array([[found[n].value if n in found else np.nan for n in layers] for found in rows.values()])
+    scale = float(values[np.isfinite(values)].max(initial=0.5))
+    shades = colormaps["YlGnBu"].resampled(20)  # with more, matplotlib draws the colour bar as a bitmap
+    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap=shades, vmin=0, vmax=scale, edgecolors="white", lw=0.5)
+    axes.set_facecolor("#E8E8E8")
+    low = np.array([[n in found and not found[n].above for n in layers] for found in rows.values()])
+    for dark, colour in ((False, "#333333"), (True, "white")):
+        y, x = np.nonzero(low & np.isfinite(values) & ((values > 0.6 * scale) == dark))
+        axes.plot(x + 0.5, y + 0.5, "x", color=colour, markersize=4, markeredgewidth=0.8)
+    _label_trust(axes, list(rows), layers)
+    figure.colorbar(mesh, ax=axes, label="Spearman correlation", extend="min", fraction=0.04, pad=0.02, aspect=40)
+    return figure
+
+
+@_styled()
+def by_layer(evidence: Evidence, measure: str, target: str | None = None) -> Figure:
+    """Small multiples, roles down and frames across: the value with its 95% band, and its nulls in grey."""
+    series = layer_results(primary(evidence, measure, target))
+    roles, frames = _unique(role for role, _ in series), _unique(frame for _, frame in series)
+    frames = sorted(frames, key=_frame_order)
+    figure, grid = _grid(max(1, len(roles)), max(1, len(frames)), height=1.35)
+    if not series:
+        return _nothing(figure, *grid.flat)
+    for y, role in enumerate(roles):
+        for x, frame in enumerate(frames):
+            own = own_target(measure, frame)
+            title = f"{role}, {frame}" + (f": {own}" if own and measure == "reading" else "")
+            _panel(grid[y, x], _label(title), series.get((role, frame), []))
+    _outer(figure, grid, METRIC.get(measure, "spearman"))
+    taken = [name for name in NULLS if any(r.null(name) for found in series.values() for r in found)]
+    lines = [("measured, 95% interval", _BLUE, "-"), *((name, _GREYS[name], _NULL_LINES[name]) for name in taken)]
+    _legend(figure, lines)
+    return figure
+
+
+@_styled()
+def frames_compared(evidence: Evidence) -> Figure:
+    """One panel a role, one line a frame or variant: the Spearman correlation with what each list is judged by."""
+    found = kinds(evidence)
+    roles = sorted(_unique(kind.role for kind in found), key=_role_order)
+    looks = _frame_looks(kind.frame for kind in found)
+    figure, grid = _grid(-(-len(roles) // 2) or 1, 2, height=2.0)
+    if not roles:
+        return _nothing(figure, *grid.flat)
+    for axes, role in zip(grid.flat, roles, strict=False):
+        for kind, results in found.items():
+            if kind.role == role:
+                _line(axes, list(results.values()), *looks[kind.frame])
+        axes.set_title(_label(role), loc="left")
+    _hide(grid.flat[len(roles) :])
+    _outer(figure, grid, "spearman")
+    _legend(figure, [(frame, *look) for frame, look in looks.items()])
+    return figure
+
+
+@_styled()
+def inverses(evidence: Evidence) -> Figure:
+    """One panel a kind of vector, one line an inverse: correlation of inner products against k (log axis)."""
+    found = inverse_lines(evidence)
+    panels, names = _unique(role for role, _ in found), sorted({name for _, name in found})
+    figure, grid = _grid(1, max(1, len(panels)), height=2.8)
+    if not found:
+        return _nothing(figure, *grid.flat)
+    for axes, role in zip(grid.flat, panels, strict=True):
+        for name, colour, _ in _cycled(names):
+            points = sorted(found.get((role, name), []), key=lambda point: point[0])
+            _curve(axes, [k for k, _ in points], [r for _, r in points], colour)
+        axes.set_title(_label(role), loc="left")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda k, _: f"{k:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    _outer(figure, grid, "correlation", "tokens kept, k")
+    _legend(figure, _cycled(names), "o")
+    return figure
+
+
+@_styled()
+def attention_offsets(evidence: Evidence) -> Figure:
+    """One panel a frame, one line an offset: attention logits of the model against the head's map."""
+    found = _offset_results(evidence)
+    series = layer_results(found)
+    targets = sorted({result.target for result in found}, key=_target_order)
+    figure, grid = _grid(1, max(1, len(series)), height=2.8)
+    if not series:
+        return _nothing(figure, *grid.flat)
+    for axes, ((role, frame), results) in zip(grid.flat, series.items(), strict=True):
+        for target, colour, _ in _cycled(targets):
+            own = [result for result in results if result.target == target]
+            _curve(axes, [r.layer for r in own], own, colour)
+        axes.set_title(_label(f"{role}, {frame}"), loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _outer(figure, grid, "spearman")
+    _legend(figure, _cycled(targets), "o")
+    return figure
+
+
+_VIEWS = (
+    ("states", "states", "same layer", "Active parameters and the state of their own layer (R_k)"),
+    ("states-final", "states", "final", "Active parameters and the final state (R_k)"),
+    ("pairs", "pairs", "jaccard", "Parameters that belong together (Sim_k)"),
+    ("reading", "reading", None, "Reading vectors: the tokens they fire on against their lists"),
+    ("writing", "writing", None, "Writing vectors: the logits they move against their lists"),
+    ("promotes", "promotes", None, "Heads: the logits that attending to a token moves, against vo"),
+    ("attention", "attention", None, "Heads: attention logits between tokens, against qk"),
+)
+
+
+_WORDS = {
+    "trust": (
+        "Which lists can be trusted",
+        "The darker a cell, the better the list agrees with the running model (Spearman correlation); a cross marks a "
+        "list that is not above its permuted and rotated nulls, and grey was not measured.",
+    ),
+    "frames": (
+        "Frames compared",
+        "Each line is one way to make the rows of the tokens, higher is better, hollow points are not above their "
+        "nulls. Reading vectors in an output frame are held against the predicted token, in any other against the "
+        "current one, so compare those within a colour.",
+    ),
+    "inverses": (
+        "Inverses of the embedding",
+        "How well inner products survive the way to the vocabulary and back when only the k largest scores are kept, "
+        "for each right inverse; noise shows what the embedding alone gives.",
+    ),
+    "offsets": (
+        "Attention: offsets compared",
+        "The map of a head depends on the distance between query and key; each line fixes it differently, and hollow "
+        "points are not above their nulls.",
+    ),
+}
+
+
+def _layer_drawing(evidence: Evidence, name: str, measure: str, target: str | None, title: str) -> Drawing | None:
+    found = primary(evidence, measure, target)
+    caption = (
+        f"Colour is the measured value with its 95% interval ({MEASURES[measure]}), hollow where it is not above its "
+        f"nulls; grey is what a null gives. {_null_words(found)}"
+    )
+    return _drawing(name, found, lambda: by_layer(evidence, measure, target), (title, caption))
+
+
+def _drawing(
+    name: str, found: Sequence[Result], draw: Callable[[], Figure], words: tuple[str, str] | None = None
+) -> Drawing | None:
+    """The figure of some results with its words; None without results."""
+    if not found:
+        return None
+    title, caption = words or _WORDS[name]
+    roles = ", ".join(_label(role) for role in _unique(r.role for r in found))
+    layers = sorted({result.layer for result in found if result.layer >= 0})
+    span = f", layers {layers[0]} to {layers[-1]}" if layers else ""
+    return Drawing(name, title, caption, f"{title}: {roles}{span}. The numbers are in the tables.", draw())
+
+
+def _null_words(found: Sequence[Result]) -> str:
+    present = [name for name in NULLS if any(result.null(name) for result in found)]
+    return " ".join(f"{name.capitalize()} ({_NULL_WORDS[name]}): {NULLS[name]}." for name in present)
+
+
+def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
+    if not results:
+        _hide([axes])
+        return
+    for name in NULLS:
+        nulls = [(result.layer, null) for result in results if (null := result.null(name))]
+        layers, grey = [layer for layer, _ in nulls], _GREYS[name]
+        low, high = [null.low for _, null in nulls], [null.high for _, null in nulls]
+        axes.fill_between(layers, low, high, color=grey, alpha=0.25, linewidth=0)
+        axes.plot(layers, [n.mean for _, n in nulls], color=grey, ls=_NULL_LINES[name], lw=1)
+    _curve(axes, [result.layer for result in results], results, _BLUE)
+    axes.set_title(title, loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _curve(axes: Axes, x: Sequence[float], results: Sequence[Result], colour: str) -> None:
+    """Values with their 95% band; hollow points where nulls were taken and the value is not above them."""
+    if results:
+        axes.fill_between(x, [r.low for r in results], [r.high for r in results], color=colour, alpha=0.2, linewidth=0)
+        axes.plot(x, [r.value for r in results], color=colour, marker="o")
+        _hollow(axes, x, results, colour)
+
+
+def _line(axes: Axes, results: Sequence[Result], colour: str, dash: Dash) -> None:
+    layers = [result.layer for result in results]
+    width = 1.8 if dash == "-" else 1.0
+    axes.plot(layers, [result.value for result in results], color=colour, ls=dash, lw=width, marker="o")
+    _hollow(axes, layers, results, colour)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _hollow(axes: Axes, x: Sequence[float], results: Sequence[Result], colour: str) -> None:
+    below = [(at, r.value) for at, r in zip(x, results, strict=True) if r.nulls and not r.above]
+    if below:
+        axes.plot(*zip(*below, strict=True), "o", color=colour, markerfacecolor="white")
+
+
+def _label_trust(axes: Axes, rows: Sequence[Kind], layers: Sequence[int]) -> None:
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [_label(f"{k.role}, {k.frame}: {k.target}") for k in rows])
+    step = -(-len(layers) // 32)
+    axes.set_xticks(np.arange(0, len(layers), step) + 0.5, [str(n) for n in layers[::step]])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("layer")
+    axes.invert_yaxis()
+    for y in range(1, len(rows)):
+        if (rows[y].measure, rows[y].frame) != (rows[y - 1].measure, rows[y - 1].frame):
+            axes.axhline(y, color="white", lw=3)
+
+
+def _grid(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(_WIDTH, 0.9 + height * rows))
+    return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+
+
+def _outer(figure: Figure, grid: np.ndarray, y: str, x: str = "layer") -> None:
+    """Name the axes once, and number those that have no panel below or to the left."""
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    for lines, end, labels in ((grid.T, -1, "labelbottom"), (grid, 0, "labelleft")):
+        for line in lines:
+            shown = [axes for axes in line if axes.axison]
+            for axes in shown[end:][:1]:
+                axes.tick_params(**{labels: True})
+
+
+def _legend(figure: Figure, lines: Iterable[tuple[str, str, Dash]], marker: str = "") -> None:
+    """One legend above all panels, from labels, colours and dashes."""
+    handles = [Line2D([], [], color=colour, ls=dash, marker=marker, label=_label(name)) for name, colour, dash in lines]
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+
+
+def _cycled(names: Iterable[str]) -> list[tuple[str, str, Dash]]:
+    return [(name, colour, "-") for name, colour in zip(names, cycle(_COLOURS), strict=False)]
+
+
+def _nothing(figure: Figure, *grid: Axes) -> Figure:
+    _hide(grid)
+    figure.text(0.5, 0.5, "Nothing was measured.", ha="center")
+    return figure
+
+
+def _hide(grid: Iterable[Axes]) -> None:
+    for axes in grid:
+        axes.axis("off")
+
+
+def _frame_looks(frames: Iterable[str]) -> dict[str, tuple[str, Dash]]:
+    """Colour by what a frame is a variant of, dashes by which variant it is."""
+    looks: dict[str, tuple[str, Dash]] = {}
+    counts: dict[str, int] = {}
+    for frame in sorted(_unique(frames), key=_frame_order):
+        number = counts.setdefault(_base(frame), 0)
+        counts[_base(frame)] += 1
+        looks[frame] = (_BASES.get(_base(frame), _PURPLE), _DASHES[number % len(_DASHES)])
+    return looks
+
+
+def _offset_results(evidence: Evidence) -> list[Result]:
+    found = evidence.select(measure="attention", metric="spearman")
+    return [result for result in found if is_main(result.measure, result.frame) and result.layer >= 0]
+
+
+def inverse_lines(evidence: Evidence) -> dict[tuple[str, str], list[tuple[int, Result]]]:
+    """``(kind of vector, inverse) -> (k, result)``, out of targets such as ``transpose, k=1000``."""
+    found: dict[tuple[str, str], list[tuple[int, Result]]] = {}
+    for result in evidence.select(measure="inverses", metric="correlation"):
+        parts = re.fullmatch(r"(.+), k=([1-9]\d{0,8})", result.target)
+        if parts:
+            found.setdefault((result.role, parts[1]), []).append((int(parts[2]), result))
+    return found
+
+
+def _label(text: str) -> str:
+    """Text as a figure may hold it: printable ASCII, short."""
+    return shown_text(text, 60).encode("ascii", "backslashreplace").decode()
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _base(frame: str) -> str:
+    return frame.split(".")[0]
+
+
+def _place(name: str, known: Sequence[str]) -> int:
+    return known.index(name) if name in known else len(known)
+
+
+def _role_order(role: str) -> tuple[int, str]:
+    return _place(role, _ROLES + _PAIRS), role
+
+
+def _frame_order(frame: str) -> tuple[int, str]:
+    return _place(_base(frame), MAIN_FRAMES), frame
+
+
+def _target_order(target: str) -> tuple[float, str]:
+    """``offset 0``, ``offset 4``, ``offset 16``, then the rest by name."""
+    number = re.fullmatch(r"offset (\d{1,6})", target)
+    return (int(number[1]) if number else math.inf), target
+
+
+def _kind_order(kind: Kind) -> tuple[int, tuple[int, str], tuple[int, str]]:
+    return _place(kind.measure, _JUDGED), _frame_order(kind.frame), _role_order(kind.role)

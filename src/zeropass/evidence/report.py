@@ -1,0 +1,440 @@
+"""Evidence as one page of HTML, as Markdown tables and as a summary for the terminal (docs/evidence.md).
+
+Names, texts and settings come from files that nobody vouches for: HTML is escaped by Jinja2, Markdown by `_markdown`,
+and whatever is shown goes through `zeropass.vocab.shown_text` first.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Group, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from zeropass.evidence.plots import (
+    METRIC,
+    Kind,
+    figures,
+    inverse_lines,
+    is_main,
+    kinds,
+    layer_results,
+    own_target,
+    primary,
+)
+from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
+from zeropass.vocab import shown_text
+
+__all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summary", "table_list", "tables"]
+
+MARK = "·"
+"""Stands behind a value that is not above its nulls."""
+
+NOTHING = "–"
+_THIRDS = ("early", "middle", "late")
+_SIDES = {
+    ("reading", "token"): "What a parameter sees",
+    ("reading", "output"): "What it is about to say",
+    ("reading", "paper"): "What it sees, by the raw embedding as published",
+    ("writing", ""): "What a parameter says",
+    ("promotes", ""): "What a head says when it attends to a token",
+    ("attention", ""): "Which tokens a head attends to",
+}
+_SUMMARY_ROWS, _SUMMARY_GAPS = 25, 3  # with headings and notes the summary stays under 40 lines
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table; ``low``: its value is not above its nulls, ``best``: it is the best of its group."""
+
+    text: str
+    low: bool = False
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data: ``head`` names the columns; the first cell of a row is its heading."""
+
+    name: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, its caption above it in bold."""
+        lines = [f"**{_markdown(self.caption)}**", "", _row(_markdown(name) for name in self.head)]
+        lines.append(_row("---" for _ in self.head))
+        return "\n".join([*lines, *(_row(_markdown_cell(cell) for cell in row) for row in self.rows)]) + "\n"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a kind of list is above its nulls: ``layers`` of those ``measured``, its mean and its best layer."""
+
+    kind: Kind
+    layers: tuple[int, ...]
+    measured: tuple[int, ...]
+    mean: float
+    best: int
+
+    @property
+    def words(self) -> str:
+        """Such as ``layers 3-17 (15 of 30)``, in the layers that were measured."""
+        if not self.layers:
+            return "no layer"
+        if self.layers == self.measured:
+            return "every layer measured"
+        plural = "s" if len(self.layers) > 1 else ""
+        runs = layer_runs(self.layers, self.measured)
+        return f"layer{plural} {runs} ({len(self.layers)} of {len(self.measured)})"
+
+
+def standings(evidence: Evidence) -> tuple[Standing, ...]:
+    """One verdict for each kind of list that was judged, variants of frames included."""
+    return tuple(_verdict(kind, results) for kind, results in kinds(evidence).items())
+
+
+def layer_runs(layers: Sequence[int], measured: Sequence[int]) -> str:
+    """Layers as runs, ``3-17, 20``; a run holds every measured layer between its ends."""
+    runs: list[list[int]] = []
+    for number, layer in enumerate(measured):
+        if layer not in layers:
+            continue
+        if runs and number and runs[-1][-1] == measured[number - 1]:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def html(evidence: Evidence) -> str:
+    """One self-contained page: no script, no font and no picture from elsewhere."""
+    found = standings(evidence)
+    return _PAGE.render(
+        model=_shown(str(evidence.model.get("name", "model without a name"))),
+        facts=_facts(evidence.model),
+        method=_facts(evidence.method),
+        opening=_opening(found),
+        sides=_sides(found),
+        measures=MEASURES,
+        nulls=NULLS,
+        drawings=figures(evidence),
+        tables=table_list(evidence),
+        left_out={_shown(name): _shown(why) for name, why in evidence.left_out.items()},
+        notes=[_shown(note) for note in evidence.notes],
+        mark=MARK,
+    )
+
+
+def tables(evidence: Evidence) -> dict[str, str]:
+    """Markdown tables by name: ``verdict``, ``frames``, one a measure and metric, ``effects``."""
+    return {table.name: table.markdown() for table in table_list(evidence)}
+
+
+def table_list(evidence: Evidence) -> tuple[Table, ...]:
+    """The tables as data, without those that would be empty."""
+    found = [_verdict_table(evidence), _frames_table(evidence)]
+    for measure in MEASURES:
+        found += _measure_tables(evidence, measure)
+    found += [_inverses_table(evidence), _effects_table(evidence)]
+    return tuple(table for table in found if table.rows)
+
+
+def summary(evidence: Evidence) -> RenderableType:
+    """The verdict for a terminal: under 40 lines at 100 columns."""
+    name = _shown(str(evidence.model.get("name", "model without a name")))
+    method = ", ".join(f"{key} {value}" for key, value in _facts(evidence.method) if key in ("text", "tokens", "seed"))
+    parts: list[RenderableType] = [_line(name, "bold"), _line(method, "dim")]
+    found = [verdict for verdict in standings(evidence) if is_main(verdict.kind.measure, verdict.kind.frame)]
+    if found:
+        parts += [Text(), _verdict_grid(evidence, found[:_SUMMARY_ROWS])]
+    if len(found) > _SUMMARY_ROWS:
+        parts.append(_line(f"more kinds of list in the report: {len(found) - _SUMMARY_ROWS}", "dim"))
+    parts += [_line(line) for line in _measure_lines(evidence)]
+    out = [f"left out: {_shown(name)} ({_shown(why)})" for name, why in evidence.left_out.items()]
+    parts += [_line(line, "yellow") for line in out[:_SUMMARY_GAPS]]
+    if len(out) > _SUMMARY_GAPS:
+        parts.append(_line(f"more that was left out, in the report: {len(out) - _SUMMARY_GAPS}", "yellow"))
+    if evidence.notes:
+        parts.append(_line(f"notes in the report: {len(evidence.notes)}", "dim"))
+    return Group(*parts)
+
+
+def _verdict(kind: Kind, results: Mapping[int, Result]) -> Standing:
+    above = tuple(layer for layer, result in results.items() if result.above)
+    best = max(results, key=lambda layer: -math.inf if math.isnan(results[layer].value) else results[layer].value)
+    return Standing(kind, above, tuple(results), _mean(results.values()), best)
+
+
+def _opening(found: Sequence[Standing]) -> str:
+    main = [verdict for verdict in found if is_main(verdict.kind.measure, verdict.kind.frame)]
+    if not main:
+        return "No kind of list was judged, so nothing can be said about which to trust."
+    everywhere = sum(verdict.layers == verdict.measured for verdict in main)
+    nowhere = sum(not verdict.layers for verdict in main)
+    return (
+        f"Of {len(main)} kinds of list (a role read in a frame), {everywhere} are above their nulls in every "
+        f"layer that was measured, {len(main) - everywhere - nowhere} in some layers and {nowhere} in none."
+    )
+
+
+def _sides(found: Sequence[Standing]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """``(what the lists say, [(kind, where it holds, how well)])`` for the main frames."""
+    sides: dict[str, list[tuple[str, str, str]]] = {}
+    for verdict in found:
+        kind = verdict.kind
+        if is_main(kind.measure, kind.frame):
+            frame = kind.frame if kind.measure == "reading" else ""
+            title = f"{_SIDES[kind.measure, frame]} (against {'the ' if frame else ''}{kind.target}{_token(frame)})"
+            name = _shown(kind.role) + ("" if frame else f", {kind.frame}")
+            size = (
+                f"mean {_number(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
+            )
+            sides.setdefault(title, []).append((name, verdict.words, size))
+    return list(sides.items())
+
+
+def _token(frame: str) -> str:
+    return " token" if frame else ""
+
+
+def _verdict_table(evidence: Evidence) -> Table:
+    rows = []
+    for verdict in standings(evidence):
+        kind, results = verdict.kind, kinds(evidence)[verdict.kind]
+        noise = [null for result in results.values() if (null := result.null("noise"))]
+        held = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
+        where = layer_runs(verdict.layers, verdict.measured) or "none"
+        words = (f"{kind.role}, {kind.frame}", kind.target, where, f"{len(verdict.layers)} of {len(verdict.measured)}")
+        best = f"{_number(results[verdict.best].value)} (layer {verdict.best})"
+        rows.append(tuple(Cell(_shown(word)) for word in (*words, held, _number(verdict.mean), best)))
+    head = ("list", "held against", "above its nulls in layers", "layers", "above noise", "mean", "best")
+    return Table("verdict", "Where each kind of list is above its nulls (Spearman correlation)", head, tuple(rows))
+
+
+def _frames_table(evidence: Evidence) -> Table:
+    """Every frame and target of a role, as means over thirds of the layers; the best of a role and target is bold."""
+    groups: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
+    for measure in ("reading", "writing", "promotes", "attention"):
+        found = [result for result in evidence.select(measure=measure, metric="spearman") if result.layer >= 0]
+        for (role, frame), results in layer_results(found).items():
+            for result in results:
+                groups.setdefault((measure, role, result.target), {}).setdefault(frame, []).append(result)
+    rows = [row for key, frames in groups.items() for row in _frame_rows(key, frames, _depth(evidence))]
+    head = ("role", "held against", "frame", *_THIRDS, "above its nulls")
+    return Table("frames", "Frames compared: mean Spearman correlation by depth, best in bold", head, tuple(rows))
+
+
+def _frame_rows(
+    key: tuple[str, str, str], frames: Mapping[str, Sequence[Result]], depth: int
+) -> Iterable[tuple[Cell, ...]]:
+    _, role, target = key
+    means = {frame: _thirds(results, depth) for frame, results in frames.items()}
+    best = [max((_number(row[n]) for row in means.values()), key=_as_float) for n in range(len(_THIRDS))]
+    for frame, row in means.items():
+        cells = [
+            Cell(text, best=len(means) > 1 and text == top and text != NOTHING)
+            for text, top in zip(map(_number, row), best, strict=True)
+        ]
+        above = sum(result.above for result in frames[frame])
+        names = (Cell(_shown(role)), Cell(_shown(target)), Cell(_shown(frame)))
+        yield (*names, *cells, Cell(f"{above} of {len(frames[frame])}"))
+
+
+def _measure_tables(evidence: Evidence, measure: str) -> list[Table]:
+    """One table for each metric of a measure; for states and pairs one for each target too."""
+    if measure == "inverses":
+        return []
+    first = METRIC.get(measure, "spearman")
+    found = [r for r in evidence.select(measure=measure) if is_main(r.measure, r.frame)]
+    metrics = sorted({result.metric for result in found}, key=lambda metric: (metric != first, metric))
+    made = []
+    for metric in metrics:
+        rows = [result for result in found if result.metric == metric]
+        targets = sorted({result.target for result in rows}, reverse=True) if measure == "states" else [None]
+        for target in targets:
+            kept = [result for result in rows if target is None or result.target == target]
+            name = "-".join(part for part in (measure, metric if metric != first else "", target or "") if part)
+            caption = f"{MEASURES[measure]}: {_shown(metric)}{f', {_shown(target)}' if target else ''}, by layer"
+            made.append(_layer_table(_slug(name), caption[0].upper() + caption[1:], _shown_first(measure, kept)))
+    return made
+
+
+def _shown_first(measure: str, results: Sequence[Result]) -> list[Result]:
+    """What each list is judged by; attention keeps every offset, and so does whatever has no target of its own."""
+    own = {(r.role, r.frame) for r in results if r.target == own_target(measure, r.frame)}
+    return [
+        r
+        for r in results
+        if measure == "attention" or (r.role, r.frame) not in own or r.target == own_target(measure, r.frame)
+    ]
+
+
+def _layer_table(name: str, caption: str, results: Sequence[Result]) -> Table:
+    """Layers as rows, role, frame and, where there is a choice, target as columns."""
+    columns = {(role, frame, r.target): None for (role, frame), rs in layer_results(results).items() for r in rs}
+    found = {(r.layer, r.role, r.frame, r.target): r for r in results}
+    varied = len({target for *_, target in columns}) > 1
+    head = tuple(_shown(f"{role}, {frame}{f': {target}' if varied else ''}", 80) for role, frame, target in columns)
+    layers = sorted({result.layer for result in results})
+    rows = [
+        (Cell(str(n) if n >= 0 else "all"), *(_cell(found.get((n, *column))) for column in columns)) for n in layers
+    ]
+    return Table(name, caption, ("layer", *head), tuple(rows))
+
+
+def _inverses_table(evidence: Evidence) -> Table:
+    lines = inverse_lines(evidence)
+    found = {(k, *key): result for key, points in lines.items() for k, result in points}
+    sizes = sorted({k for k, *_ in found})
+    rows = [(Cell(f"{k:,}"), *(_cell(found.get((k, *key))) for key in lines)) for k in sizes]
+    head = ("k", *(_shown(f"{role}, {name}") for role, name in lines))
+    return Table("inverses", "Correlation of inner products with k scores kept", head, tuple(rows))
+
+
+def _effects_table(evidence: Evidence) -> Table:
+    """Cohen's d against each null, as median and range over the layers."""
+    groups: dict[tuple[str, str, str, str], list[Result]] = {}
+    for measure in MEASURES:
+        for result in primary(evidence, measure):
+            groups.setdefault((measure, result.role, result.frame, result.target), []).append(result)
+    rows = []
+    for (measure, role, frame, target), results in groups.items():
+        cells = [Cell(_effect(results, name)) for name in NULLS]
+        if any(cell.text != NOTHING for cell in cells):
+            rows.append((Cell(_shown(f"{role}, {frame}: {target}")), Cell(measure), *cells))
+    caption = "Effect sizes (Cohen's d) against each null: median over the layers, and the range"
+    return Table("effects", caption, ("list", "measure", *NULLS), tuple(rows))
+
+
+def _effect(results: Sequence[Result], name: str) -> str:
+    effects = [null.effect for result in results if (null := result.null(name)) and null.effect is not None]
+    if not effects:
+        return NOTHING
+    return f"{_number(median(effects))} ({_number(min(effects))} to {_number(max(effects))})"
+
+
+def _verdict_grid(evidence: Evidence, found: Sequence[Standing]) -> Grid:
+    grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("list", "held against"):
+        grid.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in _THIRDS:
+        grid.add_column(name, no_wrap=True, justify="right", min_width=len(name))
+    grid.add_column("above its nulls in layers", no_wrap=True, overflow="ellipsis")
+    results = kinds(evidence)
+    for verdict in found:
+        kind = verdict.kind
+        listed = Text(_shown(kind.role), style="bold cyan").append(f" {kind.frame}", style="not bold default")
+        thirds = (_number(mean) for mean in _thirds(list(results[kind].values()), _depth(evidence)))
+        where = layer_runs(verdict.layers, verdict.measured) or "none"
+        count = f"{len(verdict.layers)} of {len(verdict.measured)}: "
+        grid.add_row(listed, Text(_shown(kind.target), style="dim"), *thirds, Text(count + where))
+    return grid
+
+
+def _measure_lines(evidence: Evidence) -> Iterable[str]:
+    """A line for each measure that judges no list."""
+    for measure in ("states", "pairs", "inverses"):
+        found = [r for r in evidence.select(measure=measure, metric=METRIC[measure]) if not math.isnan(r.value)]
+        if found:
+            best = max(found, key=lambda result: result.value)
+            tested = [result for result in found if result.nulls]
+            above = f"{sum(r.above for r in tested)} of {len(tested)} above their nulls, " if tested else ""
+            where = f", layer {best.layer}" if best.layer >= 0 else ""
+            name = _shown(f"{best.role}, {best.frame}, {best.target}{where}", 80)
+            yield f"{measure}: {above}best {_number(best.value)} ({name})"
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values as text; what is nested becomes one line."""
+    return [(_shown(str(name).replace("_", " ")), _shown(_plain(value))) for name, value in facts.items()]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value > 9999 else str(value)
+
+
+def _depth(evidence: Evidence) -> int:
+    """How many layers the model has; as far as was measured if the record does not say."""
+    layers = evidence.model.get("layers")
+    seen = 1 + max((result.layer for result in evidence.results), default=0)
+    return max(layers, seen) if isinstance(layers, int) else seen
+
+
+def _thirds(results: Sequence[Result], depth: int) -> list[float]:
+    """Means over the early, middle and late third of the layers; NaN where nothing was measured."""
+    parts: list[list[Result]] = [[], [], []]
+    for result in results:
+        parts[len(parts) * result.layer // depth].append(result)
+    return [_mean(part) for part in parts]
+
+
+def _mean(results: Iterable[Result]) -> float:
+    values = [result.value for result in results if not math.isnan(result.value)]
+    return fmean(values) if values else math.nan
+
+
+def _cell(result: Result | None) -> Cell:
+    if result is None:
+        return Cell(NOTHING)
+    return Cell(_number(result.value), low=bool(result.nulls) and not result.above)
+
+
+def _number(value: float) -> str:
+    """Two decimals without a leading zero: ``.52``, ``-.03``, ``1.00``."""
+    if not math.isfinite(value):
+        return NOTHING
+    text = re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}")
+    return ".00" if text == "-.00" else text
+
+
+def _as_float(text: str) -> float:
+    return -math.inf if text == NOTHING else float(text)
+
+
+def _shown(text: str, limit: int = 500) -> str:
+    return shown_text(text, limit)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, inside a table too."""
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escape(text, quote=False))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _markdown(cell.text)
+    return (f"**{text}**" if cell.best else text) + (MARK if cell.low else "")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_PAGE = _ENVIRONMENT.get_template("report.html.j2")

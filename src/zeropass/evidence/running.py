@@ -1,0 +1,217 @@
+"""The running model: transformers computes, and the record that reads the file also says where to listen.
+
+A canonical tensor's name in the family's ``hf`` layout is the name of a module of the model in transformers, so no
+family needs anything of its own here. What can be heard of a layer, each (tokens, width):
+
+    attn, ff             what its attention and its MLP read, norm and gain included
+    q k v gate up key    what its linear layers put out (before RoPE)
+    o.in, value.in       what its output layers take: the coefficients of ``o`` and ``value``
+    state                the stream as the layer leaves it
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropass.arch.spec import Layout, site_of
+from zeropass.errors import BadOption, CannotRun, MissingExtra
+from zeropass.model import Model
+
+try:
+    import transformers
+except ImportError as error:
+    raise MissingExtra("This runs the model and needs an extra: pip install 'zeropass[run]'.") from error
+
+__all__ = ["Listener", "Running", "load_running", "windows"]
+
+Listener = Callable[[str, int, Tensor], None]
+"""Is told what was heard: its name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A model in transformers, float32, beside the parameters that were read from the same file."""
+
+    model: Model
+    device: torch.device
+    hf: Any
+    layout: Layout
+    prefix: str
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it predicts the next token: a causal language model with its head."""
+        return self.model.family.norm_place == "pre" and self.hf.get_output_embeddings() is not None
+
+    def module(self, what: str, layer: int = 0) -> Any:
+        """The module that holds a canonical tensor."""
+        return self.hf.get_submodule(_module_name(self.layout.tensors[what].name.format(layer=layer), self.prefix))
+
+    @contextmanager
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Tell the listener what every layer computes while the context lasts."""
+        handles = [handle for layer in range(self.model.dims.layers) for handle in self._taps(layer, listener)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def adding(self, added: Mapping[tuple[int, str], tuple[Tensor, Tensor]]) -> Iterator[None]:
+        """Add vectors (n, d) to the stream of the last token, where ``o`` or ``value`` of a layer writes."""
+        handles = [
+            self.module(role, layer).register_forward_hook(_adder(rows, vectors))
+            for (layer, role), (rows, vectors) in added.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(self, ids: Tensor, **more: Any) -> Any:
+        """One forward pass over (batch, tokens) ids."""
+        with torch.inference_mode():
+            return self.hf(ids, **more)
+
+    @cached_property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Special tokens that an encoder expects before and after a text; none for a causal model."""
+        if self.model.family.norm_place == "pre":
+            return (), ()
+        pieces = self.model.vocab.pieces
+        return tuple(
+            (pieces.index(name),) if name in pieces and self.model.family.name == "bert" else ()
+            for name in ("[CLS]", "[SEP]")
+        )  # type: ignore[return-value]
+
+    def _taps(self, layer: int, listener: Listener) -> Iterator[Any]:
+        roles = (*(r for r in self.model.family.ff_roles if r != "value"), "q", "k", "v")
+        heard = set()
+        for role in roles:
+            stored = self.layout.tensors[role]
+            site = site_of(role)
+            tap = _tap(listener, layer, role, stored.part, "" if site in heard else site)
+            heard.add(site)
+            yield self.module(role, layer).register_forward_hook(tap)
+        for role in ("o", "value"):
+            yield self.module(role, layer).register_forward_hook(_input_tap(listener, layer, f"{role}.in"))
+        yield self._state_tap(layer, listener)
+
+    def _state_tap(self, layer: int, listener: Listener) -> Any:
+        """The stream after a layer is what the next norm takes (pre-norm), or what the layer's last norm puts out."""
+        if self.model.family.norm_place == "post":
+            return self.module("ff_norm", layer).register_forward_hook(_output_tap(listener, layer, "state"))
+        last = layer + 1 == self.model.dims.layers
+        norm = self.module("final_norm") if last else self.module("attn_norm", layer + 1)
+        return norm.register_forward_hook(_input_tap(listener, layer, "state"))
+
+
+def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
+    """The model in transformers, from the same files; CannotRun, with transformers' reason, if that fails.
+
+    It runs on ``device``; what is heard of it comes back to the processor, where weights are read.
+    """
+    layout = next((one for one in model.family.layouts if one.format == "hf"), None)
+    if layout is None:
+        raise CannotRun(f"{model.name}: the record of {model.family.name} has no hf layout to find modules by.")
+    hf = _loaded(model).to(device)
+    running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
+    _require_same(running)
+    return running
+
+
+def windows(ids: Tensor, size: int, around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())) -> Iterator[Tensor]:
+    """Token ids (n,) in windows of ``size``, special tokens around each where the model wants them."""
+    before, after = (torch.tensor(part, dtype=ids.dtype) for part in around)
+    step = size - len(before) - len(after)
+    for start in range(0, len(ids), step):
+        yield torch.cat((before, ids[start : start + step], after))
+
+
+def _loaded(model: Model) -> Any:
+    path = Path(model.files.path)
+    where: dict[str, Any] = {"gguf_file": path.name} if model.files.format == "gguf" else {}
+    folder = path.parent if where else path
+    # An encoder's own states are all that is asked of it, so its head is not loaded.
+    kind = transformers.AutoModelForCausalLM if model.family.norm_place == "pre" else transformers.AutoModel
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        hf = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
+        return hf.eval()
+    except Exception as error:  # whatever a third party's loader raises, the user needs its reason
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _prefix(hf: Any, layout: Layout, model: Model) -> str:
+    names = {name for name, _ in hf.named_modules()}
+    for prefix in layout.prefixes:
+        if _module_name(layout.tensors["q"].name.format(layer=0), prefix) in names:
+            return prefix
+    raise CannotRun(f"transformers runs {model.name} as {type(hf).__name__}, whose modules have other names.")
+
+
+def _module_name(tensor: str, prefix: str) -> str:
+    return (tensor[1:] if tensor.startswith("^") else prefix + tensor).removesuffix(".weight")
+
+
+def _require_same(running: Running) -> None:
+    """The running embedding must be the one that was read, else nothing measured would be about this file."""
+    model, ids = running.model, torch.arange(min(64, running.model.dims.vocab))
+    table = running.hf.get_input_embeddings().weight
+    read = model.matrix("embedding", 0, 0, len(ids))
+    if table.shape[0] < model.dims.vocab or not torch.allclose(table[: len(ids)].to(read), read, rtol=1e-3, atol=1e-4):
+        raise CannotRun(
+            f"transformers runs {model.name} with another embedding ({tuple(table.shape)}) than the one that was read "
+            f"({model.dims.vocab} tokens): the tokenizer, the weights and the configuration do not fit each other."
+        )
+
+
+def _tap(listener: Listener, layer: int, role: str, part: tuple[int, int], site: str) -> Any:
+    def tap(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if site:
+            listener(site, layer, inputs[0])
+        size = output.shape[-1] // part[1]
+        listener(role, layer, output[..., part[0] * size : (part[0] + 1) * size])
+
+    return tap
+
+
+def _input_tap(listener: Listener, layer: int, what: str) -> Any:
+    return lambda _module, inputs, _output: listener(what, layer, inputs[0])
+
+
+def _output_tap(listener: Listener, layer: int, what: str) -> Any:
+    return lambda _module, _inputs, output: listener(what, layer, output)
+
+
+def _adder(rows: Tensor, vectors: Tensor) -> Any:
+    def add(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        changed = output.clone()
+        changed[rows, -1] += vectors
+        return changed
+
+    return add
+
+
+def require_tokens(ids: Tensor, least: int, model: Model) -> None:
+    """BadOption for a text that is too short to measure anything on, or that this vocabulary cannot spell."""
+    if len(ids) < least:
+        raise BadOption(f"The text has {len(ids)} tokens of {model.name}; at least {least} are needed.")
+    special = torch.from_numpy(model.vocab.special)[ids].double().mean()
+    if special > 0.2:
+        raise BadOption(
+            f"{special:.0%} of the text are special or unknown tokens to {model.name}: another tokenizer's?"
+        )

@@ -1,0 +1,215 @@
+"""Which kinds of list hold on a running model, layer by layer: what stands beside the words of a parameter. No torch.
+
+A verdict is about a kind (a role in a frame) and a layer, never about one parameter. Verdicts are known for a model
+once `zeropass evidence` has measured it: they are kept in the cache as ``evidence/{sha256 of the weights}.json``;
+those of some models come with the package. An atlas or a lens finds them by that hash.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zeropass.arch.spec import FRAMES, READ_ROLES, WRITE_ROLES
+from zeropass.disk import beside
+from zeropass.errors import BadOption
+from zeropass.sources.demo import cache_folder
+
+if TYPE_CHECKING:
+    from zeropass.evidence.results import Evidence, Result
+
+__all__ = ["Verdict", "Verdicts", "default_name", "judge", "keep", "known_verdicts", "read_verdicts"]
+
+SCHEMA_VERSION = 1
+SHIPPED = Path(__file__).parent / "known"
+
+METRIC = "spearman"
+JUDGES = (
+    (READ_ROLES, ("token", "paper"), "reading", "current"),
+    (READ_ROLES, ("output",), "reading", "predicted"),
+    (WRITE_ROLES, ("output", "paper"), "writing", "logits"),
+    (("vo",), FRAMES, "promotes", "logits"),
+    (("qk",), FRAMES, "attention", "offset 0"),
+)
+"""The measure and target by which the lists of some roles and frames are judged, always as rank correlation."""
+
+WRONG_LISTS = ("permuted", "rotated")
+"""The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How well the lists of one role, frame and layer hold on a text, and whether that is above chance.
+
+    ``value`` is the mean of ``metric`` over ``n`` vectors or heads, ``null`` the same for wrong lists (the stronger
+    null), ``above`` whether the value lies above every such null with its whole bootstrap interval.
+    """
+
+    role: str
+    frame: str
+    layer: int
+    measure: str
+    target: str
+    metric: str
+    value: float
+    null: float
+    n: int
+    above: bool
+
+    @property
+    def words(self) -> str:
+        """The verdict as it stands beside a heading."""
+        if self.above:
+            return f"on text {_short(self.value)} (chance {_short(self.null)})"
+        return f"not above chance on text ({_short(self.value)}, chance {_short(self.null)})"
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """All verdicts on one model, with what was measured and how (`Evidence.model` and `Evidence.method`)."""
+
+    model: dict[str, Any]
+    method: dict[str, Any]
+    kinds: tuple[Verdict, ...]
+
+    def of(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
+        """The verdict on the lists of a role, frame and layer, if there is one; qk is judged at offset 0 alone."""
+        return self._by_kind.get((role, frame, layer)) if offset == 0 else None
+
+    @cached_property
+    def _by_kind(self) -> dict[tuple[str, str, int], Verdict]:
+        return {(kind.role, kind.frame, kind.layer): kind for kind in self.kinds}
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return {"schema": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Verdicts":
+        """The same from its JSON; raises KeyError, TypeError or ValueError if it is something else."""
+        if value["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"schema is {value['schema']!r}, not {SCHEMA_VERSION}")
+        model, method = (_checked(value[name], dict, name) for name in ("model", "method"))
+        for name, kind in (("sha256", str), ("bytes", int)):
+            _checked(model[name], kind, f"model.{name}")
+        return cls(model, method, tuple(_verdict(one) for one in value["kinds"]))
+
+    def write(self, path: Path) -> None:
+        """Write the JSON whole or not at all. Raises BadOption, naming the file, where that is not possible."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadOption(f"{path.parent} could not be made ({error.strerror or error}).") from error
+        with beside(path, BadOption) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def default_name(model: str) -> str:
+    """A folder's name for a model: the last part of what the user called it, without what paths cannot hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name.removesuffix(".gguf")).strip(".-") or "model"
+
+
+def judge(evidence: "Evidence") -> Verdicts:
+    """The verdicts that an evidence gives: of its results those in `JUDGES`, each beside its stronger null."""
+    kinds = []
+    for result in evidence.results:
+        nulls = [null.mean for null in result.nulls if null.name in WRONG_LISTS]
+        if _judges(result) and nulls and all(map(math.isfinite, (result.value, *nulls))):
+            kinds.append(_of_result(result, max(nulls)))
+    return Verdicts(dict(evidence.model), dict(evidence.method), tuple(kinds))
+
+
+def read_verdicts(path: Path) -> Verdicts:
+    """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
+    try:
+        return Verdicts.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadOption(f"{path} does not hold verdicts ({type(error).__name__}: {error}).") from error
+
+
+def known_verdicts(size: int | None, fingerprint: Callable[[], str]) -> Verdicts | None:
+    """What is known of a model, from the cache or else from the package; None if it was never measured.
+
+    size: of its weight files in bytes, if known. fingerprint: gives their SHA-256; it is called only where the size
+    fits something known, because hashing gigabytes takes time.
+    """
+    fitting = [found for found in _stored() if size in (None, found.model["bytes"])]
+    wanted = fingerprint() if fitting else ""
+    return next((found for found in fitting if found.model["sha256"] == wanted), None)
+
+
+def keep(verdicts: Verdicts) -> Path:
+    """Keep verdicts in the cache, where `known_verdicts` finds them; gives the file."""
+    name = verdicts.model.get("sha256")
+    if not isinstance(name, str) or not re.fullmatch("[0-9a-f]{64}", name):
+        raise BadOption(f"Verdicts are kept by the SHA-256 of the weights, 64 hexadecimal digits; {name!r} is none.")
+    path = cache_folder() / "evidence" / f"{name}.json"
+    verdicts.write(path)
+    return path
+
+
+def _stored() -> Iterator[Verdicts]:
+    """Everything readable in the cache, then in the package: a damaged file must not keep words from being shown."""
+    for folder in (_cached(), SHIPPED):
+        for path in sorted(folder.glob("*.json")) if folder else ():
+            try:
+                yield read_verdicts(path)
+            except BadOption:
+                continue
+
+
+def _cached() -> Path | None:
+    try:
+        return cache_folder() / "evidence"
+    except RuntimeError:  # this user has no home folder
+        return None
+
+
+def _judges(result: "Result") -> bool:
+    """Whether a result is the one that judges its kind of list, in one layer, from anything at all."""
+    if result.metric != METRIC or result.layer < 0 or result.n < 1:
+        return False
+    return any(
+        result.role in roles and result.frame in frames and (result.measure, result.target) == (measure, target)
+        for roles, frames, measure, target in JUDGES
+    )
+
+
+def _of_result(result: "Result", null: float) -> Verdict:
+    return Verdict(
+        role=result.role,
+        frame=result.frame,
+        layer=int(result.layer),
+        measure=result.measure,
+        target=result.target,
+        metric=result.metric,
+        value=float(result.value),
+        null=float(null),
+        n=int(result.n),
+        above=bool(result.above),
+    )
+
+
+def _verdict(value: dict[str, Any]) -> Verdict:
+    found = Verdict(**value)
+    for field in fields(Verdict):
+        _checked(getattr(found, field.name), field.type, field.name)
+    if not (math.isfinite(found.value) and math.isfinite(found.null)):
+        raise ValueError("value or null is not finite")
+    return found
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{name} is {value!r}, which is not a {kind.__name__}")
+    return value
+
+
+def _short(value: float) -> str:
+    """Two decimals, no nought before the point and no minus before a nought."""
+    text = f"{round(value, 2) + 0.0:.2f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

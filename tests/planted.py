@@ -1,0 +1,71 @@
+"""Two tiny models for the evidence: one whose parameters are built to read and write known tokens, one at random."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+D, LAYERS, HEADS, V = 64, 3, 2, 256
+FAINT = 1e-3
+"""How strongly the planted model writes: enough to be read off its weights, too little to disturb its stream."""
+
+
+def text(characters: int, seed: int = 0) -> str:
+    """Printable characters at random, the early ones more often: one token each, every type many times."""
+    letters = [chr(c) for c in range(33, 127)]
+    weights = [1 / (i + 10) for i in range(len(letters))]
+    return "".join(random.Random(seed).choices(letters, weights, k=characters))
+
+
+def planted(folder: Path) -> Path:
+    """Neuron i of every block but the first reads token i on gate and up and writes it; heads copy what they see.
+
+    Block 0 writes nothing, so that the stream is the token's embedding, and little else, all the way up.
+    """
+    hf = _llama()
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.nn.functional.normalize(torch.randn(V, D, generator=generator), dim=1)
+    with torch.no_grad():
+        hf.model.embed_tokens.weight.copy_(tokens)
+        for number, block in enumerate(hf.model.layers):
+            turn = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q
+            strength = FAINT if number else 0.0
+            block.mlp.gate_proj.weight.copy_(4 * tokens)
+            block.mlp.up_proj.weight.copy_(tokens)
+            block.mlp.down_proj.weight.copy_(strength * tokens.T)
+            block.self_attn.v_proj.weight.copy_(turn)
+            block.self_attn.o_proj.weight.copy_(strength * turn.T)
+            block.self_attn.k_proj.weight.copy_(turn)
+            block.self_attn.q_proj.weight.copy_(turn)
+    return _save(hf, folder)
+
+
+def at_random(folder: Path, seed: int = 0) -> Path:
+    """The same shape as transformers initialises it."""
+    torch.manual_seed(seed)
+    return _save(_llama(), folder)
+
+
+def _llama() -> Any:
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=D,
+        intermediate_size=V,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        tie_word_embeddings=True,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def _save(hf: Any, folder: Path) -> Path:
+    hf.save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
