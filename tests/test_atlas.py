@@ -131,7 +131,9 @@ def test_every_head_map_has_the_best_pairs_of_the_whole_matrix(scan: Scan) -> No
         table = pd.read_parquet(scan.atlas.path / "pairs" / f"L{layer}.{kind}.parquet")
         assert table["head"].tolist() == list(range(model.dims.heads))
         for row in table.itertuples():
-            product = scan.lens.frames.head_map(layer, row.head, kind)
+            offset = scan.lens.frames.usual_offset(kind, row.frame)
+            assert row.offset == offset
+            product = scan.lens.frames.head_map(layer, row.head, kind, row.frame, offset)
             matrix = (product.left.double() @ product.right.double().T).numpy()
             assert close(row.scores, best(matrix[np.ix_(scan.kept, scan.kept)].ravel(), small.OPTIONS.pairs))
             assert close(matrix[row.left_ids, row.right_ids], row.scores)

@@ -126,7 +126,7 @@ def test_vector_records(run: Run, llama: small.Built, command: str) -> None:
 def test_map_records(run: Run, llama: small.Built, command: str) -> None:
     where = llama.atlas.path if command == "show" else llama.folder
     records = run.json(command, where, "L1.attn.3", "-k", 5)
-    assert [(r["role"], r["frame"], r["offset"]) for r in records] == [("qk", "token", 0), ("vo", "token", 0)]
+    assert [(r["role"], r["frame"], r["offset"]) for r in records] == [("qk", "token", 16), ("vo", "token", 0)]
     for record in records:
         check_map(record, 5)
     one = run.json(command, where, "L1.attn.3.vo", "--frame", "token", "-k", 4)
@@ -169,7 +169,7 @@ def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
     for arguments, parts in (
         (("show", llama.atlas.path, "L1.ff.3"), ("sees", "is about to say", "writes", "are hidden", "+ ", "− ")),
         (("show", llama.atlas.path, "L1.attn.3"), ("as query attends to", "promotes", " → ", "exact")),
-        (("explain", llama.folder, "L1.attn.3.qk"), ("query 0 after key", "exact")),
+        (("explain", llama.folder, "L1.attn.3.qk"), ("query 16 after key", "exact")),
         (("explain", llama.folder, "L1.attn.3.vo", "--svd"), ("singular directions", "of the map")),
         (("find", llama.atlas.path, "babade"), ("tokens used", "sees", "is about to say", "writes", "other frames")),
         (("info", llama.folder), ("llama", "sha256")),

@@ -116,8 +116,20 @@ def test_a_list_says_what_it_does_in_words(side: str, frame: str, verb: str) -> 
 def test_the_public_names_are_these() -> None:
     assert zp.__all__ == sorted(zp.__all__)
     assert set(zp.__all__) == {
-        *("Address", "Atlas", "Factored", "Frames", "Lens", "Model", "Options", "TopPairs", "ZeropassError"),
-        *("__version__", "build", "load", "open_atlas", "open_model", "parse", "top_pairs"),
+        *(
+            "Address",
+            "Atlas",
+            "Evidence",
+            "Factored",
+            "Frames",
+            "Lens",
+            "Model",
+            "Options",
+            "TopPairs",
+            "ZeropassError",
+        ),
+        *("__version__", "build", "collect_evidence", "load", "open_atlas", "open_model", "parse", "read_evidence"),
+        "top_pairs",
     }
     assert dir(zp) == zp.__all__
     for name in zp.__all__:

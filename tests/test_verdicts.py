@@ -39,7 +39,8 @@ def evidence(*results: Result) -> Evidence:
 
 
 def verdict(role: str, frame: str, layer: int, above: bool = True) -> Verdict:
-    return Verdict(role, frame, layer, "reading", "current", "spearman", 0.28 if above else 0.02, 0.01, 20, above)
+    measure, target = ("attention", "offset 16") if role == "qk" else ("reading", "current")
+    return Verdict(role, frame, layer, measure, target, "spearman", 0.28 if above else 0.02, 0.01, 20, above)
 
 
 def verdicts(*kinds: Verdict, sha256: str = SHA, size: int = 7, **more: Any) -> Verdicts:
@@ -81,7 +82,8 @@ def never() -> str:
         ("writing", "logits", "value", "output"),
         ("writing", "logits", "o", "paper"),
         *(("promotes", "logits", "vo", frame) for frame in ("token", "paper", "output")),
-        *(("attention", "offset 0", "qk", frame) for frame in ("token", "paper", "output")),
+        *(("attention", "offset 16", "qk", frame) for frame in ("token", "paper", "output")),
+        ("attention", "offset 0", "qk", "token"),
     ],
 )
 def test_every_kind_of_list_has_its_judge(measure: str, target: str, role: str, frame: str) -> None:
@@ -118,7 +120,7 @@ def test_above_means_above_every_wrong_list(beaten: tuple[bool, bool], above: bo
 def test_lookup_by_role_frame_and_layer() -> None:
     found = verdicts(verdict("gate", "token", 1), verdict("qk", "token", 1), verdict("gate", "output", 1, above=False))
     assert found.of("gate", "token", 1) == found.kinds[0]
-    assert found.of("qk", "token", 1) == found.kinds[1]
+    assert found.of("qk", "token", 1, offset=16) == found.kinds[1]
     assert found.of("qk", "token", 1, offset=2) is None
     for other in (("gate", "token", 2), ("gate", "paper", 1), ("up", "token", 1), ("pos", "output", -1)):
         assert found.of(*other) is None
@@ -146,7 +148,7 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     EVERY.write(path)
     assert read_verdicts(path) == EVERY
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    with pytest.raises(BadOption, match=f"{path}/below.json could not be written"):
+    with pytest.raises(BadOption, match=f"{path} could not be made"):
         EVERY.write(path / "below.json")
 
 
@@ -279,7 +281,7 @@ def test_records_carry_the_verdict_on_their_kind_and_layer(llama: small.Built) -
 
 def test_a_map_at_another_offset_was_not_judged(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
-    assert [above(r) for r in lens.explain("L1.attn.2.qk", offset=0)] == [True]
+    assert [above(r) for r in lens.explain("L1.attn.2.qk")] == [True]
     assert [above(r) for r in lens.explain("L1.attn.2.qk", offset=2)] == [None]
 
 
@@ -332,7 +334,7 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
     assert printed(render(loud)).startswith("L1.ff.2 value  writes  not above chance on text (.02, chance .01)\n")
-    assert "token frame, query 0 after key; on text .28 (chance .01)\n" in printed(render(qk))
+    assert "token frame, query 16 after key; on text .28 (chance .01)\n" in printed(render(qk))
     assert "token frame; not above chance on text (.02, chance .01)\n" in printed(render(vo))
     for record in (loud, vo):
         assert "text" not in printed(render(replace(record, evidence=None)))

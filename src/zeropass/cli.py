@@ -109,7 +109,9 @@ def explain(
     frame: Frame = None,
     tokens: Tokens = None,
     k: Count = 12,
-    offset: Annotated[int, typer.Option(help="For qk: how many positions the query stands after the key.")] = 0,
+    offset: Annotated[
+        int | None, typer.Option(help="For qk: how many positions the query stands after the key; 16 if not given.")
+    ] = None,
     svd: Annotated[
         bool, typer.Option("--svd", help="Singular directions of a head map instead of its top pairs.")
     ] = False,

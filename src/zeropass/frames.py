@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import Rope, Side, side_of, space_of
+from zeropass.arch.spec import USUAL_OFFSET, Rope, Side, side_of, space_of
 from zeropass.errors import BadModel, BadOption
 from zeropass.factored import Factored
 from zeropass.model import Model
@@ -134,6 +134,17 @@ class Frames:
         scores = scores if constant is None else scores + constant
         return rotate(scores, offset, self.frequencies) if offset else scores
 
+    def usual_offset(self, kind: str, frame: str) -> int:
+        """The distance at which a head map is shown unasked: `USUAL_OFFSET` for ``qk`` where positions are rotary.
+
+        0 for ``vo``, for the formulas of the paper, and where the rotation is not known.
+        """
+        rope = self.model.dims.rope
+        if kind != "qk" or frame == "paper":
+            return 0
+        known = rope is not None and (self.model.rope_factors is not None or rope.kind in _KNOWN_ROPE)
+        return USUAL_OFFSET if known else 0
+
     @cached_property
     def frequencies(self) -> Tensor:
         """Rotary frequencies (r/2,) in radians a position; raises BadOption where the model has no RoPE."""
@@ -245,6 +256,9 @@ class _FirstBlock:
         return y if bias is None else y + bias
 
 
+_KNOWN_ROPE = ("default", "linear", "llama3")
+
+
 def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
     """Frequencies under the model's scaling rule; one that is not known is refused, not ignored."""
     if rope.kind == "default":
@@ -253,7 +267,7 @@ def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
     if rope.kind == "linear":
         return frequencies / factor
     if rope.kind != "llama3":
-        raise BadOption(f"RoPE scaling {rope.kind!r} is not known (default, linear, llama3): only offset 0 is exact.")
+        raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(_KNOWN_ROPE)}): only offset 0 is exact.")
     # Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended.
     low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
     turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)

@@ -76,11 +76,12 @@ class Lens:
         frame: str | None = None,
         tokens: View | None = None,
         k: int = 20,
-        offset: int = 0,
+        offset: int | None = None,
     ) -> Records:
         """Records of an address: all its roles if it names none, all frames but ``paper`` if none is given.
 
-        k: tokens a pole, or pairs. offset: query position minus key position, for ``qk`` of a model with RoPE.
+        k: tokens a pole, or pairs. offset: query position minus key position, for ``qk`` of a model with RoPE; the
+        usual one (`Frames.usual_offset`) if not given.
         Raises BadAddress (out of range), BadOption (no such frame, view or offset here).
         """
         check_frame(frame)
@@ -102,7 +103,7 @@ class Lens:
         return Records(records)
 
     def svd(
-        self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int = 0
+        self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int | None = None
     ) -> SvdRecord:
         """Leading singular directions of a head map over the vocabulary: what each reads, and what goes with it.
 
@@ -115,6 +116,7 @@ class Lens:
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
         view = self._view(tokens or self.tokens)
+        offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
         found = product.svd(k)
         every = product.svd(None).values
@@ -137,13 +139,17 @@ class Lens:
         """All canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
-    def head_map(self, address: str, *, frame: str = "token", offset: int = 0) -> Factored:
+    def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
         """A head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
         require_head(self.model, place)
-        return self.frames.head_map(place.layer, place.head, place.role, frame, offset)
+        return self.frames.head_map(place.layer, place.head, place.role, frame, self._offset(place.role, frame, offset))
+
+    def _offset(self, kind: str, frame: str, asked: int | None) -> int:
+        """The offset of a map: what was asked, or else the usual one."""
+        return self.frames.usual_offset(kind, frame) if asked is None else asked
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -198,9 +204,9 @@ class Lens:
             evidence=self._verdict(found.role, frame, place.layer),
         )
 
-    def _pairs(self, place: Address, frame: str, view: "_View", k: int, offset: int) -> PairRecord:
+    def _pairs(self, place: Address, frame: str, view: "_View", k: int, offset: int | None) -> PairRecord:
         require_head(self.model, place)
-        shift = offset if place.role == "qk" else 0
+        shift = self._offset(place.role, frame, offset if place.role == "qk" else None)
         product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
         found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)

@@ -166,7 +166,9 @@ class Runner:
                 address = Address(sets[own].layer, "attn", head=head)
                 found = top_pairs(product, self.options.pairs)
                 found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
-                pairs.append(PairRow(str(address), kind, head, 0, scored["q" if kind == "qk" else "v"].frame, found))
+                frame = scored["q" if kind == "qk" else "v"].frame
+                offset = self.frames.usual_offset(kind, frame)
+                pairs.append(PairRow(str(address), kind, head, offset, frame, found))
 
     def _factors(
         self, scored: _Scored, heads: range, lists: dict[str, list[ListBlock]]
@@ -194,7 +196,9 @@ class Runner:
         if role == "k" and frame != "paper":
             return factor  # minus its mean over keys, which softmax cannot see
         factor += scored.mean[own]
-        return self.frames.as_query(factor, scored.vectors.layer, head, frame) if role == "q" else factor
+        if role != "q":
+            return factor
+        return self.frames.as_query(factor, scored.vectors.layer, head, frame, self.frames.usual_offset("qk", frame))
 
     def _save_vectors(self, vectors: VectorSet) -> None:
         """Keep the vectors as the frames take them, for questions that the lists cannot answer."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zeropass.arch.spec import USUAL_OFFSET
 from zeropass.evidence.chance import ranks, rotation, summarised
 from zeropass.evidence.listening import Attention, Heard, Progress, Settings
 from zeropass.evidence.results import Result
@@ -27,7 +28,7 @@ NOISE_HEADS = 6
 RANGE = 16
 """The averaged offsets are 0 to this one."""
 
-OFFSETS = {"offset 0": 0, "offset 1": 1, "offset 4": 4, "offset 16": 16}
+OFFSETS = {f"offset {offset}": offset for offset in (1, 4, USUAL_OFFSET, 64)}
 TRUE, MEAN = "true offsets", f"mean of 0..{RANGE}"
 
 
@@ -180,11 +181,11 @@ class _Pair:
         if self.frequencies is None:
             return
         yield TRUE, _at_true(q, k, window.at, torch.arange(k.shape[1]), self.frequencies)
+        for name, offset in OFFSETS.items():
+            if self.full or offset == USUAL_OFFSET:
+                yield name, rotate(q, offset, self.frequencies) @ k.mT
         if not self.full:
             return
-        for name, offset in OFFSETS.items():
-            if offset:
-                yield name, rotate(q, offset, self.frequencies) @ k.mT
         total = torch.stack([rotate(q, offset, self.frequencies) for offset in range(RANGE + 1)]).mean(0)
         yield MEAN, total @ k.mT
 

@@ -67,22 +67,21 @@ def measure(
     for part in parts:
         if part not in PARTS:
             raise BadOption(f"There is no measure {part!r}; measures are {', '.join(PARTS)}.")
-    started = time.monotonic()
+    clock = _Clock()
     bench = _Bench(model, text, settings, device, progress)
     require_tokens(bench.ids, settings.fewest, model)
     kept = _Kept(folder, _key(bench)) if folder is not None else None
     results: list[Result] = []
     left_out: dict[str, str] = {}
     for part in (p for p in PARTS if p in parts):
-        found = kept.load(part) if kept else None
-        if found is None:
-            found, reason = bench.measured(part)
-            if reason:
-                left_out[part] = reason
-            elif kept:
-                kept.save(part, found)
+        loaded = kept.load(part, clock) if kept else None
+        found, reason = bench.measured(part) if loaded is None else (loaded, "")
+        if reason:
+            left_out[part] = reason
+        elif kept and loaded is None:
+            kept.save(part, found, clock)
         results += found
-    method = _method(bench, source, time.monotonic() - started)
+    method = _method(bench, source, clock)
     return Evidence(_model_facts(model), method, tuple(results), left_out, bench.notes)
 
 
@@ -198,24 +197,48 @@ class _Kept:
     folder: Path
     key: str
 
-    def load(self, part: str) -> list[Result] | None:
+    def load(self, part: str, clock: "_Clock") -> list[Result] | None:
         try:
             value = json.loads(self._path(part).read_text(encoding="utf-8"))
-            return [result_from_json(one) for one in value["results"]] if value["key"] == self.key else None
+            if value["key"] != self.key:
+                return None
+            clock.add(float(value["seconds"]), float(value["peak_mb"]))
+            return [result_from_json(one) for one in value["results"]]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def save(self, part: str, results: list[Result]) -> None:
+    def save(self, part: str, results: list[Result], clock: "_Clock") -> None:
         try:
             self._path(part).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadOption(f"{self._path(part).parent} could not be made ({error.strerror or error}).") from error
         with beside(self._path(part), BadOption) as temporary:
-            value = {"key": self.key, "results": [asdict(one) for one in results]}
+            spent = {"seconds": clock.lap(), "peak_mb": _peak()}
+            value = {"key": self.key, **spent, "results": [asdict(one) for one in results]}
             temporary.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
 
     def _path(self, part: str) -> Path:
         return self.folder / "parts" / f"{part}.json"
+
+
+class _Clock:
+    """Seconds and memory of a measurement, those of parts that an earlier run finished included."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.before, self.peak = 0.0, 0.0
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+    def add(self, seconds: float, peak: float) -> None:
+        self.before, self.peak = self.before + seconds, max(self.peak, peak)
+
+    @property
+    def total(self) -> float:
+        return self.before + time.monotonic() - self.started
 
 
 def _key(bench: _Bench) -> str:
@@ -235,7 +258,7 @@ def _model_facts(model: Model) -> dict[str, Any]:
     }
 
 
-def _method(bench: _Bench, source: str, seconds: float) -> dict[str, Any]:
+def _method(bench: _Bench, source: str, clock: _Clock) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
@@ -249,8 +272,8 @@ def _method(bench: _Bench, source: str, seconds: float) -> dict[str, Any]:
         "tokens": len(bench.ids),
         "types": len(set(bench.ids.tolist())),
         "settings": asdict(bench.settings),
-        "seconds": round(seconds),
-        "peak_mb": round(_peak()),
+        "seconds": round(clock.total),
+        "peak_mb": round(max(clock.peak, _peak())),
     }
 
 

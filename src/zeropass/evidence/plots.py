@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from zeropass.arch.spec import USUAL_OFFSET
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.vocab import shown_text
 
@@ -45,7 +46,7 @@ MAIN_FRAMES = ("token", "output", "paper")
 _ROLES = ("gate", "up", "key", "q", "k", "v", "value", "o", "vo", "qk")
 _PAIRS = ("key-value", "gate-up", "gate-value", "up-value", "v-o", "q-k")
 _JUDGED = ("reading", "writing", "promotes", "attention")
-_TARGETS = {"writing": "logits", "promotes": "logits", "attention": "offset 0"}
+_TARGETS = {"writing": "logits", "promotes": "logits", "attention": f"offset {USUAL_OFFSET}"}
 
 Dash = str | tuple[float, Sequence[float]]
 
@@ -115,7 +116,7 @@ def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
     found: dict[Kind, dict[int, Result]] = {}
     for result in evidence.results:
         if result.metric == "spearman" and result.measure in _JUDGED and result.layer >= 0:
-            target = own_target(result.measure, result.frame)
+            target = _judging(evidence, result)
             if result.target == target:
                 kind = Kind(result.measure, result.role, result.frame, target)
                 found.setdefault(kind, {})[result.layer] = result
@@ -128,7 +129,15 @@ def primary(evidence: Evidence, measure: str, target: str | None = None) -> tupl
     chosen = (
         r for r in evidence.select(measure=measure, metric=metric) if is_main(r.measure, r.frame) and r.layer >= 0
     )
-    return tuple(r for r in chosen if r.target == (target or own_target(measure, r.frame) or r.target))
+    return tuple(r for r in chosen if r.target == (target or _judging(evidence, r) or r.target))
+
+
+def _judging(evidence: Evidence, result: Result) -> str | None:
+    """`own_target`; attention where no position is rotary, or by the paper's formulas, knows offset 0 alone."""
+    if result.measure != "attention":
+        return own_target(result.measure, result.frame)
+    turned = any(r.target == _TARGETS["attention"] for r in evidence.select(measure="attention", layer=result.layer))
+    return _TARGETS["attention"] if turned and _base(result.frame) != "paper" else "offset 0"
 
 
 def layer_results(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:

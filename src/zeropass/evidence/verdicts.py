@@ -33,9 +33,8 @@ JUDGES = (
     (READ_ROLES, ("output",), "reading", "predicted"),
     (WRITE_ROLES, ("output", "paper"), "writing", "logits"),
     (("vo",), FRAMES, "promotes", "logits"),
-    (("qk",), FRAMES, "attention", "offset 0"),
 )
-"""The measure and target by which the lists of some roles and frames are judged, always as rank correlation."""
+"""The measure and target that judge the lists of some roles and frames, by rank correlation; for qk every offset."""
 
 WRONG_LISTS = ("permuted", "rotated")
 """The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
@@ -77,12 +76,12 @@ class Verdicts:
     kinds: tuple[Verdict, ...]
 
     def of(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
-        """The verdict on the lists of a role, frame and layer, if there is one; qk is judged at offset 0 alone."""
-        return self._by_kind.get((role, frame, layer)) if offset == 0 else None
+        """The verdict on the lists of a role, frame and layer, for qk at an offset, if there is one."""
+        return self._by_kind.get((role, frame, layer, f"offset {offset}" if role == "qk" else ""))
 
     @cached_property
-    def _by_kind(self) -> dict[tuple[str, str, int], Verdict]:
-        return {(kind.role, kind.frame, kind.layer): kind for kind in self.kinds}
+    def _by_kind(self) -> dict[tuple[str, str, int, str], Verdict]:
+        return {(k.role, k.frame, k.layer, k.target if k.role == "qk" else ""): k for k in self.kinds}
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps takes as it is."""
@@ -173,6 +172,8 @@ def _judges(result: "Result") -> bool:
     """Whether a result is the one that judges its kind of list, in one layer, from anything at all."""
     if result.metric != METRIC or result.layer < 0 or result.n < 1:
         return False
+    if result.role == "qk":
+        return result.measure == "attention" and re.fullmatch(r"offset \d+", result.target) is not None
     return any(
         result.role in roles and result.frame in frames and (result.measure, result.target) == (measure, target)
         for roles, frames, measure, target in JUDGES
