@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 
-.PHONY: demo test lint types check bench frames clean
+.PHONY: demo test lint types check bench frames evidence clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -31,6 +31,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pairs.py --all
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/reading.py
+
+evidence: $(VENV)/.dev
+	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
+	$(BIN)/zeropass evidence minilm-l6 --out evidence/minilm-l6
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py
