@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from zeropass.arch.spec import space_of
 from zeropass.catalog import vector_set
 from zeropass.errors import BadOption, ZeropassError
+from zeropass.evidence.chance import spearman
 from zeropass.frames import Frames
 from zeropass.model import open_model
 from zeropass.projection import rotate
@@ -185,13 +186,6 @@ class Means:
         return (self.following[:-1] - self.types.both @ self.by_current()) / counts
 
 
-def spearman(x: Tensor, y: Tensor) -> Tensor:
-    """Spearman correlations (n,) of the columns of two (types, n) tensors; real scores are not tied."""
-    ranks = [values.argsort(0).argsort(0).double() for values in (x, y)]
-    a, b = (r - r.mean(0) for r in ranks)
-    return (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()
-
-
 def list_scores(frames: Frames, layer: int, role: str, frame: str, space: str, ids: Tensor) -> Tensor:
     """Scores (len(ids), n) that the lists of all n vectors of a role give to some tokens."""
     found = vector_set(frames.model, layer, role)
@@ -277,11 +271,8 @@ def sides(frames: Frames, layer: int, frame: str, ids: Tensor) -> tuple[Tensor, 
 
 def at_true_offsets(q: Tensor, k: Tensor, frequencies: Tensor) -> Tensor:
     """``q R_Δ k`` (heads, t, t) with Δ the distance between the two positions: each side turned by its own."""
-    turned = (
-        torch.stack([rotate(x[:, position], position, frequencies) for position in range(x.shape[1])], 1)
-        for x in (q, k)
-    )
-    return next(turned) @ next(turned).mT
+    places = torch.arange(q.shape[1])
+    return rotate(q, places, frequencies) @ rotate(k, places, frequencies).mT
 
 
 def at_assumed_offsets(q: Tensor, k: Tensor, frequencies: Tensor) -> Iterator[Tensor]:

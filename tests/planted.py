@@ -40,13 +40,13 @@ def planted(folder: Path) -> Path:
             block.self_attn.o_proj.weight.copy_(strength * turn.T)
             block.self_attn.k_proj.weight.copy_(turn)
             block.self_attn.q_proj.weight.copy_(turn)
-    return _save(hf, folder)
+    return save(hf, folder)
 
 
 def at_random(folder: Path, seed: int = 0) -> Path:
     """The same shape as transformers initialises it."""
     torch.manual_seed(seed)
-    return _save(_llama(), folder)
+    return save(_llama(), folder)
 
 
 def _llama() -> Any:
@@ -62,7 +62,8 @@ def _llama() -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def _save(hf: Any, folder: Path) -> Path:
+def save(hf: Any, folder: Path) -> Path:
+    """Write a model of 256 tokens with a tokenizer of single bytes."""
     hf.save_pretrained(folder)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))

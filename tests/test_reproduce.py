@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import planted
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from zeropass.errors import BadAddress, BadOption
 from zeropass.frames import Frames
@@ -35,10 +35,6 @@ def script() -> ModuleType:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers, with gains that are not one, and a tokenizer of single bytes."""
     path = tmp_path_factory.mktemp("tiny")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.save(str(path / "tokenizer.json"))
     config = transformers.LlamaConfig(
         vocab_size=256,
         hidden_size=32,
@@ -55,8 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, parameter in running.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
-    running.save_pretrained(path)
-    return path
+    return planted.save(running, path)
 
 
 @pytest.fixture(scope="module")

@@ -158,8 +158,7 @@ class Lens:
 
     @cached_property
     def _verdicts(self) -> Verdicts | None:
-        size = sum(path.stat().st_size for path in self.model.files.weight_files)
-        return self.verdicts or known_verdicts(size, lambda: self.model.fingerprint)
+        return self.verdicts or known_verdicts(self.model.size, lambda: self.model.fingerprint)
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None

@@ -47,6 +47,11 @@ class Model:
         """SHA-256 over the weight files."""
         return fingerprint(self.files.weight_files)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weight files."""
+        return sum(path.stat().st_size for path in self.files.weight_files)
+
     def has(self, what: str) -> bool:
         """Whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
         stored = self._find(what)
@@ -133,7 +138,7 @@ class Model:
             "tensors_unread": sorted(set(names) - read),
             "types": dict(types),
             "files": [str(path) for path in self.files.weight_files],
-            "bytes": sum(path.stat().st_size for path in self.files.weight_files),
+            "bytes": self.size,
             "sha256": self.fingerprint,
         }
 

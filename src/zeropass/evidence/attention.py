@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import USUAL_OFFSET
-from zeropass.evidence.chance import ranks, rotation, summarised
+from zeropass.evidence.chance import among, ranks, rotation, summarised
 from zeropass.evidence.listening import Attention, Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import READ_FRAMES, Spaces
@@ -210,7 +210,7 @@ def _agreement(x: _Ranked, y: _Ranked) -> Iterator[tuple[str, Tensor]]:
     """Rank correlation over the keys of each query, and overlap of the top keys, as means over queries: (heads,)."""
     norm = (x.ranks.square().sum(-1) * y.ranks.square().sum(-1)).sqrt()
     yield "spearman", ((x.ranks * y.ranks).sum(-1) / norm).mean(-1)
-    yield "top-k", (x.top[..., :, None] == y.top[..., None, :]).any(-1).double().mean((-1, -2))
+    yield "top-k", among(x.top, y.top).double().mean((-1, -2))
 
 
 def _results(sums: list[dict[tuple[str, str, str], Tensor]], layer: int, frame: str) -> Iterator[Result]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zeropass.evidence.results import Null, Result
 
-__all__ = ["correlation", "overlap", "partner", "ranks", "rotation", "spearman", "summarised"]
+__all__ = ["among", "correlation", "overlap", "partner", "ranks", "rotation", "spearman", "summarised"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -124,6 +124,11 @@ def correlation(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
 def spearman(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
     """Spearman rank correlations along a dimension."""
     return correlation(ranks(x, dim), ranks(y, dim), dim)
+
+
+def among(ids: Tensor, others: Tensor) -> Tensor:
+    """Which of the ids (…, k) stand among the others (…, m) of the same row, (…, k) bool."""
+    return (ids[..., :, None] == others[..., None, :]).any(-1)
 
 
 def overlap(x: Tensor, y: Tensor, k: int, dim: int = 0) -> Tensor:

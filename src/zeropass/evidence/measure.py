@@ -254,7 +254,7 @@ def _model_facts(model: Model) -> dict[str, Any]:
         "layers": model.dims.layers,
         "roles": list(model.family.roles),
         "sha256": model.fingerprint,
-        "bytes": sum(path.stat().st_size for path in model.files.weight_files),
+        "bytes": model.size,
     }
 
 

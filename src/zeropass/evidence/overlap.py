@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.chance import partner, rotation, summarised
+from zeropass.evidence.chance import among, partner, rotation, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import Spaces
@@ -166,8 +166,7 @@ def _random(
 
 def _recall(sets: Tensor, tops: Tensor) -> Tensor:
     """R_k (P,): the share of each state's top k (P, k) found in the union of (P, m, k)."""
-    union = sets.flatten(1)
-    return (tops[:, :, None] == union[:, None, :]).any(2).double().mean(1)
+    return among(tops, sets.flatten(1)).double().mean(1)
 
 
 def pairs(spaces: Spaces, shown: Tensor, settings: Settings, tell: Progress) -> list[Result]:
@@ -231,5 +230,5 @@ def _similar(tops: dict[tuple[str, str], Tensor], layer: int, left: str, right: 
 
 def _jaccard(x: Tensor, y: Tensor) -> Tensor:
     """Jaccard index (n,) of the sets in the rows of two (n, k) tensors."""
-    both = (x[:, :, None] == y[:, None, :]).any(2).sum(1).double()
+    both = among(x, y).sum(1).double()
     return both / (x.shape[1] + y.shape[1] - both)

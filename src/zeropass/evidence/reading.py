@@ -7,11 +7,10 @@ position has the mean of its current type subtracted.
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.chance import correlation, partner, ranks, rotation, summarised
+from zeropass.evidence.chance import correlation, overlap, partner, ranks, rotation, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings, Tally
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import READ_FRAMES, Spaces
@@ -123,6 +122,4 @@ def _agreement(metric: str, measured: _Measured, plane: int, scores: Tensor) -> 
     scores = scores[measured.at[plane]]
     if metric == "spearman":
         return correlation(measured.ranks[plane], ranks(scores))
-    k = min(TOP, len(scores) // 4)
-    top = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, scores.topk(k, 0).indices, True)
-    return top.gather(0, measured.means[plane].topk(k, 0).indices).double().mean(0)
+    return overlap(scores, measured.means[plane], min(TOP, len(scores) // 4))

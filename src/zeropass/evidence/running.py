@@ -9,8 +9,8 @@ family needs anything of its own here. What can be heard of a layer, each (token
     state                the stream as the layer leaves it
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,28 +53,16 @@ class Running:
         """The module that holds a canonical tensor."""
         return self.hf.get_submodule(_module_name(self.layout.tensors[what].name.format(layer=layer), self.prefix))
 
-    @contextmanager
-    def listening(self, listener: Listener) -> Iterator[None]:
+    def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Tell the listener what every layer computes while the context lasts."""
-        handles = [handle for layer in range(self.model.dims.layers) for handle in self._taps(layer, listener)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return _hooked(handle for layer in range(self.model.dims.layers) for handle in self._taps(layer, listener))
 
-    @contextmanager
-    def adding(self, added: Mapping[tuple[int, str], tuple[Tensor, Tensor]]) -> Iterator[None]:
+    def adding(self, added: Mapping[tuple[int, str], tuple[Tensor, Tensor]]) -> AbstractContextManager[None]:
         """Add vectors (n, d) to the stream of the last token, where ``o`` or ``value`` of a layer writes."""
-        handles = [
+        return _hooked(
             self.module(role, layer).register_forward_hook(_adder(rows, vectors))
             for (layer, role), (rows, vectors) in added.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        )
 
     def run(self, ids: Tensor, **more: Any) -> Any:
         """One forward pass over (batch, tokens) ids."""
@@ -177,6 +165,15 @@ def _require_same(running: Running) -> None:
             f"transformers runs {model.name} with another embedding ({tuple(table.shape)}) than the one that was read "
             f"({model.dims.vocab} tokens): the tokenizer, the weights and the configuration do not fit each other."
         )
+
+
+@contextmanager
+def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    """Set hooks one by one as the context begins; all that were set are gone when it ends."""
+    with ExitStack() as stack:
+        for handle in hooks:
+            stack.callback(handle.remove)
+        yield
 
 
 def _tap(listener: Listener, layer: int, role: str, part: tuple[int, int], site: str) -> Any:

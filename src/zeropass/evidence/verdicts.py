@@ -33,8 +33,9 @@ JUDGES = (
     (READ_ROLES, ("output",), "reading", "predicted"),
     (WRITE_ROLES, ("output", "paper"), "writing", "logits"),
     (("vo",), FRAMES, "promotes", "logits"),
+    (("qk",), FRAMES, "attention", r"offset \d+"),
 )
-"""The measure and target that judge the lists of some roles and frames, by rank correlation; for qk every offset."""
+"""The measure and target (a pattern) that judge the lists of some roles and frames, always by rank correlation."""
 
 WRONG_LISTS = ("permuted", "rotated")
 """The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
@@ -172,10 +173,11 @@ def _judges(result: "Result") -> bool:
     """Whether a result is the one that judges its kind of list, in one layer, from anything at all."""
     if result.metric != METRIC or result.layer < 0 or result.n < 1:
         return False
-    if result.role == "qk":
-        return result.measure == "attention" and re.fullmatch(r"offset \d+", result.target) is not None
     return any(
-        result.role in roles and result.frame in frames and (result.measure, result.target) == (measure, target)
+        result.role in roles
+        and result.frame in frames
+        and result.measure == measure
+        and re.fullmatch(target, result.target) is not None
         for roles, frames, measure, target in JUDGES
     )
 

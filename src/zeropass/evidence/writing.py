@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from zeropass.catalog import count_of
-from zeropass.evidence.chance import correlation, partner, ranks, rotation, summarised
+from zeropass.evidence.chance import among, partner, rotation, spearman, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.running import Running
@@ -278,6 +278,5 @@ def _compared(
 
 def _agreement(metric: str, effect: Effects, listed: Effects) -> Tensor:
     if metric == "spearman":
-        return correlation(ranks(effect.sampled, 1), ranks(listed.sampled, 1), 1)
-    same = effect.top[:, :, None] == listed.top[:, None, :]
-    return same.any(2).double().mean(1)
+        return spearman(effect.sampled, listed.sampled, 1)
+    return among(effect.top, listed.top).double().mean(1)
