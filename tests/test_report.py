@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from zeropass.evidence.plots import Kind, kinds, svg, trust, write_figures
+from zeropass.evidence.kinds import Kind, kinds
+from zeropass.evidence.plots import svg, trust, write_figures
 from zeropass.evidence.report import html, layer_runs, standings, summary, table_list, tables
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
 

@@ -21,32 +21,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from zeropass.arch.spec import USUAL_OFFSET
+from zeropass.evidence.kinds import (
+    METRIC,
+    Kind,
+    base,
+    frame_order,
+    inverse_lines,
+    is_main,
+    kinds,
+    layer_results,
+    own_target,
+    primary,
+    role_order,
+)
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.vocab import shown_text
 
-__all__ = ["METRIC", "Drawing", "Kind", "figures", "kinds", "layer_results", "own_target", "primary", "svg"]
-__all__ += [
-    "attention_offsets",
-    "by_layer",
-    "frames_compared",
-    "inverse_lines",
-    "inverses",
-    "is_main",
-    "trust",
-    "write_figures",
-]
-
-METRIC = {"states": "recall", "pairs": "jaccard", "inverses": "correlation"}
-"""The metric a measure is shown by first; ``spearman`` for the rest."""
-
-MAIN_FRAMES = ("token", "output", "paper")
-"""Frames a list is judged in; any other name is a variant, drawn only where frames are compared."""
-
-_ROLES = ("gate", "up", "key", "q", "k", "v", "value", "o", "vo", "qk")
-_PAIRS = ("key-value", "gate-up", "gate-value", "up-value", "v-o", "q-k")
-_JUDGED = ("reading", "writing", "promotes", "attention")
-_TARGETS = {"writing": "logits", "promotes": "logits", "attention": f"offset {USUAL_OFFSET}"}
+__all__ = ["Drawing", "attention_offsets", "by_layer", "figures", "frames_compared", "inverses", "svg", "trust"]
+__all__ += ["write_figures"]
 
 Dash = str | tuple[float, Sequence[float]]
 
@@ -75,16 +67,6 @@ _styled = partial(style.context, ["default", _STYLE])  # the user's own matplotl
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of list: a role read in one frame, and what it is judged by."""
-
-    measure: str
-    role: str
-    frame: str
-    target: str
-
-
-@dataclass(frozen=True)
 class Drawing:
     """A figure with the words that go with it; ``name`` is its file name without ending."""
 
@@ -97,55 +79,6 @@ class Drawing:
     def svg(self) -> str:
         """The figure as an SVG element that a page can hold beside others."""
         return svg(self.figure, self.name, self.alt)
-
-
-def is_main(measure: str, frame: str) -> bool:
-    """Whether the library makes lists of this frame itself, rather than for comparison alone."""
-    return frame in MAIN_FRAMES and (measure, frame) != ("writing", "token")
-
-
-def own_target(measure: str, frame: str) -> str | None:
-    """What a list claims to be about, so what it is judged by; None for measures that judge no list."""
-    if measure == "reading":
-        return "predicted" if _base(frame) == "output" else "current"
-    return _TARGETS.get(measure)
-
-
-def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
-    """Every kind of list that was judged, with its results by layer, sorted by measure, frame and role."""
-    found: dict[Kind, dict[int, Result]] = {}
-    for result in evidence.results:
-        if result.metric == "spearman" and result.measure in _JUDGED and result.layer >= 0:
-            target = _judging(evidence, result)
-            if result.target == target:
-                kind = Kind(result.measure, result.role, result.frame, target)
-                found.setdefault(kind, {})[result.layer] = result
-    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found, key=_kind_order)}
-
-
-def primary(evidence: Evidence, measure: str, target: str | None = None) -> tuple[Result, ...]:
-    """The results that a measure is shown by first: its metric, main frames, and one target (each frame's own)."""
-    metric = METRIC.get(measure, "spearman")
-    chosen = (
-        r for r in evidence.select(measure=measure, metric=metric) if is_main(r.measure, r.frame) and r.layer >= 0
-    )
-    return tuple(r for r in chosen if r.target == (target or _judging(evidence, r) or r.target))
-
-
-def _judging(evidence: Evidence, result: Result) -> str | None:
-    """`own_target`; attention where no position is rotary, or by the paper's formulas, knows offset 0 alone."""
-    if result.measure != "attention":
-        return own_target(result.measure, result.frame)
-    turned = any(r.target == _TARGETS["attention"] for r in evidence.select(measure="attention", layer=result.layer))
-    return _TARGETS["attention"] if turned and _base(result.frame) != "paper" else "offset 0"
-
-
-def layer_results(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
-    """Results by role and frame, sorted in the order they are shown in, each list by layer."""
-    found: dict[tuple[str, str], list[Result]] = {}
-    for result in sorted(results, key=lambda r: (_role_order(r.role), _frame_order(r.frame), r.layer)):
-        found.setdefault((result.role, result.frame), []).append(result)
-    return found
 
 
 def figures(evidence: Evidence) -> tuple[Drawing, ...]:
@@ -220,7 +153,7 @@ def by_layer(evidence: Evidence, measure: str, target: str | None = None) -> Fig
     """Small multiples, roles down and frames across: the value with its 95% band, and its nulls in grey."""
     series = layer_results(primary(evidence, measure, target))
     roles, frames = _unique(role for role, _ in series), _unique(frame for _, frame in series)
-    frames = sorted(frames, key=_frame_order)
+    frames = sorted(frames, key=frame_order)
     figure, grid = _grid(max(1, len(roles)), max(1, len(frames)), height=1.35)
     if not series:
         return _nothing(figure, *grid.flat)
@@ -240,7 +173,7 @@ def by_layer(evidence: Evidence, measure: str, target: str | None = None) -> Fig
 def frames_compared(evidence: Evidence) -> Figure:
     """One panel a role, one line a frame or variant: the Spearman correlation with what each list is judged by."""
     found = kinds(evidence)
-    roles = sorted(_unique(kind.role for kind in found), key=_role_order)
+    roles = sorted(_unique(kind.role for kind in found), key=role_order)
     looks = _frame_looks(kind.frame for kind in found)
     figure, grid = _grid(-(-len(roles) // 2) or 1, 2, height=2.0)
     if not roles:
@@ -451,26 +384,16 @@ def _frame_looks(frames: Iterable[str]) -> dict[str, tuple[str, Dash]]:
     """Colour by what a frame is a variant of, dashes by which variant it is."""
     looks: dict[str, tuple[str, Dash]] = {}
     counts: dict[str, int] = {}
-    for frame in sorted(_unique(frames), key=_frame_order):
-        number = counts.setdefault(_base(frame), 0)
-        counts[_base(frame)] += 1
-        looks[frame] = (_BASES.get(_base(frame), _PURPLE), _DASHES[number % len(_DASHES)])
+    for frame in sorted(_unique(frames), key=frame_order):
+        number = counts.setdefault(base(frame), 0)
+        counts[base(frame)] += 1
+        looks[frame] = (_BASES.get(base(frame), _PURPLE), _DASHES[number % len(_DASHES)])
     return looks
 
 
 def _offset_results(evidence: Evidence) -> list[Result]:
     found = evidence.select(measure="attention", metric="spearman")
     return [result for result in found if is_main(result.measure, result.frame) and result.layer >= 0]
-
-
-def inverse_lines(evidence: Evidence) -> dict[tuple[str, str], list[tuple[int, Result]]]:
-    """``(kind of vector, inverse) -> (k, result)``, out of targets such as ``transpose, k=1000``."""
-    found: dict[tuple[str, str], list[tuple[int, Result]]] = {}
-    for result in evidence.select(measure="inverses", metric="correlation"):
-        parts = re.fullmatch(r"(.+), k=([1-9]\d{0,8})", result.target)
-        if parts:
-            found.setdefault((result.role, parts[1]), []).append((int(parts[2]), result))
-    return found
 
 
 def _label(text: str) -> str:
@@ -482,27 +405,7 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _base(frame: str) -> str:
-    return frame.split(".")[0]
-
-
-def _place(name: str, known: Sequence[str]) -> int:
-    return known.index(name) if name in known else len(known)
-
-
-def _role_order(role: str) -> tuple[int, str]:
-    return _place(role, _ROLES + _PAIRS), role
-
-
-def _frame_order(frame: str) -> tuple[int, str]:
-    return _place(_base(frame), MAIN_FRAMES), frame
-
-
 def _target_order(target: str) -> tuple[float, str]:
     """``offset 0``, ``offset 4``, ``offset 16``, then the rest by name."""
     number = re.fullmatch(r"offset (\d{1,6})", target)
     return (int(number[1]) if number else math.inf), target
-
-
-def _kind_order(kind: Kind) -> tuple[int, tuple[int, str], tuple[int, str]]:
-    return _place(kind.measure, _JUDGED), _frame_order(kind.frame), _role_order(kind.role)

@@ -18,10 +18,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from zeropass.evidence.plots import (
+from zeropass.evidence.kinds import (
     METRIC,
     Kind,
-    figures,
     inverse_lines,
     is_main,
     kinds,
@@ -29,6 +28,7 @@ from zeropass.evidence.plots import (
     own_target,
     primary,
 )
+from zeropass.evidence.plots import figures
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.vocab import shown_text
 
@@ -77,13 +77,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a kind of list is above its nulls: ``layers`` of those ``measured``, its mean and its best layer."""
+    """A kind of list with its results by layer, and the ``layers`` in which it is above its nulls."""
 
     kind: Kind
+    results: Mapping[int, Result]
     layers: tuple[int, ...]
-    measured: tuple[int, ...]
-    mean: float
-    best: int
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """Every layer with a result."""
+        return tuple(self.results)
+
+    @property
+    def mean(self) -> float:
+        """Mean value over the layers measured."""
+        return _mean(self.results.values())
+
+    @property
+    def best(self) -> int:
+        """The layer with the largest value."""
+        return max(
+            self.results, key=lambda n: -math.inf if math.isnan(self.results[n].value) else self.results[n].value
+        )
 
     @property
     def words(self) -> str:
@@ -99,7 +114,10 @@ class Standing:
 
 def standings(evidence: Evidence) -> tuple[Standing, ...]:
     """One verdict for each kind of list that was judged, variants of frames included."""
-    return tuple(_verdict(kind, results) for kind, results in kinds(evidence).items())
+    return tuple(
+        Standing(kind, results, tuple(layer for layer, result in results.items() if result.above))
+        for kind, results in kinds(evidence).items()
+    )
 
 
 def layer_runs(layers: Sequence[int], measured: Sequence[int]) -> str:
@@ -168,12 +186,6 @@ def summary(evidence: Evidence) -> RenderableType:
     return Group(*parts)
 
 
-def _verdict(kind: Kind, results: Mapping[int, Result]) -> Standing:
-    above = tuple(layer for layer, result in results.items() if result.above)
-    best = max(results, key=lambda layer: -math.inf if math.isnan(results[layer].value) else results[layer].value)
-    return Standing(kind, above, tuple(results), _mean(results.values()), best)
-
-
 def _opening(found: Sequence[Standing]) -> str:
     main = [verdict for verdict in found if is_main(verdict.kind.measure, verdict.kind.frame)]
     if not main:
@@ -209,7 +221,7 @@ def _token(frame: str) -> str:
 def _verdict_table(evidence: Evidence) -> Table:
     rows = []
     for verdict in standings(evidence):
-        kind, results = verdict.kind, kinds(evidence)[verdict.kind]
+        kind, results = verdict.kind, verdict.results
         noise = [null for result in results.values() if (null := result.null("noise"))]
         held = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
         where = layer_runs(verdict.layers, verdict.measured) or "none"
@@ -329,11 +341,11 @@ def _verdict_grid(evidence: Evidence, found: Sequence[Standing]) -> Grid:
     for name in _THIRDS:
         grid.add_column(name, no_wrap=True, justify="right", min_width=len(name))
     grid.add_column("above its nulls in layers", no_wrap=True, overflow="ellipsis")
-    results = kinds(evidence)
+    depth = _depth(evidence)
     for verdict in found:
         kind = verdict.kind
         listed = Text(_shown(kind.role), style="bold cyan").append(f" {kind.frame}", style="not bold default")
-        thirds = (_number(mean) for mean in _thirds(list(results[kind].values()), _depth(evidence)))
+        thirds = (_number(mean) for mean in _thirds(list(verdict.results.values()), depth))
         where = layer_runs(verdict.layers, verdict.measured) or "none"
         count = f"{len(verdict.layers)} of {len(verdict.measured)}: "
         grid.add_row(listed, Text(_shown(kind.target), style="dim"), *thirds, Text(count + where))
