@@ -35,6 +35,7 @@ bench: $(VENV)/.dev
 evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
 	$(BIN)/zeropass evidence minilm-l6 --out evidence/minilm-l6
+	$(BIN)/python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

@@ -188,21 +188,24 @@ DAMAGED = {
 
 @pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_file_is_refused_by_name_and_skipped_in_the_store(how: str, cache: Path) -> None:
-    path = cache / "evidence" / "a.json"
+    path = cache / "evidence" / f"7-{SHA}.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(DAMAGED[how])
     with pytest.raises(BadOption, match="does not hold verdicts") as error:
         read_verdicts(path)
     assert str(path) in str(error.value)
-    assert known_verdicts(7, never) is None
+    assert known_verdicts(7, lambda: SHA) is None
     keep(EVERY)
     assert known_verdicts(7, lambda: SHA) == EVERY
 
 
 def test_what_comes_with_the_package_can_be_read() -> None:
-    for path in SHIPPED.glob("*.json"):
+    shipped = list(SHIPPED.glob("*.json"))
+    assert len(shipped) == 2
+    for path in shipped:
         found = read_verdicts(path)
         assert found.kinds
+        assert path.name == f"{found.model['bytes']}-{found.model['sha256']}.json"
         assert known_verdicts(found.model["bytes"], lambda found=found: found.model["sha256"]) is not None
 
 
@@ -211,7 +214,7 @@ def test_what_comes_with_the_package_can_be_read() -> None:
 
 def test_verdicts_are_kept_by_the_hash_of_the_weights(cache: Path) -> None:
     path = keep(EVERY)
-    assert path == cache / "evidence" / f"{SHA}.json"
+    assert path == cache / "evidence" / f"7-{SHA}.json"
     assert known_verdicts(7, lambda: SHA) == EVERY
     assert known_verdicts(None, lambda: SHA) == EVERY
     assert known_verdicts(7, lambda: "cd" * 32) is None
@@ -225,7 +228,7 @@ def test_nothing_is_hashed_where_nothing_is_known(cache: Path) -> None:
 
 
 def test_the_cache_wins_over_the_package(cache: Path, tmp_path: Path) -> None:
-    verdicts(said="shipped").write(tmp_path / "shipped" / "model.json")
+    keep(verdicts(said="shipped"), tmp_path / "shipped")
     other = verdicts(sha256="cd" * 32, said="another model of this size")
     keep(other)
     found = known_verdicts(7, lambda: SHA)
@@ -303,7 +306,7 @@ def test_a_lens_and_an_atlas_find_what_is_known_of_their_weights(llama: small.Bu
     keep(verdicts(sha256="cd" * 32, size=size))
     assert above(zp.load(str(llama.folder))["L1.ff.2.value"][0]) is False
     assert zp.open_atlas(llama.atlas.path).verdicts == kept
-    (cache / "evidence" / f"{llama.lens.model.fingerprint}.json").write_text("{")
+    (cache / "evidence" / f"{size}-{llama.lens.model.fingerprint}.json").write_text("{")
     assert above(zp.load(str(llama.folder))["L1.ff.2.value"][0]) is None
     assert zp.open_atlas(llama.atlas.path).verdicts is None
 

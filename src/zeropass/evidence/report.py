@@ -21,12 +21,14 @@ from rich.text import Text
 from zeropass.evidence.kinds import (
     METRIC,
     Kind,
+    frame_order,
     inverse_lines,
     is_main,
     kinds,
     layer_results,
     own_target,
     primary,
+    role_order,
 )
 from zeropass.evidence.plots import figures
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
@@ -159,7 +161,7 @@ def tables(evidence: Evidence) -> dict[str, str]:
 
 def table_list(evidence: Evidence) -> tuple[Table, ...]:
     """The tables as data, without those that would be empty."""
-    found = [_verdict_table(evidence), _frames_table(evidence)]
+    found = [_verdict_table(evidence), _variants_table(evidence), _frames_table(evidence)]
     for measure in MEASURES:
         found += _measure_tables(evidence, measure)
     found += [_inverses_table(evidence), _effects_table(evidence)]
@@ -171,11 +173,11 @@ def summary(evidence: Evidence) -> RenderableType:
     name = _shown(str(evidence.model.get("name", "model without a name")))
     method = ", ".join(f"{key} {value}" for key, value in _facts(evidence.method) if key in ("text", "tokens", "seed"))
     parts: list[RenderableType] = [_line(name, "bold"), _line(method, "dim")]
-    found = [verdict for verdict in standings(evidence) if is_main(verdict.kind.measure, verdict.kind.frame)]
-    if found:
-        parts += [Text(), _verdict_grid(evidence, found[:_SUMMARY_ROWS])]
-    if len(found) > _SUMMARY_ROWS:
-        parts.append(_line(f"more kinds of list in the report: {len(found) - _SUMMARY_ROWS}", "dim"))
+    verdict = _verdict_table(evidence)
+    if verdict.rows:
+        parts += [Text(), _verdict_grid(verdict)]
+    if len(verdict.rows) > _SUMMARY_ROWS:
+        parts.append(_line(f"more kinds of list in the report: {len(verdict.rows) - _SUMMARY_ROWS}", "dim"))
     parts += [_line(line) for line in _measure_lines(evidence)]
     out = [f"left out: {_shown(name)} ({_shown(why)})" for name, why in evidence.left_out.items()]
     parts += [_line(line, "yellow") for line in out[:_SUMMARY_GAPS]]
@@ -186,8 +188,12 @@ def summary(evidence: Evidence) -> RenderableType:
     return Group(*parts)
 
 
+def _main(found: Iterable[Standing]) -> list[Standing]:
+    return [standing for standing in found if is_main(standing.kind.measure, standing.kind.frame)]
+
+
 def _opening(found: Sequence[Standing]) -> str:
-    main = [verdict for verdict in found if is_main(verdict.kind.measure, verdict.kind.frame)]
+    main = _main(found)
     if not main:
         return "No kind of list was judged, so nothing can be said about which to trust."
     everywhere = sum(verdict.layers == verdict.measured for verdict in main)
@@ -201,16 +207,13 @@ def _opening(found: Sequence[Standing]) -> str:
 def _sides(found: Sequence[Standing]) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """``(what the lists say, [(kind, where it holds, how well)])`` for the main frames."""
     sides: dict[str, list[tuple[str, str, str]]] = {}
-    for verdict in found:
+    for verdict in _main(found):
         kind = verdict.kind
-        if is_main(kind.measure, kind.frame):
-            frame = kind.frame if kind.measure == "reading" else ""
-            title = f"{_SIDES[kind.measure, frame]} (against {'the ' if frame else ''}{kind.target}{_token(frame)})"
-            name = _shown(kind.role) + ("" if frame else f", {kind.frame}")
-            size = (
-                f"mean {_number(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
-            )
-            sides.setdefault(title, []).append((name, verdict.words, size))
+        frame = kind.frame if kind.measure == "reading" else ""
+        title = f"{_SIDES[kind.measure, frame]} (against {'the ' if frame else ''}{kind.target}{_token(frame)})"
+        name = _shown(kind.role) + ("" if frame else f", {kind.frame}")
+        size = f"mean {_number(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
+        sides.setdefault(title, []).append((name, verdict.words, size))
     return list(sides.items())
 
 
@@ -219,17 +222,38 @@ def _token(frame: str) -> str:
 
 
 def _verdict_table(evidence: Evidence) -> Table:
-    rows = []
-    for verdict in standings(evidence):
-        kind, results = verdict.kind, verdict.results
+    """The lists that the library shows, as means over thirds of the layers; variants are in the frames table."""
+    rows, depth = [], _depth(evidence)
+    for standing in _main(standings(evidence)):
+        kind, results = standing.kind, standing.results
+        thirds = map(_number, _thirds(list(results.values()), depth))
+        where = layer_runs(standing.layers, standing.measured) or "none"
+        count = f"{len(standing.layers)} of {len(standing.measured)}: {where}"
         noise = [null for result in results.values() if (null := result.null("noise"))]
         held = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
-        where = layer_runs(verdict.layers, verdict.measured) or "none"
-        words = (f"{kind.role}, {kind.frame}", kind.target, where, f"{len(verdict.layers)} of {len(verdict.measured)}")
-        best = f"{_number(results[verdict.best].value)} (layer {verdict.best})"
-        rows.append(tuple(Cell(_shown(word)) for word in (*words, held, _number(verdict.mean), best)))
-    head = ("list", "held against", "above its nulls in layers", "layers", "above noise", "mean", "best")
+        best = f"{_number(results[standing.best].value)} (layer {standing.best})"
+        words = (f"{kind.role}, {kind.frame}", kind.target, *thirds, count, held, best)
+        rows.append(tuple(Cell(_shown(word)) for word in words))
+    head = ("list", "held against", *_THIRDS, "above its nulls in layers", "above noise", "best")
     return Table("verdict", "Where each kind of list is above its nulls (Spearman correlation)", head, tuple(rows))
+
+
+def _variants_table(evidence: Evidence) -> Table:
+    """Frames and their variants down, roles across: means from layer 1 on, because layer 0 reads e itself."""
+    found = {
+        (kind.frame, kind.role): fmean(values)
+        for kind, results in kinds(evidence).items()
+        if (values := [r.value for layer, r in results.items() if layer > 0 and math.isfinite(r.value)])
+    }
+    roles = sorted({role for _, role in found}, key=role_order)
+    tops = [_number(max(value for (_, other), value in found.items() if other == role)) for role in roles]
+    rows = []
+    for frame in sorted({frame for frame, _ in found}, key=frame_order):
+        texts = [_number(found.get((frame, role), math.nan)) for role in roles]
+        cells = (Cell(text, best=text == top) for text, top in zip(texts, tops, strict=True))
+        rows.append((Cell(_shown(frame)), *cells))
+    caption = "Frames and variants, each against what its list claims: mean from layer 1 on, best of a role in bold"
+    return Table("variants", caption, ("frame", *map(_shown, roles)), tuple(rows))
 
 
 def _frames_table(evidence: Evidence) -> Table:
@@ -334,21 +358,18 @@ def _effect(results: Sequence[Result], name: str) -> str:
     return f"{_number(median(effects))} ({_number(min(effects))} to {_number(max(effects))})"
 
 
-def _verdict_grid(evidence: Evidence, found: Sequence[Standing]) -> Grid:
+def _verdict_grid(table: Table) -> Grid:
+    """The verdict for a terminal: the table without its last columns, which a wide page has room for."""
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("list", "held against"):
-        grid.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in _THIRDS:
-        grid.add_column(name, no_wrap=True, justify="right", min_width=len(name))
-    grid.add_column("above its nulls in layers", no_wrap=True, overflow="ellipsis")
-    depth = _depth(evidence)
-    for verdict in found:
-        kind = verdict.kind
-        listed = Text(_shown(kind.role), style="bold cyan").append(f" {kind.frame}", style="not bold default")
-        thirds = (_number(mean) for mean in _thirds(list(verdict.results.values()), depth))
-        where = layer_runs(verdict.layers, verdict.measured) or "none"
-        count = f"{len(verdict.layers)} of {len(verdict.measured)}: "
-        grid.add_row(listed, Text(_shown(kind.target), style="dim"), *thirds, Text(count + where))
+    shown = table.head[:6]
+    for at, name in enumerate(shown):
+        # The last column holds the longest text, so it is the one that a narrow terminal cuts.
+        width = None if at + 1 == len(shown) else max([len(name), *(min(len(row[at].text), 30) for row in table.rows)])
+        grid.add_column(name, no_wrap=True, justify="right" if name in _THIRDS else "left", min_width=width)
+    for row in table.rows[:_SUMMARY_ROWS]:
+        role, _, frame = row[0].text.partition(", ")
+        listed = Text(role, style="bold cyan").append(f" {frame}", style="not bold default")
+        grid.add_row(listed, Text(row[1].text, style="dim"), *(Text(cell.text) for cell in row[2 : len(shown)]))
     return grid
 
 

@@ -9,8 +9,9 @@ family needs anything of its own here. What can be heard of a layer, each (token
     state                the stream as the layer leaves it
 """
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,9 +133,9 @@ def _loaded(model: Model) -> Any:
     kind = transformers.AutoModelForCausalLM if model.family.norm_place == "pre" else transformers.AutoModel
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        hf = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
+        with redirect_stderr(io.StringIO()):  # progress bars of loaders that cannot be asked to be quiet
+            hf = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
         return hf.eval()
     except Exception as error:  # whatever a third party's loader raises, the user needs its reason
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,8 +1,8 @@
 """Which kinds of list hold on a running model, layer by layer: what stands beside the words of a parameter. No torch.
 
 A verdict is about a kind (a role in a frame) and a layer, never about one parameter. Verdicts are known for a model
-once `zeropass evidence` has measured it: they are kept in the cache as ``evidence/{sha256 of the weights}.json``;
-those of some models come with the package. An atlas or a lens finds them by that hash.
+once `zeropass evidence` has measured it: they are kept in the cache as ``evidence/{bytes}-{sha256}.json``, both of the
+weights; those of some models come with the package. An atlas or a lens finds them by that hash.
 """
 
 import json
@@ -36,6 +36,8 @@ JUDGES = (
     (("qk",), FRAMES, "attention", r"offset \d+"),
 )
 """The measure and target (a pattern) that judge the lists of some roles and frames, always by rank correlation."""
+
+_NAME = re.compile(r"([0-9]{1,18})-([0-9a-f]{64})\.json")
 
 WRONG_LISTS = ("permuted", "rotated")
 """The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
@@ -105,7 +107,7 @@ class Verdicts:
         except OSError as error:
             raise BadOption(f"{path.parent} could not be made ({error.strerror or error}).") from error
         with beside(path, BadOption) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def default_name(model: str) -> str:
@@ -137,29 +139,32 @@ def known_verdicts(size: int | None, fingerprint: Callable[[], str]) -> Verdicts
     size: of its weight files in bytes, if known. fingerprint: gives their SHA-256; it is called only where the size
     fits something known, because hashing gigabytes takes time.
     """
-    fitting = [found for found in _stored() if size in (None, found.model["bytes"])]
+    fitting = [(sha256, path) for bytes_, sha256, path in _stored() if size in (None, bytes_)]
     wanted = fingerprint() if fitting else ""
-    return next((found for found in fitting if found.model["sha256"] == wanted), None)
+    for path in (path for sha256, path in fitting if sha256 == wanted):
+        try:
+            return read_verdicts(path)
+        except BadOption:  # a damaged file must not keep words from being shown
+            continue
+    return None
 
 
-def keep(verdicts: Verdicts) -> Path:
-    """Keep verdicts in the cache, where `known_verdicts` finds them; gives the file."""
-    name = verdicts.model.get("sha256")
-    if not isinstance(name, str) or not re.fullmatch("[0-9a-f]{64}", name):
-        raise BadOption(f"Verdicts are kept by the SHA-256 of the weights, 64 hexadecimal digits; {name!r} is none.")
-    path = cache_folder() / "evidence" / f"{name}.json"
+def keep(verdicts: Verdicts, folder: Path | None = None) -> Path:
+    """Keep verdicts in a folder (the cache), where `known_verdicts` finds them by their name; gives the file."""
+    name = f"{verdicts.model.get('bytes')}-{verdicts.model.get('sha256')}.json"
+    if not _NAME.fullmatch(name):
+        raise BadOption(f"Verdicts are kept by size and SHA-256 of the weights, 64 hexadecimal digits; not {name!r}.")
+    path = (folder or cache_folder() / "evidence") / name
     verdicts.write(path)
     return path
 
 
-def _stored() -> Iterator[Verdicts]:
-    """Everything readable in the cache, then in the package: a damaged file must not keep words from being shown."""
+def _stored() -> Iterator[tuple[int, str, Path]]:
+    """Bytes and SHA-256 of the weights of what is in the cache, then in the package, and its file."""
     for folder in (_cached(), SHIPPED):
-        for path in sorted(folder.glob("*.json")) if folder else ():
-            try:
-                yield read_verdicts(path)
-            except BadOption:
-                continue
+        for path in folder.glob("*.json") if folder else ():
+            if name := _NAME.fullmatch(path.name):
+                yield int(name[1]), name[2], path
 
 
 def _cached() -> Path | None:

