@@ -19,8 +19,9 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    ("factored", "projection", "pairs", "statistics"),
+    ("factored", "projection", "pairs", "statistics", "kernels"),
     ("frames", "catalog"),
+    ("align",),
     ("evidence",),
     ("views",),
     ("lens",),
@@ -32,14 +33,15 @@ LAYERS = (
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-PACKAGES = ("zeropass", "zeropass.atlas", "zeropass.sources", "zeropass.arch", "zeropass.evidence")
-NUMERICS = ("factored", "projection", "pairs", "statistics")
+PACKAGES = ("zeropass", "zeropass.atlas", "zeropass.sources", "zeropass.arch", "zeropass.evidence", "zeropass.align")
+NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 
 WITHOUT_TORCH = (
     *("atlas.read", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors"),
     "evidence.verdicts",
+    "align.results",
 )
 
 

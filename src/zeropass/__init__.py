@@ -19,6 +19,10 @@ from zeropass.errors import ZeropassError
 
 if TYPE_CHECKING:
     from zeropass.address import Address, parse
+    from zeropass.align.collect import align_models
+    from zeropass.align.match import match
+    from zeropass.align.pair import pair_of
+    from zeropass.align.results import Alignment, read_alignment
     from zeropass.atlas.build import build
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address",
+    "Alignment",
     "Atlas",
     "Evidence",
     "Factored",
@@ -42,12 +47,16 @@ __all__ = [
     "TopPairs",
     "ZeropassError",
     "__version__",
+    "align_models",
     "build",
     "collect_evidence",
     "load",
+    "match",
     "open_atlas",
     "open_model",
+    "pair_of",
     "parse",
+    "read_alignment",
     "read_evidence",
     "top_pairs",
 ]
@@ -56,6 +65,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "zeropass.address": ("Address", "parse"),
+    "zeropass.align.collect": ("align_models",),
+    "zeropass.align.match": ("match",),
+    "zeropass.align.pair": ("pair_of",),
+    "zeropass.align.results": ("Alignment", "read_alignment"),
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),

@@ -25,7 +25,7 @@ import zeropass as zp
 from zeropass.address import parse
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
-from zeropass.terminal import facts_table, render, render_find, show_records
+from zeropass.terminal import facts_table, render, render_alignment, render_find, render_matches, show_records
 from zeropass.tour import print_tour
 from zeropass.vocab import View, shown_text
 
@@ -42,6 +42,8 @@ INTERRUPTED = 130
 
 MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
+Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -181,6 +183,42 @@ def evidence(
     if not _output(found.verdicts.to_json() | {"left_out": found.evidence.left_out, "out": str(folder)}, as_json):
         Console().print(found.summary)
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
+
+
+@app.command()
+def align(
+    first: First,
+    second: Second,
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; alignment/A-B if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
+    folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
+    with _progress() as report:
+        report("opening", 0, 1)
+        models = zp.open_model(first, device), zp.open_model(second, device)
+        found = zp.align_models(*models, folder, seed=seed, progress=report)
+    if not _output(found.summary() | {"out": str(folder)}, as_json):
+        Console().print(render_alignment(found))
+        print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.parquet, matches.parquet.")
+
+
+@app.command()
+def match(
+    first: First,
+    address: Where,
+    second: Second,
+    k: Count = 10,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Find the parameters of B that do what one of A does, searching every layer of B."""
+    pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
+    found = zp.match(pair, address, k)
+    if not _output(found.to_json(), as_json):
+        Console().print(render_matches(found))
 
 
 @app.command()

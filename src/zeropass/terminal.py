@@ -8,10 +8,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from zeropass.align.results import Alignment, Matches
 from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
 
-__all__ = ["facts_table", "heading", "render", "render_find", "render_hidden", "show_records", "token_text"]
+__all__ = ["facts_table", "heading", "render", "render_alignment", "render_find", "render_hidden", "render_matches"]
+__all__ += ["show_records", "token_text"]
 
 _ROLE = "bold cyan"
 
@@ -49,6 +51,43 @@ def render_find(record: FindRecord, k: int) -> RenderableType:
     if others:
         parts += [Text("other frames", style="bold"), _hit_table(others[:k])]
     return Group(*parts)
+
+
+def render_matches(found: Matches) -> RenderableType:
+    """The best matches of one address, best first, and what searching that much finds by chance."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(f"does what {found.query} does", no_wrap=True)
+    table.add_column("score", justify="right")
+    table.add_column("effect", justify="right")
+    for one in found.matches:
+        table.add_row(Text(one.address, style=_ROLE), f"{one.score:.3f}", f"{one.effect:.1f}")
+    best = found.matches[0]
+    chance = f"chance: the best score with shuffled tokens is {best.null_mean:.3f} (± {best.null_std:.3f})"
+    return Group(table, Text(chance, style="dim"))
+
+
+def render_alignment(found: Alignment) -> RenderableType:
+    """Layer maps as assignments, then how many neurons and heads have a match above chance."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("role", "frame", "score", "chance", "layers of A go to layers of B"):
+        table.add_column(
+            name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("score", "chance") else "left"
+        )
+    for one in found.layers:
+        scores = [one.scores[a][b] for a, b in enumerate(one.assigned) if b >= 0]
+        chance = "" if one.null is None else f"{one.null:.3f}"
+        layers = " ".join(str(b) if b >= 0 else "·" for b in one.assigned)
+        table.add_row(Text(one.role, style=_ROLE), one.frame, f"{sum(scores) / len(scores):.3f}", chance, layers)
+    lines = [
+        Text(
+            f"{kind}s: {c['all']:,}; {c['above_chance']:,} have a match above chance (5% false discoveries), "
+            f"{c['mutual']:,} are each other's best; mean score {c['mean_score']:.3f}, by chance {c['mean_chance']:.3f}"
+        )
+        for kind, c in found.summary()["matches"].items()
+    ]
+    shares = " and ".join(f"{share:.0%}" for share in found.method["shares"])
+    shared = Text(f"{found.method['shared_tokens']:,} tokens are shared: {shares} of the vocabularies", style="dim")
+    return Group(shared, table, *lines)
 
 
 def render_hidden(console: Console, records: Sequence[Record]) -> None:

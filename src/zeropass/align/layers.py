@@ -1,0 +1,68 @@
+"""Which layer of B is like which of A, role by role (Dar et al. 2023, §4.3, with one score a pair of layers)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional
+
+from zeropass.align.pair import Pair, View, neuron_views
+from zeropass.align.results import LayerMap
+from zeropass.arch.spec import HEAD_ROLES, default_frames, side_of
+from zeropass.catalog import vector_set
+
+__all__ = ["assigned", "layer_map", "layer_views", "likeness", "raw_map"]
+
+RAW = "raw"
+
+
+def likeness(correlations: Tensor) -> float:
+    """How alike two layers are, from the correlations (n₁, n₂) of their vectors: the mean over both of each one's best.
+
+    The paper takes the mean of all absolute correlations, which a few common directions rule; the best partner of each
+    vector is what a shared function leaves.
+    """
+    size = correlations.abs()
+    return float(size.amax(0).mean() + size.amax(1).mean()) / 2
+
+
+def layer_views(pair: Pair) -> tuple[View, ...]:
+    """Every role that both models have, in every usual frame: those of neurons, then those of heads."""
+    heads = (View((role, role), frame) for role in HEAD_ROLES for frame in default_frames(side_of(role)))
+    return (*neuron_views(*pair.models), *heads)
+
+
+def layer_map(pair: Pair, view: View, null: Pair) -> LayerMap:
+    """The likeness of every pair of layers in one view; its null is that of each assigned pair, tokens shuffled."""
+    depths = [range(model.dims.layers) for model in pair.models]
+    scores = [[likeness(pair.correlations(view, (a, b))) for b in depths[1]] for a in depths[0]]
+    found = assigned(scores)
+    chance = [likeness(null.correlations(view, (a, b))) for a, b in enumerate(found) if b >= 0]
+    role = view.roles[0]
+    return LayerMap(role, view.frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
+
+
+def raw_map(pair: Pair, view: View) -> LayerMap | None:
+    """The same from cosines of the parameters as stored, without any embedding; None where the widths differ."""
+    if pair.models[0].dims.d != pair.models[1].dims.d:
+        return None
+    stored = [
+        [functional.normalize(vector_set(model, layer, role).vectors, dim=1) for layer in range(model.dims.layers)]
+        for model, role in zip(pair.models, view.roles, strict=True)
+    ]
+    scores = [[likeness(x @ y.T) for y in stored[1]] for x in stored[0]]
+    return LayerMap(view.roles[0], RAW, _rows(scores), assigned(scores))
+
+
+def assigned(scores: Iterable[Iterable[float]]) -> tuple[int, ...]:
+    """The layer of B for each of A so that the sum of scores is the largest; -1 for those that B has no layer for."""
+    table = np.array([list(line) for line in scores])
+    found = [-1] * len(table)
+    for a, b in zip(*linear_sum_assignment(table, maximize=True), strict=True):
+        found[a] = int(b)
+    return tuple(found)
+
+
+def _rows(scores: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(line) for line in scores)

@@ -1,0 +1,176 @@
+"""Two models side by side: their parameters as vectors whose correlation over the shared tokens is one product."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from zeropass.align.shared import Shared, shared_tokens
+from zeropass.arch.spec import default_frames, side_of, space_of
+from zeropass.catalog import vector_set
+from zeropass.frames import Frames
+from zeropass.kernels import cross_kernel, head_products, unit
+from zeropass.model import Model
+from zeropass.projection import rotate
+
+__all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
+
+KEPT = 16
+"""Sets of vectors that a half keeps at hand: those of one layer, in every view (3.5 MB each for SmolLM2)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to compare two parameters: a role of each model, read in one frame.
+
+    ``flips``: up and value of a gated neuron change sign together without changing what it computes, so only the
+    absolute value of their joint score means something.
+    """
+
+    roles: tuple[str, str]
+    frame: str
+    flips: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """One model, and the ids of the tokens that it shares with another: what is its own in every comparison."""
+
+    frames: Frames
+    ids: Tensor
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.frames.model
+
+    def rows(self, space: str) -> Tensor:
+        """Rows (V, d) of a space."""
+        return self.frames.rows(space).matrix
+
+    def kernel(self, space: str) -> Tensor:
+        """The covariance (d, d) of a space's rows over the shared tokens."""
+        if space not in self._kernels:
+            rows = self.rows(space)
+            self._kernels[space] = cross_kernel(rows, rows, (self.ids, self.ids))
+        return self._kernels[space]
+
+    @cached_property
+    def _kernels(self) -> dict[str, Tensor]:
+        return {}
+
+    def vectors(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
+        """The space, and all vectors (n, d) of a role, scaled to scores of variance one over the shared tokens."""
+        return self._recent(layer, role, frame)
+
+    @cached_property
+    def _recent(self) -> Callable[[int, str, str], tuple[str, Tensor]]:
+        return lru_cache(KEPT)(self._made)
+
+    def _made(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
+        found = vector_set(self.model, layer, role)
+        space = space_of(frame, found.side, found.reads_at)
+        folded = self.frames.fold(found.vectors, frame, found.side, found.norm, layer)
+        return space, unit(folded, self.kernel(space))
+
+    def head_maps(self, layer: int, kind: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+        """(space, vectors (heads d_h, d)) of both sides of a layer's head maps, each map of Frobenius norm one.
+
+        `Frames.head_map` without what is the same for every token: centring over the shared tokens removes it.
+        """
+        right_frame = self.frames.right_frame(kind, "token")
+        left = self._head_side(layer, kind[0], "token", self.frames.usual_offset(kind, "token"))
+        right = self._head_side(layer, kind[1], right_frame, 0)
+        heads, grams = self.model.dims.heads, []
+        for space, vectors in (left, right):
+            each = vectors.view(heads, -1, vectors.shape[1])
+            grams.append(each @ self.kernel(space) @ each.transpose(1, 2))
+        norms = (grams[0] * grams[1]).sum((1, 2)).clamp_min(0).sqrt()
+        scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(self.model.dims.head_dim)
+        return (left[0], left[1] * scale[:, None]), right
+
+    def _head_side(self, layer: int, role: str, frame: str, offset: int) -> tuple[str, Tensor]:
+        heads, width = self.model.dims.heads, self.model.dims.head_dim
+        vectors = torch.cat([self.model.head(role, layer, head) for head in range(heads)])
+        folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
+        if offset:
+            columns = folded.view(heads, width, -1).transpose(1, 2)
+            folded = rotate(columns, offset, self.frames.frequencies).transpose(1, 2).reshape(folded.shape)
+        return space_of(frame, side_of(role), layer), folded
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two models and the tokens that they share; `null` has wrong partners for them."""
+
+    first: Half
+    second: Half
+    shared: Shared
+
+    @property
+    def models(self) -> tuple[Model, Model]:
+        """Both models."""
+        return self.first.model, self.second.model
+
+    def null(self, seed: int) -> "Pair":
+        """The same models with wrong partners for their tokens (`Shared.shuffled`)."""
+        return Pair(self.first, self.second, self.shared.shuffled(seed))
+
+    def cross(self, space: str, other: str) -> Tensor:
+        """The kernel (d₁, d₂) between a space of the first model and one of the second."""
+        if (space, other) not in self._kernels:
+            rows = self.first.rows(space), self.second.rows(other)
+            self._kernels[space, other] = cross_kernel(*rows, self.shared.pairs)
+        return self._kernels[space, other]
+
+    @cached_property
+    def _kernels(self) -> dict[tuple[str, str], Tensor]:
+        return {}
+
+    def correlations(self, view: View, layers: tuple[int, int]) -> Tensor:
+        """Correlations (n₁, n₂) over the shared tokens of all vectors of one layer each."""
+        space, x = self.first.vectors(layers[0], view.roles[0], view.frame)
+        other, y = self.second.vectors(layers[1], view.roles[1], view.frame)
+        return x @ self.cross(space, other) @ y.T
+
+    def neuron_scores(self, views: tuple[View, ...], layers: tuple[int, int]) -> Tensor:
+        """Scores (n₁, n₂) of all neurons of one layer each: the mean of their correlations over the views."""
+        total, flipping = torch.zeros(()), torch.zeros(())
+        for view in views:
+            found = self.correlations(view, layers)
+            total, flipping = (total, flipping + found) if view.flips else (total + found, flipping)
+        return (total + flipping.abs()) / len(views)
+
+    def head_cosines(self, kind: str, layers: tuple[int, int]) -> Tensor:
+        """Cosines (h₁, h₂) between the head maps of two layers, centred over the shared tokens on both sides.
+
+        Query heads that share keys have maps of their own, so the result is over query heads.
+        """
+        sides = zip(self.first.head_maps(layers[0], kind), self.second.head_maps(layers[1], kind), strict=True)
+        left, right = (x @ self.cross(space, other) @ y.T for (space, x), (other, y) in sides)
+        return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
+
+
+def pair_of(first: Model, second: Model) -> Pair:
+    """Two models side by side; BadOption if they share too few tokens."""
+    shared = shared_tokens(first, second)
+    return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
+
+
+def neuron_views(first: Model, second: Model) -> tuple[View, ...]:
+    """How neurons of two models are compared: every role in every usual frame; a gate stands for a key if it must."""
+    return tuple(
+        View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first.family.ff_roles)
+        for roles in _role_pairs(first.family.ff_roles, second.family.ff_roles)
+        for frame in default_frames(side_of(roles[0]))
+    )
+
+
+def _role_pairs(own: tuple[str, ...], other: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if own == other:
+        yield from zip(own, other, strict=True)
+    else:
+        yield ("key" if "key" in own else "gate"), ("key" if "key" in other else "gate")
+        yield "value", "value"

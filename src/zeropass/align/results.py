@@ -1,0 +1,183 @@
+"""What an alignment found: plain data, its JSON and its Parquet. No torch.
+
+A folder of an alignment holds::
+
+    alignment.json     what was compared and how, and the layer maps
+    layers.parquet     one row for each role, frame and pair of layers
+    matches.parquet    one row for each neuron and head of the first model, with its best match in the second
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zeropass.disk import beside
+from zeropass.errors import BadOption
+
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "read_alignment", "write_alignment"]
+
+SCHEMA_VERSION = 1
+
+FALSE_DISCOVERIES = 0.05
+"""The share of matches that may be chance among those that count as above it."""
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """How alike two models' layers are in one role: ``scores[a][b]``, and the layer of B assigned to each of A.
+
+    ``frame`` is ``raw`` for cosines without any embedding, the baseline. ``null`` and ``null_std`` are what shuffled
+    tokens give (of ``raw``: None), ``assigned`` is -1 for a layer of A that is left over.
+    """
+
+    role: str
+    frame: str
+    scores: tuple[tuple[float, ...], ...]
+    assigned: tuple[int, ...]
+    null: float | None = None
+    null_std: float | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A parameter of B for one of A. ``null_mean`` and ``null_std``: of the best score among shuffled tokens.
+
+    ``effect`` is the score's distance from that mean in units of that deviation.
+    """
+
+    address: str
+    score: float
+    null_mean: float
+    null_std: float
+    effect: float
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The best matches for one address."""
+
+    query: str
+    matches: tuple[Match, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The best match of one neuron or head of A, in address form (``L3.ff.17``, ``L3.attn.2.vo``).
+
+    ``q``: the false discovery rate at which it counts, among all of its kind (Benjamini and Hochberg). ``mutual``:
+    whether A's parameter is the best match of B's too.
+    """
+
+    kind: str
+    first: str
+    second: str
+    score: float
+    null_mean: float
+    null_std: float
+    effect: float
+    q: float
+    mutual: bool
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Everything that one alignment found. ``models`` and ``method`` say of what and how."""
+
+    models: tuple[dict[str, Any], dict[str, Any]]
+    method: dict[str, Any]
+    layers: tuple[LayerMap, ...]
+    pairings: tuple[Pairing, ...]
+
+    def layer_map(self, role: str, frame: str) -> LayerMap:
+        """The layer map of a role and frame; KeyError if there is none."""
+        for found in self.layers:
+            if (found.role, found.frame) == (role, frame):
+                return found
+        raise KeyError((role, frame))
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants first, JSON-ready: the assigned layers of each map, and what of each kind was found."""
+        kinds = {pairing.kind: None for pairing in self.pairings}
+        return {
+            "models": list(self.models),
+            "method": self.method,
+            "layers": {f"{found.role} {found.frame}": list(found.assigned) for found in self.layers},
+            "matches": {kind: self._counts(kind) for kind in kinds},
+        }
+
+    def _counts(self, kind: str) -> dict[str, Any]:
+        own = [pairing for pairing in self.pairings if pairing.kind == kind]
+        return {
+            "all": len(own),
+            "above_chance": sum(pairing.q <= FALSE_DISCOVERIES for pairing in own),
+            "mutual": sum(pairing.mutual for pairing in own),
+            "mean_score": fmean(pairing.score for pairing in own),
+            "mean_chance": fmean(pairing.null_mean for pairing in own),
+        }
+
+
+def write_alignment(found: Alignment, folder: Path) -> None:
+    """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOption(f"{folder} could not be made ({error.strerror or error}).") from error
+    rows = [
+        {"role": m.role, "frame": m.frame, "first": a, "second": b, "score": score, "assigned": m.assigned[a] == b}
+        for m in found.layers
+        for a, line in enumerate(m.scores)
+        for b, score in enumerate(line)
+    ]
+    _write_table(rows, folder / "layers.parquet", _LAYERS)
+    _write_table(map(asdict, found.pairings), folder / "matches.parquet", _MATCHES)
+    value = {"schema": SCHEMA_VERSION, "models": found.models, "method": found.method}
+    with beside(folder / "alignment.json", BadOption) as temporary:
+        text = json.dumps(value | {"layers": [asdict(m) for m in found.layers]}, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_alignment(folder: Path) -> Alignment:
+    """What `write_alignment` wrote; BadOption, naming the file, if it is not that."""
+    path = folder / "alignment.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema"] != SCHEMA_VERSION:
+            raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA_VERSION}.")
+        layers = tuple(
+            LayerMap(**(m | {"scores": tuple(map(tuple, m["scores"])), "assigned": tuple(m["assigned"])}))
+            for m in value["layers"]
+        )
+        path = folder / "matches.parquet"
+        pairings = tuple(Pairing(**row) for row in pq.read_table(path).to_pylist())
+        return Alignment((value["models"][0], value["models"][1]), value["method"], layers, pairings)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
+        raise BadOption(f"{path} does not hold an alignment ({type(error).__name__}: {error}).") from error
+
+
+def _write_table(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None:
+    with beside(path, BadOption) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
+
+
+_TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
+_MATCHES = pa.schema([(f.name, _TYPES[f.type]) for f in fields(Pairing)])
+_LAYERS = pa.schema(
+    [
+        ("role", pa.string()),
+        ("frame", pa.string()),
+        ("first", pa.int32()),
+        ("second", pa.int32()),
+        ("score", pa.float64()),
+        ("assigned", pa.bool_()),
+    ]
+)
