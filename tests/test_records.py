@@ -118,6 +118,7 @@ def test_the_public_names_are_these() -> None:
     assert set(zp.__all__) == {
         *(
             "Address",
+            "Alignment",
             "Atlas",
             "Evidence",
             "Factored",
@@ -129,7 +130,7 @@ def test_the_public_names_are_these() -> None:
             "ZeropassError",
         ),
         *("__version__", "build", "collect_evidence", "load", "open_atlas", "open_model", "parse", "read_evidence"),
-        "top_pairs",
+        *("align_models", "match", "pair_of", "read_alignment", "top_pairs"),
     }
     assert dir(zp) == zp.__all__
     for name in zp.__all__:
