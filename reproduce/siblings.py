@@ -58,7 +58,7 @@ class Recipe:
 RECIPES = {
     "first": Recipe(seed=0, layers=4, d=192, neurons=512),
     "second": Recipe(seed=1, layers=4, d=192, neurons=512),
-    "wide": Recipe(seed=2, layers=6, d=224, neurons=448),
+    "wide": Recipe(seed=2, layers=6, d=224, neurons=448, steps=6000),
 }
 
 
