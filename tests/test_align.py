@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import zeropass as zp
+from zeropass.align.lists import LENGTH, Lists, carried, lists_of
 from zeropass.align.pair import Pair, neuron_views
 from zeropass.align.results import write_alignment
 from zeropass.align.shared import normal_form, shared_tokens
 from zeropass.errors import BadAddress, BadOption
-from zeropass.kernels import cross_kernel, head_products, images, unit
+from zeropass.kernels import cross_kernel, head_products, unit
 from zeropass.vocab import Vocabulary
 
 seeds = st.integers(0, 2**31)
@@ -47,8 +48,26 @@ def test_correlations_from_kernels_are_those_of_the_scores(seed: int, d: int, e:
     s, t = centred(a[ids].double() @ x.double().T), centred(b[others].double() @ y.double().T)
     expected = (s.T @ t) / s.norm(dim=0)[:, None] / t.norm(dim=0)
     assert torch.allclose(found.double(), expected, atol=1e-3)
-    image = images(a, b, unit(x, own)[0], ids, others[None])
-    assert torch.allclose((unit(y, other) @ image)[:, 0].double(), expected[0], atol=1e-3)
+
+
+@given(seeds, st.integers(2, 9), st.integers(2, 9), st.integers(15, 40))
+@settings(max_examples=40, deadline=None)
+def test_agreement_is_the_slope_over_the_tokens_of_a_list(seed: int, d: int, e: int, shared: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(shared + 5, d, generator=draw), 3 + torch.randn(shared + 7, e, generator=draw)
+    x, y = torch.randn(4, d, generator=draw), torch.randn(6, e, generator=draw)
+    ids, others = torch.randperm(len(a), generator=draw)[:shared], torch.randperm(len(b), generator=draw)[:shared]
+    x, y = unit(x, cross_kernel(a, a, (ids, ids))), unit(y, cross_kernel(b, b, (others, others)))
+    partner = dict(zip(ids.tolist(), others.tolist(), strict=True))
+    found = lists_of(x, a, ids, a[ids].mean(0))
+    there = Lists(torch.tensor([[partner[n] for n in line] for line in found.ids.tolist()]), found.z)
+    scores = carried(there, b, b[others].mean(0)) @ y.T
+    s, t = centred(a[ids].double() @ x.double().T), centred(b[others].double() @ y.double().T)
+    for n in range(len(x)):
+        top = s[:, n].abs().argsort(descending=True)[:LENGTH]
+        assert set(found.ids[n].tolist()) == set(ids[top].tolist())
+        slope = (s[top, n, None] * t[top]).sum(0) / s[top, n].square().sum()
+        assert torch.allclose(scores[n].double(), slope, atol=1e-3)
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
@@ -65,10 +84,12 @@ def test_products_of_head_maps_are_those_of_whole_maps(seed: int, h: int, g: int
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-2)
 
 
-def test_a_vector_without_scores_correlates_with_nothing() -> None:
+def test_a_vector_without_scores_agrees_with_nothing() -> None:
     rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     ids = torch.arange(20)
-    assert unit(torch.zeros(1, 3), cross_kernel(rows, rows, (ids, ids))).abs().max() == 0
+    nothing = unit(torch.zeros(1, 3), cross_kernel(rows, rows, (ids, ids)))
+    assert nothing.abs().max() == 0
+    assert carried(lists_of(nothing, rows, ids, rows.mean(0)), rows, rows.mean(0)).abs().max() == 0
 
 
 # --- Shared tokens ------------------------------------------------------------------------------------------------

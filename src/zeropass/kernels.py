@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zeropass.statistics import blocks
 
-__all__ = ["cross_kernel", "head_products", "images", "unit"]
+__all__ = ["cross_kernel", "head_products", "unit"]
 
 
 def cross_kernel(first: Tensor, second: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
@@ -49,17 +49,3 @@ def head_products(left: Tensor, right: Tensor, heads: tuple[int, int]) -> Tensor
     first, second = heads
     product = (left * right).view(first, left.shape[0] // first, second, left.shape[1] // second)
     return product.sum((1, 3))
-
-
-def images(first: Tensor, second: Tensor, vector: Tensor, ids: Tensor, partners: Tensor) -> Tensor:
-    """What the scores of one vector (d₁,) look like in another model, (d₂, R): a column for each row of partners.
-
-    ids: (S,) shared tokens in the first; partners: (R, S) the tokens of the second that stand for them. Column r is
-    ``BᵀA x / S`` with the rows of B in that order, so ``y`` times it is the (unscaled) correlation of x and y.
-    """
-    scores = first[ids] @ vector
-    scores = scores - scores.mean()
-    out = torch.zeros(second.shape[0], len(partners), dtype=second.dtype, device=second.device)
-    for column, order in enumerate(partners):
-        out[order, column] = scores
-    return second.T @ out / len(ids)

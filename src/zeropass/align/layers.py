@@ -17,13 +17,13 @@ __all__ = ["assigned", "layer_map", "layer_views", "likeness", "raw_map"]
 RAW = "raw"
 
 
-def likeness(correlations: Tensor) -> float:
-    """How alike two layers are, from the correlations (n₁, n₂) of their vectors: the mean over both of each one's best.
+def likeness(scores: Tensor) -> float:
+    """How alike two layers are, from the scores (n₁, n₂) of their vectors: the mean over both of each one's best.
 
     The paper takes the mean of all absolute correlations, which a few common directions rule; the best partner of each
     vector is what a shared function leaves.
     """
-    size = correlations.abs()
+    size = scores.abs()
     return float(size.amax(0).mean() + size.amax(1).mean()) / 2
 
 
@@ -36,9 +36,9 @@ def layer_views(pair: Pair) -> tuple[View, ...]:
 def layer_map(pair: Pair, view: View, null: Pair) -> LayerMap:
     """The likeness of every pair of layers in one view; its null is that of each assigned pair, tokens shuffled."""
     depths = [range(model.dims.layers) for model in pair.models]
-    scores = [[likeness(pair.correlations(view, (a, b))) for b in depths[1]] for a in depths[0]]
+    scores = [[likeness(pair.agreement(view, (a, b))) for b in depths[1]] for a in depths[0]]
     found = assigned(scores)
-    chance = [likeness(null.correlations(view, (a, b))) for a, b in enumerate(found) if b >= 0]
+    chance = [likeness(null.agreement(view, (a, b))) for a, b in enumerate(found) if b >= 0]
     role = view.roles[0]
     return LayerMap(role, view.frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
 

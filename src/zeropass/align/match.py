@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from zeropass.address import Address, parse
+from zeropass.align.lists import Lists, carried, lists_of
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
 from zeropass.arch.spec import HEAD_ROLES, MAP_ROLES, check_count, default_frames, side_of
 from zeropass.catalog import locate, require_head, vector_set
 from zeropass.errors import BadAddress
-from zeropass.kernels import images
 
 __all__ = ["match"]
 
 SHUFFLES, MAP_SHUFFLES = 64, 8
-"""Shuffles behind the null of a vector (each is cheap) and of a head map (each needs its kernels anew)."""
+"""Shuffles behind the null of a vector (each is one product) and of a head map (each needs its kernels anew)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,9 @@ class _Scored:
 def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
     """The k best matches in the second model for a neuron, a head, or a column of a head of the first.
 
-    An address without a role is matched over all its roles together. Every score stands beside the best score that
+    An address without a role is matched over all its roles together. A vector's score is how high the other scores its
+    list (`lists.carried`), without the way back that `Pair.agreement` adds: that would need the list of every parameter
+    of the second model. A head's is the cosine of its maps. Every score stands beside the best score that
     any candidate of any layer gets when the shared tokens are shuffled: what searching that much finds by chance.
     Raises BadAddress for an address that the first model does not have, or that names something else.
     """
@@ -77,22 +79,27 @@ def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Scored]:
 
 
 def _vectors(pair: Pair, views: tuple[View, ...], layer: int, row: int, seed: int) -> Iterator[_Scored]:
-    orders = torch.stack([pair.shared.shuffled(seed + n).second for n in range(SHUFFLES)])
-    seen: dict[tuple[View, str], Tensor] = {}
+    tables = [pair.shared.partners[0], *(pair.shared.shuffled(seed + n).partners[0] for n in range(SHUFFLES))]
+    partners = torch.stack(tables)
+    images: dict[tuple[View, str], Tensor] = {}
     for other in range(pair.models[1].dims.layers):
         total, flipping = torch.zeros(()), torch.zeros(())
         for view in views:
             space, vectors = pair.second.vectors(other, view.roles[1], view.frame)
-            if (view, space) not in seen:
-                own, x = pair.first.vectors(layer, view.roles[0], view.frame)
-                partners = torch.cat((pair.shared.second[None], orders))
-                seen[view, space] = images(
-                    pair.first.rows(own), pair.second.rows(space), x[row], pair.shared.first, partners
-                )
-            scores = vectors @ seen[view, space]
+            if (view, space) not in images:
+                images[view, space] = _images(pair, view, layer, row, space, partners)
+            scores = vectors @ images[view, space].T
             total, flipping = (total, flipping + scores) if view.flips else (total + scores, flipping)
         scores = (total + flipping.abs()) / len(views)
         yield _Scored(other, scores[:, 0], scores[:, 1:])
+
+
+def _images(pair: Pair, view: View, layer: int, row: int, space: str, partners: Tensor) -> Tensor:
+    """What stands in a space of the second model for the list of one vector, (1 + shuffles, d₂)."""
+    own, x = pair.first.vectors(layer, view.roles[0], view.frame)
+    found = lists_of(x[row : row + 1], pair.first.rows(own), pair.first.ids, pair.first.mean(own))
+    here = Lists(partners[:, found.ids[0]].to(pair.second.ids.device), found.z.expand(len(partners), -1))
+    return carried(here, pair.second.rows(space), pair.second.mean(space))
 
 
 def _maps(pair: Pair, kinds: tuple[str, ...], layer: int, head: int, seed: int) -> Iterator[_Scored]:

@@ -1,12 +1,13 @@
-"""Two models side by side: their parameters as vectors whose correlation over the shared tokens is one product."""
+"""Two models side by side: their parameters as vectors that one product compares over the shared tokens."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from zeropass.align.lists import Lists, carried, lists_of
 from zeropass.align.shared import Shared, shared_tokens
 from zeropass.arch.spec import default_frames, side_of, space_of
 from zeropass.catalog import vector_set
@@ -17,8 +18,8 @@ from zeropass.projection import rotate
 
 __all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
 
-KEPT = 16
-"""Sets of vectors that a half keeps at hand: those of one layer, in every view (3.5 MB each for SmolLM2)."""
+KEPT = 1 << 28
+"""Bytes of vectors that a half, and a pair, keeps at hand (a layer's neurons in one view: 3.5 MB for SmolLM2)."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,35 @@ class Half:
         """The space, and all vectors (n, d) of a role, scaled to scores of variance one over the shared tokens."""
         return self._recent(layer, role, frame)
 
+    def lists(self, layer: int, role: str, frame: str) -> Lists:
+        """The list of each vector of a role."""
+        if (layer, role, frame) not in self._lists:
+            space, vectors = self.vectors(layer, role, frame)
+            self._lists[layer, role, frame] = lists_of(vectors, self.rows(space), self.ids, self.mean(space))
+        return self._lists[layer, role, frame]
+
+    def mean(self, space: str) -> Tensor:
+        """The mean (d,) of a space's rows over the shared tokens."""
+        if space not in self._means:
+            self._means[space] = self.rows(space)[self.ids].mean(0)
+        return self._means[space]
+
+    @property
+    def kept(self) -> int:
+        """How many sets of vectors are kept at hand."""
+        return max(4, KEPT // (4 * max(self.model.dims.neurons, self.model.dims.d) * self.model.dims.d))
+
+    @cached_property
+    def _lists(self) -> dict[tuple[int, str, str], Lists]:
+        return {}
+
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        return {}
+
     @cached_property
     def _recent(self) -> Callable[[int, str, str], tuple[str, Tensor]]:
-        return lru_cache(KEPT)(self._made)
+        return lru_cache(self.kept)(self._made)
 
     def _made(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
         found = vector_set(self.model, layer, role)
@@ -110,6 +137,11 @@ class Pair:
     shared: Shared
 
     @property
+    def halves(self) -> tuple[Half, Half]:
+        """Both halves."""
+        return self.first, self.second
+
+    @property
     def models(self) -> tuple[Model, Model]:
         """Both models."""
         return self.first.model, self.second.model
@@ -129,17 +161,41 @@ class Pair:
     def _kernels(self) -> dict[tuple[str, str], Tensor]:
         return {}
 
+    def agreement(self, view: View, layers: tuple[int, int]) -> Tensor:
+        """How far each two vectors (n₁, n₂) of one layer each agree: the mean of how high each scores the other's list.
+
+        The score of a list is `lists.carried`: 1 for the same vector.
+        """
+        (role, other), frame = view.roles, view.frame
+        space, x = self.first.vectors(layers[0], role, frame)
+        other_space, y = self.second.vectors(layers[1], other, frame)
+        there = self._images[0](layers[0], role, frame, other_space) @ y.T
+        back = self._images[1](layers[1], other, frame, space) @ x.T
+        return (there + back.T) / 2
+
+    @cached_property
+    def _images(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """For each side: (layer, role, frame, space of the other side) -> what stands there for its lists."""
+        there, back = (lru_cache(half.kept)(partial(self._image, side)) for side, half in enumerate(self.halves))
+        return there, back
+
+    def _image(self, side: int, layer: int, role: str, frame: str, space: str) -> Tensor:
+        own, other = self.halves[side], self.halves[1 - side]
+        found = own.lists(layer, role, frame)
+        here = Lists(self.shared.partners[side][found.ids].to(other.ids.device), found.z)
+        return carried(here, other.rows(space), other.mean(space))
+
     def correlations(self, view: View, layers: tuple[int, int]) -> Tensor:
-        """Correlations (n₁, n₂) over the shared tokens of all vectors of one layer each."""
+        """Correlations (n₁, n₂) over all shared tokens: the paper's measure, here to compare `agreement` with."""
         space, x = self.first.vectors(layers[0], view.roles[0], view.frame)
         other, y = self.second.vectors(layers[1], view.roles[1], view.frame)
         return x @ self.cross(space, other) @ y.T
 
     def neuron_scores(self, views: tuple[View, ...], layers: tuple[int, int]) -> Tensor:
-        """Scores (n₁, n₂) of all neurons of one layer each: the mean of their correlations over the views."""
+        """Scores (n₁, n₂) of all neurons of one layer each: the mean of their agreement over the views."""
         total, flipping = torch.zeros(()), torch.zeros(())
         for view in views:
-            found = self.correlations(view, layers)
+            found = self.agreement(view, layers)
             total, flipping = (total, flipping + found) if view.flips else (total + found, flipping)
         return (total + flipping.abs()) / len(views)
 

@@ -1,6 +1,7 @@
 """The tokens that two vocabularies share, however each spells them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class Shared:
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Both columns of ids."""
         return self.first, self.second
+
+    @cached_property
+    def partners(self) -> tuple[Tensor, Tensor]:
+        """Which token of the second stands for one of the first, (V₁,), and the other way, (V₂,); -1 if none does."""
+        return _table(self.first, self.second, self.sizes[0]), _table(self.second, self.first, self.sizes[1])
 
     def shuffled(self, seed: int) -> "Shared":
         """The same tokens with wrong partners: the null of every score.
@@ -75,6 +81,12 @@ def normal_form(vocab: Vocabulary, token: int) -> tuple[bool, str]:
         return not vocab.is_continuation(token), vocab.text(token)
     text = vocab.text(token)
     return text.startswith(" "), text.removeprefix(" ")
+
+
+def _table(ids: Tensor, partners: Tensor, size: int) -> Tensor:
+    found = torch.full((size,), -1, dtype=torch.long, device=ids.device)
+    found[ids] = partners.to(ids.device)
+    return found
 
 
 def _forms(vocab: Vocabulary) -> dict[tuple[bool, str], int]:
