@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 
-.PHONY: demo test lint types check bench frames evidence clean
+.PHONY: demo test lint types check bench frames evidence alignment clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -36,6 +36,9 @@ evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
 	$(BIN)/zeropass evidence minilm-l6 --out evidence/minilm-l6
 	$(BIN)/python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6
+
+alignment: $(VENV)/.dev
+	$(BIN)/python reproduce/alignment.py
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

@@ -202,7 +202,7 @@ def align(
         found = zp.align_models(*models, folder, seed=seed, progress=report)
     if not _output(found.summary() | {"out": str(folder)}, as_json):
         Console().print(render_alignment(found))
-        print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.parquet, matches.parquet.")
+        print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.svg, layers.parquet, matches.parquet.")
 
 
 @app.command()

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from zeropass.align.heatmaps import heat_maps
 from zeropass.align.layers import assigned, layer_map, layer_views, raw_map
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.results import Alignment, LayerMap, write_alignment
+from zeropass.disk import beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
 
@@ -44,6 +46,8 @@ def align_models(
     pairings += head_pairings(pair, [pair.null(seed + n) for n in range(HEAD_NULLS)])
     found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(found, folder)
+    with beside(folder / "layers.svg", BadOption) as temporary:
+        temporary.write_text(heat_maps(found), encoding="utf-8")
     return found
 
 

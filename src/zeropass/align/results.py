@@ -3,6 +3,7 @@
 A folder of an alignment holds::
 
     alignment.json     what was compared and how, and the layer maps
+    layers.svg         the layer maps drawn (`heatmaps`)
     layers.parquet     one row for each role, frame and pair of layers
     matches.parquet    one row for each neuron and head of the first model, with its best match in the second
 """

@@ -1,0 +1,172 @@
+"""Do matches found without a pass agree with matches by activations on held-out text? Tables for docs/alignment.md.
+
+    python reproduce/alignment.py             # `make alignment`
+
+Three small models of our own (models/, reproduce/siblings.py) are aligned by `zeropass align`, run on press reportage
+that none of them was trained on, and compared: of the neurons that have a partner by activations (absolute correlation
+above .5), how many have it first, or among ten, by weights alone?
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+import zeropass as zp
+from zeropass.align.heatmaps import heat_maps
+from zeropass.align.pair import Pair, neuron_views
+from zeropass.catalog import vector_set
+from zeropass.sources.text import PRESS_SOURCE, press_text
+
+ROOT = Path(__file__).parent.parent
+PAIRS = (("first", "second"), ("first", "wide"), ("second", "wide"))
+PARTNERS = 0.5
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one pair of models; None where it cannot be used."""
+
+    models: str
+    method: str
+    neurons: int
+    first: float | None
+    ten: float | None
+
+
+def activations(folder: Path, ids: Tensor) -> list[Tensor]:
+    """What every neuron of every layer is on every token (tokens, neurons), each column of length one."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    caught: list[list[Tensor]] = [[] for _ in model.model.layers]
+    for layer, into in zip(model.model.layers, caught, strict=True):
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, given, into=into: into.append(given[0].flatten(0, 1)))
+    with torch.inference_mode():
+        for part in ids.split(16):
+            model.model(part)
+    whole = (torch.cat(parts) for parts in caught)
+    return [functional.normalize(one - one.mean(0), dim=0) for one in whole]
+
+
+def windows(text: str, folder: Path, count: int) -> Tensor:
+    """The first windows (count, 256) of a text, paragraphs one after the other."""
+    ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)
+    return ids[: min(count, len(ids) // CONTEXT) * CONTEXT].view(-1, CONTEXT)
+
+
+def methods(pair: Pair) -> Iterator[tuple[str, Callable[[tuple[int, int]], Tensor]]]:
+    """Ways to score all neurons of two layers."""
+    views = neuron_views(*pair.models)
+    yield "lists of ten", lambda layers: pair.neuron_scores(views, layers)
+    yield "all tokens", lambda layers: _joint([(pair.correlations(v, layers), v.flips) for v in views])
+    if pair.models[0].dims.d == pair.models[1].dims.d:
+        stored = {(v.roles, v.flips) for v in views}
+        yield "raw space", lambda layers: _joint([(_raw(pair, roles, layers), flips) for roles, flips in stored])
+
+
+def agreement_with_activations(pair: Pair, own: list[Tensor], other: list[Tensor], names: str) -> list[Row]:
+    """Precision of every method, all layers of the second model searched; and what chance would give."""
+    depths = [range(model.dims.layers) for model in pair.models]
+    rows, truth, asked = [], [], []
+    for a in depths[0]:
+        found = torch.cat([(own[a].T @ other[b]).abs() for b in depths[1]], 1).max(1)
+        asked.append(found.values > PARTNERS)
+        truth.append(found.indices[asked[-1]])
+    total = sum(len(one) for one in truth)
+    for name, score in methods(pair):
+        first = ten = 0
+        for a in depths[0]:
+            scores = torch.cat([score((a, b)) for b in depths[1]], 1)[asked[a]]
+            rank = (scores > scores.gather(1, truth[a][:, None])).sum(1)
+            first, ten = first + int((rank < 1).sum()), ten + int((rank < 10).sum())
+        rows.append(Row(names, name, total, first / total, ten / total))
+    if all(row.method != "raw space" for row in rows):
+        rows.append(Row(names, "raw space", total, None, None))
+    candidates = sum(one.shape[1] for one in other)
+    return [*rows, Row(names, "chance", total, 1 / candidates, 10 / candidates)]
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| models | compared by | neurons | found first | among ten |", "|---|---|---:|---:|---:|"]
+    for row in rows:
+        first, ten = ("–" if value is None else f"{value:.4f}" for value in (row.first, row.ten))
+        lines.append(f"| {row.models} | {row.method} | {row.neurons:,} | {first} | {ten} |")
+    return "\n".join(lines) + "\n"
+
+
+def layers_table(alignments: dict[str, zp.Alignment]) -> str:
+    """For every pair, role and frame: the assigned layers."""
+    lines = ["| role | frame | " + " | ".join(alignments) + " |", "|---|---|" + "---|" * len(alignments)]
+    shown = {(one.role, one.frame): None for found in alignments.values() for one in found.layers}
+    for role, frame in shown:
+        cells = []
+        for found in alignments.values():
+            maps = [one for one in found.layers if (one.role, one.frame) == (role, frame)]
+            cells.append(" ".join("·" if b < 0 else str(b) for b in maps[0].assigned) if maps else "–")
+        lines.append(f"| {role} | {frame} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _joint(found: list[tuple[Tensor, bool]]) -> Tensor:
+    """The mean over views; what changes sign together counts by its absolute value."""
+    plain = sum((one for one, flips in found if not flips), torch.zeros(()))
+    flipping = sum((one for one, flips in found if flips), torch.zeros(()))
+    return (plain + flipping.abs()) / len(found)
+
+
+def _raw(pair: Pair, roles: tuple[str, str], layers: tuple[int, int]) -> Tensor:
+    x, y = (
+        functional.normalize(vector_set(model, layer, role).vectors, dim=1)
+        for model, layer, role in zip(pair.models, layers, roles, strict=True)
+    )
+    return x @ y.T
+
+
+def _between(text: str, mark: str, new: str) -> str:
+    head, rest = text.split(f"<!-- {mark} -->\n", 1)
+    return head + f"<!-- {mark} -->\n" + new + rest[rest.index("<!-- end -->") :]
+
+
+def main(out: Path, count: int) -> None:
+    """Measure, and write docs/alignment.md's tables and figures."""
+    began = time.monotonic()
+    models = {name: zp.open_model(str(ROOT / "models" / name)) for name in ("first", "second", "wide")}
+    ids = windows(press_text(), ROOT / "models" / "first", count)
+    active = {name: activations(ROOT / "models" / name, ids) for name in models}
+    rows, alignments = [], {}
+    for a, b in PAIRS:
+        name = f"{a}, {b}"
+        alignments[name] = zp.align_models(models[a], models[b], out / f"{a}-{b}")
+        pair = zp.pair_of(models[a], models[b])
+        rows += agreement_with_activations(pair, active[a], active[b], name)
+        (ROOT / "docs" / "alignment").mkdir(exist_ok=True)
+        (ROOT / "docs" / "alignment" / f"{a}-{b}.svg").write_text(heat_maps(alignments[name]), encoding="utf-8")
+    said = (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
+        f"{time.monotonic() - began:.0f} s: {PRESS_SOURCE}, {ids.numel():,} tokens.\n"
+    )
+    path = ROOT / "docs" / "alignment.md"
+    text = path.read_text(encoding="utf-8")
+    for mark, new in {"measured": said, "neurons": table(rows), "layers": layers_table(alignments)}.items():
+        text = _between(text, mark, new)
+    path.write_text(text, encoding="utf-8")
+    print(said, table(rows), layers_table(alignments), sep="\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("alignment"), help="where alignments are written")
+    parser.add_argument("--windows", type=int, default=600, help="windows of 256 tokens of the text")
+    options = parser.parse_args()
+    main(options.out, options.windows)
