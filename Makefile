@@ -39,6 +39,8 @@ evidence: $(VENV)/.dev
 
 alignment: $(VENV)/.dev
 	$(BIN)/python reproduce/alignment.py
+	$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	$(BIN)/python reproduce/planted.py
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

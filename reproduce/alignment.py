@@ -133,7 +133,8 @@ def _raw(pair: Pair, roles: tuple[str, str], layers: tuple[int, int]) -> Tensor:
     return x @ y.T
 
 
-def _between(text: str, mark: str, new: str) -> str:
+def between(text: str, mark: str, new: str) -> str:
+    """The text with what stands between ``<!-- mark -->`` and the next ``<!-- end -->`` replaced."""
     head, rest = text.split(f"<!-- {mark} -->\n", 1)
     return head + f"<!-- {mark} -->\n" + new + rest[rest.index("<!-- end -->") :]
 
@@ -159,7 +160,7 @@ def main(out: Path, count: int) -> None:
     path = ROOT / "docs" / "alignment.md"
     text = path.read_text(encoding="utf-8")
     for mark, new in {"measured": said, "neurons": table(rows), "layers": layers_table(alignments)}.items():
-        text = _between(text, mark, new)
+        text = between(text, mark, new)
     path.write_text(text, encoding="utf-8")
     print(said, table(rows), layers_table(alignments), sep="\n")
 

@@ -1,0 +1,79 @@
+"""A truth planted in real weights: SmolLM2-135M against a copy of itself that is moved, and blurred by growing noise.
+
+    python reproduce/planted.py               # `make alignment`
+
+The copy computes the same function: norm gains folded, stream rotated, neurons, heads and the insides of heads permuted
+(tests/twins.py; a test shows it). Then its blocks get noise, in units of each matrix' standard deviation. How many
+neurons (within their layer) and heads (among all) are still found, by weights alone?
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import zeropass as zp
+from zeropass.align.pair import Pair
+from zeropass.arch.spec import MAP_ROLES
+from zeropass.sources.demo import fetch_demo
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "reproduce"), str(ROOT / "tests")]
+
+import twins  # noqa: E402
+
+from alignment import between, methods  # noqa: E402
+
+NOISE = (0.0, 0.5, 1.0, 2.0, 4.0)
+HEADS = tuple(f"heads by {kind}" for kind in MAP_ROLES)
+
+
+def found(pair: Pair, moved: twins.Moved, layers: tuple[int, ...]) -> dict[str, float]:
+    """The share of neurons, by every method, and of heads of some layers that are found first."""
+    shares: dict[str, list[Tensor]] = {}
+    for layer in layers:
+        for name, score in methods(pair):
+            best = moved.neurons[layer][score((layer, layer)).argmax(1)]
+            shares.setdefault(name, []).append(best == torch.arange(len(best)))
+        for name, kind in zip(HEADS, MAP_ROLES, strict=True):
+            depth, heads = pair.models[1].dims.layers, pair.models[1].dims.heads
+            best = torch.cat([pair.head_cosines(kind, (layer, other)) for other in range(depth)], 1).argmax(1)
+            right = (best // heads == layer) & (moved.heads[layer][best % heads] == torch.arange(len(best)))
+            shares.setdefault(name, []).append(right)
+    return {name: float(torch.cat(parts).float().mean()) for name, parts in shares.items()}
+
+
+def main(layers: tuple[int, ...]) -> None:
+    """Measure, and write the table of docs/alignment.md."""
+    began = time.monotonic()
+    model = zp.open_model(str(fetch_demo("smollm2-135m")))
+    lines: list[str] = []
+    for noise in NOISE:
+        with tempfile.TemporaryDirectory() as scratch:
+            path, moved = twins.twin(model, model.dims.layers, Path(scratch) / "twin", noise=noise)
+            pair = zp.pair_of(model, zp.open_model(str(path)))
+            shares = found(pair, moved, layers)
+        if not lines:
+            lines = ["| noise | " + " | ".join(shares) + " |", "|---:|" + "---:|" * len(shares)]
+        lines.append(f"| {noise:g} | " + " | ".join(f"{share:.4f}" for share in shares.values()) + " |")
+        print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
+    said = (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
+        f"{time.monotonic() - began:.0f} s; layers {', '.join(map(str, layers))}, "
+        f"{len(layers) * model.dims.neurons:,} neurons and {len(layers) * model.dims.heads} heads.\n\n"
+    )
+    path = ROOT / "docs" / "alignment.md"
+    path.write_text(between(path.read_text(encoding="utf-8"), "planted", said + "\n".join(lines) + "\n"), "utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=(0, 7, 15, 22, 29))
+    main(tuple(parser.parse_args().layers))
