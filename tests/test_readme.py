@@ -29,6 +29,7 @@ def folder(real_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
     (path / "demo").mkdir()
     (path / "demo" / "smollm2-135m").symlink_to(real_atlas)
+    (path / "models").symlink_to(ROOT / "models")
     return path
 
 
