@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from zeropass.align.heatmaps import heat_maps
-from zeropass.align.layers import assigned, layer_map, layer_views, raw_map
+from zeropass.align.layers import assigned, head_layer_map, layer_map, layer_views, raw_map
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.results import Alignment, LayerMap, write_alignment
+from zeropass.arch.spec import MAP_ROLES
 from zeropass.disk import beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
@@ -36,6 +37,7 @@ def align_models(
     for n, view in enumerate(views):
         progress(f"layers by {view.roles[0]}, {view.frame}", n, len(views) + 2)
         maps.append(layer_map(pair, view, null))
+    maps += [head_layer_map(pair, kind, null) for kind in MAP_ROLES]
     baselines = {view.roles: raw_map(pair, view) for view in views}
     maps += [found for found in baselines.values() if found is not None]
     neurons = neuron_views(first, second)

@@ -1,6 +1,6 @@
 """Which layer of B is like which of A, role by role (Dar et al. 2023, §4.3, with one score a pair of layers)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -12,9 +12,10 @@ from zeropass.align.results import LayerMap
 from zeropass.arch.spec import HEAD_ROLES, default_frames, side_of
 from zeropass.catalog import vector_set
 
-__all__ = ["assigned", "layer_map", "layer_views", "likeness", "raw_map"]
+__all__ = ["assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]
 
 RAW = "raw"
+_Layers = tuple[int, int]
 
 
 def likeness(scores: Tensor) -> float:
@@ -35,12 +36,34 @@ def layer_views(pair: Pair) -> tuple[View, ...]:
 
 def layer_map(pair: Pair, view: View, null: Pair) -> LayerMap:
     """The likeness of every pair of layers in one view; its null is that of each assigned pair, tokens shuffled."""
+    return _map(
+        view.roles[0],
+        view.frame,
+        pair,
+        lambda layers: pair.agreement(view, layers),
+        lambda layers: null.agreement(view, layers),
+    )
+
+
+def head_layer_map(pair: Pair, kind: str, null: Pair) -> LayerMap:
+    """The same for head maps (``qk`` or ``vo``), from the cosines between all heads of two layers."""
+    return _map(
+        kind,
+        "token",
+        pair,
+        lambda layers: pair.head_cosines(kind, layers),
+        lambda layers: null.head_cosines(kind, layers),
+    )
+
+
+def _map(
+    role: str, frame: str, pair: Pair, real: Callable[[_Layers], Tensor], null: Callable[[_Layers], Tensor]
+) -> LayerMap:
     depths = [range(model.dims.layers) for model in pair.models]
-    scores = [[likeness(pair.agreement(view, (a, b))) for b in depths[1]] for a in depths[0]]
+    scores = [[likeness(real((a, b))) for b in depths[1]] for a in depths[0]]
     found = assigned(scores)
-    chance = [likeness(null.agreement(view, (a, b))) for a, b in enumerate(found) if b >= 0]
-    role = view.roles[0]
-    return LayerMap(role, view.frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
+    chance = [likeness(null((a, b))) for a, b in enumerate(found) if b >= 0]
+    return LayerMap(role, frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
 
 
 def raw_map(pair: Pair, view: View) -> LayerMap | None:

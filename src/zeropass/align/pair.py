@@ -107,6 +107,13 @@ class Half:
 
         `Frames.head_map` without what is the same for every token: centring over the shared tokens removes it.
         """
+        return self._recent_heads(layer, kind)
+
+    @cached_property
+    def _recent_heads(self) -> Callable[[int, str], tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
+        return lru_cache(self.kept)(self._made_heads)
+
+    def _made_heads(self, layer: int, kind: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
         right_frame = self.frames.right_frame(kind, "token")
         left = self._head_side(layer, kind[0], "token", self.frames.usual_offset(kind, "token"))
         right = self._head_side(layer, kind[1], right_frame, 0)
