@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from machine import machine
 
 import zeropass as zp
+from machine import machine
 
 BLOCK = 512
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from machine import machine
 
 import zeropass as zp
+from machine import machine
 from zeropass.factored import Factored
 from zeropass.pairs import top_pairs
 

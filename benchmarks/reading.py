@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import machine
-
 import zeropass as zp
+from machine import machine
 
 REPEATS = 9
 

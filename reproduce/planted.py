@@ -28,7 +28,6 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "reproduce"), str(ROOT / "tests")]
 
 import twins  # noqa: E402
-
 from alignment import between, methods  # noqa: E402
 
 NOISE = (0.0, 0.5, 1.0, 2.0, 4.0)

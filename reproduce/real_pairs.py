@@ -15,10 +15,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onnx_models import model_folder
-
 import zeropass as zp
 from alignment import ROOT, Row, activations, agreement_with_activations, between, layers_table, table, windows
+from onnx_models import model_folder
 from zeropass.sources.demo import fetch_demo
 from zeropass.sources.text import PRESS_SOURCE, press_text
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small
 import torch
-import twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import small
+import twins
 import zeropass as zp
 from zeropass.align.lists import LENGTH, Lists, carried, lists_of
 from zeropass.align.pair import Pair, neuron_views

@@ -10,11 +10,11 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import small
 import zeropass as zp
 from zeropass.arch.spec import space_of
 from zeropass.atlas.hits import HitList, decode

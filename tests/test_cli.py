@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small
 from rich.console import Console
 
+import small
 from zeropass import cli
 from zeropass.tour import print_tour
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import planted
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tiny import make, save
 from torch import Tensor
 
+import planted
 import zeropass as zp
+from tiny import make, save
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.evidence import chance, measure, overlap
 from zeropass.evidence.attention import _Ranked

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from tiny import Run, error, make, run, save
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
+import tiny
+from tiny import Run, error, make, run, save
 from zeropass.address import parse
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Stored, side_of, site_of

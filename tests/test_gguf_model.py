@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny import VOCAB, error, make, run, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertModel
 from transformers.utils import logging
 
+from tiny import VOCAB, error, make, run, save
 from zeropass.arch.spec import Stored
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import VOCAB, edit, make, save, tokenizer_json
 
+from tiny import VOCAB, edit, make, save, tokenizer_json
 from zeropass.address import parse
 from zeropass.arch.spec import OUTSIDE
 from zeropass.catalog import locate, require_head, vector_set

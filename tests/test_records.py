@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-import small
 
+import small
 import zeropass as zp
 from zeropass.views import (
     Certificate,

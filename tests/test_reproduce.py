@@ -6,10 +6,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import planted
 import pytest
 import torch
 
+import planted
 from zeropass.errors import BadAddress, BadOption
 from zeropass.frames import Frames
 from zeropass.model import open_model

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import small
 
+import small
 import zeropass as zp
 from zeropass.atlas import tables
 from zeropass.atlas.schema import MANIFEST, PLAN

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small
 from rich.console import Console
 
+import small
 import zeropass as zp
 from zeropass.errors import BadOption
 from zeropass.evidence import verdicts as module
