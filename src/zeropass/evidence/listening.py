@@ -133,7 +133,7 @@ def listen(running: Running, ids: Tensor, settings: Settings, progress: Progress
     with running.listening(ear.hear):
         for number, part in enumerate(parts):
             ear.begin(number)
-            out = running.run(part[None].to(running.device), use_cache=False)
+            out = running.run(part[None].to(running.device))
             ear.end(out.logits[0].argmax(-1).cpu() if running.speaks else None)
             progress("listening", number + 1, len(parts))
     return ear.heard()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,16 @@ class Running:
             for (layer, role), (rows, vectors) in added.items()
         )
 
-    def run(self, ids: Tensor, **more: Any) -> Any:
-        """One forward pass over (batch, tokens) ids."""
+    def run(self, ids: Tensor, cache: Any = None) -> Any:
+        """One forward pass over (batch, tokens) ids; keys and values are read from, and added to, a cache if given."""
+        kept = {} if cache is None else {self._cache_name: cache}
         with torch.inference_mode():
-            return self.hf(ids, **more)
+            return self.hf(ids, use_cache=cache is not None, **kept)
+
+    @cached_property
+    def _cache_name(self) -> str:
+        """What the forward pass calls its cache: transformers renamed it in 5.24."""
+        return "cache" if "cache" in signature(self.hf.forward).parameters else "past_key_values"
 
     @cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

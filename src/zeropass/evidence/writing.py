@@ -7,6 +7,7 @@ head really writes for a token of the text that it attends to, and the list is t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -213,7 +214,8 @@ class _Kept:
 
     @classmethod
     def of(cls, running: Running, context: Tensor, shown: Tensor) -> "_Kept":
-        cache = running.run(context[None, :-1], use_cache=True).past_key_values
+        cache: Any = DynamicCache()  # of plain attention, whose layers hold keys and values
+        running.run(context[None, :-1], cache)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         empty = cls(context[-1:], layers, torch.zeros(()), shown)
         return cls(context[-1:], layers, empty.logits_with(running, 1), shown)
@@ -223,7 +225,7 @@ class _Kept:
         for number, (keys, values) in enumerate(self.layers):
             cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
         ids = self.last.expand(batch)[:, None]
-        logits: Tensor = running.run(ids, past_key_values=cache, use_cache=True).logits[:, -1]
+        logits: Tensor = running.run(ids, cache).logits[:, -1]
         return logits.float().cpu()[:, self.shown]
 
     def step(self, running: Running, added: Tensor, places: list[tuple[int, str]]) -> Tensor:
