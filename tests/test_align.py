@@ -220,6 +220,32 @@ def test_what_cannot_be_matched_is_refused(address: str, llama_and_twin: tuple[P
         zp.match(llama_and_twin[0], address)
 
 
+class Stopped(Exception):
+    """Stands for a Ctrl-C."""
+
+
+def test_an_alignment_that_was_stopped_continues(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
+    models = llama_and_twin[0].models
+    whole = zp.align_models(*models, tmp_path / "whole")
+    seen: list[str] = []
+
+    def until_heads(what: str, done: int, total: int) -> None:
+        assert 0 <= done < total
+        seen.append(what)
+        if what == "heads":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        zp.align_models(*models, tmp_path / "out", progress=until_heads)
+    assert {"gate-token", "qk", "q-raw", "neurons"} <= set(seen)
+    assert not (tmp_path / "out" / "alignment.json").exists()
+    again: list[str] = []
+    assert zp.align_models(*models, tmp_path / "out", progress=lambda what, *_: again.append(what)) == whole
+    assert set(again) == {"heads"}
+    zp.align_models(*models, tmp_path / "out", seed=1, progress=lambda what, *_: again.append(what))
+    assert set(again) > {"heads", "neurons"}, "another seed does not reuse the parts"
+
+
 def test_the_same_model_twice_is_the_identity(tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
     found = zp.align_models(model, model, tmp_path / "out")
@@ -293,7 +319,15 @@ def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Pa
     assert found["query"] == "L2.ff.17"
     assert list(found["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
     assert len(found["matches"]) == 3
-    assert found["matches"][0]["address"] in command("match", first, "L2.ff.17", second)
+    shown = command("match", first, "L2.ff.17", second)
+    assert found["matches"][0]["address"] in shown
+    assert all(heading in shown for heading in ("gate sees", "value writes"))
+    query, twin = (
+        next(line.split() for line in shown.splitlines() if line.startswith(f"{address} "))
+        for address in ("L2.ff.17", found["matches"][0]["address"])
+    )
+    assert query[1] == twin[3], "the first word of the query is that of its twin, behind score and effect"
+    assert "vo when attended to, promotes" in command("match", first, "L1.attn.2", second, "-k", 1)
     shown = command("align", first, second, "--out", tmp_path / "out")
     assert "590 tokens are shared: 98% and 98% of the vocabularies" in shown
     value = json.loads(command("align", first, second, "--out", tmp_path / "out", "--json"))

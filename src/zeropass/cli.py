@@ -218,7 +218,8 @@ def match(
     pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
     found = zp.match(pair, address, k)
     if not _output(found.to_json(), as_json):
-        Console().print(render_matches(found))
+        own, other = (zp.Lens.over(half.frames) for half in pair.halves)
+        Console().print(render_matches(found, own[found.query], [other[one.address] for one in found.matches]))
 
 
 @app.command()

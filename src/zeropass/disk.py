@@ -1,13 +1,16 @@
-"""Files are written whole or not at all: beside, then renamed."""
+"""Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zeropass.errors import ZeropassError
 
-__all__ = ["beside"]
+__all__ = ["Parts", "beside"]
 
 
 @contextmanager
@@ -27,3 +30,36 @@ def beside(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Finished parts of long work, so that the same call continues: ``folder/parts/NAME.json``, each under a key.
+
+    ``key`` stands for all that a part depends on; parts under another key are not used.
+    """
+
+    folder: Path
+    key: str
+    failure: type[ZeropassError]
+
+    def load(self, name: str) -> Any:
+        """What was saved under a name; None if nothing was, or it is damaged or of other work."""
+        try:
+            found = json.loads(self._path(name).read_text(encoding="utf-8"))
+            return found["value"] if found["key"] == self.key else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, name: str, value: Any) -> None:
+        """Keep a JSON-ready value under a name; ``failure``, naming the file, if the disk does not let us."""
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.failure(f"{path.parent} could not be made ({error.strerror or error}).") from error
+        with beside(path, self.failure) as temporary:
+            temporary.write_text(json.dumps({"key": self.key, "value": value}, allow_nan=False), encoding="utf-8")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "parts" / f"{name}.json"

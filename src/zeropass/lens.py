@@ -60,6 +60,13 @@ class Lens:
     tokens: View = "default"
     verdicts: Verdicts | None = None
 
+    @classmethod
+    def over(cls, frames: Frames) -> "Lens":
+        """A lens through frames that are at hand already."""
+        lens = cls(frames.model)
+        lens.__dict__["frames"] = frames
+        return lens
+
     @cached_property
     def frames(self) -> Frames:
         """The spaces of the model; computed when first needed, then kept."""

@@ -17,6 +17,9 @@ __all__ += ["show_records", "token_text"]
 
 _ROLE = "bold cyan"
 
+SHORT = 6
+"""Words or pairs of a list where it has a part of a line."""
+
 
 def show_records(console: Console, records: Iterable[Record], k: int) -> None:
     """Print the records of one address under one heading each, and once what the lists leave out."""
@@ -53,17 +56,43 @@ def render_find(record: FindRecord, k: int) -> RenderableType:
     return Group(*parts)
 
 
-def render_matches(found: Matches) -> RenderableType:
-    """The best matches of one address, best first, and what searching that much finds by chance."""
+def render_matches(found: Matches, query: Sequence[Record], records: Sequence[Sequence[Record]]) -> RenderableType:
+    """The best matches of one address, best first, with words, and what searching that much finds by chance.
+
+    query: the records of the address; records: those of each match.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(f"does what {found.query} does", no_wrap=True)
-    table.add_column("score", justify="right")
-    table.add_column("effect", justify="right")
-    for one in found.matches:
-        table.add_row(Text(one.address, style=_ROLE), f"{one.score:.3f}", f"{one.effect:.1f}")
+    longest = max(len(address) for address in (found.query, *(one.address for one in found.matches)))
+    table.add_column("", no_wrap=True, min_width=longest)
+    table.add_column("score", justify="right", no_wrap=True, min_width=5)
+    table.add_column("effect", justify="right", no_wrap=True, min_width=6)
+    shown = _in_short(query)
+    for role in shown:
+        table.add_column(role)
+    table.add_row(Text(found.query, style="bold"), "", "", *shown.values())
+    for one, own in zip(found.matches, records, strict=True):
+        table.add_row(Text(one.address, style=_ROLE), f"{one.score:.3f}", f"{one.effect:.1f}", *_in_short(own).values())
     best = found.matches[0]
     chance = f"chance: the best score with shuffled tokens is {best.null_mean:.3f} (± {best.null_std:.3f})"
     return Group(table, Text(chance, style="dim"))
+
+
+def _in_short(records: Sequence[Record]) -> dict[str, Text]:
+    """By role the first words of its first list; ``up`` says little without its gate and is left out beside it."""
+    first: dict[str, VectorRecord | PairRecord] = {}
+    for record in records:
+        if not isinstance(record, SvdRecord):
+            first.setdefault(record.role, record)
+    if len(first) > 1:
+        first.pop("up", None)
+    return {f"{role} {record.verb}": _first_words(record) for role, record in first.items()}
+
+
+def _first_words(record: VectorRecord | PairRecord) -> Text:
+    if isinstance(record, VectorRecord):
+        return Text(" ").join(token_text(one.token) for one in record.top[:SHORT])
+    pairs = record.pairs[:SHORT]
+    return Text(" ").join(Text.assemble(token_text(one.left.token), "→", token_text(one.right.token)) for one in pairs)
 
 
 def render_alignment(found: Alignment) -> RenderableType:

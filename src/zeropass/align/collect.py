@@ -1,19 +1,25 @@
 """`zeropass align` as one call: two models in, layer maps and best matches out, a folder written."""
 
 import datetime
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from zeropass.align.heatmaps import heat_maps
-from zeropass.align.layers import assigned, head_layer_map, layer_map, layer_views, raw_map
+from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
+from zeropass.align.lists import LENGTH
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
-from zeropass.align.results import Alignment, LayerMap, write_alignment
+from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing, map_from_json, write_alignment
 from zeropass.arch.spec import MAP_ROLES
-from zeropass.disk import beside
+from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
 
@@ -28,29 +34,68 @@ def align_models(
 ) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`results`).
 
-    Raises BadOption where the models share too few tokens, or the folder holds something else.
+    Finished parts are kept in it, so that a call that was stopped continues. Raises BadOption where the models share
+    too few tokens, or the folder holds something else.
     """
     _require_ours(folder)
     pair = pair_of(first, second)
-    null = pair.null(seed)
-    views, maps = layer_views(pair), []
-    for n, view in enumerate(views):
-        progress(f"layers by {view.roles[0]}, {view.frame}", n, len(views) + 2)
-        maps.append(layer_map(pair, view, null))
-    maps += [head_layer_map(pair, kind, null) for kind in MAP_ROLES]
-    baselines = {view.roles: raw_map(pair, view) for view in views}
-    maps += [found for found in baselines.values() if found is not None]
-    neurons = neuron_views(first, second)
+    null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
+    stored = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
+    work = _Work(
+        Parts(folder, _key(pair, seed), BadOption),
+        progress,
+        steps=len(views) + len(stored) + 1 + 2 * len(MAP_ROLES),
+        layers=first.dims.layers,
+    )
+    maps = [work.map(f"{v.roles[0]}-{v.frame}", partial(layer_map, pair, v, null)) for v in views]
+    maps += [work.map(kind, partial(head_layer_map, pair, kind, null)) for kind in MAP_ROLES]
+    maps += [work.map(f"{r[0]}-raw", partial(raw_map, pair, r)) for r in stored]
     layers = neuron_layers(maps, roles={view.roles[0] for view in neurons})
-    progress("neurons", len(views), len(views) + 2)
-    pairings = neuron_pairings(pair, neurons, layers, null)
-    progress("heads", len(views) + 1, len(views) + 2)
-    pairings += head_pairings(pair, [pair.null(seed + n) for n in range(HEAD_NULLS)])
+    pairings = work.pairings("neurons", partial(neuron_pairings, pair, neurons, layers, null))
+    nulls = [pair.null(seed + n) for n in range(HEAD_NULLS)]
+    pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(MAP_ROLES))
     found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(found, folder)
     with beside(folder / "layers.svg", BadOption) as temporary:
         temporary.write_text(heat_maps(found), encoding="utf-8")
     return found
+
+
+@dataclass
+class _Work:
+    """Steps one after the other, each kept when it is done; progress counts the layers of A in each."""
+
+    parts: Parts
+    progress: Progress
+    steps: int
+    layers: int
+    step: int = field(default=0, init=False)
+
+    def map(self, name: str, make: Callable[[Tick], LayerMap]) -> LayerMap:
+        """A layer map, made or as it was kept."""
+        return map_from_json(self._kept(name, lambda tick: asdict(make(tick))))
+
+    def pairings(self, name: str, make: Callable[[Tick], Iterable[Pairing]], rounds: int = 1) -> list[Pairing]:
+        """Best matches, made or as they were kept; ``rounds``: how often all layers are gone through."""
+        made = self._kept(name, lambda tick: [asdict(one) for one in make(tick)], rounds)
+        return [Pairing(**one) for one in made]
+
+    def _kept(self, name: str, make: Callable[[Tick], Any], rounds: int = 1) -> Any:
+        value = self.parts.load(name)
+        if value is None:
+            count = iter(range(self.step * self.layers, self.steps * self.layers))
+            value = make(lambda: self.progress(name, next(count), self.steps * self.layers))
+            self.parts.save(name, value)
+        self.step += rounds
+        return value
+
+
+def _key(pair: Pair, seed: int) -> str:
+    """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
+    prints = [model.fingerprint for model in pair.models]
+    tokens = hashlib.sha256(torch.stack(pair.shared.pairs).cpu().numpy().tobytes()).hexdigest()
+    parts = (SCHEMA_VERSION, prints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def neuron_layers(maps: list[LayerMap], roles: set[str]) -> list[tuple[int, int]]:
@@ -87,5 +132,6 @@ def _require_ours(folder: Path) -> None:
     """BadOption for a folder that holds something other than an alignment."""
     if not folder.exists():
         return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "alignment.json").is_file()):
+    ours = any((folder / name).exists() for name in ("alignment.json", "parts"))
+    if not folder.is_dir() or (not ours and any(folder.iterdir())):
         raise BadOption(f"{folder} exists and does not hold an alignment; give another --out.")

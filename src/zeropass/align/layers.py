@@ -12,10 +12,12 @@ from zeropass.align.results import LayerMap
 from zeropass.arch.spec import HEAD_ROLES, default_frames, side_of
 from zeropass.catalog import vector_set
 
-__all__ = ["assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]
+__all__ = ["Tick", "assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]
 
 RAW = "raw"
 _Layers = tuple[int, int]
+Tick = Callable[[], None]
+"""Is called once for each layer of A, as the work goes on."""
 
 
 def likeness(scores: Tensor) -> float:
@@ -34,7 +36,7 @@ def layer_views(pair: Pair) -> tuple[View, ...]:
     return (*neuron_views(*pair.models), *heads)
 
 
-def layer_map(pair: Pair, view: View, null: Pair) -> LayerMap:
+def layer_map(pair: Pair, view: View, null: Pair, tick: Tick = lambda: None) -> LayerMap:
     """The likeness of every pair of layers in one view; its null is that of each assigned pair, tokens shuffled."""
     return _map(
         view.roles[0],
@@ -42,10 +44,11 @@ def layer_map(pair: Pair, view: View, null: Pair) -> LayerMap:
         pair,
         lambda layers: pair.agreement(view, layers),
         lambda layers: null.agreement(view, layers),
+        tick,
     )
 
 
-def head_layer_map(pair: Pair, kind: str, null: Pair) -> LayerMap:
+def head_layer_map(pair: Pair, kind: str, null: Pair, tick: Tick = lambda: None) -> LayerMap:
     """The same for head maps (``qk`` or ``vo``), from the cosines between all heads of two layers."""
     return _map(
         kind,
@@ -53,29 +56,39 @@ def head_layer_map(pair: Pair, kind: str, null: Pair) -> LayerMap:
         pair,
         lambda layers: pair.head_cosines(kind, layers),
         lambda layers: null.head_cosines(kind, layers),
+        tick,
     )
 
 
 def _map(
-    role: str, frame: str, pair: Pair, real: Callable[[_Layers], Tensor], null: Callable[[_Layers], Tensor]
+    role: str,
+    frame: str,
+    pair: Pair,
+    real: Callable[[_Layers], Tensor],
+    null: Callable[[_Layers], Tensor],
+    tick: Tick,
 ) -> LayerMap:
     depths = [range(model.dims.layers) for model in pair.models]
-    scores = [[likeness(real((a, b))) for b in depths[1]] for a in depths[0]]
+    scores = []
+    for a in depths[0]:
+        tick()
+        scores.append([likeness(real((a, b))) for b in depths[1]])
     found = assigned(scores)
     chance = [likeness(null((a, b))) for a, b in enumerate(found) if b >= 0]
     return LayerMap(role, frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
 
 
-def raw_map(pair: Pair, view: View) -> LayerMap | None:
-    """The same from cosines of the parameters as stored, without any embedding; None where the widths differ."""
-    if pair.models[0].dims.d != pair.models[1].dims.d:
-        return None
+def raw_map(pair: Pair, roles: tuple[str, str], tick: Tick = lambda: None) -> LayerMap:
+    """The same from cosines of the parameters as stored, without any embedding; for models of one width."""
     stored = [
         [functional.normalize(vector_set(model, layer, role).vectors, dim=1) for layer in range(model.dims.layers)]
-        for model, role in zip(pair.models, view.roles, strict=True)
+        for model, role in zip(pair.models, roles, strict=True)
     ]
-    scores = [[likeness(x @ y.T) for y in stored[1]] for x in stored[0]]
-    return LayerMap(view.roles[0], RAW, _rows(scores), assigned(scores))
+    scores = []
+    for x in stored[0]:
+        tick()
+        scores.append([likeness(x @ y.T) for y in stored[1]])
+    return LayerMap(roles[0], RAW, _rows(scores), assigned(scores))
 
 
 def assigned(scores: Iterable[Iterable[float]]) -> tuple[int, ...]:

@@ -176,9 +176,9 @@ class Pair:
         (role, other), frame = view.roles, view.frame
         space, x = self.first.vectors(layers[0], role, frame)
         other_space, y = self.second.vectors(layers[1], other, frame)
-        there = self._images[0](layers[0], role, frame, other_space) @ y.T
-        back = self._images[1](layers[1], other, frame, space) @ x.T
-        return (there + back.T) / 2
+        there = self._images[0](layers[0], role, frame, other_space)
+        back = self._images[1](layers[1], other, frame, space)
+        return torch.addmm(there @ y.T, x, back.T, beta=0.5, alpha=0.5)
 
     @cached_property
     def _images(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from zeropass.align.layers import Tick
 from zeropass.align.pair import Pair, View
 from zeropass.align.results import Pairing
 from zeropass.arch.spec import MAP_ROLES
@@ -27,23 +28,24 @@ class _Best:
 
 
 def neuron_pairings(
-    pair: Pair, views: tuple[View, ...], layers: Iterable[tuple[int, int]], null: Pair
+    pair: Pair, views: tuple[View, ...], layers: Iterable[tuple[int, int]], null: Pair, tick: Tick = lambda: None
 ) -> list[Pairing]:
     """Every neuron of A with the best of the layer of B that its own layer is assigned to."""
     found = []
     for a, b in layers:
+        tick()
         scores, shuffled = pair.neuron_scores(views, (a, b)), null.neuron_scores(views, (a, b))
         names = [f"L{a}.ff.{n}" for n in range(scores.shape[0])]
         found.append(_best(scores, shuffled.amax(1), names, [f"L{b}.ff.{n}" for n in range(scores.shape[1])]))
     return _pairings("neuron", found)
 
 
-def head_pairings(pair: Pair, nulls: Sequence[Pair]) -> list[Pairing]:
+def head_pairings(pair: Pair, nulls: Sequence[Pair], tick: Tick = lambda: None) -> list[Pairing]:
     """Every head of A, for each of its two maps, with the best of all heads of B."""
     found = []
     for kind in MAP_ROLES:
-        scores = _all_heads(pair, kind)
-        shuffled = torch.stack([_all_heads(null, kind).amax(1) for null in nulls], 1)
+        scores = _all_heads(pair, kind, tick)
+        shuffled = torch.stack([_all_heads(null, kind, lambda: None).amax(1) for null in nulls], 1)
         own, other = (
             [f"L{layer}.attn.{head}.{kind}" for layer in range(model.dims.layers) for head in range(model.dims.heads)]
             for model in pair.models
@@ -52,10 +54,13 @@ def head_pairings(pair: Pair, nulls: Sequence[Pair]) -> list[Pairing]:
     return _pairings("head", found)
 
 
-def _all_heads(pair: Pair, kind: str) -> Tensor:
+def _all_heads(pair: Pair, kind: str, tick: Tick) -> Tensor:
     """Cosines between all head maps of A (rows) and of B."""
-    depths = [range(model.dims.layers) for model in pair.models]
-    return torch.cat([torch.cat([pair.head_cosines(kind, (a, b)) for b in depths[1]], 1) for a in depths[0]])
+    depths, rows = [range(model.dims.layers) for model in pair.models], []
+    for a in depths[0]:
+        tick()
+        rows.append(torch.cat([pair.head_cosines(kind, (a, b)) for b in depths[1]], 1))
+    return torch.cat(rows)
 
 
 def _best(scores: Tensor, null: Tensor, names: Sequence[str], others: Sequence[str]) -> _Best:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from zeropass.disk import beside
 from zeropass.errors import BadOption
 
-__all__ = ["Alignment", "LayerMap", "Match", "Matches", "read_alignment", "write_alignment"]
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "map_from_json", "read_alignment", "write_alignment"]
 
 SCHEMA_VERSION = 1
 
@@ -154,15 +154,17 @@ def read_alignment(folder: Path) -> Alignment:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value["schema"] != SCHEMA_VERSION:
             raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA_VERSION}.")
-        layers = tuple(
-            LayerMap(**(m | {"scores": tuple(map(tuple, m["scores"])), "assigned": tuple(m["assigned"])}))
-            for m in value["layers"]
-        )
+        layers = tuple(map(map_from_json, value["layers"]))
         path = folder / "matches.parquet"
         pairings = tuple(Pairing(**row) for row in pq.read_table(path).to_pylist())
         return Alignment((value["models"][0], value["models"][1]), value["method"], layers, pairings)
     except (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
         raise BadOption(f"{path} does not hold an alignment ({type(error).__name__}: {error}).") from error
+
+
+def map_from_json(value: dict[str, Any]) -> LayerMap:
+    """A layer map from the dict that `asdict` and JSON made of it."""
+    return LayerMap(**(value | {"scores": tuple(map(tuple, value["scores"])), "assigned": tuple(value["assigned"])}))
 
 
 def _write_table(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None:

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from zeropass.disk import beside
+from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
 from zeropass.evidence.attention import attention
@@ -70,16 +70,16 @@ def measure(
     clock = _Clock()
     bench = _Bench(model, text, settings, device, progress)
     require_tokens(bench.ids, settings.fewest, model)
-    kept = _Kept(folder, _key(bench)) if folder is not None else None
+    kept = _Kept(Parts(folder, _key(bench), BadOption), clock) if folder is not None else None
     results: list[Result] = []
     left_out: dict[str, str] = {}
     for part in (p for p in PARTS if p in parts):
-        loaded = kept.load(part, clock) if kept else None
+        loaded = kept.load(part) if kept else None
         found, reason = bench.measured(part) if loaded is None else (loaded, "")
         if reason:
             left_out[part] = reason
         elif kept and loaded is None:
-            kept.save(part, found, clock)
+            kept.save(part, found)
         results += found
     method = _method(bench, source, clock)
     return Evidence(_model_facts(model), method, tuple(results), left_out, bench.notes)
@@ -192,33 +192,23 @@ _MEASURES: dict[str, Callable[[_Bench, Heard], list[Result]]] = {
 
 @dataclass(frozen=True)
 class _Kept:
-    """Finished parts in a folder; those of another model, text or setting are not used."""
+    """Finished parts with what they took; those of another model, text or setting are not used."""
 
-    folder: Path
-    key: str
+    parts: Parts
+    clock: "_Clock"
 
-    def load(self, part: str, clock: "_Clock") -> list[Result] | None:
+    def load(self, part: str) -> list[Result] | None:
+        value = self.parts.load(part)
         try:
-            value = json.loads(self._path(part).read_text(encoding="utf-8"))
-            if value["key"] != self.key:
-                return None
-            clock.add(float(value["seconds"]), float(value["peak_mb"]))
-            return [result_from_json(one) for one in value["results"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            results = [result_from_json(one) for one in value["results"]]
+            self.clock.add(float(value["seconds"]), float(value["peak_mb"]))
+            return results
+        except (ValueError, KeyError, TypeError):
             return None
 
-    def save(self, part: str, results: list[Result], clock: "_Clock") -> None:
-        try:
-            self._path(part).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadOption(f"{self._path(part).parent} could not be made ({error.strerror or error}).") from error
-        with beside(self._path(part), BadOption) as temporary:
-            spent = {"seconds": clock.lap(), "peak_mb": _peak()}
-            value = {"key": self.key, **spent, "results": [asdict(one) for one in results]}
-            temporary.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
-
-    def _path(self, part: str) -> Path:
-        return self.folder / "parts" / f"{part}.json"
+    def save(self, part: str, results: list[Result]) -> None:
+        spent = {"seconds": self.clock.lap(), "peak_mb": _peak()}
+        self.parts.save(part, spent | {"results": [asdict(one) for one in results]})
 
 
 class _Clock:
