@@ -41,6 +41,7 @@ alignment: $(VENV)/.dev
 	$(BIN)/python reproduce/alignment.py
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	$(BIN)/python reproduce/planted.py
+	$(BIN)/python reproduce/planted.py --whole
 	$(BIN)/python reproduce/real_pairs.py
 
 frames: $(VENV)/.dev

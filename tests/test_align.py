@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from zeropass.align.results import write_alignment
 from zeropass.align.shared import normal_form, shared_tokens
 from zeropass.errors import BadAddress, BadOption
 from zeropass.kernels import cross_kernel, head_products, unit
+from zeropass.terminal import layers_in_short
 from zeropass.vocab import Vocabulary
 
 seeds = st.integers(0, 2**31)
@@ -327,7 +329,7 @@ def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Pa
         for address in ("L2.ff.17", found["matches"][0]["address"])
     )
     assert query[1] == twin[3], "the first word of the query is that of its twin, behind score and effect"
-    assert "vo when attended to, promotes" in command("match", first, "L1.attn.2", second, "-k", 1)
+    assert "vo when attended to," in command("match", first, "L1.attn.2", second, "-k", 1)
     shown = command("align", first, second, "--out", tmp_path / "out")
     assert "590 tokens are shared: 98% and 98% of the vocabularies" in shown
     value = json.loads(command("align", first, second, "--out", tmp_path / "out", "--json"))
@@ -336,6 +338,21 @@ def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Pa
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "does not hold an alignment" in command("align", first, second, "--out", tmp_path / "full", code=2)
+
+
+@pytest.mark.parametrize(
+    ("assigned", "shown"),
+    [
+        (range(30), "0–29"),
+        ((0, 2, 3, 1), "0 2 3 1"),
+        ((-1, 0, 1, 2, -1, -1), "· 0–2 · ·"),
+        ((4, 5, 6, 3), "4–6 3"),
+        ((), ""),
+        ((-1, 10, -1), "· 10 ·"),
+    ],
+)
+def test_layers_in_short(assigned: Sequence[int], shown: str) -> None:
+    assert layers_in_short(assigned) == shown
 
 
 @pytest.mark.parametrize(

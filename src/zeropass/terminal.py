@@ -12,8 +12,8 @@ from zeropass.align.results import Alignment, Matches
 from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
 
-__all__ = ["facts_table", "heading", "render", "render_alignment", "render_find", "render_hidden", "render_matches"]
-__all__ += ["show_records", "token_text"]
+__all__ = ["facts_table", "heading", "layers_in_short", "render", "render_alignment", "render_find", "render_hidden"]
+__all__ += ["render_matches", "show_records", "token_text"]
 
 _ROLE = "bold cyan"
 
@@ -98,15 +98,14 @@ def _first_words(record: VectorRecord | PairRecord) -> Text:
 def render_alignment(found: Alignment) -> RenderableType:
     """Layer maps as assignments, then how many neurons and heads have a match above chance."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("role", "frame", "score", "chance", "layers of A go to layers of B"):
-        table.add_column(
-            name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("score", "chance") else "left"
-        )
+    for name in ("role", "frame", "score", "chance"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("score", "chance") else "left")
+    table.add_column("layers of A go to layers of B")
     for one in found.layers:
         scores = [one.scores[a][b] for a, b in enumerate(one.assigned) if b >= 0]
         chance = "" if one.null is None else f"{one.null:.3f}"
-        layers = " ".join(str(b) if b >= 0 else "·" for b in one.assigned)
-        table.add_row(Text(one.role, style=_ROLE), one.frame, f"{sum(scores) / len(scores):.3f}", chance, layers)
+        score = f"{sum(scores) / len(scores):.3f}"
+        table.add_row(Text(one.role, style=_ROLE), one.frame, score, chance, layers_in_short(one.assigned))
     lines = [
         Text(
             f"{kind}s: {c['all']:,}; {c['above_chance']:,} have a match above chance (5% false discoveries), "
@@ -117,6 +116,20 @@ def render_alignment(found: Alignment) -> RenderableType:
     shares = " and ".join(f"{share:.0%}" for share in found.method["shares"])
     shared = Text(f"{found.method['shared_tokens']:,} tokens are shared: {shares} of the vocabularies", style="dim")
     return Group(shared, table, *lines)
+
+
+def layers_in_short(assigned: Sequence[int]) -> str:
+    """The layers that those of A go to, in order; what runs along with A is shortened: ``0–29``."""
+    runs: list[list[int]] = []
+    for layer in assigned:
+        if runs and layer > 0 and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return " ".join(
+        f"{run[0]}–{run[-1]}" if len(run) > 2 else " ".join("·" if layer < 0 else str(layer) for layer in run)
+        for run in runs
+    )
 
 
 def render_hidden(console: Console, records: Sequence[Record]) -> None:
