@@ -20,6 +20,7 @@ LAYERS = (
     ("address",),
     ("model",),
     ("factored", "projection", "pairs", "statistics", "kernels"),
+    ("adapted",),
     ("frames", "catalog"),
     ("align",),
     ("evidence",),

@@ -1,0 +1,158 @@
+"""A model with an adapter on it: every parameter as it is after the change, nothing merged on disk."""
+
+import hashlib
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.spec import Layout, side_of
+from zeropass.errors import BadModel, BadWeights
+from zeropass.factored import Factored
+from zeropass.model import Model
+from zeropass.sources.adapter import Adapter, LowRank, open_adapter
+from zeropass.sources.files import fingerprint
+
+__all__ = ["Adapted", "adapt"]
+
+Place = tuple[str, int]
+"""Canonical name and layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted(Model):
+    """A base model with an adapter's changes added where they belong.
+
+    ``low`` are the changed matrices: for each (canonical name, layer) the module's change. ``replaced`` are whole
+    canonical tensors that the adapter brings, ``added`` task heads that the base does not have.
+    """
+
+    base: Model = field(kw_only=True)
+    adapter: Adapter = field(kw_only=True)
+    low: dict[Place, LowRank] = field(kw_only=True)
+    replaced: dict[Place, Tensor] = field(kw_only=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the base's and of the adapter's."""
+        own = fingerprint((self.adapter.path / "adapter_model.safetensors",))
+        settings = fingerprint((self.adapter.path / "adapter_config.json",))
+        return hashlib.sha256(f"{self.base.fingerprint} {own} {settings}".encode()).hexdigest()
+
+    def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """As `Model.matrix`, with the adapter's change."""
+        plain = self._before(what, layer, start, stop)
+        change = self.change(what, layer)
+        if change is None:
+            return plain
+        if isinstance(change, Tensor):
+            return plain + change[start:stop]
+        return plain + change.left[start:stop] @ change.right.T
+
+    def vector(self, what: str, layer: int = 0) -> Tensor | None:
+        """As `Model.vector`, or the one that the adapter brings."""
+        whole = self.replaced.get((what, layer))
+        return super().vector(what, layer) if whole is None else whole.to(self.device)
+
+    def change(self, what: str, layer: int = 0) -> Factored | Tensor | None:
+        """What the adapter adds to a canonical matrix: (rows, d), as its factors (DoRA: dense); None for nothing."""
+        low = self.low.get((what, layer))
+        if low is None:
+            return None
+        down, up = low.down.to(self.device), low.up.to(self.device) * low.scale
+        writes = low.table or side_of(what) == "write"
+        if low.magnitude is None:
+            left, right = (down.T, up) if writes else (up, down.T)
+            return Factored(left.contiguous(), right.contiguous())
+        plain = self._before(what, layer)
+        weight = plain.T if writes else plain  # (out, in), as the module has it
+        added = weight + up @ down
+        changed = added * (low.magnitude.to(self.device) / added.norm(dim=1))[:, None] - weight
+        dense: Tensor = changed.T if writes else changed
+        return dense.contiguous()
+
+    def _before(self, what: str, layer: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """The matrix to which the factors add: the base's, or one that the adapter brings instead."""
+        whole = self.replaced.get((what, layer))
+        return super().matrix(what, layer, start, stop) if whole is None else whole[start:stop].to(self.device)
+
+
+def adapt(base: Model, folder: Path) -> Adapted:
+    """Put an adapter on a model. The base may be of any format of its family (a GGUF file too).
+
+    Raises BadModel for an adapter that is not read, BadWeights, naming module and shapes, for one that does not fit.
+    """
+    adapter = open_adapter(folder)
+    layout = next((one for one in base.family.layouts if one.format == "hf"), None)
+    if layout is None or base.family not in FAMILIES:
+        raise BadModel(
+            f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."
+        )
+    places = _places(layout, base.dims.layers)
+    low: dict[Place, LowRank] = {}
+    for module, change in adapter.changes.items():
+        for what, layer, part in _found(places, f"{module}.weight", adapter, base):
+            own = _part(change, part)
+            _require_fit(adapter, module, own, what, layer, base)
+            low[what, layer] = own
+    replaced: dict[Place, Tensor] = {}
+    for name, tensor in adapter.whole.items():
+        for what, layer, part in _found(places, name, adapter, base):
+            replaced[what, layer] = _canonical(layout, what, tensor, part)
+    values = {f.name: getattr(base, f.name) for f in fields(Model)}
+    values["name"] = f"{base.name} with {adapter.path.name}"
+    return Adapted(**values, base=base, adapter=adapter, low=low, replaced=replaced)
+
+
+def _places(layout: Layout, layers: int) -> dict[str, list[tuple[str, int, tuple[int, int]]]]:
+    """Tensor name, without prefix, to all canonical places that it holds."""
+    found: dict[str, list[tuple[str, int, tuple[int, int]]]] = {}
+    for what, stored in layout.tensors.items():
+        for layer in range(layers if "{layer}" in stored.name else 1):
+            name = stored.name.removeprefix("^").format(layer=layer)
+            found.setdefault(name, []).append((what, layer, stored.part))
+    return found
+
+
+def _found(
+    places: dict[str, list[tuple[str, int, tuple[int, int]]]], name: str, adapter: Adapter, base: Model
+) -> list[tuple[str, int, tuple[int, int]]]:
+    """The places of a tensor, whatever stands before its name in a task model."""
+    parts = name.split(".")
+    for start in range(len(parts)):
+        if found := places.get(".".join(parts[start:])):
+            return found
+    raise BadWeights(
+        f"{adapter.path}: it changes {name}, which {base.name} ({base.family.name}, {base.dims.layers} layers) does "
+        f"not have; the adapter was made for {adapter.base or 'another model'}."
+    )
+
+
+def _part(low: LowRank, part: tuple[int, int]) -> LowRank:
+    """The rows of a fused module that belong to one of its parts."""
+    if part == (0, 1):
+        return low
+    size = low.up.shape[0] // part[1]
+    own = slice(part[0] * size, (part[0] + 1) * size)
+    magnitude = None if low.magnitude is None else low.magnitude[own]
+    return LowRank(low.down, low.up[own], low.scale, magnitude, low.table)
+
+
+def _require_fit(adapter: Adapter, module: str, low: LowRank, what: str, layer: int, base: Model) -> None:
+    rows, d = base.rows(what, layer), base.dims.d
+    writes = low.table or side_of(what) == "write"
+    found = (low.down.shape[1], low.up.shape[0]) if writes else (low.up.shape[0], low.down.shape[1])
+    if found != (rows, d):
+        raise BadWeights(
+            f"{adapter.path}: {module} is changed by a matrix of {found}; {what} of {base.name} is {(rows, d)}: the "
+            f"adapter was made for {adapter.base or 'another model'}."
+        )
+
+
+def _canonical(layout: Layout, what: str, tensor: Tensor, part: tuple[int, int]) -> Tensor:
+    stored = layout.tensors[what]
+    whole = tensor.T if stored.transpose and tensor.ndim == 2 else tensor
+    size = whole.shape[0] // part[1]
+    return whole[part[0] * size : (part[0] + 1) * size].contiguous()
