@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zeropass.errors import ZeropassError
 
 if TYPE_CHECKING:
+    from zeropass.adapted import Adapted, adapt
     from zeropass.address import Address, parse
     from zeropass.align.collect import align_models
     from zeropass.align.match import match
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.build import build
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.delta.collect import compare
+    from zeropass.delta.results import Diff, write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.factored import Factored
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     from zeropass.pairs import TopPairs, top_pairs
 
 __all__ = [
+    "Adapted",
     "Address",
     "Alignment",
     "Atlas",
+    "Diff",
     "Evidence",
     "Factored",
     "Frames",
@@ -47,9 +52,11 @@ __all__ = [
     "TopPairs",
     "ZeropassError",
     "__version__",
+    "adapt",
     "align_models",
     "build",
     "collect_evidence",
+    "compare",
     "load",
     "match",
     "open_atlas",
@@ -59,11 +66,13 @@ __all__ = [
     "read_alignment",
     "read_evidence",
     "top_pairs",
+    "write_diff",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "zeropass.adapted": ("Adapted", "adapt"),
     "zeropass.address": ("Address", "parse"),
     "zeropass.align.collect": ("align_models",),
     "zeropass.align.match": ("match",),
@@ -72,6 +81,8 @@ _HOMES = {
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.delta.collect": ("compare",),
+    "zeropass.delta.results": ("Diff", "write_diff"),
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.factored": ("Factored",),

@@ -23,6 +23,8 @@ from rich.progress import (
 
 import zeropass as zp
 from zeropass.address import parse
+from zeropass.delta.results import read_words
+from zeropass.delta.terminal import render_diff
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
 from zeropass.terminal import facts_table, render, render_alignment, render_find, render_matches, show_records
@@ -220,6 +222,35 @@ def match(
     if not _output(found.to_json(), as_json):
         own, other = (zp.Lens.over(half.frames) for half in pair.halves)
         Console().print(render_matches(found, own[found.query], [other[one.address] for one in found.matches]))
+
+
+@app.command()
+def diff(
+    base: Annotated[str, typer.Argument(metavar="BASE", help=MODEL_HELP)],
+    tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was made of it.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="The folder of a PEFT LoRA, instead of TUNED.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder to write all of it to, with a picture.")] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="A file with a word a line: how much does the change concern them?")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say what a fine-tune, or an adapter, changed in BASE: where, and what it says."""
+    if (tuned is None) == (adapter is None):
+        raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
+    words = read_words(watch) if watch else ()
+    with _progress() as report:
+        report("opening", 0, 1)
+        model = zp.open_model(base, device)
+        other = zp.adapt(model, adapter) if adapter else zp.open_model(str(tuned), device)
+        found = zp.compare(model, other, watch=words, progress=report)
+    if out is not None:
+        zp.write_diff(found, out)
+    if not _output(found.to_json(), as_json):
+        Console().print(render_diff(found))
+        if out is not None:
+            print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg.")
 
 
 @app.command()

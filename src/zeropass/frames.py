@@ -47,6 +47,12 @@ class Frames:
 
     model: Model
 
+    def of(self, model: Model) -> "Frames":
+        """The same rows for other parameters of the same stream, such as those of a fine-tune."""
+        found = Frames(model)
+        found.__dict__["_kept"] = self._kept
+        return found
+
     @cached_property
     def _kept(self) -> dict[str, Rows]:
         return {}

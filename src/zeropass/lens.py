@@ -34,7 +34,7 @@ from zeropass.views import (
 )
 from zeropass.vocab import View, Vocabulary
 
-__all__ = ["Lens", "load"]
+__all__ = ["Lens", "Shown", "load"]
 
 
 def load(model: str, device: str = "cpu") -> "Lens":
@@ -96,7 +96,7 @@ class Lens:
         place = parse(address)
         if offset and place.role == "vo":
             raise BadOption(f"{address}: an offset changes the qk map of a head only; vo does not depend on it.")
-        view = self._view(tokens or self.tokens)
+        view = self.view(tokens or self.tokens)
         records: list[Record] = []
         for one in with_roles(place, self.model.family.ff_roles):
             if one.role in MAP_ROLES:
@@ -122,7 +122,7 @@ class Lens:
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
-        view = self._view(tokens or self.tokens)
+        view = self.view(tokens or self.tokens)
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
         found = product.svd(k)
@@ -134,8 +134,8 @@ class Lens:
                 float(value),
                 float(value.square() / energy),
                 bool(near),
-                *self._poles(left, view),
-                *self._poles(right, view),
+                *self.poles(left, view),
+                *self.poles(right, view),
             )
             for value, near, left, right in zip(found.values, close, found.left.T, found.right.T, strict=True)
         ]
@@ -170,18 +170,19 @@ class Lens:
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None
 
-    def _view(self, name: View) -> "_View":
+    def view(self, name: View) -> "Shown":
+        """The tokens that lists of a view may show; BadOption for one that hides them all."""
         vocab = self.model.vocab
         mask = torch.from_numpy(vocab.mask(name, *self.judgement)).to(self.model.device)
         if not mask.any():
             raise BadOption(f"The view {name} hides every token of this vocabulary.")
-        return _View(
+        return Shown(
             mask,
             mask.nonzero()[:, 0],
             Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *self.judgement)),
         )
 
-    def _lists(self, place: Address, frame: str | None, view: "_View", k: int) -> list[Record]:
+    def _lists(self, place: Address, frame: str | None, view: "Shown", k: int) -> list[Record]:
         layer, role, row = locate(self.model, place)
         found = vector_set(self.model, layer, role, row, row + 1)
         if len(found.addresses) > 1:  # a lone vector among its set
@@ -189,7 +190,7 @@ class Lens:
         frames = found.frames if frame is None else tuple(f for f in (*found.frames, "paper") if f == frame)[:1]
         return [self._list(place, found, one, view, k) for one in frames]
 
-    def _list(self, place: Address, found: VectorSet, frame: str, view: "_View", k: int) -> VectorRecord:
+    def _list(self, place: Address, found: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
         rows = self.frames.rows(space_of(frame, found.side, found.reads_at))
         folded = self.frames.fold(found.vectors, frame, found.side, found.norm, found.layer)
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
@@ -210,7 +211,7 @@ class Lens:
             evidence=self._verdict(found.role, frame, place.layer),
         )
 
-    def _pairs(self, place: Address, frame: str, view: "_View", k: int, offset: int | None) -> PairRecord:
+    def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
         require_head(self.model, place)
         shift = self._offset(place.role, frame, offset if place.role == "qk" else None)
         product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
@@ -218,7 +219,8 @@ class Lens:
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
         return replace(record, evidence=self._verdict(place.role, frame, place.layer, shift))
 
-    def _poles(self, direction: Tensor, view: "_View") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
+    def poles(self, direction: Tensor, view: "Shown") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
+        """The shown tokens at both ends of a direction's scores (V,), ten each, best first."""
         mean, std = float(direction.mean()), float(direction.std())
         best = extremes(direction[view.ids][None], 10, view.ids)
         vocab = self.model.vocab
@@ -229,7 +231,9 @@ class Lens:
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class Shown:
+    """A view's tokens: as a mask (V,), as ids, and what it hides."""
+
     mask: Tensor
     ids: Tensor
     hidden: Hidden

@@ -168,6 +168,10 @@ class Model:
         stored = self._stored(what)
         return self._rows(what, self._name(stored, layer), stored)[0]
 
+    def stored_type(self, what: str, layer: int = 0) -> str:
+        """Name of the type that a canonical tensor is stored in, as its file names it (``F16``, ``Q4_1`` …)."""
+        return self.source.dtype(self._name(self._stored(what), layer))
+
     def is_vector(self, what: str) -> bool:
         """Whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
         return len(self.source.shape(self._name(self._stored(what), 0))) == 1

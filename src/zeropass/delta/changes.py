@@ -1,0 +1,135 @@
+"""The difference of two models, a canonical matrix at a time: told from rounding, measured, cut into directions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from zeropass.adapted import Adapted
+from zeropass.errors import BadModel
+from zeropass.factored import Directions, Factored, close_values
+from zeropass.model import Model
+
+__all__ = ["Change", "Comparison", "leading"]
+
+_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Types narrower than float32, as files name them, in which a copy of a model may have been rounded."""
+
+ALL_ROUNDED = 0.999
+"""A matrix is a rounded copy if at least so many of its numbers are what rounding the other's gives."""
+
+EXTRA, STEPS, SEED = 8, 4, 0
+"""Of the randomised SVD: directions more than asked for, power iterations, seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What was added to one matrix (rows, d); ``rounding`` says that it is only what another type stores."""
+
+    layer: int
+    role: str
+    added: Factored | Tensor
+    before: float
+    rounding: bool = False
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """The change as a matrix (rows, d)."""
+        return self.added if isinstance(self.added, Tensor) else self.added.left @ self.added.right.T
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of the change, float64."""
+        return float(self.dense.double().norm())
+
+    @property
+    def relative(self) -> float:
+        """Norm of the change over that of the matrix before (0 over 0 is 0)."""
+        return self.norm / self.before if self.before else 0.0
+
+    @cached_property
+    def rank(self) -> float:
+        """Effective rank (Σσ²)²/Σσ⁴, exact, from the d x d Gram matrix; 0 for no change."""
+        gram = self.dense.double().T @ self.dense.double()
+        return float(gram.trace() ** 2 / gram.square().sum()) if self.norm else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two models of one architecture; ``tuned`` is the base with something changed. Nothing is kept of what is read.
+
+    Raises BadModel, naming what differs, for models that cannot be compared.
+    """
+
+    base: Model
+    tuned: Model
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fine-tune of the base."""
+        base, tuned = self.base, self.tuned
+        if base.family.name != tuned.family.name:
+            raise BadModel(
+                f"{tuned.name} is a {tuned.family.name}, {base.name} a {base.family.name}: nothing to compare."
+            )
+        sizes = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons")
+        for size in sizes:
+            own, other = getattr(base.dims, size), getattr(tuned.dims, size)
+            if own != other:
+                raise BadModel(
+                    f"{tuned.name} is no fine-tune of {base.name}: {size} is {other}, and {own} in the base."
+                )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The matrices of a block."""
+        return (*self.base.family.ff_roles, "q", "k", "v", "o")
+
+    def changes(self, layer: int) -> Iterator[Change]:
+        """The changes of one layer's matrices; those that are equal are left out."""
+        for role in self.roles:
+            found = self.change(role, layer)
+            if found.norm:
+                yield found
+
+    def change(self, what: str, layer: int = 0) -> Change:
+        """The change of one matrix."""
+        before = self.base.matrix(what, layer)
+        length = float(before.double().norm())
+        if isinstance(self.tuned, Adapted) and (what, layer) not in self.tuned.replaced:
+            added = self.tuned.change(what, layer)
+            return Change(layer, what, torch.zeros_like(before) if added is None else added, length)
+        after = self.tuned.matrix(what, layer)
+        return Change(layer, what, after - before, length, self._rounded(what, layer, before, after))
+
+    def _rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
+        """Whether one is what storing the other in its own, narrower type gives."""
+        for model, narrow, wide in ((self.tuned, after, before), (self.base, before, after)):
+            kind = _TYPES.get(model.stored_type(what, layer))
+            if kind is not None and bool((narrow != wide).any()):
+                same = (wide.to(kind).float() == narrow).float().mean()
+                if float(same) >= ALL_ROUNDED:
+                    return True
+        return False
+
+
+def leading(change: Change, k: int) -> tuple[Directions, float]:
+    """The ``k`` strongest directions of a change, and how far their values may be off, relative to the largest.
+
+    Exact for factors (QR, then the SVD of what is r x r). For a full matrix by randomised subspace iteration (Halko,
+    Martinsson and Tropp 2011, algorithm 4.4), with the largest residual ‖Δv − σu‖ as its error: a value lies no farther
+    from a true one than that.
+    """
+    if isinstance(change.added, Factored):
+        return change.added.svd(k), 0.0
+    matrix = change.added
+    count = min(k + EXTRA, *matrix.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        left, values, right = torch.svd_lowrank(matrix, q=count, niter=STEPS)
+    residual = (matrix @ right - left * values).norm(dim=0)[:k].max()
+    residual = torch.maximum(residual, (matrix.T @ left - right * values).norm(dim=0)[:k].max())
+    close = close_values(values)[:k]
+    error = float(residual / values[0]) if float(values[0]) > 0 else 0.0
+    return Directions(values[:k], left[:, :k], right[:, :k], close), error

@@ -1,0 +1,295 @@
+"""Compares two models: where the change is, what it says, and whom it concerns; one layer in memory at a time."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from zeropass.arch.spec import FF_ROLES, Dimensions, side_of, space_of
+from zeropass.delta.changes import Change, Comparison, leading
+from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange, Standout, Watched
+from zeropass.delta.verdict import verdict
+from zeropass.frames import Frames
+from zeropass.lens import Lens
+from zeropass.model import Model
+from zeropass.statistics import blocks
+from zeropass.views import Direction, Token, TokenScore
+
+__all__ = ["across", "compare"]
+
+Progress = Callable[[str, int, int], None]
+
+DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED = 4, 20, 8, 4, 12
+"""How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors."""
+
+PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
+"""What stands at the other end of a matrix' inner side: `value` has the gate, or the key if there is none."""
+
+
+def compare(base: Model, tuned: Model, *, watch: Sequence[str] = (), progress: Progress = lambda *_: None) -> Diff:
+    """What ``tuned`` changed in ``base``: everything that `Diff` holds.
+
+    ``watch``: words whose share in the change is asked for; each of one token. Raises BadModel for models that cannot
+    be compared, UnknownWord for a word that is no token.
+    """
+    work = _Work(Comparison(base, tuned), Frames(base), [base.vocab.find(word) for word in watch])
+    for layer in range(base.dims.layers):
+        progress("comparing", layer, base.dims.layers + 1)
+        work.layer(layer)
+    progress("summing up", base.dims.layers, base.dims.layers + 1)
+    return work.finish()
+
+
+def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
+    """Vectors (rows, k) on the inner side of a role, as the rows of its partner (GQA: design.md §2)."""
+    if role in FF_ROLES or dims.group == 1:
+        return inner
+    count, width = inner.shape[1], dims.head_dim
+    if role in ("q", "o"):
+        return inner.reshape(dims.kv_heads, dims.group, width, count).sum(1).reshape(-1, count)
+    return inner.reshape(dims.kv_heads, 1, width, count).expand(-1, dims.group, -1, -1).reshape(-1, count)
+
+
+@dataclass(eq=False)
+class _Work:
+    """Running results of one comparison."""
+
+    pair: Comparison
+    frames: Frames
+    watched: list[list[int]]
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    matrices: list[MatrixChange] = field(default_factory=list)
+    watch: list[Watched] = field(default_factory=list)
+    neurons: list[tuple[float, str]] = field(default_factory=list)
+    heads: list[tuple[float, str]] = field(default_factory=list)
+    squares: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        base = self.pair.base
+        self.lens = Lens.over(self.frames)
+        # Tokens that only the fine-tune has are no part of the base's frames.
+        self.tuned = replace(self.pair.tuned, vocab=base.vocab)
+        self.view = self.lens.view("default")
+
+    def layer(self, layer: int) -> None:
+        """Take in one layer."""
+        rows: dict[str, Tensor] = {}
+        for role in self.pair.roles:
+            change = self.pair.change(role, layer)
+            counted = change.norm if not change.rounding else 0.0
+            self.squares.append((counted**2, change.before**2))
+            if not change.norm:
+                continue
+            self.matrices.append(self._matrix(change))
+            if not change.rounding:
+                scale = change.before / math.sqrt(change.dense.shape[0])
+                rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
+                self._concerned(change)
+        self._parameters(layer, rows)
+
+    def _matrix(self, change: Change) -> MatrixChange:
+        found: tuple[Direction, ...] = ()
+        error = 0.0
+        if not change.rounding:
+            directions, error = leading(change, DIRECTIONS)
+            found = tuple(
+                self._directions(change, directions.values, directions.left, directions.right, directions.close)
+            )
+        return MatrixChange(change.layer, change.role, change.relative, change.rank, change.rounding, found, error)
+
+    def _directions(
+        self, change: Change, values: Tensor, inner: Tensor, stream: Tensor, close: Tensor
+    ) -> Iterator[Direction]:
+        """Each direction in words: what is read on its left, what is written (or attended to) on its right."""
+        base, role = self.pair.base, change.role
+        partner = PARTNER.get(role) or ("gate" if "gate" in base.family.ff_roles else "key")
+        other = across(inner, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
+        first = role in ("gate", "up", "key", "q", "v")
+        sides = [(role, stream.T), (partner, other)] if first else [(partner, other), (role, stream.T)]
+        left, right = (self._scores(vectors, one, change.layer) for one, vectors in sides)
+        for n in range(len(values)):
+            if float(values[n]) <= 0:
+                continue
+            # A direction and its opposite are one; the pole that stands out more comes first.
+            sign = 1.0 if float(left[:, n].max() + left[:, n].min()) >= 0 else -1.0
+            poles = (*self._poles(sign * left[:, n]), *self._poles(sign * right[:, n]))
+            yield Direction(float(values[n]), float(values[n]) ** 2 / change.norm**2, bool(close[n]), *poles)
+
+    def _scores(self, vectors: Tensor, role: str, layer: int) -> Tensor:
+        """Scores z (V, n) of vectors of a role: what they see if they read, what they write if they write."""
+        side = side_of(role)
+        frame = "token" if side == "read" else "output"
+        folded = self._folded(vectors, role, frame, layer)
+        rows = self.frames.rows(space_of(frame, side, layer))
+        mean, std = rows.moments.of_scores(folded)
+        return (rows.matrix @ folded.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def _folded(self, vectors: Tensor, role: str, frame: str, layer: int) -> Tensor:
+        norm = "ff_norm" if role in FF_ROLES else "attn_norm"
+        return self.frames.fold(vectors, frame, side_of(role), norm, layer)
+
+    def _poles(self, scores: Tensor) -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
+        return self.lens.poles(scores, self.view)
+
+    def _concerned(self, change: Change) -> None:
+        """Add the change to what all of them do to each token: ‖ΔW r‖², every matrix with the same weight."""
+        side, layer, role = side_of(change.role), change.layer, change.role
+        frame = "token" if side == "read" else "output"
+        rows = self.frames.rows(space_of(frame, side, layer))
+        folded = self._folded(change.dense, role, frame, layer)
+        gram = folded.T @ folded
+        mean = rows.moments.mean
+        usual = float((gram.double() * (rows.moments.covariance + torch.outer(mean, mean))).sum())
+        if usual > 0:
+            whole = self.grams.setdefault(rows.space, torch.zeros_like(gram))
+            whole += gram / usual
+        if self.watched:
+            self.watch.append(self._watched(change, gram, rows.matrix))
+
+    def _watched(self, change: Change, gram: Tensor, rows: Tensor) -> Watched:
+        """The mean effect on the words against random directions, whose first two moments are known exactly."""
+        d = gram.shape[0]
+        flat = [i for word in self.watched for i in word]
+        effects = _effects(torch.nn.functional.normalize(rows[flat]), gram)
+        trace, square = float(gram.trace()), float(gram.square().sum())
+        std = math.sqrt(max(2 * (square - trace**2 / d) / (d * (d + 2)), 0.0) / len(flat))
+        draw = torch.Generator().manual_seed(change.layer)
+        picked = self.view.ids[torch.randint(len(self.view.ids), (200, len(flat)), generator=draw).to(rows.device)]
+        others = _effects(torch.nn.functional.normalize(rows[picked.flatten()]), gram).reshape(picked.shape).mean(1)
+        above = float((effects.mean() > others).float().mean())
+        return Watched(change.layer, change.role, (float(effects.mean()) - trace / d) / (std or 1.0), above)
+
+    def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
+        """Offer the layer's neurons and heads to those that changed most, relative to the others of their kind."""
+        dims = self.pair.base.dims
+        ff = [found for role, found in rows.items() if role in FF_ROLES]
+        if ff:
+            score = torch.stack(ff).sum(0).sqrt()
+            for value, row in zip(*score.topk(min(NEURONS, len(score))), strict=True):
+                _offer(self.neurons, NEURONS, float(value), f"L{layer}.ff.{int(row)}")
+        shares = []
+        for role in ("q", "k", "v", "o"):
+            if role in rows:
+                each = rows[role].reshape(-1, dims.head_dim).mean(1)
+                shares.append(each if role in ("q", "o") else each.repeat_interleave(dims.group))
+        if shares:
+            for head, value in enumerate(torch.stack(shares).sum(0).sqrt().tolist()):
+                _offer(self.heads, HEADS, value, f"L{layer}.attn.{head}")
+
+    def finish(self) -> Diff:
+        """Everything in its place."""
+        base, tuned = self.pair.base, self.pair.tuned
+        sees = self._standouts([space for space in self.grams if not space.startswith("output")])
+        writes = self._standouts([space for space in self.grams if space.startswith("output")])
+        after = Lens.over(self.frames.of(self.tuned))
+        changed, whole = (sum(part) for part in zip(*self.squares, strict=True))
+        added = tuple(map(tuned.vocab.label, _missing(tuned, base)))
+        removed = tuple(map(base.vocab.label, _missing(base, tuned)))
+        found = Diff(
+            base={"name": base.name, "sha256": base.fingerprint},
+            tuned={"name": tuned.name, "sha256": tuned.fingerprint},
+            verdict=(),
+            relative=math.sqrt(changed / whole),
+            matrices=tuple(self.matrices),
+            vectors=tuple(sorted(self._vectors(), key=_by_change)[:MOVED]),
+            embedding=self._embedding(),
+            added=added,
+            removed=removed,
+            sees=sees,
+            writes=writes,
+            neurons=self._before_and_after(self.neurons, after),
+            heads=self._before_and_after(self.heads, after),
+            watch=tuple(sorted(self.watch, key=_by_effect)),
+            method={"directions": DIRECTIONS, "hidden": self.view.hidden.count, "tokens": self.view.hidden.view},
+        )
+        return replace(found, verdict=verdict(found))
+
+    def _standouts(self, spaces: Sequence[str]) -> tuple[Standout, ...]:
+        """The shown tokens on which all changes together do most, as robust z of the logarithm."""
+        if not spaces:
+            return ()
+        total = sum(_effects(self.frames.rows(space).matrix, self.grams[space]) for space in spaces)
+        shown = torch.as_tensor(total)[self.view.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
+        middle = shown.median()
+        spread = 1.4826 * (shown - middle).abs().median()  # of a normal distribution: its standard deviation
+        z = (shown - middle) / spread if float(spread) > 0 else torch.zeros_like(shown)
+        best = z.topk(min(TOKENS, len(z)))
+        vocab = self.pair.base.vocab
+        ids = self.view.ids[best.indices].tolist()
+        return tuple(Standout(Token(i, vocab.label(i)), float(v)) for i, v in zip(ids, best.values, strict=True))
+
+    def _before_and_after(self, best: list[tuple[float, str]], after: Lens) -> tuple[ParameterChange, ...]:
+        """The lists of neurons, or the pairs of heads, as they were and as they are."""
+        places = [(value, one, one if ".ff." in one else f"{one}.vo") for value, one in sorted(best, reverse=True)]
+        return tuple(
+            ParameterChange(one, value, tuple(self.lens.explain(place, k=10)), tuple(after.explain(place, k=10)))
+            for value, one, place in places
+        )
+
+    def _vectors(self) -> Iterator[Moved]:
+        """Norm gains and biases that moved."""
+        for what, stored in self.pair.base.layout.tensors.items():
+            if not what.endswith(("norm", "bias")):
+                continue
+            for layer in range(self.pair.base.dims.layers if "{layer}" in stored.name else 1):
+                before, after = self.pair.base.vector(what, layer), self.tuned.vector(what, layer)
+                if before is not None and after is not None and not torch.equal(before, after):
+                    yield _moved(f"L{layer} {what}" if "{layer}" in stored.name else what, before, after)
+
+    def _embedding(self) -> tuple[Moved, ...]:
+        """Rows of the embedding that moved most, of the tokens that both have."""
+        base, tuned = self.pair.base, self.pair.tuned
+        theirs = {piece: i for i, piece in enumerate(tuned.vocab.pieces)}
+        own = [(i, theirs[piece]) for i, piece in enumerate(base.vocab.pieces) if piece in theirs]
+        first, second = torch.tensor(own).T
+        other = tuned.matrix("embedding").cpu()
+        best: list[tuple[float, int, Moved]] = []
+        for part in blocks(len(own), 4096):
+            before, after = base.embedding[first[part]].cpu(), other[second[part]]
+            relative = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+            for value, row in zip(*relative.topk(min(MOVED, len(relative))), strict=True):
+                if float(value) > ROUNDED:
+                    token = int(first[part][row])
+                    moved = _moved(base.vocab.label(token), before[row], after[row])
+                    best.append((float(value), -token, moved))
+        return tuple(one[2] for one in heapq.nlargest(MOVED, best))
+
+
+ROUNDED = 2**-8
+"""Rows that moved by less than bfloat16's last digit may only have been stored in another type."""
+
+
+def _effects(rows: Tensor, gram: Tensor) -> Tensor:
+    """``r G rᵀ`` of every row, block by block."""
+    return torch.cat([((rows[part] @ gram) * rows[part]).sum(1) for part in blocks(len(rows), 4096)])
+
+
+def _offer(best: list[tuple[float, str]], size: int, value: float, address: str) -> None:
+    """Keep the largest in a heap of a size."""
+    if len(best) < size:
+        heapq.heappush(best, (value, address))
+    else:
+        heapq.heappushpop(best, (value, address))
+
+
+def _missing(model: Model, other: Model) -> list[int]:
+    """Ids of the tokens that the other model does not have."""
+    known = set(other.vocab.pieces)
+    return [i for i, piece in enumerate(model.vocab.pieces) if piece not in known and not model.vocab.unused[i]]
+
+
+def _moved(name: str, before: Tensor, after: Tensor) -> Moved:
+    length = float(before.norm())
+    cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=0)
+    return Moved(name, float((after - before).norm()) / (length or 1.0), float(cosine))
+
+
+def _by_change(one: Moved) -> float:
+    return -one.relative
+
+
+def _by_effect(one: Watched) -> float:
+    return -one.effect

@@ -1,0 +1,140 @@
+"""A comparison as text for a terminal: the verdict first, then where, what and who."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange
+from zeropass.terminal import token_text
+from zeropass.views import Direction, Record, TokenScore, VectorRecord
+from zeropass.vocab import shown_text
+
+__all__ = ["render_diff"]
+
+BARS = "▁▂▃▄▅▆▇█"
+SHOWN, WORDS, LINES = 10, 5, 6
+"""How many to show: tokens of all changes, words of a list, lines of a kind."""
+
+
+def render_diff(found: Diff) -> RenderableType:
+    """The first screen of a comparison: sixty lines at most."""
+    names = Text.assemble(
+        (shown_text(str(found.base["name"])), "bold"), " → ", (shown_text(str(found.tuned["name"])), "bold")
+    )
+    parts: list[RenderableType] = [names, *(Text(line) for line in found.verdict)]
+    if any(not one.rounding for one in found.matrices):
+        parts += [Text(), *_standouts(found), Text(), _where(found), Text(), *_directions(found)]
+        parts += [Text(), _parameters(found)]
+    parts += _moved(found)
+    if found.added:
+        shown = Text(" ").join(token_text(token) for token in found.added[:SHOWN])
+        parts.append(Text.assemble(("tokens added: ", "dim"), shown))
+    if found.watch:
+        parts += [Text(), *_watch(found)]
+    return Group(*parts)
+
+
+def _standouts(found: Diff) -> Iterator[Text]:
+    for name, standouts in (("sees", found.sees), ("writes", found.writes)):
+        line = Text(f"{name:<7}", style="italic")
+        for one in standouts[:SHOWN]:
+            line.append_text(token_text(one.token.token)).append(f" {one.z:.1f}  ", style="dim")
+        yield line
+
+
+def _where(found: Diff) -> Table:
+    """A line for each role: how much each layer changed, as bars of one scale."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("role")
+    table.add_column("layer 0 … last", no_wrap=True)
+    for name in ("most", "at layer", "rank"):
+        table.add_column(name, justify="right")
+    changed = [one for one in found.matrices if not one.rounding]
+    most = max(one.relative for one in changed)
+    layers = 1 + max(one.layer for one in found.matrices)
+    for role in dict.fromkeys(one.role for one in changed):
+        own = {one.layer: one for one in changed if one.role == role}
+        top = max(own.values(), key=lambda one: one.relative)
+        bars = "".join(_bar(own[n].relative / most) if n in own else "·" for n in range(layers))
+        ranks = sorted(one.rank for one in own.values())
+        table.add_row(
+            Text(role, style="bold cyan"), bars, f"{top.relative:.2%}", str(top.layer), f"{ranks[len(ranks) // 2]:.1f}"
+        )
+    return table
+
+
+def _bar(share: float) -> str:
+    return BARS[min(int(share * len(BARS)), len(BARS) - 1)]
+
+
+def _directions(found: Diff) -> Iterator[Text]:
+    """The strongest single directions of all, relative to the matrix that they are in."""
+    yield Text("strongest directions: reads → writes (q and k: query → key); − the other pole", style="dim")
+    every = [(one.relative * math.sqrt(d.share), one, d) for one in found.matrices for d in one.directions]
+    every.sort(key=lambda found: -found[0])
+    for _, one, direction in every[:LINES]:
+        yield _direction(one, direction)
+        yield _pole("−", direction.left_bottom, direction.right_bottom)
+
+
+def _direction(one: MatrixChange, direction: Direction) -> Text:
+    near = " ≈ too close to a neighbour to mean anything alone" if direction.close else ""
+    line = Text.assemble((f"L{one.layer} ", "bold"), (one.role, "bold cyan"), (f" {direction.share:.0%}{near} ", "dim"))
+    return line.append_text(_pole("+", direction.left, direction.right))
+
+
+def _pole(sign: str, left: Sequence[TokenScore], right: Sequence[TokenScore]) -> Text:
+    line = Text("    " if sign == "−" else "").append(f"{sign} ", style="dim")
+    line.append_text(_words(left)).append(" → ", style="dim")
+    return line.append_text(_words(right))
+
+
+def _words(tokens: Sequence[TokenScore]) -> Text:
+    return Text(" ").join(token_text(one.token) for one in tokens[:WORDS])
+
+
+def _parameters(found: Diff) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("changed most", "by", "before", "after"):
+        table.add_column(name)
+    for one in (*found.neurons[:LINES], *found.heads[:2]):
+        table.add_row(Text(one.address, style="bold"), f"{one.relative:.1%}", *map(_list, _telling(one)))
+    return table
+
+
+def _telling(one: ParameterChange) -> tuple[Record, Record]:
+    """The list in which most words are new; what a neuron writes if none is."""
+    pairs = list(zip(one.before, one.after, strict=True))
+    return max(reversed(pairs), key=lambda pair: len(set(_tokens(pair[1])) - set(_tokens(pair[0]))))
+
+
+def _tokens(record: Record) -> list[str]:
+    if isinstance(record, VectorRecord):
+        return [token.token for token in record.top[:WORDS]]
+    return [f"{one.left.token}→{one.right.token}" for one in getattr(record, "pairs", ())[:WORDS]]
+
+
+def _list(record: Record) -> Text:
+    shown = Text(" ").join(token_text(token) for token in _tokens(record))
+    return Text.assemble((f"{record.role} ", "dim"), shown)
+
+
+def _moved(found: Diff) -> Iterator[Text]:
+    for name, moved in (("norms and biases moved: ", found.vectors), ("embedding rows moved: ", found.embedding)):
+        if moved:
+            yield Text(name, style="dim").append_text(Text(", ").join(map(_one_moved, moved[:LINES])))
+
+
+def _one_moved(one: Moved) -> Text:
+    return token_text(one.name).append(f" {one.relative:.2%}", style="dim")
+
+
+def _watch(found: Diff) -> Iterator[Text]:
+    yield Text("watched words: effect in deviations of random directions; above so many other words", style="dim")
+    for one in found.watch[:LINES]:
+        yield Text.assemble(
+            (f"L{one.layer} ", "bold"), (one.role, "bold cyan"), f" {one.effect:+.1f}, above {one.above:.0%}"
+        )
