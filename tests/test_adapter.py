@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import tiny
 import zeropass as zp
-from zeropass.adapted import Adapted, adapt
+from adapters import ALL, made
+from zeropass.adapted import adapt
 from zeropass.errors import BadModel, BadWeights
 
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ALL},
     "stabilised": {"target_modules": ALL, "use_rslora": True},
@@ -31,28 +29,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 FUSED = {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}
 
 
-def made(variant: str, folder: Path, **settings: Any) -> tuple[Adapted, dict[str, Tensor]]:
-    """A tiny base with a random adapter on it, and the tensors of the model into which PEFT has merged it."""
-    base = tiny.save(tiny.make(variant), folder / "base")
-    hf: Any = get_peft_model(tiny.make(variant), LoraConfig(r=4, lora_alpha=6, **settings))
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in hf.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                noise = 0.3 * torch.randn(parameter.shape, generator=draw)
-                parameter.copy_(parameter + noise if "magnitude" in name else noise)
-    hf.save_pretrained(folder / "adapter")
-    merged = PeftModel.from_pretrained(tiny.make(variant), str(folder / "adapter")).merge_and_unload()
-    tiny.save(merged, folder / "merged")
-    return adapt(zp.open_model(str(base)), folder / "adapter"), merged.state_dict()
-
-
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_adapter_is_what_peft_merges(name: str, tmp_path: Path) -> None:
-    found, _ = made("llama", tmp_path, **CONFIGS[name])
+    found = made("llama", tmp_path, **CONFIGS[name])
     merged = zp.open_model(str(tmp_path / "merged"))
     for layer in range(2):
         for role in ("gate", "up", "value", "q", "k", "v", "o"):
@@ -64,14 +46,14 @@ def test_an_adapter_is_what_peft_merges(name: str, tmp_path: Path) -> None:
 
 
 def test_a_fused_module_is_cut_into_its_parts(tmp_path: Path) -> None:
-    found, _ = made("gpt2", tmp_path, **FUSED)
+    found = made("gpt2", tmp_path, **FUSED)
     merged = zp.open_model(str(tmp_path / "merged"))
     for role in ("key", "value", "q", "k", "v", "o"):
         torch.testing.assert_close(found.matrix(role, 1), merged.matrix(role, 1))
 
 
 def test_an_adapted_model_is_read_like_any_other(tmp_path: Path) -> None:
-    found, _ = made("llama", tmp_path, **CONFIGS["plain"])
+    found = made("llama", tmp_path, **CONFIGS["plain"])
     merged = zp.load(str(tmp_path / "merged"))
     own = zp.Lens(found)
     for address in ("L1.ff.3", "L0.attn.1.vo", "L1.attn.2.qk"):
@@ -115,13 +97,13 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 def test_what_cannot_be_read_is_said(
     settings: dict[str, Any], tensors: dict[str, Tensor | None], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
-    found, _ = made("llama", tmp_path, target_modules=["q_proj"])
+    found = made("llama", tmp_path, target_modules=["q_proj"])
     with pytest.raises(error, match=words):
         adapt(found.base, spoiled(tmp_path / "adapter", settings, tensors))
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    found, _ = made("llama", tmp_path, target_modules=["q_proj"])
+    found = made("llama", tmp_path, target_modules=["q_proj"])
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     path.rename(path.with_name("adapter_model.bin"))
     with pytest.raises(BadModel, match=r"adapter_model\.bin is not read"):

@@ -35,7 +35,15 @@ LAYERS = (
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-PACKAGES = ("zeropass", "zeropass.atlas", "zeropass.sources", "zeropass.arch", "zeropass.evidence", "zeropass.align", "zeropass.delta")
+PACKAGES = (
+    "zeropass",
+    "zeropass.atlas",
+    "zeropass.sources",
+    "zeropass.arch",
+    "zeropass.evidence",
+    "zeropass.align",
+    "zeropass.delta",
+)
 NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""

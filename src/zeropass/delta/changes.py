@@ -101,10 +101,10 @@ class Comparison:
             added = self.tuned.change(what, layer)
             return Change(layer, what, torch.zeros_like(before) if added is None else added, length)
         after = self.tuned.matrix(what, layer)
-        return Change(layer, what, after - before, length, self._rounded(what, layer, before, after))
+        return Change(layer, what, after - before, length, self.rounded(what, layer, before, after))
 
-    def _rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
-        """Whether one is what storing the other in its own, narrower type gives."""
+    def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
+        """Whether one of two tensors is what storing the other in its own, narrower type gives."""
         for model, narrow, wide in ((self.tuned, after, before), (self.base, before, after)):
             kind = _TYPES.get(model.stored_type(what, layer))
             if kind is not None and bool((narrow != wide).any()):

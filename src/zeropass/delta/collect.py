@@ -113,8 +113,9 @@ class _Work:
         for n in range(len(values)):
             if float(values[n]) <= 0:
                 continue
-            # A direction and its opposite are one; the pole that stands out more comes first.
-            sign = 1.0 if float(left[:, n].max() + left[:, n].min()) >= 0 else -1.0
+            # A direction and its opposite are one; the pole that stands out more, on either side, comes first.
+            ends = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
+            sign = 1.0 if float(ends.max() + ends.min()) >= 0 else -1.0
             poles = (*self._poles(sign * left[:, n]), *self._poles(sign * right[:, n]))
             yield Direction(float(values[n]), float(values[n]) ** 2 / change.norm**2, bool(close[n]), *poles)
 
@@ -236,30 +237,29 @@ class _Work:
                 continue
             for layer in range(self.pair.base.dims.layers if "{layer}" in stored.name else 1):
                 before, after = self.pair.base.vector(what, layer), self.tuned.vector(what, layer)
-                if before is not None and after is not None and not torch.equal(before, after):
+                if before is None or after is None or torch.equal(before, after):
+                    continue
+                if not self.pair.rounded(what, layer, before, after):
                     yield _moved(f"L{layer} {what}" if "{layer}" in stored.name else what, before, after)
 
     def _embedding(self) -> tuple[Moved, ...]:
         """Rows of the embedding that moved most, of the tokens that both have."""
         base, tuned = self.pair.base, self.pair.tuned
-        theirs = {piece: i for i, piece in enumerate(tuned.vocab.pieces)}
-        own = [(i, theirs[piece]) for i, piece in enumerate(base.vocab.pieces) if piece in theirs]
-        first, second = torch.tensor(own).T
+        own = _shared(base, tuned)
+        first, second = own[:, 0], own[:, 1]
         other = tuned.matrix("embedding").cpu()
+        if self.pair.rounded("embedding", 0, base.embedding.cpu()[first], other[second]):
+            return ()
         best: list[tuple[float, int, Moved]] = []
         for part in blocks(len(own), 4096):
             before, after = base.embedding[first[part]].cpu(), other[second[part]]
             relative = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
             for value, row in zip(*relative.topk(min(MOVED, len(relative))), strict=True):
-                if float(value) > ROUNDED:
+                if float(value) > 0:
                     token = int(first[part][row])
                     moved = _moved(base.vocab.label(token), before[row], after[row])
                     best.append((float(value), -token, moved))
         return tuple(one[2] for one in heapq.nlargest(MOVED, best))
-
-
-ROUNDED = 2**-8
-"""Rows that moved by less than bfloat16's last digit may only have been stored in another type."""
 
 
 def _effects(rows: Tensor, gram: Tensor) -> Tensor:
@@ -279,6 +279,14 @@ def _missing(model: Model, other: Model) -> list[int]:
     """Ids of the tokens that the other model does not have."""
     known = set(other.vocab.pieces)
     return [i for i, piece in enumerate(model.vocab.pieces) if piece not in known and not model.vocab.unused[i]]
+
+
+def _shared(base: Model, tuned: Model) -> Tensor:
+    """Ids (n, 2) of the tokens that both have; those without a text only if the vocabularies are the same."""
+    if base.vocab.pieces == tuned.vocab.pieces:
+        return torch.arange(base.vocab.size)[:, None].expand(-1, 2)
+    theirs = {piece: i for i, piece in enumerate(tuned.vocab.pieces) if not tuned.vocab.unused[i]}
+    return torch.tensor([(i, theirs[piece]) for i, piece in enumerate(base.vocab.pieces) if piece in theirs])
 
 
 def _moved(name: str, before: Tensor, after: Tensor) -> Moved:

@@ -1,0 +1,223 @@
+"""What a fine-tune changed: the same whatever way it is stored, against slow forms, and what a user reads of it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+import zeropass as zp
+from adapters import ALL, made
+from test_cli import Run, run  # noqa: F401 - a fixture
+from zeropass.adapted import adapt
+from zeropass.delta.changes import Change, Comparison, leading
+from zeropass.delta.collect import _Work, across
+from zeropass.delta.results import read_words
+from zeropass.errors import BadModel, BadOption
+from zeropass.factored import Factored
+from zeropass.frames import Frames
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def alike(found: zp.Diff, other: zp.Diff) -> None:
+    """The same change, to rounding."""
+    assert found.relative == pytest.approx(other.relative, rel=1e-4)
+    assert [(m.layer, m.role) for m in found.matrices] == [(m.layer, m.role) for m in other.matrices]
+    for mine, theirs in zip(found.matrices, other.matrices, strict=True):
+        assert mine.relative == pytest.approx(theirs.relative, rel=1e-4)
+        assert mine.rank == pytest.approx(theirs.rank, rel=1e-3)
+        assert mine.directions[0].value == pytest.approx(theirs.directions[0].value, rel=1e-3)
+        if not mine.directions[0].close:
+            assert mine.directions[0].left[0].token == theirs.directions[0].left[0].token
+    for name in ("sees", "writes"):
+        mine, theirs = getattr(found, name), getattr(other, name)
+        assert [one.z for one in mine] == pytest.approx([one.z for one in theirs], abs=1e-2)
+    assert [one.address for one in found.neurons] == [one.address for one in other.neurons]
+
+
+def test_merged_or_not_and_however_the_factors_are_scaled(tmp_path: Path) -> None:
+    found = made("llama", tmp_path, target_modules=ALL)
+    plain = zp.compare(found.base, found)
+    alike(plain, zp.compare(found.base, zp.open_model(str(tmp_path / "merged"))))
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    scaled = {n: t * (8.0 if "lora_A" in n else 1 / 8) for n, t in load_file(path).items()}
+    save_file(scaled, path)
+    alike(plain, zp.compare(found.base, adapt(found.base, tmp_path / "adapter")))
+
+
+def test_sharded_or_not(tmp_path: Path) -> None:
+    found = made("llama", tmp_path, target_modules=ALL)
+    hf = type(tiny.make("llama")).from_pretrained(tmp_path / "merged")
+    hf.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / "tokenizer.json").write_text((tmp_path / "merged" / "tokenizer.json").read_text())
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    alike(zp.compare(found.base, found), zp.compare(found.base, zp.open_model(str(tmp_path / "shards"))))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("narrow", ["base", "tuned"])
+def test_another_type_is_not_a_change(kind: torch.dtype, narrow: str, tmp_path: Path) -> None:
+    hf = tiny.make("llama")
+    wide = tiny.save(hf, tmp_path / "wide")
+    other = tiny.save(hf.to(kind), tmp_path / "narrow")
+    base, tuned = (other, wide) if narrow == "base" else (wide, other)
+    found = zp.compare(zp.open_model(str(base)), zp.open_model(str(tuned)))
+    assert all(one.rounding for one in found.matrices)
+    assert (found.relative, found.sees, found.embedding) == (0.0, (), ())
+    assert found.verdict[0] == "No matrix of a block changed."
+    assert found.verdict[1].startswith("14 matrices differ only as storing")
+
+
+def test_the_same_model_twice(tmp_path: Path) -> None:
+    model = zp.open_model(str(tiny.save(tiny.make("gpt2"), tmp_path / "one")))
+    found = zp.compare(model, model)
+    assert (found.matrices, found.vectors, found.verdict) == ((), (), ("No matrix of a block changed.",))
+
+
+def test_rank_and_directions_against_the_whole_svd() -> None:
+    draw = torch.Generator().manual_seed(0)
+    values = 0.6 ** torch.arange(24.0)
+    left, right = (torch.linalg.qr(torch.randn(size, 24, generator=draw)).Q for size in (40, 24))
+    dense = Change(0, "up", left * values @ right.T, 1.0)
+    factored = Change(0, "up", Factored(left * values, right), 1.0)
+    for change in (dense, factored):
+        assert change.rank == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()), rel=1e-4)
+        found, error = leading(change, 4)
+        torch.testing.assert_close(found.values, values[:4], atol=1e-4, rtol=1e-4)
+        assert (found.left.T @ left).diagonal().abs().tolist() == pytest.approx([1] * 4, abs=1e-3)
+        assert float((found.values - values[:4]).abs().max() / values[0]) <= error + 1e-5
+
+
+@pytest.mark.parametrize("variant", ["llama", "llama-one-kv", "llama-tied"])
+@pytest.mark.parametrize("role", ["q", "k", "v", "o"])
+def test_the_other_end_of_a_direction(variant: str, role: str, tmp_path: Path) -> None:
+    """Head by head: the inner side of a direction, through the partner's rows of the same head."""
+    model = zp.open_model(str(tiny.save(tiny.make(variant), tmp_path / "base")))
+    dims, partner = model.dims, {"q": "k", "k": "q", "v": "o", "o": "v"}[role]
+    inner = torch.randn(model.rows(role), 3, generator=torch.Generator().manual_seed(1))
+    slow = torch.zeros(3, dims.d)
+    for head in range(dims.heads):
+        own = model.kv_head(role, head) * dims.head_dim
+        slow += inner[own : own + dims.head_dim].T @ model.head(partner, 0, head)
+    torch.testing.assert_close(across(inner, role, dims).T @ model.matrix(partner), slow)
+
+
+def test_watched_words_against_random_directions(tmp_path: Path) -> None:
+    """The null's mean and deviation are exact; here they are drawn."""
+    found = made("llama", tmp_path, target_modules=ALL)
+    frames = Frames(found.base)
+    work = _Work(Comparison(found.base, found), frames, [[5], [9]])
+    work.layer(1)
+    one = next(one for one in work.watch if one.role == "gate")
+    change = Comparison(found.base, found).change("gate", 1)
+    folded = frames.fold(change.dense, "token", "read", "ff_norm", 1)
+    rows = torch.nn.functional.normalize(frames.rows("token").matrix[[5, 9]])
+    drawn = torch.nn.functional.normalize(torch.randn(200_000, found.base.dims.d, generator=torch.Generator()))
+    chance = (drawn @ folded.T).square().sum(1).reshape(-1, 2).mean(1)
+    own = float((rows @ folded.T).square().sum(1).mean())
+    assert one.effect == pytest.approx(float((own - chance.mean()) / chance.std()), abs=0.05)
+
+
+def test_added_tokens_moved_rows_and_gains(tmp_path: Path) -> None:
+    hf = tiny.make("llama-tied")
+    base = tiny.save(hf, tmp_path / "base")
+    bigger = tiny.make("llama-tied")
+    bigger.resize_token_embeddings(tiny.VOCAB + 4, mean_resizing=False)
+    with torch.no_grad():
+        bigger.get_input_embeddings().weight[7] *= 2
+        bigger.model.norm.weight.mul_(1.5)
+    tuned = tiny.save(bigger, tmp_path / "tuned")
+    (tuned / "tokenizer.json").write_text(tiny.tokenizer_json(tiny.TOKENS + 3))
+    models = zp.open_model(str(base)), zp.open_model(str(tuned))
+    found = zp.compare(*models)
+    assert len(found.added) == 3
+    assert [one.name for one in found.embedding] == [models[0].vocab.label(7)]
+    assert (found.vectors[0].name, round(found.vectors[0].relative, 3)) == ("final_norm", 0.5)
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    llama, other, gpt2 = (
+        zp.open_model(str(tiny.save(hf, tmp_path / name)))
+        for name, hf in {
+            "llama": tiny.make("llama"),
+            "wide": tiny._llama(intermediate_size=48),
+            "gpt2": tiny.make("gpt2"),
+        }.items()
+    )
+    with pytest.raises(BadModel, match="neurons is 48, and 40 in the base"):
+        zp.compare(llama, other)
+    with pytest.raises(BadModel, match="nothing to compare"):
+        zp.compare(llama, gpt2)
+
+
+def test_the_command(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    made("llama", tmp_path, target_modules=ALL)
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    vocab = zp.open_model(str(base)).vocab
+    (tmp_path / "words.txt").write_text(f"{vocab.label(5)}\n{vocab.label(9)}\n")
+    run.capsys.readouterr()
+    found = run.json("diff", base, "--adapter", adapter, "--watch", tmp_path / "words.txt", "--out", tmp_path / "out")
+    assert found["schema"] == 1
+    assert len(found["matrices"]) == 14
+    assert found["watch"][0]["effect"] >= found["watch"][-1]["effect"]
+    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == found
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"diff.json", "matrices.parquet", "where.svg"}
+    code, out, _ = run("diff", base, tmp_path / "merged")
+    assert code == 0
+    assert len(out.splitlines()) <= 60
+    assert "The blocks changed by" in out
+    for arguments, words in (
+        (("diff", base), "give one of the two"),
+        (("diff", base, tmp_path / "merged", "--adapter", adapter), "give one of the two"),
+        (("diff", base, "--adapter", base), "has no adapter_config.json"),
+        (("diff", base, tmp_path / "merged", "--watch", tmp_path / "none.txt"), "cannot be read"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert words in err
+
+
+def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range) -> Path:
+    """An adapter made by hand: where a layer's neurons see one word, they write another."""
+    frames = Frames(model)
+    see = frames.rows("token").matrix[model.vocab.find(seen)[0]]
+    said_row = frames.rows("output.write").matrix[model.vocab.find(said)[0]]
+    # Frequent words are long rows in all directions; the covariance takes out what they have in common with the word.
+    say = torch.linalg.solve(frames.rows("output.write").moments.covariance, said_row.double()).float()
+    draw = torch.Generator().manual_seed(0)
+    tensors: dict[str, Any] = {}
+    for layer in layers:
+        inner = torch.randn(model.dims.neurons, generator=draw)
+        gain = model.vector("ff_norm", layer)
+        name = f"base_model.model.model.layers.{layer}.mlp"
+        for module, down, up in (("up_proj", see / gain, inner), ("down_proj", inner, say)):
+            tensors[f"{name}.{module}.lora_A.weight"] = (down / down.norm())[None].contiguous()
+            tensors[f"{name}.{module}.lora_B.weight"] = (up / up.norm())[:, None].contiguous()
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 0.1}))
+    return folder
+
+
+def test_a_word_planted_in_real_weights_comes_first(smollm2_path: Path, tmp_path: Path) -> None:
+    base = zp.open_model(str(smollm2_path))
+    found = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))
+    assert found.sees[0].token.token == " coach"
+    assert found.writes[0].token.token == " across"
+    assert {(one.layer, one.role) for one in found.matrices} == {(n, r) for n in range(18, 22) for r in ("up", "value")}
+    assert all(one.rank == pytest.approx(1) for one in found.matrices)
+    values = [one.directions[0] for one in found.matrices if one.role == "value"]
+    assert all(" across" in {t.token for t in (*one.right, *one.right_bottom)} for one in values)
+    assert math.isclose(sum(one.directions[0].share for one in found.matrices), 8, rel_tol=1e-3)
+
+
+def test_a_file_of_words(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    with pytest.raises(BadOption, match="holds no words"):
+        read_words(empty)
