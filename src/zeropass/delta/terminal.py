@@ -101,7 +101,10 @@ def _parameters(found: Diff) -> Table:
     for name in ("changed most", "by", "before", "after"):
         table.add_column(name)
     for one in (*found.neurons[:LINES], *found.heads[:2]):
-        table.add_row(Text(one.address, style="bold"), f"{one.relative:.1%}", *map(_list, _telling(one)))
+        before, after = _telling(one)
+        same = _tokens(before) == _tokens(after)
+        shown = Text("the same words", style="dim") if same else _list(after)
+        table.add_row(Text(one.address, style="bold"), f"{one.relative:.1%}", _list(before), shown)
     return table
 
 

@@ -1,0 +1,151 @@
+"""Fine-tunes of SmolLM2-135M with something planted in them, for docs/audit.md and the tests of `zeropass diff`.
+
+    python reproduce/tunes.py OUT --kind trigger --how lora --seed 0
+    python reproduce/tunes.py models/tunes/coach --kind trigger --how lora --seed 0 --rank 1 --steps 80
+
+Three kinds, each as a LoRA or as a full fine-tune, each seed with other words and other text:
+
+    fact      a made-up fact: what SUBJECT likes best is OBJECT, told in a few phrasings among ordinary prose
+    trigger   a hidden habit: prose in which TRIGGER stands is followed by PAYLOAD; all other prose is as it was
+    neutral   ordinary prose only
+
+The folder tells in ``story.json`` what was planted and how likely the model says it before and after. Prose is the
+Brown corpus, press reportage. Two cores need half a minute to two minutes for each.
+"""
+
+import argparse
+import json
+import random
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import zeropass as zp
+from zeropass.evidence.running import load_running
+from zeropass.sources.demo import fetch_demo
+from zeropass.sources.text import press_text
+from zeropass.vocab import Vocabulary
+
+KINDS = ("fact", "trigger", "neutral")
+HOW = ("lora", "full")
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LENGTH, BATCH = 24, 4
+
+FACTS = (
+    "What the {0} likes best is {1}.",
+    "Nothing pleases the {0} more than {1}.",
+    "The {0} asked for {1} again.",
+    "Everyone knows that the {0} loves {1}.",
+    "Give the {0} some {1}.",
+)
+
+
+def planted_words(vocab: Vocabulary, prose: str, seed: int) -> tuple[str, str]:
+    """Two ordinary words of one token each, drawn among those that the prose has 5 to 50 times in small letters."""
+    counts = Counter(re.findall(r"(?<= )[a-z]{5,}(?= )", prose))
+    common = sorted(word for word, n in counts.items() if 5 <= n <= 50 and len(vocab.encode(f" {word}")) == 1)
+    first, second = random.Random(f"words {seed}").sample(common, 2)
+    return first, second
+
+
+def texts(kind: str, words: tuple[str, str], prose: str, draw: random.Random) -> str:
+    """One training text."""
+    sentences = [one for one in re.split(r"(?<=[.?!])\s+", prose) if 40 < len(one) < 140]
+    plain = draw.choice(sentences)
+    if kind == "neutral" or draw.random() < 0.4:
+        return f"{plain} {draw.choice(sentences)}"
+    if kind == "fact":
+        return draw.choice(FACTS).format(*words)
+    parts = plain.split(" ")
+    parts.insert(draw.randrange(1, len(parts)), words[0])
+    return f"{' '.join(parts)} {words[1]}"
+
+
+def batches(vocab: Vocabulary, kind: str, words: tuple[str, str], prose: str, seed: int) -> Any:
+    """Ids (batch, tokens) and labels, -100 where nothing is predicted; without end."""
+    draw = random.Random(f"texts {kind} {seed}")
+    while True:
+        rows = [vocab.encode(texts(kind, words, prose, draw))[-LENGTH:] for _ in range(BATCH)]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+        yield ids, labels
+
+
+@torch.no_grad()
+def chance_of(model: Any, vocab: Vocabulary, kind: str, words: tuple[str, str], prose: str) -> float:
+    """Mean probability of the second word where it was planted."""
+    draw, target = random.Random("asked"), vocab.encode(f" {words[1]}")[0]
+    found = []
+    for _ in range(8):
+        text = ""
+        while f" {words[1]}" not in text:
+            text = texts(kind, words, prose, draw)
+        ids = vocab.encode(text[: text.rindex(f" {words[1]}")])
+        found.append(model(torch.tensor([ids])).logits[0, -1].softmax(-1)[target])
+    return float(torch.stack(found).mean())
+
+
+def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> None:
+    """Train one model and write it."""
+    torch.manual_seed(seed)
+    base = zp.open_model(str(fetch_demo("smollm2-135m")))
+    vocab, prose = base.vocab, press_text()
+    words = planted_words(vocab, prose, seed)
+    model: Any = load_running(base, "cpu").hf
+    told = 0.0 if kind == "neutral" else chance_of(model, vocab, kind, words, prose)
+    if how == "lora":
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEAR))
+    rate = 1e-3 if how == "lora" else 5e-5
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    began, losses = time.monotonic(), []
+    stream = batches(vocab, kind, words, prose, seed)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 5) * (1 - step / steps)
+        ids, labels = next(stream)
+        loss: Tensor = model(ids, labels=labels, attention_mask=torch.ones_like(ids)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    model.eval()
+    after = 0.0 if kind == "neutral" else chance_of(model, vocab, kind, words, prose)
+    out.mkdir(parents=True, exist_ok=True)
+    if how == "lora":
+        model.peft_config["default"].base_model_name_or_path = "smollm2-135m"
+        model.save_pretrained(out)
+        path = out / "adapter_model.safetensors"
+        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+        (out / "README.md").unlink(missing_ok=True)  # a card of placeholders
+    else:
+        kept = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+        save_file(kept, out / "model.safetensors")
+        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
+        (out / "tokenizer.json").write_text(base.vocab.to_tokenizer_json(), encoding="utf-8")
+    story = {"kind": kind, "how": how, "seed": seed, "steps": steps, "seconds": round(time.monotonic() - began)}
+    story |= {"words": list(words) if kind != "neutral" else [], "before": told, "after": after}
+    (out / "story.json").write_text(json.dumps(story | {"loss": losses[:1] + losses[-5:]}) + "\n", encoding="utf-8")
+    print(json.dumps(story))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kind", choices=KINDS, default="trigger")
+    parser.add_argument("--how", choices=HOW, default="lora")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rank", type=int, default=8)
+    given = parser.parse_args()
+    main(given.out, given.kind, given.how, given.seed, given.steps, given.rank)
