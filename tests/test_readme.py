@@ -20,7 +20,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [(page.name, found) for page in PAGES for found in fence.findall(page.read_text(encoding="utf-8"))]
 
 
-COMMANDS = [line[2:] for _, text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
+LINES = [line for _, text in blocks("console") for line in text.splitlines()]
+COMMANDS = list(dict.fromkeys(line[2:] for line in LINES if line.startswith("$ ")))
 
 
 @pytest.fixture(scope="module")
