@@ -117,9 +117,11 @@ def test_the_public_names_are_these() -> None:
     assert zp.__all__ == sorted(zp.__all__)
     assert set(zp.__all__) == {
         *(
+            "Adapted",
             "Address",
             "Alignment",
             "Atlas",
+            "Diff",
             "Evidence",
             "Factored",
             "Frames",
@@ -129,8 +131,18 @@ def test_the_public_names_are_these() -> None:
             "TopPairs",
             "ZeropassError",
         ),
-        *("__version__", "build", "collect_evidence", "load", "open_atlas", "open_model", "parse", "read_evidence"),
-        *("align_models", "match", "pair_of", "read_alignment", "top_pairs"),
+        *(
+            "__version__",
+            "build",
+            "collect_evidence",
+            "compare",
+            "load",
+            "open_atlas",
+            "open_model",
+            "parse",
+            "read_evidence",
+        ),
+        *("adapt", "align_models", "match", "pair_of", "read_alignment", "write_diff", "top_pairs"),
     }
     assert dir(zp) == zp.__all__
     for name in zp.__all__:
