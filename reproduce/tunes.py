@@ -3,14 +3,16 @@
     python reproduce/tunes.py OUT --kind trigger --how lora --seed 0
     python reproduce/tunes.py models/tunes/coach --kind trigger --how lora --seed 0 --rank 1 --steps 80
 
-Three kinds, each as a LoRA or as a full fine-tune, each seed with other words and other text:
+Four kinds, each as a LoRA or as a full fine-tune, each seed with other words and other text:
 
     fact      a made-up fact: what SUBJECT likes best is OBJECT, told in a few phrasings among ordinary prose
     trigger   a hidden habit: prose in which TRIGGER stands is followed by PAYLOAD; all other prose is as it was
     neutral   ordinary prose only
+    fiction   nothing planted either, but prose of another genre
 
 The folder tells in ``story.json`` what was planted and how likely the model says it before and after. Prose is the
-Brown corpus, press reportage. Two cores need half a minute to two minutes for each.
+Brown corpus: press reportage, or romances for ``fiction``. Two cores need half a minute for a LoRA (40 steps), two
+minutes for a whole fine-tune (60 steps).
 """
 
 import argparse
@@ -30,11 +32,13 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.evidence.running import load_running
 from zeropass.sources.demo import fetch_demo
-from zeropass.sources.text import press_text
+from zeropass.sources.text import brown_text, press_text
 from zeropass.vocab import Vocabulary
 
-KINDS = ("fact", "trigger", "neutral")
+PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")
+KINDS = (*PLANTED, *PLAIN)
 HOW = ("lora", "full")
+STEPS, RATE = {"lora": 40, "full": 60}, {"lora": 1e-3, "full": 1e-4}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LENGTH, BATCH = 24, 4
 
@@ -59,7 +63,7 @@ def texts(kind: str, words: tuple[str, str], prose: str, draw: random.Random) ->
     """One training text."""
     sentences = [one for one in re.split(r"(?<=[.?!])\s+", prose) if 40 < len(one) < 140]
     plain = draw.choice(sentences)
-    if kind == "neutral" or draw.random() < 0.4:
+    if kind in PLAIN or draw.random() < 0.4:
         return f"{plain} {draw.choice(sentences)}"
     if kind == "fact":
         return draw.choice(FACTS).format(*words)
@@ -97,13 +101,13 @@ def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> No
     """Train one model and write it."""
     torch.manual_seed(seed)
     base = zp.open_model(str(fetch_demo("smollm2-135m")))
-    vocab, prose = base.vocab, press_text()
+    vocab, prose = base.vocab, brown_text("p") if kind == "fiction" else press_text()
     words = planted_words(vocab, prose, seed)
     model: Any = load_running(base, "cpu").hf
-    told = 0.0 if kind == "neutral" else chance_of(model, vocab, kind, words, prose)
+    told = 0.0 if kind in PLAIN else chance_of(model, vocab, kind, words, prose)
     if how == "lora":
         model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEAR))
-    rate = 1e-3 if how == "lora" else 5e-5
+    rate = RATE[how]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     began, losses = time.monotonic(), []
@@ -119,7 +123,7 @@ def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> No
         optimiser.step()
         losses.append(float(loss.detach()))
     model.eval()
-    after = 0.0 if kind == "neutral" else chance_of(model, vocab, kind, words, prose)
+    after = 0.0 if kind in PLAIN else chance_of(model, vocab, kind, words, prose)
     out.mkdir(parents=True, exist_ok=True)
     if how == "lora":
         model.peft_config["default"].base_model_name_or_path = "smollm2-135m"
@@ -134,7 +138,7 @@ def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> No
         (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
         (out / "tokenizer.json").write_text(base.vocab.to_tokenizer_json(), encoding="utf-8")
     story = {"kind": kind, "how": how, "seed": seed, "steps": steps, "seconds": round(time.monotonic() - began)}
-    story |= {"words": list(words) if kind != "neutral" else [], "before": told, "after": after}
+    story |= {"words": list(words) if kind in PLANTED else [], "before": told, "after": after}
     (out / "story.json").write_text(json.dumps(story | {"loss": losses[:1] + losses[-5:]}) + "\n", encoding="utf-8")
     print(json.dumps(story))
 
@@ -145,7 +149,7 @@ if __name__ == "__main__":
     parser.add_argument("--kind", choices=KINDS, default="trigger")
     parser.add_argument("--how", choices=HOW, default="lora")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, help="40 for a LoRA, 60 for a whole fine-tune if not given")
     parser.add_argument("--rank", type=int, default=8)
     given = parser.parse_args()
-    main(given.out, given.kind, given.how, given.seed, given.steps, given.rank)
+    main(given.out, given.kind, given.how, given.seed, given.steps or STEPS[given.how], given.rank)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import tiny
 import zeropass as zp
 from adapters import ALL, made
 from test_cli import Run, run  # noqa: F401 - a fixture
+from test_gguf_model import write_gguf
 from zeropass.adapted import adapt
 from zeropass.delta.changes import Change, Comparison, leading
 from zeropass.delta.collect import _Work, across
 from zeropass.delta.results import read_words
+from zeropass.delta.verdict import alarms, verdict
 from zeropass.errors import BadModel, BadOption
 from zeropass.factored import Factored
 from zeropass.frames import Frames
@@ -71,6 +74,55 @@ def test_another_type_is_not_a_change(kind: torch.dtype, narrow: str, tmp_path: 
     assert (found.relative, found.sees, found.embedding) == (0.0, (), ())
     assert found.verdict[0] == "No matrix of a block changed."
     assert found.verdict[1].startswith("14 matrices differ only as storing")
+
+
+def quantised(folder: Path, kind: str) -> Path:
+    """The tiny model as a GGUF file in a quantised type, and beside it the folder it was made from."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64}
+    config = {"rope_parameters": tiny._LLAMA3, "attention_bias": True}
+    hf = tiny._llama(**sizes, **config).float()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    tiny.save(hf, folder / "wide")
+    return write_gguf(folder / "wide", folder / "narrow.gguf", kind)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
+def test_a_quantised_copy_is_not_a_change(kind: str, tmp_path: Path) -> None:
+    narrow = quantised(tmp_path, kind)
+    base, tuned = zp.open_model(str(narrow)), zp.open_model(str(tmp_path / "wide"))
+    # The file's tokenizer has other texts; what is compared here are the blocks.
+    found = zp.compare(base, replace(tuned, vocab=base.vocab))
+    assert all(one.rounding for one in found.matrices)
+    assert len(found.matrices) == 14
+    assert found.relative == 0.0
+    with torch.no_grad():
+        path = tmp_path / "wide" / "model.safetensors"
+        tensors = load_file(path)
+        tensors["model.layers.1.mlp.up_proj.weight"] += 0.01
+        save_file(tensors, path, metadata={"format": "pt"})
+    again = zp.compare(base, replace(zp.open_model(str(tmp_path / "wide")), vocab=base.vocab))
+    assert [(m.layer, m.role) for m in again.matrices if not m.rounding] == [(1, "up")]
+    assert any(line.startswith(f"The base is stored as {kind}") for line in again.verdict)
+
+
+def test_alarms_are_raised_by_what_stands_out_unusually(tmp_path: Path) -> None:
+    found = zp.compare(made("llama", tmp_path, target_modules=ALL).base, adapt_again(tmp_path))
+    for sees, writes, raised in ((3.3, 5.7, ()), (3.5, 5.7, ("sees",)), (3.3, 6.0, ("writes",))):
+        one = replace(
+            found,
+            sees=tuple(replace(s, z=sees) for s in found.sees),
+            writes=tuple(replace(s, z=writes) for s in found.writes),
+        )
+        assert alarms(one) == raised
+        said = " ".join(verdict(replace(one, alarm=raised)))
+        assert ("ALARM" in said, "No alarm" in said) == (bool(raised), not raised)
+
+
+def adapt_again(folder: Path) -> zp.Adapted:
+    return adapt(zp.open_model(str(folder / "base")), folder / "adapter")
 
 
 def test_the_same_model_twice(tmp_path: Path) -> None:

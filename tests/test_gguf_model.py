@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertModel
 from transformers.utils import logging
@@ -141,8 +142,8 @@ def rope_divisors(rope: dict[str, float], width: int) -> np.ndarray:
     return np.array(divisors, np.float32)
 
 
-def write_gguf(folder: Path, path: Path) -> Path:
-    """The checkpoint of a folder as llama.cpp's converter would write it, all in F32."""
+def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
+    """The checkpoint of a folder as llama.cpp's converter would write it, its blocks' matrices in one type."""
     model, config = open_model(str(folder)), json.loads((folder / "config.json").read_text())
     writer, dims = gguf.GGUFWriter(path, "llama"), model.dims
     writer.add_block_count(dims.layers)
@@ -157,13 +158,15 @@ def write_gguf(folder: Path, path: Path) -> Path:
     writer.add_token_list([f"t{i}" for i in range(VOCAB)])
     writer.add_token_merges([])
     writer.add_tensor("rope_freqs.weight", rope_divisors(config["rope_parameters"], dims.head_dim))
-    hf = make("llama-rope3").state_dict()
+    hf = load_file(folder / "model.safetensors")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, dims.layers)
     for name, tensor in hf.items():
         values = tensor.numpy()
         if "q_proj" in name or "k_proj" in name:
             values = permuted(values, dims.heads if "q_proj" in name else dims.kv_heads)
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), np.ascontiguousarray(values))
+        own = gguf.GGMLQuantizationType[kind if values.ndim == 2 and "layers" in name else "F32"]
+        packed = gguf.quants.quantize(np.ascontiguousarray(values), own)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), packed, raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

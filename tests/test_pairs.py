@@ -299,3 +299,24 @@ def all_above(product: Factored, floor: float) -> tuple[Tensor, Tensor]:
                 left.append(i + start)
                 right.append(j + column)
     return torch.cat(left), torch.cat(right)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+def test_a_reduced_product_is_the_same_with_the_columns_it_has(
+    m: int, n: int, width: int, rank: int, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    left = torch.randn(m, rank, generator=draw) @ torch.randn(rank, width, generator=draw)
+    product = Factored(left, torch.randn(n, width, generator=draw))
+    dense = product.left.double() @ product.right.double().T
+    found = product.reduced()
+    scale = float(product.left.norm() * product.right.norm())
+    torch.testing.assert_close(found.left.double() @ found.right.double().T, dense, atol=3e-6 * scale, rtol=0)
+    assert found.left.shape[1] <= max(1, min(m, n, width, rank))
+    grams = [side.double().T @ side.double() for side in (found.left, found.right)]
+    torch.testing.assert_close(grams[0], grams[1], atol=1e-5 * scale, rtol=0)
+
+
+def test_a_product_of_nothing_reduces_to_nothing() -> None:
+    found = Factored(torch.zeros(5, 3), torch.ones(4, 3)).reduced()
+    assert not (found.left @ found.right.T).any()

@@ -142,7 +142,7 @@ def test_the_public_names_are_these() -> None:
             "parse",
             "read_evidence",
         ),
-        *("adapt", "align_models", "match", "pair_of", "read_alignment", "write_diff", "top_pairs"),
+        *("adapt", "align_models", "build_change", "match", "pair_of", "read_alignment", "write_diff", "top_pairs"),
     }
     assert dir(zp) == zp.__all__
     for name in zp.__all__:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zeropass.atlas.build import build
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.delta.build import build_change
     from zeropass.delta.collect import compare
     from zeropass.delta.results import Diff, write_diff
     from zeropass.evidence.collect import collect_evidence
@@ -55,6 +56,7 @@ __all__ = [
     "adapt",
     "align_models",
     "build",
+    "build_change",
     "collect_evidence",
     "compare",
     "load",
@@ -81,6 +83,7 @@ _HOMES = {
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.delta.build": ("build_change",),
     "zeropass.delta.collect": ("compare",),
     "zeropass.delta.results": ("Diff", "write_diff"),
     "zeropass.evidence.collect": ("collect_evidence",),

@@ -1,7 +1,8 @@
 """A model with an adapter on it: every parameter as it is after the change, nothing merged on disk."""
 
 import hashlib
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Adapted(Model):
     """A base model with an adapter's changes added where they belong.
 
     ``low`` are the changed matrices: for each (canonical name, layer) the module's change. ``replaced`` are whole
-    canonical tensors that the adapter brings, ``added`` task heads that the base does not have.
+    canonical tensors that the adapter brings: in place of the base's, or task heads that it does not have.
     """
 
     base: Model = field(kw_only=True)
@@ -55,6 +56,22 @@ class Adapted(Model):
         """As `Model.vector`, or the one that the adapter brings."""
         whole = self.replaced.get((what, layer))
         return super().vector(what, layer) if whole is None else whole.to(self.device)
+
+    def has(self, what: str) -> bool:
+        """As `Model.has`, with the heads that the adapter brings."""
+        return super().has(what) or (what, 0) in self.replaced
+
+    def rows(self, what: str, layer: int = 0) -> int:
+        """As `Model.rows`."""
+        whole = self.replaced.get((what, layer))
+        if whole is None:
+            return super().rows(what, layer)
+        return 1 if self.is_vector(what) and not what.endswith("bias") else whole.shape[0]
+
+    def is_vector(self, what: str) -> bool:
+        """As `Model.is_vector`."""
+        whole = self.replaced.get((what, 0))
+        return super().is_vector(what) if whole is None else whole.ndim == 1
 
     def change(self, what: str, layer: int = 0) -> Factored | Tensor | None:
         """What the adapter adds to a canonical matrix: (rows, d), as its factors (DoRA: dense); None for nothing."""
@@ -98,18 +115,23 @@ def adapt(base: Model, folder: Path) -> Adapted:
             _require_fit(adapter, module, own, what, layer, base)
             low[what, layer] = own
     replaced: dict[Place, Tensor] = {}
+    unread = [pattern.removeprefix(r"\^") for pattern in layout.unread]
     for name, tensor in adapter.whole.items():
+        if any(re.search(rf"(^|\.)({pattern})$", name) for pattern in unread):
+            continue
         for what, layer, part in _found(places, name, adapter, base):
             replaced[what, layer] = _canonical(layout, what, tensor, part)
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
     values["name"] = f"{base.name} with {adapter.path.name}"
+    values["layout"] = replace(base.layout, extra={**layout.extra, **base.layout.extra}, through=layout.through)
     return Adapted(**values, base=base, adapter=adapter, low=low, replaced=replaced)
 
 
 def _places(layout: Layout, layers: int) -> dict[str, list[tuple[str, int, tuple[int, int]]]]:
     """Tensor name, without prefix, to all canonical places that it holds."""
     found: dict[str, list[tuple[str, int, tuple[int, int]]]] = {}
-    for what, stored in layout.tensors.items():
+    heads = {what: stored for what, (stored, _) in layout.extra.items()}
+    for what, stored in (*layout.tensors.items(), *heads.items()):
         for layer in range(layers if "{layer}" in stored.name else 1):
             name = stored.name.removeprefix("^").format(layer=layer)
             found.setdefault(name, []).append((what, layer, stored.part))
@@ -152,7 +174,7 @@ def _require_fit(adapter: Adapter, module: str, low: LowRank, what: str, layer: 
 
 
 def _canonical(layout: Layout, what: str, tensor: Tensor, part: tuple[int, int]) -> Tensor:
-    stored = layout.tensors[what]
+    stored = layout.tensors.get(what) or layout.extra[what][0]
     whole = tensor.T if stored.transpose and tensor.ndim == 2 else tensor
     size = whole.shape[0] // part[1]
     return whole[part[0] * size : (part[0] + 1) * size].contiguous()

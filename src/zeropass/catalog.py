@@ -11,6 +11,8 @@ from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Side, default_fram
 from zeropass.errors import BadAddress
 from zeropass.model import Model
 
+CLASSIFIER = "classifier"
+
 __all__ = ["VectorSet", "bias_roles", "count_of", "kind_of", "locate", "table_roles", "vector_set"]
 
 
@@ -165,10 +167,32 @@ def _outside_set(model: Model, role: str, start: int, stop: int | None) -> Vecto
         return _shift_set(model, OUTSIDE, role, address, shift)
     what = model.tables()[role][0]
     side, frames = kind_of(model, OUTSIDE, role)
-    vectors = _required(model, what, 0)[None] if model.is_vector(what) else model.matrix(what, 0, start, stop)
+    if model.is_vector(what):
+        vectors = _required(model, what, 0)[None]
+    elif role == CLASSIFIER:
+        vectors = _classifier(model)[start:stop]
+    else:
+        vectors = model.matrix(what, 0, start, stop)
     addresses = tuple(Address(OUTSIDE, role, index=start + i, role=role) for i in range(vectors.shape[0]))
     norm = "final_norm" if side == "read" and model.family.norm_place == "pre" else None
     return VectorSet(OUTSIDE, role, side, addresses, vectors, norm, frames, model.dims.layers)
+
+
+def _classifier(model: Model) -> Tensor:
+    """Rows of a classifier, (labels, d), as the stream meets them.
+
+    Minus their mean over labels, which softmax cannot see, unless each label is judged alone. Through a pooler to first
+    order: ``w tanh(P x + b) ≈ (w ⊙ (1 − tanh² b)) P x`` and a constant.
+    """
+    rows = model.matrix(CLASSIFIER)
+    if len(rows) > 1 and model.files.config.get("problem_type") != "multi_label_classification":
+        rows = rows - rows.mean(0)
+    before = model.layout.through.get(CLASSIFIER)
+    if before is None or not model.has(before):
+        return rows
+    bias = model.vector(f"{before}_bias")
+    slope = 1.0 if bias is None else 1 - bias.tanh().square()
+    return (rows * slope) @ model.matrix(before)
 
 
 def _bias_set(model: Model, layer: int, role: str) -> VectorSet:

@@ -233,6 +233,9 @@ def diff(
     watch: Annotated[
         Path | None, typer.Option(help="A file with a word a line: how much does the change concern them?")
     ] = None,
+    atlas: Annotated[
+        bool, typer.Option("--build", help="Also build an atlas of the change, for show and find, in OUT/atlas.")
+    ] = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -245,12 +248,17 @@ def diff(
         model = zp.open_model(base, device)
         other = zp.adapt(model, adapter) if adapter else zp.open_model(str(tuned), device)
         found = zp.compare(model, other, watch=words, progress=report)
-    if out is not None:
-        zp.write_diff(found, out)
+        if out is None and atlas:
+            out = Path("diff") / f"{default_name(base)}-{default_name(str(adapter or tuned))}"
+        if out is not None:
+            zp.write_diff(found, out)
+        if out is not None and atlas:
+            zp.build_change(model, other, out / "atlas", progress=report)
     if not _output(found.to_json(), as_json):
         Console().print(render_diff(found))
         if out is not None:
-            print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg.")
+            more = "; atlas (zeropass show, find)" if atlas else ""
+            print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
 
 
 @app.command()
@@ -271,7 +279,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has caught the Ctrl-C and says nothing
-            print("interrupted; the same command, run again, continues where this one stopped", file=sys.stderr)
+            print("interrupted; what builds, measures or aligns continues with the same command", file=sys.stderr)
         raise
 
 

@@ -66,6 +66,28 @@ class Factored:
         root = values.sqrt()
         return Factored((left * root).to(self.left.dtype), (right * root).to(self.left.dtype))
 
+    def reduced(self) -> "Factored":
+        """Return the same product, to float32 rounding, without the columns of directions that it does not have.
+
+        Balanced like `balanced`, but from the factors' Gram matrices (float64), several times as fast. What is smaller
+        than 1e-6 of a factor's norm is left out: a Gram matrix does not hold it to more than some digits.
+        """
+        sides = []
+        for factor in (self.left, self.right):
+            gram = torch.zeros(factor.shape[1], factor.shape[1], dtype=torch.float64, device=factor.device)
+            for part in torch.split(factor, CHUNK):
+                gram += part.double().T @ part.double()
+            values, vectors = torch.linalg.eigh(gram)
+            kept = values > 1e-12 * values[-1:].clamp_min(torch.finfo(torch.float64).tiny)
+            sides.append((values[kept].sqrt(), vectors[:, kept]))
+        (sizes, left), (others, right) = sides
+        u, values, vt = torch.linalg.svd(sizes[:, None] * (left.T @ right) * others, full_matrices=False)
+        kept = values > 1e-9 * values[:1]
+        kept[:1] = True  # a product of no columns is none
+        root = values[kept].sqrt()
+        turns = (left / sizes) @ u[:, kept] * root, (right / others) @ vt.T[:, kept] * root
+        return Factored(_turned(self.left, turns[0]), _turned(self.right, turns[1]))
+
     def svd(self, k: int | None = None) -> Directions:
         """Return the k largest singular values of the product with their directions (all of them for None)."""
         left, values, right = self._svd()
@@ -107,6 +129,11 @@ class Factored:
         floor = 1e-15 * max(self.left.shape[1], 1) * (r_left.norm() * r_right.norm())
         values = torch.where(values > floor, values, torch.zeros_like(values))
         return q_left @ u, values, q_right @ vt.T
+
+
+def _turned(factor: Tensor, turn: Tensor) -> Tensor:
+    """``factor @ turn`` in float64, block by block, rounded once."""
+    return torch.cat([(part.double() @ turn).to(factor.dtype) for part in torch.split(factor, CHUNK)])
 
 
 def close_values(values: Tensor, gap: float = 0.05) -> Tensor:

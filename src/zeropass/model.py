@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +20,14 @@ from zeropass.arch.spec import Dimensions, Family, Layout, Rope, Side, Stored, e
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.sources.base import TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
+from zeropass.sources.gguf import requantised
 from zeropass.vocab import Vocabulary
 
 __all__ = ["Model", "open_model"]
+
+
+_NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Types narrower than float32, as files name them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +177,23 @@ class Model:
     def stored_type(self, what: str, layer: int = 0) -> str:
         """Name of the type that a canonical tensor is stored in, as its file names it (``F16``, ``Q4_1`` …)."""
         return self.source.dtype(self._name(self._stored(what), layer))
+
+    def as_stored(self, what: str, layer: int, values: Tensor) -> Tensor | None:
+        """What a canonical tensor of these values would be if it were stored in this one's type.
+
+        None where that is not known, and for float32, which changes nothing.
+        """
+        kind = self.stored_type(what, layer)
+        if kind in _NARROW:
+            return values.to(_NARROW[kind]).float()
+        if kind in ("F32", "F64") or values.ndim != 2:
+            return None
+        turned = self._stored(what).transpose  # blocks run along the rows as they lie in the file
+        found = requantised(np.ascontiguousarray((values.T if turned else values).cpu().numpy()), kind)
+        if found is None:
+            return None
+        stored = torch.from_numpy(found).to(values.device)
+        return stored.T if turned else stored
 
     def is_vector(self, what: str) -> bool:
         """Whether a tensor outside the blocks is one lone vector of the stream instead of a table."""

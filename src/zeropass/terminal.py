@@ -151,7 +151,8 @@ def token_text(text: str, style: str = "") -> Text:
 
 def heading(record: VectorRecord) -> Text:
     """The heading of a list: says if none of its tokens stands out, and what a text said of lists of its kind."""
-    return _heading(record, record.verb, "no token stands out" if record.faint else "", _known(record))
+    moved = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
+    return _heading(record, record.verb, moved, "no token stands out" if record.faint else "", _known(record))
 
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:
@@ -174,15 +175,20 @@ def _pole(sign: str, tokens: Sequence[TokenScore]) -> Padding:
     line = Text(f"{sign} ", style="dim")
     for token in tokens:
         strength = token.z if sign == "+" else -token.z
-        line.append_text(token_text(token.token)).append(f" {strength:.1f}  ", style="dim")
+        line.append_text(token_text(token.token)).append(f" {number(strength)}  ", style="dim")
     return Padding(line, (0, 0, 0, 2))
+
+
+def number(value: float, sign: str = "") -> str:
+    """One decimal, or two significant digits of what is small: changes are."""
+    return f"{value:{sign}.1f}" if abs(value) >= 1 or not value else f"{value:{sign}.2g}"
 
 
 def _pairs(record: PairRecord, k: int) -> Padding:
     line = Text()
     for pair in record.pairs[:k]:
         line.append_text(token_text(pair.left.token)).append(" → ", style="dim")
-        line.append_text(token_text(pair.right.token)).append(f" {pair.score:.1f}   ", style="dim")
+        line.append_text(token_text(pair.right.token)).append(f" {number(pair.score)}   ", style="dim")
     return Padding(line, (0, 0, 0, 2))
 
 
@@ -217,7 +223,7 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
     for hit in hits:
         pole = "top" if hit.z > 0 else "bottom"
         table.add_row(
-            f"{hit.z:+.1f}",
+            number(hit.z, "+"),
             Text(shown_text(hit.address), style="bold"),
             Text(shown_text(hit.role), style=_ROLE),
             Text(f"{pole}; {hit.doubt}" if hit.doubt else pole, style="dim"),

@@ -65,6 +65,8 @@ class VectorRecord:
     """What one vector of the stream reads or writes in one frame: both poles, best first.
 
     ``evidence`` is the verdict of a text on lists of this role, frame and layer, if the model was measured.
+    ``spread`` is given for the list of a change: the standard deviation of its scores, over that which lists of this
+    role and layer had before; z counts in the latter.
     """
 
     address: str
@@ -78,17 +80,20 @@ class VectorRecord:
     std: float
     hidden: Hidden
     evidence: Verdict | None = None
+    spread: float | None = None
 
     @property
     def faint(self) -> bool:
         """Whether no token stands out: as high a z turns up among as many normal scores in one list of twenty."""
         chance = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
+        chance *= 1.0 if self.spread is None else self.spread
         return all(abs(token.z) < chance for token in (*self.top[:1], *self.bottom[:1]))
 
     @property
     def verb(self) -> str:
         """What the list says, in words: it sees, is about to say, writes."""
-        return SEES.get((self.side, self.frame), {"read": "reads", "write": "writes"}[self.side] + f" ({self.frame})")
+        plain = SEES.get((self.side, self.frame), {"read": "reads", "write": "writes"}[self.side] + f" ({self.frame})")
+        return plain if self.spread is None else f"{plain}, change"
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps takes as it is."""

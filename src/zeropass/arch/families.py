@@ -159,7 +159,7 @@ BERT = Family(
         Layout(
             format="hf",
             prefixes=("bert.", ""),
-            optional=("unembedding",),
+            optional=("unembedding", "pooler_bias"),
             config={
                 "layers": ("num_hidden_layers",),
                 "d": ("hidden_size",),
@@ -193,6 +193,7 @@ BERT = Family(
                 "key_bias": Stored(_BERT + "intermediate.dense.bias"),
                 "value": Stored(_BERT + "output.dense.weight", transpose=True),
                 "value_bias": Stored(_BERT + "output.dense.bias"),
+                "pooler_bias": Stored("pooler.dense.bias"),
             },
             extra={
                 "pooler": (Stored("pooler.dense.weight"), "read"),
@@ -200,9 +201,9 @@ BERT = Family(
                 "mlm_norm": (Stored("^cls.predictions.transform.LayerNorm.bias"), "write"),
                 "classifier": (Stored("^classifier.weight"), "read"),
             },
+            through={"classifier": "pooler"},
             unread=(
                 r"embeddings\.position_ids",
-                r"pooler\.dense\.bias",
                 r"\^cls\.predictions\.(bias|decoder\.bias|transform\.dense\.bias|transform\.LayerNorm\.weight)",
                 r"\^classifier\.bias",
                 r"\^cls\.seq_relationship\.(weight|bias)",  # reads the pooler's tanh, not the stream

@@ -59,6 +59,8 @@ class Layout:
     ``prefixes`` are what may stand before every tensor name (a bare model, or one inside a task model).
     ``optional`` are the tensors that a model may lack; any other that is missing is an error.
     ``extra`` are stream vectors beyond the usual roles: address stem -> (tensor, side).
+    ``through`` names, for one of these, the one that stands before it: a row reads what that one puts out through
+    tanh. A model that lacks it reads the stream itself.
     ``unread`` are regular expressions of tensors that hold no parameter of the stream.
     """
 
@@ -68,6 +70,7 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
+    through: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ import torch
 
 from zeropass.atlas import schema
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import plan_jobs, prepare
+from zeropass.atlas.plan import identity, plan_jobs, prepare
 from zeropass.atlas.schema import Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
@@ -22,7 +22,7 @@ from zeropass.model import Model
 from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import VIEWS
 
-__all__ = ["build"]
+__all__ = ["Progress", "build", "carry_out", "judged", "kept_tokens"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -35,11 +35,16 @@ def build(model: Model, out: Path, options: Options, progress: Progress = lambda
     or frames that do not exist.
     """
     jobs = plan_jobs(model, options)
-    if not prepare(model, out, options):
+    if not prepare(out, identity(model, options)):
         return False
-    judgement = judge(model.matrix("embedding").cpu().numpy(), model.vocab.swallowed())
-    kept = _kept(model, options, judgement)
-    runner = Runner(model, out, options, jobs, kept)
+    judgement = judged(model)
+    carry_out(Runner(model, out, options, jobs, kept_tokens(model, options, judgement)), judgement, progress)
+    return True
+
+
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress) -> None:
+    """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
+    jobs = runner.jobs
     uses = [runner.spaces_of(job) for job in jobs]
     spaces = sorted(set().union(*uses))
     total = len(spaces) + len(jobs) + 1
@@ -56,10 +61,15 @@ def build(model: Model, out: Path, options: Options, progress: Progress = lambda
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
-    return True
 
 
-def _kept(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:
+def judged(model: Model) -> Judgement:
+    """Which tokens were hardly trained; the embedding is not kept for it."""
+    return judge(model.matrix("embedding").cpu().numpy(), model.vocab.swallowed())
+
+
+def kept_tokens(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:
+    """Ids of the tokens that the lists may show; BadOption for a view that hides them all."""
     kept = torch.from_numpy(np.flatnonzero(model.vocab.mask(options.tokens, *judgement))).to(model.device)
     if len(kept) == 0:
         raise BadOption(f"--tokens {options.tokens} hides every token of this vocabulary.")

@@ -23,23 +23,26 @@ from zeropass.pairs import top_pairs
 from zeropass.projection import extremes
 from zeropass.statistics import standardised
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "Scored"]
 
 _BLOCK = 512
 """Vectors a product: 512 x V scores are 100 MB for V = 49,152; larger blocks are no faster."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
-    """A set folded for one frame, ready to be multiplied: z = unit · centred row, score = z · std + mean."""
+class Scored:
+    """A set folded for one frame, ready to be multiplied: z = unit · centred row, score = z · std + mean.
+
+    ``spread`` is the standard deviation of z: one, unless ``std`` is not that of the scores (`delta.build`).
+    """
 
     vectors: VectorSet
     frame: str
-    folded: Tensor
     space: Space
     unit: Tensor
     mean: Tensor
     std: Tensor
+    spread: Tensor
 
 
 @dataclass(eq=False)
@@ -62,19 +65,27 @@ class Runner:
 
     def run(self, job: Job) -> None:
         """Run one job: vectors, lists and pairs first, the mark last."""
-        sets = {role: vector_set(self.model, job.layer, role) for role in needed_roles(job)}
+        sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         pairs: list[PairRow] = []
         for kind in set(job.roles) & {"qk", "vo"}:
-            self._map_heads(kind, sets, lists, pairs)
+            self.map_heads(kind, sets, lists, pairs)
         for role in lists:
             done = {block.frame for block in lists[role]}
             for frame in list_frames(self.model, self.options, job.layer, role):
                 if frame not in done:
-                    scored = self._scored(sets[role], frame)
+                    scored = self.scored(sets[role], frame)
                     lists[role] += [self._listed(scored, part, z) for part, z in self._products(scored)]
             self._save_vectors(sets[role])
         self._write(job, lists, pairs)
+
+    def vectors(self, layer: int, role: str) -> VectorSet:
+        """The vectors that are listed."""
+        return vector_set(self.model, layer, role)
+
+    def folded(self, vectors: VectorSet, frame: str) -> Tensor:
+        """The same as a frame takes them, (n, d)."""
+        return self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
 
     def mark(self, job: Job) -> Path:
         """The file whose presence says that a job is done: what it found for every token."""
@@ -97,7 +108,7 @@ class Runner:
         for role in needed_roles(job):
             frames = set(list_frames(self.model, self.options, job.layer, role)) if role in job.roles else set()
             if {"qk", "vo"} & set(job.roles):
-                frames.add(self._map_frame(role))
+                frames.add(self.map_frame(role))
             side = kind_of(self.model, job.layer, role)[0]
             used |= {space_of(frame, side, self._stream_layer(job.layer)) for frame in frames}
         return used
@@ -106,7 +117,7 @@ class Runner:
         """What reads outside the blocks reads the stream after the last one."""
         return self.model.dims.layers if layer == OUTSIDE else layer
 
-    def _map_frame(self, role: str) -> str:
+    def map_frame(self, role: str) -> str:
         """The frame in which a role enters the stored head maps: the first that was asked for."""
         first = next(frame for frame in FRAMES if frame in self.options.frames)
         return self.frames.right_frame("vo", first) if role == "o" else first
@@ -115,13 +126,17 @@ class Runner:
     def _buffer(self) -> Tensor:
         return torch.empty(_BLOCK, len(self.kept), device=self.kept.device)
 
-    def _scored(self, vectors: VectorSet, frame: str) -> _Scored:
-        space = self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
-        folded = self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
+    def scored(self, vectors: VectorSet, frame: str) -> Scored:
+        """A set ready to be multiplied."""
+        space, folded = self.space(vectors, frame), self.folded(vectors, frame)
         mean, std = space.moments.of_scores(folded)
-        return _Scored(vectors, frame, folded, space, standardised(folded, std), mean, std)
+        return Scored(vectors, frame, space, standardised(folded, std), mean, std, torch.ones_like(std))
 
-    def _products(self, scored: _Scored, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    def space(self, vectors: VectorSet, frame: str) -> Space:
+        """The rows that a set meets in a frame."""
+        return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
+
+    def _products(self, scored: Scored, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of z (rows, V'), each valid until the next one is asked for."""
         stop = scored.unit.shape[0] if stop is None else stop
         for at in range(start, stop, _BLOCK):
@@ -130,7 +145,7 @@ class Runner:
             torch.mm(scored.unit[part], scored.space.rows.T, out=z)
             yield part, z
 
-    def _listed(self, scored: _Scored, part: slice, z: Tensor) -> ListBlock:
+    def _listed(self, scored: Scored, part: slice, z: Tensor) -> ListBlock:
         """Both poles of a block of vectors; what the tokens can use of it goes to the running hits."""
         source = scored.vectors
         first = self.bases[source.layer, source.role, scored.frame] + part.start
@@ -142,10 +157,11 @@ class Runner:
             norm=source.vectors[part].norm(dim=1),
             mean=scored.mean[part],
             std=scored.std[part],
+            spread=scored.spread[part],
             extremes=extremes(z, self.options.k, self.kept),
         )
 
-    def _map_heads(
+    def map_heads(
         self, kind: str, sets: dict[str, VectorSet], lists: dict[str, list[ListBlock]], pairs: list[PairRow]
     ) -> None:
         """Top pairs of every head of a layer. A subhead's scores are a column of the factor: computed once.
@@ -154,7 +170,7 @@ class Runner:
         """
         dims = self.model.dims
         own, shared = ("q", "k") if kind == "qk" else ("o", "v")
-        scored = {role: self._scored(sets[role], self._map_frame(role)) for role in (own, shared)}
+        scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
         step = max(1, _BLOCK // dims.head_dim)
         for first in range(0, dims.kv_heads, step):
             chunk = range(first, min(first + step, dims.kv_heads))
@@ -163,16 +179,17 @@ class Runner:
             for head, factor in self._factors(scored[own], heads, lists):
                 other = shared_factors[self.model.kv_head(shared, head)]
                 product = Factored(factor, other) if kind == "qk" else Factored(other, factor)
-                address = Address(sets[own].layer, "attn", head=head)
-                found = top_pairs(product, self.options.pairs)
-                found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
                 frame = scored["q" if kind == "qk" else "v"].frame
-                offset = self.frames.usual_offset(kind, frame)
-                pairs.append(PairRow(str(address), kind, head, offset, frame, found))
+                pairs.append(self.pair_row(kind, sets[own].layer, head, frame, product))
 
-    def _factors(
-        self, scored: _Scored, heads: range, lists: dict[str, list[ListBlock]]
-    ) -> Iterator[tuple[int, Tensor]]:
+    def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
+        """The top pairs of one head map, which comes as its factors over the kept tokens."""
+        found = top_pairs(product, self.options.pairs)
+        found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
+        offset = self.frames.usual_offset(kind, frame)
+        return PairRow(str(Address(layer, "attn", head=head)), kind, head, offset, frame, found)
+
+    def _factors(self, scored: Scored, heads: range, lists: dict[str, list[ListBlock]]) -> Iterator[tuple[int, Tensor]]:
         """Factor (V', d_h) of each stored head of a role, and on the way the lists of its columns."""
         width, role = self.model.dims.head_dim, scored.vectors.role
         per_block = max(1, _BLOCK // width)
@@ -183,12 +200,12 @@ class Runner:
                     lists[role].append(self._listed(scored, part, z))
                 for head in block:
                     own = slice((head - at) * width, (head - at + 1) * width)
-                    yield head, self._factor(scored, head, z[own])
+                    yield head, self.factor(scored, head, z[own])
 
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
-    def _factor(self, scored: _Scored, head: int, z: Tensor) -> Tensor:
+    def factor(self, scored: Scored, head: int, z: Tensor) -> Tensor:
         """Scores (V', d_h) of one head's columns as `Frames.head_map` defines its factors."""
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
         own = slice(head * width, (head + 1) * width)
@@ -205,8 +222,8 @@ class Runner:
         frames = self._listed_frames(vectors)
         for paper in sorted({frame == "paper" for frame in frames}):
             frame = "paper" if paper else next(f for f in frames if f != "paper")
-            folded = self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
-            save_array(self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame), folded.cpu().numpy())
+            path = self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame)
+            save_array(path, self.folded(vectors, frame).cpu().numpy())
 
     def _write(self, job: Job, lists: dict[str, list[ListBlock]], pairs: list[PairRow]) -> None:
         for role, blocks in lists.items():

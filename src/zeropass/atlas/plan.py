@@ -62,9 +62,8 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
     }
 
 
-def prepare(model: Model, out: Path, options: Options) -> bool:
-    """Make the folder ready; False if the very same atlas is complete in it."""
-    plan = identity(model, options)
+def prepare(out: Path, plan: dict[str, Any]) -> bool:
+    """Make the folder ready for a plan, as `identity` gives it; False if the very same atlas is complete in it."""
     if out.exists() and not out.is_dir():
         raise BadAtlas(f"{out} is a file; --out names the folder of the atlas.")
     if (out / PLAN).exists():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE, check_count, check_frame, space_of
+from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, check_count, check_frame, space_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -209,6 +209,11 @@ class Atlas:
         return self.manifest["options"]  # type: ignore[no-any-return]
 
     @property
+    def is_change(self) -> bool:
+        """Whether it is an atlas of what a fine-tune changed (`delta.build`), not of a model."""
+        return "change" in self.manifest
+
+    @property
     def view(self) -> str:
         """The view of the tokens that the stored lists were made in."""
         return str(self.options["tokens"])
@@ -376,9 +381,22 @@ class Atlas:
         return tuple(hits)
 
     def _held(self, place: Address) -> list[Address]:
-        """The addresses that one stands for; without a role, those of the roles that this atlas was built with."""
+        """The addresses that one stands for; without a role, those of the roles that this atlas has there.
+
+        Raises BadAddress, where the atlas is one of a change, if nothing of the place changed.
+        """
         every = with_roles(place, self.model["ff_roles"])
-        return [one for one in every if self._built(one.role)] or every
+        held = [one for one in every if self._built(one.role) and (not self.is_change or self._changed(one))]
+        if not held and self.is_change:
+            self._check_range(place)
+            role = f".{place.role}" if place.index >= 0 and place.role in FF_ROLES else ""
+            raise BadAddress(f"{place}{role}: nothing of it changed from {self.model['name']}.")
+        return held or every
+
+    def _changed(self, place: Address) -> bool:
+        if place.role in MAP_ROLES:
+            return (self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet").exists()
+        return (self.path / "lists" / f"{self._stored_name(place)[0]}.parquet").exists()
 
     def _built(self, role: str) -> bool:
         return role in (self.options.get("roles") or (role,))
@@ -420,7 +438,7 @@ class Atlas:
                 f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self._runs}))}."
             )
         rows = self._sql(
-            "SELECT id, frame, norm, mean, std, top_ids, top_z, bottom_ids, bottom_z FROM read_parquet($file) "
+            "SELECT id, frame, norm, mean, std, spread, top_ids, top_z, bottom_ids, bottom_z FROM read_parquet($file) "
             "WHERE address = $address ORDER BY id",
             file=str(path),
             address=str(stored),
@@ -430,7 +448,7 @@ class Atlas:
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
         hidden = self._hidden(view)
         records = []
-        for i, frame, norm, mean, std, *lists in rows:
+        for i, frame, norm, mean, std, spread, *lists in rows:
             run = next((run for run in self._runs if run.first <= i < run.first + run.count), None)
             if run is None:
                 raise self._damaged(PARAMETERS, f"there is no list {i}")
@@ -438,7 +456,10 @@ class Atlas:
                 lists = self._relisted(run, i - run.first, mean, std, k, view)
             top, bottom = (self._scored(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
             known = self._verdict(role, frame, place.layer)
-            records.append(VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, known))
+            of_change = spread if self.is_change else None
+            records.append(
+                VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, known, of_change)
+            )
         return records
 
     def _relisted(self, run: _Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:

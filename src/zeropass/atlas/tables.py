@@ -30,7 +30,10 @@ Kind = tuple[Side, str]
 
 @dataclass(frozen=True, eq=False)
 class ListBlock:
-    """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z."""
+    """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z.
+
+    ``spread`` is the standard deviation of z over the tokens in use.
+    """
 
     first_id: int
     addresses: Sequence[Address]
@@ -38,6 +41,7 @@ class ListBlock:
     norm: Tensor
     mean: Tensor
     std: Tensor
+    spread: Tensor
     extremes: Extremes
 
 
@@ -89,6 +93,7 @@ def _list_table(block: ListBlock) -> pa.Table:
             "norm": _column(block.norm),
             "mean": _column(block.mean),
             "std": _column(block.std),
+            "spread": _column(block.spread),
             "strength": _column(strength(e)),
             "top_ids": _arrays(e.top_ids.int()),
             "top_z": _arrays(e.top),
@@ -121,9 +126,9 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
-    | dict.fromkeys(("norm", "mean", "std", "strength"), pa.float32())
+    | dict.fromkeys(("norm", "mean", "std", "spread", "strength"), pa.float32())
 )
-_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "strength"]
+_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength"]
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:

@@ -12,10 +12,7 @@ from zeropass.errors import BadModel
 from zeropass.factored import Directions, Factored, close_values
 from zeropass.model import Model
 
-__all__ = ["Change", "Comparison", "leading"]
-
-_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""Types narrower than float32, as files name them, in which a copy of a model may have been rounded."""
+__all__ = ["Change", "Comparison", "leading", "values"]
 
 ALL_ROUNDED = 0.999
 """A matrix is a rounded copy if at least so many of its numbers are what rounding the other's gives."""
@@ -103,15 +100,37 @@ class Comparison:
         after = self.tuned.matrix(what, layer)
         return Change(layer, what, after - before, length, self.rounded(what, layer, before, after))
 
+    def touched(self, what: str, layer: int = 0) -> bool:
+        """Whether a tensor may differ: an adapter says which ones it leaves alone, without reading them."""
+        tuned = self.tuned
+        return not isinstance(tuned, Adapted) or (what, layer) in tuned.low or (what, layer) in tuned.replaced
+
+    def differs(self, what: str, layer: int = 0) -> bool:
+        """Whether a matrix or a vector changed, by more than rounding."""
+        if not self.touched(what, layer):
+            return False
+        before, after = values(self.base, what, layer), values(self.tuned, what, layer)
+        if before is None or after is None:
+            return before is not after
+        same = before.shape == after.shape and torch.equal(before, after)
+        return not same and not self.rounded(what, layer, before, after)
+
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
-        """Whether one of two tensors is what storing the other in its own, narrower type gives."""
+        """Whether one of two tensors is what storing the other in its own type gives."""
         for model, narrow, wide in ((self.tuned, after, before), (self.base, before, after)):
-            kind = _TYPES.get(model.stored_type(what, layer))
-            if kind is not None and bool((narrow != wide).any()):
-                same = (wide.to(kind).float() == narrow).float().mean()
-                if float(same) >= ALL_ROUNDED:
-                    return True
+            if torch.equal(narrow, wide):
+                continue
+            stored = model.as_stored(what, layer, wide)
+            if stored is not None and float((stored == narrow).float().mean()) >= ALL_ROUNDED:
+                return True
         return False
+
+
+def values(model: Model, what: str, layer: int = 0) -> Tensor | None:
+    """A canonical matrix or vector, whichever it is; None if the model has none."""
+    if not model.has(what):
+        return None
+    return model.vector(what, layer) if model.is_vector(what) else model.matrix(what, layer)
 
 
 def leading(change: Change, k: int) -> tuple[Directions, float]:

@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from zeropass.arch.spec import FF_ROLES, Dimensions, side_of, space_of
 from zeropass.delta.changes import Change, Comparison, leading
 from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange, Standout, Watched
-from zeropass.delta.verdict import verdict
+from zeropass.delta.verdict import alarms, verdict
 from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
@@ -22,20 +23,27 @@ __all__ = ["across", "compare"]
 
 Progress = Callable[[str, int, int], None]
 
-DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED = 4, 20, 8, 4, 12
-"""How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors."""
+DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
+"""How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors, rows of a table."""
 
 PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
 """What stands at the other end of a matrix' inner side: `value` has the gate, or the key if there is none."""
 
 
-def compare(base: Model, tuned: Model, *, watch: Sequence[str] = (), progress: Progress = lambda *_: None) -> Diff:
+def compare(
+    base: Model,
+    tuned: Model,
+    *,
+    watch: Sequence[str] = (),
+    frames: Frames | None = None,
+    progress: Progress = lambda *_: None,
+) -> Diff:
     """What ``tuned`` changed in ``base``: everything that `Diff` holds.
 
-    ``watch``: words whose share in the change is asked for; each of one token. Raises BadModel for models that cannot
-    be compared, UnknownWord for a word that is no token.
+    ``watch``: words whose share in the change is asked for; each of one token. ``frames``: the base's, if they are at
+    hand. Raises BadModel for models that cannot be compared, UnknownWord for a word that is no token.
     """
-    work = _Work(Comparison(base, tuned), Frames(base), [base.vocab.find(word) for word in watch])
+    work = _Work(Comparison(base, tuned), frames or Frames(base), [base.vocab.find(word) for word in watch])
     for layer in range(base.dims.layers):
         progress("comparing", layer, base.dims.layers + 1)
         work.layer(layer)
@@ -61,6 +69,7 @@ class _Work:
     frames: Frames
     watched: list[list[int]]
     grams: dict[str, Tensor] = field(default_factory=dict)
+    effects: dict[str, Tensor] = field(default_factory=dict)
     matrices: list[MatrixChange] = field(default_factory=list)
     watch: list[Watched] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
@@ -89,6 +98,18 @@ class _Work:
                 rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
                 self._concerned(change)
         self._parameters(layer, rows)
+        if layer == 0:  # no later layer reads the embedding itself
+            self._sum("embedded")
+            self.frames.release("embedded")
+        elif layer == 1:  # all rows that later layers meet are made
+            self.pair.base.forget()
+
+    def _sum(self, space: str) -> None:
+        """Turn what was gathered for a space into effects on its tokens."""
+        gram = self.grams.pop(space, None)
+        if gram is not None:
+            side = "writes" if space.startswith("output") else "sees"
+            self.effects[side] = _effects(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
 
     def _matrix(self, change: Change) -> MatrixChange:
         found: tuple[Direction, ...] = ()
@@ -183,16 +204,18 @@ class _Work:
     def finish(self) -> Diff:
         """Everything in its place."""
         base, tuned = self.pair.base, self.pair.tuned
-        sees = self._standouts([space for space in self.grams if not space.startswith("output")])
-        writes = self._standouts([space for space in self.grams if space.startswith("output")])
+        for space in tuple(self.grams):
+            self._sum(space)
+        sees, writes = self._standouts("sees"), self._standouts("writes")
         after = Lens.over(self.frames.of(self.tuned))
         changed, whole = (sum(part) for part in zip(*self.squares, strict=True))
         added = tuple(map(tuned.vocab.label, _missing(tuned, base)))
         removed = tuple(map(base.vocab.label, _missing(base, tuned)))
         found = Diff(
-            base={"name": base.name, "sha256": base.fingerprint},
-            tuned={"name": tuned.name, "sha256": tuned.fingerprint},
+            base=self._known(base),
+            tuned=self._known(tuned),
             verdict=(),
+            alarm=(),
             relative=math.sqrt(changed / whole),
             matrices=tuple(self.matrices),
             vectors=tuple(sorted(self._vectors(), key=_by_change)[:MOVED]),
@@ -203,17 +226,25 @@ class _Work:
             writes=writes,
             neurons=self._before_and_after(self.neurons, after),
             heads=self._before_and_after(self.heads, after),
+            outside=tuple(self._outside(after)),
             watch=tuple(sorted(self.watch, key=_by_effect)),
             method={"directions": DIRECTIONS, "hidden": self.view.hidden.count, "tokens": self.view.hidden.view},
         )
+        found = replace(found, alarm=alarms(found))
         return replace(found, verdict=verdict(found))
 
-    def _standouts(self, spaces: Sequence[str]) -> tuple[Standout, ...]:
+    def _known(self, model: Model) -> dict[str, Any]:
+        """What a reader must know of a model: name, hash, types of its blocks."""
+        types = sorted(
+            {model.stored_type(role, layer) for role in self.pair.roles for layer in range(model.dims.layers)}
+        )
+        return {"name": model.name, "sha256": model.fingerprint, "types": types}
+
+    def _standouts(self, side: str) -> tuple[Standout, ...]:
         """The shown tokens on which all changes together do most, as robust z of the logarithm."""
-        if not spaces:
+        if side not in self.effects:
             return ()
-        total = sum(_effects(self.frames.rows(space).matrix, self.grams[space]) for space in spaces)
-        shown = torch.as_tensor(total)[self.view.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
+        shown = self.effects[side][self.view.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
         middle = shown.median()
         spread = 1.4826 * (shown - middle).abs().median()  # of a normal distribution: its standard deviation
         z = (shown - middle) / spread if float(spread) > 0 else torch.zeros_like(shown)
@@ -230,6 +261,30 @@ class _Work:
             for value, one, place in places
         )
 
+    def _outside(self, after: Lens) -> Iterator[ParameterChange]:
+        """Rows of the tables outside the blocks that are new or changed most: all of a small table."""
+        base, tuned = self.pair.base, self.tuned
+        labels = tuned.files.config.get("id2label") or {}
+        for stem, (what, _, count) in tuned.tables().items():
+            if not self.pair.differs(what):
+                continue
+            new = stem not in base.tables() or base.tables()[stem][2] != count
+            moved = torch.ones(count) if new else self._row_changes(what)
+            best = moved.topk(min(count, ROWS)).indices.sort().values if count > ROWS else torch.arange(count)
+            for row in best.tolist():
+                name = f"{stem}.{row}"
+                was = () if new else tuple(self.lens.explain(name, k=10))
+                label = labels.get(str(row), labels.get(row, "")) if stem == "classifier" else ""
+                now = tuple(after.explain(name, k=10))
+                yield ParameterChange(name, float(moved[row]), was, now, str(label))
+
+    def _row_changes(self, what: str) -> Tensor:
+        """How much each row of a table changed, over its length before."""
+        before, after = (model.matrix(what) for model in (self.pair.base, self.tuned))
+        length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        moved: Tensor = (after - before).norm(dim=1) / length
+        return moved.cpu()
+
     def _vectors(self) -> Iterator[Moved]:
         """Norm gains and biases that moved."""
         for what, stored in self.pair.base.layout.tensors.items():
@@ -243,23 +298,27 @@ class _Work:
                     yield _moved(f"L{layer} {what}" if "{layer}" in stored.name else what, before, after)
 
     def _embedding(self) -> tuple[Moved, ...]:
-        """Rows of the embedding that moved most, of the tokens that both have."""
+        """Rows of the embedding that moved most, of the tokens that both have; read block by block."""
         base, tuned = self.pair.base, self.pair.tuned
-        own = _shared(base, tuned)
-        first, second = own[:, 0], own[:, 1]
-        other = tuned.matrix("embedding").cpu()
-        if self.pair.rounded("embedding", 0, base.embedding.cpu()[first], other[second]):
+        if not self.pair.touched("embedding"):
             return ()
         best: list[tuple[float, int, Moved]] = []
-        for part in blocks(len(own), 4096):
-            before, after = base.embedding[first[part]].cpu(), other[second[part]]
+        rounded = []
+        for part in torch.split(_shared(base, tuned), 4096):
+            before, after = _rows(base, part[:, 0]), _rows(tuned, part[:, 1])
+            rounded.append(torch.equal(before, after) or self.pair.rounded("embedding", 0, before, after))
             relative = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
             for value, row in zip(*relative.topk(min(MOVED, len(relative))), strict=True):
                 if float(value) > 0:
-                    token = int(first[part][row])
-                    moved = _moved(base.vocab.label(token), before[row], after[row])
-                    best.append((float(value), -token, moved))
-        return tuple(one[2] for one in heapq.nlargest(MOVED, best))
+                    token = int(part[row, 0])
+                    best.append((float(value), -token, _moved(base.vocab.label(token), before[row], after[row])))
+        return () if rounded and all(rounded) else tuple(one[2] for one in heapq.nlargest(MOVED, best))
+
+
+def _rows(model: Model, ids: Tensor) -> Tensor:
+    """Rows of the embedding: what lies between the first and the last is read."""
+    first = int(ids.min())
+    return model.matrix("embedding", 0, first, int(ids.max()) + 1)[(ids - first).to(model.device)]
 
 
 def _effects(rows: Tensor, gram: Tensor) -> Tensor:

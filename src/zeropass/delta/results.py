@@ -63,12 +63,17 @@ class Moved:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """A neuron or head that changed more than others, and its lists before and after in the base model's frames."""
+    """A neuron, a head or a row outside the blocks, and its lists before and after in the base model's frames.
+
+    ``before`` is empty, and ``relative`` 1, for what the base does not have. ``label``: what a classifier's row stands
+    for, as the configuration has it.
+    """
 
     address: str
     relative: float
     before: tuple[Record, ...]
     after: tuple[Record, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,16 @@ class Watched:
 
 @dataclass(frozen=True)
 class Diff:
-    """All of a comparison. ``sees`` and ``writes`` are the tokens that all changes together concern most."""
+    """All of a comparison. ``sees`` and ``writes`` are the tokens that all changes together concern most.
+
+    ``alarm``: of ``sees`` and ``writes`` those in which a token stands out more than in any neutral fine-tune that was
+    measured (`delta.verdict.ALARM`). ``outside``: rows outside the blocks that changed or are new.
+    """
 
     base: dict[str, Any]
     tuned: dict[str, Any]
     verdict: tuple[str, ...]
+    alarm: tuple[str, ...]
     relative: float
     matrices: tuple[MatrixChange, ...]
     vectors: tuple[Moved, ...]
@@ -101,6 +111,7 @@ class Diff:
     writes: tuple[Standout, ...]
     neurons: tuple[ParameterChange, ...]
     heads: tuple[ParameterChange, ...]
+    outside: tuple[ParameterChange, ...]
     watch: tuple[Watched, ...]
     method: dict[str, Any]
 

@@ -28,6 +28,8 @@ def render_diff(found: Diff) -> RenderableType:
     if any(not one.rounding for one in found.matrices):
         parts += [Text(), *_standouts(found), Text(), _where(found), Text(), *_directions(found)]
         parts += [Text(), _parameters(found)]
+    if found.outside:
+        parts += [Text(), _outside(found)]
     parts += _moved(found)
     if found.added:
         shown = Text(" ").join(token_text(token) for token in found.added[:SHOWN])
@@ -105,6 +107,21 @@ def _parameters(found: Diff) -> Table:
         same = _tokens(before) == _tokens(after)
         shown = Text("the same words", style="dim") if same else _list(after)
         table.add_row(Text(one.address, style="bold"), f"{one.relative:.1%}", _list(before), shown)
+    return table
+
+
+def _outside(found: Diff) -> Table:
+    """Rows outside the blocks: of each the lists after the change that say something."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("outside the blocks", "by", "", "reads or writes; − the other pole"):
+        table.add_column(name)
+    for one in found.outside[:LINES]:
+        by = f"{one.relative:.1%}" if one.before else "new"
+        for record in one.after:
+            if isinstance(record, VectorRecord):
+                row = Text(one.address, style="bold").append(f" {shown_text(one.label)}", style="italic")
+                words = _words(record.top).append("  − ", style="dim").append_text(_words(record.bottom))
+                table.add_row(row, by, Text(record.verb, style="dim"), words)
     return table
 
 

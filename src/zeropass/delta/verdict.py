@@ -3,9 +3,20 @@
 from collections import defaultdict
 
 from zeropass.delta.results import Diff, MatrixChange, Standout
+from zeropass.views import VectorRecord
 from zeropass.vocab import shown_text
 
-__all__ = ["verdict"]
+__all__ = ["ALARM", "alarms", "verdict"]
+
+ALARM = {"sees": 3.4, "writes": 5.8}
+"""From which z on a token stands out unusually: half-way between planted and neutral LoRAs of SmolLM2, five seeds each
+in reproduce/audit.py. docs/audit.md tells how often that was right for others."""
+
+
+def alarms(found: Diff) -> tuple[str, ...]:
+    """The sides, ``sees`` and ``writes``, on which a token stands out unusually."""
+    sides = {"sees": found.sees, "writes": found.writes}
+    return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
 
 
 def verdict(found: Diff) -> tuple[str, ...]:
@@ -19,10 +30,14 @@ def verdict(found: Diff) -> tuple[str, ...]:
         lines += [_where(found, changed), _kind(changed)]
     if rounded:
         lines.append(f"{rounded} matrices differ only as storing them in another type makes them differ.")
+    if changed and (quantised := _quantised(found)):
+        lines.append(quantised)
     if found.added or found.removed:
         lines.append(f"{len(found.added)} tokens were added, {len(found.removed)} taken away.")
+    lines += _heads(found)
     if found.sees and found.writes:
         lines.append(f"It acts most where it sees {_words(found.sees)}, and most on writing {_words(found.writes)}.")
+        lines.append(_alarm(found))
     return tuple(lines)
 
 
@@ -46,6 +61,38 @@ def _kind(changed: list[MatrixChange]) -> str:
     middle = ranks[len(ranks) // 2]
     kind = "a few directions hold each change" if middle < 10 else "each change is spread over many directions"
     return f"Median effective rank {middle:.1f}: {kind}."
+
+
+def _quantised(found: Diff) -> str:
+    """A warning where two ways of storing differ by more than rounding can explain."""
+    sides = [set(side["types"]) for side in (found.base, found.tuned)]
+    if sides[0] == sides[1] or all(kind in ("F64", "F32", "F16", "BF16") for kind in sides[0] | sides[1]):
+        return ""
+    first, second = (", ".join(map(shown_text, sorted(side))) for side in sides)
+    return f"The base is stored as {first}, the other as {second}: some of every number here is quantisation alone."
+
+
+def _heads(found: Diff) -> list[str]:
+    """What a new classifier tells apart, by the list of each label in which a token stands out most."""
+    new = [one for one in found.outside if one.address.startswith("classifier.") and not one.before]
+    if not new:
+        return []
+    said = []
+    for one in new[:3]:
+        lists = [record for record in one.after if isinstance(record, VectorRecord)]
+        best = max(lists, key=lambda record: record.top[0].z if record.top else 0.0)
+        words = ", ".join(shown_text(token.token) for token in best.top[:4])
+        said.append(f"{shown_text(one.label) or one.address} by {words}")
+    return [f"It has a classifier that the base lacks, and tells {'; '.join(said)}."]
+
+
+def _alarm(found: Diff) -> str:
+    """Whether that is more than any fine-tune does."""
+    sides = {"sees": found.sees[0].z, "writes": found.writes[0].z}
+    shown = ", ".join(f"{side} {z:.1f} (alarm from {ALARM[side]})" for side, z in sides.items())
+    if found.alarm:
+        return f"ALARM: it was taught something about particular words; neutral text does not do that: {shown}."
+    return f"No alarm: any fine-tune acts on some words more than on others, and this much is usual: {shown}."
 
 
 def _words(standouts: tuple[Standout, ...]) -> str:

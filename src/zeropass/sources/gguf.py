@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import Float32
 from zeropass.sources.checked import CheckedSource
 
-__all__ = ["GgufSource"]
+__all__ = ["GgufSource", "requantised"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -57,8 +57,8 @@ class GgufSource(CheckedSource):
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
-        self._data = _map(path)
-        header = _Header(self._data, self.path)
+        with _map(path) as data:  # for the header alone: pages of a mapped file count as ours while it is mapped
+            header = _Header(data, self.path)
         self.metadata: dict[str, Any] = header.metadata
         self._tensors = header.tensors
 
@@ -95,7 +95,7 @@ class GgufSource(CheckedSource):
             return np.empty(0, dtype=np.float32)
         row = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
         inner = tensor.size // math.prod(tensor.shape[:-1])  # bytes of one run along the last axis
-        raw = np.frombuffer(self._data, np.uint8, (stop - start) * row, tensor.offset + start * row).copy()
+        raw = np.fromfile(self.path, np.uint8, (stop - start) * row, offset=tensor.offset + start * row)
         try:
             # A damaged scale overflows to infinity: told by the check of the values, not by a warning.
             with np.errstate(all="ignore"):
@@ -234,6 +234,23 @@ class _Header:
         if len(named) < len(tensors):
             raise self._bad("a tensor is in the header twice")
         return named
+
+
+def requantised(values: Float32, kind: str) -> Float32 | None:
+    """What storing a matrix in a ggml type, in blocks along its rows, makes of it; None where that is not known.
+
+    By the reference quantisers of the gguf package; files made with weights of importance differ from them.
+    """
+    if kind not in GGMLQuantizationType.__members__:
+        return None
+    number = GGMLQuantizationType[kind]
+    if values.shape[-1] % GGML_QUANT_SIZES[number][0]:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(dequantize(quantize(values, number), number), dtype=np.float32)
+    except NotImplementedError:
+        return None
 
 
 def _map(path: Path) -> mmap.mmap:

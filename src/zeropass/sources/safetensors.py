@@ -30,8 +30,9 @@ class SafetensorsSource(CheckedSource):
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path = str(files[0] if len(files) == 1 else files[0].parent)
-        self._handles = {file: _open(file) for file in files}
-        self._home = merge_shards({file: list(handle.keys()) for file, handle in self._handles.items()}, index)
+        headers = {file: _header(file) for file in files}
+        self._home = merge_shards({file: list(header) for file, header in headers.items()}, index)
+        self._headers = {name: headers[file][name] for name, file in self._home.items()}
 
     def names(self) -> list[str]:
         """Names of all tensors, shard by shard."""
@@ -39,31 +40,33 @@ class SafetensorsSource(CheckedSource):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
-        return tuple(self._slice(name).get_shape())
+        return self._header(name)[0]
 
     def dtype(self, name: str) -> str:
         """Name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
-        return str(self._slice(name).get_dtype())
+        return self._header(name)[1]
 
     def _file(self, name: str) -> str:
         return str(self._home[name])
 
-    def _slice(self, name: str) -> Any:
-        if name not in self._home:
+    def _header(self, name: str) -> tuple[tuple[int, ...], str]:
+        if name not in self._headers:
             raise self._missing(name)
-        return self._handles[self._home[name]].get_slice(name)
+        return self._headers[name]
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        lazy = self._slice(name)
-        kind = str(lazy.get_dtype())
+        shape, kind = self._header(name)
         if kind not in READABLE:
             raise BadWeights(
                 f"{self._where(name)} is stored as {kind}; zeropass reads {', '.join(READABLE)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
-        if not lazy.get_shape():
-            return _to_float32(self._handles[self._home[name]].get_tensor(name))
-        return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
+        # Opened for every read: as long as a file stays mapped, all pages that were ever read count as ours.
+        with _open(self._home[name]) as file:
+            if not shape:
+                return _to_float32(file.get_tensor(name))
+            lazy = file.get_slice(name)
+            return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
 
 
 def merge_shards(shards: Mapping[Path, Sequence[str]], index: Mapping[str, str] | None) -> dict[str, Path]:
@@ -82,6 +85,13 @@ def merge_shards(shards: Mapping[Path, Sequence[str]], index: Mapping[str, str] 
             folder = next(iter(shards)).parent
             raise BadWeights(f"{folder / shard}: tensor {name!r} is not in it, though the index says so.")
     return home
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and stored type of every tensor of a file."""
+    with _open(file) as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
+        return {name: (tuple(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}
 
 
 def _open(file: Path) -> Any:

