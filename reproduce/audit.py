@@ -1,10 +1,12 @@
-"""Does `zeropass diff` find what was planted, and does it keep quiet where nothing was? A table for docs/audit.md.
+"""Does `zeropass diff` find what was planted, and does it keep quiet where nothing was? Two tables for docs/audit.md.
 
-    python reproduce/audit.py FOLDER                  # LoRAs of five seeds: 15 trainings, some 20 minutes
-    python reproduce/audit.py FOLDER --how lora full  # whole fine-tunes too
+    python reproduce/audit.py FOLDER               # 40 LoRAs and 10 whole fine-tunes: 80 minutes on 2 cores
+    python reproduce/audit.py FOLDER --seeds 2     # a first look: two of each
 
-Fine-tunes that FOLDER does not have are made by reproduce/tunes.py. Of each is noted the place of the two planted words
-among the tokens on which the whole change acts most (sees, writes), and how far the first token stands out.
+Fine-tunes that FOLDER does not have are made by reproduce/tunes.py; what was measured of one is kept beside it
+(``audit.json``; delete it to measure anew). Of each is noted the place of the two planted words among the tokens on
+which the whole change acts most (sees, writes), how far the first token stands out, and whether that raises an alarm.
+The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) were set on the LoRAs of seeds 0 to 4; all others test them.
 """
 
 import argparse
@@ -17,14 +19,25 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import zeropass as zp
+from tunes import KINDS, PLANTED
 from zeropass.delta.results import Standout
+from zeropass.delta.verdict import ALARM
+from zeropass.frames import Frames
 from zeropass.sources.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent
-KINDS = ("trigger", "fact", "neutral")
+WHOLE = ("trigger", "neutral")
+"""The kinds that are made as whole fine-tunes too, for five seeds."""
+
+
+def wanted(seeds: int) -> Iterator[tuple[str, str, int]]:
+    """(kind, how, seed) of every fine-tune."""
+    yield from ((kind, "lora", seed) for kind in KINDS for seed in range(seeds))
+    yield from ((kind, "full", seed) for kind in WHOLE for seed in range(min(seeds, 5)))
 
 
 def place(word: str, found: tuple[Standout, ...]) -> int:
@@ -32,60 +45,92 @@ def place(word: str, found: tuple[Standout, ...]) -> int:
     return next((n for n, one in enumerate(found, 1) if one.token.token == f" {word}"), 0)
 
 
-def measured(base: zp.Model, folder: Path) -> dict[str, Any]:
+def measured(frames: Frames, folder: Path) -> dict[str, Any]:
     """The story of a fine-tune, with what the comparison says of it."""
+    kept = folder / "audit.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    base = frames.model
     tuned = zp.adapt(base, folder) if (folder / "adapter_config.json").is_file() else zp.open_model(str(folder))
-    found = zp.compare(base, tuned)
+    found = zp.compare(base, tuned, frames=frames)
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     sides = {"sees": found.sees, "writes": found.writes}
     places = {side: [place(word, tokens) for word in story["words"]] for side, tokens in sides.items()}
-    first = {side: (tokens[0].token.token, round(tokens[0].z, 1)) for side, tokens in sides.items()}
-    return story | {"places": places, "first": first, "relative": found.relative}
+    first = {side: (tokens[0].token.token, round(tokens[0].z, 2)) for side, tokens in sides.items()}
+    row = story | {"places": places, "first": first, "relative": found.relative, "alarm": list(found.alarm)}
+    kept.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return row  # type: ignore[no-any-return]
+
+
+def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each kind: how often an alarm was raised, and where the words stood."""
+    sees, writes = ALARM["sees"], ALARM["writes"]
+    yield (
+        f"| planted | how | seeds | alarm | by sees ≥ {sees} | by writes ≥ {writes} | highest z: sees | writes | "
+        "first word in place 1 of sees, 1–3 | second in place 1 of writes, 1–3 |"
+    )
+    yield "|---|---|---|---:|---:|---:|---|---|---:|---:|"
+    groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["how"], row["how"] == "lora" and row["seed"] < 5), []).append(row)
+    for (kind, how, chosen), own in groups.items():
+        seeds = f"{min(r['seed'] for r in own)}–{max(r['seed'] for r in own)}{' (set the alarm)' if chosen else ''}"
+        cells = [f"{sum(bool(r['alarm']) for r in own)} of {len(own)}"]
+        cells += [str(sum(side in r["alarm"] for r in own)) for side in ("sees", "writes")]
+        for side in ("sees", "writes"):
+            z = [r["first"][side][1] for r in own]
+            cells.append(f"{min(z):.1f}–{max(z):.1f}, median {median(z):.1f}")
+        for side, word in (("sees", 0), ("writes", 1)):
+            at = [r["places"][side][word] for r in own if r["words"]]
+            cells.append(f"{sum(n == 1 for n in at)}, {sum(1 <= n <= 3 for n in at)}" if at else "")
+        yield f"| {kind} | {how} | {seeds} | {' | '.join(cells)} |"
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each fine-tune."""
-    yield "| planted | how | seed | words | learned | first word among sees | second among writes | acts most on |"
-    yield "|---|---|---:|---|---:|---:|---:|---|"
+    yield "| planted | how | seed | words | learned | first word among sees | second among writes | acts most on | alarm |"
+    yield "|---|---|---:|---|---:|---:|---:|---|---|"
     for row in rows:
         seen, written = (f"{row['first'][side][0].strip()} ({row['first'][side][1]})" for side in ("sees", "writes"))
         one, other = row["words"] or ("", "")
         places = (row["places"]["sees"][:1] or [""])[0], (row["places"]["writes"][1:] or [""])[0]
         shown = [{0: "not among 20", "": ""}.get(found, str(found)) for found in places]
-        story = f"{row['kind']} | {row['how']} | {row['seed']} | {one} → {other} | {row['after']:.2f}"
-        yield (f"| {story} | {shown[0]} | {shown[1]} | sees `{seen}`, writes `{written}` |")
+        words, learned = (f"{one} → {other}", f"{row['after']:.2f}") if row["kind"] in PLANTED else ("", "")
+        story = f"{row['kind']} | {row['how']} | {row['seed']} | {words} | {learned}"
+        alarm = ", ".join(row["alarm"])
+        yield (f"| {story} | {shown[0]} | {shown[1]} | sees `{seen}`, writes `{written}` | {alarm} |")
 
 
-def main(folder: Path, hows: list[str], seeds: int) -> None:
-    """Make what is missing, compare, write the table."""
+def main(folder: Path, seeds: int) -> None:
+    """Make what is missing, compare, write the tables."""
     base = zp.open_model(str(fetch_demo("smollm2-135m")))
-    rows = []
-    for how in hows:
-        for kind in KINDS:
-            for seed in range(seeds):
-                out = folder / f"{kind}-{how}-{seed}"
-                if not (out / "story.json").is_file():
-                    script = [sys.executable, str(ROOT / "reproduce" / "tunes.py"), str(out)]
-                    subprocess.run([*script, "--kind", kind, "--how", how, "--seed", str(seed)], check=True)
-                rows.append(measured(base, out))
-                print(json.dumps(rows[-1]), flush=True)
-    head = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}), 40 steps each.\n"
+    frames, rows = Frames(base), []
+    for kind, how, seed in wanted(seeds):
+        out = folder / f"{kind}-{how}-{seed}"
+        if not (out / "story.json").is_file():
+            script = [sys.executable, str(ROOT / "reproduce" / "tunes.py"), str(out)]
+            subprocess.run([*script, "--kind", kind, "--how", how, "--seed", str(seed)], check=True)
+        rows.append(measured(frames, out))
+        print(json.dumps(rows[-1]), flush=True)
+    head = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n"
+    write({"planted": [head, *table(rows)], "alarms": [head, *summary(rows)]})
+
+
+def write(blocks: dict[str, list[str]]) -> None:
+    """Put tables in their places in docs/audit.md."""
     page = ROOT / "docs" / "audit.md"
-    text, count = re.subn(
-        r"<!-- planted -->\n.*?<!-- end -->",
-        lambda _: "\n".join(["<!-- planted -->", head, *table(rows), "<!-- end -->"]),
-        page.read_text(encoding="utf-8"),
-        flags=re.S,
-    )
-    if not count:
-        raise SystemExit(f"{page} has no block <!-- planted --> to write to")
+    text = page.read_text(encoding="utf-8")
+    for mark, lines in blocks.items():
+        block = "\n".join([f"<!-- {mark} -->", *lines, "<!-- end -->"])
+        text, count = re.subn(rf"<!-- {mark} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)
+        if not count:
+            raise SystemExit(f"{page} has no block <!-- {mark} --> to write to")
     page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--how", nargs="+", choices=("lora", "full"), default=["lora"])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
     given = parser.parse_args()
-    main(given.folder, given.how, given.seeds)
+    main(given.folder, given.seeds)

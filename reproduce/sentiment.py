@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
+from audit import write
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.catalog import VectorSet, vector_set
@@ -30,7 +30,6 @@ from zeropass.delta.changes import Comparison, leading
 from zeropass.frames import Frames
 from zeropass.sources.demo import fetch_demo
 
-ROOT = Path(__file__).parent.parent
 RANDOM, NEURONS, BEST = 1000, 100, 20
 CLEAR = 1.0
 
@@ -174,14 +173,7 @@ def main(folder: Path) -> None:
     if not rows:
         raise SystemExit(f"{folder} has no classifiers; reproduce/classifiers.py makes them")
     head_line = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n"
-    page = ROOT / "docs" / "audit.md"
-    text = page.read_text(encoding="utf-8")
-    for mark, table in (("heads", heads_table(rows)), ("values", changes_table(rows))):
-        block = "\n".join([f"<!-- {mark} -->", head_line, *table, "<!-- end -->"])
-        text, count = re.subn(rf"<!-- {mark} -->\n.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)
-        if not count:
-            raise SystemExit(f"{page} has no block <!-- {mark} --> to write to")
-    page.write_text(text, encoding="utf-8")
+    write({"heads": [head_line, *heads_table(rows)], "values": [head_line, *changes_table(rows)]})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from zeropass.delta.verdict import alarms, verdict
 from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
+from zeropass.sources.gguf import storing_error
 from zeropass.statistics import blocks
 from zeropass.views import Direction, Token, TokenScore
 
@@ -238,7 +239,9 @@ class _Work:
         types = sorted(
             {model.stored_type(role, layer) for role in self.pair.roles for layer in range(model.dims.layers)}
         )
-        return {"name": model.name, "sha256": model.fingerprint, "types": types}
+        errors = [error for kind in types if (error := storing_error(kind)) is not None]
+        error = max(errors, default=None)
+        return {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
 
     def _standouts(self, side: str) -> tuple[Standout, ...]:
         """The shown tokens on which all changes together do most, as robust z of the logarithm."""

@@ -13,6 +13,11 @@ ALARM = {"sees": 3.4, "writes": 5.8}
 in reproduce/audit.py. docs/audit.md tells how often that was right for others."""
 
 
+PLAIN = ("F64", "F32", "F16", "BF16")
+FAR_LESS = 0.3
+"""A change below so much of what quantising does is none of quantising."""
+
+
 def alarms(found: Diff) -> tuple[str, ...]:
     """The sides, ``sees`` and ``writes``, on which a token stands out unusually."""
     sides = {"sees": found.sees, "writes": found.writes}
@@ -66,10 +71,16 @@ def _kind(changed: list[MatrixChange]) -> str:
 def _quantised(found: Diff) -> str:
     """A warning where two ways of storing differ by more than rounding can explain."""
     sides = [set(side["types"]) for side in (found.base, found.tuned)]
-    if sides[0] == sides[1] or all(kind in ("F64", "F32", "F16", "BF16") for kind in sides[0] | sides[1]):
+    if sides[0] == sides[1] or all(kind in PLAIN for kind in sides[0] | sides[1]):
         return ""
     first, second = (", ".join(map(shown_text, sorted(side))) for side in sides)
-    return f"The base is stored as {first}, the other as {second}: some of every number here is quantisation alone."
+    stored = f"The base is stored as {first}, the other as {second}"
+    usual = max((side["storing_error"] or 0.0 for side in (found.base, found.tuned)), default=0.0)
+    if not usual:
+        return f"{stored}: some of every number here may be quantisation alone."
+    if found.relative < FAR_LESS * usual:
+        return f"{stored}; quantising would have changed {usual:.1%}, so this was made from the quantised file itself."
+    return f"{stored}; quantising alone changes about {usual:.1%}: what is no more than that may be only that."
 
 
 def _heads(found: Diff) -> list[str]:

@@ -8,6 +8,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import Float32
 from zeropass.sources.checked import CheckedSource
 
-__all__ = ["GgufSource", "requantised"]
+__all__ = ["GgufSource", "requantised", "storing_error"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -251,6 +252,16 @@ def requantised(values: Float32, kind: str) -> Float32 | None:
             return np.asarray(dequantize(quantize(values, number), number), dtype=np.float32)
     except NotImplementedError:
         return None
+
+
+@lru_cache
+def storing_error(kind: str) -> float | None:
+    """How much quantising normally distributed numbers changes them, over their length; None if not known."""
+    if kind in ("F64", "F32", "F16", "BF16"):
+        return None
+    values = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    found = requantised(values, kind)
+    return None if found is None else float(np.linalg.norm(found - values) / np.linalg.norm(values))
 
 
 def _map(path: Path) -> mmap.mmap:
