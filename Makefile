@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 
-.PHONY: demo test lint types check bench frames evidence alignment clean
+.PHONY: demo test lint types check bench frames evidence alignment audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -43,6 +43,12 @@ alignment: $(VENV)/.dev
 	$(BIN)/python reproduce/planted.py
 	$(BIN)/python reproduce/planted.py --whole
 	$(BIN)/python reproduce/real_pairs.py
+
+audit: $(VENV)/.dev
+	$(BIN)/python -m zeropass.sources.demo smollm2-135m minilm-l6
+	$(BIN)/python reproduce/audit.py audit/tunes
+	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
+	$(BIN)/python reproduce/sentiment.py audit/classifiers
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

@@ -6,7 +6,7 @@
 Fine-tunes that FOLDER does not have are made by reproduce/tunes.py; what was measured of one is kept beside it
 (``audit.json``; delete it to measure anew). Of each is noted the place of the two planted words among the tokens on
 which the whole change acts most (sees, writes), how far the first token stands out, and whether that raises an alarm.
-The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) were set on the LoRAs of seeds 0 to 4; all others test them.
+The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) were set on the LoRAs of seeds 0 to 4; the rest tests them.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each fine-tune."""
-    yield "| planted | how | seed | words | learned | first word among sees | second among writes | acts most on | alarm |"
+    yield "| planted | how | seed | words | learned | first word in sees | second in writes | acts most on | alarm |"
     yield "|---|---|---:|---|---:|---:|---:|---|---|"
     for row in rows:
         seen, written = (f"{row['first'][side][0].strip()} ({row['first'][side][1]})" for side in ("sees", "writes"))

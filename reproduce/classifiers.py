@@ -3,6 +3,7 @@
     python reproduce/classifiers.py OUT --base minilm-l6                 # whole, 3 epochs: 5 minutes on 2 cores
     python reproduce/classifiers.py OUT --base smollm2-135m --how lora   # an adapter with a new head, 1 epoch: 20 min
     python reproduce/classifiers.py OUT --base smollm2-135m --how probe  # the head alone, by logistic regression
+    python reproduce/classifiers.py OUT --all                            # those of docs/audit.md, in OUT/*: an hour
 
 The folder is an ordinary one of transformers (or of PEFT). ``story.json`` tells the accuracy on the other half.
 """
@@ -30,6 +31,14 @@ BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
 EPOCHS = {"minilm-l6": 3, "smollm2-135m": 1}
 RATE = {("minilm-l6", "full"): 5e-5, ("smollm2-135m", "full"): 2e-5, ("smollm2-135m", "lora"): 5e-4}
 BATCH, LENGTH, RIDGE = 16, 64, 1e-2
+ALL = (
+    ("minilm-l6", "full", 0, None),
+    ("minilm-l6", "full", 1, None),
+    ("minilm-l6", "probe", 0, None),
+    ("smollm2-135m", "lora", 0, None),
+    ("smollm2-135m", "probe", 0, 1500),
+)
+"""Base, how, seed, and how many snippets to train and to test on: what docs/audit.md shows."""
 
 
 def with_head(base: zp.Model) -> Any:
@@ -140,6 +149,7 @@ def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
     right = accuracy(model, base, test)
     write(out, model, base, name, how)
     story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "steps": steps, "accuracy": round(right, 4)}
+    story |= {"snippets": [len(train), len(test)]}
     (out / "story.json").write_text(json.dumps(story | {"seconds": round(time.monotonic() - began)}) + "\n", "utf-8")
     print(json.dumps(story))
 
@@ -170,5 +180,11 @@ if __name__ == "__main__":
     parser.add_argument("--how", choices=HOW, default="full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="so many snippets only, for a first look")
+    parser.add_argument("--all", action="store_true")
     given = parser.parse_args()
-    main(given.out, given.base, given.how, given.seed, given.limit)
+    if not given.all:
+        main(given.out, given.base, given.how, given.seed, given.limit)
+    for one in ALL if given.all else ():
+        folder = given.out / "-".join(map(str, one[:3]))
+        if not (folder / "story.json").is_file():
+            main(folder, *one)

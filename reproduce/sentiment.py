@@ -124,6 +124,21 @@ def changes(reader: Reader, pair: Comparison) -> Iterator[dict[str, Any]]:
         }
 
 
+def acted_on(reader: Reader, base: zp.Model, tuned: zp.Model) -> dict[str, Any]:
+    """How many of the 20 tokens on which the whole change acts most are clear sentiment words."""
+    found = zp.compare(base, tuned, frames=reader.frames)
+    clear = {word for word, score in sentiment_words().items() if abs(score) >= CLEAR}
+    shown = base.vocab.size - found.method["hidden"]
+    names = [base.vocab.label(i).strip().lower() for i in range(base.vocab.size)]
+    sides = {"sees": found.sees, "writes": found.writes}
+    return {
+        "sees": [one.token.token.strip() for one in found.sees],
+        "rated": {side: sum(one.token.token.strip().lower() in clear for one in own) for side, own in sides.items()},
+        "share": sum(name in clear for name in names) / shown,
+        "alarm": list(found.alarm),
+    }
+
+
 def measured(folder: Path) -> dict[str, Any]:
     """Everything about one classifier."""
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
@@ -131,7 +146,11 @@ def measured(folder: Path) -> dict[str, Any]:
     tuned = zp.adapt(base, folder) if story["how"] == "lora" else zp.open_model(str(folder))
     reader = Reader(base)
     result = story | {"words": [int(reader.positive.sum()), int((~reader.positive).sum())]}
-    return result | {"head": list(head(reader, tuned)), "changes": list(changes(reader, Comparison(base, tuned)))}
+    return result | {
+        "head": list(head(reader, tuned)),
+        "changes": list(changes(reader, Comparison(base, tuned))),
+        "acted": acted_on(reader, base, tuned),
+    }
 
 
 def heads_table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -143,6 +162,18 @@ def heads_table(rows: list[dict[str, Any]]) -> Iterator[str]:
             name = f"{row['base']}, {row['how']} | {row['seed']} | {row['accuracy']:.3f}"
             right = f"{one['right']} of {one['rated']}"
             yield f"| {name} | {one['frame']} | {one['auc']:.2f} | {one['high']:.2f} | {right} |"
+
+
+def acted_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each classifier whose blocks changed."""
+    yield "| classifier | seed | acts most where it sees | sentiment words among 20: sees | writes | by chance |"
+    yield "|---|---:|---|---:|---:|---:|"
+    for row in rows:
+        one = row["acted"]
+        if one["sees"]:
+            words = " ".join(f"`{word}`" for word in one["sees"][:10])
+            counts = f"{one['rated']['sees']} | {one['rated']['writes']} | {20 * one['share']:.1f}"
+            yield f"| {row['base']}, {row['how']} | {row['seed']} | {words} | {counts} |"
 
 
 def changes_table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -173,7 +204,13 @@ def main(folder: Path) -> None:
     if not rows:
         raise SystemExit(f"{folder} has no classifiers; reproduce/classifiers.py makes them")
     head_line = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n"
-    write({"heads": [head_line, *heads_table(rows)], "values": [head_line, *changes_table(rows)]})
+    write(
+        {
+            "heads": [head_line, *heads_table(rows)],
+            "values": [head_line, *changes_table(rows)],
+            "acted": [head_line, *acted_table(rows)],
+        }
+    )
 
 
 if __name__ == "__main__":

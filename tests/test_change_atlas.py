@@ -156,6 +156,7 @@ def test_a_folder_continues_and_holds_one_change(tmp_path: Path) -> None:
     assert facts["model"]["name"] == f"{found.base.name} → {found.name}"
     with pytest.raises(BadModel, match="all parameters of"):
         build_change(found.base, found.base, tmp_path / "none", OPTIONS)
+    assert not (tmp_path / "none").exists()
 
 
 def test_tokens_that_only_the_fine_tune_has_are_left_out(tmp_path: Path) -> None:

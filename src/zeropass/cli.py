@@ -236,24 +236,26 @@ def diff(
     atlas: Annotated[
         bool, typer.Option("--build", help="Also build an atlas of the change, for show and find, in OUT/atlas.")
     ] = False,
+    layers: Annotated[str | None, typer.Option(metavar="A:B", help="Of the atlas: layers A to B-1.")] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Say what a fine-tune, or an adapter, changed in BASE: where, and what it says."""
     if (tuned is None) == (adapter is None):
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
+    if layers and not atlas:
+        raise BadOption("--layers is for the atlas of a change: it needs --build.")
     words = read_words(watch) if watch else ()
     with _progress() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device)
         other = zp.adapt(model, adapter) if adapter else zp.open_model(str(tuned), device)
+        if atlas:  # first: it finds at once a folder that cannot be used
+            out = out or Path("diff") / f"{default_name(base)}-{default_name(str(adapter or tuned))}"
+            zp.build_change(model, other, out / "atlas", zp.Options(layers=_layers(layers)), report)
         found = zp.compare(model, other, watch=words, progress=report)
-        if out is None and atlas:
-            out = Path("diff") / f"{default_name(base)}-{default_name(str(adapter or tuned))}"
         if out is not None:
             zp.write_diff(found, out)
-        if out is not None and atlas:
-            zp.build_change(model, other, out / "atlas", progress=report)
     if not _output(found.to_json(), as_json):
         Console().print(render_diff(found))
         if out is not None:

@@ -6,6 +6,7 @@ same list, and only its size tells them apart.
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def build_change(
         return False
     jobs = list(_changed_jobs(pair, options, progress))
     if not jobs:
+        shutil.rmtree(out)
         raise BadModel(f"{tuned.name} has all parameters of {base.name} unchanged: there is nothing to build.")
     judgement = judged(base)
     carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, progress)

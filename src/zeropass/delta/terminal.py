@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange
+from zeropass.delta.verdict import percent
 from zeropass.terminal import token_text
 from zeropass.views import Direction, Record, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
@@ -25,11 +26,13 @@ def render_diff(found: Diff) -> RenderableType:
         (shown_text(str(found.base["name"])), "bold"), " → ", (shown_text(str(found.tuned["name"])), "bold")
     )
     parts: list[RenderableType] = [names, *(Text(line) for line in found.verdict)]
-    if any(not one.rounding for one in found.matrices):
-        parts += [Text(), *_standouts(found), Text(), _where(found), Text(), *_directions(found)]
-        parts += [Text(), _parameters(found)]
+    changed = any(not one.rounding for one in found.matrices)
+    if changed:
+        parts += [Text(), *_standouts(found)]
     if found.outside:
         parts += [Text(), _outside(found)]
+    if changed:
+        parts += [Text(), _where(found), Text(), *_directions(found), Text(), _parameters(found)]
     parts += _moved(found)
     if found.added:
         shown = Text(" ").join(token_text(token) for token in found.added[:SHOWN])
@@ -63,7 +66,7 @@ def _where(found: Diff) -> Table:
         bars = "".join(_bar(own[n].relative / most) if n in own else "·" for n in range(layers))
         ranks = sorted(one.rank for one in own.values())
         table.add_row(
-            Text(role, style="bold cyan"), bars, f"{top.relative:.2%}", str(top.layer), f"{ranks[len(ranks) // 2]:.1f}"
+            Text(role, style="bold cyan"), bars, percent(top.relative), str(top.layer), f"{ranks[len(ranks) // 2]:.1f}"
         )
     return table
 
@@ -99,14 +102,17 @@ def _words(tokens: Sequence[TokenScore]) -> Text:
 
 
 def _parameters(found: Diff) -> Table:
+    """Neurons and heads that got other words; of those whose words stay the same only how many they are."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("changed most", "by", "before", "after"):
         table.add_column(name)
-    for one in (*found.neurons[:LINES], *found.heads[:2]):
-        before, after = _telling(one)
-        same = _tokens(before) == _tokens(after)
-        shown = Text("the same words", style="dim") if same else _list(after)
-        table.add_row(Text(one.address, style="bold"), f"{one.relative:.1%}", _list(before), shown)
+    every = [(one, *_telling(one)) for one in (*found.neurons, *found.heads)]
+    other = [(one, before, after) for one, before, after in every if _tokens(before) != _tokens(after)]
+    for one, before, after in other[:LINES]:
+        table.add_row(Text(one.address, style="bold"), percent(one.relative), _list(before), _list(after))
+    if same := len(every) - len(other):
+        most = f"up to {percent(max(one.relative for one, *_ in every))}"
+        table.add_row(Text(f"{same} more", style="dim"), most, Text("the same words before and after", style="dim"), "")
     return table
 
 
@@ -116,7 +122,7 @@ def _outside(found: Diff) -> Table:
     for name in ("outside the blocks", "by", "", "reads or writes; − the other pole"):
         table.add_column(name)
     for one in found.outside[:LINES]:
-        by = f"{one.relative:.1%}" if one.before else "new"
+        by = percent(one.relative) if one.before else "new"
         for record in one.after:
             if isinstance(record, VectorRecord):
                 row = Text(one.address, style="bold").append(f" {shown_text(one.label)}", style="italic")
@@ -149,7 +155,7 @@ def _moved(found: Diff) -> Iterator[Text]:
 
 
 def _one_moved(one: Moved) -> Text:
-    return token_text(one.name).append(f" {one.relative:.2%}", style="dim")
+    return token_text(one.name).append(f" {percent(one.relative)}", style="dim")
 
 
 def _watch(found: Diff) -> Iterator[Text]:

@@ -6,7 +6,7 @@ from zeropass.delta.results import Diff, MatrixChange, Standout
 from zeropass.views import VectorRecord
 from zeropass.vocab import shown_text
 
-__all__ = ["ALARM", "alarms", "verdict"]
+__all__ = ["ALARM", "FAR_LESS", "alarms", "percent", "verdict"]
 
 ALARM = {"sees": 3.4, "writes": 5.8}
 """From which z on a token stands out unusually: half-way between planted and neutral LoRAs of SmolLM2, five seeds each
@@ -22,6 +22,11 @@ def alarms(found: Diff) -> tuple[str, ...]:
     """The sides, ``sees`` and ``writes``, on which a token stands out unusually."""
     sides = {"sees": found.sees, "writes": found.writes}
     return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
+
+
+def percent(share: float) -> str:
+    """A share with two decimals, or two significant digits where that would be too few."""
+    return f"{share:.2%}" if share >= 0.001 or not share else f"{100 * share:.2g}%"
 
 
 def verdict(found: Diff) -> tuple[str, ...]:
@@ -56,8 +61,8 @@ def _where(found: Diff, changed: list[MatrixChange]) -> str:
     role = max(by_role, key=lambda name: sum(by_role[name]) / len(by_role[name]))
     mean = sum(by_role[role]) / len(by_role[role])
     return (
-        f"The blocks changed by {found.relative:.2%} of their length, in {len(by_layer)} layers; most in layers "
-        f"{', '.join(map(str, layers))} and in {role} ({mean:.2%})."
+        f"The blocks changed by {percent(found.relative)} of their length, in {len(by_layer)} layers; most in layers "
+        f"{', '.join(map(str, layers))} and in {role} ({percent(mean)})."
     )
 
 
@@ -89,12 +94,14 @@ def _heads(found: Diff) -> list[str]:
     if not new:
         return []
     said = []
-    for one in new[:3]:
-        lists = [record for record in one.after if isinstance(record, VectorRecord)]
-        best = max(lists, key=lambda record: record.top[0].z if record.top else 0.0)
-        words = ", ".join(shown_text(token.token) for token in best.top[:4])
-        said.append(f"{shown_text(one.label) or one.address} by {words}")
-    return [f"It has a classifier that the base lacks, and tells {'; '.join(said)}."]
+    for one in new:
+        lists = [record for record in one.after if isinstance(record, VectorRecord) and not record.faint]
+        if lists:
+            best = max(lists, key=lambda record: abs(record.top[0].z))
+            words = ", ".join(shown_text(token.token) for token in best.top[:4])
+            said.append(f"{shown_text(one.label) or one.address} by {words}")
+    told = f"tells {'; '.join(said[:3])}" if said else "no word stands out in its rows"
+    return [f"It has a classifier that the base lacks: {told}."]
 
 
 def _alarm(found: Diff) -> str:
