@@ -31,6 +31,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pairs.py --all
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/diff.py
 
 evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m

@@ -67,7 +67,7 @@ def test_through_a_pooler_it_is_the_slope_at_zero(tmp_path: Path) -> None:
     torch.testing.assert_close(vector_set(model, OUTSIDE, "classifier").vectors, slope)
 
 
-def test_an_adapter_brings_its_head(tmp_path: Path) -> None:
+def test_an_adapter_brings_its_head(run: Run, tmp_path: Path) -> None:  # noqa: F811
     base = zp.open_model(str(tiny.save(tiny.make("llama-tied"), tmp_path / "base")))
     lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"])
     hf: Any = get_peft_model(llama(), lora)
@@ -87,6 +87,11 @@ def test_an_adapter_brings_its_head(tmp_path: Path) -> None:
         ("classifier.1", (), 1.0),
     ]
     assert {(one.role) for one in diff.matrices} == {"q", "up"}
+    run.capsys.readouterr()
+    shown = run.json("explain", tmp_path / "base", "classifier.1", "--adapter", tmp_path / "adapter")
+    assert [one["frame"] for one in shown] == ["token", "output"]
+    code, _, err = run("explain", tmp_path / "base", "classifier.1")
+    assert (code, "no classifier" in err) == (2, True)
 
 
 def test_the_difference_says_what_the_labels_are_told_by(run: Run, tmp_path: Path) -> None:  # noqa: F811

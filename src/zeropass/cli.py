@@ -119,11 +119,13 @@ def explain(
     svd: Annotated[
         bool, typer.Option("--svd", help="Singular directions of a head map instead of its top pairs.")
     ] = False,
+    adapter: Annotated[Path | None, typer.Option(help="The folder of a PEFT LoRA to put on MODEL.")] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, straight from the weights."""
-    lens = zp.load(model, device)
+    plain = zp.open_model(model, device)
+    lens = zp.Lens(zp.adapt(plain, adapter) if adapter else plain)
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
         if not _output(record.to_json(), as_json):

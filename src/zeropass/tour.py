@@ -158,17 +158,17 @@ def _word(console: Console, atlas: Atlas) -> None:
 
 def _next(console: Console, atlas: Atlas) -> None:
     folder, model = (shlex.quote(shown_text(str(name), limit=500)) for name in (atlas.path, atlas.model["name"]))
-    late, middle = (min(layer, atlas.layers[1] - 1) for layer in (26, 24))  # for the demo model, those of the README
+    first, stop = atlas.layers
+    late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # in the demo model those of the README
     neuron = f"L{late}.ff.{min(1189, atlas.model['neurons'] - 1)}"
     head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"
     console.print(Rule("Next", align="left"))
-    for command, what in (
+    commands = [
         (f"zeropass show {folder} {neuron} --tokens words", "a neuron"),
         (f"zeropass show {folder} {head}", "a head"),
         (f"zeropass find {folder} Monday Tuesday", "who deals with a word, or with several"),
-        (
-            f"zeropass explain {model} {head} --svd",
-            "straight from the weights",
-        ),
-    ):
+    ]
+    if not atlas.is_change:
+        commands.append((f"zeropass explain {model} {head} --svd", "straight from the weights"))
+    for command, what in commands:
         console.print(Text(f"  {command}", style="bold").append(f"   {what}", style="dim"), soft_wrap=True)

@@ -130,6 +130,7 @@ class PairRecord:
     """The best pairs of a head map; ``offset`` is query position minus key position (RoPE).
 
     ``evidence`` is the verdict of a text on head maps of this role, frame and layer, if the model was measured.
+    ``change``: the map is what was added to one, so the pairs are those whose score rose most.
     """
 
     address: str
@@ -140,11 +141,13 @@ class PairRecord:
     certificate: Certificate
     hidden: Hidden
     evidence: Verdict | None = None
+    change: bool = False
 
     @property
     def verb(self) -> str:
         """What the pairs say, in words."""
-        return "as query attends to" if self.role == "qk" else "when attended to, promotes"
+        plain = "as query attends to" if self.role == "qk" else "when attended to, promotes"
+        return f"{plain}, change" if self.change else plain
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps takes as it is."""

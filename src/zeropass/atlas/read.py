@@ -508,7 +508,7 @@ class Atlas:
         kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
         known = self._verdict(place.role, frame, place.layer, offset)
-        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, known)
+        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, known, self.is_change)
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:
