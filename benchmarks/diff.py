@@ -1,7 +1,7 @@
 """What `zeropass diff` costs on SmolLM2-135M: an adapter, a whole fine-tune, and the atlas of a change, layer by layer.
 
-Beside it the time of reading all weights of the base once, which nothing can do without. The whole fine-tune is a copy of
-the model in float16, every block matrix moved by a thousandth of its size; it is written for the measurement.
+Beside it the time of reading all weights of the base once, which nothing can do without. The whole fine-tune is a copy
+of the model in float16, every block matrix moved by a thousandth of its size; it is written for the measurement.
 """
 
 import argparse

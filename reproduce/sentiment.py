@@ -105,23 +105,28 @@ def head(reader: Reader, tuned: zp.Model) -> Iterator[dict[str, Any]]:
 
 
 def changes(reader: Reader, pair: Comparison) -> Iterator[dict[str, Any]]:
-    """What training added to the values of each layer: its leading direction, and the neurons changed most."""
-    for layer in range(pair.base.dims.layers):
-        found = vector_set(pair.base, layer, "value")
-        change = pair.change("value", layer)
-        directions, _ = leading(change, 1)
-        most = change.dense.norm(dim=1).topk(NEURONS).indices
-        own, _ = leading(replace(change, added=found.vectors), 1)
-        mean, high = reader.chance(found, "output")
-        yield {
-            "layer": layer,
-            "direction": float(unsigned(reader.auc(directions.right.T, found, "output"))[0]),
-            "before": float(unsigned(reader.auc(own.right.T, found, "output"))[0]),
-            "neurons": float(unsigned(reader.auc(change.dense[most], found, "output")).mean()),
-            "values": float(unsigned(reader.auc(found.vectors[most], found, "output")).mean()),
-            "chance": mean,
-            "high": high,
-        }
+    """What training added to keys (or ups) and values of each layer: leading direction, and neurons changed most."""
+    reads = "key" if "key" in pair.base.family.ff_roles else "up"
+    for role, frame in ((reads, "token"), ("value", "output")):
+        for layer in range(pair.base.dims.layers):
+            found = vector_set(pair.base, layer, role)
+            change = pair.change(role, layer)
+            if change.rounding or not change.norm:
+                continue
+            directions, _ = leading(change, 1)
+            most = change.dense.norm(dim=1).topk(NEURONS).indices
+            own, _ = leading(replace(change, added=found.vectors), 1)
+            mean, high = reader.chance(found, frame)
+            yield {
+                "role": role,
+                "layer": layer,
+                "direction": float(unsigned(reader.auc(directions.right.T, found, frame))[0]),
+                "before": float(unsigned(reader.auc(own.right.T, found, frame))[0]),
+                "neurons": float(unsigned(reader.auc(change.dense[most], found, frame)).mean()),
+                "same": float(unsigned(reader.auc(found.vectors[most], found, frame)).mean()),
+                "chance": mean,
+                "high": high,
+            }
 
 
 def acted_on(reader: Reader, base: zp.Model, tuned: zp.Model) -> dict[str, Any]:
@@ -177,21 +182,25 @@ def acted_table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def changes_table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each classifier: the layers in thirds."""
+    """A line for each classifier, role and third of the layers."""
     yield (
-        "| classifier | seed | layers | leading direction of the change | of the values before | "
-        "100 neurons changed most: their change | before | random (95%) |"
+        "| classifier | seed | role | layers | leading direction of the change | of the matrix before | "
+        "change of the 100 neurons changed most | the same neurons before | random (95%) |"
     )
-    yield "|---|---:|---|---:|---:|---:|---:|---:|"
+    yield "|---|---:|---|---|---:|---:|---:|---:|---:|"
     for row in rows:
-        every = row["changes"]
-        size = -(-len(every) // 3)
-        for start in range(0, len(every), size):
-            part = every[start : start + size]
-            mean = {key: sum(one[key] for one in part) / len(part) for key in part[0]}
-            cells = [f"{mean[key]:.2f}" for key in ("direction", "before", "neurons", "values")]
-            name = f"{row['base']}, {row['how']} | {row['seed']} | {part[0]['layer']}–{part[-1]['layer']}"
-            yield f"| {name} | {' | '.join(cells)} | {mean['chance']:.2f} ({mean['high']:.2f}) |"
+        for role in dict.fromkeys(one["role"] for one in row["changes"]):
+            every = [one for one in row["changes"] if one["role"] == role]
+            size = -(-len(every) // 3)
+            for start in range(0, len(every), size):
+                part = every[start : start + size]
+                cells = [
+                    f"{sum(one[key] for one in part) / len(part):.2f}"
+                    for key in ("direction", "before", "neurons", "same", "chance", "high")
+                ]
+                name = f"{row['base']}, {row['how']} | {row['seed']} | {role}"
+                span = f"{part[0]['layer']}–{part[-1]['layer']}"
+                yield f"| {name} | {span} | {' | '.join(cells[:4])} | {cells[4]} ({cells[5]}) |"
 
 
 def main(folder: Path) -> None:
