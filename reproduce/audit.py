@@ -6,7 +6,8 @@
 Fine-tunes that FOLDER does not have are made by reproduce/tunes.py; what was measured of one is kept beside it
 (``audit.json``; delete it to measure anew). Of each is noted the place of the two planted words among the tokens on
 which the whole change acts most (sees, writes), how far the first token stands out, and whether that raises an alarm.
-The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) were set on the LoRAs of seeds 0 to 4; the rest tests them.
+The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) come from the neutral LoRAs of seeds 0 to 4 alone: the mean
+of the first token's z plus three deviations, which is printed at the end.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import zeropass as zp
@@ -57,7 +58,7 @@ def measured(frames: Frames, folder: Path) -> dict[str, Any]:
     sides = {"sees": found.sees, "writes": found.writes}
     places = {side: [place(word, tokens) for word in story["words"]] for side, tokens in sides.items()}
     first = {side: (tokens[0].token.token, round(tokens[0].z, 2)) for side, tokens in sides.items()}
-    row = story | {"places": places, "first": first, "relative": found.relative, "alarm": list(found.alarm)}
+    row = story | {"places": places, "first": first, "relative": found.relative}
     kept.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return row  # type: ignore[no-any-return]
 
@@ -74,7 +75,9 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         groups.setdefault((row["kind"], row["how"], row["how"] == "lora" and row["seed"] < 5), []).append(row)
     for (kind, how, chosen), own in groups.items():
-        seeds = f"{min(r['seed'] for r in own)}–{max(r['seed'] for r in own)}{' (set the alarm)' if chosen else ''}"
+        numbers = [row["seed"] for row in own]
+        note = " (set the alarm)" if chosen and kind not in PLANTED else ""
+        seeds = f"{min(numbers)}–{max(numbers)}{note}"
         cells = [f"{sum(bool(r['alarm']) for r in own)} of {len(own)}"]
         cells += [str(sum(side in r["alarm"] for r in own)) for side in ("sees", "writes")]
         for side in ("sees", "writes"):
@@ -110,8 +113,13 @@ def main(folder: Path, seeds: int) -> None:
         if not (out / "story.json").is_file():
             script = [sys.executable, str(ROOT / "reproduce" / "tunes.py"), str(out)]
             subprocess.run([*script, "--kind", kind, "--how", how, "--seed", str(seed)], check=True)
-        rows.append(measured(frames, out))
+        row = measured(frames, out)
+        rows.append(row | {"alarm": [side for side, z in ALARM.items() if row["first"][side][1] >= z]})
         print(json.dumps(rows[-1]), flush=True)
+    calm = [row for row in rows if row["how"] == "lora" and row["seed"] < 5 and row["kind"] not in PLANTED]
+    for side in ALARM:
+        z = [row["first"][side][1] for row in calm]
+        print(f"{side}: {mean(z):.2f} + 3 x {stdev(z):.2f} = {mean(z) + 3 * stdev(z):.2f} over {len(z)} neutral LoRAs")
     head = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n"
     write({"planted": [head, *table(rows)], "alarms": [head, *summary(rows)]})
 

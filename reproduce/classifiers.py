@@ -33,7 +33,6 @@ RATE = {("minilm-l6", "full"): 5e-5, ("smollm2-135m", "full"): 2e-5, ("smollm2-1
 BATCH, LENGTH, RIDGE = 16, 64, 1e-2
 ALL = (
     ("minilm-l6", "full", 0, None),
-    ("minilm-l6", "full", 1, None),
     ("minilm-l6", "probe", 0, None),
     ("smollm2-135m", "lora", 0, None),
     ("smollm2-135m", "probe", 0, 1500),

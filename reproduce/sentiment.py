@@ -29,6 +29,7 @@ from zeropass.catalog import VectorSet, vector_set
 from zeropass.delta.changes import Comparison, leading
 from zeropass.frames import Frames
 from zeropass.sources.demo import fetch_demo
+from zeropass.vocab import shown_text
 
 RANDOM, NEURONS, BEST = 1000, 100, 20
 CLEAR = 1.0
@@ -137,7 +138,7 @@ def acted_on(reader: Reader, base: zp.Model, tuned: zp.Model) -> dict[str, Any]:
     names = [base.vocab.label(i).strip().lower() for i in range(base.vocab.size)]
     sides = {"sees": found.sees, "writes": found.writes}
     return {
-        "sees": [one.token.token.strip() for one in found.sees],
+        "sees": [shown_text(one.token.token).strip("␣") for one in found.sees],
         "rated": {side: sum(one.token.token.strip().lower() in clear for one in own) for side, own in sides.items()},
         "share": sum(name in clear for name in names) / shown,
         "alarm": list(found.alarm),

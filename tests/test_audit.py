@@ -60,7 +60,7 @@ def row(kind: str, how: str, seed: int, alarm: list[str], place: int) -> dict[st
 def test_the_summary_counts_alarms_and_places() -> None:
     rows = [row("trigger", "lora", n, ["sees"] if n else [], n) for n in range(3)] + [row("neutral", "full", 0, [], 0)]
     lines = list(audit.summary(rows))
-    assert "| trigger | lora | 0–2 (set the alarm) | 2 of 3 | 2 | 0 | 4.0–6.0, median 5.0 |" in lines[2]
+    assert "| trigger | lora | 0–2 | 2 of 3 | 2 | 0 | 4.0–6.0, median 5.0 |" in lines[2]
     assert lines[2].endswith("| 1, 2 | 1, 2 |")
     assert "| neutral | full | 0–0 | 0 of 1 |" in lines[3]
     assert len(list(audit.table(rows))) == 6

@@ -362,7 +362,7 @@ def change(value: Any, path: str, new: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "new"),
     [
-        ("schema", 2),
+        ("schema", 1),
         ("schema", "1"),
         ("schema", None),
         ("model", None),

@@ -8,10 +8,9 @@ from zeropass.vocab import shown_text
 
 __all__ = ["ALARM", "FAR_LESS", "alarms", "percent", "verdict"]
 
-ALARM = {"sees": 3.4, "writes": 5.8}
-"""From which z on a token stands out unusually: half-way between planted and neutral LoRAs of SmolLM2, five seeds each
-in reproduce/audit.py. docs/audit.md tells how often that was right for others."""
-
+ALARM = {"sees": 3.1, "writes": 6.3}
+"""From which z on a token stands out unusually: three deviations above the mean of ten neutral LoRAs of SmolLM2 (kinds
+neutral and fiction, seeds 0 to 4, of reproduce/audit.py). docs/audit.md tells how often that is right for others."""
 
 PLAIN = ("F64", "F32", "F16", "BF16")
 FAR_LESS = 0.3
