@@ -117,17 +117,17 @@ def _parameters(found: Diff) -> Table:
 
 
 def _outside(found: Diff) -> Table:
-    """Rows outside the blocks: of each the lists after the change that say something."""
+    """Rows outside the blocks: of each the lists after the change in which a token stands out, or all."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("outside the blocks", "by", "", "reads or writes; − the other pole"):
         table.add_column(name)
     for one in found.outside[:LINES]:
         by = percent(one.relative) if one.before else "new"
-        for record in one.after:
-            if isinstance(record, VectorRecord):
-                row = Text(one.address, style="bold").append(f" {shown_text(one.label)}", style="italic")
-                words = _words(record.top).append("  − ", style="dim").append_text(_words(record.bottom))
-                table.add_row(row, by, Text(record.verb, style="dim"), words)
+        lists = [record for record in one.after if isinstance(record, VectorRecord)]
+        for record in [record for record in lists if not record.faint] or lists:
+            row = Text(one.address, style="bold").append(f" {shown_text(one.label)}", style="italic")
+            words = _words(record.top).append("  − ", style="dim").append_text(_words(record.bottom))
+            table.add_row(row, by, Text(record.verb, style="dim"), words)
     return table
 
 
