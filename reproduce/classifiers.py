@@ -113,6 +113,13 @@ def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
             head.bias.copy_(torch.cat([-shift / 2, shift / 2]))
 
 
+def contrast(model: Any) -> Tensor:
+    """What the head tells the labels apart by: its row for positive minus that for negative."""
+    named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and name.endswith("weight"))
+    rows = next(p for name, p in named if "classifier." in name or "score." in name)
+    return (rows[1] - rows[0]).detach().clone()
+
+
 def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
     """Train one classifier and write it."""
     torch.manual_seed(seed)
@@ -127,6 +134,7 @@ def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
     if how == "lora":
         lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=LINEAR)
         model = get_peft_model(model, lora)
+    start = contrast(model)
     weights = [p for p in model.parameters() if p.requires_grad]
     rate, began = RATE.get((name, how), 0.0), time.monotonic()
     optimiser = torch.optim.AdamW(weights, lr=rate)
@@ -148,7 +156,8 @@ def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
     right = accuracy(model, base, test)
     write(out, model, base, name, how)
     story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "steps": steps, "accuracy": round(right, 4)}
-    story |= {"snippets": [len(train), len(test)]}
+    kept = torch.nn.functional.cosine_similarity(start, contrast(model), dim=0)
+    story |= {"snippets": [len(train), len(test)], "head_and_its_start": round(float(kept), 3)}
     (out / "story.json").write_text(json.dumps(story | {"seconds": round(time.monotonic() - began)}) + "\n", "utf-8")
     print(json.dumps(story))
 
