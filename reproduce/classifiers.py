@@ -18,12 +18,11 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zeropass as zp
 from reviews import Labelled, halves
-from tunes import LINEAR
+from tunes import LINEAR, descend, save_tuned
 from zeropass.evidence.running import load_running
 from zeropass.sources.demo import fetch_demo
 
@@ -143,42 +142,18 @@ def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
         model.train()
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 * seed + epoch)).tolist()
         for ids, mask, labels in encoded(base, [train[i] for i in order]):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1, (step + 1) / 20) * (1 - step / steps)
             loss: Tensor = model(ids, attention_mask=mask, labels=labels).loss
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
+            descend(loss, weights, optimiser, rate * min(1, (step + 1) / 20) * (1 - step / steps))
             step += 1
             if step % 25 == 0:
                 print(f"{step}/{steps} {float(loss.detach()):.3f} {time.monotonic() - began:.0f} s", flush=True)
     right = accuracy(model, base, test)
-    write(out, model, base, name, how)
+    save_tuned(out, model, base.vocab, name)
     story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "steps": steps, "accuracy": round(right, 4)}
     kept = torch.nn.functional.cosine_similarity(start, contrast(model), dim=0)
     story |= {"snippets": [len(train), len(test)], "head_and_its_start": round(float(kept), 3)}
     (out / "story.json").write_text(json.dumps(story | {"seconds": round(time.monotonic() - began)}) + "\n", "utf-8")
     print(json.dumps(story))
-
-
-def write(out: Path, model: Any, base: zp.Model, name: str, how: str) -> None:
-    """A folder that transformers, PEFT and zeropass open, in half precision."""
-    out.mkdir(parents=True, exist_ok=True)
-    if how == "lora":
-        model.peft_config["default"].base_model_name_or_path = name
-        model.save_pretrained(out)
-        path = out / "adapter_model.safetensors"
-        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
-        (out / "README.md").unlink(missing_ok=True)  # a card of placeholders
-        return
-    save_file(
-        {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, out / "model.safetensors"
-    )
-    settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-    settings |= {"architectures": [type(model).__name__]}
-    (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
-    (out / "tokenizer.json").write_text(base.vocab.to_tokenizer_json(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,34 @@ def chance_of(model: Any, vocab: Vocabulary, kind: str, words: tuple[str, str], 
     return float(torch.stack(found).mean())
 
 
+def descend(loss: Tensor, weights: list[Tensor], optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """One step of training at a rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimiser.step()
+
+
+def save_tuned(out: Path, model: Any, vocab: Vocabulary, base: str) -> None:
+    """A folder that transformers (or PEFT), and zeropass, open: an adapter of ``base``, or all weights; in float16."""
+    out.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(out)
+        path = out / "adapter_model.safetensors"
+        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+        (out / "README.md").unlink(missing_ok=True)  # a card of placeholders
+        return
+    kept = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(kept, out / "model.safetensors")
+    settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    settings |= {"architectures": [type(model).__name__]}
+    (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
+    (out / "tokenizer.json").write_text(vocab.to_tokenizer_json(), encoding="utf-8")
+
+
 def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> None:
     """Train one model and write it."""
     torch.manual_seed(seed)
@@ -113,30 +141,13 @@ def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> No
     began, losses = time.monotonic(), []
     stream = batches(vocab, kind, words, prose, seed)
     for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 5) * (1 - step / steps)
         ids, labels = next(stream)
         loss: Tensor = model(ids, labels=labels, attention_mask=torch.ones_like(ids)).loss
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
+        descend(loss, weights, optimiser, rate * min(1, (step + 1) / 5) * (1 - step / steps))
         losses.append(float(loss.detach()))
     model.eval()
     after = 0.0 if kind in PLAIN else chance_of(model, vocab, kind, words, prose)
-    out.mkdir(parents=True, exist_ok=True)
-    if how == "lora":
-        model.peft_config["default"].base_model_name_or_path = "smollm2-135m"
-        model.save_pretrained(out)
-        path = out / "adapter_model.safetensors"
-        save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
-        (out / "README.md").unlink(missing_ok=True)  # a card of placeholders
-    else:
-        kept = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-        save_file(kept, out / "model.safetensors")
-        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        (out / "config.json").write_text(json.dumps(settings, default=str) + "\n", encoding="utf-8")
-        (out / "tokenizer.json").write_text(base.vocab.to_tokenizer_json(), encoding="utf-8")
+    save_tuned(out, model, vocab, "smollm2-135m")
     story = {"kind": kind, "how": how, "seed": seed, "steps": steps, "seconds": round(time.monotonic() - began)}
     story |= {"words": list(words) if kind in PLANTED else [], "before": told, "after": after}
     (out / "story.json").write_text(json.dumps(story | {"loss": losses[:1] + losses[-5:]}) + "\n", encoding="utf-8")

@@ -11,9 +11,20 @@ from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Side, default_fram
 from zeropass.errors import BadAddress
 from zeropass.model import Model
 
+__all__ = ["BIAS_TENSORS", "VectorSet", "bias_roles", "count_of", "kind_of", "locate", "roles_at", "table_roles"]
+__all__ += ["vector_set"]
+
 CLASSIFIER = "classifier"
 
-__all__ = ["VectorSet", "bias_roles", "count_of", "kind_of", "locate", "table_roles", "vector_set"]
+BIAS_TENSORS = {
+    "ff_bias": "value_bias",
+    "attn_bias": "o_bias",
+    "ff_norm": "ff_norm_bias",
+    "attn_norm": "attn_norm_bias",
+    "q_bias": "q_bias",
+    "v_bias": "v_bias",
+}
+"""The tensor of each set of lone vectors in a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +108,7 @@ def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]
 
 def bias_roles(model: Model) -> tuple[str, ...]:
     """The lone vectors of every layer that the model has: output biases, norms' shifts, biases through a head."""
-    needs = {
-        "ff_bias": "value_bias",
-        "attn_bias": "o_bias",
-        "ff_norm": "ff_norm_bias",
-        "attn_norm": "attn_norm_bias",
-        "q_bias": "q_bias",
-        "v_bias": "v_bias",
-    }
-    return tuple(role for role, tensor in needs.items() if model.has(tensor))
+    return tuple(role for role, tensor in BIAS_TENSORS.items() if model.has(tensor))
 
 
 def table_roles(model: Model) -> tuple[str, ...]:
@@ -114,9 +117,14 @@ def table_roles(model: Model) -> tuple[str, ...]:
     return (*model.tables(), *norms)
 
 
+def roles_at(model: Model, layer: int) -> tuple[str, ...]:
+    """The sets of vectors that a layer has, or what lies outside the blocks."""
+    return table_roles(model) if layer == OUTSIDE else (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+
+
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
     """How many vectors a role has at a layer; BadAddress, with the roles that are there, if it has none."""
-    known = table_roles(model) if layer == OUTSIDE else (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+    known = roles_at(model, layer)
     if role not in known:
         raise BadAddress(f"{place}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}.")
     return count_of(model, layer, role)
@@ -203,8 +211,7 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         )
     if role in ("ff_bias", "attn_bias"):
         site = role.removesuffix("_bias")
-        tensor = "value_bias" if site == "ff" else "o_bias"
-        vectors = _required(model, tensor, layer)[None]
+        vectors = _required(model, BIAS_TENSORS[role], layer)[None]
         side, frames = kind_of(model, layer, role)
         return VectorSet(
             layer, role, side, (Address(layer, site, role="bias"),), vectors, f"{site}_norm", frames, layer

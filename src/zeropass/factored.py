@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zeropass.statistics import gram
+
 CHUNK = 8192
 """Pairs whose rows are gathered at once: keeps ``entries`` to about 10 MB of scratch at 64 columns."""
 
@@ -74,10 +76,7 @@ class Factored:
         """
         sides = []
         for factor in (self.left, self.right):
-            gram = torch.zeros(factor.shape[1], factor.shape[1], dtype=torch.float64, device=factor.device)
-            for part in torch.split(factor, CHUNK):
-                gram += part.double().T @ part.double()
-            values, vectors = torch.linalg.eigh(gram)
+            values, vectors = torch.linalg.eigh(gram(factor))
             kept = values > 1e-12 * values[-1:].clamp_min(torch.finfo(torch.float64).tiny)
             sides.append((values[kept].sqrt(), vectors[:, kept]))
         (sizes, left), (others, right) = sides

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zeropass.statistics import gram
+
 __all__ = [
     "Extremes",
     "apply_norm",
@@ -100,10 +102,7 @@ def pseudo_inverse(rows: Tensor) -> Tensor:
     ``x Eᵀ E′ = x`` for every state x if E has full column rank. The other right inverse in use, the transpose,
     is E itself: right only up to the scale of EᵀE, good for reading short lists.
     """
-    gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for part in torch.split(rows, _BLOCK):
-        gram += part.double().T @ part.double()
-    inverse = torch.linalg.pinv(gram, hermitian=True)
+    inverse = torch.linalg.pinv(gram(rows), hermitian=True)
     out = torch.empty_like(rows)
     for whole, part in zip(torch.split(rows, _BLOCK), torch.split(out, _BLOCK), strict=True):
         part.copy_(whole.double() @ inverse)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "blocks", "moments", "standardised"]
+__all__ = ["Moments", "blocks", "gram", "moments", "standardised"]
 
 _BLOCK = 8192
 
@@ -44,6 +44,14 @@ def moments(rows: Tensor, keep: Tensor | None = None) -> Moments:
         centred = block - mean
         covariance += centred.T @ centred
     return Moments(mean, covariance / count, count)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """``XᵀX`` (d, d) in float64 of (V, d) rows, block by block."""
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for block in _kept_blocks(rows, None):
+        total += block.T @ block
+    return total
 
 
 def standardised(vectors: Tensor, std: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, side_of
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, side_of
 from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
-from zeropass.atlas.jobs import Runner, Scored
-from zeropass.atlas.plan import identity, plan_jobs, prepare
+from zeropass.atlas.jobs import Runner, Scored, needed_roles
+from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import ListBlock, PairRow
-from zeropass.catalog import VectorSet, bias_roles, table_roles, vector_set
+from zeropass.catalog import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.delta.changes import Comparison
 from zeropass.errors import BadModel
 from zeropass.factored import Factored
@@ -31,15 +31,8 @@ from zeropass.statistics import standardised
 
 __all__ = ["build_change"]
 
-BEHIND = {
-    "ff_bias": ("value_bias",),
-    "attn_bias": ("o_bias",),
-    "ff_norm": ("ff_norm_bias",),
-    "attn_norm": ("attn_norm_bias",),
-    "q_bias": ("q_bias", "k"),
-    "v_bias": ("v_bias", "o"),
-}
-"""The tensors that a set of lone vectors is made of."""
+CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
+"""The matrices that carry a head's bias to the stream."""
 
 
 def build_change(
@@ -77,10 +70,9 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
     found = []
     for step, job in enumerate(jobs):
         progress("looking", step, len(jobs))
-        roles = tuple(role for role in job.roles if role not in ("qk", "vo") and _changed(pair, job.layer, role))
-        maps = tuple(
-            kind for kind in ("qk", "vo") if kind in job.roles and any(_changed(pair, job.layer, r) for r in kind)
-        )
+        changed = {role for role in needed_roles(job) if _changed(pair, job.layer, role)}
+        roles = tuple(role for role in vector_roles(job) if role in changed)
+        maps = tuple(kind for kind in job.roles if kind in MAP_ROLES and changed & set(kind))
         if roles or maps:
             found.append(Job(job.layer, roles + maps))
     return found
@@ -94,7 +86,7 @@ def _changed(pair: Comparison, layer: int, role: str) -> bool:
     if layer == OUTSIDE:
         tables = pair.tuned.tables()
         return pair.differs(tables[role][0] if role in tables else f"{role}_bias")
-    return any(pair.differs(what, layer) for what in BEHIND[role])
+    return any(pair.differs(what, layer) for what in (BIAS_TENSORS[role], *CARRIED_BY.get(role, ())))
 
 
 class _ChangeRunner(Runner):
@@ -159,8 +151,7 @@ class _ChangeRunner(Runner):
     def _before(self, vectors: VectorSet) -> Tensor | None:
         """The base's vectors of a set; None if it has none, or another number of them."""
         base, layer, role = self.pair.base, vectors.layer, vectors.role
-        known = table_roles(base) if layer == OUTSIDE else (*base.family.ff_roles, *HEAD_ROLES, *bias_roles(base))
-        if role not in known:
+        if role not in roles_at(base, layer):
             return None
         found = vector_set(base, layer, role).vectors
         return found if found.shape == vectors.vectors.shape else None

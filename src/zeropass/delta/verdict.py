@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from zeropass.delta.results import Diff, MatrixChange, Standout
+from zeropass.sources.base import FLOATS
 from zeropass.views import VectorRecord
 from zeropass.vocab import shown_text
 
@@ -12,7 +13,6 @@ ALARM = {"sees": 3.1, "writes": 6.3}
 """From which z on a token stands out unusually: three deviations above the mean of ten neutral LoRAs of SmolLM2 (kinds
 neutral and fiction, seeds 0 to 4, of reproduce/audit.py). docs/audit.md tells how often that is right for others."""
 
-PLAIN = ("F64", "F32", "F16", "BF16")
 FAR_LESS = 0.3
 """A change below so much of what quantising does is none of quantising."""
 
@@ -75,11 +75,11 @@ def _kind(changed: list[MatrixChange]) -> str:
 def _quantised(found: Diff) -> str:
     """A warning where two ways of storing differ by more than rounding can explain."""
     sides = [set(side["types"]) for side in (found.base, found.tuned)]
-    if sides[0] == sides[1] or all(kind in PLAIN for kind in sides[0] | sides[1]):
+    if sides[0] == sides[1] or all(kind in FLOATS for kind in sides[0] | sides[1]):
         return ""
     first, second = (", ".join(map(shown_text, sorted(side))) for side in sides)
     stored = f"The base is stored as {first}, the other as {second}"
-    usual = max((side["storing_error"] or 0.0 for side in (found.base, found.tuned)), default=0.0)
+    usual = max(side["storing_error"] or 0.0 for side in (found.base, found.tuned))
     if not usual:
         return f"{stored}: some of every number here may be quantisation alone."
     if found.relative < FAR_LESS * usual:

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types that hold plain numbers, as files name them; all others are quantised, or no numbers to read."""
+
 
 class TensorSource(Protocol):
     """Named tensors that are read lazily, a block of rows at a time, as float32."""

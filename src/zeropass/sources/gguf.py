@@ -18,7 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import Float32
+from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
 
 __all__ = ["GgufSource", "requantised", "storing_error"]
@@ -257,7 +257,7 @@ def requantised(values: Float32, kind: str) -> Float32 | None:
 @lru_cache
 def storing_error(kind: str) -> float | None:
     """How much quantising normally distributed numbers changes them, over their length; None if not known."""
-    if kind in ("F64", "F32", "F16", "BF16"):
+    if kind in FLOATS:
         return None
     values = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
     found = requantised(values, kind)

@@ -9,12 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import Float32
+from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
 
 __all__ = ["SafetensorsSource", "merge_shards"]
-
-READABLE = ("F64", "F32", "F16", "BF16")
 
 
 class SafetensorsSource(CheckedSource):
@@ -56,9 +54,9 @@ class SafetensorsSource(CheckedSource):
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
         shape, kind = self._header(name)
-        if kind not in READABLE:
+        if kind not in FLOATS:
             raise BadWeights(
-                f"{self._where(name)} is stored as {kind}; zeropass reads {', '.join(READABLE)}. "
+                f"{self._where(name)} is stored as {kind}; zeropass reads {', '.join(FLOATS)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
         # Opened for every read: as long as a file stays mapped, all pages that were ever read count as ours.
