@@ -23,12 +23,14 @@ LAYERS = (
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
+    ("translation",),
     ("evidence",),
     ("views",),
     ("lens",),
     ("atlas",),
     ("terminal", "tour"),
     ("delta",),
+    ("stitch",),
     ("__init__",),
     ("cli",),
 )
@@ -43,6 +45,7 @@ PACKAGES = (
     "zeropass.evidence",
     "zeropass.align",
     "zeropass.delta",
+    "zeropass.stitch",
 )
 NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
 LAZY = "zeropass"
@@ -54,6 +57,8 @@ WITHOUT_TORCH = (
     "align.results",
     "delta.results",
     "delta.terminal",
+    "stitch.results",
+    "stitch.terminal",
 )
 
 

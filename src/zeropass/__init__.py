@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from zeropass.lens import Lens, load
     from zeropass.model import Model, open_model
     from zeropass.pairs import TopPairs, top_pairs
+    from zeropass.stitch.collect import stitch_models, transplant
+    from zeropass.stitch.results import Stitch
+    from zeropass.stitch.stitched import classify, load_stitched
+    from zeropass.translation import bridge, translate
 
 __all__ = [
     "Adapted",
@@ -50,16 +54,20 @@ __all__ = [
     "Lens",
     "Model",
     "Options",
+    "Stitch",
     "TopPairs",
     "ZeropassError",
     "__version__",
     "adapt",
     "align_models",
+    "bridge",
     "build",
     "build_change",
+    "classify",
     "collect_evidence",
     "compare",
     "load",
+    "load_stitched",
     "match",
     "open_atlas",
     "open_model",
@@ -67,7 +75,10 @@ __all__ = [
     "parse",
     "read_alignment",
     "read_evidence",
+    "stitch_models",
     "top_pairs",
+    "translate",
+    "transplant",
     "write_diff",
 ]
 
@@ -93,6 +104,10 @@ _HOMES = {
     "zeropass.lens": ("Lens", "load"),
     "zeropass.model": ("Model", "open_model"),
     "zeropass.pairs": ("TopPairs", "top_pairs"),
+    "zeropass.stitch.collect": ("stitch_models", "transplant"),
+    "zeropass.stitch.results": ("Stitch",),
+    "zeropass.stitch.stitched": ("classify", "load_stitched"),
+    "zeropass.translation": ("bridge", "translate"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

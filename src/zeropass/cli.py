@@ -27,6 +27,8 @@ from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
+from zeropass.stitch.results import read_lines
+from zeropass.stitch.terminal import render_classes, render_stitch
 from zeropass.terminal import facts_table, render, render_alignment, render_find, render_matches, show_records
 from zeropass.tour import print_tour
 from zeropass.vocab import View, shown_text
@@ -263,6 +265,89 @@ def diff(
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
+
+
+@app.command()
+def stitch(
+    classifier: Annotated[str, typer.Option(help="The folder of a fine-tuned classifier.")],
+    onto: Annotated[str, typer.Option(help="The model that was only pretrained, as MODEL elsewhere.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    base: Annotated[str | None, typer.Option(help="What the classifier was tuned from.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A file with a text a line, no labels: to choose, and to say what to expect.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 300,
+    accuracy: Annotated[float | None, typer.Option(help="What the classifier is known to have.")] = None,
+    keep: Annotated[int | None, typer.Option(help="How many lower layers of the model to keep.")] = None,
+    take: Annotated[int | None, typer.Option(help="How many upper layers of the classifier to take.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="orthogonal, centred, ridge, weighted, pinv or identity.")] = None,
+    frame: Annotated[str | None, typer.Option(help="What stands for a token: both, token or paper.")] = None,
+    transplant: Annotated[
+        bool, typer.Option("--transplant", help="Put what tuning changed into the model's own layers instead.")
+    ] = False,
+    strength: Annotated[float | None, typer.Option(help="Of a transplant: what to multiply the change by.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Make a classifier of a model that was only pretrained, from a classifier of another; nothing is trained."""
+    if transplant and base is None:
+        raise BadOption("--transplant moves what tuning changed: it needs --base, what the classifier was tuned from.")
+    if transplant and (keep is not None or take is not None):
+        raise BadOption("--keep and --take are for a stitch; --transplant leaves all layers where they are.")
+    if strength is not None and not transplant:
+        raise BadOption("--strength is for --transplant.")
+    with _progress() as report:
+        report("opening", 0, 1)
+        tuned, other = zp.open_model(classifier, device), zp.open_model(onto, device)
+        before = zp.open_model(base, device) if base else None
+        lines = read_lines(text, texts) if text else ()
+        if transplant and before is not None:
+            how: dict[str, Any] = {"strength": strength}
+            _, found = zp.transplant(
+                tuned,
+                other,
+                before,
+                out,
+                **how,
+                kernel=kernel,
+                frame=frame,
+                texts=lines,
+                accuracy=accuracy,
+                seed=seed,
+                progress=report,
+            )
+        else:
+            how = {"base": before, "keep": keep, "take": take}
+            _, found = zp.stitch_models(
+                tuned,
+                other,
+                out,
+                **how,
+                kernel=kernel,
+                frame=frame,
+                texts=lines,
+                accuracy=accuracy,
+                seed=seed,
+                progress=report,
+            )
+    if not _output(found.to_json() | {"out": str(out)}, as_json):
+        Console().print(render_stitch(found))
+        where = shown_text(str(out), limit=500)
+        print(f'{where}: zeropass classify {where} TEXT..., or in Python: model = zeropass.load_stitched("{where}")')
+
+
+@app.command()
+def classify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What stitch wrote.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...")],
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Label texts with a stitched classifier (needs zeropass[run])."""
+    found = zp.classify(folder, texts, device)
+    if not _output(found, as_json):
+        Console().print(render_classes(texts, found))
 
 
 @app.command()

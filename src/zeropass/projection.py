@@ -18,10 +18,14 @@ __all__ = [
     "keep_k",
     "normed",
     "pseudo_inverse",
+    "restored",
     "rotate",
     "scores",
 ]
 
+
+_FLAT = 1e-6
+"""A smaller gain is taken as this where it is divided by."""
 
 _BLOCK = 4096
 """Rows that are held in float64 at once."""
@@ -74,6 +78,12 @@ def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
+
+
+def restored(x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor, shift: Tensor) -> Tensor:
+    """(…, d) states brought to where a norm layer puts every state; what it has put out itself stays as it is."""
+    steep = torch.where(gain.abs() < _FLAT, torch.full_like(gain, _FLAT), gain)
+    return normed((x - shift) / steep, norm, eps) * gain + shift
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,243 @@
+"""Which seam, without a label: what is tried, and what tells how good it is.
+
+The classifier that is translated is there, so its own answers on unlabelled texts are too. A stitch is expected to be
+right as often as the classifier's probabilities say so of the stitch's answers: the mean of p(answer | text). That is
+calibration by agreement, weighted by how sure the classifier is; where its accuracy is known, its probabilities are
+brought to that mean first (one temperature, Guo et al. 2017, with a mean instead of labels).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zeropass.errors import BadOption
+from zeropass.model import Model
+from zeropass.projection import restored
+from zeropass.stitch.parts import Lower, Upper, batches, head_of, load_classifier, load_lower
+from zeropass.stitch.results import Try, Verdict, judged
+from zeropass.stitch.stitched import seam_norm
+from zeropass.translation import FRAMES, KERNELS, Bridge, Translation
+
+__all__ = [
+    "LEAST",
+    "Answers",
+    "Trial",
+    "answers",
+    "chosen",
+    "depths",
+    "expected",
+    "measured",
+    "require_texts",
+    "trial_of",
+]
+__all__ += ["verdict"]
+
+Progress = Callable[[str, int, int], None]
+Batch = tuple[Tensor, tuple[Tensor, ...], Tensor]
+"""Which texts, their states (texts, tokens, d) at every depth, and their mask."""
+
+LEAST = 50
+"""Fewer texts say too little."""
+
+NULLS = 5
+"""Shuffles of the vocabulary that a choice has to beat."""
+
+FIRST = ("orthogonal", "both")
+"""Kernel and frame with which depths are compared; the others are tried at the best depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A classifier's own logits (texts, labels), the mean length of its states as each block reads them, and the mean
+    of what its head reads (d,).
+    """
+
+    logits: Tensor
+    lengths: tuple[float, ...]
+    read: Tensor
+
+    def chances(self, accuracy: float | None) -> Tensor:
+        """Its probabilities (texts, labels); of mean confidence ``accuracy`` if that is known."""
+        return (self.logits / _temperature(self.logits, accuracy)).softmax(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Unlabelled texts as B's blocks hold them, and what the classifier itself says to them."""
+
+    classifier: Model
+    bridge: Bridge
+    upper: Upper
+    own: Answers
+    texts: tuple[Batch, ...]
+    chances: Tensor
+
+    def logits(self, choice: Try, translation: Translation) -> Tensor:
+        """Logits (texts, labels) of a stitch, not yet levelled."""
+        found = torch.empty_like(self.own.logits)
+        norm = seam_norm(self.classifier, choice.take)
+        with torch.inference_mode(), self.upper.taking(choice.take) as upper:
+            for at, states, mask in self.texts:
+                x = translation.states(states[choice.keep])
+                if norm:
+                    x = restored(x, "layer", self.classifier.dims.eps, *norm)
+                found[at] = upper(x, mask).to(found)
+        return found
+
+    def fitted(self, choice: Try, bridge: Bridge | None = None) -> Translation:
+        """The translation of a choice, `lengthened` where scale matters: a post-norm reader has a norm there."""
+        return self.lengthened(choice, (bridge or self.bridge).translation(choice.kernel, choice.frame))
+
+    def lengthened(self, choice: Try, made: Translation) -> Translation:
+        """A translation scaled so that states are as long as the classifier's own at the seam."""
+        if self.classifier.family.norm_place == "post":
+            return made
+        total, count = 0.0, 0
+        for _, states, mask in self.texts:
+            lengths = made.states(states[choice.keep]).norm(dim=-1)[mask.bool()]
+            total, count = total + float(lengths.sum()), count + len(lengths)
+        here = self.own.lengths[self.classifier.dims.layers - choice.take]
+        return made.scaled(here * count / total) if total else made
+
+    def levelled(self, logits: Tensor) -> Tensor:
+        """What to add to logits so that their mean over the texts is the classifier's own."""
+        return self.own.logits.mean(0) - logits.mean(0)
+
+    def answered(self, choice: Try, bridge: Bridge | None = None) -> Tensor:
+        """Levelled logits (texts, labels) of a stitch."""
+        found = self.logits(choice, self.fitted(choice, bridge))
+        return found + self.levelled(found)
+
+    @cached_property
+    def expected_of_own(self) -> float:
+        """What the classifier itself is expected to have."""
+        return expected(self.own.logits, self.chances)
+
+
+def trial_of(
+    classifier: Model, bridge: Bridge, texts: Sequence[str], accuracy: float | None, progress: Progress
+) -> Trial:
+    """Run both models over the texts once. BadOption for too few texts or an accuracy that is none."""
+    require_texts(texts)
+    onto = bridge.first.model
+    hf = load_classifier(classifier)
+    own = answers(hf, classifier, texts, lambda done, total: progress("classifier", done, total))
+    lower = Lower(load_lower(onto), onto.family)
+    held = tuple(depths(lower, onto, texts, lambda done, total: progress("states", done, total)))
+    return Trial(classifier, bridge, Upper(hf, classifier.family), own, held, own.chances(accuracy))
+
+
+def require_texts(texts: Sequence[str]) -> Sequence[str]:
+    """The texts; BadOption if they are too few to say anything."""
+    if len(texts) < LEAST:
+        raise BadOption(f"There are {len(texts)} texts; at least {LEAST} are needed to choose with.")
+    return texts
+
+
+def answers(
+    hf: Any, model: Model, texts: Sequence[str], tick: Callable[[int, int], None] = lambda _d, _n: None
+) -> Answers:
+    """What a classifier says to texts, run whole."""
+    logits, totals, count, done = None, torch.zeros(model.dims.layers), 0, 0
+    heard: list[Tensor] = []
+    ear = head_of(hf).register_forward_hook(lambda _module, given, _out: heard.append(given[0].sum(0).cpu()))
+    for at, ids, mask in batches(model, texts):
+        with torch.inference_mode():
+            found = hf.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+            part = Upper.logits_of(hf, model.family, found, mask)
+        logits = torch.empty(len(texts), part.shape[1]) if logits is None else logits
+        logits[at] = part.cpu()
+        for layer, states in enumerate(found.hidden_states[: model.dims.layers]):
+            totals[layer] += float(states.norm(dim=-1)[mask.bool()].sum())
+        count, done = count + int(mask.sum()), done + len(at)
+        tick(done, len(texts))
+    ear.remove()
+    if logits is None:
+        raise BadOption("There are no texts.")
+    return Answers(logits, tuple((totals / count).tolist()), torch.stack(heard).sum(0) / len(texts))
+
+
+def depths(
+    lower: Lower, model: Model, texts: Sequence[str], tick: Callable[[int, int], None] = lambda _d, _n: None
+) -> Iterable[Batch]:
+    """The stream of texts at every depth of a model that keeps all its blocks."""
+    done = 0
+    for at, ids, mask in batches(model, texts):
+        with torch.inference_mode():
+            yield at, lower.depths(ids, mask), mask
+        done += len(at)
+        tick(done, len(texts))
+
+
+def chosen(
+    trial: Trial, candidates: Sequence[tuple[int, int]], kernel: str | None, frame: str | None, progress: Progress
+) -> tuple[Try, tuple[Try, ...]]:
+    """The best of all that is tried, and everything tried: first depths (keep, take), then kernels and frames."""
+    kernels = (kernel,) if kernel else tuple(KERNELS)
+    frames = (frame,) if frame else FRAMES
+    total = len(candidates) + len(kernels) * len(frames)
+    said: dict[Try, Tensor] = {}
+
+    def tried(choice: Try) -> None:
+        progress("seams", len(said), total)
+        if choice not in said:
+            said[choice] = trial.answered(choice)
+
+    for keep, take in candidates:
+        tried(Try(keep, take, kernel or FIRST[0], frame or FIRST[1]))
+    best = max(said, key=lambda one: expected(said[one], trial.chances))
+    for one in kernels:
+        for other in frames:
+            tried(replace(best, kernel=one, frame=other))
+    choices = torch.stack([logits.argmax(1) for logits in said.values()])
+    tries = []
+    for choice, logits in said.items():
+        consensus = float((choices == logits.argmax(1)).float().mean())
+        fit = trial.bridge.fit(choice.kernel, choice.frame)
+        found = measured(choice, logits, trial.own.logits, trial.chances)
+        tries.append(replace(found, fit=fit, consensus=consensus))
+    tries.sort(key=lambda one: -(one.expected or 0))
+    return tries[0], tuple(tries)
+
+
+def verdict(trial: Trial, choice: Try, seed: int, progress: Progress) -> Verdict:
+    """The verdict on a choice, against the same with shuffled tokens."""
+    nulls = []
+    for n in range(NULLS):
+        progress("null", n, NULLS)
+        nulls.append(expected(trial.answered(choice, trial.bridge.shuffled(seed + n)), trial.chances))
+    return judged(choice.expected or 0.0, trial.expected_of_own, tuple(nulls))
+
+
+def expected(logits: Tensor, chances: Tensor) -> float:
+    """The accuracy that the classifier's probabilities (texts, labels) give these answers."""
+    return float(chances.gather(1, logits.argmax(1, keepdim=True)).mean())
+
+
+def measured(choice: Try, logits: Tensor, own: Tensor, chances: Tensor) -> Try:
+    """A choice with what its answers tell beside the classifier's own logits and probabilities."""
+    return replace(
+        choice,
+        expected=expected(logits, chances),
+        agreement=float((logits.argmax(1) == own.argmax(1)).float().mean()),
+        confidence=float(functional.softmax(logits, 1).amax(1).mean()),
+    )
+
+
+def _temperature(logits: Tensor, accuracy: float | None) -> float:
+    """What to divide logits by so that the mean confidence is the accuracy; one where that is not known."""
+    if accuracy is None:
+        return 1.0
+    if not 1 / logits.shape[1] < accuracy < 1:
+        raise BadOption(f"--accuracy is {accuracy}; of {logits.shape[1]} labels it lies between chance and 1.")
+    low, high = 1e-3, 1e3
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        sure = float((logits / middle).softmax(1).amax(1).mean())
+        low, high = (middle, high) if sure > accuracy else (low, middle)
+    return float((low * high) ** 0.5)

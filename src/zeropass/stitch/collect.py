@@ -1,0 +1,294 @@
+"""Make a classifier of two models, say how far to believe it, and write it (Dar et al. 2023, §5; docs/stitching.md)."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zeropass.delta.changes import Comparison
+from zeropass.errors import BadOption
+from zeropass.model import Model
+from zeropass.stitch.choose import (
+    FIRST,
+    NULLS,
+    Progress,
+    Trial,
+    answers,
+    chosen,
+    expected,
+    measured,
+    require_texts,
+    trial_of,
+    verdict,
+)
+from zeropass.stitch.parts import load_classifier, require_classifier, require_fed
+from zeropass.stitch.results import Stitch, Try, Verdict, judged
+from zeropass.stitch.stitched import Stitched, stitched
+from zeropass.stitch.transplant import Transplant, put_level, transplant_of
+from zeropass.translation import Bridge, bridge
+
+__all__ = ["first_changed", "seams", "stitch_models", "transplant"]
+
+UNLIKE = 0.5
+"""Tuning does not move an embedding by so much of its length; models trained apart differ by more than all of it."""
+
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+"""What a transplanted change is multiplied by."""
+
+NOT_CHECKED = Verdict(
+    None,
+    "Not checked: with --text FILE (a text a line, no labels) it chooses better, and says what to expect.",
+)
+
+
+def stitch_models(
+    classifier: Model,
+    onto: Model,
+    out: Path | None = None,
+    *,
+    base: Model | None = None,
+    keep: int | None = None,
+    take: int | None = None,
+    kernel: str | None = None,
+    frame: str | None = None,
+    texts: Sequence[str] = (),
+    accuracy: float | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> tuple[Stitched, Stitch]:
+    """The first ``keep`` blocks of ``onto``, a translation, the last ``take`` blocks of ``classifier`` and its head.
+
+    What is not given is chosen: by unlabelled ``texts`` where there are some (`choose`), else by the vocabulary.
+    ``base`` is what the classifier was tuned from: only blocks that changed are taken. ``accuracy`` is what the
+    classifier is known to have. Written to ``out`` if given. Raises BadOption for what does not fit.
+    """
+    _require(classifier, onto)
+    _require_room(out)
+    found = bridge(onto, classifier)
+    first, notes = (first_changed(base, classifier), []) if base else (None, [])
+    if first == 0:
+        notes.append("Fine-tuning changed every block: those that are not taken are lost.")
+    candidates = seams(classifier, onto, keep, take, first)
+    if texts:
+        trial = trial_of(classifier, found, texts, accuracy, progress)
+        choice, tries = chosen(trial, candidates, kernel, frame, progress)
+        made, told = _finished(trial, choice, seed, progress)
+    else:
+        choice, tries = _by_vocabulary(found, candidates, kernel, frame)
+        translation = found.translation(choice.kernel, choice.frame)
+        made, told = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
+    record = Stitch(
+        "stitch",
+        _named(classifier),
+        _named(onto),
+        {"tokens": len(found.shared), "of": list(found.shared.sizes)},
+        choice,
+        tries,
+        told,
+        len(texts),
+        tuple(notes),
+        _labels(made),
+    )
+    if out is not None:
+        _write(made, onto, record, out)
+    return made, record
+
+
+def transplant(
+    classifier: Model,
+    onto: Model,
+    base: Model,
+    out: Path | None = None,
+    *,
+    strength: float | None = None,
+    kernel: str | None = None,
+    frame: str | None = None,
+    texts: Sequence[str] = (),
+    accuracy: float | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> tuple[Any, Stitch]:
+    """What tuning changed from ``base`` to ``classifier``, put into the blocks of ``onto``, with the head.
+
+    The result is an ordinary checkpoint of ``onto``'s architecture. How strong the change is made is chosen by
+    unlabelled texts if not given; without any it is taken as it is.
+    """
+    _require(classifier, onto)
+    _require_room(out)
+    plan = transplant_of(
+        base, classifier, onto, first_changed(base, classifier), kernel or FIRST[0], frame or FIRST[1], progress
+    )
+    strengths = (strength,) if strength is not None else STRENGTHS if texts else (1.0,)
+    choice = Try(onto.dims.layers, len(plan.layers), plan.kernel, plan.frame)
+    if texts:
+        made, tries, told = _strongest(plan, choice, strengths, texts, accuracy, seed, progress)
+    else:
+        tries = (replace(choice, strength=strengths[0]),)
+        made, told = plan.classifier(strengths[0]), NOT_CHECKED
+    shared = plan.bridge.shared
+    record = Stitch(
+        "transplant",
+        _named(classifier),
+        _named(onto),
+        {"tokens": len(shared), "of": list(shared.sizes)},
+        tries[0],
+        tries,
+        told,
+        len(texts),
+        plan.notes,
+        _labels(made),
+        tuple((one.first, one.second) for one in plan.layers),
+    )
+    if out is not None:
+        _write(made, onto, record, out)
+    return made, record
+
+
+def first_changed(base: Model, tuned: Model) -> int:
+    """The first block that fine-tuning changed; BadModel for two models that are no base and its tune.
+
+    BadOption if no block differs.
+    """
+    compared = Comparison(base, tuned)
+    before, after = base.embedding, tuned.embedding
+    if before.shape == after.shape and float((after - before).norm()) > UNLIKE * float(before.norm()):
+        raise BadOption(f"{tuned.name} was not tuned from {base.name}: their embeddings have little in common.")
+    vectors = [f"{role}_bias" for role in compared.roles]
+    vectors += [f"{site}_norm{part}" for site in ("attn", "ff") for part in ("", "_bias")]
+    for layer in range(base.dims.layers):
+        if any(compared.differs(what, layer) for what in (*compared.roles, *vectors)):
+            return layer
+    raise BadOption(f"{tuned.name} has the blocks of {base.name}: nothing was fine-tuned but, perhaps, the head.")
+
+
+def _require(classifier: Model, onto: Model) -> None:
+    require_fed(classifier, "The classifier")
+    require_fed(onto, "The model to stitch onto,")
+    require_classifier(classifier)
+    if classifier.family.norm_place != onto.family.norm_place:
+        raise BadOption(
+            f"{classifier.name} ({classifier.family.name}) and {onto.name} ({onto.family.name}) do not fit: the head "
+            "of an encoder reads the first token, that of a causal model the last one."
+        )
+
+
+def _require_room(out: Path | None) -> None:
+    if out is not None and out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _ours(out))):
+        raise BadOption(f"{out} is there already and is no stitched model; choose another --out.")
+
+
+def _ours(folder: Path) -> bool:
+    return (folder / "stitch.json").is_file()
+
+
+def seams(
+    classifier: Model, onto: Model, keep: int | None, take: int | None, first: int | None
+) -> list[tuple[int, int]]:
+    """Depths (keep, take) to try: every seam of the classifier, each with the like depth of the other and its
+    neighbours; blocks above the first that fine-tuning changed where that is known.
+    """
+    above, below = classifier.dims.layers, onto.dims.layers
+    for name, value, most in (("--keep", keep, below), ("--take", take, above)):
+        if value is not None and not 0 <= value <= most:
+            model = onto if name == "--keep" else classifier
+            raise BadOption(f"{name} is {value}; {model.name} has {most} layers, so it is from 0 to {most}.")
+    takes = [take] if take is not None else [above - first] if first else range(1, above)
+    found = []
+    for m in takes or [above]:
+        like = round((above - m) / above * below)
+        keeps = [keep] if keep is not None else [n for n in (like - 1, like, like + 1) if 1 <= n <= below]
+        found += [(n, m) for n in keeps]
+    return found
+
+
+def _by_vocabulary(
+    found: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None
+) -> tuple[Try, tuple[Try, ...]]:
+    """The middle of the depths, in the kernel and frame that do best on the whole (docs/stitching.md)."""
+    keep, take = candidates[len(candidates) // 2]
+    kernel, frame = kernel or FIRST[0], frame or FIRST[1]
+    choice = Try(keep, take, kernel, frame, fit=found.fit(kernel, frame))
+    return choice, (choice,)
+
+
+def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple[Stitched, Verdict]:
+    """The model of a choice, scaled and levelled, and the verdict on it."""
+    translation = trial.fitted(choice)
+    level = trial.levelled(trial.logits(choice, translation))
+    told = verdict(trial, choice, seed, progress)
+    onto = trial.bridge.first.model
+    return stitched(trial.classifier, onto, choice.keep, choice.take, translation, level), told
+
+
+def _strongest(
+    plan: Transplant,
+    choice: Try,
+    strengths: Sequence[float],
+    texts: Sequence[str],
+    accuracy: float | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[Any, tuple[Try, ...], Verdict]:
+    """The strength that is expected to be right most often, its model with level logits, and the verdict."""
+    own = answers(load_classifier(plan.tuned), plan.tuned, require_texts(texts))
+    chances = own.chances(accuracy)
+
+    def levelled(source: Transplant, one: float) -> tuple[Any, Tensor]:
+        made = source.classifier(one)
+        said = answers(made, plan.onto, texts)
+        level = own.logits.mean(0) - said.logits.mean(0)
+        put_level(made, level, said.read)
+        return made, said.logits + level
+
+    found: list[tuple[Try, Any]] = []
+    for n, one in enumerate(strengths):
+        progress("strengths", n, len(strengths))
+        made, logits = levelled(plan, one)
+        found.append((measured(replace(choice, strength=one), logits, own.logits, chances), made))
+    found.sort(key=lambda each: -(each[0].expected or 0))
+    best, made = found[0]
+    nulls = []
+    for n in range(NULLS):
+        progress("null", n, NULLS)
+        nulls.append(expected(levelled(plan.null(seed + n), best.strength or 0.0)[1], chances))
+    told = judged(best.expected or 0.0, expected(own.logits, chances), tuple(nulls))
+    return made, tuple(one for one, _ in found), told
+
+
+def _labels(made: Any) -> tuple[str, ...]:
+    return tuple(str(made.config.id2label[n]) for n in range(made.config.num_labels))
+
+
+def _named(model: Model) -> dict[str, Any]:
+    return {"name": model.name, "family": model.family.name, "layers": model.dims.layers, "sha256": model.fingerprint}
+
+
+def _write(made: Any, onto: Model, record: Stitch, out: Path) -> None:
+    """The folder, whole or not at all: made beside, then renamed."""
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        kept = {name: tensor.detach().contiguous().cpu() for name, tensor in made.state_dict().items()}
+        save_file(kept, part / "model.safetensors", metadata={"format": "pt"})
+        pad = "[PAD]" if "[PAD]" in onto.vocab.pieces else onto.vocab.pieces[0]
+        settings = {k: v for k, v in made.config.to_dict().items() if k != "quantization_config"}
+        settings |= {"architectures": [type(made).__name__], "dtype": "float32"}
+        (part / "config.json").write_text(json.dumps(settings, default=str, indent=1) + "\n", encoding="utf-8")
+        (part / "tokenizer.json").write_text(onto.vocab.to_tokenizer_json(), encoding="utf-8")
+        (part / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": pad}) + "\n", encoding="utf-8"
+        )
+        (part / "stitch.json").write_text(json.dumps(record.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        part.replace(out)
+    except OSError as error:
+        raise BadOption(f"{out} could not be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""The stitched classifier: one model of transformers, made of two, and the folder that keeps it.
+
+    model = zeropass.load_stitched("DIR")
+
+It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits`` works as everywhere, and after the import
+``AutoModelForSequenceClassification.from_pretrained("DIR")`` gives the same.
+"""
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.spec import Family
+from zeropass.errors import BadOption, CannotRun
+from zeropass.model import Model
+from zeropass.projection import restored
+from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
+from zeropass.translation import Translation
+
+__all__ = ["Seam", "Stitched", "StitchedConfig", "classify", "load_stitched", "seam_norm", "stitched"]
+
+
+class Seam(nn.Module):
+    """``x W + b``, and for a post-norm reader the place where the norm below it puts every state."""
+
+    def __init__(self, widths: tuple[int, int], eps: float | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(widths))
+        self.bias = nn.Parameter(torch.zeros(widths[1]))
+        self.eps = eps
+        if eps is not None:
+            self.gain = nn.Parameter(torch.ones(widths[1]))
+            self.shift = nn.Parameter(torch.zeros(widths[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, d₁) of the lower model to (…, d₂) of the upper one."""
+        x = x @ self.weight + self.bias
+        return x if self.eps is None else restored(x, "layer", self.eps, self.gain, self.shift)
+
+
+class StitchedConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-call]
+    """Both configurations, each with as many layers as were taken."""
+
+    model_type = "zeropass-stitched"
+
+    def __init__(
+        self,
+        lower: dict[str, Any] | None = None,
+        upper: dict[str, Any] | None = None,
+        renormed: float | None = None,
+        **others: Any,
+    ) -> None:
+        self.lower, self.upper, self.renormed = lower or {}, upper or {}, renormed
+        super().__init__(**others)
+
+
+class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Lower blocks of one model, a seam, upper blocks and head of another, and what levels its logits."""
+
+    config_class = StitchedConfig
+    base_model_prefix = ""
+
+    def __init__(self, config: StitchedConfig) -> None:
+        super().__init__(config)
+        below, above = (_config(one) for one in (config.lower, config.upper))
+        plain: Any = transformers.AutoModel
+        headed: Any = transformers.AutoModelForSequenceClassification
+        self.lower = Lower(plain.from_config(below), _family(below))
+        head = headed.from_config(above)
+        self.upper = Upper(head, _family(above))
+        self.seam = Seam((below.hidden_size, above.hidden_size), config.renormed)
+        self.level = nn.Parameter(torch.zeros(above.num_labels))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_others: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (batch, labels) of token ids (batch, tokens); a loss too where labels are given."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = self.seam(self.lower(input_ids, mask, token_type_ids))
+        logits = self.upper(states, mask) + self.level
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: every weight is read."""
+
+
+transformers.AutoConfig.register(StitchedConfig.model_type, StitchedConfig, exist_ok=True)
+transformers.AutoModelForSequenceClassification.register(StitchedConfig, Stitched, exist_ok=True)
+
+
+def stitched(
+    classifier: Model, onto: Model, keep: int, take: int, translation: Translation, level: Tensor | None = None
+) -> Stitched:
+    """The first ``keep`` blocks of one model, a translation, the last ``take`` of a classifier and its head."""
+    lower, upper = load_lower(onto), load_classifier(classifier)
+    gain = seam_norm(classifier, take)
+    below, above = (
+        one.config.to_dict() | {"num_hidden_layers": layers} for one, layers in ((lower, keep), (upper, take))
+    )
+    config = StitchedConfig(
+        lower=below,
+        upper=above,
+        renormed=classifier.dims.eps if gain else None,
+        id2label=upper.config.id2label,
+        label2id=upper.config.label2id,
+    )
+    made = Stitched(config)
+    made.lower = Lower(lower, onto.family, keep)
+    made.upper = Upper(upper, classifier.family, take)
+    with torch.no_grad():
+        made.seam.weight.copy_(translation.weight)
+        made.seam.bias.copy_(translation.bias)
+        if level is not None:
+            made.level.copy_(level)
+        if gain:
+            made.seam.gain.copy_(gain[0])
+            made.seam.shift.copy_(gain[1])
+    made.train(False)
+    return made
+
+
+def seam_norm(classifier: Model, take: int) -> tuple[Tensor, Tensor] | None:
+    """Gain and shift of the norm that stands below the blocks that are taken, in a post-norm family."""
+    if classifier.family.norm_place == "pre":
+        return None
+    below = classifier.dims.layers - take - 1
+    name = "ff_norm" if below >= 0 else "embed_norm"
+    gain, shift = (classifier.vector(f"{name}{part}", max(below, 0)) for part in ("", "_bias"))
+    if gain is None or shift is None:
+        raise BadOption(f"{classifier.name} has no {name} to put at the seam.")
+    return gain, shift
+
+
+def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
+    """The classifier that `zeropass stitch` wrote, as a model of transformers: a `Stitched`, or after a transplant an
+    ordinary one. CannotRun, naming the folder, if it holds something else.
+    """
+    path = Path(folder)
+    if not (path / "stitch.json").is_file():
+        raise CannotRun(f"{path} does not hold a stitched model: there is no stitch.json.")
+    kind = transformers.AutoModelForSequenceClassification
+    try:
+        with redirect_stderr(io.StringIO()):  # a progress bar that cannot be asked to be quiet
+            return kind.from_pretrained(path, local_files_only=True, use_safetensors=True).eval().to(device)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotRun(f"{path} does not hold a stitched model: {reason[0]}") from error
+
+
+def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> list[dict[str, float]]:
+    """The probability of each label, by its name, for each text. BadOption for a text without a token."""
+    model = load_stitched(folder, device)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    names = [str(model.config.id2label[n]) for n in range(model.config.num_labels)]
+    found = []
+    with torch.inference_mode():
+        for text in texts:
+            ids = tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")["input_ids"].long()
+            if ids.shape[1] == 0:
+                raise BadOption(f"The text {text!r} has no token.")
+            ids = ids.to(device)
+            chances = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
+            found.append(dict(zip(names, chances.tolist(), strict=True)))
+    return found
+
+
+def _config(values: dict[str, Any]) -> Any:
+    return transformers.AutoConfig.for_model(**values)
+
+
+def _family(config: Any) -> Family:
+    for family in FAMILIES:
+        if config.model_type in family.model_types and family.name in FED:
+            return family
+    raise ValueError(f"half of it is a {config.model_type!r}, which is none of {', '.join(FED)}")
