@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -36,6 +37,7 @@ from zeropass.translation import KERNELS, Translation, bridge
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 MODELS = Path(__file__).parent.parent / "models"
+REVIEWS = MODELS / "tunes" / "reviews"
 HEADED = {
     "llama-tied": (LlamaForSequenceClassification, "model"),
     "gpt2": (GPT2ForSequenceClassification, "transformer"),
@@ -327,6 +329,55 @@ def test_the_command(run: Run, tuned: zp.Model, tmp_path: Path) -> None:  # noqa
     assert len(run.json("classify", out, "a good film")) == 1
 
 
+def merged() -> Any:
+    """The committed LoRA as PEFT puts it on its base."""
+    hf = LlamaForSequenceClassification.from_pretrained(
+        MODELS / "first", num_labels=2, pad_token_id=0, dtype=torch.float32
+    )
+    return PeftModel.from_pretrained(hf, REVIEWS).merge_and_unload().eval()
+
+
+def test_an_adapter_is_a_classifier_too(first: zp.Model) -> None:
+    tuned = zp.adapt(first, REVIEWS)
+    own = logits_of(merged(), first, TEXTS)
+    torch.testing.assert_close(logits_of(load_classifier(tuned), first, TEXTS), own, rtol=1e-4, atol=1e-4)
+    assert collect.first_changed(first, tuned) == 2
+    made, record = zp.stitch_models(tuned, first, base=first, keep=2, labels=("bad", "good"))
+    assert record.labels == ("bad", "good")
+    assert made.config.label2id == {"bad": 0, "good": 1}
+    torch.testing.assert_close(logits_of(made, first, TEXTS), own, rtol=1e-2, atol=1e-2)
+
+
+def test_an_adapter_on_an_encoder_brings_its_bias(tmp_path: Path, minilm_path: Path) -> None:
+    hf = BertForSequenceClassification.from_pretrained(minilm_path, num_labels=3)
+    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query", "dense"], init_lora_weights=False)
+    made: Any = get_peft_model(hf, lora).eval()
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "classifier" in name and "modules_to_save" in name:
+                weight.normal_()
+    made.save_pretrained(tmp_path / "adapter")
+    base = zp.open_model(str(minilm_path))
+    found = load_classifier(zp.adapt(base, tmp_path / "adapter"))
+    ids = torch.tensor([[101, 2204, 2143, 102]])
+    with torch.inference_mode():
+        torch.testing.assert_close(found(ids).logits, made(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_what_the_documents_say_of_the_committed_one(first: zp.Model) -> None:
+    """A LoRA on the first model, stitched onto the second: believed, and far above its shuffled twin."""
+    texts = (REVIEWS / "texts.txt").read_text(encoding="utf-8").splitlines()
+    second = zp.open_model(str(MODELS / "second"))
+    _, record = zp.stitch_models(
+        zp.adapt(first, REVIEWS), second, base=first, texts=texts, kernel="centred", frame="both"
+    )
+    assert record.verdict.trusted is True
+    assert record.choice.agreement is not None
+    assert record.choice.agreement > 0.7
+    assert record.verdict.null_best is not None
+    assert record.verdict.null_best < 0.6
+
+
 Asked = Callable[[Path, zp.Model], list[object]]
 
 
@@ -353,6 +404,8 @@ Asked = Callable[[Path, zp.Model], list[object]]
         ),
         (lambda _p, t: ["--classifier", t.name, "--base", MODELS / "wide"], "is no fine-tune of .*layers is 4, and 6"),
         (lambda _p, t: ["--classifier", t.name, "--base", MODELS / "second"], "was not tuned from .*second"),
+        (lambda _p, t: ["--classifier", t.name, "--labels", "one"], "--labels are 1; .* has 2"),
+        (lambda _p, _t: ["--classifier", REVIEWS], "reviews is an adapter: it needs --base"),
         (lambda p, t: ["--classifier", t.name, "--text", p / "none.txt"], "none.txt cannot be read"),
         (lambda p, t: ["--classifier", t.name, "--text", _few(p)], "There are 3 texts; at least 50"),
         (lambda p, t: ["--classifier", t.name, "--text", _many(p), "--accuracy", 0.3], "--accuracy is 0.3"),

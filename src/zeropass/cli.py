@@ -269,7 +269,9 @@ def diff(
 
 @app.command()
 def stitch(
-    classifier: Annotated[str, typer.Option(help="The folder of a fine-tuned classifier.")],
+    classifier: Annotated[
+        str, typer.Option(help="The folder of a fine-tuned classifier, or of a PEFT LoRA with its head.")
+    ],
     onto: Annotated[str, typer.Option(help="The model that was only pretrained, as MODEL elsewhere.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     base: Annotated[str | None, typer.Option(help="What the classifier was tuned from.")] = None,
@@ -282,6 +284,7 @@ def stitch(
     take: Annotated[int | None, typer.Option(help="How many upper layers of the classifier to take.")] = None,
     kernel: Annotated[str | None, typer.Option(help="orthogonal, centred, ridge, weighted, pinv or identity.")] = None,
     frame: Annotated[str | None, typer.Option(help="What stands for a token: both, token or paper.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Names for its labels, with commas, in their order.")] = None,
     transplant: Annotated[
         bool, typer.Option("--transplant", help="Put what tuning changed into the model's own layers instead.")
     ] = False,
@@ -299,38 +302,21 @@ def stitch(
         raise BadOption("--strength is for --transplant.")
     with _progress() as report:
         report("opening", 0, 1)
-        tuned, other = zp.open_model(classifier, device), zp.open_model(onto, device)
         before = zp.open_model(base, device) if base else None
-        lines = read_lines(text, texts) if text else ()
+        tuned, other = _classifier(classifier, before, device), zp.open_model(onto, device)
+        common: dict[str, Any] = {
+            "kernel": kernel,
+            "frame": frame,
+            "texts": read_lines(text, texts) if text else (),
+            "accuracy": accuracy,
+            "labels": _names(labels) or (),
+            "seed": seed,
+            "progress": report,
+        }
         if transplant and before is not None:
-            how: dict[str, Any] = {"strength": strength}
-            _, found = zp.transplant(
-                tuned,
-                other,
-                before,
-                out,
-                **how,
-                kernel=kernel,
-                frame=frame,
-                texts=lines,
-                accuracy=accuracy,
-                seed=seed,
-                progress=report,
-            )
+            _, found = zp.transplant(tuned, other, before, out, strength=strength, **common)
         else:
-            how = {"base": before, "keep": keep, "take": take}
-            _, found = zp.stitch_models(
-                tuned,
-                other,
-                out,
-                **how,
-                kernel=kernel,
-                frame=frame,
-                texts=lines,
-                accuracy=accuracy,
-                seed=seed,
-                progress=report,
-            )
+            _, found = zp.stitch_models(tuned, other, out, base=before, keep=keep, take=take, **common)
     if not _output(found.to_json() | {"out": str(out)}, as_json):
         Console().print(render_stitch(found))
         where = shown_text(str(out), limit=500)
@@ -370,6 +356,15 @@ def main() -> None:
         if end.code == INTERRUPTED:  # typer has caught the Ctrl-C and says nothing
             print("interrupted; what builds, measures or aligns continues with the same command", file=sys.stderr)
         raise
+
+
+def _classifier(name: str, base: Any, device: str) -> Any:
+    """A classifier of its own, or an adapter on its base."""
+    if not (Path(name) / "adapter_config.json").is_file():
+        return zp.open_model(name, device)
+    if base is None:
+        raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
+    return zp.adapt(base, Path(name))
 
 
 def _print(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:

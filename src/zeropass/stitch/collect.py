@@ -59,6 +59,7 @@ def stitch_models(
     frame: str | None = None,
     texts: Sequence[str] = (),
     accuracy: float | None = None,
+    labels: Sequence[str] = (),
     seed: int = 0,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> tuple[Stitched, Stitch]:
@@ -66,9 +67,10 @@ def stitch_models(
 
     What is not given is chosen: by unlabelled ``texts`` where there are some (`choose`), else by the vocabulary.
     ``base`` is what the classifier was tuned from: only blocks that changed are taken. ``accuracy`` is what the
-    classifier is known to have. Written to ``out`` if given. Raises BadOption for what does not fit.
+    classifier is known to have; ``labels`` are names for its answers, instead of its own. Written to ``out`` if given.
+    Raises BadOption for what does not fit.
     """
-    _require(classifier, onto)
+    _require(classifier, onto, labels)
     _require_room(out)
     found = bridge(onto, classifier)
     first, notes = (first_changed(base, classifier), []) if base else (None, [])
@@ -93,7 +95,7 @@ def stitch_models(
         told,
         len(texts),
         tuple(notes),
-        _labels(made),
+        _labels(made, labels),
     )
     if out is not None:
         _write(made, onto, record, out)
@@ -111,6 +113,7 @@ def transplant(
     frame: str | None = None,
     texts: Sequence[str] = (),
     accuracy: float | None = None,
+    labels: Sequence[str] = (),
     seed: int = 0,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> tuple[Any, Stitch]:
@@ -119,7 +122,7 @@ def transplant(
     The result is an ordinary checkpoint of ``onto``'s architecture. How strong the change is made is chosen by
     unlabelled texts if not given; without any it is taken as it is.
     """
-    _require(classifier, onto)
+    _require(classifier, onto, labels)
     _require_room(out)
     plan = transplant_of(
         base, classifier, onto, first_changed(base, classifier), kernel or FIRST[0], frame or FIRST[1], progress
@@ -142,7 +145,7 @@ def transplant(
         told,
         len(texts),
         plan.notes,
-        _labels(made),
+        _labels(made, labels),
         tuple((one.first, one.second) for one in plan.layers),
     )
     if out is not None:
@@ -167,10 +170,12 @@ def first_changed(base: Model, tuned: Model) -> int:
     raise BadOption(f"{tuned.name} has the blocks of {base.name}: nothing was fine-tuned but, perhaps, the head.")
 
 
-def _require(classifier: Model, onto: Model) -> None:
+def _require(classifier: Model, onto: Model, labels: Sequence[str]) -> None:
     require_fed(classifier, "The classifier")
     require_fed(onto, "The model to stitch onto,")
     require_classifier(classifier)
+    if labels and len(labels) != classifier.rows("classifier"):
+        raise BadOption(f"--labels are {len(labels)}; {classifier.name} has {classifier.rows('classifier')}.")
     if classifier.family.norm_place != onto.family.norm_place:
         raise BadOption(
             f"{classifier.name} ({classifier.family.name}) and {onto.name} ({onto.family.name}) do not fit: the head "
@@ -261,7 +266,11 @@ def _strongest(
     return made, tuple(one for one, _ in found), told
 
 
-def _labels(made: Any) -> tuple[str, ...]:
+def _labels(made: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """The labels of a model, by the names given if any are."""
+    if names:
+        made.config.id2label = dict(enumerate(names))
+        made.config.label2id = {name: n for n, name in enumerate(names)}
     return tuple(str(made.config.id2label[n]) for n in range(made.config.num_labels))
 
 

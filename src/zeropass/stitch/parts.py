@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropass.adapted import Adapted
 from zeropass.arch.spec import Family
 from zeropass.errors import BadModel, BadOption, CannotRun, MissingExtra
 from zeropass.model import Model
@@ -28,7 +29,7 @@ except ImportError as error:
     raise MissingExtra("Stitching runs models and needs an extra: pip install 'zeropass[run]'.") from error
 
 __all__ = ["FED", "Lower", "Upper", "batches", "head_of", "load_classifier", "load_lower"]
-__all__ += ["load_plain_classifier", "require_classifier", "require_fed"]
+__all__ += ["load_plain_classifier", "put", "require_classifier", "require_fed"]
 
 FED = {"llama": "", "gpt2": "wpe", "bert": "embeddings"}
 """The families whose blocks can be fed from outside, and the module that adds something to what comes in."""
@@ -143,9 +144,30 @@ def load_lower(model: Model) -> Any:
 
 
 def load_classifier(model: Model) -> Any:
-    """A classifier in transformers, float32."""
+    """A classifier in transformers, float32; of an adapter on a base: the base's with every change put in."""
     require_classifier(model)
-    return _loaded(transformers.AutoModelForSequenceClassification, model)
+    if not isinstance(model, Adapted):
+        return _loaded(transformers.AutoModelForSequenceClassification, model)
+    made = load_plain_classifier(model.base, model)
+    with torch.no_grad():
+        for what, layer in {**model.low, **model.replaced}:
+            values = model.replaced[what, layer] if what.endswith("bias") else model.matrix(what, layer)
+            put(made, model, what, layer, values)
+        bias = [values for name, values in model.adapter.whole.items() if name.endswith("classifier.bias")]
+        if bias and head_of(made).bias is not None:
+            head_of(made).bias.copy_(bias[0])
+    return made
+
+
+def put(hf: Any, model: Model, what: str, layer: int, values: Tensor) -> None:
+    """Set a canonical tensor in transformers' module, as the record of transformers' own names says that it lies."""
+    layout = next(one for one in model.family.layouts if one.format == "hf")
+    stored = layout.tensors.get(what) or layout.extra[what][0]
+    name = stored.name.format(layer=layer)
+    weight = (hf if name.startswith("^") else hf.base_model).get_parameter(name.removeprefix("^")).data
+    rows = weight.T if stored.transpose and weight.ndim == 2 else weight
+    size = rows.shape[0] // stored.part[1]
+    rows[stored.part[0] * size : (stored.part[0] + 1) * size].copy_(values)
 
 
 def load_plain_classifier(model: Model, like: Model) -> Any:

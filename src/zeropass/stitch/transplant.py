@@ -27,7 +27,7 @@ from zeropass.errors import BadOption
 from zeropass.model import Model
 from zeropass.projection import fold_read, fold_write
 from zeropass.stitch.choose import Progress
-from zeropass.stitch.parts import head_of, load_plain_classifier
+from zeropass.stitch.parts import head_of, load_plain_classifier, put
 from zeropass.translation import Bridge, Translation, bridge
 
 __all__ = ["Moved", "Transplant", "moved_layers", "put_level", "transplant_of"]
@@ -98,7 +98,7 @@ class Transplant:
         with torch.no_grad():
             for layer in self.layers if strength else ():
                 for what, values in self._changed(layer, strength).items():
-                    _put(hf.base_model, self.onto, what, layer.second, values)
+                    put(hf, self.onto, what, layer.second, values)
             self._head(hf)
         return hf
 
@@ -333,15 +333,6 @@ def _turned(own: _Sides, before: _Sides, after: _Sides, strength: float) -> _Sid
     phase = torch.polar(torch.ones_like(overlap.abs()), overlap.angle())[:, None]
     moved = (a + strength * phase * (c - b) for a, b, c in zip(mine, old, new, strict=True))
     return [torch.cat([one.real, one.imag]) for one in moved]
-
-
-def _put(base: Any, model: Model, what: str, layer: int, values: Tensor) -> None:
-    """Set a canonical tensor in transformers' module, as the record says that it lies."""
-    stored = next(one for one in model.family.layouts if one.format == "hf").tensors[what]
-    weight = base.get_parameter(stored.name.format(layer=layer)).data
-    rows = weight.T if stored.transpose and weight.ndim == 2 else weight
-    size = rows.shape[0] // stored.part[1]
-    rows[stored.part[0] * size : (stored.part[0] + 1) * size].copy_(values)
 
 
 def _safe(gain: Tensor) -> Tensor:
