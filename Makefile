@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 
-.PHONY: demo test lint types check bench frames evidence alignment audit clean
+.PHONY: demo test lint types check bench frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -50,6 +50,12 @@ audit: $(VENV)/.dev
 	$(BIN)/python reproduce/audit.py audit/tunes
 	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
 	$(BIN)/python reproduce/sentiment.py audit/classifiers
+
+stitching: $(VENV)/.dev
+	$(BIN)/python -m zeropass.sources.demo minilm-l6
+	OMP_NUM_THREADS=1 $(BIN)/python reproduce/tops.py stitching/tops
+	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
+	$(BIN)/python reproduce/stitching_tables.py stitching
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README, docs/atlas.md and docs/audit.md runs, on real weights."""
+"""Every command and every Python block of the README and of some pages of docs/ runs, on real weights."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "atlas.md", ROOT / "docs" / "audit.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "stitching")))
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 
 

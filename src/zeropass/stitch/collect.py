@@ -38,6 +38,9 @@ __all__ = ["first_changed", "seams", "stitch_models", "transplant"]
 UNLIKE = 0.5
 """Tuning does not move an embedding by so much of its length; models trained apart differ by more than all of it."""
 
+DEPTHS = 6
+"""Seams of the classifier that are tried, evenly spaced, where it is not known from which block on it was tuned."""
+
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 """What a transplanted change is multiplied by."""
 
@@ -195,17 +198,20 @@ def _ours(folder: Path) -> bool:
 def seams(
     classifier: Model, onto: Model, keep: int | None, take: int | None, first: int | None
 ) -> list[tuple[int, int]]:
-    """Depths (keep, take) to try: every seam of the classifier, each with the like depth of the other and its
-    neighbours; blocks above the first that fine-tuning changed where that is known.
+    """Depths (keep, take) to try: seams of the classifier, each with the like depth of the other and its neighbours.
+
+    Only the seam below the ``first`` block that fine-tuning changed, where that is known.
     """
     above, below = classifier.dims.layers, onto.dims.layers
     for name, value, most in (("--keep", keep, below), ("--take", take, above)):
         if value is not None and not 0 <= value <= most:
             model = onto if name == "--keep" else classifier
             raise BadOption(f"{name} is {value}; {model.name} has {most} layers, so it is from 0 to {most}.")
-    takes = [take] if take is not None else [above - first] if first else range(1, above)
+    every = range(1, above) or range(above, above + 1)
+    spaced = [every[n * len(every) // DEPTHS] for n in range(DEPTHS)] if len(every) > DEPTHS else every
+    takes = [take] if take is not None else [above - first] if first else spaced
     found = []
-    for m in takes or [above]:
+    for m in takes:
         like = round((above - m) / above * below)
         keeps = [keep] if keep is not None else [n for n in (like - 1, like, like + 1) if 1 <= n <= below]
         found += [(n, m) for n in keeps]

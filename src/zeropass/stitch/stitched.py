@@ -132,7 +132,7 @@ def stitched(
             made.seam.gain.copy_(gain[0])
             made.seam.shift.copy_(gain[1])
     made.train(False)
-    return made
+    return made.to(classifier.device)
 
 
 def seam_norm(classifier: Model, take: int) -> tuple[Tensor, Tensor] | None:
