@@ -161,16 +161,18 @@ def prediction_table(runs: dict[Pair, list[Run]]) -> str:
 
 
 def _within(runs: list[Run], measure: str) -> float:
-    found = [
-        spearmanr([one[measure] for one in run["tries"]], [one["accuracy"] for one in run["tries"]]).statistic
-        for run in runs
-    ]
+    found = [ranks([one[measure] for one in run["tries"]], [one["accuracy"] for one in run["tries"]]) for run in runs]
     return float(np.nanmean(found))
 
 
 def _across(runs: list[Run], measure: str) -> float:
     chosen = [run["chosen"] for run in runs]
-    return float(spearmanr([one[measure] for one in chosen], [one["accuracy"] for one in chosen]).statistic)
+    return ranks([one[measure] for one in chosen], [one["accuracy"] for one in chosen])
+
+
+def ranks(x: list[float], y: list[float]) -> float:
+    """Spearman's correlation; NaN where one side is always the same."""
+    return float("nan") if min(np.ptp(x), np.ptp(y)) == 0 else float(spearmanr(x, y).statistic)
 
 
 def interval(runs: list[Run], statistic: Callable[[list[Run]], float]) -> str:
@@ -188,14 +190,14 @@ def verdicts(runs: dict[Pair, list[Run]]) -> str:
         chosen = [run["chosen"] for run in own]
         off = [one["expected"] - one["accuracy"] for one in chosen]
         known = [one["expected_known"] - one["accuracy"] for one in chosen]
-        ranks = spearmanr([one["expected"] for one in chosen], [one["accuracy"] for one in chosen]).statistic
+        order = ranks([one["expected"] for one in chosen], [one["accuracy"] for one in chosen])
         lines.append(
             [
                 name(pair),
                 f"{np.mean(off):+.3f}",
                 f"{np.mean(known):+.3f}",
                 f"{np.mean(np.abs(known)):.3f}",
-                f"{ranks:.2f}",
+                f"{order:.2f}",
                 f"{sum(bool(one['trusted']) for one in chosen)} of {len(chosen)}",
                 f"{min(one['accuracy'] for one in chosen):.3f}",
             ]

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def seams(
             raise BadOption(f"{name} is {value}; {model.name} has {most} layers, so it is from 0 to {most}.")
     every = range(1, above) or range(above, above + 1)
     spaced = [every[n * len(every) // DEPTHS] for n in range(DEPTHS)] if len(every) > DEPTHS else every
-    takes = [take] if take is not None else [above - first] if first else spaced
+    takes: Iterable[int] = [take] if take is not None else [above - first] if first else spaced
     found = []
     for m in takes:
         like = round((above - m) / above * below)

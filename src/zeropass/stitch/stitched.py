@@ -132,7 +132,9 @@ def stitched(
             made.seam.gain.copy_(gain[0])
             made.seam.shift.copy_(gain[1])
     made.train(False)
-    return made.to(classifier.device)
+    placed: Any = made
+    placed.to(classifier.device)
+    return made
 
 
 def seam_norm(classifier: Model, take: int) -> tuple[Tensor, Tensor] | None:
