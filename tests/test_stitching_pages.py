@@ -38,7 +38,7 @@ def test_texts_of_like_length_come_together() -> None:
         parts = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
         return sum(len(part) * max(len(text) for text, _ in part) for part in parts)
 
-    assert padding(found) < 0.8 * padding(plain)
+    assert padding(found) < 0.9 * padding(plain)
 
 
 def test_only_the_top_is_trained() -> None:
@@ -52,12 +52,17 @@ def test_only_the_top_is_trained() -> None:
     assert {name for name in moved if "layers" not in name} == {"model.norm.weight", "score.weight"}
 
 
+def drawn(draw: random.Random) -> dict[str, float]:
+    """What is measured of a seam."""
+    names = ("fit", "expected", "agreement", "confidence", "consensus", "accuracy")
+    return {name: draw.random() for name in names}
+
+
 def made_up(first: str, onto: str, seed: int) -> dict[str, Any]:
     """A run as stitching.py writes it."""
     draw = random.Random(f"{first} {onto} {seed}")
     names = ("ours", "not levelled", "random map", "no map", "no scale", "all layers kept")
-    one = {"keep": 1, "take": 2, "kernel": "ridge", "frame": "both", "expected": draw.random(), "agreement": 0.7}
-    one |= {"fit": 0.9, "confidence": 0.8, "consensus": draw.random(), "accuracy": draw.random()}
+    one = {"keep": 1, "take": 2, "kernel": "ridge", "frame": "both", **drawn(draw)}
     return {
         "classifier": first,
         "onto": onto,
@@ -68,12 +73,8 @@ def made_up(first: str, onto: str, seed: int) -> dict[str, Any]:
         "traps": {name: draw.random() for name in (*names, "all layers kept, normed state")},
         "chosen": one | {"shuffled": 0.5, "expected_known": 0.6, "trusted": True},
         "tries": [
-            *(
-                one | {"kernel": kernel, "frame": frame, "expected": draw.random()}
-                for kernel in KERNELS
-                for frame in FRAMES
-            ),
-            one | {"keep": 2, "accuracy": 0.5, "expected": 0.4},
+            *(one | {"kernel": k, "frame": f, **drawn(draw)} for k in KERNELS for f in FRAMES),
+            one | {"keep": 2, **drawn(draw)},
         ],
         "labels": {"10": 0.5, "100": 0.6, "1000": 0.7, "answers": 0.65},
         "transplant": {
