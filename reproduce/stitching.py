@@ -81,8 +81,8 @@ def measured(out: Path, first: str, onto: str, seed: int) -> None:
     classifier, other = zp.open_model(str(out / "tops" / f"{first}-{seed}")), base_of(onto)
     texts, tests = snippets(first, seed)
     found = bridge(other, classifier)
-    choosing = trial_of(classifier, found, texts, None, quiet)
-    testing = trial_of(classifier, found, [text for text, _ in tests], None, quiet)
+    choosing = trial_of(classifier, found, texts)
+    testing = trial_of(classifier, found, [text for text, _ in tests])
     bench = Bench(choosing, testing, texts, torch.tensor([label for _, label in tests]), RECIPES[first].top, seed)
     result: dict[str, Any] = {"classifier": first, "onto": onto, "seed": seed, "own": bench.right(testing.own.logits)}
     result["curve"] = {name: [maker(keep) for keep in bench.keeps] for name, maker in bench.makers().items()}
@@ -246,7 +246,9 @@ def aligned(pairs: Iterator[tuple[Batch, Batch]], keep: int, depth: int) -> Iter
 
 def pooled(batches: Iterable[Batch], count: int) -> Tensor:
     """Mean states of the top of B, (texts, d)."""
-    rows = [(at, (states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)) for at, states, mask in batches]
+    rows = [
+        (at, (states[max(states)] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)) for at, states, mask in batches
+    ]
     found = torch.empty(count, rows[0][1].shape[1])
     for at, part in rows:
         found[at] = part

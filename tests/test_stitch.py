@@ -164,7 +164,7 @@ def test_lower_blocks_give_the_stream_before_the_last_norm(first: zp.Model) -> N
     hf = load_lower(first)
     _, ids, _ = next(iter(batches(first, TEXTS[:3])))
     whole = hf(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    for own, other in zip(states[:4], whole.hidden_states[:4], strict=True):
+    for own, other in zip([states[n] for n in range(4)], whole.hidden_states[:4], strict=True):
         torch.testing.assert_close(own, other)
     torch.testing.assert_close(hf.norm(states[4]), whole.last_hidden_state)
 
@@ -453,6 +453,16 @@ def test_a_family_that_cannot_be_fed_is_refused(tuned: zp.Model, monkeypatch: py
     monkeypatch.delitem(parts.FED, "llama")
     with pytest.raises(BadOption, match="is a llama; the blocks of these families can be fed from outside: gpt2, bert"):
         zp.stitch_models(tuned, tuned)
+
+
+@pytest.mark.parametrize("kind", ["one row", "regression"])
+def test_heads_without_labels_are_refused(first: zp.Model, tmp_path: Path, kind: str) -> None:
+    more = {"problem_type": "regression"} if kind == "regression" else {}
+    hf = LlamaForSequenceClassification.from_pretrained(MODELS / "first", num_labels=1 + len(more), **more)
+    hf.save_pretrained(tmp_path / "model")
+    shutil.copy(MODELS / "first" / "tokenizer.json", tmp_path / "model")
+    with pytest.raises(BadOption, match=r"has one row: a score|is for regression, which is not stitched"):
+        zp.stitch_models(zp.open_model(str(tmp_path / "model")), first)
 
 
 def test_a_base_with_the_same_blocks_is_refused(tuned: zp.Model) -> None:

@@ -6,7 +6,7 @@ calibration by agreement, weighted by how sure the classifier is; where its accu
 brought to that mean first (one temperature, Guo et al. 2017, with a mean instead of labels).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -38,8 +38,8 @@ __all__ = [
 __all__ += ["verdict"]
 
 Progress = Callable[[str, int, int], None]
-Batch = tuple[Tensor, tuple[Tensor, ...], Tensor]
-"""Which texts, their states (texts, tokens, d) at every depth, and their mask."""
+Batch = tuple[Tensor, dict[int, Tensor], Tensor]
+"""Which texts, their states (texts, tokens, d) above so many blocks, and their mask."""
 
 LEAST = 50
 """Fewer texts say too little."""
@@ -120,15 +120,23 @@ class Trial:
 
 
 def trial_of(
-    classifier: Model, bridge: Bridge, texts: Sequence[str], accuracy: float | None, progress: Progress
+    classifier: Model,
+    bridge: Bridge,
+    texts: Sequence[str],
+    accuracy: float | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+    keeps: Collection[int] | None = None,
 ) -> Trial:
-    """Run both models over the texts once. BadOption for too few texts or an accuracy that is none."""
+    """Run both models over the texts once, and hold B's states above ``keeps`` blocks (all depths if not given).
+
+    BadOption for too few texts or an accuracy that is none.
+    """
     require_texts(texts)
     onto = bridge.first.model
     hf = load_classifier(classifier)
     own = answers(hf, classifier, texts, lambda done, total: progress("classifier", done, total))
     lower = Lower(load_lower(onto), onto.family)
-    held = tuple(depths(lower, onto, texts, lambda done, total: progress("states", done, total)))
+    held = tuple(depths(lower, onto, texts, keeps, lambda done, total: progress("states", done, total)))
     return Trial(classifier, bridge, Upper(hf, classifier.family), own, held, own.chances(accuracy))
 
 
@@ -163,13 +171,18 @@ def answers(
 
 
 def depths(
-    lower: Lower, model: Model, texts: Sequence[str], tick: Callable[[int, int], None] = lambda _d, _n: None
-) -> Iterable[Batch]:
-    """The stream of texts at every depth of a model that keeps all its blocks."""
+    lower: Lower,
+    model: Model,
+    texts: Sequence[str],
+    keeps: Collection[int] | None = None,
+    tick: Callable[[int, int], None] = lambda _d, _n: None,
+) -> Iterator[Batch]:
+    """The stream of texts above ``keeps`` blocks (all depths if not given) of a model that has all of them."""
     done = 0
     for at, ids, mask in batches(model, texts):
         with torch.inference_mode():
-            yield at, lower.depths(ids, mask), mask
+            states = lower.depths(ids, mask)
+            yield at, {n: one for n, one in enumerate(states) if keeps is None or n in keeps}, mask
         done += len(at)
         tick(done, len(texts))
 

@@ -81,7 +81,7 @@ def stitch_models(
         notes.append("Fine-tuning changed every block: those that are not taken are lost.")
     candidates = seams(classifier, onto, keep, take, first)
     if texts:
-        trial = trial_of(classifier, found, texts, accuracy, progress)
+        trial = trial_of(classifier, found, texts, accuracy, progress, {keep for keep, _ in candidates})
         choice, tries = chosen(trial, candidates, kernel, frame, progress)
         made, told = _finished(trial, choice, seed, progress)
     else:

@@ -131,11 +131,17 @@ def require_fed(model: Model, what: str) -> None:
 
 
 def require_classifier(model: Model) -> None:
-    """BadOption for a model without a classifier's head, naming the tensor that is looked for."""
+    """BadOption for a model without a classifier's head, naming the tensor that is looked for, or with one of a kind
+    that does not choose between labels.
+    """
     head = model.layout.extra.get("classifier")
     if head is None or not model.has("classifier"):
         wanted = head[0].name.removeprefix("^") if head else "a classifier"
         raise BadOption(f"{model.name} has no classifier's head: there is no tensor {wanted}.")
+    if model.rows("classifier") < 2:
+        raise BadOption(f"The head of {model.name} has one row: a score (a reward, say), and no labels to choose from.")
+    if model.files.config.get("problem_type") in ("multi_label_classification", "regression"):
+        raise BadOption(f"The head of {model.name} is for {model.files.config['problem_type']}, which is not stitched.")
 
 
 def load_lower(model: Model) -> Any:
