@@ -23,7 +23,7 @@ from torch import Tensor
 import zeropass as zp
 from reviews import Labelled, halves
 from tunes import LINEAR, descend, save_tuned
-from zeropass.evidence.running import load_running
+from zeropass.evidence.running import load_running, special_tokens
 from zeropass.sources.demo import fetch_demo
 
 BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
@@ -57,11 +57,10 @@ def with_head(base: zp.Model) -> Any:
 
 def encoded(base: zp.Model, texts: Labelled) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Ids, mask and labels, a batch at a time."""
-    vocab = base.vocab
-    around = ([vocab.pieces.index("[CLS]")], [vocab.pieces.index("[SEP]")]) if base.family.name == "bert" else ([], [])
+    before, after = special_tokens(base)
     for start in range(0, len(texts), BATCH):
         part = texts[start : start + BATCH]
-        rows = [around[0] + vocab.encode(text)[:LENGTH] + around[1] for text, _ in part]
+        rows = [[*before, *base.vocab.encode(text)[:LENGTH], *after] for text, _ in part]
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -93,23 +92,29 @@ def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
     hook.remove()
     x, y = torch.cat(states), torch.tensor([float(label) for _, label in texts])
     mean, std = x.mean(0), x.std(0)
-    weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        scores = (x - mean) / std @ weight + bias
-        found = torch.nn.functional.binary_cross_entropy_with_logits(scores, y) + RIDGE * weight.square().sum()
-        found.backward()
-        return found
-
-    solver.step(loss)
+    weight, bias = logistic((x - mean) / std, y, iterations=200)
     with torch.no_grad():
         own = weight / std
         head.weight.copy_(torch.stack([-own / 2, own / 2]))
         if head.bias is not None:
             shift = bias - own @ mean
             head.bias.copy_(torch.cat([-shift / 2, shift / 2]))
+
+
+def logistic(x: Tensor, y: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Weight (d,) and bias (1,) of a logistic regression of y (n,) on standardised states x (n, d)."""
+    weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        found = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y)
+        found = found + RIDGE * weight.square().sum()
+        found.backward()
+        return found
+
+    solver.step(loss)
+    return weight.detach(), bias.detach()
 
 
 def contrast(model: Any) -> Tensor:

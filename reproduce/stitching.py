@@ -24,14 +24,15 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
+from classifiers import logistic
 from reviews import Labelled, halves
 from tops import RECIPES, SEEDS, base_of
-from zeropass.projection import normed
-from zeropass.stitch.choose import Batch, Trial, answers, chosen, depths, expected, trial_of, verdict
+from zeropass.projection import apply_norm
+from zeropass.stitch.choose import Batch, Trial, answers, chosen, depths, expected, trial_of
 from zeropass.stitch.collect import seams
 from zeropass.stitch.parts import Lower, load_lower
 from zeropass.stitch.results import Try
-from zeropass.translation import Bridge, Translation, bridge
+from zeropass.translation import Bridge, Translation, bridge, from_anchors
 
 PAIRS = (
     ("first", "second"),
@@ -54,8 +55,6 @@ FEW = 3
 """Seeds of MiniLM that are transplanted: a minute each, most of it the alignment."""
 
 LABELS = (10, 100, 1000)
-RIDGE = 1e-2
-"""Of the probes, on standardised states."""
 
 
 def sizes(first: str) -> tuple[int, int]:
@@ -125,7 +124,7 @@ class Bench:
 
     def of(self, choice: Try, made: Translation, level: bool = True) -> float:
         """Accuracy of a translation at a seam, levelled by the texts to choose with."""
-        shift = self.choosing.levelled(self.choosing.logits(choice, made)) if level else 0.0
+        shift = self.choosing.own.level(self.choosing.logits(choice, made)) if level else 0.0
         return self.right(self.testing.logits(choice, made) + shift)
 
     def at(self, keep: int, kernel: str = "orthogonal", frame: str = "both") -> Try:
@@ -141,7 +140,7 @@ class Bench:
 
         def paper(keep: int) -> float:
             made = self.bridge.translation("pinv", "paper")
-            return self.right(run(self.testing, keep, self.take, made.states))
+            return self.right(self.testing.run(keep, self.take, made.states))
 
         def null(keep: int) -> float:
             return self.of(self.at(keep), self.choosing.fitted(self.at(keep), shuffled))
@@ -172,20 +171,21 @@ class Bench:
             last = self.choosing.fitted(self.at(top))
             found["all layers kept"] = self.of(self.at(top), last)
             found["all layers kept, normed state"] = self.levelled(
-                top, lambda x: plain.states(normed(x, "rms", self.onto.dims.eps) * norm)
+                top, lambda x: plain.states(apply_norm(x, "rms", self.onto.dims.eps, norm, None))
             )
         return found
 
     def levelled(self, keep: int, into: Callable[[Tensor], Tensor]) -> float:
         """Accuracy where states go in as they are given."""
-        shift = self.choosing.levelled(run(self.choosing, keep, self.take, into))
-        return self.right(run(self.testing, keep, self.take, into) + shift)
+        shift = self.choosing.own.level(self.choosing.run(keep, self.take, into))
+        return self.right(self.testing.run(keep, self.take, into) + shift)
 
     def choice(self, whole: bool) -> dict[str, Any]:
         """What is chosen without labels, how far it is believed, and whether its own shuffled control is beaten."""
         candidates = seams(self.classifier, self.onto, None, None, self.classifier.dims.layers - self.take)
-        best, tries = chosen(self.choosing, candidates, None, None, quiet)
-        told = verdict(self.choosing, best, 100 * self.seed, quiet)
+        tries = chosen(self.choosing, candidates, None, None, quiet)
+        best = tries[0]
+        told = self.choosing.verdict(best, 100 * self.seed, quiet)
         wrong = self.bridge.shuffled(1000 + self.seed)
         known = self.choosing.own.chances(self.right(self.testing.own.logits))
         found = {
@@ -204,15 +204,6 @@ class Bench:
         return found
 
 
-def run(trial: Trial, keep: int, take: int, into: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (texts, labels) with nothing at the seam but what is given."""
-    found = torch.empty_like(trial.own.logits)
-    with torch.inference_mode(), trial.upper.taking(take) as upper:
-        for at, states, mask in trial.texts:
-            found[at] = upper(into(states[keep]), mask)
-    return found
-
-
 def embedded_again(classifier: zp.Model, made: Translation) -> Callable[[Tensor], Tensor]:
     """What ``inputs_embeds`` does to a state: positions, a type and the first norm once more."""
     positions, kind = classifier.matrix("positions"), classifier.matrix("types", 0, 0, 1)
@@ -220,22 +211,18 @@ def embedded_again(classifier: zp.Model, made: Translation) -> Callable[[Tensor]
 
     def into(x: Tensor) -> Tensor:
         x = made.states(x) + positions[: x.shape[1]] + kind
-        return normed(x, "layer", classifier.dims.eps) * gain + shift
+        return apply_norm(x, "layer", classifier.dims.eps, gain, shift)
 
     return into
 
 
 def from_states(bench: Bench) -> Translation:
     """Least squares between the states of running text, without any vocabulary: what a linear seam can do."""
-    texts = bench.texts
     above = Lower(load_lower(bench.classifier), bench.classifier.family)
     depth = bench.classifier.dims.layers - bench.take
-    pairs = zip(bench.choosing.texts, depths(above, bench.classifier, texts), strict=True)
-    x, y = (torch.cat(parts).double() for parts in zip(*aligned(pairs, bench.like, depth), strict=True))
-    gram = x.T @ x
-    damped = gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
-    weight = torch.linalg.solve(damped, x.T @ y).float()
-    return Translation(weight, torch.zeros(weight.shape[1]))
+    pairs = zip(bench.choosing.texts, depths(above, bench.classifier, bench.texts), strict=True)
+    x, y = (torch.cat(parts) for parts in zip(*aligned(pairs, bench.like, depth), strict=True))
+    return from_anchors(x, y, "ridge")
 
 
 def aligned(pairs: Iterator[tuple[Batch, Batch]], keep: int, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -278,19 +265,8 @@ def probes(onto: str, seed: int, bench: Bench) -> dict[str, float]:
 def probe(x: Tensor, y: Tensor, test: Tensor, labels: Tensor) -> float:
     """Accuracy of a logistic regression on standardised states."""
     mean, std = x.mean(0), x.std(0) + 1e-6
-    weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        scores = (x - mean) / std @ weight + bias
-        value = torch.nn.functional.binary_cross_entropy_with_logits(scores, y) + RIDGE * weight.square().sum()
-        value.backward()
-        return value
-
-    solver.step(loss)
-    with torch.no_grad():
-        return round(float((((test - mean) / std @ weight + bias > 0).float() == labels).float().mean()), 4)
+    weight, bias = logistic((x - mean) / std, y, iterations=100)
+    return round(float((((test - mean) / std @ weight + bias > 0).float() == labels).float().mean()), 4)
 
 
 def main(out: Path, seeds: int, workers: int) -> None:

@@ -38,8 +38,7 @@ def read(out: Path) -> dict[Pair, list[Run]]:
     for path in sorted((out / "measured").glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         found[run["classifier"], run["onto"]].append(run)
-    order = json.loads(json.dumps([list(pair) for pair in found]))
-    return {(a, b): found[a, b] for a, b in sorted(map(tuple, order), key=_place)}
+    return {pair: found[pair] for pair in sorted(found, key=_place)}
 
 
 def _place(pair: Pair) -> tuple[bool, bool, Pair]:

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 MODELS = Path(__file__).parent.parent / "models"
 REVIEWS = MODELS / "tunes" / "reviews"
 HEADED = {
+    "llama": (LlamaForSequenceClassification, "model"),
     "llama-tied": (LlamaForSequenceClassification, "model"),
     "gpt2": (GPT2ForSequenceClassification, "transformer"),
     "bert": (BertForSequenceClassification, "bert"),
@@ -59,6 +62,16 @@ def classifier(base: Path, folder: Path, amount: float = 0.02, first: int = 2) -
     hf.save_pretrained(folder)
     shutil.copy(base / "tokenizer.json", folder)
     return folder
+
+
+def headed(plain: Any, variant: str) -> Any:
+    """The blocks of a tiny model under a head of two labels."""
+    kind, name = HEADED[variant]
+    plain.config.num_labels, plain.config.pad_token_id = 2, 0
+    torch.manual_seed(1)
+    hf: Any = kind(plain.config).float().eval()
+    getattr(hf, name).load_state_dict(getattr(plain, name, plain).state_dict(), strict=False)
+    return hf
 
 
 def logits_of(hf: Any, model: zp.Model, texts: list[str]) -> Tensor:
@@ -127,13 +140,7 @@ def test_texts_choose_the_copy_and_believe_it(tuned: zp.Model, moved: zp.Model, 
 @pytest.mark.parametrize("variant", HEADED)
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_half_and_half_of_one_model_is_the_model(variant: str, keep: int, tmp_path: Path) -> None:
-    kind, name = HEADED[variant]
-    plain = tiny.make(variant)
-    plain.config.num_labels, plain.config.pad_token_id = 2, 0
-    torch.manual_seed(1)
-    hf: Any = kind(plain.config).float().eval()
-    inner = getattr(plain, name, plain)
-    getattr(hf, name).load_state_dict(inner.state_dict(), strict=False)
+    hf = headed(tiny.make(variant), variant)
     with torch.no_grad():
         for weight in [w for n, w in hf.named_parameters() if "pooler" in n or "score" in n or n.startswith("classif")]:
             weight.normal_(std=0.5)
@@ -215,12 +222,7 @@ def test_a_change_transplanted_into_the_same_function_is_the_tune(
 def test_so_it_is_with_biases_and_other_norms(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropass.align.pair.shared_tokens", _all_tokens)
     monkeypatch.setattr("zeropass.translation.shared_tokens", _all_tokens)
-    kind, name = HEADED[variant]
-    plain = tiny.make(variant)
-    plain.config.num_labels, plain.config.pad_token_id = 2, 0
-    torch.manual_seed(1)
-    hf: Any = kind(plain.config).float().eval()
-    getattr(hf, name).load_state_dict(getattr(plain, name, plain).state_dict(), strict=False)
+    hf = headed(tiny.make(variant), variant)
     base = zp.open_model(str(tiny.save(hf, tmp_path / "base")))
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -266,9 +268,7 @@ def test_shared_heads_stay_behind_and_that_is_said(tmp_path: Path, monkeypatch: 
     for place in ("align.pair", "translation"):
         monkeypatch.setattr(f"zeropass.{place}.shared_tokens", _all_tokens)
     plain = tiny.make("llama")
-    plain.config.num_labels, plain.config.pad_token_id = 2, 0
-    hf: Any = LlamaForSequenceClassification(plain.config)
-    hf.model = plain.model
+    hf = headed(plain, "llama")
     base = zp.open_model(str(tiny.save(plain, tmp_path / "base")))
     with torch.no_grad():
         hf.model.layers[1].mlp.down_proj.weight += 0.1
@@ -500,6 +500,14 @@ def test_a_damaged_folder_is_named(run: Run, tuned: zp.Model, tmp_path: Path, ha
     code, said, err = run("classify", out, "good")
     assert (code, said) == (2, "")
     assert "does not hold a stitched model" in err.replace("\n", " ")
+
+
+def test_without_the_extra_it_is_named() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import zeropass as zp; zp.{}"
+    for name in ("classify", "load_stitched", "stitch_models"):
+        done = subprocess.run([sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=False)
+        assert "MissingExtra" in done.stderr.splitlines()[-1]
+        assert "zeropass[run]" in done.stderr.splitlines()[-1]
 
 
 def test_a_text_without_a_token_is_refused(tuned: zp.Model, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def adapt(base: Model, folder: Path) -> Adapted:
     Raises BadModel for an adapter that is not read, BadWeights, naming module and shapes, for one that does not fit.
     """
     adapter = open_adapter(folder)
-    layout = next((one for one in base.family.layouts if one.format == "hf"), None)
+    layout = base.family.layout("hf")
     if layout is None or base.family not in FAMILIES:
         raise BadModel(
             f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."

@@ -25,9 +25,9 @@ import zeropass as zp
 from zeropass.address import parse
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
+from zeropass.disk import read_lines
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
-from zeropass.stitch.results import read_lines
 from zeropass.stitch.terminal import render_classes, render_stitch
 from zeropass.terminal import facts_table, render, render_alignment, render_find, render_matches, show_records
 from zeropass.tour import print_tour
@@ -307,7 +307,7 @@ def stitch(
         common: dict[str, Any] = {
             "kernel": kernel,
             "frame": frame,
-            "texts": read_lines(text, texts) if text else (),
+            "texts": read_lines(text, "--text", "text", texts) if text else (),
             "accuracy": accuracy,
             "labels": _names(labels) or (),
             "seed": seed,

@@ -1,5 +1,6 @@
 """Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropass.errors import ZeropassError
+from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "beside"]
+__all__ = ["Parts", "beside", "read_lines"]
 
 
 @contextmanager
@@ -30,6 +31,18 @@ def beside(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:
+    """The first ``most`` lines that hold something, of a file that an option names; BadOption if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            kept = (line.strip() for line in lines if line.strip())
+            return tuple(itertools.islice(kept, most))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOption(
+            f"{option} {path} cannot be read ({error}); it names a UTF-8 file with a {of} a line."
+        ) from error
 
 
 @dataclass(frozen=True)

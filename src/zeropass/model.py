@@ -264,9 +264,8 @@ def _family(files: ModelFiles) -> tuple[Family, Layout]:
     known = sorted(family.name for family in FAMILIES)
     for family in FAMILIES:
         if kind in family.model_types:
-            for layout in family.layouts:
-                if layout.format == files.format:
-                    return family, layout
+            if (layout := family.layout(files.format)) is not None:
+                return family, layout
             raise UnknownFamily(
                 f"{files.path}: family {kind!r} is known, but not as a {files.format} file; "
                 f"known there: {', '.join(layout.format for layout in family.layouts)}."

@@ -21,6 +21,7 @@ __all__ = [
     "restored",
     "rotate",
     "scores",
+    "unfolded",
 ]
 
 
@@ -82,8 +83,12 @@ def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
 
 def restored(x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor, shift: Tensor) -> Tensor:
     """(…, d) states brought to where a norm layer puts every state; what it has put out itself stays as it is."""
-    steep = torch.where(gain.abs() < _FLAT, torch.full_like(gain, _FLAT), gain)
-    return normed((x - shift) / steep, norm, eps) * gain + shift
+    return normed(unfolded(x - shift, gain), norm, eps) * gain + shift
+
+
+def unfolded(x: Tensor, gain: Tensor) -> Tensor:
+    """(…, d) vectors with a norm's gain taken out again: divided by it, or by a little where it is nothing."""
+    return x / torch.where(gain.abs() < _FLAT, torch.full_like(gain, _FLAT), gain)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from zeropass.frames import Frames
 from zeropass.model import Model
 from zeropass.statistics import blocks
 
-__all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "translate"]
+__all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "from_anchors", "translate"]
 
 FRAMES = ("both", "token", "paper")
 _TABLES = {"paper": ("paper",), "token": ("token",), "both": ("paper", "token")}
@@ -179,9 +179,7 @@ class Bridge:
             found = self._summed(table, kernel.weighted, held_out)
             lengths = _length(found.xx, found), _length(found.yy, found)
             sums.append(_rescaled(found, lengths) if frame == "both" else found)
-        own = _added(sums)
-        weight = _SOLVED[kernel.solve](own.centred if kernel.centred else own, seed)
-        bias = (own.y - own.x @ weight) / own.total if kernel.centred else torch.zeros_like(own.y)
+        weight, bias = _solved(_added(sums), kernel, seed)
         if frame == "both":  # a state is as long as a row of the last table, which is the stream's own
             weight, bias = weight * (lengths[1] / lengths[0]), bias * lengths[1]
         return Translation(weight.float(), bias.float())
@@ -207,6 +205,19 @@ def translate(
     if side == "read":
         return found.back.translation(kernel, frame).readers(vectors)
     return found.translation(kernel, frame).directions(vectors)
+
+
+def from_anchors(x: Tensor, y: Tensor, kernel: str) -> Translation:
+    """The map of a kernel from rows (n, d₁) to rows (n, d₂) that are anchors of any kind, one for one."""
+    ids = torch.arange(len(x), device=x.device)
+    weight, bias = _solved(_sums(x, y, (ids, ids.to(y.device)), None), _kernel(kernel), 0)
+    return Translation(weight.float(), bias.float())
+
+
+def _solved(own: _Sums, kernel: Kernel, seed: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64."""
+    weight = _SOLVED[kernel.solve](own.centred if kernel.centred else own, seed)
+    return weight, (own.y - own.x @ weight) / own.total if kernel.centred else torch.zeros_like(own.y)
 
 
 def _kernel(name: str) -> Kernel:

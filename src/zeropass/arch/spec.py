@@ -98,6 +98,10 @@ class Family:
         """Every role of a layer, in the order in which they are listed."""
         return (*self.ff_roles, *HEAD_ROLES, *MAP_ROLES)
 
+    def layout(self, kind: Format) -> Layout | None:
+        """The layout of one kind of file; None if the family is not known in it."""
+        return next((one for one in self.layouts if one.format == kind), None)
+
 
 @dataclass(frozen=True)
 class Rope:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zeropass.disk import beside
+from zeropass.disk import beside, read_lines
 from zeropass.errors import BadOption
 from zeropass.views import Direction, Record, Token
 
@@ -140,12 +140,7 @@ def write_diff(found: Diff, folder: Path) -> None:
 
 def read_words(path: Path) -> tuple[str, ...]:
     """The words of a file, one a line; BadOption, naming it, if there are none."""
-    try:
-        words = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadOption(
-            f"--watch {path} cannot be read ({error}); it names a UTF-8 file with a word a line."
-        ) from error
+    words = read_lines(path, "--watch", "word")
     if not words:
         raise BadOption(f"--watch {path} holds no words; there should be one a line.")
     return words

@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise MissingExtra("This runs the model and needs an extra: pip install 'zeropass[run]'.") from error
 
-__all__ = ["Listener", "Running", "load_running", "windows"]
+__all__ = ["Listener", "Running", "load_running", "loaded", "quiet", "special_tokens", "transformers", "windows"]
 
 Listener = Callable[[str, int, Tensor], None]
 """Is told what was heard: its name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
@@ -79,14 +79,8 @@ class Running:
 
     @cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Special tokens that an encoder expects before and after a text; none for a causal model."""
-        if self.model.family.norm_place == "pre":
-            return (), ()
-        pieces = self.model.vocab.pieces
-        return tuple(
-            (pieces.index(name),) if name in pieces and self.model.family.name == "bert" else ()
-            for name in ("[CLS]", "[SEP]")
-        )  # type: ignore[return-value]
+        """`special_tokens` of the model."""
+        return special_tokens(self.model)
 
     def _taps(self, layer: int, listener: Listener) -> Iterator[Any]:
         roles = (*(r for r in self.model.family.ff_roles if r != "value"), "q", "k", "v")
@@ -115,10 +109,12 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
 
     It runs on ``device``; what is heard of it comes back to the processor, where weights are read.
     """
-    layout = next((one for one in model.family.layouts if one.format == "hf"), None)
+    layout = model.family.layout("hf")
     if layout is None:
         raise CannotRun(f"{model.name}: the record of {model.family.name} has no hf layout to find modules by.")
-    hf = _loaded(model).to(device)
+    # An encoder's own states are all that is asked of it, so its head is not loaded.
+    kind = transformers.AutoModelForCausalLM if model.family.norm_place == "pre" else transformers.AutoModel
+    hf = loaded(kind, model).to(device)
     running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
     _require_same(running)
     return running
@@ -132,23 +128,38 @@ def windows(ids: Tensor, size: int, around: tuple[tuple[int, ...], tuple[int, ..
         yield torch.cat((before, ids[start : start + step], after))
 
 
-def _loaded(model: Model) -> Any:
-    path = Path(model.files.path)
-    where: dict[str, Any] = {"gguf_file": path.name} if model.files.format == "gguf" else {}
-    folder = path.parent if where else path
-    # An encoder's own states are all that is asked of it, so its head is not loaded.
-    kind = transformers.AutoModelForCausalLM if model.family.norm_place == "pre" else transformers.AutoModel
+def special_tokens(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Special tokens that an encoder expects before and after a text; none for a causal model."""
+    pieces = model.vocab.pieces
+    before, after = (
+        (pieces.index(name),) if name in pieces and model.family.name == "bert" else () for name in ("[CLS]", "[SEP]")
+    )
+    return before, after
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers says as it loads, and without progress bars that cannot be asked to be quiet."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        with redirect_stderr(io.StringIO()):  # progress bars of loaders that cannot be asked to be quiet
-            hf = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where)
-        return hf.eval()
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def loaded(kind: Any, model: Model, **more: Any) -> Any:
+    """The model as one of transformers' classes (``AutoModel`` …), float32; CannotRun with transformers' reason."""
+    path = Path(model.files.path)
+    if model.files.format == "gguf":
+        path, more = path.parent, more | {"gguf_file": path.name}
+    try:
+        with quiet():
+            return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, **more).eval()
     except Exception as error:  # whatever a third party's loader raises, the user needs its reason
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 def _prefix(hf: Any, layout: Layout, model: Model) -> str:

@@ -8,7 +8,6 @@ brought to that mean first (one temperature, Guo et al. 2017, with a mean instea
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,6 +64,10 @@ class Answers:
         """Its probabilities (texts, labels); of mean confidence ``accuracy`` if that is known."""
         return (self.logits / _temperature(self.logits, accuracy)).softmax(1)
 
+    def level(self, logits: Tensor) -> Tensor:
+        """What to add to others' logits (texts, labels) so that their mean over the texts is the classifier's own."""
+        return self.logits.mean(0) - logits.mean(0)
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -79,14 +82,19 @@ class Trial:
 
     def logits(self, choice: Try, translation: Translation) -> Tensor:
         """Logits (texts, labels) of a stitch, not yet levelled."""
-        found = torch.empty_like(self.own.logits)
         norm = seam_norm(self.classifier, choice.take)
-        with torch.inference_mode(), self.upper.taking(choice.take) as upper:
+        if norm is None:
+            return self.run(choice.keep, choice.take, translation.states)
+        gain, shift = norm
+        eps = self.classifier.dims.eps
+        return self.run(choice.keep, choice.take, lambda x: restored(translation.states(x), "layer", eps, gain, shift))
+
+    def run(self, keep: int, take: int, into: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (texts, labels) of the last ``take`` blocks where states above ``keep`` of B's go in by a function."""
+        found = torch.empty_like(self.own.logits)
+        with torch.inference_mode(), self.upper.taking(take) as upper:
             for at, states, mask in self.texts:
-                x = translation.states(states[choice.keep])
-                if norm:
-                    x = restored(x, "layer", self.classifier.dims.eps, *norm)
-                found[at] = upper(x, mask).to(found)
+                found[at] = upper(into(states[keep]), mask).to(found)
         return found
 
     def fitted(self, choice: Try, bridge: Bridge | None = None) -> Translation:
@@ -104,19 +112,18 @@ class Trial:
         here = self.own.lengths[self.classifier.dims.layers - choice.take]
         return made.scaled(here * count / total) if total else made
 
-    def levelled(self, logits: Tensor) -> Tensor:
-        """What to add to logits so that their mean over the texts is the classifier's own."""
-        return self.own.logits.mean(0) - logits.mean(0)
+    def verdict(self, choice: Try, seed: int, progress: Progress) -> Verdict:
+        """The verdict on a choice, against the same with shuffled tokens."""
+
+        def wrong(n: int) -> Tensor:
+            return self.answered(choice, self.bridge.shuffled(n))
+
+        return verdict(choice, self.own, self.chances, wrong, seed, progress)
 
     def answered(self, choice: Try, bridge: Bridge | None = None) -> Tensor:
         """Levelled logits (texts, labels) of a stitch."""
         found = self.logits(choice, self.fitted(choice, bridge))
-        return found + self.levelled(found)
-
-    @cached_property
-    def expected_of_own(self) -> float:
-        """What the classifier itself is expected to have."""
-        return expected(self.own.logits, self.chances)
+        return found + self.own.level(found)
 
 
 def trial_of(
@@ -189,8 +196,8 @@ def depths(
 
 def chosen(
     trial: Trial, candidates: Sequence[tuple[int, int]], kernel: str | None, frame: str | None, progress: Progress
-) -> tuple[Try, tuple[Try, ...]]:
-    """The best of all that is tried, and everything tried: first depths (keep, take), then kernels and frames."""
+) -> tuple[Try, ...]:
+    """Everything that is tried, the best first: depths (keep, take), then kernels and frames at the best of them."""
     kernels = (kernel,) if kernel else tuple(KERNELS)
     frames = (frame,) if frame else FRAMES
     total = len(candidates) + len(kernels) * len(frames)
@@ -214,17 +221,18 @@ def chosen(
         fit = trial.bridge.fit(choice.kernel, choice.frame)
         found = measured(choice, logits, trial.own.logits, trial.chances)
         tries.append(replace(found, fit=fit, consensus=consensus))
-    tries.sort(key=lambda one: -(one.expected or 0))
-    return tries[0], tuple(tries)
+    return tuple(sorted(tries, key=lambda one: -(one.expected or 0)))
 
 
-def verdict(trial: Trial, choice: Try, seed: int, progress: Progress) -> Verdict:
-    """The verdict on a choice, against the same with shuffled tokens."""
+def verdict(
+    choice: Try, own: Answers, chances: Tensor, wrong: Callable[[int], Tensor], seed: int, progress: Progress
+) -> Verdict:
+    """The verdict on a choice; ``wrong`` gives the logits of the same through tokens that a seed has shuffled."""
     nulls = []
     for n in range(NULLS):
         progress("null", n, NULLS)
-        nulls.append(expected(trial.answered(choice, trial.bridge.shuffled(seed + n)), trial.chances))
-    return judged(choice.expected or 0.0, trial.expected_of_own, tuple(nulls))
+        nulls.append(expected(wrong(seed + n), chances))
+    return judged(choice.expected or 0.0, expected(own.logits, chances), tuple(nulls))
 
 
 def expected(logits: Tensor, chances: Tensor) -> float:

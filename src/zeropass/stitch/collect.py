@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,24 +16,24 @@ from zeropass.errors import BadOption
 from zeropass.model import Model
 from zeropass.stitch.choose import (
     FIRST,
-    NULLS,
     Progress,
     Trial,
     answers,
     chosen,
-    expected,
     measured,
     require_texts,
     trial_of,
     verdict,
 )
-from zeropass.stitch.parts import load_classifier, require_classifier, require_fed
-from zeropass.stitch.results import Stitch, Try, Verdict, judged
+from zeropass.stitch.parts import load_classifier, padding, require_classifier, require_fed
+from zeropass.stitch.results import Stitch, Try, Verdict
 from zeropass.stitch.stitched import Stitched, stitched
 from zeropass.stitch.transplant import Transplant, put_level, transplant_of
 from zeropass.translation import Bridge, bridge
 
 __all__ = ["first_changed", "seams", "stitch_models", "transplant"]
+
+_Made = TypeVar("_Made")
 
 UNLIKE = 0.5
 """Tuning does not move an embedding by so much of its length; models trained apart differ by more than all of it."""
@@ -82,27 +82,15 @@ def stitch_models(
     candidates = seams(classifier, onto, keep, take, first)
     if texts:
         trial = trial_of(classifier, found, texts, accuracy, progress, {keep for keep, _ in candidates})
-        choice, tries = chosen(trial, candidates, kernel, frame, progress)
-        made, told = _finished(trial, choice, seed, progress)
+        tries = chosen(trial, candidates, kernel, frame, progress)
+        made, told = _finished(trial, tries[0], seed, progress)
     else:
-        choice, tries = _by_vocabulary(found, candidates, kernel, frame)
+        tries = (_by_vocabulary(found, candidates, kernel, frame),)
+        choice = tries[0]
         translation = found.translation(choice.kernel, choice.frame)
         made, told = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
-    record = Stitch(
-        "stitch",
-        _named(classifier),
-        _named(onto),
-        {"tokens": len(found.shared), "of": list(found.shared.sizes)},
-        choice,
-        tries,
-        told,
-        len(texts),
-        tuple(notes),
-        _labels(made, labels),
-    )
-    if out is not None:
-        _write(made, onto, record, out)
-    return made, record
+    record = _record("stitch", (classifier, onto), found, tries, told, len(texts), _labels(made, labels))
+    return _kept(made, onto, replace(record, notes=tuple(notes)), out)
 
 
 def transplant(
@@ -137,23 +125,9 @@ def transplant(
     else:
         tries = (replace(choice, strength=strengths[0]),)
         made, told = plan.classifier(strengths[0]), NOT_CHECKED
-    shared = plan.bridge.shared
-    record = Stitch(
-        "transplant",
-        _named(classifier),
-        _named(onto),
-        {"tokens": len(shared), "of": list(shared.sizes)},
-        tries[0],
-        tries,
-        told,
-        len(texts),
-        plan.notes,
-        _labels(made, labels),
-        tuple((one.first, one.second) for one in plan.layers),
-    )
-    if out is not None:
-        _write(made, onto, record, out)
-    return made, record
+    record = _record("transplant", (classifier, onto), plan.bridge, tries, told, len(texts), _labels(made, labels))
+    layers = tuple((one.first, one.second) for one in plan.layers)
+    return _kept(made, onto, replace(record, notes=plan.notes, layers=layers), out)
 
 
 def first_changed(base: Model, tuned: Model) -> int:
@@ -218,21 +192,18 @@ def seams(
     return found
 
 
-def _by_vocabulary(
-    found: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None
-) -> tuple[Try, tuple[Try, ...]]:
+def _by_vocabulary(found: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None) -> Try:
     """The middle of the depths, in the kernel and frame that do best on the whole (docs/stitching.md)."""
     keep, take = candidates[len(candidates) // 2]
     kernel, frame = kernel or FIRST[0], frame or FIRST[1]
-    choice = Try(keep, take, kernel, frame, fit=found.fit(kernel, frame))
-    return choice, (choice,)
+    return Try(keep, take, kernel, frame, fit=found.fit(kernel, frame))
 
 
 def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple[Stitched, Verdict]:
     """The model of a choice, scaled and levelled, and the verdict on it."""
     translation = trial.fitted(choice)
-    level = trial.levelled(trial.logits(choice, translation))
-    told = verdict(trial, choice, seed, progress)
+    level = trial.own.level(trial.logits(choice, translation))
+    told = trial.verdict(choice, seed, progress)
     onto = trial.bridge.first.model
     return stitched(trial.classifier, onto, choice.keep, choice.take, translation, level), told
 
@@ -253,7 +224,7 @@ def _strongest(
     def levelled(source: Transplant, one: float) -> tuple[Any, Tensor]:
         made = source.classifier(one)
         said = answers(made, plan.onto, texts)
-        level = own.logits.mean(0) - said.logits.mean(0)
+        level = own.level(said.logits)
         put_level(made, level, said.read)
         return made, said.logits + level
 
@@ -264,12 +235,34 @@ def _strongest(
         found.append((measured(replace(choice, strength=one), logits, own.logits, chances), made))
     found.sort(key=lambda each: -(each[0].expected or 0))
     best, made = found[0]
-    nulls = []
-    for n in range(NULLS):
-        progress("null", n, NULLS)
-        nulls.append(expected(levelled(plan.null(seed + n), best.strength or 0.0)[1], chances))
-    told = judged(best.expected or 0.0, expected(own.logits, chances), tuple(nulls))
+
+    def wrong(n: int) -> Tensor:
+        return levelled(plan.null(n), best.strength or 0.0)[1]
+
+    told = verdict(best, own, chances, wrong, seed, progress)
     return made, tuple(one for one, _ in found), told
+
+
+def _record(
+    kind: str,
+    models: tuple[Model, Model],
+    found: Bridge,
+    tries: tuple[Try, ...],
+    told: Verdict,
+    texts: int,
+    labels: tuple[str, ...],
+) -> Stitch:
+    """What was made of a classifier and another model; the best of what was tried is what was made."""
+    classifier, onto = map(_named, models)
+    shared = {"tokens": len(found.shared), "of": list(found.shared.sizes)}
+    return Stitch(kind, classifier, onto, shared, tries[0], tries, told, texts, labels=labels)
+
+
+def _kept(made: _Made, onto: Model, record: Stitch, out: Path | None) -> tuple[_Made, Stitch]:
+    """What was made, written where that is asked for."""
+    if out is not None:
+        _write(made, onto, record, out)
+    return made, record
 
 
 def _labels(made: Any, names: Sequence[str]) -> tuple[str, ...]:
@@ -291,7 +284,7 @@ def _write(made: Any, onto: Model, record: Stitch, out: Path) -> None:
         part.mkdir(parents=True)
         kept = {name: tensor.detach().contiguous().cpu() for name, tensor in made.state_dict().items()}
         save_file(kept, part / "model.safetensors", metadata={"format": "pt"})
-        pad = "[PAD]" if "[PAD]" in onto.vocab.pieces else onto.vocab.pieces[0]
+        pad = onto.vocab.pieces[padding(onto)]
         settings = {k: v for k, v in made.config.to_dict().items() if k != "quantization_config"}
         settings |= {"architectures": [type(made).__name__], "dtype": "float32"}
         (part / "config.json").write_text(json.dumps(settings, default=str, indent=1) + "\n", encoding="utf-8")

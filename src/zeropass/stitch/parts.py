@@ -9,27 +9,21 @@ to go (design.md §4, the known traps):
 * a post-norm block reads a normed stream: there what comes in is put where the norm below the seam puts it.
 """
 
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zeropass.adapted import Adapted
-from zeropass.arch.spec import Family
-from zeropass.errors import BadModel, BadOption, CannotRun, MissingExtra
+from zeropass.arch.spec import Family, Layout
+from zeropass.errors import BadModel, BadOption
+from zeropass.evidence.running import loaded, special_tokens, transformers
 from zeropass.model import Model
 
-try:
-    import transformers
-except ImportError as error:
-    raise MissingExtra("Stitching runs models and needs an extra: pip install 'zeropass[run]'.") from error
-
 __all__ = ["FED", "Lower", "Upper", "batches", "head_of", "load_classifier", "load_lower"]
-__all__ += ["load_plain_classifier", "put", "require_classifier", "require_fed"]
+__all__ += ["load_plain_classifier", "padding", "put", "require_classifier", "require_fed"]
 
 FED = {"llama": "", "gpt2": "wpe", "bert": "embeddings"}
 """The families whose blocks can be fed from outside, and the module that adds something to what comes in."""
@@ -146,14 +140,14 @@ def require_classifier(model: Model) -> None:
 
 def load_lower(model: Model) -> Any:
     """The blocks of a model in transformers, float32, without any head."""
-    return _loaded(transformers.AutoModel, model)
+    return loaded(transformers.AutoModel, model).to(model.device)
 
 
 def load_classifier(model: Model) -> Any:
     """A classifier in transformers, float32; of an adapter on a base: the base's with every change put in."""
     require_classifier(model)
     if not isinstance(model, Adapted):
-        return _loaded(transformers.AutoModelForSequenceClassification, model)
+        return loaded(transformers.AutoModelForSequenceClassification, model).to(model.device)
     made = load_plain_classifier(model.base, model)
     with torch.no_grad():
         for what, layer in {**model.low, **model.replaced}:
@@ -167,7 +161,7 @@ def load_classifier(model: Model) -> Any:
 
 def put(hf: Any, model: Model, what: str, layer: int, values: Tensor) -> None:
     """Set a canonical tensor in transformers' module, as the record of transformers' own names says that it lies."""
-    layout = next(one for one in model.family.layouts if one.format == "hf")
+    layout = _layout(model.family)
     stored = layout.tensors.get(what) or layout.extra[what][0]
     name = stored.name.format(layer=layer)
     weight = (hf if name.startswith("^") else hf.base_model).get_parameter(name.removeprefix("^")).data
@@ -184,10 +178,16 @@ def load_plain_classifier(model: Model, like: Model) -> Any:
     if labels is None or len(labels) != count:
         labels = {n: f"LABEL_{n}" for n in range(count)}
     kind = transformers.AutoModelForSequenceClassification
-    made = _loaded(kind, model, id2label=labels, label2id={name: n for n, name in labels.items()})
+    made = loaded(kind, model, id2label=labels, label2id={name: n for n, name in labels.items()})
     if made.config.pad_token_id is None:
-        made.config.pad_token_id = model.vocab.pieces.index("[PAD]") if "[PAD]" in model.vocab.pieces else 0
-    return made
+        made.config.pad_token_id = padding(model)
+    return made.to(model.device)
+
+
+def padding(model: Model) -> int:
+    """The token that fills up short texts; any will do where the vocabulary has none for it."""
+    pieces = model.vocab.pieces
+    return pieces.index("[PAD]") if "[PAD]" in pieces else 0
 
 
 def head_of(classifier: Any) -> Any:
@@ -200,9 +200,8 @@ def batches(model: Model, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor
 
     An encoder gets the special tokens around each that it expects.
     """
-    pieces, vocab = model.vocab.pieces, model.vocab
-    around = [[pieces.index(name)] if model.family.name == "bert" else [] for name in ("[CLS]", "[SEP]")]
-    rows = [around[0] + vocab.encode(text)[:LONGEST] + around[1] for text in texts]
+    before, after = special_tokens(model)
+    rows = [[*before, *model.vocab.encode(text)[:LONGEST], *after] for text in texts]
     if empty := [text for text, row in zip(texts, rows, strict=True) if not row]:
         raise BadOption(f"The text {empty[0]!r} has no token of {model.name}.")
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
@@ -214,35 +213,22 @@ def batches(model: Model, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor
         yield torch.tensor(part), ids.to(model.device), mask.to(model.device)
 
 
-def _loaded(kind: Any, model: Model, **more: Any) -> Any:
-    path = Path(model.files.path)
-    where: dict[str, Any] = {"gguf_file": path.name} if model.files.format == "gguf" else {}
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        with redirect_stderr(io.StringIO()):  # progress bars of loaders that cannot be asked to be quiet
-            folder = path.parent if where else path
-            found = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **where, **more)
-        return found.eval().to(model.device)
-    except Exception as error:  # whatever a third party's loader raises, the user needs its reason
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+def _layout(family: Family) -> Layout:
+    """The record of transformers' own names."""
+    found = family.layout("hf")
+    if found is None:
+        raise BadModel(f"{family.name} has no layout in transformers' own names.")
+    return found
 
 
 def _blocks_name(family: Family) -> str:
     """The list of blocks, from the name of a tensor in one of them: ``layers``, ``h``, ``encoder.layer``."""
-    layout = next((one for one in family.layouts if one.format == "hf"), None)
-    if layout is None:
-        raise BadModel(f"{family.name} has no layout in transformers' own names.")
-    return layout.tensors["q"].name.split(".{layer}")[0]
+    return _layout(family).tensors["q"].name.split(".{layer}")[0]
 
 
 def _final_norm(family: Family) -> str:
     """The norm above the last block; a post-norm family has none."""
-    layout = next(one for one in family.layouts if one.format == "hf")
-    stored = layout.tensors.get("final_norm")
+    stored = _layout(family).tensors.get("final_norm")
     return stored.name.removesuffix(".weight") if stored else ""
 
 

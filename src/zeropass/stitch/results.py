@@ -1,13 +1,9 @@
 """What a stitch is and how far to believe it: plain data and its JSON. No torch."""
 
-import itertools
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from zeropass.errors import BadOption
-
-__all__ = ["Stitch", "Try", "Verdict", "judged", "read_lines"]
+__all__ = ["Stitch", "Try", "Verdict", "judged"]
 
 KEPT = 0.5
 """A stitch is believed if it keeps at least so much of what the classifier itself has above shuffled tokens."""
@@ -90,13 +86,3 @@ def judged(expected: float, own: float, nulls: tuple[float, ...]) -> Verdict:
         trusted = True
         text = f"{numbers[0].upper()}{numbers[1:]}, shuffled tokens {null:.2f}: it keeps {kept:.0%} of the difference."
     return Verdict(trusted, text, expected, own, null, best, kept)
-
-
-def read_lines(path: Path, most: int) -> tuple[str, ...]:
-    """The first ``most`` lines of a UTF-8 file that hold something; BadOption if it cannot be read."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            kept = (line.strip() for line in lines if line.strip())
-            return tuple(itertools.islice(kept, most))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadOption(f"{path} cannot be read as text in UTF-8 ({error}).") from error

@@ -6,21 +6,18 @@ It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits``
 ``AutoModelForSequenceClassification.from_pretrained("DIR")`` gives the same.
 """
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
 from zeropass.errors import BadOption, CannotRun
+from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
 from zeropass.projection import restored
 from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
@@ -69,14 +66,14 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
     config_class = StitchedConfig
     base_model_prefix = ""
 
-    def __init__(self, config: StitchedConfig) -> None:
+    def __init__(self, config: StitchedConfig, lower: Lower | None = None, upper: Upper | None = None) -> None:
         super().__init__(config)
-        below, above = (_config(one) for one in (config.lower, config.upper))
+        settings: Any = transformers.AutoConfig
+        below, above = (settings.for_model(**one) for one in (config.lower, config.upper))
         plain: Any = transformers.AutoModel
         headed: Any = transformers.AutoModelForSequenceClassification
-        self.lower = Lower(plain.from_config(below), _family(below))
-        head = headed.from_config(above)
-        self.upper = Upper(head, _family(above))
+        self.lower = lower or Lower(plain.from_config(below), _family(below))
+        self.upper = upper or Upper(headed.from_config(above), _family(above))
         self.seam = Seam((below.hidden_size, above.hidden_size), config.renormed)
         self.level = nn.Parameter(torch.zeros(above.num_labels))
         self.post_init()  # type: ignore[no-untyped-call]
@@ -88,13 +85,13 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         **_others: Any,
-    ) -> SequenceClassifierOutput:
+    ) -> Any:
         """Logits (batch, labels) of token ids (batch, tokens); a loss too where labels are given."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = self.seam(self.lower(input_ids, mask, token_type_ids))
         logits = self.upper(states, mask) + self.level
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return transformers.modeling_outputs.SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every weight is read."""
@@ -108,21 +105,18 @@ def stitched(
     classifier: Model, onto: Model, keep: int, take: int, translation: Translation, level: Tensor | None = None
 ) -> Stitched:
     """The first ``keep`` blocks of one model, a translation, the last ``take`` of a classifier and its head."""
-    lower, upper = load_lower(onto), load_classifier(classifier)
+    lower = Lower(load_lower(onto), onto.family, keep)
+    upper = Upper(load_classifier(classifier), classifier.family, take)
     gain = seam_norm(classifier, take)
-    below, above = (
-        one.config.to_dict() | {"num_hidden_layers": layers} for one, layers in ((lower, keep), (upper, take))
-    )
+    above = upper.classifier.config
     config = StitchedConfig(
-        lower=below,
-        upper=above,
+        lower=lower.base.config.to_dict(),
+        upper=above.to_dict(),
         renormed=classifier.dims.eps if gain else None,
-        id2label=upper.config.id2label,
-        label2id=upper.config.label2id,
+        id2label=above.id2label,
+        label2id=above.label2id,
     )
-    made = Stitched(config)
-    made.lower = Lower(lower, onto.family, keep)
-    made.upper = Upper(upper, classifier.family, take)
+    made = Stitched(config, lower, upper)
     with torch.no_grad():
         made.seam.weight.copy_(translation.weight)
         made.seam.bias.copy_(translation.bias)
@@ -158,7 +152,7 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
         raise CannotRun(f"{path} does not hold a stitched model: there is no stitch.json.")
     kind = transformers.AutoModelForSequenceClassification
     try:
-        with redirect_stderr(io.StringIO()):  # a progress bar that cannot be asked to be quiet
+        with quiet():
             return kind.from_pretrained(path, local_files_only=True, use_safetensors=True).eval().to(device)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -180,10 +174,6 @@ def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> l
             chances = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
             found.append(dict(zip(names, chances.tolist(), strict=True)))
     return found
-
-
-def _config(values: dict[str, Any]) -> Any:
-    return transformers.AutoConfig.for_model(**values)
 
 
 def _family(config: Any) -> Family:

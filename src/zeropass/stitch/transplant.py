@@ -25,18 +25,15 @@ from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.arch.spec import side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.projection import fold_read, fold_write
+from zeropass.projection import fold_read, fold_write, unfolded
 from zeropass.stitch.choose import Progress
 from zeropass.stitch.parts import head_of, load_plain_classifier, put
-from zeropass.translation import Bridge, Translation, bridge
+from zeropass.translation import Bridge, Translation
 
 __all__ = ["Moved", "Transplant", "moved_layers", "put_level", "transplant_of"]
 
 _Sides = list[Tensor]
 """Both sides of a head's map, (d_h, d + 1) each: rows with their constants."""
-
-LITTLE = 1e-6
-"""A norm's gain that is smaller is taken as this: nothing is divided by zero."""
 
 
 @dataclass(frozen=True)
@@ -118,35 +115,38 @@ class Transplant:
         own, other = self.base.dims, self.onto.dims
         return own.rope == other.rope and (own.rope is None or own.head_dim == other.head_dim)
 
-    def _partners(self, at: Moved, kind: str) -> tuple[Tensor, Tensor]:
-        """Neurons (``ff``) or heads (``vo``, ``qk``) of two layers, one to one: rows of A, rows of B."""
+    def _partners(self, at: Moved, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Neurons (``ff``) or heads (``vo``, ``qk``) of two layers, one to one: rows of A, rows of B, and for neurons
+        whether up and value point the same way in both (1) or not (-1).
+        """
         if (at, kind) not in self._known:
             layers = at.first, at.second
-            ff = kind == "ff"
-            views = neuron_views(self.base, self.onto)
-            scores = self.pair.neuron_scores(views, layers) if ff else self.pair.head_cosines(kind, layers)
-            rows, columns = linear_sum_assignment(scores.cpu().numpy(), maximize=True)
-            self._known[at, kind] = torch.from_numpy(rows), torch.from_numpy(columns)
+            views = neuron_views(self.base, self.onto) if kind == "ff" else ()
+            scores = self.pair.neuron_scores(views, layers) if views else self.pair.head_cosines(kind, layers)
+            found = linear_sum_assignment(scores.cpu().numpy(), maximize=True)
+            rows, columns = (torch.from_numpy(one) for one in found)
+            joint = [self.pair.agreement(view, layers)[rows, columns] for view in views if view.flips]
+            sign = torch.where(sum(joint, torch.zeros(len(rows))) < 0, -1.0, 1.0)
+            self._known[at, kind] = rows, columns, sign
         return self._known[at, kind]
 
     @cached_property
-    def _known(self) -> dict[tuple[Moved, str], tuple[Tensor, Tensor]]:
+    def _known(self) -> dict[tuple[Moved, str], tuple[Tensor, Tensor, Tensor]]:
         return {}
 
     def _neurons(self, at: Moved, strength: float) -> dict[str, Tensor]:
-        rows, columns = self._partners(at, "ff")
-        sign = self._signs(at)[rows, columns, None]
+        rows, columns, sign = self._partners(at, "ff")
+        flipping = {view.roles[1] for view in neuron_views(self.base, self.onto) if view.flips}
         found = {}
         for role in self.onto.family.ff_roles:
+            turn = strength * (sign if role in flipping else torch.ones_like(sign))
             own = self.onto.matrix(role, at.second)
-            flipped = sign if role in ("up", "value") and "gate" in self.onto.family.ff_roles else 1.0
             delta, constant = self._delta(role, at, rows)
-            own[columns] += strength * flipped * delta
+            own[columns] += turn[:, None] * delta
             found[role] = own
             bias = self.onto.vector(f"{role}_bias", at.second) if side_of(role) == "read" else None
             if bias is not None:
-                constant = constant - self._shifted(delta, role, at.second)
-                bias[columns] += strength * (constant * (sign[:, 0] if isinstance(flipped, Tensor) else 1.0))
+                bias[columns] += turn * (constant - self._shifted(delta, role, at.second))
                 found[f"{role}_bias"] = bias
         return found
 
@@ -170,12 +170,6 @@ class Transplant:
                 found[name] = own + strength * self._unfolded(self.there.directions(new - old), role, at.second)
         return found
 
-    def _signs(self, at: Moved) -> Tensor:
-        """Whether up and value of two gated neurons point the same way: (n₁, n₂) of 1 and -1."""
-        views = [view for view in neuron_views(self.base, self.onto) if view.flips]
-        total = sum((self.pair.agreement(view, (at.first, at.second)) for view in views), torch.zeros(1, 1))
-        return torch.where(total < 0, -1.0, 1.0).expand(self.base.dims.neurons, self.onto.dims.neurons)
-
     def _delta(self, role: str, at: Moved, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Change of the rows of a role as rows of B, and of their constants."""
         before, after = ((self._folded(m, role, at.first), self._constant(m, role, at.first)) for m in self._own)
@@ -191,10 +185,12 @@ class Transplant:
     def _heads(self, at: Moved, strength: float, kind: str) -> dict[str, Tensor]:
         """Both sides of a layer's head maps with the change added."""
         sides = {role: self._side(self.onto, role, at.second) for role in kind}
+        tunes = [[self._carried(m, role, at.first) for role in kind] for m in self._own]
         turned = kind == "qk" and self.onto.dims.rope is not None
-        for a, b in zip(*(one.tolist() for one in self._partners(at, kind)), strict=True):
-            before, after = ([self._carried(m, role, at.first, a) for role in kind] for m in self._own)
-            own = [_of_head(sides[role], self.onto, b) for role in kind]
+        heads, partners, _ = self._partners(at, kind)
+        for a, b in zip(heads.tolist(), partners.tolist(), strict=True):
+            before, after = ([_of_head(rows, self.base, a) for rows in tune] for tune in tunes)
+            own = [_of_head(rows, self.onto, b) for rows in sides.values()]
             made = _turned(own, before, after, strength) if turned else _cut_back(own, before, after, strength)
             for values, kept in zip(own, made, strict=True):
                 values.copy_(kept)
@@ -206,9 +202,9 @@ class Transplant:
                 found[f"{role}_bias"] = rows[:, -1] - self._shifted(plain, role, at.second)
         return found
 
-    def _carried(self, model: Model, role: str, layer: int, head: int) -> Tensor:
-        """The rows of a head of A, with their constants, in B's coordinates: (d_h, d_B + 1)."""
-        rows = _of_head(self._side(model, role, layer), model, head)
+    def _carried(self, model: Model, role: str, layer: int) -> Tensor:
+        """All rows of a head role of A, with their constants, in B's coordinates: (h d_h, d_B + 1)."""
+        rows = self._side(model, role, layer)
         if side_of(role) == "write":
             return torch.cat([self.there.directions(rows[:, :-1]), rows[:, -1:]], 1)
         constant = rows[:, -1:] + (rows[:, :-1] @ self.read.bias)[:, None]
@@ -226,7 +222,7 @@ class Transplant:
 
     def _unfolded(self, rows: Tensor, role: str, layer: int) -> Tensor:
         gain = self._gain(self.onto, role, layer)
-        return rows if gain is None else rows / _safe(gain)
+        return rows if gain is None else unfolded(rows, gain)
 
     def _gain(self, model: Model, role: str, layer: int) -> Tensor | None:
         """The gain of the norm that a role meets: before what reads in a pre-norm model, after what writes else."""
@@ -255,7 +251,7 @@ class Transplant:
         if self.base.family.norm_place == "pre":
             gains = [m.vector("final_norm") for m in (self.tuned, self.onto)]
             read = self.read.readers(fold_read(rows, gains[0], self.base.family.norm))
-            head.weight.copy_(read if gains[1] is None else read / _safe(gains[1]))
+            head.weight.copy_(read if gains[1] is None else unfolded(read, gains[1]))
             return
         pooler, bias = self.tuned.matrix("pooler"), self.tuned.vector("pooler_bias")
         size = len(pooler)
@@ -293,7 +289,8 @@ def transplant_of(
             "head fits (without --transplant)."
         )
     pair = pair_of(base, onto)
-    return Transplant(base, tuned, onto, moved_layers(pair, first, progress), pair, bridge(onto, base), kernel, frame)
+    across = Bridge(pair.first.frames, pair.second.frames, pair.shared).back
+    return Transplant(base, tuned, onto, moved_layers(pair, first, progress), pair, across, kernel, frame)
 
 
 def put_level(hf: Any, level: Tensor, state: Tensor) -> None:
@@ -333,7 +330,3 @@ def _turned(own: _Sides, before: _Sides, after: _Sides, strength: float) -> _Sid
     phase = torch.polar(torch.ones_like(overlap.abs()), overlap.angle())[:, None]
     moved = (a + strength * phase * (c - b) for a, b, c in zip(mine, old, new, strict=True))
     return [torch.cat([one.real, one.imag]) for one in moved]
-
-
-def _safe(gain: Tensor) -> Tensor:
-    return torch.where(gain.abs() < LITTLE, torch.full_like(gain, LITTLE), gain)
