@@ -46,7 +46,7 @@ RECIPES = {
     "wide": Recipe(top=3, snippets=3000, epochs=2, rate=1e-3),
     "minilm-l6": Recipe(top=3, snippets=1500, epochs=1, rate=1e-4),
     "minilm-l3": Recipe(top=2, snippets=2000, epochs=1, rate=1e-4),
-    "distilbert-tagger": Recipe(top=3, snippets=2000, epochs=1, rate=2e-4),
+    "distilbert-tagger": Recipe(top=3, snippets=1000, epochs=1, rate=2e-4),
 }
 
 

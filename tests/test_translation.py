@@ -88,6 +88,15 @@ def test_a_rotation_is_found(across: Bridge, first: zp.Model, moved: zp.Model, k
     assert across.shuffled(0).fit(kernel, frame) < 0.05
 
 
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_wrong_partners_share_the_sums_of_the_right_ones(across: Bridge, kernel: str, frame: str) -> None:
+    found = across.shuffled(3).translation(kernel, frame)
+    slow = Bridge(across.first, across.second, across.shared.shuffled(3)).translation(kernel, frame)
+    torch.testing.assert_close(found.weight, slow.weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.bias, slow.bias, rtol=1e-4, atol=1e-6)
+
+
 def test_readers_go_the_other_way(across: Bridge, moved: zp.Model) -> None:
     made = across.translation("ridge", "both")
     draw = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ Frames:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -116,6 +116,7 @@ class Bridge:
     shared: Shared
     _tables: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     _sums: dict[tuple[str, bool, bool], _Sums] = field(default_factory=dict)
+    _straight: "Bridge | None" = None
 
     def translation(self, kernel: str = "orthogonal", frame: str = "token", seed: int = 0) -> Translation:
         """The map of a kernel in a frame; ``seed`` is for the control ``random``. BadOption for names not known."""
@@ -139,7 +140,7 @@ class Bridge:
 
     def shuffled(self, seed: int) -> "Bridge":
         """The same models with wrong partners for their tokens: the null (`Shared.shuffled`)."""
-        return Bridge(self.first, self.second, self.shared.shuffled(seed), self._tables)
+        return Bridge(self.first, self.second, self.shared.shuffled(seed), self._tables, _straight=self)
 
     @property
     def back(self) -> "Bridge":
@@ -166,8 +167,12 @@ class Bridge:
             at = torch.arange(len(self.shared))
             at = at[at % HELD_OUT != 0] if held_out else at
             ids = tuple(one[at.to(one.device)] for one in self.shared.pairs)
-            weights = 1.0 / (at + HEAD_OF_ZIPF) if weighted else None
-            self._sums[key] = _sums(*self._rows(table), ids, weights)
+            if self._straight is not None and not weighted and not held_out:  # other partners, the same rows
+                straight = self._straight._summed(table, weighted, held_out)
+                self._sums[key] = replace(straight, xy=_product(*self._rows(table), ids))
+            else:
+                weights = 1.0 / (at + HEAD_OF_ZIPF) if weighted else None
+                self._sums[key] = _sums(*self._rows(table), ids, weights)
         return self._sums[key]
 
     def _made(self, kernel: Kernel, frame: str, seed: int = 0, held_out: bool = False) -> Translation:
@@ -249,6 +254,14 @@ def _sums(x: Tensor, y: Tensor, ids: tuple[Tensor, ...], weights: Tensor | None)
         xx, yy, xy = xx + a.T @ (w * a), yy + b.T @ (w * b), xy + a.T @ (w * b)
         x_sum, y_sum, total = x_sum + (w * a).sum(0), y_sum + (w * b).sum(0), total + float(w.sum())
     return _Sums(xx, yy, xy, x_sum, y_sum, total)
+
+
+def _product(x: Tensor, y: Tensor, ids: tuple[Tensor, ...]) -> Tensor:
+    """XᵀY (d₁, d₂) of anchors, float64."""
+    found = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+    for part in blocks(len(ids[0])):
+        found += x[ids[0][part]].double().T @ y[ids[1][part]].double().to(x.device)
+    return found
 
 
 def _length(gram: Tensor, sums: _Sums) -> float:
