@@ -309,7 +309,7 @@ def moments_of(measured: Sequence[Tensor], predicted: Tensor, kinds: Tensor) -> 
 
 def predictions(frames: Frames, layer: int, ids: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Every prediction of a window's logits from weights and token ids alone: (name, (heads, t, t))."""
-    frequencies = frames.frequencies
+    frequencies = frames.frequencies(layer)
     yield RAW, at_true_offsets(*sides(frames, layer, "paper", ids), frequencies)
     shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
     yield SHUFFLED, at_true_offsets(*sides(frames, layer, "token", shuffled), frequencies)

@@ -76,7 +76,7 @@ def test_smollm2_outside_the_blocks(smollm2: tuple[Model, nn.Module]):
     assert error(model.embedding, hf.model.embed_tokens.weight.detach()) < ROUNDING
     assert error(model.unembedding, hf.lm_head.weight.detach()) < ROUNDING
     assert error(model.vector("final_norm"), hf.model.norm.weight.detach()) < ROUNDING
-    assert error(Frames(model).frequencies, hf.model.rotary_emb.inv_freq) < ROUNDING
+    assert error(Frames(model).frequencies(), hf.model.rotary_emb.inv_freq) < ROUNDING
     config = hf.config
     assert (model.dims.heads, model.dims.kv_heads, model.dims.head_dim) == (9, 3, 64)
     assert model.dims.eps == pytest.approx(config.rms_norm_eps)
@@ -196,7 +196,7 @@ def test_gguf_and_folder_give_the_same_model(twins: tuple[Model, Model]):
 
 def test_gguf_frequencies_and_head_maps_at_an_offset(twins: tuple[Model, Model]):
     folder, file = (Frames(model) for model in twins)
-    assert error(file.frequencies, folder.frequencies) < ROUNDING
+    assert error(file.frequencies(), folder.frequencies()) < ROUNDING
     # The tokenizers differ in the tokens in use, so the means over keys do: compare them centred alike.
     one, other = (frames.head_map(1, 3, "qk", offset=50) for frames in (folder, file))
     centred = [m.left @ (m.right - m.right.mean(0)).T for m in (one, other)]

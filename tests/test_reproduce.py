@@ -89,7 +89,7 @@ def test_assumed_offsets_are_those_of_the_library(script: ModuleType, folder: Pa
     frames, ids = Frames(open_model(str(folder))), torch.arange(20, 40)
     everything = torch.ones(20, 20)
     q, k = script.sides(frames, 1, "token", ids)
-    for offset, found in zip(script.FIXED, script.at_assumed_offsets(q, k, frames.frequencies), strict=False):
+    for offset, found in zip(script.FIXED, script.at_assumed_offsets(q, k, frames.frequencies()), strict=False):
         for head in range(4):
             factors = frames.head_map(1, head, "qk", "token", offset)
             expected = script.centred((factors.left[ids] @ factors.right[ids].T)[None], everything)[0]

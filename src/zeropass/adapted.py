@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.spec import Layout, side_of
+from zeropass.arch.rows import row_index
+from zeropass.arch.spec import Dimensions, Layout, side_of
 from zeropass.errors import BadModel, BadWeights
 from zeropass.factored import Factored
 from zeropass.model import Model
@@ -107,11 +108,11 @@ def adapt(base: Model, folder: Path) -> Adapted:
         raise BadModel(
             f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."
         )
-    places = _places(layout, base.dims.layers)
+    places = _places(layout, base.dims)
     low: dict[Place, LowRank] = {}
     for module, change in adapter.changes.items():
-        for what, layer, part in _found(places, f"{module}.weight", adapter, base):
-            own = _part(change, part)
+        for what, layer, index in _found(places, f"{module}.weight", adapter, base):
+            own = change if index is None else _rows_of(change, index)
             _require_fit(adapter, module, own, what, layer, base)
             low[what, layer] = own
     replaced: dict[Place, Tensor] = {}
@@ -119,28 +120,32 @@ def adapt(base: Model, folder: Path) -> Adapted:
     for name, tensor in adapter.whole.items():
         if any(re.search(rf"(^|\.)({pattern})$", name) for pattern in unread):
             continue
-        for what, layer, part in _found(places, name, adapter, base):
-            replaced[what, layer] = _canonical(layout, what, tensor, part)
+        for what, layer, index in _found(places, name, adapter, base):
+            replaced[what, layer] = _canonical(layout, what, tensor, index)
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
     values["name"] = f"{base.name} with {adapter.path.name}"
     values["layout"] = replace(base.layout, extra={**layout.extra, **base.layout.extra}, through=layout.through)
     return Adapted(**values, base=base, adapter=adapter, low=low, replaced=replaced)
 
 
-def _places(layout: Layout, layers: int) -> dict[str, list[tuple[str, int, tuple[int, int]]]]:
+_Meant = tuple[str, int, Tensor | None]
+"""A canonical tensor, its layer, and which rows of the stored tensor are its own (`row_index`)."""
+
+
+def _places(layout: Layout, dims: Dimensions) -> dict[str, list[_Meant]]:
     """Tensor name, without prefix, to all canonical places that it holds."""
-    found: dict[str, list[tuple[str, int, tuple[int, int]]]] = {}
+    found: dict[str, list[_Meant]] = {}
     heads = {what: stored for what, (stored, _) in layout.extra.items()}
     for what, stored in (*layout.tensors.items(), *heads.items()):
-        for layer in range(layers if "{layer}" in stored.name else 1):
+        if "{expert}" in stored.name or stored.experts:
+            continue  # adapters of experts are refused as modules that are not there
+        for layer in range(dims.layers if "{layer}" in stored.name else 1):
             name = stored.name.removeprefix("^").format(layer=layer)
-            found.setdefault(name, []).append((what, layer, stored.part))
+            found.setdefault(name, []).append((what, layer, row_index(stored, what, dims)))
     return found
 
 
-def _found(
-    places: dict[str, list[tuple[str, int, tuple[int, int]]]], name: str, adapter: Adapter, base: Model
-) -> list[tuple[str, int, tuple[int, int]]]:
+def _found(places: dict[str, list[_Meant]], name: str, adapter: Adapter, base: Model) -> list[_Meant]:
     """The places of a tensor, whatever stands before its name in a task model."""
     parts = name.split(".")
     for start in range(len(parts)):
@@ -152,14 +157,10 @@ def _found(
     )
 
 
-def _part(low: LowRank, part: tuple[int, int]) -> LowRank:
+def _rows_of(low: LowRank, index: Tensor) -> LowRank:
     """The rows of a fused module that belong to one of its parts."""
-    if part == (0, 1):
-        return low
-    size = low.up.shape[0] // part[1]
-    own = slice(part[0] * size, (part[0] + 1) * size)
-    magnitude = None if low.magnitude is None else low.magnitude[own]
-    return LowRank(low.down, low.up[own], low.scale, magnitude, low.table)
+    magnitude = None if low.magnitude is None else low.magnitude[index]
+    return LowRank(low.down, low.up[index], low.scale, magnitude, low.table)
 
 
 def _require_fit(adapter: Adapter, module: str, low: LowRank, what: str, layer: int, base: Model) -> None:
@@ -173,8 +174,7 @@ def _require_fit(adapter: Adapter, module: str, low: LowRank, what: str, layer: 
         )
 
 
-def _canonical(layout: Layout, what: str, tensor: Tensor, part: tuple[int, int]) -> Tensor:
+def _canonical(layout: Layout, what: str, tensor: Tensor, index: Tensor | None) -> Tensor:
     stored = layout.tensors.get(what) or layout.extra[what][0]
     whole = tensor.T if stored.transpose and tensor.ndim == 2 else tensor
-    size = whole.shape[0] // part[1]
-    return whole[part[0] * size : (part[0] + 1) * size].contiguous()
+    return (whole if index is None else whole[index]).contiguous()

@@ -3,6 +3,8 @@
 Grammar::
 
     L{layer}.ff.{neuron}[.gate|.up|.key|.value]     a neuron
+    L{layer}.ff.e{expert}.{neuron}[.role]           a neuron of an expert
+    L{layer}.ff.e{expert}                           an expert: what its router row reads
     L{layer}.attn.{head}[.qk|.vo]                   a head
     L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
     L{layer}.attn.{head}.{q|v}.bias                 what a head asks for, or writes, whatever it sees
@@ -15,13 +17,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zeropass.arch.spec import MAP_ROLES
+from zeropass.arch.spec import MAP_ROLES, ROUTER
 from zeropass.errors import BadAddress
 
 __all__ = ["Address", "parse", "with_roles"]
 
 _N = "[0-9]{1,9}"  # what Python, Parquet and every model can count to
-_NEURON = re.compile(rf"L({_N})\.ff\.({_N})(?:\.(gate|up|key|value))?")
+_NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
+_EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router))?")
 _HEAD = re.compile(rf"L({_N})\.attn\.({_N})(?:\.(qk|vo))?")
 _SUBHEAD = re.compile(rf"L({_N})\.attn\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn)\.(bias|norm)")
@@ -35,6 +38,7 @@ class Address:
 
     ``part`` is ``ff`` or ``attn`` inside a block, else the stem of a table (``pos``, ``final`` …).
     ``index`` is the neuron, the column of a subhead or the row of a table; -1 for a whole head or a lone vector.
+    ``expert`` is whose neuron it is, in a model with experts; one without ``index`` is its row of the router.
     """
 
     layer: int
@@ -42,14 +46,17 @@ class Address:
     head: int = -1
     index: int = -1
     role: str = ""
+    expert: int = -1
 
     def __str__(self) -> str:
         """The address in the grammar of this module, without the role of a neuron or a head map."""
         if self.layer < 0:
             return f"{self.part}.{self.index}" if self.index >= 0 else f"{self.part}.norm"
         stem = f"L{self.layer}.{self.part}"
-        if self.part == "ff" and self.index >= 0:
-            return f"{stem}.{self.index}"
+        if self.expert >= 0:
+            stem = f"{stem}.e{self.expert}"
+        if self.part == "ff" and (self.index >= 0 or self.expert >= 0):
+            return f"{stem}.{self.index}" if self.index >= 0 else stem
         if self.head < 0:
             return f"{stem}.{self.role}"
         stem = f"{stem}.{self.head}"
@@ -66,7 +73,9 @@ def parse(text: str) -> Address:
     """Read an address. Raises BadAddress, with the grammar in short, for anything else."""
     text = text.strip()
     if m := _NEURON.fullmatch(text):
-        return Address(int(m[1]), "ff", index=int(m[2]), role=m[3] or "")
+        return Address(int(m[1]), "ff", index=int(m[3]), role=m[4] or "", expert=-1 if m[2] is None else int(m[2]))
+    if m := _EXPERT.fullmatch(text):
+        return Address(int(m[1]), "ff", role=ROUTER, expert=int(m[2]))
     if m := _HEAD.fullmatch(text):
         return Address(int(m[1]), "attn", head=int(m[2]), role=m[3] or "")
     if m := _SUBHEAD.fullmatch(text):

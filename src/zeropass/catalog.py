@@ -7,14 +7,22 @@ import torch
 from torch import Tensor
 
 from zeropass.address import Address
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Side, default_frames, side_of
+from zeropass.arch.spec import (
+    CLASSIFIERS,
+    FF_ROLES,
+    HEAD_ROLES,
+    OUTSIDE,
+    ROUTER,
+    Side,
+    default_frames,
+    side_of,
+    site_of,
+)
 from zeropass.errors import BadAddress
 from zeropass.model import Model
 
 __all__ = ["BIAS_TENSORS", "VectorSet", "bias_roles", "count_of", "kind_of", "locate", "roles_at", "table_roles"]
-__all__ += ["vector_set"]
-
-CLASSIFIER = "classifier"
+__all__ += ["neuron_address", "vector_set"]
 
 BIAS_TENSORS = {
     "ff_bias": "value_bias",
@@ -55,7 +63,7 @@ def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | 
     count = _require_role(model, place, layer, role)
     if not 0 <= start <= (count if stop is None else stop) <= count:
         raise BadAddress(f"{place}: rows {start}:{stop} are out of range, {role} has {count}.")
-    if role in FF_ROLES or role in HEAD_ROLES:
+    if role in FF_ROLES or role in HEAD_ROLES or role == ROUTER:
         return _matrix_set(model, layer, role, start, stop)
     if layer == OUTSIDE:
         return _outside_set(model, role, start, stop)
@@ -70,8 +78,8 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
         role = f"{address.part}_norm" if address.role == "norm" and address.index < 0 else address.part
         return _checked(model, address, OUTSIDE, role, max(address.index, 0))
     model.require_layer(layer)
-    if address.part == "ff" and address.index >= 0:
-        return _checked(model, address, layer, address.role, address.index)
+    if address.part == "ff" and (address.index >= 0 or address.expert >= 0):
+        return _checked(model, address, layer, address.role, _neuron_row(model, address))
     if address.head < 0:
         return _checked(model, address, layer, f"{address.part}_{address.role}", 0)
     require_head(model, address)
@@ -81,6 +89,32 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
     if address.index >= width:
         raise BadAddress(f"{address}: index {address.index} is out of range, a head has columns 0 to {width - 1}.")
     return layer, address.role, model.kv_head(address.role, address.head) * width + address.index
+
+
+def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
+    """The address of a neuron by its row: in a model with experts, their neurons follow each other."""
+    if model.dims.experts == 1:
+        return Address(layer, "ff", index=row, role=role)
+    expert, index = divmod(row, model.dims.expert_neurons)
+    return Address(layer, "ff", index=index, role=role, expert=expert)
+
+
+def _neuron_row(model: Model, address: Address) -> int:
+    """Which row a neuron, or an expert of the router, is; BadAddress, with the ranges, if there is none."""
+    dims = model.dims
+    if dims.experts == 1:
+        if address.expert >= 0:
+            raise BadAddress(f"{address}: {model.name} has no experts; a neuron of it is L{address.layer}.ff.0.")
+        return address.index
+    if not 0 <= address.expert < dims.experts:
+        raise BadAddress(
+            f"{address}: {model.name} has experts 0 to {dims.experts - 1}; a neuron of one is L{address.layer}.ff.e0.0."
+        )
+    if address.index >= dims.expert_neurons:
+        raise BadAddress(
+            f"{address}: {address.index} is out of range, an expert has neurons 0 to {dims.expert_neurons - 1}."
+        )
+    return address.expert if address.index < 0 else address.expert * dims.expert_neurons + address.index
 
 
 def require_head(model: Model, address: Address) -> None:
@@ -100,7 +134,7 @@ def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]
     if layer == OUTSIDE and role in model.tables():
         side: Side = model.tables()[role][1]
     elif role.endswith("_norm"):
-        return "write", ("output",) if model.family.norm_place == "post" else ("paper",)
+        return "write", ("output",) if model.family.stream_normed else ("paper",)
     else:
         side = side_of("k" if role == "q_bias" else "o" if role.endswith("_bias") else role)
     return side, default_frames(side)
@@ -119,7 +153,10 @@ def table_roles(model: Model) -> tuple[str, ...]:
 
 def roles_at(model: Model, layer: int) -> tuple[str, ...]:
     """The sets of vectors that a layer has, or what lies outside the blocks."""
-    return table_roles(model) if layer == OUTSIDE else (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+    if layer == OUTSIDE:
+        return table_roles(model)
+    router = (ROUTER,) if model.family.routed else ()
+    return (*model.family.ff_roles, *router, *HEAD_ROLES, *bias_roles(model))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
@@ -141,6 +178,8 @@ def count_of(model: Model, layer: int, role: str) -> int:
     """How many vectors a set has, without reading it."""
     if role in FF_ROLES:
         return model.dims.neurons
+    if role == ROUTER:
+        return model.dims.experts
     if role in HEAD_ROLES:
         return (model.dims.kv_heads if role in ("k", "v") else model.dims.heads) * model.dims.head_dim
     if layer == OUTSIDE:
@@ -152,14 +191,16 @@ def count_of(model: Model, layer: int, role: str) -> int:
 def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | None) -> VectorSet:
     side, frames = kind_of(model, layer, role)
     vectors = model.matrix(role, layer, start, stop)
-    name = _neuron_name(layer, role) if role in FF_ROLES else _subhead_name(model, layer, role)
+    name = _subhead_name(model, layer, role) if role in HEAD_ROLES else _neuron_name(model, layer, role)
     addresses = tuple(name(start + i) for i in range(vectors.shape[0]))
-    norm = "ff_norm" if role in FF_ROLES else "attn_norm"
+    norm = f"{site_of(role)}_norm"
     return VectorSet(layer, role, side, addresses, vectors, norm, frames, layer)
 
 
-def _neuron_name(layer: int, role: str) -> Callable[[int], Address]:
-    return lambda row: Address(layer, "ff", index=row, role=role)
+def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
+    if role == ROUTER:
+        return lambda row: Address(layer, "ff", role=role, expert=row)
+    return lambda row: neuron_address(model, layer, role, row)
 
 
 def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
@@ -177,29 +218,29 @@ def _outside_set(model: Model, role: str, start: int, stop: int | None) -> Vecto
     side, frames = kind_of(model, OUTSIDE, role)
     if model.is_vector(what):
         vectors = _required(model, what, 0)[None]
-    elif role == CLASSIFIER:
-        vectors = _classifier(model)[start:stop]
+    elif role in CLASSIFIERS:
+        vectors = _classifier(model, role)[start:stop]
     else:
         vectors = model.matrix(what, 0, start, stop)
     addresses = tuple(Address(OUTSIDE, role, index=start + i, role=role) for i in range(vectors.shape[0]))
-    norm = "final_norm" if side == "read" and model.family.norm_place == "pre" else None
+    norm = "final_norm" if side == "read" and not model.family.stream_normed else None
     return VectorSet(OUTSIDE, role, side, addresses, vectors, norm, frames, model.dims.layers)
 
 
-def _classifier(model: Model) -> Tensor:
+def _classifier(model: Model, role: str) -> Tensor:
     """Rows of a classifier, (labels, d), as the stream meets them.
 
     Minus their mean over labels, which softmax cannot see, unless each label is judged alone. Through a pooler to first
-    order: ``w tanh(P x + b) ≈ (w ⊙ (1 − tanh² b)) P x`` and a constant.
+    order: ``w tanh(P x + b) ≈ (w ⊙ (1 − tanh² b)) P x`` and a constant; of a ReLU or GELU, the half that is linear.
     """
-    rows = model.matrix(CLASSIFIER)
+    rows = model.matrix(role)
     if len(rows) > 1 and model.files.config.get("problem_type") != "multi_label_classification":
         rows = rows - rows.mean(0)
-    before = model.layout.through.get(CLASSIFIER)
-    if before is None or not model.has(before):
+    before, activation = model.layout.through.get(role, ("", ""))
+    if not before or not model.has(before):
         return rows
     bias = model.vector(f"{before}_bias")
-    slope = 1.0 if bias is None else 1 - bias.tanh().square()
+    slope = 0.5 if activation != "tanh" else 1.0 if bias is None else 1 - bias.tanh().square()
     return (rows * slope) @ model.matrix(before)
 
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import USUAL_OFFSET, Rope, Side, side_of, space_of
+from zeropass.arch.spec import ROUTER, USUAL_OFFSET, Rope, Side, side_of, space_of
 from zeropass.errors import BadModel, BadOption
 from zeropass.factored import Factored
 from zeropass.model import Model
 from zeropass.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.statistics import Moments, blocks, moments
 
-__all__ = ["Frames", "Rows"]
+__all__ = ["Frames", "Lengths", "Rows"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -39,6 +39,14 @@ class Rows:
     space: str
     matrix: Tensor
     moments: Moments
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """Root mean squares of q or k over all heads: for each row (n, 1), and for the mean row (1, 1)."""
+
+    each: Tensor
+    of_mean: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,25 +88,31 @@ class Frames:
     def fold(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
         """Canonical vectors (n, d) as the frame reads them; ``norm`` names the norm that they meet, if any.
 
-        A pre-norm model norms what is read; a post-norm one (BERT) what was written. ``paper`` folds nothing.
+        A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm behind a block (Gemma 2,
+        OLMo 2) scales what it writes. ``paper`` folds nothing.
         """
-        pre = self.model.family.norm_place == "pre"
-        if frame == "paper" or norm is None or pre != (side == "read"):
+        model = self.model
+        if frame == "paper" or norm is None:
             return vectors
-        fold = fold_read if pre else fold_write
-        return fold(vectors, self.model.vector(norm, layer), self.model.family.norm)
+        if side == "read":
+            bare = not model.family.reads_normed or self._is_bare(norm, layer)
+            return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
+        after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
+        return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
 
-    def head_constant(self, layer: int, head: int, role: str = "q") -> Tensor | None:
-        """What a head's query (or key) holds whatever the token, (d_h,): the norm's shift through W_Q, and the bias."""
-        shift = None if self.model.family.norm_place == "post" else self.model.vector("attn_norm_bias", layer)
-        width = self.model.dims.head_dim
-        constant = None if shift is None else self.model.head(role, layer, head) @ shift
+    def constant(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> Tensor | None:
+        """What rows of q or k hold whatever the token, (rows,): the norm's shift through them, and their bias."""
+        shift = self.model.vector("attn_norm_bias", layer) if self.model.family.reads_normed else None
+        found = None if shift is None else self.model.matrix(role, layer, start, stop) @ shift
         bias = self.model.vector(f"{role}_bias", layer)
         if bias is None:
-            return constant
-        start = self.model.kv_head(role, head) * width
-        own = bias[start : start + width]
-        return own if constant is None else own + constant
+            return found
+        return bias[start:stop] if found is None else found + bias[start:stop]
+
+    def head_constant(self, layer: int, head: int, role: str = "q") -> Tensor | None:
+        """`constant` of one head, (d_h,)."""
+        start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
+        return self.constant(layer, role, start, start + width)
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int = 0) -> Factored:
         """``qk`` (token a, as query, attends to token b) or ``vo`` (attending to a promotes b), as V x d_h factors.
@@ -113,8 +127,10 @@ class Frames:
         left, _ = self._head_scores(layer, head, left_role, frame)
         right, mean = self._head_scores(layer, head, right_role, self.right_frame(kind, frame))
         if kind == "qk":
-            left = self.as_query(left, layer, head, frame, offset)
-            right = right if frame == "paper" else right - mean
+            rows = self.rows(space_of(frame, "read", layer))
+            lengths = [self._kept_lengths(layer, role, rows) for role in "qk"] if frame != "paper" else [None, None]
+            left = self.as_query(left, layer, head, frame, offset, lengths[0])
+            right = self.as_key(right, mean, layer, head, frame, lengths[1])
         return Factored(left, right)
 
     def carried(self, attended: float = 1.0) -> Tensor:
@@ -134,11 +150,112 @@ class Frames:
         """The frame of a head map's second side: what ``vo`` promotes is always something said."""
         return "output" if kind == "vo" and frame != "paper" else frame
 
-    def as_query(self, scores: Tensor, layer: int, head: int, frame: str, offset: int = 0) -> Tensor:
-        """Scores (V, d_h) of a head's q columns made into the query side of ``qk``: see `head_map`."""
-        constant = None if frame == "paper" else self.head_constant(layer, head)
+    def as_query(
+        self,
+        scores: Tensor,
+        layer: int,
+        head: int,
+        frame: str,
+        offset: int = 0,
+        lengths: "Lengths | None" = None,
+    ) -> Tensor:
+        """Scores (V, d_h) of a head's q columns made into the query side of ``qk``: see `head_map`.
+
+        ``lengths`` are `lengths` of the same rows, where the model norms all heads as one.
+        """
+        scores = self._state(scores, layer, head, "q", frame, None if lengths is None else lengths.each)
+        return rotate(scores, offset, self.frequencies(layer)) if offset else scores
+
+    def as_key(
+        self, scores: Tensor, mean: Tensor, layer: int, head: int, frame: str, lengths: "Lengths | None" = None
+    ) -> Tensor:
+        """Scores (V, d_h) of a head's k columns, of mean (d_h,), made into the key side of ``qk``: see `head_map`.
+
+        What is the same for every key is taken off, for softmax cannot see it: the key of the mean row.
+        """
+        if frame == "paper":
+            return scores
+        if not self._bends:
+            return scores - mean
+        each, of_mean = (None, None) if lengths is None else (lengths.each, lengths.of_mean)
+        zero = self._state(mean[None], layer, head, "k", frame, of_mean)
+        return self._state(scores, layer, head, "k", frame, each) - zero
+
+    def lengths(self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False) -> "Lengths | None":
+        """Of q or k over all heads, the root mean square for each of the rows (n, d), and for their mean row (d,).
+
+        ``centred``: the rows come without their mean. None where the model does not norm all heads as one.
+        """
+        if self.model.family.qk_norm != "whole":
+            return None
+        folded = self.fold(self.model.matrix(role, layer), "token", "read", "attn_norm", layer)
+        constant = self.constant(layer, role)
+
+        def length(x: Tensor) -> Tensor:
+            x = x @ folded.T
+            x = x if constant is None else x + constant
+            return (x.square().mean(-1, keepdim=True) + self.model.dims.eps).sqrt()
+
+        mean = mean.to(rows)
+        shift = mean if centred else torch.zeros_like(mean)
+        each = [length(part + shift) for part in torch.split(rows, 4096)]
+        return Lengths(torch.cat(each), length(mean[None]))
+
+    def position_bias(self, head: int, offsets: Tensor) -> Tensor | None:
+        """What is added to the attention logits of a head of any layer, for queries so many positions after their keys.
+
+        Offsets of any shape; None where nothing is added.
+        ALiBi (Press et al. 2022): a slope of the head's own times the distance; T5: a number for each bucket of
+        distances (Raffel et al. 2020, §2.1). It changes no order among keys at one distance.
+        """
+        dims, family = self.model.dims, self.model.family
+        if family.alibi:
+            slope = _alibi_slopes(dims.heads)[head]
+            return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
+        if not self.model.has("relative"):
+            return None
+        table = self.model.relative
+        return table[_buckets(offsets, len(table), family.causal), head]
+
+    @property
+    def _bends(self) -> bool:
+        """Whether queries and keys go through something that is not linear."""
+        return bool(self.model.family.qk_norm) or self.model.dims.clip is not None
+
+    def _state(
+        self, scores: Tensor, layer: int, head: int, role: str, frame: str, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Scores (n, d_h) as the query or key that meets the other: with its constant, normed where it is."""
+        if frame == "paper":
+            return scores
+        constant, model = self.head_constant(layer, head, role), self.model
         scores = scores if constant is None else scores + constant
-        return rotate(scores, offset, self.frequencies) if offset else scores
+        if model.family.qk_norm:
+            gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
+            if model.family.qk_norm == "head":
+                scores = apply_norm(scores, "rms", model.dims.eps, gain, None)
+            else:
+                start = model.kv_head(role, head) * width
+                scores = scores / lengths if lengths is not None else scores
+                scores = scores if gain is None else scores * gain[start : start + width]
+        clip = model.dims.clip
+        return scores if clip is None else scores.clamp(-clip, clip)
+
+    def _kept_lengths(self, layer: int, role: str, rows: Rows) -> "Lengths | None":
+        """`lengths`, kept for the heads of one layer."""
+        key = layer, role, rows.space
+        if key not in self._lengths:
+            self._lengths.clear() if len(self._lengths) > 1 else None
+            self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean)
+        return self._lengths[key]
+
+    @cached_property
+    def _lengths(self) -> dict[tuple[int, str, str], "Lengths | None"]:
+        return {}
+
+    def _is_bare(self, norm: str, layer: int) -> bool:
+        """Whether a norm is not there: the first block of a family whose embedding is normed already."""
+        return self.model.family.bare_start and layer == 0 and norm == "attn_norm"
 
     def usual_offset(self, kind: str, frame: str) -> int:
         """The distance at which a head map is shown unasked: `USUAL_OFFSET` for ``qk`` where positions are rotary.
@@ -151,15 +268,13 @@ class Frames:
         known = rope is not None and (self.model.rope_factors is not None or rope.kind in _KNOWN_ROPE)
         return USUAL_OFFSET if known else 0
 
-    @cached_property
-    def frequencies(self) -> Tensor:
-        """Rotary frequencies (r/2,) in radians a position; raises BadOption where the model has no RoPE."""
-        rope = self.model.dims.rope
+    def frequencies(self, layer: int = 0) -> Tensor:
+        """Rotary frequencies (r/2,) in radians a position, of a layer; raises BadOption where the model has no RoPE."""
+        dims = self.model.dims
+        rope = (dims.local_rope if layer in dims.local else None) or dims.rope
         if rope is None:
             raise BadOption(f"{self.model.name} has no rotary positions: only offset 0 has a meaning.")
-        plain = rope.theta ** (
-            -torch.arange(0, self.model.dims.head_dim, 2, dtype=torch.float64) / self.model.dims.head_dim
-        )
+        plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
         factors = self.model.rope_factors
         scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
         return scaled.float().to(self.model.device)
@@ -176,7 +291,8 @@ class Frames:
         if frame == "paper":
             return self.model.embedding if side == "read" else self.model.unembedding
         if frame == "embedded":
-            return self._as_read(self._embedded(slice(None)))
+            entering = self._embedded(slice(None))
+            return entering if self.model.family.bare_start else self._as_read(entering)
         if frame == "token":
             return self._each_as_read(self.carried())
         said = self._said()
@@ -184,25 +300,31 @@ class Frames:
 
     def _said(self) -> Tensor:
         """``U ⊙ γ_f``: the rows through which a state becomes logits (norm folding, design.md §2)."""
-        gain = self.model.vector("final_norm")
-        return (
-            fold_read(self.model.unembedding, gain, self.model.family.norm)
-            if gain is not None
-            else self.model.unembedding
-        )
+        model = self.model
+        if model.family.stream_normed:
+            return model.unembedding
+        return fold_read(model.unembedding, model.vector("final_norm"), model.family.norm)
 
     def _embedded(self, part: slice) -> Tensor:
-        """What enters block 0 for each token of a slice: e_a, normed with its type where the family does so."""
-        e, model = self.model.embedding[part], self.model
-        if model.family.norm_place == "pre":
-            return e
-        types = model.matrix("types", 0, 0, 1) if model.has("types") else torch.zeros_like(e[:1])
-        return apply_norm(e + types, model.family.norm, model.dims.eps, *self._norm("embed_norm", 0))
+        """What enters block 0 for each token of a slice: e_a, scaled, or normed with its type, as the family does."""
+        model = self.model
+        if not model.has("embed_norm"):
+            return model.embedding[part] * model.dims.embed_scale
+        narrow = model.has("embed_projection")
+        e = model.matrix("embedding", 0, part.start or 0, part.stop) if narrow else model.embedding[part]
+        e = e * model.dims.embed_scale
+        e = e + model.matrix("types", 0, 0, 1) if model.has("types") else e
+        x = apply_norm(e, model.family.norm, model.dims.eps, *self._norm("embed_norm", 0))
+        if not narrow:
+            return x
+        bias = model.vector("embed_projection_bias")
+        x = x @ model.matrix("embed_projection").T
+        return x if bias is None else x + bias
 
     def _as_read(self, x: Tensor) -> Tensor:
         """A state as the next block reads it, its gain aside (that is folded into the parameters)."""
-        pre = self.model.family.norm_place == "pre"
-        return normed(x, self.model.family.norm, self.model.dims.eps) if pre else x
+        family = self.model.family
+        return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
 
     def _each_as_read(self, states: Tensor) -> Tensor:
         """`_as_read` in place, block by block: a second table of rows would not fit beside the first."""
@@ -226,32 +348,56 @@ class _FirstBlock:
         if model.dims.activation not in _ACTIVATIONS:
             known = ", ".join(sorted(_ACTIVATIONS))
             raise BadModel(f"{model.files.path}: activation {model.dims.activation!r} is not one of {known}.")
-        self.model, self.norms = model, {site: norm(f"{site}_norm", 0) for site in ("attn", "ff")}
-        self.parts = {role: model.matrix(role) for role in ("v", "o", *model.family.ff_roles)}
+        self.model = model
+        self.norms = {name: norm(f"{name}_norm", 0) for name in ("attn", "ff", "attn_post", "ff_post")}
+        roles = ("v", "o", *model.family.ff_roles, *((ROUTER,) if model.family.routed else ()))
+        self.parts = {role: model.matrix(role) for role in roles}
         self.bias = {role: model.vector(f"{role}_bias") for role in self.parts}
         self.act = _ACTIVATIONS[model.dims.activation]
         self.attended = attended
 
     def __call__(self, x: Tensor) -> Tensor:
+        family = self.model.family
+        if family.parallel:
+            return x + self._added(x, "attn", self._attend) + self._added(x, "ff", self._feed)
         for site, inner in (("attn", self._attend), ("ff", self._feed)):
-            if self.model.family.norm_place == "pre":
-                x = x + inner(self._normed(x, site))
-            else:
-                x = self._normed(x + inner(x), site)
+            x = self._normed(x + inner(x), site) if family.stream_normed else x + self._added(x, site, inner)
         return x
+
+    def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """What one half of a block adds to the stream: read through its norm, written through the norm behind it."""
+        bare = not self.model.family.reads_normed or (site == "attn" and self.model.family.bare_start)
+        y = inner(x if bare else self._normed(x, site))
+        return self._normed(y, f"{site}_post") if self.model.has(f"{site}_post_norm") else y
 
     def _normed(self, x: Tensor, site: str) -> Tensor:
         return apply_norm(x, self.model.family.norm, self.model.dims.eps, *self.norms[site])
 
     def _attend(self, x: Tensor) -> Tensor:
         dims = self.model.dims
-        v = self._linear(x, "v").reshape(-1, dims.kv_heads, dims.head_dim)
+        v = self._linear(x, "v")
+        v = v if dims.clip is None else v.clamp(-dims.clip, dims.clip)
+        v = v.reshape(-1, dims.kv_heads, dims.head_dim)
         return self.attended * self._written(v.repeat_interleave(dims.group, 1).flatten(1), "o")
 
     def _feed(self, x: Tensor) -> Tensor:
+        active = self._active(x)
+        if ROUTER in self.parts:
+            active = active * self._routed(x).repeat_interleave(self.model.dims.expert_neurons, 1)
+        return self._written(active, "value")
+
+    def _active(self, x: Tensor) -> Tensor:
+        """Activations (n, neurons)."""
         if "gate" in self.parts:
-            return self._written(self.act(self._linear(x, "gate")) * self._linear(x, "up"), "value")
-        return self._written(self.act(self._linear(x, "key")), "value")
+            return self.act(self._linear(x, "gate")) * self._linear(x, "up")
+        return self.act(self._linear(x, "key"))
+
+    def _routed(self, x: Tensor) -> Tensor:
+        """Weight (n, experts) of each expert for each token; zero where it is not used."""
+        chances = self._linear(x, ROUTER).softmax(1)
+        best, at = chances.topk(self.model.dims.experts_used, 1)
+        best = best / best.sum(1, keepdim=True) if self.model.dims.router_normed else best
+        return torch.zeros_like(chances).scatter(1, at, best)
 
     def _linear(self, x: Tensor, role: str) -> Tensor:
         y, bias = x @ self.parts[role].T, self.bias[role]
@@ -260,6 +406,30 @@ class _FirstBlock:
     def _written(self, x: Tensor, role: str) -> Tensor:
         y, bias = x @ self.parts[role], self.bias[role]
         return y if bias is None else y + bias
+
+
+def _alibi_slopes(heads: int) -> list[float]:
+    """A slope for each head: a geometric series; for a number that is no power of two, with every other one of the next
+    (Press et al. 2022, §3 and their code).
+    """
+    whole = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
+    return slopes + [2 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
+
+
+def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> Tensor:
+    """T5's bucket of each distance: exact near by, then in logarithmic steps up to ``farthest``."""
+    near = offsets
+    found = torch.zeros_like(offsets)
+    if causal:
+        near = offsets.clamp_min(0)
+    else:
+        count //= 2
+        found = (offsets < 0).long() * count  # a key behind the query
+        near = offsets.abs()
+    exact = count // 2
+    far = (near.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
+    return found + torch.where(near < exact, near, (exact + far.long()).clamp_max(count - 1))
 
 
 _KNOWN_ROPE = ("default", "linear", "llama3")

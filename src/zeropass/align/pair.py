@@ -131,7 +131,7 @@ class Half:
         folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
         if offset:
             columns = folded.view(heads, width, -1).transpose(1, 2)
-            folded = rotate(columns, offset, self.frames.frequencies).transpose(1, 2).reshape(folded.shape)
+            folded = rotate(columns, offset, self.frames.frequencies(layer)).transpose(1, 2).reshape(folded.shape)
         return space_of(frame, side_of(role), layer), folded
 
 

@@ -14,11 +14,17 @@ Format = Literal["hf", "gguf"]
 Site = Literal["attn", "ff"]
 Side = Literal["read", "write"]
 
-READ_ROLES = ("gate", "up", "key", "q", "k", "v")
+ROUTER = "router"
+"""The role whose rows read what sends a token to an expert."""
+
+READ_ROLES = ("gate", "up", "key", ROUTER, "q", "k", "v")
 WRITE_ROLES = ("value", "o")
 FF_ROLES = ("gate", "up", "key", "value")
 HEAD_ROLES = ("q", "k", "v", "o")
 MAP_ROLES = ("qk", "vo")
+CLASSIFIERS = ("classifier", "token_classifier")
+"""Tables whose rows are labels: of a whole text, or of each token."""
+
 FRAMES = ("token", "output", "paper")
 
 
@@ -37,31 +43,46 @@ OUTSIDE = -1
 class Stored:
     """How one canonical tensor lies in a file.
 
-    ``name`` may hold ``{layer}``; one that begins with ``^`` never takes the layout's prefix. A canonical matrix is
-    (rows, d): one parameter vector of the residual stream a row. ``transpose`` is for files that keep it the other way
-    round (torch Linear layers that write to the stream, GPT-2's Conv1D layers that read from it). ``part`` = (i, n)
-    takes the i-th of n equal parts of a fused tensor, cut along the canonical rows. ``paired_rows`` says that the rows
-    of each head were reordered from halves (x_i, x_{i + d_h/2}) to neighbours (x_2i, x_2i+1), as llama.cpp's
-    converter does.
+    ``name`` may hold ``{layer}`` and ``{expert}``; one that begins with ``^`` never takes the layout's prefix. A
+    canonical matrix is (rows, d): one parameter vector of the residual stream a row. ``transpose`` is for files that
+    keep it the other way round (torch Linear layers that write to the stream, GPT-2's Conv1D layers that read from it).
+    What of a fused tensor is meant, and in which order, is said in one of these ways (`rows.row_index`):
+
+    - ``part`` = (i, n) takes the i-th of n equal parts, cut along the canonical rows.
+    - ``fused`` is for q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped`` has,
+      for each key/value head, its query heads, then its k, then its v.
+    - ``paired_rows``: the rotary rows of each head lie as neighbours (x_2i, x_2i+1) instead of halves
+      (x_i, x_{i + r/2}), as llama.cpp's converter and GPT-J have them.
+    - ``experts``: a tensor of three axes, experts first. Else ``{expert}`` in the name: a tensor for each.
     """
 
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
+    fused: Literal["", "stacked", "grouped"] = ""
     paired_rows: bool = False
+    experts: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor holds this canonical one and nothing else."""
+        return self.part == (0, 1) and not self.fused
 
 
 @dataclass(frozen=True)
 class Layout:
     """Names of one kind of file: configuration keys and tensors.
 
-    ``config`` maps the names of `Dimensions` to keys of the configuration, tried in order.
+    ``config`` maps the names of `Dimensions` (and of what they are made from) to keys of the configuration, tried in
+    order; ``a.b`` looks inside an object.
     ``prefixes`` are what may stand before every tensor name (a bare model, or one inside a task model).
     ``optional`` are the tensors that a model may lack; any other that is missing is an error.
     ``extra`` are stream vectors beyond the usual roles: address stem -> (tensor, side).
-    ``through`` names, for one of these, the one that stands before it: a row reads what that one puts out through
-    tanh. A model that lacks it reads the stream itself.
+    ``through`` names, for one of these, the one that stands before it and the activation between them. A model that
+    lacks it reads the stream itself.
     ``unread`` are regular expressions of tensors that hold no parameter of the stream.
+    ``gain_offset`` is added to the gain of every norm: Gemma's files hold γ − 1.
+    ``constants`` are values that files of this kind never write down.
     """
 
     format: Format
@@ -70,33 +91,73 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
-    through: Mapping[str, str] = field(default_factory=dict)
+    through: Mapping[str, tuple[str, Literal["tanh", "relu", "gelu"]]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    gain_offset: float = 0.0
+    constants: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Family:
     """What the blocks of a family compute, and the layouts it is stored in.
 
-    ``norm`` is ``rms`` or ``layer``; ``norm_place`` is ``pre`` (a block reads the normed stream) or ``post``
-    (the stream itself is normed after each block). ``ff_roles`` and ``activation`` describe the MLP.
+    ``when`` tells variants of one model type apart: configuration key -> the values this record is for, where None
+    stands for a key that is not there. A configuration that no record is for is refused with these values.
+    ``norm`` is ``rms`` or ``layer``. ``norm_place`` is ``pre`` (a block reads the normed stream), ``post`` (the stream
+    itself is normed after each block) or ``out`` (a block reads the stream as it is; what it writes is normed).
+    A pre-norm family whose layout has ``attn_post_norm`` norms what a block writes as well.
+    ``bare_start``: the first block reads the stream as it is, for the embedding is normed already.
+    ``parallel``: both halves of a block read the same stream and are added together.
+    ``qk_norm``: queries and keys are RMS-normed, each ``head`` by itself or all heads as a ``whole``.
+    ``alibi``: a bias that falls with the distance is added to attention logits, after the scale (``plain``) or before.
+    ``unscaled``: attention logits are not divided by √d_h. ``embed_scaled``: embeddings are multiplied by √d.
+    ``logits_scaled``: the final state is divided by √d where embeddings are tied.
+    ``router_normed``: the weights of the experts that are used add up to one: always, or by a configuration key.
+    ``ff_roles`` and ``activation`` describe the MLP.
     ``config`` gives values that this family has without a configuration key.
+    ``notes`` say what is not modelled exactly, in words for `zeropass families`.
     """
 
     name: str
     model_types: tuple[str, ...]
     norm: Literal["rms", "layer"]
-    norm_place: Literal["pre", "post"]
+    norm_place: Literal["pre", "post", "out"]
     ff_roles: tuple[str, ...]
     rotary: bool
     tied_by_default: bool
     layouts: tuple[Layout, ...]
     config: Mapping[str, object] = field(default_factory=dict)
+    when: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    causal: bool = True
+    bare_start: bool = False
+    parallel: bool = False
+    qk_norm: Literal["", "head", "whole"] = ""
+    alibi: Literal["", "plain", "scaled"] = ""
+    unscaled: bool = False
+    embed_scaled: bool = False
+    logits_scaled: bool = False
+    router_normed: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reads_normed(self) -> bool:
+        """Whether a block norms what it reads."""
+        return self.norm_place == "pre"
+
+    @property
+    def stream_normed(self) -> bool:
+        """Whether the stream itself is normed after each block."""
+        return self.norm_place == "post"
+
+    @property
+    def routed(self) -> bool:
+        """Whether its MLPs are experts, chosen by a router."""
+        return any("router" in layout.tensors for layout in self.layouts)
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Every role of a layer, in the order in which they are listed."""
-        return (*self.ff_roles, *HEAD_ROLES, *MAP_ROLES)
+        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *HEAD_ROLES, *MAP_ROLES)
 
     def layout(self, kind: Format) -> Layout | None:
         """The layout of one kind of file; None if the family is not known in it."""
@@ -114,7 +175,15 @@ class Rope:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """The sizes and constants of one model, whatever its configuration calls them."""
+    """The sizes and constants of one model, whatever its configuration calls them.
+
+    ``neurons`` are those of a layer, of all ``experts`` together, of which a token goes through ``experts_used``.
+    ``embed`` is the width of the embedding's own rows where they are carried to d by a projection. ``rotary`` are the
+    coordinates of a head that positions turn. ``local`` names the layers that attend to a ``window`` of tokens only;
+    they may have a RoPE of their own. Queries, keys and values are cut off at ± ``clip``.
+    Logits are ``attention_scale · q·k``, capped where ``attention_cap`` is given (``c tanh(x / c)``); final logits
+    likewise. Scales and caps change scores and no ranks: records leave them out.
+    """
 
     layers: int
     d: int
@@ -127,11 +196,30 @@ class Dimensions:
     activation: str
     tied: bool
     rope: Rope | None
+    embed: int = 0
+    rotary: int = 0
+    experts: int = 1
+    experts_used: int = 1
+    attention_scale: float = 1.0
+    attention_cap: float | None = None
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
+    embed_scale: float = 1.0
+    router_normed: bool = False
+    clip: float | None = None
+    window: int | None = None
+    local: tuple[int, ...] = ()
+    local_rope: Rope | None = None
 
     @property
     def group(self) -> int:
         """How many query heads share one key/value head."""
         return self.heads // self.kv_heads
+
+    @property
+    def expert_neurons(self) -> int:
+        """Neurons of one expert."""
+        return self.neurons // self.experts
 
 
 def side_of(role: str) -> Side:
@@ -141,15 +229,19 @@ def side_of(role: str) -> Side:
 
 def site_of(role: str) -> Site:
     """Which half of a block a role belongs to."""
-    return "ff" if role in FF_ROLES else "attn"
+    return "ff" if role in FF_ROLES or role == ROUTER else "attn"
 
 
-def expand(stored: Stored, layers: int) -> Iterator[str]:
+def expand(stored: Stored, dims: Dimensions) -> Iterator[str]:
     """All tensor names that a record entry stands for (without prefix)."""
-    if "{layer}" in stored.name:
-        yield from (stored.name.format(layer=layer) for layer in range(layers))
-    else:
-        yield stored.name
+    for layer in range(dims.layers if "{layer}" in stored.name else 1):
+        yield from names_of(stored, layer, dims)
+
+
+def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
+    """The tensors (without prefix) that hold a record entry at one layer: one, or one for each expert."""
+    count = dims.experts if "{expert}" in stored.name else 1
+    return tuple(stored.name.format(layer=layer, expert=expert) for expert in range(count))
 
 
 def default_frames(side: Side) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from zeropass.atlas.spaces import Space, Spaces, save_array
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_lists, write_mark, write_pairs
 from zeropass.catalog import VectorSet, count_of, kind_of, vector_set
 from zeropass.factored import Factored
-from zeropass.frames import Frames
+from zeropass.frames import Frames, Lengths
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
 from zeropass.projection import extremes
@@ -62,6 +62,7 @@ class Runner:
         self.frames = Frames(self.model)
         self.spaces = Spaces(self.out / "rows", self.kept)
         self.bases = list_bases(self.model, self.options, self.jobs)
+        self._made_lengths: dict[tuple[int, str, str], Lengths | None] = {}
 
     def run(self, job: Job) -> None:
         """Run one job: vectors, lists and pairs first, the mark last."""
@@ -208,14 +209,23 @@ class Runner:
     def factor(self, scored: Scored, head: int, z: Tensor) -> Tensor:
         """Scores (V', d_h) of one head's columns as `Frames.head_map` defines its factors."""
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
-        own = slice(head * width, (head + 1) * width)
-        factor = (z * scored.std[own, None]).T.contiguous()
-        if role == "k" and frame != "paper":
-            return factor  # minus its mean over keys, which softmax cannot see
-        factor += scored.mean[own]
-        if role != "q":
-            return factor
-        return self.frames.as_query(factor, scored.vectors.layer, head, frame, self.frames.usual_offset("qk", frame))
+        own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
+        factor = (z * scored.std[own, None]).T.contiguous() + scored.mean[own]
+        if role == "k":
+            return self.frames.as_key(factor, scored.mean[own], layer, head, frame, self._lengths(scored))
+        if role == "q":
+            offset = self.frames.usual_offset("qk", frame)
+            return self.frames.as_query(factor, layer, head, frame, offset, self._lengths(scored))
+        return factor
+
+    def _lengths(self, scored: Scored) -> Lengths | None:
+        """`Frames.lengths` of a role, made once for all heads of its layer."""
+        key = scored.vectors.layer, scored.vectors.role, scored.frame
+        if key not in self._made_lengths:
+            self._made_lengths = {one: kept for one, kept in self._made_lengths.items() if one[0] == key[0]}
+            rows, mean = scored.space.rows, scored.mean
+            self._made_lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
+        return self._made_lengths[key]
 
     def _save_vectors(self, vectors: VectorSet) -> None:
         """Keep the vectors as the frames take them, for questions that the lists cannot answer."""

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE
+from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
 from zeropass.catalog import bias_roles, count_of, kind_of, table_roles
 from zeropass.errors import BadAtlas, BadOption
@@ -28,7 +28,7 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
     wanted = options.roles or known
     if unknown := [role for role in wanted if role not in known]:
         raise BadOption(f"--roles: {model.name} has no {', '.join(unknown)}; it has {', '.join(known)}.")
-    groups: list[tuple[str, ...]] = [(role,) for role in model.family.ff_roles]
+    groups: list[tuple[str, ...]] = [(role,) for role in model.family.roles if site_of(role) == "ff"]
     groups += [("q", "k", "qk"), ("v", "o", "vo"), bias_roles(model)]
     chosen = [tuple(role for role in group if role in wanted) for group in groups]
     jobs = [Job(layer, roles) for layer in range(first, stop) for roles in chosen if roles]
@@ -47,6 +47,7 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
             "layers": model.dims.layers,
             "d": model.dims.d,
             "neurons": model.dims.neurons,
+            "experts": model.dims.experts,
             "heads": model.dims.heads,
             "kv_heads": model.dims.kv_heads,
             "head_dim": model.dims.head_dim,

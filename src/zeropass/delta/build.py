@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, side_of
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, site_of
 from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
 from zeropass.atlas.jobs import Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
@@ -23,7 +23,7 @@ from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import ListBlock, PairRow
 from zeropass.catalog import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.delta.changes import Comparison
-from zeropass.errors import BadModel
+from zeropass.errors import BadModel, BadOption
 from zeropass.factored import Factored
 from zeropass.frames import Frames
 from zeropass.model import Model
@@ -79,10 +79,11 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
 
 
 def _changed(pair: Comparison, layer: int, role: str) -> bool:
-    if role in FF_ROLES or role in HEAD_ROLES:
-        folds = (pair.base.family.norm_place == "pre") == (side_of(role) == "read")
-        gain = ("ff_norm" if role in FF_ROLES else "attn_norm",) if folds else ()
-        return any(pair.differs(what, layer) for what in (role, *gain))
+    if role in FF_ROLES or role in HEAD_ROLES or role == ROUTER:
+        site, reads = site_of(role), side_of(role) == "read"
+        gains = [f"{site}_norm"] if reads != pair.base.family.stream_normed else []
+        gains += [f"{site}_post_norm"] if not reads else [f"{role}_norm"] if role in ("q", "k") else []
+        return any(pair.differs(what, layer) for what in (role, *gains) if what == role or pair.base.has(what))
     if layer == OUTSIDE:
         tables = pair.tuned.tables()
         return pair.differs(tables[role][0] if role in tables else f"{role}_bias")
@@ -96,6 +97,11 @@ class _ChangeRunner(Runner):
         # Tokens that only the fine-tune has are no part of the base's frames; heads that only it has are read.
         dims = replace(pair.tuned.dims, vocab=pair.base.dims.vocab)
         self.pair = pair
+        if pair.base.family.qk_norm and any({"qk"} & set(job.roles) for job in jobs):
+            raise BadOption(
+                f"{pair.base.name}: a {pair.base.family.name} norms its queries and keys, so the change of a qk map is "
+                "not a map itself; name the other roles with --roles."
+            )
         super().__init__(replace(pair.tuned, vocab=pair.base.vocab, dims=dims), out, options, jobs, kept)
         self.after, self.frames = self.frames, Frames(pair.base)
         self.plain = Runner(pair.base, out, options, [], kept)

@@ -37,16 +37,16 @@ def attention(spaces: Spaces, heard: Heard, settings: Settings, tell: Progress) 
     dims = spaces.frames.model.dims
     found: list[Result] = []
     rotary = dims.rope is not None
-    frequencies = spaces.frames.frequencies if rotary else None
+    frequencies = [spaces.frames.frequencies(layer) if rotary else None for layer in range(dims.layers)]
     turn, noise = rotation(dims.d, settings.seed), noise_heads(dims.d, dims.head_dim, settings)
     truth = {
-        (layer, number): _Truth.of(window, layer, noise, frequencies, spaces.frames.model.family.norm_place == "pre")
+        (layer, number): _Truth.of(window, layer, noise, frequencies[layer], spaces.frames.model.family.causal)
         for number, window in enumerate(heard.attention)
         for layer in range(dims.layers)
     }
     for number, frame in enumerate(READ_FRAMES):
         for layer in range(dims.layers):
-            pair = _Pair.of(spaces, frame, layer, noise, frequencies, settings)
+            pair = _Pair.of(spaces, frame, layer, noise, frequencies[layer], settings)
             sums = [
                 pair.compared(truth[layer, w], window, spaces.rows(frame, layer, window.ids), turn)
                 for w, window in enumerate(heard.attention)

@@ -57,7 +57,7 @@ class _View:
     def as_said(self, states: Tensor) -> Tensor:
         """Hidden states (n, d) as this frame reads them: as they are for ``paper``, normed for the others."""
         family = self.model.family
-        if self.frame == "paper" or family.norm_place == "post":
+        if self.frame == "paper" or not family.reads_normed:
             return states
         return normed(states, family.norm, self.model.dims.eps)
 

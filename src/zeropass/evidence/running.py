@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Layout, site_of
 from zeropass.errors import BadOption, CannotRun, MissingExtra
 from zeropass.model import Model
@@ -49,7 +50,7 @@ class Running:
     @property
     def speaks(self) -> bool:
         """Whether it predicts the next token: a causal language model with its head."""
-        return self.model.family.norm_place == "pre" and self.hf.get_output_embeddings() is not None
+        return self.model.family.causal and self.hf.get_output_embeddings() is not None
 
     def module(self, what: str, layer: int = 0) -> Any:
         """The module that holds a canonical tensor."""
@@ -88,7 +89,8 @@ class Running:
         for role in roles:
             stored = self.layout.tensors[role]
             site = site_of(role)
-            tap = _tap(listener, layer, role, stored.part, "" if site in heard else site)
+            index = row_index(stored, role, self.model.dims)
+            tap = _tap(listener, layer, role, index, "" if site in heard else site)
             heard.add(site)
             yield self.module(role, layer).register_forward_hook(tap)
         for role in ("o", "value"):
@@ -97,7 +99,7 @@ class Running:
 
     def _state_tap(self, layer: int, listener: Listener) -> Any:
         """The stream after a layer is what the next norm takes (pre-norm), or what the layer's last norm puts out."""
-        if self.model.family.norm_place == "post":
+        if self.model.family.stream_normed:
             return self.module("ff_norm", layer).register_forward_hook(_output_tap(listener, layer, "state"))
         last = layer + 1 == self.model.dims.layers
         norm = self.module("final_norm") if last else self.module("attn_norm", layer + 1)
@@ -113,7 +115,7 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
     if layout is None:
         raise CannotRun(f"{model.name}: the record of {model.family.name} has no hf layout to find modules by.")
     # An encoder's own states are all that is asked of it, so its head is not loaded.
-    kind = transformers.AutoModelForCausalLM if model.family.norm_place == "pre" else transformers.AutoModel
+    kind = transformers.AutoModelForCausalLM if model.family.causal else transformers.AutoModel
     hf = loaded(kind, model).to(device)
     running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
     _require_same(running)
@@ -195,12 +197,11 @@ def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
         yield
 
 
-def _tap(listener: Listener, layer: int, role: str, part: tuple[int, int], site: str) -> Any:
+def _tap(listener: Listener, layer: int, role: str, index: Tensor | None, site: str) -> Any:
     def tap(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if site:
             listener(site, layer, inputs[0])
-        size = output.shape[-1] // part[1]
-        listener(role, layer, output[..., part[0] * size : (part[0] + 1) * size])
+        listener(role, layer, output if index is None else output[..., index])
 
     return tap
 

@@ -91,4 +91,4 @@ class Spaces:
 
     def _as_read(self, states: Tensor) -> Tensor:
         family = self.frames.model.family
-        return normed(states, family.norm, self.frames.model.dims.eps) if family.norm_place == "pre" else states
+        return normed(states, family.norm, self.frames.model.dims.eps) if family.reads_normed else states

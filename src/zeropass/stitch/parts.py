@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropass.adapted import Adapted
+from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Family, Layout
 from zeropass.errors import BadModel, BadOption
 from zeropass.evidence.running import loaded, special_tokens, transformers
@@ -166,8 +167,8 @@ def put(hf: Any, model: Model, what: str, layer: int, values: Tensor) -> None:
     name = stored.name.format(layer=layer)
     weight = (hf if name.startswith("^") else hf.base_model).get_parameter(name.removeprefix("^")).data
     rows = weight.T if stored.transpose and weight.ndim == 2 else weight
-    size = rows.shape[0] // stored.part[1]
-    rows[stored.part[0] * size : (stored.part[0] + 1) * size].copy_(values)
+    index = row_index(stored, what, model.dims)
+    rows[slice(None) if index is None else index] = values
 
 
 def load_plain_classifier(model: Model, like: Model) -> Any:

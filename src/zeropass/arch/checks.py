@@ -1,0 +1,181 @@
+"""Whether a file is what a record says: no tensor missing, none left over, every shape as it must be."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from zeropass.arch.config import Names, full_name, looked_up
+from zeropass.arch.rows import expected_shape
+from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
+from zeropass.errors import BadModel, BadWeights, UnknownFamily
+from zeropass.sources.files import ModelFiles
+
+__all__ = ["check", "chosen", "records", "refuse_quantised"]
+
+
+def chosen(files: ModelFiles, families: Iterable[Family]) -> tuple[Family, Layout]:
+    """The record and layout for a file, by its model type and by what tells variants apart.
+
+    Raises UnknownFamily, with what was found and what is known, where there is none.
+    """
+    families = tuple(families)
+    key = "general.architecture" if files.format == "gguf" else "model_type"
+    kind = files.config.get(key)
+    named = [family for family in families if kind in family.model_types]
+    stored = [family for family in named if family.layout(files.format) is not None]
+    if not named:
+        known = sorted({family.name for family in families})
+        raise UnknownFamily(
+            f"{files.path}: {key} is {kind!r}, which is not in the table of families; reading it would need a record "
+            f"of its tensors there (docs/adding-a-family.md). Known: {', '.join(known)}."
+        )
+    if not stored:
+        formats: set[Format] = {layout.format for family in named for layout in family.layouts}
+        raise UnknownFamily(
+            f"{files.path}: family {kind!r} is known, but not as a {files.format} file; "
+            f"known there: {', '.join(sorted(formats))}."
+        )
+    for family in stored:
+        layout = family.layout(files.format)
+        if layout is not None and not _differences(files.config, family):
+            return family, layout
+    found = min((_differences(files.config, family) for family in stored), key=len)
+    raise UnknownFamily(
+        f"{files.path}: this is a variant of {kind} that is not known: {'; '.join(found)}. "
+        "Reading it would need a record of its own."
+    )
+
+
+def _differences(config: Mapping[str, Any], family: Family) -> list[str]:
+    """How a configuration differs from what a record is for, in words."""
+    found = []
+    for key, allowed in family.when.items():
+        value = looked_up(config, key)
+        if not any(value is one or (value == one and type(value) is type(one)) for one in allowed):
+            known = " or ".join("nothing" if one is None else repr(one) for one in allowed)
+            found.append(f"{key} is {value!r} (known: {known})")
+    return found
+
+
+def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
+    """Raise BadWeights for a tensor that is missing or misshapen, UnknownFamily for one that the record lacks."""
+    _check_untied(files, layout, dims, prefix, names)
+    _check_extras(files, layout, dims, prefix, names)
+    _check_shapes(files, family, layout, dims, prefix, names)
+    _check_qk_norms(files, family, layout, dims, prefix, names)
+    _check_leftovers(files, family, layout, dims, prefix, names)
+
+
+def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
+    """An untied checkpoint has its unembedding, unless it is one of the blocks alone or with the head of a task."""
+    stored = layout.tensors.get("unembedding")
+    if dims.tied or stored is None or full_name(stored.name, prefix) in names:
+        return
+    bare = len(layout.prefixes) > 1 and prefix != layout.prefixes[0]
+    if not bare and not any(full_name(one.name, prefix) in names for one, _ in layout.extra.values()):
+        raise BadWeights(
+            f"{files.source.path}: the configuration says the unembedding is not tied, but "
+            f"{full_name(stored.name, prefix)} is missing."
+        )
+
+
+def _check_shapes(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    # What must be there first: it ends at the first layer that is not there, however many a configuration claims.
+    for what, stored in sorted(layout.tensors.items(), key=lambda one: one[0] in layout.optional):
+        expected = expected_shape(stored, what, dims)
+        if what in layout.optional and not any(full_name(one, prefix) in names for one in expand(stored, dims)):
+            continue
+        for number, name in enumerate(full_name(plain, prefix) for plain in expand(stored, dims)):
+            if family.bare_start and what == "attn_norm" and number == 0:
+                continue
+            if name not in names:
+                raise BadWeights(f"{files.source.path}: tensor {name} is missing.")
+            found = files.source.shape(name)
+            if not _fits(found, expected):
+                wanted = tuple("any" if e is None else e for e in expected)
+                raise BadWeights(
+                    f"{files.source.path}: tensor {name} has shape {found}; the configuration asks for {wanted}."
+                )
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(e is None or e == f for e, f in zip(expected, found, strict=True))
+
+
+def _check_extras(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
+    """Vectors outside the usual roles: any number of them, but as wide as the stream."""
+    for stored, _ in layout.extra.values():
+        name = full_name(stored.name, prefix)
+        if name not in names:
+            continue
+        found = files.source.shape(name)
+        width = found[0] if stored.transpose and len(found) == 2 else found[-1] if found else 0
+        if len(found) not in (1, 2) or width != dims.d:
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} has shape {found}; the configuration asks for vectors of {dims.d}."
+            )
+
+
+def _check_qk_norms(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    """Gains of queries and keys: as long as one head, or as all of them."""
+    for what, heads in (("q_norm", dims.heads), ("k_norm", dims.kv_heads)):
+        stored = layout.tensors.get(what)
+        if stored is None:
+            continue
+        size = dims.head_dim * (heads if family.qk_norm == "whole" else 1)
+        for name in (full_name(plain, prefix) for plain in expand(stored, dims)):
+            if name in names and files.source.shape(name) != (size,):
+                raise BadWeights(
+                    f"{files.source.path}: tensor {name} has shape {files.source.shape(name)}; a {family.name} of "
+                    f"these sizes has {(size,)}."
+                )
+
+
+_QUANTISED = (
+    (r"\.(qweight|qzeros|scales|g_idx)$", "GPTQ or AWQ"),
+    (r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\.", "bitsandbytes"),
+    (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
+    (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA adapter: give its base, and the adapter where one is asked for"),
+)
+"""Endings of tensors that tell formats in which a weight is not the number that the file holds."""
+
+
+def refuse_quantised(files: ModelFiles, names: Names) -> None:
+    """Raise BadModel, naming the format, for weights that are quantised in a way that is not read."""
+    settings = files.config.get("quantization_config")
+    if isinstance(settings, Mapping):
+        method = str(settings.get("quant_method", "unknown"))
+        raise BadModel(
+            f"{files.path}: the weights are quantised ({method!r} in quantization_config), which is not read. "
+            "Use the model as it was before, or a GGUF file of it."
+        )
+    for pattern, kind in _QUANTISED:
+        if found := sorted(name for name in names if re.search(pattern, name)):
+            raise BadModel(
+                f"{files.source.path}: tensor {found[0]!r} belongs to a format that is not read ({kind}). "
+                "Use the model as it was before, or a GGUF file of it."
+            )
+
+
+def _check_leftovers(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    """A tensor that the record does not name means another layout than the one we know: refuse, never guess."""
+    known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
+    left = sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
+    if left:
+        shown = ", ".join(repr(name) for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        raise UnknownFamily(
+            f"{files.source.path}: this is not the {family.name} layout that zeropass knows: "
+            f"the record does not name {shown}."
+        )
+
+
+def records(layout: Layout) -> list[Stored]:
+    """Everything that a layout reads."""
+    return [*layout.tensors.values(), *(stored for stored, _ in layout.extra.values())]

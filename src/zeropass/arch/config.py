@@ -1,0 +1,227 @@
+"""From a configuration, in whatever words a family has for it, to `Dimensions`: all is checked, nothing guessed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zeropass.arch.spec import Dimensions, Family, Layout, Rope
+from zeropass.errors import BadModel, BadWeights
+from zeropass.sources.files import ModelFiles
+
+__all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
+
+Names = frozenset[str]
+
+_SIZES = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used")
+_FEW = 200
+"""Layers that a file of few tensors may still claim: ALBERT's share theirs."""
+
+_REQUIRED = ("layers", "d", "heads", "kv_heads")
+
+
+def full_name(name: str, prefix: str) -> str:
+    """A tensor's name in the file: with the prefix, unless the record says that it never has one."""
+    return name[1:] if name.startswith("^") else prefix + name
+
+
+def prefix_of(layout: Layout, names: Names) -> str | None:
+    """What stands before the tensor names of this file; None if no embedding is found under any known prefix."""
+    anchor = layout.tensors["embedding"].name
+    return next((prefix for prefix in layout.prefixes if full_name(anchor, prefix) in names), None)
+
+
+def looked_up(config: Mapping[str, Any], key: str) -> Any:
+    """A value of the configuration; ``a.b`` looks inside an object. None if it is not there."""
+    if key in config:
+        return config[key]
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> Dimensions:
+    """The sizes and constants of a model. Raises BadModel, with the key, for one that is missing or impossible."""
+    read = _Reader(files, family, layout)
+    sizes = {name: read.size(name) for name in _SIZES}
+    sizes["vocab"] = sizes["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
+    for name in _REQUIRED:
+        if sizes[name] is None:
+            raise BadModel(f"{files.path}: the configuration lacks {read.keys(name)}.")
+    known = {name: size for name, size in sizes.items() if size is not None}
+    d, heads = known["d"], known["heads"]
+    known.setdefault("head_dim", d // heads)
+    known.setdefault("neurons", 4 * d)  # GPT-2's rule where n_inner is null
+    known.setdefault("embed", d)
+    known.setdefault("experts", 1)
+    known.setdefault("experts_used", 1)
+    known["neurons"] *= known["experts"]
+    if not known["head_dim"]:
+        raise BadWeights(f"{files.path}: {heads} heads do not fit into a width of {d}.")
+    if heads % known["kv_heads"]:
+        raise BadModel(f"{files.path}: {heads} heads cannot share {known['kv_heads']} key/value heads.")
+    for name in ("layers", "experts"):
+        if known[name] > max(len(names), _FEW):
+            raise BadWeights(f"{files.path}: {read.keys(name)} is {known[name]}; the file has {len(names)} tensors.")
+    rotary = read.rotary(known["head_dim"]) if family.rotary else 0
+    local = read.local(known["layers"])
+    tied = _tied(files, family, layout, prefix, names)
+    scalar = read.number("query_scalar")
+    embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
+    return Dimensions(
+        **known,
+        eps=_positive_number(files, read.keys("eps"), read.value("eps")),
+        activation=str(read.value("activation")),
+        tied=tied,
+        rope=read.rope(rotary) if family.rotary else None,
+        rotary=rotary,
+        attention_scale=1.0 if family.unscaled else (scalar or known["head_dim"]) ** -0.5,
+        attention_cap=read.number("attention_cap"),
+        logit_scale=d**-0.5 if family.logits_scaled and tied else 1.0,
+        logit_cap=read.number("logit_cap"),
+        embed_scale=d**0.5 if embed_scaled else 1.0,
+        router_normed=family.router_normed or bool(read.value("router_normed")),
+        clip=read.number("clip"),
+        window=read.size("window") if local else None,
+        local=local,
+        local_rope=read.local_rope() if family.rotary and local else None,
+    )
+
+
+class _Reader:
+    """Looks values up by their canonical names: a key of the configuration, or what the layout or family always has."""
+
+    def __init__(self, files: ModelFiles, family: Family, layout: Layout) -> None:
+        self.files, self.family, self.layout = files, family, layout
+
+    def keys(self, name: str) -> str:
+        """The keys that are tried for a name, for messages."""
+        return " / ".join(self.layout.config.get(name, (name,)))
+
+    def value(self, name: str) -> Any:
+        """The first value that is there."""
+        for key in self.layout.config.get(name, ()):
+            if (found := looked_up(self.files.config, key)) is not None:
+                return found
+        return self.layout.constants.get(name, self.family.config.get(name))
+
+    def size(self, name: str) -> int | None:
+        """A positive whole number, if there is one."""
+        value = self.value(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadModel(f"{self.files.path}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
+        return value
+
+    def number(self, name: str) -> float | None:
+        """A positive number, if there is one."""
+        value = self.value(name)
+        return None if value is None else _positive_number(self.files, self.keys(name), value)
+
+    def rotary(self, width: int) -> int:
+        """Coordinates of a head that positions turn: all of them, a share, or a number."""
+        share = self.number("rotary_share")
+        found = self.size("rotary") or (width if share is None else int(width * share))
+        if found > width or found % 2:
+            raise BadModel(
+                f"{self.files.path}: rotary positions turn {found} of the {width} numbers of a head; "
+                "it must be an even number of them."
+            )
+        return found
+
+    def local(self, layers: int) -> tuple[int, ...]:
+        """The layers that attend to a window only, from a list of kinds or from a pattern.
+
+        ``local_every`` = n: all but every n-th; ``global_every`` = n: all but 0, n, 2n …
+        """
+        kinds = self.value("layer_kinds")
+        if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == layers:
+            return tuple(layer for layer, kind in enumerate(kinds) if "sliding" in str(kind) or kind == "local")
+        if (every := self.size("local_every")) is not None:
+            return tuple(layer for layer in range(layers) if (layer + 1) % every)
+        if (every := self.size("global_every")) is not None:
+            return tuple(layer for layer in range(layers) if layer % every)
+        return tuple(range(layers)) if self.value("window") is not None and self._windowed() else ()
+
+    def _windowed(self) -> bool:
+        """Whether a window that is named is used: Qwen names one and switches it off."""
+        return self.value("window_used") is not False
+
+    def rope(self, rotary: int) -> Rope:
+        """Base and scaling of rotary positions, from any spelling that configurations use."""
+        if self.files.format == "gguf":
+            return self._gguf_rope(rotary)
+        options = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        return self._rope(options.get("full_attention", options), self.value("rope_theta"))
+
+    def local_rope(self) -> Rope | None:
+        """The RoPE of layers with a window, where they have their own."""
+        options = _object(self.files, "rope_parameters").get("sliding_attention")
+        theta = self.value("local_rope_theta")
+        if options is None and theta is None:
+            return None
+        return self._rope(options or {}, theta)
+
+    def _rope(self, options: object, theta: object) -> Rope:
+        if not isinstance(options, Mapping):
+            raise BadModel(f"{self.files.path}: the options of the rotary positions are {options!r}, not an object.")
+        kind = str(options.get("rope_type") or options.get("type") or "default")
+        base = options.get("rope_theta", theta)
+        base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
+        return Rope(base, kind, _rope_numbers(self.files, kind, options))
+
+    def _gguf_rope(self, rotary: int) -> Rope:
+        config, stem = self.files.config, str(self.files.config["general.architecture"])
+        kind = config.get(f"{stem}.rope.scaling.type", "default")
+        kind = "default" if kind == "none" else str(kind)
+        turned = config.get(f"{stem}.rope.dimension_count", rotary)
+        if turned != rotary or f"{stem}.rope.scale_linear" in config:
+            raise BadModel(
+                f"{self.files.path}: rope.dimension_count {turned!r} beside heads of {rotary}, or rope.scale_linear: "
+                "rotary positions of a kind that is not known."
+            )
+        options = {"factor": config.get(f"{stem}.rope.scaling.factor", 1.0)}
+        theta = self.number("rope_theta")
+        return Rope(10000.0 if theta is None else theta, kind, _rope_numbers(self.files, kind, options))
+
+
+_ROPE_OPTIONS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""What each known rule of rescaling needs; one that is not known is refused when an offset is asked for."""
+
+
+def _rope_numbers(files: ModelFiles, kind: str, options: Mapping[str, Any]) -> dict[str, float]:
+    needed = _ROPE_OPTIONS.get(kind, ())
+    return {key: _positive_number(files, f"{key} of the {kind} RoPE", options.get(key)) for key in needed}
+
+
+def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
+    found = files.config.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise BadModel(f"{files.path}: {key} must be an object, not {found!r}.")
+    return found
+
+
+def _positive_number(files: ModelFiles, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise BadModel(f"{files.path}: {key} is {value!r}; it must be a positive number.")
+    return float(value)
+
+
+def _tied(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> bool:
+    """Whether U is E; BadWeights where the configuration says it is not and the file has none."""
+    stored = layout.tensors.get("unembedding")
+    if stored is None:
+        return True
+    head = full_name(stored.name, prefix)
+    if files.format == "gguf":
+        return head not in names
+    tied = files.config.get("tie_word_embeddings", family.tied_by_default)
+    if not isinstance(tied, bool):
+        raise BadModel(f"{files.path}: tie_word_embeddings is {tied!r}; it must be true or false.")
+    return tied

@@ -1,0 +1,495 @@
+"""GPT-2 and what came of it: LayerNorm, biases, plain MLPs; positions learned, rotary or as a slope (ALiBi)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zeropass.arch.spec import Family, Layout, Side, Stored
+
+_CLASSIFIER: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^score.weight"), "read")}
+_H = "h.{layer}."
+
+GPT2 = Family(
+    name="gpt2",
+    model_types=("gpt2",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=False,
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("transformer.", ""),
+            optional=("unembedding",),
+            config={
+                "layers": ("n_layer", "num_hidden_layers"),
+                "d": ("n_embd", "hidden_size"),
+                "heads": ("n_head", "num_attention_heads"),
+                "kv_heads": ("n_head", "num_attention_heads"),
+                "neurons": ("n_inner",),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_epsilon",),
+                "activation": ("activation_function",),
+            },
+            tensors={
+                "embedding": Stored("wte.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "positions": Stored("wpe.weight"),
+                "final_norm": Stored("ln_f.weight"),
+                "final_norm_bias": Stored("ln_f.bias"),
+                "attn_norm": Stored(_H + "ln_1.weight"),
+                "attn_norm_bias": Stored(_H + "ln_1.bias"),
+                "ff_norm": Stored(_H + "ln_2.weight"),
+                "ff_norm_bias": Stored(_H + "ln_2.bias"),
+                "q": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
+                "k": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
+                "v": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
+                "q_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
+                "k_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
+                "v_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
+                "o": Stored(_H + "attn.c_proj.weight"),
+                "o_bias": Stored(_H + "attn.c_proj.bias"),
+                "key": Stored(_H + "mlp.c_fc.weight", transpose=True),
+                "key_bias": Stored(_H + "mlp.c_fc.bias"),
+                "value": Stored(_H + "mlp.c_proj.weight"),
+                "value_bias": Stored(_H + "mlp.c_proj.bias"),
+            },
+            extra=_CLASSIFIER,
+            unread=(r"h\.\d+\.attn\.(masked_)?bias",),
+        ),
+        Layout(
+            format="gguf",
+            optional=("unembedding",),
+            config={
+                "layers": ("gpt2.block_count",),
+                "d": ("gpt2.embedding_length",),
+                "heads": ("gpt2.attention.head_count",),
+                "kv_heads": ("gpt2.attention.head_count",),
+                "neurons": ("gpt2.feed_forward_length",),
+                "vocab": ("gpt2.vocab_size",),
+                "eps": ("gpt2.attention.layer_norm_epsilon",),
+            },
+            tensors={
+                "embedding": Stored("token_embd.weight"),
+                "unembedding": Stored("output.weight"),
+                "positions": Stored("position_embd.weight"),
+                "final_norm": Stored("output_norm.weight"),
+                "final_norm_bias": Stored("output_norm.bias"),
+                "attn_norm": Stored("blk.{layer}.attn_norm.weight"),
+                "attn_norm_bias": Stored("blk.{layer}.attn_norm.bias"),
+                "ff_norm": Stored("blk.{layer}.ffn_norm.weight"),
+                "ff_norm_bias": Stored("blk.{layer}.ffn_norm.bias"),
+                "q": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
+                "k": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
+                "v": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
+                "q_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
+                "k_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
+                "v_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
+                "o": Stored("blk.{layer}.attn_output.weight", transpose=True),
+                "o_bias": Stored("blk.{layer}.attn_output.bias"),
+                "key": Stored("blk.{layer}.ffn_up.weight"),
+                "key_bias": Stored("blk.{layer}.ffn_up.bias"),
+                "value": Stored("blk.{layer}.ffn_down.weight", transpose=True),
+                "value_bias": Stored("blk.{layer}.ffn_down.bias"),
+            },
+        ),
+    ),
+    config={"activation": "gelu_new", "eps": 1e-5},
+    when={"scale_attn_weights": (True, None), "scale_attn_by_inverse_layer_idx": (False, None)},
+)
+
+_GPT2_HF = GPT2.layouts[0]
+
+GPT_NEO = replace(
+    GPT2,
+    name="gpt_neo",
+    model_types=("gpt_neo",),
+    unscaled=True,
+    layouts=(
+        replace(
+            _GPT2_HF,
+            config={
+                "layers": ("num_layers",),
+                "d": ("hidden_size",),
+                "heads": ("num_heads",),
+                "kv_heads": ("num_heads",),
+                "neurons": ("intermediate_size",),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_epsilon",),
+                "activation": ("activation_function",),
+                "window": ("window_size",),
+                "layer_kinds": ("attention_layers",),
+            },
+            tensors={
+                **{
+                    what: stored
+                    for what, stored in _GPT2_HF.tensors.items()
+                    if what not in ("q_bias", "k_bias", "v_bias")
+                },
+                "q": Stored(_H + "attn.attention.q_proj.weight"),
+                "k": Stored(_H + "attn.attention.k_proj.weight"),
+                "v": Stored(_H + "attn.attention.v_proj.weight"),
+                "o": Stored(_H + "attn.attention.out_proj.weight", transpose=True),
+                "o_bias": Stored(_H + "attn.attention.out_proj.bias"),
+                "key": Stored(_H + "mlp.c_fc.weight"),
+                "value": Stored(_H + "mlp.c_proj.weight", transpose=True),
+            },
+            unread=(r"h\.\d+\.attn\.attention\.(masked_)?bias",),
+        ),
+    ),
+    when={},
+)
+
+GPTJ = Family(
+    name="gptj",
+    model_types=("gptj",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=True,
+    parallel=True,
+    tied_by_default=False,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("transformer.", ""),
+            optional=("unembedding", "unembedding_bias"),
+            config={**_GPT2_HF.config, "rotary": ("rotary_dim",)},
+            tensors={
+                "embedding": Stored("wte.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "unembedding_bias": Stored("^lm_head.bias"),
+                "final_norm": Stored("ln_f.weight"),
+                "final_norm_bias": Stored("ln_f.bias"),
+                "attn_norm": Stored(_H + "ln_1.weight"),
+                "attn_norm_bias": Stored(_H + "ln_1.bias"),
+                "ff_norm": Stored(_H + "ln_1.weight"),
+                "ff_norm_bias": Stored(_H + "ln_1.bias"),
+                "q": Stored(_H + "attn.q_proj.weight", paired_rows=True),
+                "k": Stored(_H + "attn.k_proj.weight", paired_rows=True),
+                "v": Stored(_H + "attn.v_proj.weight"),
+                "o": Stored(_H + "attn.out_proj.weight", transpose=True),
+                "key": Stored(_H + "mlp.fc_in.weight"),
+                "key_bias": Stored(_H + "mlp.fc_in.bias"),
+                "value": Stored(_H + "mlp.fc_out.weight", transpose=True),
+                "value_bias": Stored(_H + "mlp.fc_out.bias"),
+            },
+            extra=_CLASSIFIER,
+            unread=(r"h\.\d+\.attn\.(masked_)?bias", r"\^score\.bias"),
+        ),
+    ),
+    config={"activation": "gelu_new", "eps": 1e-5},
+)
+
+_NEOX = "layers.{layer}."
+GPT_NEOX = Family(
+    name="gpt_neox",
+    model_types=("gpt_neox",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=True,
+    parallel=True,
+    tied_by_default=False,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("gpt_neox.", ""),
+            optional=("unembedding", "q_bias", "k_bias", "v_bias", "o_bias"),
+            config={
+                "layers": ("num_hidden_layers",),
+                "d": ("hidden_size",),
+                "heads": ("num_attention_heads",),
+                "kv_heads": ("num_attention_heads",),
+                "neurons": ("intermediate_size",),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_eps",),
+                "activation": ("hidden_act",),
+                "rope_theta": ("rotary_emb_base", "rope_theta"),
+                "rotary_share": ("rope_parameters.partial_rotary_factor", "rotary_pct"),
+            },
+            tensors={
+                "embedding": Stored("embed_in.weight"),
+                "unembedding": Stored("^embed_out.weight"),
+                "final_norm": Stored("final_layer_norm.weight"),
+                "final_norm_bias": Stored("final_layer_norm.bias"),
+                "attn_norm": Stored(_NEOX + "input_layernorm.weight"),
+                "attn_norm_bias": Stored(_NEOX + "input_layernorm.bias"),
+                "ff_norm": Stored(_NEOX + "post_attention_layernorm.weight"),
+                "ff_norm_bias": Stored(_NEOX + "post_attention_layernorm.bias"),
+                "q": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
+                "k": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
+                "v": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
+                "q_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
+                "k_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
+                "v_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
+                "o": Stored(_NEOX + "attention.dense.weight", transpose=True),
+                "o_bias": Stored(_NEOX + "attention.dense.bias"),
+                "key": Stored(_NEOX + "mlp.dense_h_to_4h.weight"),
+                "key_bias": Stored(_NEOX + "mlp.dense_h_to_4h.bias"),
+                "value": Stored(_NEOX + "mlp.dense_4h_to_h.weight", transpose=True),
+                "value_bias": Stored(_NEOX + "mlp.dense_4h_to_h.bias"),
+            },
+            extra=_CLASSIFIER,
+            unread=(r"layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)",),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-5},
+    when={"use_parallel_residual": (True, None)},
+)
+GPT_NEOX_SEQUENTIAL = replace(GPT_NEOX, parallel=False, when={"use_parallel_residual": (False,)})
+
+_OPT = "layers.{layer}."
+OPT = Family(
+    name="opt",
+    model_types=("opt",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=False,
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("model.decoder.", "decoder.", ""),
+            optional=("unembedding",),
+            config={
+                "layers": ("num_hidden_layers",),
+                "d": ("hidden_size",),
+                "heads": ("num_attention_heads",),
+                "kv_heads": ("num_attention_heads",),
+                "neurons": ("ffn_dim",),
+                "vocab": ("vocab_size",),
+                "activation": ("activation_function",),
+            },
+            tensors={
+                "embedding": Stored("embed_tokens.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "positions": Stored("embed_positions.weight"),
+                "final_norm": Stored("final_layer_norm.weight"),
+                "final_norm_bias": Stored("final_layer_norm.bias"),
+                "attn_norm": Stored(_OPT + "self_attn_layer_norm.weight"),
+                "attn_norm_bias": Stored(_OPT + "self_attn_layer_norm.bias"),
+                "ff_norm": Stored(_OPT + "final_layer_norm.weight"),
+                "ff_norm_bias": Stored(_OPT + "final_layer_norm.bias"),
+                "q": Stored(_OPT + "self_attn.q_proj.weight"),
+                "k": Stored(_OPT + "self_attn.k_proj.weight"),
+                "v": Stored(_OPT + "self_attn.v_proj.weight"),
+                "o": Stored(_OPT + "self_attn.out_proj.weight", transpose=True),
+                "q_bias": Stored(_OPT + "self_attn.q_proj.bias"),
+                "k_bias": Stored(_OPT + "self_attn.k_proj.bias"),
+                "v_bias": Stored(_OPT + "self_attn.v_proj.bias"),
+                "o_bias": Stored(_OPT + "self_attn.out_proj.bias"),
+                "key": Stored(_OPT + "fc1.weight"),
+                "key_bias": Stored(_OPT + "fc1.bias"),
+                "value": Stored(_OPT + "fc2.weight", transpose=True),
+                "value_bias": Stored(_OPT + "fc2.bias"),
+            },
+            extra=_CLASSIFIER,
+        ),
+    ),
+    config={"activation": "relu", "eps": 1e-5},
+    when={
+        "do_layer_norm_before": (True, None),
+        "_remove_final_layer_norm": (False, None),
+        "enable_bias": (True, None),
+        "layer_norm_elementwise_affine": (True, None),
+    },
+    notes=("the first two rows of pos are padding: position i is pos.(i + 2)", "OPT-350m (post-norm) is refused"),
+)
+
+_SELF = "h.{layer}.self_attention."
+BLOOM = Family(
+    name="bloom",
+    model_types=("bloom",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=False,
+    alibi="plain",
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("transformer.", ""),
+            optional=("unembedding",),
+            config={
+                "layers": ("n_layer", "num_hidden_layers"),
+                "d": ("hidden_size", "n_embed"),
+                "heads": ("n_head", "num_attention_heads"),
+                "kv_heads": ("n_head", "num_attention_heads"),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_epsilon",),
+            },
+            tensors={
+                "embedding": Stored("word_embeddings.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "embed_norm": Stored("word_embeddings_layernorm.weight"),
+                "embed_norm_bias": Stored("word_embeddings_layernorm.bias"),
+                "final_norm": Stored("ln_f.weight"),
+                "final_norm_bias": Stored("ln_f.bias"),
+                "attn_norm": Stored(_H + "input_layernorm.weight"),
+                "attn_norm_bias": Stored(_H + "input_layernorm.bias"),
+                "ff_norm": Stored(_H + "post_attention_layernorm.weight"),
+                "ff_norm_bias": Stored(_H + "post_attention_layernorm.bias"),
+                "q": Stored(_SELF + "query_key_value.weight", fused="grouped"),
+                "k": Stored(_SELF + "query_key_value.weight", fused="grouped"),
+                "v": Stored(_SELF + "query_key_value.weight", fused="grouped"),
+                "q_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
+                "k_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
+                "v_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
+                "o": Stored(_SELF + "dense.weight", transpose=True),
+                "o_bias": Stored(_SELF + "dense.bias"),
+                "key": Stored(_H + "mlp.dense_h_to_4h.weight"),
+                "key_bias": Stored(_H + "mlp.dense_h_to_4h.bias"),
+                "value": Stored(_H + "mlp.dense_4h_to_h.weight", transpose=True),
+                "value_bias": Stored(_H + "mlp.dense_4h_to_h.bias"),
+            },
+            extra=_CLASSIFIER,
+        ),
+    ),
+    config={"activation": "gelu_new", "eps": 1e-5},
+    when={"apply_residual_connection_post_layernorm": (False, None)},
+)
+
+_FALCON_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "key_bias", "value_bias")
+_FALCON_TENSORS = {what: one for what, one in BLOOM.layouts[0].tensors.items() if not what.startswith("embed_norm")}
+_FALCON_RW_HF = replace(
+    BLOOM.layouts[0],
+    optional=("unembedding", *_FALCON_BIASES),
+    config={
+        **BLOOM.layouts[0].config,
+        "neurons": ("ffn_hidden_size",),
+        "activation": ("activation",),
+        "rope_theta": ("rope_theta",),
+    },
+    tensors=_FALCON_TENSORS,
+)
+_ONE_NORM = {"ff_norm": _FALCON_TENSORS["attn_norm"], "ff_norm_bias": _FALCON_TENSORS["attn_norm_bias"]}
+_TWO_NORMS = {
+    "attn_norm": Stored(_H + "ln_attn.weight"),
+    "attn_norm_bias": Stored(_H + "ln_attn.bias"),
+    "ff_norm": Stored(_H + "ln_mlp.weight"),
+    "ff_norm_bias": Stored(_H + "ln_mlp.bias"),
+}
+FALCON_RW = replace(
+    BLOOM,
+    name="falcon",
+    model_types=("falcon",),
+    alibi="scaled",
+    layouts=(_FALCON_RW_HF,),
+    config={"activation": "gelu", "eps": 1e-5},
+    when={
+        "alibi": (True,),
+        "multi_query": (False,),
+        "parallel_attn": (False,),
+        "new_decoder_architecture": (False, None),
+    },
+)
+FALCON_7B = replace(
+    FALCON_RW,
+    alibi="",
+    rotary=True,
+    parallel=True,
+    layouts=(
+        replace(
+            _FALCON_RW_HF,
+            constants={"kv_heads": 1},
+            config={what: keys for what, keys in _FALCON_RW_HF.config.items() if what != "kv_heads"},
+            tensors={**_FALCON_TENSORS, **_ONE_NORM},
+        ),
+    ),
+    when={
+        "alibi": (False, None),
+        "multi_query": (True, None),
+        "parallel_attn": (True, None),
+        "new_decoder_architecture": (False, None),
+    },
+)
+_FALCON_40B_HF = replace(
+    _FALCON_RW_HF,
+    config={**_FALCON_RW_HF.config, "kv_heads": ("num_kv_heads", "n_head_kv")},
+    tensors={**_FALCON_TENSORS, **_TWO_NORMS},
+)
+FALCON_40B = replace(
+    FALCON_7B,
+    layouts=(_FALCON_40B_HF,),
+    when={"alibi": (False, None), "new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (2, None)},
+)
+FALCON_11B = replace(
+    FALCON_40B,
+    layouts=(replace(_FALCON_40B_HF, tensors={**_FALCON_TENSORS, **_ONE_NORM}),),
+    when={"alibi": (False, None), "new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (1,)},
+)
+
+_PHI = "layers.{layer}."
+PHI = Family(
+    name="phi",
+    model_types=("phi",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=True,
+    parallel=True,
+    tied_by_default=False,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("model.", ""),
+            optional=("unembedding", "unembedding_bias"),
+            config={
+                "layers": ("num_hidden_layers",),
+                "d": ("hidden_size",),
+                "heads": ("num_attention_heads",),
+                "kv_heads": ("num_key_value_heads", "num_attention_heads"),
+                "neurons": ("intermediate_size",),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_eps",),
+                "activation": ("hidden_act",),
+                "rope_theta": ("rope_theta",),
+                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+            },
+            tensors={
+                "embedding": Stored("embed_tokens.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "unembedding_bias": Stored("^lm_head.bias"),
+                "final_norm": Stored("final_layernorm.weight"),
+                "final_norm_bias": Stored("final_layernorm.bias"),
+                "attn_norm": Stored(_PHI + "input_layernorm.weight"),
+                "attn_norm_bias": Stored(_PHI + "input_layernorm.bias"),
+                "ff_norm": Stored(_PHI + "input_layernorm.weight"),
+                "ff_norm_bias": Stored(_PHI + "input_layernorm.bias"),
+                "q": Stored(_PHI + "self_attn.q_proj.weight"),
+                "k": Stored(_PHI + "self_attn.k_proj.weight"),
+                "v": Stored(_PHI + "self_attn.v_proj.weight"),
+                "o": Stored(_PHI + "self_attn.dense.weight", transpose=True),
+                "q_bias": Stored(_PHI + "self_attn.q_proj.bias"),
+                "k_bias": Stored(_PHI + "self_attn.k_proj.bias"),
+                "v_bias": Stored(_PHI + "self_attn.v_proj.bias"),
+                "o_bias": Stored(_PHI + "self_attn.dense.bias"),
+                "key": Stored(_PHI + "mlp.fc1.weight"),
+                "key_bias": Stored(_PHI + "mlp.fc1.bias"),
+                "value": Stored(_PHI + "mlp.fc2.weight", transpose=True),
+                "value_bias": Stored(_PHI + "mlp.fc2.bias"),
+            },
+            extra=_CLASSIFIER,
+        ),
+    ),
+    config={"activation": "gelu_new", "eps": 1e-5, "rotary_share": 0.5},
+    when={"qk_layernorm": (False, None)},
+)
+
+FAMILIES = (
+    GPT2,
+    GPT_NEO,
+    GPTJ,
+    GPT_NEOX,
+    GPT_NEOX_SEQUENTIAL,
+    OPT,
+    BLOOM,
+    FALCON_RW,
+    FALCON_7B,
+    FALCON_40B,
+    FALCON_11B,
+    PHI,
+)

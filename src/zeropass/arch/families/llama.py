@@ -1,0 +1,338 @@
+"""Llama and what was built like it: RMSNorm, rotary positions, gated MLPs; dense ones and those with experts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zeropass.arch.spec import Family, Layout, Stored
+
+_HF = "layers.{layer}."
+_BLK = "blk.{layer}."
+LINEAR_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "gate_bias", "up_bias", "value_bias")
+
+_CONFIG: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers",),
+    "d": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads", "num_attention_heads"),
+    "head_dim": ("head_dim",),
+    "neurons": ("intermediate_size",),
+    "vocab": ("vocab_size",),
+    "eps": ("rms_norm_eps",),
+    "activation": ("hidden_act",),
+    "rope_theta": ("rope_theta",),
+    "window": ("sliding_window",),
+    "window_used": ("use_sliding_window",),
+    "layer_kinds": ("layer_types",),
+}
+_OUTER = {
+    "embedding": Stored("embed_tokens.weight"),
+    "unembedding": Stored("^lm_head.weight"),
+    "final_norm": Stored("norm.weight"),
+}
+_NORMS = {
+    "attn_norm": Stored(_HF + "input_layernorm.weight"),
+    "ff_norm": Stored(_HF + "post_attention_layernorm.weight"),
+}
+_ATTENTION = {
+    "q": Stored(_HF + "self_attn.q_proj.weight"),
+    "k": Stored(_HF + "self_attn.k_proj.weight"),
+    "v": Stored(_HF + "self_attn.v_proj.weight"),
+    "o": Stored(_HF + "self_attn.o_proj.weight", transpose=True),
+    "q_bias": Stored(_HF + "self_attn.q_proj.bias"),
+    "k_bias": Stored(_HF + "self_attn.k_proj.bias"),
+    "v_bias": Stored(_HF + "self_attn.v_proj.bias"),
+    "o_bias": Stored(_HF + "self_attn.o_proj.bias"),
+}
+_MLP = {
+    "gate": Stored(_HF + "mlp.gate_proj.weight"),
+    "up": Stored(_HF + "mlp.up_proj.weight"),
+    "value": Stored(_HF + "mlp.down_proj.weight", transpose=True),
+    "gate_bias": Stored(_HF + "mlp.gate_proj.bias"),
+    "up_bias": Stored(_HF + "mlp.up_proj.bias"),
+    "value_bias": Stored(_HF + "mlp.down_proj.bias"),
+}
+_QK_NORMS = {
+    "q_norm": Stored(_HF + "self_attn.q_norm.weight"),
+    "k_norm": Stored(_HF + "self_attn.k_norm.weight"),
+}
+_HF_LAYOUT = Layout(
+    format="hf",
+    prefixes=("model.", ""),
+    optional=("unembedding", *LINEAR_BIASES),
+    config=_CONFIG,
+    tensors={**_OUTER, **_NORMS, **_ATTENTION, **_MLP},
+    extra={"classifier": (Stored("^score.weight"), "read")},
+    unread=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+)
+
+
+def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Keys of a GGUF file: the architecture's name stands before each."""
+    keys = {
+        "layers": ("block_count",),
+        "d": ("embedding_length",),
+        "heads": ("attention.head_count",),
+        "kv_heads": ("attention.head_count_kv", "attention.head_count"),
+        "head_dim": ("attention.key_length",),
+        "rotary": ("rope.dimension_count",),
+        "neurons": ("feed_forward_length",),
+        "vocab": ("vocab_size",),
+        "eps": ("attention.layer_norm_rms_epsilon",),
+        "rope_theta": ("rope.freq_base",),
+        "window": ("attention.sliding_window",),
+        "attention_cap": ("attn_logit_softcapping",),
+        "logit_cap": ("final_logit_softcapping",),
+    }
+    return {what: tuple(f"{name}.{key}" for key in tried) for what, tried in keys.items()}
+
+
+_GGUF_TENSORS = {
+    "embedding": Stored("token_embd.weight"),
+    "unembedding": Stored("output.weight"),
+    "final_norm": Stored("output_norm.weight"),
+    "rope_factors": Stored("rope_freqs.weight"),
+    "attn_norm": Stored(_BLK + "attn_norm.weight"),
+    "ff_norm": Stored(_BLK + "ffn_norm.weight"),
+    "q": Stored(_BLK + "attn_q.weight"),
+    "k": Stored(_BLK + "attn_k.weight"),
+    "v": Stored(_BLK + "attn_v.weight"),
+    "o": Stored(_BLK + "attn_output.weight", transpose=True),
+    "q_bias": Stored(_BLK + "attn_q.bias"),
+    "k_bias": Stored(_BLK + "attn_k.bias"),
+    "v_bias": Stored(_BLK + "attn_v.bias"),
+    "o_bias": Stored(_BLK + "attn_output.bias"),
+    "gate": Stored(_BLK + "ffn_gate.weight"),
+    "up": Stored(_BLK + "ffn_up.weight"),
+    "value": Stored(_BLK + "ffn_down.weight", transpose=True),
+}
+
+
+def _gguf(name: str, **tensors: Stored) -> Layout:
+    """The layout of llama.cpp, with these tensors beside or instead of the usual ones."""
+    return Layout(
+        format="gguf",
+        optional=("unembedding", "rope_factors", *LINEAR_BIASES),
+        config=_gguf_config(name),
+        tensors={**_GGUF_TENSORS, **tensors},
+    )
+
+
+_GGUF_QK_NORMS = {"q_norm": Stored(_BLK + "attn_q_norm.weight"), "k_norm": Stored(_BLK + "attn_k_norm.weight")}
+
+LLAMA = Family(
+    name="llama",
+    model_types=("llama",),
+    norm="rms",
+    norm_place="pre",
+    ff_roles=("gate", "up", "value"),
+    rotary=True,
+    tied_by_default=False,
+    layouts=(
+        _HF_LAYOUT,
+        _gguf(
+            "llama",  # the only family whose queries and keys llama.cpp's converter reorders
+            q=Stored(_BLK + "attn_q.weight", paired_rows=True),
+            k=Stored(_BLK + "attn_k.weight", paired_rows=True),
+            q_bias=Stored(_BLK + "attn_q.bias", paired_rows=True),
+            k_bias=Stored(_BLK + "attn_k.bias", paired_rows=True),
+        ),
+    ),
+    config={"activation": "silu"},
+)
+
+MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_HF_LAYOUT,))
+
+QWEN2 = replace(LLAMA, name="qwen2", model_types=("qwen2",), layouts=(_HF_LAYOUT, _gguf("qwen2")))
+
+QWEN3 = replace(
+    LLAMA,
+    name="qwen3",
+    model_types=("qwen3",),
+    qk_norm="head",
+    layouts=(
+        replace(_HF_LAYOUT, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),
+        _gguf("qwen3", **_GGUF_QK_NORMS),
+    ),
+)
+
+_PHI3_FUSED = {
+    "q": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
+    "k": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
+    "v": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
+    "o": _ATTENTION["o"],
+    "gate": Stored(_HF + "mlp.gate_up_proj.weight", part=(0, 2)),
+    "up": Stored(_HF + "mlp.gate_up_proj.weight", part=(1, 2)),
+    "value": _MLP["value"],
+}
+PHI3 = replace(
+    LLAMA,
+    name="phi3",
+    model_types=("phi3",),
+    layouts=(
+        replace(
+            _HF_LAYOUT,
+            optional=("unembedding",),
+            config={**_CONFIG, "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")},
+            tensors={**_OUTER, **_NORMS, **_PHI3_FUSED},
+        ),
+        replace(
+            _gguf(
+                "phi3",
+                q=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                k=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                v=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                gate=Stored(_BLK + "ffn_up.weight", part=(0, 2)),
+                up=Stored(_BLK + "ffn_up.weight", part=(1, 2)),
+            ),
+            unread=(r"rope_factors_(long|short)\.weight",),
+        ),
+    ),
+    notes=(
+        "longrope: which of its two sets of factors counts depends on the text's length, so qk is read at offset 0",
+    ),
+)
+
+_GEMMA_CONFIG = {
+    **_CONFIG,
+    "activation": ("hidden_activation", "hidden_act"),
+    "query_scalar": ("query_pre_attn_scalar",),
+    "attention_cap": ("attn_logit_softcapping",),
+    "logit_cap": ("final_logit_softcapping",),
+    "local_every": ("sliding_window_pattern", "_sliding_window_pattern"),
+    "local_rope_theta": ("rope_local_base_freq",),
+}
+_GEMMA_HF = replace(_HF_LAYOUT, config=_GEMMA_CONFIG, gain_offset=1.0)
+GEMMA = replace(
+    LLAMA,
+    name="gemma",
+    model_types=("gemma",),
+    tied_by_default=True,
+    embed_scaled=True,
+    layouts=(_GEMMA_HF,),
+    config={"activation": "gelu_pytorch_tanh"},
+)
+
+_AROUND = {
+    "attn_norm": Stored(_HF + "input_layernorm.weight"),
+    "attn_post_norm": Stored(_HF + "post_attention_layernorm.weight"),
+    "ff_norm": Stored(_HF + "pre_feedforward_layernorm.weight"),
+    "ff_post_norm": Stored(_HF + "post_feedforward_layernorm.weight"),
+}
+_GEMMA2_HF = replace(_GEMMA_HF, tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP})
+_GGUF_BEHIND = {
+    "attn_post_norm": Stored(_BLK + "post_attention_norm.weight"),
+    "ff_post_norm": Stored(_BLK + "post_ffw_norm.weight"),
+}
+GEMMA2 = replace(
+    GEMMA,
+    name="gemma2",
+    model_types=("gemma2",),
+    layouts=(
+        replace(_GEMMA2_HF, constants={"local_every": 2}),
+        replace(_gguf("gemma2", **_GGUF_BEHIND), constants={"local_every": 2}),
+    ),
+)
+
+_GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no use for it
+    _GEMMA2_HF,
+    config={what: keys for what, keys in _GEMMA_CONFIG.items() if what != "attention_cap"},
+    tensors={**_GEMMA2_HF.tensors, **_QK_NORMS},
+    constants={"local_every": 6},
+)
+GEMMA3 = replace(
+    GEMMA,
+    name="gemma3",
+    model_types=("gemma3_text", "gemma3"),
+    qk_norm="head",
+    layouts=(
+        _GEMMA3_HF,
+        replace(
+            _gguf("gemma3", **_GGUF_BEHIND, **_GGUF_QK_NORMS),
+            constants={"local_every": 6, "local_rope_theta": 10000.0},
+        ),
+    ),
+    notes=("the text model alone: a checkpoint with an image tower is refused",),
+)
+
+OLMO = replace(
+    LLAMA,
+    name="olmo",
+    model_types=("olmo",),
+    norm="layer",
+    layouts=(
+        replace(
+            _HF_LAYOUT,
+            config={**_CONFIG, "clip": ("clip_qkv",)},
+            tensors={"embedding": _OUTER["embedding"], "unembedding": _OUTER["unembedding"], **_ATTENTION, **_MLP},
+        ),
+    ),
+    config={"activation": "silu", "eps": 1e-5},
+)
+
+_BEHIND = {"attn_post_norm": _AROUND["attn_post_norm"], "ff_post_norm": _AROUND["ff_post_norm"]}
+OLMO2 = replace(
+    LLAMA,
+    name="olmo2",
+    model_types=("olmo2",),
+    norm_place="out",
+    qk_norm="whole",
+    layouts=(replace(_HF_LAYOUT, tensors={**_OUTER, **_BEHIND, **_ATTENTION, **_MLP, **_QK_NORMS}),),
+)
+
+
+def _experts(stem: str, gate: str, up: str, value: str) -> dict[str, Stored]:
+    """A router and experts with a gated MLP each."""
+    return {
+        "router": Stored(_HF + f"{stem}.gate.weight"),
+        "gate": Stored(_HF + f"{stem}.experts.{{expert}}.{gate}.weight"),
+        "up": Stored(_HF + f"{stem}.experts.{{expert}}.{up}.weight"),
+        "value": Stored(_HF + f"{stem}.experts.{{expert}}.{value}.weight", transpose=True),
+    }
+
+
+_ROUTED_CONFIG = {
+    **_CONFIG,
+    "experts": ("num_local_experts", "num_experts"),
+    "experts_used": ("num_experts_per_tok",),
+    "router_normed": ("norm_topk_prob",),
+    "clip": ("clip_qkv",),
+}
+_ROUTED_HF = replace(_HF_LAYOUT, config=_ROUTED_CONFIG)
+MIXTRAL = replace(
+    LLAMA,
+    name="mixtral",
+    model_types=("mixtral",),
+    router_normed=True,
+    layouts=(
+        replace(
+            _ROUTED_HF,
+            tensors={**_OUTER, **_NORMS, **_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
+        ),
+    ),
+)
+
+_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj")
+QWEN3_MOE = replace(
+    LLAMA,
+    name="qwen3_moe",
+    model_types=("qwen3_moe",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            _ROUTED_HF,
+            config={**_ROUTED_CONFIG, "neurons": ("moe_intermediate_size",)},
+            tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
+        ),
+    ),
+    when={"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None)},
+)
+
+OLMOE = replace(
+    LLAMA,
+    name="olmoe",
+    model_types=("olmoe",),
+    qk_norm="whole",
+    layouts=(replace(_ROUTED_HF, tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS}),),
+)
+
+FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, OLMO, OLMO2, MIXTRAL, QWEN3_MOE, OLMOE)

@@ -1,0 +1,139 @@
+"""A tiny random checkpoint of every family, from transformers' configuration of it: the list that a new family joins.
+
+More heads than key/value heads where it can be, biases on wherever there are some, untied where it can be; sizes are
+such that no two that could be taken for each other agree.
+"""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+VOCAB = 61
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_GQA = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}
+_WIDE = _GQA | {"head_dim": 8, "rms_norm_eps": 1e-2}
+_BIASED = _WIDE | {"attention_bias": True}
+_THREE = _SIZES | {"num_attention_heads": 3, "layer_norm_eps": 1e-2}
+_GEMMA = _BIASED | {"query_pre_attn_scalar": 5, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 4.0}
+_TWO_ROPES = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+_FALCON = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+_FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "ffn_hidden_size": 40}
+_GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
+_EXPERTS = {"num_experts_per_tok": 2}
+
+ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        "GPTNeoConfig",
+        _GPT
+        | {"hidden_size": 24, "num_layers": 2, "num_heads": 3, "intermediate_size": 40, "window_size": 3}
+        | {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64},
+    ),
+    "gptj": (
+        "GPTJForCausalLM",
+        "GPTJConfig",
+        _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40, "rotary_dim": 4, "n_positions": 512},
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _THREE | {"rotary_pct": 0.75}),
+    "gpt_neox-sequential": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        _THREE | {"use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.5},
+    ),
+    "opt": (
+        "OPTForCausalLM",
+        "OPTConfig",
+        _SIZES | {"num_attention_heads": 3, "ffn_dim": 40, "word_embed_proj_dim": 24},
+    ),
+    "bloom": ("BloomForCausalLM", "BloomConfig", _GPT | {"hidden_size": 24, "n_layer": 2, "n_head": 3}),
+    "falcon-rw": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        _FALCON
+        | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}
+        | {"attn_implementation": "sdpa"},  # the eager path of transformers 5.24 adds ALiBi twice
+    ),
+    "falcon-7b": ("FalconForCausalLM", "FalconConfig", _FALCON),
+    "falcon-40b": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "tie_word_embeddings": False},
+    ),
+    "falcon-11b": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "phi": ("PhiForCausalLM", "PhiConfig", _GQA | {"layer_norm_eps": 1e-2, "partial_rotary_factor": 2 / 3}),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", _BIASED | {"mlp_bias": True}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", _WIDE | {"sliding_window": 3}),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", _GQA | {"rms_norm_eps": 1e-2}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", _BIASED),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", _BIASED),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", _GEMMA | {"sliding_window": 3}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        _GEMMA | {"sliding_window": 3, "sliding_window_pattern": 2, "rope_parameters": _TWO_ROPES},
+    ),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", _GQA | {"rms_norm_eps": 1e-2}),
+    "olmo": ("OlmoForCausalLM", "OlmoConfig", _GQA | {"attention_bias": True, "clip_qkv": 0.7}),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", _WIDE | _EXPERTS | {"num_local_experts": 5}),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16},
+    ),
+    "qwen3_moe-normed": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "norm_topk_prob": True},
+    ),
+    "olmoe": (
+        "OlmoeForCausalLM",
+        "OlmoeConfig",
+        _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "clip_qkv": 1.5},
+    ),
+    "bert": ("BertForMaskedLM", "BertConfig", _THREE),
+    "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        "DistilBertConfig",
+        {"vocab_size": VOCAB, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 64},
+    ),
+    "electra": ("ElectraForPreTraining", "ElectraConfig", _THREE | {"embedding_size": 16}),
+    "electra-generator": ("ElectraForMaskedLM", "ElectraConfig", _THREE | {"embedding_size": 24}),
+    "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
+}
+
+
+def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
+    """One of the ZOO in float32, every parameter drawn at random; with its own attention, not a fused kernel's."""
+    model, config, settings = ZOO[name]
+    settings = dict(settings)
+    how = settings.pop("attn_implementation", "eager")
+    made = getattr(transformers, model)._from_config(getattr(transformers, config)(**settings), attn_implementation=how)
+    hf: PreTrainedModel = made.float().eval()
+    draw = torch.Generator().manual_seed(seed)
+    gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
+    with torch.no_grad():
+        for weight in hf.parameters():
+            noise = 0.3 * torch.randn(weight.shape, generator=draw)
+            weight.copy_(1 + noise if id(weight) in gains else noise)
+    return hf
