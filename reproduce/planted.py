@@ -23,7 +23,7 @@ from torch import Tensor
 
 import zeropass as zp
 from zeropass.align.pair import Pair
-from zeropass.arch.spec import MAP_ROLES
+from zeropass.arch.spec import SELF_MAPS
 from zeropass.sources.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ import twins  # noqa: E402
 from alignment import between, methods  # noqa: E402
 
 NOISE = (0.0, 0.5, 1.0, 2.0, 4.0)
-HEADS = tuple(f"heads by {kind}" for kind in MAP_ROLES)
+HEADS = tuple(f"heads by {kind}" for kind in SELF_MAPS)
 
 
 def found(pair: Pair, moved: twins.Moved, layers: tuple[int, ...]) -> dict[str, float]:
@@ -43,7 +43,7 @@ def found(pair: Pair, moved: twins.Moved, layers: tuple[int, ...]) -> dict[str, 
         for name, score in methods(pair):
             best = moved.neurons[layer][score((layer, layer)).argmax(1)]
             shares.setdefault(name, []).append(best == torch.arange(len(best)))
-        for name, kind in zip(HEADS, MAP_ROLES, strict=True):
+        for name, kind in zip(HEADS, SELF_MAPS, strict=True):
             depth, heads = pair.models[1].dims.layers, pair.models[1].dims.heads
             best = torch.cat([pair.head_cosines(kind, (layer, other)) for other in range(depth)], 1).argmax(1)
             right = (best // heads == layer) & (moved.heads[layer][best % heads] == torch.arange(len(best)))

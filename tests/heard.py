@@ -26,7 +26,19 @@ class Heard:
 
     def states(self, layer: int) -> Tensor:
         """The stream before a layer."""
-        return self.result.hidden_states[layer]
+        stack = self.model.family.stack
+        return self.result[f"{stack}_hidden_states" if stack else "hidden_states"][layer]
+
+    def call(self, layer: int, site: str = "attn") -> int:
+        """Which of all attentions of the pass is this one: an encoder's come first, then self and cross by turns."""
+        if self.model.family.stack != "decoder":
+            return layer
+        return len(self.result.encoder_attentions) + 2 * layer + (site == "cross")
+
+    def memory(self) -> Tensor:
+        """What leaves the encoder's last block, not yet normed where the family norms it on the way."""
+        norm = self.model.layout.tensors.get("memory_norm")
+        return self.into[norm.name.removesuffix(".weight")][0] if norm else self.result.encoder_last_hidden_state
 
     def took(self, what: str, layer: int = 0) -> Tensor:
         """Input of the module that holds a canonical tensor; one that several layers share is called once by each."""
@@ -59,6 +71,8 @@ def hear(hf: Any, model: Model, ids: Tensor, **more: Any) -> Heard:
     """Run the model on (batch, length) ids, listening."""
     heard = Heard(model, hf)
     with _hooks(hf, heard), _softmax(heard):
+        if hf.config.is_encoder_decoder:
+            more |= {"decoder_input_ids": ids, "output_attentions": True}
         heard.result = hf(ids, output_hidden_states=True, **more)
     return heard
 

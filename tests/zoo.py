@@ -126,7 +126,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """One of the ZOO in float32, every parameter drawn at random; with its own attention, not a fused kernel's."""
     model, config, settings = ZOO[name]
-    settings = dict(settings)
+    settings = {key: value for key, value in settings.items() if key != "stack"}
     how = settings.pop("attn_implementation", "eager")
     made = getattr(transformers, model)._from_config(getattr(transformers, config)(**settings), attn_implementation=how)
     hf: PreTrainedModel = made.float().eval()

@@ -5,7 +5,7 @@ Grammar::
     L{layer}.ff.{neuron}[.gate|.up|.key|.value]     a neuron
     L{layer}.ff.e{expert}.{neuron}[.role]           a neuron of an expert
     L{layer}.ff.e{expert}                           an expert: what its router row reads
-    L{layer}.attn.{head}[.qk|.vo]                   a head
+    L{layer}.attn.{head}[.qk|.vo]                   a head; L{layer}.cross.{head} of a decoder's cross attention
     L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
     L{layer}.attn.{head}.{q|v}.bias                 what a head asks for, or writes, whatever it sees
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zeropass.arch.spec import MAP_ROLES, ROUTER
+from zeropass.arch.spec import ROUTER, base_role
 from zeropass.errors import BadAddress
 
 __all__ = ["Address", "parse", "with_roles"]
@@ -25,9 +25,9 @@ __all__ = ["Address", "parse", "with_roles"]
 _N = "[0-9]{1,9}"  # what Python, Parquet and every model can count to
 _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
 _EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router))?")
-_HEAD = re.compile(rf"L({_N})\.attn\.({_N})(?:\.(qk|vo))?")
-_SUBHEAD = re.compile(rf"L({_N})\.attn\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
-_BLOCK = re.compile(rf"L({_N})\.(ff|attn)\.(bias|norm)")
+_HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo))?")
+_SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
+_BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
 _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
 
@@ -60,9 +60,10 @@ class Address:
         if self.head < 0:
             return f"{stem}.{self.role}"
         stem = f"{stem}.{self.head}"
-        if self.role.endswith("_bias"):
-            return f"{stem}.{self.role[0]}.bias"
-        return f"{stem}.{self.role}.{self.index}" if self.index >= 0 else stem
+        role = base_role(self.role)
+        if role.endswith("_bias"):
+            return f"{stem}.{role[0]}.bias"
+        return f"{stem}.{role}.{self.index}" if self.index >= 0 else stem
 
     def with_role(self, role: str) -> "Address":
         """The same place, in one role."""
@@ -77,7 +78,7 @@ def parse(text: str) -> Address:
     if m := _EXPERT.fullmatch(text):
         return Address(int(m[1]), "ff", role=ROUTER, expert=int(m[2]))
     if m := _HEAD.fullmatch(text):
-        return Address(int(m[1]), "attn", head=int(m[2]), role=m[3] or "")
+        return Address(int(m[1]), m[2], head=int(m[3]), role=_role(m[2], m[4]) if m[4] else "")
     if m := _SUBHEAD.fullmatch(text):
         return _subhead(text, m)
     if m := _BLOCK.fullmatch(text):
@@ -93,17 +94,22 @@ def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
         if place.role and place.role not in ff_roles:
             raise BadAddress(f"{place}.{place.role}: neurons of this model have the roles {', '.join(ff_roles)}.")
         return [place] if place.role else [place.with_role(role) for role in ff_roles]
-    if place.part == "attn" and place.head >= 0 and not place.role:
-        return [place.with_role(role) for role in MAP_ROLES]
+    if place.part in ("attn", "cross") and place.head >= 0 and not place.role:
+        return [place.with_role(_role(place.part, kind)) for kind in ("qk", "vo")]
     return [place]
 
 
+def _role(part: str, role: str) -> str:
+    """The whole name of a head's role: cross attention has roles of its own."""
+    return f"cross_{role}" if part == "cross" else role
+
+
 def _subhead(text: str, m: re.Match[str]) -> Address:
-    layer, head, role = int(m[1]), int(m[2]), m[3]
-    if m[4] is None:
+    layer, part, head, role = int(m[1]), m[2], int(m[3]), m[4]
+    if m[5] is None:
         raise BadAddress(f"{text!r} names a whole matrix; one subhead of it is {text}.0, {text}.1, and so on.")
-    if m[4] == "bias":
+    if m[5] == "bias":
         if role not in "qv":
             raise BadAddress(f"{text!r}: only q and v have a bias that lives in the stream through their head.")
-        return Address(layer, "attn", head=head, role=f"{role}_bias")
-    return Address(layer, "attn", head=head, index=int(m[4]), role=role)
+        return Address(layer, part, head=head, role=_role(part, f"{role}_bias"))
+    return Address(layer, part, head=head, index=int(m[5]), role=_role(part, role))

@@ -11,17 +11,31 @@ from zeropass.arch.spec import (
     CLASSIFIERS,
     FF_ROLES,
     HEAD_ROLES,
+    MEMORY,
     OUTSIDE,
     ROUTER,
     Side,
+    base_role,
     default_frames,
+    norm_of,
+    reads_memory,
     side_of,
     site_of,
 )
 from zeropass.errors import BadAddress
 from zeropass.model import Model
 
-__all__ = ["BIAS_TENSORS", "VectorSet", "bias_roles", "count_of", "kind_of", "locate", "roles_at", "table_roles"]
+__all__ = [
+    "BIAS_TENSORS",
+    "VectorSet",
+    "bias_roles",
+    "count_of",
+    "kind_of",
+    "locate",
+    "reads_at",
+    "roles_at",
+    "table_roles",
+]
 __all__ += ["neuron_address", "vector_set"]
 
 BIAS_TENSORS = {
@@ -31,6 +45,10 @@ BIAS_TENSORS = {
     "attn_norm": "attn_norm_bias",
     "q_bias": "q_bias",
     "v_bias": "v_bias",
+    "cross_bias": "cross_o_bias",
+    "cross_norm": "cross_norm_bias",
+    "cross_q_bias": "cross_q_bias",
+    "cross_v_bias": "cross_v_bias",
 }
 """The tensor of each set of lone vectors in a block."""
 
@@ -136,8 +154,15 @@ def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]
     elif role.endswith("_norm"):
         return "write", ("output",) if model.family.stream_normed else ("paper",)
     else:
-        side = side_of("k" if role == "q_bias" else "o" if role.endswith("_bias") else role)
-    return side, default_frames(side)
+        side = side_of("k" if role.endswith("q_bias") else "o" if role.endswith("_bias") else role)
+    return side, ("token",) if reads_at(model, layer, role) == MEMORY else default_frames(side)
+
+
+def reads_at(model: Model, layer: int, role: str) -> int:
+    """The layer whose stream a set meets; `MEMORY` for what reads an encoder from within a decoder."""
+    if reads_memory(role) or role == "cross_q_bias":
+        return MEMORY
+    return model.dims.layers if layer == OUTSIDE else layer
 
 
 def bias_roles(model: Model) -> tuple[str, ...]:
@@ -155,8 +180,7 @@ def roles_at(model: Model, layer: int) -> tuple[str, ...]:
     """The sets of vectors that a layer has, or what lies outside the blocks."""
     if layer == OUTSIDE:
         return table_roles(model)
-    router = (ROUTER,) if model.family.routed else ()
-    return (*model.family.ff_roles, *router, *HEAD_ROLES, *bias_roles(model))
+    return (*model.family.vector_roles, *bias_roles(model))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
@@ -181,11 +205,11 @@ def count_of(model: Model, layer: int, role: str) -> int:
     if role == ROUTER:
         return model.dims.experts
     if role in HEAD_ROLES:
-        return (model.dims.kv_heads if role in ("k", "v") else model.dims.heads) * model.dims.head_dim
+        return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.head_dim
     if layer == OUTSIDE:
         tables = model.tables()
         return tables[role][2] if role in tables else 1
-    return model.dims.heads if role in ("q_bias", "v_bias") else 1
+    return model.dims.heads if base_role(role) in ("q_bias", "v_bias") else 1
 
 
 def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | None) -> VectorSet:
@@ -193,8 +217,7 @@ def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | Non
     vectors = model.matrix(role, layer, start, stop)
     name = _subhead_name(model, layer, role) if role in HEAD_ROLES else _neuron_name(model, layer, role)
     addresses = tuple(name(start + i) for i in range(vectors.shape[0]))
-    norm = f"{site_of(role)}_norm"
-    return VectorSet(layer, role, side, addresses, vectors, norm, frames, layer)
+    return VectorSet(layer, role, side, addresses, vectors, norm_of(role), frames, reads_at(model, layer, role))
 
 
 def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
@@ -205,8 +228,8 @@ def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address
 
 def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
     """A k or v column belongs to a whole group of query heads; its address names the first of them."""
-    width, group = model.dims.head_dim, model.dims.group if role in ("k", "v") else 1
-    return lambda row: Address(layer, "attn", head=row // width * group, index=row % width, role=role)
+    width, group = model.dims.head_dim, model.dims.group if base_role(role) in ("k", "v") else 1
+    return lambda row: Address(layer, site_of(role), head=row // width * group, index=row % width, role=role)
 
 
 def _outside_set(model: Model, role: str, start: int, stop: int | None) -> VectorSet:
@@ -250,7 +273,7 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         return _shift_set(
             model, layer, role, Address(layer, site, role="norm"), _required(model, f"{role}_bias", layer)
         )
-    if role in ("ff_bias", "attn_bias"):
+    if role in ("ff_bias", "attn_bias", "cross_bias"):
         site = role.removesuffix("_bias")
         vectors = _required(model, BIAS_TENSORS[role], layer)[None]
         side, frames = kind_of(model, layer, role)
@@ -266,15 +289,17 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     b_q W_Kᵀ is what a head looks for whatever the query, b_v W_O what it writes whatever it attends to; b_k adds the
     same to every key, which softmax cannot see.
     """
-    own, other = ("q", "k") if role == "q_bias" else ("v", "o")
+    own = role.removesuffix("_bias")
+    other = own[:-1] + {"q": "k", "v": "o"}[own[-1]]
     bias, width = _required(model, role, layer), model.dims.head_dim
     rows = []
     for head in range(model.dims.heads):
         start = model.kv_head(own, head) * width
         rows.append(bias[start : start + width] @ model.head(other, layer, head))
-    addresses = tuple(Address(layer, "attn", head=head, role=role) for head in range(model.dims.heads))
+    addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in range(model.dims.heads))
     side, frames = kind_of(model, layer, role)
-    return VectorSet(layer, role, side, addresses, torch.stack(rows), "attn_norm", frames, layer)
+    place = reads_at(model, layer, role)
+    return VectorSet(layer, role, side, addresses, torch.stack(rows), norm_of(other), frames, place)
 
 
 def _shift_set(model: Model, layer: int, role: str, address: Address, shift: Tensor) -> VectorSet:

@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import ROUTER, USUAL_OFFSET, Rope, Side, side_of, space_of
+from zeropass.arch.spec import (
+    MEMORY,
+    ROUTER,
+    USUAL_OFFSET,
+    Rope,
+    Side,
+    base_role,
+    norm_of,
+    reads_memory,
+    side_of,
+    sides_of,
+    space_of,
+)
 from zeropass.errors import BadModel, BadOption
 from zeropass.factored import Factored
 from zeropass.model import Model
@@ -102,7 +114,7 @@ class Frames:
 
     def constant(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> Tensor | None:
         """What rows of q or k hold whatever the token, (rows,): the norm's shift through them, and their bias."""
-        shift = self.model.vector("attn_norm_bias", layer) if self.model.family.reads_normed else None
+        shift = self.model.vector(f"{norm_of(role)}_bias", layer) if self.model.family.reads_normed else None
         found = None if shift is None else self.model.matrix(role, layer, start, stop) @ shift
         bias = self.model.vector(f"{role}_bias", layer)
         if bias is None:
@@ -121,16 +133,16 @@ class Frames:
         side: minus its mean over keys, which softmax cannot see. Biases add the same to every token in ``vo`` and
         are parameters of their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
         """
-        if kind == "vo" and offset:
-            raise BadOption("An offset between positions changes qk only; vo does not depend on it.")
-        left_role, right_role = kind[0], kind[1]
+        if kind != "qk" and offset:
+            raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
+        left_role, right_role = sides_of(kind)
         left, _ = self._head_scores(layer, head, left_role, frame)
         right, mean = self._head_scores(layer, head, right_role, self.right_frame(kind, frame))
-        if kind == "qk":
+        if base_role(kind) == "qk":
             rows = self.rows(space_of(frame, "read", layer))
             lengths = [self._kept_lengths(layer, role, rows) for role in "qk"] if frame != "paper" else [None, None]
-            left = self.as_query(left, layer, head, frame, offset, lengths[0])
-            right = self.as_key(right, mean, layer, head, frame, lengths[1])
+            left = self.as_query(left, layer, head, frame, offset, lengths[0], left_role)
+            right = self.as_key(right, mean, layer, head, frame, lengths[1], right_role)
         return Factored(left, right)
 
     def carried(self, attended: float = 1.0) -> Tensor:
@@ -148,7 +160,7 @@ class Frames:
     @staticmethod
     def right_frame(kind: str, frame: str) -> str:
         """The frame of a head map's second side: what ``vo`` promotes is always something said."""
-        return "output" if kind == "vo" and frame != "paper" else frame
+        return "output" if base_role(kind) == "vo" and frame != "paper" else frame
 
     def as_query(
         self,
@@ -158,16 +170,24 @@ class Frames:
         frame: str,
         offset: int = 0,
         lengths: "Lengths | None" = None,
+        role: str = "q",
     ) -> Tensor:
         """Scores (V, d_h) of a head's q columns made into the query side of ``qk``: see `head_map`.
 
         ``lengths`` are `lengths` of the same rows, where the model norms all heads as one.
         """
-        scores = self._state(scores, layer, head, "q", frame, None if lengths is None else lengths.each)
+        scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
         return rotate(scores, offset, self.frequencies(layer)) if offset else scores
 
     def as_key(
-        self, scores: Tensor, mean: Tensor, layer: int, head: int, frame: str, lengths: "Lengths | None" = None
+        self,
+        scores: Tensor,
+        mean: Tensor,
+        layer: int,
+        head: int,
+        frame: str,
+        lengths: "Lengths | None" = None,
+        role: str = "k",
     ) -> Tensor:
         """Scores (V, d_h) of a head's k columns, of mean (d_h,), made into the key side of ``qk``: see `head_map`.
 
@@ -178,8 +198,8 @@ class Frames:
         if not self._bends:
             return scores - mean
         each, of_mean = (None, None) if lengths is None else (lengths.each, lengths.of_mean)
-        zero = self._state(mean[None], layer, head, "k", frame, of_mean)
-        return self._state(scores, layer, head, "k", frame, each) - zero
+        zero = self._state(mean[None], layer, head, role, frame, of_mean)
+        return self._state(scores, layer, head, role, frame, each) - zero
 
     def lengths(self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False) -> "Lengths | None":
         """Of q or k over all heads, the root mean square for each of the rows (n, d), and for their mean row (d,).
@@ -282,8 +302,8 @@ class Frames:
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
         """Scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""
         side = side_of(role)
-        vectors = self.fold(self.model.head(role, layer, head), frame, side, "attn_norm", layer)
-        rows = self.rows(space_of(frame, side, layer))
+        vectors = self.fold(self.model.head(role, layer, head), frame, side, norm_of(role), layer)
+        rows = self.rows(space_of(frame, side, MEMORY if reads_memory(role) else layer))
         return rows.matrix @ vectors.T, rows.moments.of_scores(vectors)[0]
 
     def _make(self, space: str) -> Tensor:
@@ -295,6 +315,9 @@ class Frames:
             return entering if self.model.family.bare_start else self._as_read(entering)
         if frame == "token":
             return self._each_as_read(self.carried())
+        if frame == "memory":  # what cross attention reads: the encoder's tokens, normed as they leave it
+            encoder = Frames(self.model.memory)
+            return encoder._each_as_read(encoder.carried())
         said = self._said()
         return said if side == "write" else normed(said, self.model.family.norm, self.model.dims.eps)
 
@@ -349,7 +372,7 @@ class _FirstBlock:
             known = ", ".join(sorted(_ACTIVATIONS))
             raise BadModel(f"{model.files.path}: activation {model.dims.activation!r} is not one of {known}.")
         self.model = model
-        self.norms = {name: norm(f"{name}_norm", 0) for name in ("attn", "ff", "attn_post", "ff_post")}
+        self.norms = {name: norm(f"{name}_norm", 0) for name in ("attn", "cross", "ff", "attn_post", "ff_post")}
         roles = ("v", "o", *model.family.ff_roles, *((ROUTER,) if model.family.routed else ()))
         self.parts = {role: model.matrix(role) for role in roles}
         self.bias = {role: model.vector(f"{role}_bias") for role in self.parts}
@@ -362,6 +385,8 @@ class _FirstBlock:
             return x + self._added(x, "attn", self._attend) + self._added(x, "ff", self._feed)
         for site, inner in (("attn", self._attend), ("ff", self._feed)):
             x = self._normed(x + inner(x), site) if family.stream_normed else x + self._added(x, site, inner)
+            if site == "attn" and family.crosses and family.stream_normed:
+                x = self._normed(x, "cross")  # what cross attention adds depends on the encoder's text; the norm stays
         return x
 
     def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor]) -> Tensor:

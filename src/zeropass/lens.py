@@ -94,8 +94,8 @@ class Lens:
         check_frame(frame)
         check_count(k)
         place = parse(address)
-        if offset and place.role == "vo":
-            raise BadOption(f"{address}: an offset changes the qk map of a head only; vo does not depend on it.")
+        if offset and place.role in MAP_ROLES and place.role != "qk":
+            raise BadOption(f"{address}: an offset changes the qk map of a head only; this one does not depend on it.")
         view = self.view(tokens or self.tokens)
         records: list[Record] = []
         for one in with_roles(place, self.model.family.ff_roles):

@@ -17,7 +17,7 @@ from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape, row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, expand, names_of
+from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
@@ -102,7 +102,7 @@ class Model:
 
     def kv_head(self, role: str, head: int) -> int:
         """Which stored head of a role a query head uses (design.md §2, GQA)."""
-        return head // self.dims.group if role in ("k", "v") else head
+        return head // self.dims.group if base_role(role) in ("k", "v") else head
 
     @cached_property
     def embedding(self) -> Tensor:
@@ -147,6 +147,11 @@ class Model:
             "bytes": self.size,
             "sha256": self.fingerprint,
         }
+
+    @cached_property
+    def memory(self) -> "Model":
+        """The encoder that a decoder's cross attention reads, out of the same files."""
+        return _opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
 
     def forget(self) -> None:
         """Let go of the kept embeddings; they are read again when next asked for."""
@@ -270,20 +275,26 @@ class Model:
 def open_model(model: str, device: str | torch.device = "cpu") -> Model:
     """Open a model by hub id, folder, ``.gguf`` file or demo name; reads headers and vocabulary, no weights.
 
+    Of an encoder-decoder this is the encoder; with ``#decoder`` behind its name, the decoder.
     Raises BadModel (or one of its children) where the files do not fit each other or the family is not known,
     NotFetched where a hub or registry cannot be reached.
     """
-    files = open_files(model)
+    path, mark, stack = model.rpartition("#")
+    path, stack = (path, stack) if mark and stack in ("encoder", "decoder") else (model, "")
+    return _opened(model, open_files(path), stack, _device(device))
+
+
+def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
     names = frozenset(files.source.names())
     refuse_quantised(files, names)
-    family, layout = chosen(files, FAMILIES)
+    family, layout = chosen(files, FAMILIES, stack)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
         raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
     dims = dimensions(files, family, layout, prefix, names)
     check(files, family, layout, dims, prefix, names)
-    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, _device(device))
+    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -146,7 +146,7 @@ class PairRecord:
     @property
     def verb(self) -> str:
         """What the pairs say, in words."""
-        plain = "as query attends to" if self.role == "qk" else "when attended to, promotes"
+        plain = "as query attends to" if self.role.endswith("qk") else "when attended to, promotes"
         return f"{plain}, change" if self.change else plain
 
     def to_json(self) -> dict[str, Any]:

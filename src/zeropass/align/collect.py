@@ -18,7 +18,7 @@ from zeropass.align.lists import LENGTH
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing, map_from_json, write_alignment
-from zeropass.arch.spec import MAP_ROLES
+from zeropass.arch.spec import SELF_MAPS
 from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
@@ -44,16 +44,16 @@ def align_models(
     work = _Work(
         Parts(folder, _key(pair, seed), BadOption),
         progress,
-        steps=len(views) + len(stored) + 1 + 2 * len(MAP_ROLES),
+        steps=len(views) + len(stored) + 1 + 2 * len(SELF_MAPS),
         layers=first.dims.layers,
     )
     maps = [work.map(f"{v.roles[0]}-{v.frame}", partial(layer_map, pair, v, null)) for v in views]
-    maps += [work.map(kind, partial(head_layer_map, pair, kind, null)) for kind in MAP_ROLES]
+    maps += [work.map(kind, partial(head_layer_map, pair, kind, null)) for kind in SELF_MAPS]
     maps += [work.map(f"{r[0]}-raw", partial(raw_map, pair, r)) for r in stored]
     layers = neuron_layers(maps, roles={view.roles[0] for view in neurons})
     pairings = work.pairings("neurons", partial(neuron_pairings, pair, neurons, layers, null))
     nulls = [pair.null(seed + n) for n in range(HEAD_NULLS)]
-    pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(MAP_ROLES))
+    pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(SELF_MAPS))
     found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(found, folder)
     with beside(folder / "layers.svg", BadOption) as temporary:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import LayerMap
-from zeropass.arch.spec import HEAD_ROLES, default_frames, side_of
+from zeropass.arch.spec import SELF_ROLES, default_frames, side_of
 from zeropass.catalog import vector_set
 
 __all__ = ["Tick", "assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]
@@ -32,7 +32,7 @@ def likeness(scores: Tensor) -> float:
 
 def layer_views(pair: Pair) -> tuple[View, ...]:
     """Every role that both models have, in every usual frame: those of neurons, then those of heads."""
-    heads = (View((role, role), frame) for role in HEAD_ROLES for frame in default_frames(side_of(role)))
+    heads = (View((role, role), frame) for role in SELF_ROLES for frame in default_frames(side_of(role)))
     return (*neuron_views(*pair.models), *heads)
 
 

@@ -10,7 +10,7 @@ from zeropass.address import Address, parse
 from zeropass.align.lists import Lists, carried, lists_of
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
-from zeropass.arch.spec import HEAD_ROLES, MAP_ROLES, check_count, default_frames, side_of
+from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, default_frames, side_of
 from zeropass.catalog import locate, require_head, vector_set
 from zeropass.errors import BadAddress
 
@@ -65,13 +65,13 @@ def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Scored]:
         if not wanted:
             raise BadAddress(f"{place}.{place.role}: {pair.models[1].name} has no role to compare it with.")
         yield from _vectors(pair, wanted, place.layer, place.index, seed)
-    elif place.part == "attn" and place.role in HEAD_ROLES and place.index >= 0:
+    elif place.part == "attn" and place.role in SELF_ROLES and place.index >= 0:
         _, _, row = locate(pair.first.model, place)
         views = tuple(View((place.role, place.role), frame) for frame in default_frames(side_of(place.role)))
         yield from _vectors(pair, views, place.layer, row, seed)
-    elif place.part == "attn" and place.head >= 0 and place.role in ("", *MAP_ROLES):
+    elif place.part == "attn" and place.head >= 0 and place.role in ("", *SELF_MAPS):
         require_head(pair.first.model, place)
-        yield from _maps(pair, (place.role,) if place.role else MAP_ROLES, place.layer, place.head, seed)
+        yield from _maps(pair, (place.role,) if place.role else SELF_MAPS, place.layer, place.head, seed)
     else:
         raise BadAddress(
             f"{place} cannot be matched; a neuron, a head or a column of a head can (L3.ff.17, L3.attn.2)."
@@ -119,6 +119,6 @@ def _namer(pair: Pair, place: Address) -> Callable[[int, int], str]:
         other = "gate" if place.role == "key" and "gate" in pair.models[1].family.ff_roles else place.role
         other = "key" if place.role == "gate" and "key" in pair.models[1].family.ff_roles else other
         return lambda layer, row: f"L{layer}.ff.{row}" + (f".{other}" if other else "")
-    if place.role in HEAD_ROLES:
+    if place.role in SELF_ROLES:
         return lambda layer, row: str(vector_set(pair.models[1], layer, place.role, row, row + 1).addresses[0])
     return lambda layer, row: f"L{layer}.attn.{row}{role}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from zeropass.align.layers import Tick
 from zeropass.align.pair import Pair, View
 from zeropass.align.results import Pairing
-from zeropass.arch.spec import MAP_ROLES
+from zeropass.arch.spec import SELF_MAPS
 
 __all__ = ["head_pairings", "neuron_pairings"]
 
@@ -43,7 +43,7 @@ def neuron_pairings(
 def head_pairings(pair: Pair, nulls: Sequence[Pair], tick: Tick = lambda: None) -> list[Pairing]:
     """Every head of A, for each of its two maps, with the best of all heads of B."""
     found = []
-    for kind in MAP_ROLES:
+    for kind in SELF_MAPS:
         scores = _all_heads(pair, kind, tick)
         shuffled = torch.stack([_all_heads(null, kind, lambda: None).amax(1) for null in nulls], 1)
         own, other = (

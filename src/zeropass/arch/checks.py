@@ -7,14 +7,14 @@ from typing import Any
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
-from zeropass.errors import BadModel, BadWeights, UnknownFamily
+from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.sources.files import ModelFiles
 
 __all__ = ["check", "chosen", "records", "refuse_quantised"]
 
 
-def chosen(files: ModelFiles, families: Iterable[Family]) -> tuple[Family, Layout]:
-    """The record and layout for a file, by its model type and by what tells variants apart.
+def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tuple[Family, Layout]:
+    """The record and layout for a file, by its model type, its stack, and by what tells variants apart.
 
     Raises UnknownFamily, with what was found and what is known, where there is none.
     """
@@ -22,6 +22,9 @@ def chosen(files: ModelFiles, families: Iterable[Family]) -> tuple[Family, Layou
     key = "general.architecture" if files.format == "gguf" else "model_type"
     kind = files.config.get(key)
     named = [family for family in families if kind in family.model_types]
+    if named and stack and not any(family.stack for family in named):
+        raise BadOption(f"{files.path}: a {kind} has one stack of layers; open it without #{stack}.")
+    named = [family for family in named if family.stack in ("", stack or "encoder")]
     stored = [family for family in named if family.layout(files.format) is not None]
     if not named:
         known = sorted({family.name for family in families})
@@ -88,7 +91,7 @@ def _check_shapes(
         if what in layout.optional and not any(full_name(one, prefix) in names for one in expand(stored, dims)):
             continue
         for number, name in enumerate(full_name(plain, prefix) for plain in expand(stored, dims)):
-            if family.bare_start and what == "attn_norm" and number == 0:
+            if family.bare_start and what in ("attn_norm", "attn_norm_bias") and number == 0:
                 continue
             if name not in names:
                 raise BadWeights(f"{files.source.path}: tensor {name} is missing.")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Dimensions, Stored
+from zeropass.arch.spec import Dimensions, Stored, base_role
 
 __all__ = ["canonical_shape", "expected_shape", "row_count", "row_index"]
 
@@ -13,7 +13,7 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
 
     Of a tensor with experts, the rows of one of them.
     """
-    stem = what.removesuffix("_bias")
+    stem = base_role(what).removesuffix("_bias")
     count = _own_rows(stem, dims)
     if stored.fused:
         found = _fused(stored, stem, dims)
@@ -31,7 +31,7 @@ def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
     """Rows that the stored tensor (of one expert) has, this canonical one's and those of all it is fused with."""
     if stored.fused:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
-    return _own_rows(what.removesuffix("_bias"), dims) * stored.part[1]
+    return _own_rows(base_role(what).removesuffix("_bias"), dims) * stored.part[1]
 
 
 def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
@@ -52,10 +52,10 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (None, dims.heads)
     if what in ("q_norm", "k_norm"):
         return (None,)
-    stem = what.removesuffix("_bias")
+    stem = base_role(what).removesuffix("_bias")
     if stem in _SIZED:
         rows = _own_rows(stem, dims) * (dims.experts if stem in _ROUTED else 1)
-        if what == stem:
+        if base_role(what) == stem:
             return (rows, dims.d)
         return (dims.d,) if stem in ("o", "value") else (rows,)
     return (dims.d,)
@@ -64,7 +64,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
 def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | None, ...]:
     """Shape of a stored tensor by its record, None where any size will do."""
     canonical = canonical_shape(what, dims)
-    if what.removesuffix("_bias") in _SIZED and not (
+    if base_role(what).removesuffix("_bias") in _SIZED and not (
         what.endswith("_bias") and stored.whole and not stored.paired_rows
     ):
         canonical = (row_count(stored, what, dims), *canonical[1:])

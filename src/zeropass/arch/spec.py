@@ -11,17 +11,22 @@ from typing import Literal
 from zeropass.errors import BadOption
 
 Format = Literal["hf", "gguf"]
-Site = Literal["attn", "ff"]
+Site = Literal["attn", "cross", "ff"]
 Side = Literal["read", "write"]
 
 ROUTER = "router"
 """The role whose rows read what sends a token to an expert."""
 
-READ_ROLES = ("gate", "up", "key", ROUTER, "q", "k", "v")
-WRITE_ROLES = ("value", "o")
+READ_ROLES = ("gate", "up", "key", "q", "k", "v")
+WRITE_ROLES = ("value", "o", "cross_o")
 FF_ROLES = ("gate", "up", "key", "value")
-HEAD_ROLES = ("q", "k", "v", "o")
-MAP_ROLES = ("qk", "vo")
+SELF_ROLES = ("q", "k", "v", "o")
+CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
+"""Of a decoder's heads that attend to an encoder: k and v read the encoder's stream, q and o are the decoder's."""
+
+HEAD_ROLES = (*SELF_ROLES, *CROSS_ROLES)
+SELF_MAPS = ("qk", "vo")
+MAP_ROLES = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels: of a whole text, or of each token."""
 
@@ -37,6 +42,9 @@ one predicts attention best, at every depth (docs/evidence.md, "Which offset").
 
 OUTSIDE = -1
 """The layer of what lies outside the blocks."""
+
+MEMORY = -2
+"""Where cross attention reads: the encoder's stream after its last layer."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class Family:
     ``alibi``: a bias that falls with the distance is added to attention logits, after the scale (``plain``) or before.
     ``unscaled``: attention logits are not divided by √d_h. ``embed_scaled``: embeddings are multiplied by √d.
     ``logits_scaled``: the final state is divided by √d where embeddings are tied.
+    ``stack``: which half of an encoder-decoder this is; a file holds both, `open_model` opens one.
     ``router_normed``: the weights of the experts that are used add up to one: always, or by a configuration key.
     ``ff_roles`` and ``activation`` describe the MLP.
     ``config`` gives values that this family has without a configuration key.
@@ -129,6 +138,7 @@ class Family:
     config: Mapping[str, object] = field(default_factory=dict)
     when: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     causal: bool = True
+    stack: Literal["", "encoder", "decoder"] = ""
     bare_start: bool = False
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
@@ -155,9 +165,24 @@ class Family:
         return any("router" in layout.tensors for layout in self.layouts)
 
     @property
+    def crosses(self) -> bool:
+        """Whether it has heads that attend to an encoder."""
+        return any("cross_q" in layout.tensors for layout in self.layouts)
+
+    @property
+    def head_roles(self) -> tuple[str, ...]:
+        """The roles of its heads' columns."""
+        return HEAD_ROLES if self.crosses else SELF_ROLES
+
+    @property
+    def vector_roles(self) -> tuple[str, ...]:
+        """The roles of a layer that are sets of vectors, in the order in which they are listed."""
+        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles)
+
+    @property
     def roles(self) -> tuple[str, ...]:
-        """Every role of a layer, in the order in which they are listed."""
-        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *HEAD_ROLES, *MAP_ROLES)
+        """Every role of a layer, head maps last."""
+        return (*self.vector_roles, *(MAP_ROLES if self.crosses else SELF_MAPS))
 
     def layout(self, kind: Format) -> Layout | None:
         """The layout of one kind of file; None if the family is not known in it."""
@@ -222,14 +247,40 @@ class Dimensions:
         return self.neurons // self.experts
 
 
+_CROSS = "cross_"
+
+
 def side_of(role: str) -> Side:
     """Whether vectors of this role read from the stream or write to it."""
     return "write" if role in WRITE_ROLES else "read"
 
 
 def site_of(role: str) -> Site:
-    """Which half of a block a role belongs to."""
+    """Which part of a block a role belongs to."""
+    if role.startswith(_CROSS):
+        return "cross"
     return "ff" if role in FF_ROLES or role == ROUTER else "attn"
+
+
+def base_role(role: str) -> str:
+    """A role of a head, or a head map, without saying whether it attends to its own stream or to an encoder."""
+    return role.removeprefix(_CROSS)
+
+
+def sides_of(kind: str) -> tuple[str, str]:
+    """The roles of both sides of a head map: ``cross_qk`` is made of ``cross_q`` and ``cross_k``."""
+    stem = kind[: -len(base_role(kind))]
+    return stem + base_role(kind)[0], stem + base_role(kind)[1]
+
+
+def reads_memory(role: str) -> bool:
+    """Whether a role reads an encoder's stream from within a decoder."""
+    return role in ("cross_k", "cross_v")
+
+
+def norm_of(role: str) -> str:
+    """The norm that a role meets: before what reads, behind what writes."""
+    return "memory_norm" if reads_memory(role) else f"{site_of(role)}_norm"
 
 
 def expand(stored: Stored, dims: Dimensions) -> Iterator[str]:
@@ -254,6 +305,8 @@ def space_of(frame: str, side: Side, layer: int) -> str:
     if frame == "token":
         if side == "write":
             raise BadOption("The token frame is for what reads; what writes has the frames output and paper.")
+        if layer == MEMORY:
+            return "memory"
         return "embedded" if layer <= 0 else "token"
     check_frame(frame)
     return f"{frame}.{side}"

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from zeropass.address import Address
-from zeropass.arch.spec import FRAMES, OUTSIDE, space_of
+from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_of, site_of, space_of
 from zeropass.atlas.hits import HitList
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.spaces import Space, Spaces, save_array
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_lists, write_mark, write_pairs
-from zeropass.catalog import VectorSet, count_of, kind_of, vector_set
+from zeropass.catalog import VectorSet, count_of, kind_of, reads_at, vector_set
 from zeropass.factored import Factored
 from zeropass.frames import Frames, Lengths
 from zeropass.model import Model
@@ -69,7 +69,7 @@ class Runner:
         sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         pairs: list[PairRow] = []
-        for kind in set(job.roles) & {"qk", "vo"}:
+        for kind in set(job.roles) & set(MAP_ROLES):
             self.map_heads(kind, sets, lists, pairs)
         for role in lists:
             done = {block.frame for block in lists[role]}
@@ -108,20 +108,16 @@ class Runner:
         used = set()
         for role in needed_roles(job):
             frames = set(list_frames(self.model, self.options, job.layer, role)) if role in job.roles else set()
-            if {"qk", "vo"} & set(job.roles):
+            if role in HEAD_ROLES and set(MAP_ROLES) & set(job.roles):
                 frames.add(self.map_frame(role))
             side = kind_of(self.model, job.layer, role)[0]
-            used |= {space_of(frame, side, self._stream_layer(job.layer)) for frame in frames}
+            used |= {space_of(frame, side, reads_at(self.model, job.layer, role)) for frame in frames}
         return used
-
-    def _stream_layer(self, layer: int) -> int:
-        """What reads outside the blocks reads the stream after the last one."""
-        return self.model.dims.layers if layer == OUTSIDE else layer
 
     def map_frame(self, role: str) -> str:
         """The frame in which a role enters the stored head maps: the first that was asked for."""
         first = next(frame for frame in FRAMES if frame in self.options.frames)
-        return self.frames.right_frame("vo", first) if role == "o" else first
+        return self.frames.right_frame("vo", first) if base_role(role) == "o" else first
 
     @cached_property
     def _buffer(self) -> Tensor:
@@ -170,7 +166,8 @@ class Runner:
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held.
         """
         dims = self.model.dims
-        own, shared = ("q", "k") if kind == "qk" else ("o", "v")
+        left, right = sides_of(kind)
+        own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
         step = max(1, _BLOCK // dims.head_dim)
         for first in range(0, dims.kv_heads, step):
@@ -179,16 +176,15 @@ class Runner:
             heads = range(chunk.start * dims.group, chunk.stop * dims.group)
             for head, factor in self._factors(scored[own], heads, lists):
                 other = shared_factors[self.model.kv_head(shared, head)]
-                product = Factored(factor, other) if kind == "qk" else Factored(other, factor)
-                frame = scored["q" if kind == "qk" else "v"].frame
-                pairs.append(self.pair_row(kind, sets[own].layer, head, frame, product))
+                product = Factored(factor, other) if own == left else Factored(other, factor)
+                pairs.append(self.pair_row(kind, sets[own].layer, head, scored[left].frame, product))
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
         found = top_pairs(product, self.options.pairs)
         found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
         offset = self.frames.usual_offset(kind, frame)
-        return PairRow(str(Address(layer, "attn", head=head)), kind, head, offset, frame, found)
+        return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)
 
     def _factors(self, scored: Scored, heads: range, lists: dict[str, list[ListBlock]]) -> Iterator[tuple[int, Tensor]]:
         """Factor (V', d_h) of each stored head of a role, and on the way the lists of its columns."""
@@ -211,11 +207,11 @@ class Runner:
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
         own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
         factor = (z * scored.std[own, None]).T.contiguous() + scored.mean[own]
-        if role == "k":
-            return self.frames.as_key(factor, scored.mean[own], layer, head, frame, self._lengths(scored))
-        if role == "q":
-            offset = self.frames.usual_offset("qk", frame)
-            return self.frames.as_query(factor, layer, head, frame, offset, self._lengths(scored))
+        if base_role(role) == "k":
+            return self.frames.as_key(factor, scored.mean[own], layer, head, frame, self._lengths(scored), role)
+        if base_role(role) == "q":
+            offset = self.frames.usual_offset(f"{role}k", frame)
+            return self.frames.as_query(factor, layer, head, frame, offset, self._lengths(scored), role)
         return factor
 
     def _lengths(self, scored: Scored) -> Lengths | None:
@@ -256,7 +252,7 @@ class Runner:
 def needed_roles(job: Job) -> list[str]:
     """The sets that a job multiplies: its own, and for a head map both of the map's sides."""
     roles = dict.fromkeys(vector_roles(job))
-    for kind in ("qk", "vo"):
+    for kind in MAP_ROLES:
         if kind in job.roles:
-            roles.update(dict.fromkeys(kind))
+            roles.update(dict.fromkeys(sides_of(kind)))
     return list(roles)

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, site_of
+from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, sides_of, site_of
 from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
 from zeropass.catalog import bias_roles, count_of, kind_of, table_roles
 from zeropass.errors import BadAtlas, BadOption
@@ -29,7 +29,8 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
     if unknown := [role for role in wanted if role not in known]:
         raise BadOption(f"--roles: {model.name} has no {', '.join(unknown)}; it has {', '.join(known)}.")
     groups: list[tuple[str, ...]] = [(role,) for role in model.family.roles if site_of(role) == "ff"]
-    groups += [("q", "k", "qk"), ("v", "o", "vo"), bias_roles(model)]
+    maps = [kind for kind in model.family.roles if kind in MAP_ROLES]
+    groups += [*((*sides_of(kind), kind) for kind in maps), bias_roles(model)]
     chosen = [tuple(role for role in group if role in wanted) for group in groups]
     jobs = [Job(layer, roles) for layer in range(first, stop) for roles in chosen if roles]
     return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in wanted]

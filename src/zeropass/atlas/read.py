@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, check_count, check_frame, space_of
+from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, site_of, space_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -186,7 +186,7 @@ class Atlas:
         """All stored head maps of a layer, ``qk`` or ``vo``; none if the atlas was built without."""
         if not (self.path / "pairs" / f"{file_name(layer, kind)}.parquet").exists():
             return []
-        places = [Address(layer, "attn", head=head, role=kind) for head in range(self.model["heads"])]
+        places = [Address(layer, site_of(kind), head=head, role=kind) for head in range(self.model["heads"])]
         return [record for place in places for record in self._pairs(place, self.options["pairs"], self.view)]
 
     def is_word(self, token: int) -> bool:
@@ -417,7 +417,7 @@ class Atlas:
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, experts),
             ("neuron", place.index if place.part == "ff" else -1, self.model["neurons"] // experts),
-            ("subhead", place.index if place.part == "attn" else -1, self.model["head_dim"]),
+            ("subhead", place.index if place.part in ("attn", "cross") else -1, self.model["head_dim"]),
         ):
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
@@ -430,7 +430,7 @@ class Atlas:
             role = f"{place.part}_{place.role}"
         else:
             role = place.role
-        if role in ("k", "v"):
+        if base_role(role) in ("k", "v"):
             group = self.model["heads"] // self.model["kv_heads"]
             place = replace(place, head=place.head // group * group)
         return file_name(place.layer, role), role, place

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, site_of
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
 from zeropass.atlas.jobs import Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
@@ -72,7 +72,7 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
         progress("looking", step, len(jobs))
         changed = {role for role in needed_roles(job) if _changed(pair, job.layer, role)}
         roles = tuple(role for role in vector_roles(job) if role in changed)
-        maps = tuple(kind for kind in job.roles if kind in MAP_ROLES and changed & set(kind))
+        maps = tuple(kind for kind in job.roles if kind in MAP_ROLES and changed & set(sides_of(kind)))
         if roles or maps:
             found.append(Job(job.layer, roles + maps))
     return found

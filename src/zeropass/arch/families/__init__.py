@@ -3,8 +3,9 @@
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
+from zeropass.arch.families.seq2seq import FAMILIES as PAIRS
 from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *ENCODERS)
+FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *ENCODERS, *PAIRS)
