@@ -119,6 +119,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "electra": ("ElectraForPreTraining", "ElectraConfig", _THREE | {"embedding_size": 16}),
     "electra-generator": ("ElectraForMaskedLM", "ElectraConfig", _THREE | {"embedding_size": 24}),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        _THREE
+        | {"norm_eps": 1e-2, "global_attn_every_n_layers": 2, "local_attention": 4}
+        | {"cls_token_id": 0, "sep_token_id": 0},
+    ),
+    "modernbert-biased": (
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        _THREE
+        | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
+        | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
+    ),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
 }
 
