@@ -69,6 +69,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     local = read.local(known["layers"])
     tied = _tied(files, family, layout, prefix, names)
     scalar = read.number("query_scalar")
+    scaled = read.value("logits_scaled") if read.value("logits_scaled") is not None else tied
     embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
     return Dimensions(
         **known,
@@ -79,7 +80,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         rotary=rotary,
         attention_scale=1.0 if family.unscaled else (scalar or known["head_dim"]) ** -0.5,
         attention_cap=read.number("attention_cap"),
-        logit_scale=d**-0.5 if family.logits_scaled and tied else 1.0,
+        logit_scale=d**-0.5 if family.logits_scaled and scaled else 1.0,
         logit_cap=read.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else 1.0,
         router_normed=family.router_normed or bool(read.value("router_normed")),

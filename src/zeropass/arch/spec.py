@@ -119,7 +119,7 @@ class Family:
     ``qk_norm``: queries and keys are RMS-normed, each ``head`` by itself or all heads as a ``whole``.
     ``alibi``: a bias that falls with the distance is added to attention logits, after the scale (``plain``) or before.
     ``unscaled``: attention logits are not divided by √d_h. ``embed_scaled``: embeddings are multiplied by √d.
-    ``logits_scaled``: the final state is divided by √d where embeddings are tied.
+    ``logits_scaled``: the final state is divided by √d, where the configuration says so or else embeddings are tied.
     ``stack``: which half of an encoder-decoder this is; a file holds both, `open_model` opens one.
     ``router_normed``: the weights of the experts that are used add up to one: always, or by a configuration key.
     ``ff_roles`` and ``activation`` describe the MLP.
