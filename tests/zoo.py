@@ -33,6 +33,8 @@ _TWO_ROPES = {
 _FALCON = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
 _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "ffn_hidden_size": 40}
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
+_T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
+_T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
 _EXPERTS = {"num_experts_per_tok": 2}
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -134,6 +136,18 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
     ),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
+    "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
+    "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
+    "t5-gated-encoder": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        _T5 | {"stack": "encoder", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "t5-gated-decoder": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        _T5 | {"stack": "decoder", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
 }
 
 

@@ -1,5 +1,133 @@
 """Encoder-decoders: two records a family, for two stacks of layers with a stream each lie in one file."""
 
-from zeropass.arch.spec import Family
+from dataclasses import replace
 
-FAMILIES: tuple[Family, ...] = ()
+from zeropass.arch.spec import Family, Layout, Stored
+
+
+def _attention(stem: str, cross: str = "") -> dict[str, Stored]:
+    """T5's four matrices of one attention."""
+    return {
+        f"{cross}q": Stored(f"{stem}.q.weight"),
+        f"{cross}k": Stored(f"{stem}.k.weight"),
+        f"{cross}v": Stored(f"{stem}.v.weight"),
+        f"{cross}o": Stored(f"{stem}.o.weight", transpose=True),
+    }
+
+
+def _plain(stem: str) -> dict[str, Stored]:
+    return {"key": Stored(f"{stem}.wi.weight"), "value": Stored(f"{stem}.wo.weight", transpose=True)}
+
+
+def _gated(stem: str) -> dict[str, Stored]:
+    return {
+        "gate": Stored(f"{stem}.wi_0.weight"),
+        "up": Stored(f"{stem}.wi_1.weight"),
+        "value": Stored(f"{stem}.wo.weight", transpose=True),
+    }
+
+
+_T5_CONFIG = {
+    "layers": ("num_layers",),
+    "d": ("d_model",),
+    "heads": ("num_heads",),
+    "kv_heads": ("num_heads",),
+    "head_dim": ("d_kv",),
+    "neurons": ("d_ff",),
+    "vocab": ("vocab_size",),
+    "eps": ("layer_norm_epsilon",),
+    "activation": ("dense_act_fn",),
+}
+_T5_ENCODER = "encoder.block.{layer}.layer."
+_T5_DECODER = "decoder.block.{layer}.layer."
+_T5_PLAIN = ("relu", None)
+_T5_GATED = ("gated-gelu",)
+
+T5_ENCODER = Family(
+    name="t5",
+    model_types=("t5", "mt5"),
+    norm="rms",
+    norm_place="pre",
+    causal=False,
+    stack="encoder",
+    ff_roles=("key", "value"),
+    rotary=False,
+    unscaled=True,
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            config=_T5_CONFIG,
+            tensors={
+                "embedding": Stored("shared.weight"),
+                "relative": Stored("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+                "final_norm": Stored("encoder.final_layer_norm.weight"),
+                "attn_norm": Stored(_T5_ENCODER + "0.layer_norm.weight"),
+                "ff_norm": Stored(_T5_ENCODER + "1.layer_norm.weight"),
+                **_attention(_T5_ENCODER + "0.SelfAttention"),
+                **_plain(_T5_ENCODER + "1.DenseReluDense"),
+            },
+            unread=(r"(encoder|decoder)\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
+        ),
+    ),
+    config={"activation": "relu", "eps": 1e-6},
+    when={"feed_forward_proj": _T5_PLAIN, "relative_attention_max_distance": (128, None)},
+    notes=("the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",),
+)
+_T5_ENCODER_HF = T5_ENCODER.layouts[0]
+_T5_ENCODER_REST = {what: one for what, one in _T5_ENCODER_HF.tensors.items() if what not in ("key", "value")}
+T5_GATED_ENCODER = replace(
+    T5_ENCODER,
+    ff_roles=("gate", "up", "value"),
+    layouts=(replace(_T5_ENCODER_HF, tensors={**_T5_ENCODER_REST, **_gated(_T5_ENCODER + "1.DenseReluDense")}),),
+    config={"activation": "gelu_new", "eps": 1e-6},
+    when={**T5_ENCODER.when, "feed_forward_proj": _T5_GATED},
+)
+
+T5_DECODER = replace(
+    T5_ENCODER,
+    causal=True,
+    stack="decoder",
+    logits_scaled=True,
+    layouts=(
+        Layout(
+            format="hf",
+            optional=("unembedding",),
+            config={
+                **_T5_CONFIG,
+                "layers": ("num_decoder_layers", "num_layers"),
+                "logits_scaled": ("scale_decoder_outputs",),
+            },
+            tensors={
+                "embedding": Stored("shared.weight"),
+                "unembedding": Stored("lm_head.weight"),
+                "relative": Stored("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+                "final_norm": Stored("decoder.final_layer_norm.weight"),
+                "memory_norm": Stored("encoder.final_layer_norm.weight"),
+                "attn_norm": Stored(_T5_DECODER + "0.layer_norm.weight"),
+                "cross_norm": Stored(_T5_DECODER + "1.layer_norm.weight"),
+                "ff_norm": Stored(_T5_DECODER + "2.layer_norm.weight"),
+                **_attention(_T5_DECODER + "0.SelfAttention"),
+                **_attention(_T5_DECODER + "1.EncDecAttention", "cross_"),
+                **_plain(_T5_DECODER + "2.DenseReluDense"),
+            },
+            unread=(
+                r"(encoder|decoder)\.embed_tokens\.weight",
+                r"encoder\..*",
+                r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # old files; unused
+            ),
+        ),
+    ),
+    notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",),
+)
+_T5_DECODER_HF = T5_DECODER.layouts[0]
+_T5_DECODER_REST = {what: one for what, one in _T5_DECODER_HF.tensors.items() if what not in ("key", "value")}
+T5_GATED_DECODER = replace(
+    T5_DECODER,
+    ff_roles=T5_GATED_ENCODER.ff_roles,
+    layouts=(replace(_T5_DECODER_HF, tensors={**_T5_DECODER_REST, **_gated(_T5_DECODER + "2.DenseReluDense")}),),
+    config=T5_GATED_ENCODER.config,
+    when=T5_GATED_ENCODER.when,
+)
+
+FAMILIES: tuple[Family, ...] = (T5_ENCODER, T5_GATED_ENCODER, T5_DECODER, T5_GATED_DECODER)
