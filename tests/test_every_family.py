@@ -476,7 +476,8 @@ SPOILS: dict[str, Spoil] = {
     "no attention cap": other_constant("attention_cap", None),
     "no final cap": other_constant("logit_cap", None),
     "attention scale": lambda m: with_dims(m, attention_scale=2 * m.dims.attention_scale),
-    "no embedding scale": other_constant("embed_scale", 1.0),
+    # a norm behind the embedding makes its scale invisible
+    "no embedding scale": lambda m: None if m.has("embed_norm") else other_constant("embed_scale", 1.0)(m),
     "activation": lambda m: with_dims(m, activation="relu" if m.dims.activation != "relu" else "silu"),
     "eps": lambda m: with_dims(m, eps=0.5),
     "tied": lambda m: with_dims(m, tied=True) if not m.dims.tied and m.has("unembedding") else None,
