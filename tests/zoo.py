@@ -35,6 +35,9 @@ _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "f
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
 _T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
 _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
+_BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
+_BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
+_BART |= {"max_position_embeddings": 64}
 _EXPERTS = {"num_experts_per_tok": 2}
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -136,6 +139,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
     ),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
+    "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
+    "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
     "t5-gated-encoder": (

@@ -130,4 +130,114 @@ T5_GATED_DECODER = replace(
     when=T5_GATED_ENCODER.when,
 )
 
-FAMILIES: tuple[Family, ...] = (T5_ENCODER, T5_GATED_ENCODER, T5_DECODER, T5_GATED_DECODER)
+
+def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
+    """BART's four matrices of one attention, with their biases."""
+    found = {f"{cross}{role}": Stored(f"{stem}.{role}_proj.weight") for role in "qkv"}
+    found |= {f"{cross}{role}_bias": Stored(f"{stem}.{role}_proj.bias") for role in "qkv"}
+    found[f"{cross}o"] = Stored(f"{stem}.out_proj.weight", transpose=True)
+    found[f"{cross}o_bias"] = Stored(f"{stem}.out_proj.bias")
+    return found
+
+
+def _bart_stack(stack: str) -> dict[str, Stored]:
+    """What encoder and decoder both have."""
+    block = f"{stack}.layers.{{layer}}."
+    return {
+        "embedding": Stored("shared.weight"),
+        "positions": Stored(f"{stack}.embed_positions.weight"),
+        "embed_norm": Stored(f"{stack}.layernorm_embedding.weight"),
+        "embed_norm_bias": Stored(f"{stack}.layernorm_embedding.bias"),
+        "attn_norm": Stored(block + "self_attn_layer_norm.weight"),
+        "attn_norm_bias": Stored(block + "self_attn_layer_norm.bias"),
+        "ff_norm": Stored(block + "final_layer_norm.weight"),
+        "ff_norm_bias": Stored(block + "final_layer_norm.bias"),
+        **_bart_attention(block + "self_attn"),
+        "key": Stored(block + "fc1.weight"),
+        "key_bias": Stored(block + "fc1.bias"),
+        "value": Stored(block + "fc2.weight", transpose=True),
+        "value_bias": Stored(block + "fc2.bias"),
+    }
+
+
+def _bart_config(stack: str) -> dict[str, tuple[str, ...]]:
+    return {
+        "layers": (f"{stack}_layers",),
+        "d": ("d_model",),
+        "heads": (f"{stack}_attention_heads",),
+        "kv_heads": (f"{stack}_attention_heads",),
+        "neurons": (f"{stack}_ffn_dim",),
+        "vocab": ("vocab_size",),
+        "activation": ("activation_function",),
+        "embed_scaled": ("scale_embedding",),
+    }
+
+
+_BART_TWICE = (r"(encoder|decoder)\.embed_tokens\.weight", r"\^final_logits_bias")
+BART_ENCODER = Family(
+    name="bart",
+    model_types=("bart",),
+    norm="layer",
+    norm_place="post",
+    causal=False,
+    stack="encoder",
+    ff_roles=("key", "value"),
+    rotary=False,
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("model.", ""),
+            config=_bart_config("encoder"),
+            tensors=_bart_stack("encoder"),
+            unread=(*_BART_TWICE, r"decoder\..*", r"\^lm_head\.weight", r"\^(classification_head|qa_outputs)\..*"),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-5},
+    notes=(
+        "the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",
+        "the first two rows of pos are padding: position i is pos.(i + 2)",
+    ),
+)
+_BART_CROSS = "decoder.layers.{layer}.encoder_attn"
+BART_DECODER = replace(
+    BART_ENCODER,
+    causal=True,
+    stack="decoder",
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("model.", ""),
+            optional=("unembedding", "head_bias"),
+            config=_bart_config("decoder"),
+            tensors={
+                **_bart_stack("decoder"),
+                "unembedding": Stored("^lm_head.weight"),
+                "cross_norm": Stored(f"{_BART_CROSS}_layer_norm.weight"),
+                "cross_norm_bias": Stored(f"{_BART_CROSS}_layer_norm.bias"),
+                **_bart_attention(_BART_CROSS, "cross_"),
+                "head_bias": Stored("^classification_head.dense.bias"),
+            },
+            extra={
+                "head": (Stored("^classification_head.dense.weight"), "read"),
+                "classifier": (Stored("^classification_head.out_proj.weight"), "read"),
+                "qa": (Stored("^qa_outputs.weight"), "read"),
+            },
+            through={"classifier": ("head", "tanh")},
+            unread=(*_BART_TWICE, r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
+        ),
+    ),
+    notes=(
+        "the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",
+        "the first two rows of pos are padding: position i is pos.(i + 2)",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = (
+    T5_ENCODER,
+    T5_GATED_ENCODER,
+    T5_DECODER,
+    T5_GATED_DECODER,
+    BART_ENCODER,
+    BART_DECODER,
+)
