@@ -71,11 +71,9 @@ class Comparison:
     def __post_init__(self) -> None:
         """Refuse what is no fine-tune of the base."""
         base, tuned = self.base, self.tuned
-        if base.family.name != tuned.family.name:
-            raise BadModel(
-                f"{tuned.name} is a {tuned.family.name}, {base.name} a {base.family.name}: nothing to compare."
-            )
-        sizes = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons")
+        if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
+            raise BadModel(f"{tuned.name} is a {_kind(tuned)}, {base.name} a {_kind(base)}: nothing to compare.")
+        sizes = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "experts")
         for size in sizes:
             own, other = getattr(base.dims, size), getattr(tuned.dims, size)
             if own != other:
@@ -86,7 +84,7 @@ class Comparison:
     @property
     def roles(self) -> tuple[str, ...]:
         """The matrices of a block."""
-        return (*self.base.family.ff_roles, "q", "k", "v", "o")
+        return self.base.family.vector_roles
 
     def changes(self, layer: int) -> Iterator[Change]:
         """The changes of one layer's matrices; those that are equal are left out."""
@@ -126,6 +124,11 @@ class Comparison:
             _is_rounded(model, what, layer, narrow, wide)
             for model, narrow, wide in ((self.tuned, after, before), (self.base, before, after))
         )
+
+
+def _kind(model: Model) -> str:
+    """The family, with the stack if it has two."""
+    return f"{model.family.name} {model.family.stack}".rstrip()
 
 
 def _is_rounded(model: Model, what: str, layer: int, narrow: Tensor, wide: Tensor) -> bool:

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, Dimensions, side_of, space_of
+from zeropass.arch.spec import (
+    FF_ROLES,
+    HEAD_ROLES,
+    ROUTER,
+    Dimensions,
+    base_role,
+    norm_of,
+    side_of,
+    site_of,
+    space_of,
+)
+from zeropass.catalog import neuron_address, reads_at
 from zeropass.delta.changes import Change, Comparison, leading
 from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange, Standout, Watched
 from zeropass.delta.verdict import alarms, verdict
@@ -28,6 +39,7 @@ DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
 """How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors, rows of a table."""
 
 PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
+PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
 """What stands at the other end of a matrix' inner side: `value` has the gate, or the key if there is none."""
 
 
@@ -57,7 +69,7 @@ def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
     if role in FF_ROLES or dims.group == 1:
         return inner
     count, width = inner.shape[1], dims.head_dim
-    if role in ("q", "o"):
+    if base_role(role) in ("q", "o"):
         return inner.reshape(dims.kv_heads, dims.group, width, count).sum(1).reshape(-1, count)
     return inner.reshape(dims.kv_heads, 1, width, count).expand(-1, dims.group, -1, -1).reshape(-1, count)
 
@@ -115,7 +127,7 @@ class _Work:
     def _matrix(self, change: Change) -> MatrixChange:
         found: tuple[Direction, ...] = ()
         error = 0.0
-        if not change.rounding:
+        if not change.rounding and change.role != ROUTER:  # behind a router's rows stands no matrix
             directions, error = leading(change, DIRECTIONS)
             found = tuple(
                 self._directions(change, directions.values, directions.left, directions.right, directions.close)
@@ -129,7 +141,7 @@ class _Work:
         base, role = self.pair.base, change.role
         partner = PARTNER.get(role) or ("gate" if "gate" in base.family.ff_roles else "key")
         other = across(inner, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
-        first = role in ("gate", "up", "key", "q", "v")
+        first = base_role(role) in ("gate", "up", "key", "q", "v")
         sides = [(role, stream.T), (partner, other)] if first else [(partner, other), (role, stream.T)]
         left, right = (self._scores(vectors, one, change.layer) for one, vectors in sides)
         for n in range(len(values)):
@@ -146,13 +158,12 @@ class _Work:
         side = side_of(role)
         frame = "token" if side == "read" else "output"
         folded = self._folded(vectors, role, frame, layer)
-        rows = self.frames.rows(space_of(frame, side, layer))
+        rows = self.frames.rows(space_of(frame, side, reads_at(self.pair.base, layer, role)))
         mean, std = rows.moments.of_scores(folded)
         return (rows.matrix @ folded.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
 
     def _folded(self, vectors: Tensor, role: str, frame: str, layer: int) -> Tensor:
-        norm = "ff_norm" if role in FF_ROLES else "attn_norm"
-        return self.frames.fold(vectors, frame, side_of(role), norm, layer)
+        return self.frames.fold(vectors, frame, side_of(role), norm_of(role), layer)
 
     def _poles(self, scores: Tensor) -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
         return self.lens.poles(scores, self.view)
@@ -161,7 +172,7 @@ class _Work:
         """Add the change to what all of them do to each token: ‖ΔW r‖², every matrix with the same weight."""
         side, layer, role = side_of(change.role), change.layer, change.role
         frame = "token" if side == "read" else "output"
-        rows = self.frames.rows(space_of(frame, side, layer))
+        rows = self.frames.rows(space_of(frame, side, reads_at(self.pair.base, layer, role)))
         folded = self._folded(change.dense, role, frame, layer)
         gram = folded.T @ folded
         mean = rows.moments.mean
@@ -192,15 +203,15 @@ class _Work:
         if ff:
             score = torch.stack(ff).sum(0).sqrt()
             for value, row in zip(*score.topk(min(NEURONS, len(score))), strict=True):
-                _offer(self.neurons, NEURONS, float(value), f"L{layer}.ff.{int(row)}")
-        shares = []
-        for role in ("q", "k", "v", "o"):
-            if role in rows:
-                each = rows[role].reshape(-1, dims.head_dim).mean(1)
-                shares.append(each if role in ("q", "o") else each.repeat_interleave(dims.group))
-        if shares:
-            for head, value in enumerate(torch.stack(shares).sum(0).sqrt().tolist()):
-                _offer(self.heads, HEADS, value, f"L{layer}.attn.{head}")
+                _offer(self.neurons, NEURONS, float(value), str(neuron_address(self.pair.base, layer, "", int(row))))
+        shares: dict[str, list[Tensor]] = {}
+        for role in (role for role in HEAD_ROLES if role in rows):
+            each = rows[role].reshape(-1, dims.head_dim).mean(1)
+            each = each if base_role(role) in ("q", "o") else each.repeat_interleave(dims.group)
+            shares.setdefault(site_of(role), []).append(each)
+        for site, found in shares.items():
+            for head, value in enumerate(torch.stack(found).sum(0).sqrt().tolist()):
+                _offer(self.heads, HEADS, value, f"L{layer}.{site}.{head}")
 
     def finish(self) -> Diff:
         """Everything in its place."""

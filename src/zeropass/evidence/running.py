@@ -114,12 +114,30 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
     layout = model.family.layout("hf")
     if layout is None:
         raise CannotRun(f"{model.name}: the record of {model.family.name} has no hf layout to find modules by.")
+    if unheard := _unheard(model, layout):
+        raise CannotRun(
+            f"{model.name} is a {model.family.name}: {unheard}, which is not listened to yet. Its words can be read "
+            "all the same; what a text says of them is not known."
+        )
     # An encoder's own states are all that is asked of it, so its head is not loaded.
     kind = transformers.AutoModelForCausalLM if model.family.causal else transformers.AutoModel
     hf = loaded(kind, model).to(device)
     running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
     _require_same(running)
     return running
+
+
+def _unheard(model: Model, layout: Layout) -> str:
+    """What of a family the taps of `Running` do not cover, in words; empty if nothing."""
+    family = model.family
+    reasons = {
+        "queries and keys are changed between their matrices and the product": bool(family.qk_norm or model.dims.clip),
+        "its MLPs are experts": family.routed,
+        "it has two stacks": bool(family.stack),
+        "it has no norm before its blocks to hear the stream at": "attn_norm" not in layout.tensors
+        or family.bare_start,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def windows(ids: Tensor, size: int, around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())) -> Iterator[Tensor]:
