@@ -4,6 +4,7 @@ Every check is a function of the canonical model that gives its error, so that t
 one on a record that is wrong.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
@@ -18,7 +20,7 @@ from transformers.activations import ACT2FN
 import tiny
 from tiny import Run, error, make, run, save
 from zeropass.address import parse
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE, Stored, side_of, site_of
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of, site_of
 from zeropass.catalog import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.frames import _ACTIVATIONS, Frames
 from zeropass.model import Model, open_model
@@ -316,7 +318,7 @@ def test_tables_outside_the_blocks(cases):
 def test_every_address_leads_back_to_its_vector(case: Case):
     """Each set of the catalogue: its addresses, written out and read again, find the row they came with."""
     model = case.model
-    roles = (*model.family.ff_roles, *HEAD_ROLES, *bias_roles(model))
+    roles = (*model.family.vector_roles, *bias_roles(model))
     sets = [(1, role) for role in roles] + [(OUTSIDE, role) for role in table_roles(model)]
     for layer, role in sets:
         found = vector_set(model, layer, role)
@@ -437,3 +439,17 @@ def test_paired_rows_show_only_at_an_offset(cases):
     }
     assert error(entries["wrong", 0], entries["right", 0]) < TOLERANCE
     assert error(entries["wrong", 3], entries["right", 3]) > WRONG
+
+
+def test_the_first_berts_names_are_read(cases, tmp_path: Path):
+    """gamma and beta, as bert-base-uncased has them, are weight and bias."""
+    case = cases("bert")
+    folder = save(case.hf, tmp_path / "old")
+    tensors = load_file(folder / "model.safetensors")
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    old = {re.sub("|".join(names), lambda m: names[m[0]], name): tensor for name, tensor in tensors.items()}
+    save_file(old, folder / "model.safetensors")
+    model = open_model(str(folder))
+    for what in ("embed_norm", "attn_norm_bias", "ff_norm"):
+        assert torch.equal(model.vector(what, 0), case.model.vector(what, 0))
+    assert "LayerNorm" not in str(model.info()["tensors_unread"])

@@ -5,7 +5,7 @@ Every matrix comes as (rows, d) float32, one vector of the residual stream a row
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
 from zeropass.sources.gguf import requantised
+from zeropass.sources.renamed import with_today_names
 from zeropass.vocab import Vocabulary
 
 __all__ = ["Model", "open_model"]
@@ -285,6 +286,7 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
 
 
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
+    files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
     refuse_quantised(files, names)
     family, layout = chosen(files, FAMILIES, stack)
