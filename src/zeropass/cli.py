@@ -71,6 +71,9 @@ def build(
     frame: Annotated[str, typer.Option(help="Frames, with commas.")] = "token,output",
     tokens: Annotated[View, typer.Option(help="Tokens that lists may show.")] = "default",
     device: Device = "cpu",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray / ray://address for a cluster (needs zeropass[ray]).")
+    ] = "local",
 ) -> None:
     """Read every parameter of MODEL into an atlas: a folder that show, find and DuckDB can search."""
     options = zp.Options(
@@ -84,7 +87,7 @@ def build(
     started = time.monotonic()
     with _progress() as report:
         report("opening", 0, 1)
-        fresh = zp.build(zp.open_model(model, device), out, options, report)
+        fresh = zp.build(zp.open_model(model, device), out, options, report, engine)
     took = time.monotonic() - started
     where = shown_text(str(out), limit=500)
     if fresh:

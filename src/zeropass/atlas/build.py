@@ -13,8 +13,8 @@ import torch
 
 from zeropass.atlas import schema
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import identity, plan_jobs, prepare
-from zeropass.atlas.schema import Options, beside, read_json, write_json
+from zeropass.atlas.plan import identity, plan_jobs, prepare, sweep
+from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
 from zeropass.errors import BadOption
@@ -24,43 +24,67 @@ from zeropass.vocab import VIEWS
 
 __all__ = ["Progress", "build", "carry_out", "judged", "kept_tokens"]
 
+LOCAL, RAY = "local", "ray"
+"""Where jobs run: in this process, or on a cluster."""
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
 
 
-def build(model: Model, out: Path, options: Options, progress: Progress = lambda *_: None) -> bool:
+def build(model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, engine: str = LOCAL) -> bool:
     """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
 
+    ``engine``: ``local``, or ``ray`` or ``ray://address`` for a cluster (needs zeropass[ray]); the bytes are the same.
     Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
-    or frames that do not exist.
+    or frames that do not exist, or an engine that is none.
     """
+    if engine not in (LOCAL, RAY) and not engine.startswith(f"{RAY}://"):
+        raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
     jobs = plan_jobs(model, options)
     if not prepare(out, identity(model, options)):
         return False
     judgement = judged(model)
-    carry_out(Runner(model, out, options, jobs, kept_tokens(model, options, judgement)), judgement, progress)
+    carry_out(Runner(model, out, options, jobs, kept_tokens(model, options, judgement)), judgement, progress, engine)
     return True
 
 
-def carry_out(runner: Runner, judgement: Judgement, progress: Progress) -> None:
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress, engine: str = LOCAL) -> None:
     """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
     jobs = runner.jobs
-    uses = [runner.spaces_of(job) for job in jobs]
-    spaces = sorted(set().union(*uses))
+    spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
     total = len(spaces) + len(jobs) + 1
     for step, space in enumerate(spaces):
         progress(f"rows {space}", step, total)
         runner.spaces.write(runner.frames, space)
     runner.frames.model.forget()
-    for step, job in enumerate(jobs):
-        progress(job.name, len(spaces) + step, total)
-        if not runner.mark(job).exists():
-            runner.spaces.keep_only(set().union(*uses[step:]))
+    todo = [job for job in jobs if not runner.mark(job).exists()]
+    begun = total - 1 - len(todo)
+    if engine == LOCAL:
+        for step, job in enumerate(todo):
+            progress(job.name, begun + step, total)
+            runner.spaces.keep_only(set().union(*(runner.spaces_of(one) for one in todo[step:])))
             runner.run(job)
+    elif todo:
+        _on_cluster(runner, todo, engine, lambda name, step: progress(name, begun + step, total))
     progress("tables", total - 1, total)
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
+
+
+def _on_cluster(runner: Runner, todo: list[Job], engine: str, told: Callable[[str, int], None]) -> None:
+    from zeropass.atlas import cluster  # needs Ray, an extra
+
+    finished = 0
+
+    def done(job: Job) -> None:
+        nonlocal finished
+        finished += 1
+        told(job.name, finished)
+
+    told("cluster", 0)
+    cluster.run(runner, todo, engine, done)
+    sweep(runner.out)  # workers may have died
 
 
 def judged(model: Model) -> Judgement:

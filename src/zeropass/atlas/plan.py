@@ -10,7 +10,7 @@ from zeropass.catalog import bias_roles, count_of, kind_of, table_roles
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model import Model
 
-__all__ = ["ListKey", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "vector_roles"]
+__all__ = ["ListKey", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
 
 ListKey = tuple[int, str, str]
 """(layer, role, frame): what one run of list ids belongs to."""
@@ -84,11 +84,16 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
             write_json(out / PLAN, plan)  # first of all: it is what makes the folder ours
         for folder in FOLDERS:
             (out / folder).mkdir(exist_ok=True)
-        for leftover in out.rglob(".*.part"):
-            leftover.unlink(missing_ok=True)
+        sweep(out)
     except OSError as error:
         raise BadAtlas(f"{out} cannot be made ({error.strerror}); choose another --out.") from error
     return True
+
+
+def sweep(out: Path) -> None:
+    """Remove what was being written when a process died."""
+    for leftover in out.rglob(".*.part"):
+        leftover.unlink(missing_ok=True)
 
 
 def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
