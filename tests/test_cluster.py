@@ -47,7 +47,9 @@ def workers() -> Iterator[None]:
 @pytest.mark.usefixtures("workers")
 def test_the_same_bytes(model: Path, local: Path, tmp_path: Path) -> None:
     steps: list[str] = []
-    fresh = zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, lambda what, *_: steps.append(what), "ray")
+    fresh = zp.build_on_cluster(
+        zp.open_model(str(model)), tmp_path / "out", OPTIONS, lambda what, *_: steps.append(what)
+    )
     assert fresh
     assert contents(tmp_path / "out") == contents(local)
     assert len(steps) > 10
@@ -74,7 +76,7 @@ def test_workers_that_die_lose_nothing(
             time.sleep(0.5)  # until the fuse has burnt, if it has not yet
 
     monkeypatch.setattr(cluster, "_run", deadly)
-    assert zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine="ray")
+    assert zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
     assert {"0", "1", "2"} <= {path.name for path in fuses.iterdir()}
     assert contents(tmp_path / "out") == contents(local)
 
@@ -83,7 +85,7 @@ def test_workers_that_die_lose_nothing(
 def test_a_worker_without_the_weights_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_found_anywhere", lambda name: "/nowhere/model")
     with pytest.raises(BadModel, match=r"On .*: .*/nowhere/model.* must see the weights under one name"):
-        zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine="ray")
+        zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
 
 
 @pytest.mark.usefixtures("workers")
@@ -91,7 +93,7 @@ def test_a_worker_with_other_weights_says_so(model: Path, tmp_path: Path, monkey
     other = small.llama(tmp_path / "other")
     monkeypatch.setattr(cluster, "_found_anywhere", lambda name: str(other))
     with pytest.raises(BadModel, match="other weights are here"):
-        zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine="ray")
+        zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
 
 
 @pytest.mark.usefixtures("workers")
@@ -119,4 +121,4 @@ def test_a_driver_that_dies_is_followed_by_one_that_goes_on(model: Path, local: 
 def test_engines_that_are_none(model: Path, tmp_path: Path) -> None:
     for engine in ("dask", "ray:8000", ""):
         with pytest.raises(BadOption, match="engines are local, ray"):
-            zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine=engine)
+            zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine=engine)

@@ -134,6 +134,7 @@ def test_the_public_names_are_these() -> None:
         *(
             "__version__",
             "build",
+            "build_on_cluster",
             "collect_evidence",
             "compare",
             "load",
@@ -142,7 +143,17 @@ def test_the_public_names_are_these() -> None:
             "parse",
             "read_evidence",
         ),
-        *("adapt", "align_models", "build_change", "match", "pair_of", "read_alignment", "write_diff", "top_pairs"),
+        *(
+            "adapt",
+            "align_models",
+            "build_change",
+            "build_on_cluster",
+            "match",
+            "pair_of",
+            "read_alignment",
+            "write_diff",
+            "top_pairs",
+        ),
         *("Stitch", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__

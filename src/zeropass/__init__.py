@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zeropass.align.pair import pair_of
     from zeropass.align.results import Alignment, read_alignment
     from zeropass.atlas.build import build
+    from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
     from zeropass.delta.build import build_change
@@ -63,6 +64,7 @@ __all__ = [
     "bridge",
     "build",
     "build_change",
+    "build_on_cluster",
     "classify",
     "collect_evidence",
     "compare",
@@ -92,6 +94,7 @@ _HOMES = {
     "zeropass.align.pair": ("pair_of",),
     "zeropass.align.results": ("Alignment", "read_alignment"),
     "zeropass.atlas.build": ("build",),
+    "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
     "zeropass.delta.build": ("build_change",),

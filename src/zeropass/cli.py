@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,10 +85,11 @@ def build(
         frames=_names(frame) or (),
         tokens=tokens,
     )
+    made = zp.build if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
     with _progress() as report:
         report("opening", 0, 1)
-        fresh = zp.build(zp.open_model(model, device), out, options, report, engine)
+        fresh = made(zp.open_model(model, device), out, options, report)
     took = time.monotonic() - started
     where = shown_text(str(out), limit=500)
     if fresh:

@@ -13,7 +13,7 @@ import torch
 
 from zeropass.atlas import schema
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import identity, plan_jobs, prepare, sweep
+from zeropass.atlas.plan import identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
@@ -22,33 +22,34 @@ from zeropass.model import Model
 from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import VIEWS
 
-__all__ = ["Progress", "build", "carry_out", "judged", "kept_tokens"]
-
-LOCAL, RAY = "local", "ray"
-"""Where jobs run: in this process, or on a cluster."""
+__all__ = ["Progress", "RunJobs", "build", "carry_out", "judged", "kept_tokens", "one_by_one"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
 
+RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
+"""Carries jobs out: `one_by_one`, or on a cluster."""
 
-def build(model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, engine: str = LOCAL) -> bool:
+
+def build(
+    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, run: "RunJobs | None" = None
+) -> bool:
     """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
 
-    ``engine``: ``local``, or ``ray`` or ``ray://address`` for a cluster (needs zeropass[ray]); the bytes are the same.
+    ``run``: what carries the jobs out, one after the other in this process if not given.
     Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
-    or frames that do not exist, or an engine that is none.
+    or frames that do not exist.
     """
-    if engine not in (LOCAL, RAY) and not engine.startswith(f"{RAY}://"):
-        raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
     jobs = plan_jobs(model, options)
     if not prepare(out, identity(model, options)):
         return False
     judgement = judged(model)
-    carry_out(Runner(model, out, options, jobs, kept_tokens(model, options, judgement)), judgement, progress, engine)
+    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement))
+    carry_out(runner, judgement, progress, run or one_by_one)
     return True
 
 
-def carry_out(runner: Runner, judgement: Judgement, progress: Progress, engine: str = LOCAL) -> None:
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: "RunJobs | None" = None) -> None:
     """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
     jobs = runner.jobs
     spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
@@ -59,32 +60,19 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, engine: 
     runner.frames.model.forget()
     todo = [job for job in jobs if not runner.mark(job).exists()]
     begun = total - 1 - len(todo)
-    if engine == LOCAL:
-        for step, job in enumerate(todo):
-            progress(job.name, begun + step, total)
-            runner.spaces.keep_only(set().union(*(runner.spaces_of(one) for one in todo[step:])))
-            runner.run(job)
-    elif todo:
-        _on_cluster(runner, todo, engine, lambda name, step: progress(name, begun + step, total))
+    (run or one_by_one)(runner, todo, lambda name, step: progress(name, begun + step, total))
     progress("tables", total - 1, total)
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
 
 
-def _on_cluster(runner: Runner, todo: list[Job], engine: str, told: Callable[[str, int], None]) -> None:
-    from zeropass.atlas import cluster  # needs Ray, an extra
-
-    finished = 0
-
-    def done(job: Job) -> None:
-        nonlocal finished
-        finished += 1
-        told(job.name, finished)
-
-    told("cluster", 0)
-    cluster.run(runner, todo, engine, done)
-    sweep(runner.out)  # workers may have died
+def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    """Run jobs in this process; ``told`` hears the name of each, and how many are done."""
+    for step, job in enumerate(todo):
+        told(job.name, step)
+        runner.spaces.keep_only(set().union(*(runner.spaces_of(one) for one in todo[step:])))
+        runner.run(job)
 
 
 def judged(model: Model) -> Judgement:

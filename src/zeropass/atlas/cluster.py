@@ -8,16 +8,19 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeropass.atlas.build import Progress, build
 from zeropass.atlas.jobs import Runner
+from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
-from zeropass.model import open_model
+from zeropass.model import Model, open_model
 
 try:
     import ray
@@ -25,7 +28,9 @@ try:
 except ImportError as error:
     raise MissingExtra("Ray is an extra: pip install 'zeropass[ray]'.") from error
 
-__all__ = ["run"]
+__all__ = ["build_on_cluster"]
+
+RAY = "ray"
 
 RETRIES = 20
 """How often a job is run again when its worker dies; each time it begins anew."""
@@ -45,12 +50,22 @@ class _Work:
     threads: int
 
 
-def run(runner: Runner, jobs: list[Job], engine: str, done: Callable[[Job], None]) -> None:
-    """Run the jobs on Ray; ``done`` is told of each. ``engine``: ``ray`` (here, or where RAY_ADDRESS says), ``ray://…``.
+def build_on_cluster(
+    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, engine: str = RAY
+) -> bool:
+    """`build` with its jobs on Ray: the same bytes. ``engine``: ``ray`` (here, or where RAY_ADDRESS says), ``ray://…``.
 
     Raises what a job raised, with the machine's name, BadAtlas for a job that was lost again and again, BadOption for
-    a cluster that cannot be reached.
+    a cluster that is none or cannot be reached, and what `build` raises.
     """
+    if engine != RAY and not engine.startswith(f"{RAY}://"):
+        raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
+    return build(model, out, options, progress, partial(_on_ray, engine))
+
+
+def _on_ray(engine: str, runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    if not todo:
+        return
     model = runner.model
     work = _Work(
         _found_anywhere(model.name),
@@ -62,14 +77,16 @@ def run(runner: Runner, jobs: list[Job], engine: str, done: Callable[[Job], None
         str(model.device),
         torch.get_num_threads(),
     )
+    told("cluster", 0)
     with _connected(engine):
         shared, task = ray.put(work), ray.remote(_run).options(max_retries=RETRIES)
-        waiting = {task.remote(shared, runner.jobs.index(job)): job for job in jobs}
+        waiting = {task.remote(shared, runner.jobs.index(job)): job for job in todo}
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             job = waiting.pop(ready)
             _result(ready, job, runner.out)
-            done(job)
+            told(job.name, len(todo) - len(waiting))
+    sweep(runner.out)  # of workers that died
 
 
 def _result(ready: Any, job: Job, out: Path) -> None:

@@ -88,7 +88,7 @@ DEMOS = {
 MODEL_FORMS = (
     "MODEL may be: a demo model "
     f"({', '.join(DEMOS)}); a folder with config.json, weights and tokenizer.json; "
-    "a .gguf file; or a hub id, owner/name or owner/name@revision."
+    "a .gguf file; a hub id, owner/name or owner/name@revision; or a URL of object storage (s3://bucket/folder)."
 )
 
 

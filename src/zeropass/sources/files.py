@@ -16,6 +16,7 @@ from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
 from zeropass.sources.safetensors import SafetensorsSource
+from zeropass.sources.storage import fetch_url, is_url
 from zeropass.sources.torchbin import TorchBinSource
 
 __all__ = ["ModelFiles", "fingerprint", "open_files"]
@@ -97,6 +98,8 @@ def _locate(model: str) -> Path:
     """Local path of a model; what is neither a demo nor there is taken for a hub id if it looks like one."""
     if model in DEMOS:
         return fetch_demo(model)
+    if is_url(model):
+        return fetch_url(model)
     try:
         path = Path(model).expanduser()
         if model and path.exists():
