@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BertModel
 from transformers.utils import logging
 
+from gguf_files import permuted
 from tiny import VOCAB, error, make, run, save
 from zeropass.arch.spec import Stored
 from zeropass.frames import Frames
@@ -121,12 +122,6 @@ def test_minilm_canonical_parameters_and_one_forward_pass(minilm_path: Path):
 
 
 # A tiny GGUF file as llama.cpp's converter writes one, with what the real file lacks
-
-
-def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute: halves of each head become neighbours."""
-    shape = (heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
-    return weights.reshape(shape).swapaxes(1, 2).reshape(weights.shape)
 
 
 def rope_divisors(rope: dict[str, float], width: int) -> np.ndarray:

@@ -134,13 +134,15 @@ class _Reader:
         return found
 
     def local(self, layers: int) -> tuple[int, ...]:
-        """The layers that attend to a window only, from a list of kinds or from a pattern.
+        """The layers that attend to a window only, from a list of kinds (or flags) or from a pattern.
 
         ``local_every`` = n: all but every n-th; ``global_every`` = n: all but 0, n, 2n …
         """
+        if self.files.format == "gguf" and not self.value("window"):  # 0 and nothing say that there is none
+            return ()
         kinds = self.value("layer_kinds")
         if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == layers:
-            return tuple(layer for layer, kind in enumerate(kinds) if "sliding" in str(kind) or kind == "local")
+            return tuple(n for n, kind in enumerate(kinds) if kind in (True, "local") or "sliding" in str(kind))
         if (every := self.size("local_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % every)
         if (every := self.size("global_every")) is not None:
@@ -178,6 +180,8 @@ class _Reader:
         config, stem = self.files.config, str(self.files.config["general.architecture"])
         kind = config.get(f"{stem}.rope.scaling.type", "default")
         kind = "default" if kind == "none" else str(kind)
+        if "rope_factors_long.weight" in self.files.source.names():
+            kind = "longrope"  # llama.cpp's converter writes its factors, and not that they are used
         turned = config.get(f"{stem}.rope.dimension_count", rotary)
         if turned != rotary or f"{stem}.rope.scale_linear" in config:
             raise BadModel(

@@ -79,7 +79,10 @@ def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
         "vocab": ("vocab_size",),
         "eps": ("attention.layer_norm_rms_epsilon",),
         "rope_theta": ("rope.freq_base",),
+        "local_rope_theta": ("rope.freq_base_swa",),
         "window": ("attention.sliding_window",),
+        "layer_kinds": ("attention.sliding_window_pattern",),  # a flag for each layer, or a period
+        "local_every": ("attention.sliding_window_pattern",),
         "attention_cap": ("attn_logit_softcapping",),
         "logit_cap": ("final_logit_softcapping",),
     }
@@ -104,6 +107,9 @@ _GGUF_TENSORS = {
     "gate": Stored(_BLK + "ffn_gate.weight"),
     "up": Stored(_BLK + "ffn_up.weight"),
     "value": Stored(_BLK + "ffn_down.weight", transpose=True),
+    "gate_bias": Stored(_BLK + "ffn_gate.bias"),
+    "up_bias": Stored(_BLK + "ffn_up.bias"),
+    "value_bias": Stored(_BLK + "ffn_down.bias"),
 }
 
 
@@ -114,6 +120,7 @@ def _gguf(name: str, **tensors: Stored) -> Layout:
         optional=("unembedding", "rope_factors", *LINEAR_BIASES),
         config=_gguf_config(name),
         tensors={**_GGUF_TENSORS, **tensors},
+        unread=(r"blk\.\d+\.attn_rot_embd\.weight",),
     )
 
 
@@ -176,14 +183,15 @@ PHI3 = replace(
             tensors={**_OUTER, **_NORMS, **_PHI3_FUSED},
         ),
         replace(
-            _gguf(
-                "phi3",
-                q=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
-                k=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
-                v=Stored(_BLK + "attn_qkv.weight", fused="stacked"),
-                gate=Stored(_BLK + "ffn_up.weight", part=(0, 2)),
-                up=Stored(_BLK + "ffn_up.weight", part=(1, 2)),
-            ),
+            _gguf("phi3"),
+            tensors={what: one for what, one in _GGUF_TENSORS.items() if what not in LINEAR_BIASES}
+            | {
+                "q": Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                "k": Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                "v": Stored(_BLK + "attn_qkv.weight", fused="stacked"),
+                "gate": Stored(_BLK + "ffn_up.weight", part=(0, 2)),
+                "up": Stored(_BLK + "ffn_up.weight", part=(1, 2)),
+            },
             unread=(r"rope_factors_(long|short)\.weight",),
         ),
     ),
@@ -223,14 +231,12 @@ _GGUF_BEHIND = {
     "attn_post_norm": Stored(_BLK + "post_attention_norm.weight"),
     "ff_post_norm": Stored(_BLK + "post_ffw_norm.weight"),
 }
+_GEMMA2_GGUF = replace(_gguf("gemma2", **_GGUF_BEHIND), constants={"local_every": 2})
 GEMMA2 = replace(
     GEMMA,
     name="gemma2",
     model_types=("gemma2",),
-    layouts=(
-        replace(_GEMMA2_HF, constants={"local_every": 2}),
-        replace(_gguf("gemma2", **_GGUF_BEHIND), constants={"local_every": 2}),
-    ),
+    layouts=(replace(_GEMMA2_HF, constants={"local_every": 2}), _GEMMA2_GGUF),
 )
 
 _GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no use for it
@@ -239,19 +245,29 @@ _GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no us
     tensors={**_GEMMA2_HF.tensors, **_QK_NORMS},
     constants={"local_every": 6},
 )
+_GEMMA3_GGUF = replace(
+    _gguf("gemma3", **_GGUF_BEHIND, **_GGUF_QK_NORMS),
+    constants={"local_every": 6, "local_rope_theta": 10000.0},
+)
 GEMMA3 = replace(
     GEMMA,
     name="gemma3",
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
-    layouts=(
-        _GEMMA3_HF,
-        replace(
-            _gguf("gemma3", **_GGUF_BEHIND, **_GGUF_QK_NORMS),
-            constants={"local_every": 6, "local_rope_theta": 10000.0},
-        ),
-    ),
+    layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
     notes=("the text model alone: a checkpoint with an image tower is refused",),
+)
+
+# The 27B models divide by √(d / heads) instead of √d_h. No key of a GGUF file says so: llama.cpp goes by their layers.
+GEMMA2_27B = replace(
+    GEMMA2,
+    layouts=(replace(_GEMMA2_GGUF, constants={"local_every": 2, "query_scalar": 4608 / 32}),),
+    when={"gemma2.block_count": (46,)},
+)
+GEMMA3_27B = replace(
+    GEMMA3,
+    layouts=(replace(_GEMMA3_GGUF, constants={**_GEMMA3_GGUF.constants, "query_scalar": 5376 / 32}),),
+    when={"gemma3.block_count": (62,)},
 )
 
 OLMO = replace(
@@ -335,4 +351,20 @@ OLMOE = replace(
     layouts=(replace(_ROUTED_HF, tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS}),),
 )
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3, OLMO, OLMO2, MIXTRAL, QWEN3_MOE, OLMOE)
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2_27B,
+    GEMMA2,
+    GEMMA3_27B,
+    GEMMA3,
+    PHI3,
+    OLMO,
+    OLMO2,
+    MIXTRAL,
+    QWEN3_MOE,
+    OLMOE,
+)

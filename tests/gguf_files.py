@@ -1,0 +1,193 @@
+"""Checkpoints as GGUF files, just as llama.cpp's convert_hf_to_gguf.py writes them: its names, keys and changes.
+
+Written from that script (class by class, in its order of keys) with the gguf package's own writer and table of names.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.constants import MODEL_ARCH, RopeScalingType, TokenType
+from safetensors.torch import load_file
+
+Config = dict[str, Any]
+Keys = Callable[[gguf.GGUFWriter, Config], None]
+
+
+def convert(folder: Path, path: Path) -> Path:
+    """Write the checkpoint of a folder as one file; its tokenizer.json is byte-level BPE or, with scores, SPM."""
+    config = json.loads((folder / "config.json").read_text())
+    name = {"gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
+    arch = next(one for one, its in gguf.MODEL_ARCH_NAMES.items() if its == name)
+    writer = gguf.GGUFWriter(path, name)
+    KEYS[arch](writer, config)
+    rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
+    layers = config.get("num_hidden_layers") or config["n_layer"]
+    names = gguf.get_tensor_name_map(arch, layers)
+    for own, values in _tensors(folder, arch, config):
+        found = own if own.startswith("rope_") else names.get_name(own, try_suffixes=(".weight", ".bias"))
+        assert found, f"llama.cpp has no name for {own}"
+        writer.add_tensor(found, np.ascontiguousarray(values[:rows] if "embed_tokens" in own else values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# Tensors, as modify_tensors and generate_extra_tensors make them
+
+
+def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[str, np.ndarray]]:
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        values = tensor.numpy()
+        if arch == MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):
+            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            values = permuted(values, heads)
+        if arch in (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3):
+            if name == "lm_head.weight":
+                continue
+            values = values + 1 if name.endswith("norm.weight") else values
+        if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+            values = values.T
+        yield name, values
+    rope = config.get("rope_parameters") or {}
+    if arch == MODEL_ARCH.PHI3 and rope.get("long_factor"):
+        yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
+        yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
+
+
+def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
+    """LlamaModel.permute: halves of each head become neighbours."""
+    shape = (heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
+    return weights.reshape(shape).swapaxes(1, 2).reshape(weights.shape)
+
+
+# Keys, as set_gguf_parameters writes them
+
+
+def _usual(writer: gguf.GGUFWriter, config: Config) -> None:
+    """TextModel, for configurations of the usual names."""
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    every = config["rope_parameters"]
+    rope = every.get("full_attention", every)
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if "sliding_attention" in every:
+        writer.add_rope_freq_base_swa(every["sliding_attention"]["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if config.get("head_dim") is not None:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+
+
+def _llama(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_vocab_size(config["vocab_size"])
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_rope_dimension_count(width)
+
+
+def _gemma2(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    writer.add_sliding_window(config["sliding_window"])
+
+
+def _gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    writer.add_sliding_window(config["sliding_window"])
+
+
+def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
+    rope = config["rope_parameters"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    share = rope.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(share * config["hidden_size"]) // config["num_attention_heads"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_sliding_window(config.get("sliding_window") or 0)  # 0 tells Phi-4, which has none
+    if rope.get("long_factor"):
+        writer.add_rope_scaling_attn_factors(1.19)
+
+
+def _gpt2(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_block_count(config["n_layer"])
+    writer.add_context_length(config["n_positions"])
+    writer.add_embedding_length(config["n_embd"])
+    writer.add_feed_forward_length(4 * config["n_embd"])
+    writer.add_head_count(config["n_head"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+
+
+KEYS: dict[MODEL_ARCH, Keys] = {
+    MODEL_ARCH.LLAMA: _llama,
+    MODEL_ARCH.QWEN2: _usual,
+    MODEL_ARCH.QWEN3: _usual,
+    MODEL_ARCH.GEMMA2: _gemma2,
+    MODEL_ARCH.GEMMA3: _gemma3,
+    MODEL_ARCH.PHI3: _phi3,
+    MODEL_ARCH.GPT2: _gpt2,
+}
+
+
+# The vocabulary, as _set_vocab_gpt2 and _set_vocab_sentencepiece write it
+
+
+def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> int:
+    """Tokens and their types; rows without one are named, or cut off. Returns how many rows stay."""
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    names = {i: token for token, i in spec["model"]["vocab"].items()}
+    added = {one["id"]: one for one in spec["added_tokens"]}
+    names |= {i: one["content"] for i, one in added.items()}
+    size = len(names) if cut else size
+    spm = bool(spec["model"].get("byte_fallback"))
+    types = [_type(names.get(i), added.get(i), spm) for i in range(size)]
+    writer.add_tokenizer_model("llama" if spm else "gpt2")
+    writer.add_tokenizer_pre("default" if spm else "gpt-2")
+    writer.add_token_list([names.get(i, f"[PAD{i}]") for i in range(size)])
+    if spm:
+        writer.add_token_scores(
+            [-1000.0 if kind == TokenType.USER_DEFINED else -float(i) for i, kind in enumerate(types)]
+        )
+        writer.add_add_space_prefix(False)
+    else:
+        writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
+    writer.add_token_types(types)
+    return size
+
+
+def _type(token: str | None, added: dict[str, Any] | None, spm: bool) -> TokenType:
+    if token is None:
+        return TokenType.UNUSED
+    if spm and token.startswith("<0x"):
+        return TokenType.BYTE
+    if added is None:
+        return TokenType.NORMAL
+    return TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED

@@ -1,0 +1,69 @@
+"""Every ggml type that the gguf package can dequantise is read to the same numbers, whole and in parts."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from zeropass.errors import BadWeights
+from zeropass.sources.gguf import GgufSource
+
+ROWS, BLOCKS = 5, 2
+PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
+
+
+def stored(kind: GGMLQuantizationType) -> np.ndarray:
+    """Rows of a type as bytes; no byte is so large that a scale among them could overflow."""
+    block, size = GGML_QUANT_SIZES[kind]
+    count = BLOCKS if block > 1 else 32
+    drawn = np.random.default_rng(int(kind)).integers(0, 0x40, (ROWS, count * size), dtype=np.uint8)
+    return drawn.view(PLAIN.get(kind, np.uint8))
+
+
+def known(kind: GGMLQuantizationType) -> bool:
+    """Whether the package can dequantise a type."""
+    try:
+        dequantize(stored(kind), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+KNOWN = [kind for kind in GGMLQuantizationType if known(kind)]
+
+
+def written(kind: GGMLQuantizationType, path: Path) -> GgufSource:
+    """A file of one tensor of a type."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("w", stored(kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufSource(path)
+
+
+def test_the_usual_types_are_among_them() -> None:
+    usual = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+    assert usual | {"IQ2_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "MXFP4"} <= {kind.name for kind in KNOWN}
+
+
+@pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)
+def test_a_type_is_read_as_the_package_reads_it(kind: GGMLQuantizationType, tmp_path: Path) -> None:
+    source, expected = written(kind, tmp_path / "w.gguf"), np.asarray(dequantize(stored(kind), kind), np.float32)
+    assert source.dtype("w") == kind.name
+    assert source.shape("w") == expected.shape
+    assert np.abs(expected).max() > 0
+    np.testing.assert_array_equal(source.rows("w"), expected)
+    np.testing.assert_array_equal(source.rows("w", 1, 4), expected[1:4])
+    np.testing.assert_array_equal(source.rows("w", columns=slice(3, 30)), expected[:, 3:30])
+
+
+@pytest.mark.parametrize("kind", [k for k in GGMLQuantizationType if k not in KNOWN], ids=lambda kind: kind.name)
+def test_any_other_type_is_refused_by_name(kind: GGMLQuantizationType, tmp_path: Path) -> None:
+    source = written(kind, tmp_path / "w.gguf")
+    with pytest.raises(BadWeights, match=f"'w'.*{kind.name}"):
+        source.rows("w")
