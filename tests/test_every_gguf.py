@@ -37,7 +37,7 @@ CHANGED: dict[str, dict[str, Any]] = {
 """How a checkpoint of the zoo is changed into one that llama.cpp can hold."""
 
 UNSAID = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
-"""What the converter does not write: a scale that follows from the size, and rows without a token, which it cuts off."""
+"""What the converter does not write: a scale that follows from the size, and rows without a token, which it cuts."""
 
 SPM = ("llama", "gemma2", "gemma3", "phi3")
 NAMES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))

@@ -10,6 +10,8 @@ from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expan
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.sources.files import ModelFiles
 
+_GUIDE = "(docs/adding-a-family.md)"
+
 __all__ = ["check", "chosen", "records", "refuse_quantised"]
 
 
@@ -29,8 +31,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     if not named:
         known = sorted({family.name for family in families})
         raise UnknownFamily(
-            f"{files.path}: {key} is {kind!r}, which is not in the table of families; reading it would need a record "
-            f"of its tensors there (docs/adding-a-family.md). Known: {', '.join(known)}."
+            f"{files.path}: {key} is {kind!r}, which is not in the table of families; {_needed(files.source.names())} "
+            f"Known: {', '.join(known)}."
         )
     if not stored:
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
@@ -45,8 +47,27 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     found = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(
         f"{files.path}: this is a variant of {kind} that is not known: {'; '.join(found)}. "
-        "Reading it would need a record of its own."
+        f"Reading it would need a record of its own {_GUIDE}."
     )
+
+
+_NO_TRANSFORMER = (
+    (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
+    (r"\.(time_decay|time_mix\w*|recurrent_gate\w*|rg_lru)\b", "a recurrent"),
+)
+"""Names of tensors that tell blocks of another kind than attention and MLP."""
+
+
+def _needed(names: Iterable[str]) -> str:
+    """What it would take to read a model of these tensors."""
+    ordered = sorted(names)
+    for pattern, kind in _NO_TRANSFORMER:
+        if found := next((name for name in ordered if re.search(pattern, name)), None):
+            return (
+                f"its tensor {found!r} belongs to {kind} block, which zeropass has no roles for: "
+                "it reads attention and MLPs only."
+            )
+    return f"reading it would need a record of its tensors there {_GUIDE}."
 
 
 def _differences(config: Mapping[str, Any], family: Family) -> list[str]:
@@ -56,7 +77,8 @@ def _differences(config: Mapping[str, Any], family: Family) -> list[str]:
         value = looked_up(config, key)
         if not any(value is one or (value == one and type(value) is type(one)) for one in allowed):
             known = " or ".join("nothing" if one is None else repr(one) for one in allowed)
-            found.append(f"{key} is {value!r} (known: {known})")
+            shown = "an object" if isinstance(value, Mapping) else repr(value)
+            found.append(f"{key} is {shown} (known: {known})")
     return found
 
 
@@ -94,7 +116,9 @@ def _check_shapes(
             if family.bare_start and what in ("attn_norm", "attn_norm_bias") and number == 0:
                 continue
             if name not in names:
-                raise BadWeights(f"{files.source.path}: tensor {name} is missing.")
+                left = _leftovers(layout, dims, prefix, names)
+                others = f"; there is {_some(left)}, which the {family.name} record does not name" if left else ""
+                raise BadWeights(f"{files.source.path}: tensor {name} is missing{others}.")
             found = files.source.shape(name)
             if not _fits(found, expected):
                 wanted = tuple("any" if e is None else e for e in expected)
@@ -139,12 +163,15 @@ def _check_qk_norms(
 
 
 _QUANTISED = (
-    (r"\.(qweight|qzeros|scales|g_idx)$", "GPTQ or AWQ"),
+    (r"\.g_idx$", "GPTQ"),
+    (r"\.(qweight|qzeros|scales)$", "AWQ or GPTQ"),
     (r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\.", "bitsandbytes"),
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
-    (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA adapter: give its base, and the adapter where one is asked for"),
+    (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
 """Endings of tensors that tell formats in which a weight is not the number that the file holds."""
+
+_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8", "mxfp4": "MXFP4"}
 
 
 def refuse_quantised(files: ModelFiles, names: Names) -> None:
@@ -152,9 +179,10 @@ def refuse_quantised(files: ModelFiles, names: Names) -> None:
     settings = files.config.get("quantization_config")
     if isinstance(settings, Mapping):
         method = str(settings.get("quant_method", "unknown"))
+        more = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
         raise BadModel(
-            f"{files.path}: the weights are quantised ({method!r} in quantization_config), which is not read. "
-            "Use the model as it was before, or a GGUF file of it."
+            f"{files.path}: the weights are quantised as {', '.join([_METHODS.get(method, method), *more])} "
+            "(quantization_config), which is not read. Use the model as it was before, or a GGUF file of it."
         )
     for pattern, kind in _QUANTISED:
         if found := sorted(name for name in names if re.search(pattern, name)):
@@ -168,15 +196,23 @@ def _check_leftovers(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
     """A tensor that the record does not name means another layout than the one we know: refuse, never guess."""
-    known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
-    unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
-    left = sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
-    if left:
-        shown = ", ".join(repr(name) for name in left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    if left := _leftovers(layout, dims, prefix, names):
         raise UnknownFamily(
             f"{files.source.path}: this is not the {family.name} layout that zeropass knows: "
-            f"the record does not name {shown}."
+            f"the record does not name {_some(left)}. Reading it would need a record of its own {_GUIDE}."
         )
+
+
+def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> list[str]:
+    """The tensors that a record neither reads nor names as unread, in order."""
+    known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
+    return sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def records(layout: Layout) -> list[Stored]:

@@ -122,6 +122,12 @@ def _open_gguf(name: str, path: Path) -> ModelFiles:
 
 def _open_folder(name: str, folder: Path) -> ModelFiles:
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
+            raise BadModel(
+                f"{folder} is an adapter and no model: give the model that it was trained on ({base}), and the adapter "
+                "by --adapter."
+            )
         ggufs = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
         hint = f" It has {ggufs}: give the file itself." if ggufs else f" {MODEL_FORMS}"
         raise BadModel(f"{folder} has no config.json.{hint}")

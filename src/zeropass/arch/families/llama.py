@@ -255,6 +255,7 @@ GEMMA3 = replace(
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
     layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
+    when={"vision_config": (None,)},
     notes=("the text model alone: a checkpoint with an image tower is refused",),
 )
 

@@ -1,0 +1,239 @@
+"""What is not read is refused by name, with what was found and what is known: never a guess, never a traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tiny import edit, save
+from zeropass.errors import BadModel, UnknownFamily, ZeropassError
+from zeropass.model import open_model
+from zoo import tiny_model
+
+Tensors = dict[str, Tensor | None]
+ONE = torch.ones(1)
+L0 = "model.layers.0."
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A checkpoint of the zoo, how it is changed, and what its refusal says."""
+
+    name: str
+    says: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    tensors: Tensors = field(default_factory=dict)
+    error: type[ZeropassError] = UnknownFamily
+
+
+def quantised(method: str, *says: str, **more: Any) -> Refused:
+    """A format that the configuration names."""
+    return Refused("llama", says, {"quantization_config": {"quant_method": method, **more}}, error=BadModel)
+
+
+def packed(says: str, *names: str) -> Refused:
+    """A format that only its tensors tell."""
+    first = f"{L0}self_attn.q_proj.{names[0]}"
+    added: Tensors = {f"{L0}self_attn.q_proj.{name}": ONE.clone() for name in names}
+    return Refused("llama", (says, first), tensors=added, error=BadModel)
+
+
+QUANTISED = {
+    "gptq": quantised("gptq", "GPTQ", bits=4),
+    "awq": quantised("awq", "AWQ", bits=4),
+    "bitsandbytes": quantised("bitsandbytes", "bitsandbytes", "load_in_4bit", load_in_4bit=True),
+    "fp8": quantised("fp8", "FP8"),
+    "compressed-tensors": quantised("compressed-tensors", "compressed-tensors"),
+    "gptq by tensors": packed("GPTQ", "g_idx", "qweight", "qzeros", "scales"),
+    "awq by tensors": packed("AWQ", "qweight", "qzeros", "scales"),
+    "bitsandbytes by tensors": packed("bitsandbytes", "weight.absmax", "weight.quant_map"),
+    "bitsandbytes 8 bit by tensors": packed("bitsandbytes", "SCB"),
+    "fp8 by tensors": packed("FP8", "weight_scale_inv"),
+    "fp8 by other tensors": packed("FP8", "input_scale", "weight_scale"),
+    "lora inside": packed("LoRA", "lora_A.weight", "lora_B.weight"),
+}
+
+VARIANTS = {
+    "opt-350m": Refused(
+        "opt", ("opt", "do_layer_norm_before is False", "known: True"), {"do_layer_norm_before": False}
+    ),
+    "falcon": Refused(
+        "falcon-rw", ("falcon", "parallel_attn is True", "known: False"), {"parallel_attn": True, "alibi": True}
+    ),
+    "gpt2": Refused("gpt2", ("scale_attn_by_inverse_layer_idx is True",), {"scale_attn_by_inverse_layer_idx": True}),
+    "phi": Refused("phi", ("qk_layernorm is True",), {"qk_layernorm": True}),
+    "qwen3_moe": Refused("qwen3_moe", ("mlp_only_layers is [0]",), {"mlp_only_layers": [0]}),
+    "qwen3_moe, every other layer": Refused("qwen3_moe", ("decoder_sparse_step is 2",), {"decoder_sparse_step": 2}),
+    "gemma3 with images": Refused(
+        "gemma3",
+        ("variant of gemma3", "vision_config is an object (known: nothing)"),
+        {"model_type": "gemma3", "vision_config": {"hidden_size": 8}, "text_config": {"hidden_size": 24}},
+    ),
+    "albert": Refused("albert", ("num_hidden_groups is 3", "known: 1"), {"num_hidden_groups": 3}),
+    "bloom": Refused(
+        "bloom",
+        ("apply_residual_connection_post_layernorm is True",),
+        {"apply_residual_connection_post_layernorm": True},
+    ),
+}
+
+UNKNOWN = {
+    "mamba": Refused(
+        "llama",
+        ("model_type is 'mamba'", "backbone.layers.0.mixer.A_log", "state-space", "Known:", "llama"),
+        {"model_type": "mamba"},
+        {"backbone.layers.0.mixer.A_log": ONE},
+    ),
+    "jamba": Refused(
+        "llama", ("'jamba'", f"{L0}mamba.A_log", "state-space"), {"model_type": "jamba"}, {f"{L0}mamba.A_log": ONE}
+    ),
+    "rwkv": Refused(
+        "llama",
+        ("'rwkv'", "rwkv.blocks.0.attention.time_decay", "recurrent"),
+        {"model_type": "rwkv"},
+        {"rwkv.blocks.0.attention.time_decay": ONE},
+    ),
+    "another transformer": Refused(
+        "llama", ("model_type is 'internlm9'", "adding-a-family", "Known:"), {"model_type": "internlm9"}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint of the zoo whose tensors lie otherwise."""
+
+    name: str
+    change: Callable[[dict[str, Tensor]], Tensors]
+    says: tuple[str, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+LAYOUTS = {
+    "fused where split is expected": Layout(
+        "llama",
+        lambda _: {f"{L0}self_attn.{r}_proj.weight": None for r in "qkv"} | {f"{L0}self_attn.qkv_proj.weight": ONE},
+        (f"{L0}self_attn.qkv_proj.weight", f"{L0}self_attn.q_proj.weight"),
+    ),
+    "split where fused is expected": Layout(
+        "phi3",
+        lambda _: (
+            {f"{L0}self_attn.qkv_proj.weight": None}
+            | {f"{L0}self_attn.{role}_proj.weight": ONE.clone() for role in "qkv"}
+        ),
+        (f"{L0}self_attn.qkv_proj.weight", f"{L0}self_attn.q_proj.weight"),
+    ),
+    "fewer heads than it says": Layout(
+        "llama", lambda t: {}, (f"{L0}self_attn.q_proj.weight", "(32, 24)", "(16, 24)"), {"num_attention_heads": 2}
+    ),
+    "other key/value heads": Layout(
+        "llama", lambda t: {}, (f"{L0}self_attn.k_proj.weight", "(16, 24)", "(32, 24)"), {"num_key_value_heads": 4}
+    ),
+    "heads that share nothing": Layout(
+        "llama", lambda t: {}, ("4 heads", "3 key/value heads"), {"num_key_value_heads": 3}
+    ),
+    "an expert missing": Layout(
+        "mixtral",
+        lambda t: {f"{L0}block_sparse_moe.experts.3.w2.weight": None},
+        (f"{L0}block_sparse_moe.experts.3.w2.weight", "missing"),
+    ),
+    "an expert too many": Layout(
+        "mixtral",
+        lambda t: {f"{L0}block_sparse_moe.experts.5.w1.weight": t[f"{L0}block_sparse_moe.experts.4.w1.weight"]},
+        ("mixtral", f"{L0}block_sparse_moe.experts.5.w1.weight"),
+    ),
+    "a shared expert": Layout(
+        "qwen3_moe", lambda t: {f"{L0}mlp.shared_expert.gate_proj.weight": ONE}, (f"{L0}mlp.shared_expert.gate_proj",)
+    ),
+    "a norm of another family": Layout(
+        "llama", lambda t: {f"{L0}self_attn.q_norm.weight": ONE}, ("llama", f"{L0}self_attn.q_norm.weight")
+    ),
+    "a sink in attention": Layout("qwen2", lambda t: {f"{L0}self_attn.sinks": ONE}, ("qwen2", f"{L0}self_attn.sinks")),
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Checkpoints of the zoo, each made once."""
+    folder = tmp_path_factory.mktemp("refusals")
+    return lambda name: folder / name if (folder / name).exists() else save(tiny_model(name), folder / name)
+
+
+@pytest.fixture
+def copy(originals: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a checkpoint, changed."""
+
+    def changed(name: str, config: dict[str, Any], change: Callable[[dict[str, Tensor]], Tensors]) -> Path:
+        folder = Path(shutil.copytree(originals(name), tmp_path / "model"))
+        return edit(folder, config, change(load_file(folder / "model.safetensors")))
+
+    return changed
+
+
+def refusal(folder: Path, kind: type[ZeropassError]) -> str:
+    """The message of a refusal; it names the folder and ends like a sentence."""
+    with pytest.raises(kind) as caught:
+        open_model(str(folder))
+    print(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("case", [*QUANTISED, *VARIANTS, *UNKNOWN])
+def test_a_format_or_a_variant_is_refused_by_name(case: str, copy: Callable[..., Path]) -> None:
+    wrong = (QUANTISED | VARIANTS | UNKNOWN)[case]
+    folder = copy(wrong.name, wrong.config, lambda _: wrong.tensors)
+    said = refusal(folder, wrong.error)
+    assert str(folder) in said
+    for part in wrong.says:
+        assert part in said
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_another_layout_is_refused_by_tensor(case: str, copy: Callable[..., Path]) -> None:
+    wrong = LAYOUTS[case]
+    said = refusal(copy(wrong.name, wrong.config, wrong.change), BadModel)
+    for part in wrong.says:
+        assert part in said
+
+
+def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b", "peft_type": "LORA"}))
+    save_file(
+        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ONE}, tmp_path / "adapter_model.safetensors"
+    )
+    said = refusal(tmp_path, BadModel)
+    for part in (str(tmp_path), "adapter", "--adapter", "a/b"):
+        assert part in said
+
+
+@pytest.mark.parametrize(("case", "line"), [("gptq", "info"), ("mamba", "build"), ("opt-350m", "explain")])
+def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Callable[..., Path]) -> None:
+    wrong = (QUANTISED | VARIANTS | UNKNOWN)[case]
+    folder = copy(wrong.name, wrong.config, lambda _: wrong.tensors)
+    more = {"info": [], "build": ["--out", str(folder / "atlas")], "explain": ["L0.ff.1"]}[line]
+    done = subprocess.run(
+        [sys.executable, "-m", "zeropass.cli", line, str(folder), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for part in wrong.says:
+        assert part in done.stderr
+    assert not (folder / "atlas").exists()
