@@ -235,6 +235,7 @@ def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Addres
 def _outside_set(model: Model, role: str, start: int, stop: int | None) -> VectorSet:
     if role.endswith("_norm") and role not in model.tables():
         shift = _required(model, f"{role}_bias", 0)
+        shift = model.widened(shift) if role == "embed_norm" else shift
         address = Address(OUTSIDE, role.removesuffix("_norm"), role="norm")
         return _shift_set(model, OUTSIDE, role, address, shift)
     what = model.tables()[role][0]
@@ -245,6 +246,7 @@ def _outside_set(model: Model, role: str, start: int, stop: int | None) -> Vecto
         vectors = _classifier(model, role)[start:stop]
     else:
         vectors = model.matrix(what, 0, start, stop)
+        vectors = model.widened(vectors) if what in ("positions", "types") else vectors
     addresses = tuple(Address(OUTSIDE, role, index=start + i, role=role) for i in range(vectors.shape[0]))
     norm = "final_norm" if side == "read" and not model.family.stream_normed else None
     return VectorSet(OUTSIDE, role, side, addresses, vectors, norm, frames, model.dims.layers)

@@ -108,7 +108,10 @@ class Model:
     @cached_property
     def embedding(self) -> Tensor:
         """E, (V, d): kept once read, since everything needs it. Narrow rows come carried to the stream's width."""
-        rows = self.matrix("embedding")
+        return self.widened(self.matrix("embedding"))
+
+    def widened(self, rows: Tensor) -> Tensor:
+        """Rows (…, d) of what is added to the embedding, carried to the stream where embeddings are narrower."""
         return rows @ self.matrix("embed_projection").T if self.has("embed_projection") else rows
 
     @cached_property

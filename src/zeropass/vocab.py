@@ -300,7 +300,9 @@ class Vocabulary:
         except BadModel:
             return f"{word} is not one token of this vocabulary, and its tokenizer cannot split it."
         note = f" ({self.split_note})" if self.split_note else ""
-        split = " + ".join(parts) or "nothing"
+        if not parts:
+            return f"{word} cannot be written with the tokens of this vocabulary."
+        split = " + ".join(parts)
         return f"{word} is not one token; it is split as {split}{note}. Ask for one or more of these pieces."
 
     def _reasons(self, view: View, hardly_trained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:

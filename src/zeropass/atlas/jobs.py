@@ -208,7 +208,8 @@ class Runner:
         own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
         factor = (z * scored.std[own, None]).T.contiguous() + scored.mean[own]
         if base_role(role) == "k":
-            return self.frames.as_key(factor, scored.mean[own], layer, head, frame, self._lengths(scored), role)
+            first = head * self.model.dims.group  # of the query heads that share it
+            return self.frames.as_key(factor, scored.mean[own], layer, first, frame, self._lengths(scored), role)
         if base_role(role) == "q":
             offset = self.frames.usual_offset(f"{role}k", frame)
             return self.frames.as_query(factor, layer, head, frame, offset, self._lengths(scored), role)
@@ -219,7 +220,7 @@ class Runner:
         key = scored.vectors.layer, scored.vectors.role, scored.frame
         if key not in self._made_lengths:
             self._made_lengths = {one: kept for one, kept in self._made_lengths.items() if one[0] == key[0]}
-            rows, mean = scored.space.rows, scored.mean
+            rows, mean = scored.space.rows, scored.space.moments.mean
             self._made_lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
         return self._made_lengths[key]
 
