@@ -377,6 +377,7 @@ def test_reading_an_atlas_loads_no_torch(llama: small.Built) -> None:
     where = str(llama.atlas.path)
     lines = [["--help"], ["show", "--help"], ["show", where, "L1.ff.3"], ["show", where, "L1.attn.3", "--json"]]
     lines += [["find", where, "babade"], ["find", where, " bafigo", "--json"], ["info", where], ["tour", where]]
+    lines += [["families"], ["families", "--json"]]
     done = subprocess.run(
         [sys.executable, "-c", f"LINES = {lines!r}\n{code}"], capture_output=True, text=True, env=ENVIRONMENT
     )
@@ -412,7 +413,7 @@ def test_a_terminal_of_another_alphabet(llama: small.Built) -> None:
 def test_help_names_every_command() -> None:
     done = shell("--help")
     assert done.returncode == 0
-    for command in ("build", "show", "explain", "find", "info", "tour"):
+    for command in ("build", "show", "explain", "find", "info", "families", "tour"):
         assert command in done.stdout
     assert shell().returncode == 2
 

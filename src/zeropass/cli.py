@@ -24,13 +24,22 @@ from rich.progress import (
 
 import zeropass as zp
 from zeropass.address import parse
+from zeropass.arch.table import family_rows
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.disk import read_lines
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
 from zeropass.stitch.terminal import render_classes, render_stitch
-from zeropass.terminal import facts_table, render, render_alignment, render_find, render_matches, show_records
+from zeropass.terminal import (
+    facts_table,
+    render,
+    render_alignment,
+    render_families,
+    render_find,
+    render_matches,
+    show_records,
+)
 from zeropass.tour import print_tour
 from zeropass.vocab import View, shown_text
 
@@ -166,6 +175,14 @@ def info(
     facts = zp.open_atlas(what).info() if _is_atlas(Path(what)) else zp.open_model(what).info()
     if not _output(facts, as_json):
         Console().print(facts_table(facts))
+
+
+@app.command()
+def families(as_json: Json = False) -> None:
+    """List the families that can be read: what each has, and what of it is not modelled exactly."""
+    rows = family_rows()
+    if not _output(rows, as_json):
+        Console().print(render_families(rows))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
+from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
@@ -31,8 +32,8 @@ __all__ = ["Model", "open_model"]
 _NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Types narrower than float32, as files name them."""
 
-_UNSAID = ("attention_cap", "logit_cap", "window", "local", "local_rope")
-"""What `Model.info` says only of models that have it."""
+_UNSAID = {"experts": 1, "experts_used": 1, "logit_scale": 1.0, "embed_scale": 1.0, "router_normed": False, "rotary": 0}
+"""What `Model.info` leaves out where it is this, as it leaves out what is not there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +139,13 @@ class Model:
         return {
             "model": self.name,
             "family": self.family.name,
-            "norm": f"{self.family.norm_place}-{self.family.norm}",
-            **{key: value for key, value in asdict(self.dims).items() if key not in _UNSAID or value},
+            "norm": norm_of(self.family),
+            "positions": positions_of(self.family),
+            "attention": attention_of(self.family),
+            "mlp": mlp_of(self.family),
+            **self._constants(),
             "roles": list(self.family.roles),
-            "notes": list(self.family.notes),
+            "notes": list(notes_of(self.family, self.dims)),
             "parameters": sum(sizes.values()),
             "tensors": len(names),
             "tensors_read": len(read & set(names)),
@@ -156,6 +160,12 @@ class Model:
     def memory(self) -> "Model":
         """The encoder that a decoder's cross attention reads, out of the same files."""
         return _opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
+
+    def _constants(self) -> dict[str, Any]:
+        """The sizes and constants that this model has."""
+        usual = {**_UNSAID, "embed": self.dims.d}
+        found = asdict(self.dims).items()
+        return {key: one for key, one in found if one not in (None, ()) and (key not in usual or one != usual[key])}
 
     def forget(self) -> None:
         """Let go of the kept embeddings; they are read again when next asked for."""

@@ -13,7 +13,7 @@ from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord,
 from zeropass.vocab import shown_text
 
 __all__ = ["facts_table", "heading", "layers_in_short", "render", "render_alignment", "render_find", "render_hidden"]
-__all__ += ["render_matches", "show_records", "token_text"]
+__all__ += ["render_families", "render_matches", "show_records", "token_text"]
 
 _ROLE = "bold cyan"
 
@@ -232,12 +232,52 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """Facts about a model or an atlas, a line each."""
+    """Facts about a model or an atlas, a line each; those that say that there is nothing are left out."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {shown_text(str(item))}" for key, item in value.items() if item is not None)
-        elif isinstance(value, list):
-            value = ", ".join(str(item) for item in value)
-        table.add_row(Text(name.replace("_", " "), style="dim"), Text(shown_text(str(value), limit=500)))
+        if value in (None, {}, [], ()):
+            continue
+        lines = value if name == "notes" else [_fact(value)]
+        for i, line in enumerate(lines):
+            label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
+            table.add_row(label, Text(shown_text(str(line), limit=500)))
     return table
+
+
+_LABELS = {"local": "its layers", "local_rope": "their rope", "mlp": "MLP"}
+
+
+def _fact(value: Any) -> str:
+    """A value as a reader has it: lists with commas, objects as their parts, no more digits than matter."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items() if item not in (None, {}, []))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_fact, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)
+
+
+def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """What each family has, then what is not modelled exactly, each note once with the families that it is about."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("family", "files", "norm", "positions", "attention", "MLP"):
+        table.add_column(name, no_wrap=name == "family")
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        facts = (row["norm"], row["positions"], row["attention"], row["mlp"])
+        table.add_row(Text(row["family"], style=_ROLE), ", ".join(row["formats"]), *facts)
+        for note in row["notes"]:
+            about.setdefault(note, []).append(row["family"])
+    notes = [
+        Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2)) for note, names in about.items()
+    ]
+    return Group(table, Text(_LEGEND, style="dim"), Text("not exact, or good to know", style="bold"), *notes)
+
+
+_LEGEND = (
+    "before, after, around: the norm of what a block reads, of what it writes, of both; parallel: the MLP stands "
+    "beside attention; GQA: query heads share keys and values; both ways: attention sees what follows, too"
+)

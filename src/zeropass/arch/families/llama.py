@@ -20,6 +20,8 @@ _CONFIG: Mapping[str, tuple[str, ...]] = {
     "eps": ("rms_norm_eps",),
     "activation": ("hidden_act",),
     "rope_theta": ("rope_theta",),
+}
+_WINDOWS: Mapping[str, tuple[str, ...]] = {
     "window": ("sliding_window",),
     "window_used": ("use_sliding_window",),
     "layer_kinds": ("layer_types",),
@@ -64,6 +66,7 @@ _HF_LAYOUT = Layout(
     extra={"classifier": (Stored("^score.weight"), "read")},
     unread=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )
+_WINDOWED_HF = replace(_HF_LAYOUT, config={**_CONFIG, **_WINDOWS})
 
 
 def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
@@ -147,9 +150,9 @@ LLAMA = Family(
     config={"activation": "silu"},
 )
 
-MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_HF_LAYOUT,))
+MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_WINDOWED_HF,))
 
-QWEN2 = replace(LLAMA, name="qwen2", model_types=("qwen2",), layouts=(_HF_LAYOUT, _gguf("qwen2")))
+QWEN2 = replace(LLAMA, name="qwen2", model_types=("qwen2",), layouts=(_WINDOWED_HF, _gguf("qwen2")))
 
 QWEN3 = replace(
     LLAMA,
@@ -157,7 +160,7 @@ QWEN3 = replace(
     model_types=("qwen3",),
     qk_norm="head",
     layouts=(
-        replace(_HF_LAYOUT, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),
+        replace(_WINDOWED_HF, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),
         _gguf("qwen3", **_GGUF_QK_NORMS),
     ),
 )
@@ -179,7 +182,11 @@ PHI3 = replace(
         replace(
             _HF_LAYOUT,
             optional=("unembedding",),
-            config={**_CONFIG, "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")},
+            config={
+                **_CONFIG,
+                **_WINDOWS,
+                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+            },
             tensors={**_OUTER, **_NORMS, **_PHI3_FUSED},
         ),
         replace(
@@ -195,14 +202,13 @@ PHI3 = replace(
             unread=(r"rope_factors_(long|short)\.weight",),
         ),
     ),
-    notes=(
-        "longrope: which of its two sets of factors counts depends on the text's length, so qk is read at offset 0",
-    ),
+    notes=("longrope: which of its two sets of factors counts depends on the length of the text",),
 )
 
-_GEMMA_CONFIG = {
-    **_CONFIG,
-    "activation": ("hidden_activation", "hidden_act"),
+_GEMMA_CONFIG = {**_CONFIG, "activation": ("hidden_activation", "hidden_act")}
+_GEMMA2_CONFIG = {
+    **_GEMMA_CONFIG,
+    **_WINDOWS,
     "query_scalar": ("query_pre_attn_scalar",),
     "attention_cap": ("attn_logit_softcapping",),
     "logit_cap": ("final_logit_softcapping",),
@@ -226,7 +232,7 @@ _AROUND = {
     "ff_norm": Stored(_HF + "pre_feedforward_layernorm.weight"),
     "ff_post_norm": Stored(_HF + "post_feedforward_layernorm.weight"),
 }
-_GEMMA2_HF = replace(_GEMMA_HF, tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP})
+_GEMMA2_HF = replace(_GEMMA_HF, config=_GEMMA2_CONFIG, tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP})
 _GGUF_BEHIND = {
     "attn_post_norm": Stored(_BLK + "post_attention_norm.weight"),
     "ff_post_norm": Stored(_BLK + "post_ffw_norm.weight"),
@@ -241,7 +247,7 @@ GEMMA2 = replace(
 
 _GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no use for it
     _GEMMA2_HF,
-    config={what: keys for what, keys in _GEMMA_CONFIG.items() if what != "attention_cap"},
+    config={what: keys for what, keys in _GEMMA2_CONFIG.items() if what != "attention_cap"},
     tensors={**_GEMMA2_HF.tensors, **_QK_NORMS},
     constants={"local_every": 6},
 )
@@ -312,9 +318,7 @@ _ROUTED_CONFIG = {
     "experts": ("num_local_experts", "num_experts"),
     "experts_used": ("num_experts_per_tok",),
     "router_normed": ("norm_topk_prob",),
-    "clip": ("clip_qkv",),
 }
-_ROUTED_HF = replace(_HF_LAYOUT, config=_ROUTED_CONFIG)
 MIXTRAL = replace(
     LLAMA,
     name="mixtral",
@@ -322,7 +326,8 @@ MIXTRAL = replace(
     router_normed=True,
     layouts=(
         replace(
-            _ROUTED_HF,
+            _HF_LAYOUT,
+            config={**_ROUTED_CONFIG, **_WINDOWS},
             tensors={**_OUTER, **_NORMS, **_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
         ),
     ),
@@ -336,8 +341,8 @@ QWEN3_MOE = replace(
     qk_norm="head",
     layouts=(
         replace(
-            _ROUTED_HF,
-            config={**_ROUTED_CONFIG, "neurons": ("moe_intermediate_size",)},
+            _HF_LAYOUT,
+            config={**_ROUTED_CONFIG, **_WINDOWS, "neurons": ("moe_intermediate_size",)},
             tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
         ),
     ),
@@ -349,7 +354,13 @@ OLMOE = replace(
     name="olmoe",
     model_types=("olmoe",),
     qk_norm="whole",
-    layouts=(replace(_ROUTED_HF, tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS}),),
+    layouts=(
+        replace(
+            _HF_LAYOUT,
+            config={**_ROUTED_CONFIG, "clip": ("clip_qkv",)},
+            tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
+        ),
+    ),
 )
 
 FAMILIES = (

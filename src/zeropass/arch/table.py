@@ -1,0 +1,110 @@
+"""The table of families in words: what each has, and what of it is not modelled exactly. No torch, no weights."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.spec import Dimensions, Family, Layout
+
+__all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
+
+_FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
+_ROPES = ("default", "linear", "llama3")
+_PLACES = {"pre": "before", "post": "of stream", "out": "after"}
+
+
+def family_rows() -> list[dict[str, Any]]:
+    """One row a family, JSON-ready; the records of its variants are one row."""
+    names = dict.fromkeys(family.name for family in FAMILIES)
+    return [_row([family for family in FAMILIES if family.name == name]) for name in names]
+
+
+def _row(records: list[Family]) -> dict[str, Any]:
+    usual = [family for family in records if family.layout("hf")] or records
+    formats = {layout.format for family in records for layout in family.layouts}
+    return {
+        "family": records[0].name,
+        "model_types": _once(one for family in records for one in family.model_types),
+        "formats": [name for kind, name in _FORMATS.items() if kind in formats],
+        "norm": " or ".join(_once(map(norm_of, usual))),
+        "positions": " or ".join(_once(map(positions_of, usual))),
+        "attention": " or ".join(_once(map(attention_of, usual))),
+        "mlp": " or ".join(_once(map(mlp_of, usual))),
+        "notes": _once(note for family in records for note in notes_of(family)),
+    }
+
+
+def _once(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def norm_of(family: Family) -> str:
+    """Which norm a family has, and whether it stands before a block, after it, or in the stream itself."""
+    kind = "RMSNorm" if family.norm == "rms" else "LayerNorm"
+    around = family.reads_normed and "attn_post_norm" in _usual(family).tensors
+    return f"{kind} {'around' if around else _PLACES[family.norm_place]}"
+
+
+def positions_of(family: Family) -> str:
+    """How a family knows where a token stands."""
+    layout = _usual(family)
+    partial = bool({"rotary", "rotary_share"} & layout.config.keys())
+    found = {
+        "learned": "positions" in layout.tensors,
+        "partial rotary" if partial else "rotary": family.rotary,
+        "ALiBi": bool(family.alibi),
+        "relative": "relative" in layout.tensors,
+    }
+    return " and ".join(name for name, there in found.items() if there) or "none"
+
+
+def attention_of(family: Family) -> str:
+    """How the heads of a family share keys and values, and what stands between queries and keys."""
+    layout = _usual(family)
+    own, shared = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
+    heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if own == shared else "GQA"
+    norm = "QK-norm" if family.qk_norm else ""
+    window = "window" if "window" in layout.config else ""
+    both = "" if family.causal else "both ways"
+    return ", ".join(part for part in (heads, norm, window, both) if part)
+
+
+def mlp_of(family: Family) -> str:
+    """What the MLPs of a family are, and whether they stand beside attention instead of behind it."""
+    parts = (
+        "gated" if "gate" in family.ff_roles else "plain",
+        family.routed and "experts",
+        family.parallel and "parallel",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def notes_of(family: Family, dims: Dimensions | None = None) -> tuple[str, ...]:
+    """What of a family, or of one model of it, is not modelled exactly: its record's own notes, then what follows."""
+    return (*family.notes, *_following(family, dims))
+
+
+def _following(family: Family, dims: Dimensions | None) -> Iterator[str]:
+    layout = _usual(family)
+    keys = layout.config.keys()
+    if family.qk_norm:
+        yield "QK-norm: maps of heads have it, lists of single q and k columns leave it out"
+    if "clip" in keys and (dims is None or dims.clip):
+        yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
+    if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):
+        yield "soft-caps of logits are stated and not applied: they change scores, not ranks"
+    if "window" in keys and (dims is None or dims.window):
+        yield "windows of attention are stated and not applied: a map of a head has pairs at any distance"
+    if family.alibi or "relative" in layout.tensors:
+        yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
+    if family.rotary and (dims is None or (dims.rope and dims.rope.kind not in _ROPES)):
+        yield "RoPE scalings other than linear and llama3 (yarn, longrope, dynamic): qk is read at offset 0 only"
+    if family.stream_normed or "attn_post_norm" in layout.tensors:
+        yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
+    if family.routed:
+        yield "experts: each is read as if a token went through it; adapters of experts are refused"
+
+
+def _usual(family: Family) -> Layout:
+    """The layout that says most of a family: that of its configuration, if it has one."""
+    return family.layout("hf") or family.layouts[0]
