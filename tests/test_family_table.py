@@ -1,9 +1,11 @@
 """``zeropass families``: what the table says of each family is what its checkpoints have."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +52,7 @@ def test_every_family_is_one_row() -> None:
             *("falcon", "LayerNorm before", "ALiBi or rotary"),
             *("heads or multi-query or GQA", "plain or plain, parallel"),
         ),
-        ("bert", "LayerNorm of stream", "learned", "heads, both ways", "plain"),
+        ("bert", "LayerNorm post", "learned", "heads, both ways", "plain"),
     ],
 )
 def test_what_a_row_says(family: str, norm: str, positions: str, attention: str, mlp: str) -> None:
@@ -128,3 +130,26 @@ def test_info_says_what_a_model_has_and_leaves_out_what_it_has_not(
         assert part in gemma
     assert "experts" not in gemma
     assert "None" not in mixtral + gemma
+
+
+def test_the_readme_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    lines = page.partition("$ zeropass families\n")[2].partition("```")[0].splitlines()
+    printed = flat(run(monkeypatch, capsys, "families"))
+    assert len(lines) > 8
+    assert [line for line in lines if flat(line) not in printed and line != "…"] == []
+
+
+def test_the_page_shows_the_records_as_they_are() -> None:
+    """docs/adding-a-family.md: every line of its Python is a line of the source."""
+    root = Path(__file__).parent.parent
+    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), root / "tests" / "zoo.py")
+    source = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+    page = (root / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
+    shown = [
+        line.strip() for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()
+    ]
+    assert len(shown) > 40
+    assert [line for line in shown if line not in source | {"…"}] == []

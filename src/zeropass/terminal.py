@@ -278,6 +278,7 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 _LEGEND = (
-    "before, after, around: the norm of what a block reads, of what it writes, of both; parallel: the MLP stands "
-    "beside attention; GQA: query heads share keys and values; both ways: attention sees what follows, too"
+    "before, after, around: the norm of what a block reads, of what it writes, of both; post: of the stream itself; "
+    "parallel: the MLP stands beside attention; GQA: query heads share keys and values; both ways: attention sees what "
+    "follows, too"
 )

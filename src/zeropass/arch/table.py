@@ -10,7 +10,7 @@ __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "posi
 
 _FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
 _ROPES = ("default", "linear", "llama3")
-_PLACES = {"pre": "before", "post": "of stream", "out": "after"}
+_PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
 def family_rows() -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def _once(words: Iterable[str]) -> list[str]:
 
 
 def norm_of(family: Family) -> str:
-    """Which norm a family has, and whether it stands before a block, after it, or in the stream itself."""
+    """Which norm a family has, and whether it stands before a block, after it, or after it in the stream."""
     kind = "RMSNorm" if family.norm == "rms" else "LayerNorm"
     around = family.reads_normed and "attn_post_norm" in _usual(family).tensors
     return f"{kind} {'around' if around else _PLACES[family.norm_place]}"
