@@ -66,7 +66,8 @@ def attention_of(family: Family) -> str:
     norm = "QK-norm" if family.qk_norm else ""
     window = "window" if "window" in layout.config else ""
     both = "" if family.causal else "both ways"
-    return ", ".join(part for part in (heads, norm, window, both) if part)
+    cross = "cross" if family.crosses else ""
+    return ", ".join(part for part in (heads, norm, window, both, cross) if part)
 
 
 def mlp_of(family: Family) -> str:
