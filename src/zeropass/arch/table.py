@@ -65,9 +65,9 @@ def attention_of(family: Family) -> str:
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if own == shared else "GQA"
     norm = "QK-norm" if family.qk_norm else ""
     window = "window" if "window" in layout.config else ""
-    cross = "cross" if family.crosses else ""
     both = "" if family.causal else "both ways"
-    return ", ".join(part for part in (heads, norm, window, cross, both) if part)
+    cross = "cross" if family.crosses else ""
+    return ", ".join(part for part in (heads, norm, window, both, cross) if part)
 
 
 def mlp_of(family: Family) -> str:
