@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import edit, save
-from zeropass.errors import BadModel, UnknownFamily, ZeropassError
+from zeropass.errors import BadModel, CannotRun, UnknownFamily, ZeropassError
+from zeropass.evidence.running import load_running
 from zeropass.model import open_model
 from zoo import tiny_model
 
@@ -252,3 +253,20 @@ def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Calla
     for part in wrong.says:
         assert part in done.stderr
     assert not (folder / "atlas").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qwen3", "queries and keys are changed"),
+        ("olmo", "queries and keys are changed"),
+        ("mixtral", "experts"),
+        ("t5-encoder", "two stacks"),
+        ("olmo2", "queries and keys are changed"),
+        ("modernbert", "meets no norm before a block"),
+    ],
+)
+def test_a_family_that_is_not_listened_to_says_why(name: str, said: str, tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model(name), tmp_path / name)))
+    with pytest.raises(CannotRun, match=f"{said}.* not listened to yet"):
+        load_running(model)

@@ -134,8 +134,7 @@ def _unheard(model: Model, layout: Layout) -> str:
         "queries and keys are changed between their matrices and the product": bool(family.qk_norm or model.dims.clip),
         "its MLPs are experts": family.routed,
         "it has two stacks": bool(family.stack),
-        "it has no norm before its blocks to hear the stream at": "attn_norm" not in layout.tensors
-        or family.bare_start,
+        "its stream meets no norm before a block": "attn_norm" not in layout.tensors or family.bare_start,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
