@@ -24,7 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     folder = tmp_path_factory.mktemp("table")
-    return cache(lambda name: open_model(str(save(tiny_model(name), folder / name))))
+
+    @cache
+    def made(name: str) -> Model:
+        mark = "#decoder" if ZOO[name][2].get("stack") == "decoder" else ""
+        return open_model(f"{save(tiny_model(name), folder / name)}{mark}")
+
+    return made
 
 
 def test_every_family_is_one_row() -> None:
@@ -53,6 +59,7 @@ def test_every_family_is_one_row() -> None:
             *("heads or multi-query or GQA", "plain or plain, parallel"),
         ),
         ("bert", "LayerNorm post", "learned", "heads, both ways", "plain"),
+        ("t5", "RMSNorm before", "relative", "heads, both ways or heads, cross", "plain or gated"),
     ],
 )
 def test_what_a_row_says(family: str, norm: str, positions: str, attention: str, mlp: str) -> None:
@@ -74,6 +81,8 @@ def test_a_row_is_true_of_a_checkpoint(name: str, opened: Callable[[str], Model]
     assert words in row["attention"]
     assert dims.group == 1 or words.startswith(("GQA", "multi-query"))
     assert ("QK-norm" in words) == model.has("q_norm")
+    assert ("cross" in words) == model.has("cross_q")
+    assert ("both ways" in words) != family.causal
     assert "window" in words or not dims.local
     assert ("experts" in mlp_of(family)) == (dims.experts > 1)
     assert ("gated" in mlp_of(family)) == model.has("gate")
@@ -89,7 +98,7 @@ def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Calla
         ("clip_qkv", dims.clip),
         ("soft-caps", dims.logit_cap),
         ("windows", dims.window),
-        ("distance alone", model.family.alibi),
+        ("distance alone", model.family.alibi or model.has("relative")),
         ("experts", dims.experts > 1),
         ("RoPE scalings", False),
     ):

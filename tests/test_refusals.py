@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -186,7 +188,6 @@ def refusal(folder: Path, kind: type[ZeropassError]) -> str:
     """The message of a refusal; it names the folder and ends like a sentence."""
     with pytest.raises(kind) as caught:
         open_model(str(folder))
-    print(caught.value)
     return str(caught.value)
 
 
@@ -215,6 +216,20 @@ def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     )
     said = refusal(tmp_path, BadModel)
     for part in (str(tmp_path), "adapter", "--adapter", "a/b"):
+        assert part in said
+
+
+def test_a_part_of_a_gguf_file_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "model-00001-of-00003.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint16("split.count", 3)
+    writer.add_tensor("token_embd.weight", np.ones((4, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = refusal(path, BadModel)
+    for part in (str(path), "3 parts", "llama-gguf-split --merge"):
         assert part in said
 
 

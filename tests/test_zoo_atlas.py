@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,14 @@ import small
 import zeropass as zp
 from test_atlas import close, same, without_bounds
 from tiny import save
-from zeropass.arch.spec import OUTSIDE
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
 from zeropass.catalog import VectorSet, roles_at, vector_set
-from zoo import tiny_model
+from zoo import ZOO, tiny_model
 
 NAMES = (
     *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
     *("qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
+    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder"),
 )
 OPTIONS = zp.Options(k=9, pairs=12, tokens="all")
 
@@ -41,6 +43,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     @cache
     def made(name: str) -> Pair:
         model = save(tiny_model(name), folder / name)
+        if ZOO[name][2].get("stack") == "decoder":
+            model = Path(f"{model}#decoder")
         return Pair(
             zp.Lens(zp.open_model(str(model)), tokens="all"), small.build(model, folder / f"{name}-atlas", OPTIONS)
         )
@@ -80,7 +84,9 @@ def addresses(model: zp.Model) -> list[str]:
         for role in roles_at(model, layer):
             some = vector_set(model, layer, role).addresses
             found += [some[len(some) // 2], some[-1]]
-    heads = [f"L{layer}.attn.{head}" for layer in range(model.dims.layers) for head in range(model.dims.heads)]
+    places = ("attn", "cross") if model.family.crosses else ("attn",)
+    last = model.dims.heads - 1
+    heads = [f"L{layer}.{place}.{head}" for layer in range(model.dims.layers) for place in places for head in (0, last)]
     return [*dict.fromkeys(map(str, found)), *heads]
 
 
@@ -93,7 +99,7 @@ def test_atlas_and_lens_say_the_same(pair: Pair) -> None:
 def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
     model, frames = pair.lens.model, pair.lens.frames
     for layer in range(model.dims.layers):
-        for kind in ("qk", "vo"):
+        for kind in MAP_ROLES if model.family.crosses else SELF_MAPS:
             for row in pd.read_parquet(pair.atlas.path / "pairs" / f"L{layer}.{kind}.parquet").itertuples():
                 product = frames.head_map(layer, row.head, kind, row.frame, frames.usual_offset(kind, row.frame))
                 matrix = (product.left.double() @ product.right.double().T).numpy()

@@ -280,5 +280,5 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
 _LEGEND = (
     "before, after, around: the norm of what a block reads, of what it writes, of both; post: of the stream itself; "
     "parallel: the MLP stands beside attention; GQA: query heads share keys and values; both ways: attention sees what "
-    "follows, too"
+    "follows, too; cross: a decoder's heads that attend to an encoder"
 )

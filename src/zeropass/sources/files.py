@@ -115,6 +115,11 @@ def _locate(model: str) -> Path:
 
 def _open_gguf(name: str, path: Path) -> ModelFiles:
     source = GgufSource(path)
+    if (parts := source.metadata.get("split.count", 1)) not in (0, 1):
+        raise BadModel(
+            f"{path} is one of {parts} parts of a model; join them to one file first, with llama.cpp's "
+            "llama-gguf-split --merge."
+        )
     tokenizer = {k: v for k, v in source.metadata.items() if k.startswith("tokenizer.")}
     config = {k: v for k, v in source.metadata.items() if k not in tokenizer}
     return ModelFiles(name, "gguf", path, config, source, None, tokenizer, (path,))
