@@ -137,7 +137,7 @@ def _places(layout: Layout, dims: Dimensions) -> dict[str, list[_Meant]]:
     found: dict[str, list[_Meant]] = {}
     heads = {what: stored for what, (stored, _) in layout.extra.items()}
     for what, stored in (*layout.tensors.items(), *heads.items()):
-        if "{expert}" in stored.name or stored.experts:
+        if "{expert}" in stored.name:
             continue  # adapters of experts are refused as modules that are not there
         for layer in range(dims.layers if "{layer}" in stored.name else 1):
             name = stored.name.removeprefix("^").format(layer=layer)

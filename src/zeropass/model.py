@@ -78,7 +78,7 @@ class Model:
         stored = self._stored(what)
         total = self.rows(what, layer)
         stop = total if stop is None else stop
-        if stored.experts or "{expert}" in stored.name:
+        if "{expert}" in stored.name:
             parts = self._of_experts(what, layer, start, stop)
             return torch.cat([torch.from_numpy(part) for part in parts]).to(self.device)
         (name,) = self._tensors(stored, layer)
@@ -276,13 +276,7 @@ class Model:
         names, parts = self._tensors(stored, layer), []
         for expert in range(start // size, -(-stop // size)):
             own = max(start - expert * size, 0), min(stop - expert * size, size)
-            if stored.experts:
-                block = self.source.rows(names[0], expert, expert + 1)[0]
-                index = row_index(stored, what, self.dims)
-                block = block.T if stored.transpose else block
-                parts.append((block if index is None else block[index.numpy()])[slice(*own)])
-            else:
-                parts.append(self._picked(what, stored, names[expert], *own))
+            parts.append(self._picked(what, stored, names[expert], *own))
         return parts
 
 

@@ -68,8 +68,7 @@ def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | N
         what.endswith("_bias") and stored.whole and not stored.paired_rows
     ):
         canonical = (row_count(stored, what, dims), *canonical[1:])
-    shape = tuple(reversed(canonical)) if stored.transpose else canonical
-    return (dims.experts, *shape) if stored.experts else shape
+    return tuple(reversed(canonical)) if stored.transpose else canonical
 
 
 _ROUTED = ("gate", "up", "key", "value")

@@ -61,7 +61,6 @@ class Stored:
       for each key/value head, its query heads, then its k, then its v.
     - ``paired_rows``: the rotary rows of each head lie as neighbours (x_2i, x_2i+1) instead of halves
       (x_i, x_{i + r/2}), as llama.cpp's converter and GPT-J have them.
-    - ``experts``: a tensor of three axes, experts first. Else ``{expert}`` in the name: a tensor for each.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Stored:
     part: tuple[int, int] = (0, 1)
     fused: Literal["", "stacked", "grouped"] = ""
     paired_rows: bool = False
-    experts: bool = False
 
     @property
     def whole(self) -> bool:
