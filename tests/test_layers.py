@@ -26,12 +26,14 @@ LAYERS = (
     ("translation",),
     ("evidence",),
     ("views",),
+    ("charts",),
     ("lens",),
     ("atlas",),
     ("terminal", "tour"),
     ("delta",),
     ("stitch",),
     ("__init__",),
+    ("web",),
     ("cli",),
 )
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
@@ -46,6 +48,7 @@ PACKAGES = (
     "zeropass.align",
     "zeropass.delta",
     "zeropass.stitch",
+    "zeropass.web",
 )
 NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
 LAZY = "zeropass"

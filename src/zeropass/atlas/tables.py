@@ -32,7 +32,7 @@ Kind = tuple[Side, str]
 class ListBlock:
     """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z.
 
-    ``spread`` is the standard deviation of z over the tokens in use.
+    ``spread`` is the standard deviation of z over the tokens in use, ``kurtosis`` tells its tails over the shown ones.
     """
 
     first_id: int
@@ -42,6 +42,7 @@ class ListBlock:
     mean: Tensor
     std: Tensor
     spread: Tensor
+    kurtosis: Tensor
     extremes: Extremes
 
 
@@ -95,6 +96,8 @@ def _list_table(block: ListBlock) -> pa.Table:
             "std": _column(block.std),
             "spread": _column(block.spread),
             "strength": _column(strength(e)),
+            "best": _column(strength(e, rank=1)),
+            "kurtosis": _column(block.kurtosis),
             "top_ids": _arrays(e.top_ids.int()),
             "top_z": _arrays(e.top),
             "bottom_ids": _arrays(e.bottom_ids.int()),
@@ -126,9 +129,9 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
-    | dict.fromkeys(("norm", "mean", "std", "spread", "strength"), pa.float32())
+    | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis"), pa.float32())
 )
-_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength"]
+_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength", "best", "kurtosis"]
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:

@@ -1,0 +1,147 @@
+"""An atlas seen from above: how telling each part of a model is, and the parameters of a layer in short. No torch."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES
+from zeropass.atlas.read import Atlas
+from zeropass.atlas.schema import PARAMETERS, file_name
+from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
+from zeropass.errors import BadAddress, BadOption
+from zeropass.views import TokenScore
+
+__all__ = ["MEASURES", "kinds_of", "outside", "overview", "subheads", "telling"]
+
+MEASURES = {
+    "strength": "|z| of the tenth token of a list's stronger pole",
+    "best": "highest |z| in a list",
+    "kurtosis": "kurtosis of a list's scores: 0 for normal ones, high where few tokens stand far out",
+}
+"""What tells how telling a list is: a column of ``parameters.parquet``, and what it is in words."""
+
+WORDS = 6
+"""Tokens of a list in short."""
+
+
+def kinds_of(atlas: Atlas) -> list[tuple[str, str]]:
+    """The (side, frame) of the lists that an atlas holds in its blocks: what it sees first, what it writes last."""
+    order = ("read", "write"), ("token", "output", "paper")
+    found = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
+    return sorted(found, key=lambda kind: (order[0].index(kind[0]), order[1].index(kind[1])))
+
+
+def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
+    """A measure of every part of every layer, over its lists of one kind; BadOption for what there is not.
+
+    The parts of a layer are its feed-forward block and each query head; a head has the k and v columns of its group.
+    """
+    if measure not in MEASURES:
+        raise BadOption(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+    if (side, frame) not in kinds_of(atlas):
+        raise BadOption(f"{atlas.path} has no lists that {side} in the frame {frame}.")
+    rows = atlas.query(
+        f"SELECT layer, role, head, avg({measure}), max({measure}), arg_max(address, {measure}) "  # noqa: S608
+        "FROM read_parquet($file) WHERE side = $side AND frame = $frame AND layer >= 0 AND list_contains($roles, role) "
+        "GROUP BY ALL ORDER BY ALL",
+        file=str(atlas.path / PARAMETERS),
+        side=side,
+        frame=frame,
+        roles=[*FF_ROLES, *HEAD_ROLES],
+    )
+    return Overview(side, frame, measure, MEASURES[measure], tuple(_cells(atlas, rows)))
+
+
+def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
+    parts: dict[tuple[int, int], list[tuple[float, float, str]]] = defaultdict(list)
+    group = atlas.model["heads"] // atlas.model["kv_heads"]
+    for layer, role, head, mean, most, address in rows:
+        for one in range(head, head + group) if role in ("k", "v") else (head,):
+            parts[layer, one].append((mean, most, address))
+    for (layer, head), found in sorted(parts.items()):
+        most = max(found, key=lambda entry: entry[1])
+        part = "ff" if head < 0 else f"attn.{head}"
+        yield Cell(layer, part, fmean(entry[0] for entry in found), most[1], most[2])
+
+
+def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerRecord:
+    """The neurons of a layer, most telling first, from the ``first`` on, each with its lists in short."""
+    low, stop = atlas.layers
+    if not low <= layer < stop:
+        raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
+    of = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
+    asked: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(FF_ROLES)}
+    every = atlas.query(f"SELECT count(DISTINCT address) {of}", **asked)[0][0]
+    rows = atlas.query(
+        f"SELECT address, max(strength) AS most {of} GROUP BY address "
+        'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
+        **asked,
+        count=count,
+        first=first,
+    )
+    lists = _in_short(atlas, layer, FF_ROLES, [address for address, _ in rows])
+    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s in rows))
+
+
+def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
+    """The columns of a query head in short: q and o are its own, k and v its group's; most telling first in a role."""
+    group = atlas.model["heads"] // atlas.model["kv_heads"]
+    found: list[Telling] = []
+    for role in HEAD_ROLES:
+        owner = head // group * group if role in ("k", "v") else head
+        rows = atlas.query(
+            "SELECT address, max(strength) AS most FROM read_parquet($file) WHERE layer = $layer AND role = $role "
+            'AND head = $head GROUP BY address ORDER BY most DESC, min("index")',
+            file=str(atlas.path / PARAMETERS),
+            layer=layer,
+            role=role,
+            head=owner,
+        )
+        lists = _in_short(atlas, layer, (role,), [address for address, _ in rows])
+        found += [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
+    return found
+
+
+def outside(atlas: Atlas, layer: int, count: int = 200) -> list[Telling]:
+    """What is neither neuron nor head: biases and norms' shifts of a layer, or (-1) the tables outside; at most 200."""
+    roles = list(dict.fromkeys(r.role for r in atlas.runs if r.layer == layer and r.role not in FF_ROLES + HEAD_ROLES))
+    rows = atlas.query(
+        "SELECT address, max(strength) AS most FROM read_parquet($file) WHERE layer = $layer "
+        "AND list_contains($roles, role) GROUP BY address ORDER BY most DESC, address LIMIT $count",
+        file=str(atlas.path / PARAMETERS),
+        layer=layer,
+        roles=roles,
+        count=count,
+    )
+    lists = _in_short(atlas, layer, roles, [address for address, _ in rows])
+    return [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
+
+
+def _in_short(atlas: Atlas, layer: int, roles: Sequence[str], addresses: Sequence[str]) -> dict[str, list[Short]]:
+    """The lists of some addresses of a layer, by address: of each the first tokens of its stronger pole."""
+    found: dict[str, list[Short]] = defaultdict(list)
+    sides = {(run.role, run.frame): run.side for run in atlas.runs if run.layer == layer and run.role in roles}
+    for role in dict.fromkeys(role for role, _ in sides):
+        rows = atlas.query(
+            "SELECT address, frame, mean, std, "
+            "top_ids[1:$words], top_z[1:$words], bottom_ids[1:$words], bottom_z[1:$words] "
+            "FROM read_parquet($file) WHERE address IN (SELECT unnest($addresses)) ORDER BY id",
+            file=str(atlas.path / "lists" / f"{file_name(layer, role)}.parquet"),
+            addresses=list(addresses),
+            words=WORDS,
+        )
+        for address, frame, *rest in rows:
+            if (role, frame) in sides:
+                found[address].append(_short(atlas, (layer, role, sides[role, frame], frame), rest))
+    return found
+
+
+def _short(atlas: Atlas, kind: tuple[int, str, str, str], row: Sequence[Any]) -> Short:
+    layer, role, side, frame = kind
+    mean, std, top, top_z, bottom, bottom_z = row
+    up = not bottom_z or (bool(top_z) and top_z[0] >= -bottom_z[0])
+    ids, zs = (top, top_z) if up else (bottom, bottom_z)
+    tokens = tuple(TokenScore(i, atlas.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+    evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
+    return Short(role, side, frame, "+" if up else "−", tokens, evidence)
