@@ -137,9 +137,7 @@ class Lens:
                 *self.poles(left, view),
                 *self.poles(right, view),
             )
-            for value, near, left, right in zip(
-                found.values[:k], close, found.left.T[:k], found.right.T[:k], strict=True
-            )
+            for value, near, left, right in zip(found.values[:k], close, *sides, strict=True)
         ]
         note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
         return SvdRecord(str(place), place.role, offset, frame, tuple(directions), view.hidden, note)
