@@ -28,6 +28,7 @@ LAYERS = (
     ("views",),
     ("charts",),
     ("lens",),
+    ("filtered",),
     ("atlas",),
     ("terminal", "tour"),
     ("delta",),

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from zeropass.atlas.build import build
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.atlas.weights import lens_of
     from zeropass.delta.build import build_change
     from zeropass.delta.collect import compare
     from zeropass.delta.results import Diff, write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.factored import Factored
+    from zeropass.filtered import pairs_with
     from zeropass.frames import Frames
     from zeropass.lens import Lens, load
     from zeropass.model import Model, open_model
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.stitched import classify, load_stitched
     from zeropass.translation import bridge, translate
+    from zeropass.web.server import serve
+    from zeropass.web.shelf import Sources, open_books
 
 __all__ = [
     "Adapted",
@@ -54,6 +58,7 @@ __all__ = [
     "Lens",
     "Model",
     "Options",
+    "Sources",
     "Stitch",
     "TopPairs",
     "ZeropassError",
@@ -66,15 +71,19 @@ __all__ = [
     "classify",
     "collect_evidence",
     "compare",
+    "lens_of",
     "load",
     "load_stitched",
     "match",
     "open_atlas",
+    "open_books",
     "open_model",
     "pair_of",
+    "pairs_with",
     "parse",
     "read_alignment",
     "read_evidence",
+    "serve",
     "stitch_models",
     "top_pairs",
     "translate",
@@ -94,12 +103,14 @@ _HOMES = {
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.atlas.weights": ("lens_of",),
     "zeropass.delta.build": ("build_change",),
     "zeropass.delta.collect": ("compare",),
     "zeropass.delta.results": ("Diff", "write_diff"),
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.factored": ("Factored",),
+    "zeropass.filtered": ("pairs_with",),
     "zeropass.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load"),
     "zeropass.model": ("Model", "open_model"),
@@ -108,6 +119,8 @@ _HOMES = {
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.translation": ("bridge", "translate"),
+    "zeropass.web.server": ("serve",),
+    "zeropass.web.shelf": ("Sources", "open_books"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -337,6 +337,30 @@ def classify(
 
 
 @app.command()
+def serve(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8765,
+    model: Annotated[
+        str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
+    ] = None,
+    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second_model: Annotated[str | None, typer.Option(help="As --model, of the second.")] = None,
+    alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
+    diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
+    host: Annotated[
+        str, typer.Option(help="To be reached from elsewhere; whoever asks then needs the token that is printed.")
+    ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further host name by which it will be asked for; may be repeated.")
+    ] = None,
+) -> None:
+    """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
+    sources = zp.Sources(folder, model, second, second_model, alignment, diff)
+    books = zp.open_books(sources)
+    zp.serve(books, host, port, name or (), say=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+
+
+@app.command()
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
     print_tour(Console(), zp.open_atlas(folder))

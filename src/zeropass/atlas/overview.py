@@ -12,7 +12,8 @@ from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.views import TokenScore
 
-__all__ = ["MEASURES", "kinds_of", "outside", "overview", "subheads", "telling"]
+__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "outside", "overview", "strengths"]
+__all__ += ["subheads", "telling"]
 
 MEASURES = {
     "strength": "|z| of the tenth token of a list's stronger pole",
@@ -23,6 +24,12 @@ MEASURES = {
 
 WORDS = 6
 """Tokens of a list in short."""
+
+OUTSIDE_ROWS = 200
+"""Lone vectors and rows of tables at most: a table of positions may have thousands."""
+
+BIN = 0.25
+"""Width of a bin of strengths."""
 
 
 def kinds_of(atlas: Atlas) -> list[tuple[str, str]]:
@@ -84,6 +91,11 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s in rows))
 
 
+def has_columns(atlas: Atlas, layer: int) -> bool:
+    """Whether an atlas holds any columns of the heads of a layer."""
+    return any(run.layer == layer and run.role in HEAD_ROLES for run in atlas.runs)
+
+
 def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
     """The columns of a query head in short: q and o are its own, k and v its group's; most telling first in a role."""
     group = atlas.model["heads"] // atlas.model["kv_heads"]
@@ -103,8 +115,8 @@ def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
     return found
 
 
-def outside(atlas: Atlas, layer: int, count: int = 200) -> list[Telling]:
-    """What is neither neuron nor head: biases and norms' shifts of a layer, or (-1) the tables outside; at most 200."""
+def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling]:
+    """What is neither neuron nor head: biases and norms' shifts of a layer, or (-1) the tables outside the blocks."""
     roles = list(dict.fromkeys(r.role for r in atlas.runs if r.layer == layer and r.role not in FF_ROLES + HEAD_ROLES))
     rows = atlas.query(
         "SELECT address, max(strength) AS most FROM read_parquet($file) WHERE layer = $layer "
@@ -116,6 +128,41 @@ def outside(atlas: Atlas, layer: int, count: int = 200) -> list[Telling]:
     )
     lists = _in_short(atlas, layer, roles, [address for address, _ in rows])
     return [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
+
+
+def in_short(atlas: Atlas, addresses: Sequence[str]) -> list[Telling]:
+    """Some parameters of any layers in short, in the order given; the strength is that of their best list."""
+    rows = atlas.query(
+        "SELECT address, layer, max(strength), list(DISTINCT role) FROM read_parquet($file) "
+        "WHERE address IN (SELECT unnest($addresses)) GROUP BY address, layer",
+        file=str(atlas.path / PARAMETERS),
+        addresses=list(addresses),
+    )
+    found: dict[str, Telling] = {}
+    for layer in sorted({row[1] for row in rows}):
+        here = [row for row in rows if row[1] == layer]
+        roles = {role for row in here for role in row[3]}
+        order = [role for role in (*FF_ROLES, *HEAD_ROLES, *sorted(roles)) if role in roles]
+        lists = _in_short(atlas, layer, list(dict.fromkeys(order)), [row[0] for row in here])
+        found |= {address: Telling(address, most, tuple(lists.get(address, ()))) for address, _, most, _ in here}
+    return [found[address] for address in addresses if address in found]
+
+
+def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, int]]:
+    """How many lists of each (role, side, frame) of a layer are how telling: counts by bin, `BIN` wide, from 0."""
+    rows = atlas.query(
+        "SELECT role, side, frame, CAST(floor(strength / $bin) AS INTEGER) AS at, count(*) FROM read_parquet($file) "
+        "WHERE layer = $layer AND list_contains($roles, role) AND isfinite(strength) GROUP BY ALL ORDER BY ALL",
+        file=str(atlas.path / PARAMETERS),
+        layer=layer,
+        roles=[*FF_ROLES, *HEAD_ROLES],
+        bin=BIN,
+    )
+    found: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
+    for role, side, frame, at, count in rows:
+        found[role, side, frame][at] = count
+    order = (*FF_ROLES, *HEAD_ROLES)
+    return dict(sorted(found.items(), key=lambda kind: order.index(kind[0][0])))
 
 
 def _in_short(atlas: Atlas, layer: int, roles: Sequence[str], addresses: Sequence[str]) -> dict[str, list[Short]]:

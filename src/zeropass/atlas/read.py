@@ -117,7 +117,7 @@ class Atlas:
         check_view(view)
         records: list[Record] = []
         for one in self._held(place):
-            self._check_range(one)
+            self.check_range(one)
             found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
             records += [r for r in found if frame in (None, r.frame)]
         if not records:
@@ -418,7 +418,7 @@ class Atlas:
         every = with_roles(place, self.model["ff_roles"])
         held = [one for one in every if self._built(one.role) and (not self.is_change or self._changed(one))]
         if not held and self.is_change:
-            self._check_range(place)
+            self.check_range(place)
             role = f".{place.role}" if place.index >= 0 and place.role in FF_ROLES else ""
             raise BadAddress(f"{place}{role}: nothing of it changed from {self.model['name']}.")
         return held or every
@@ -431,7 +431,8 @@ class Atlas:
     def _built(self, role: str) -> bool:
         return role in (self.options.get("roles") or (role,))
 
-    def _check_range(self, place: Address) -> None:
+    def check_range(self, place: Address) -> None:
+        """Raise BadAddress, with the range, for a layer, head, neuron or column that the atlas does not have."""
         if place.layer == OUTSIDE:
             return
         first, stop = self.layers
