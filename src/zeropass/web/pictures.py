@@ -193,7 +193,7 @@ def _beside(spots: Sequence[tuple[float, float, Point]]) -> Iterator[Label]:
         own = (x - 4, y - 4, x + 4, y + 4)
         for left, foot in ((x + 6, y + 4), (x - 6 - wide, y + 4), (x - wide / 2, y - 7), (x - wide / 2, y + 17)):
             box = (left, foot - 11, left + wide, foot + 3)
-            inside = box[0] >= 2 and box[2] <= SIDE_X - 2 and box[1] >= 24 and box[3] <= SIDE_Y - 2
+            inside = box[0] >= 8 and box[2] <= SIDE_X - 8 and box[1] >= 24 and box[3] <= SIDE_Y - 2
             if inside and not any(_cover(box, other) for other in taken if other != own):
                 taken.append(box)
                 yield Label(left, foot, text, token(point.id), x, y)

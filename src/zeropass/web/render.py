@@ -18,7 +18,7 @@ from markupsafe import Markup
 import zeropass
 from zeropass.errors import BadAddress
 from zeropass.terminal import number
-from zeropass.vocab import shown_text
+from zeropass.vocab import LONGEST, shown_text
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token
 
@@ -148,6 +148,6 @@ def _environment() -> Environment:
     return made
 
 
-def _shown(text: str) -> str:
+def _shown(text: str, limit: int = LONGEST) -> str:
     """A token as a page shows it; one without text as a sign for nothing."""
-    return shown_text(text) or "∅"
+    return shown_text(text, limit) or "∅"
