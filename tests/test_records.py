@@ -143,7 +143,7 @@ def test_the_public_names_are_these() -> None:
             "read_evidence",
         ),
         *("adapt", "align_models", "build_change", "match", "pair_of", "read_alignment", "write_diff", "top_pairs"),
-        *("Sources", "lens_of", "open_books", "pairs_with", "serve"),
+        *("Chosen", "Sources", "export_site", "lens_of", "open_books", "pairs_with", "serve"),
         *("Stitch", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__

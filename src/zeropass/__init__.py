@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.stitched import classify, load_stitched
     from zeropass.translation import bridge, translate
+    from zeropass.web.export import Chosen, export_site
     from zeropass.web.server import serve
     from zeropass.web.shelf import Sources, open_books
 
@@ -51,6 +52,7 @@ __all__ = [
     "Address",
     "Alignment",
     "Atlas",
+    "Chosen",
     "Diff",
     "Evidence",
     "Factored",
@@ -71,6 +73,7 @@ __all__ = [
     "classify",
     "collect_evidence",
     "compare",
+    "export_site",
     "lens_of",
     "load",
     "load_stitched",
@@ -119,6 +122,7 @@ _HOMES = {
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.translation": ("bridge", "translate"),
+    "zeropass.web.export": ("Chosen", "export_site"),
     "zeropass.web.server": ("serve",),
     "zeropass.web.shelf": ("Sources", "open_books"),
 }

@@ -12,8 +12,8 @@ from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.views import TokenScore
 
-__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "outside", "overview", "strengths"]
-__all__ += ["subheads", "telling"]
+__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "most_telling", "outside", "overview"]
+__all__ += ["strengths", "subheads", "telling"]
 
 MEASURES = {
     "strength": "|z| of the tenth token of a list's stronger pole",
@@ -94,6 +94,19 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
 def has_columns(atlas: Atlas, layer: int) -> bool:
     """Whether an atlas holds any columns of the heads of a layer."""
     return any(run.layer == layer and run.role in HEAD_ROLES for run in atlas.runs)
+
+
+def most_telling(atlas: Atlas, layer: int, roles: Sequence[str], k: int | None = None) -> list[str]:
+    """Addresses of the k parameters (all for None) of some roles of a layer with the most telling lists, best first."""
+    rows = atlas.query(
+        "SELECT address FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "
+        "GROUP BY address ORDER BY max(strength) DESC, min(id) LIMIT $k",
+        file=str(atlas.path / PARAMETERS),
+        layer=layer,
+        roles=list(roles),
+        k=len(atlas.means) if k is None else k,
+    )
+    return [address for (address,) in rows]
 
 
 def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
