@@ -63,6 +63,7 @@ WITHOUT_TORCH = (
     "delta.terminal",
     "stitch.results",
     "stitch.terminal",
+    *("web.server", "web.export", "web.shelf"),
 )
 
 

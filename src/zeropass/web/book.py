@@ -135,6 +135,11 @@ def local_name(atlas: Atlas) -> str | None:
         folder = cache_folder() / "demo" / name
         whole = all((folder / one.name).is_file() for one in DEMOS[name].files)
         return name if whole else None
-    path = Path(name)
-    known = (path.is_dir() and (path / "config.json").is_file()) or (path.is_file() and path.suffix == ".gguf")
-    return name if known else None
+    return name if _is_model(Path(name)) else None
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
+    except (OSError, ValueError):  # no name that this system could have
+        return False
