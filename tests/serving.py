@@ -1,9 +1,11 @@
 """A server of some books on a free port of this machine, and what a page holds, for tests."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,6 +35,12 @@ def serving(books: Sequence[Book], rules: Rules = Rules()) -> Iterator[str]:  # 
 def books_of(atlas: Path, model: Path | None = None) -> list[Book]:
     """The book of one atlas."""
     return open_books(Sources(atlas, None if model is None else str(model)))
+
+
+def links_of(html: str) -> list[str]:
+    """Where a page leads and what it loads, without what is on the page itself; faster than `Seen`."""
+    found = re.findall(r'<[^>]*?\s(?:href|src|data-load)="([^"]*)"', html)
+    return [unescape(link.partition("#")[0]) for link in found if not link.startswith("#")]
 
 
 class Seen(HTMLParser):

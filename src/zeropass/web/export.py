@@ -133,7 +133,7 @@ def _site(file: str, books: Sequence[Book], there: set[str]) -> Site:
 
     def to(path: str, book: Book) -> str:
         whole = book.prefix + path
-        return f"{relative(book.prefix + (path or 'index'))}.html" if whole in there else ""
+        return relative(f"{book.prefix}{path or 'index'}.html") if whole in there else ""
 
     def asset(name: str) -> str:
         found = relative(posixpath.join("static", name))

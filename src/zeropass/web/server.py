@@ -365,10 +365,17 @@ def serve(
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket bound to a host and port; BadOption, with the reason, where that is not possible."""
+    bound = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        bound = socket.create_server(address[:2], family=family, backlog=128)
+        # asyncio sends small packets at once only on sockets that say they are TCP; else an answer may wait 40 ms.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(CONNECTIONS)
     except (OSError, OverflowError, UnicodeError) as error:
+        if bound is not None:
+            bound.close()
         reason = getattr(error, "strerror", None) or error
         raise BadOption(f"--host {host} --port {port} cannot be used ({reason}); give another.") from error
     return bound
