@@ -279,6 +279,11 @@ def application(books: Sequence[Book], rules: Rules = Rules()) -> App:  # noqa: 
     """The whole as an ASGI application. Books with longer prefixes come before the one without."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     slots = Slots(STORED), Slots(COMPUTED)
+
+    @app.get("/favicon.ico")
+    async def icon() -> Response:  # what browsers ask for beside a picture by itself
+        return RedirectResponse(_asset("icon.svg"), 308)
+
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for book in sorted(books, key=lambda one: -len(one.prefix)):
         prefix = f"/{book.prefix}".rstrip("/")
