@@ -111,7 +111,7 @@ def test_neurons_of_a_layer_most_telling_first(built: small.Built) -> None:
         for one, record in zip(row.lists, atlas.explain(row.address, k=6), strict=True):
             up = record.top[0].z >= -record.bottom[0].z
             assert one.pole == ("+" if up else "−")
-            assert one.tokens == (record.top if up else record.bottom)[: overview.WORDS]
+            assert one.tokens == (record.top if up else record.bottom)[:6]
             assert (one.role, one.frame, one.verb) == (record.role, record.frame, record.verb)
     assert [row.address for row in rows] == overview.most_telling(atlas, 1, atlas.model["ff_roles"])
     with pytest.raises(BadAddress, match="out of range"):

@@ -432,7 +432,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "truncated tokens": (lambda f: cut(f / "tokens.parquet"), "/tokens"),
     "truncated hits": (lambda f: cut(f / "hits.parquet"), "/token/300"),
     "truncated lists": (lambda f: cut(f / "lists" / "L0.gate.parquet"), "/at/L0.ff.1"),
-    "no lists": (lambda f: (f / "lists" / "L0.gate.parquet").unlink(), "/layer/0"),
+    "no lists": (lambda f: (f / "lists" / "L0.gate.parquet").unlink(), "/at/L0.ff.1"),
     "truncated pairs": (lambda f: cut(f / "pairs" / "L0.vo.parquet"), "/at/L0.attn.1"),
     "truncated vectors": (lambda f: cut(f / "vectors" / "L0.gate.npy"), "/near/L0.ff.1"),
     "no rows": (lambda f: shutil.rmtree(f / "rows"), "/spread/L0.ff.1"),

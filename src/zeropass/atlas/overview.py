@@ -7,7 +7,7 @@ from typing import Any
 
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import PARAMETERS, file_name
+from zeropass.atlas.schema import PARAMETERS
 from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.views import TokenScore
@@ -21,9 +21,6 @@ MEASURES = {
     "kurtosis": "kurtosis of a list's scores: 0 for normal ones, high where few tokens stand far out",
 }
 """What tells how telling a list is: a column of ``parameters.parquet``, and what it is in words."""
-
-WORDS = 6
-"""Tokens of a list in short."""
 
 OUTSIDE_ROWS = 200
 """Lone vectors and rows of tables at most: a table of positions may have thousands."""
@@ -87,7 +84,7 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
         count=count,
         first=first,
     )
-    lists = _in_short(atlas, layer, FF_ROLES, [address for address, _ in rows])
+    lists = _in_short(atlas, [address for address, _ in rows], (layer, FF_ROLES))
     return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s in rows))
 
 
@@ -112,20 +109,18 @@ def most_telling(atlas: Atlas, layer: int, roles: Sequence[str], k: int | None =
 def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
     """The columns of a query head in short: q and o are its own, k and v its group's; most telling first in a role."""
     group = atlas.model["heads"] // atlas.model["kv_heads"]
-    found: list[Telling] = []
-    for role in HEAD_ROLES:
-        owner = head // group * group if role in ("k", "v") else head
-        rows = atlas.query(
-            "SELECT address, max(strength) AS most FROM read_parquet($file) WHERE layer = $layer AND role = $role "
-            'AND head = $head GROUP BY address ORDER BY most DESC, min("index")',
-            file=str(atlas.path / PARAMETERS),
-            layer=layer,
-            role=role,
-            head=owner,
-        )
-        lists = _in_short(atlas, layer, (role,), [address for address, _ in rows])
-        found += [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
-    return found
+    rows = atlas.query(
+        f"SELECT {_SHORT} FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "  # noqa: S608
+        "AND head = CASE WHEN role IN ('k', 'v') THEN $shared ELSE $head END ORDER BY id",
+        file=str(atlas.path / PARAMETERS),
+        layer=layer,
+        roles=list(HEAD_ROLES),
+        head=head,
+        shared=head // group * group,
+    )
+    found = [Telling(a, s, tuple(lists)) for a, (s, lists) in _shorts(atlas, rows).items()]
+    order = {role: n for n, role in enumerate(HEAD_ROLES)}
+    return sorted(found, key=lambda one: (order[one.lists[0].role], -one.strength))
 
 
 def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling]:
@@ -139,26 +134,19 @@ def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling
         roles=roles,
         count=count,
     )
-    lists = _in_short(atlas, layer, roles, [address for address, _ in rows])
+    lists = _in_short(atlas, [address for address, _ in rows], (layer, roles))
     return [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
 
 
 def in_short(atlas: Atlas, addresses: Sequence[str]) -> list[Telling]:
     """Some parameters of any layers in short, in the order given; the strength is that of their best list."""
     rows = atlas.query(
-        "SELECT address, layer, max(strength), list(DISTINCT role) FROM read_parquet($file) "
-        "WHERE address IN (SELECT unnest($addresses)) GROUP BY address, layer",
+        f"SELECT {_SHORT} FROM read_parquet($file) WHERE address IN (SELECT unnest($addresses)) ORDER BY id",  # noqa: S608
         file=str(atlas.path / PARAMETERS),
         addresses=list(addresses),
     )
-    found: dict[str, Telling] = {}
-    for layer in sorted({row[1] for row in rows}):
-        here = [row for row in rows if row[1] == layer]
-        roles = {role for row in here for role in row[3]}
-        order = [role for role in (*FF_ROLES, *HEAD_ROLES, *sorted(roles)) if role in roles]
-        lists = _in_short(atlas, layer, list(dict.fromkeys(order)), [row[0] for row in here])
-        found |= {address: Telling(address, most, tuple(lists.get(address, ()))) for address, _, most, _ in here}
-    return [found[address] for address in addresses if address in found]
+    found = _shorts(atlas, rows)
+    return [Telling(a, found[a][0], tuple(found[a][1])) for a in addresses if a in found]
 
 
 def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, int]]:
@@ -178,30 +166,30 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
     return dict(sorted(found.items(), key=lambda kind: order.index(kind[0][0])))
 
 
-def _in_short(atlas: Atlas, layer: int, roles: Sequence[str], addresses: Sequence[str]) -> dict[str, list[Short]]:
-    """The lists of some addresses of a layer, by address: of each the first tokens of its stronger pole."""
-    found: dict[str, list[Short]] = defaultdict(list)
-    sides = {(run.role, run.frame): run.side for run in atlas.runs if run.layer == layer and run.role in roles}
-    for role in dict.fromkeys(role for role, _ in sides):
-        rows = atlas.query(
-            "SELECT address, frame, mean, std, "
-            "top_ids[1:$words], top_z[1:$words], bottom_ids[1:$words], bottom_z[1:$words] "
-            "FROM read_parquet($file) WHERE address IN (SELECT unnest($addresses)) ORDER BY id",
-            file=str(atlas.path / "lists" / f"{file_name(layer, role)}.parquet"),
-            addresses=list(addresses),
-            words=WORDS,
-        )
-        for address, frame, *rest in rows:
-            if (role, frame) in sides:
-                found[address].append(_short(atlas, (layer, role, sides[role, frame], frame), rest))
+_SHORT = "address, layer, role, side, frame, mean, std, strength, words, words_z"
+
+
+def _in_short(atlas: Atlas, addresses: Sequence[str], place: tuple[int, Sequence[str]]) -> dict[str, list[Short]]:
+    """The lists of some addresses of a layer and of some roles, by address."""
+    rows = atlas.query(
+        f"SELECT {_SHORT} FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "  # noqa: S608
+        "AND address IN (SELECT unnest($addresses)) ORDER BY id",
+        file=str(atlas.path / PARAMETERS),
+        layer=place[0],
+        roles=list(place[1]),
+        addresses=list(addresses),
+    )
+    return {address: lists for address, (_, lists) in _shorts(atlas, rows).items()}
+
+
+def _shorts(atlas: Atlas, rows: Iterable[Sequence[Any]]) -> dict[str, tuple[float, list[Short]]]:
+    """For each address the strength of its best list, and all of them in short."""
+    found: dict[str, tuple[float, list[Short]]] = {}
+    for address, layer, role, side, frame, mean, std, strength, ids, zs in rows:
+        tokens = tuple(TokenScore(i, atlas.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+        evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
+        pole = "−" if zs and zs[0] < 0 else "+"
+        most, lists = found.get(address, (strength, []))
+        lists.append(Short(role, side, frame, pole, tokens, evidence))
+        found[address] = (max(most, strength), lists)
     return found
-
-
-def _short(atlas: Atlas, kind: tuple[int, str, str, str], row: Sequence[Any]) -> Short:
-    layer, role, side, frame = kind
-    mean, std, top, top_z, bottom, bottom_z = row
-    up = not bottom_z or (bool(top_z) and top_z[0] >= -bottom_z[0])
-    ids, zs = (top, top_z) if up else (bottom, bottom_z)
-    tokens = tuple(TokenScore(i, atlas.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
-    evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
-    return Short(role, side, frame, "+" if up else "−", tokens, evidence)

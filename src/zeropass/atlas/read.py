@@ -288,10 +288,28 @@ class Atlas:
 
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
+        asked = parameters
+        if self._kept and parameters["file"] == str(self.path / PARAMETERS):
+            query = query.replace("read_parquet($file)", "parameters")
+            asked = {name: value for name, value in parameters.items() if name != "file"}
         try:
-            return self._db.cursor().execute(query, parameters).fetchall()  # a cursor each: threads may ask at once
+            return self._db.cursor().execute(query, asked).fetchall()  # a cursor each: threads may ask at once
         except duckdb.Error as error:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
+
+    def keep_index(self) -> None:
+        """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
+
+        For a server, which is asked by several at once.
+        """
+        self._db.execute("SET threads = 1")
+        rows = "SELECT * FROM read_parquet($file) ORDER BY id"
+        self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
+        self._kept.add(PARAMETERS)
+
+    @cached_property
+    def _kept(self) -> set[str]:
+        return set()
 
     def mask(self, view: str) -> npt.NDArray[np.bool_]:
         """Which tokens a view shows, (V,)."""

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from zeropass.address import parse
 from zeropass.arch.spec import OUTSIDE
 from zeropass.atlas import overview as above
-from zeropass.charts import Overview, Telling
+from zeropass.charts import LayerRecord, Overview, Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.views import PairRecord, verb_of
 from zeropass.web import pictures
@@ -41,12 +42,24 @@ def model(book: Book, measure: str | None = None, kind: str | None = None) -> Pa
         "manifest": atlas.manifest,
     }
     path = "" if measure is None and kind is None else by(seen.measure, side, frame)
-    data = {"model": atlas.model, "manifest": atlas.manifest, "map": seen.to_json()}
     columns = ("layer", "part", f"mean {seen.measure}", f"most {seen.measure}", "address")
     rows = [(c.layer, c.part, c.mean, c.most, c.address) for c in seen.cells]
     title = book.name if not path else f"{book.name}: {seen.measure}, {seen.verb}"
     crumbs = () if not path else ((book.name, ""),)
-    return Page(path, "model.html", title, data, shown, Table(columns, rows), pictures.heat_map(seen), crumbs)
+    return Page(
+        path,
+        "model.html",
+        title,
+        partial(_model_json, book, seen),
+        shown,
+        Table(columns, rows),
+        pictures.heat_map(seen),
+        crumbs,
+    )
+
+
+def _model_json(book: Book, seen: Overview) -> dict[str, Any]:
+    return {"model": book.atlas.model, "manifest": book.atlas.manifest, "map": seen.to_json()}
 
 
 def _kind(kind: str) -> tuple[str, str]:
@@ -75,19 +88,22 @@ def layer(book: Book, number: int, page: int = 1) -> Page:
     heads = _heads(book, number) if page == 1 else {}
     lone = above.outside(atlas, number) if page == 1 else []
     shown = {"layer": found, "number": page, "pages": pages, "heads": heads, "lone": lone}
-    data = found.to_json() | {"heads": {a: [r.to_json() for r in rs] for a, rs in heads.items()}}
     return Page(
         layer_path(number, page),
         "layer.html",
         f"Layer {number}" + (f", page {page}" if page > 1 else ""),
-        data,
+        partial(_layer_json, found, heads),
         shown,
-        Table(SHORT_COLUMNS, short_rows((*found.rows, *lone))),
+        Table(SHORT_COLUMNS, partial(short_rows, (*found.rows, *lone))),
         pictures.strengths(above.strengths(atlas, number)) if page == 1 else None,
         ((book.name, ""),) if page == 1 else ((book.name, ""), (f"Layer {number}", layer_path(number))),
         layer_path(number - 1) if number > first else None,
         layer_path(number + 1) if number + 1 < stop else None,
     )
+
+
+def _layer_json(found: LayerRecord, heads: dict[str, list[PairRecord]]) -> dict[str, Any]:
+    return found.to_json() | {"heads": {a: [r.to_json() for r in rs] for a, rs in heads.items()}}
 
 
 def _heads(book: Book, number: int) -> dict[str, list[PairRecord]]:

@@ -1,6 +1,6 @@
 """A page is one value that becomes HTML, JSON, CSV or SVG; addresses of pages are made here and nowhere else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,10 @@ __all__ = ["Page", "Picture", "Table", "at", "by", "layer_path", "token"]
 
 @dataclass(frozen=True)
 class Table:
-    """What a page shows as rows: one tidy table, for CSV."""
+    """What a page shows as rows: one tidy table, for CSV; or a function that makes them when they are asked for."""
 
     columns: tuple[str, ...]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[Any]] | Callable[[], Sequence[Sequence[Any]]]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Picture:
 class Page:
     """One page. ``path`` is its address below the root of its book, without a suffix; the first page has none.
 
-    ``data`` is its JSON, ``shown`` what only the template needs. ``crumbs`` lead to it, ``before`` and ``after`` stand
-    beside it.
+    ``data`` is its JSON, or a function that makes it, ``shown`` what only the template needs. ``crumbs`` lead to it,
+    ``before`` and ``after`` stand beside it.
     """
 
     path: str
@@ -73,8 +73,3 @@ def by(measure: str, side: str, frame: str) -> str:
 def count_pages(total: int, size: int) -> int:
     """How many pages of a size hold a total; one if there is nothing."""
     return max(1, -(-total // size))
-
-
-def flat(rows: Iterable[Iterable[Sequence[Any]]]) -> list[Sequence[Any]]:
-    """Rows of several parts as one table."""
-    return [row for part in rows for row in part]

@@ -40,7 +40,7 @@ def alignment(book: Book) -> Page:
         "align",
         "align.html",
         f"{found.models[0].get('name', 'A')} beside {found.models[1].get('name', 'B')}",
-        found.summary(),
+        found.summary,
         {"alignment": found, "counts": counts, "rows": rows, "layers": align_layers(found)},
         Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
         Picture("drawn.svg", {"drawn": Markup(heat_maps(found))}),  # noqa: S704 - made and escaped by us

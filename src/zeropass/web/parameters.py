@@ -1,7 +1,8 @@
 """Pages of parameters: a neuron or another vector, what stands near it, a head, its maps, columns and directions."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import zeropass as zp
@@ -10,6 +11,7 @@ from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET
 from zeropass.atlas import near as nearby
 from zeropass.atlas import overview as above
 from zeropass.atlas import scores
+from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.vocab import View
@@ -59,9 +61,9 @@ def parameter(book: Book, address: str, view: View | None = None, k: int | None 
         at(address),
         "vector.html",
         address,
-        records.to_json(),
+        records.to_json,
         shown,
-        Table(LIST_COLUMNS, list_rows(records)),
+        Table(LIST_COLUMNS, partial(list_rows, records)),
         None,
         parents(book, address),
         before,
@@ -124,9 +126,9 @@ def _head(book: Book, place: Address, records: Records) -> Page:
         at(address) if not place.role else at(f"{address}.{place.role}"),
         "head.html",
         address,
-        records.to_json(),
+        records.to_json,
         shown,
-        Table(PAIR_COLUMNS, _pair_rows(records)),
+        Table(PAIR_COLUMNS, partial(_pair_rows, records)),
         pictures.pair_map(records[0]),
         parents(book, address),
         before,
@@ -158,9 +160,9 @@ def head_map(book: Book, address: str, asked: Asked = Asked()) -> Page:
         f"map/{address}",
         "map.html",
         address,
-        record.to_json(),
+        record.to_json,
         shown,
-        Table(PAIR_COLUMNS, _pair_rows([record])),
+        Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
         pictures.pair_map(record),
         (*parents(book, address), (str(place), at(place))),
         *beside,
@@ -209,9 +211,9 @@ def svd(book: Book, address: str, asked: Asked = Asked()) -> Page:
         f"svd/{address}",
         "svd.html",
         f"{address}: singular directions",
-        record.to_json(),
+        record.to_json,
         {"record": record, "address": str(place), "map": address, "usual": USUAL_OFFSET},
-        Table(columns, _direction_rows(record)),
+        Table(columns, partial(_direction_rows, record)),
         None,
         (*parents(book, address), (str(place), at(place))),
     )
@@ -247,18 +249,17 @@ def subheads(book: Book, address: str) -> Page:
         f"subheads/{address}",
         "subheads.html",
         f"{address}: its columns",
-        [{"address": r.address, "strength": r.strength, "lists": [_short_json(s) for s in r.lists]} for r in rows],
+        partial(_columns_json, rows),
         {"by_role": by_role, "address": address, "group": _group(book, place)},
-        Table(SHORT_COLUMNS, short_rows(rows)),
+        Table(SHORT_COLUMNS, partial(short_rows, rows)),
         None,
         (*parents(book, address), (address, at(address))),
         *beside,
     )
 
 
-def _short_json(one: Any) -> dict[str, Any]:
-    tokens = [{"id": t.id, "token": t.token, "score": t.score, "z": t.z} for t in one.tokens]
-    return {"role": one.role, "side": one.side, "frame": one.frame, "pole": one.pole, "tokens": tokens}
+def _columns_json(rows: Sequence[Telling]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
 
 
 def _group(book: Book, place: Address) -> Sequence[int]:
@@ -289,7 +290,7 @@ def near(book: Book, address: str) -> Page:
         f"near/{address}",
         "near.html",
         f"{address}: what stands near",
-        found.to_json(),
+        found.to_json,
         {"near": found, "address": address},
         Table(columns, rows),
         pictures.wiring(found),

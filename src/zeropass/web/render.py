@@ -8,7 +8,8 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from markupsafe import Markup
 import zeropass
 from zeropass.errors import BadAddress
 from zeropass.terminal import number
-from zeropass.vocab import LONGEST, shown_text
+from zeropass.vocab import LONGEST, SPACE, shown_text
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token
 
@@ -76,8 +77,10 @@ class Site:
         def draw(picture: Picture | None) -> Markup:
             return Markup(self._draw(picture, book, "")) if picture else Markup("")  # noqa: S704 - escaped by Jinja2
 
+        to = self._to(book)
         return {
-            "to": self._to(book),
+            "to": to,
+            "chip": partial(_chip, to),
             "raw": self.raw,
             "asset": self.asset,
             "live": self.live,
@@ -97,10 +100,11 @@ class Site:
 
 def as_json(page: Page) -> str:
     """The data of a page; numbers that JSON does not have become null."""
+    data = page.data() if callable(page.data) else page.data
     try:
-        return json.dumps(page.data, ensure_ascii=True, allow_nan=False)
+        return json.dumps(data, ensure_ascii=True, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(page.data), ensure_ascii=True, allow_nan=False)
+        return json.dumps(_finite(data), ensure_ascii=True, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -118,7 +122,8 @@ def as_csv(page: Page) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(page.table.columns)
-    writer.writerows([_cell(value) for value in row] for row in page.table.rows)
+    rows = page.table.rows() if callable(page.table.rows) else page.table.rows
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -146,6 +151,16 @@ def _environment() -> Environment:
     made.filters |= {"shown": _shown, "number": number, "plain": lambda text: shown_text(str(text), LONGEST_SHOWN)}
     made.globals |= {"at": at, "layer_path": layer_path, "token_path": token, "by": by, "version": zeropass.__version__}
     return made
+
+
+def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
+    """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
+    href, shown = to(token(i)), _shown(text, limit)
+    pale = len(shown) > 1 and shown[0] == SPACE
+    name = f"<i>{SPACE}</i>{escape(shown[1:])}" if pale else escape(shown)
+    beside = "" if z is None else f"<small>{number(z)}</small>"
+    begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
+    return Markup(f"{begin}{name}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
 def _shown(text: str, limit: int = LONGEST) -> str:

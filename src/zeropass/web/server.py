@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import secrets
 import socket
 import sys
@@ -31,6 +32,7 @@ try:
     from fastapi.responses import RedirectResponse, Response
     from fastapi.staticfiles import StaticFiles
     from starlette.exceptions import HTTPException
+    from threadpoolctl import threadpool_limits
 except ImportError as error:
     raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
 
@@ -39,8 +41,9 @@ __all__ = ["application", "serve"]
 PATIENCE = 30.0
 """Seconds that a page may take, waiting included; then the answer is 503."""
 
-STORED, COMPUTED = 4, 2
-"""Pages made at once: those that are read, and those that are computed."""
+CORES = max(2, os.cpu_count() or 2)
+STORED, COMPUTED = 2 * CORES, CORES
+"""Pages made at once: those that are read, and those that are computed; each of the latter takes one core."""
 
 CONNECTIONS = 128
 """Connections at once; more are answered 503."""
@@ -365,7 +368,9 @@ def serve(
         address = f"http://{shown}:{bound.getsockname()[1]}/"
         say(address + (f"?token={token}" if token else ""))
         threading.Thread(target=warm, args=(books,), daemon=True).start()
-        uvicorn.Server(config).run(sockets=[bound])
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
+        with threadpool_limits(1):
+            uvicorn.Server(config).run(sockets=[bound])
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -390,6 +395,7 @@ def warm(books: Sequence[Book]) -> None:
     """Read what the first pages need while the reader's browser opens."""
     for book in books:
         try:
+            book.atlas.keep_index()
             book.cache.get((book.prefix, f"/{book.prefix}", ""), partial(overviews.model, book))
             overviews.tokens(book)
         except ZeropassError:  # a damaged atlas says so on its pages

@@ -1,6 +1,7 @@
 """Pages of words: a token, those near it, and what is found for one or several."""
 
 import re
+from functools import partial
 from typing import Any
 
 from zeropass.address import parse
@@ -36,9 +37,9 @@ def of_token(book: Book, i: int) -> Page:
         token(i),
         "token.html",
         f"Token {shown_text(found.query[0].token) or i}",
-        found.to_json(),
+        found.to_json,
         shown,
-        Table(HIT_COLUMNS, _rows(found)),
+        Table(HIT_COLUMNS, partial(_rows, found)),
         pictures.hits(found, atlas.model["layers"]),
         ((book.name, ""), ("Tokens", "tokens")),
         token(i - 1) if i > 0 else None,
@@ -73,7 +74,7 @@ def nearest(book: Book, i: int) -> Page:
         f"nearest/{i}",
         "nearest.html",
         f"Nearest to {shown_text(found.token.token)}",
-        found.to_json(),
+        found.to_json,
         {"nearest": found},
         Table(("rank", "id", "token", "cosine", "z"), rows),
         None,
@@ -117,9 +118,9 @@ def find(book: Book, text: str, k: int = 20) -> Page:
         "find",
         "find.html",
         f"Found for {shown_text(text, 80)}",
-        found.to_json(),
+        found.to_json,
         {"found": found, "kinds": by_kind(found), "query": text, "notes": notes, "k": k},
-        Table(HIT_COLUMNS, _rows(found)),
+        Table(HIT_COLUMNS, partial(_rows, found)),
         pictures.hits(found, book.atlas.model["layers"]),
         ((book.name, ""),),
     )
