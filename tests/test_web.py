@@ -347,10 +347,16 @@ def test_what_nobody_foresaw_is_a_page_and_a_line_on_the_terminal(
 
 
 def test_a_cache_keeps_the_last() -> None:
-    cache, made = Cache(2), []
+    cache, made = Cache(20), []
+
+    def make(key: int) -> bytes:
+        made.append(key)
+        return b"x" * 10
+
     for key in (1, 2, 1, 3, 1, 2):
-        cache.get(key, lambda key=key: made.append(key))
+        assert cache.get(key, lambda key=key: make(key)) == b"x" * 10
     assert made == [1, 2, 3, 2]
+    assert cache.get("large", lambda: b"x" * 50) == b"x" * 50  # too large to be kept, and all else gives way
 
 
 # --- Hostile and damaged atlases --------------------------------------------------------------------------------------

@@ -23,22 +23,24 @@ __all__ = ["Book", "Cache", "local_name"]
 
 
 class Cache:
-    """Keeps what was made last, up to a number of things; several threads may ask."""
+    """Keeps the answers that were given last, up to so many bytes of them; several threads may ask."""
 
     def __init__(self, size: int) -> None:
-        self.size, self._kept, self._lock = size, OrderedDict[Hashable, Any](), threading.Lock()
+        self.size, self._held = size, 0
+        self._kept, self._lock = OrderedDict[Hashable, bytes](), threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What a key stands for, made if it is not there."""
+    def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+        """The answer to a question, made if it is not there."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         made = make()
         with self._lock:
+            self._held += len(made) - len(self._kept.pop(key, b""))
             self._kept[key] = made
-            while len(self._kept) > self.size:
-                self._kept.popitem(last=False)
+            while self._held > self.size:
+                self._held -= len(self._kept.popitem(last=False)[1])
         return made
 
 
@@ -58,7 +60,7 @@ class Book:
     diff: dict[str, Any] | None = None
     other: "Book | None" = None
     part: int = 0
-    cache: Cache = field(default_factory=lambda: Cache(256))
+    cache: Cache = field(default_factory=lambda: Cache(64_000_000))
 
     @property
     def name(self) -> str:

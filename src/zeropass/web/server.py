@@ -6,9 +6,7 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -89,28 +87,28 @@ class Desk:
     async def answer(self, request: Request, make: Callable[[], Page], computed: bool = False) -> Response:
         """The page that ``make`` makes, as HTML, JSON, CSV or SVG."""
         slots = self.computed if computed else self.stored
-        work = partial(slots.run, partial(self._render, request, make))
+        key = (request.url.path, request.url.query, wanted(request))
+        work = partial(self.book.cache.get, key, partial(slots.run, partial(self._render, request, make)))
         async with asyncio.timeout(PATIENCE):
-            text: str = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-        return respond(text, wanted(request))
+            body: bytes = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return respond(body, wanted(request))
 
-    def _render(self, request: Request, make: Callable[[], Page]) -> str:
-        page: Page = self.book.cache.get((self.book.prefix, request.url.path, request.url.query), make)
-        kind = wanted(request)
-        if kind == "json":
-            return as_json(page)
-        if kind == "csv":
-            return as_csv(page)
-        site = site_of(request, self.books)
-        return site.svg(page, self.book) if kind == "svg" else site.html(page, self.book)
+    def _render(self, request: Request, make: Callable[[], Page]) -> bytes:
+        page, site = make(), site_of(request, self.books)
+        ways: dict[str, Callable[[], str]] = {
+            "json": partial(as_json, page),
+            "csv": partial(as_csv, page),
+            "svg": partial(site.svg, page, self.book),
+            "html": partial(site.html, page, self.book),
+        }
+        return ways[wanted(request)]().encode("utf-8", "backslashreplace")
 
 
-def respond(text: str, kind: str, status: int = 200) -> Response:
-    """A text as the answer in its format; a picture brings the one style sheet that it may have."""
+def respond(body: bytes, kind: str, status: int = 200) -> Response:
+    """An answer in its format; a picture brings the one style sheet that it may have."""
     headers = {"vary": "accept"}
     if kind == "svg":
         headers["content-security-policy"] = CSP.replace("style-src 'self'", f"style-src 'sha256-{picture_style()[1]}'")
-    body = text.encode("utf-8", "backslashreplace")
     return Response(body, status, headers, media_type=FORMATS[kind])
 
 
@@ -300,9 +298,10 @@ def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
         book = next((b for b in books if b.prefix and request.url.path.startswith(f"/{b.prefix}")), books[0])
         title = TITLES.get(status, "That did not work")
         if wanted(request) == "html":
-            answer = respond(site_of(request, books).error(status, title, message, book), "html", status)
+            text = site_of(request, books).error(status, title, message, book)
+            answer = respond(text.encode("utf-8", "backslashreplace"), "html", status)
         else:
-            answer = respond(json.dumps({"status": status, "error": message}), "json", status)
+            answer = respond(json.dumps({"status": status, "error": message}).encode(), "json", status)
         answer.headers.update(headers or {})
         return answer
 
@@ -327,13 +326,10 @@ def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(TimeoutError, busy)
 
-    @app.middleware("http")
-    async def unforeseen(request: Request, call_next: Any) -> Response:
-        try:
-            return await call_next(request)  # type: ignore[no-any-return]
-        except Exception:  # whatever a damaged file can do: the reader gets a page, the owner the traceback
-            traceback.print_exc(file=sys.stderr)
-            return fail(request, 500, "This page could not be made; the server's terminal says why.")
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        # Whatever a damaged file can do: the reader gets a page, and uvicorn prints the traceback for the owner.
+        return fail(request, 500, "This page could not be made; the server's terminal says why.")
 
 
 def serve(
@@ -396,7 +392,7 @@ def warm(books: Sequence[Book]) -> None:
     for book in books:
         try:
             book.atlas.keep_index()
-            book.cache.get((book.prefix, f"/{book.prefix}", ""), partial(overviews.model, book))
+            overviews.model(book)
             overviews.tokens(book)
         except ZeropassError:  # a damaged atlas says so on its pages
             continue
