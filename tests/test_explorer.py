@@ -300,6 +300,26 @@ def test_a_lens_of_an_atlas_is_a_lens_of_the_model(built: small.Built) -> None:
                 assert [t.score for t in ours.top] == pytest.approx([t.score for t in theirs.top], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["qk", "vo"])
+def test_directions_from_gram_matrices_are_the_directions(built: small.Built, kind: str) -> None:
+    address = f"L1.attn.2.{kind}"
+    ours, theirs = zp.lens_of(built.atlas, str(built.folder)).svd(address), built.lens.svd(address)
+    values = [one.value for one in theirs.directions]
+    assert [one.value for one in ours.directions] == pytest.approx(values, rel=1e-3, abs=1e-3 * values[0])
+    assert [one.share for one in ours.directions] == pytest.approx([one.share for one in theirs.directions], abs=1e-4)
+    for own, other in zip(ours.directions, theirs.directions, strict=True):
+        if not other.close:  # up to its sign, which nothing fixes
+            poles = {frozenset(t.id for t in pole[:5]) for pole in (other.left, other.left_bottom)}
+            assert frozenset(t.id for t in own.left[:5]) in poles
+
+
+def test_another_offset_turns_the_same_scores(llama: small.Built) -> None:
+    lens = zp.lens_of(llama.atlas, str(llama.folder))
+    for offset in (0, 5, 16, 5):
+        ours, theirs = (one.head_map("L1.attn.2.qk", offset=offset) for one in (lens, llama.lens))
+        assert torch.allclose(ours.left @ ours.right.T, theirs.left @ theirs.right.T, rtol=1e-3, atol=1e-3)
+
+
 def test_other_weights_are_refused(llama: small.Built, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = small.built("gpt2", tmp_path_factory)
     with pytest.raises(BadOption, match="other weights"):

@@ -1,12 +1,17 @@
 """From an atlas back to its weights: a lens that takes rows and views from the atlas and does not compute them."""
 
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from zeropass.atlas.near import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import safe_name
 from zeropass.errors import BadOption
+from zeropass.factored import Factored
 from zeropass.frames import Frames, Rows
 from zeropass.lens import Lens, Shown
 from zeropass.model import open_model
@@ -49,11 +54,35 @@ class _Frames(Frames):
             self._kept[space] = Rows(space, matrix, Moments(both[0], both[1:], len(matrix)))
         return super().rows(space)
 
+    def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
+        return self._recent(layer, head, role, frame)
+
+    @cached_property
+    def _recent(self) -> Callable[[int, int, str, str], tuple[Tensor, Tensor]]:
+        """The scores of the last few sides of heads (13 MB each for SmolLM2): another offset only turns them."""
+        return lru_cache(8)(super()._head_scores)
+
+
+class _Map(Factored):
+    """A head map whose singular directions come from Gram matrices: to six digits, and several times as fast."""
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        turned = self.reduced()
+        left, right = turned.left.double(), turned.right.double()
+        values = left.square().sum(0)
+        root = values.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        return left / root, values, right / root
+
 
 class _Lens(Lens):
     """A lens with the views of an atlas, which knows already which tokens were hardly trained."""
 
     atlas: Atlas
+
+    def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
+        """A head map as its two factors."""
+        product = super().head_map(address, frame=frame, offset=offset)
+        return _Map(product.left, product.right)
 
     def view(self, name: View) -> Shown:
         """The tokens that lists of a view may show."""

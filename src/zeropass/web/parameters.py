@@ -22,6 +22,9 @@ from zeropass.web.page import Page, Table, at
 
 __all__ = ["Asked", "cloud", "head_map", "is_head", "near", "parameter", "spread", "subheads", "svd"]
 
+COLUMNS = 12
+"""Columns of a head that are shown with their words, in each role; the others are links."""
+
 LIST_COLUMNS = ("address", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
 PAIR_COLUMNS = ("address", "role", "offset", "frame", "rank", "left id", "left", "right id", "right", "score")
 
@@ -250,7 +253,7 @@ def subheads(book: Book, address: str) -> Page:
         "subheads.html",
         f"{address}: its columns",
         partial(_columns_json, rows),
-        {"by_role": by_role, "address": address, "group": _group(book, place)},
+        {"by_role": by_role, "address": address, "group": _group(book, place), "most": COLUMNS},
         Table(SHORT_COLUMNS, partial(short_rows, rows)),
         None,
         (*parents(book, address), (address, at(address))),
