@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -365,7 +366,7 @@ def serve(
         say(address + (f"?token={token}" if token else ""))
         threading.Thread(target=warm, args=(books,), daemon=True).start()
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
-        with threadpool_limits(1):
+        with threadpool_limits(1), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
             uvicorn.Server(config).run(sockets=[bound])
 
 
