@@ -13,6 +13,7 @@ import uvicorn
 
 from zeropass.web.book import Book
 from zeropass.web.guard import Rules
+from zeropass.web.patience import Impatient
 from zeropass.web.server import application, listening
 from zeropass.web.shelf import Sources, open_books
 
@@ -20,7 +21,7 @@ from zeropass.web.shelf import Sources, open_books
 @contextmanager
 def serving(books: Sequence[Book], rules: Rules = Rules()) -> Iterator[str]:  # noqa: B008
     """The address of a running server, without a slash at its end."""
-    config = uvicorn.Config(application(books, rules), log_level="error", lifespan="off", ws="none", http="h11")
+    config = uvicorn.Config(application(books, rules), log_level="error", lifespan="off", ws="none", http=Impatient)
     server = uvicorn.Server(config)
     with listening("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -310,6 +310,22 @@ def test_a_server_for_others_asks_for_its_token(llama: small.Built) -> None:
         assert away.headers["location"].startswith("/evil.example")
 
 
+def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeropass.web.patience.HEAD", 0.3)
+    with serving(books_of(llama.atlas.path)) as address:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        whole = b"GET /help HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc", whole + b"GET / HT"):
+            with socket.create_connection(place, timeout=5) as one:
+                one.sendall(sent)
+                answer = b"".join(iter(lambda: one.recv(65536), b""))
+                assert answer.startswith(b"HTTP/1.1 200") == (sent.startswith(whole))
+        with httpx.Client(base_url=address) as client:  # a connection that asks is kept
+            for _ in range(3):
+                assert client.get("/help").status_code == 200
+                time.sleep(0.2)
+
+
 def test_slots_are_few_and_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropass.web.server.PATIENCE", 0.05)
     slots, go = Slots(1), threading.Event()

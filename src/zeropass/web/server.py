@@ -32,6 +32,8 @@ try:
     from fastapi.staticfiles import StaticFiles
     from starlette.exceptions import HTTPException
     from threadpoolctl import threadpool_limits
+
+    from zeropass.web.patience import Impatient
 except ImportError as error:
     raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
 
@@ -356,7 +358,7 @@ def serve(
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=2,
-        http="h11",
+        http=Impatient,
         ws="none",
         h11_max_incomplete_event_size=16_384,
     )
