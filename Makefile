@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 
-.PHONY: demo test lint types check bench frames evidence alignment audit stitching clean
+.PHONY: demo test browser lint types check bench frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -12,10 +12,18 @@ demo: $(VENV)/.user
 	@$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	@$(BIN)/zeropass tour $(ATLAS)
+	@echo "  In the browser: $(BIN)/zeropass serve $(ATLAS)"
 	@echo "  (the command is in $(BIN); '. $(BIN)/activate' puts it on the path)"
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
+
+# The explorer is tested in the system's Chromium. Where there is none, Debian's is installed if we may.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	echo "NO BROWSER TESTS: there is no Chromium, and it cannot be installed here."
 
 check: lint types
 
@@ -32,6 +40,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/diff.py
+	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
+	$(BIN)/python benchmarks/web.py --atlas $(ATLAS)
 
 evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
@@ -65,11 +75,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.user: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[web]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[run,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[run,web,dev]"
 	@touch $@ $(VENV)/.user
 
 clean:

@@ -54,7 +54,7 @@ def test_lists_against_scores_after_minus_scores_before(variant: str, tmp_path: 
     base, tuned = shaken(variant, tmp_path)
     atlas = built(base, tuned, tmp_path / "atlas")
     frames, after = Frames(base), Frames(tuned)
-    shown = torch.from_numpy(atlas._mask("all"))
+    shown = torch.from_numpy(atlas.mask("all"))
     for role in (*base.family.ff_roles, "q", "v", "o"):
         side, norm = side_of(role), "ff_norm" if role in base.family.ff_roles else "attn_norm"
         for frame in ("token", "output") if side == "read" else ("output",):
@@ -88,7 +88,7 @@ def test_pairs_against_the_whole_difference_of_two_maps(variant: str, kind: str,
     for head in range(base.dims.heads):
         old, new = (one.head_map(1, head, kind, "token", offset) for one in (frames, after))
         dense = new.left @ new.right.T - old.left @ old.right.T
-        shown = torch.from_numpy(atlas._mask("all"))
+        shown = torch.from_numpy(atlas.mask("all"))
         dense = dense.masked_fill(~(shown[:, None] & shown), -torch.inf)
         record = atlas.explain(f"L1.attn.{head}.{kind}", k=12)[0]
         best = dense.flatten().topk(12).values.tolist()

@@ -26,12 +26,15 @@ LAYERS = (
     ("translation",),
     ("evidence",),
     ("views",),
+    ("charts",),
     ("lens",),
+    ("filtered",),
     ("atlas",),
     ("terminal", "tour"),
     ("delta",),
     ("stitch",),
     ("__init__",),
+    ("web",),
     ("cli",),
 )
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
@@ -46,6 +49,7 @@ PACKAGES = (
     "zeropass.align",
     "zeropass.delta",
     "zeropass.stitch",
+    "zeropass.web",
 )
 NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
 LAZY = "zeropass"
@@ -59,6 +63,7 @@ WITHOUT_TORCH = (
     "delta.terminal",
     "stitch.results",
     "stitch.terminal",
+    *("web.server", "web.export", "web.shelf"),
 )
 
 

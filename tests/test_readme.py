@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,23 @@ def test_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("zeropass ") and " build " not in c])
 def test_commands_run(command: str, folder: Path) -> None:
     arguments = [sys.executable, "-m", "zeropass.cli", *shlex.split(command)[1:]]
+    if arguments[3] == "serve":  # it serves until it is told to end
+        serve(arguments, folder)
+        return
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def serve(arguments: list[str], folder: Path) -> None:
+    """Start a server, ask for its first page, and end it."""
+    line = [*arguments, "--port", "0"]
+    with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        with urllib.request.urlopen(server.stdout.readline().split()[0], timeout=60) as page:
+            assert b"zeropass" in page.read()
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.mark.real

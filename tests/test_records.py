@@ -154,6 +154,7 @@ def test_the_public_names_are_these() -> None:
             "write_diff",
             "top_pairs",
         ),
+        *("Chosen", "Sources", "export_site", "lens_of", "open_books", "pairs_with", "serve"),
         *("Stitch", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.atlas.weights import lens_of
     from zeropass.delta.build import build_change
     from zeropass.delta.collect import compare
     from zeropass.delta.results import Diff, write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.factored import Factored
+    from zeropass.filtered import pairs_with
     from zeropass.frames import Frames
     from zeropass.lens import Lens, load
     from zeropass.model import Model, open_model
@@ -42,12 +44,16 @@ if TYPE_CHECKING:
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.stitched import classify, load_stitched
     from zeropass.translation import bridge, translate
+    from zeropass.web.export import Chosen, export_site
+    from zeropass.web.server import serve
+    from zeropass.web.shelf import Sources, open_books
 
 __all__ = [
     "Adapted",
     "Address",
     "Alignment",
     "Atlas",
+    "Chosen",
     "Diff",
     "Evidence",
     "Factored",
@@ -55,6 +61,7 @@ __all__ = [
     "Lens",
     "Model",
     "Options",
+    "Sources",
     "Stitch",
     "TopPairs",
     "ZeropassError",
@@ -68,15 +75,20 @@ __all__ = [
     "classify",
     "collect_evidence",
     "compare",
+    "export_site",
+    "lens_of",
     "load",
     "load_stitched",
     "match",
     "open_atlas",
+    "open_books",
     "open_model",
     "pair_of",
+    "pairs_with",
     "parse",
     "read_alignment",
     "read_evidence",
+    "serve",
     "stitch_models",
     "top_pairs",
     "translate",
@@ -97,12 +109,14 @@ _HOMES = {
     "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.atlas.weights": ("lens_of",),
     "zeropass.delta.build": ("build_change",),
     "zeropass.delta.collect": ("compare",),
     "zeropass.delta.results": ("Diff", "write_diff"),
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.factored": ("Factored",),
+    "zeropass.filtered": ("pairs_with",),
     "zeropass.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load"),
     "zeropass.model": ("Model", "open_model"),
@@ -111,6 +125,9 @@ _HOMES = {
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.translation": ("bridge", "translate"),
+    "zeropass.web.export": ("Chosen", "export_site"),
+    "zeropass.web.server": ("serve",),
+    "zeropass.web.shelf": ("Sources", "open_books"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

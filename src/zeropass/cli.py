@@ -359,6 +359,53 @@ def classify(
 
 
 @app.command()
+def serve(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8765,
+    model: Annotated[
+        str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
+    ] = None,
+    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second_model: Annotated[str | None, typer.Option(help="As --model, of the second.")] = None,
+    alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
+    diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
+    host: Annotated[
+        str, typer.Option(help="To be reached from elsewhere; whoever asks then needs the token that is printed.")
+    ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further host name by which it will be asked for; may be repeated.")
+    ] = None,
+) -> None:
+    """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
+    sources = zp.Sources(folder, model, second, second_model, alignment, diff)
+    books = zp.open_books(sources)
+    zp.serve(books, host, port, name or (), say=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+
+
+@app.command()
+def export(
+    folder: Folder,
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="The folder to make.")],
+    layers: Layers = None,
+    most: Annotated[
+        int,
+        typer.Option(min=1, help="How many neurons, and columns of heads, of a layer get pages; most telling first."),
+    ] = 20,
+    tokens: Annotated[int, typer.Option(min=0, help="How many tokens get pages, most mentioned first.")] = 1000,
+    everything: Annotated[bool, typer.Option("--all", help="Pages of every parameter and token.")] = False,
+    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
+    diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
+) -> None:
+    """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
+    chosen = zp.Chosen(_layers(layers), None if everything else most, None if everything else tokens)
+    books = zp.open_books(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
+    with _progress() as report:
+        count = zp.export_site(books, site, chosen, report)
+    print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
+
+
+@app.command()
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
     print_tour(Console(), zp.open_atlas(folder))

@@ -125,10 +125,10 @@ class Lens:
         view = self.view(tokens or self.tokens)
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
-        found = product.svd(k)
-        every = product.svd(None).values
-        close = close_values(every)[:k].tolist()
-        energy = every.square().sum().clamp_min(torch.finfo(every.dtype).tiny)  # a map may be zero
+        found = product.svd(None)  # all of them: the last one is judged by its neighbour
+        close = close_values(found.values)[:k].tolist()
+        sides = found.left.T[:k], found.right.T[:k]
+        energy = found.values.square().sum().clamp_min(torch.finfo(found.values.dtype).tiny)  # a map may be zero
         directions = [
             Direction(
                 float(value),
@@ -137,7 +137,7 @@ class Lens:
                 *self.poles(left, view),
                 *self.poles(right, view),
             )
-            for value, near, left, right in zip(found.values, close, found.left.T, found.right.T, strict=True)
+            for value, near, left, right in zip(found.values[:k], close, *sides, strict=True)
         ]
         note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
         return SvdRecord(str(place), place.role, offset, frame, tuple(directions), view.hidden, note)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "blocks", "gram", "moments", "standardised"]
+__all__ = ["Moments", "blocks", "gram", "kurtosis", "moments", "standardised"]
 
 _BLOCK = 8192
 
@@ -68,3 +68,16 @@ def _kept_blocks(rows: Tensor, keep: Tensor | None) -> Iterator[Tensor]:
     for part in blocks(rows.shape[0]):
         block = rows[part] if keep is None else rows[part][keep[part]]
         yield block.double()
+
+
+def kurtosis(scores: Tensor) -> Tensor:
+    """How heavy the tails of each row of scores (n, V) are, (n,): fourth central moment over squared variance, less 3.
+
+    0 for normal scores; large where few tokens stand far out. A row without spread has 0.
+    """
+    found = torch.empty(len(scores), device=scores.device)
+    for i, row in enumerate(scores):  # a row fits the cache; powers of a whole block would not
+        squares = (row - row.mean()).square_()
+        variance = squares.mean()
+        found[i] = squares.square_().mean() / variance.square() - 3 if variance > 0 else 0.0
+    return found

@@ -26,10 +26,16 @@ __all__ = [
     "Token",
     "TokenScore",
     "VectorRecord",
+    "verb_of",
 ]
 
 SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
 """What a list of a side and frame says, in words."""
+
+
+def verb_of(side: str, frame: str) -> str:
+    """What a list of a side and frame says, in words: it sees, is about to say, writes, or reads in another frame."""
+    return SEES.get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class VectorRecord:
     @property
     def verb(self) -> str:
         """What the list says, in words: it sees, is about to say, writes."""
-        plain = SEES.get((self.side, self.frame), {"read": "reads", "write": "writes"}[self.side] + f" ({self.frame})")
+        plain = verb_of(self.side, self.frame)
         return plain if self.spread is None else f"{plain}, change"
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zeropass.frames import Frames, Lengths
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
 from zeropass.projection import extremes
-from zeropass.statistics import standardised
+from zeropass.statistics import kurtosis, standardised
 
 __all__ = ["Runner", "Scored"]
 
@@ -155,6 +155,7 @@ class Runner:
             mean=scored.mean[part],
             std=scored.std[part],
             spread=scored.spread[part],
+            kurtosis=kurtosis(z),
             extremes=extremes(z, self.options.k, self.kept),
         )
 

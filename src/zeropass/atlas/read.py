@@ -44,9 +44,11 @@ from zeropass.views import (
 )
 from zeropass.vocab import VIEWS, Vocabulary
 
-__all__ = ["Atlas", "open_atlas"]
+__all__ = ["Atlas", "Run", "open_atlas"]
 
 Floats = npt.NDArray[np.float32]
+
+_PAIRS = '"offset", frame, left_ids, right_ids, scores, kth, bound, complete'
 
 _K = 20
 """Tokens a pole, and pairs, if nothing else is asked for."""
@@ -77,7 +79,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """Consecutive list ids of one layer, role and frame."""
 
     layer: int
@@ -115,7 +117,7 @@ class Atlas:
         check_view(view)
         records: list[Record] = []
         for one in self._held(place):
-            self._check_range(one)
+            self.check_range(one)
             found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
             records += [r for r in found if frame in (None, r.frame)]
         if not records:
@@ -142,26 +144,38 @@ class Atlas:
         if not asked:
             raise BadOption("find needs at least one word.")
         ids = list(dict.fromkeys(i for word in asked for i in self.vocab.find(word)))
+        return self.find_tokens(ids, side=side, role=role, layers=layers, k=k)
+
+    def find_tokens(
+        self,
+        ids: Sequence[int],
+        *,
+        side: str | None = None,
+        role: str | None = None,
+        layers: tuple[int, int] | None = None,
+        k: int = 20,
+    ) -> FindRecord:
+        """What `find` finds, for tokens by their ids; BadOption for one that the vocabulary does not have."""
+        if wrong := [i for i in ids if not 0 <= i < len(self.vocab)]:
+            raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {len(self.vocab) - 1}.")
         runs = self._chosen(side, role, layers)
         plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         stored = plain and self._is_shown(ids[0])
         best = self._stored_hits(ids[0], k) if stored else self.scan(ids, runs, k)
         return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best))
 
-    def scan(self, ids: Sequence[int], runs: "Sequence[_Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
+    def scan(self, ids: Sequence[int], runs: "Sequence[Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
         """(list id, z) of the k best of each kind for the mean of some tokens, from every stored vector.
 
         The mean of z over tokens is the z of their mean row, so a concept costs as much as a word.
         """
-        runs = self._runs if runs is None else runs
-        z = np.zeros(len(self._means), np.float32)
-        means = {
-            space: np.asarray(self._rows(space)[list(ids)].mean(0)) for space in {self._space(run) for run in runs}
-        }
+        runs = self.runs if runs is None else runs
+        z = np.zeros(len(self.means), np.float32)
+        means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in {self.space(run) for run in runs}}
         for run in runs:
-            z[run.first : run.first + run.count] = self._vectors(run) @ means[self._space(run)]
+            z[run.first : run.first + run.count] = self.vectors(run) @ means[self.space(run)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.where(self._stds > 0, (z - self._means) / self._stds, 0)
+            z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
         best: list[tuple[int, float]] = []
         for kind in sorted({(run.side, run.frame) for run in runs}):
             own = np.concatenate([np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == kind])
@@ -170,7 +184,7 @@ class Atlas:
 
     def strongest(self, role: str, frame: str, layers: tuple[int, int], k: int = 3) -> list[str]:
         """Addresses of the k most telling lists of a role and frame: highest |z| of the tenth token of a pole."""
-        rows = self._sql(
+        rows = self.query(
             "SELECT address FROM read_parquet($file) WHERE role = $role AND frame = $frame "
             "AND layer >= $first AND layer < $stop ORDER BY strength DESC, id LIMIT $k",
             file=str(self.path / PARAMETERS),
@@ -182,16 +196,18 @@ class Atlas:
         )
         return [row[0] for row in rows]
 
-    def head_maps(self, layer: int, kind: str) -> list[PairRecord]:
-        """All stored head maps of a layer, ``qk`` or ``vo``; none if the atlas was built without."""
-        if not (self.path / "pairs" / f"{file_name(layer, kind)}.parquet").exists():
+    def head_maps(self, layer: int, kind: str, k: int | None = None) -> list[PairRecord]:
+        """All stored head maps of a layer, ``qk`` or ``vo``, k pairs each; none if the atlas was built without."""
+        path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
+        if not path.exists():
             return []
-        places = [Address(layer, site_of(kind), head=head, role=kind) for head in range(self.model["heads"])]
-        return [record for place in places for record in self._pairs(place, self.options["pairs"], self.view)]
+        rows = self.query(f"SELECT address, {_PAIRS} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
+        k, hidden = min(k or self.options["pairs"], self.options["pairs"]), self.hidden(self.view)
+        return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
 
     def is_word(self, token: int) -> bool:
         """Whether a token reads as a whole word or punctuation (the ``words`` view)."""
-        return bool(self._mask("words")[token])
+        return bool(self.mask("words")[token])
 
     def info(self) -> dict[str, Any]:
         """What the atlas is of, how it was made and how large it is, JSON-ready."""
@@ -262,7 +278,7 @@ class Atlas:
 
     def _numpy(self, query: str, file: str) -> dict[str, Any]:
         try:
-            return self._db.execute(query, {"file": str(self.path / file)}).fetchnumpy()
+            return self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
         except duckdb.Error as error:
             raise self._damaged(file, error) from error
 
@@ -270,41 +286,70 @@ class Atlas:
     def _db(self) -> duckdb.DuckDBPyConnection:
         return duckdb.connect()
 
-    def _sql(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
+        asked = parameters
+        if self._kept and parameters["file"] == str(self.path / PARAMETERS):
+            query = query.replace("read_parquet($file)", "parameters")
+            asked = {name: value for name, value in parameters.items() if name != "file"}
         try:
-            return self._db.execute(query, parameters).fetchall()
+            return self._db.cursor().execute(query, asked).fetchall()  # a cursor each: threads may ask at once
         except duckdb.Error as error:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
 
-    def _mask(self, view: str) -> npt.NDArray[np.bool_]:
-        return np.asarray(self._tokens[f"in_{view}"], bool)
+    def keep_index(self) -> None:
+        """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
 
-    def _hidden(self, view: str) -> Hidden:
-        reasons = self.manifest["tokens_hidden"][view]
-        return Hidden(view, sum(reasons.values()), int(self._mask(view).sum()), reasons)
-
-    def _is_shown(self, token: int) -> bool:
-        return bool(self._mask(self.view)[token])
+        For a server, which is asked by several at once.
+        """
+        self._db.execute("SET threads = 1")
+        rows = "SELECT * FROM read_parquet($file) ORDER BY id"
+        self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
+        self._kept.add(PARAMETERS)
 
     @cached_property
-    def _runs(self) -> list[_Run]:
-        rows = self._sql(
+    def _kept(self) -> set[str]:
+        return set()
+
+    def mask(self, view: str) -> npt.NDArray[np.bool_]:
+        """Which tokens a view shows, (V,)."""
+        return np.asarray(self._tokens[f"in_{view}"], bool)
+
+    def hidden(self, view: str) -> Hidden:
+        """Which tokens a view hides, and why."""
+        reasons = self.manifest["tokens_hidden"][view]
+        return Hidden(view, sum(reasons.values()), int(self.mask(view).sum()), reasons)
+
+    def _is_shown(self, token: int) -> bool:
+        return bool(self.mask(self.view)[token])
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All lists, as runs of consecutive ids."""
+        rows = self.query(
             "SELECT layer, role, side, frame, min(id), count(*) FROM read_parquet($file) GROUP BY ALL ORDER BY 5",
             file=str(self.path / PARAMETERS),
         )
-        return [_Run(*row) for row in rows]
+        return [Run(*row) for row in rows]
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
-        return self._numpy("SELECT mean, std FROM read_parquet($file) ORDER BY id", PARAMETERS)
+        return self._numpy("SELECT mean, std, spread FROM read_parquet($file) ORDER BY id", PARAMETERS)
 
     @property
-    def _means(self) -> Floats:
+    def means(self) -> Floats:
+        """Mean score of every list, by its id."""
         return self._columns["mean"]
 
     @property
-    def _stds(self) -> Floats:
+    def stds(self) -> Floats:
+        """Standard deviation of the scores of every list, by its id."""
         return self._columns["std"]
+
+    @property
+    def spreads(self) -> Floats:
+        """Standard deviation of z of every list, by its id: one, but in an atlas of a change."""
+        return self._columns["spread"]
 
     @cached_property
     def _arrays(self) -> dict[str, Floats]:
@@ -322,30 +367,33 @@ class Atlas:
             self._arrays[file] = array
         return self._arrays[file]
 
-    def _vectors(self, run: _Run) -> Floats:
+    def vectors(self, run: Run) -> Floats:
+        """The folded vectors (n, d) of a run's lists."""
         return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
 
-    def _rows(self, space: str) -> Floats:
+    def rows(self, space: str) -> Floats:
+        """The rows (V, d) that stand for the tokens in a space."""
         return self._array(f"rows/{safe_name(space)}.npy", self.model["vocabulary"])
 
-    def _space(self, run: _Run) -> str:
+    def space(self, run: Run) -> str:
+        """The space of the rows that a run's lists score."""
         return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
 
     def _stream_layer(self, layer: int) -> int:
         return int(self.model["layers"]) if layer == OUTSIDE else layer
 
-    def _chosen(self, side: str | None, role: str | None, layers: tuple[int, int] | None) -> list[_Run]:
+    def _chosen(self, side: str | None, role: str | None, layers: tuple[int, int] | None) -> list[Run]:
         """The runs that a question asks for; BadOption, with what there is, if that is none."""
         for name, value, known in (
             ("--side", side, {"read", "write"}),
-            ("--role", role, {run.role for run in self._runs}),
+            ("--role", role, {run.role for run in self.runs}),
         ):
             if value is not None and value not in known:
                 raise BadOption(f"{name} {value!r} is not one of {', '.join(sorted(known))}.")
         first, stop = layers or (OUTSIDE, self.model["layers"])
         chosen = [
             run
-            for run in self._runs
+            for run in self.runs
             if side in (None, run.side) and role in (None, run.role) and first <= run.layer < stop
         ]
         if not chosen:
@@ -354,7 +402,7 @@ class Atlas:
         return chosen
 
     def _stored_hits(self, token: int, k: int) -> list[tuple[int, float]]:
-        rows = self._sql(
+        rows = self.query(
             "SELECT id, z FROM read_parquet($file) WHERE token = $token AND rank < $k ORDER BY abs(z) DESC, id",
             file=str(self.path / HITS),
             token=token,
@@ -364,7 +412,7 @@ class Atlas:
 
     def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
         found = list(best)
-        rows = self._sql(
+        rows = self.query(
             "SELECT id, address, side, role, frame, layer, mean, std FROM read_parquet($file) "
             "WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
@@ -388,7 +436,7 @@ class Atlas:
         every = with_roles(place, self.model["ff_roles"])
         held = [one for one in every if self._built(one.role) and (not self.is_change or self._changed(one))]
         if not held and self.is_change:
-            self._check_range(place)
+            self.check_range(place)
             role = f".{place.role}" if place.index >= 0 and place.role in FF_ROLES else ""
             raise BadAddress(f"{place}{role}: nothing of it changed from {self.model['name']}.")
         return held or every
@@ -396,12 +444,13 @@ class Atlas:
     def _changed(self, place: Address) -> bool:
         if place.role in MAP_ROLES:
             return (self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet").exists()
-        return (self.path / "lists" / f"{self._stored_name(place)[0]}.parquet").exists()
+        return (self.path / "lists" / f"{self.stored_name(place)[0]}.parquet").exists()
 
     def _built(self, role: str) -> bool:
         return role in (self.options.get("roles") or (role,))
 
-    def _check_range(self, place: Address) -> None:
+    def check_range(self, place: Address) -> None:
+        """Raise BadAddress, with the range, for a layer, head, neuron or column that the atlas does not have."""
         if place.layer == OUTSIDE:
             return
         first, stop = self.layers
@@ -422,7 +471,7 @@ class Atlas:
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
 
-    def _stored_name(self, place: Address) -> tuple[str, str, Address]:
+    def stored_name(self, place: Address) -> tuple[str, str, Address]:
         """(file stem, role, address as stored): a k or v column is stored under the first head of its group."""
         if place.layer == OUTSIDE:
             role = f"{place.part}_norm" if place.index < 0 else place.part
@@ -436,25 +485,25 @@ class Atlas:
         return file_name(place.layer, role), role, place
 
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
-        stem, role, stored = self._stored_name(place)
+        stem, role, stored = self.stored_name(place)
         path = self.path / "lists" / f"{stem}.parquet"
-        if role not in {run.role for run in self._runs if run.layer == place.layer}:
+        if role not in {run.role for run in self.runs if run.layer == place.layer}:
             raise BadAddress(
-                f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self._runs}))}."
+                f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
             )
-        rows = self._sql(
+        rows = self.query(
             "SELECT id, frame, norm, mean, std, spread, top_ids, top_z, bottom_ids, bottom_z FROM read_parquet($file) "
             "WHERE address = $address ORDER BY id",
             file=str(path),
             address=str(stored),
         )
         if not rows:
-            count = max((run.count for run in self._runs if (run.layer, run.role) == (place.layer, role)), default=0)
+            count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
-        hidden = self._hidden(view)
+        hidden = self.hidden(view)
         records = []
         for i, frame, norm, mean, std, spread, *lists in rows:
-            run = next((run for run in self._runs if run.first <= i < run.first + run.count), None)
+            run = next((run for run in self.runs if run.first <= i < run.first + run.count), None)
             if run is None:
                 raise self._damaged(PARAMETERS, f"there is no list {i}")
             if view != self.view or k > len(lists[0]):
@@ -467,19 +516,20 @@ class Atlas:
             )
         return records
 
-    def _relisted(self, run: _Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
+    def _relisted(self, run: Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
         """Both poles of one vector over another view, from the stored vector and rows: one product with V rows."""
-        ids = np.flatnonzero(self._mask(view))
-        z = (self._rows(self._space(run)) @ self._vectors(run)[row])[ids]
+        ids = np.flatnonzero(self.mask(view))
+        z = (self.rows(self.space(run)) @ self.vectors(run)[row])[ids]
         z = (z - mean) / std if std > 0 else np.zeros_like(z)
         order = np.argsort(-z, kind="stable")
         top, bottom = order[:k], order[::-1][:k]
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
 
     def _scored(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
-        return tuple(TokenScore(i, self._label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+        return tuple(TokenScore(i, self.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
 
-    def _label(self, token: int) -> str:
+    def label(self, token: int) -> str:
+        """The text of a token that stands in a list; BadAtlas for one that the vocabulary does not have."""
         if not 0 <= token < len(self.vocab):
             raise self._damaged("lists", f"there is no token {token}")
         return self.vocab.label(token)
@@ -495,19 +545,18 @@ class Atlas:
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
                 "zeropass explain searches others from the model."
             )
-        rows = self._sql(
-            'SELECT "offset", frame, left_ids, right_ids, scores, kth, bound, complete FROM read_parquet($file) '
-            "WHERE address = $address",
+        rows = self.query(
+            f"SELECT {_PAIRS} FROM read_parquet($file) WHERE address = $address",  # noqa: S608
             file=str(path),
             address=str(place),
         )
-        hidden = self._hidden(view)
+        hidden = self.hidden(view)
         return [self._pair_record(place, row, k, hidden) for row in rows]
 
-    def _pair_record(self, place: Address, row: tuple[Any, ...], k: int, hidden: Hidden) -> PairRecord:
+    def _pair_record(self, place: Address, row: Sequence[Any], k: int, hidden: Hidden) -> PairRecord:
         offset, frame, left, right, scores, kth, bound, complete = row
         pairs = tuple(
-            PairScore(Token(a, self._label(a)), Token(b, self._label(b)), s)
+            PairScore(Token(a, self.label(a)), Token(b, self.label(b)), s)
             for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)
         )
         kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for

@@ -9,7 +9,7 @@
     vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role
     lists/{name}.parquet   top-k and bottom-k tokens of these vectors, a row for each vector and frame
     pairs/{name}.parquet   top pairs of the head maps of one layer
-    parameters.parquet     one row a list: id, address, norm, mean and std of its scores, spread of z, strength
+    parameters.parquet     one row a list: id, address, mean and std, how telling it is, its first words
     hits.parquet           for each token and kind of list the parameters that rank highest by |z|
 """
 
@@ -38,7 +38,7 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, HITS = "parameters.parquet", "hits.parquet"

@@ -32,7 +32,7 @@ Kind = tuple[Side, str]
 class ListBlock:
     """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z.
 
-    ``spread`` is the standard deviation of z over the tokens in use.
+    ``spread`` is the standard deviation of z over the tokens in use, ``kurtosis`` tells its tails over the shown ones.
     """
 
     first_id: int
@@ -42,6 +42,7 @@ class ListBlock:
     mean: Tensor
     std: Tensor
     spread: Tensor
+    kurtosis: Tensor
     extremes: Extremes
 
 
@@ -95,6 +96,8 @@ def _list_table(block: ListBlock) -> pa.Table:
             "std": _column(block.std),
             "spread": _column(block.spread),
             "strength": _column(strength(e)),
+            "best": _column(strength(e, rank=1)),
+            "kurtosis": _column(block.kurtosis),
             "top_ids": _arrays(e.top_ids.int()),
             "top_z": _arrays(e.top),
             "bottom_ids": _arrays(e.bottom_ids.int()),
@@ -113,22 +116,44 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
     """The index over all lists, in the order of their ids, from the files of the jobs; returns how many."""
     parts = []
     for (layer, role, frame), side in zip(keys, sides, strict=True):
-        part = _read(folder / f"{file_name(layer, role)}.parquet", _INDEX)
-        part = part.filter(pc.equal(part["frame"], frame))
+        part = _read(folder / f"{file_name(layer, role)}.parquet", [*_INDEX, *_POLES])
+        part = _with_words(part.filter(pc.equal(part["frame"], frame)))
         for name, value in (("side", side), ("role", role)):
             part = part.add_column(2, name, pa.repeat(value, len(part)))
         parts.append(part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part))))
     table = pa.concat_tables(parts) if parts else _PARAMETERS.empty_table()
-    write_table(path, table)
+    write_table(path, table, row_group=8192)  # what is asked of one layer then reads little
     return len(table)
 
 
+def _with_words(part: pa.Table) -> pa.Table:
+    """Lists with the first tokens of their stronger pole, and z, in place of both poles whole."""
+    top, top_z, bottom, bottom_z = (_matrix(part[name])[:, :WORDS] for name in _POLES)
+    up = top_z[:, :1] >= -bottom_z[:, :1]
+    words, words_z = np.where(up, top, bottom), np.where(up, top_z, bottom_z)
+    return (
+        part.drop_columns(_POLES)
+        .append_column("words", pa.FixedSizeListArray.from_arrays(pa.array(words.ravel()), words.shape[1]))
+        .append_column("words_z", pa.FixedSizeListArray.from_arrays(pa.array(words_z.ravel()), words.shape[1]))
+    )
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    flat = column.combine_chunks()
+    return flat.flatten().to_numpy().reshape(len(flat), -1)  # type: ignore[no-any-return]
+
+
+WORDS = 6
+"""Tokens of a list in the index over all lists."""
+
+_POLES = ["top_ids", "top_z", "bottom_ids", "bottom_z"]
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
-    | dict.fromkeys(("norm", "mean", "std", "spread", "strength"), pa.float32())
+    | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis"), pa.float32())
+    | {"words": pa.list_(pa.int32()), "words_z": pa.list_(pa.float32())}
 )
-_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength"]
+_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength", "best", "kurtosis"]
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
@@ -211,7 +236,7 @@ def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
     options: dict[str, Any] = {"use_dictionary": ["side", "frame"], "use_byte_stream_split": ["z"]}
     with beside(path) as temporary, pq.ParquetWriter(temporary, _HITS, compression="zstd", **options) as writer:
         for side, frame in sorted(lists):
-            writer.write_table(_hits_table(side, frame, lists[side, frame], kept), row_group_size=50_000)
+            writer.write_table(_hits_table(side, frame, lists[side, frame], kept), row_group_size=25_000)
 
 
 _HITS = pa.schema(

@@ -1,0 +1,1 @@
+"""The explorer: an atlas as pages, served on this machine or written as a static site. It shows records."""

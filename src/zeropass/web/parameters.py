@@ -1,0 +1,340 @@
+"""Pages of parameters: a neuron or another vector, what stands near it, a head, its maps, columns and directions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import zeropass as zp
+from zeropass.address import Address, parse
+from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET
+from zeropass.atlas import near as nearby
+from zeropass.atlas import overview as above
+from zeropass.atlas import scores
+from zeropass.charts import Telling
+from zeropass.errors import BadAddress, BadOption, UnknownWord
+from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
+from zeropass.vocab import View
+from zeropass.web import pictures
+from zeropass.web.book import Book, stem_of
+from zeropass.web.overviews import SHORT_COLUMNS, parents, short_rows
+from zeropass.web.page import Page, Table, at
+
+__all__ = ["Asked", "cloud", "head_map", "is_head", "near", "parameter", "spread", "subheads", "svd"]
+
+COLUMNS = 12
+"""Columns of a head that are shown with their words, in each role; the others are links."""
+
+LIST_COLUMNS = ("address", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
+PAIR_COLUMNS = ("address", "role", "offset", "frame", "rank", "left id", "left", "right id", "right", "score")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a head map beyond its address: how far the query stands after the key, and words on a side."""
+
+    offset: int | None = None
+    left: str = ""
+    right: str = ""
+    k: int = 50
+
+
+def is_head(place: Address) -> bool:
+    """Whether an address is that of a head or head map, not of a vector."""
+    return place.part == "attn" and place.head >= 0 and place.role in ("", *MAP_ROLES)
+
+
+def parameter(book: Book, address: str, view: View | None = None, k: int | None = None) -> Page:
+    """What a parameter does: the lists of a vector, or both maps of a head."""
+    place = parse(address)
+    records = book.atlas.explain(address, tokens=view, k=k)
+    if is_head(place):
+        return _head(book, place, records)
+    shown = {
+        "records": list(records),
+        "address": records[0].address,
+        "view": view or book.atlas.view,
+        "matches": book.matches(records[0].address),
+        "k": k or 20,
+        "variant": view is not None or k is not None,
+        "role": place.role,
+    }
+    before, after = _beside(book, place)
+    return Page(
+        at(address),
+        "vector.html",
+        address,
+        records.to_json,
+        shown,
+        Table(LIST_COLUMNS, partial(list_rows, records)),
+        None,
+        parents(book, address),
+        before,
+        after,
+    )
+
+
+def list_rows(records: Iterable[Record]) -> list[tuple[Any, ...]]:
+    """Lists as rows of a table, one a token."""
+    return [
+        (r.address, r.role, r.side, r.frame, sign, rank, t.id, t.token, t.score, t.z)
+        for r in records
+        if isinstance(r, VectorRecord)
+        for sign, pole in (("+", r.top), ("−", r.bottom))
+        for rank, t in enumerate(pole, 1)
+    ]
+
+
+def _pair_rows(records: Iterable[Record]) -> list[tuple[Any, ...]]:
+    return [
+        (r.address, r.role, r.offset, r.frame, rank, p.left.id, p.left.token, p.right.id, p.right.token, p.score)
+        for r in records
+        if isinstance(r, PairRecord)
+        for rank, p in enumerate(r.pairs, 1)
+    ]
+
+
+def _beside(book: Book, place: Address) -> tuple[str | None, str | None]:
+    """The paths of the previous and next parameter of the same kind, as far as the sizes of the model tell."""
+    model = book.atlas.model
+    if is_head(place):
+        field, here, count = "head", place.head, model["heads"]
+    elif place.index >= 0 and place.part == "attn":
+        field, here, count = "index", place.index, model["head_dim"]
+    elif place.index >= 0 and place.part == "ff":
+        field, here, count = "index", place.index, model["neurons"]
+    else:
+        return None, None
+    role = f".{place.role}" if place.part == "ff" and place.role else ""
+    moved: list[str | None] = []
+    for there in (here - 1, here + 1):
+        beside = replace(place, head=there) if field == "head" else replace(place, index=there)
+        moved.append(at(f"{beside}{role}") if 0 <= there < count else None)
+    return moved[0], moved[1]
+
+
+# --- Heads ------------------------------------------------------------------------------------------------------------
+
+
+def _head(book: Book, place: Address, records: Records) -> Page:
+    address = records[0].address
+    before, after = _beside(book, replace(place, role=""))
+    shown = {
+        "records": list(records),
+        "address": address,
+        "matches": book.matches(address),
+        "columns": above.has_columns(book.atlas, place.layer),
+    }
+    return Page(
+        at(address) if not place.role else at(f"{address}.{place.role}"),
+        "head.html",
+        address,
+        records.to_json,
+        shown,
+        Table(PAIR_COLUMNS, partial(_pair_rows, records)),
+        pictures.pair_map(records[0]),
+        parents(book, address),
+        before,
+        after,
+    )
+
+
+def head_map(book: Book, address: str, asked: Asked = Asked()) -> Page:
+    """One head map: the stored pairs, or those at another offset, or with a token on a side, from the weights."""
+    place = _map_place(address)
+    if asked.offset is not None and not (place.role == "qk" and book.rotary):
+        raise BadOption(f"{address}: only a qk map of a model with rotary positions depends on an offset.")
+    stored = book.atlas.explain(address, k=int(book.atlas.options["pairs"]))[0]  # it exists, or BadAddress
+    plain = asked.offset is None and not asked.left and not asked.right
+    record = stored if plain else _asked(book, address, stored, asked)
+    shown = {
+        "record": record,
+        "asked": asked,
+        "computed": not plain,
+        "rotary": book.rotary and place.role == "qk",
+        "usual": stored.offset,
+        "weights": book.weights is not None,
+        "address": str(place),
+        "map": address,
+    }
+    before, after = _beside(book, replace(place, role=""))
+    beside = (path and f"map/{path.removeprefix('at/')}.{place.role}" for path in (before, after))
+    return Page(
+        f"map/{address}",
+        "map.html",
+        address,
+        record.to_json,
+        shown,
+        Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
+        pictures.pair_map(record),
+        (*parents(book, address), (str(place), at(place))),
+        *beside,
+    )
+
+
+def _map_place(address: str) -> Address:
+    place = parse(address)
+    if place.role not in MAP_ROLES:
+        raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
+    return place
+
+
+def _asked(book: Book, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
+    """The pairs that were asked for, from the weights: in the token frame, which the atlas may not have stored."""
+    offset = stored.offset if asked.offset is None else asked.offset
+    lens = book.lens()
+    if not asked.left and not asked.right:
+        found: PairRecord = lens.explain(address, frame="token", k=asked.k, offset=offset or None)[0]
+        return found
+    left, right = (token_ids(book, text) if text else [] for text in (asked.left, asked.right))
+    product = book.head_map(address, offset)
+    made: PairRecord = zp.pairs_with(lens, address, product, offset, left=left, right=right, k=asked.k)
+    return replace(made, evidence=stored.evidence if offset == stored.offset else None)
+
+
+def token_ids(book: Book, text: str) -> list[int]:
+    """The tokens that a text stands for: with and without a space before it, or the very id as ``#123``."""
+    if text.startswith("#") and text[1:].isdecimal() and len(text) < 12:
+        return [int(text[1:])]
+    try:
+        return book.atlas.vocab.find(text)
+    except UnknownWord:
+        if text.strip() and text.strip() != text:
+            return book.atlas.vocab.find(text.strip())
+        raise
+
+
+def svd(book: Book, address: str, asked: Asked = Asked()) -> Page:
+    """The singular directions of a head map, from the weights."""
+    place = _map_place(address)
+    book.atlas.explain(address, k=1)
+    record = book.lens().svd(address, offset=asked.offset)
+    columns = ("direction", "share", "close", "side", "pole", "rank", "id", "token", "score", "z")
+    return Page(
+        f"svd/{address}",
+        "svd.html",
+        f"{address}: singular directions",
+        record.to_json,
+        {"record": record, "address": str(place), "map": address, "usual": USUAL_OFFSET},
+        Table(columns, partial(_direction_rows, record)),
+        None,
+        (*parents(book, address), (str(place), at(place))),
+    )
+
+
+def _direction_rows(record: SvdRecord) -> list[tuple[Any, ...]]:
+    return [
+        (n, one.share, one.close, side, sign, rank, t.id, t.token, t.score, t.z)
+        for n, one in enumerate(record.directions, 1)
+        for side, sign, pole in (
+            ("left", "+", one.left),
+            ("left", "−", one.left_bottom),
+            ("right", "+", one.right),
+            ("right", "−", one.right_bottom),
+        )
+        for rank, t in enumerate(pole, 1)
+    ]
+
+
+def subheads(book: Book, address: str) -> Page:
+    """The columns of a head, most telling first in each role."""
+    place = parse(address)
+    if not is_head(place) or place.role:
+        raise BadAddress(f"{address} is not a head; one looks like L10.attn.3.")
+    book.atlas.check_range(place)
+    rows = above.subheads(book.atlas, place.layer, place.head)
+    by_role: dict[str, list[Any]] = {}
+    for row in rows:
+        by_role.setdefault(row.lists[0].role if row.lists else "?", []).append(row)
+    before, after = _beside(book, place)
+    beside = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
+    return Page(
+        f"subheads/{address}",
+        "subheads.html",
+        f"{address}: its columns",
+        partial(_columns_json, rows),
+        {"by_role": by_role, "address": address, "group": _group(book, place), "most": COLUMNS},
+        Table(SHORT_COLUMNS, partial(short_rows, rows)),
+        None,
+        (*parents(book, address), (address, at(address))),
+        *beside,
+    )
+
+
+def _columns_json(rows: Sequence[Telling]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _group(book: Book, place: Address) -> Sequence[int]:
+    """The query heads that share k and v with a head."""
+    size = book.atlas.model["heads"] // book.atlas.model["kv_heads"]
+    first = place.head // size * size
+    return range(first, first + size)
+
+
+# --- What is computed from the vectors of an atlas --------------------------------------------------------------------
+
+
+def near(book: Book, address: str) -> Page:
+    """What writes along a parameter, reads along it and is like it."""
+    found = nearby.near(book.atlas, address)
+    columns = ("relation", "role", "frame", "rank", "address", "other role", "inner product", "cosine or correlation")
+    rows: list[tuple[Any, ...]] = [
+        (one.verb, one.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)
+        for one in found.wiring
+        for rank, wire in enumerate(one.wires, 1)
+    ]
+    rows += [
+        ("is like", one.role, one.frame, rank, like.address, one.role, "", like.correlation)
+        for one in found.alike
+        for rank, like in enumerate(one.best, 1)
+    ]
+    return Page(
+        f"near/{address}",
+        "near.html",
+        f"{address}: what stands near",
+        found.to_json,
+        {"near": found, "address": address},
+        Table(columns, rows),
+        pictures.wiring(found),
+        (*parents(book, address), (address, at(address))),
+    )
+
+
+def spread(book: Book, address: str) -> Page:
+    """How the scores of each list are spread over the vocabulary."""
+    found = scores.spreads(book.atlas, address)
+    rows = [
+        (one.role, one.side, one.frame, one.low + n * one.step, one.step, count)
+        for one in found
+        for n, count in enumerate(one.counts)
+    ]
+    return Page(
+        f"spread/{address}",
+        "spread.html",
+        f"{address}: spread of its scores",
+        [one.to_json() for one in found],
+        {"spreads": found, "address": address},
+        Table(("role", "side", "frame", "from z", "width", "tokens"), rows),
+        pictures.spreads(found),
+        (*parents(book, address), (address, at(address))),
+    )
+
+
+def cloud(book: Book, address: str) -> Page:
+    """The tokens of each list in a plane."""
+    found = scores.clouds(book.atlas, address)
+    rows = [(one.role, one.side, one.frame, p.id, p.token, p.z, p.x, p.y) for one in found for p in one.points]
+    return Page(
+        f"cloud/{address}",
+        "cloud.html",
+        f"{address}: its tokens in a plane",
+        [one.to_json() for one in found],
+        {"clouds": found, "address": address},
+        Table(("role", "side", "frame", "id", "token", "z", "x", "y"), rows),
+        pictures.clouds(found),
+        (*parents(book, address), (address, at(address))),
+    )
+
+
+__all__ += ["list_rows", "stem_of", "token_ids"]

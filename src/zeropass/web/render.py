@@ -1,0 +1,168 @@
+"""A page as HTML, JSON, CSV or SVG. Everything that comes from a file is escaped by Jinja2, in every format."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import zeropass
+from zeropass.errors import BadAddress
+from zeropass.terminal import number
+from zeropass.vocab import LONGEST, SPACE, shown_text
+from zeropass.web.book import Book
+from zeropass.web.page import Page, Picture, at, by, layer_path, token
+
+__all__ = ["FORMATS", "STATIC", "Site", "as_csv", "as_json", "picture_style"]
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+FORMATS = {
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "svg": "image/svg+xml; charset=utf-8",
+}
+LONGEST_SHOWN = 400
+"""Characters of a name or message that a page shows."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where pages are shown: ``to`` makes the address of a path of a book as the page that is made has to link it.
+
+    It is "" for a page that is not there.
+
+    ``live``: a server answers, so that offsets, filters and words can be asked for. ``raw`` is the address of another
+    format of this very page, ``asset`` that of a file of `STATIC`.
+    """
+
+    to: Callable[[str, Book], str]
+    raw: Callable[[str], str]
+    asset: Callable[[str], str]
+    live: bool
+    books: Sequence[Book] = field(default=())
+
+    def html(self, page: Page, book: Book) -> str:
+        """A page as HTML."""
+        return _environment().get_template(page.template).render(**self._names(book), page=page, **page.shown)
+
+    def svg(self, page: Page, book: Book) -> str:
+        """The picture of a page by itself; BadAddress if it has none."""
+        if page.picture is None:
+            raise BadAddress(f"{page.title} has no picture.")
+        return self._draw(page.picture, book, picture_style()[0])
+
+    def error(self, status: int, title: str, message: str, book: Book) -> str:
+        """A page that says what went wrong."""
+        page = Page("", "error.html", title, {}, crumbs=((book.name, ""),))
+        text = shown_text(message, 2000)
+        return (
+            _environment()
+            .get_template("error.html")
+            .render(**self._names(book), page=page, status=status, message=text)
+        )
+
+    def _names(self, book: Book) -> dict[str, Any]:
+        def draw(picture: Picture | None) -> Markup:
+            return Markup(self._draw(picture, book, "")) if picture else Markup("")  # noqa: S704 - escaped by Jinja2
+
+        to = self._to(book)
+        return {
+            "to": to,
+            "chip": partial(_chip, to),
+            "raw": self.raw,
+            "asset": self.asset,
+            "live": self.live,
+            "book": book,
+            "books": self.books,
+            "draw": draw,
+        }
+
+    def _to(self, book: Book) -> Callable[..., str]:
+        """`to` for templates, where a path is of the page's own book unless another is named."""
+        return lambda path, other=None: self.to(path, other or book)
+
+    def _draw(self, picture: Picture, book: Book, style: str) -> str:
+        names = {"to": self._to(book), "live": self.live, "book": book, "style": Markup(style)}  # noqa: S704 - our own file
+        return _environment().get_template(picture.template).render(**names, **picture.shown)
+
+
+def as_json(page: Page) -> str:
+    """The data of a page; numbers that JSON does not have become null."""
+    data = page.data() if callable(page.data) else page.data
+    try:
+        return json.dumps(data, ensure_ascii=True, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(data), ensure_ascii=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def as_csv(page: Page) -> str:
+    """The table of a page; BadAddress if it has none. What a spreadsheet would take as a formula gets a ' before it."""
+    if page.table is None:
+        raise BadAddress(f"{page.title} has no table.")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(page.table.columns)
+    rows = page.table.rows() if callable(page.table.rows) else page.table.rows
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+@cache
+def picture_style() -> tuple[str, str]:
+    """The style sheet of a picture that stands alone, and its hash for a Content-Security-Policy."""
+    text = (STATIC / "picture.css").read_text(encoding="utf-8")
+    return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {"shown": _shown, "number": number, "plain": lambda text: shown_text(str(text), LONGEST_SHOWN)}
+    made.globals |= {"at": at, "layer_path": layer_path, "token_path": token, "by": by, "version": zeropass.__version__}
+    return made
+
+
+def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
+    """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
+    href, shown = to(token(i)), _shown(text, limit)
+    pale = len(shown) > 1 and shown[0] == SPACE
+    name = f"<i>{SPACE}</i>{escape(shown[1:])}" if pale else escape(shown)
+    beside = "" if z is None else f"<small>{number(z)}</small>"
+    begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
+    return Markup(f"{begin}{name}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
+
+
+def _shown(text: str, limit: int = LONGEST) -> str:
+    """A token as a page shows it; one without text as a sign for nothing."""
+    return shown_text(text, limit) or "∅"

@@ -1,0 +1,401 @@
+"""The server: addresses to pages, with limits on how many are made at once and for how long (FastAPI, uvicorn)."""
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import anyio.to_thread
+
+from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
+from zeropass.vocab import View
+from zeropass.web import overviews, pairs, parameters, words
+from zeropass.web.book import Book
+from zeropass.web.guard import CSP, App, Guard, Receive, Rules, Scope, Send, is_loopback
+from zeropass.web.page import Page
+from zeropass.web.parameters import Asked
+from zeropass.web.render import FORMATS, STATIC, Site, as_csv, as_json, picture_style
+
+try:
+    import uvicorn
+    from fastapi import APIRouter, FastAPI, Query, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import RedirectResponse, Response
+    from fastapi.staticfiles import StaticFiles
+    from starlette.exceptions import HTTPException
+    from threadpoolctl import threadpool_limits
+
+    from zeropass.web.patience import Impatient
+except ImportError as error:
+    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
+
+__all__ = ["application", "serve"]
+
+PATIENCE = 30.0
+"""Seconds that a page may take, waiting included; then the answer is 503."""
+
+CORES = max(2, os.cpu_count() or 2)
+STORED, COMPUTED = 2 * CORES, CORES
+"""Pages made at once: those that are read, and those that are computed; each of the latter takes one core."""
+
+CONNECTIONS = 128
+"""Connections at once; more are answered 503."""
+
+STATUS: tuple[tuple[type[ZeropassError], int], ...] = ((BadAddress, 404), (UnknownWord, 404), (BadOption, 400))
+"""What the reader's mistakes are answered with; any other error of zeropass is 500, a damaged atlas for instance."""
+
+TITLES = {400: "That cannot be asked", 404: "Not found", 405: "Only GET", 503: "Too busy", 500: "That went wrong"}
+
+Short = Annotated[str, Query(max_length=100)]
+Count = Annotated[int, Query(ge=1, le=500)]
+
+
+class Busy(Exception):
+    """No slot came free in time."""
+
+
+class Slots:
+    """So many at once; others wait for a while."""
+
+    def __init__(self, size: int) -> None:
+        self._free = threading.BoundedSemaphore(size)
+
+    def run(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, in a slot of our own; Busy if none comes free in time."""
+        if not self._free.acquire(timeout=PATIENCE):
+            raise Busy
+        try:
+            return make()
+        finally:
+            self._free.release()
+
+
+@dataclass(eq=False)
+class Desk:
+    """Answers questions about one book, in the format that is asked for."""
+
+    book: Book
+    books: Sequence[Book]
+    stored: Slots
+    computed: Slots
+
+    async def answer(self, request: Request, make: Callable[[], Page], computed: bool = False) -> Response:
+        """The page that ``make`` makes, as HTML, JSON, CSV or SVG."""
+        slots = self.computed if computed else self.stored
+        key = (request.url.path, request.url.query, wanted(request))
+        work = partial(self.book.cache.get, key, partial(slots.run, partial(self._render, request, make)))
+        async with asyncio.timeout(PATIENCE):
+            body: bytes = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return respond(body, wanted(request))
+
+    def _render(self, request: Request, make: Callable[[], Page]) -> bytes:
+        page, site = make(), site_of(request, self.books)
+        ways: dict[str, Callable[[], str]] = {
+            "json": partial(as_json, page),
+            "csv": partial(as_csv, page),
+            "svg": partial(site.svg, page, self.book),
+            "html": partial(site.html, page, self.book),
+        }
+        return ways[wanted(request)]().encode("utf-8", "backslashreplace")
+
+
+def respond(body: bytes, kind: str, status: int = 200) -> Response:
+    """An answer in its format; a picture brings the one style sheet that it may have."""
+    headers = {"vary": "accept"}
+    if kind == "svg":
+        headers["content-security-policy"] = CSP.replace("style-src 'self'", f"style-src 'sha256-{picture_style()[1]}'")
+    return Response(body, status, headers, media_type=FORMATS[kind])
+
+
+def wanted(request: Request) -> str:
+    """The format of an answer: what the address ends in, or else what is accepted first."""
+    if kind := request.scope.get("zeropass.format"):
+        return str(kind)
+    accepted = request.headers.get("accept", "").split(",")
+    types = {value.partition(";")[0]: kind for kind, value in FORMATS.items()}
+    return next((types[one] for part in accepted if (one := part.partition(";")[0].strip()) in types), "html")
+
+
+class Suffixes:
+    """Takes ``.json`` and the like off an address and keeps it beside, so that routes need not know of it."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request without its suffix; HEAD as GET, whose body the server leaves out."""
+        if scope["type"] == "http":
+            scope = {**scope, "method": "GET"}
+            stem, dot, kind = scope["path"].rpartition(".")
+            if dot and kind in FORMATS and not stem.startswith("/static/"):
+                stem = stem[: -len("index")] if stem.endswith("/index") else stem
+                scope |= {"path": stem, "raw_path": stem.encode(), "zeropass.format": kind}
+        await self.app(scope, receive, send)
+
+
+def site_of(request: Request, books: Sequence[Book]) -> Site:
+    """How pages of this server link one another."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    path = request.url.path
+
+    def raw(kind: str) -> str:
+        return f"{path}index.{kind}{query}" if path.endswith("/") else f"{path}.{kind}{query}"
+
+    return Site(lambda to, book: f"/{book.prefix}{to}", raw, _asset, live=True, books=books)
+
+
+def _asset(name: str) -> str:
+    return f"/static/{name}?v={_VERSIONS.get(name, '')}"
+
+
+_VERSIONS = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:10] for path in STATIC.iterdir()}
+
+
+def router(desk: Desk) -> APIRouter:
+    """All pages of a book."""
+    routes, book = APIRouter(), desk.book
+
+    @routes.get("/")
+    async def model(request: Request) -> Response:
+        return await desk.answer(request, partial(overviews.model, book))
+
+    @routes.get("/by/{measure}/{kind}")
+    async def model_by(request: Request, measure: str, kind: str) -> Response:
+        return await desk.answer(request, partial(overviews.model, book, measure, kind))
+
+    @routes.get("/layer/{number}")
+    @routes.get("/layer/{number}/{page}")
+    async def layer(request: Request, number: int, page: int = 1) -> Response:
+        return await desk.answer(request, partial(overviews.layer, book, number, page))
+
+    @routes.get("/outside")
+    async def outside(request: Request) -> Response:
+        return await desk.answer(request, partial(overviews.outside, book))
+
+    @routes.get("/tokens")
+    @routes.get("/tokens/{page}")
+    async def tokens(request: Request, page: int = 1) -> Response:
+        return await desk.answer(request, partial(overviews.tokens, book, page))
+
+    @routes.get("/help")
+    async def help_page(request: Request) -> Response:
+        return await desk.answer(request, partial(overviews.help_page, book))
+
+    _of_parameters(routes, desk)
+    _of_words(routes, desk)
+    _of_two(routes, desk)
+    return routes
+
+
+def _of_parameters(routes: APIRouter, desk: Desk) -> None:
+    book = desk.book
+
+    @routes.get("/at/{address}")
+    async def at(request: Request, address: str, tokens: View | None = None, k: Count | None = None) -> Response:
+        make = partial(parameters.parameter, book, address, tokens, k)
+        return await desk.answer(request, make, computed=tokens is not None or k is not None)
+
+    @routes.get("/map/{address}")
+    async def head_map(
+        request: Request,
+        address: str,
+        offset: Annotated[str, Query(max_length=9)] = "",
+        left: Short = "",
+        right: Short = "",
+        k: Count = 50,
+    ) -> Response:
+        asked = Asked(_offset(offset), left, right, k)
+        computed = asked != Asked(k=k)
+        return await desk.answer(request, partial(parameters.head_map, book, address, asked), computed)
+
+    @routes.get("/svd/{address}")
+    async def svd(request: Request, address: str, offset: Annotated[str, Query(max_length=9)] = "") -> Response:
+        return await desk.answer(request, partial(parameters.svd, book, address, Asked(_offset(offset))), computed=True)
+
+    @routes.get("/subheads/{address}")
+    async def subheads(request: Request, address: str) -> Response:
+        return await desk.answer(request, partial(parameters.subheads, book, address))
+
+    for name, make in (("near", parameters.near), ("spread", parameters.spread), ("cloud", parameters.cloud)):
+        _computed(routes, desk, name, make)
+
+
+def _computed(routes: APIRouter, desk: Desk, name: str, make: Callable[[Book, str], Page]) -> None:
+    @routes.get(f"/{name}/{{address}}")
+    async def computed(request: Request, address: str) -> Response:
+        return await desk.answer(request, partial(make, desk.book, address), computed=True)
+
+
+def _offset(text: str) -> int | None:
+    """An offset as a form sends it: an empty field asks for none."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise BadOption(f"The offset {text!r} is no distance: it is how many positions the query stands after the key.")
+    return int(text)
+
+
+def _of_words(routes: APIRouter, desk: Desk) -> None:
+    book = desk.book
+
+    @routes.get("/token/{i}")
+    async def token(request: Request, i: int) -> Response:
+        return await desk.answer(request, partial(words.of_token, book, i))
+
+    @routes.get("/nearest/{i}")
+    async def nearest(request: Request, i: int) -> Response:
+        return await desk.answer(request, partial(words.nearest, book, i), computed=True)
+
+    @routes.get("/find")
+    async def find(request: Request, q: Annotated[str, Query(max_length=400)] = "", k: Count = 20) -> Response:
+        place = words.goal(book, q) if wanted(request) == "html" and not request.query_params.get("all") else None
+        if place is not None:
+            return RedirectResponse(f"/{book.prefix}{place}", 303)
+        return await desk.answer(request, partial(words.find, book, q, k), computed=True)
+
+
+def _of_two(routes: APIRouter, desk: Desk) -> None:
+    book = desk.book
+
+    @routes.get("/align")
+    async def alignment(request: Request) -> Response:
+        return await desk.answer(request, partial(pairs.alignment, book))
+
+    @routes.get("/align/{number}")
+    @routes.get("/align/{number}/{page}")
+    async def align_layer(request: Request, number: int, page: int = 1) -> Response:
+        return await desk.answer(request, partial(pairs.align_layer, book, number, page))
+
+    @routes.get("/diff")
+    async def difference(request: Request) -> Response:
+        return await desk.answer(request, partial(pairs.difference, book))
+
+
+def application(books: Sequence[Book], rules: Rules = Rules()) -> App:  # noqa: B008 - frozen
+    """The whole as an ASGI application. Books with longer prefixes come before the one without."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    slots = Slots(STORED), Slots(COMPUTED)
+
+    @app.get("/favicon.ico")
+    async def icon() -> Response:  # what browsers ask for beside a picture by itself
+        return RedirectResponse(_asset("icon.svg"), 308)
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for book in sorted(books, key=lambda one: -len(one.prefix)):
+        prefix = f"/{book.prefix}".rstrip("/")
+        app.include_router(router(Desk(book, books, *slots)), prefix=prefix)
+    _handle_errors(app, books)
+    return Guard(Suffixes(app), rules)  # type: ignore[arg-type]
+
+
+def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
+    def fail(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        book = next((b for b in books if b.prefix and request.url.path.startswith(f"/{b.prefix}")), books[0])
+        title = TITLES.get(status, "That did not work")
+        if wanted(request) == "html":
+            text = site_of(request, books).error(status, title, message, book)
+            answer = respond(text.encode("utf-8", "backslashreplace"), "html", status)
+        else:
+            answer = respond(json.dumps({"status": status, "error": message}).encode(), "json", status)
+        answer.headers.update(headers or {})
+        return answer
+
+    @app.exception_handler(ZeropassError)
+    async def ours(request: Request, error: ZeropassError) -> Response:
+        status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
+        return fail(request, status, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        what = "; ".join(f"{'.'.join(str(p) for p in e['loc'][1:])}: {e['msg']}" for e in error.errors())
+        return fail(request, 400, f"{what}.")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        message = "There is no such page." if error.status_code == 404 else str(error.detail)
+        return fail(request, error.status_code, message, error.headers)
+
+    async def busy(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return fail(request, 503, "Too much is being computed just now; try again in a moment.", {"retry-after": "5"})
+
+    app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(TimeoutError, busy)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        # Whatever a damaged file can do: the reader gets a page, and uvicorn prints the traceback for the owner.
+        return fail(request, 500, "This page could not be made; the server's terminal says why.")
+
+
+def serve(
+    books: Sequence[Book],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    names: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve until Ctrl-C. On another host than loopback whoever asks needs a token, which is part of what is said.
+
+    names: further names that the server goes by. Raises BadOption for a host or port that cannot be used.
+    """
+    open_to_all = not is_loopback(host)
+    token = secrets.token_urlsafe(24) if open_to_all else None
+    rules = Rules(frozenset(name.lower() for name in (host, *names)), token, addresses=open_to_all)
+    config = uvicorn.Config(
+        application(books, rules),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=2,
+        http=Impatient,
+        ws="none",
+        h11_max_incomplete_event_size=16_384,
+    )
+    with listening(host, port) as bound:
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{bound.getsockname()[1]}/"
+        say(address + (f"?token={token}" if token else ""))
+        threading.Thread(target=warm, args=(books,), daemon=True).start()
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
+        with threadpool_limits(1), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+            uvicorn.Server(config).run(sockets=[bound])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound to a host and port; BadOption, with the reason, where that is not possible."""
+    bound = None
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # asyncio sends small packets at once only on sockets that say they are TCP; else an answer may wait 40 ms.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(CONNECTIONS)
+    except (OSError, OverflowError, UnicodeError) as error:
+        if bound is not None:
+            bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise BadOption(f"--host {host} --port {port} cannot be used ({reason}); give another.") from error
+    return bound
+
+
+def warm(books: Sequence[Book]) -> None:
+    """Read what the first pages need while the reader's browser opens."""
+    for book in books:
+        try:
+            book.atlas.keep_index()
+            overviews.model(book)
+            overviews.tokens(book)
+        except ZeropassError:  # a damaged atlas says so on its pages
+            continue

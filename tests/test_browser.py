@@ -1,0 +1,305 @@
+"""The explorer in a real Chromium over real weights: clicks, keys, pictures, both colour schemes, a phone, and axe."""
+
+import functools
+import http.server
+import io
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import axe_playwright_python
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+import small
+import zeropass as zp
+from serving import books_of, serving
+
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
+FLAGS += ("--disable-component-update", "--disable-default-apps", "--disable-sync", "--no-first-run")
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+PAGES = ("/", "/by/kurtosis/read-output", "/layer/27", "/layer/27/2", "/at/L29.ff.864", "/at/L27.attn.1")
+PAGES += ("/at/L27.attn.1.v.17", "/map/L27.attn.1.qk", "/svd/L27.attn.1.vo", "/subheads/L27.attn.1", "/near/L29.ff.864")
+PAGES += ("/spread/L29.ff.864", "/cloud/L29.ff.864", "/token/7042", "/nearest/7042", "/tokens", "/outside", "/help")
+PAGES += ("/find?q=Monday+Tuesday", "/at/nonsense")
+
+
+def chromium() -> str:
+    """Where the system's Chromium is; the tests are skipped, loudly, where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("NO BROWSER TESTS: there is no Chromium here; `make browser` (as root on Debian) installs it.")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def address(real_atlas: Path, smollm2_path: Path) -> Iterator[str]:
+    books = books_of(real_atlas, smollm2_path)
+    with serving(books) as found:
+        yield found
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def opened(browser: Browser, address: str) -> Iterator[Open]:
+    """Opens a page of the server; at the end nothing may have gone wrong in it, or asked anybody else."""
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+
+    def open_page(path: str = "/", base: str = address, allowed: int = 200, **options: Any) -> Page:
+        context = browser.new_context(base_url=base, **{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        said_404 = "the server responded with a status of 404" if allowed == 404 else "\0"
+        page.on("console", lambda m: wrong.append(m.text) if m.type != "log" and said_404 not in m.text else None)
+        page.on("request", lambda one: wrong.append(one.url) if urlsplit(one.url).hostname != "127.0.0.1" else None)
+        answer = page.goto(path)
+        assert answer is not None
+        assert answer.status == allowed
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def follow(page: Page, name: str, path: str, exact: bool = True) -> None:
+    """Click a link and be on a page."""
+    page.get_by_role("link", name=name, exact=exact).first.click()
+    page.wait_for_url(f"**{path}")
+    assert page.get_by_role("heading", level=1).is_visible()
+
+
+def painted(page: Page, selector: str = "svg.picture") -> list[int]:
+    """How many colours each picture of a page has on the screen."""
+    found = []
+    for one in page.locator(selector).all():
+        pixels = np.asarray(Image.open(io.BytesIO(one.screenshot())).convert("RGB"))
+        found.append(len(np.unique(pixels.reshape(-1, 3), axis=0)))
+    return found
+
+
+def test_every_kind_of_page_is_reached_by_clicking(opened: Open) -> None:
+    page = opened()
+    page.get_by_role("link", name="Layer 27 FF", exact=False).click()
+    page.wait_for_url("**/layer/27")
+    follow(page, "L27.attn.1", "/at/L27.attn.1")
+    follow(page, "qk: all pairs, filter, offset", "/map/L27.attn.1.qk")
+    follow(page, "L27.attn.1", "/at/L27.attn.1")
+    follow(page, "vo directions", "/svd/L27.attn.1.vo")
+    follow(page, "L27.attn.1", "/at/L27.attn.1")
+    follow(page, "columns", "/subheads/L27.attn.1")
+    page.locator("table a", has_text=".v.").first.click()
+    page.wait_for_url("**/at/L27.attn.0.v.*")
+    follow(page, "Layer 27", "/layer/27")
+    page.get_by_role("link", name="next page ›").click()
+    page.wait_for_url("**/layer/27/2")
+    page.locator("table.telling a[href*='/at/L27.ff.']").first.click()
+    page.wait_for_url("**/at/L27.ff.*")
+    for name, path in (("What writes along it", "near"), ("How its scores", "spread"), ("The top and bottom", "cloud")):
+        page.get_by_role("link", name=name, exact=False).click()
+        page.wait_for_url(f"**/{path}/L27.ff.*")
+        page.go_back()
+    page.locator("a.chip").first.click()
+    page.wait_for_url("**/token/*")
+    page.get_by_role("link", name="The tokens nearest", exact=False).click()
+    page.wait_for_url("**/nearest/*")
+    for name in ("Tokens", "Outside", "How to read", "zeropass"):
+        page.get_by_role("navigation", name="Main").get_by_role("link", name=name, exact=True).click()
+    page.get_by_role("link", name="kurtosis", exact=True).click()
+    page.wait_for_url("**/by/kurtosis/write-output")
+    page.get_by_role("link", name="is about to say", exact=True).click()
+    page.wait_for_url("**/by/kurtosis/read-output")
+
+
+def test_search_by_keyboard(opened: Open) -> None:
+    page = opened("/layer/28")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "q"
+    page.keyboard.type("Paris")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/token/*")
+    assert page.get_by_role("heading", level=1).inner_text().replace(" ", "") == "␣Paris"
+    assert page.get_by_role("link", name="L29.ff.864", exact=True).first.is_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("Monday Tuesday")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/find?q=Monday+Tuesday")
+    assert "A concept" in page.inner_text("main")
+    page.keyboard.press("/")
+    page.keyboard.type("L29.ff.864")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/at/L29.ff.864")
+    page.keyboard.press("]")
+    page.wait_for_url("**/at/L29.ff.865")
+    page.keyboard.press("[")
+    page.wait_for_url("**/at/L29.ff.864")
+    page.keyboard.press("/")
+    page.keyboard.type("]/")  # in the search these are letters
+    assert page.input_value("#q") == "]/"
+    page.keyboard.press("Escape")
+
+
+def test_the_pole_switch(opened: Open) -> None:
+    page = opened("/at/L29.ff.864")
+    top, bottom = page.locator(".pole.top"), page.locator(".pole.bottom")
+    assert top.first.is_visible()
+    assert bottom.first.is_visible()
+    page.get_by_label("bottom (−)").check()
+    assert not top.first.is_visible()
+    assert bottom.first.is_visible()
+    assert "␣French" in bottom.last.inner_text()
+    page.get_by_label("top (+)").check()
+    assert top.first.is_visible()
+    assert not bottom.first.is_visible()
+
+
+def test_the_offset_control_asks_the_weights(opened: Open) -> None:
+    page = opened("/map/L27.attn.3.qk")
+    before = page.locator("tbody").inner_text()
+    page.get_by_label("offset").fill("1")
+    page.get_by_role("button", name="Ask the weights").click()
+    page.wait_for_url("**/map/L27.attn.3.qk?offset=1*")
+    assert "query 1 after key" in page.inner_text("main")
+    assert "computed from the weights" in page.inner_text("main")
+    assert page.locator("tbody").inner_text() != before
+    page.get_by_label("query", exact=True).fill("Paris")
+    page.get_by_role("button", name="Ask the weights").click()
+    page.wait_for_url("**left=Paris**")
+    lefts = page.locator("tbody tr td:nth-child(2) .chip").all_inner_texts()
+    assert {text.strip("␣") for text in lefts} == {"Paris"}
+    assert page.get_by_label("offset").input_value() == "1"
+    page.get_by_role("link", name="stored pairs").click()
+    page.wait_for_url("**/map/L27.attn.3.qk")
+
+
+def test_pictures_are_there_and_not_blank(opened: Open) -> None:
+    page = opened("/")
+    for path in ("/", "/layer/27", "/at/L27.attn.1", "/map/L27.attn.1.vo", "/token/7042", "/near/L29.ff.864"):
+        page.goto(path)
+        assert min(painted(page)) > 6, path
+    for path in ("/spread/L29.ff.864", "/cloud/L29.ff.864"):
+        page.goto(path)
+        assert min(painted(page)) > 20, path
+    page.goto("/layer/27.svg")  # and by itself, with its own style
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 6
+    assert (pixels[..., 2] - pixels[..., 0] > 60).any()  # the blue of its bars: its style was let in
+
+
+def test_parts_come_when_they_are_looked_at(opened: Open) -> None:
+    page = opened("/at/L29.ff.864")
+    assert page.locator("[data-part]").count() <= 1
+    for section in page.locator("[data-load]").all():
+        section.scroll_into_view_if_needed()
+        section.locator("svg.picture").first.wait_for()
+    assert min(painted(page, "[data-load] svg.picture")) > 6
+
+
+def test_the_dark_scheme_is_dark(opened: Open) -> None:
+    shades = {}
+    for scheme in ("light", "dark"):
+        page = opened("/at/L29.ff.864", color_scheme=scheme)
+        shades[scheme] = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L")).mean()
+    assert shades["dark"] < 70 < 200 < shades["light"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_is_wider_than_a_phone(opened: Open, path: str) -> None:
+    page = opened(path, allowed=404 if "nonsense" in path else 200, viewport={"width": 375, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.get_by_role("searchbox").is_visible()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing(opened: Open, path: str) -> None:
+    check_axe(opened(path, allowed=404 if "nonsense" in path else 200))
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if not path.startswith("/subheads")])
+def test_axe_finds_nothing_in_the_dark(opened: Open, path: str) -> None:
+    page = opened(path, allowed=404 if "nonsense" in path else 200, color_scheme="dark")
+    check_axe(page, "color-contrast")  # what alone depends on the scheme
+
+
+def check_axe(page: Page, *rules: str) -> None:
+    page.evaluate(AXE)
+    options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = page.evaluate(f"axe.run(document, {json.dumps(options)})")
+    told = [(one["id"], one["help"], [n["html"][:120] for n in one["nodes"][:3]]) for one in found["violations"]]
+    assert told == [], json.dumps(told, indent=1)
+
+
+def test_without_script_everything_is_still_there(opened: Open) -> None:
+    page = opened("/at/L29.ff.864", java_script_enabled=False)
+    page.get_by_role("link", name="What writes along it", exact=False).click()
+    page.wait_for_url("**/near/L29.ff.864")
+    page.fill("#q", "Paris")
+    page.get_by_role("button", name="Find").click()
+    page.wait_for_url("**/token/*")
+
+
+# --- The static site --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A site of a small model, one folder down on a plain file server."""
+    built = small.built("hostile", tmp_path_factory)
+    folder = tmp_path_factory.mktemp("files")
+    zp.export_site(books_of(built.atlas.path), folder / "shared", zp.Chosen(most=5, tokens=40))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/shared/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_static_site_works_from_any_file_server(opened: Open, static: str) -> None:
+    page = opened("index.html", base=static)
+    assert min(painted(page)) > 3
+    check_axe(page)
+    page.get_by_role("link", name="Layer 0 FF", exact=False).click()
+    page.wait_for_url("**/layer/0.html")
+    page.locator("table.telling a[href*='L0.ff.']").first.click()
+    page.wait_for_url("**/at/L0.ff.*.html")
+    for section in page.locator("[data-load]").all():
+        section.scroll_into_view_if_needed()
+        section.locator("svg.picture").first.wait_for()
+    page.get_by_label("top (+)").check()
+    assert not page.locator(".pole.bottom").first.is_visible()
+    chip = page.locator("a.chip", has_text=re.compile(r"^␣?[a-z]{4,}[\d.]+$")).first
+    token = re.findall("[a-z]+", chip.inner_text())[0]
+    page.keyboard.press("/")
+    page.keyboard.type(token)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/token/*.html")
+    page.keyboard.press("/")
+    page.keyboard.type("no such word")
+    page.keyboard.press("Enter")
+    page.get_by_text("not a token of this site").wait_for()
