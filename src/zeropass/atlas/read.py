@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, site_of, space_of
+from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, space_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
