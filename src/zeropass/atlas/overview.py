@@ -76,16 +76,16 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
         raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
     of = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
     asked: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(FF_ROLES)}
-    every = atlas.query(f"SELECT count(DISTINCT address) {of}", **asked)[0][0]
     rows = atlas.query(
-        f"SELECT address, max(strength) AS most {of} GROUP BY address "
+        f"SELECT address, max(strength) AS most, count(*) OVER () {of} GROUP BY address "
         'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
         **asked,
         count=count,
         first=first,
     )
-    lists = _in_short(atlas, [address for address, _ in rows], (layer, FF_ROLES))
-    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s in rows))
+    every = rows[0][2] if rows else atlas.query(f"SELECT count(DISTINCT address) {of}", **asked)[0][0]
+    lists = _in_short(atlas, [address for address, *_ in rows], (layer, FF_ROLES))
+    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s, _ in rows))
 
 
 def has_columns(atlas: Atlas, layer: int) -> bool:

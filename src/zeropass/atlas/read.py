@@ -530,9 +530,15 @@ class Atlas:
 
     def label(self, token: int) -> str:
         """The text of a token that stands in a list; BadAtlas for one that the vocabulary does not have."""
-        if not 0 <= token < len(self.vocab):
-            raise self._damaged("lists", f"there is no token {token}")
-        return self.vocab.label(token)
+        if token not in self._labels:
+            if not 0 <= token < len(self.vocab):
+                raise self._damaged("lists", f"there is no token {token}")
+            self._labels[token] = self.vocab.label(token)
+        return self._labels[token]
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return {}
 
     def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
         path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,7 @@ def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, lim
     return Markup(f"{begin}{name}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
+@lru_cache(1 << 16)  # a page shows hundreds of tokens, and others show the same
 def _shown(text: str, limit: int = LONGEST) -> str:
     """A token as a page shows it; one without text as a sign for nothing."""
     return shown_text(text, limit) or "∅"

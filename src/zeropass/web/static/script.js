@@ -1,7 +1,7 @@
 "use strict";
 // All that a page needs beyond HTML: keys, parts that come when they are looked at, and search where no server answers.
 
-const typing = (element) => element.matches("input, textarea, select, [contenteditable]");
+const typing = (element) => element.matches("input:not([type=radio]), textarea, select");
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
