@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
-from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.read import Atlas, Run
 from zeropass.atlas.schema import PARAMETERS, safe_name
 from zeropass.charts import Alike, Likeness, NearRecord, Part, Wire, Wiring
@@ -41,7 +41,7 @@ def rows_of(atlas: Atlas, address: str) -> list[Row]:
     A k or v column stands under the first head of its group.
     """
     place = parse(address)
-    if place.role in MAP_ROLES or (place.part == "attn" and place.head >= 0 and not place.role):
+    if place.role in MAP_ROLES or (place.head >= 0 and not place.role):
         raise BadAddress(f"{address} is a head map; its columns are vectors, such as {place}.v.0.")
     found = [row for one in with_roles(place, atlas.model["ff_roles"]) for row in _rows_of(atlas, one)]
     if not found:
@@ -113,16 +113,19 @@ def _others(atlas: Atlas, own: Run) -> list[Run]:
 
 
 def _depth(atlas: Atlas, run: Run) -> tuple[int, int]:
-    """Where in the stream a run stands: attention before the feed-forward block of its layer, tables at the ends."""
+    """Where in the stream a run stands: attention before the feed-forward block of its layer, tables at the ends.
+
+    In a model whose blocks are parallel, both halves read the same stream, so they stand at one place.
+    """
     if run.layer == OUTSIDE:
         return (OUTSIDE if run.side == "write" else atlas.model["layers"], 0)
-    return run.layer, int(_part(run) == "ff")
+    return run.layer, 0 if atlas.model.get("parallel") else ("attn", "cross", "ff").index(_part(run))
 
 
 def _part(run: Run) -> str:
     if run.layer == OUTSIDE:
         return run.role
-    return "ff" if run.role in FF_ROLES or run.role.startswith("ff") else "attn"
+    return "ff" if run.role.startswith("ff") else site_of(run.role)
 
 
 def _alike(atlas: Atlas, own: Row, k: int) -> Alike:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS
 from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
@@ -58,14 +58,14 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
 
 
 def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
-    parts: dict[tuple[int, int], list[tuple[float, float, str]]] = defaultdict(list)
+    parts: dict[tuple[int, str, int], list[tuple[float, float, str]]] = defaultdict(list)
     group = atlas.model["heads"] // atlas.model["kv_heads"]
     for layer, role, head, mean, most, address in rows:
-        for one in range(head, head + group) if role in ("k", "v") else (head,):
-            parts[layer, one].append((mean, most, address))
-    for (layer, head), found in sorted(parts.items()):
+        for one in range(head, head + group) if base_role(role) in ("k", "v") else (head,):
+            parts[layer, site_of(role), one].append((mean, most, address))
+    for (layer, site, head), found in sorted(parts.items()):
         most = max(found, key=lambda entry: entry[1])
-        part = "ff" if head < 0 else f"attn.{head}"
+        part = site if head < 0 else f"{site}.{head}"
         yield Cell(layer, part, fmean(entry[0] for entry in found), most[1], most[2])
 
 

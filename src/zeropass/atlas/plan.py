@@ -56,6 +56,7 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
             "tied": model.dims.tied,
             "norm": f"{model.family.norm_place}-{model.family.norm}",
             "rotary": model.dims.rope is not None,
+            "parallel": model.family.parallel,
             "ff_roles": list(model.family.ff_roles),
         },
         "weights_sha256": model.fingerprint,

@@ -137,7 +137,8 @@ def local_name(atlas: Atlas) -> str | None:
         folder = cache_folder() / "demo" / name
         whole = all((folder / one.name).is_file() for one in DEMOS[name].files)
         return name if whole else None
-    return name if _is_model(Path(name)) else None
+    path = name.removesuffix("#encoder").removesuffix("#decoder")
+    return name if _is_model(Path(path)) else None
 
 
 def _is_model(path: Path) -> bool:

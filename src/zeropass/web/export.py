@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zeropass
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, OUTSIDE
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import overview as above
 from zeropass.charts import LayerRecord
 from zeropass.disk import beside
@@ -193,10 +193,10 @@ def _of_layer(book: Book, number: int, chosen: Chosen) -> Makers:
         for page in range(1, count_pages(wanted, overviews.NEURONS) + 1)
     }
     columns = above.has_columns(book.atlas, number)
-    for kind in ("qk", "vo"):
+    for kind in MAP_ROLES:
         for record in book.atlas.head_maps(number, kind, 1):
             pages[at(record.address)] = partial(parameters.parameter, book, record.address)
-            whole = f"{record.address}.{kind}"
+            whole = f"{record.address}.{base_role(kind)}"
             pages[f"map/{whole}"] = partial(parameters.head_map, book, whole)
             if columns:
                 pages[f"subheads/{record.address}"] = partial(parameters.subheads, book, record.address)
@@ -240,7 +240,7 @@ def _mentioned(book: Book, layers: range, count: int) -> list[int]:
     for number in layers:
         record: LayerRecord = above.telling(book.atlas, number, 0, overviews.NEURONS)
         mentions.update(t.id for row in record.rows for one in row.lists for t in one.tokens)
-        for kind in ("qk", "vo"):
+        for kind in MAP_ROLES:
             for found in book.atlas.head_maps(number, kind, 5):
                 mentions.update(i for pair in found.pairs for i in (pair.left.id, pair.right.id))
     return sorted(mentions, key=lambda i: (-mentions[i], i))[:count]

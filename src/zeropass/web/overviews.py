@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from zeropass.address import parse
-from zeropass.arch.spec import OUTSIDE
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE
 from zeropass.atlas import overview as above
 from zeropass.charts import LayerRecord, Overview, Telling
 from zeropass.errors import BadAddress, BadOption
@@ -109,7 +109,7 @@ def _layer_json(found: LayerRecord, heads: dict[str, list[PairRecord]]) -> dict[
 def _heads(book: Book, number: int) -> dict[str, list[PairRecord]]:
     """The stored maps of every head of a layer, some pairs each."""
     found: dict[str, list[PairRecord]] = {}
-    for kind in ("qk", "vo"):
+    for kind in MAP_ROLES:
         for record in book.atlas.head_maps(number, kind, 5):
             found.setdefault(record.address, []).append(record)
     return found

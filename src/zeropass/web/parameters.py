@@ -7,7 +7,7 @@ from typing import Any
 
 import zeropass as zp
 from zeropass.address import Address, parse
-from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET
+from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import near as nearby
 from zeropass.atlas import overview as above
 from zeropass.atlas import scores
@@ -41,7 +41,7 @@ class Asked:
 
 def is_head(place: Address) -> bool:
     """Whether an address is that of a head or head map, not of a vector."""
-    return place.part == "attn" and place.head >= 0 and place.role in ("", *MAP_ROLES)
+    return place.head >= 0 and place.role in ("", *MAP_ROLES)
 
 
 def parameter(book: Book, address: str, view: View | None = None, k: int | None = None) -> Page:
@@ -99,10 +99,10 @@ def _beside(book: Book, place: Address) -> tuple[str | None, str | None]:
     model = book.atlas.model
     if is_head(place):
         field, here, count = "head", place.head, model["heads"]
-    elif place.index >= 0 and place.part == "attn":
+    elif place.index >= 0 and place.head >= 0:
         field, here, count = "index", place.index, model["head_dim"]
     elif place.index >= 0 and place.part == "ff":
-        field, here, count = "index", place.index, model["neurons"]
+        field, here, count = "index", place.index, model["neurons"] // model.get("experts", 1)
     else:
         return None, None
     role = f".{place.role}" if place.part == "ff" and place.role else ""
@@ -126,7 +126,7 @@ def _head(book: Book, place: Address, records: Records) -> Page:
         "columns": above.has_columns(book.atlas, place.layer),
     }
     return Page(
-        at(address) if not place.role else at(f"{address}.{place.role}"),
+        at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),
         "head.html",
         address,
         records.to_json,
@@ -158,7 +158,7 @@ def head_map(book: Book, address: str, asked: Asked = Asked()) -> Page:
         "map": address,
     }
     before, after = _beside(book, replace(place, role=""))
-    beside = (path and f"map/{path.removeprefix('at/')}.{place.role}" for path in (before, after))
+    beside = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in (before, after))
     return Page(
         f"map/{address}",
         "map.html",

@@ -49,7 +49,9 @@ CELL, ROW, LEFT, TOP = 24, 24, 60, 12
 def heat_map(seen: Overview) -> Picture:
     """Layers across, parts down, darker where words are more telling; every cell is a link to its part."""
     layers = sorted({cell.layer for cell in seen.cells})
-    parts = sorted({cell.part for cell in seen.cells}, key=lambda part: (part != "ff", len(part), part))
+    parts = sorted(
+        {cell.part for cell in seen.cells}, key=lambda part: (part != "ff", part.partition(".")[0], len(part), part)
+    )
     low, high = shades([cell.mean for cell in seen.cells])
     cells = [
         {
@@ -77,7 +79,7 @@ def heat_map(seen: Overview) -> Picture:
 
 
 def _part(part: str) -> str:
-    return "FF" if part == "ff" else f"head {part.removeprefix('attn.')}"
+    return "FF" if part == "ff" else part.replace("attn.", "head ").replace("cross.", "cross ")
 
 
 def shades(values: Iterable[float]) -> tuple[float, float]:

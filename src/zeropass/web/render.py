@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import zeropass
+from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
 from zeropass.terminal import number
 from zeropass.vocab import LONGEST, SPACE, shown_text
@@ -148,7 +149,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"shown": _shown, "number": number, "plain": lambda text: shown_text(str(text), LONGEST_SHOWN)}
+    made.filters |= {
+        "base_role": base_role,
+        "shown": _shown,
+        "number": number,
+        "plain": lambda text: shown_text(str(text), LONGEST_SHOWN),
+    }
     made.globals |= {"at": at, "layer_path": layer_path, "token_path": token, "by": by, "version": zeropass.__version__}
     return made
 
@@ -164,6 +170,10 @@ def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, lim
 
 
 @lru_cache(1 << 16)  # a page shows hundreds of tokens, and others show the same
+def _plain(text: object) -> str:
+    return shown_text(str(text), LONGEST_SHOWN)
+
+
 def _shown(text: str, limit: int = LONGEST) -> str:
     """A token as a page shows it; one without text as a sign for nothing."""
     return shown_text(text, limit) or "∅"
