@@ -61,6 +61,7 @@ class Book:
     other: "Book | None" = None
     part: int = 0
     cache: Cache = field(default_factory=lambda: Cache(64_000_000))
+    _opening: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
@@ -86,10 +87,6 @@ class Book:
             )
         with self._opening:
             return self._lens
-
-    @cached_property
-    def _opening(self) -> threading.Lock:
-        return threading.Lock()
 
     @cached_property
     def _lens(self) -> "Lens":
