@@ -536,6 +536,38 @@ def test_it_says_where_it_is_without_torch_and_ends_when_told(llama: small.Built
         assert server.wait(10) == 0
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_several_processes_answer_and_end_together(llama: small.Built, how: signal.Signals) -> None:
+    line = [sys.executable, "-m", "zeropass.cli", "serve", str(llama.atlas.path), "--port", "0", "--processes", "3"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[0]
+        try:
+            children = _children(server.pid, 2)
+            for neuron in range(12):
+                assert httpx.get(f"{address}at/L1.ff.{neuron}").status_code == 200
+            server.send_signal(how)
+            server.wait(20)
+        finally:
+            server.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+
+
+def _children(parent: int, count: int) -> list[str]:
+    """The children of a process, once there are so many."""
+    found: list[str] = []
+    deadline = time.monotonic() + 20
+    while len(found) < count and time.monotonic() < deadline:
+        found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        time.sleep(0.05)
+    assert len(found) == count
+    return found
+
+
 def test_open_to_others_it_prints_a_token(llama: small.Built) -> None:
     line = [sys.executable, "-m", "zeropass.cli", "serve", str(llama.atlas.path), "--host", "0.0.0.0", "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -375,11 +376,21 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="A further host name by which it will be asked for; may be repeated.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="How many make pages side by side; as many as cores if not given.")
+    ] = None,
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
     sources = zp.Sources(folder, model, second, second_model, alignment, diff)
     books = zp.open_books(sources)
-    zp.serve(books, host, port, name or (), say=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+    zp.serve(
+        books,
+        host,
+        port,
+        name or (),
+        say=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True),
+        processes=processes or os.cpu_count() or 1,
+    )
 
 
 @app.command()

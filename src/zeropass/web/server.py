@@ -22,6 +22,7 @@ from zeropass.web.book import Book
 from zeropass.web.guard import CSP, App, Guard, Receive, Rules, Scope, Send, is_loopback
 from zeropass.web.page import Page
 from zeropass.web.parameters import Asked
+from zeropass.web.processes import forked
 from zeropass.web.render import FORMATS, STATIC, Site, as_csv, as_json, picture_style
 
 try:
@@ -279,10 +280,10 @@ def _of_two(routes: APIRouter, desk: Desk) -> None:
         return await desk.answer(request, partial(pairs.difference, book))
 
 
-def application(books: Sequence[Book], rules: Rules = Rules()) -> App:  # noqa: B008 - frozen
-    """The whole as an ASGI application. Books with longer prefixes come before the one without."""
+def application(books: Sequence[Book], rules: Rules = Rules(), processes: int = 1) -> App:  # noqa: B008 - frozen
+    """The whole as an ASGI application, one of so many. Books with longer prefixes come before the one without."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    slots = Slots(STORED), Slots(COMPUTED)
+    slots = Slots(max(1, STORED // processes)), Slots(max(1, COMPUTED // processes))
 
     @app.get("/favicon.ico")
     async def icon() -> Response:  # what browsers ask for beside a picture by itself
@@ -341,16 +342,19 @@ def serve(
     port: int = 8765,
     names: Sequence[str] = (),
     say: Callable[[str], None] = print,
+    processes: int = 1,
 ) -> None:
-    """Serve until Ctrl-C. On another host than loopback whoever asks needs a token, which is part of what is said.
+    """Serve until Ctrl-C, in so many processes (one where the system cannot fork).
 
+    On another host than loopback whoever asks needs a token, which is part of what is said.
     names: further names that the server goes by. Raises BadOption for a host or port that cannot be used.
     """
     open_to_all = not is_loopback(host)
     token = secrets.token_urlsafe(24) if open_to_all else None
     rules = Rules(frozenset(name.lower() for name in (host, *names)), token, addresses=open_to_all)
+    processes = processes if hasattr(os, "fork") else 1
     config = uvicorn.Config(
-        application(books, rules),
+        application(books, rules, processes),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -366,10 +370,15 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}/"
         say(address + (f"?token={token}" if token else ""))
-        threading.Thread(target=warm, args=(books,), daemon=True).start()
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
-        with threadpool_limits(1), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            uvicorn.Server(config).run(sockets=[bound])
+
+        def work() -> None:
+            threading.Thread(target=warm, args=(books,), daemon=True).start()
+            with threadpool_limits(1), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+                uvicorn.Server(config).run(sockets=[bound])
+
+        with forked(processes - 1, work):
+            work()
 
 
 def listening(host: str, port: int) -> socket.socket:
