@@ -114,9 +114,12 @@ def serving(path: Path) -> Iterator[tuple[str, float, int]]:
 
 
 def busy(process: int) -> float:
-    """Seconds of processor time that a process has used: unlike latency it does not depend on who else is there."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of processor time that a process and its children have used: they do not depend on who else is there."""
+    own = Path(f"/proc/{process}")
+    children = (own / "task" / str(process) / "children").read_text(encoding="utf-8").split()
+    fields = (own / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent + sum(busy(int(child)) for child in children)
 
 
 def p95(times: Sequence[float]) -> float:
