@@ -161,7 +161,7 @@ def mlp_output(case: Case, layer: int) -> Tensor:
 def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
     """What the vectors of a role get from the stream: folded vectors, the norm's shift and the bias."""
     vectors, frames, norm = model.matrix(role, layer), Frames(model), norm_of(role)
-    if model.family.reads_normed and not frames._is_bare(norm, layer):
+    if not model.family.reads_bare(norm, layer):
         x = normed(x, model.family.norm, model.dims.eps)
     found = x @ frames.fold(vectors, "token", "read", norm, layer).T
     shift = model.vector(f"{norm}_bias", layer) if model.family.reads_normed else None
@@ -258,7 +258,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
     """Queries or keys (…, d_h) of a head, not yet turned."""
     model, norm = frames.model, norm_of(role)
-    x = frames._as_read(x) if not frames._is_bare(norm, layer) else x
+    x = x if model.family.reads_bare(norm, layer) else frames._as_read(x)
     vectors = frames.fold(model.head(role, layer, head), "token", "read", norm, layer)
     lengths = frames.lengths(layer, role, x.flatten(0, -2), torch.zeros(x.shape[-1]))
     each = None if lengths is None else lengths.each.unflatten(0, x.shape[:-1])

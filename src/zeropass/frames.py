@@ -107,7 +107,7 @@ class Frames:
         if frame == "paper" or norm is None:
             return vectors
         if side == "read":
-            bare = not model.family.reads_normed or self._is_bare(norm, layer)
+            bare = model.family.reads_bare(norm, layer)
             return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
         after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
         return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
@@ -273,10 +273,6 @@ class Frames:
     def _lengths(self) -> dict[tuple[int, str, str], "Lengths | None"]:
         return {}
 
-    def _is_bare(self, norm: str, layer: int) -> bool:
-        """Whether a norm is not there: the first block of a family whose embedding is normed already."""
-        return self.model.family.bare_start and layer == 0 and norm == "attn_norm"
-
     def usual_offset(self, kind: str, frame: str) -> int:
         """The distance at which a head map is shown unasked: `USUAL_OFFSET` for ``qk`` where positions are rotary.
 
@@ -312,7 +308,7 @@ class Frames:
             return self.model.embedding if side == "read" else self.model.unembedding
         if frame == "embedded":
             entering = self._embedded(slice(None))
-            return entering if self.model.family.bare_start else self._as_read(entering)
+            return entering if self.model.family.reads_bare("attn_norm", 0) else self._as_read(entering)
         if frame == "token":
             return self._each_as_read(self.carried())
         if frame == "memory":  # what cross attention reads: the encoder's tokens, normed as they leave it
@@ -391,7 +387,7 @@ class _FirstBlock:
 
     def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """What one half of a block adds to the stream: read through its norm, written through the norm behind it."""
-        bare = not self.model.family.reads_normed or (site == "attn" and self.model.family.bare_start)
+        bare = self.model.family.reads_bare(f"{site}_norm", 0)
         y = inner(x if bare else self._normed(x, site))
         return self._normed(y, f"{site}_post") if self.model.has(f"{site}_post_norm") else y
 

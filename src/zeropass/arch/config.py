@@ -69,7 +69,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     local = read.local(known["layers"])
     tied = _tied(files, family, layout, prefix, names)
     scalar = read.number("query_scalar")
-    scaled = read.value("logits_scaled") if read.value("logits_scaled") is not None else tied
+    asked = read.value("logits_scaled")
+    scaled = tied if asked is None else asked
     embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
     return Dimensions(
         **known,

@@ -75,6 +75,12 @@ class Stored:
         return self.part == (0, 1) and not self.fused
 
 
+def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool = False) -> dict[str, Stored]:
+    """The weights and biases of q, k and v in one module; ``transpose`` as in `Stored`."""
+    weight, bias = Stored(f"{module}.weight", transpose, fused=how), Stored(f"{module}.bias", fused=how)
+    return {**dict.fromkeys("qkv", weight), **dict.fromkeys(("q_bias", "k_bias", "v_bias"), bias)}
+
+
 @dataclass(frozen=True)
 class Layout:
     """Names of one kind of file: configuration keys and tensors.
@@ -151,6 +157,10 @@ class Family:
     def reads_normed(self) -> bool:
         """Whether a block norms what it reads."""
         return self.norm_place == "pre"
+
+    def reads_bare(self, norm: str, layer: int) -> bool:
+        """Whether what reads at this norm of a layer meets the stream as it is, for the norm is not there."""
+        return not self.reads_normed or (self.bare_start and layer == 0 and norm == "attn_norm")
 
     @property
     def stream_normed(self) -> bool:

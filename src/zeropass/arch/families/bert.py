@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zeropass.arch.spec import Family, Layout, Side, Stored
+from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv
 
 _BERT = "encoder.layer.{layer}."
 
@@ -304,12 +304,7 @@ MODERNBERT = Family(
                 "attn_norm_bias": Stored(_MODERN + "attn_norm.bias"),
                 "ff_norm": Stored(_MODERN + "mlp_norm.weight"),
                 "ff_norm_bias": Stored(_MODERN + "mlp_norm.bias"),
-                "q": Stored(_MODERN + "attn.Wqkv.weight", fused="stacked"),
-                "k": Stored(_MODERN + "attn.Wqkv.weight", fused="stacked"),
-                "v": Stored(_MODERN + "attn.Wqkv.weight", fused="stacked"),
-                "q_bias": Stored(_MODERN + "attn.Wqkv.bias", fused="stacked"),
-                "k_bias": Stored(_MODERN + "attn.Wqkv.bias", fused="stacked"),
-                "v_bias": Stored(_MODERN + "attn.Wqkv.bias", fused="stacked"),
+                **fused_qkv(_MODERN + "attn.Wqkv", "stacked"),
                 "o": Stored(_MODERN + "attn.Wo.weight", transpose=True),
                 "o_bias": Stored(_MODERN + "attn.Wo.bias"),
                 "gate": Stored(_MODERN + "mlp.Wi.weight", part=(0, 2)),

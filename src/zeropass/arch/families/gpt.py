@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zeropass.arch.spec import Family, Layout, Side, Stored
+from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv
 
 _CLASSIFIER: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^score.weight"), "read")}
 _H = "h.{layer}."
@@ -41,12 +41,7 @@ GPT2 = Family(
                 "attn_norm_bias": Stored(_H + "ln_1.bias"),
                 "ff_norm": Stored(_H + "ln_2.weight"),
                 "ff_norm_bias": Stored(_H + "ln_2.bias"),
-                "q": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
-                "k": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
-                "v": Stored(_H + "attn.c_attn.weight", transpose=True, fused="stacked"),
-                "q_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
-                "k_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
-                "v_bias": Stored(_H + "attn.c_attn.bias", fused="stacked"),
+                **fused_qkv(_H + "attn.c_attn", "stacked", transpose=True),
                 "o": Stored(_H + "attn.c_proj.weight"),
                 "o_bias": Stored(_H + "attn.c_proj.bias"),
                 "key": Stored(_H + "mlp.c_fc.weight", transpose=True),
@@ -79,12 +74,7 @@ GPT2 = Family(
                 "attn_norm_bias": Stored("blk.{layer}.attn_norm.bias"),
                 "ff_norm": Stored("blk.{layer}.ffn_norm.weight"),
                 "ff_norm_bias": Stored("blk.{layer}.ffn_norm.bias"),
-                "q": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
-                "k": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
-                "v": Stored("blk.{layer}.attn_qkv.weight", fused="stacked"),
-                "q_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
-                "k_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
-                "v_bias": Stored("blk.{layer}.attn_qkv.bias", fused="stacked"),
+                **fused_qkv("blk.{layer}.attn_qkv", "stacked"),
                 "o": Stored("blk.{layer}.attn_output.weight", transpose=True),
                 "o_bias": Stored("blk.{layer}.attn_output.bias"),
                 "key": Stored("blk.{layer}.ffn_up.weight"),
@@ -217,12 +207,7 @@ GPT_NEOX = Family(
                 "attn_norm_bias": Stored(_NEOX + "input_layernorm.bias"),
                 "ff_norm": Stored(_NEOX + "post_attention_layernorm.weight"),
                 "ff_norm_bias": Stored(_NEOX + "post_attention_layernorm.bias"),
-                "q": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
-                "k": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
-                "v": Stored(_NEOX + "attention.query_key_value.weight", fused="grouped"),
-                "q_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
-                "k_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
-                "v_bias": Stored(_NEOX + "attention.query_key_value.bias", fused="grouped"),
+                **fused_qkv(_NEOX + "attention.query_key_value", "grouped"),
                 "o": Stored(_NEOX + "attention.dense.weight", transpose=True),
                 "o_bias": Stored(_NEOX + "attention.dense.bias"),
                 "key": Stored(_NEOX + "mlp.dense_h_to_4h.weight"),
@@ -332,12 +317,7 @@ BLOOM = Family(
                 "attn_norm_bias": Stored(_H + "input_layernorm.bias"),
                 "ff_norm": Stored(_H + "post_attention_layernorm.weight"),
                 "ff_norm_bias": Stored(_H + "post_attention_layernorm.bias"),
-                "q": Stored(_SELF + "query_key_value.weight", fused="grouped"),
-                "k": Stored(_SELF + "query_key_value.weight", fused="grouped"),
-                "v": Stored(_SELF + "query_key_value.weight", fused="grouped"),
-                "q_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
-                "k_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
-                "v_bias": Stored(_SELF + "query_key_value.bias", fused="grouped"),
+                **fused_qkv(_SELF + "query_key_value", "grouped"),
                 "o": Stored(_SELF + "dense.weight", transpose=True),
                 "o_bias": Stored(_SELF + "dense.bias"),
                 "key": Stored(_H + "mlp.dense_h_to_4h.weight"),
