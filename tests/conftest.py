@@ -1,9 +1,11 @@
 """Fixtures that several test files share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import small
 import zeropass as zp
 from zeropass.sources.demo import fetch_demo
 
@@ -35,3 +37,10 @@ def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("smollm2") / "atlas"
     zp.build(zp.open_model(str(smollm2_path)), folder, zp.Options(layers=(26, 30)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices of tiny models lose more to waiting for threads than they gain."""
+    with small.one_thread():
+        yield

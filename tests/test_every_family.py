@@ -5,7 +5,7 @@ that the corrupted records at the end can be put through the same ones.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from typing import Any
@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from canonical import bias_of, read, split, with_tensors
 from heard import Heard, hear
 from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
-from zeropass.catalog import bias_roles, vector_set
+from zeropass.catalog import vector_set
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.frames import _ACTIVATIONS, Frames
 from zeropass.model import Model, open_model
@@ -35,7 +36,10 @@ POSITIONS = torch.tensor([0, 1, 5, 40, 400])
 Spoil = Callable[[Model], Model | None]
 """Makes a record wrong in one way; None where a family does not admit it."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +87,6 @@ class Case:
 def placed(positions: Tensor | None) -> dict[str, Tensor]:
     """Positions for a run; with a mask, for transformers takes a jump between them for the start of another text."""
     return {} if positions is None else {"position_ids": positions, "attention_mask": torch.ones_like(positions)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small lose more to waiting for threads than they gain."""
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(kept)
 
 
 @pytest.fixture(scope="module")
@@ -156,28 +151,6 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     if not case.model.family.routed:
         return case.text.gave("value", layer).reshape_as(case.text.states(layer))
     return case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
-
-
-def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
-    """What the vectors of a role get from the stream: folded vectors, the norm's shift and the bias."""
-    vectors, frames, norm = model.matrix(role, layer), Frames(model), norm_of(role)
-    if not model.family.reads_bare(norm, layer):
-        x = normed(x, model.family.norm, model.dims.eps)
-    found = x @ frames.fold(vectors, "token", "read", norm, layer).T
-    shift = model.vector(f"{norm}_bias", layer) if model.family.reads_normed else None
-    bias = model.vector(f"{role}_bias", layer)
-    found = found if shift is None else found + vectors @ shift
-    return found if bias is None else found + bias
-
-
-def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
-    """The lone vectors of a set, summed; nothing where the model has none."""
-    return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
-
-
-def split(x: Tensor, model: Model) -> Tensor:
-    """(…, heads d_h) -> (…, heads, d_h)."""
-    return x.unflatten(-1, (-1, model.dims.head_dim))
 
 
 # The checks
@@ -367,11 +340,6 @@ def test_a_family_is_what_its_forward_pass_says(case: Case, off: Callable[[Case,
 
 
 # A record that is wrong must be caught
-
-
-def with_tensors(model: Model, **changed: Stored) -> Model:
-    """The same model, read by a record whose entries are changed."""
-    return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))
 
 
 def with_dims(model: Model, **changed: Any) -> Model:

@@ -11,12 +11,12 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import torch
 from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 from torch import Tensor
 
+from canonical import with_tensors
 from gguf_files import KEYS, convert
-from test_every_family import interleaved, swapped, unsplit, with_dims, with_tensors, without
+from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from tiny import save
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
@@ -43,15 +43,10 @@ SPM = ("llama", "gemma2", "gemma3", "phi3")
 NAMES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
 Twins = tuple[Model, Model]
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(kept)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def sentencepiece(size: int) -> str:

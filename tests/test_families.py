@@ -5,7 +5,6 @@ one on a record that is wrong.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,13 +17,16 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 import tiny
+from canonical import bias_of, read, split, with_tensors
 from tiny import Run, error, make, run, save
 from zeropass.address import parse
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of, site_of
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
 from zeropass.catalog import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.frames import _ACTIVATIONS, Frames
 from zeropass.model import Model, open_model
 from zeropass.projection import apply_norm, normed, rotate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOLERANCE = 1e-4
 WRONG = 1e-2
@@ -60,15 +62,6 @@ class Case:
                     p.copy_(old)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small lose more to waiting for threads than they gain."""
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(kept)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
@@ -90,27 +83,6 @@ def cases(folder: Path):
 @pytest.fixture(params=VARIANTS)
 def case(request: pytest.FixtureRequest, cases) -> Case:
     return cases(request.param)
-
-
-def read(model: Model, role: str, layer: int, stream: Tensor) -> Tensor:
-    """What the vectors of a role get from a state of the stream: folded vectors, plus the constant part."""
-    vectors, norm = model.matrix(role, layer), f"{site_of(role)}_norm"
-    pre = model.family.norm_place == "pre"
-    x = normed(stream, model.family.norm, model.dims.eps) if pre else stream
-    found = x @ Frames(model).fold(vectors, "token", "read", norm, layer).T
-    shift, bias = model.vector(f"{norm}_bias", layer) if pre else None, model.vector(f"{role}_bias", layer)
-    found = found if shift is None else found + vectors @ shift
-    return found if bias is None else found + bias
-
-
-def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
-    """The lone vectors of a set, summed; nothing where the model has none."""
-    return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
-
-
-def split(x: Tensor, model: Model) -> Tensor:
-    """(…, heads * d_h) -> (…, heads, d_h)."""
-    return x.unflatten(-1, (-1, model.dims.head_dim))
 
 
 # What each role reads
@@ -351,11 +323,6 @@ def test_the_norm_of_the_embedding_is_all_of_it(cases):
 
 
 # Controls: a wrong record must not pass
-
-
-def with_tensors(model: Model, **changed: Stored) -> Model:
-    """The same model, read by a record whose entries are changed."""
-    return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))
 
 
 def swapped(model: Model, one: str, other: str) -> Model:

@@ -1,0 +1,38 @@
+"""What canonical parameters make of a state, and models whose record is changed: for the tests."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from zeropass.arch.spec import Stored, norm_of
+from zeropass.catalog import bias_roles, vector_set
+from zeropass.frames import Frames
+from zeropass.model import Model
+from zeropass.projection import normed
+
+
+def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
+    """What the vectors of a role get from the stream: folded vectors, the norm's shift and the bias."""
+    vectors, frames, norm = model.matrix(role, layer), Frames(model), norm_of(role)
+    if not model.family.reads_bare(norm, layer):
+        x = normed(x, model.family.norm, model.dims.eps)
+    found = x @ frames.fold(vectors, "token", "read", norm, layer).T
+    shift = model.vector(f"{norm}_bias", layer) if model.family.reads_normed else None
+    bias = model.vector(f"{role}_bias", layer)
+    found = found if shift is None else found + vectors @ shift
+    return found if bias is None else found + bias
+
+
+def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
+    """The lone vectors of a set, summed; nothing where the model has none."""
+    return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
+
+
+def split(x: Tensor, model: Model) -> Tensor:
+    """(…, heads d_h) -> (…, heads, d_h)."""
+    return x.unflatten(-1, (-1, model.dims.head_dim))
+
+
+def with_tensors(model: Model, **changed: Stored) -> Model:
+    """The same model, read by a record whose entries are changed."""
+    return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))
