@@ -265,7 +265,8 @@ class Frames:
         """`lengths`, kept for the heads of one layer."""
         key = layer, role, rows.space
         if key not in self._lengths:
-            self._lengths.clear() if len(self._lengths) > 1 else None
+            if len(self._lengths) > 1:
+                self._lengths.clear()
             self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean)
         return self._lengths[key]
 

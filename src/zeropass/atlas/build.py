@@ -31,12 +31,21 @@ RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
 """Carries jobs out: `one_by_one`, or on a cluster."""
 
 
+def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    """Run jobs in this process; ``told`` hears the name of each, and how many are done."""
+    uses = [runner.spaces_of(job) for job in todo]
+    for step, job in enumerate(todo):
+        told(job.name, step)
+        runner.spaces.keep_only(set().union(*uses[step:]))
+        runner.run(job)
+
+
 def build(
-    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, run: "RunJobs | None" = None
+    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, run: RunJobs = one_by_one
 ) -> bool:
     """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
 
-    ``run``: what carries the jobs out, one after the other in this process if not given.
+    ``run``: what carries the jobs out, one after the other in this process unless told otherwise.
     Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
     or frames that do not exist.
     """
@@ -45,11 +54,11 @@ def build(
         return False
     judgement = judged(model)
     runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement))
-    carry_out(runner, judgement, progress, run or one_by_one)
+    carry_out(runner, judgement, progress, run)
     return True
 
 
-def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: "RunJobs | None" = None) -> None:
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = one_by_one) -> None:
     """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
     jobs = runner.jobs
     spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
@@ -60,19 +69,11 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: "Ru
     runner.frames.model.forget()
     todo = [job for job in jobs if not runner.mark(job).exists()]
     begun = total - 1 - len(todo)
-    (run or one_by_one)(runner, todo, lambda name, step: progress(name, begun + step, total))
+    run(runner, todo, lambda name, step: progress(name, begun + step, total))
     progress("tables", total - 1, total)
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
-
-
-def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """Run jobs in this process; ``told`` hears the name of each, and how many are done."""
-    for step, job in enumerate(todo):
-        told(job.name, step)
-        runner.spaces.keep_only(set().union(*(runner.spaces_of(one) for one in todo[step:])))
-        runner.run(job)
 
 
 def judged(model: Model) -> Judgement:
