@@ -14,14 +14,21 @@ import uvicorn
 from zeropass.web.book import Book
 from zeropass.web.guard import Rules
 from zeropass.web.patience import Impatient
-from zeropass.web.server import application, listening
+from zeropass.web.server import KEEP_ALIVE, application, listening
 from zeropass.web.shelf import Sources, open_books
 
 
 @contextmanager
 def serving(books: Sequence[Book], rules: Rules = Rules()) -> Iterator[str]:  # noqa: B008
     """The address of a running server, without a slash at its end."""
-    config = uvicorn.Config(application(books, rules), log_level="error", lifespan="off", ws="none", http=Impatient)
+    config = uvicorn.Config(
+        application(books, rules),
+        log_level="error",
+        lifespan="off",
+        ws="none",
+        http=Impatient,
+        timeout_keep_alive=KEEP_ALIVE,
+    )
     server = uvicorn.Server(config)
     with listening("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -23,7 +23,7 @@ from serving import Seen, books_of, serving
 from test_cli import Run, run, shell  # noqa: F401 - fixtures
 from zeropass.web.book import Cache, local_name
 from zeropass.web.guard import Rules
-from zeropass.web.server import Busy, Slots
+from zeropass.web.server import KEEP_ALIVE, Busy, Slots
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MODEL_PAGES = ("/", "/by/kurtosis/read-output", "/by/best/write-output", "/layer/1", "/outside", "/tokens", "/tokens/2")
@@ -316,10 +316,12 @@ def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, mon
         place = ("127.0.0.1", int(address.rpartition(":")[2]))
         whole = b"GET /help HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc", whole + b"GET / HT"):
-            with socket.create_connection(place, timeout=5) as one:
+            with socket.create_connection(place, timeout=60) as one:
                 one.sendall(sent)
+                began = time.monotonic()
                 answer = b"".join(iter(lambda: one.recv(65536), b""))
                 assert answer.startswith(b"HTTP/1.1 200") == (sent.startswith(whole))
+                assert time.monotonic() - began < KEEP_ALIVE / 2  # it is our deadline that closed it
         with httpx.Client(base_url=address) as client:  # a connection that asks is kept
             for _ in range(3):
                 assert client.get("/help").status_code == 200

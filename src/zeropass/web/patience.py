@@ -27,6 +27,12 @@ class Impatient(H11Protocol):
         super().data_received(data)
         self._expect()
 
+    def on_response_complete(self) -> None:
+        """An answer is out: a next question that had begun behind the last one is awaited like any other."""
+        super().on_response_complete()
+        if self.conn.trailing_data[0]:
+            self._expect()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The end of a connection: nothing is awaited any more."""
         self._cancel()

@@ -50,6 +50,9 @@ STORED, COMPUTED = 2 * CORES, CORES
 CONNECTIONS = 128
 """Connections at once; more are answered 503."""
 
+KEEP_ALIVE = 10
+"""Seconds that a connection is kept on which nothing more is asked."""
+
 STATUS: tuple[tuple[type[ZeropassError], int], ...] = ((BadAddress, 404), (UnknownWord, 404), (BadOption, 400))
 """What the reader's mistakes are answered with; any other error of zeropass is 500, a damaged atlas for instance."""
 
@@ -360,7 +363,7 @@ def serve(
         server_header=False,
         lifespan="off",
         limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=10,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=2,
         http=Impatient,
         ws="none",
