@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import small
 import zeropass as zp
 from zeropass.arch.spec import space_of
-from zeropass.atlas.hits import HitList, decode
 from zeropass.catalog import vector_set
 from zeropass.errors import BadAddress, BadOption, UnknownWord
+from zeropass.hits import HitList
 
 TOLERANCE = 1e-4
 KINDS = ["llama", "gpt2", "bert"]
@@ -574,11 +574,10 @@ def test_the_running_best_is_a_full_sort_whatever_the_blocks(offer: tuple[np.nda
     hits = HitList(z.shape[1], size)
     for a, b in parts:
         hits.offer(torch.from_numpy(z[a:b]), a)
-    hits.flush()
-    ids, found = (x.numpy() for x in decode(hits.keys))
+    taken, ids, found = (x.numpy() for x in hits.ranked())
     for token in range(z.shape[1]):
         order = sorted(range(len(z)), key=lambda i, token=token: (-abs(z[i, token]), i))[:size]
-        filled = hits.keys[token].numpy() > 0
+        filled = taken[token]
         assert ids[token][filled].tolist() == order
         assert found[token][filled].tolist() == z[order, token].tolist()
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    ("factored", "projection", "pairs", "statistics", "kernels"),
+    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled"),
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
@@ -51,7 +51,7 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
 )
-NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels")
+NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 

@@ -1,4 +1,4 @@
-"""Runs the jobs of a build: products of vectors with rows, and from the same scores lists, hits and pairs."""
+"""Runs the jobs of a build: lists and hits from a survey of the scores, pairs from the factors of head maps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from zeropass.address import Address
 from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_of, site_of, space_of
-from zeropass.atlas.hits import HitList
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.spaces import Space, Spaces, save_array
@@ -18,15 +17,16 @@ from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_lis
 from zeropass.catalog import VectorSet, count_of, kind_of, reads_at, vector_set
 from zeropass.factored import Factored
 from zeropass.frames import Frames, Lengths
+from zeropass.hits import HitList
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
-from zeropass.projection import extremes
-from zeropass.statistics import kurtosis, standardised
+from zeropass.sieve import survey
+from zeropass.statistics import blocks, standardised
 
 __all__ = ["Runner", "Scored"]
 
 _BLOCK = 512
-"""Vectors a product: 512 x V scores are 100 MB for V = 49,152; larger blocks are no faster."""
+"""Vectors a product: their factors of head maps, 512 x V, are 100 MB for V = 49,152; larger blocks are no faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +68,10 @@ class Runner:
         """Run one job: vectors, lists and pairs first, the mark last."""
         sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
-        pairs: list[PairRow] = []
-        for kind in set(job.roles) & set(MAP_ROLES):
-            self.map_heads(kind, sets, lists, pairs)
+        pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets)]
         for role in lists:
-            done = {block.frame for block in lists[role]}
             for frame in list_frames(self.model, self.options, job.layer, role):
-                if frame not in done:
-                    scored = self.scored(sets[role], frame)
-                    lists[role] += [self._listed(scored, part, z) for part, z in self._products(scored)]
+                lists[role] += self._listed(self.scored(sets[role], frame))
             self._save_vectors(sets[role])
         self._write(job, lists, pairs)
 
@@ -121,7 +116,7 @@ class Runner:
 
     @cached_property
     def _buffer(self) -> Tensor:
-        return torch.empty(_BLOCK, len(self.kept), device=self.kept.device)
+        return torch.empty(max(_BLOCK, self.model.dims.head_dim), len(self.kept), device=self.kept.device)
 
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
         """A set ready to be multiplied."""
@@ -133,36 +128,26 @@ class Runner:
         """The rows that a set meets in a frame."""
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
-    def _products(self, scored: Scored, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of z (rows, V'), each valid until the next one is asked for."""
-        stop = scored.unit.shape[0] if stop is None else stop
-        for at in range(start, stop, _BLOCK):
-            part = slice(at, min(at + _BLOCK, stop))
-            z = self._buffer[: part.stop - part.start]
-            torch.mm(scored.unit[part], scored.space.rows.T, out=z)
-            yield part, z
+    def _listed(self, scored: Scored) -> Iterator[ListBlock]:
+        """Both poles of a set of vectors; what the tokens can use of it goes to the running hits."""
+        source, k = scored.vectors, self.options.k
+        first, hits = self.bases[source.layer, source.role, scored.frame], self.hits[source.side, scored.frame]
+        for part in blocks(len(scored.unit), _BLOCK):
+            found = survey(scored.unit[part], scored.space.sieved, k, self.kept, hits, first + part.start)
+            yield ListBlock(
+                first_id=first + part.start,
+                addresses=source.addresses[part],
+                frame=scored.frame,
+                norm=source.vectors[part].norm(dim=1),
+                mean=scored.mean[part],
+                std=scored.std[part],
+                spread=scored.spread[part],
+                kurtosis=found.kurtosis,
+                extremes=found.extremes,
+            )
 
-    def _listed(self, scored: Scored, part: slice, z: Tensor) -> ListBlock:
-        """Both poles of a block of vectors; what the tokens can use of it goes to the running hits."""
-        source = scored.vectors
-        first = self.bases[source.layer, source.role, scored.frame] + part.start
-        self.hits[source.side, scored.frame].offer(z, first)
-        return ListBlock(
-            first_id=first,
-            addresses=source.addresses[part],
-            frame=scored.frame,
-            norm=source.vectors[part].norm(dim=1),
-            mean=scored.mean[part],
-            std=scored.std[part],
-            spread=scored.spread[part],
-            kurtosis=kurtosis(z),
-            extremes=extremes(z, self.options.k, self.kept),
-        )
-
-    def map_heads(
-        self, kind: str, sets: dict[str, VectorSet], lists: dict[str, list[ListBlock]], pairs: list[PairRow]
-    ) -> None:
-        """Top pairs of every head of a layer. A subhead's scores are a column of the factor: computed once.
+    def map_heads(self, kind: str, sets: dict[str, VectorSet]) -> Iterator[PairRow]:
+        """Top pairs of every head of a layer.
 
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held.
         """
@@ -173,12 +158,12 @@ class Runner:
         step = max(1, _BLOCK // dims.head_dim)
         for first in range(0, dims.kv_heads, step):
             chunk = range(first, min(first + step, dims.kv_heads))
-            shared_factors = dict(self._factors(scored[shared], chunk, lists))
+            shared_factors = dict(self._factors(scored[shared], chunk))
             heads = range(chunk.start * dims.group, chunk.stop * dims.group)
-            for head, factor in self._factors(scored[own], heads, lists):
+            for head, factor in self._factors(scored[own], heads):
                 other = shared_factors[self.model.kv_head(shared, head)]
                 product = Factored(factor, other) if own == left else Factored(other, factor)
-                pairs.append(self.pair_row(kind, sets[own].layer, head, scored[left].frame, product))
+                yield self.pair_row(kind, sets[own].layer, head, scored[left].frame, product)
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
@@ -187,18 +172,16 @@ class Runner:
         offset = self.frames.usual_offset(kind, frame)
         return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)
 
-    def _factors(self, scored: Scored, heads: range, lists: dict[str, list[ListBlock]]) -> Iterator[tuple[int, Tensor]]:
-        """Factor (V', d_h) of each stored head of a role, and on the way the lists of its columns."""
-        width, role = self.model.dims.head_dim, scored.vectors.role
+    def _factors(self, scored: Scored, heads: range) -> Iterator[tuple[int, Tensor]]:
+        """Factor (V', d_h) of each stored head of a role."""
+        width = self.model.dims.head_dim
         per_block = max(1, _BLOCK // width)
         for at in range(heads.start, heads.stop, per_block):
             block = range(at, min(at + per_block, heads.stop))
-            for part, z in self._products(scored, block.start * width, block.stop * width):
-                if role in lists and scored.frame in self._listed_frames(scored.vectors):
-                    lists[role].append(self._listed(scored, part, z))
-                for head in block:
-                    own = slice((head - at) * width, (head - at + 1) * width)
-                    yield head, self.factor(scored, head, z[own])
+            z = self._buffer[: len(block) * width]
+            torch.mm(scored.unit[at * width : block.stop * width], scored.space.rows.T, out=z)
+            for head in block:
+                yield head, self.factor(scored, head, z[(head - at) * width : (head - at + 1) * width])
 
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
@@ -234,9 +217,9 @@ class Runner:
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 
     def _write(self, job: Job, lists: dict[str, list[ListBlock]], pairs: list[PairRow]) -> None:
-        for role, blocks in lists.items():
-            if blocks:
-                write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", blocks)
+        for role, listed in lists.items():
+            if listed:
+                write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", listed)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
         write_mark(self.mark(job), list(self._found(job)))

@@ -1,6 +1,7 @@
 """The rows of an atlas, written once and loaded as a build needs them: kept tokens only, centred."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from zeropass.atlas.schema import beside, safe_name
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
+from zeropass.sieve import Sieved, sieved
 from zeropass.sources.base import Float32
 from zeropass.statistics import Moments, blocks
 
@@ -22,6 +24,11 @@ class Space:
 
     rows: Tensor
     moments: Moments
+
+    @cached_property
+    def sieved(self) -> Sieved:
+        """The rows made ready for `sieve.survey`."""
+        return sieved(self.rows)
 
 
 class Spaces:

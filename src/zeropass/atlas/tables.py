@@ -14,9 +14,9 @@ from torch import Tensor
 
 from zeropass.address import Address
 from zeropass.arch.spec import Side
-from zeropass.atlas.hits import HitList, decode
 from zeropass.atlas.schema import beside, file_name
 from zeropass.errors import BadAtlas
+from zeropass.hits import HitList
 from zeropass.pairs import TopPairs
 from zeropass.projection import Extremes
 from zeropass.undertrained import Judgement
@@ -246,10 +246,8 @@ _HITS = pa.schema(
 
 
 def _hits_table(side: str, frame: str, hits: HitList, kept: Tensor) -> pa.Table:
-    hits.flush()
-    size = hits.keys.shape[1]
-    filled = (hits.keys > 0).flatten()
-    ids, z = decode(hits.keys)
+    taken, ids, z = hits.ranked()
+    size, filled = hits.keys.shape[1], taken.flatten()
     rank = torch.arange(size, device=hits.keys.device).expand(len(kept), size)
     tokens = kept[:, None].expand(len(kept), size)
     columns: dict[str, Any] = {

@@ -7,7 +7,7 @@ same list, and only its size tells them apart.
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
 from zeropass.atlas.jobs import Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
-from zeropass.atlas.tables import ListBlock, PairRow
+from zeropass.atlas.tables import PairRow
 from zeropass.catalog import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.delta.changes import Comparison
 from zeropass.errors import BadModel, BadOption
@@ -137,13 +137,7 @@ class _ChangeRunner(Runner):
         scale = torch.full_like(own, usual)
         return Scored(vectors, frame, space, standardised(folded, scale), mean, scale, own / scale)
 
-    def map_heads(
-        self,
-        kind: str,
-        sets: dict[str, VectorSet],
-        lists: dict[str, list[ListBlock]],  # noqa: ARG002 - a change of columns is no column of the map's change
-        pairs: list[PairRow],
-    ) -> None:
+    def map_heads(self, kind: str, sets: dict[str, VectorSet]) -> Iterator[PairRow]:
         """Top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
         layer = sets[kind[0]].layer
         roles = [_Role(self, sets[role], self.map_frame(role)) for role in kind]
@@ -152,7 +146,7 @@ class _ChangeRunner(Runner):
             lefts, rights = (added_left, left), (right + added_right, added_right)
             # Mostly of low rank: without the columns that are not there the search has far better bounds.
             product = Factored(torch.cat(lefts, 1), torch.cat(rights, 1)).reduced()
-            pairs.append(self.pair_row(kind, layer, head, self.map_frame(kind[0]), product))
+            yield self.pair_row(kind, layer, head, self.map_frame(kind[0]), product)
 
     def _before(self, vectors: VectorSet) -> Tensor | None:
         """The base's vectors of a set; None if it has none, or another number of them."""

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-__all__ = ["HitList"]
+__all__ = ["EMPTY", "HitList", "decoded"]
 
 _SLOTS = 32
 _ROWS, _WARM_ROWS = 128, 512
 _LOW = 0xFFFFFFFF
+
+EMPTY = (-0x7F800000 - 1) << 32
+"""The key of minus infinity."""
 
 
 class HitList:
@@ -15,17 +18,17 @@ class HitList:
 
     An entry is one int64 key, so that a plain top-k on keys is deterministic whatever the order of the offers:
     the bits of |z| (which sort like the number, being positive), then the complement of 2·id + (z < 0).
-    Only what reaches a token's running ``size``-th best is looked at again; that lands in ``_SLOTS``
-    waiting places a token, merged when they are full.
+    Only what reaches a token's running ``size``-th best, its ``threshold``, is looked at again; that lands in
+    ``_SLOTS`` waiting places a token, merged when they are full. ``seen`` counts the vectors.
+    ``keys`` (tokens, size) are a heap for each token: places 2p + 1 and 2p + 2 hold nothing lower than place p.
     """
 
     def __init__(self, tokens: int, size: int, device: torch.device | str = "cpu") -> None:
         self.keys = torch.zeros(tokens, size, dtype=torch.int64, device=device)
         self._waiting = torch.zeros(tokens, _SLOTS, dtype=torch.int64, device=device)
         self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
-        self._threshold = torch.zeros(tokens, device=device)
-        self._spare = torch.empty(_ROWS, tokens, device=device)
-        self._seen = 0
+        self.threshold = torch.zeros(tokens, device=device)
+        self.seen = 0
 
     def offer(self, z: Tensor, first_id: int) -> None:
         """Take in z (n, tokens) of the vectors ``first_id …``."""
@@ -33,18 +36,23 @@ class HitList:
             self._offer(z[start : start + _ROWS], first_id + start)
 
     def _offer(self, z: Tensor, first_id: int) -> None:
-        if self._seen < _WARM_ROWS:  # no threshold worth the name yet
+        if self.seen < _WARM_ROWS:  # no threshold worth the name yet
             self._merge(_keys(z.T, torch.arange(first_id, first_id + z.shape[0], device=z.device)))
-            self._seen += z.shape[0]
+            self.seen += z.shape[0]
             return
-        size = torch.abs(z, out=self._spare[: z.shape[0]])
-        row, token = (size >= self._threshold).nonzero(as_tuple=True)
+        row, token = (z.abs() >= self.threshold).nonzero(as_tuple=True)
         self._wait(token, _keys(z[row, token], first_id + row))
 
     def add(self, tokens: Tensor, keys: Tensor) -> None:
         """Take in entries that an earlier run gathered, as `entries` gave them."""
         self._wait(tokens, keys)
-        self._seen = max(self._seen, _WARM_ROWS)
+        self.seen = max(self.seen, _WARM_ROWS)
+
+    def ranked(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which places (tokens, size) are taken, the ids of the vectors there, and z; of each token the best first."""
+        self.flush()
+        keys = self.keys.sort(dim=1, descending=True).values
+        return keys > 0, *decode(keys)
 
     def entries(self, first_id: int, stop_id: int) -> tuple[Tensor, Tensor]:
         """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``."""
@@ -61,8 +69,9 @@ class HitList:
             self._filled.zero_()
 
     def _merge(self, keys: Tensor) -> None:
-        self.keys = torch.cat((self.keys, keys), 1).topk(self.keys.shape[1], dim=1).values
-        self._threshold = (self.keys[:, -1] >> 32).to(torch.int32).view(torch.float32).contiguous()
+        best = torch.cat((self.keys, keys), 1).topk(self.keys.shape[1], dim=1).values
+        self.keys = best.flip(1).contiguous()  # sorted, and so a heap
+        self.threshold = (self.keys[:, 0] >> 32).to(torch.int32).view(torch.float32).contiguous()
 
     def _wait(self, token: Tensor, keys: Tensor) -> None:
         """Put entries into the waiting places of their tokens, merging as often as these overflow."""
@@ -78,10 +87,15 @@ class HitList:
                 self.flush()
 
 
+def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and what was complemented, of keys that sort by rising score, then by falling number."""
+    bits = (keys >> 32).to(torch.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), _LOW - (keys & _LOW)
+
+
 def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and signed z of keys; the key 0 stands for an empty place."""
-    low = _LOW - (keys & _LOW)
-    size = (keys >> 32).to(torch.int32).view(torch.float32)
+    """Ids and signed z of the keys of a `HitList`; the key 0 stands for an empty place."""
+    size, low = decoded(keys)
     return low >> 1, torch.where((low & 1).bool(), -size, size)
 
 

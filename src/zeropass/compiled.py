@@ -1,0 +1,145 @@
+"""The inner loops of `sieve.survey`, compiled by numba when they are first run, and kept on disk."""
+
+import numba
+import numpy as np
+
+__all__ = ["keep", "look"]
+
+_GROUP = 32
+"""Scores of which it is first asked whether any may matter."""
+
+_LOW = 0xFFFFFFFF
+
+_ROUNDING = np.float32(2.0**-8)
+"""Rounding to bfloat16 changes a number by half this part of it at most."""
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _key(score, low):
+    """A number that sorts by rising score, then by falling ``low``: the bits of floats sort like the floats."""
+    bits = np.int64(np.float32(score + np.float32(0.0)).view(np.int32))
+    if bits < 0:
+        bits ^= 0x7FFFFFFF
+    return (bits << 32) | (_LOW - low)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _score(key):
+    bits = key >> 32
+    if bits < 0:
+        bits ^= 0x7FFFFFFF
+    return np.int32(bits).view(np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _put(heap, key):
+    """Put a key in the place of the lowest, if it is higher; returns the score of the lowest that is left.
+
+    Of a heap the lowest is the first, and places 2p + 1 and 2p + 2 hold nothing lower than place p.
+    """
+    if key > heap[0]:
+        place, size = 0, heap.shape[0]
+        while 2 * place + 1 < size:
+            below = 2 * place + 1
+            if below + 1 < size and heap[below + 1] < heap[below]:
+                below += 1
+            if heap[below] >= key:
+                break
+            heap[place] = heap[below]
+            place = below
+        heap[place] = key
+    return _score(heap[0])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _dot(x, y):
+    total = np.float32(0.0)
+    for place in range(x.shape[0]):
+        total += x[place] * y[place]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _powers(scores):
+    """Sums of the first four powers of a row of scores."""
+    one = two = three = four = np.float32(0.0)
+    for place in range(scores.shape[0]):
+        x = scores[place]
+        square = x * x
+        one += x
+        two += square
+        three += x * square
+        four += square * square
+    return one, two, three, four
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _added(sums, more):
+    return sums[0] + more[0], sums[1] + more[1], sums[2] + more[2], sums[3] + more[3]
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _lowered(floor):
+    """What a score reaches, after it was rounded, if it reached a floor before."""
+    return floor - abs(floor) * _ROUNDING
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _any(scores, top, bottom, reach):
+    """Whether any of some scores is as high, as low or as large as asked for; no branches, so that it is vectors."""
+    found = np.int32(0)
+    for place in range(scores.shape[0]):
+        x = scores[place]
+        found |= np.int32(x >= top) | np.int32(x <= bottom) | np.int32(abs(x) >= reach[place])
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def look(scores, slack, vectors, rows, places, reach, floors, lowest, heaps, sums, found, exact):
+    """Look through rounded scores (n, t) of n vectors and of the rows at t places; exact scores are dot products.
+
+    vectors: (n, d), rows: (V, d), places: (t,). slack: norm and lost (n, 2), the same (t, 2) of the places, see
+    `sieve.Sieved`, and the most that rounding does to a vector's scores (n,). floors: (t,) how large the scores are
+    that the tokens keep, reach: the same less what rounding can do. Changed: lowest (2, n), the scores that the poles
+    keep, heaps (2, n, k) of their keys, and sums (4, n) of powers. What a token may keep is written to found
+    (2, n · t), vector and place, and exact (n · t); returns how many these are.
+    """
+    of_vectors, of_rows, most = slack
+    width, count = scores.shape[1], 0
+    for i in range(scores.shape[0]):
+        sums[0, i], sums[1, i], sums[2, i], sums[3, i] = _added(sums[:, i], _powers(scores[i]))
+        for begin in range(0, width, _GROUP):
+            end = min(begin + _GROUP, width)
+            top, bottom = _lowered(lowest[0, i] - most[i]), -_lowered(lowest[1, i] - most[i])
+            if not _any(scores[i, begin:end], top, bottom, reach[begin:end]):
+                continue
+            for j in range(begin, end):
+                score, size = scores[i, j], abs(scores[i, j])
+                if score < top and score > bottom and size < reach[j]:
+                    continue
+                error = of_vectors[i, 1] * of_rows[j, 0] + of_vectors[i, 0] * of_rows[j, 1] + size * _ROUNDING
+                upper, lower, hit = (
+                    score + error >= lowest[0, i],
+                    error - score >= lowest[1, i],
+                    size + error >= floors[j],
+                )
+                if not (upper or lower or hit):
+                    continue
+                score = _dot(vectors[i], rows[places[j]])
+                if score >= lowest[0, i]:
+                    lowest[0, i] = _put(heaps[0, i], _key(score, places[j]))
+                if -score >= lowest[1, i]:
+                    lowest[1, i] = _put(heaps[1, i], _key(-score, places[j]))
+                if abs(score) >= floors[j]:
+                    found[0, count], found[1, count], exact[count] = i, places[j], score
+                    count += 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def keep(found, exact, first_id, keys, floors):
+    """Put scores that `look` found for the tokens among the keys (tokens, size) of the best; raises their floors."""
+    for at in range(exact.shape[0]):
+        token, score = found[1, at], exact[at]
+        low = 2 * (first_id + found[0, at]) + (1 if score < 0 else 0)
+        floors[token] = max(floors[token], _put(keys[token], _key(abs(score), low)))

@@ -1,0 +1,139 @@
+"""The sieve against the whole product: the same poles, the same vectors of each token, whatever is rounded."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from zeropass import sieve
+from zeropass.hits import HitList
+from zeropass.sieve import Survey, sieved, survey
+from zeropass.statistics import kurtosis
+
+ROUGH = (torch.bfloat16, torch.float32)
+SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=ROUGH, ids=["bfloat16", "float32"])
+def rough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dtype]:
+    assert sieve.compiled is not None, "these tests need zeropass[fast]"
+    monkeypatch.setattr(sieve, "_fastest", lambda device: request.param)
+    monkeypatch.setattr(sieve, "_TILE", 96)  # several tiles, of which the last is no whole one
+    yield request.param
+
+
+def looked(vectors: Tensor, rows: Tensor, k: int, size: int, block: int = 40) -> tuple[list[Survey], HitList]:
+    """Surveys of blocks of the vectors, and the hits over all of them."""
+    ids, hits, ready = torch.arange(len(rows)) * 3 + 1, HitList(len(rows), size), sieved(rows)
+    parts = torch.arange(len(vectors)).split(block)
+    return [survey(vectors[part], ready, k, ids, hits, int(part[0])) for part in parts], hits
+
+
+def sorted_rows(scores: Tensor, k: int, descending: bool) -> tuple[Tensor, Tensor]:
+    """The first k of each row, of equal ones the first, by a stable sort."""
+    order = scores.sort(dim=1, descending=descending, stable=True)
+    return order.values[:, :k], order.indices[:, :k]
+
+
+def check(vectors: Tensor, rows: Tensor, k: int, size: int) -> None:
+    """Everything a survey keeps against a full sort of the exact product; the numbers must be such that it is exact."""
+    surveys, hits = looked(vectors, rows, k, size)
+    scores = vectors @ rows.T
+    for name, descending in (("top", True), ("bottom", False)):
+        values, at = sorted_rows(scores, k, descending)
+        assert torch.equal(torch.cat([getattr(one.extremes, name) for one in surveys]), values)
+        assert torch.equal(torch.cat([getattr(one.extremes, f"{name}_ids") for one in surveys]), at * 3 + 1)
+    taken, ids, z = hits.ranked()
+    sizes, at = sorted_rows(scores.abs().T, size, descending=True)
+    assert torch.equal(taken, torch.arange(size).expand(len(rows), size) < len(vectors))
+    assert torch.equal(ids[taken], at.flatten())
+    assert torch.equal(z[taken].abs(), sizes.flatten())
+    assert torch.equal(z[taken], scores.T.gather(1, at).flatten())
+    found = torch.cat([one.kurtosis for one in surveys])
+    assert torch.allclose(found, kurtosis(scores), rtol=0.02, atol=0.02)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+@SETTINGS
+def test_small_whole_numbers_with_many_ties(rough, seed: int, n: int, v: int, d: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, rows = (torch.from_numpy(rng.integers(-3, 4, (m, d)).astype(np.float32)) for m in (n, v))
+    check(vectors, rows, k, k)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+@SETTINGS
+def test_numbers_that_rounding_changes(rough, seed: int, k: int) -> None:
+    """Twelve bits do not fit bfloat16, while products of two such numbers, and sums of some, are exact in float32."""
+    rng = np.random.default_rng(seed)
+    vectors = torch.from_numpy((rng.integers(-2047, 2048, (60, 2))).astype(np.float32))
+    rows = torch.from_numpy((rng.integers(-2047, 2048, (250, 2))).astype(np.float32))
+    check(vectors, rows, k, k + 3)
+
+
+def test_rows_and_vectors_of_nothing_and_of_one_kind(rough) -> None:
+    vectors, rows = torch.zeros(50, 8), torch.ones(130, 8)
+    vectors[::7], rows[::5] = 2.0, 0.0
+    check(vectors, rows, 10, 10)
+    check(torch.zeros(45, 8), rows, 10, 10)
+    check(vectors, torch.zeros(100, 8), 10, 10)
+
+
+def test_rows_of_very_unequal_lengths(rough) -> None:
+    g = torch.Generator().manual_seed(1)
+    vectors, rows = torch.randint(-9, 10, (80, 6), generator=g).float(), torch.randint(-9, 10, (400, 6), generator=g)
+    check(vectors, rows.float() * 2.0 ** torch.randint(-6, 6, (400, 1), generator=g), 7, 7)
+
+
+def test_real_numbers_come_out_as_from_the_whole_product(rough, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one-by-one dot products and the whole product in float32 differ by rounding, and in nothing else."""
+    g = torch.Generator().manual_seed(2)
+    vectors, rows = torch.randn(120, 64, generator=g), torch.randn(3000, 64, generator=g).exp()
+    monkeypatch.setattr(sieve, "_TILE", 1024)
+    found, hits = looked(vectors, rows, 20, 15)
+    monkeypatch.setattr(sieve, "compiled", None)
+    plain, others = looked(vectors, rows, 20, 15)
+    for one, other in zip(found, plain, strict=True):
+        for name in ("top", "bottom"):
+            assert torch.allclose(getattr(one.extremes, name), getattr(other.extremes, name), rtol=1e-5, atol=1e-4)
+            same = getattr(one.extremes, f"{name}_ids") == getattr(other.extremes, f"{name}_ids")
+            assert same.float().mean() > 0.995  # neighbours that only rounding tells apart may change places
+    (_, ids, z), (_, others_ids, others_z) = hits.ranked(), others.ranked()
+    assert torch.allclose(z, others_z, rtol=1e-5, atol=1e-4)
+    assert (ids == others_ids).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_and_of_vectors_at_once_changes_no_bit(threads: int) -> None:
+    g = torch.Generator().manual_seed(3)
+    vectors, rows = torch.randn(100, 48, generator=g), torch.randn(5000, 48, generator=g)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected, hits = looked(vectors, rows, 10, 10, block=100)
+        torch.set_num_threads(threads)
+        found, others = looked(vectors, rows, 10, 10, block=30)
+    finally:
+        torch.set_num_threads(before)
+    whole = expected[0].extremes
+    for name in ("top", "top_ids", "bottom", "bottom_ids"):
+        assert torch.equal(torch.cat([getattr(one.extremes, name) for one in found]), getattr(whole, name))
+    for one, other in zip(hits.ranked(), others.ranked(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_hits_go_on_from_what_was_kept(rough) -> None:
+    g = torch.Generator().manual_seed(4)
+    vectors, rows = torch.randn(90, 16, generator=g), sieved(torch.randn(200, 16, generator=g))
+    ids = torch.arange(200)
+    whole, early, late = (HitList(200, 8) for _ in range(3))
+    survey(vectors, rows, 5, ids, whole, 0)
+    survey(vectors[:50], rows, 5, ids, early, 0)
+    late.add(*early.entries(0, 50))
+    survey(vectors[50:], rows, 5, ids, late, 50)
+    for one, other in zip(whole.ranked(), late.ranked(), strict=True):
+        assert torch.equal(one, other)
