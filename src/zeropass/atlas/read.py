@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, space_of
+from zeropass.atlas.lookup import rows_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -48,7 +49,8 @@ __all__ = ["Atlas", "Run", "open_atlas"]
 
 Floats = npt.NDArray[np.float32]
 
-_PAIRS = '"offset", frame, left_ids, right_ids, scores, kth, bound, complete'
+_LIST = ("id", "frame", "norm", "mean", "std", "spread", "top_ids", "top_z", "bottom_ids", "bottom_z")
+_PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", "complete")
 
 _K = 20
 """Tokens a pole, and pairs, if nothing else is asked for."""
@@ -201,7 +203,8 @@ class Atlas:
         path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
         if not path.exists():
             return []
-        rows = self.query(f"SELECT address, {_PAIRS} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
+        columns = ", ".join(f'"{name}"' for name in _PAIRS)
+        rows = self.query(f"SELECT address, {columns} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
         k, hidden = min(k or self.options["pairs"], self.options["pairs"]), self.hidden(self.view)
         return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
 
@@ -296,6 +299,12 @@ class Atlas:
             return self._db.cursor().execute(query, asked).fetchall()  # a cursor each: threads may ask at once
         except duckdb.Error as error:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
+
+    def _rows_of(self, path: Path, place: Address, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        try:
+            return rows_of(path, place, columns)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(path.relative_to(self.path), error) from error
 
     def keep_index(self) -> None:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
@@ -491,12 +500,7 @@ class Atlas:
             raise BadAddress(
                 f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
             )
-        rows = self.query(
-            "SELECT id, frame, norm, mean, std, spread, top_ids, top_z, bottom_ids, bottom_z FROM read_parquet($file) "
-            "WHERE address = $address ORDER BY id",
-            file=str(path),
-            address=str(stored),
-        )
+        rows = sorted(self._rows_of(path, stored, _LIST))
         if not rows:
             count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
@@ -551,11 +555,7 @@ class Atlas:
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
                 "zeropass explain searches others from the model."
             )
-        rows = self.query(
-            f"SELECT {_PAIRS} FROM read_parquet($file) WHERE address = $address",  # noqa: S608
-            file=str(path),
-            address=str(place),
-        )
+        rows = self._rows_of(path, place, _PAIRS)
         hidden = self.hidden(view)
         return [self._pair_record(place, row, k, hidden) for row in rows]
 
