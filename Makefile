@@ -34,14 +34,15 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Tables, and ratios beside the recorded ones; RECORD=--record records today's.
 bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
-	$(BIN)/python benchmarks/pairs.py --all
-	$(BIN)/python benchmarks/atlas.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/diff.py
+	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
+	$(BIN)/python benchmarks/atlas.py $(RECORD)
+	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
-	$(BIN)/python benchmarks/web.py --atlas $(ATLAS)
+	$(BIN)/python benchmarks/reading.py --atlas $(ATLAS) $(RECORD)
+	$(BIN)/python benchmarks/web.py --atlas $(ATLAS) $(RECORD)
 
 evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
