@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
+PEERS := .peers
 
-.PHONY: demo test browser lint types check bench frames evidence alignment audit stitching clean
+.PHONY: demo test browser lint types check bench peers frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -34,14 +35,24 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Tables, and ratios beside the recorded ones; RECORD=--record records today's.
 bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
-	$(BIN)/python benchmarks/pairs.py --all
-	$(BIN)/python benchmarks/atlas.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/diff.py
+	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
+	$(BIN)/python benchmarks/atlas.py $(RECORD)
+	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
-	$(BIN)/python benchmarks/web.py --atlas $(ATLAS)
+	$(BIN)/python benchmarks/reading.py --atlas $(ATLAS) $(RECORD)
+	$(BIN)/python benchmarks/web.py --atlas $(ATLAS) $(RECORD)
+
+# The tools of others, in an environment of their own.
+peers: $(VENV)/.dev $(PEERS)/.installed
+	$(BIN)/python benchmarks/side_by_side.py --folder $(PEERS) $(RECORD)
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)/venv
+	$(PEERS)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
 
 evidence: $(VENV)/.dev
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
@@ -83,4 +94,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.user
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) demo .pytest_cache .mypy_cache .ruff_cache

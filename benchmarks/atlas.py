@@ -16,6 +16,7 @@ import torch
 
 import zeropass as zp
 from machine import machine
+from recorded import Ratio, add_record, report
 
 BLOCK = 512
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layers", help="only these layers, as A:B")
+    add_record(parser)
     arguments = parser.parse_args()
     extra = ["--layers", arguments.layers] if arguments.layers else []
     folder = Path(tempfile.mkdtemp(prefix="zeropass-bench-"))
@@ -65,6 +67,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     ratio = f"{bare:.0f} s | {seconds:.0f} s | {seconds / bare:.2f}"
     print(f"| {lists:,} | {ratio} | < 3 | {peak:,.0f} MB (target < 1,500) |\n")
+    what = f"build of {arguments.model}{f', layers {arguments.layers}' if arguments.layers else ''}"
+    report([Ratio(f"{what}: against bare products", seconds / bare, "times as long", "less")], arguments.record)
 
 
 if __name__ == "__main__":

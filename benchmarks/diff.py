@@ -5,7 +5,6 @@ of the model in float16, every block matrix moved by a thousandth of its size; i
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -14,10 +13,12 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 import zeropass as zp
+from copies import write_folder
 from machine import machine
+from recorded import Ratio, add_record, report
 
 ROOT = Path(__file__).parent.parent
 MOVED = 1e-3
@@ -25,38 +26,12 @@ MOVED = 1e-3
 
 def moved_copy(model: zp.Model, folder: Path) -> Path:
     """A folder as transformers has it, with all block matrices a little moved."""
-    folder.mkdir()
-    layout = next(layout for layout in model.family.layouts if layout.format == "hf")
     draw = torch.Generator().manual_seed(0)
-    tensors = {}
-    for what, stored in layout.tensors.items():
-        for layer in range(model.dims.layers if "{layer}" in stored.name else 1):
-            if not model.has(what):
-                continue
-            values = model.vector(what, layer) if model.is_vector(what) else model.matrix(what, layer)
-            if "{layer}" in stored.name and values.ndim == 2:
-                values = values + MOVED * values.std() * torch.randn(values.shape, generator=draw)
-            name = stored.name.format(layer=layer)
-            tensors[f"model.{name}"] = (values.T if stored.transpose else values).half().contiguous()
-    save_file(tensors, folder / "model.safetensors")
-    dims = model.dims
-    settings = {
-        "model_type": "llama",
-        "num_hidden_layers": dims.layers,
-        "hidden_size": dims.d,
-        "num_attention_heads": dims.heads,
-        "num_key_value_heads": dims.kv_heads,
-        "head_dim": dims.head_dim,
-        "intermediate_size": dims.neurons,
-        "vocab_size": dims.vocab,
-        "rms_norm_eps": dims.eps,
-        "hidden_act": dims.activation,
-        "tie_word_embeddings": dims.tied,
-        "rope_theta": dims.rope.theta if dims.rope else 10000.0,
-    }
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "tokenizer.json").write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
-    return folder
+
+    def moved(values: Tensor) -> Tensor:
+        return values + MOVED * values.std() * torch.randn(values.shape, generator=draw)
+
+    return write_folder(model, folder, torch.float16, moved)
 
 
 def cost(*arguments: str) -> tuple[float, float]:
@@ -69,7 +44,9 @@ def cost(*arguments: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=2, help="layers of the atlas that is timed")
-    layers = parser.parse_args().layers
+    add_record(parser)
+    options = parser.parse_args()
+    layers = options.layers
     model = zp.open_model("smollm2-135m")
     started = time.perf_counter()
     for layer in range(model.dims.layers):
@@ -80,6 +57,7 @@ def main() -> None:
     print("| what | seconds | times reading the base's blocks | peak, MB |")
     print("|---|---:|---:|---:|")
     coach = ["--adapter", str(ROOT / "models" / "tunes" / "coach")]
+    ratios = []
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         tuned = moved_copy(model, Path(folder) / "tuned")
         model.forget()
@@ -91,7 +69,9 @@ def main() -> None:
         ):
             seconds, peak = cost("diff", "smollm2-135m", *arguments)
             print(f"| {what} | {seconds:.1f} | {seconds / bare:.1f} | {peak:,.0f} |", flush=True)
+            ratios.append(Ratio(f"diff of smollm2-135m: {what}", seconds / bare, "readings of the base", "less"))
     print()
+    report(ratios, options.record)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,28 @@ import torch
 
 def machine() -> str:
     """One line: date, processor, cores, memory, versions."""
+    return f"{today()}, {shape()}"
+
+
+def today() -> str:
+    """The date in UTC, as 2026-11-25."""
+    return str(datetime.datetime.now(tz=datetime.UTC).date())
+
+
+def shape() -> str:
+    """The machine alone: processor, cores, memory, versions."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
     total = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    today = datetime.datetime.now(tz=datetime.UTC).date()
     return (
-        f"{today}, {processor}, {os.cpu_count()} cores, {total / 2**20:.0f} GiB, "
+        f"{processor}, {os.cpu_count()} cores, {total / 2**20:.0f} GiB, "
         f"Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads"
     )
+
+
+def load() -> str:
+    """How many processes have been running or waiting for a core in the last minute: more than cores disturb times."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def _lines(path: str) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 
 import zeropass as zp
 from machine import machine
+from recorded import Ratio, add_record, report
 from zeropass.factored import Factored
 from zeropass.pairs import top_pairs
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=100)
     parser.add_argument("--plain", type=int, default=2, help="maps of each frame on which the plain ways are timed")
     parser.add_argument("--verbose", action="store_true", help="a line for every map")
+    add_record(parser)
     options = parser.parse_args()
     ours: dict[str, list[tuple[float, float]]] = {}
     plain: dict[str, list[tuple[float, float]]] = {}
@@ -126,12 +128,15 @@ def main() -> None:
             plain[head_map.frame].append((middle - start, (time.perf_counter() - middle) * 8))
             if abs(kth - result.kth) > 1e-4 * abs(kth):
                 raise SystemExit(f"{head_map.name}: the tiled way finds {kth}, top_pairs {result.kth}.")
-    report(ours, plain, memory)
+    ratios = print_table(f"top {options.k} pairs of {options.model}", ours, plain, memory)
+    report(ratios, options.record)
 
 
-def report(
-    ours: dict[str, list[tuple[float, float]]], plain: dict[str, list[tuple[float, float]]], memory: float
-) -> None:
+def print_table(
+    what: str, ours: dict[str, list[tuple[float, float]]], plain: dict[str, list[tuple[float, float]]], memory: float
+) -> list[Ratio]:
+    """Print what was measured, and return the ratios of the median map."""
+    ratios = []
     print(f"Exact top pairs of head maps ({machine()})\n")
     print("Times in ms; ratios of the median map (of the worst map). Targets: 12x tiles, 150x rows.\n")
     print(
@@ -147,7 +152,11 @@ def report(
             f"| {statistics.median(visited):.2%} ({max(visited):.2%}) | {tiles / middle:.1f} ({tiles / worst:.1f}) "
             f"| {whole / middle:.0f} ({whole / worst:.0f}) |"
         )
-    print(f"Resident memory rose by at most {memory:.0f} MB during a search, above the factors (25 MB).")
+        for plainly, took in (("tiles", tiles), ("whole rows", whole)):
+            name = f"{what}, {frame}, median of {len(rows)} maps: against {plainly}"
+            ratios.append(Ratio(name, took / middle, "times as fast", "more"))
+    print(f"Resident memory rose by at most {memory:.0f} MB during a search, above the factors (25 MB).\n")
+    return ratios
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import zeropass as zp
 from machine import machine
+from recorded import Ratio, add_record, report
 
 REPEATS = 9
 
@@ -33,6 +34,7 @@ def _median(call: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--atlas", type=Path, help="an atlas of SmolLM2-135M with layer 29; else layer 29 is built")
+    add_record(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         path = arguments.atlas or Path(folder) / "atlas"
@@ -56,11 +58,18 @@ def main() -> None:
         print("| command | shell (target < 500 ms) | bare `python -c pass` | in one process (target < 50 ms) |")
         print("|---|---|---|---|")
         bare = shell("-c", "pass")
+        what = f"read smollm2-135m, layers {atlas.layers[0]}:{atlas.layers[1]}"
+        ratios = []
         for name, command in commands.items():
-            inside = f"{_median(calls[name]) * 1000:.0f} ms" if name in calls else ""
+            inside = _median(calls[name]) if name in calls else None
             whole = shell("-m", "zeropass.cli", *command)
-            print(f"| {name} | {whole * 1000:.0f} ms | {bare * 1000:.0f} ms | {inside} |")
+            within = "" if inside is None else f"{inside * 1000:.0f} ms"
+            print(f"| {name} | {whole * 1000:.0f} ms | {bare * 1000:.0f} ms | {within} |")
+            ratios.append(Ratio(f"{what}: {name}, from the shell", whole / bare, "bare Pythons", "less"))
+            if inside is not None:
+                ratios.append(Ratio(f"{what}: {name}, in one process", inside / bare, "bare Pythons", "less"))
         print()
+    report(ratios, arguments.record)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import zeropass as zp
 from machine import machine
+from recorded import Ratio, add_record, report
 
 Timings = dict[str, list[float]]
 WORDS = ("Paris", "Monday", "Tuesday", "become", "water", "music", "king", "doctor", "red", "seven", "law", "snow")
@@ -143,9 +144,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--json", type=Path, help="also write all times to this file")
+    add_record(parser)
     arguments = parser.parse_args()
     path = arguments.atlas or Path("demo/smollm2-135m")
     atlas = zp.open_atlas(path)
+    what = f"pages of {atlas.model['name']}, layers {atlas.layers[0]}:{atlas.layers[1]}"
+    ratios = []
     with serving(path) as (address, took, process):
         print(f"The explorer, {arguments.clients} clients at once, layers {atlas.layers} ({machine()})\n")
         print(f"From the command to the first page: {took:.2f} s\n")
@@ -158,8 +162,10 @@ def main() -> None:
             print(f"Pages that are {kind}:\n")
             table(every[kind], target)
             print(f"The server took {used * 1000:.0f} ms of processor time a page.\n")
+            ratios.append(Ratio(f"{what}: {kind}", used * 1000, "ms of processor time", "less"))
     if arguments.json:
         arguments.json.write_text(json.dumps(every), encoding="utf-8")
+    report(ratios, arguments.record)
 
 
 if __name__ == "__main__":

@@ -449,6 +449,14 @@ def test_an_offset_turns_qk_and_is_said(llama: small.Built) -> None:
     assert [(record.role, record.offset) for record in both] == [("qk", 3), ("vo", 0)]
 
 
+def test_the_view_of_all_tokens_waits_for_no_judgement(llama: small.Built) -> None:
+    lens = zp.Lens(llama.lens.model)
+    shown = lens.view("all")
+    assert "judgement" not in vars(lens)
+    assert torch.equal(shown.mask, torch.from_numpy(lens.model.vocab.mask("all", *lens.judgement)))
+    assert shown.hidden.reasons == lens.model.vocab.hidden("all", *lens.judgement)
+
+
 def test_a_map_of_nothing_has_singular_directions_of_nothing(tmp_path: Path) -> None:
     model = small.llama(tmp_path / "m", layers=1)
     small.zero(model, "model.layers.0.self_attn.v_proj.weight")

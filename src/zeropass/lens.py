@@ -173,13 +173,14 @@ class Lens:
     def view(self, name: View) -> "Shown":
         """The tokens that lists of a view may show; BadOption for one that hides them all."""
         vocab = self.model.vocab
-        mask = torch.from_numpy(vocab.mask(name, *self.judgement)).to(self.model.device)
+        judged = () if name == "all" else self.judgement  # which hides nothing, whatever the judgement
+        mask = torch.from_numpy(vocab.mask(name, *judged)).to(self.model.device)
         if not mask.any():
             raise BadOption(f"The view {name} hides every token of this vocabulary.")
         return Shown(
             mask,
             mask.nonzero()[:, 0],
-            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *self.judgement)),
+            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *judged)),
         )
 
     def _lists(self, place: Address, frame: str | None, view: "Shown", k: int) -> list[Record]:

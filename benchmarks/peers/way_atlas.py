@@ -1,0 +1,50 @@
+"""zeropass, as an atlas on disk: both poles of every vector, z, and for each token the vectors that write it most."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import zeropass as zp
+from questions import TOKENS, Best, serve
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A model of which atlases are built."""
+
+    model: zp.Model
+
+    def neuron(self, layer: int, row: int) -> Best:
+        raise NotImplementedError  # what an atlas answers once it stands: benchmarks/reading.py
+
+    def values(self, layers: range) -> Best:
+        options = zp.Options(
+            k=TOKENS, layers=(layers.start, layers.stop), roles=("value",), frames=("paper",), tokens="all"
+        )
+        with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
+            zp.build(self.model, Path(folder) / "atlas", options)
+            atlas = zp.open_atlas(Path(folder) / "atlas")
+            lists = [
+                row
+                for layer in layers
+                for row in atlas.query(
+                    "SELECT top_ids, top_z, mean, std FROM read_parquet($file) ORDER BY id",
+                    file=str(atlas.path / "lists" / f"L{layer}.value.parquet"),
+                )
+            ]
+        ids, z, mean, std = (np.array(column) for column in zip(*lists, strict=True))
+        return torch.from_numpy(ids), torch.from_numpy(z * std[:, None] + mean[:, None])
+
+    def pairs(self, kind: str, layer: int, head: int) -> Best:
+        raise NotImplementedError  # an atlas runs the same search as way_zeropass.py
+
+
+def opened(folder: Path) -> Builder:
+    return Builder(zp.open_model(str(folder)))
+
+
+if __name__ == "__main__":
+    serve(opened, ["values"])
