@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
+from zeropass.atlas.lookup import of_address
 from zeropass.atlas.read import Atlas, Run
 from zeropass.atlas.schema import PARAMETERS, safe_name
 from zeropass.charts import Alike, Likeness, NearRecord, Part, Wire, Wiring
@@ -55,8 +56,7 @@ def _rows_of(atlas: Atlas, place: Address) -> list[Row]:
     path = atlas.path / "lists" / f"{stem}.parquet"
     if not path.is_file():
         return []
-    query = "SELECT id FROM read_parquet($file) WHERE address = $address ORDER BY id"
-    ids = [i for (i,) in atlas.query(query, file=str(path), address=str(stored))]
+    ids = sorted(i for (i,) in atlas.rows_of(path, of_address(stored), ["id"]))
     runs = [next((run for run in atlas.runs if run.first <= i < run.first + run.count), None) for i in ids]
     return [Row(run, i - run.first) for run, i in zip(runs, ids, strict=True) if run is not None]
 

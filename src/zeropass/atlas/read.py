@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, space_of
-from zeropass.atlas.lookup import rows_of
+from zeropass.atlas.lookup import Wanted, of_address, rows_of
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -300,9 +300,10 @@ class Atlas:
         except duckdb.Error as error:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
 
-    def _rows_of(self, path: Path, place: Address, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of a file of the atlas by the values of some columns (`lookup.rows_of`); BadAtlas if it is damaged."""
         try:
-            return rows_of(path, place, columns)
+            return rows_of(path, wanted, columns)
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(path.relative_to(self.path), error) from error
 
@@ -411,13 +412,8 @@ class Atlas:
         return chosen
 
     def _stored_hits(self, token: int, k: int) -> list[tuple[int, float]]:
-        rows = self.query(
-            "SELECT id, z FROM read_parquet($file) WHERE token = $token AND rank < $k ORDER BY abs(z) DESC, id",
-            file=str(self.path / HITS),
-            token=token,
-            k=k,
-        )
-        return [(int(i), float(z)) for i, z in rows]
+        rows = self.rows_of(self.path / HITS, {"token": token}, ("rank", "id", "z"))
+        return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda hit: (-abs(hit[1]), hit[0]))
 
     def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
         found = list(best)
@@ -500,7 +496,7 @@ class Atlas:
             raise BadAddress(
                 f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
             )
-        rows = sorted(self._rows_of(path, stored, _LIST))
+        rows = sorted(self.rows_of(path, of_address(stored), _LIST))
         if not rows:
             count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
@@ -555,7 +551,7 @@ class Atlas:
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
                 "zeropass explain searches others from the model."
             )
-        rows = self._rows_of(path, place, _PAIRS)
+        rows = self.rows_of(path, of_address(place), _PAIRS)
         hidden = self.hidden(view)
         return [self._pair_record(place, row, k, hidden) for row in rows]
 

@@ -79,7 +79,7 @@ def _worth_a_dictionary(table: pa.Table) -> list[str]:
 def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
     """Lists of one layer and role: one row a vector and frame, tokens and z in arrays of equal length."""
     # Small row groups, so that showing one parameter reads little.
-    write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=256)
+    write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=64)
 
 
 def _list_table(block: ListBlock) -> pa.Table:

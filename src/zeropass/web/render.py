@@ -161,17 +161,16 @@ def _environment() -> Environment:
 
 def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
     """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
-    href, shown = to(token(i)), _shown(text, limit)
-    pale = len(shown) > 1 and shown[0] == SPACE
-    name = f"<i>{SPACE}</i>{escape(shown[1:])}" if pale else escape(shown)
+    href, name = to(token(i)), _name(text, limit)
     beside = "" if z is None else f"<small>{number(z)}</small>"
     begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
     return Markup(f"{begin}{name}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
 @lru_cache(1 << 16)  # a page shows hundreds of tokens, and others show the same
-def _plain(text: object) -> str:
-    return shown_text(str(text), LONGEST_SHOWN)
+def _name(text: str, limit: int) -> str:
+    shown = _shown(text, limit)
+    return f"<i>{SPACE}</i>{escape(shown[1:])}" if len(shown) > 1 and shown[0] == SPACE else escape(shown)
 
 
 def _shown(text: str, limit: int = LONGEST) -> str:
