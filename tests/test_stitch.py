@@ -79,7 +79,7 @@ def logits_of(hf: Any, model: zp.Model, texts: list[str]) -> Tensor:
     found = torch.empty(len(texts), 2)
     with torch.inference_mode():
         for at, ids, mask in batches(model, texts):
-            found[at] = hf(input_ids=ids, attention_mask=mask).logits
+            found[at] = hf(input_ids=ids, attention_mask=mask).logits.cpu()
     return found
 
 
