@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import small
 import zeropass as zp
 from zeropass.sources.demo import fetch_demo
 
-REAL = {"smollm2_path", "minilm_path", "real_atlas"}
+settings.register_profile("patient", deadline=None)  # a busy machine is no bug
+settings.load_profile("patient")
 
+REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 FIRST = ("test_browser", "test_evidence", "test_readme", "test_cluster", "test_stitch", "test_resume", "test_web")
 """The dearest files: with two workers that take a file each, what is long has to begin early."""
