@@ -18,7 +18,8 @@ settings.load_profile("patient")
 
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
-FIRST = ("test_browser", "test_evidence", "test_readme", "test_cluster", "test_stitch", "test_resume", "test_web")
+FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
+FIRST += ("test_resume", "test_devices", "test_web")
 """The dearest files: with two workers that take a file each, what is long has to begin early."""
 
 
