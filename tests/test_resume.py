@@ -60,7 +60,7 @@ def damaged(finished: Path, tmp_path: Path) -> Path:
 
 
 def command(model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_line(model, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    return subprocess.run(_line(model, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def _line(model: Path, out: Path, *more: str) -> list[str]:
@@ -164,7 +164,7 @@ zeropass.cli.main()
 
 def _signalled(model: Path, out: Path, how: signal.Signals, file: int) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-c", SIGNALLING.format(file=file, how=int(how)), *_line(model, out)[3:]]
-    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def test_ctrl_c(model: Path, finished: Path, tmp_path: Path) -> None:
