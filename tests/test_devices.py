@@ -22,8 +22,9 @@ import zeropass as zp
 from devices import ELSEWHERE, elsewhere
 from test_resume import contents
 from test_stitch import TEXTS, classifier, logits_of
+from zeropass import sieve
 from zeropass.atlas import spaces
-from zeropass.atlas.hits import HitList, decode
+from zeropass.hits import HitList, decode
 from zeropass.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
 from zeropass.statistics import kurtosis, moments, standardised
 from zeropass.stitch.choose import answers
@@ -193,6 +194,13 @@ def test_hits(device: torch.device) -> None:
 # --- Whole uses ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are made whole here as they are there; that the sieve finds the same is for test_sieve.py."""
+    monkeypatch.setattr(sieve, "compiled", None)
+
+
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
 def test_an_atlas(kind: str, device: torch.device, tmp_path: Path) -> None:
     model, options = str(small.VARIANTS[kind](tmp_path / "model")), zp.Options(k=5, pairs=9, layers=(0, 1))
@@ -241,6 +249,7 @@ def test_two_models(device: torch.device, tmp_path: Path) -> None:
     same(found[1], found[0])
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_atlas_of_a_change(device: torch.device, adapted: zp.Adapted, tmp_path: Path) -> None:
     options = zp.Options(k=3, pairs=3, tokens="all")
     for name, on in (("here", "cpu"), ("there", device)):
