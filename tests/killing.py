@@ -1,8 +1,8 @@
 """Builds that are killed at random moments, again and again, each in a process forked from this one.
 
-``python killing.py MODEL FOLDER KILLS``: this process imports everything and computes nothing, so that no build pays
-for the imports. The builds are ``FOLDER/0``, undisturbed, ``FOLDER/1`` …, all ended; a line for each says how many
-files stood in it when it was killed.
+``python killing.py MODEL FOLDER KILLS``: this process makes one atlas itself, so that no build pays for imports and
+compiled loops, and keeps no thread. The builds are ``FOLDER/0``, undisturbed, ``FOLDER/1`` …, all ended; a line for
+each says how many files stood in it when it was killed.
 """
 
 import os
@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas  # noqa: F401 - pyarrow would, in every child
 import torch
 
 from zeropass.atlas.build import build
@@ -27,7 +26,6 @@ def started(model: str, out: Path) -> int:
     """Id of a process that builds an atlas and ends."""
     if pid := os.fork():
         return pid
-    torch.set_num_threads(1)
     build(open_model(model), out, OPTIONS)
     os._exit(0)
 
@@ -45,6 +43,8 @@ def killed(pid: int, after: float | None) -> bool:
 
 def main(model: str, folder: Path, kills: int) -> None:
     """Kill until it was done often enough, and let every build end."""
+    torch.set_num_threads(1)
+    build(open_model(model), folder / "warm", OPTIONS)
     chance, takes, number = random.Random(0), 0.0, 0
     while kills:
         out, found = folder / str(number), []
