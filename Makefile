@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
 PEERS := .peers
+WORKERS ?= 2
 
 .PHONY: demo test browser lint types check bench peers frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
@@ -16,8 +17,9 @@ demo: $(VENV)/.user
 	@echo "  In the browser: $(BIN)/zeropass serve $(ATLAS)"
 	@echo "  (the command is in $(BIN); '. $(BIN)/activate' puts it on the path)"
 
+# A file of tests is one worker's, in the order of tests/conftest.py. Small products gain nothing from a second thread.
 test: check browser
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The explorer is tested in the system's Chromium. Where there is none, Debian's is installed if we may.
 browser:

@@ -1,42 +1,67 @@
 """Fixtures that several test files share."""
 
+import fcntl
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import small
 import zeropass as zp
 from zeropass.sources.demo import fetch_demo
 
+settings.register_profile("patient", deadline=None)  # a busy machine is no bug
+settings.load_profile("patient")
+
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
+
+FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
+FIRST += ("test_resume", "test_devices", "test_web")
+"""The dearest files: with two workers that take a file each, what is long has to begin early."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``real`` every test that uses real weights."""
+    """Mark as ``real`` every test that uses real weights; the dearest files come first."""
     for item in items:
         if REAL & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real)
+    place = {name: n for n, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@contextmanager
+def alone(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A path that all workers of a run share; what one of them makes there, the others find made."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
 
 
 @pytest.fixture(scope="session")
-def smollm2_path() -> Path:
+def smollm2_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, one GGUF file."""
-    return fetch_demo("smollm2-135m")
+    with alone(tmp_path_factory, "demo"):
+        return fetch_demo("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
-def minilm_path() -> Path:
+def minilm_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all-MiniLM-L6-v2, a folder with safetensors."""
-    return fetch_demo("minilm-l6")
+    with alone(tmp_path_factory, "demo"):
+        return fetch_demo("minilm-l6")
 
 
 @pytest.fixture(scope="session")
 def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas of the layers of SmolLM2 that the README speaks of, all roles."""
-    folder = tmp_path_factory.mktemp("smollm2") / "atlas"
-    zp.build(zp.open_model(str(smollm2_path)), folder, zp.Options(layers=(26, 30)))
-    return folder
+    with alone(tmp_path_factory, "smollm2") as folder:
+        zp.build(zp.open_model(str(smollm2_path)), folder, zp.Options(layers=(26, 30)))
+        return folder
 
 
 @pytest.fixture(scope="module")

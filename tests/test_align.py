@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import small
 import twins
 import zeropass as zp
+from test_cli import Run, run  # noqa: F401 - a fixture
 from zeropass.align.lists import LENGTH, Lists, carried, lists_of
 from zeropass.align.pair import Pair, neuron_views
 from zeropass.align.results import write_alignment
@@ -306,15 +305,12 @@ def test_a_match_between_random_models_is_no_better_than_chance(tmp_path: Path) 
 # --- Files and the command line -----------------------------------------------------------------------------------
 
 
-def command(*arguments: object, code: int = 0) -> str:
-    line = [sys.executable, "-m", "zeropass.cli", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr if code else done.stdout
+def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path, run: Run) -> None:  # noqa: F811
+    def command(*arguments: object, code: int = 0) -> str:
+        found, said, told = run(*arguments)
+        assert found == code, told
+        return told if code else said
 
-
-def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
     first, second = (model.files.path for model in llama_and_twin[0].models)
     found = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
     assert list(found) == ["query", "matches"]

@@ -65,7 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "zeropass.cli", *map(str, arguments)]
-    options = {"env": ENVIRONMENT, "timeout": 60, "text": True, "capture_output": True} | options
+    options = {"env": ENVIRONMENT, "timeout": 300, "text": True, "capture_output": True} | options
     return subprocess.run(line, **options)
 
 

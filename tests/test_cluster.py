@@ -38,8 +38,8 @@ def local(model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[None]:
-    """Three worker processes."""
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    """Two worker processes."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import planted
 import zeropass as zp
+from test_cli import Run, run  # noqa: F401 - a fixture
 from tiny import make, save
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.evidence import chance, measure, overlap
@@ -432,11 +433,6 @@ def test_two_runs_agree_to_the_last_bit(random_path: Path) -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zeropass.cli", "evidence", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -447,13 +443,18 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         (b"a" * 2000, "token types occur"),
     ],
 )
-def test_texts_that_cannot_be_used(random_path: Path, tmp_path: Path, content: bytes, says: str) -> None:
+def test_texts_that_cannot_be_used(
+    random_path: Path,
+    tmp_path: Path,
+    content: bytes,
+    says: str,
+    run: Run,  # noqa: F811
+) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    done = run(random_path, "--text", path, "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, told = run("evidence", random_path, "--text", path, "--out", tmp_path / "out")
+    assert code == 2
+    assert says in told
     assert not (tmp_path / "out" / "evidence.json").exists()
 
 
@@ -496,7 +497,7 @@ def test_another_models_embedding_is_refused(random_path: Path, monkeypatch: pyt
         load_running(model)
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused(random_path: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_that_does_not_fit_is_refused(random_path: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
     for file in random_path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
@@ -505,9 +506,9 @@ def test_a_vocabulary_that_does_not_fit_is_refused(random_path: Path, tmp_path: 
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
-    done = run(tmp_path, "--text", path, "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert "has a token with id 264, but the embedding has only 256 rows" in done.stderr
+    code, _, told = run("evidence", tmp_path, "--text", path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "has a token with id 264, but the embedding has only 256 rows" in told
 
 
 def test_without_the_extra_it_says_which_one_is_missing(random_path: Path, tmp_path: Path) -> None:

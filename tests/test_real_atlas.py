@@ -8,8 +8,6 @@ import pytest
 import zeropass as zp
 
 PARTS = {
-    "words": zp.Options(k=20, pairs=5, layers=(29, 30), roles=("gate", "up", "value"), frames=("output",)),
-    "numbers": zp.Options(k=20, pairs=5, layers=(26, 27), roles=("gate",), frames=("output",)),
     "heads": zp.Options(k=20, pairs=60, layers=(24, 25), roles=("vo",)),
     "early": zp.Options(k=30, pairs=5, layers=(0, 1), roles=("gate",), frames=("token",)),
 }
@@ -33,29 +31,34 @@ def smol(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     yield Atlases(smollm2_path, tmp_path_factory.mktemp("real"))
 
 
+@pytest.fixture
+def late(real_atlas: Path) -> zp.Atlas:
+    """All of the last layers."""
+    return zp.open_atlas(real_atlas)
+
+
 def stripped(tokens: object, count: int) -> list[str]:
     return [t.token.strip() for t in tokens[:count]]  # type: ignore[index]
 
 
-def test_a_late_neuron_is_about_to_say_two(smol: Atlases) -> None:
-    record = smol["numbers"].explain("L26.ff.1189.gate", frame="output", k=20)[0]
+def test_a_late_neuron_is_about_to_say_two(late: zp.Atlas) -> None:
+    record = late.explain("L26.ff.1189.gate", frame="output", k=20)[0]
     assert {"2", "second", "two"} <= set(stripped(record.top, 8))
 
 
-def test_become(smol: Atlases) -> None:
-    best = smol["words"].find("become", k=3).hits[0]
+def test_become(late: zp.Atlas) -> None:
+    best = late.find("become", k=3).hits[0]
     assert (best.address, best.role) == ("L29.ff.1488", "up")
     assert best.z == pytest.approx(15, abs=1.5)
 
 
-def test_paris(smol: Atlases) -> None:
-    atlas = smol["words"]
-    found = atlas.find("Paris", k=5)
+def test_paris(late: zp.Atlas) -> None:
+    found = late.find("Paris", k=5)
     assert found.hits[0].address == "L29.ff.864"
     value = next(hit for hit in found.hits if (hit.address, hit.role) == ("L29.ff.864", "value"))
     assert value.z < 0
     for role in ("gate", "up"):
-        record = atlas.explain(f"L29.ff.864.{role}", frame="output", k=20)[0]
+        record = late.explain(f"L29.ff.864.{role}", frame="output", k=20)[0]
         assert {"France", "Paris", "French"} & set(stripped(record.top, 10))
 
 
@@ -99,8 +102,8 @@ def test_all_seven_weekdays(smol: Atlases) -> None:
     assert days <= {t.token.strip().lower() for t in best}
 
 
-def test_atlas_and_lens_agree_on_real_weights(smol: Atlases) -> None:
-    stored = smol["words"].explain("L29.ff.864.value", k=20)[0]
+def test_atlas_and_lens_agree_on_real_weights(smol: Atlases, late: zp.Atlas) -> None:
+    stored = late.explain("L29.ff.864.value", k=20)[0]
     direct = smol.lens.explain("L29.ff.864.value", k=20)[0]
     for pole in ("top", "bottom"):
         ours, theirs = getattr(stored, pole), getattr(direct, pole)

@@ -25,6 +25,7 @@ from zeropass.errors import BadAtlas, BadModel, BadOption
 
 OPTIONS = zp.Options(k=6, pairs=5)
 ARGUMENTS = ("--k", "6", "--pairs", "5")
+KILLING = Path(__file__).parent / "killing.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -59,7 +60,7 @@ def damaged(finished: Path, tmp_path: Path) -> Path:
 
 
 def command(model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_line(model, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    return subprocess.run(_line(model, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def _line(model: Path, out: Path, *more: str) -> list[str]:
@@ -116,11 +117,25 @@ def test_stopped_at_any_file(model: Path, finished: Path, tmp_path: Path, monkey
     assert contents(out) == contents(finished)
 
 
-def test_killed_at_random_moments(model: Path, finished: Path, tmp_path: Path) -> None:
-    out, chance = tmp_path / "out", random.Random(1)
-    for _ in range(2):
-        done = _signalled(model, out, signal.SIGKILL, chance.randrange(1, 10))
-        assert done.returncode == -signal.SIGKILL
+def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
+    """Fresh builds and continued ones, from the plan to the manifest (killing.py)."""
+    model, kills = small.llama(tmp_path / "model", layers=1), 50
+    arguments = [sys.executable, str(KILLING), str(model), str(tmp_path / "out"), str(kills)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    states = [[int(files) for files in line.split()] for line in done.stdout.splitlines()]
+    assert sum(map(len, states)) == kills
+    assert len({files for found in states for files in found}) > 3  # it died at many places
+    assert build(model, tmp_path / "undisturbed")
+    expected = contents(tmp_path / "undisturbed")
+    for number in range(len(states)):
+        assert contents(tmp_path / "out" / str(number)) == expected
+
+
+def test_killed_while_a_file_is_written(model: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _signalled(model, out, signal.SIGKILL, 5).returncode == -signal.SIGKILL
+    assert list(out.rglob("*.part"))
     assert build(model, out)
     assert contents(out) == contents(finished)
     again = command(model, out)
@@ -149,7 +164,7 @@ zeropass.cli.main()
 
 def _signalled(model: Path, out: Path, how: signal.Signals, file: int) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-c", SIGNALLING.format(file=file, how=int(how)), *_line(model, out)[3:]]
-    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def test_ctrl_c(model: Path, finished: Path, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def pairs_with(
     size = len(view.mask)
     if wrong := [i for i in (*left, *right) if not 0 <= i < size]:
         raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {size - 1}.")
-    rows = torch.tensor(sorted(set(left))) if left else view.ids
-    columns = torch.tensor(sorted(set(right))) if right else view.ids
+    rows = torch.tensor(sorted(set(left)), device=view.ids.device) if left else view.ids
+    columns = torch.tensor(sorted(set(right)), device=view.ids.device) if right else view.ids
     found = _best(product, rows, columns, k)
     place, _, role = address.rpartition(".")
     return pair_record(lens.model.vocab, place, role, offset, "token", found, view.hidden)

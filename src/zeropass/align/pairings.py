@@ -64,6 +64,7 @@ def _all_heads(pair: Pair, kind: str, tick: Tick) -> Tensor:
 
 
 def _best(scores: Tensor, null: Tensor, names: Sequence[str], others: Sequence[str]) -> _Best:
+    scores, null = scores.cpu(), null.cpu()  # where the chances are reckoned
     top = scores.max(1)
     mutual = scores.argmax(0)[top.indices] == torch.arange(len(scores))
     return _Best(names, [others[n] for n in top.indices.tolist()], top.values, mutual, null)

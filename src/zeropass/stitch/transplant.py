@@ -124,9 +124,9 @@ class Transplant:
             views = neuron_views(self.base, self.onto) if kind == "ff" else ()
             scores = self.pair.neuron_scores(views, layers) if views else self.pair.head_cosines(kind, layers)
             found = linear_sum_assignment(scores.cpu().numpy(), maximize=True)
-            rows, columns = (torch.from_numpy(one) for one in found)
+            rows, columns = (torch.from_numpy(one).to(scores.device) for one in found)
             joint = [self.pair.agreement(view, layers)[rows, columns] for view in views if view.flips]
-            sign = torch.where(sum(joint, torch.zeros(len(rows))) < 0, -1.0, 1.0)
+            sign = torch.where(sum(joint, torch.zeros(len(rows), device=rows.device)) < 0, -1.0, 1.0)
             self._known[at, kind] = rows, columns, sign
         return self._known[at, kind]
 
@@ -298,9 +298,9 @@ def put_level(hf: Any, level: Tensor, state: Tensor) -> None:
     head = head_of(hf)
     with torch.no_grad():
         if head.bias is not None:
-            head.bias += level
+            head.bias += level.to(head.bias.device)
         else:
-            head.weight += torch.outer(level, state / state.square().sum())
+            head.weight += torch.outer(level, state / state.square().sum()).to(head.weight.device)
 
 
 def _of_head(rows: Tensor, model: Model, head: int) -> Tensor:
