@@ -19,10 +19,10 @@ from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.undertrained import Judgement, judge
+from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
 
-__all__ = ["Progress", "RunJobs", "build", "carry_out", "judged", "kept_tokens", "one_by_one"]
+__all__ = ["Progress", "RunJobs", "build", "carry_out", "kept_tokens", "one_by_one"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -52,7 +52,7 @@ def build(
     jobs = plan_jobs(model, options)
     if not prepare(out, identity(model, options)):
         return False
-    judgement = judged(model)
+    judgement = model.judgement
     runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement))
     carry_out(runner, judgement, progress, run)
     return True
@@ -74,11 +74,6 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: Run
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
-
-
-def judged(model: Model) -> Judgement:
-    """Which tokens were hardly trained; the embedding is not kept for it."""
-    return judge(model.matrix("embedding").cpu().numpy(), model.vocab.swallowed())
 
 
 def kept_tokens(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:
