@@ -1,0 +1,91 @@
+"""What a build takes in memory, told from sizes before it begins; what is left of ``--memory`` may hold rows of tokens.
+
+In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h wide:
+
+    process   350 MB + 1 kB a token of the vocabulary: Python, torch, the tokenizer
+    making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
+    running   scores    4 · 512 V, of a block of vectors
+              hits      V (8 (k + 32) + 524) a kind of list, and 6 · 1024 V while they are merged
+              moments   8 d² a space of rows
+              vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
+              factors   4 V d_h a head of a chunk that shares them, and 5 more: of a query head, made anew, searched
+
+The least is process + the larger of making and running. Rows take 4 V d more for each space that is held; those of a
+space that does not fit are mapped from a file.
+"""
+
+import re
+
+from zeropass.arch.spec import MAP_ROLES
+from zeropass.atlas.jobs import Runner, needed_roles
+from zeropass.atlas.schema import Job
+from zeropass.catalog import count_of, kind_of
+from zeropass.errors import BadOption
+from zeropass.model import Model
+
+__all__ = ["least", "parse_size", "room_for_rows"]
+
+VECTORS, MERGED = 512, 128
+"""Vectors whose scores are held at once, and whose hits are merged at once."""
+
+TOKENS = 1024
+"""Tokens that go through the first block at once."""
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; BadOption for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([MGT]I?B)", text.strip().upper())
+    if found is None:
+        raise BadOption(f"--memory {text!r} is not a size; it looks like 4GB, 3500MB or 1.5GiB.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def room_for_rows(runner: Runner, memory: int) -> int:
+    """How many bytes of rows a build may hold, of all the memory that it may take.
+
+    Raises BadOption, with the least that would do, for less than a build takes without any.
+    """
+    if runner.model.device.type != "cpu":
+        raise BadOption(f"--memory is for builds on the processor, not on {runner.model.device}.")
+    needed = least(runner)
+    if memory < needed:
+        raise BadOption(
+            f"--memory {memory / 1e6:,.0f}MB is too little for {runner.model.name}; with these options it takes "
+            f"{-(-needed // 10**6)}MB at least."
+        )
+    return memory - needed
+
+
+def least(runner: Runner) -> int:
+    """The memory of a build that holds no rows, in bytes, by the sums above."""
+    process = 350 * 10**6 + 1000 * runner.model.dims.vocab
+    return process + max(_making(runner.model), _running(runner))
+
+
+def _making(model: Model) -> int:
+    dims, heads = model.dims, model.dims.heads + model.dims.kv_heads
+    block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * dims.neurons)
+    return 4 * block + 5 * 4 * TOKENS * (dims.neurons + dims.d) + 4 * 8 * dims.d**2
+
+
+def _running(runner: Runner) -> int:
+    tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
+    spaces = set().union(*(runner.spaces_of(job) for job in jobs))
+    kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
+    hits = len(kinds) * (8 * (runner.options.k + 32) + 524) + 6 * 8 * MERGED
+    largest = max((_vectors(runner.model, job) + _factors(runner, job) for job in jobs), default=0)
+    return tokens * (4 * VECTORS + hits) + 8 * d**2 * len(spaces) + largest
+
+
+def _vectors(model: Model, job: Job) -> int:
+    counts = [count_of(model, job.layer, role) for role in needed_roles(job)]
+    return 4 * model.dims.d * (sum(counts) + 3 * max(counts))
+
+
+def _factors(runner: Runner, job: Job) -> int:
+    if not set(MAP_ROLES) & set(job.roles):
+        return 0
+    width = runner.model.dims.head_dim
+    return 4 * len(runner.kept) * width * (min(runner.model.dims.kv_heads, max(1, VECTORS // width)) + 5)
