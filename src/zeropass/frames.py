@@ -34,7 +34,7 @@ from zeropass.statistics import Moments, blocks, moments
 
 __all__ = ["Frames", "Lengths", "Rows"]
 
-_TOKENS = 1024
+_TOKENS = 512
 """Rows that are made at once: the first block holds some times as many activations of all its neurons."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -2,13 +2,14 @@
 
 In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h wide:
 
-    process   350 MB + 1 kB a token of the vocabulary: Python, torch, the tokenizer
+    process   300 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
     making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
     running   scores    4 · 512 V, of a block of vectors
-              hits      V (8 (k + 32) + 524) a kind of list, and 6 · 1024 V while they are merged
+              hits      V (8 (k + 32) + 524) a kind of list
               moments   8 d² a space of rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
-              factors   4 V d_h a head of a chunk that shares them, and 5 more: of a query head, made anew, searched
+              factors   4 V d_h a key/value head of a chunk
+              passing   the larger of 4600 V, while hits are merged, and 4 · 4 V d_h, while a factor is made
 
 The least is process + the larger of making and running. Rows take 4 V d more for each space that is held; those of a
 space that does not fit are mapped from a file.
@@ -25,10 +26,13 @@ from zeropass.model import Model
 
 __all__ = ["least", "parse_size", "room_for_rows"]
 
-VECTORS, MERGED = 512, 128
-"""Vectors whose scores are held at once, and whose hits are merged at once."""
+VECTORS = 512
+"""Vectors whose scores are held at once."""
 
-TOKENS = 1024
+MERGING = 4600
+"""Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
+
+TOKENS = 512
 """Tokens that go through the first block at once."""
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -60,7 +64,7 @@ def room_for_rows(runner: Runner, memory: int) -> int:
 
 def least(runner: Runner) -> int:
     """The memory of a build that holds no rows, in bytes, by the sums above."""
-    process = 350 * 10**6 + 1000 * runner.model.dims.vocab
+    process = 300 * 10**6 + 500 * runner.model.dims.vocab
     return process + max(_making(runner.model), _running(runner))
 
 
@@ -74,8 +78,8 @@ def _running(runner: Runner) -> int:
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
     spaces = set().union(*(runner.spaces_of(job) for job in jobs))
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
-    hits = len(kinds) * (8 * (runner.options.k + 32) + 524) + 6 * 8 * MERGED
-    largest = max((_vectors(runner.model, job) + _factors(runner, job) for job in jobs), default=0)
+    hits = len(kinds) * (8 * (runner.options.k + 32) + 524)
+    largest = max((_vectors(runner.model, job) + tokens * _factors(runner.model, job) for job in jobs), default=0)
     return tokens * (4 * VECTORS + hits) + 8 * d**2 * len(spaces) + largest
 
 
@@ -84,8 +88,9 @@ def _vectors(model: Model, job: Job) -> int:
     return 4 * model.dims.d * (sum(counts) + 3 * max(counts))
 
 
-def _factors(runner: Runner, job: Job) -> int:
+def _factors(model: Model, job: Job) -> int:
+    """Bytes a token of factors and of what is made on the way."""
     if not set(MAP_ROLES) & set(job.roles):
-        return 0
-    width = runner.model.dims.head_dim
-    return 4 * len(runner.kept) * width * (min(runner.model.dims.kv_heads, max(1, VECTORS // width)) + 5)
+        return MERGING
+    width = model.dims.head_dim
+    return 4 * width * min(model.dims.kv_heads, max(1, VECTORS // width)) + max(MERGING, 4 * 4 * width)
