@@ -38,6 +38,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	$(BIN)/python benchmarks/pairs.py --all
 	$(BIN)/python benchmarks/atlas.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/diff.py
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)

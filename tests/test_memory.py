@@ -1,5 +1,8 @@
 """Builds within a memory: the same bytes, whatever of the rows is held; and the parts that read tables in blocks."""
 
+import errno
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,17 @@ def test_mapped_rows_are_those_that_are_held(tmp_path: Path) -> None:
         assert torch.equal(torch.cat([block for _, block in parts]), held.rows)
         assert all(torch.equal(held.rows[part], block) for part, block in parts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["token.moments.npy", "token.npy"]
+
+
+def test_a_disk_too_full_for_mapped_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save_array(tmp_path / "token.npy", np.ones((9, 4), np.float32))
+    save_array(tmp_path / "token.moments.npy", np.zeros((5, 4)))
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(BadAtlas, match=r"no room for rows that do not fit into --memory \(No space left"):
+        Spaces(tmp_path, torch.arange(9), 0).load("token")
 
 
 def test_stored_rows_are_read_by_slices(tmp_path: Path) -> None:
