@@ -1,6 +1,7 @@
 """Building atlases of models that are larger than the memory allowed: what it takes, and how that grows with the shape.
 
-    python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve] [--roles ROLES] [--keep]
+    python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve] [--layers A:B]
+                                [--roles ROLES] [--keep]
 
 Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each) and layers of them
 are built by the command itself, in a process that gets no more memory than the limit: from a cgroup where one can be
@@ -82,7 +83,7 @@ LARGE = {
 }
 """Shapes, with as many layers as are in their files, and the layers that are built of them."""
 
-SMALL = Shape("llama", 2, 512, 2048, 16_384, 8, 8, 64)
+SMALL = Shape("llama", 2, 512, 1024, 8192, 8, 8, 64)
 DOUBLED = ("d", "neurons", "vocab", "layers")
 
 
@@ -229,21 +230,21 @@ def build(model: Path, out: Path, options: list[str]) -> list[str]:
 # --- Tables --------------------------------------------------------------------------------------------------
 
 
-def large(names: list[str], folder: Path, limit: str, roles: str | None, keep: bool) -> None:
+def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
     """Build layers of the large models, each under the limit, and print what they took."""
-    size = parse_size(limit)
+    limit, size = asked.limit, parse_size(asked.limit)
     with _cgroup(size) as group:
         print(f"Limit {limit}, by {'a cgroup' if group else 'RLIMIT_DATA: it bounds what is allocated'}.\n")
     print("| model | file | built | processor time | peak resident | of it allocated | of it mapped files |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for name in names:
         shape, layers = LARGE[name]
-        options = ["--layers", layers, *(["--roles", roles] if roles else [])]
+        options = ["--layers", asked.layers or layers, *(["--roles", asked.roles] if asked.roles else [])]
         model, out = folder / name, folder / f"{name}-atlas"
         total = sum(file.stat().st_size for file in model.glob("*.safetensors")) or write_model(shape, model)
         taken = run(build(model, out, ["--memory", limit, *options]), size)
         shutil.rmtree(out)
-        if not keep:
+        if not asked.keep:
             shutil.rmtree(model)
         peaks = f"{taken.resident:,.0f} MB | {taken.own:,.0f} MB | {taken.files:,.0f} MB"
         text = " ".join(options)
@@ -288,6 +289,7 @@ def main() -> None:
     parser.add_argument("--limit", default="4GB", help="what a build of a large model may take")
     parser.add_argument("--folder", type=Path, help="where to write the models (12 GB); a temporary folder otherwise")
     parser.add_argument("--only", default="llama-7b,gemma-2b,curve")
+    parser.add_argument("--layers", help="build these layers of the large models, A:B, and not the usual ones")
     parser.add_argument("--roles", help="build only these roles of the large models; all otherwise, which takes long")
     parser.add_argument("--keep", action="store_true", help="keep the models, and use those that are there")
     options = parser.parse_args()
@@ -298,7 +300,7 @@ def main() -> None:
     print(f"Larger than memory ({machine()})\n")
     try:
         if names := [name for name in LARGE if name in only]:
-            large(names, folder, options.limit, options.roles, options.keep)
+            large(names, folder, options)
         if "curve" in only:
             curve(folder)
     finally:
