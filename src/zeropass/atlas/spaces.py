@@ -38,8 +38,12 @@ class Space:
         """The rows, ``size`` at a time. Of mapped ones no more than a block stays resident, valid until the next."""
         for part in blocks(self.rows.shape[0], size):
             yield part, self.rows[part]
-            if self.mapped is not None:
-                self.mapped.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache
+            self.rest()
+
+    def rest(self) -> None:
+        """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
+        if self.mapped is not None:
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Spaces:
@@ -68,7 +72,10 @@ class Spaces:
         save_array(moments_path, torch.cat((found.mean[None], found.covariance)).cpu().numpy())
 
     def load(self, space: str) -> Space:
-        """One space, kept for the jobs to come: in memory if there is room."""
+        """One space, kept for the jobs to come: in memory if there is room. Of the mapped ones the others rest."""
+        for other, loaded in self._loaded.items():
+            if other != space:
+                loaded.rest()
         if space not in self._loaded:
             path, moments_path = self._paths(space)
             stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
