@@ -6,7 +6,7 @@ of a GPU are so to rounding.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,9 @@ def test_tensors_stay_where_they_were_made() -> None:
 
 def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted mistake: the same code passes on the processor."""
-    kept_rows = spaces._kept_rows
-    monkeypatch.setattr(spaces, "_kept_rows", lambda *args: kept_rows(*args).cpu())
+    held = spaces.Spaces._held
+    left = lambda *args: replace(space := held(*args), rows=space.rows.cpu())  # noqa: E731
+    monkeypatch.setattr(spaces.Spaces, "_held", left)
     model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
     assert zp.build(zp.open_model(model), tmp_path / "here", options)
     with elsewhere() as there, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):

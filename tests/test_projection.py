@@ -65,7 +65,7 @@ def test_moments_in_blocks_are_those_of_the_whole():
     found = moments(rows)
     torch.testing.assert_close(found.mean, rows.double().mean(0))
     torch.testing.assert_close(found.covariance, torch.cov(rows.double().T, correction=0))
-    assert [*blocks(20_000)][-1] == slice(16384, 20_000)
+    assert [*blocks(20_000, 8192)][-1] == slice(16384, 20_000)
 
 
 def test_moments_of_no_rows():

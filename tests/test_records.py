@@ -141,6 +141,7 @@ def test_the_public_names_are_these() -> None:
             "open_atlas",
             "open_model",
             "parse",
+            "parse_size",
             "read_evidence",
         ),
         *(

@@ -21,7 +21,7 @@ SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[Healt
 @pytest.fixture(params=ROUGH, ids=["bfloat16", "float32"])
 def rough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dtype]:
     assert sieve.compiled is not None, "these tests need zeropass[fast]"
-    monkeypatch.setattr(sieve, "_fastest", lambda device: request.param)
+    monkeypatch.setattr(sieve.compiled, "BFLOAT16", request.param == torch.bfloat16)
     monkeypatch.setattr(sieve, "_TILE", 96)  # several tiles, of which the last is no whole one
     yield request.param
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zeropass.align.match import match
     from zeropass.align.pair import pair_of
     from zeropass.align.results import Alignment, read_alignment
+    from zeropass.atlas.budget import parse_size
     from zeropass.atlas.build import build
     from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
@@ -86,6 +87,7 @@ __all__ = [
     "pair_of",
     "pairs_with",
     "parse",
+    "parse_size",
     "read_alignment",
     "read_evidence",
     "serve",
@@ -105,6 +107,7 @@ _HOMES = {
     "zeropass.align.match": ("match",),
     "zeropass.align.pair": ("pair_of",),
     "zeropass.align.results": ("Alignment", "read_alignment"),
+    "zeropass.atlas.budget": ("parse_size",),
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),

@@ -85,6 +85,9 @@ def build(
     engine: Annotated[
         str, typer.Option(help="local, or ray / ray://address for a cluster (needs zeropass[ray]).")
     ] = "local",
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to take, such as 4GB; what does not fit is read from disk.")
+    ] = None,
 ) -> None:
     """Read every parameter of MODEL into an atlas: a folder that show, find and DuckDB can search."""
     options = zp.Options(
@@ -95,7 +98,10 @@ def build(
         frames=_names(frame) or (),
         tokens=tokens,
     )
-    made = zp.build if engine == "local" else partial(zp.build_on_cluster, engine=engine)
+    if memory is not None and engine != "local":
+        raise BadOption("--memory is for builds in one process; a cluster gives its tasks their memory.")
+    local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
+    made = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
     with _progress() as report:
         report("opening", 0, 1)

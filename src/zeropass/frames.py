@@ -5,9 +5,9 @@ before they meet these rows. Everything is computed from the weights alone.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from zeropass.projection import apply_norm, fold_read, fold_write, normed, rotat
 from zeropass.statistics import Moments, blocks, moments
 
 __all__ = ["Frames", "Lengths", "Rows"]
+
+_TOKENS = 512
+"""Rows that are made at once: the first block holds some times as many activations of all its neurons."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -81,16 +84,24 @@ class Frames:
         """Rows and moments of a space, as `space_of` names it."""
         if space not in self._kept:
             matrix = self.matrix(space)
-            self._kept[space] = Rows(space, matrix, moments(matrix, self._used))
+            self._kept[space] = Rows(space, matrix, moments(matrix, self.used))
         return self._kept[space]
 
     def matrix(self, space: str) -> Tensor:
         """The rows (V, d) of a space alone, made anew; `rows` keeps them, with their moments."""
-        matrix = self._make(space)
-        return matrix - matrix[self._used].mean(0) if space == "output.write" else matrix
+        matrix = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
+        for part, rows in self.blocks(space):
+            matrix[part] = rows
+        return matrix
+
+    def blocks(self, space: str) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of a space, a block of tokens after the other: nothing as long as the vocabulary is made."""
+        make = self._maker(space)
+        return ((part, make(part)) for part in blocks(self.model.dims.vocab, _TOKENS))
 
     @cached_property
-    def _used(self) -> Tensor:
+    def used(self) -> Tensor:
+        """Which tokens (V,) are in use: the others have no text, and no part in any moments."""
         return torch.from_numpy(self.model.vocab.used).to(self.model.device)
 
     def release(self, space: str) -> None:
@@ -152,8 +163,8 @@ class Frames:
         states are not yet normed for a reader.
         """
         block = _FirstBlock(self.model, self._norm, attended)
-        out = torch.empty_like(self.model.embedding)
-        for part in blocks(out.shape[0], 4096):
+        out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
+        for part in blocks(out.shape[0], _TOKENS):
             out[part] = block(self._embedded(part))
         return out
 
@@ -303,35 +314,45 @@ class Frames:
         rows = self.rows(space_of(frame, side, MEMORY if reads_memory(role) else layer))
         return rows.matrix @ vectors.T, rows.moments.of_scores(vectors)[0]
 
-    def _make(self, space: str) -> Tensor:
-        frame, _, side = space.partition(".")
+    def _maker(self, space: str) -> Callable[[slice], Tensor]:
+        """What makes the rows of a space for any slice of tokens."""
+        model, (frame, _, side) = self.model, space.partition(".")
         if frame == "paper":
-            return self.model.embedding if side == "read" else self.model.unembedding
+            return partial(model.tokens, "embedding" if side == "read" else model.says)
         if frame == "embedded":
-            entering = self._embedded(slice(None))
-            return entering if self.model.family.reads_bare("attn_norm", 0) else self._as_read(entering)
+            bare = model.family.reads_bare("attn_norm", 0)
+            return self._embedded if bare else lambda part: self._as_read(self._embedded(part))
         if frame == "token":
-            return self._each_as_read(self.carried())
+            block = _FirstBlock(model, self._norm)
+            return lambda part: self._as_read(block(self._embedded(part)))
         if frame == "memory":  # what cross attention reads: the encoder's tokens, normed as they leave it
-            encoder = Frames(self.model.memory)
-            return encoder._each_as_read(encoder.carried())
-        said = self._said()
-        return said if side == "write" else normed(said, self.model.family.norm, self.model.dims.eps)
+            return Frames(model.memory)._maker("token")
+        if side == "write":
+            mean = self._mean_said()
+            return lambda part: self._said(part) - mean
+        return lambda part: normed(self._said(part), model.family.norm, model.dims.eps)
 
-    def _said(self) -> Tensor:
+    def _said(self, part: slice) -> Tensor:
         """``U ⊙ γ_f``: the rows through which a state becomes logits (norm folding, design.md §2)."""
-        model = self.model
+        model, said = self.model, self.model.tokens(self.model.says, part)
         if model.family.stream_normed:
-            return model.unembedding
-        return fold_read(model.unembedding, model.vector("final_norm"), model.family.norm)
+            return said
+        return fold_read(said, model.vector("final_norm"), model.family.norm)
+
+    def _mean_said(self) -> Tensor:
+        """The mean (d,) of `_said` over the tokens in use, which softmax cannot see."""
+        total = torch.zeros(self.model.dims.d, dtype=torch.float64, device=self.model.device)
+        for part in blocks(self.model.dims.vocab, _TOKENS):
+            total += self._said(part)[self.used[part]].double().sum(0)
+        return (total / int(self.used.sum())).float()
 
     def _embedded(self, part: slice) -> Tensor:
         """What enters block 0 for each token of a slice: e_a, scaled, or normed with its type, as the family does."""
         model = self.model
         if not model.has("embed_norm"):
-            return model.embedding[part] * model.dims.embed_scale
+            return model.tokens("embedding", part) * model.dims.embed_scale
         narrow = model.has("embed_projection")
-        e = model.matrix("embedding", 0, part.start or 0, part.stop) if narrow else model.embedding[part]
+        e = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
         e = e * model.dims.embed_scale
         e = e + model.matrix("types", 0, 0, 1) if model.has("types") else e
         x = apply_norm(e, model.family.norm, model.dims.eps, *self._norm("embed_norm", 0))
@@ -345,12 +366,6 @@ class Frames:
         """A state as the next block reads it, its gain aside (that is folded into the parameters)."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
-
-    def _each_as_read(self, states: Tensor) -> Tensor:
-        """`_as_read` in place, block by block: a second table of rows would not fit beside the first."""
-        for part in blocks(states.shape[0], 4096):
-            states[part] = self._as_read(states[part])
-        return states
 
     def _norm(self, name: str, layer: int) -> tuple[Tensor | None, Tensor | None]:
         return self.model.vector(name, layer), self.model.vector(f"{name}_bias", layer)

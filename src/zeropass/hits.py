@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from zeropass.statistics import blocks
+
 __all__ = ["EMPTY", "HitList", "decoded"]
 
 _SLOTS = 32
@@ -48,18 +50,25 @@ class HitList:
         self._wait(tokens, keys)
         self.seen = max(self.seen, _WARM_ROWS)
 
-    def ranked(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Which places (tokens, size) are taken, the ids of the vectors there, and z; of each token the best first."""
+    def ranked(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        """Which places (tokens, size) are taken, the ids of the vectors there, and z; of each token the best first.
+
+        part: of these tokens only.
+        """
         self.flush()
-        keys = self.keys.sort(dim=1, descending=True).values
+        keys = self.keys[part].sort(dim=1, descending=True).values
         return keys > 0, *decode(keys)
 
     def entries(self, first_id: int, stop_id: int) -> tuple[Tensor, Tensor]:
         """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``."""
         self.flush()
-        ids = decode(self.keys)[0]
-        token, place = ((self.keys > 0) & (ids >= first_id) & (ids < stop_id)).nonzero(as_tuple=True)
-        return token, self.keys[token, place]
+        found = []
+        for part in blocks(len(self.keys)):  # what is made on the way is several times as large as the keys
+            keys = self.keys[part]
+            ids = decode(keys)[0]
+            token, place = ((keys > 0) & (ids >= first_id) & (ids < stop_id)).nonzero(as_tuple=True)
+            found.append((part.start + token, keys[token, place]))
+        return torch.cat([token for token, _ in found]), torch.cat([keys for _, keys in found])
 
     def flush(self) -> None:
         """Merge what is waiting, and raise the thresholds."""
@@ -69,9 +78,10 @@ class HitList:
             self._filled.zero_()
 
     def _merge(self, keys: Tensor) -> None:
-        best = torch.cat((self.keys, keys), 1).topk(self.keys.shape[1], dim=1).values
-        self.keys = best.flip(1).contiguous()  # sorted, and so a heap
-        self.threshold = (self.keys[:, 0] >> 32).to(torch.int32).view(torch.float32).contiguous()
+        for part in blocks(len(self.keys)):
+            best = torch.cat((self.keys[part], keys[part]), 1).topk(self.keys.shape[1], dim=1).values
+            self.keys[part] = best.flip(1)  # sorted, and so a heap
+        self.threshold = decoded(self.keys[:, 0])[0].contiguous()
 
     def _wait(self, token: Tensor, keys: Tensor) -> None:
         """Put entries into the waiting places of their tokens, merging as often as these overflow."""

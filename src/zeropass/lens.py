@@ -18,7 +18,7 @@ from zeropass.frames import Frames
 from zeropass.model import Model, open_model
 from zeropass.pairs import TopPairs, top_pairs
 from zeropass.projection import extremes
-from zeropass.undertrained import Judgement, judge
+from zeropass.undertrained import Judgement
 from zeropass.views import (
     Certificate,
     Direction,
@@ -160,8 +160,8 @@ class Lens:
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Which tokens were hardly trained, judged from the embedding and the tokenizer's merges."""
-        return judge(self.model.embedding.cpu().numpy(), self.model.vocab.swallowed())
+        """Which tokens were hardly trained: `Model.judgement`."""
+        return self.model.judgement
 
     @cached_property
     def _verdicts(self) -> Verdicts | None:

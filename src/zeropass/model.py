@@ -7,9 +7,10 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,10 +25,12 @@ from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
 from zeropass.sources.gguf import requantised
 from zeropass.sources.renamed import with_today_names
+from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import Vocabulary
 
-__all__ = ["Model", "open_model"]
+__all__ = ["Model", "TokenTable", "open_model"]
 
+TokenTable = Literal["embedding", "unembedding"]
 
 _NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Types narrower than float32, as files name them."""
@@ -108,8 +111,8 @@ class Model:
 
     @cached_property
     def embedding(self) -> Tensor:
-        """E, (V, d): kept once read, since everything needs it. Narrow rows come carried to the stream's width."""
-        return self.widened(self.matrix("embedding"))
+        """E, (V, d): kept once read. Narrow rows come carried to the stream's width."""
+        return self.tokens("embedding", slice(0, self.dims.vocab))
 
     def widened(self, rows: Tensor) -> Tensor:
         """Rows (…, d) of what is added to the embedding, carried to the stream where embeddings are narrower."""
@@ -117,18 +120,36 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Tensor:
-        """U, (V, d): the same tensor as E when tied, and in an encoder without a language model's head.
+        """U, (V, d), kept once read; the same tensor as E where `says` is the embedding."""
+        return self.embedding if self.says == "embedding" else self.matrix("unembedding")
+
+    @property
+    def says(self) -> TokenTable:
+        """The table through which states become logits: E when tied, and in an encoder without a language model's head.
 
         Raises BadWeights for an untied checkpoint that was saved without it: E would not be what it says.
         """
         if self.dims.tied or not (self.family.causal or self.has("unembedding")):
-            return self.embedding
+            return "embedding"
         if not self.has("unembedding"):
             raise BadWeights(
                 f"{self.source.path}: this checkpoint was saved without its unembedding, which is not tied to the "
                 "embedding; only the token frame can be read (--frame token)."
             )
-        return self.matrix("unembedding")
+        return "unembedding"
+
+    def tokens(self, what: TokenTable, part: slice) -> Tensor:
+        """Rows of `embedding` or `unembedding` for a slice of tokens; read from the file unless all are kept."""
+        kept: Tensor | None = self.__dict__.get(what)
+        if kept is not None:
+            return kept[part]
+        rows = self.matrix(what, 0, part.start, part.stop)
+        return self.widened(rows) if what == "embedding" else rows
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer."""
+        return judge(_Embedding(self), self.vocab.swallowed())
 
     def info(self) -> dict[str, Any]:
         """What the model is and what of it zeropass reads, JSON-ready: sizes, stored types, hash."""
@@ -278,6 +299,28 @@ class Model:
             own = max(start - expert * size, 0), min(stop - expert * size, size)
             parts.append(self._picked(what, stored, names[expert], *own))
         return parts
+
+
+@dataclass(frozen=True, eq=False)
+class _Embedding:
+    """E as `judge` reads it: of the file no more than the rows that are asked for."""
+
+    model: Model
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.model.dims.vocab, self.model.dims.embed
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> Float32:
+        """Rows of a slice, or of rising ids."""
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(len(self))
+            return self.model.matrix("embedding", 0, start, stop).cpu().numpy()
+        runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
+        return np.concatenate([self[int(run[0]) : int(run[-1]) + 1] for run in runs])
 
 
 def open_model(model: str, device: str | torch.device = "cpu") -> Model:

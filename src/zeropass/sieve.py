@@ -5,10 +5,9 @@ exactly (design.md §3, end). What is found is what the whole product gives, for
 or on another device than the processor, the whole product is what is made.
 """
 
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ try:
 except ImportError:  # numba is an extra
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Sieved", "Survey", "sieved", "survey"]
+__all__ = ["Sieved", "Survey", "rounded_size", "sieved", "survey"]
 
 _TILE = 4096
 """Rows multiplied at once: with 512 vectors the scores stay in a processor's cache while they are looked at."""
@@ -35,15 +34,15 @@ _GROUP = 16
 
 @dataclass(frozen=True, eq=False)
 class Sieved:
-    """Rows (V', d), and the same by falling norm and rounded: what comes first then leaves little for the rest.
+    """Rows (V', d), the same rounded, and bounds (V', 2) of what that does: see `_rounded`.
 
-    order: (V',) the place of each of ``rough`` among the rows; bounds: see `_rounded`.
+    rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
     rows: Tensor
-    order: Tensor
     rough: Tensor
     bounds: Tensor
+    rest: Callable[[], None]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,11 +56,20 @@ class Survey:
     kurtosis: Tensor
 
 
-def sieved(rows: Tensor) -> Sieved:
+def sieved(rows: Tensor, rest: Callable[[], None] = lambda: None) -> Sieved:
     """Rows (V', d) float32 made ready for `survey`."""
-    rough, bounds = _rounded(rows)
-    order = bounds[:, 0].argsort(descending=True, stable=True)
-    return Sieved(rows, order, rough[order], bounds[order])
+    if compiled is None or rows.device.type != "cpu":
+        return Sieved(rows, rows, rows[:, :0], rest)
+    rough, bounds = torch.empty_like(rows, dtype=_rough_type()), rows.new_empty(len(rows), 2)
+    for part in blocks(len(rows), _TILE):
+        rough[part], bounds[part] = _rounded(rows[part])
+        rest()
+    return Sieved(rows, rough, bounds, rest)
+
+
+def rounded_size(count: int, d: int) -> int:
+    """Bytes that `sieved` takes besides rows (count, d); 0 where the whole product is made."""
+    return count * d * _rough_type().itemsize if compiled is not None else 0
 
 
 def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
@@ -80,13 +88,13 @@ def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, fi
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """Rounded scores (n, t) of some rows, the places (t,) and bounds (t, 2) of these, and what rounding does at most.
+    """Rounded scores (n, t) of some rows, where these are, their bounds (t, 2), and what rounding does at most.
 
     most: (n,), to any score of a vector; slack: (t,), to any score of a row.
     """
 
     scores: Tensor
-    places: Tensor
+    part: slice
     bounds: Tensor
     most: Tensor
     slack: Tensor
@@ -111,9 +119,10 @@ class _Survey:
             if part.start == 0:
                 self.set_floors(tile)
             self.set_thresholds(tile)
-            floors = self.hits.threshold[tile.places]
+            floors = self.hits.threshold[part].clone()  # the shares must not depend on one another
             for own, found in pool.map(lambda own: (own, self.look(own, tile, floors)), shares):  # noqa: B023
                 compiled.keep(*found, self.first_id + own.start, self.hits.keys.numpy(), self.hits.threshold.numpy())
+            self.rows.rest()
         self.hits.seen += len(self.vectors)
         (top, bottom), at = decoded(self.heaps.sort(dim=2, descending=True).values)
         return Survey(Extremes(top, ids[at[0]], -bottom, ids[at[1]]), _kurtosis(self.sums / len(self.rows)))
@@ -125,7 +134,7 @@ class _Survey:
         most = norm * bounds[:, 1].amax() + lost * bounds[:, 0].amax()
         slack = norm.amax() * (bounds[:, 1] + rate.amax() * bounds[:, 0])
         scores = torch.mm(self.rough, self.rows.rough[part].T).float()
-        return _Tile(scores, self.rows.order[part], bounds, most, slack)
+        return _Tile(scores, part, bounds, most, slack)
 
     def set_floors(self, tile: _Tile) -> None:
         """Of k groups' highest scores the lowest is one that k scores reach: without it all would be looked at."""
@@ -140,18 +149,18 @@ class _Survey:
         size = self.hits.keys.shape[1]
         if self.hits.seen < size <= len(self.vectors):
             sure = (tile.scores.abs() - tile.slack).T.contiguous().topk(size).values[:, -1]
-            self.hits.threshold[tile.places] = _lowered(sure).maximum(self.hits.threshold[tile.places])
+            self.hits.threshold[tile.part] = _lowered(sure).maximum(self.hits.threshold[tile.part])
 
     def look(self, own: slice, tile: _Tile, floors: Tensor) -> tuple[Any, Any]:
         """Take in the scores of some vectors; returns what the tokens may keep, as `compiled.keep` takes it."""
-        n, t = own.stop - own.start, len(tile.places)
+        n, t = own.stop - own.start, tile.scores.shape[1]
         found, exact = np.empty((2, n * t), np.int32), np.empty(n * t, np.float32)
         count = compiled.look(
             tile.scores[own].numpy(),
             (self.bounds[own].numpy(), tile.bounds.numpy(), tile.most[own].numpy()),
             self.vectors[own].numpy(),
-            self.rows.rows.numpy(),
-            tile.places.numpy(),
+            self.rows.rows[tile.part].numpy(),
+            tile.part.start,
             (_lowered(floors) - tile.slack).numpy(),
             floors.numpy(),
             self.lowest[:, own].numpy(),
@@ -163,12 +172,18 @@ class _Survey:
         return found[:, :count], exact[:count]
 
 
-def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (n, d) of the type that is fastest here, and bounds (n, 2) of what that does to a product: norm and lost.
+def _rough_type() -> torch.dtype:
+    """The type whose products are fastest here."""
+    return torch.bfloat16 if compiled is not None and compiled.BFLOAT16 else torch.float32
 
-    A product of rounded x and y is off by at most ``lost(x) · norm(y) + norm(x) · lost(y)``, then rounded once more.
+
+def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, d) of the type that is multiplied fastest here, and bounds (n, 2) of what that does to a product.
+
+    The bounds are norm and lost: a product of rounded x and y is off by at most
+    ``lost(x) · norm(y) + norm(x) · lost(y)``, and then rounded once more.
     """
-    rough = rows.to(_fastest(rows.device))
+    rough = rows.to(_rough_type())
     kept = torch.linalg.vector_norm(rough, dim=1, dtype=torch.float32)
     norm = torch.maximum(torch.linalg.vector_norm(rows, dim=1), kept) * (1 + 1e-5)
     lost = torch.linalg.vector_norm(rows - rough, dim=1) * (1 + 1e-5)
@@ -188,22 +203,3 @@ def _kurtosis(means: Tensor) -> Tensor:
     variance = two - one**2
     central = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
     return torch.where(variance > 0, central / variance**2 - 3, torch.zeros_like(one)).float()
-
-
-@lru_cache
-def _fastest(device: torch.device) -> torch.dtype:
-    """The type whose products are fastest here, by trying (some milliseconds); it never changes what is found."""
-    if device.type != "cpu":
-        return torch.float32
-    rows = torch.ones(512, 512)
-    return torch.bfloat16 if 1.5 * _seconds(rows.bfloat16()) < _seconds(rows) else torch.float32
-
-
-def _seconds(rows: Tensor) -> float:
-    """The best of five times of ``rows @ rows.T``."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(rows, rows.T)
-        times.append(time.perf_counter() - start)
-    return min(times)

@@ -14,7 +14,7 @@ A table in which nothing stands out, such as random Gaussian rows, has none.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,25 @@ FALSE_SHARE = 0.01  # false discovery rate of "hardly trained": a wrongly hidden
 LOOSE_SHARE = 0.05  # of "a fragment", where the merges must say so too
 MOST = 0.5  # a token is a fragment if one longer token takes more than this share of its occurrences
 BLOCK = 512  # rows for one local median; smaller tables are not judged, their statistics say nothing
-ROWS = 8192  # rows held at a time in float64
+ROWS = 512  # rows held at a time in float64; malloc keeps memory of this size from block to block
 MODE_SIGMA = 5.0  # how far a second mode must rise above the valley, in its counting error
 MODE_WIDTH = 0.5  # and how tight it must be, as a fraction of the width of the main mode
 COPY_SPREAD = 0.1  # copies differ by less than this fraction of the typical distance to the mean row
 COPY_BITS, COPY_TRIES, COPY_TWINS = 16, 3, 2  # random hyperplanes, repeats, other copies asked for
+PLACE_SLACK = 1.001  # on a radius between places, which are kept in float32
+
+
+class Table(Protocol):
+    """An embedding (V, d): an array, or what reads one from a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(V, d)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.floating]:
+        """Rows of a slice, or of rising ids."""
 
 
 class Judgement(NamedTuple):
@@ -43,13 +57,15 @@ class Judgement(NamedTuple):
     """Looser and only for the view of whole words: an outlying row and mostly part of one longer token."""
 
 
-def hardly_trained(embedding: npt.NDArray[np.floating], swallowed: npt.NDArray[np.generic]) -> Bools:
+def hardly_trained(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Bools:
     """Which tokens training hardly touched, shape (V,); see `judge` for the arguments."""
     return judge(embedding, swallowed).hardly_trained
 
 
-def judge(embedding: npt.NDArray[np.floating], swallowed: npt.NDArray[np.generic]) -> Judgement:
+def judge(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Judgement:
     """Judge every token of an embedding of shape (V, d), rows in order of rank (ids of BPE tokenizers are).
+
+    The table is read in blocks of rows and never held: beside it there are some dozens of numbers a token.
 
     ``swallowed`` of shape (V,) is ``Vocabulary.swallowed()``: the largest share of a token's occurrences
     that one longer token takes, 0 for a whole token that no merge uses, NaN for one that no merge makes. A
@@ -90,18 +106,18 @@ def discoveries(score: Floats, asked: Bools, null: Bools, false_share: float) ->
     return found
 
 
-def _blocks(embedding: npt.NDArray[np.floating]) -> Iterator[tuple[slice, Floats]]:
+def _blocks(embedding: Table) -> Iterator[tuple[slice, Floats]]:
     for start in range(0, len(embedding), ROWS):
         rows = slice(start, start + ROWS)
         yield rows, np.asarray(embedding[rows], dtype=np.float64)
 
 
-def _mean(embedding: npt.NDArray[np.floating]) -> Floats:
+def _mean(embedding: Table) -> Floats:
     total = sum((block.sum(axis=0) for _, block in _blocks(embedding)), np.zeros(embedding.shape[1]))
     return np.asarray(total / len(embedding), dtype=np.float64)
 
 
-def _measures(embedding: npt.NDArray[np.floating], mean: Floats) -> tuple[Floats, Floats, Floats]:
+def _measures(embedding: Table, mean: Floats) -> tuple[Floats, Floats, Floats]:
     """Of every row: its norm, its component along the mean row, its distance from the mean row."""
     norm, along, distance = np.empty((3, len(embedding)))
     direction = mean / max(float(np.linalg.norm(mean)), np.finfo(np.float64).tiny)
@@ -157,36 +173,48 @@ def _second_mode(distance: Floats) -> Bools:
     return np.asarray(low, dtype=np.bool_)
 
 
-def _copies(embedding: npt.NDArray[np.floating], mean: Floats, spread: float) -> Bools:
+def _copies(embedding: Table, mean: Floats, spread: float) -> Bools:
     """Rows with at least COPY_TWINS others closer than COPY_SPREAD of the table's spread.
 
-    Candidates share a code of random hyperplanes (seeded: the answer never changes), so that no V x V
-    table of distances is made; the distances inside a group of candidates are then exact.
+    Candidates share a code of random hyperplanes (seeded: the answer never changes), so that no V x V table of
+    distances is made. Two rows are at least as far apart as their places in the span of the hyperplanes' normals,
+    so only rows with a neighbour there are read again; the distances between those are exact.
     """
     found = np.zeros(len(embedding), dtype=np.bool_)
     if embedding.shape[1] < COPY_BITS:  # with so few dimensions rows are close by chance
         return found
-    for code in _codes(embedding, mean):
+    radius = COPY_SPREAD * spread
+    codes, places = _codes(embedding, mean)
+    for code in codes:
         order = np.argsort(code, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
             for start in range(0, len(group) if len(group) > COPY_TWINS else 0, BLOCK):
                 ids = group[start : start + BLOCK]
-                found[ids] |= _twins(embedding[ids] - mean, COPY_SPREAD * spread)
+                ids = ids[_neighbours(places[ids].astype(np.float64), PLACE_SLACK * radius) > 0]
+                if len(ids) > COPY_TWINS:
+                    found[ids] |= _neighbours(embedding[ids] - mean, radius) >= COPY_TWINS
     return found
 
 
-def _codes(embedding: npt.NDArray[np.floating], mean: Floats) -> npt.NDArray[np.int64]:
-    """COPY_TRIES codes of COPY_BITS bits for every row: on which side of random hyperplanes it lies."""
+def _codes(embedding: Table, mean: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """COPY_TRIES codes of COPY_BITS bits for every row: on which side of random hyperplanes it lies.
+
+    With them each row's place (V, at most COPY_TRIES x COPY_BITS): its part in the span of their normals, less the
+    mean's, in an orthonormal basis.
+    """
     planes = np.random.default_rng(0).standard_normal((embedding.shape[1], COPY_TRIES * COPY_BITS))
+    basis = np.linalg.qr(planes).Q
     codes = np.empty((COPY_TRIES, len(embedding)), dtype=np.int64)
+    places = np.empty((len(embedding), basis.shape[1]), dtype=np.float32)
     for rows, block in _blocks(embedding):
         sides = (block @ planes > mean @ planes).reshape(len(block), COPY_TRIES, COPY_BITS)
         codes[:, rows] = (sides @ (1 << np.arange(COPY_BITS))).T
-    return codes
+        places[rows] = (block - mean) @ basis
+    return codes, places
 
 
-def _twins(rows: Floats, radius: float) -> Bools:
+def _neighbours(rows: Floats, radius: float) -> npt.NDArray[np.int64]:
+    """How many others of the rows are closer to each than a radius."""
     squares = np.einsum("ij,ij->i", rows, rows)
     gaps = squares[:, None] + squares[None, :] - 2 * (rows @ rows.T)
-    near = (gaps <= radius**2).sum(axis=1) - 1
-    return np.asarray(near >= COPY_TWINS, dtype=np.bool_)
+    return np.asarray((gaps <= radius**2).sum(axis=1) - 1)

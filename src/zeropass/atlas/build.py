@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from zeropass.atlas import schema
+from zeropass.atlas.budget import room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
@@ -19,10 +20,10 @@ from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.undertrained import Judgement, judge
+from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
 
-__all__ = ["Progress", "RunJobs", "build", "carry_out", "judged", "kept_tokens", "one_by_one"]
+__all__ = ["Progress", "RunJobs", "build", "carry_out", "kept_tokens", "one_by_one"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -41,19 +42,29 @@ def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]
 
 
 def build(
-    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, run: RunJobs = one_by_one
+    model: Model,
+    out: Path,
+    options: Options,
+    progress: Progress = lambda *_: None,
+    run: RunJobs = one_by_one,
+    *,
+    memory: int | None = None,
 ) -> bool:
     """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
 
-    ``run``: what carries the jobs out, one after the other in this process unless told otherwise.
+    ``run``: what carries the jobs out, one after the other in this process unless told otherwise. ``memory``: bytes to
+    get along with (`budget`); the atlas is the same.
     Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
-    or frames that do not exist.
+    or frames that do not exist, and for less memory than the build takes.
     """
-    jobs = plan_jobs(model, options)
+    jobs, room = plan_jobs(model, options), None
+    if memory is not None:  # before anything is written, and so before it is known which tokens are hidden
+        room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab)), memory)
     if not prepare(out, identity(model, options)):
         return False
-    judgement = judged(model)
+    judgement = model.judgement
     runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement))
+    runner.spaces.room = room
     carry_out(runner, judgement, progress, run)
     return True
 
@@ -74,11 +85,6 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: Run
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
     progress("done", total, total)
-
-
-def judged(model: Model) -> Judgement:
-    """Which tokens were hardly trained; the embedding is not kept for it."""
-    return judge(model.matrix("embedding").cpu().numpy(), model.vocab.swallowed())
 
 
 def kept_tokens(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:

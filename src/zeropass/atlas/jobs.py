@@ -179,7 +179,8 @@ class Runner:
         for at in range(heads.start, heads.stop, per_block):
             block = range(at, min(at + per_block, heads.stop))
             z = self._buffer[: len(block) * width]
-            torch.mm(scored.unit[at * width : block.stop * width], scored.space.rows.T, out=z)
+            for part, rows in scored.space.blocks():
+                torch.mm(scored.unit[at * width : block.stop * width], rows.T, out=z[:, part])
             for head in block:
                 yield head, self.factor(scored, head, z[(head - at) * width : (head - at + 1) * width])
 

@@ -1,5 +1,12 @@
-"""The rows of an atlas, written once and loaded as a build needs them: kept tokens only, centred."""
+"""The rows of an atlas, written once and loaded as a build needs them: kept tokens only, centred.
 
+Nothing here is as long as the vocabulary but the rows that a build multiplies with. Those are held in memory while
+there is room for them; else they lie in a file that is mapped, and the system takes their memory when it is short.
+"""
+
+import mmap
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,31 +18,56 @@ from torch import Tensor
 from zeropass.atlas.schema import beside, safe_name
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
-from zeropass.sieve import Sieved, sieved
+from zeropass.sieve import Sieved, rounded_size, sieved
 from zeropass.sources.base import Float32
-from zeropass.statistics import Moments, blocks
+from zeropass.statistics import Moments, blocks, moments
 
-__all__ = ["Space", "Spaces", "load_array", "save_array"]
+__all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Rows of the kept tokens (V', d) minus the mean row, and the moments over all tokens in use."""
+    """Rows of the kept tokens (V', d) minus the mean row, and the moments over all tokens in use.
+
+    ``mapped`` is the map of the file behind the rows where they are not held in memory.
+    """
 
     rows: Tensor
     moments: Moments
+    mapped: mmap.mmap | None = None
+
+    def blocks(self, size: int = 8192) -> Iterator[tuple[slice, Tensor]]:
+        """The rows, ``size`` at a time. Of mapped ones no more than a block stays resident, valid until the next."""
+        for part in blocks(self.rows.shape[0], size):
+            yield part, self.rows[part]
+            self.rest()
+
+    def rest(self) -> None:
+        """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
+        if self.mapped is not None:
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def sieved(self) -> Sieved:
-        """The rows made ready for `sieve.survey`."""
-        return sieved(self.rows)
+        """The rows made ready for `sieve.survey`: half as large once more."""
+        return sieved(self.rows, self.rest)
+
+    def forget(self) -> None:
+        """Of mapped rows keep nothing in memory that can be made again."""
+        if self.mapped is not None:
+            self.rest()
+            self.__dict__.pop("sieved", None)
 
 
 class Spaces:
-    """Writes the rows of a model's frames to a folder, and loads them for the jobs."""
+    """Writes the rows of a model's frames to a folder, and loads them for the jobs.
 
-    def __init__(self, folder: Path, kept: Tensor) -> None:
-        self.folder, self.kept = folder, kept
+    ``kept`` are the ids of the tokens that lists may show; ``room`` is how many bytes of rows may be held in memory at
+    once, all that are asked for if None.
+    """
+
+    def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
+        self.folder, self.kept, self.room = folder, kept, room
         self._loaded: dict[str, Space] = {}
 
     def write(self, frames: Frames, space: str) -> None:
@@ -43,28 +75,94 @@ class Spaces:
         path, moments_path = self._paths(space)
         if path.exists() and moments_path.exists():
             return
-        rows = frames.rows(space)
-        save_array(path, rows.matrix.cpu().numpy())
-        moments = torch.cat((rows.moments.mean[None], rows.moments.covariance)).cpu().numpy()
-        save_array(moments_path, moments)
-        frames.release(space)
+        shape = frames.model.dims.vocab, frames.model.dims.d
+        with beside(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, rows in frames.blocks(space):
+                rows.cpu().numpy().tofile(file)
+        found = moments(StoredRows(path, self.kept.device), frames.used)
+        save_array(moments_path, torch.cat((found.mean[None], found.covariance)).cpu().numpy())
 
     def load(self, space: str) -> Space:
-        """One space, kept in memory for the jobs to come."""
+        """One space, kept for the jobs to come: in memory if there is room. Of the mapped ones the others rest."""
+        for other, loaded in self._loaded.items():
+            if other != space:
+                loaded.forget()
         if space not in self._loaded:
             path, moments_path = self._paths(space)
             stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
-            moments = Moments(stacked[0], stacked[1:], -1)
-            self._loaded[space] = Space(_kept_rows(path, self.kept, moments.mean), moments)
+            found, stored = Moments(stacked[0], stacked[1:], -1), StoredRows(path, self.kept.device)
+            made = self._held if self._fits(stored.shape[1]) else self._mapped
+            self._loaded[space] = made(stored, found)
         return self._loaded[space]
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget the spaces that no further job needs."""
         self._loaded = {name: space for name, space in self._loaded.items() if name in spaces}
 
+    def _fits(self, d: int) -> bool:
+        held = sum(space.mapped is None for space in self._loaded.values())
+        each = rows_size(len(self.kept), d) + rounded_size(len(self.kept), d)
+        return self.room is None or (held + 1) * each <= self.room
+
+    def _held(self, stored: "StoredRows", found: Moments) -> Space:
+        rows = torch.empty(len(self.kept), stored.shape[1], device=self.kept.device)
+        for part, block in self._centred(stored, found):
+            rows[part] = block
+        return Space(rows, found)
+
+    def _mapped(self, stored: "StoredRows", found: Moments) -> Space:
+        """A space whose rows lie in a file without a name, which goes with the process whatever ends it."""
+        shape = len(self.kept), stored.shape[1]
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                for _, block in self._centred(stored, found):
+                    block.numpy().tofile(file)
+                mapped = mmap.mmap(file.fileno(), rows_size(*shape))
+        except OSError as error:
+            raise BadAtlas(
+                f"{self.folder} has no room for rows that do not fit into --memory ({error.strerror or error})."
+            ) from error
+        rows = torch.frombuffer(mapped, dtype=torch.float32).view(shape)
+        return Space(rows, found, mapped)
+
+    def _centred(self, stored: "StoredRows", found: Moments) -> Iterator[tuple[slice, Tensor]]:
+        """The kept rows less the mean row, block by block, with their places."""
+        shift = found.mean.float()
+        for part in blocks(stored.shape[0]):
+            first, stop = torch.searchsorted(self.kept, torch.tensor([part.start, part.stop]).to(self.kept)).tolist()
+            if first < stop:
+                yield slice(first, stop), stored[part][self.kept[first:stop] - part.start] - shift
+
     def _paths(self, space: str) -> tuple[Path, Path]:
         stem = safe_name(space)
         return self.folder / f"{stem}.npy", self.folder / f"{stem}.moments.npy"
+
+
+class StoredRows:
+    """Rows (V, d) in a file of an atlas; only those of the slice that is asked for are read, onto ``device``.
+
+    They are read and not mapped: pages of a mapped file that were read count as ours. Raises BadAtlas where the file is
+    damaged.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        stored = load_array(path)
+        if stored.ndim != 2 or stored.dtype != np.float32 or not isinstance(stored, np.memmap):
+            raise BadAtlas(f"{path} holds {stored.dtype} {stored.shape}; rebuild the atlas.")
+        self.path, self.device, self.shape, self._offset = path, device, stored.shape, stored.offset
+
+    def __getitem__(self, part: slice) -> Tensor:
+        start, stop, _ = part.indices(self.shape[0])
+        width = self.shape[1]
+        found = np.fromfile(self.path, np.float32, (stop - start) * width, offset=self._offset + 4 * start * width)
+        return torch.from_numpy(found).view(stop - start, width).to(self.device)
+
+
+def rows_size(count: int, d: int) -> int:
+    """Bytes of some rows."""
+    return count * d * torch.float32.itemsize
 
 
 def load_array(path: Path, mapped: bool = True) -> np.ndarray:
@@ -79,14 +177,3 @@ def save_array(path: Path, array: Float32) -> None:
     """Write an array whole or not at all."""
     with beside(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-def _kept_rows(path: Path, kept: Tensor, mean: Tensor) -> Tensor:
-    """The kept rows, read a block at a time: the file is never in memory as a whole."""
-    stored = load_array(path)
-    ids = kept.cpu()
-    rows = torch.empty(len(ids), stored.shape[1], device=kept.device)
-    shift = mean.float()
-    for part in blocks(len(ids)):
-        rows[part] = torch.from_numpy(stored[ids[part].numpy()]).to(kept.device) - shift
-    return rows

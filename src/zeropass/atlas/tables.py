@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zeropass.errors import BadAtlas
 from zeropass.hits import HitList
 from zeropass.pairs import TopPairs
 from zeropass.projection import Extremes
+from zeropass.statistics import blocks
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS, Vocabulary
 
@@ -60,20 +62,32 @@ class PairRow:
 
 def write_table(path: Path, table: pa.Table, row_group: int = 65536) -> None:
     """Write a table whole or not at all."""
-    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    with beside(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=row_group,
-            compression="zstd",
-            use_dictionary=_worth_a_dictionary(table),
-            use_byte_stream_split=floats,
-        )
+    _write_groups(path, table.schema, [table], row_group)
 
 
-def _worth_a_dictionary(table: pa.Table) -> list[str]:
-    return [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "address"]
+def _write_groups(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], row_group: int) -> None:
+    """Write tables of one schema under each other as they come, whole or not at all; none shares a group of rows."""
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": [f.name for f in schema if pa.types.is_string(f.type) and f.name != "address"],
+        "use_byte_stream_split": [f.name for f in schema if pa.types.is_floating(f.type)],
+    }
+    with beside(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=row_group)
+
+
+def _full_groups(tables: Iterable[pa.Table], row_group: int) -> Iterator[pa.Table]:
+    """The same rows in tables of whole groups; only the last may be short."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if (count := sum(map(len, waiting))) >= row_group:
+            whole, cut = pa.concat_tables(waiting), count // row_group * row_group
+            yield whole.slice(0, cut)
+            waiting = [whole.slice(cut)]
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting)
 
 
 def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
@@ -114,16 +128,29 @@ def strength(e: Extremes, rank: int = 10) -> Tensor:
 
 def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> int:
     """The index over all lists, in the order of their ids, from the files of the jobs; returns how many."""
-    parts = []
-    for (layer, role, frame), side in zip(keys, sides, strict=True):
-        part = _read(folder / f"{file_name(layer, role)}.parquet", [*_INDEX, *_POLES])
-        part = _with_words(part.filter(pc.equal(part["frame"], frame)))
-        for name, value in (("side", side), ("role", role)):
-            part = part.add_column(2, name, pa.repeat(value, len(part)))
-        parts.append(part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part))))
-    table = pa.concat_tables(parts) if parts else _PARAMETERS.empty_table()
-    write_table(path, table, row_group=8192)  # what is asked of one layer then reads little
-    return len(table)
+    parts = (_index_of(folder, key, side) for key, side in zip(keys, sides, strict=True))
+    first = next(parts, _PARAMETERS.empty_table())
+    count = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal count
+        for part in chain([first], parts):
+            count += len(part)
+            yield part
+
+    # What is asked of one layer then reads little.
+    _write_groups(path, first.schema, _full_groups(counted(), 8192), 8192)
+    return count
+
+
+def _index_of(folder: Path, key: tuple[int, str, str], side: str) -> pa.Table:
+    """The lists of one (layer, role, frame), as they stand in the index."""
+    layer, role, frame = key
+    part = _read(folder / f"{file_name(layer, role)}.parquet", [*_INDEX, *_POLES])
+    part = _with_words(part.filter(pc.equal(part["frame"], frame)))
+    for name, value in (("side", side), ("role", role)):
+        part = part.add_column(2, name, pa.repeat(value, len(part)))
+    return part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part)))
 
 
 def _with_words(part: pa.Table) -> pa.Table:
@@ -233,10 +260,8 @@ def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
 
 def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
     """For each kind of list and kept token the best parameters, by falling |z|; sorted so that a token is one run."""
-    options: dict[str, Any] = {"use_dictionary": ["side", "frame"], "use_byte_stream_split": ["z"]}
-    with beside(path) as temporary, pq.ParquetWriter(temporary, _HITS, compression="zstd", **options) as writer:
-        for side, frame in sorted(lists):
-            writer.write_table(_hits_table(side, frame, lists[side, frame], kept), row_group_size=25_000)
+    kinds = (_full_groups(_hits_tables(kind, lists[kind], kept), 25_000) for kind in sorted(lists))
+    _write_groups(path, _HITS, chain.from_iterable(kinds), 25_000)
 
 
 _HITS = pa.schema(
@@ -245,20 +270,20 @@ _HITS = pa.schema(
 )
 
 
-def _hits_table(side: str, frame: str, hits: HitList, kept: Tensor) -> pa.Table:
-    taken, ids, z = hits.ranked()
-    size, filled = hits.keys.shape[1], taken.flatten()
-    rank = torch.arange(size, device=hits.keys.device).expand(len(kept), size)
-    tokens = kept[:, None].expand(len(kept), size)
-    columns: dict[str, Any] = {
-        "token": _column(tokens.flatten()[filled].int()),
-        "rank": _column(rank.flatten()[filled].to(torch.int16)),
-        "id": _column(ids.flatten()[filled].int()),
-        "z": _column(z.flatten()[filled]),
-    }
-    count = len(columns["token"])
-    names = {"side": pa.repeat(side, count), "frame": pa.repeat(frame, count)}
-    return pa.table({**names, **columns})
+def _hits_tables(kind: Kind, hits: HitList, kept: Tensor) -> Iterator[pa.Table]:
+    """The hits of one kind, some tokens at a time."""
+    rank = torch.arange(hits.keys.shape[1], dtype=torch.int16, device=kept.device)
+    for part in blocks(len(kept), 2048):
+        taken, ids, z = hits.ranked(part)
+        token, place = taken.nonzero(as_tuple=True)
+        columns: dict[str, Any] = {
+            "token": _column(kept[part][token].int()),
+            "rank": _column(rank[place]),
+            "id": _column(ids[taken].int()),
+            "z": _column(z[taken]),
+        }
+        names = {name: pa.repeat(value, len(token)) for name, value in zip(("side", "frame"), kind, strict=True)}
+        yield pa.table({**names, **columns}, schema=_HITS)
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
-from zeropass.atlas.build import Progress, carry_out, judged, kept_tokens
+from zeropass.atlas.build import Progress, carry_out, kept_tokens
 from zeropass.atlas.jobs import Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
@@ -51,7 +51,7 @@ def build_change(
     if not jobs:
         shutil.rmtree(out)
         raise BadModel(f"{tuned.name} has all parameters of {base.name} unchanged: there is nothing to build.")
-    judgement = judged(base)
+    judgement = base.judgement
     carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, progress)
     return True
 

@@ -37,7 +37,6 @@ from zeropass.evidence.spaces import Spaces
 from zeropass.evidence.writing import writing
 from zeropass.frames import Frames
 from zeropass.model import Model
-from zeropass.undertrained import judge
 
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
 
@@ -142,8 +141,7 @@ class _Bench:
     @cached_property
     def shown(self) -> Tensor:
         """Ids (V',) of the tokens that lists show by default."""
-        vocab = self.model.vocab
-        mask = vocab.mask("default", *judge(self.model.embedding.cpu().numpy(), vocab.swallowed()))
+        mask = self.model.vocab.mask("default", *self.model.judgement)
         return torch.from_numpy(np.flatnonzero(mask))
 
     @property

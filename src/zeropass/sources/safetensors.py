@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -103,5 +102,5 @@ def _open(file: Path) -> Any:
 
 
 def _to_float32(tensor: torch.Tensor) -> Float32:
-    # A tensor of safetensors may be a view of the mapped file, so it is always copied.
-    return np.array(tensor.to(torch.float32).numpy(), dtype=np.float32, order="C")
+    # A tensor of safetensors may be a view of the mapped file, so it is always copied, and once is enough.
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True).numpy()

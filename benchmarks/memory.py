@@ -1,0 +1,312 @@
+"""Building atlases of models that are larger than the memory allowed: what it takes, and how that grows with the shape.
+
+    python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve] [--layers A:B]
+                                [--roles ROLES] [--keep]
+
+Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each) and layers of them
+are built by the command itself, in a process that gets no more memory than the limit: from a cgroup where one can be
+made, else from RLIMIT_DATA, which bounds what it allocates; pages of files that it maps then come on top, and the
+system takes them back when memory is short. The peak is measured either way.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+
+from machine import machine
+from zeropass.atlas.budget import parse_size
+
+CGROUPS = Path("/sys/fs/cgroup")
+EVERY = 0.02
+"""Seconds between two looks at what is resident."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model, and of what family it is."""
+
+    family: str
+    layers: int
+    d: int
+    neurons: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def config(self) -> dict[str, object]:
+        """Its config.json."""
+        return {
+            "model_type": self.family,
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.d,
+            "intermediate_size": self.neurons,
+            "vocab_size": self.vocab,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": self.family == "gemma2",
+            "torch_dtype": "bfloat16",
+        } | (_GEMMA if self.family == "gemma2" else {"hidden_act": "silu"})
+
+
+_GEMMA = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
+}
+
+LARGE = {
+    "llama-7b": (Shape("llama", 12, 4096, 11_008, 32_000, 32, 32, 128), "0:2"),
+    "gemma-2b": (Shape("gemma2", 26, 2304, 9_216, 256_000, 8, 4, 256), "0:1"),
+}
+"""Shapes, with as many layers as are in their files, and the layers that are built of them."""
+
+SMALL = Shape("llama", 2, 512, 1024, 8192, 8, 8, 64)
+DOUBLED = ("d", "neurons", "vocab", "layers")
+
+
+# --- Models of random weights --------------------------------------------------------------------------------
+
+
+def write_model(shape: Shape, folder: Path, seed: int = 0) -> int:
+    """Write a model, a shard a layer and one for what is outside the layers; its size in bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = torch.Generator().manual_seed(seed)
+    index: dict[str, str] = {}
+    for number, tensors in enumerate(_shards(shape, draw)):
+        name = f"model-{number:05}-of-{shape.layers + 1:05}.safetensors"
+        save_file({key: one.contiguous() for key, one in tensors.items()}, folder / name)
+        index |= dict.fromkeys(tensors, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "config.json").write_text(json.dumps(shape.config))
+    (folder / "tokenizer.json").write_text(_tokenizer(shape.vocab))
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _shards(shape: Shape, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    def matrix(rows: int, columns: int) -> Tensor:
+        return (torch.randn(rows, columns, generator=draw) * columns**-0.5).bfloat16()
+
+    def heads(count: int) -> Tensor:
+        """Vectors of heads that fall off within each as 1 / i: a flat head would have no top pairs worth the name."""
+        fall = 1 / torch.arange(1, shape.head_dim + 1)
+        return matrix(count * shape.head_dim, shape.d) * fall.repeat(count)[:, None].bfloat16()
+
+    def gain() -> Tensor:
+        return ((shape.family != "gemma2") + 0.1 * torch.randn(shape.d, generator=draw)).bfloat16()
+
+    sizes = (0.3 * torch.randn(shape.vocab, 1, generator=draw)).exp().bfloat16()
+    outer = {"model.embed_tokens.weight": matrix(shape.vocab, shape.d) * sizes, "model.norm.weight": gain()}
+    yield outer if shape.family == "gemma2" else outer | {"lm_head.weight": matrix(shape.vocab, shape.d) * sizes}
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if shape.family == "gemma2" else []
+    for layer in range(shape.layers):
+        tensors = {f"{name}.weight": gain() for name in norms}
+        for name, count in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
+            tensors[f"self_attn.{name}_proj.weight"] = heads(count)
+        tensors["self_attn.o_proj.weight"] = heads(shape.heads).T
+        tensors["mlp.gate_proj.weight"] = matrix(shape.neurons, shape.d)
+        tensors["mlp.up_proj.weight"] = matrix(shape.neurons, shape.d)
+        tensors["mlp.down_proj.weight"] = matrix(shape.d, shape.neurons)
+        yield {f"model.layers.{layer}.{name}": one for name, one in tensors.items()}
+
+
+def _tokenizer(size: int) -> str:
+    """A byte-level tokenizer: 256 bytes, then words of letters."""
+    names = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names += ["Ġ" + _word(number) for number in range(size - len(names))]
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    return tokenizer.to_str()
+
+
+def _word(number: int) -> str:
+    letters = ""
+    for _ in range(4):
+        number, at = divmod(number, 26)
+        letters = chr(ord("a") + at) + letters
+    return letters
+
+
+# --- Measured processes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a process took: seconds of processors, and its peaks in MB.
+
+    resident: of all its pages. own: of those that it allocated; files: of files that it mapped.
+    """
+
+    processor: float
+    resident: float
+    own: float
+    files: float
+
+
+def run(command: list[str], limit: int | None = None) -> Taken:
+    """Run a command to its end, with no more memory than a limit in bytes; a message and exit code 1 if it fails."""
+    with _cgroup(limit) as group:
+        data = limit if limit and group is None else None
+
+        def confined() -> None:
+            if group is not None:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+            if data:
+                resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+
+        peaks = dict.fromkeys(_PEAKS, 0)
+        child = subprocess.Popen(command, preexec_fn=confined, stdout=subprocess.DEVNULL)
+        ended = 0
+        while not ended:
+            for name, size in _resident(child.pid).items():
+                peaks[name] = max(peaks[name], size)
+            time.sleep(EVERY)
+            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+    if status:
+        sys.exit(f"{' '.join(command)} failed with status {os.waitstatus_to_exitcode(status)}")
+    return Taken(usage.ru_utime + usage.ru_stime, *(size / 1e6 for size in peaks.values()))
+
+
+_PEAKS = ("VmHWM:", "RssAnon:", "RssFile:")
+
+
+def _resident(process: int) -> dict[str, int]:
+    """Bytes resident: the most so far, and now of its own and of files.
+
+    Not from `wait4`: what that counts begins with the parent's pages, before the command is in place of them.
+    """
+    with suppress(OSError):
+        found = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        return {words[0]: int(words[1]) * 1024 for words in found if words[0] in _PEAKS}
+    return {}
+
+
+@contextmanager
+def _cgroup(limit: int | None) -> Iterator[Path | None]:
+    """A cgroup (version 2) of that much memory without swap, or None where none can be made."""
+    group, controllers = CGROUPS / f"zeropass-{os.getpid()}", CGROUPS / "cgroup.subtree_control"
+    made = None
+    if limit and controllers.exists() and "memory" in controllers.read_text().split():
+        with suppress(OSError):
+            group.mkdir()
+            (group / "memory.max").write_text(str(limit))
+            (group / "memory.swap.max").write_text("0")
+            made = group
+    try:
+        yield made
+    finally:
+        with suppress(OSError):
+            group.rmdir()
+
+
+def build(model: Path, out: Path, options: list[str]) -> list[str]:
+    """The command that builds."""
+    return [sys.executable, "-m", "zeropass.cli", "build", str(model), "--out", str(out), *options]
+
+
+# --- Tables --------------------------------------------------------------------------------------------------
+
+
+def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
+    """Build layers of the large models, each under the limit, and print what they took."""
+    limit, size = asked.limit, parse_size(asked.limit)
+    with _cgroup(size) as group:
+        print(f"Limit {limit}, by {'a cgroup' if group else 'RLIMIT_DATA: it bounds what is allocated'}.\n")
+    print("| model | file | built | processor time | peak resident | of it allocated | of it mapped files |")
+    print("|---|---:|---|---:|---:|---:|---:|")
+    for name in names:
+        shape, layers = LARGE[name]
+        options = ["--layers", asked.layers or layers, *(["--roles", asked.roles] if asked.roles else [])]
+        model, out = folder / name, folder / f"{name}-atlas"
+        total = sum(file.stat().st_size for file in model.glob("*.safetensors")) or write_model(shape, model)
+        taken = run(build(model, out, ["--memory", limit, *options]), size)
+        shutil.rmtree(out)
+        if not asked.keep:
+            shutil.rmtree(model)
+        peaks = f"{taken.resident:,.0f} MB | {taken.own:,.0f} MB | {taken.files:,.0f} MB"
+        text = " ".join(options)
+        print(f"| {name} | {total / 1e9:.1f} GB | `{text}` | {taken.processor:,.0f} s | {peaks} |", flush=True)
+    print()
+
+
+def curve(folder: Path) -> None:
+    """Build small models of doubled sizes, and print how processor time and the peak grow with each."""
+    idle = run([sys.executable, "-c", "import zeropass.cli, zeropass.atlas.build"])
+    first = _small(SMALL, folder, idle)
+    print(f"Small models: {SMALL}; a Python that has loaded all of it ({idle.resident:,.0f} MB) is taken off.\n")
+    print("| size | processor time at 1, 2, 4 times | growth | peak, MB | growth |")
+    print("|---|---|---:|---|---:|")
+    for name in DOUBLED:
+        start = getattr(SMALL, name)
+        found = [first, *(_small(replace(SMALL, **{name: start * times}), folder, idle) for times in (2, 4))]
+        times, peaks = [one.processor for one in found], [one.resident for one in found]
+        took = ", ".join(f"{one:.1f}" for one in times) + f" s | {_growth(times)}"
+        held = ", ".join(f"{one:,.0f}" for one in peaks) + f" | {_growth(peaks)}"
+        print(f"| {name} {start:,} | {took} | {held} |", flush=True)
+    print("\nGrowth: what the second doubling adds, over what the first adds. 2 is linear, 4 quadratic.\n")
+
+
+def _small(shape: Shape, folder: Path, idle: Taken) -> Taken:
+    model, out = folder / "small", folder / "small-atlas"
+    write_model(shape, model)
+    found = run(build(model, out, []))
+    shutil.rmtree(model)
+    shutil.rmtree(out)
+    return replace(found, processor=found.processor - idle.processor, resident=found.resident - idle.resident)
+
+
+def _growth(values: list[float]) -> str:
+    """What the second doubling adds, over what the first added; a dash where that is a tenth of the whole, or less."""
+    once, twice = (b - a for a, b in pairwise(values))
+    return "–" if twice < 0.1 * values[-1] or once <= 0 else f"{twice / once:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", default="4GB", help="what a build of a large model may take")
+    parser.add_argument("--folder", type=Path, help="where to write the models (12 GB); a temporary folder otherwise")
+    parser.add_argument("--only", default="llama-7b,gemma-2b,curve")
+    parser.add_argument("--layers", help="build these layers of the large models, A:B, and not the usual ones")
+    parser.add_argument("--roles", help="build only these roles of the large models; all otherwise, which takes long")
+    parser.add_argument("--keep", action="store_true", help="keep the models, and use those that are there")
+    options = parser.parse_args()
+    only = options.only.split(",")
+    folder = (
+        Path(tempfile.mkdtemp(prefix="zeropass-memory-", dir=options.folder)) if not options.keep else options.folder
+    )
+    print(f"Larger than memory ({machine()})\n")
+    try:
+        if names := [name for name in LARGE if name in only]:
+            large(names, folder, options)
+        if "curve" in only:
+            curve(folder)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a build takes in memory, told from sizes before it begins; what is left of ``--memory`` may hold rows of tokens.
+
+In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h wide:
+
+    process   300 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
+    making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
+    running   hits      V (8 (k + 32) + 12) a kind of list
+              moments   8 d² a space of rows
+              vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
+              rounded   V d times 2 bytes, or 4 where nothing is rounded, and 100 MB for the scores of a tile
+              factors   4 · 512 V for a block of scores, 4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one
+                        is made
+
+The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
+rounded; the rows of a space that does not fit are mapped from a file, and only the last one's are kept rounded.
+Without numba a block of scores, 4 · 512 V, and 4600 V while hits are merged stand in the place of what is rounded.
+"""
+
+import re
+
+from zeropass.arch.spec import MAP_ROLES
+from zeropass.atlas.jobs import Runner, needed_roles
+from zeropass.atlas.schema import Job
+from zeropass.catalog import count_of, kind_of
+from zeropass.errors import BadOption
+from zeropass.model import Model
+from zeropass.sieve import rounded_size
+
+__all__ = ["least", "parse_size", "room_for_rows"]
+
+VECTORS = 512
+"""Vectors whose scores are held at once."""
+
+TILES = 100 * 10**6
+"""Scores of 512 vectors in a tile of rows, rounded and not, and the places that are found in them."""
+
+MERGING = 4600
+"""Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
+
+TOKENS = 512
+"""Tokens that go through the first block at once."""
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; BadOption for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([MGT]I?B)", text.strip().upper())
+    if found is None:
+        raise BadOption(f"--memory {text!r} is not a size; it looks like 4GB, 3500MB or 1.5GiB.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def room_for_rows(runner: Runner, memory: int) -> int:
+    """How many bytes of rows a build may hold, of all the memory that it may take.
+
+    Raises BadOption, with the least that would do, for less than a build takes without any.
+    """
+    if runner.model.device.type != "cpu":
+        raise BadOption(f"--memory is for builds on the processor, not on {runner.model.device}.")
+    needed = least(runner)
+    if memory < needed:
+        raise BadOption(
+            f"--memory {memory / 1e6:,.0f}MB is too little for {runner.model.name}; with these options it takes "
+            f"{-(-needed // 10**6)}MB at least."
+        )
+    return memory - needed
+
+
+def least(runner: Runner) -> int:
+    """The memory of a build that holds no rows, in bytes, by the sums above."""
+    process = 300 * 10**6 + 500 * runner.model.dims.vocab
+    return process + max(_making(runner.model), _running(runner))
+
+
+def _making(model: Model) -> int:
+    dims, heads = model.dims, model.dims.heads + model.dims.kv_heads
+    block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * dims.neurons)
+    return 4 * block + 5 * 4 * TOKENS * (dims.neurons + dims.d) + 4 * 8 * dims.d**2
+
+
+def _running(runner: Runner) -> int:
+    tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
+    spaces = set().union(*(runner.spaces_of(job) for job in jobs))
+    kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
+    hits = len(kinds) * (8 * (runner.options.k + 32) + 12)
+    largest = max((_vectors(runner.model, job) + tokens * _factors(runner.model, job) for job in jobs), default=0)
+    looking = rounded_size(tokens, d) + TILES if rounded_size(1, 1) else tokens * (4 * VECTORS + MERGING)
+    return tokens * hits + 8 * d**2 * len(spaces) + largest + looking
+
+
+def _vectors(model: Model, job: Job) -> int:
+    counts = [count_of(model, job.layer, role) for role in needed_roles(job)]
+    return 4 * model.dims.d * (sum(counts) + 3 * max(counts))
+
+
+def _factors(model: Model, job: Job) -> int:
+    """Bytes a token of factors and of what is made on the way."""
+    if not set(MAP_ROLES) & set(job.roles):
+        return 0
+    width = model.dims.head_dim
+    return 4 * VECTORS + 4 * width * min(model.dims.kv_heads, max(1, VECTORS // width)) + 4 * 4 * width
