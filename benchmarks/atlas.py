@@ -49,16 +49,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layers", help="only these layers, as A:B")
+    parser.add_argument("--keep", type=Path, help="leave the atlas in this folder")
     add_record(parser)
     arguments = parser.parse_args()
     extra = ["--layers", arguments.layers] if arguments.layers else []
     folder = Path(tempfile.mkdtemp(prefix="zeropass-bench-"))
+    out = arguments.keep or folder / "atlas"
     try:
         model = zp.open_model(arguments.model)
         size = model.dims.vocab, model.dims.d
         before = bare_products(100_000, *size)
-        seconds, peak = timed_build(arguments.model, folder / "atlas", extra)
-        lists = zp.open_atlas(folder / "atlas").manifest["lists"]
+        seconds, peak = timed_build(arguments.model, out, extra)
+        lists = zp.open_atlas(out).manifest["lists"]
         bare = (before + bare_products(100_000, *size)) / 2 * lists / 100_000
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,7 +68,7 @@ def main() -> None:
     print("| lists | bare fp32 products | whole build | ratio | target | peak resident |")
     print("|---|---|---|---|---|---|")
     ratio = f"{bare:.0f} s | {seconds:.0f} s | {seconds / bare:.2f}"
-    print(f"| {lists:,} | {ratio} | < 3 | {peak:,.0f} MB (target < 1,500) |\n")
+    print(f"| {lists:,} | {ratio} | < 1 | {peak:,.0f} MB (target < 1,500) |\n")
     what = f"build of {arguments.model}{f', layers {arguments.layers}' if arguments.layers else ''}"
     report([Ratio(f"{what}: against bare products", seconds / bare, "times as long", "less")], arguments.record)
 

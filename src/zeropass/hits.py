@@ -63,10 +63,10 @@ class HitList:
         """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``."""
         self.flush()
         found = []
-        for part in blocks(len(self.keys)):  # what is made on the way is several times as large as the keys
+        for part in blocks(len(self.keys), 2048):  # few enough for what is made on the way to stay in the cache
             keys = self.keys[part]
-            ids = decode(keys)[0]
-            token, place = ((keys > 0) & (ids >= first_id) & (ids < stop_id)).nonzero(as_tuple=True)
+            low = keys & _LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
+            token, place = ((low > _LOW - 2 * stop_id) & (low <= _LOW - 2 * first_id)).nonzero(as_tuple=True)
             found.append((part.start + token, keys[token, place]))
         return torch.cat([token for token, _ in found]), torch.cat([keys for _, keys in found])
 

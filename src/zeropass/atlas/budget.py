@@ -8,7 +8,7 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
               moments   8 d² a space of rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               rounded   V d times 2 bytes, or 4 where nothing is rounded, and 100 MB for the scores of a tile
-              factors   4 · 512 V for a block of scores, 4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one
+              factors   4 · 256 V for a block of scores, 4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one
                         is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
@@ -29,7 +29,10 @@ from zeropass.sieve import rounded_size
 __all__ = ["least", "parse_size", "room_for_rows"]
 
 VECTORS = 512
-"""Vectors whose scores are held at once."""
+"""Vectors whose scores are held at once, where the whole product is made."""
+
+COLUMNS = 256
+"""Columns of heads whose scores are held at once."""
 
 TILES = 100 * 10**6
 """Scores of 512 vectors in a tile of rows, rounded and not, and the places that are found in them."""
@@ -99,4 +102,5 @@ def _factors(model: Model, job: Job) -> int:
     if not set(MAP_ROLES) & set(job.roles):
         return 0
     width = model.dims.head_dim
-    return 4 * VECTORS + 4 * width * min(model.dims.kv_heads, max(1, VECTORS // width)) + 4 * 4 * width
+    columns = max(COLUMNS, width)
+    return 4 * columns + 4 * width * min(model.dims.kv_heads, columns // width) + 4 * 4 * width

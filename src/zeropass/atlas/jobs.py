@@ -26,7 +26,10 @@ from zeropass.statistics import blocks, standardised
 __all__ = ["Runner", "Scored"]
 
 _BLOCK = 512
-"""Vectors a product: their factors of head maps, 512 x V, are 100 MB for V = 49,152; larger blocks are no faster."""
+"""Vectors whose lists are looked for at once."""
+
+_COLUMNS = 256
+"""Columns of heads whose scores over all rows are made at once: 50 MB for V = 49,152; more are no faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ class Runner:
 
     @cached_property
     def _buffer(self) -> Tensor:
-        return torch.empty(max(_BLOCK, self.model.dims.head_dim), len(self.kept), device=self.kept.device)
+        return torch.empty(max(_COLUMNS, self.model.dims.head_dim), len(self.kept), device=self.kept.device)
 
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
         """A set ready to be multiplied."""
@@ -155,7 +158,7 @@ class Runner:
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
-        step = max(1, _BLOCK // dims.head_dim)
+        step = max(1, _COLUMNS // dims.head_dim)
         for first in range(0, dims.kv_heads, step):
             chunk = range(first, min(first + step, dims.kv_heads))
             shared_factors = dict(self._factors(scored[shared], chunk))
@@ -175,7 +178,7 @@ class Runner:
     def _factors(self, scored: Scored, heads: range) -> Iterator[tuple[int, Tensor]]:
         """Factor (V', d_h) of each stored head of a role."""
         width = self.model.dims.head_dim
-        per_block = max(1, _BLOCK // width)
+        per_block = max(1, _COLUMNS // width)
         for at in range(heads.start, heads.stop, per_block):
             block = range(at, min(at + per_block, heads.stop))
             z = self._buffer[: len(block) * width]

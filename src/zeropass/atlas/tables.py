@@ -60,15 +60,17 @@ class PairRow:
     pairs: TopPairs
 
 
-def write_table(path: Path, table: pa.Table, row_group: int = 65536) -> None:
+def write_table(path: Path, table: pa.Table, row_group: int = 65536, compression: str = "zstd") -> None:
     """Write a table whole or not at all."""
-    _write_groups(path, table.schema, [table], row_group)
+    _write_groups(path, table.schema, [table], row_group, compression)
 
 
-def _write_groups(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], row_group: int) -> None:
+def _write_groups(
+    path: Path, schema: pa.Schema, groups: Iterable[pa.Table], row_group: int, compression: str = "zstd"
+) -> None:
     """Write tables of one schema under each other as they come, whole or not at all; none shares a group of rows."""
     options: dict[str, Any] = {
-        "compression": "zstd",
+        "compression": compression,
         "use_dictionary": [f.name for f in schema if pa.types.is_string(f.type) and f.name != "address"],
         "use_byte_stream_split": [f.name for f in schema if pa.types.is_floating(f.type)],
     }
@@ -245,7 +247,7 @@ def write_mark(path: Path, found: Sequence[tuple[Kind, Tensor, Tensor]]) -> None
         for (side, frame), tokens, keys in found
     ]
     empty = pa.table({"side": pa.array([], pa.string()), "frame": pa.array([], pa.string())})
-    write_table(path, pa.concat_tables(tables) if tables else empty)
+    write_table(path, pa.concat_tables(tables) if tables else empty, compression="none")  # it is not kept for long
 
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
