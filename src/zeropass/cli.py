@@ -433,6 +433,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what this terminal cannot show is spelled out
+    # torch, not loaded yet, keeps the cores busy while its threads wait for work: some microseconds are enough.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         app()
     except ZeropassError as error:

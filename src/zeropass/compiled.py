@@ -15,13 +15,17 @@ Asked and not timed: rounding shows in the kurtosis of a list, and a build must 
 _GROUP = 32
 """Scores of which it is first asked whether any may matter."""
 
+_LANES = 64
+"""Sums that run beside one another. The order of a sum is ours: left to the compiler, a process that has just compiled
+these loops and one that found them on disk would round differently, and builds would not have the same bytes."""
+
 _LOW = 0xFFFFFFFF
 
 _ROUNDING = np.float32(2.0**-8)
 """Rounding to bfloat16 changes a number by half this part of it at most."""
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(inline="always")
 def _key(score, low):
     """A number that sorts by rising score, then by falling ``low``: the bits of floats sort like the floats."""
     bits = np.int64(np.float32(score + np.float32(0.0)).view(np.int32))
@@ -30,7 +34,7 @@ def _key(score, low):
     return (bits << 32) | (_LOW - low)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(inline="always")
 def _score(key):
     bits = key >> 32
     if bits < 0:
@@ -38,7 +42,7 @@ def _score(key):
     return np.int32(bits).view(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit
 def _put(heap, key):
     """Put a key in the place of the lowest, if it is higher; returns the score of the lowest that is left.
 
@@ -58,40 +62,37 @@ def _put(heap, key):
     return _score(heap[0])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _dot(x, y):
-    total = np.float32(0.0)
-    for place in range(x.shape[0]):
-        total += x[place] * y[place]
-    return total
+@numba.njit
+def _dot(x, y, lanes):
+    """The dot product of two vectors, summed in lanes and then in pairs: vectors for the processor, in one order."""
+    lanes[:] = 0
+    whole = x.shape[0] // _LANES * _LANES
+    for begin in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            lanes[lane] += x[begin + lane] * y[begin + lane]
+    for place in range(whole, x.shape[0]):
+        lanes[place - whole] += x[place] * y[place]
+    return _total(lanes)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _powers(scores):
-    """Sums of the first four powers of a row of scores."""
-    one = two = three = four = np.float32(0.0)
-    for place in range(scores.shape[0]):
-        x = scores[place]
-        square = x * x
-        one += x
-        two += square
-        three += x * square
-        four += square * square
-    return one, two, three, four
+@numba.njit
+def _total(lanes):
+    """The sum of lanes, in pairs; destroys them."""
+    half = _LANES // 2
+    while half:
+        for lane in range(half):
+            lanes[lane] += lanes[lane + half]
+        half //= 2
+    return lanes[0]
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _added(sums, more):
-    return sums[0] + more[0], sums[1] + more[1], sums[2] + more[2], sums[3] + more[3]
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(inline="always")
 def _lowered(floor):
     """What a score reaches, after it was rounded, if it reached a floor before."""
     return floor - abs(floor) * _ROUNDING
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit
 def _any(scores, top, bottom, reach):
     """Whether any of some scores is as high, as low or as large as asked for; no branches, so that it is vectors."""
     found = np.int32(0)
@@ -102,19 +103,18 @@ def _any(scores, top, bottom, reach):
 
 
 @numba.njit(nogil=True, cache=True)
-def look(scores, slack, vectors, rows, start, reach, floors, lowest, heaps, sums, found, exact):
+def look(scores, slack, vectors, rows, start, reach, floors, lowest, heaps, found, exact):
     """Look through rounded scores (n, t) of n vectors and of t rows, the first of which is the ``start``-th of all.
 
     vectors: (n, d), rows: (t, d); exact scores are dot products. slack: norm and lost (n, 2), the same (t, 2) of rows,
     see `sieve.Sieved`, and the most that rounding does to a vector's scores (n,). floors: (t,) how large the scores are
     that the tokens keep, reach: the same less what rounding can do. Changed: lowest (2, n), the scores that the poles
-    keep, heaps (2, n, k) of their keys, and sums (4, n) of powers. What a token may keep is written to found
-    (2, n · t), vector and row, and exact (n · t); returns how many these are.
+    keep, and heaps (2, n, k) of their keys. What a token may keep is written to found (2, n · t), vector and row, and
+    exact (n · t); returns how many these are.
     """
     of_vectors, of_rows, most = slack
-    width, count = scores.shape[1], 0
+    width, count, lanes = scores.shape[1], 0, np.empty(_LANES, np.float32)
     for i in range(scores.shape[0]):
-        sums[0, i], sums[1, i], sums[2, i], sums[3, i] = _added(sums[:, i], _powers(scores[i]))
         for begin in range(0, width, _GROUP):
             end = min(begin + _GROUP, width)
             top, bottom = _lowered(lowest[0, i] - most[i]), -_lowered(lowest[1, i] - most[i])
@@ -132,7 +132,7 @@ def look(scores, slack, vectors, rows, start, reach, floors, lowest, heaps, sums
                 )
                 if not (upper or lower or hit):
                     continue
-                score = _dot(vectors[i], rows[j])
+                score = _dot(vectors[i], rows[j], lanes)
                 if score >= lowest[0, i]:
                     lowest[0, i] = _put(heaps[0, i], _key(score, start + j))
                 if -score >= lowest[1, i]:

@@ -109,6 +109,7 @@ class _Survey:
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.lowest = torch.full((2, len(vectors)), -torch.inf)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
+        self.spare = torch.empty(2, len(vectors), min(_TILE, len(rows)))
 
     def run(self, pool: ThreadPoolExecutor, ids: Tensor) -> Survey:
         """Look through all tiles, each thread through the scores of its share of the vectors."""
@@ -116,6 +117,7 @@ class _Survey:
         shares = list(blocks(len(self.vectors), -(-len(self.vectors) // torch.get_num_threads())))
         for part in blocks(len(self.rows), _TILE):
             tile = self.tile(part)
+            self.add_powers(tile.scores)
             if part.start == 0:
                 self.set_floors(tile)
             self.set_thresholds(tile)
@@ -135,6 +137,14 @@ class _Survey:
         slack = norm.amax() * (bounds[:, 1] + rate.amax() * bounds[:, 0])
         scores = torch.mm(self.rough, self.rows.rough[part].T).float()
         return _Tile(scores, part, bounds, most, slack)
+
+    def add_powers(self, scores: Tensor) -> None:
+        """Add the first four powers of each vector's scores to the sums."""
+        squares, cubes = self.spare[:, :, : scores.shape[1]]  # fresh memory would take longer than the products
+        torch.mul(scores, scores, out=squares)
+        torch.mul(squares, scores, out=cubes)
+        self.sums[:3] += torch.stack((scores.sum(1), squares.sum(1), cubes.sum(1)))
+        self.sums[3] += squares.square_().sum(1)
 
     def set_floors(self, tile: _Tile) -> None:
         """Of k groups' highest scores the lowest is one that k scores reach: without it all would be looked at."""
@@ -165,7 +175,6 @@ class _Survey:
             floors.numpy(),
             self.lowest[:, own].numpy(),
             self.heaps[:, own].numpy(),
-            self.sums[:, own].numpy(),
             found,
             exact,
         )
