@@ -598,7 +598,8 @@ def test_the_running_best_continues_from_what_was_kept(offer: tuple[np.ndarray, 
     whole, early, late = (HitList(z.shape[1], size) for _ in range(3))
     whole.offer(torch.from_numpy(z), 0)
     early.offer(torch.from_numpy(z[:at]), 0)
-    late.add(*early.entries(0, at))
+    for tokens, keys in early.entries(0, at):
+        late.add(tokens, keys)
     late.offer(torch.from_numpy(z[at:]), at)
     for hits in (whole, late):
         hits.flush()

@@ -183,9 +183,11 @@ def hits(device: torch.device) -> list[Tensor]:
     found, on = HitList(50, 7, device), HitList(50, 7, device)
     for first in range(0, 1600, 400):
         found.offer(torch.randn(400, 50, generator=draw).to(device), first)
-    on.add(*found.entries(0, 900))
+    for tokens, keys in found.entries(0, 900):
+        on.add(tokens, keys)
     on.flush()
-    return [*found.entries(0, 1600), *on.entries(0, 1600), *decode(found.keys)]
+    every = [one for hits in (found, on) for part in hits.entries(0, 1600) for one in part]
+    return [*every, *decode(found.keys)]
 
 
 def test_hits(device: torch.device) -> None:

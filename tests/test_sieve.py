@@ -133,7 +133,8 @@ def test_hits_go_on_from_what_was_kept(rough) -> None:
     whole, early, late = (HitList(200, 8) for _ in range(3))
     survey(vectors, rows, 5, ids, whole, 0)
     survey(vectors[:50], rows, 5, ids, early, 0)
-    late.add(*early.entries(0, 50))
+    for tokens, keys in early.entries(0, 50):
+        late.add(tokens, keys)
     survey(vectors[50:], rows, 5, ids, late, 50)
     for one, other in zip(whole.ranked(), late.ranked(), strict=True):
         assert torch.equal(one, other)

@@ -1,5 +1,7 @@
 """For each token the vectors with the highest |z|, gathered block by block while the scores are at hand."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -59,16 +61,14 @@ class HitList:
         keys = self.keys[part].sort(dim=1, descending=True).values
         return keys > 0, *decode(keys)
 
-    def entries(self, first_id: int, stop_id: int) -> tuple[Tensor, Tensor]:
-        """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``."""
+    def entries(self, first_id: int, stop_id: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``, some tokens at a time."""
         self.flush()
-        found = []
         for part in blocks(len(self.keys), 2048):  # few enough for what is made on the way to stay in the cache
             keys = self.keys[part]
             low = keys & _LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
             token, place = ((low > _LOW - 2 * stop_id) & (low <= _LOW - 2 * first_id)).nonzero(as_tuple=True)
-            found.append((part.start + token, keys[token, place]))
-        return torch.cat([token for token, _ in found]), torch.cat([keys for _, keys in found])
+            yield part.start + token, keys[token, place]
 
     def flush(self) -> None:
         """Merge what is waiting, and raise the thresholds."""

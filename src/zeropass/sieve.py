@@ -20,7 +20,7 @@ from zeropass.statistics import blocks, kurtosis
 
 try:
     from zeropass import compiled
-except ImportError:  # numba is an extra
+except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
     compiled = None  # type: ignore[assignment]
 
 __all__ = ["Sieved", "Survey", "rounded_size", "sieved", "survey"]

@@ -226,7 +226,7 @@ class Runner:
                 write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", listed)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
-        write_mark(self.mark(job), list(self._found(job)))
+        write_mark(self.mark(job), self._found(job))
 
     def _found(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
         """The entries of the running hits that this job put there."""
@@ -235,7 +235,8 @@ class Runner:
             for frame in list_frames(self.model, self.options, job.layer, role):
                 first = self.bases[job.layer, role, frame]
                 count = count_of(self.model, job.layer, role)
-                yield ((side, frame), *self.hits[side, frame].entries(first, first + count))
+                for tokens, keys in self.hits[side, frame].entries(first, first + count):
+                    yield (side, frame), tokens, keys
 
 
 def needed_roles(job: Job) -> list[str]:

@@ -233,31 +233,40 @@ def write_pairs(path: Path, rows: Sequence[PairRow]) -> None:
     write_table(path, table)
 
 
-def write_mark(path: Path, found: Sequence[tuple[Kind, Tensor, Tensor]]) -> None:
+def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None:
     """What a job found for the tokens: (kind, tokens, keys) as `HitList.entries` gives them."""
-    tables = [
+    tables = (
         pa.table(
             {
                 "side": pa.repeat(side, len(tokens)),
                 "frame": pa.repeat(frame, len(tokens)),
                 "token": _column(tokens.int()),
                 "key": _column(keys),
-            }
+            },
+            schema=_MARK,
         )
         for (side, frame), tokens, keys in found
-    ]
-    empty = pa.table({"side": pa.array([], pa.string()), "frame": pa.array([], pa.string())})
-    write_table(path, pa.concat_tables(tables) if tables else empty, compression="none")  # it is not kept for long
+    )
+    _write_groups(path, _MARK, tables, 1 << 20, compression="none")  # it is not kept for long
 
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
-    """The entries that `write_mark` kept."""
-    table = _read(path)
-    kinds = sorted(set(zip(table["side"].to_pylist(), table["frame"].to_pylist(), strict=True)))
-    for side, frame in kinds:
-        where = pc.and_(pc.equal(table["side"], side), pc.equal(table["frame"], frame))
-        part = table.filter(where)
-        yield (side, frame), _tensor(part["token"]).long(), _tensor(part["key"])
+    """The entries that `write_mark` kept, all of a kind together."""
+    found: dict[Kind, list[pa.Table]] = {}
+    try:
+        with pq.ParquetFile(path) as file:
+            for table in map(file.read_row_group, range(file.num_row_groups)):  # none is of two kinds
+                if len(table):
+                    kind = table["side"][0].as_py(), table["frame"][0].as_py()
+                    found.setdefault(kind, []).append(table.select(["token", "key"]))
+    except (OSError, ValueError) as error:
+        raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build again.") from error
+    for kind in sorted(found):
+        table = pa.concat_tables(found.pop(kind))
+        yield kind, _tensor(table["token"]).long(), _tensor(table["key"])
+
+
+_MARK = pa.schema({"side": pa.string(), "frame": pa.string(), "token": pa.int32(), "key": pa.int64()})
 
 
 def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
