@@ -4,7 +4,9 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-__all__ = ["BFLOAT16", "keep", "look"]
+from zeropass.hits import LOW
+
+__all__ = ["BFLOAT16", "ROUNDING", "keep", "look"]
 
 BFLOAT16 = any(map(llvmlite.binding.get_host_cpu_features().get, ("avx512bf16", "amx-bf16")))
 """Whether this processor multiplies bfloat16 numbers itself, which is two to three times as fast as float32.
@@ -19,9 +21,7 @@ _LANES = 64
 """Sums that run beside one another. The order of a sum is ours: left to the compiler, a process that has just compiled
 these loops and one that found them on disk would round differently, and builds would not have the same bytes."""
 
-_LOW = 0xFFFFFFFF
-
-_ROUNDING = np.float32(2.0**-8)
+ROUNDING = np.float32(2.0**-8)
 """Rounding to bfloat16 changes a number by half this part of it at most."""
 
 
@@ -31,7 +31,7 @@ def _key(score, low):
     bits = np.int64(np.float32(score + np.float32(0.0)).view(np.int32))
     if bits < 0:
         bits ^= 0x7FFFFFFF
-    return (bits << 32) | (_LOW - low)
+    return (bits << 32) | (LOW - low)
 
 
 @numba.njit(inline="always")
@@ -89,7 +89,7 @@ def _total(lanes):
 @numba.njit(inline="always")
 def _lowered(floor):
     """What a score reaches, after it was rounded, if it reached a floor before."""
-    return floor - abs(floor) * _ROUNDING
+    return floor - abs(floor) * ROUNDING
 
 
 @numba.njit
@@ -124,13 +124,8 @@ def look(scores, slack, vectors, rows, start, reach, floors, lowest, heaps, foun
                 score, size = scores[i, j], abs(scores[i, j])
                 if score < top and score > bottom and size < reach[j]:
                     continue
-                error = of_vectors[i, 1] * of_rows[j, 0] + of_vectors[i, 0] * of_rows[j, 1] + size * _ROUNDING
-                upper, lower, hit = (
-                    score + error >= lowest[0, i],
-                    error - score >= lowest[1, i],
-                    size + error >= floors[j],
-                )
-                if not (upper or lower or hit):
+                error = of_vectors[i, 1] * of_rows[j, 0] + of_vectors[i, 0] * of_rows[j, 1] + size * ROUNDING
+                if not (score + error >= lowest[0, i] or error - score >= lowest[1, i] or size + error >= floors[j]):
                     continue
                 score = _dot(vectors[i], rows[j], lanes)
                 if score >= lowest[0, i]:

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from zeropass.statistics import blocks
 
-__all__ = ["EMPTY", "HitList", "decoded"]
+__all__ = ["EMPTY", "LOW", "HitList", "decoded"]
 
 _SLOTS = 32
 _ROWS, _WARM_ROWS = 128, 512
-_LOW = 0xFFFFFFFF
+LOW = 0xFFFFFFFF
+"""The lower half of a key, from which the number behind the score is taken."""
 
 EMPTY = (-0x7F800000 - 1) << 32
 """The key of minus infinity."""
@@ -66,8 +67,8 @@ class HitList:
         self.flush()
         for part in blocks(len(self.keys), 2048):  # few enough for what is made on the way to stay in the cache
             keys = self.keys[part]
-            low = keys & _LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
-            token, place = ((low > _LOW - 2 * stop_id) & (low <= _LOW - 2 * first_id)).nonzero(as_tuple=True)
+            low = keys & LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
+            token, place = ((low > LOW - 2 * stop_id) & (low <= LOW - 2 * first_id)).nonzero(as_tuple=True)
             yield part.start + token, keys[token, place]
 
     def flush(self) -> None:
@@ -100,7 +101,7 @@ class HitList:
 def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and what was complemented, of keys that sort by rising score, then by falling number."""
     bits = (keys >> 32).to(torch.int32)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), _LOW - (keys & _LOW)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), LOW - (keys & LOW)
 
 
 def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +112,7 @@ def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def _keys(z: Tensor, ids: Tensor) -> Tensor:
     bits = z.abs().contiguous().view(torch.int32).to(torch.int64)
-    return (bits << 32) | (_LOW - (2 * ids + (z < 0)))
+    return (bits << 32) | (LOW - (2 * ids + (z < 0)))
 
 
 def _rank_in_run(sorted_values: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Survey:
 
 def sieved(rows: Tensor, rest: Callable[[], None] = lambda: None) -> Sieved:
     """Rows (V', d) float32 made ready for `survey`."""
-    if compiled is None or rows.device.type != "cpu":
+    if not _sieves(rows):
         return Sieved(rows, rows, rows[:, :0], rest)
     rough, bounds = torch.empty_like(rows, dtype=_rough_type()), rows.new_empty(len(rows), 2)
     for part in blocks(len(rows), _TILE):
@@ -78,12 +78,13 @@ def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, fi
     k: scores a pole. ids: (V',) names of the rows. hits: takes in the scores of the vectors ``first_id …``.
     """
     k = min(k, len(rows))
-    if compiled is None or vectors.device.type != "cpu":
+    if not _sieves(vectors):
         scores = vectors @ rows.rows.T
         hits.offer(scores, first_id)
         return Survey(extremes(scores, k, ids), kurtosis(scores))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return _Survey(vectors, rows, k, hits, first_id).run(pool, ids)
+    found, threads = _Survey(vectors, rows, k, hits, first_id), torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        return found.run(pool, threads, ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +107,17 @@ class _Survey:
     def __init__(self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int) -> None:
         self.vectors, self.rows, self.k, self.hits, self.first_id = vectors, rows, k, hits, first_id
         self.rough, self.bounds = _rounded(vectors)
+        norm, lost = self.bounds.T
+        self.longest, self.rate = norm.amax(), torch.where(norm > 0, lost / norm, 0.0).amax()
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.lowest = torch.full((2, len(vectors)), -torch.inf)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
         self.spare = torch.empty(2, len(vectors), min(_TILE, len(rows)))
 
-    def run(self, pool: ThreadPoolExecutor, ids: Tensor) -> Survey:
+    def run(self, pool: ThreadPoolExecutor, threads: int, ids: Tensor) -> Survey:
         """Look through all tiles, each thread through the scores of its share of the vectors."""
         self.hits.flush()
-        shares = list(blocks(len(self.vectors), -(-len(self.vectors) // torch.get_num_threads())))
+        shares = list(blocks(len(self.vectors), -(-len(self.vectors) // threads)))
         for part in blocks(len(self.rows), _TILE):
             tile = self.tile(part)
             self.add_powers(tile.scores)
@@ -132,9 +135,8 @@ class _Survey:
     def tile(self, part: slice) -> _Tile:
         """The rounded scores of some rows."""
         bounds, (norm, lost) = self.rows.bounds[part], self.bounds.T
-        rate = torch.where(norm > 0, lost / norm, 0.0)
         most = norm * bounds[:, 1].amax() + lost * bounds[:, 0].amax()
-        slack = norm.amax() * (bounds[:, 1] + rate.amax() * bounds[:, 0])
+        slack = self.longest * (bounds[:, 1] + self.rate * bounds[:, 0])
         scores = torch.mm(self.rough, self.rows.rough[part].T).float()
         return _Tile(scores, part, bounds, most, slack)
 
@@ -181,6 +183,11 @@ class _Survey:
         return found[:, :count], exact[:count]
 
 
+def _sieves(rows: Tensor) -> bool:
+    """Whether there is what sieves here; else the whole product is made."""
+    return compiled is not None and rows.device.type == "cpu"
+
+
 def _rough_type() -> torch.dtype:
     """The type whose products are fastest here."""
     return torch.bfloat16 if compiled is not None and compiled.BFLOAT16 else torch.float32
@@ -203,7 +210,7 @@ def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _lowered(floor: Tensor) -> Tensor:
     """What a score reaches, after it was rounded to bfloat16, if it reached a floor before."""
-    return floor - floor.abs() * 2.0**-8
+    return floor - floor.abs() * float(compiled.ROUNDING)
 
 
 def _kurtosis(means: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The Parquet files of an atlas: equal content gives equal bytes, and every file is whole or not there."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -202,8 +203,14 @@ def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A table of an earlier run. Raises BadAtlas, naming the file, where it is damaged."""
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=columns)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # what pyarrow's errors derive from
         raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build again.") from error
 
@@ -253,14 +260,11 @@ def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
     """The entries that `write_mark` kept, all of a kind together."""
     found: dict[Kind, list[pa.Table]] = {}
-    try:
-        with pq.ParquetFile(path) as file:
-            for table in map(file.read_row_group, range(file.num_row_groups)):  # none is of two kinds
-                if len(table):
-                    kind = table["side"][0].as_py(), table["frame"][0].as_py()
-                    found.setdefault(kind, []).append(table.select(["token", "key"]))
-    except (OSError, ValueError) as error:
-        raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build again.") from error
+    with _reading(path), pq.ParquetFile(path) as file:
+        for table in map(file.read_row_group, range(file.num_row_groups)):  # none is of two kinds
+            if len(table):
+                kind = table["side"][0].as_py(), table["frame"][0].as_py()
+                found.setdefault(kind, []).append(table.select(["token", "key"]))
     for kind in sorted(found):
         table = pa.concat_tables(found.pop(kind))
         yield kind, _tensor(table["token"]).long(), _tensor(table["key"])
