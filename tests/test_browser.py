@@ -197,6 +197,10 @@ def test_pictures_are_there_and_not_blank(opened: Open) -> None:
     for path in ("/", "/layer/27", "/at/L27.attn.1", "/map/L27.attn.1.vo", "/token/7042", "/near/L29.ff.864"):
         page.goto(path)
         assert min(painted(page)) > 6, path
+    page.goto("/token/7042")  # each kind of mark has its colour
+    fills = {one.evaluate("mark => getComputedStyle(mark).fill") for one in page.locator("svg.picture use").all()}
+    assert len(fills) == 3
+    assert "rgb(0, 0, 0)" not in fills
     for path in ("/spread/L29.ff.864", "/cloud/L29.ff.864"):
         page.goto(path)
         assert min(painted(page)) > 20, path

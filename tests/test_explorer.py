@@ -1,5 +1,6 @@
 """What the explorer shows beyond the CLI, each against a slow twin: overviews, wiring, likeness, spreads, filters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import small
 import zeropass as zp
 from zeropass.atlas import near, overview, scores
 from zeropass.atlas.read import Atlas
+from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.statistics import kurtosis
 
@@ -119,10 +121,24 @@ def test_neurons_of_a_layer_most_telling_first(built: small.Built) -> None:
 
 
 def test_columns_of_a_head_are_its_own_and_its_groups(llama: small.Built) -> None:
-    rows = overview.subheads(llama.atlas, 1, 3)
-    owners = {(row.lists[0].role, zp.parse(row.address).head) for row in rows}
+    found = overview.subheads(llama.atlas, 1, 3)
+    owners = {(role, zp.parse(row.address).head) for role, rows in found.items() for row in rows}
     assert owners == {("q", 3), ("k", 2), ("v", 2), ("o", 3)}
-    assert len(rows) == 4 * llama.atlas.model["head_dim"]
+    for role, rows in found.items():
+        assert len(rows) == llama.atlas.model["head_dim"]
+        assert [row.strength for row in rows] == sorted((row.strength for row in rows), reverse=True)
+        assert {one.role for row in rows for one in row.lists} == {role}
+        assert rows == above_all(llama.atlas, rows)
+    few = overview.subheads(llama.atlas, 1, 3, 2)
+    assert few["q"][:2] == found["q"][:2]
+    assert [(row.address, row.strength, row.lists) for row in few["q"][2:]] == [
+        (row.address, row.strength, ()) for row in found["q"][2:]
+    ]
+
+
+def above_all(atlas: zp.Atlas, rows: Sequence[Telling]) -> list[Telling]:
+    """The same parameters, each looked up by its address."""
+    return overview.in_short(atlas, [row.address for row in rows])
 
 
 def test_strengths_count_every_list(built: small.Built) -> None:

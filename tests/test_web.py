@@ -1,5 +1,6 @@
 """The explorer's server: every page in every format, mistakes of readers and of files, and who may ask."""
 
+import asyncio
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,12 @@ import small
 import zeropass as zp
 from serving import Seen, books_of, serving
 from test_cli import Run, run, shell  # noqa: F401 - fixtures
-from zeropass.web.book import Cache, local_name
+from zeropass.errors import BadAddress
+from zeropass.web.book import local_name
+from zeropass.web.desk import Cache, Line, Order
 from zeropass.web.guard import Rules
-from zeropass.web.server import KEEP_ALIVE, Busy, Slots
+from zeropass.web.processes import forked
+from zeropass.web.server import KEEP_ALIVE
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MODEL_PAGES = ("/", "/by/kurtosis/read-output", "/by/best/write-output", "/layer/1", "/outside", "/tokens", "/tokens/2")
@@ -328,21 +333,59 @@ def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, mon
                 time.sleep(0.2)
 
 
-def test_slots_are_few_and_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropass.web.server.PATIENCE", 0.05)
-    slots, go = Slots(1), threading.Event()
-    holder = threading.Thread(target=slots.run, args=(go.wait,))
-    holder.start()
-    time.sleep(0.01)
-    with pytest.raises(Busy):
-        slots.run(lambda: 1)
-    go.set()
-    holder.join()
-    assert slots.run(lambda: 1) == 1
+def test_a_line_is_served_one_by_one_and_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeropass.web.desk.PATIENCE", 0.2)
+    go, begun = threading.Event(), list[int]()
+
+    def work(order: Order) -> int:
+        begun.append(order.book)
+        go.wait(60)
+        return order.book
+
+    async def ask() -> list[int | BaseException]:
+        line = Line(work, 1)
+        found = await asyncio.gather(*(line.ask(Order(n, print, ())) for n in range(3)), return_exceptions=True)
+        go.set()
+        return [*found, await line.ask(Order(3, print, ()))]
+
+    *late, last = asyncio.run(ask())
+    assert [type(one) for one in late] == [TimeoutError] * 3
+    assert last == 3
+    assert begun == [0, 3]  # those that nobody waited for any more were not begun
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # pytest has other threads
+def test_children_do_jobs_side_by_side_and_say_what_went_wrong() -> None:
+    def work(job: str) -> Any:
+        if job == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job == "bad":
+            raise BadAddress("no such thing")
+        if job == "worse":
+            raise json.JSONDecodeError("secret", "doc", 0)  # one that cannot be sent as it is
+        return job, os.getpid()
+
+    with forked(2, 2, work, lambda: None) as (first, second):
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(first, map(str, range(50)))) + list(pool.map(second, map(str, range(50))))
+        assert [job for job, _ in answers] == [str(n) for n in range(50)] * 2
+        children = {child for _, child in answers}
+        assert len(children) == 2
+        assert os.getpid() not in children
+        with pytest.raises(BadAddress, match="no such thing"):
+            first("bad")
+        with pytest.raises(RuntimeError, match="secret") as caught:
+            first("worse")
+        assert "in work" in caught.value.__notes__[0]
+        for _ in children:
+            with pytest.raises(RuntimeError, match="ended"):
+                first("die")
+        assert first("alone") == ("alone", os.getpid())  # with no children left it is done here
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_a_page_that_takes_too_long_is_given_up(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropass.web.server.PATIENCE", 0.2)
+    monkeypatch.setattr("zeropass.web.desk.PATIENCE", 0.2)
     monkeypatch.setattr("zeropass.web.overviews.help_page", lambda book: time.sleep(1))
     with serving(books_of(llama.atlas.path)) as address:
         started = time.monotonic()
@@ -366,16 +409,13 @@ def test_what_nobody_foresaw_is_a_page_and_a_line_on_the_terminal(
 
 
 def test_a_cache_keeps_the_last() -> None:
-    cache, made = Cache(20), []
-
-    def make(key: int) -> bytes:
-        made.append(key)
-        return b"x" * 10
-
-    for key in (1, 2, 1, 3, 1, 2):
-        assert cache.get(key, lambda key=key: make(key)) == b"x" * 10
-    assert made == [1, 2, 3, 2]
-    assert cache.get("large", lambda: b"x" * 50) == b"x" * 50  # too large to be kept, and all else gives way
+    cache = Cache(20)
+    for key in (1, 2, 1, 3):
+        if cache.get(key) is None:
+            cache.put(key, b"x" * 10)
+    assert [cache.get(key) is not None for key in (1, 2, 3)] == [True, False, True]
+    cache.put("large", b"x" * 50)  # too large to be kept, and all else gives way
+    assert [cache.get(key) for key in (1, 3, "large")] == [None] * 3
 
 
 # --- Hostile and damaged atlases --------------------------------------------------------------------------------------
@@ -395,9 +435,9 @@ UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 TAGS = set(
     re.findall(
         "[a-z0-9]+",
-        """a abbr b body button circle code dd div dl dt em fieldset figure footer form g h1 h2 h3 head header html i
-        input kbd label legend li link main meta nav output p path rect script section small span svg table tbody td
-        text th thead title tr ul""",
+        """a abbr b body button circle code dd defs div dl dt em fieldset figure footer form g h1 h2 h3 head header html
+        i input kbd label legend li link main meta nav output p path rect script section small span svg table tbody td
+        text th thead title tr ul use""",
     )
 )
 
@@ -408,6 +448,7 @@ def test_no_token_breaks_out_of_a_page(enemy: httpx.Client, path: str) -> None:
     assert answer.status_code == 200
     seen = Seen(answer.text)
     assert set(seen.tags) <= TAGS
+    assert all(value.startswith("#mark") for tag, name, value in seen.attributes if (tag, name) == ("use", "href"))
     assert seen.tags.count("script") == 1
     assert not [one for one in seen.attributes if one[1].startswith("on") or "javascript:" in one[2].lower()]
     assert not UNSEEN.search(answer.text.replace("\n", ""))
@@ -545,7 +586,7 @@ def test_several_processes_answer_and_end_together(llama: small.Built, how: sign
         assert server.stdout is not None
         address = server.stdout.readline().split()[0]
         try:
-            children = _children(server.pid, 2)
+            children = _children(server.pid, 3)
             for neuron in range(12):
                 assert httpx.get(f"{address}at/L1.ff.{neuron}").status_code == 200
             server.send_signal(how)

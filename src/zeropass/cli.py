@@ -383,7 +383,7 @@ def serve(
         list[str] | None, typer.Option(help="A further host name by which it will be asked for; may be repeated.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, max=64, help="How many make pages side by side; as many as cores if not given.")
+        int | None, typer.Option(min=1, max=64, help="How many processes make pages; as many as cores if not given.")
     ] = None,
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""

@@ -77,15 +77,15 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     of = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
     asked: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(FF_ROLES)}
     rows = atlas.query(
-        f"SELECT address, max(strength) AS most, count(*) OVER () {of} GROUP BY address "
+        f"SELECT address, max(strength) AS most, count(*) OVER (), list(id) {of} GROUP BY address "
         'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
         **asked,
         count=count,
         first=first,
     )
     every = rows[0][2] if rows else atlas.query(f"SELECT count(DISTINCT address) {of}", **asked)[0][0]
-    lists = _in_short(atlas, [address for address, *_ in rows], (layer, FF_ROLES))
-    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists.get(a, ()))) for a, s, _ in rows))
+    lists = _in_short(atlas, [i for *_, ids in rows for i in ids])
+    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows))
 
 
 def has_columns(atlas: Atlas, layer: int) -> bool:
@@ -106,36 +106,42 @@ def most_telling(atlas: Atlas, layer: int, roles: Sequence[str], k: int | None =
     return [address for (address,) in rows]
 
 
-def subheads(atlas: Atlas, layer: int, head: int) -> list[Telling]:
-    """The columns of a query head in short: q and o are its own, k and v its group's; most telling first in a role."""
+def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> dict[str, list[Telling]]:
+    """The columns of a query head in short, by role: q and o are its own, k and v its group's; most telling first.
+
+    ``most``: how many of a role come with their lists (None for all); the others come without.
+    """
     group = atlas.model["heads"] // atlas.model["kv_heads"]
     rows = atlas.query(
-        f"SELECT {_SHORT} FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "  # noqa: S608
-        "AND head = CASE WHEN role IN ('k', 'v') THEN $shared ELSE $head END ORDER BY id",
+        "SELECT role, address, max(strength) AS best, list(id), min(id) AS first FROM read_parquet($file) "
+        "WHERE layer = $layer AND list_contains($roles, role) "
+        "AND head = CASE WHEN role IN ('k', 'v') THEN $shared ELSE $head END "
+        "GROUP BY role, address ORDER BY best DESC, first",
         file=str(atlas.path / PARAMETERS),
         layer=layer,
         roles=list(HEAD_ROLES),
         head=head,
         shared=head // group * group,
     )
-    found = [Telling(a, s, tuple(lists)) for a, (s, lists) in _shorts(atlas, rows).items()]
-    order = {role: n for n, role in enumerate(HEAD_ROLES)}
-    return sorted(found, key=lambda one: (order[one.lists[0].role], -one.strength))
+    by_role = {kind: [row for role, *row in rows if role == kind] for kind in HEAD_ROLES}
+    lists = _in_short(atlas, [i for of in by_role.values() for _, _, ids, _ in of[:most] for i in ids])
+    found = {role: [Telling(a, s, tuple(lists.get(a, ()))) for a, s, *_ in of] for role, of in by_role.items()}
+    return {role: of for role, of in found.items() if of}
 
 
 def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling]:
     """What is neither neuron nor head: biases and norms' shifts of a layer, or (-1) the tables outside the blocks."""
     roles = list(dict.fromkeys(r.role for r in atlas.runs if r.layer == layer and r.role not in FF_ROLES + HEAD_ROLES))
     rows = atlas.query(
-        "SELECT address, max(strength) AS most FROM read_parquet($file) WHERE layer = $layer "
+        "SELECT address, max(strength) AS most, list(id) FROM read_parquet($file) WHERE layer = $layer "
         "AND list_contains($roles, role) GROUP BY address ORDER BY most DESC, address LIMIT $count",
         file=str(atlas.path / PARAMETERS),
         layer=layer,
         roles=roles,
         count=count,
     )
-    lists = _in_short(atlas, [address for address, _ in rows], (layer, roles))
-    return [Telling(address, strength, tuple(lists.get(address, ()))) for address, strength in rows]
+    lists = _in_short(atlas, [i for *_, ids in rows for i in ids])
+    return [Telling(address, strength, tuple(lists[address])) for address, strength, _ in rows]
 
 
 def in_short(atlas: Atlas, addresses: Sequence[str]) -> list[Telling]:
@@ -169,15 +175,15 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
 _SHORT = "address, layer, role, side, frame, mean, std, strength, words, words_z"
 
 
-def _in_short(atlas: Atlas, addresses: Sequence[str], place: tuple[int, Sequence[str]]) -> dict[str, list[Short]]:
-    """The lists of some addresses of a layer and of some roles, by address."""
+def _in_short(atlas: Atlas, ids: Sequence[int]) -> dict[str, list[Short]]:
+    """Some lists in short, by the address of their parameter."""
     rows = atlas.query(
-        f"SELECT {_SHORT} FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "  # noqa: S608
-        "AND address IN (SELECT unnest($addresses)) ORDER BY id",
+        f"SELECT {_SHORT} FROM read_parquet($file) WHERE id BETWEEN $first AND $last "  # noqa: S608
+        "AND id IN (SELECT unnest($ids)) ORDER BY id",
         file=str(atlas.path / PARAMETERS),
-        layer=place[0],
-        roles=list(place[1]),
-        addresses=list(addresses),
+        first=min(ids, default=0),
+        last=max(ids, default=-1),
+        ids=list(ids),
     )
     return {address: lists for address, (_, lists) in _shorts(atlas, rows).items()}
 

@@ -1,8 +1,7 @@
 """What is served: one atlas, its weights if they are at hand, and what two models have to say of each other."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,29 +18,7 @@ if TYPE_CHECKING:
     from zeropass.factored import Factored
     from zeropass.lens import Lens
 
-__all__ = ["Book", "Cache", "local_name"]
-
-
-class Cache:
-    """Keeps the answers that were given last, up to so many bytes of them; several threads may ask."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self._held = size, 0
-        self._kept, self._lock = OrderedDict[Hashable, bytes](), threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
-        """The answer to a question, made if it is not there."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = make()
-        with self._lock:
-            self._held += len(made) - len(self._kept.pop(key, b""))
-            self._kept[key] = made
-            while self._held > self.size:
-                self._held -= len(self._kept.popitem(last=False)[1])
-        return made
+__all__ = ["Book", "local_name"]
 
 
 @dataclass(eq=False)
@@ -60,7 +37,6 @@ class Book:
     diff: dict[str, Any] | None = None
     other: "Book | None" = None
     part: int = 0
-    cache: Cache = field(default_factory=lambda: Cache(64_000_000))
     _opening: threading.Lock = field(default_factory=threading.Lock)
 
     @property

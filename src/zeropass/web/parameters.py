@@ -242,27 +242,28 @@ def subheads(book: Book, address: str) -> Page:
     if not is_head(place) or place.role:
         raise BadAddress(f"{address} is not a head; one looks like L10.attn.3.")
     book.atlas.check_range(place)
-    rows = above.subheads(book.atlas, place.layer, place.head)
-    by_role: dict[str, list[Any]] = {}
-    for row in rows:
-        by_role.setdefault(row.lists[0].role if row.lists else "?", []).append(row)
+
+    def rows() -> list[Telling]:
+        return [row for of in above.subheads(book.atlas, place.layer, place.head).values() for row in of]
+
     before, after = _beside(book, place)
     beside = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
     return Page(
         f"subheads/{address}",
         "subheads.html",
         f"{address}: its columns",
-        partial(_columns_json, rows),
-        {"by_role": by_role, "address": address, "group": _group(book, place), "most": COLUMNS},
-        Table(SHORT_COLUMNS, partial(short_rows, rows)),
+        lambda: [asdict(row) for row in rows()],
+        {
+            "by_role": above.subheads(book.atlas, place.layer, place.head, COLUMNS),
+            "address": address,
+            "group": _group(book, place),
+            "most": COLUMNS,
+        },
+        Table(SHORT_COLUMNS, lambda: short_rows(rows())),
         None,
         (*parents(book, address), (address, at(address))),
         *beside,
     )
-
-
-def _columns_json(rows: Sequence[Telling]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
 
 
 def _group(book: Book, place: Address) -> Sequence[int]:

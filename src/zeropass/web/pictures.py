@@ -223,8 +223,8 @@ def hits(found: FindRecord, layers: int) -> Picture:
         kind = kinds.index((hit.side, hit.frame))
         marks.append(
             {
-                "x": LEFT + (layer + 1) * step + (kind - 1) * step / 4,
-                "y": TOP + STRIP / 2 * (1 - hit.z / most),
+                "x": round(LEFT + (layer + 1) * step + (kind - 1) * step / 4, 1),
+                "y": round(TOP + STRIP / 2 * (1 - hit.z / most), 1),
                 "kind": min(kind, 3),
                 "path": at(hit.address),
                 "name": f"{hit.address} {hit.role} {hit.verb}, z {hit.z:+.1f}",

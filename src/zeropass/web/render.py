@@ -20,6 +20,7 @@ import zeropass
 from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
 from zeropass.terminal import number
+from zeropass.views import Token
 from zeropass.vocab import LONGEST, SPACE, shown_text
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token
@@ -81,7 +82,9 @@ class Site:
         to = self._to(book)
         return {
             "to": to,
+            "link": partial(_link, to),
             "chip": partial(_chip, to),
+            "chips": partial(_chips, to),
             "raw": self.raw,
             "asset": self.asset,
             "live": self.live,
@@ -159,18 +162,34 @@ def _environment() -> Environment:
     return made
 
 
+def _link(to: Callable[..., str], path: str, text: object, kind: str = "") -> Markup:
+    """A link to a page, or its text alone where the page is not there; ``kind`` is its class."""
+    href = to(path)
+    own = f' class="{escape(kind)}"' if kind else ""
+    shown = escape(str(text))
+    return Markup(f'<a{own} href="{escape(href)}">{shown}</a>' if href else f"<span{own}>{shown}</span>")  # noqa: S704 - every part is escaped
+
+
+def _chips(to: Callable[..., str], tokens: Sequence[Token], limit: int = LONGEST) -> Markup:
+    """Some tokens as a page shows them."""
+    every = ["".join(_around(to(token(one.id)), one.token, limit)) for one in tokens]
+    return Markup(" ".join(every))  # noqa: S704 - every part is escaped
+
+
 def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
     """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
-    href, name = to(token(i)), _name(text, limit)
+    begin, end = _around(to(token(i)), text, limit)
     beside = "" if z is None else f"<small>{number(z)}</small>"
-    begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
-    return Markup(f"{begin}{name}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
+    return Markup(f"{begin}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
 @lru_cache(1 << 16)  # a page shows hundreds of tokens, and others show the same
-def _name(text: str, limit: int) -> str:
+def _around(href: str, text: str, limit: int) -> tuple[str, str]:
+    """What stands before and behind the z of a token."""
     shown = _shown(text, limit)
-    return f"<i>{SPACE}</i>{escape(shown[1:])}" if len(shown) > 1 and shown[0] == SPACE else escape(shown)
+    name = f"<i>{SPACE}</i>{escape(shown[1:])}" if len(shown) > 1 and shown[0] == SPACE else escape(shown)
+    begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
+    return begin + name, end
 
 
 def _shown(text: str, limit: int = LONGEST) -> str:

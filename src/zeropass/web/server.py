@@ -1,30 +1,24 @@
 """The server: addresses to pages, with limits on how many are made at once and for how long (FastAPI, uvicorn)."""
 
-import asyncio
 import gc
-import hashlib
 import json
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Annotated, Any
-
-import anyio.to_thread
+from typing import Annotated
 
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
 from zeropass.vocab import View
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
-from zeropass.web.guard import CSP, App, Guard, Receive, Rules, Scope, Send, is_loopback
+from zeropass.web.guard import App, Guard, Receive, Rules, Scope, Send, is_loopback
 from zeropass.web.page import Page
 from zeropass.web.parameters import Asked
-from zeropass.web.processes import forked
-from zeropass.web.render import FORMATS, STATIC, Site, as_csv, as_json, picture_style
+from zeropass.web.processes import Work, forked
 
 try:
     import uvicorn
@@ -35,18 +29,13 @@ try:
     from starlette.exceptions import HTTPException
     from threadpoolctl import threadpool_limits
 
+    from zeropass.web.desk import Cache, Desk, Line, asset, filled, respond, site_of, wanted
     from zeropass.web.patience import Impatient
+    from zeropass.web.render import FORMATS, STATIC
 except ImportError as error:
     raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
 
 __all__ = ["application", "serve"]
-
-PATIENCE = 30.0
-"""Seconds that a page may take, waiting included; then the answer is 503."""
-
-CORES = max(2, os.cpu_count() or 2)
-STORED, COMPUTED = 2 * CORES, CORES
-"""Pages made at once: those that are read, and those that are computed; each of the latter takes one core."""
 
 CONNECTIONS = 128
 """Connections at once; more are answered 503."""
@@ -57,76 +46,16 @@ KEEP_ALIVE = 10
 STATUS: tuple[tuple[type[ZeropassError], int], ...] = ((BadAddress, 404), (UnknownWord, 404), (BadOption, 400))
 """What the reader's mistakes are answered with; any other error of zeropass is 500, a damaged atlas for instance."""
 
+KEPT = 64_000_000
+"""Bytes of answers that are kept."""
+
+Makers = tuple[tuple[Work, int], tuple[Work, int]]
+"""What makes the pages that are stored, and how many at once; and the same of those that are computed."""
+
 TITLES = {400: "That cannot be asked", 404: "Not found", 405: "Only GET", 503: "Too busy", 500: "That went wrong"}
 
 Short = Annotated[str, Query(max_length=100)]
 Count = Annotated[int, Query(ge=1, le=500)]
-
-
-class Busy(Exception):
-    """No slot came free in time."""
-
-
-class Slots:
-    """So many at once; others wait for a while."""
-
-    def __init__(self, size: int) -> None:
-        self._free = threading.BoundedSemaphore(size)
-
-    def run(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, in a slot of our own; Busy if none comes free in time."""
-        if not self._free.acquire(timeout=PATIENCE):
-            raise Busy
-        try:
-            return make()
-        finally:
-            self._free.release()
-
-
-@dataclass(eq=False)
-class Desk:
-    """Answers questions about one book, in the format that is asked for."""
-
-    book: Book
-    books: Sequence[Book]
-    stored: Slots
-    computed: Slots
-
-    async def answer(self, request: Request, make: Callable[[], Page], computed: bool = False) -> Response:
-        """The page that ``make`` makes, as HTML, JSON, CSV or SVG."""
-        slots = self.computed if computed else self.stored
-        key = (request.url.path, request.url.query, wanted(request))
-        work = partial(self.book.cache.get, key, partial(slots.run, partial(self._render, request, make)))
-        async with asyncio.timeout(PATIENCE):
-            body: bytes = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-        return respond(body, wanted(request))
-
-    def _render(self, request: Request, make: Callable[[], Page]) -> bytes:
-        page, site = make(), site_of(request, self.books)
-        ways: dict[str, Callable[[], str]] = {
-            "json": partial(as_json, page),
-            "csv": partial(as_csv, page),
-            "svg": partial(site.svg, page, self.book),
-            "html": partial(site.html, page, self.book),
-        }
-        return ways[wanted(request)]().encode("utf-8", "backslashreplace")
-
-
-def respond(body: bytes, kind: str, status: int = 200) -> Response:
-    """An answer in its format; a picture brings the one style sheet that it may have."""
-    headers = {"vary": "accept"}
-    if kind == "svg":
-        headers["content-security-policy"] = CSP.replace("style-src 'self'", f"style-src 'sha256-{picture_style()[1]}'")
-    return Response(body, status, headers, media_type=FORMATS[kind])
-
-
-def wanted(request: Request) -> str:
-    """The format of an answer: what the address ends in, or else what is accepted first."""
-    if kind := request.scope.get("zeropass.format"):
-        return str(kind)
-    accepted = request.headers.get("accept", "").split(",")
-    types = {value.partition(";")[0]: kind for kind, value in FORMATS.items()}
-    return next((types[one] for part in accepted if (one := part.partition(";")[0].strip()) in types), "html")
 
 
 class Suffixes:
@@ -146,53 +75,35 @@ class Suffixes:
         await self.app(scope, receive, send)
 
 
-def site_of(request: Request, books: Sequence[Book]) -> Site:
-    """How pages of this server link one another."""
-    query = f"?{request.url.query}" if request.url.query else ""
-    path = request.url.path
-
-    def raw(kind: str) -> str:
-        return f"{path}index.{kind}{query}" if path.endswith("/") else f"{path}.{kind}{query}"
-
-    return Site(lambda to, book: f"/{book.prefix}{to}", raw, _asset, live=True, books=books)
-
-
-def _asset(name: str) -> str:
-    return f"/static/{name}?v={_VERSIONS.get(name, '')}"
-
-
-_VERSIONS = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:10] for path in STATIC.iterdir()}
-
-
 def router(desk: Desk) -> APIRouter:
     """All pages of a book."""
-    routes, book = APIRouter(), desk.book
+    routes = APIRouter()
 
     @routes.get("/")
     async def model(request: Request) -> Response:
-        return await desk.answer(request, partial(overviews.model, book))
+        return await desk.answer(request, overviews.model)
 
     @routes.get("/by/{measure}/{kind}")
     async def model_by(request: Request, measure: str, kind: str) -> Response:
-        return await desk.answer(request, partial(overviews.model, book, measure, kind))
+        return await desk.answer(request, overviews.model, measure, kind)
 
     @routes.get("/layer/{number}")
     @routes.get("/layer/{number}/{page}")
     async def layer(request: Request, number: int, page: int = 1) -> Response:
-        return await desk.answer(request, partial(overviews.layer, book, number, page))
+        return await desk.answer(request, overviews.layer, number, page)
 
     @routes.get("/outside")
     async def outside(request: Request) -> Response:
-        return await desk.answer(request, partial(overviews.outside, book))
+        return await desk.answer(request, overviews.outside)
 
     @routes.get("/tokens")
     @routes.get("/tokens/{page}")
     async def tokens(request: Request, page: int = 1) -> Response:
-        return await desk.answer(request, partial(overviews.tokens, book, page))
+        return await desk.answer(request, overviews.tokens, page)
 
     @routes.get("/help")
     async def help_page(request: Request) -> Response:
-        return await desk.answer(request, partial(overviews.help_page, book))
+        return await desk.answer(request, overviews.help_page)
 
     _of_parameters(routes, desk)
     _of_words(routes, desk)
@@ -201,12 +112,10 @@ def router(desk: Desk) -> APIRouter:
 
 
 def _of_parameters(routes: APIRouter, desk: Desk) -> None:
-    book = desk.book
-
     @routes.get("/at/{address}")
     async def at(request: Request, address: str, tokens: View | None = None, k: Count | None = None) -> Response:
-        make = partial(parameters.parameter, book, address, tokens, k)
-        return await desk.answer(request, make, computed=tokens is not None or k is not None)
+        computed = tokens is not None or k is not None
+        return await desk.answer(request, parameters.parameter, address, tokens, k, computed=computed)
 
     @routes.get("/map/{address}")
     async def head_map(
@@ -219,15 +128,15 @@ def _of_parameters(routes: APIRouter, desk: Desk) -> None:
     ) -> Response:
         asked = Asked(_offset(offset), left, right, k)
         computed = asked != Asked(k=k)
-        return await desk.answer(request, partial(parameters.head_map, book, address, asked), computed)
+        return await desk.answer(request, parameters.head_map, address, asked, computed=computed)
 
     @routes.get("/svd/{address}")
     async def svd(request: Request, address: str, offset: Annotated[str, Query(max_length=9)] = "") -> Response:
-        return await desk.answer(request, partial(parameters.svd, book, address, Asked(_offset(offset))), computed=True)
+        return await desk.answer(request, parameters.svd, address, Asked(_offset(offset)), computed=True)
 
     @routes.get("/subheads/{address}")
     async def subheads(request: Request, address: str) -> Response:
-        return await desk.answer(request, partial(parameters.subheads, book, address))
+        return await desk.answer(request, parameters.subheads, address)
 
     for name, make in (("near", parameters.near), ("spread", parameters.spread), ("cloud", parameters.cloud)):
         _computed(routes, desk, name, make)
@@ -236,7 +145,7 @@ def _of_parameters(routes: APIRouter, desk: Desk) -> None:
 def _computed(routes: APIRouter, desk: Desk, name: str, make: Callable[[Book, str], Page]) -> None:
     @routes.get(f"/{name}/{{address}}")
     async def computed(request: Request, address: str) -> Response:
-        return await desk.answer(request, partial(make, desk.book, address), computed=True)
+        return await desk.answer(request, make, address, computed=True)
 
 
 def _offset(text: str) -> int | None:
@@ -249,54 +158,55 @@ def _offset(text: str) -> int | None:
 
 
 def _of_words(routes: APIRouter, desk: Desk) -> None:
-    book = desk.book
-
     @routes.get("/token/{i}")
     async def token(request: Request, i: int) -> Response:
-        return await desk.answer(request, partial(words.of_token, book, i))
+        return await desk.answer(request, words.of_token, i)
 
     @routes.get("/nearest/{i}")
     async def nearest(request: Request, i: int) -> Response:
-        return await desk.answer(request, partial(words.nearest, book, i), computed=True)
+        return await desk.answer(request, words.nearest, i, computed=True)
 
     @routes.get("/find")
     async def find(request: Request, q: Annotated[str, Query(max_length=400)] = "", k: Count = 20) -> Response:
-        place = words.goal(book, q) if wanted(request) == "html" and not request.query_params.get("all") else None
-        if place is not None:
-            return RedirectResponse(f"/{book.prefix}{place}", 303)
-        return await desk.answer(request, partial(words.find, book, q, k), computed=True)
+        if wanted(request) == "html" and not request.query_params.get("all"):
+            place = await desk.look_up(words.goal, q)
+            if place is not None:
+                return RedirectResponse(f"{desk.root}/{place}", 303)
+        return await desk.answer(request, words.find, q, k, computed=True)
 
 
 def _of_two(routes: APIRouter, desk: Desk) -> None:
-    book = desk.book
-
     @routes.get("/align")
     async def alignment(request: Request) -> Response:
-        return await desk.answer(request, partial(pairs.alignment, book))
+        return await desk.answer(request, pairs.alignment)
 
     @routes.get("/align/{number}")
     @routes.get("/align/{number}/{page}")
     async def align_layer(request: Request, number: int, page: int = 1) -> Response:
-        return await desk.answer(request, partial(pairs.align_layer, book, number, page))
+        return await desk.answer(request, pairs.align_layer, number, page)
 
     @routes.get("/diff")
     async def difference(request: Request) -> Response:
-        return await desk.answer(request, partial(pairs.difference, book))
+        return await desk.answer(request, pairs.difference)
 
 
-def application(books: Sequence[Book], rules: Rules = Rules(), processes: int = 1) -> App:  # noqa: B008 - frozen
-    """The whole as an ASGI application, one of so many. Books with longer prefixes come before the one without."""
+def application(books: Sequence[Book], rules: Rules = Rules(), makers: Makers | None = None) -> App:  # noqa: B008 - frozen
+    """The whole as an ASGI application. Without ``makers`` the pages are made in threads of this process."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    slots = Slots(max(1, STORED // processes)), Slots(max(1, COMPUTED // processes))
+    cores = os.cpu_count() or 2
+    work = partial(filled, books)
+    stored, computed = makers or ((work, 2 * cores), (work, cores))
+    lines = Line(*stored), Line(*computed)
+    cache = Cache(KEPT)
 
     @app.get("/favicon.ico")
     async def icon() -> Response:  # what browsers ask for beside a picture by itself
-        return RedirectResponse(_asset("icon.svg"), 308)
+        return RedirectResponse(asset("icon.svg"), 308)
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for book in sorted(books, key=lambda one: -len(one.prefix)):
-        prefix = f"/{book.prefix}".rstrip("/")
-        app.include_router(router(Desk(book, books, *slots)), prefix=prefix)
+    for number, book in sorted(enumerate(books), key=lambda one: -len(one[1].prefix)):  # the one without comes last
+        root = f"/{book.prefix}".rstrip("/")
+        app.include_router(router(Desk(number, root, *lines, cache)), prefix=root)
     _handle_errors(app, books)
     return Guard(Suffixes(app), rules)  # type: ignore[arg-type]
 
@@ -306,7 +216,7 @@ def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
         book = next((b for b in books if b.prefix and request.url.path.startswith(f"/{b.prefix}")), books[0])
         title = TITLES.get(status, "That did not work")
         if wanted(request) == "html":
-            text = site_of(request, books).error(status, title, message, book)
+            text = site_of(request.url.path, request.url.query, books).error(status, title, message, book)
             answer = respond(text.encode("utf-8", "backslashreplace"), "html", status)
         else:
             answer = respond(json.dumps({"status": status, "error": message}).encode(), "json", status)
@@ -331,7 +241,6 @@ def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
     async def busy(request: Request, error: Exception) -> Response:  # noqa: ARG001
         return fail(request, 503, "Too much is being computed just now; try again in a moment.", {"retry-after": "5"})
 
-    app.add_exception_handler(Busy, busy)
     app.add_exception_handler(TimeoutError, busy)
 
     @app.exception_handler(Exception)
@@ -348,7 +257,7 @@ def serve(
     say: Callable[[str], None] = print,
     processes: int = 1,
 ) -> None:
-    """Serve until Ctrl-C, in so many processes (one where the system cannot fork).
+    """Serve until Ctrl-C. This process answers; so many others make the pages (threads, where the system cannot fork).
 
     On another host than loopback whoever asks needs a token, which is part of what is said.
     names: further names that the server goes by. Raises BadOption for a host or port that cannot be used.
@@ -356,9 +265,34 @@ def serve(
     open_to_all = not is_loopback(host)
     token = secrets.token_urlsafe(24) if open_to_all else None
     rules = Rules(frozenset(name.lower() for name in (host, *names)), token, addresses=open_to_all)
-    processes = processes if hasattr(os, "fork") else 1
-    config = uvicorn.Config(
-        application(books, rules, processes),
+    with listening(host, port) as bound:
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{bound.getsockname()[1]}/"
+        say(address + (f"?token={token}" if token else ""))
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
+        with _makers(books, processes, bound) as makers, suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+            uvicorn.Server(_config(application(books, rules, makers))).run(sockets=[bound])
+
+
+@contextmanager
+def _makers(books: Sequence[Book], processes: int, bound: socket.socket) -> Iterator[Makers]:
+    work = partial(filled, books)
+    if not hasattr(os, "fork"):
+        threading.Thread(target=warm, args=(books,), daemon=True).start()
+        yield (work, processes), (work, processes)
+        return
+
+    def prepare() -> None:
+        bound.close()  # it is the parent's: nobody listens when that is gone
+        warm(books)
+
+    with forked(processes, 2, work, prepare) as (stored, computed):
+        yield (stored, processes), (computed, processes)
+
+
+def _config(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -370,19 +304,6 @@ def serve(
         ws="none",
         h11_max_incomplete_event_size=16_384,
     )
-    with listening(host, port) as bound:
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{bound.getsockname()[1]}/"
-        say(address + (f"?token={token}" if token else ""))
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
-
-        def work() -> None:
-            threading.Thread(target=warm, args=(books,), daemon=True).start()
-            with threadpool_limits(1), suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-                uvicorn.Server(config).run(sockets=[bound])
-
-        with forked(processes - 1, work):
-            work()
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -404,7 +325,8 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def warm(books: Sequence[Book]) -> None:
-    """Read what the first pages need while the reader's browser opens."""
+    """Read what the first pages need while the reader's browser opens; one page takes one core from here on."""
+    threadpool_limits(1)
     for book in books:
         try:
             book.atlas.keep_index()
