@@ -75,6 +75,16 @@ class Stored:
         return self.part == (0, 1) and not self.fused
 
 
+def weight_and_bias(
+    what: str, module: str, transpose: bool = False, part: tuple[int, int] = (0, 1)
+) -> dict[str, Stored]:
+    """The weight and the bias of a module, a norm or a linear one; ``transpose`` and ``part`` as in `Stored`."""
+    return {
+        what: Stored(f"{module}.weight", transpose, part=part),
+        f"{what}_bias": Stored(f"{module}.bias", part=part),
+    }
+
+
 def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool = False) -> dict[str, Stored]:
     """The weights and biases of q, k and v in one module; ``transpose`` as in `Stored`."""
     weight, bias = Stored(f"{module}.weight", transpose, fused=how), Stored(f"{module}.bias", fused=how)

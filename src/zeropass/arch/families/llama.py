@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 _HF = "layers.{layer}."
 _BLK = "blk.{layer}."
@@ -36,22 +36,15 @@ _NORMS = {
     "ff_norm": Stored(_HF + "post_attention_layernorm.weight"),
 }
 _ATTENTION = {
-    "q": Stored(_HF + "self_attn.q_proj.weight"),
-    "k": Stored(_HF + "self_attn.k_proj.weight"),
-    "v": Stored(_HF + "self_attn.v_proj.weight"),
-    "o": Stored(_HF + "self_attn.o_proj.weight", transpose=True),
-    "q_bias": Stored(_HF + "self_attn.q_proj.bias"),
-    "k_bias": Stored(_HF + "self_attn.k_proj.bias"),
-    "v_bias": Stored(_HF + "self_attn.v_proj.bias"),
-    "o_bias": Stored(_HF + "self_attn.o_proj.bias"),
+    **weight_and_bias("q", _HF + "self_attn.q_proj"),
+    **weight_and_bias("k", _HF + "self_attn.k_proj"),
+    **weight_and_bias("v", _HF + "self_attn.v_proj"),
+    **weight_and_bias("o", _HF + "self_attn.o_proj", transpose=True),
 }
 _MLP = {
-    "gate": Stored(_HF + "mlp.gate_proj.weight"),
-    "up": Stored(_HF + "mlp.up_proj.weight"),
-    "value": Stored(_HF + "mlp.down_proj.weight", transpose=True),
-    "gate_bias": Stored(_HF + "mlp.gate_proj.bias"),
-    "up_bias": Stored(_HF + "mlp.up_proj.bias"),
-    "value_bias": Stored(_HF + "mlp.down_proj.bias"),
+    **weight_and_bias("gate", _HF + "mlp.gate_proj"),
+    **weight_and_bias("up", _HF + "mlp.up_proj"),
+    **weight_and_bias("value", _HF + "mlp.down_proj", transpose=True),
 }
 _QK_NORMS = {
     "q_norm": Stored(_HF + "self_attn.q_norm.weight"),
@@ -99,20 +92,13 @@ _GGUF_TENSORS = {
     "rope_factors": Stored("rope_freqs.weight"),
     "attn_norm": Stored(_BLK + "attn_norm.weight"),
     "ff_norm": Stored(_BLK + "ffn_norm.weight"),
-    "q": Stored(_BLK + "attn_q.weight"),
-    "k": Stored(_BLK + "attn_k.weight"),
-    "v": Stored(_BLK + "attn_v.weight"),
-    "o": Stored(_BLK + "attn_output.weight", transpose=True),
-    "q_bias": Stored(_BLK + "attn_q.bias"),
-    "k_bias": Stored(_BLK + "attn_k.bias"),
-    "v_bias": Stored(_BLK + "attn_v.bias"),
-    "o_bias": Stored(_BLK + "attn_output.bias"),
-    "gate": Stored(_BLK + "ffn_gate.weight"),
-    "up": Stored(_BLK + "ffn_up.weight"),
-    "value": Stored(_BLK + "ffn_down.weight", transpose=True),
-    "gate_bias": Stored(_BLK + "ffn_gate.bias"),
-    "up_bias": Stored(_BLK + "ffn_up.bias"),
-    "value_bias": Stored(_BLK + "ffn_down.bias"),
+    **weight_and_bias("q", _BLK + "attn_q"),
+    **weight_and_bias("k", _BLK + "attn_k"),
+    **weight_and_bias("v", _BLK + "attn_v"),
+    **weight_and_bias("o", _BLK + "attn_output", transpose=True),
+    **weight_and_bias("gate", _BLK + "ffn_gate"),
+    **weight_and_bias("up", _BLK + "ffn_up"),
+    **weight_and_bias("value", _BLK + "ffn_down", transpose=True),
 }
 
 

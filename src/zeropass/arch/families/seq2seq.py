@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 
 def _attention(stem: str, cross: str = "") -> dict[str, Stored]:
@@ -133,11 +133,12 @@ T5_GATED_DECODER = replace(
 
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """BART's four matrices of one attention, with their biases."""
-    found = {f"{cross}{role}": Stored(f"{stem}.{role}_proj.weight") for role in "qkv"}
-    found |= {f"{cross}{role}_bias": Stored(f"{stem}.{role}_proj.bias") for role in "qkv"}
-    found[f"{cross}o"] = Stored(f"{stem}.out_proj.weight", transpose=True)
-    found[f"{cross}o_bias"] = Stored(f"{stem}.out_proj.bias")
-    return found
+    return {
+        **weight_and_bias(f"{cross}q", f"{stem}.q_proj"),
+        **weight_and_bias(f"{cross}k", f"{stem}.k_proj"),
+        **weight_and_bias(f"{cross}v", f"{stem}.v_proj"),
+        **weight_and_bias(f"{cross}o", f"{stem}.out_proj", transpose=True),
+    }
 
 
 def _bart_stack(stack: str) -> dict[str, Stored]:
@@ -146,17 +147,12 @@ def _bart_stack(stack: str) -> dict[str, Stored]:
     return {
         "embedding": Stored("shared.weight"),
         "positions": Stored(f"{stack}.embed_positions.weight"),
-        "embed_norm": Stored(f"{stack}.layernorm_embedding.weight"),
-        "embed_norm_bias": Stored(f"{stack}.layernorm_embedding.bias"),
-        "attn_norm": Stored(block + "self_attn_layer_norm.weight"),
-        "attn_norm_bias": Stored(block + "self_attn_layer_norm.bias"),
-        "ff_norm": Stored(block + "final_layer_norm.weight"),
-        "ff_norm_bias": Stored(block + "final_layer_norm.bias"),
+        **weight_and_bias("embed_norm", f"{stack}.layernorm_embedding"),
+        **weight_and_bias("attn_norm", block + "self_attn_layer_norm"),
+        **weight_and_bias("ff_norm", block + "final_layer_norm"),
         **_bart_attention(block + "self_attn"),
-        "key": Stored(block + "fc1.weight"),
-        "key_bias": Stored(block + "fc1.bias"),
-        "value": Stored(block + "fc2.weight", transpose=True),
-        "value_bias": Stored(block + "fc2.bias"),
+        **weight_and_bias("key", block + "fc1"),
+        **weight_and_bias("value", block + "fc2", transpose=True),
     }
 
 
@@ -213,8 +209,7 @@ BART_DECODER = replace(
             tensors={
                 **_bart_stack("decoder"),
                 "unembedding": Stored("^lm_head.weight"),
-                "cross_norm": Stored(f"{_BART_CROSS}_layer_norm.weight"),
-                "cross_norm_bias": Stored(f"{_BART_CROSS}_layer_norm.bias"),
+                **weight_and_bias("cross_norm", f"{_BART_CROSS}_layer_norm"),
                 **_bart_attention(_BART_CROSS, "cross_"),
                 "head_bias": Stored("^classification_head.dense.bias"),
             },
