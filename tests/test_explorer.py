@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
+from zeropass.arch.spec import FF_ROLES, space_of
 from zeropass.atlas import near, overview, scores
 from zeropass.atlas.read import Atlas
 from zeropass.charts import Telling
@@ -42,7 +43,7 @@ def z_of(built: small.Built, address: str, role: str, frame: str) -> np.ndarray:
     vectors = lens.vectors(place.layer, role)
     row = [str(one) for one in vectors.addresses].index(address)
     folded = lens.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)[row].double()
-    space = zp.atlas.read.space_of(frame, vectors.side, vectors.reads_at)
+    space = space_of(frame, vectors.side, vectors.reads_at)
     rows = lens.frames.rows(space).matrix.double()
     scores = rows @ folded
     used = scores[torch.from_numpy(lens.model.vocab.used)]
@@ -143,8 +144,8 @@ def above_all(atlas: zp.Atlas, rows: Sequence[Telling]) -> list[Telling]:
 
 def test_strengths_count_every_list(built: small.Built) -> None:
     found = overview.strengths(built.atlas, 0)
-    rows = [r for r in table(built.atlas) if r["layer"] == 0 and r["role"] in zp.atlas.read.FF_ROLES]
-    counted = sum(sum(bins.values()) for (role, *_), bins in found.items() if role in zp.atlas.read.FF_ROLES)
+    rows = [r for r in table(built.atlas) if r["layer"] == 0 and r["role"] in FF_ROLES]
+    counted = sum(sum(bins.values()) for (role, *_), bins in found.items() if role in FF_ROLES)
     assert counted == len(rows)
 
 

@@ -56,7 +56,8 @@ LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 
 WITHOUT_TORCH = (
-    *("atlas.read", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors", "arch.table"),
+    *("atlas.read", "atlas.files", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors"),
+    "arch.table",
     "evidence.verdicts",
     "align.results",
     "delta.results",

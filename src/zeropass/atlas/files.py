@@ -1,0 +1,232 @@
+"""The files of an atlas: its tables through DuckDB, its arrays mapped, and what its manifest says. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from zeropass.arch.spec import OUTSIDE, space_of
+from zeropass.atlas.lookup import Wanted, rows_of
+from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, safe_name, vector_file
+from zeropass.errors import BadAtlas
+from zeropass.views import Hidden
+from zeropass.vocab import VIEWS, Vocabulary
+
+__all__ = ["Files", "Floats", "Run"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive list ids of one layer, role and frame."""
+
+    layer: int
+    role: str
+    side: str
+    frame: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """What lies in the folder of a complete atlas; nothing is read before it is asked for."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def is_word(self, token: int) -> bool:
+        """Whether a token reads as a whole word or punctuation (the ``words`` view)."""
+        return bool(self.mask("words")[token])
+
+    def info(self) -> dict[str, Any]:
+        """What the atlas is of, how it was made and how large it is, JSON-ready."""
+        files = [path for path in self.path.rglob("*") if path.is_file()]
+        return {"atlas": str(self.path), **self.manifest, "bytes": sum(path.stat().st_size for path in files)}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        return self.manifest["model"]  # type: ignore[no-any-return]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the build."""
+        return self.manifest["options"]  # type: ignore[no-any-return]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it is an atlas of what a fine-tune changed (`delta.build`), not of a model."""
+        return "change" in self.manifest
+
+    @property
+    def view(self) -> str:
+        """The view of the tokens that the stored lists were made in."""
+        return str(self.options["tokens"])
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """The half-open range of layers that the atlas covers."""
+        first, stop = self.options.get("layers") or (0, self.model["layers"])
+        return int(first), int(stop)
+
+    @cached_property
+    def vocab(self) -> Vocabulary:
+        """The vocabulary, from the stored table; the tokenizer is read only to split a word."""
+        table = self._tokens
+        pieces = table["piece"].tolist()
+        if len(pieces) != self.model["vocabulary"]:
+            raise self._damaged(TOKENS, f"{len(pieces)} tokens instead of {self.model['vocabulary']}")
+        return Vocabulary(
+            kind=self.manifest["token_kind"],
+            pieces=pieces,
+            special=table["special"],
+            unused=table["unused"],
+            literal=table["literal"],
+            uncased=bool(self.manifest["uncased"]),
+            tokenizer=self._tokenizer,
+            split_note=str(self.manifest["split_note"]),
+        )
+
+    def _tokenizer(self) -> str:
+        try:
+            return (self.path / TOKENIZER).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise self._damaged(TOKENIZER, error) from error
+
+    @cached_property
+    def _tokens(self) -> dict[str, Any]:
+        columns = ", ".join(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)))
+        return self._numpy(f"SELECT {columns} FROM read_parquet($file) ORDER BY id", TOKENS)  # noqa: S608
+
+    def _damaged(self, file: str | Path, why: object) -> BadAtlas:
+        said = str(why).splitlines()[0] if str(why) else type(why).__name__
+        return BadAtlas(f"{self.path / file} cannot be read ({said}); delete the folder and build it again.")
+
+    def _numpy(self, query: str, file: str) -> dict[str, Any]:
+        try:
+            return self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
+        except duckdb.Error as error:
+            raise self._damaged(file, error) from error
+
+    @cached_property
+    def _db(self) -> duckdb.DuckDBPyConnection:
+        return duckdb.connect()
+
+    def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
+        asked = parameters
+        if self._kept and parameters["file"] == str(self.path / PARAMETERS):
+            query = query.replace("read_parquet($file)", "parameters")
+            asked = {name: value for name, value in parameters.items() if name != "file"}
+        try:
+            return self._db.cursor().execute(query, asked).fetchall()  # a cursor each: threads may ask at once
+        except duckdb.Error as error:
+            raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
+
+    def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of a file of the atlas by the values of some columns (`lookup.rows_of`); BadAtlas if it is damaged."""
+        try:
+            return rows_of(path, wanted, columns)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(path.relative_to(self.path), error) from error
+
+    def keep_index(self) -> None:
+        """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
+
+        For a server, which is asked by several at once.
+        """
+        self._db.execute("SET threads = 1")
+        rows = "SELECT * FROM read_parquet($file) ORDER BY id"
+        self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
+        self._kept.add(PARAMETERS)
+
+    @cached_property
+    def _kept(self) -> set[str]:
+        return set()
+
+    def mask(self, view: str) -> npt.NDArray[np.bool_]:
+        """Which tokens a view shows, (V,)."""
+        return np.asarray(self._tokens[f"in_{view}"], bool)
+
+    def hidden(self, view: str) -> Hidden:
+        """Which tokens a view hides, and why."""
+        reasons = self.manifest["tokens_hidden"][view]
+        return Hidden(view, sum(reasons.values()), int(self.mask(view).sum()), reasons)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All lists, as runs of consecutive ids."""
+        rows = self.query(
+            "SELECT layer, role, side, frame, min(id), count(*) FROM read_parquet($file) GROUP BY ALL ORDER BY 5",
+            file=str(self.path / PARAMETERS),
+        )
+        return [Run(*row) for row in rows]
+
+    @cached_property
+    def _columns(self) -> dict[str, Floats]:
+        return self._numpy("SELECT mean, std, spread FROM read_parquet($file) ORDER BY id", PARAMETERS)
+
+    @property
+    def means(self) -> Floats:
+        """Mean score of every list, by its id."""
+        return self._columns["mean"]
+
+    @property
+    def stds(self) -> Floats:
+        """Standard deviation of the scores of every list, by its id."""
+        return self._columns["std"]
+
+    @property
+    def spreads(self) -> Floats:
+        """Standard deviation of z of every list, by its id: one, but in an atlas of a change."""
+        return self._columns["spread"]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Floats]:
+        return {}
+
+    def _array(self, file: str, count: int) -> Floats:
+        """A memory-mapped (count, d) array of the atlas; pickles and other shapes are refused."""
+        if file not in self._arrays:
+            try:
+                array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise self._damaged(file, error) from error
+            if (array.shape, array.dtype) != ((count, self.model["d"]), np.dtype(np.float32)):
+                raise self._damaged(file, f"{array.dtype} {array.shape} instead of {(count, self.model['d'])}")
+            self._arrays[file] = array
+        return self._arrays[file]
+
+    def vectors(self, run: Run) -> Floats:
+        """The folded vectors (n, d) of a run's lists."""
+        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
+
+    def rows(self, space: str) -> Floats:
+        """The rows (V, d) that stand for the tokens in a space."""
+        return self._array(f"rows/{safe_name(space)}.npy", self.model["vocabulary"])
+
+    def space(self, run: Run) -> str:
+        """The space of the rows that a run's lists score."""
+        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
+
+    def _stream_layer(self, layer: int) -> int:
+        return int(self.model["layers"]) if layer == OUTSIDE else layer
+
+    def label(self, token: int) -> str:
+        """The text of a token that stands in a list; BadAtlas for one that the vocabulary does not have."""
+        if token not in self._labels:
+            if not 0 <= token < len(self.vocab):
+                raise self._damaged("lists", f"there is no token {token}")
+            self._labels[token] = self.vocab.label(token)
+        return self._labels[token]
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return {}
