@@ -4,15 +4,13 @@
                                 [--roles ROLES] [--keep]
 
 Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each) and layers of them
-are built by the command itself, in a process that gets no more memory than the limit: from a cgroup where one can be
-made, else from RLIMIT_DATA, which bounds what it allocates; pages of files that it maps then come on top, and the
-system takes them back when memory is short. The peak is measured either way.
+are built by the command itself, told of the limit (``--memory``), in a cgroup of that much memory where one can be
+made. The peak of what is resident is measured either way; the run fails where it is above the limit.
 """
 
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -79,7 +77,7 @@ _GEMMA = {
 
 LARGE = {
     "llama-7b": (Shape("llama", 12, 4096, 11_008, 32_000, 32, 32, 128), "0:2"),
-    "gemma-2b": (Shape("gemma2", 26, 2304, 9_216, 256_000, 8, 4, 256), "0:1"),
+    "gemma-2b": (Shape("gemma2", 26, 2304, 9_216, 256_000, 8, 4, 256), "0:2"),
 }
 """Shapes, with as many layers as are in their files, and the layers that are built of them."""
 
@@ -167,15 +165,12 @@ class Taken:
 
 
 def run(command: list[str], limit: int | None = None) -> Taken:
-    """Run a command to its end, with no more memory than a limit in bytes; a message and exit code 1 if it fails."""
+    """Run a command to its end, in a cgroup of so many bytes if one can be made; exits if it fails."""
     with _cgroup(limit) as group:
-        data = limit if limit and group is None else None
 
         def confined() -> None:
             if group is not None:
                 (group / "cgroup.procs").write_text(str(os.getpid()))
-            if data:
-                resource.setrlimit(resource.RLIMIT_DATA, (data, data))
 
         peaks = dict.fromkeys(_PEAKS, 0)
         child = subprocess.Popen(command, preexec_fn=confined, stdout=subprocess.DEVNULL)
@@ -234,7 +229,7 @@ def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
     """Build layers of the large models, each under the limit, and print what they took."""
     limit, size = asked.limit, parse_size(asked.limit)
     with _cgroup(size) as group:
-        print(f"Limit {limit}, by {'a cgroup' if group else 'RLIMIT_DATA: it bounds what is allocated'}.\n")
+        print(f"Limit {limit}, {'held by a cgroup' if group else 'measured: no cgroup can be made here'}.\n")
     print("| model | file | built | processor time | peak resident | of it allocated | of it mapped files |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for name in names:
@@ -249,6 +244,8 @@ def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
         peaks = f"{taken.resident:,.0f} MB | {taken.own:,.0f} MB | {taken.files:,.0f} MB"
         text = " ".join(options)
         print(f"| {name} | {total / 1e9:.1f} GB | `{text}` | {taken.processor:,.0f} s | {peaks} |", flush=True)
+        if taken.resident * 1e6 > size:
+            sys.exit(f"{name}: {taken.resident:,.0f} MB were resident, more than {limit}")
     print()
 
 

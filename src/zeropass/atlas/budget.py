@@ -7,9 +7,10 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
     running   hits      V (8 (k + 32) + 12) a kind of list
               moments   8 d² a space of rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
+              block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
+              and the larger of
               rounded   V d times 2 bytes, or 4 where nothing is rounded, and 100 MB for the scores of a tile
-              factors   4 · 256 V for a block of scores, 4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one
-                        is made
+              factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
 rounded; the rows of a space that does not fit are mapped from a file, and only the last one's are kept rounded.
@@ -86,10 +87,12 @@ def _running(runner: Runner) -> int:
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
     spaces = set().union(*(runner.spaces_of(job) for job in jobs))
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
-    hits = len(kinds) * (8 * (runner.options.k + 32) + 12)
-    largest = max((_vectors(runner.model, job) + tokens * _factors(runner.model, job) for job in jobs), default=0)
+    hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
     looking = rounded_size(tokens, d) + TILES if rounded_size(1, 1) else tokens * (4 * VECTORS + MERGING)
-    return tokens * hits + 8 * d**2 * len(spaces) + largest + looking
+    factors = {job: tokens * _factors(runner.model, job) for job in jobs}
+    block = 4 * max(COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
+    largest = max((_vectors(runner.model, job) + max(looking, factors[job]) for job in jobs), default=looking)
+    return hits + 8 * d**2 * len(spaces) + block + largest
 
 
 def _vectors(model: Model, job: Job) -> int:
@@ -102,5 +105,4 @@ def _factors(model: Model, job: Job) -> int:
     if not set(MAP_ROLES) & set(job.roles):
         return 0
     width = model.dims.head_dim
-    columns = max(COLUMNS, width)
-    return 4 * columns + 4 * width * min(model.dims.kv_heads, columns // width) + 4 * 4 * width
+    return 4 * width * min(model.dims.kv_heads, max(COLUMNS, width) // width) + 4 * 4 * width

@@ -154,6 +154,7 @@ class Runner:
 
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held.
         """
+        self.spaces.forget()  # rows rounded for a survey: here they are in the way
         dims = self.model.dims
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)

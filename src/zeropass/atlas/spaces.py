@@ -97,6 +97,11 @@ class Spaces:
             self._loaded[space] = made(stored, found)
         return self._loaded[space]
 
+    def forget(self) -> None:
+        """Of mapped spaces keep nothing in memory that can be made again."""
+        for space in self._loaded.values():
+            space.forget()
+
     def keep_only(self, spaces: set[str]) -> None:
         """Forget the spaces that no further job needs."""
         self._loaded = {name: space for name, space in self._loaded.items() if name in spaces}
