@@ -6,7 +6,7 @@ ATLAS ?= demo/smollm2-135m
 PEERS := .peers
 WORKERS ?= 2
 
-.PHONY: demo test browser lint types check bench peers frames evidence alignment audit stitching clean
+.PHONY: demo test browser lint types check bench memory peers frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -42,11 +42,15 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
 	$(BIN)/python benchmarks/atlas.py $(RECORD)
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --only curve
 	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	$(BIN)/python benchmarks/reading.py --atlas $(ATLAS) $(RECORD)
 	$(BIN)/python benchmarks/web.py --atlas $(ATLAS) $(RECORD)
+
+# Two layers each of models larger than the memory they get: an hour on two cores.
+memory: $(VENV)/.dev
+	$(BIN)/python benchmarks/memory.py --only llama-7b,gemma-2b
 
 # The tools of others, in an environment of their own.
 peers: $(VENV)/.dev $(PEERS)/.installed
