@@ -101,13 +101,17 @@ def _lane(ends: list[Connection], work: Work) -> Work:
     def hand(job: Any) -> Any:
         end = idle.get()
         try:
+            try:
+                if end is not None:
+                    end.send(job)
+            except OSError:  # that child is gone: its jobs are done here from now on
+                end = None
             if end is None:
                 return work(job)
             try:
-                end.send(job)
                 good, answer = end.recv()
-            except (EOFError, OSError) as error:
-                end = None  # what it would have done is done here from now on
+            except (EOFError, OSError) as error:  # it went in the middle of this job, and perhaps because of it
+                end = None
                 raise RuntimeError("a process that makes pages was ended (for want of memory?)") from error
         finally:
             idle.put(end)
