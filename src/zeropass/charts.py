@@ -3,11 +3,10 @@
 They are made from an atlas by `atlas.overview`, `atlas.near` and `atlas.scores`, and drawn by `web`.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from zeropass.evidence.verdicts import Verdict
-from zeropass.views import Hidden, Token, TokenScore, verb_of
+from zeropass.views import AsJson, Hidden, Token, TokenScore, verb_of
 
 __all__ = [
     "Alike",
@@ -28,8 +27,20 @@ __all__ = [
 ]
 
 
+class _OfLists:
+    """What is of lists of one side and frame."""
+
+    side: str
+    frame: str
+
+    @property
+    def verb(self) -> str:
+        """What they say, in words."""
+        return verb_of(self.side, self.frame)
+
+
 @dataclass(frozen=True)
-class Short:
+class Short(_OfLists):
     """A list in a part of a line: the first tokens of its stronger pole (``+`` or ``−``), best first."""
 
     role: str
@@ -38,11 +49,6 @@ class Short:
     pole: str
     tokens: tuple[TokenScore, ...]
     evidence: Verdict | None = None
-
-    @property
-    def verb(self) -> str:
-        """What the list says, in words."""
-        return verb_of(self.side, self.frame)
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,13 @@ class Telling:
 
 
 @dataclass(frozen=True)
-class LayerRecord:
+class LayerRecord(AsJson):
     """Parameters of one layer, most telling first: ``rows`` are the ``first``-th to the last shown of ``count``."""
 
     layer: int
     first: int
     count: int
     rows: tuple[Telling, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Overview:
+class Overview(_OfLists, AsJson):
     """How telling the words of every part of a model are. ``about`` says in words what ``measure`` is."""
 
     side: str
@@ -88,15 +90,6 @@ class Overview:
     measure: str
     about: str
     cells: tuple[Cell, ...]
-
-    @property
-    def verb(self) -> str:
-        """What the lists say, in words."""
-        return verb_of(self.side, self.frame)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Alike:
+class Alike(_OfLists):
     """The parameters whose lists of one role and frame correlate best with a list, over all tokens in use."""
 
     role: str
@@ -153,14 +146,9 @@ class Alike:
     frame: str
     best: tuple[Likeness, ...]
 
-    @property
-    def verb(self) -> str:
-        """What the lists say, in words."""
-        return verb_of(self.side, self.frame)
-
 
 @dataclass(frozen=True)
-class NearRecord:
+class NearRecord(AsJson):
     """What stands near a parameter: before it, after it, and beside it.
 
     Products are of folded vectors, the norm's gain in them and its division not: they order what is there, and are no
@@ -171,13 +159,9 @@ class NearRecord:
     wiring: tuple[Wiring, ...]
     alike: tuple[Alike, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(_OfLists, AsJson):
     """How the scores of a list are spread: ``counts`` of shown tokens in bins of z from ``low``, ``step`` wide.
 
     ``kurtosis``: of these scores, 0 for normal ones.
@@ -196,15 +180,6 @@ class Spread:
     hidden: Hidden
     evidence: Verdict | None = None
 
-    @property
-    def verb(self) -> str:
-        """What the list says, in words."""
-        return verb_of(self.side, self.frame)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Point:
@@ -218,7 +193,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Cloud:
+class Cloud(_OfLists, AsJson):
     """The first tokens of a list's poles in the plane of their two leading principal components.
 
     Rows of the list's space, centred and of length one; ``shares``: of their variance that the two axes hold.
@@ -231,18 +206,9 @@ class Cloud:
     points: tuple[Point, ...]
     shares: tuple[float, float]
 
-    @property
-    def verb(self) -> str:
-        """What the list says, in words."""
-        return verb_of(self.side, self.frame)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class NearestRecord:
+class NearestRecord(AsJson):
     """The tokens nearest to one, by the cosine of their centred rows in a space; best first. ``score`` is the cosine.
 
     ``z``: that score's distance from the mean over all shown tokens, in standard deviations.
@@ -252,7 +218,3 @@ class NearestRecord:
     space: str
     tokens: tuple[TokenScore, ...]
     hidden: Hidden
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)

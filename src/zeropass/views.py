@@ -14,6 +14,7 @@ from zeropass.vocab import shown_text
 
 __all__ = [
     "SEES",
+    "AsJson",
     "Certificate",
     "Direction",
     "FindRecord",
@@ -36,6 +37,14 @@ SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("writ
 def verb_of(side: str, frame: str) -> str:
     """What a list of a side and frame says, in words: it sees, is about to say, writes, or reads in another frame."""
     return SEES.get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
+
+
+class AsJson:
+    """A record that is all in its fields, and so has a JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps takes as it is."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # of a dataclass, which every record is
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class VectorRecord:
+class VectorRecord(AsJson):
     """What one vector of the stream reads or writes in one frame: both poles, best first.
 
     ``evidence`` is the verdict of a text on lists of this role, frame and layer, if the model was measured.
@@ -101,10 +110,6 @@ class VectorRecord:
         plain = verb_of(self.side, self.frame)
         return plain if self.spread is None else f"{plain}, change"
 
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
-
     def _repr_html_(self) -> str:
         poles = "".join(
             f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
@@ -132,7 +137,7 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class PairRecord:
+class PairRecord(AsJson):
     """The best pairs of a head map; ``offset`` is query position minus key position (RoPE).
 
     ``evidence`` is the verdict of a text on head maps of this role, frame and layer, if the model was measured.
@@ -154,10 +159,6 @@ class PairRecord:
         """What the pairs say, in words."""
         plain = "as query attends to" if self.role.endswith("qk") else "when attended to, promotes"
         return f"{plain}, change" if self.change else plain
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -181,7 +182,7 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class SvdRecord:
+class SvdRecord(AsJson):
     """The leading singular directions of a head map over the vocabulary."""
 
     address: str
@@ -191,10 +192,6 @@ class SvdRecord:
     directions: tuple[Direction, ...]
     hidden: Hidden
     note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -230,16 +227,12 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class FindRecord:
+class FindRecord(AsJson):
     """The parameters that see, are about to say, or write some tokens; best |z| first."""
 
     query: tuple[Token, ...]
     hits: tuple[Hit, ...]
     notes: tuple[str, ...] = field(default=())
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)
 
     def _repr_html_(self) -> str:
         rows = "".join(
