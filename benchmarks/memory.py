@@ -82,7 +82,8 @@ LARGE = {
 """Shapes, with as many layers as are in their files, and the layers that are built of them."""
 
 SMALL = Shape("llama", 2, 512, 1024, 8192, 8, 8, 64)
-DOUBLED = ("d", "neurons", "vocab", "layers")
+DOUBLED = {"d": 512, "neurons": 1024, "vocab": 32_768, "layers": 2}
+"""Sizes that are doubled twice, from where. Of few tokens, what does not grow with them is most of the memory."""
 
 
 # --- Models of random weights --------------------------------------------------------------------------------
@@ -256,9 +257,9 @@ def curve(folder: Path) -> None:
     print(f"Small models: {SMALL}; a Python that has loaded all of it ({idle.resident:,.0f} MB) is taken off.\n")
     print("| size | processor time at 1, 2, 4 times | growth | peak, MB | growth |")
     print("|---|---|---:|---|---:|")
-    for name in DOUBLED:
-        start = getattr(SMALL, name)
-        found = [first, *(_small(replace(SMALL, **{name: start * times}), folder, idle) for times in (2, 4))]
+    for name, start in DOUBLED.items():
+        shapes = [replace(SMALL, **{name: start * times}) for times in (1, 2, 4)]
+        found = [first if shape == SMALL else _small(shape, folder, idle) for shape in shapes]
         times, peaks = [one.processor for one in found], [one.resident for one in found]
         took = ", ".join(f"{one:.1f}" for one in times) + f" s | {_growth(times)}"
         held = ", ".join(f"{one:,.0f}" for one in peaks) + f" | {_growth(peaks)}"
