@@ -20,8 +20,8 @@ import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
 from zeropass.align.lists import LENGTH, Lists, carried, lists_of
 from zeropass.align.pair import Pair, neuron_views
-from zeropass.align.results import write_alignment
 from zeropass.align.shared import normal_form, shared_tokens
+from zeropass.align.stored import write_alignment
 from zeropass.errors import BadAddress, BadOption
 from zeropass.kernels import cross_kernel, head_products, unit
 from zeropass.terminal import layers_in_short

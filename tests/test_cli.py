@@ -368,14 +368,15 @@ def test_hostile_arguments_are_shown_escaped(run: Run, llama: small.Built) -> No
 # --- From the shell ------------------------------------------------------------------------------------------
 
 
-def test_reading_an_atlas_loads_no_torch(llama: small.Built) -> None:
+def test_reading_an_atlas_loads_nothing_slow(llama: small.Built) -> None:
     code = (
         "import sys; from zeropass import cli\n"
         "for line in LINES:\n"
         "    sys.argv = ['zeropass', *line]\n"
         "    try: cli.main()\n"
         "    except SystemExit as end: assert not end.code, end.code\n"
-        "    assert 'torch' not in sys.modules, line\n"
+        "    slow = {'torch', 'pyarrow', 'pandas'} & set(sys.modules)\n"
+        "    assert not slow, (line, slow)\n"
     )
     where = str(llama.atlas.path)
     lines = [["--help"], ["show", "--help"], ["show", where, "L1.ff.3"], ["show", where, "L1.attn.3", "--json"]]

@@ -14,6 +14,7 @@ SOURCE = Path(zeropass.__file__).parent
 LAYERS = (
     ("errors",),
     ("disk",),
+    ("parquet",),
     ("vocab", "gguf_tokenizer", "undertrained"),
     ("sources",),
     ("arch",),

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from zeropass.align.collect import align_models
     from zeropass.align.match import match
     from zeropass.align.pair import pair_of
-    from zeropass.align.results import Alignment, read_alignment
+    from zeropass.align.results import Alignment
+    from zeropass.align.stored import read_alignment
     from zeropass.atlas.budget import parse_size
     from zeropass.atlas.build import build
     from zeropass.atlas.cluster import build_on_cluster
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.weights import lens_of
     from zeropass.delta.build import build_change
     from zeropass.delta.collect import compare
-    from zeropass.delta.results import Diff, write_diff
+    from zeropass.delta.results import Diff
+    from zeropass.delta.stored import write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.factored import Factored
@@ -106,7 +108,8 @@ _HOMES = {
     "zeropass.align.collect": ("align_models",),
     "zeropass.align.match": ("match",),
     "zeropass.align.pair": ("pair_of",),
-    "zeropass.align.results": ("Alignment", "read_alignment"),
+    "zeropass.align.results": ("Alignment",),
+    "zeropass.align.stored": ("read_alignment",),
     "zeropass.atlas.budget": ("parse_size",),
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.cluster": ("build_on_cluster",),
@@ -115,7 +118,8 @@ _HOMES = {
     "zeropass.atlas.weights": ("lens_of",),
     "zeropass.delta.build": ("build_change",),
     "zeropass.delta.collect": ("compare",),
-    "zeropass.delta.results": ("Diff", "write_diff"),
+    "zeropass.delta.results": ("Diff",),
+    "zeropass.delta.stored": ("write_diff",),
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.factored": ("Factored",),

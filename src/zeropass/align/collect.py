@@ -17,7 +17,8 @@ from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, lay
 from zeropass.align.lists import LENGTH
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
-from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing, map_from_json, write_alignment
+from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing, map_from_json
+from zeropass.align.stored import write_alignment
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption

@@ -1,27 +1,10 @@
-"""What an alignment found: plain data, its JSON and its Parquet. No torch.
+"""What an alignment found: plain data. No torch."""
 
-A folder of an alignment holds::
-
-    alignment.json     what was compared and how, and the layer maps
-    layers.svg         the layer maps drawn (`heatmaps`)
-    layers.parquet     one row for each role, frame and pair of layers
-    matches.parquet    one row for each neuron and head of the first model, with its best match in the second
-"""
-
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from zeropass.disk import beside
-from zeropass.errors import BadOption
-
-__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "map_from_json", "read_alignment", "write_alignment"]
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "map_from_json"]
 
 SCHEMA_VERSION = 1
 
@@ -127,60 +110,6 @@ class Alignment:
         }
 
 
-def write_alignment(found: Alignment, folder: Path) -> None:
-    """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadOption(f"{folder} could not be made ({error.strerror or error}).") from error
-    rows = [
-        {"role": m.role, "frame": m.frame, "first": a, "second": b, "score": score, "assigned": m.assigned[a] == b}
-        for m in found.layers
-        for a, line in enumerate(m.scores)
-        for b, score in enumerate(line)
-    ]
-    _write_table(rows, folder / "layers.parquet", _LAYERS)
-    _write_table(map(asdict, found.pairings), folder / "matches.parquet", _MATCHES)
-    value = {"schema": SCHEMA_VERSION, "models": found.models, "method": found.method}
-    with beside(folder / "alignment.json", BadOption) as temporary:
-        text = json.dumps(value | {"layers": [asdict(m) for m in found.layers]}, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_alignment(folder: Path) -> Alignment:
-    """What `write_alignment` wrote; BadOption, naming the file, if it is not that."""
-    path = folder / "alignment.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA_VERSION:
-            raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA_VERSION}.")
-        layers = tuple(map(map_from_json, value["layers"]))
-        path = folder / "matches.parquet"
-        pairings = tuple(Pairing(**row) for row in pq.read_table(path).to_pylist())
-        return Alignment((value["models"][0], value["models"][1]), value["method"], layers, pairings)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
-        raise BadOption(f"{path} does not hold an alignment ({type(error).__name__}: {error}).") from error
-
-
 def map_from_json(value: dict[str, Any]) -> LayerMap:
     """A layer map from the dict that `asdict` and JSON made of it."""
     return LayerMap(**(value | {"scores": tuple(map(tuple, value["scores"])), "assigned": tuple(value["assigned"])}))
-
-
-def _write_table(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None:
-    with beside(path, BadOption) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
-
-
-_TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
-_MATCHES = pa.schema([(f.name, _TYPES[f.type]) for f in fields(Pairing)])
-_LAYERS = pa.schema(
-    [
-        ("role", pa.string()),
-        ("frame", pa.string()),
-        ("first", pa.int32()),
-        ("second", pa.int32()),
-        ("score", pa.float64()),
-        ("assigned", pa.bool_()),
-    ]
-)

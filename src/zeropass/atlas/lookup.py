@@ -1,6 +1,6 @@
 """Finds some rows of a Parquet file by its statistics: a third of the time, or less, that a query of the file takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zeropass.address import Address
+from zeropass.atlas.schema import Wanted
 
-__all__ = ["Wanted", "of_address", "rows_of"]
-
-Wanted = Mapping[str, int | str]
-"""Values that columns should have, by their names."""
+__all__ = ["rows_of"]
 
 _Stamp = tuple[Path, int, int]
 """A file as it was when it was read: its path, when it was changed, its size."""
@@ -24,7 +21,7 @@ _KEPT = 512
 
 
 def rows_of(path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The rows whose columns have the wanted values; a column that the file does not have is not asked for.
+    """The rows whose columns have the wanted values, in their order; a column that the file lacks is not asked for.
 
     Only groups of rows are read in which the file's statistics allow all of these values. Raises what pyarrow does
     where the file is damaged: OSError, ValueError or KeyError.
@@ -39,11 +36,6 @@ def rows_of(path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[An
     for name, value in wanted.items():
         table = table.filter(pc.equal(table[name], pa.scalar(value, table[name].type)))
     return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
-
-
-def of_address(place: Address) -> Wanted:
-    """What the rows of an address have in the files of lists and pairs."""
-    return {"address": str(place), "head": place.head, "index": place.index}
 
 
 @lru_cache(_KEPT)

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.files import Run
-from zeropass.atlas.lookup import of_address
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import PARAMETERS, safe_name
+from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
 from zeropass.charts import Alike, Likeness, NearRecord, Part, Wire, Wiring
 from zeropass.errors import BadAddress, BadAtlas
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
 from zeropass.atlas.files import Files, Floats, Run
-from zeropass.atlas.lookup import of_address
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,
@@ -23,6 +22,7 @@ from zeropass.atlas.schema import (
     check_manifest,
     check_view,
     file_name,
+    of_address,
     read_json,
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption

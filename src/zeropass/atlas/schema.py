@@ -14,12 +14,14 @@
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from zeropass import disk
+from zeropass.address import Address
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.vocab import VIEWS, Kind, View
@@ -28,10 +30,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Job",
     "Options",
+    "Wanted",
     "beside",
     "check_manifest",
     "check_view",
     "file_name",
+    "of_address",
     "read_json",
     "safe_name",
     "vector_file",
@@ -43,6 +47,15 @@ PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, HITS = "parameters.parquet", "hits.parquet"
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
+
+
+Wanted = Mapping[str, int | str]
+"""Values that columns should have, by their names: the first tells the rows, the others where in a file these are."""
+
+
+def of_address(place: Address) -> Wanted:
+    """What the rows of an address have in the files of lists and pairs."""
+    return {"address": str(place), "head": place.head, "index": place.index}
 
 
 @dataclass(frozen=True)

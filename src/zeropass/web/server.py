@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated
 
+from zeropass.atlas.lookup import rows_of
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
 from zeropass.vocab import View
 from zeropass.web import overviews, pairs, parameters, words
@@ -329,7 +330,7 @@ def warm(books: Sequence[Book]) -> None:
     threadpool_limits(1)
     for book in books:
         try:
-            book.atlas.keep_index()
+            book.atlas.keep_index(rows_of)
             overviews.model(book)
             overviews.tokens(book)
         except ZeropassError:  # a damaged atlas says so on its pages

@@ -1,0 +1,30 @@
+"""Small tables as Parquet files. To load pyarrow takes a quarter of a second: what every command imports keeps away."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zeropass.disk import beside
+from zeropass.errors import ZeropassError
+
+__all__ = ["read_rows", "write_rows"]
+
+
+def write_rows(
+    rows: Iterable[dict[str, Any]], path: Path, types: Mapping[str, str], error: type[ZeropassError]
+) -> None:
+    """Write a table whole or not at all; types: of its columns, by Arrow's names. ``error`` is raised on failure."""
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in types.items()])
+    with beside(path, error) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table; OSError or ValueError where it is missing or damaged."""
+    try:
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
