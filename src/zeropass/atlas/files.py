@@ -157,6 +157,11 @@ class Files:
     def _finders(self) -> list[Finder]:
         return []
 
+    def reconnect(self) -> None:
+        """For a process that was forked: a connection of its own, since the parent's threads did not come along."""
+        self.__dict__.pop("_db", None)
+        self._finders.clear()
+
     def mask(self, view: str) -> npt.NDArray[np.bool_]:
         """Which tokens a view shows, (V,)."""
         return np.asarray(self._tokens[f"in_{view}"], bool)

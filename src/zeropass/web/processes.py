@@ -7,7 +7,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -25,7 +24,7 @@ def forked(count: int, lanes: int, work: Work, prepare: Callable[[], None]) -> I
 
     Gives ``lanes`` functions. Each hands a job to a child that has none of that lane, waits for one if need be, and
     returns or raises what came of it: a child does one job of each lane at a time, so that long ones have a lane of
-    their own. ``prepare`` is what a child does beside its first jobs. Children end with their parent, however it ends.
+    their own. ``prepare`` is what a child does first. Children end with their parent, however it ends.
     """
     pipes = [[Pipe() for _ in range(lanes)] for _ in range(count)]
     children = []
@@ -60,9 +59,9 @@ def _child(lanes: list[Connection], work: Work, prepare: Callable[[], None]) -> 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        beside: list[Callable[[], None]] = [prepare, *(partial(_work, lane, work) for lane in lanes[1:])]
-        for one in beside:
-            threading.Thread(target=one, daemon=True).start()
+        prepare()
+        for lane in lanes[1:]:
+            threading.Thread(target=_work, args=(lane, work), daemon=True).start()
         _work(lanes[0], work)
     finally:
         os._exit(0)

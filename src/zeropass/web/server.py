@@ -285,7 +285,9 @@ def _makers(books: Sequence[Book], processes: int, bound: socket.socket) -> Iter
 
     def prepare() -> None:
         bound.close()  # it is the parent's: nobody listens when that is gone
-        warm(books)
+        for book in books:
+            book.atlas.reconnect()
+        threading.Thread(target=warm, args=(books,), daemon=True).start()
 
     with forked(processes, 2, work, prepare) as (stored, computed):
         yield (stored, processes), (computed, processes)
