@@ -11,7 +11,7 @@ from typing import Any
 
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "beside", "read_lines"]
+__all__ = ["Parts", "beside", "holding", "make_folder", "read_lines", "read_schema"]
 
 
 @contextmanager
@@ -31,6 +31,31 @@ def beside(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, failure: type[ZeropassError]) -> None:
+    """Make a folder, unless it is there; ``failure``, naming it, where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise failure(f"{folder} could not be made ({error.strerror or error}).") from error
+
+
+@contextmanager
+def holding(path: Path, of: str) -> Iterator[None]:
+    """What goes wrong with what a file holds is BadOption, naming the file and what it should hold."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BadOption(f"{path} does not hold {of} ({type(error).__name__}: {error}).") from error
+
+
+def read_schema(path: Path, schema: int) -> dict[str, Any]:
+    """The JSON of a file that says of which schema it is; BadOption for another one."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if value["schema"] != schema:
+        raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {schema}.")
+    return dict(value)
 
 
 def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:
@@ -67,10 +92,7 @@ class Parts:
     def save(self, name: str, value: Any) -> None:
         """Keep a JSON-ready value under a name; ``failure``, naming the file, if the disk does not let us."""
         path = self._path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self.failure(f"{path.parent} could not be made ({error.strerror or error}).") from error
+        make_folder(path.parent, self.failure)
         with beside(path, self.failure) as temporary:
             temporary.write_text(json.dumps({"key": self.key, "value": value}, allow_nan=False), encoding="utf-8")
 

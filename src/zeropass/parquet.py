@@ -1,6 +1,7 @@
 """Small tables as Parquet files. To load pyarrow takes a quarter of a second: what every command imports keeps away."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pyarrow.parquet as pq
 from zeropass.disk import beside
 from zeropass.errors import ZeropassError
 
-__all__ = ["read_rows", "write_rows"]
+__all__ = ["columns_of", "read_rows", "write_rows"]
+
+_TYPES: dict[Any, str] = {str: "string", int: "int32", float: "double", float | None: "double", bool: "bool"}
+
+
+def columns_of(record: type) -> dict[str, str]:
+    """The columns of a dataclass, as `write_rows` takes them: its fields that are text or a number."""
+    return {one.name: _TYPES[one.type] for one in fields(record) if one.type in _TYPES}
 
 
 def write_rows(

@@ -9,19 +9,16 @@
 """
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from zeropass.align.results import SCHEMA_VERSION, Alignment, Pairing, map_from_json
-from zeropass.disk import beside
+from zeropass.disk import beside, holding, make_folder, read_schema
 from zeropass.errors import BadOption
-from zeropass.parquet import read_rows, write_rows
+from zeropass.parquet import columns_of, read_rows, write_rows
 
 __all__ = ["read_alignment", "write_alignment"]
 
-_TYPES: dict[Any, str] = {str: "string", float: "double", bool: "bool"}
-_MATCHES = {one.name: _TYPES[one.type] for one in fields(Pairing)}
 _LAYERS = {
     "role": "string",
     "frame": "string",
@@ -34,10 +31,7 @@ _LAYERS = {
 
 def write_alignment(found: Alignment, folder: Path) -> None:
     """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadOption(f"{folder} could not be made ({error.strerror or error}).") from error
+    make_folder(folder, BadOption)
     rows = [
         {"role": m.role, "frame": m.frame, "first": a, "second": b, "score": score, "assigned": m.assigned[a] == b}
         for m in found.layers
@@ -45,7 +39,7 @@ def write_alignment(found: Alignment, folder: Path) -> None:
         for b, score in enumerate(line)
     ]
     write_rows(rows, folder / "layers.parquet", _LAYERS, BadOption)
-    write_rows(map(asdict, found.pairings), folder / "matches.parquet", _MATCHES, BadOption)
+    write_rows(map(asdict, found.pairings), folder / "matches.parquet", columns_of(Pairing), BadOption)
     value = {"schema": SCHEMA_VERSION, "models": found.models, "method": found.method}
     with beside(folder / "alignment.json", BadOption) as temporary:
         text = json.dumps(value | {"layers": [asdict(m) for m in found.layers]}, allow_nan=False)
@@ -54,14 +48,10 @@ def write_alignment(found: Alignment, folder: Path) -> None:
 
 def read_alignment(folder: Path) -> Alignment:
     """What `write_alignment` wrote; BadOption, naming the file, if it is not that."""
-    path = folder / "alignment.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA_VERSION:
-            raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA_VERSION}.")
+    path, table = folder / "alignment.json", folder / "matches.parquet"
+    with holding(path, "an alignment"):
+        value = read_schema(path, SCHEMA_VERSION)
+        models, method = (value["models"][0], value["models"][1]), value["method"]
         layers = tuple(map(map_from_json, value["layers"]))
-        path = folder / "matches.parquet"
-        pairings = tuple(Pairing(**row) for row in read_rows(path))
-        return Alignment((value["models"][0], value["models"][1]), value["method"], layers, pairings)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise BadOption(f"{path} does not hold an alignment ({type(error).__name__}: {error}).") from error
+    with holding(table, "an alignment"):
+        return Alignment(models, method, layers, tuple(Pairing(**row) for row in read_rows(table)))

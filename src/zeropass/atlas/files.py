@@ -135,7 +135,7 @@ class Files:
         if not self._finders:  # for a question or two
             name, value = next(iter(wanted.items()))
             names = ", ".join(f'"{column}"' for column in columns)
-            query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value '  # noqa: S608
+            query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value'  # noqa: S608
             return self.query(f"{query} ORDER BY file_row_number", file=str(path), value=value)
         try:
             return self._finders[0](path, wanted, columns)

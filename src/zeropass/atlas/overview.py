@@ -113,10 +113,10 @@ def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> di
     """
     group = atlas.model["heads"] // atlas.model["kv_heads"]
     rows = atlas.query(
-        "SELECT role, address, max(strength) AS best, list(id), min(id) AS first FROM read_parquet($file) "
+        "SELECT role, address, max(strength), list(id) FROM read_parquet($file) "
         "WHERE layer = $layer AND list_contains($roles, role) "
         "AND head = CASE WHEN role IN ('k', 'v') THEN $shared ELSE $head END "
-        "GROUP BY role, address ORDER BY best DESC, first",
+        "GROUP BY role, address ORDER BY max(strength) DESC, min(id)",
         file=str(atlas.path / PARAMETERS),
         layer=layer,
         roles=list(HEAD_ROLES),
@@ -124,8 +124,8 @@ def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> di
         shared=head // group * group,
     )
     by_role = {kind: [row for role, *row in rows if role == kind] for kind in HEAD_ROLES}
-    lists = _in_short(atlas, [i for of in by_role.values() for _, _, ids, _ in of[:most] for i in ids])
-    found = {role: [Telling(a, s, tuple(lists.get(a, ()))) for a, s, *_ in of] for role, of in by_role.items()}
+    lists = _in_short(atlas, [i for of in by_role.values() for *_, ids in of[:most] for i in ids])
+    found = {role: [Telling(a, s, tuple(lists.get(a, ()))) for a, s, _ in of] for role, of in by_role.items()}
     return {role: of for role, of in found.items() if of}
 
 

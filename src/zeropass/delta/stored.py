@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from zeropass.delta.results import Diff
-from zeropass.disk import beside
+from zeropass.disk import beside, make_folder
 from zeropass.errors import BadOption
 from zeropass.parquet import write_rows
 
@@ -24,10 +24,7 @@ CELL, LEFT, TOP = 18, 60, 44
 
 def write_diff(found: Diff, folder: Path) -> None:
     """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadOption(f"{folder} could not be made ({error.strerror or error}).") from error
+    make_folder(folder, BadOption)
     rows = ({name: getattr(one, name) for name in _MATRICES} for one in found.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)
     with beside(folder / "where.svg", BadOption) as temporary:

@@ -88,8 +88,7 @@ def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
     """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each whole or not at all."""
     with beside(folder / "evidence.json", BadOption) as temporary:
         temporary.write_text(json.dumps(evidence.to_json(), allow_nan=False) + "\n", encoding="utf-8")
-    with beside(folder / "evidence.parquet", BadOption) as temporary:
-        write_parquet(evidence.results, temporary)
+    write_parquet(evidence.results, folder / "evidence.parquet")
     with beside(folder / "report.html", BadOption) as temporary:
         temporary.write_text(html, encoding="utf-8")
 

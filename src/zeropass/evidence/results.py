@@ -9,16 +9,14 @@ the same number under each null. A folder of evidence holds::
     report.html        one page with figures
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from zeropass.disk import holding, read_schema
 from zeropass.errors import BadOption
+from zeropass.parquet import columns_of, write_rows
 
 __all__ = ["EVERY_LAYER", "MEASURES", "NULLS", "Evidence", "Null", "Result", "read_evidence", "write_parquet"]
 
@@ -146,27 +144,16 @@ def result_from_json(value: dict[str, Any]) -> Result:
 def read_evidence(folder: Path) -> Evidence:
     """The evidence that ``zeropass evidence --out`` wrote; BadOption, naming the file, if it is not that."""
     path = folder / "evidence.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA_VERSION:
-            raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA_VERSION}.")
-        return Evidence.from_json(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadOption(f"{path} does not hold evidence ({type(error).__name__}: {error}).") from error
+    with holding(path, "evidence"):
+        return Evidence.from_json(read_schema(path, SCHEMA_VERSION))
 
 
 def write_parquet(results: Iterable[Result], path: Path) -> None:
-    """One row for each result and null, so that any query engine can ask (columns ``null`` and ``null_*``)."""
+    """One row for each result and null, whole or not at all, so that any query engine can ask (columns ``null_*``)."""
     rows = []
     for result in results:
         plain = {f.name: getattr(result, f.name) for f in fields(Result) if f.name != "nulls"}
         nulls = [{f"null_{f.name}": getattr(null, f.name) for f in fields(Null)} for null in result.nulls]
         rows += [plain | null for null in nulls or [dict.fromkeys(f"null_{f.name}" for f in fields(Null))]]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
-
-
-_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int32(), float: pa.float64(), float | None: pa.float64()}
-_SCHEMA = pa.schema(
-    [(f.name, _TYPES[f.type]) for f in fields(Result) if f.name != "nulls"]
-    + [(f"null_{f.name}", _TYPES[f.type]) for f in fields(Null)]
-)
+    nulls_columns = {f"null_{name}": kind for name, kind in columns_of(Null).items()}
+    write_rows(rows, path, columns_of(Result) | nulls_columns, BadOption)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeropass.arch.spec import FRAMES, READ_ROLES, WRITE_ROLES
-from zeropass.disk import beside
+from zeropass.disk import beside, holding, make_folder
 from zeropass.errors import BadOption
 from zeropass.sources.demo import cache_folder
 
@@ -102,10 +102,7 @@ class Verdicts:
 
     def write(self, path: Path) -> None:
         """Write the JSON whole or not at all. Raises BadOption, naming the file, where that is not possible."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadOption(f"{path.parent} could not be made ({error.strerror or error}).") from error
+        make_folder(path.parent, BadOption)
         with beside(path, BadOption) as temporary:
             temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
 
@@ -127,10 +124,8 @@ def judge(evidence: "Evidence") -> Verdicts:
 
 def read_verdicts(path: Path) -> Verdicts:
     """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
-    try:
+    with holding(path, "verdicts"):
         return Verdicts.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadOption(f"{path} does not hold verdicts ({type(error).__name__}: {error}).") from error
 
 
 def known_verdicts(size: int | None, fingerprint: Callable[[], str]) -> Verdicts | None:

@@ -20,7 +20,7 @@ import zeropass
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import overview as above
 from zeropass.charts import LayerRecord
-from zeropass.disk import beside
+from zeropass.disk import beside, make_folder
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
@@ -115,10 +115,7 @@ def _write(part: Path, books: Sequence[Book], there: set[str], book: Book, path:
         texts["csv"] = as_csv(page)
     if page.picture is not None:
         texts["svg"] = site.svg(page, book)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadOption(f"{file.parent} could not be made ({error.strerror or error}).") from error
+    make_folder(file.parent, BadOption)
     for kind, text in [*texts.items(), ("html", site.html(page, book))]:
         with beside(file.with_name(f"{file.name}.{kind}"), BadOption) as temporary:
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
