@@ -86,9 +86,7 @@ class Spaces:
 
     def load(self, space: str) -> Space:
         """One space, kept for the jobs to come: in memory if there is room. Of the mapped ones the others rest."""
-        for other, loaded in self._loaded.items():
-            if other != space:
-                loaded.forget()
+        self.forget(but=space)
         if space not in self._loaded:
             path, moments_path = self._paths(space)
             stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
@@ -97,10 +95,11 @@ class Spaces:
             self._loaded[space] = made(stored, found)
         return self._loaded[space]
 
-    def forget(self) -> None:
-        """Of mapped spaces keep nothing in memory that can be made again."""
-        for space in self._loaded.values():
-            space.forget()
+    def forget(self, but: str = "") -> None:
+        """Of mapped spaces, but for one, keep nothing in memory that can be made again."""
+        for name, space in self._loaded.items():
+            if name != but:
+                space.forget()
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget the spaces that no further job needs."""
