@@ -20,7 +20,7 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled"),
+    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads"),
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
@@ -52,7 +52,7 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
 )
-NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled")
+NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 

@@ -1,6 +1,7 @@
 """For each token the vectors with the highest |z|, gathered block by block while the scores are at hand."""
 
 from collections.abc import Iterator
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class HitList:
     the bits of |z| (which sort like the number, being positive), then the complement of 2·id + (z < 0).
     Only what reaches a token's running ``size``-th best, its ``threshold``, is looked at again; that lands in
     ``_SLOTS`` waiting places a token, merged when they are full. ``seen`` counts the vectors.
+    ``lock`` is for those who change the keys side by side.
     ``keys`` (tokens, size) are a heap for each token: places 2p + 1 and 2p + 2 hold nothing lower than place p.
     """
 
@@ -34,6 +36,7 @@ class HitList:
         self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
         self.threshold = torch.zeros(tokens, device=device)
         self.seen = 0
+        self.lock = Lock()
 
     def offer(self, z: Tensor, first_id: int) -> None:
         """Take in z (n, tokens) of the vectors ``first_id …``."""

@@ -22,14 +22,12 @@ from zeropass.model import Model
 from zeropass.pairs import top_pairs
 from zeropass.sieve import survey
 from zeropass.statistics import blocks, standardised
+from zeropass.threads import one_by_one, side_by_side
 
 __all__ = ["Runner", "Scored"]
 
-_BLOCK = 512
-"""Vectors whose lists are looked for at once."""
-
 _COLUMNS = 256
-"""Columns of heads whose scores over all rows are made at once: 50 MB for V = 49,152; more are no faster."""
+"""Columns of key/value heads whose factors are held at once: 50 MB for V = 49,152."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +44,14 @@ class Scored:
     mean: Tensor
     std: Tensor
     spread: Tensor
+
+    def over_rows(self, own: slice) -> Tensor:
+        """Scores (V', m) of some of the vectors over the rows, less their means."""
+        vectors = (self.unit[own] * self.std[own, None]).T
+        found = self.space.rows.new_empty(len(self.space.rows), vectors.shape[1])
+        for part, rows in self.space.blocks():
+            torch.mm(rows, vectors, out=found[part])
+        return found
 
 
 @dataclass(eq=False)
@@ -74,7 +80,7 @@ class Runner:
         pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets)]
         for role in lists:
             for frame in list_frames(self.model, self.options, job.layer, role):
-                lists[role] += self._listed(self.scored(sets[role], frame))
+                lists[role].append(self._listed(self.scored(sets[role], frame)))
             self._save_vectors(sets[role])
         self._write(job, lists, pairs)
 
@@ -117,10 +123,6 @@ class Runner:
         first = next(frame for frame in FRAMES if frame in self.options.frames)
         return self.frames.right_frame("vo", first) if base_role(role) == "o" else first
 
-    @cached_property
-    def _buffer(self) -> Tensor:
-        return torch.empty(max(_COLUMNS, self.model.dims.head_dim), len(self.kept), device=self.kept.device)
-
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
         """A set ready to be multiplied."""
         space, folded = self.space(vectors, frame), self.folded(vectors, frame)
@@ -131,43 +133,47 @@ class Runner:
         """The rows that a set meets in a frame."""
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
-    def _listed(self, scored: Scored) -> Iterator[ListBlock]:
+    def _listed(self, scored: Scored) -> ListBlock:
         """Both poles of a set of vectors; what the tokens can use of it goes to the running hits."""
         source, k = scored.vectors, self.options.k
         first, hits = self.bases[source.layer, source.role, scored.frame], self.hits[source.side, scored.frame]
-        for part in blocks(len(scored.unit), _BLOCK):
-            found = survey(scored.unit[part], scored.space.sieved, k, self.kept, hits, first + part.start)
-            yield ListBlock(
-                first_id=first + part.start,
-                addresses=source.addresses[part],
-                frame=scored.frame,
-                norm=source.vectors[part].norm(dim=1),
-                mean=scored.mean[part],
-                std=scored.std[part],
-                spread=scored.spread[part],
-                kurtosis=found.kurtosis,
-                extremes=found.extremes,
-            )
+        found = survey(scored.unit, scored.space.sieved, k, self.kept, hits, first)
+        return ListBlock(
+            first_id=first,
+            addresses=source.addresses,
+            frame=scored.frame,
+            norm=source.vectors.norm(dim=1),
+            mean=scored.mean,
+            std=scored.std,
+            spread=scored.spread,
+            kurtosis=found.kurtosis,
+            extremes=found.extremes,
+        )
 
     def map_heads(self, kind: str, sets: dict[str, VectorSet]) -> Iterator[PairRow]:
         """Top pairs of every head of a layer.
 
-        Key/value heads come in chunks, each followed by its query heads, so that few factors are held.
+        Key/value heads come in chunks, each followed by its query heads, so that few factors are held: with
+        ``--memory`` those of one search, else those of one for each thread.
         """
         self.spaces.forget()  # rows rounded for a survey: here they are in the way
         dims = self.model.dims
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
+        each = side_by_side if self.spaces.room is None else one_by_one
+        factors: dict[int, Tensor] = {}
+
+        def searched(head: int) -> PairRow:
+            one, other = self.factor(scored[own], head), factors[self.model.kv_head(shared, head)]
+            product = Factored(one, other) if own == left else Factored(other, one)
+            return self.pair_row(kind, sets[own].layer, head, scored[left].frame, product)
+
         step = max(1, _COLUMNS // dims.head_dim)
-        for first in range(0, dims.kv_heads, step):
-            chunk = range(first, min(first + step, dims.kv_heads))
-            shared_factors = dict(self._factors(scored[shared], chunk))
-            heads = range(chunk.start * dims.group, chunk.stop * dims.group)
-            for head, factor in self._factors(scored[own], heads):
-                other = shared_factors[self.model.kv_head(shared, head)]
-                product = Factored(factor, other) if own == left else Factored(other, factor)
-                yield self.pair_row(kind, sets[own].layer, head, scored[left].frame, product)
+        for chunk in blocks(dims.kv_heads, step):
+            stored = range(chunk.start, chunk.stop)
+            factors = dict(zip(stored, each(lambda head: self.factor(scored[shared], head), stored), strict=True))
+            yield from each(searched, range(chunk.start * dims.group, chunk.stop * dims.group))
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
@@ -176,26 +182,14 @@ class Runner:
         offset = self.frames.usual_offset(kind, frame)
         return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)
 
-    def _factors(self, scored: Scored, heads: range) -> Iterator[tuple[int, Tensor]]:
-        """Factor (V', d_h) of each stored head of a role."""
-        width = self.model.dims.head_dim
-        per_block = max(1, _COLUMNS // width)
-        for at in range(heads.start, heads.stop, per_block):
-            block = range(at, min(at + per_block, heads.stop))
-            z = self._buffer[: len(block) * width]
-            for part, rows in scored.space.blocks():
-                torch.mm(scored.unit[at * width : block.stop * width], rows.T, out=z[:, part])
-            for head in block:
-                yield head, self.factor(scored, head, z[(head - at) * width : (head - at + 1) * width])
-
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
-    def factor(self, scored: Scored, head: int, z: Tensor) -> Tensor:
-        """Scores (V', d_h) of one head's columns as `Frames.head_map` defines its factors."""
+    def factor(self, scored: Scored, head: int) -> Tensor:
+        """Scores (V', d_h) of one stored head's columns as `Frames.head_map` defines its factors."""
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
         own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
-        factor = (z * scored.std[own, None]).T.contiguous() + scored.mean[own]
+        factor = scored.over_rows(own).add_(scored.mean[own])
         if base_role(role) == "k":
             first = head * self.model.dims.group  # of the query heads that share it
             return self.frames.as_key(factor, scored.mean[own], layer, first, frame, self._lengths(scored), role)

@@ -36,7 +36,7 @@ class Space:
     moments: Moments
     mapped: mmap.mmap | None = None
 
-    def blocks(self, size: int = 8192) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, size: int = 1024) -> Iterator[tuple[slice, Tensor]]:
         """The rows, ``size`` at a time. Of mapped ones no more than a block stays resident, valid until the next."""
         for part in blocks(self.rows.shape[0], size):
             yield part, self.rows[part]
@@ -49,8 +49,8 @@ class Space:
 
     @cached_property
     def sieved(self) -> Sieved:
-        """The rows made ready for `sieve.survey`: half as large once more."""
-        return sieved(self.rows, self.rest)
+        """The rows made ready for `sieve.survey`: a quarter as large once more."""
+        return sieved(self.rows, self.moments.covariance, self.rest)
 
     def forget(self) -> None:
         """Of mapped rows keep nothing in memory that can be made again."""

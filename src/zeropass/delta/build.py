@@ -181,9 +181,7 @@ class _Role:
         """The change is computed from the change: a difference of scores would be noise."""
         width = self.runner.model.dims.head_dim
         own = slice(stored * width, (stored + 1) * width)
-        rows = self.before.space.rows
-        before = self.plain.factor(self.before, stored, self.before.unit[own] @ rows.T)
-        added = ((self.added.unit[own] @ rows.T) * self.added.std[own, None]).T
+        before, added = self.plain.factor(self.before, stored), self.added.over_rows(own)
         if self.name == "k" and self.frame != "paper":
             return before, added
         added = added + self.added.mean[own]
