@@ -126,6 +126,18 @@ def _mark(products, row, floor, high, low, size, lost, scale, marks):
         marks[i] = pole | np.uint8(abs(x) + error >= floor * scale[i])
 
 
+@numba.njit
+def _chosen(marks, words, places):
+    """Write the places of the marks that are set, which ``words`` holds too; returns how many."""
+    count = 0
+    for word in range(words.shape[0]):
+        if words[word]:
+            for i in range(_WORD * word, _WORD * (word + 1)):
+                places[count] = i
+                count += marks[i]
+    return count
+
+
 @numba.njit(nogil=True, cache=True)
 def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, found, exact):
     """Look through products (t, n) of whole numbers that stand for t rows, the first the ``start``-th, and n vectors.
@@ -141,26 +153,24 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
     high, low = lowest[0] * scale, lowest[1] * scale
     powers = np.zeros((4, n), np.float32)
     marks = np.zeros(-(-n // _WORD) * _WORD, np.uint8)
-    words = marks.view(np.uint64)
+    words, places, scores = marks.view(np.uint64), np.empty(len(marks) + 1, np.int64), np.empty(n, np.float32)
     for j in range(products.shape[0]):
         _add_powers(products[j], of_rows[j, 0], powers)
         _mark(products[j], of_rows[j], floors[j], high, low, size, lost, scale, marks)
-        for word in range(words.shape[0]):
-            if words[word] == 0:
-                continue
-            for i in range(_WORD * word, _WORD * (word + 1)):
-                if marks[i] == 0:
-                    continue
-                score = _dot(vectors[i], rows[j])
-                if score >= lowest[0, i]:
-                    lowest[0, i] = max(lowest[0, i], _put(heaps[0, i], _key(score, start + j)))
-                    high[i] = lowest[0, i] * scale[i]
-                if -score >= lowest[1, i]:
-                    lowest[1, i] = max(lowest[1, i], _put(heaps[1, i], _key(-score, start + j)))
-                    low[i] = lowest[1, i] * scale[i]
-                if abs(score) >= floors[j]:
-                    found[0, count], found[1, count], exact[count] = i, start + j, score
-                    count += 1
+        chosen = _chosen(marks, words, places)
+        for at in range(chosen):  # without a branch between them, one product begins before the last one is done
+            scores[at] = _dot(vectors[places[at]], rows[j])
+        for at in range(chosen):
+            i, score = places[at], scores[at]
+            if score >= lowest[0, i]:
+                lowest[0, i] = max(lowest[0, i], _put(heaps[0, i], _key(score, start + j)))
+                high[i] = lowest[0, i] * scale[i]
+            if -score >= lowest[1, i]:
+                lowest[1, i] = max(lowest[1, i], _put(heaps[1, i], _key(-score, start + j)))
+                low[i] = lowest[1, i] * scale[i]
+            if abs(score) >= floors[j]:
+                found[0, count], found[1, count], exact[count] = i, start + j, score
+                count += 1
     unit = np.ones(n)
     for power in range(4):
         unit *= of_vectors[0]

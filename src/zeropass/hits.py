@@ -67,12 +67,15 @@ class HitList:
 
     def entries(self, first_id: int, stop_id: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``, some tokens at a time."""
-        self.flush()
+        with self.lock:
+            self.flush()
         for part in blocks(len(self.keys), 2048):  # few enough for what is made on the way to stay in the cache
-            keys = self.keys[part]
-            low = keys & LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
-            token, place = ((low > LOW - 2 * stop_id) & (low <= LOW - 2 * first_id)).nonzero(as_tuple=True)
-            yield part.start + token, keys[token, place]
+            with self.lock:
+                keys = self.keys[part]
+                low = keys & LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
+                token, place = ((low > LOW - 2 * stop_id) & (low <= LOW - 2 * first_id)).nonzero(as_tuple=True)
+                found = part.start + token, keys[token, place]
+            yield found
 
     def flush(self) -> None:
         """Merge what is waiting, and raise the thresholds."""

@@ -77,8 +77,10 @@ def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
     half = frequencies.shape[0]
     angle = offset[:, None] * frequencies if isinstance(offset, Tensor) else offset * frequencies
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
+    first, second, turned = x[..., :half], x[..., half : 2 * half], x.clone()
+    turned[..., :half].mul_(cos).addcmul_(second, sin, value=-1)
+    turned[..., half : 2 * half].mul_(cos).addcmul_(first, sin)
+    return turned
 
 
 def restored(x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor, shift: Tensor) -> Tensor:

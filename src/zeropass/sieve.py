@@ -40,7 +40,7 @@ _TILE = 1024
 _VECTORS = 1024
 """Vectors looked through at once: they too stay in the cache."""
 
-_SAMPLE = 2048
+_SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
 
 _GROUP = 16
@@ -126,7 +126,8 @@ def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, fi
         return _joined(
             [_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in _shares(vectors)]
         )
-    hits.flush()
+    with hits.lock:
+        hits.flush()
     shares = list(_shares(vectors, torch.get_num_threads()))
     found = side_by_side(lambda part: _Survey(vectors[part], rows, k, hits, first_id + part.start).run(ids), shares)
     hits.seen += len(vectors)
@@ -149,7 +150,8 @@ def _joined(found: list[Survey]) -> Survey:
 def _product(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
     """The same from the whole product in float32."""
     scores = vectors @ rows.rows.T
-    hits.offer(scores, first_id)
+    with hits.lock:
+        hits.offer(scores, first_id)
     return Survey(extremes(scores, k, ids), kurtosis(scores))
 
 

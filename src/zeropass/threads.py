@@ -1,18 +1,19 @@
-"""The same work on many things, on all cores: each thread does one at a time, on a core of its own."""
+"""Work on all cores: the same on many things at once, each on a core of its own, or one thing behind another."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-__all__ = ["one_by_one", "side_by_side"]
+__all__ = ["behind", "in_turn", "side_by_side"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def one_by_one(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+def in_turn(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     """What ``work`` makes of each item, one after the other, with all of torch's threads."""
     return [work(item) for item in items]
 
@@ -23,11 +24,37 @@ def side_by_side(work: Callable[[Item], Found], items: Sequence[Item]) -> list[F
     For work that lets go of Python's lock: torch, and what numba compiled without it. One thread a piece of work does
     more than two that meet after every product, and wait.
     """
+    workers = min(torch.get_num_threads(), len(items))
+    if workers <= 1:
+        return in_turn(work, items)
+    with _pool(workers) as pool:
+        return list(pool.map(work, items))
+
+
+@contextmanager
+def behind() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Gives a function that takes work, which is done in a thread of its own while the caller goes on.
+
+    It waits for the last piece of work before it takes another, and so does the end; what that raised is raised then.
+    """
+    with _pool(1) as pool:
+        waiting: Future[None] = pool.submit(lambda: None)
+
+        def take(work: Callable[[], None]) -> None:
+            nonlocal waiting
+            waiting.result()
+            waiting = pool.submit(work)
+
+        yield take
+        waiting.result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which torch has one thread."""
     threads = torch.get_num_threads()
-    if min(threads, len(items)) == 1:
-        return one_by_one(work, items)
     try:
-        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(threads)  # each thread has its number; this is for threads that begin later

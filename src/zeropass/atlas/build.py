@@ -6,6 +6,7 @@ at any moment continues with the first job that has no mark, and ends with the s
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.catalog import kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
+from zeropass.threads import behind
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
 
@@ -33,12 +35,16 @@ RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
 
 
 def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """Run jobs in this process; ``told`` hears the name of each, and how many are done."""
+    """Run jobs in this process; ``told`` hears the name of each, and how many were begun before.
+
+    What one found is written while the next is at work.
+    """
     uses = [runner.spaces_of(job) for job in todo]
-    for step, job in enumerate(todo):
-        told(job.name, step)
-        runner.spaces.keep_only(set().union(*uses[step:]))
-        runner.run(job)
+    with behind() as take:
+        for step, job in enumerate(todo):
+            told(job.name, step)
+            runner.spaces.keep_only(set().union(*uses[step:]))
+            take(partial(runner.write, runner.look(job)))
 
 
 def build(

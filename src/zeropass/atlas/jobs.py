@@ -21,13 +21,13 @@ from zeropass.hits import HitList
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
 from zeropass.sieve import survey
-from zeropass.statistics import blocks, standardised
-from zeropass.threads import one_by_one, side_by_side
+from zeropass.statistics import standardised
+from zeropass.threads import in_turn, side_by_side
 
-__all__ = ["Runner", "Scored"]
+__all__ = ["COLUMNS", "FEW_COLUMNS", "Finds", "Runner", "Scored"]
 
-_COLUMNS = 256
-"""Columns of key/value heads whose factors are held at once: 50 MB for V = 49,152."""
+COLUMNS, FEW_COLUMNS = 640, 256
+"""Columns of heads whose factors are held at once, 126 or 50 MB for V = 49,152; fewer with ``--memory``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,15 @@ class Scored:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Finds:
+    """What a job found: the lists of each role, and the pairs."""
+
+    job: Job
+    lists: dict[str, list[ListBlock]]
+    pairs: list[PairRow]
+
+
 @dataclass(eq=False)
 class Runner:
     """What the jobs of one build share: the model, the rows, and the running hits of every kind of list.
@@ -74,7 +83,11 @@ class Runner:
         self._made_lengths: dict[tuple[int, str, str], Lengths | None] = {}
 
     def run(self, job: Job) -> None:
-        """Run one job: vectors, lists and pairs first, the mark last."""
+        """Run one job."""
+        self.write(self.look(job))
+
+    def look(self, job: Job) -> Finds:
+        """Make what a job is for, and write its vectors."""
         sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets)]
@@ -82,7 +95,7 @@ class Runner:
             for frame in list_frames(self.model, self.options, job.layer, role):
                 lists[role].append(self._listed(self.scored(sets[role], frame)))
             self._save_vectors(sets[role])
-        self._write(job, lists, pairs)
+        return Finds(job, lists, pairs)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """The vectors that are listed."""
@@ -153,27 +166,29 @@ class Runner:
     def map_heads(self, kind: str, sets: dict[str, VectorSet]) -> Iterator[PairRow]:
         """Top pairs of every head of a layer.
 
-        Key/value heads come in chunks, each followed by its query heads, so that few factors are held: with
-        ``--memory`` those of one search, else those of one for each thread.
+        Key/value heads come in chunks, each followed by its query heads, so that few factors are held; with
+        ``--memory`` fewer, and one search at a time.
         """
         self.spaces.forget()  # rows rounded for a survey: here they are in the way
-        dims = self.model.dims
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
-        each = side_by_side if self.spaces.room is None else one_by_one
-        factors: dict[int, Tensor] = {}
+        each, columns = (side_by_side, COLUMNS) if self.spaces.room is None else (in_turn, FEW_COLUMNS)
+        dims, step = self.model.dims, max(1, columns // self.model.dims.head_dim)
 
-        def searched(head: int) -> PairRow:
-            one, other = self.factor(scored[own], head), factors[self.model.kv_head(shared, head)]
-            product = Factored(one, other) if own == left else Factored(other, one)
+        def searched(found: tuple[int, Tensor, Tensor]) -> PairRow:
+            head, scores, other = found
+            factor = self.factor(scored[own], head, scores)
+            product = Factored(factor, other) if own == left else Factored(other, factor)
             return self.pair_row(kind, sets[own].layer, head, scored[left].frame, product)
 
-        step = max(1, _COLUMNS // dims.head_dim)
-        for chunk in blocks(dims.kv_heads, step):
-            stored = range(chunk.start, chunk.stop)
-            factors = dict(zip(stored, each(lambda head: self.factor(scored[shared], head), stored), strict=True))
-            yield from each(searched, range(chunk.start * dims.group, chunk.stop * dims.group))
+        for first in range(0, dims.kv_heads, step):
+            stored = range(first, min(first + step, dims.kv_heads))
+            others = {head: self.factor(scored[shared], head, x) for head, x in self._columns(scored[shared], stored)}
+            heads = range(stored.start * dims.group, stored.stop * dims.group)
+            for at in range(heads.start, heads.stop, step):
+                block = self._columns(scored[own], range(at, min(at + step, heads.stop)))
+                yield from each(searched, [(head, x, others[self.model.kv_head(shared, head)]) for head, x in block])
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
@@ -185,11 +200,17 @@ class Runner:
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
-    def factor(self, scored: Scored, head: int) -> Tensor:
-        """Scores (V', d_h) of one stored head's columns as `Frames.head_map` defines its factors."""
+    def _columns(self, scored: Scored, heads: range) -> list[tuple[int, Tensor]]:
+        """Scores (V', d_h) of each stored head's columns over the rows, less their means."""
+        width = self.model.dims.head_dim
+        scores = scored.over_rows(slice(heads.start * width, heads.stop * width))
+        return list(zip(heads, torch.split(scores, width, dim=1), strict=True))
+
+    def factor(self, scored: Scored, head: int, scores: Tensor) -> Tensor:
+        """`Scored.over_rows` (V', d_h) of one stored head made into what `Frames.head_map` defines; changes it."""
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
         own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
-        factor = scored.over_rows(own).add_(scored.mean[own])
+        factor = scores.add_(scored.mean[own])
         if base_role(role) == "k":
             first = head * self.model.dims.group  # of the query heads that share it
             return self.frames.as_key(factor, scored.mean[own], layer, first, frame, self._lengths(scored), role)
@@ -215,8 +236,10 @@ class Runner:
             path = self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame)
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 
-    def _write(self, job: Job, lists: dict[str, list[ListBlock]], pairs: list[PairRow]) -> None:
-        for role, listed in lists.items():
+    def write(self, finds: Finds) -> None:
+        """Write lists and pairs, and the mark last; the next job may be looking meanwhile."""
+        job, pairs = finds.job, finds.pairs
+        for role, listed in finds.lists.items():
             if listed:
                 write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", listed)
         if pairs:
@@ -224,7 +247,7 @@ class Runner:
         write_mark(self.mark(job), self._found(job))
 
     def _found(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
-        """The entries of the running hits that this job put there."""
+        """The entries of the running hits that this job put there, as far as a later one has not taken their place."""
         for role in vector_roles(job):
             side = kind_of(self.model, job.layer, role)[0]
             for frame in list_frames(self.model, self.options, job.layer, role):

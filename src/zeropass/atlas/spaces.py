@@ -36,7 +36,7 @@ class Space:
     moments: Moments
     mapped: mmap.mmap | None = None
 
-    def blocks(self, size: int = 1024) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Tensor]]:
         """The rows, ``size`` at a time. Of mapped ones no more than a block stays resident, valid until the next."""
         for part in blocks(self.rows.shape[0], size):
             yield part, self.rows[part]

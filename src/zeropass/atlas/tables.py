@@ -101,6 +101,7 @@ def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
 
 def _list_table(block: ListBlock) -> pa.Table:
     e, n = block.extremes, len(block.addresses)
+    up = e.top[:, :1] >= -e.bottom[:, :1]
     return pa.table(
         {
             "id": pa.array(np.arange(block.first_id, block.first_id + n, dtype=np.int32)),
@@ -119,6 +120,8 @@ def _list_table(block: ListBlock) -> pa.Table:
             "top_z": _arrays(e.top),
             "bottom_ids": _arrays(e.bottom_ids.int()),
             "bottom_z": _arrays(e.bottom),
+            "words": _arrays(torch.where(up, e.top_ids[:, :WORDS], e.bottom_ids[:, :WORDS]).int()),
+            "words_z": _arrays(torch.where(up, e.top[:, :WORDS], e.bottom[:, :WORDS])),
         }
     )
 
@@ -149,34 +152,16 @@ def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, st
 def _index_of(folder: Path, key: tuple[int, str, str], side: str) -> pa.Table:
     """The lists of one (layer, role, frame), as they stand in the index."""
     layer, role, frame = key
-    part = _read(folder / f"{file_name(layer, role)}.parquet", [*_INDEX, *_POLES])
-    part = _with_words(part.filter(pc.equal(part["frame"], frame)))
+    part = _read(folder / f"{file_name(layer, role)}.parquet", _INDEX)
+    part = part.filter(pc.equal(part["frame"], frame))
     for name, value in (("side", side), ("role", role)):
         part = part.add_column(2, name, pa.repeat(value, len(part)))
     return part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part)))
 
 
-def _with_words(part: pa.Table) -> pa.Table:
-    """Lists with the first tokens of their stronger pole, and z, in place of both poles whole."""
-    top, top_z, bottom, bottom_z = (_matrix(part[name])[:, :WORDS] for name in _POLES)
-    up = top_z[:, :1] >= -bottom_z[:, :1]
-    words, words_z = np.where(up, top, bottom), np.where(up, top_z, bottom_z)
-    return (
-        part.drop_columns(_POLES)
-        .append_column("words", pa.FixedSizeListArray.from_arrays(pa.array(words.ravel()), words.shape[1]))
-        .append_column("words_z", pa.FixedSizeListArray.from_arrays(pa.array(words_z.ravel()), words.shape[1]))
-    )
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    flat = column.combine_chunks()
-    return flat.flatten().to_numpy().reshape(len(flat), -1)  # type: ignore[no-any-return]
-
-
 WORDS = 6
-"""Tokens of a list in the index over all lists."""
+"""The first tokens of a list's stronger pole, as the index over all lists has them."""
 
-_POLES = ["top_ids", "top_z", "bottom_ids", "bottom_z"]
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
@@ -184,6 +169,7 @@ _PARAMETERS = pa.schema(
     | {"words": pa.list_(pa.int32()), "words_z": pa.list_(pa.float32())}
 )
 _INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength", "best", "kurtosis"]
+_INDEX += ["words", "words_z"]
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:

@@ -181,7 +181,8 @@ class _Role:
         """The change is computed from the change: a difference of scores would be noise."""
         width = self.runner.model.dims.head_dim
         own = slice(stored * width, (stored + 1) * width)
-        before, added = self.plain.factor(self.before, stored), self.added.over_rows(own)
+        before = self.plain.factor(self.before, stored, self.before.over_rows(own))
+        added = self.added.over_rows(own)
         if self.name == "k" and self.frame != "paper":
             return before, added
         added = added + self.added.mean[own]
