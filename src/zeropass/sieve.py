@@ -32,7 +32,7 @@ try:
 except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Sieved", "Survey", "Whole", "rounded_size", "sieved", "survey"]
+__all__ = ["Sieved", "Survey", "Whole", "passing_size", "rounded_size", "sieved", "survey"]
 
 _TILE = 1024
 """Rows multiplied at once: with 512 vectors the products stay in a processor's cache while they are looked at."""
@@ -112,8 +112,14 @@ def sieved(rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: 
 
 
 def rounded_size(count: int, d: int) -> int:
-    """Bytes that `sieved` takes besides rows (count, d); 0 where the whole product is made."""
-    return count * d * _whole_type().itemsize if compiled is not None else 0
+    """Bytes that `sieved` keeps besides rows (count, d); 0 where the whole product is made."""
+    return count * d * _whole_type().itemsize + 4 * d**2 if compiled is not None else 0
+
+
+def passing_size(d: int) -> int:
+    """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
+    each = _VECTORS * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
+    return 28 * d**2 + torch.get_num_threads() * each if compiled is not None else 0
 
 
 def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
@@ -249,18 +255,21 @@ def _turns(covariance: Tensor) -> tuple[Tensor, Tensor, float]:
     """M and N (d, d) float32 for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see above."""
     values, axes = torch.linalg.eigh(covariance.float())
     # Where rows hardly vary they are not blown up; the turn may be any.
-    shares = values.clamp_min(values.amax().clamp_min(1e-30) * 1e-6).double() ** 0.25
-    mixed = axes.double(), _mixing(len(values))
-    turn, other = (((mixed[0] * share) @ mixed[1]).float() for share in (shares, 1 / shares))
-    drift = turn.double() @ other.double().T
-    drift.diagonal().sub_(1.0)
-    return turn, other, float(drift.norm()) * (1 + 1e-6)
+    shares, mixing = values.clamp_min(values.amax().clamp_min(1e-30) * 1e-6) ** 0.25, _mixing(len(values))
+    turn, other = (axes * shares) @ mixing, (axes / shares) @ mixing
+    drift, exact = 0.0, other.double().T
+    for part in blocks(len(turn)):
+        product = turn[part].double() @ exact
+        product.diagonal(part.start).sub_(1.0)
+        drift += float(product.square().sum())
+    return turn, other, math.sqrt(drift) * (1 + 1e-6)
 
 
 def _mixing(d: int) -> Tensor:
-    """An orthogonal matrix (d, d) with entries of like size, float64: the discrete cosine transform (DCT-II)."""
-    at = torch.arange(d, dtype=torch.float64)
-    mixing = torch.cos(torch.pi / d * (at[:, None] + 0.5) * at) * math.sqrt(2 / d)
+    """An orthogonal matrix (d, d) with entries of like size: the discrete cosine transform (DCT-II)."""
+    at, mixing = torch.arange(d, dtype=torch.float64), torch.empty(d, d)
+    for part in blocks(d):
+        mixing[part] = torch.cos(torch.pi / d * (at[part, None] + 0.5) * at) * math.sqrt(2 / d)
     mixing[:, 0] *= math.sqrt(0.5)
     return mixing
 

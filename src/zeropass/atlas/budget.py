@@ -9,7 +9,8 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
               and the larger of
-              rounded   V d times 2 bytes, or 4 where nothing is rounded, and 100 MB for the scores of a tile
+              rounded   V d (4 V d where whole numbers are multiplied as float32) and 4 d², as long as a space is
+                        looked at; 28 d² while it is made ready, 1024 (16 · 1024 + 16 d) for each thread that looks
               factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
@@ -20,23 +21,17 @@ Without numba a block of scores, 4 · 512 V, and 4600 V while hits are merged st
 import re
 
 from zeropass.arch.spec import MAP_ROLES
-from zeropass.atlas.jobs import Runner, needed_roles
+from zeropass.atlas.jobs import FEW_COLUMNS, Runner, needed_roles
 from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.sieve import rounded_size
+from zeropass.sieve import passing_size, rounded_size
 
 __all__ = ["least", "parse_size", "room_for_rows"]
 
 VECTORS = 512
 """Vectors whose scores are held at once, where the whole product is made."""
-
-COLUMNS = 256
-"""Columns of heads whose scores are held at once."""
-
-TILES = 100 * 10**6
-"""Scores of 512 vectors in a tile of rows, rounded and not, and the places that are found in them."""
 
 MERGING = 4600
 """Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
@@ -88,9 +83,9 @@ def _running(runner: Runner) -> int:
     spaces = set().union(*(runner.spaces_of(job) for job in jobs))
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
-    looking = rounded_size(tokens, d) + TILES if rounded_size(1, 1) else tokens * (4 * VECTORS + MERGING)
+    looking = rounded_size(tokens, d) + passing_size(d) or tokens * (4 * VECTORS + MERGING)
     factors = {job: tokens * _factors(runner.model, job) for job in jobs}
-    block = 4 * max(COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
+    block = 4 * max(FEW_COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
     largest = max((_vectors(runner.model, job) + max(looking, factors[job]) for job in jobs), default=looking)
     return hits + 8 * d**2 * len(spaces) + block + largest
 
@@ -105,4 +100,4 @@ def _factors(model: Model, job: Job) -> int:
     if not set(MAP_ROLES) & set(job.roles):
         return 0
     width = model.dims.head_dim
-    return 4 * width * min(model.dims.kv_heads, max(COLUMNS, width) // width) + 4 * 4 * width
+    return 4 * width * min(model.dims.kv_heads, max(FEW_COLUMNS, width) // width) + 4 * 4 * width
