@@ -30,7 +30,7 @@ CPU_TILE, GPU_TILE = (4096, 1 << 21), (1 << 15, 1 << 26)
 """Rows of a block, and scores held at once: 8 MB, which stay in the cache, or 256 MB."""
 CORNER = 512
 """Rows of either side whose products give the first threshold."""
-SAMPLE = 4096
+SAMPLE = 2048
 """Rows looked at, about, to choose how to turn the factors; any choice is exact."""
 BATCH = 1 << 16
 """Candidates that are scored at once, if not k."""

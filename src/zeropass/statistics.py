@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from zeropass.threads import each_core
+
 __all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "standardised"]
 
 _BLOCK = _VECTORS = 512
@@ -27,11 +29,13 @@ class Moments:
         Exact: mean = w · ē and variance = w Cov(E) wᵀ. A vector that gives every row the same score has
         standard deviation 0 here; `standardised` keeps such a one from dividing by it.
         """
-        found = torch.empty(2, len(vectors), device=vectors.device)
-        for part in blocks(len(vectors), _VECTORS):
-            w = vectors[part].double()
+
+        def of(some: Tensor) -> Tensor:
+            w = some.double()
             variance = ((w @ self.covariance) * w).sum(1).clamp_min(0)
-            found[0, part], found[1, part] = w @ self.mean, variance.sqrt()
+            return torch.stack((w @ self.mean, variance.sqrt())).float()
+
+        found = torch.cat(each_core(vectors.device)(of, torch.split(vectors, _VECTORS)), 1)
         return found[0], found[1]
 
 

@@ -3,19 +3,31 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
-__all__ = ["behind", "in_turn", "side_by_side"]
+__all__ = ["Each", "behind", "each_core", "in_turn", "side_by_side"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
+class Each(Protocol):
+    """`in_turn` or `side_by_side`."""
+
+    def __call__(self, work: Callable[[Item], Found], items: Sequence[Item], /) -> list[Found]:
+        """What ``work`` makes of each item, in their order."""
+
+
 def in_turn(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
     """What ``work`` makes of each item, one after the other, with all of torch's threads."""
     return [work(item) for item in items]
+
+
+def each_core(device: torch.device) -> Each:
+    """`side_by_side` where the work is the processor's; a GPU has one thing to do at a time."""
+    return side_by_side if device.type == "cpu" else in_turn
 
 
 def side_by_side(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:

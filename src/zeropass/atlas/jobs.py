@@ -21,10 +21,13 @@ from zeropass.hits import HitList
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
 from zeropass.sieve import survey
-from zeropass.statistics import standardised
-from zeropass.threads import in_turn, side_by_side
+from zeropass.statistics import blocks, standardised
+from zeropass.threads import each_core, in_turn
 
 __all__ = ["COLUMNS", "FEW_COLUMNS", "Finds", "Runner", "Scored"]
+
+_ROWS = 4096
+"""Rows that are multiplied with the columns of heads at once."""
 
 COLUMNS, FEW_COLUMNS = 640, 256
 """Columns of heads whose factors are held at once, 126 or 50 MB for V = 49,152; fewer with ``--memory``."""
@@ -49,8 +52,12 @@ class Scored:
         """Scores (V', m) of some of the vectors over the rows, less their means."""
         vectors = (self.unit[own] * self.std[own, None]).T
         found = self.space.rows.new_empty(len(self.space.rows), vectors.shape[1])
-        for part, rows in self.space.blocks():
-            torch.mm(rows, vectors, out=found[part])
+
+        def multiply(part: slice) -> None:
+            torch.mm(self.space.rows[part], vectors, out=found[part])
+            self.space.rest()
+
+        each_core(found.device)(multiply, list(blocks(len(found), _ROWS)))
         return found
 
 
@@ -173,7 +180,8 @@ class Runner:
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
-        each, columns = (side_by_side, COLUMNS) if self.spaces.room is None else (in_turn, FEW_COLUMNS)
+        alone = self.spaces.room is not None
+        each, columns = (in_turn, FEW_COLUMNS) if alone else (each_core(self.kept.device), COLUMNS)
         dims, step = self.model.dims, max(1, columns // self.model.dims.head_dim)
 
         def searched(found: tuple[int, Tensor, Tensor]) -> PairRow:

@@ -36,12 +36,6 @@ class Space:
     moments: Moments
     mapped: mmap.mmap | None = None
 
-    def blocks(self, size: int = 4096) -> Iterator[tuple[slice, Tensor]]:
-        """The rows, ``size`` at a time. Of mapped ones no more than a block stays resident, valid until the next."""
-        for part in blocks(self.rows.shape[0], size):
-            yield part, self.rows[part]
-            self.rest()
-
     def rest(self) -> None:
         """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
         if self.mapped is not None:
