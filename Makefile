@@ -42,6 +42,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
 	$(BIN)/python benchmarks/atlas.py $(RECORD)
+	$(BIN)/python benchmarks/sieve.py $(RECORD)
 	$(BIN)/python benchmarks/memory.py --only curve
 	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)

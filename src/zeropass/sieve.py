@@ -32,7 +32,7 @@ try:
 except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Sieved", "Survey", "Whole", "passing_size", "rounded_size", "sieved", "survey"]
+__all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_size", "sieved", "survey"]
 
 _TILE = 1024
 """Rows multiplied at once: with 512 vectors the products stay in a processor's cache while they are looked at."""
@@ -101,7 +101,7 @@ def sieved(rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: 
     whole = Whole(torch.empty_like(rows, dtype=_whole_type()), rows.new_empty(len(rows), 3))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
-        made = _whole(rows[part], other, 0.0)
+        made = made_whole(rows[part], other, 0.0)
         whole.numbers[part], whole.bounds[part] = made.numbers, made.bounds
         norms, size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
         longest = max(longest, float(torch.where(size > 0, norms / size, 0.0).amax()))
@@ -167,7 +167,7 @@ class _Survey:
     def __init__(self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int) -> None:
         assert rows.whole is not None and rows.turn is not None
         self.vectors, self.rows, self.k, self.hits, self.first_id = vectors, rows, k, hits, first_id
-        self.whole, self.of_rows = _whole(vectors, rows.turn, rows.slack), rows.whole
+        self.whole, self.of_rows = made_whole(vectors, rows.turn, rows.slack), rows.whole
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
@@ -274,8 +274,8 @@ def _mixing(d: int) -> Tensor:
     return mixing
 
 
-def _whole(rows: Tensor, turn: Tensor, slack: float) -> Whole:
-    """Vectors or rows (n, d), turned, as whole numbers; ``slack`` more is lost for every unit of their norms."""
+def made_whole(rows: Tensor, turn: Tensor, slack: float) -> Whole:
+    """Vectors or rows (n, d), turned by (d, d), as whole numbers; ``slack`` more is lost for every unit of a norm."""
     turned = rows.new_zeros(len(rows), turn.shape[1])
     for part in blocks(rows.shape[1], _CHUNK):
         turned += rows[:, part] @ turn[part]

@@ -1,0 +1,86 @@
+"""Work on many things at once: the same answers in the same order, errors that come up, torch's threads as before."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from zeropass.threads import behind, each_core, in_turn, side_by_side
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_side_by_side_is_in_turn(threads: int, count: int) -> None:
+    assert side_by_side(lambda x: x * x, range(count)) == in_turn(lambda x: x * x, range(count))
+
+
+def test_each_piece_has_one_thread_and_as_many_work_at_once_as_there_are_threads(threads: int) -> None:
+    together = threading.Barrier(threads, timeout=30)
+
+    def work(_: int) -> int:
+        together.wait()
+        return torch.get_num_threads()
+
+    assert side_by_side(work, range(2 * threads)) == [1] * (2 * threads)
+
+
+def test_threads_that_begin_later_have_all_of_torchs_threads(threads: int) -> None:
+    side_by_side(lambda x: x, range(4))
+    found: list[int] = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [threads]
+
+
+def test_an_error_comes_up_and_work_that_waits_is_not_begun(threads: int) -> None:
+    begun: list[int] = []
+
+    def work(x: int) -> None:
+        begun.append(x)
+        time.sleep(0.01)
+        raise OSError(x)
+
+    with pytest.raises(OSError, match="0"):
+        side_by_side(work, range(100))
+    assert len(begun) < 100
+
+
+def test_a_gpu_does_one_thing_at_a_time() -> None:
+    assert each_core(torch.device("cuda")) is in_turn
+    assert each_core(torch.device("cpu")) is side_by_side
+
+
+def test_what_is_done_behind_is_done_in_order_and_by_the_end() -> None:
+    done: list[int] = []
+
+    def slow(x: int) -> None:
+        time.sleep(0.02)
+        done.append(x)
+
+    with behind() as take:
+        for x in range(5):
+            take(lambda x=x: slow(x))
+            assert len(done) >= x  # no more than one waits
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_what_went_wrong_behind_comes_up_with_the_next_piece_or_at_the_end() -> None:
+    def fail() -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"), behind() as take:
+        take(fail)
+        take(lambda: None)
+        pytest.fail("the next piece was taken")
+    with pytest.raises(OSError, match="no room"), behind() as take:
+        take(fail)
