@@ -37,8 +37,11 @@ __all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_s
 _TILE = 1024
 """Rows multiplied at once: with 512 vectors the products stay in a processor's cache while they are looked at."""
 
-_VECTORS = 1024
-"""Vectors looked through at once: they too stay in the cache."""
+_VECTORS, _NUMBERS = 1024, 1 << 20
+"""Vectors looked through at once, and their numbers: they too stay in the cache."""
+
+_SCORES = 512
+"""Vectors of which all scores are made at once, where they are."""
 
 _SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
@@ -118,7 +121,7 @@ def rounded_size(count: int, d: int) -> int:
 
 def passing_size(d: int) -> int:
     """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
-    each = _VECTORS * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
+    each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
     return 28 * d**2 + torch.get_num_threads() * each if compiled is not None else 0
 
 
@@ -130,20 +133,28 @@ def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, fi
     k = min(k, len(rows))
     if rows.whole is None:
         return _joined(
-            [_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in _shares(vectors)]
+            [
+                _product(vectors[part], rows, k, ids, hits, first_id + part.start)
+                for part in blocks(len(vectors), _SCORES)
+            ]
         )
     with hits.lock:
         hits.flush()
-    shares = list(_shares(vectors, torch.get_num_threads()))
+    shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
     found = side_by_side(lambda part: _Survey(vectors[part], rows, k, hits, first_id + part.start).run(ids), shares)
     hits.seen += len(vectors)
     return _joined(found)
 
 
-def _shares(vectors: Tensor, threads: int = 1) -> Iterator[slice]:
-    """Blocks of the vectors, as many for each thread."""
-    rounds = max(1, -(-len(vectors) // (threads * _VECTORS)))
-    return blocks(len(vectors), max(1, -(-len(vectors) // (rounds * threads))))
+def _shares(count: int, most: int, threads: int) -> Iterator[slice]:
+    """Blocks of so many vectors, as many for each thread."""
+    rounds = max(1, -(-count // (threads * most)))
+    return blocks(count, max(1, -(-count // (rounds * threads))))
+
+
+def _most(d: int) -> int:
+    """Vectors of width d that are looked through at once."""
+    return min(_VECTORS, max(1, _NUMBERS // d))
 
 
 def _joined(found: list[Survey]) -> Survey:
@@ -283,11 +294,12 @@ def _mixing(d: int) -> Tensor:
 def made_whole(rows: Tensor, turn: Tensor, slack: float) -> Whole:
     """Vectors or rows (n, d), turned by (d, d), as whole numbers; ``slack`` more is lost for every unit of a norm."""
     turned = rows.new_zeros(len(rows), turn.shape[1])
+    numbers = torch.empty_like(turned)
     for part in blocks(rows.shape[1], _CHUNK):
-        turned += rows[:, part] @ turn[part]
+        turned += torch.mm(rows[:, part], turn[part], out=numbers)
     norms, size = (torch.linalg.vector_norm(x, dim=1) * (1 + 1e-5) for x in (rows, turned))
     step = (turned.abs().amax(1) / _STEPS).clamp_min(1e-30)
-    numbers = (turned / step[:, None]).round_()
+    torch.div(turned, step[:, None], out=numbers).round_()
     lost = torch.linalg.vector_norm(turned.addcmul_(numbers, step[:, None], value=-1), dim=1) * (1 + 1e-5)
     # Entry by entry a sum of so many products is off by so many times 2⁻²⁴ of the sum of their sizes.
     sums = (_CHUNK + rows.shape[1] / _CHUNK + 1) * 2.0**-24 * _spectral(turn)

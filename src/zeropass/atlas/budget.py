@@ -7,10 +7,12 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
     running   hits      V (8 (k + 32) + 12) a kind of list
               moments   8 d² a space of rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
+              finds     96 k a list of the largest job, and the one before, which is written meanwhile
               block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
               and the larger of
               rounded   V d (4 V d where whole numbers are multiplied as float32) and 4 d², as long as a space is
-                        looked at; 28 d² while it is made ready, 1024 (16 · 1024 + 16 d) for each thread that looks
+                        looked at; 28 d² while it is made ready, n (16 · 1024 + 16 d) for each thread that looks,
+                        n = 2²⁰ / d, 1024 at most
               factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
@@ -22,6 +24,7 @@ import re
 
 from zeropass.arch.spec import MAP_ROLES
 from zeropass.atlas.jobs import FEW_COLUMNS, Runner, needed_roles
+from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
@@ -86,13 +89,21 @@ def _running(runner: Runner) -> int:
     looking = rounded_size(tokens, d) + passing_size(d) or tokens * (4 * VECTORS + MERGING)
     factors = {job: tokens * _factors(runner.model, job) for job in jobs}
     block = 4 * max(FEW_COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
-    largest = max((_vectors(runner.model, job) + max(looking, factors[job]) for job in jobs), default=looking)
+    own = {job: _vectors(runner.model, job) + _finds(runner, job) for job in jobs}
+    largest = max((own[job] + max(looking, factors[job]) for job in jobs), default=looking)
     return hits + 8 * d**2 * len(spaces) + block + largest
 
 
 def _vectors(model: Model, job: Job) -> int:
     counts = [count_of(model, job.layer, role) for role in needed_roles(job)]
     return 4 * model.dims.d * (sum(counts) + 3 * max(counts))
+
+
+def _finds(runner: Runner, job: Job) -> int:
+    """Lists of a job, and of the one before, which are written meanwhile: as found, and as a table."""
+    model, options, layer = runner.model, runner.options, job.layer
+    lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]
+    return 96 * options.k * sum(lists)
 
 
 def _factors(model: Model, job: Job) -> int:
