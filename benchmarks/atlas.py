@@ -1,7 +1,8 @@
 """Building the whole atlas of SmolLM2-135M against the bare fp32 products of its vectors with the rows of their frames.
 
 The build runs in a process of its own, whose peak resident memory is reported. The products are timed in
-this run, before and after the build, over every tenth block, and scaled to all of them.
+this run, before and after the build, over every tenth block, and scaled to all of them. With ``--parts`` the build
+runs in this process instead, and what its parts take is printed.
 """
 
 import argparse
@@ -10,13 +11,16 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
+from zeropass.atlas import build, jobs, spaces
 
 BLOCK = 512
 
@@ -45,13 +49,56 @@ def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
+PARTS = (
+    (spaces.Spaces, "write", "rows of the tokens"),
+    (jobs, "survey", "lists"),
+    (jobs.Runner, "map_heads", "maps of heads"),
+    (build, "_finish", "tables over all"),
+)
+
+
+def timed(of: Any, name: str, taken: dict[str, float], label: str) -> None:
+    """Add the seconds of a function to what its part has taken."""
+    function = getattr(of, name)
+
+    def longer(*given: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        found = function(*given, **named)
+        found = list(found) if isinstance(found, Iterator) else found
+        taken[label] = taken.get(label, 0.0) + time.perf_counter() - started
+        return found
+
+    setattr(of, name, longer)
+
+
+def print_parts(model: str, layers: str | None) -> None:
+    """Build in this process, and print what each part of it takes."""
+    first, _, stop = (layers or "").partition(":")
+    options = zp.Options(layers=(int(first), int(stop)) if layers else None)
+    taken: dict[str, float] = {}
+    for of, name, label in PARTS:
+        timed(of, name, taken, label)
+    with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
+        started = time.perf_counter()
+        zp.build(zp.open_model(model), Path(folder) / "atlas", options)
+        whole = time.perf_counter() - started
+    taken["all else"] = whole - sum(taken.values())
+    print("| part | seconds | share |\n|---|---:|---:|")
+    for label, seconds in taken.items():
+        print(f"| {label} | {seconds:.1f} | {seconds / whole:.0%} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layers", help="only these layers, as A:B")
     parser.add_argument("--keep", type=Path, help="leave the atlas in this folder")
+    parser.add_argument("--parts", action="store_true", help="print what the parts of a build take, and nothing else")
     add_record(parser)
     arguments = parser.parse_args()
+    if arguments.parts:
+        print_parts(arguments.model, arguments.layers)
+        return
     extra = ["--layers", arguments.layers] if arguments.layers else []
     folder = Path(tempfile.mkdtemp(prefix="zeropass-bench-"))
     out = arguments.keep or folder / "atlas"

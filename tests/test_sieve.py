@@ -92,6 +92,25 @@ def test_rows_of_very_unequal_lengths(whole) -> None:
     check(vectors, rows.float() * 2.0 ** torch.randint(-6, 6, (400, 1), generator=g), 7, 7)
 
 
+def test_a_sample_that_promised_too_much(whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the rows of the sample are long: what k scores were thought to reach, fewer do."""
+    monkeypatch.setattr(sieve, "_SAMPLE", 32)
+    monkeypatch.setattr(sieve, "_GROUP", 1)
+    g = torch.Generator().manual_seed(5)
+    vectors, rows = (torch.randint(-9, 10, (n, 6), generator=g).float() for n in (50, 300))
+    rows[torch.linspace(0, 299, 32).long()] *= 16
+    times: list[bool] = []
+    look = sieve._Survey.look_through
+
+    def counted(self, lowest: Tensor, for_tokens: bool = True) -> None:
+        times.append(for_tokens)
+        look(self, lowest, for_tokens)
+
+    monkeypatch.setattr(sieve._Survey, "look_through", counted)
+    check(vectors, rows, 5, 5)
+    assert False in times
+
+
 def test_real_numbers_come_out_as_from_the_whole_product(whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one-by-one dot products and the whole product in float32 differ by rounding, and in nothing else."""
     g = torch.Generator().manual_seed(2)

@@ -35,10 +35,10 @@ except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError i
 __all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_size", "sieved", "survey"]
 
 _TILE = 1024
-"""Rows multiplied at once: with 512 vectors the products stay in a processor's cache while they are looked at."""
+"""Rows multiplied at once: the products stay in a processor's cache while they are looked at."""
 
 _VECTORS, _NUMBERS = 1024, 1 << 20
-"""Vectors looked through at once, and their numbers: they too stay in the cache."""
+"""Vectors looked through at once, and their numbers, at most: they too stay in the cache."""
 
 _SCORES = 512
 """Vectors of which all scores are made at once, where they are."""
@@ -47,7 +47,7 @@ _SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
 
 _GROUP = 16
-"""Scores of a sample of which only the highest and the lowest are sorted."""
+"""Scores of a sample of which only the highest and the lowest are looked at."""
 
 _CHUNK = 64
 """Numbers that are summed in a row in float32 where vectors are turned: short sums round less."""
@@ -132,12 +132,8 @@ def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, fi
     """
     k = min(k, len(rows))
     if rows.whole is None:
-        return _joined(
-            [
-                _product(vectors[part], rows, k, ids, hits, first_id + part.start)
-                for part in blocks(len(vectors), _SCORES)
-            ]
-        )
+        parts = blocks(len(vectors), _SCORES)
+        return _joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
         hits.flush()
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))

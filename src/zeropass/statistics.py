@@ -12,7 +12,7 @@ from zeropass.threads import each_core
 __all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "standardised"]
 
 _BLOCK, _VECTORS = 512, 256
-"""Rows, and vectors of a core, held in float64 at once: malloc keeps 16 MB (d = 4096) and gives 32 MB back each time."""
+"""Rows, and vectors of a core, in float64 at once: malloc keeps 16 MB (d = 4096) and gives 32 MB back each time."""
 
 
 @dataclass(frozen=True)
