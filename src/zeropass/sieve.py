@@ -122,7 +122,7 @@ def rounded_size(count: int, d: int) -> int:
 def passing_size(d: int) -> int:
     """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
     each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
-    return 28 * d**2 + torch.get_num_threads() * each if compiled is not None else 0
+    return 28 * d**2 + 2 * torch.get_num_threads() * each if compiled is not None else 0  # malloc keeps some for each
 
 
 def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:

@@ -8,10 +8,11 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
               moments   8 d² a space of rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               finds     96 k a list of the largest job, and the one before, which is written meanwhile
+              threads   60 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
               block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
               and the larger of
               rounded   V d (4 V d where whole numbers are multiplied as float32) and 4 d², as long as a space is
-                        looked at; 28 d² while it is made ready, n (16 · 1024 + 16 d) for each thread that looks,
+                        looked at; 28 d² while it is made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
                         n = 2²⁰ / d, 1024 at most
               factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
 
@@ -21,6 +22,8 @@ Without numba a block of scores, 4 · 512 V, and 4600 V while hits are merged st
 """
 
 import re
+
+import torch
 
 from zeropass.arch.spec import MAP_ROLES
 from zeropass.atlas.jobs import FEW_COLUMNS, Runner, needed_roles
@@ -38,6 +41,9 @@ VECTORS = 512
 
 MERGING = 4600
 """Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
+
+KEPT = 60 * 10**6
+"""Bytes that the allocator keeps for each thread, as measured: it takes heaps of 64 MB."""
 
 TOKENS = 512
 """Tokens that go through the first block at once."""
@@ -91,7 +97,8 @@ def _running(runner: Runner) -> int:
     block = 4 * max(FEW_COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
     own = {job: _vectors(runner.model, job) + _finds(runner, job) for job in jobs}
     largest = max((own[job] + max(looking, factors[job]) for job in jobs), default=looking)
-    return hits + 8 * d**2 * len(spaces) + block + largest
+    threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
+    return hits + 8 * d**2 * len(spaces) + threads + block + largest
 
 
 def _vectors(model: Model, job: Job) -> int:
