@@ -32,7 +32,7 @@ try:
 except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_size", "sieved", "survey"]
+__all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_size", "sieved", "survey", "whole_type"]
 
 _TILE = 1024
 """Rows multiplied at once: the products stay in a processor's cache while they are looked at."""
@@ -96,12 +96,18 @@ class Survey:
     kurtosis: Tensor
 
 
-def sieved(rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: None) -> Sieved:
-    """Rows (V', d) float32 made ready for `survey`; their covariance (d, d) need not be exact."""
+def sieved(
+    rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: None, numbers: Tensor | None = None
+) -> Sieved:
+    """Rows (V', d) float32 made ready for `survey`; their covariance (d, d) need not be exact.
+
+    numbers: a place (V', d) of `whole_type` for the whole numbers. rest: see `Sieved`.
+    """
     if not _sieves(rows):
         return Sieved(rows, rest)
     turn, other, drift = _turns(covariance)
-    whole = Whole(torch.empty_like(rows, dtype=_whole_type()), rows.new_empty(len(rows), 3))
+    numbers = torch.empty_like(rows, dtype=whole_type()) if numbers is None else numbers
+    whole = Whole(numbers, rows.new_empty(len(rows), 3))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
         made = made_whole(rows[part], other, 0.0)
@@ -115,14 +121,14 @@ def sieved(rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: 
 
 
 def rounded_size(count: int, d: int) -> int:
-    """Bytes that `sieved` keeps besides rows (count, d); 0 where the whole product is made."""
-    return count * d * _whole_type().itemsize + 4 * d**2 if compiled is not None else 0
+    """Bytes of rows (count, d) as whole numbers; 0 where the whole product is made."""
+    return count * d * whole_type().itemsize if compiled is not None else 0
 
 
 def passing_size(d: int) -> int:
     """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
     each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
-    return 28 * d**2 + 2 * torch.get_num_threads() * each if compiled is not None else 0  # malloc keeps some for each
+    return 40 * d**2 + 2 * torch.get_num_threads() * each if compiled is not None else 0  # malloc keeps some for each
 
 
 def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
@@ -245,7 +251,7 @@ def _sieves(rows: Tensor) -> bool:
     return compiled is not None and rows.device.type == "cpu"
 
 
-def _whole_type() -> torch.dtype:
+def whole_type() -> torch.dtype:
     """The type that whole numbers are multiplied in: what is fastest here, and the result is the same."""
     return torch.int8 if compiled is not None and compiled.INT8 else torch.float32
 
@@ -300,7 +306,7 @@ def made_whole(rows: Tensor, turn: Tensor, slack: float) -> Whole:
     # Entry by entry a sum of so many products is off by so many times 2⁻²⁴ of the sum of their sizes.
     sums = (_CHUNK + rows.shape[1] / _CHUNK + 1) * 2.0**-24 * _spectral(turn)
     lost += norms * (sums + slack) + size * (_ROUNDING + rows.shape[1] * 2.0**-24) + 1e-30
-    return Whole(numbers.to(_whole_type()), torch.stack((step, size + lost, lost), 1))
+    return Whole(numbers.to(whole_type()), torch.stack((step, size + lost, lost), 1))
 
 
 def _spectral(matrix: Tensor) -> float:

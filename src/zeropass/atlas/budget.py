@@ -2,23 +2,22 @@
 
 In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h wide:
 
-    process   300 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
+    process   400 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
     making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
     running   hits      V (8 (k + 32) + 12) a kind of list
-              moments   8 d² a space of rows
+              moments   12 d² a space of rows, with what turns vectors to meet its rounded rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               finds     96 k a list of the largest job, and the one before, which is written meanwhile
               threads   60 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
               block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
               and the larger of
-              rounded   V d (4 V d where whole numbers are multiplied as float32) and 4 d², as long as a space is
-                        looked at; 28 d² while it is made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
+              looking   40 d² while rows are made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
                         n = 2²⁰ / d, 1024 at most
               factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
 
-The least is process + the larger of making and running. Each space that is held takes 4 V d and once more what is
-rounded; the rows of a space that does not fit are mapped from a file, and only the last one's are kept rounded.
-Without numba a block of scores, 4 · 512 V, and 4600 V while hits are merged stand in the place of what is rounded.
+The least is process + the larger of making and running. Each space that is held takes 4 V d, and V d as whole numbers
+(4 V d where these are multiplied as float32); of one that does not fit both are mapped from a file. Without numba
+nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while hits are merged stand in the place of looking.
 """
 
 import re
@@ -32,7 +31,7 @@ from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.sieve import passing_size, rounded_size
+from zeropass.sieve import passing_size
 
 __all__ = ["least", "parse_size", "room_for_rows"]
 
@@ -77,7 +76,7 @@ def room_for_rows(runner: Runner, memory: int) -> int:
 
 def least(runner: Runner) -> int:
     """The memory of a build that holds no rows, in bytes, by the sums above."""
-    process = 300 * 10**6 + 500 * runner.model.dims.vocab
+    process = 400 * 10**6 + 500 * runner.model.dims.vocab
     return process + max(_making(runner.model), _running(runner))
 
 
@@ -92,13 +91,13 @@ def _running(runner: Runner) -> int:
     spaces = set().union(*(runner.spaces_of(job) for job in jobs))
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
-    looking = rounded_size(tokens, d) + passing_size(d) or tokens * (4 * VECTORS + MERGING)
+    looking = passing_size(d) or tokens * (4 * VECTORS + MERGING)
     factors = {job: tokens * _factors(runner.model, job) for job in jobs}
     block = 4 * max(FEW_COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
     own = {job: _vectors(runner.model, job) + _finds(runner, job) for job in jobs}
     largest = max((own[job] + max(looking, factors[job]) for job in jobs), default=looking)
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
-    return hits + 8 * d**2 * len(spaces) + threads + block + largest
+    return hits + 12 * d**2 * len(spaces) + threads + block + largest
 
 
 def _vectors(model: Model, job: Job) -> int:

@@ -176,7 +176,6 @@ class Runner:
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held; with
         ``--memory`` fewer, and one search at a time.
         """
-        self.spaces.forget()  # rows rounded for a survey: here they are in the way
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from zeropass.atlas.schema import beside, safe_name
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
-from zeropass.sieve import Sieved, rounded_size, sieved
+from zeropass.sieve import Sieved, rounded_size, sieved, whole_type
 from zeropass.sources.base import Float32
 from zeropass.statistics import Moments, blocks, moments
 
@@ -29,12 +29,14 @@ __all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 class Space:
     """Rows of the kept tokens (V', d) minus the mean row, and the moments over all tokens in use.
 
-    ``mapped`` is the map of the file behind the rows where they are not held in memory.
+    ``mapped`` is the map of the file behind the rows where they are not held in memory, and ``numbers`` the part of it
+    where they are kept as whole numbers.
     """
 
     rows: Tensor
     moments: Moments
     mapped: mmap.mmap | None = None
+    numbers: Tensor | None = None
 
     def rest(self) -> None:
         """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
@@ -44,13 +46,7 @@ class Space:
     @cached_property
     def sieved(self) -> Sieved:
         """The rows made ready for `sieve.survey`: a quarter as large once more."""
-        return sieved(self.rows, self.moments.covariance, self.rest)
-
-    def forget(self) -> None:
-        """Of mapped rows keep nothing in memory that can be made again."""
-        if self.mapped is not None:
-            self.rest()
-            self.__dict__.pop("sieved", None)
+        return sieved(self.rows, self.moments.covariance, self.rest, self.numbers)
 
 
 class Spaces:
@@ -79,8 +75,7 @@ class Spaces:
         save_array(moments_path, torch.cat((found.mean[None], found.covariance)).cpu().numpy())
 
     def load(self, space: str) -> Space:
-        """One space, kept for the jobs to come: in memory if there is room. Of the mapped ones the others rest."""
-        self.forget(but=space)
+        """One space, kept for the jobs to come: in memory if there is room."""
         if space not in self._loaded:
             path, moments_path = self._paths(space)
             stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
@@ -88,12 +83,6 @@ class Spaces:
             made = self._held if self._fits(stored.shape[1]) else self._mapped
             self._loaded[space] = made(stored, found)
         return self._loaded[space]
-
-    def forget(self, but: str = "") -> None:
-        """Of mapped spaces, but for one, keep nothing in memory that can be made again."""
-        for name, space in self._loaded.items():
-            if name != but:
-                space.forget()
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget the spaces that no further job needs."""
@@ -113,17 +102,22 @@ class Spaces:
     def _mapped(self, stored: "StoredRows", found: Moments) -> Space:
         """A space whose rows lie in a file without a name, which goes with the process whatever ends it."""
         shape = len(self.kept), stored.shape[1]
+        size, more = rows_size(*shape), rounded_size(*shape)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 for _, block in self._centred(stored, found):
                     block.numpy().tofile(file)
-                mapped = mmap.mmap(file.fileno(), rows_size(*shape))
+                for part in blocks(more, 1 << 20):  # written, so that a full disk is told now and not by a signal later
+                    file.write(bytes(part.stop - part.start))
+                file.flush()
+                mapped = mmap.mmap(file.fileno(), size + more)
         except OSError as error:
             raise BadAtlas(
                 f"{self.folder} has no room for rows that do not fit into --memory ({error.strerror or error})."
             ) from error
-        rows = torch.frombuffer(mapped, dtype=torch.float32).view(shape)
-        return Space(rows, found, mapped)
+        rows = torch.frombuffer(mapped, dtype=torch.float32, count=shape[0] * shape[1]).view(shape)
+        numbers = torch.frombuffer(mapped, dtype=whole_type(), offset=size).view(shape) if more else None
+        return Space(rows, found, mapped, numbers)
 
     def _centred(self, stored: "StoredRows", found: Moments) -> Iterator[tuple[slice, Tensor]]:
         """The kept rows less the mean row, block by block, with their places."""
