@@ -8,7 +8,7 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
               moments   12 d² a space of rows, with what turns vectors to meet its rounded rows
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               finds     96 k a list of the largest job, and the one before, which is written meanwhile
-              threads   60 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
+              threads   80 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
               block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
               and the larger of
               looking   40 d² while rows are made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
@@ -41,7 +41,7 @@ VECTORS = 512
 MERGING = 4600
 """Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
 
-KEPT = 60 * 10**6
+KEPT = 80 * 10**6
 """Bytes that the allocator keeps for each thread, as measured: it takes heaps of 64 MB."""
 
 TOKENS = 512
