@@ -22,7 +22,7 @@ from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner, Scored
 from zeropass.atlas.plan import plan_jobs
 from zeropass.hits import HitList
-from zeropass.sieve import Whole, made_whole, survey
+from zeropass.sieve import Whole, made_whole, survey, turned_by
 from zeropass.statistics import kurtosis
 
 SETS = ((2, "gate", "token"), (15, "gate", "token"), (15, "value", "output"), (20, "o", "output"), (27, "up", "output"))
@@ -88,9 +88,9 @@ def main() -> None:
             unit, ready = scored.unit[:512].contiguous(), scored.space.sieved
             if ready.whole is None or ready.turn is None:
                 raise SystemExit("There is nothing to compare without numba: pip install 'zeropass[fast]'.")
-            z, plain = unit @ ready.rows.T, torch.eye(unit.shape[1])
-            turned = bound(made_whole(unit, ready.turn, ready.slack), ready.whole)
-            untouched = bound(made_whole(unit, plain, 0.0), made_whole(ready.rows, plain, 0.0))
+            z, plain = unit @ ready.rows.T, turned_by(torch.eye(unit.shape[1]))
+            turned = bound(made_whole(unit, ready.turn), ready.whole)
+            untouched = bound(made_whole(unit, plain), made_whole(ready.rows, plain))
             bounds = [float(one.median()) for one in (untouched, turned)]
             wide = [looked_at(z, one, k) for one in (untouched, turned)]
             off = (survey(unit, ready, k, ids, hits(len(ids), k, True), 0).kurtosis - kurtosis(z)).abs()

@@ -20,7 +20,7 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads"),
+    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads", "whole"),
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
@@ -52,7 +52,7 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
 )
-NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads")
+NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads", "whole")
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from zeropass.factored import Factored
+from zeropass.whole import spectral_bound, whole_numbers
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
@@ -175,17 +176,11 @@ def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
     if drift > 0.5:
         return _Turn(left, right, 1.0, math.inf)
     # ‖a‖ <= ‖M⁻¹‖ ‖aM‖ and M⁻¹ = Nᵀ (M Nᵀ)⁻¹; rounding of aM is at most unit * |a| |M|, entry by entry.
-    condition = _spectral(m) * _spectral(n) / (1 - drift)
+    condition = spectral_bound(m) * spectral_bound(n) / (1 - drift)
     unit = len(m) * 2.0**-24 * 1.01
     row = unit * condition
     error = row / (1 - row) + 2 * drift * condition**2 + 4 * unit + 2.0**-20 if row < 0.5 else math.inf
     return _Turn(left, right, 2.0 ** sum(powers), error)
-
-
-def _spectral(matrix: Tensor) -> float:
-    """Return an upper bound of the spectral norm of the matrix of absolute values (and so of the matrix)."""
-    sizes = matrix.abs()
-    return min(float(sizes.norm()), math.sqrt(float(sizes.sum(0).amax() * sizes.sum(1).amax())))
 
 
 # --- Sorted rows and their tiles -------------------------------------------------------------------------
@@ -236,7 +231,7 @@ class _Side:
             spare, rows = scratch[:, : len(norms)]
             torch.index_select(self.matrix, 0, self.ids[part], out=spare)
             torch.mm(spare, self.turn, out=rows)
-            make = _whole if whole else _plain
+            make = whole_numbers if whole else _plain
             kept, scale, lost = make(rows, spare, self.each)
             gap = lost.double() * 1.001 + norms * error + TINY
             size, scale = norms + gap, scale.double()
@@ -249,15 +244,6 @@ class _Side:
 def _plain(rows: Tensor, _spare: Tensor, _each: bool) -> Triple:
     """Return float32 rows as they are, with scales of one and nothing lost."""
     return rows.clone(), torch.ones_like(rows[:, 0]), torch.zeros_like(rows[:, 0])
-
-
-def _whole(rows: Tensor, spare: Tensor, each: bool) -> Triple:
-    """Round rows to int8, one scale a row or one for all, and measure what is lost; destroys rows and spare."""
-    peak = torch.abs(rows, out=spare).amax(1, keepdim=True)
-    step = (peak if each else peak.amax().expand_as(peak)).div(127).clamp_min(1e-30)
-    torch.div(rows, step, out=spare).round_()
-    whole = spare.to(torch.int8)
-    return whole, step[:, 0], torch.linalg.vector_norm(rows.addcmul_(spare, step, value=-1), dim=1)
 
 
 def _norms(matrix: Tensor, turn: Tensor, scratch: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ With hats for what is multiplied, and for the exact turned ones ``X = x M``, ``Y
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,13 +26,26 @@ from zeropass.hits import EMPTY, HitList, decoded
 from zeropass.projection import Extremes, extremes
 from zeropass.statistics import blocks, kurtosis
 from zeropass.threads import side_by_side
+from zeropass.whole import spectral_bound, whole_numbers
 
 try:
     from zeropass import compiled
 except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
     compiled = None  # type: ignore[assignment]
 
-__all__ = ["Sieved", "Survey", "Whole", "made_whole", "passing_size", "rounded_size", "sieved", "survey", "whole_type"]
+__all__ = [
+    "Sieved",
+    "Survey",
+    "Turn",
+    "Whole",
+    "made_whole",
+    "passing_size",
+    "rounded_size",
+    "sieved",
+    "survey",
+    "turned_by",
+    "whole_type",
+]
 
 _TILE = 1024
 """Rows multiplied at once: the products stay in a processor's cache while they are looked at."""
@@ -52,9 +65,6 @@ _GROUP = 16
 _CHUNK = 64
 """Numbers that are summed in a row in float32 where vectors are turned: short sums round less."""
 
-_STEPS = 127
-"""The largest whole number."""
-
 _ROUNDING = 1e-6
 """What computing scores and bounds in float32 changes, as a share of the norms' product, besides the sums."""
 
@@ -71,18 +81,25 @@ class Whole:
 
 
 @dataclass(frozen=True, eq=False)
+class Turn:
+    """A matrix (d, d) that vectors or rows are turned by, and what that may lose for every unit of their norms."""
+
+    matrix: Tensor
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
 class Sieved:
     """Rows (V', d), the same turned and made whole, and what vectors are turned by to meet them.
 
-    whole: None where the whole product is made. slack: what a vector's ``lost`` is more for every unit of its norm.
+    whole and turn: None where the whole product is made.
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
     rows: Tensor
     rest: Callable[[], None]
     whole: Whole | None = None
-    turn: Tensor | None = None
-    slack: float = 0.0
+    turn: Turn | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,14 +127,14 @@ def sieved(
     whole = Whole(numbers, rows.new_empty(len(rows), 3))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
-        made = made_whole(rows[part], other, 0.0)
+        made = made_whole(rows[part], other)
         whole.numbers[part], whole.bounds[part] = made.numbers, made.bounds
         norms, size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
         longest = max(longest, float(torch.where(size > 0, norms / size, 0.0).amax()))
         rest()
     # An exact score is a dot product in float32: it is off as well.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return Sieved(rows, rest, whole, turn, slack)
+    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack))
 
 
 def rounded_size(count: int, d: int) -> int:
@@ -180,7 +197,7 @@ class _Survey:
     def __init__(self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int) -> None:
         assert rows.whole is not None and rows.turn is not None
         self.vectors, self.rows, self.k, self.hits, self.first_id = vectors, rows, k, hits, first_id
-        self.whole, self.of_rows = made_whole(vectors, rows.turn, rows.slack), rows.whole
+        self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
@@ -213,12 +230,13 @@ class _Survey:
         tile = min(_TILE, len(self.rows)), len(self.vectors)
         made = torch.empty(tile, dtype=torch.int32)  # fresh memory each time would take as long as the products
         found, exact = np.empty((2, made.numel()), np.int32), np.empty(made.numel(), np.float32)
+        of_vectors = self.whole.bounds.T.contiguous().numpy()
         for part in blocks(len(self.rows), _TILE):
             products = _multiplied(self.of_rows.numbers[part], self.whole.numbers, made)
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
                 products.numpy(),
-                self.whole.bounds.T.contiguous().numpy(),
+                of_vectors,
                 self.of_rows.bounds[part].numpy(),
                 self.vectors.numpy(),
                 self.rows.rows[part].numpy(),
@@ -270,8 +288,8 @@ def _highest(values: Tensor, rank: int) -> Tensor:
     return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place])
 
 
-def _turns(covariance: Tensor) -> tuple[Tensor, Tensor, float]:
-    """M and N (d, d) float32 for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see above."""
+def _turns(covariance: Tensor) -> tuple[Turn, Turn, float]:
+    """M and N (float32) for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see above."""
     values, axes = torch.linalg.eigh(covariance.float())
     # Where rows hardly vary they are not blown up; the turn may be any.
     shares, mixing = values.clamp_min(values.amax().clamp_min(1e-30) * 1e-6) ** 0.25, _mixing(len(values))
@@ -281,7 +299,13 @@ def _turns(covariance: Tensor) -> tuple[Tensor, Tensor, float]:
         product = turn[part].double() @ exact
         product.diagonal(part.start).sub_(1.0)
         drift += float(product.square().sum())
-    return turn, other, math.sqrt(drift) * (1 + 1e-6)
+    return turned_by(turn), turned_by(other), math.sqrt(drift) * (1 + 1e-6)
+
+
+def turned_by(matrix: Tensor) -> Turn:
+    """A turn (d, d), with what sums in float32 lose by it."""
+    # Entry by entry a sum of so many products is off by so many times 2⁻²⁴ of the sum of their sizes.
+    return Turn(matrix, (_CHUNK + len(matrix) / _CHUNK + 1) * 2.0**-24 * spectral_bound(matrix))
 
 
 def _mixing(d: int) -> Tensor:
@@ -293,26 +317,16 @@ def _mixing(d: int) -> Tensor:
     return mixing
 
 
-def made_whole(rows: Tensor, turn: Tensor, slack: float) -> Whole:
-    """Vectors or rows (n, d), turned by (d, d), as whole numbers; ``slack`` more is lost for every unit of a norm."""
-    turned = rows.new_zeros(len(rows), turn.shape[1])
-    numbers = torch.empty_like(turned)
+def made_whole(rows: Tensor, turn: Turn) -> Whole:
+    """Vectors or rows (n, d), turned, as whole numbers."""
+    turned = torch.zeros_like(rows)
+    spare = torch.empty_like(turned)
     for part in blocks(rows.shape[1], _CHUNK):
-        turned += torch.mm(rows[:, part], turn[part], out=numbers)
+        turned += torch.mm(rows[:, part], turn.matrix[part], out=spare)
     norms, size = (torch.linalg.vector_norm(x, dim=1) * (1 + 1e-5) for x in (rows, turned))
-    step = (turned.abs().amax(1) / _STEPS).clamp_min(1e-30)
-    torch.div(turned, step[:, None], out=numbers).round_()
-    lost = torch.linalg.vector_norm(turned.addcmul_(numbers, step[:, None], value=-1), dim=1) * (1 + 1e-5)
-    # Entry by entry a sum of so many products is off by so many times 2⁻²⁴ of the sum of their sizes.
-    sums = (_CHUNK + rows.shape[1] / _CHUNK + 1) * 2.0**-24 * _spectral(turn)
-    lost += norms * (sums + slack) + size * (_ROUNDING + rows.shape[1] * 2.0**-24) + 1e-30
+    numbers, step, lost = whole_numbers(turned, spare, each=True)
+    lost = lost * (1 + 1e-5) + norms * turn.loss + size * (_ROUNDING + rows.shape[1] * 2.0**-24) + 1e-30
     return Whole(numbers.to(whole_type()), torch.stack((step, size + lost, lost), 1))
-
-
-def _spectral(matrix: Tensor) -> float:
-    """An upper bound of the spectral norm of the matrix of absolute values."""
-    sizes = matrix.abs().double()
-    return min(float(sizes.norm()), math.sqrt(float(sizes.sum(0).amax() * sizes.sum(1).amax())))
 
 
 def _kurtosis(means: Tensor) -> Tensor:
