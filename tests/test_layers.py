@@ -20,7 +20,20 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads", "whole"),
+    (
+        "factored",
+        "projection",
+        "pairs",
+        "statistics",
+        "kernels",
+        "hits",
+        "sieve",
+        "compiled",
+        "threads",
+        "whole",
+        "tiles",
+        "compiled_tiles",
+    ),
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
@@ -52,7 +65,20 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
 )
-NUMERICS = ("factored", "projection", "pairs", "statistics", "kernels", "hits", "sieve", "compiled", "threads", "whole")
+NUMERICS = (
+    "factored",
+    "projection",
+    "pairs",
+    "statistics",
+    "kernels",
+    "hits",
+    "sieve",
+    "compiled",
+    "threads",
+    "whole",
+    "tiles",
+    "compiled_tiles",
+)
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 

@@ -4,15 +4,19 @@ import math
 from pathlib import Path
 
 import gguf
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zeropass import pairs
+from zeropass import pairs, tiles
+from zeropass.compiled_tiles import fastest_products
 from zeropass.factored import Factored, close_values
 from zeropass.pairs import TopPairs, top_pairs
+from zeropass.tiles import PANEL
 
 KINDS = ("random", "flat", "heavy", "duplicates", "small integers", "deficient", "zeros", "one-sided", "constant")
 COMMON = settings(max_examples=50, deadline=None)
@@ -85,17 +89,19 @@ def test_the_answer_is_that_of_the_whole_matrix(
     assert result.scores.dtype == torch.float32
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("way", ["compiled", "whole", "plain"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tiles_of_any_size_give_one_answer(kind: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_any_size_give_one_answer(kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tiles have edges everywhere; what is in no visited tile must be under the bound."""
     product = Factored(factor(kind, 150, 8, 1), factor(kind, 131, 8, 2))
-    monkeypatch.setattr(pairs, "_int8_pays", lambda _device: whole)
+    monkeypatch.setattr(tiles, "_int8_pays", lambda _device: way == "whole")
     monkeypatch.setattr(pairs, "CORNER", 8)
     want = brute(product, 60, ones(150), ones(131))
     for step, area in ((9, 90), (40, 500), (100, 1 << 13)):
         monkeypatch.setattr(pairs, "CPU_TILE", (step, area))
-        seen, result = visited_pairs(product, 60, monkeypatch)
+        seen, result = visited_pairs(
+            product, 60, fastest_products if way == "compiled" else tiles.products_for, monkeypatch
+        )
         assert found(result) == want
         unseen = (product.left.double() @ product.right.double().T)[~seen]
         if len(unseen) and kind not in ("zeros", "deficient"):  # spare zero rows are left out by their ids
@@ -103,18 +109,24 @@ def test_tiles_of_any_size_give_one_answer(kind: str, whole: bool, monkeypatch: 
         assert result.visited == pytest.approx(float(seen.float().mean()))
 
 
-def visited_pairs(product: Factored, k: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, TopPairs]:
+def visited_pairs(
+    product: Factored, k: int, ways: tiles.Ways, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, TopPairs]:
     """Return which pairs a search multiplied, with its answer; each at most once."""
     seen = torch.zeros(product.shape, dtype=torch.int64)
     multiply = pairs._Search.multiply
 
-    def note(self: pairs._Search, a: pairs._Block, b: pairs._Block, row: int, below: int, far: int) -> None:
-        seen[self.left.ids[row:below, None], self.right.ids[None, b.start : far]] += 1
-        multiply(self, a, b, row, below, far)
+    def note(self: pairs._Search, a: pairs._Block, b: pairs._Block, heights: npt.NDArray[np.int64], panel: int) -> int:
+        after = multiply(self, a, b, heights, panel)
+        ids = self.right.ids[b.start : b.start + len(b.falling)]
+        for at in range(panel, after):
+            rows = self.left.ids[a.start : a.start + int(heights[at])]
+            seen[rows[:, None], ids[at * PANEL : (at + 1) * PANEL]] += 1
+        return after
 
     with monkeypatch.context() as patch:
         patch.setattr(pairs._Search, "multiply", note)
-        result = top_pairs(product, k)
+        result = top_pairs(product, k, ways=ways)
     assert int(seen.max()) <= 1
     return seen.bool(), result
 

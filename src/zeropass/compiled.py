@@ -73,7 +73,7 @@ def _dot_in_lanes(_typing, _x, _y, _blocks):
         lanes = ir.VectorType(number, _LANES)
         bases = [builder.inttoptr(address, number.as_pointer()) for address in arguments[:2]]
         zeros = ir.Constant(lanes, [0.0] * _LANES)
-        total = cgutils.alloca_once_value(builder, zeros)  # type: ignore[no-untyped-call]
+        total = cgutils.alloca_once_value(builder, zeros)
         with cgutils.for_range(builder, arguments[2]) as loop:
             begin = builder.mul(loop.index, ir.Constant(loop.index.type, _LANES))
             places = (builder.bitcast(builder.gep(base, [begin]), lanes.as_pointer()) for base in bases)

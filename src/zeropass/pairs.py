@@ -12,20 +12,22 @@ The answer does not depend on tiles, threads, device or turning: what is reporte
 """
 
 import math
-import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from zeropass.factored import Factored
+from zeropass.tiles import PANEL, Products, Ways, products_for
 from zeropass.whole import spectral_bound, whole_numbers
 
 Triple = tuple[Tensor, Tensor, Tensor]
+Falling = npt.NDArray[np.float64]
 
 CPU_TILE, GPU_TILE = (4096, 1 << 21), (1 << 15, 1 << 26)
 """Rows of a block, and scores held at once: 8 MB, which stay in the cache, or 256 MB."""
@@ -67,9 +69,11 @@ def top_pairs(
     left_mask: Tensor | None = None,
     right_mask: Tensor | None = None,
     largest: bool = True,
+    ways: Ways = products_for,
 ) -> TopPairs:
     """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
 
+    ways: how tiles are multiplied; the answer is the same.
     All pairs are returned when there are fewer than k. A float32 product of finite numbers is expected.
     Raises ValueError for k < 0, other numbers, a mask of another length, NaN or infinite factors, or a
     best score beyond float32.
@@ -78,7 +82,7 @@ def top_pairs(
     signed = product if largest else Factored(-product.left, product.right)
     masks = _mask(product.left, left_mask, "left"), _mask(product.right, right_mask, "right")
     with _full_precision():
-        search = _Search(signed, k, masks)
+        search = _Search(signed, k, masks, ways)
         if search.k:
             search.run()
     return search.result(1.0 if largest else -1.0)
@@ -190,12 +194,14 @@ def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
 class _Block:
     """Rows of one side as they are multiplied: ``rows * scale`` is within ``gap`` of the exact turned rows.
 
-    start: place of the first row on its side. rows: (b, r) int8 or float32. scale, gap, size (bound of the norm
-    of what is multiplied): (b,) float64 on the left, one number on the right, where a tile needs one threshold.
+    start: place of the first row on its side. rows: (b, r), as `Products` takes them. scale, gap, size (bound of the
+    norm of what is multiplied): (b,) float64 on the left, one number on the right, where a tile needs one threshold.
+    falling: (b,) the rows' norm bounds, negated, to search in.
     """
 
     start: int
-    rows: Tensor
+    rows: Any
+    falling: Falling
     scale: Tensor
     gap: Tensor
     size: Tensor
@@ -206,7 +212,7 @@ class _Side:
     """Rows of one side that can matter, by falling norm, in blocks that begin small and grow.
 
     matrix: (V, r) and turn: (r, r), as given; ids: (n,) its rows by falling norm. norms: (n,) float64 upper bounds
-    of the exact turned norms; falling: the same, negated, as a list to bisect. edges: where blocks begin, and n.
+    of the exact turned norms; falling: the same, negated, in NumPy. edges: where blocks begin, and n.
     each: one int8 scale and error a row, or one a block.
     """
 
@@ -214,16 +220,12 @@ class _Side:
     turn: Tensor
     ids: Tensor
     norms: Tensor
-    falling: list[float]
+    falling: Falling
     edges: list[int]
     each: bool
     blocks: dict[int, _Block] = field(default_factory=dict)
 
-    def reaching(self, floor: float, start: int, stop: int) -> int:
-        """Return the first row of start:stop whose norm is under ``floor``, else stop."""
-        return bisect_right(self.falling, -floor, start, stop)
-
-    def block(self, which: int, error: float, whole: bool, scratch: Tensor) -> _Block:
+    def block(self, which: int, error: float, products: Products, scratch: Tensor) -> _Block:
         """Return a block, made when first asked for; scratch is (2, rows or more, r)."""
         if which not in self.blocks:
             part = slice(self.edges[which], self.edges[which + 1])
@@ -231,13 +233,14 @@ class _Side:
             spare, rows = scratch[:, : len(norms)]
             torch.index_select(self.matrix, 0, self.ids[part], out=spare)
             torch.mm(spare, self.turn, out=rows)
-            make = whole_numbers if whole else _plain
+            make = whole_numbers if products.whole else _plain
             kept, scale, lost = make(rows, spare, self.each)
             gap = lost.double() * 1.001 + norms * error + TINY
             size, scale = norms + gap, scale.double()
             if not self.each:
                 scale, gap, size = scale[0], gap.amax(), size.amax()
-            self.blocks[which] = _Block(part.start, kept, scale, gap, size)
+            made = products.left(kept) if self.each else products.right(kept)
+            self.blocks[which] = _Block(part.start, made, self.falling[part], scale, gap, size)
         return self.blocks[which]
 
 
@@ -284,14 +287,13 @@ class _Search:
     Thresholds and bounds are in turned units (scores over ``turn.scale``) until they are reported.
     """
 
-    def __init__(self, product: Factored, k: int, masks: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, product: Factored, k: int, masks: tuple[Tensor, Tensor], ways: Ways) -> None:
         self.product, self.masks = product, masks
         self.turn = _turn(product, masks)
         self.total = int(masks[0].sum()) * int(masks[1].sum())
         self.k = min(k, self.total)
         self.device = product.left.device
-        # Of one column torch 2.13's int8 product misreads the strides; narrow rows gain nothing anyway.
-        self.whole = product.left.shape[1] >= 8 and _int8_pays(self.device)
+        self.ways = ways
         self.step, self.area = CPU_TILE if self.device.type == "cpu" else GPU_TILE
         rows = min(self.step, max(product.shape))
         self.scratch = torch.empty(2, rows, product.left.shape[1], device=self.device)
@@ -307,9 +309,8 @@ class _Search:
         self.left, self.right = self.sides()
         tops, starts = (side.norms[side.edges[:-1]] for side in (self.left, self.right))
         bounds, order = (tops[:, None] * starts).flatten().sort(descending=True, stable=True)
-        area = min(self.area, len(self.left.ids) * len(self.right.ids))
-        kind = torch.int32 if self.whole else torch.float32
-        self.buffer = torch.empty(max(area, self.step), dtype=kind, device=self.device)
+        most, area = min(self.step, len(self.left.ids)), min(self.area, len(self.left.ids) * len(self.right.ids))
+        self.products = self.ways(self.product.left.shape[1], self.device, most, area)
         for bound, place in zip(bounds.tolist(), order.tolist(), strict=True):
             if bound < self.floor:
                 self.skip(bound)
@@ -345,7 +346,7 @@ class _Search:
         best = torch.mm(a, b.T).flatten().topk(self.k).indices
         self.raise_floor(float(self.product.entries(i[best // n], j[best % n]).amin()))
 
-    def sort(self, norms: Tensor, least: float, other: float) -> tuple[Tensor, Tensor, list[float], list[int]]:
+    def sort(self, norms: Tensor, least: float, other: float) -> tuple[Tensor, Tensor, Falling, list[int]]:
         """Return ids, norm bounds (twice) and edges of the rows whose norm suffices beside one of norm ``other``."""
         # A little under least: the comparison is in float32.
         enough = norms >= max(0.0, (least - TINY) / (1 + self.turn.error) * (1 - 1e-6))
@@ -358,7 +359,7 @@ class _Search:
         kept = norms[ids[order]]
         bounds = kept.double() * (1 + self.turn.error) + TINY
         edges = sorted({*(e for e in (0, 64, 512) if e < len(ids)), *range(0, len(ids), self.step), len(ids)})
-        return ids[order], bounds, (-bounds).tolist(), edges
+        return ids[order], bounds, (-bounds).cpu().numpy(), edges
 
     def raise_floor(self, score: float) -> None:
         """Let only pairs through that may reach ``score``, which was rounded to float32 (and perhaps subnormal)."""
@@ -371,46 +372,34 @@ class _Search:
             self.bound = max(self.bound, bound)
 
     def visit(self, which: int, other: int) -> None:
-        """Go down the staircase of a tile: of each few rows, multiply the columns whose norms suffice."""
-        a = self.left.block(which, self.turn.error, self.whole, self.scratch)
-        b = self.right.block(other, self.turn.error, self.whole, self.scratch)
-        stop, end = b.start + len(b.rows), a.start + len(a.rows)
-        row = a.start
-        while row < end:
-            far = self.trim(self.right, b.start, stop, -self.left.falling[row])
-            if far == b.start:
-                break
-            # Few enough rows to fit the buffer, and of norms alike, for the step to waste little.
-            most = min(end, row + max(1, self.area // (far - b.start)))
-            alike = self.left.reaching(-self.left.falling[row] * 0.9, min(row + 64, most), most)
-            below = self.trim(self.left, row, alike, -self.right.falling[b.start])
-            if below > row:
-                self.multiply(a, b, row, below, far)
-            if below < alike:
-                break
-            row = below
+        """Go down the staircase of a tile: multiply each panel with the rows whose norms suffice beside its first."""
+        a = self.left.block(which, self.turn.error, self.products, self.scratch)
+        b = self.right.block(other, self.turn.error, self.products, self.scratch)
+        starts, panel = b.falling[::PANEL], 0
+        while panel < len(starts):
+            # Both are negated norms. A threshold that is not above zero lets all rows through.
+            least = self.floor / starts if self.floor > 0 else np.zeros_like(starts)
+            heights = np.searchsorted(a.falling, least, side="right")
+            after = self.multiply(a, b, heights, panel) if heights[panel] else len(starts)
+            short = np.flatnonzero(heights[panel:after] < len(a.falling)) + panel
+            if len(short):
+                self.skip(float((a.falling[heights[short]] * starts[short]).max()))
+            panel = after
 
-    def trim(self, side: _Side, start: int, stop: int, other: float) -> int:
-        """Return where in start:stop rows end that can reach the threshold with a partner of norm ``other``."""
-        last = side.reaching(self.floor / other, start, stop) if self.floor > 0 else stop
-        if last < stop:
-            self.skip(-side.falling[last] * other)
-        return last
+    def multiply(self, a: _Block, b: _Block, heights: npt.NDArray[np.int64], panel: int) -> int:
+        """Multiply panels with as many rows as their heights say, from one on; note pairs that may suffice.
 
-    def multiply(self, a: _Block, b: _Block, row: int, below: int, far: int) -> None:
-        """Multiply rows row:below by columns b.start:far; note pairs whose approximate score and its error suffice."""
-        m, n = below - row, far - b.start
-        self.visited += m * n
-        part = slice(row - a.start, below - a.start)
-        scores = self.buffer[: m * n].view(m, n)
-        product = torch._int_mm if self.whole else torch.mm
-        product(a.rows[part], b.rows[:n].T, out=scores)
-        slack = a.gap[part] * -self.right.falling[b.start] + a.size[part] * b.gap
-        floors = (self.floor - slack) / (a.scale[part] * b.scale)
-        rows = (scores.amax(1) >= floors).nonzero()[:, 0]
+        Returns the first panel that was left: the threshold may have risen.
+        """
+        slack = a.gap * -b.falling[0] + a.size * b.gap
+        after, rows, columns = self.products.reaching(
+            a.rows, b.rows, heights, (self.floor - slack) / (a.scale * b.scale), panel
+        )
+        widths = np.minimum(PANEL, len(b.falling) - PANEL * np.arange(panel, after))
+        self.visited += int(heights[panel:after] @ widths)
         if len(rows):
-            found = (scores[rows] >= floors[rows, None]).nonzero()
-            self.offer(self.left.ids[row + rows[found[:, 0]]], self.right.ids[b.start + found[:, 1]])
+            self.offer(self.left.ids[a.start + rows], self.right.ids[b.start + columns])
+        return after
 
     def offer(self, i: Tensor, j: Tensor) -> None:
         """Note candidates; score them once they are as many as are wanted."""
@@ -457,29 +446,3 @@ def _best(old: Triple, new: Triple, k: int) -> Triple:
     order = order[i[order].argsort(stable=True)]
     order = order[scores[order].argsort(stable=True, descending=True)][:k]
     return i[order], j[order], scores[order]
-
-
-@lru_cache
-def _int8_pays(device: torch.device) -> bool:
-    """Tell whether int8 products are right and faster than float32 ones here, by trying (a few milliseconds).
-
-    Some processors saturate or emulate them; the answer changes how fast a search is and never what it finds.
-    """
-    if device.type != "cpu":
-        return False  # there float32 is fast enough that set-up dominates, and int8 shapes are restricted
-    rows = torch.full((512, 64), 127, dtype=torch.int8)
-    try:
-        right = bool((torch._int_mm(rows, -rows.T) == -64 * 127 * 127).all())
-    except RuntimeError:
-        return False
-    return right and _seconds(torch._int_mm, rows) < _seconds(torch.mm, rows.float())
-
-
-def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> float:
-    """Return the best of five times of ``rows @ rows.T``."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        multiply(rows, rows.T)
-        times.append(time.perf_counter() - start)
-    return min(times)

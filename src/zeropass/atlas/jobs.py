@@ -24,6 +24,11 @@ from zeropass.sieve import survey
 from zeropass.statistics import blocks, standardised
 from zeropass.threads import each_core, in_turn
 
+try:
+    from zeropass.compiled_tiles import fastest_products
+except (ImportError, RuntimeError):  # as in sieve.py: numba is an extra
+    from zeropass.tiles import products_for as fastest_products
+
 __all__ = ["COLUMNS", "FEW_COLUMNS", "Finds", "Runner", "Scored"]
 
 _ROWS = 4096
@@ -199,7 +204,7 @@ class Runner:
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
-        found = top_pairs(product, self.options.pairs)
+        found = top_pairs(product, self.options.pairs, ways=fastest_products)
         found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
         offset = self.frames.usual_offset(kind, frame)
         return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)

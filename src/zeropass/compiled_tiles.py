@@ -1,0 +1,184 @@
+"""The inner loop of `tiles`, compiled by numba when it is first run, and kept on disk: for processors with VNNI.
+
+``vpdpbusd`` adds four products of an unsigned and a signed number to each of 16 sums. So the numbers of the right
+block are kept with 128 added, and what that adds to a product, 128 times the sum of the left row, to its floor.
+"""
+
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from zeropass.tiles import PANEL, Found, Heights, Products, products_for
+
+__all__ = ["fastest_products"]
+
+_VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
+"""Whether this processor has the instruction, 512 bits wide."""
+
+_ROWS = 4
+"""Left rows that meet a panel at once: 4 x 4 vectors of 16 sums fill half of the registers."""
+
+_LANES = 16
+_VECTORS = PANEL // _LANES
+_DEEP = 4
+"""Products that the instruction adds to a sum."""
+
+_MOST = 1 << 30
+"""Floors are cut at this size, which no product reaches."""
+
+_WIDEST = 1 << 14
+"""Columns of rows whose products fit 32 bits, with room to spare."""
+
+_ROOM = 1 << 19
+"""Pairs that are taken in before the loop returns, or as many as one panel may bring."""
+
+Numbers = npt.NDArray[np.int8]
+Panels = npt.NDArray[np.uint8]
+
+
+def fastest_products(width: int, device: torch.device, most: int, area: int) -> Products:
+    """`tiles.products_for`, or the compiled loop where that can be had."""
+    if _VNNI and device.type == "cpu" and width <= _WIDEST:
+        return _Compiled(most)
+    return products_for(width, device, most, area)
+
+
+class _Compiled:
+    """Products of int8 numbers that are compared as soon as they are made, and kept nowhere."""
+
+    whole = True
+
+    def __init__(self, most: int) -> None:
+        self.found = np.empty((2, max(_ROOM, most * PANEL)), np.int32)
+
+    def left(self, rows: Tensor) -> tuple[Numbers, npt.NDArray[np.int32]]:
+        """A block (m, r), with zeros up to whole tiles, and 128 times the sums of its rows (m',)."""
+        m, r = rows.shape
+        numbers = np.zeros((-(-m // _ROWS) * _ROWS, -(-r // _DEEP) * _DEEP), np.int8)
+        numbers[:m, :r] = rows.numpy()
+        return numbers, 128 * numbers.sum(1, dtype=np.int32)
+
+    def right(self, rows: Tensor) -> tuple[Panels, int]:
+        """A block (n, r) as `_panels`, and n."""
+        return _panels(rows.numpy()), len(rows)
+
+    def reaching(self, left: Any, right: Any, heights: Heights, floors: Tensor, panel: int) -> Found:
+        """See `Products`."""
+        (numbers, sums), (panels, columns) = left, right
+        count, stop = _reaching(numbers, sums, panels, columns, heights, floors.numpy(), panel, self.found)
+        return stop, *torch.from_numpy(self.found[:, :count].astype(np.int64))
+
+
+def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
+    """Multiply _ROWS left rows, ``_stride`` bytes apart, with a panel; whether any product reaches its row's floor.
+
+    Writes which ones to ``_masks``, 64 bits a row. All but ``_steps`` and ``_stride`` are addresses.
+    """
+    word, long = ir.IntType(32), ir.IntType(64)
+    lanes = ir.VectorType(word, _LANES)
+
+    def generate(_context, builder, _signature, arguments):
+        left, stride, panel, steps, floors, masks = arguments
+        multiply = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(lanes, [lanes] * 3), "llvm.x86.avx512.vpdpbusd.512"
+        )
+
+        def started(value):
+            """A place for sums, which begin with a value whenever the loop around comes by."""
+            place = cgutils.alloca_once(builder, lanes)
+            builder.store(value, place)
+            return place
+
+        def spread(base, place):
+            """The number at a place in all lanes."""
+            one = builder.load(builder.gep(base, [place]), align=4)
+            none = ir.Constant(lanes, ir.Undefined)
+            return builder.shuffle_vector(
+                builder.insert_element(none, one, word(0)), none, ir.Constant(lanes, [0] * _LANES)
+            )
+
+        zeros = ir.Constant(lanes, [0] * _LANES)
+        sums = [[started(zeros) for _ in range(_VECTORS)] for _ in range(_ROWS)]
+        rows = [
+            builder.inttoptr(builder.add(left, builder.mul(stride, long(row))), word.as_pointer())
+            for row in range(_ROWS)
+        ]
+        columns = builder.inttoptr(panel, lanes.as_pointer())
+        with cgutils.for_range(builder, steps) as loop:
+            first = builder.mul(loop.index, long(_VECTORS))
+            own = [
+                builder.load(builder.gep(columns, [builder.add(first, long(at))]), align=4) for at in range(_VECTORS)
+            ]
+            for row, totals in zip(rows, sums, strict=True):
+                numbers = spread(row, loop.index)
+                for total, column in zip(totals, own, strict=True):
+                    builder.store(builder.call(multiply, [builder.load(total), column, numbers]), total)
+
+        least, out = (builder.inttoptr(at, kind.as_pointer()) for at, kind in ((floors, word), (masks, long)))
+        reached = long(0)
+        for row, totals in enumerate(sums):
+            floor, mask = spread(least, long(row)), long(0)
+            for at, total in enumerate(totals):
+                bits = builder.bitcast(builder.icmp_signed(">=", builder.load(total), floor), ir.IntType(_LANES))
+                mask = builder.or_(mask, builder.shl(builder.zext(bits, long), long(_LANES * at)))
+            builder.store(mask, builder.gep(out, [long(row)]))
+            reached = builder.or_(reached, mask)
+        return reached
+
+    return types.int64(*[types.intp] * 6), generate
+
+
+_tile_reaching: Any = intrinsic(_tile)
+
+
+@numba.njit(nogil=True, cache=True)
+def _panels(rows):
+    """A block (n, r) int8 as panels (p, r', PANEL, 4) uint8 with 128 added, four of a row side by side."""
+    n, r = rows.shape
+    panels = np.zeros((-(-n // PANEL), -(-r // _DEEP), PANEL, _DEEP), np.uint8)
+    for i in range(n):
+        for j in range(r):
+            panels[i // PANEL, j // _DEEP, i % PANEL, j % _DEEP] = np.uint8(np.int16(rows[i, j]) + 128)
+    return panels
+
+
+@numba.njit(nogil=True, cache=True)
+def _reaching(numbers, sums, panels, columns, heights, floors, panel, found):
+    """`tiles.Products.reaching` of blocks that were made ready; writes the pairs to found (2, places).
+
+    Returns how many these are, and the first panel that was not looked at: one that meets no row, or for which there
+    may be no room.
+    """
+    least = np.full(numbers.shape[0], _MOST, np.int32)
+    for i in range(floors.shape[0]):
+        least[i] = np.int32(min(max(np.ceil(floors[i]), -_MOST), _MOST)) + sums[i]
+    masks, count = np.zeros(_ROWS, np.uint64), 0
+    while panel < panels.shape[0] and heights[panel] and count + PANEL * heights[panel] <= found.shape[1]:
+        for i in range(0, heights[panel], _ROWS):
+            if _tile_reaching(
+                numbers[i:].ctypes.data,
+                numbers.shape[1],
+                panels[panel].ctypes.data,
+                panels.shape[1],
+                least[i:].ctypes.data,
+                masks.ctypes.data,
+            ):
+                for row in range(i, min(i + _ROWS, heights[panel])):
+                    mask, column = masks[row - i], PANEL * panel
+                    while mask:
+                        if mask & np.uint64(1) and column < columns:
+                            found[0, count], found[1, count] = row, column
+                            count += 1
+                        mask >>= np.uint64(1)
+                        column += 1
+        panel += 1
+    return count, panel

@@ -1,0 +1,106 @@
+"""Which products of two blocks of rows reach a floor: multiplied by torch, and then looked through.
+
+The rows of the right block come in panels of `PANEL`; each meets the first rows of the left block only, as many as its
+height says, and heights fall. Torch is here; `compiled_tiles` compares products as soon as they are made.
+"""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["PANEL", "Found", "Heights", "Products", "Ways", "products_for"]
+
+PANEL = 64
+"""Rows of the right block that meet as many rows of the left one."""
+
+Heights = npt.NDArray[np.int64]
+Found = tuple[int, Tensor, Tensor]
+"""The first panel that was not looked at, and the places (m,) in the left and in the right block of what was found."""
+
+_LIKE = 0.9
+"""Panels whose heights are alike are multiplied by torch together."""
+
+
+class Products(Protocol):
+    """A way to multiply. whole: it takes int8 numbers, else float32."""
+
+    whole: bool
+
+    def left(self, rows: Tensor) -> Any:
+        """A block (m, r) as the left of `reaching` takes it."""
+
+    def right(self, rows: Tensor) -> Any:
+        """A block (n, r) as the right of `reaching` takes it."""
+
+    def reaching(self, left: Any, right: Any, heights: Heights, floors: Tensor, panel: int) -> Found:
+        """Find pairs whose product is ``floors`` (m,), float64, of its left row or more, from a panel on.
+
+        heights: rows of the left block that each panel meets; some more may be found. At least one panel is looked at.
+        """
+
+
+Ways = Callable[[int, torch.device, int, int], Products]
+"""`products_for`, or what else chooses a way to multiply."""
+
+
+def products_for(width: int, device: torch.device, most: int, area: int) -> Products:
+    """How torch multiplies rows of so many columns; most: rows of a left block. area: products held at once."""
+    # Of one column torch 2.13's int8 product misreads the strides; narrow rows gain nothing anyway.
+    whole = width >= 8 and _int8_pays(device)
+    return _Torch(torch.empty(max(area, most * PANEL), dtype=torch.int32 if whole else torch.float32, device=device))
+
+
+class _Torch:
+    """Products by torch, as many as fit the buffer, which are looked through afterwards."""
+
+    def __init__(self, buffer: Tensor) -> None:
+        self.buffer, self.whole = buffer, buffer.dtype == torch.int32
+
+    def left(self, rows: Tensor) -> Tensor:
+        return rows
+
+    right = left
+
+    def reaching(self, left: Tensor, right: Tensor, heights: Heights, floors: Tensor, panel: int) -> Found:
+        height, stop = int(heights[panel]), panel + 1
+        most = panel + len(self.buffer) // (height * PANEL)
+        while stop < min(most, len(heights)) and heights[stop] >= _LIKE * height:
+            stop += 1
+        first, some = panel * PANEL, right[panel * PANEL : stop * PANEL]
+        scores = self.buffer[: height * len(some)].view(height, len(some))
+        (torch._int_mm if self.whole else torch.mm)(left[:height], some.T, out=scores)
+        rows = (scores.amax(1) >= floors[:height]).nonzero()[:, 0]
+        found = (scores[rows] >= floors[rows, None]).nonzero()
+        return stop, rows[found[:, 0]], first + found[:, 1]
+
+
+@lru_cache
+def _int8_pays(device: torch.device) -> bool:
+    """Tell whether int8 products are right and faster than float32 ones here, by trying (a few milliseconds).
+
+    Some processors saturate or emulate them; the answer changes how fast a search is and never what it finds.
+    """
+    if device.type != "cpu":
+        return False  # there float32 is fast enough that set-up dominates, and int8 shapes are restricted
+    rows = torch.full((512, 64), 127, dtype=torch.int8)
+    try:
+        right = bool((torch._int_mm(rows, -rows.T) == -64 * 127 * 127).all())
+    except RuntimeError:
+        return False
+    return right and _seconds(torch._int_mm, rows) < _seconds(torch.mm, rows.float())
+
+
+def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> float:
+    """Return the best of five times of ``rows @ rows.T``."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(rows, rows.T)
+        times.append(time.perf_counter() - start)
+    return min(times)
