@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from zeropass.hits import LOW
 
-__all__ = ["INT8", "keep", "look"]
+__all__ = ["INT8", "keep", "look", "raise_ends"]
 
 INT8 = any(map(llvmlite.binding.get_host_cpu_features().get, ("avx512vnni", "avxvnni", "amx-int8")))
 """Whether this processor multiplies int8 numbers itself, which is four to six times as fast as float32."""
@@ -136,6 +136,19 @@ def _chosen(marks, words, places):
                 places[count] = i
                 count += marks[i]
     return count
+
+
+@numba.njit(nogil=True, cache=True)
+def raise_ends(products, of_rows, start, ends):
+    """Keep the highest score of a group of rows, and minus the lowest, in ends (2, groups, n), in vectors' steps.
+
+    products (t, n) and of_rows: as for `look`; the first row is the ``start``-th of all, which are dealt to the groups.
+    """
+    for j in range(products.shape[0]):
+        high, low = ends[0, (start + j) % ends.shape[1]], ends[1, (start + j) % ends.shape[1]]
+        for i in range(products.shape[1]):
+            x = np.float32(products[j, i]) * of_rows[j, 0]
+            high[i], low[i] = max(high[i], x), max(low[i], -x)
 
 
 @numba.njit(nogil=True, cache=True)

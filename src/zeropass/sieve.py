@@ -17,6 +17,7 @@ With hats for what is multiplied, and for the exact turned ones ``X = x M``, ``Y
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -103,6 +104,14 @@ class Sieved:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def sample(self) -> Whole:
+        """Some of the rows as whole numbers, evenly spread: a whole number of groups."""
+        assert self.whole is not None
+        count = min(_SAMPLE, len(self.rows)) // _GROUP * _GROUP
+        some = torch.linspace(0, len(self.rows) - 1, count).long()
+        return Whole(self.whole.numbers[some], self.whole.bounds[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +207,8 @@ class _Survey:
         assert rows.whole is not None and rows.turn is not None
         self.vectors, self.rows, self.k, self.hits, self.first_id = vectors, rows, k, hits, first_id
         self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole
+        tile = min(_TILE, len(rows)), len(vectors)
+        self.products = torch.empty(tile, dtype=torch.int32)  # fresh memory each time would take as long as they do
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
@@ -214,25 +225,24 @@ class _Survey:
 
     def guess(self) -> Tensor:
         """Scores (2, n) that k of each vector's are likely to reach, from a sample: else all would be looked at."""
-        some = torch.linspace(0, len(self.rows) - 1, min(_SAMPLE, len(self.rows))).long()
-        expected = self.k * len(some) / len(self.rows)
-        rank = math.ceil(expected + 3 * math.sqrt(expected))
-        groups = len(some) // _GROUP
-        if rank > groups:
+        sample = self.rows.sample
+        expected = self.k * len(sample.numbers) / len(self.rows)
+        rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(sample.numbers) // _GROUP
+        if not 0 < rank <= groups:
             return torch.full((2, len(self.vectors)), -torch.inf)
-        scores = _multiplied(self.of_rows.numbers[some], self.whole.numbers) * self.of_rows.bounds[some, :1]
-        grouped = scores[: groups * _GROUP].view(_GROUP, groups, -1)
-        ends = torch.stack((grouped.amax(0), -grouped.amin(0)))
+        ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
+        for part in blocks(len(sample.numbers), _TILE):
+            products = _multiplied(sample.numbers[part], self.whole.numbers, self.products)
+            compiled.raise_ends(products.numpy(), sample.bounds[part].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.whole.bounds[:, 0]
 
     def look_through(self, lowest: Tensor, for_tokens: bool = True) -> None:
         """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
-        tile = min(_TILE, len(self.rows)), len(self.vectors)
-        made = torch.empty(tile, dtype=torch.int32)  # fresh memory each time would take as long as the products
-        found, exact = np.empty((2, made.numel()), np.int32), np.empty(made.numel(), np.float32)
+        most = self.products.numel()
+        found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.whole.bounds.T.contiguous().numpy()
         for part in blocks(len(self.rows), _TILE):
-            products = _multiplied(self.of_rows.numbers[part], self.whole.numbers, made)
+            products = _multiplied(self.of_rows.numbers[part], self.whole.numbers, self.products)
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
                 products.numpy(),

@@ -18,7 +18,6 @@ from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
-from zeropass.catalog import kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
 from zeropass.threads import behind
@@ -108,9 +107,8 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
     with beside(out / schema.TOKENIZER) as temporary:
         temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
     write_hits(out / schema.HITS, runner.hits, runner.kept)
-    keys = list(runner.bases)
-    sides = [kind_of(model, layer, role)[0] for layer, role, _ in keys]
-    count = write_parameters(out / schema.PARAMETERS, out / "lists", keys, sides)
+    parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
+    count = write_parameters(out / schema.PARAMETERS, parts)
     manifest = read_json(out / schema.PLAN) | {
         "lists": count,
         "tokens_shown": len(runner.kept),

@@ -13,7 +13,7 @@ from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_o
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.spaces import Space, Spaces, save_array
-from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_lists, write_mark, write_pairs
+from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
 from zeropass.catalog import VectorSet, count_of, kind_of, reads_at, vector_set
 from zeropass.factored import Factored
 from zeropass.frames import Frames, Lengths
@@ -120,6 +120,10 @@ class Runner:
     def mark(self, job: Job) -> Path:
         """The file whose presence says that a job is done: what it found for every token."""
         return self.out / "scratch" / f"{job.name}.parquet"
+
+    def index(self, layer: int, role: str) -> Path:
+        """The file of what the index over all lists has of a layer and role, until there is one."""
+        return self.out / "scratch" / f"{file_name(layer, role)}.index.parquet"
 
     @cached_property
     def hits(self) -> dict[Kind, HitList]:
@@ -254,6 +258,8 @@ class Runner:
         for role, listed in finds.lists.items():
             if listed:
                 write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", listed)
+                side = kind_of(self.model, job.layer, role)[0]
+                write_index(self.index(job.layer, role), listed, job.layer, role, side)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
         write_mark(self.mark(job), self._found(job))

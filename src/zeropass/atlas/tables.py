@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from zeropass.address import Address
 from zeropass.arch.spec import Side
-from zeropass.atlas.schema import beside, file_name
+from zeropass.atlas.schema import beside
 from zeropass.errors import BadAtlas
 from zeropass.hits import HitList
 from zeropass.pairs import TopPairs
@@ -100,30 +99,28 @@ def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
 
 
 def _list_table(block: ListBlock) -> pa.Table:
+    e = block.extremes
+    poles = {"top_ids": e.top_ids.int(), "top_z": e.top, "bottom_ids": e.bottom_ids.int(), "bottom_z": e.bottom}
+    return pa.table(_about(block) | {name: _arrays(values) for name, values in poles.items()})
+
+
+def _about(block: ListBlock) -> dict[str, Any]:
+    """What is known of lists besides their tokens."""
     e, n = block.extremes, len(block.addresses)
-    up = e.top[:, :1] >= -e.bottom[:, :1]
-    return pa.table(
-        {
-            "id": pa.array(np.arange(block.first_id, block.first_id + n, dtype=np.int32)),
-            "address": pa.array([str(a) for a in block.addresses], pa.string()),
-            "head": pa.array([a.head for a in block.addresses], pa.int32()),
-            "index": pa.array([a.index for a in block.addresses], pa.int32()),
-            "frame": pa.repeat(block.frame, n),
-            "norm": _column(block.norm),
-            "mean": _column(block.mean),
-            "std": _column(block.std),
-            "spread": _column(block.spread),
-            "strength": _column(strength(e)),
-            "best": _column(strength(e, rank=1)),
-            "kurtosis": _column(block.kurtosis),
-            "top_ids": _arrays(e.top_ids.int()),
-            "top_z": _arrays(e.top),
-            "bottom_ids": _arrays(e.bottom_ids.int()),
-            "bottom_z": _arrays(e.bottom),
-            "words": _arrays(torch.where(up, e.top_ids[:, :WORDS], e.bottom_ids[:, :WORDS]).int()),
-            "words_z": _arrays(torch.where(up, e.top[:, :WORDS], e.bottom[:, :WORDS])),
-        }
-    )
+    return {
+        "id": pa.array(np.arange(block.first_id, block.first_id + n, dtype=np.int32)),
+        "address": pa.array([str(a) for a in block.addresses], pa.string()),
+        "head": pa.array([a.head for a in block.addresses], pa.int32()),
+        "index": pa.array([a.index for a in block.addresses], pa.int32()),
+        "frame": pa.repeat(block.frame, n),
+        "norm": _column(block.norm),
+        "mean": _column(block.mean),
+        "std": _column(block.std),
+        "spread": _column(block.spread),
+        "strength": _column(strength(e)),
+        "best": _column(strength(e, rank=1)),
+        "kurtosis": _column(block.kurtosis),
+    }
 
 
 def strength(e: Extremes, rank: int = 10) -> Tensor:
@@ -132,31 +129,39 @@ def strength(e: Extremes, rank: int = 10) -> Tensor:
     return torch.maximum(e.top[:, at].abs(), e.bottom[:, at].abs())
 
 
-def write_parameters(path: Path, folder: Path, keys: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> int:
-    """The index over all lists, in the order of their ids, from the files of the jobs; returns how many."""
-    parts = (_index_of(folder, key, side) for key, side in zip(keys, sides, strict=True))
-    first = next(parts, _PARAMETERS.empty_table())
+def write_index(path: Path, blocks: Iterable[ListBlock], layer: int, role: str, side: Side) -> None:
+    """The lists of one layer and role as they stand in the index over all, which `write_parameters` makes of these."""
+    tables = (_index_table(block, layer, role, side) for block in blocks)
+    _write_groups(path, _PARAMETERS, tables, 1 << 20, compression="none")  # it is not kept for long
+
+
+def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Table:
+    e, n = block.extremes, len(block.addresses)
+    up = e.top[:, :1] >= -e.bottom[:, :1]
+    words = torch.where(up, e.top_ids[:, :WORDS], e.bottom_ids[:, :WORDS])
+    columns = _about(block) | {
+        "layer": pa.repeat(pa.scalar(layer, pa.int32()), n),
+        "role": pa.repeat(role, n),
+        "side": pa.repeat(side, n),
+        "words": _lists(words.int()),
+        "words_z": _lists(torch.where(up, e.top[:, :WORDS], e.bottom[:, :WORDS])),
+    }
+    return pa.table({name: columns[name] for name in _PARAMETERS.names}, schema=_PARAMETERS)
+
+
+def write_parameters(path: Path, parts: Iterable[Path]) -> int:
+    """The index over all lists from its parts, in their order; returns how many."""
     count = 0
 
     def counted() -> Iterator[pa.Table]:
         nonlocal count
-        for part in chain([first], parts):
+        for part in map(_read, parts):
             count += len(part)
             yield part
 
     # What is asked of one layer then reads little.
-    _write_groups(path, first.schema, _full_groups(counted(), 8192), 8192)
+    _write_groups(path, _PARAMETERS, _full_groups(counted(), 8192), 8192)
     return count
-
-
-def _index_of(folder: Path, key: tuple[int, str, str], side: str) -> pa.Table:
-    """The lists of one (layer, role, frame), as they stand in the index."""
-    layer, role, frame = key
-    part = _read(folder / f"{file_name(layer, role)}.parquet", _INDEX)
-    part = part.filter(pc.equal(part["frame"], frame))
-    for name, value in (("side", side), ("role", role)):
-        part = part.add_column(2, name, pa.repeat(value, len(part)))
-    return part.add_column(2, "layer", pa.repeat(pa.scalar(layer, pa.int32()), len(part)))
 
 
 WORDS = 6
@@ -168,8 +173,6 @@ _PARAMETERS = pa.schema(
     | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis"), pa.float32())
     | {"words": pa.list_(pa.int32()), "words_z": pa.list_(pa.float32())}
 )
-_INDEX = ["id", "address", "head", "index", "frame", "norm", "mean", "std", "spread", "strength", "best", "kurtosis"]
-_INDEX += ["words", "words_z"]
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
@@ -187,10 +190,10 @@ def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
     write_table(path, pa.table({**columns, **views}))
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(path: Path) -> pa.Table:
     """A table of an earlier run. Raises BadAtlas, naming the file, where it is damaged."""
     with _reading(path):
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path)
 
 
 @contextmanager
@@ -294,6 +297,12 @@ def _column(values: Tensor) -> pa.Array:
 def _arrays(values: Tensor) -> pa.Array:
     flat = pa.array(values.cpu().contiguous().flatten().numpy())
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _lists(values: Tensor) -> pa.Array:
+    """As `_arrays`, but typed as lists of any length."""
+    ends = pa.array(np.arange(0, values.numel() + 1, max(1, values.shape[1]), dtype=np.int32))
+    return pa.ListArray.from_arrays(ends, _column(values.flatten()))
 
 
 def _tensor(column: pa.ChunkedArray) -> Tensor:
