@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class HitList:
 
     def __init__(self, tokens: int, size: int, device: torch.device | str = "cpu") -> None:
         self.keys = torch.zeros(tokens, size, dtype=torch.int64, device=device)
-        self._waiting = torch.zeros(tokens, _SLOTS, dtype=torch.int64, device=device)
+        self._waiting: Tensor | None = None
         self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
         self.threshold = torch.zeros(tokens, device=device)
         self.seen = 0
@@ -66,22 +67,26 @@ class HitList:
         return keys > 0, *decode(keys)
 
     def entries(self, first_id: int, stop_id: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``, some tokens at a time."""
+        """Tokens and keys (m,) of all entries so far of the vectors ``first_id:stop_id``, some tokens at a time.
+
+        They are on the processor.
+        """
         with self.lock:
             self.flush()
+        size = self.keys.shape[1]
         for part in blocks(len(self.keys), 2048):  # few enough for what is made on the way to stay in the cache
             with self.lock:
-                keys = self.keys[part]
-                low = keys & LOW  # falls from 2³² - 1 by 2 with every id; 0 where nothing is
-                token, place = ((low > LOW - 2 * stop_id) & (low <= LOW - 2 * first_id)).nonzero(as_tuple=True)
-                found = part.start + token, keys[token, place]
-            yield found
+                keys = self.keys[part].flatten().cpu().numpy()
+            # The lower half falls from 2³² - 1 by 2 with every id, and is 0 where nothing is.
+            behind = keys.astype(np.uint32) - np.uint32((LOW + 1 - 2 * stop_id) & LOW)
+            places = np.flatnonzero(behind < 2 * (stop_id - first_id))
+            yield torch.from_numpy(part.start + places // size), torch.from_numpy(keys[places])
 
     def flush(self) -> None:
         """Merge what is waiting, and raise the thresholds."""
-        if self._filled.any():
+        if self._waiting is not None:
             self._merge(self._waiting)
-            self._waiting.zero_()
+            self._waiting = None
             self._filled.zero_()
 
     def _merge(self, keys: Tensor) -> None:
@@ -95,6 +100,8 @@ class HitList:
         order = token.argsort(stable=True)
         token, keys = token[order], keys[order]
         while token.numel():
+            if self._waiting is None:
+                self._waiting = keys.new_zeros(len(self.keys), _SLOTS)
             place = self._filled[token] + _rank_in_run(token)
             fits = place < _SLOTS
             self._waiting[token[fits], place[fits]] = keys[fits]

@@ -1,4 +1,4 @@
-"""Builds an atlas: first a list of jobs, then the jobs one by one, then the tables over all of them.
+"""Builds an atlas: first a list of jobs, then the jobs, then the tables over all of them.
 
 Every job writes its files whole or not at all, and its mark in ``scratch`` last: a build that was stopped
 at any moment continues with the first job that has no mark, and ends with the same bytes.
@@ -7,7 +7,9 @@ at any moment continues with the first job that has no mark, and ends with the s
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -20,24 +22,45 @@ from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.threads import behind
+from zeropass.threads import behind, side_by_side
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
 
-__all__ = ["Progress", "RunJobs", "build", "carry_out", "kept_tokens", "one_by_one"]
+__all__ = ["Progress", "RunJobs", "build", "carry_out", "here", "kept_tokens"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
 
 RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
-"""Carries jobs out: `one_by_one`, or on a cluster."""
+"""Carries jobs out: `here`, or on a cluster."""
 
 
-def one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """Run jobs in this process; ``told`` hears the name of each, and how many were begun before.
+def here(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    """Run jobs in this process: one on each core, unless memory is short or a GPU does the work.
 
-    What one found is written while the next is at work.
+    ``told`` hears the name of each that begins, and how many were begun before.
     """
+    alone = runner.spaces.room is not None or runner.model.device.type != "cpu"
+    (_one_by_one if alone else _side_by_side)(runner, todo, told)
+
+
+def _side_by_side(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    """A job that has a core to itself waits for no other thread, be it for a product or for a file."""
+    uses, lock, begun = {job: runner.spaces_of(job) for job in todo}, Lock(), count()
+
+    def run(job: Job) -> None:
+        with lock:
+            told(job.name, next(begun))
+        runner.run(job)
+        with lock:
+            del uses[job]
+            runner.spaces.keep_only(set().union(*uses.values()))
+
+    side_by_side(run, todo)
+
+
+def _one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+    """What a job found is written while the next is at work."""
     uses = [runner.spaces_of(job) for job in todo]
     with behind() as take:
         for step, job in enumerate(todo):
@@ -51,13 +74,13 @@ def build(
     out: Path,
     options: Options,
     progress: Progress = lambda *_: None,
-    run: RunJobs = one_by_one,
+    run: RunJobs = here,
     *,
     memory: int | None = None,
 ) -> bool:
     """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
 
-    ``run``: what carries the jobs out, one after the other in this process unless told otherwise. ``memory``: bytes to
+    ``run``: what carries the jobs out, this process unless told otherwise. ``memory``: bytes to
     get along with (`budget`); the atlas is the same.
     Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
     or frames that do not exist, and for less memory than the build takes.
@@ -74,7 +97,7 @@ def build(
     return True
 
 
-def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = one_by_one) -> None:
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = here) -> None:
     """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
     jobs = runner.jobs
     spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
@@ -108,9 +131,9 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
     write_hits(out / schema.HITS, runner.hits, runner.kept)
     parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
-    count = write_parameters(out / schema.PARAMETERS, parts)
+    lists = write_parameters(out / schema.PARAMETERS, parts)
     manifest = read_json(out / schema.PLAN) | {
-        "lists": count,
+        "lists": lists,
         "tokens_shown": len(runner.kept),
         "tokens_hidden": {view: model.vocab.hidden(view, *judgement) for view in VIEWS},
         "token_kind": model.vocab.kind,

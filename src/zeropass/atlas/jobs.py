@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ __all__ = ["COLUMNS", "FEW_COLUMNS", "Finds", "Runner", "Scored"]
 _ROWS = 4096
 """Rows that are multiplied with the columns of heads at once."""
 
-COLUMNS, FEW_COLUMNS = 640, 256
-"""Columns of heads whose factors are held at once, 126 or 50 MB for V = 49,152; fewer with ``--memory``."""
+COLUMNS, FEW_COLUMNS = 192, 256
+"""Columns of heads whose factors a job holds at once, 63 or 50 MB for V = 49,152; fewer with ``--memory``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ class Runner:
         self.spaces = Spaces(self.out / "rows", self.kept)
         self.bases = list_bases(self.model, self.options, self.jobs)
         self._made_lengths: dict[tuple[int, str, str], Lengths | None] = {}
+        self._lock = Lock()
 
     def run(self, job: Job) -> None:
         """Run one job."""
@@ -125,9 +127,14 @@ class Runner:
         """The file of what the index over all lists has of a layer and role, until there is one."""
         return self.out / "scratch" / f"{file_name(layer, role)}.index.parquet"
 
-    @cached_property
+    @property
     def hits(self) -> dict[Kind, HitList]:
         """Running best of each kind of list, beginning with what finished jobs found."""
+        with self._lock:
+            return self._hits
+
+    @cached_property
+    def _hits(self) -> dict[Kind, HitList]:
         kinds = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
         lists = {kind: HitList(len(self.kept), self.options.k, self.kept.device) for kind in sorted(kinds)}
         for job in self.jobs:
@@ -238,11 +245,12 @@ class Runner:
     def _lengths(self, scored: Scored) -> Lengths | None:
         """`Frames.lengths` of a role, made once for all heads of its layer."""
         key = scored.vectors.layer, scored.vectors.role, scored.frame
-        if key not in self._made_lengths:
-            self._made_lengths = {one: kept for one, kept in self._made_lengths.items() if one[0] == key[0]}
-            rows, mean = scored.space.rows, scored.space.moments.mean
-            self._made_lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
-        return self._made_lengths[key]
+        with self._lock:
+            if key not in self._made_lengths:
+                self._made_lengths = {one: kept for one, kept in self._made_lengths.items() if abs(one[0] - key[0]) < 2}
+                rows, mean = scored.space.rows, scored.space.moments.mean
+                self._made_lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
+            return self._made_lengths[key]
 
     def _save_vectors(self, vectors: VectorSet) -> None:
         """Keep the vectors as the frames take them, for questions that the lists cannot answer."""

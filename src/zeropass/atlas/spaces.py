@@ -7,9 +7,10 @@ there is room for them; else they lie in a file that is mapped, and the system t
 import mmap
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -37,16 +38,27 @@ class Space:
     moments: Moments
     mapped: mmap.mmap | None = None
     numbers: Tensor | None = None
+    lock: Lock = field(default_factory=Lock)
 
     def rest(self) -> None:
         """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
-        if self.mapped is not None:
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+        _rest(self.mapped)
 
-    @cached_property
+    @property
     def sieved(self) -> Sieved:
         """The rows made ready for `sieve.survey`: a quarter as large once more."""
-        return sieved(self.rows, self.moments.covariance, self.rest, self.numbers)
+        with self.lock:
+            return self._sieved
+
+    @cached_property
+    def _sieved(self) -> Sieved:
+        # Of the space itself nothing: in a circle of references the rows would outlive it for long.
+        return sieved(self.rows, self.moments.covariance, partial(_rest, self.mapped), self.numbers)
+
+
+def _rest(mapped: mmap.mmap | None) -> None:
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Spaces:
@@ -59,6 +71,7 @@ class Spaces:
     def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
         self.folder, self.kept, self.room = folder, kept, room
         self._loaded: dict[str, Space] = {}
+        self._lock = Lock()
 
     def write(self, frames: Frames, space: str) -> None:
         """Compute and write one space, unless it is there."""
@@ -76,17 +89,21 @@ class Spaces:
 
     def load(self, space: str) -> Space:
         """One space, kept for the jobs to come: in memory if there is room."""
-        if space not in self._loaded:
-            path, moments_path = self._paths(space)
-            stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
-            found, stored = Moments(stacked[0], stacked[1:], -1), StoredRows(path, self.kept.device)
-            made = self._held if self._fits(stored.shape[1]) else self._mapped
-            self._loaded[space] = made(stored, found)
-        return self._loaded[space]
+        with self._lock:
+            if space not in self._loaded:
+                self._loaded[space] = self._read(space)
+            return self._loaded[space]
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget the spaces that no further job needs."""
-        self._loaded = {name: space for name, space in self._loaded.items() if name in spaces}
+        with self._lock:
+            self._loaded = {name: space for name, space in self._loaded.items() if name in spaces}
+
+    def _read(self, space: str) -> Space:
+        path, moments_path = self._paths(space)
+        stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
+        found, stored = Moments(stacked[0], stacked[1:], -1), StoredRows(path, self.kept.device)
+        return (self._held if self._fits(stored.shape[1]) else self._mapped)(stored, found)
 
     def _fits(self, d: int) -> bool:
         held = sum(space.mapped is None for space in self._loaded.values())

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def _full_groups(tables: Iterable[pa.Table], row_group: int) -> Iterator[pa.Tabl
 
 def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
     """Lists of one layer and role: one row a vector and frame, tokens and z in arrays of equal length."""
-    # Small row groups, so that showing one parameter reads little.
-    write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=64)
+    # Small row groups, so that showing one parameter reads little; smaller ones take longer to find than to read.
+    write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=256)
 
 
 def _list_table(block: ListBlock) -> pa.Table:
@@ -231,19 +232,15 @@ def write_pairs(path: Path, rows: Sequence[PairRow]) -> None:
 
 def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None:
     """What a job found for the tokens: (kind, tokens, keys) as `HitList.entries` gives them."""
-    tables = (
-        pa.table(
-            {
-                "side": pa.repeat(side, len(tokens)),
-                "frame": pa.repeat(frame, len(tokens)),
-                "token": _column(tokens.int()),
-                "key": _column(keys),
-            },
-            schema=_MARK,
-        )
-        for (side, frame), tokens, keys in found
-    )
-    _write_groups(path, _MARK, tables, 1 << 20, compression="none")  # it is not kept for long
+    kinds = (_full_groups(_mark_tables(kind, parts), 1 << 18) for kind, parts in groupby(found, itemgetter(0)))
+    _write_groups(path, _MARK, chain.from_iterable(kinds), 1 << 20, compression="none")  # it is not kept for long
+
+
+def _mark_tables(kind: Kind, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> Iterator[pa.Table]:
+    for _, tokens, keys in found:
+        columns = {"token": _column(tokens.int()), "key": _column(keys)}
+        names = {name: pa.repeat(value, len(tokens)) for name, value in zip(("side", "frame"), kind, strict=True)}
+        yield pa.table(names | columns, schema=_MARK)
 
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
