@@ -15,7 +15,7 @@ With hats for what is multiplied, and for the exact turned ones ``X = x M``, ``Y
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,10 +35,12 @@ except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError i
     compiled = None  # type: ignore[assignment]
 
 __all__ = [
+    "Scores",
     "Sieved",
     "Survey",
     "Turn",
     "Whole",
+    "joined",
     "made_whole",
     "passing_size",
     "rounded_size",
@@ -70,6 +72,10 @@ _ROUNDING = 1e-6
 """What computing scores and bounds in float32 changes, as a share of the norms' product, besides the sums."""
 
 
+Scores = tuple[Tensor, Tensor]
+"""Scores (V', n) times a number (n,) for each vector, and these numbers."""
+
+
 @dataclass(frozen=True, eq=False)
 class Whole:
     """Vectors (n, d) as whole numbers, and for each (n, 3): the step that one stands for, and bounds of norms.
@@ -93,7 +99,7 @@ class Turn:
 class Sieved:
     """Rows (V', d), the same turned and made whole, and what vectors are turned by to meet them.
 
-    whole and turn: None where the whole product is made.
+    whole, turn and norms (V',): None where the whole product is made.
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
@@ -101,17 +107,22 @@ class Sieved:
     rest: Callable[[], None]
     whole: Whole | None = None
     turn: Turn | None = None
+    norms: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @cached_property
-    def sample(self) -> Whole:
-        """Some of the rows as whole numbers, evenly spread: a whole number of groups."""
-        assert self.whole is not None
+    def some(self) -> Tensor:
+        """Places of a sample of the rows, evenly spread: a whole number of groups."""
         count = min(_SAMPLE, len(self.rows)) // _GROUP * _GROUP
-        some = torch.linspace(0, len(self.rows) - 1, count).long()
-        return Whole(self.whole.numbers[some], self.whole.bounds[some])
+        return torch.linspace(0, len(self.rows) - 1, count).long()
+
+    @cached_property
+    def sample(self) -> Tensor:
+        """The whole numbers of the sample."""
+        assert self.whole is not None
+        return self.whole.numbers[self.some]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +144,17 @@ def sieved(
         return Sieved(rows, rest)
     turn, other, drift = _turns(covariance)
     numbers = torch.empty_like(rows, dtype=whole_type()) if numbers is None else numbers
-    whole = Whole(numbers, rows.new_empty(len(rows), 3))
+    whole, norms = Whole(numbers, rows.new_empty(len(rows), 3)), rows.new_empty(len(rows))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
         made = made_whole(rows[part], other)
         whole.numbers[part], whole.bounds[part] = made.numbers, made.bounds
-        norms, size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
-        longest = max(longest, float(torch.where(size > 0, norms / size, 0.0).amax()))
+        norms[part], size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
+        longest = max(longest, float(torch.where(size > 0, norms[part] / size, 0.0).amax()))
         rest()
     # An exact score is a dot product in float32: it is off as well.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack))
+    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack), norms)
 
 
 def rounded_size(count: int, d: int) -> int:
@@ -157,21 +168,31 @@ def passing_size(d: int) -> int:
     return 40 * d**2 + 2 * torch.get_num_threads() * each if compiled is not None else 0  # malloc keeps some for each
 
 
-def survey(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
+def survey(
+    vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int, made: Scores | None = None
+) -> Survey:
     """Look through the scores of (n, d) vectors and (V', d) rows, made by `sieved`.
 
     k: scores a pole. ids: (V',) names of the rows. hits: takes in the scores of the vectors ``first_id …``.
+    made: the scores (V', n) times a number (n,) for each vector, and these numbers, if a product in float32 has been
+    made anyway; what is kept is the same.
     """
     k = min(k, len(rows))
     if rows.whole is None:
         parts = blocks(len(vectors), _SCORES)
-        return _joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
+        return joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
         hits.flush()
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
-    found = side_by_side(lambda part: _Survey(vectors[part], rows, k, hits, first_id + part.start).run(ids), shares)
-    hits.seen += len(vectors)
-    return _joined(found)
+
+    def look(part: slice) -> Survey:
+        own = made and (made[0][:, part], made[1][part])
+        return _Survey(vectors[part], rows, k, hits, first_id + part.start, own).run(ids)
+
+    found = side_by_side(look, shares)
+    with hits.lock:
+        hits.seen += len(vectors)
+    return joined(found)
 
 
 def _shares(count: int, most: int, threads: int) -> Iterator[slice]:
@@ -185,7 +206,8 @@ def _most(d: int) -> int:
     return min(_VECTORS, max(1, _NUMBERS // d))
 
 
-def _joined(found: list[Survey]) -> Survey:
+def joined(found: Sequence[Survey]) -> Survey:
+    """Surveys of vectors that follow one another, as one."""
     poles = (
         torch.cat([getattr(one.extremes, name) for one in found]) for name in ("top", "top_ids", "bottom", "bottom_ids")
     )
@@ -203,12 +225,18 @@ def _product(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, 
 class _Survey:
     """The running best of both poles of each vector, and the sums over what was looked at."""
 
-    def __init__(self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int) -> None:
-        assert rows.whole is not None and rows.turn is not None
-        self.vectors, self.rows, self.k, self.hits, self.first_id = vectors, rows, k, hits, first_id
-        self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole
+    def __init__(
+        self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int, made: Scores | None
+    ) -> None:
+        assert rows.whole is not None and rows.turn is not None and rows.norms is not None
+        self.vectors, self.rows, self.k, self.hits, self.first_id, self.made = vectors, rows, k, hits, first_id, made
+        if made is None:
+            self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole.bounds
+        else:
+            self.whole, self.of_rows = _as_made(vectors, made[1]), _as_they_are(rows.norms)
+        # Fresh memory each time would take as long as the products.
         tile = min(_TILE, len(rows)), len(vectors)
-        self.products = torch.empty(tile, dtype=torch.int32)  # fresh memory each time would take as long as they do
+        self.products = torch.empty(tile, dtype=torch.int32 if made is None else torch.float32)
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
@@ -217,7 +245,8 @@ class _Survey:
         self.look_through(self.guess())
         short = (self.heaps == EMPTY).any(2).any(0)
         if short.any():
-            again = _Survey(self.vectors[short], self.rows, self.k, self.hits, self.first_id)
+            made = self.made and (self.made[0][:, short], self.made[1][short])
+            again = _Survey(self.vectors[short], self.rows, self.k, self.hits, self.first_id, made)
             again.look_through(torch.full((2, len(again.vectors)), -torch.inf), for_tokens=False)
             self.heaps[:, short] = again.heaps
         (top, bottom), at = decoded(self.heaps.sort(dim=2, descending=True).values)
@@ -225,29 +254,36 @@ class _Survey:
 
     def guess(self) -> Tensor:
         """Scores (2, n) that k of each vector's are likely to reach, from a sample: else all would be looked at."""
-        sample = self.rows.sample
-        expected = self.k * len(sample.numbers) / len(self.rows)
-        rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(sample.numbers) // _GROUP
+        some = self.rows.some
+        expected = self.k * len(some) / len(self.rows)
+        rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(some) // _GROUP
         if not 0 < rank <= groups:
             return torch.full((2, len(self.vectors)), -torch.inf)
         ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
-        for part in blocks(len(sample.numbers), _TILE):
-            products = _multiplied(sample.numbers[part], self.whole.numbers, self.products)
-            compiled.raise_ends(products.numpy(), sample.bounds[part].numpy(), part.start, ends.numpy())
+        for part in blocks(len(some), _TILE):
+            products = self.product(some[part], self.rows.sample[part])
+            compiled.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.whole.bounds[:, 0]
+
+    def product(self, at: Tensor | slice, numbers: Tensor) -> Tensor:
+        """The products (t, n) of some rows: of their whole numbers, unless they have been made."""
+        if self.made is None:
+            return _multiplied(numbers, self.whole.numbers, self.products)
+        return self.products[: len(numbers)].copy_(self.made[0][at])
 
     def look_through(self, lowest: Tensor, for_tokens: bool = True) -> None:
         """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
+        assert self.rows.whole is not None
         most = self.products.numel()
         found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.whole.bounds.T.contiguous().numpy()
         for part in blocks(len(self.rows), _TILE):
-            products = _multiplied(self.of_rows.numbers[part], self.whole.numbers, self.products)
+            products = self.product(part, self.rows.whole.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
                 products.numpy(),
                 of_vectors,
-                self.of_rows.bounds[part].numpy(),
+                self.of_rows[part].numpy(),
                 self.vectors.numpy(),
                 self.rows.rows[part].numpy(),
                 part.start,
@@ -267,7 +303,7 @@ class _Survey:
         """How large the scores are that some tokens keep; of those that have not met as many yet, what is sure."""
         kept, size = self.hits.threshold[part].clone(), self.hits.keys.shape[1]
         if self.hits.seen < size <= len(self.vectors):
-            (step, norm, lost), bounds = self.whole.bounds.T, self.of_rows.bounds[part, :, None]
+            (step, norm, lost), bounds = self.whole.bounds.T, self.of_rows[part, :, None]
             errors = lost * bounds[:, 1] + norm * bounds[:, 2]
             sure = (products * (bounds[:, 0] * step)).abs() - errors
             kept = _highest(sure, size).maximum(kept)
@@ -337,6 +373,20 @@ def made_whole(rows: Tensor, turn: Turn) -> Whole:
     numbers, step, lost = whole_numbers(turned, spare, each=True)
     lost = lost * (1 + 1e-5) + norms * turn.loss + size * (_ROUNDING + rows.shape[1] * 2.0**-24) + 1e-30
     return Whole(numbers.to(whole_type()), torch.stack((step, size + lost, lost), 1))
+
+
+def _as_made(vectors: Tensor, scale: Tensor) -> Whole:
+    """What products in float32 with (n, d) vectors times ``scale`` stand for; such a product is off by a little."""
+    norms = torch.linalg.vector_norm(vectors, dim=1) * (1 + 1e-5)
+    # Twice: what they are compared with are dot products in float32 as well.
+    lost = norms * (2 * (vectors.shape[1] + 4) * 2.0**-24 + _ROUNDING) + 1e-30
+    step = torch.where(scale > 0, 1 / scale, 0.0)
+    return Whole(vectors, torch.stack((step, norms, lost), 1))
+
+
+def _as_they_are(norms: Tensor) -> Tensor:
+    """Bounds (V', 3) of rows that were not rounded."""
+    return torch.stack((torch.ones_like(norms), norms * (1 + 1e-5), torch.zeros_like(norms)), 1)
 
 
 def _kurtosis(means: Tensor) -> Tensor:

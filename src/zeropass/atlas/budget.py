@@ -25,7 +25,7 @@ import re
 import torch
 
 from zeropass.arch.spec import MAP_ROLES
-from zeropass.atlas.jobs import FEW_COLUMNS, Runner, needed_roles
+from zeropass.atlas.jobs import COLUMNS, Runner, needed_roles
 from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
@@ -93,7 +93,7 @@ def _running(runner: Runner) -> int:
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
     looking = passing_size(d) or tokens * (4 * VECTORS + MERGING)
     factors = {job: tokens * _factors(runner.model, job) for job in jobs}
-    block = 4 * max(FEW_COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
+    block = 4 * max(COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
     own = {job: _vectors(runner.model, job) + _finds(runner, job) for job in jobs}
     largest = max((own[job] + max(looking, factors[job]) for job in jobs), default=looking)
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
@@ -117,4 +117,4 @@ def _factors(model: Model, job: Job) -> int:
     if not set(MAP_ROLES) & set(job.roles):
         return 0
     width = model.dims.head_dim
-    return 4 * width * min(model.dims.kv_heads, max(FEW_COLUMNS, width) // width) + 4 * 4 * width
+    return 4 * width * min(model.dims.kv_heads, max(COLUMNS, width) // width) + 4 * 4 * width

@@ -1,6 +1,6 @@
 """Runs the jobs of a build: lists and hits from a survey of the scores, pairs from the factors of head maps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from zeropass.frames import Frames, Lengths
 from zeropass.hits import HitList
 from zeropass.model import Model
 from zeropass.pairs import top_pairs
-from zeropass.sieve import survey
+from zeropass.sieve import Scores, Survey, joined, survey
 from zeropass.statistics import blocks, standardised
 from zeropass.threads import each_core, in_turn
 
@@ -30,13 +30,13 @@ try:
 except (ImportError, RuntimeError):  # as in sieve.py: numba is an extra
     from zeropass.tiles import products_for as fastest_products
 
-__all__ = ["COLUMNS", "FEW_COLUMNS", "Finds", "Runner", "Scored"]
+__all__ = ["COLUMNS", "Finds", "Meet", "Runner", "Scored"]
 
 _ROWS = 4096
 """Rows that are multiplied with the columns of heads at once."""
 
-COLUMNS, FEW_COLUMNS = 192, 256
-"""Columns of heads whose factors a job holds at once, 63 or 50 MB for V = 49,152; fewer with ``--memory``."""
+COLUMNS = 192
+"""Columns of heads whose factors a job holds at once, 38 MB for V = 49,152; one head's if that is more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,10 @@ class Scored:
 
         each_core(found.device)(multiply, list(blocks(len(found), _ROWS)))
         return found
+
+
+Meet = Callable[[Scored, slice, Tensor], None]
+"""Called with a set, which of its vectors, and their scores (V', m), less their means, which change afterwards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +108,23 @@ class Runner:
         """Make what a job is for, and write its vectors."""
         sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
-        pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets)]
+        met: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
+
+        def meet(scored: Scored, own: slice, scores: Tensor) -> None:
+            """The lists of some columns of heads, whose scores a map takes anyway."""
+            role, frame = scored.vectors.role, scored.frame
+            if role in lists and frame in self._listed_frames(scored.vectors):
+                found = self._surveyed(scored, own, (scores, scored.std[own]))
+                met.setdefault((role, frame), (scored, []))[1].append(found)
+
+        pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets, meet)]
         for role in lists:
-            for frame in list_frames(self.model, self.options, job.layer, role):
-                lists[role].append(self._listed(self.scored(sets[role], frame)))
+            for frame in self._listed_frames(sets[role]):
+                if (role, frame) not in met:
+                    scored = self.scored(sets[role], frame)
+                    met[role, frame] = scored, [self._surveyed(scored, slice(None))]
+                scored, surveys = met[role, frame]
+                lists[role].append(self._listed(scored, joined(surveys)))
             self._save_vectors(sets[role])
         return Finds(job, lists, pairs)
 
@@ -169,13 +186,18 @@ class Runner:
         """The rows that a set meets in a frame."""
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
-    def _listed(self, scored: Scored) -> ListBlock:
-        """Both poles of a set of vectors; what the tokens can use of it goes to the running hits."""
-        source, k = scored.vectors, self.options.k
+    def _surveyed(self, scored: Scored, own: slice, made: Scores | None = None) -> Survey:
+        """Both poles of some vectors of a set; what the tokens can use of them goes to the running hits."""
+        source = scored.vectors
         first, hits = self.bases[source.layer, source.role, scored.frame], self.hits[source.side, scored.frame]
-        found = survey(scored.unit, scored.space.sieved, k, self.kept, hits, first)
+        unit, first_id = scored.unit[own], first + (own.start or 0)
+        return survey(unit, scored.space.sieved, self.options.k, self.kept, hits, first_id, made)
+
+    def _listed(self, scored: Scored, found: Survey) -> ListBlock:
+        """The lists of a set of vectors."""
+        source = scored.vectors
         return ListBlock(
-            first_id=first,
+            first_id=self.bases[source.layer, source.role, scored.frame],
             addresses=source.addresses,
             frame=scored.frame,
             norm=source.vectors.norm(dim=1),
@@ -186,18 +208,17 @@ class Runner:
             extremes=found.extremes,
         )
 
-    def map_heads(self, kind: str, sets: dict[str, VectorSet]) -> Iterator[PairRow]:
-        """Top pairs of every head of a layer.
+    def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: Meet) -> Iterator[PairRow]:
+        """Top pairs of every head of a layer; ``meet`` is shown the scores of all columns of heads.
 
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held; with
-        ``--memory`` fewer, and one search at a time.
+        ``--memory`` one search at a time.
         """
         left, right = sides_of(kind)
         own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
-        alone = self.spaces.room is not None
-        each, columns = (in_turn, FEW_COLUMNS) if alone else (each_core(self.kept.device), COLUMNS)
-        dims, step = self.model.dims, max(1, columns // self.model.dims.head_dim)
+        each = in_turn if self.spaces.room is not None else each_core(self.kept.device)
+        dims, step = self.model.dims, max(1, COLUMNS // self.model.dims.head_dim)
 
         def searched(found: tuple[int, Tensor, Tensor]) -> PairRow:
             head, scores, other = found
@@ -207,10 +228,11 @@ class Runner:
 
         for first in range(0, dims.kv_heads, step):
             stored = range(first, min(first + step, dims.kv_heads))
-            others = {head: self.factor(scored[shared], head, x) for head, x in self._columns(scored[shared], stored)}
+            columns = self._columns(scored[shared], stored, meet)
+            others = {head: self.factor(scored[shared], head, x) for head, x in columns}
             heads = range(stored.start * dims.group, stored.stop * dims.group)
             for at in range(heads.start, heads.stop, step):
-                block = self._columns(scored[own], range(at, min(at + step, heads.stop)))
+                block = self._columns(scored[own], range(at, min(at + step, heads.stop)), meet)
                 yield from each(searched, [(head, x, others[self.model.kv_head(shared, head)]) for head, x in block])
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
@@ -223,10 +245,12 @@ class Runner:
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
-    def _columns(self, scored: Scored, heads: range) -> list[tuple[int, Tensor]]:
+    def _columns(self, scored: Scored, heads: range, meet: Meet) -> list[tuple[int, Tensor]]:
         """Scores (V', d_h) of each stored head's columns over the rows, less their means."""
         width = self.model.dims.head_dim
-        scores = scored.over_rows(slice(heads.start * width, heads.stop * width))
+        own = slice(heads.start * width, heads.stop * width)
+        scores = scored.over_rows(own)
+        meet(scored, own, scores)
         return list(zip(heads, torch.split(scores, width, dim=1), strict=True))
 
     def factor(self, scored: Scored, head: int, scores: Tensor) -> Tensor:
