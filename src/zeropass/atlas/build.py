@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from zeropass.atlas import schema
-from zeropass.atlas.budget import room_for_rows
+from zeropass.atlas.budget import give_back, room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
@@ -88,6 +88,7 @@ def build(
     jobs, room = plan_jobs(model, options), None
     if memory is not None:  # before anything is written, and so before it is known which tokens are hidden
         room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab)), memory)
+        give_back()
     if not prepare(out, identity(model, options)):
         return False
     judgement = model.judgement
