@@ -228,8 +228,10 @@ class Runner:
 
         for first in range(0, dims.kv_heads, step):
             stored = range(first, min(first + step, dims.kv_heads))
-            columns = self._columns(scored[shared], stored, meet)
-            others = {head: self.factor(scored[shared], head, x) for head, x in columns}
+            # Nothing else holds the scores: a factor may be a copy.
+            others = {
+                head: self.factor(scored[shared], head, x) for head, x in self._columns(scored[shared], stored, meet)
+            }
             heads = range(stored.start * dims.group, stored.stop * dims.group)
             for at in range(heads.start, heads.stop, step):
                 block = self._columns(scored[own], range(at, min(at + step, heads.stop)), meet)
