@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def ways(width: int, rows: int) -> list[Products]:
     """The compiled loop, where this processor has one, and torch's products of int8 and of float32 numbers."""
     compiled = fastest_products(width, CPU, rows, 1)
-    buffers = [torch.empty(rows * PANEL * 2, dtype=kind) for kind in (torch.int32, torch.float32)]
+    buffers = [torch.empty(rows * PANEL + 320, dtype=kind) for kind in (torch.int32, torch.float32)]
     return [compiled, *map(tiles._Torch, buffers if width >= 8 else buffers[1:])]
 
 

@@ -23,8 +23,8 @@ Heights = npt.NDArray[np.int64]
 Found = tuple[int, Tensor, Tensor]
 """The first panel that was not looked at, and the places (m,) in the left and in the right block of what was found."""
 
-_LIKE = 0.9
-"""Panels whose heights are alike are multiplied by torch together."""
+_LIKE, _FEW = 0.9, 64
+"""Rows that meet so large a share of the panels that the first of them meets, or few enough, are multiplied at once."""
 
 
 class Products(Protocol):
@@ -68,16 +68,26 @@ class _Torch:
     right = left
 
     def reaching(self, left: Tensor, right: Tensor, heights: Heights, floors: Tensor, panel: int) -> Found:
-        height, stop = int(heights[panel]), panel + 1
-        most = panel + len(self.buffer) // (height * PANEL)
-        while stop < min(most, len(heights)) and heights[stop] >= _LIKE * height:
-            stop += 1
-        first, some = panel * PANEL, right[panel * PANEL : stop * PANEL]
-        scores = self.buffer[: height * len(some)].view(height, len(some))
-        (torch._int_mm if self.whole else torch.mm)(left[:height], some.T, out=scores)
-        rows = (scores.amax(1) >= floors[:height]).nonzero()[:, 0]
+        right, met, row = right[panel * PANEL :], heights[panel:], 0
+        found: list[tuple[Tensor, Tensor]] = []
+        while row < met[0]:
+            panels = int(np.searchsorted(-met, -row))  # that meet this row
+            some = right[: panels * PANEL]
+            alike = max(int(met[int(_LIKE * (panels - 1))]), row + _FEW)
+            part = slice(row, min(alike, int(met[0]), row + max(1, len(self.buffer) // len(some))))
+            rows, columns = self.multiplied(left[part], some, floors[part])
+            found.append((row + rows, panel * PANEL + columns))
+            row = part.stop
+        rows, columns = (torch.cat(places) for places in zip(*found, strict=True))
+        return len(heights), rows, columns
+
+    def multiplied(self, left: Tensor, right: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of what reaches the floors in the whole product."""
+        scores = self.buffer[: len(left) * len(right)].view(len(left), len(right))
+        (torch._int_mm if self.whole else torch.mm)(left, right.T, out=scores)
+        rows = (scores.amax(1) >= floors).nonzero()[:, 0]
         found = (scores[rows] >= floors[rows, None]).nonzero()
-        return stop, rows[found[:, 0]], first + found[:, 1]
+        return rows[found[:, 0]], found[:, 1]
 
 
 @lru_cache

@@ -9,11 +9,13 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
               vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
               finds     96 k a list of the largest job, and the one before, which is written meanwhile
               threads   80 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
-              block     4 · 256 V for the scores of some columns of heads, if maps of heads are built
+              maps      if maps of heads are built, of columns of heads, 128 or those of one head if they are more:
+                        4 V each for their scores, and for the factors of a chunk of key/value heads
+              sample    4096 d a space of rows
               and the larger of
               looking   40 d² while rows are made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
                         n = 2²⁰ / d, 1024 at most
-              factors   4 V d_h a key/value head of a chunk, and 4 · 4 V d_h while one is made
+              factor    4 · 4 V d_h while one is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d, and V d as whole numbers
 (4 V d where these are multiplied as float32); of one that does not fit both are mapped from a file. Without numba
@@ -23,6 +25,7 @@ nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while hits are
 import ctypes
 import re
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -48,6 +51,9 @@ RETURNED = 1 << 20
 
 KEPT = 80 * 10**6
 """Bytes that the allocator keeps for each thread, as measured: it takes heaps of 64 MB."""
+
+SAMPLE = 4096
+"""Rows whose whole numbers are kept twice."""
 
 TOKENS = 512
 """Tokens that go through the first block at once."""
@@ -111,29 +117,16 @@ def _running(runner: Runner) -> int:
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
     looking = passing_size(d) or tokens * (4 * VECTORS + MERGING)
-    factors = {job: tokens * _factors(runner.model, job) for job in jobs}
-    block = 4 * max(COLUMNS, runner.model.dims.head_dim) * tokens if any(factors.values()) else 0
-    own = {job: _vectors(runner.model, job) + _finds(runner, job) for job in jobs}
-    largest = max((own[job] + max(looking, factors[job]) for job in jobs), default=looking)
+    head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
+    columns = max(COLUMNS // head, 1) * head if maps else 0
+    largest = max(map(partial(_own, runner), jobs), default=0) + max(looking, 4 * 4 * tokens * head if maps else 0)
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
-    return hits + 12 * d**2 * len(spaces) + threads + block + largest
+    return hits + (12 * d + SAMPLE) * d * len(spaces) + threads + 2 * 4 * columns * tokens + largest
 
 
-def _vectors(model: Model, job: Job) -> int:
-    counts = [count_of(model, job.layer, role) for role in needed_roles(job)]
-    return 4 * model.dims.d * (sum(counts) + 3 * max(counts))
-
-
-def _finds(runner: Runner, job: Job) -> int:
-    """Lists of a job, and of the one before, which are written meanwhile: as found, and as a table."""
+def _own(runner: Runner, job: Job) -> int:
+    """Vectors of a job; and its lists, and those of the one before, which are written meanwhile."""
     model, options, layer = runner.model, runner.options, job.layer
+    counts = [count_of(model, layer, role) for role in needed_roles(job)]
     lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]
-    return 96 * options.k * sum(lists)
-
-
-def _factors(model: Model, job: Job) -> int:
-    """Bytes a token of factors and of what is made on the way."""
-    if not set(MAP_ROLES) & set(job.roles):
-        return 0
-    width = model.dims.head_dim
-    return 4 * width * min(model.dims.kv_heads, max(COLUMNS, width) // width) + 4 * 4 * width
+    return 4 * model.dims.d * (sum(counts) + 3 * max(counts)) + 96 * options.k * sum(lists)

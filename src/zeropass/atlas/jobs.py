@@ -35,8 +35,8 @@ __all__ = ["COLUMNS", "Finds", "Meet", "Runner", "Scored"]
 _ROWS = 4096
 """Rows that are multiplied with the columns of heads at once."""
 
-COLUMNS = 192
-"""Columns of heads whose factors a job holds at once, 38 MB for V = 49,152; one head's if that is more."""
+COLUMNS = 128
+"""Columns of heads whose factors a job holds at once, 25 MB for V = 49,152; one head's if that is more."""
 
 
 @dataclass(frozen=True, eq=False)
