@@ -171,3 +171,17 @@ def test_hits_go_on_from_what_was_kept(whole) -> None:
     survey(vectors[50:], rows, 5, ids, late, 50)
     for one, other in zip(whole.ranked(), late.ranked(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_turn_has_the_same_bits_on_any_number_of_threads() -> None:
+    rows = torch.randn(2000, 300, generator=torch.Generator().manual_seed(3)) * torch.arange(1.0, 301)
+    covariance, threads, turns = moments(rows).covariance, torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            turns.append(sieve._turns(covariance))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for side in (0, 1):
+        assert all(torch.equal(turns[0][side].matrix, one[side].matrix) for one in turns)

@@ -26,7 +26,7 @@ from torch import Tensor
 from zeropass.hits import EMPTY, HitList, decoded
 from zeropass.projection import Extremes, extremes
 from zeropass.statistics import blocks, kurtosis
-from zeropass.threads import side_by_side
+from zeropass.threads import side_by_side, with_one_thread
 from zeropass.whole import spectral_bound, whole_numbers
 
 try:
@@ -336,7 +336,8 @@ def _highest(values: Tensor, rank: int) -> Tensor:
 
 def _turns(covariance: Tensor) -> tuple[Turn, Turn, float]:
     """M and N (float32) for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see above."""
-    values, axes = torch.linalg.eigh(covariance.float())
+    # On the turn depends how numbers are rounded, and so the kurtosis.
+    values, axes = with_one_thread(lambda: torch.linalg.eigh(covariance.float()))
     # Where rows hardly vary they are not blown up; the turn may be any.
     shares, mixing = values.clamp_min(values.amax().clamp_min(1e-30) * 1e-6) ** 0.25, _mixing(len(values))
     turn, other = (axes * shares) @ mixing, (axes / shares) @ mixing

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-__all__ = ["Each", "behind", "each_core", "in_turn", "side_by_side"]
+__all__ = ["Each", "behind", "each_core", "in_turn", "side_by_side", "with_one_thread"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -41,6 +41,14 @@ def side_by_side(work: Callable[[Item], Found], items: Sequence[Item]) -> list[F
         return in_turn(work, items)
     with _pool(workers) as pool:
         return list(pool.map(work, items))
+
+
+def with_one_thread(work: Callable[[], Found]) -> Found:
+    """What ``work`` makes with one thread of torch: the bits of LAPACK's results depend on how many there are."""
+    if torch.get_num_threads() == 1:
+        return work()
+    with _pool(1) as pool:
+        return pool.submit(work).result()
 
 
 @contextmanager
