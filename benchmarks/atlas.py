@@ -2,7 +2,7 @@
 
 The build runs in a process of its own, whose peak resident memory is reported. The products are timed in
 this run, before and after the build, over every tenth block, and scaled to all of them. With ``--parts`` the build
-runs in this process instead, and what its parts take is printed.
+runs in this process instead, and the processor time of its parts is printed.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -52,38 +52,40 @@ def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
 PARTS = (
     (spaces.Spaces, "write", "rows of the tokens"),
     (jobs, "survey", "lists"),
-    (jobs.Runner, "map_heads", "maps of heads"),
+    (jobs.Scored, "over_rows", "maps: scores of the columns of heads"),
+    (jobs.Runner, "pair_row", "maps: search"),
+    (jobs.Runner, "write", "files of the jobs"),
     (build, "_finish", "tables over all"),
 )
 
 
 def timed(of: Any, name: str, taken: dict[str, float], label: str) -> None:
-    """Add the seconds of a function to what its part has taken."""
+    """Add the processor time of a function, which runs in a thread of its own or has all of them, to its part."""
     function = getattr(of, name)
 
     def longer(*given: Any, **named: Any) -> Any:
-        started = time.perf_counter()
+        clock = time.process_time if current_thread() is main_thread() else time.thread_time
+        started = clock()
         found = function(*given, **named)
-        found = list(found) if isinstance(found, Iterator) else found
-        taken[label] = taken.get(label, 0.0) + time.perf_counter() - started
+        taken[label] = taken.get(label, 0.0) + clock() - started
         return found
 
     setattr(of, name, longer)
 
 
 def print_parts(model: str, layers: str | None) -> None:
-    """Build in this process, and print what each part of it takes."""
+    """Build in this process, and print the processor time of each part of it."""
     first, _, stop = (layers or "").partition(":")
     options = zp.Options(layers=(int(first), int(stop)) if layers else None)
     taken: dict[str, float] = {}
     for of, name, label in PARTS:
         timed(of, name, taken, label)
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         zp.build(zp.open_model(model), Path(folder) / "atlas", options)
-        whole = time.perf_counter() - started
+        seconds, whole = time.perf_counter() - started, time.process_time() - before
     taken["all else"] = whole - sum(taken.values())
-    print("| part | seconds | share |\n|---|---:|---:|")
+    print(f"{seconds:.0f} s, {whole:.0f} s of the processor\n\n| part | processor time, s | share |\n|---|---:|---:|")
     for label, seconds in taken.items():
         print(f"| {label} | {seconds:.1f} | {seconds / whole:.0%} |")
 
