@@ -429,7 +429,7 @@ def test_a_damaged_plan_or_mark_is_named_when_a_build_goes_on(model: Path, tmp_p
     options = zp.Options(k=3, layers=(1, 2), roles=("gate", "up"))
     with pytest.raises(KeyboardInterrupt):
         build(model, out, options, stop)
-    for name in ("scratch/L1.gate.parquet", "lists/L1.gate.parquet", "rows/token.npy", PLAN):
+    for name in ("scratch/L1.gate.parquet", "scratch/L1.gate.index.parquet", "rows/token.npy", PLAN):
         whole = (out / name).read_bytes()
         _cut(out / name)
         if name.startswith("rows"):

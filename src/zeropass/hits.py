@@ -54,7 +54,7 @@ class HitList:
 
     def add(self, tokens: Tensor, keys: Tensor) -> None:
         """Take in entries that an earlier run gathered, as `entries` gave them."""
-        self._wait(tokens, keys)
+        self._wait(tokens.to(self.keys.device), keys.to(self.keys.device))
         self.seen = max(self.seen, _WARM_ROWS)
 
     def ranked(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:

@@ -157,7 +157,7 @@ class Runner:
         for job in self.jobs:
             if self.mark(job).exists():
                 for kind, tokens, keys in read_mark(self.mark(job)):
-                    lists[kind].add(tokens.to(self.kept.device), keys.to(self.kept.device))
+                    lists[kind].add(tokens, keys)
         return lists
 
     def spaces_of(self, job: Job) -> set[str]:
