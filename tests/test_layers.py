@@ -11,6 +11,20 @@ import pytest
 import zeropass
 
 SOURCE = Path(zeropass.__file__).parent
+NUMERICS = (
+    "factored",
+    "projection",
+    "pairs",
+    "statistics",
+    "kernels",
+    "hits",
+    "sieve",
+    "compiled",
+    "threads",
+    "whole",
+    "tiles",
+    "compiled_tiles",
+)
 LAYERS = (
     ("errors",),
     ("disk",),
@@ -20,20 +34,7 @@ LAYERS = (
     ("arch",),
     ("address",),
     ("model",),
-    (
-        "factored",
-        "projection",
-        "pairs",
-        "statistics",
-        "kernels",
-        "hits",
-        "sieve",
-        "compiled",
-        "threads",
-        "whole",
-        "tiles",
-        "compiled_tiles",
-    ),
+    NUMERICS,
     ("adapted",),
     ("frames", "catalog"),
     ("align",),
@@ -64,20 +65,6 @@ PACKAGES = (
     "zeropass.delta",
     "zeropass.stitch",
     "zeropass.web",
-)
-NUMERICS = (
-    "factored",
-    "projection",
-    "pairs",
-    "statistics",
-    "kernels",
-    "hits",
-    "sieve",
-    "compiled",
-    "threads",
-    "whole",
-    "tiles",
-    "compiled_tiles",
 )
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""

@@ -103,7 +103,7 @@ def test_rows_of_very_unequal_lengths(whole) -> None:
 
 def test_a_sample_that_promised_too_much(whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the rows of the sample are long: what k scores were thought to reach, fewer do."""
-    monkeypatch.setattr(sieve, "_SAMPLE", 32)
+    monkeypatch.setattr(sieve, "SAMPLE", 32)
     monkeypatch.setattr(sieve, "_GROUP", 1)
     g = torch.Generator().manual_seed(5)
     vectors, rows = (torch.randint(-9, 10, (n, 6), generator=g).float() for n in (50, 300))

@@ -35,6 +35,7 @@ except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError i
     compiled = None  # type: ignore[assignment]
 
 __all__ = [
+    "SAMPLE",
     "Scores",
     "Sieved",
     "Survey",
@@ -59,7 +60,7 @@ _VECTORS, _NUMBERS = 1024, 1 << 20
 _SCORES = 512
 """Vectors of which all scores are made at once, where they are."""
 
-_SAMPLE = 4096
+SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
 
 _GROUP = 16
@@ -99,7 +100,7 @@ class Turn:
 class Sieved:
     """Rows (V', d), the same turned and made whole, and what vectors are turned by to meet them.
 
-    whole, turn and norms (V',): None where the whole product is made.
+    whole, turn, and bounds (V', 3) of the rows as they are (see `Whole`): None where the whole product is made.
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
@@ -107,7 +108,7 @@ class Sieved:
     rest: Callable[[], None]
     whole: Whole | None = None
     turn: Turn | None = None
-    norms: Tensor | None = None
+    bounds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,7 +116,7 @@ class Sieved:
     @cached_property
     def some(self) -> Tensor:
         """Places of a sample of the rows, evenly spread: a whole number of groups."""
-        count = min(_SAMPLE, len(self.rows)) // _GROUP * _GROUP
+        count = min(SAMPLE, len(self.rows)) // _GROUP * _GROUP
         return torch.linspace(0, len(self.rows) - 1, count).long()
 
     @cached_property
@@ -154,7 +155,7 @@ def sieved(
         rest()
     # An exact score is a dot product in float32: it is off as well.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack), norms)
+    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack), _as_they_are(norms))
 
 
 def rounded_size(count: int, d: int) -> int:
@@ -228,12 +229,13 @@ class _Survey:
     def __init__(
         self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int, made: Scores | None
     ) -> None:
-        assert rows.whole is not None and rows.turn is not None and rows.norms is not None
+        assert rows.whole is not None and rows.turn is not None and rows.bounds is not None
         self.vectors, self.rows, self.k, self.hits, self.first_id, self.made = vectors, rows, k, hits, first_id, made
         if made is None:
             self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole.bounds
         else:
-            self.whole, self.of_rows = _as_made(vectors, made[1]), _as_they_are(rows.norms)
+            self.whole, self.of_rows = _as_made(vectors, made[1]), rows.bounds
+        self.numbers = rows.whole.numbers
         # Fresh memory each time would take as long as the products.
         tile = min(_TILE, len(rows)), len(vectors)
         self.products = torch.empty(tile, dtype=torch.int32 if made is None else torch.float32)
@@ -273,12 +275,11 @@ class _Survey:
 
     def look_through(self, lowest: Tensor, for_tokens: bool = True) -> None:
         """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
-        assert self.rows.whole is not None
         most = self.products.numel()
         found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.whole.bounds.T.contiguous().numpy()
         for part in blocks(len(self.rows), _TILE):
-            products = self.product(part, self.rows.whole.numbers[part])
+            products = self.product(part, self.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
                 products.numpy(),

@@ -36,7 +36,7 @@ from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.sieve import passing_size
+from zeropass.sieve import SAMPLE, passing_size
 
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]
 
@@ -51,9 +51,6 @@ RETURNED = 1 << 20
 
 KEPT = 80 * 10**6
 """Bytes that the allocator keeps for each thread, as measured: it takes heaps of 64 MB."""
-
-SAMPLE = 4096
-"""Rows whose whole numbers are kept twice."""
 
 TOKENS = 512
 """Tokens that go through the first block at once."""

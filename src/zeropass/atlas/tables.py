@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -47,6 +48,25 @@ class ListBlock:
     spread: Tensor
     kurtosis: Tensor
     extremes: Extremes
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What tables have of them besides their tokens."""
+        e, n = self.extremes, len(self.addresses)
+        return {
+            "id": pa.array(np.arange(self.first_id, self.first_id + n, dtype=np.int32)),
+            "address": pa.array([str(a) for a in self.addresses], pa.string()),
+            "head": pa.array([a.head for a in self.addresses], pa.int32()),
+            "index": pa.array([a.index for a in self.addresses], pa.int32()),
+            "frame": pa.repeat(self.frame, n),
+            "norm": _column(self.norm),
+            "mean": _column(self.mean),
+            "std": _column(self.std),
+            "spread": _column(self.spread),
+            "strength": _column(strength(e)),
+            "best": _column(strength(e, rank=1)),
+            "kurtosis": _column(self.kurtosis),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +122,7 @@ def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
 def _list_table(block: ListBlock) -> pa.Table:
     e = block.extremes
     poles = {"top_ids": e.top_ids.int(), "top_z": e.top, "bottom_ids": e.bottom_ids.int(), "bottom_z": e.bottom}
-    return pa.table(_about(block) | {name: _arrays(values) for name, values in poles.items()})
-
-
-def _about(block: ListBlock) -> dict[str, Any]:
-    """What is known of lists besides their tokens."""
-    e, n = block.extremes, len(block.addresses)
-    return {
-        "id": pa.array(np.arange(block.first_id, block.first_id + n, dtype=np.int32)),
-        "address": pa.array([str(a) for a in block.addresses], pa.string()),
-        "head": pa.array([a.head for a in block.addresses], pa.int32()),
-        "index": pa.array([a.index for a in block.addresses], pa.int32()),
-        "frame": pa.repeat(block.frame, n),
-        "norm": _column(block.norm),
-        "mean": _column(block.mean),
-        "std": _column(block.std),
-        "spread": _column(block.spread),
-        "strength": _column(strength(e)),
-        "best": _column(strength(e, rank=1)),
-        "kurtosis": _column(block.kurtosis),
-    }
+    return pa.table(block.about | {name: _arrays(values) for name, values in poles.items()})
 
 
 def strength(e: Extremes, rank: int = 10) -> Tensor:
@@ -140,7 +141,7 @@ def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Tabl
     e, n = block.extremes, len(block.addresses)
     up = e.top[:, :1] >= -e.bottom[:, :1]
     words = torch.where(up, e.top_ids[:, :WORDS], e.bottom_ids[:, :WORDS])
-    columns = _about(block) | {
+    columns = block.about | {
         "layer": pa.repeat(pa.scalar(layer, pa.int32()), n),
         "role": pa.repeat(role, n),
         "side": pa.repeat(side, n),
@@ -239,8 +240,12 @@ def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None
 def _mark_tables(kind: Kind, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> Iterator[pa.Table]:
     for _, tokens, keys in found:
         columns = {"token": _column(tokens.int()), "key": _column(keys)}
-        names = {name: pa.repeat(value, len(tokens)) for name, value in zip(("side", "frame"), kind, strict=True)}
-        yield pa.table(names | columns, schema=_MARK)
+        yield pa.table(_names(kind, len(tokens)) | columns, schema=_MARK)
+
+
+def _names(kind: Kind, count: int) -> dict[str, Any]:
+    """The columns that say of what kind all rows are."""
+    return {name: pa.repeat(value, count) for name, value in zip(("side", "frame"), kind, strict=True)}
 
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
@@ -283,8 +288,7 @@ def _hits_tables(kind: Kind, hits: HitList, kept: Tensor) -> Iterator[pa.Table]:
             "id": _column(ids[taken].int()),
             "z": _column(z[taken]),
         }
-        names = {name: pa.repeat(value, len(token)) for name, value in zip(("side", "frame"), kind, strict=True)}
-        yield pa.table({**names, **columns}, schema=_HITS)
+        yield pa.table(_names(kind, len(token)) | columns, schema=_HITS)
 
 
 def _column(values: Tensor) -> pa.Array:
