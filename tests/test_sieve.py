@@ -111,9 +111,9 @@ def test_a_sample_that_promised_too_much(whole, monkeypatch: pytest.MonkeyPatch)
     times: list[bool] = []
     look = sieve._Survey.look_through
 
-    def counted(self, lowest: Tensor, for_tokens: bool = True) -> None:
+    def counted(self, tiles: list[slice], lowest: Tensor, for_tokens: bool = True) -> None:
         times.append(for_tokens)
-        look(self, lowest, for_tokens)
+        look(self, tiles, lowest, for_tokens)
 
     monkeypatch.setattr(sieve._Survey, "look_through", counted)
     check(vectors, rows, 5, 5)
@@ -157,6 +157,28 @@ def test_the_number_of_threads_and_of_vectors_at_once_changes_no_bit(threads: in
         assert torch.equal(torch.cat([getattr(one.extremes, name) for one in found]), getattr(whole, name))
     for one, other in zip(hits.ranked(), others.ranked(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("first_id", [0, 77, 12345])
+def test_the_number_of_threads_changes_no_bit_of_the_kurtosis(first_id: int) -> None:
+    """The sums of a survey are over its rows in one order, wherever it begins with them."""
+    g = torch.Generator().manual_seed(3)
+    vectors, rows = torch.randn(100, 48, generator=g), made(torch.randn(5000, 48, generator=g))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(survey(vectors, rows, 10, torch.arange(5000), HitList(5000, 10), first_id).kurtosis)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], one) for one in found)
+
+
+def test_surveys_that_follow_one_another_begin_far_apart() -> None:
+    tiles = [sieve._tiles(5000, first_id) for first_id in (0, 1)]
+    assert sorted(tiles[0], key=lambda tile: tile.start) == sorted(tiles[1], key=lambda tile: tile.start)
+    assert sum(tile.stop - tile.start for tile in tiles[1]) == 5000
+    assert tiles[0][0].start == 0 != tiles[1][0].start
 
 
 def test_hits_go_on_from_what_was_kept(whole) -> None:

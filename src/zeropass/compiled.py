@@ -21,7 +21,10 @@ _LANES = 64
 """Sums that run beside one another. The order of a sum is ours: left to the compiler, a process that has just compiled
 these loops and one that found them on disk would round differently, and builds would not have the same bytes."""
 
-_WORD = 8
+_TOGETHER = 4
+"""Vectors that meet a row at once: the numbers of the row are fetched once for all."""
+
+_WORD = 64
 """Marks of vectors that are looked at as one number."""
 
 
@@ -62,58 +65,85 @@ def _put(heap, key):
     return _score(heap[0])
 
 
-def _dot_in_lanes(_typing, _x, _y, _blocks):
-    """The dot product of float32 numbers at two addresses, ``_blocks`` times _LANES: in lanes, then in pairs.
+def _dots_in_lanes(_typing, _bases, _row, _blocks, _dots):
+    """The dot products of _TOGETHER vectors with a row, of ``_blocks`` times _LANES numbers: in lanes, then in pairs.
 
+    All are addresses but ``_blocks``: of the addresses of the vectors, of the row, and of where the results go.
     Said in the compiler's own language: of a loop it makes something that is far slower.
     """
 
     def generate(_context, builder, _signature, arguments):
-        number = ir.FloatType()
+        number, long = ir.FloatType(), ir.IntType(64)
         lanes = ir.VectorType(number, _LANES)
-        bases = [builder.inttoptr(address, number.as_pointer()) for address in arguments[:2]]
+        bases, row, blocks, dots = arguments
+        table, out = builder.inttoptr(bases, long.as_pointer()), builder.inttoptr(dots, number.as_pointer())
+        vectors = [builder.load(builder.gep(table, [long(at)])) for at in range(_TOGETHER)]
         zeros = ir.Constant(lanes, [0.0] * _LANES)
-        total = cgutils.alloca_once_value(builder, zeros)
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            begin = builder.mul(loop.index, ir.Constant(loop.index.type, _LANES))
-            places = (builder.bitcast(builder.gep(base, [begin]), lanes.as_pointer()) for base in bases)
-            left, right = (builder.load(place, align=4) for place in places)
-            builder.store(builder.fadd(builder.load(total), builder.fmul(left, right)), total)
-        found = builder.load(total)
-        while found.type.count > 1:
-            half, none = found.type.count // 2, ir.Constant(found.type, ir.Undefined)
-            places = ir.VectorType(ir.IntType(32), half)
-            masks = (ir.Constant(places, [*range(first, first + half)]) for first in (0, half))
-            found = builder.fadd(*(builder.shuffle_vector(found, none, mask) for mask in masks))
-        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
+        totals = [cgutils.alloca_once_value(builder, zeros) for _ in vectors]
+        for total in totals:  # the place is made once, however often the loop around comes by
+            builder.store(zeros, total)
+        with cgutils.for_range(builder, blocks) as loop:
+            shift = builder.mul(loop.index, long(_LANES * 4))
+            row_part, *parts = (
+                builder.load(builder.inttoptr(builder.add(base, shift), lanes.as_pointer()), align=4)
+                for base in (row, *vectors)
+            )
+            for total, part in zip(totals, parts, strict=True):
+                builder.store(builder.fadd(builder.load(total), builder.fmul(part, row_part)), total)
+        for at, total in enumerate(totals):
+            builder.store(_in_pairs(builder, builder.load(total)), builder.gep(out, [long(at)]))
+        return long(0)
 
-    return types.float32(types.intp, types.intp, types.intp), generate
+    return types.int64(*[types.intp] * 4), generate
 
 
-_lanes_dot: Any = intrinsic(_dot_in_lanes)
+def _in_pairs(builder, numbers):
+    """The sum of a vector's numbers: of its halves, of the halves of that, and so on."""
+    word = ir.IntType(32)
+    while numbers.type.count > 1:
+        half, none = numbers.type.count // 2, ir.Constant(numbers.type, ir.Undefined)
+        masks = (ir.Constant(ir.VectorType(word, half), [*range(first, first + half)]) for first in (0, half))
+        numbers = builder.fadd(*(builder.shuffle_vector(numbers, none, mask) for mask in masks))
+    return builder.extract_element(numbers, word(0))
+
+
+_lanes_dots: Any = intrinsic(_dots_in_lanes)
 
 
 @numba.njit
-def _dot(x, y):
-    """The dot product of two vectors."""
-    blocks = x.shape[0] // _LANES
-    total = _lanes_dot(x.ctypes.data, y.ctypes.data, blocks)
-    for place in range(blocks * _LANES, x.shape[0]):
-        total += x[place] * y[place]
-    return total
+def _dots(vectors, places, count, row, scores, bases):
+    """The dot products of a row with ``count`` of the vectors; writes them, and up to _TOGETHER - 1 more, to scores."""
+    blocks = row.shape[0] // _LANES
+    for at in range(0, count, _TOGETHER):
+        for beside in range(_TOGETHER):
+            bases[beside] = vectors.ctypes.data + places[min(at + beside, count - 1)] * vectors.strides[0]
+        _lanes_dots(bases.ctypes.data, row.ctypes.data, blocks, scores[at:].ctypes.data)
+    for place in range(blocks * _LANES, row.shape[0]):
+        for at in range(count):
+            scores[at] += vectors[places[at], place] * row[place]
 
 
 @numba.njit
-def _add_powers(products, step, sums):
-    """Add the first four powers of a row's scores to the sums (4, n) of the vectors. No branches: it is vectors."""
+def _add_powers(products, of_rows, first, sums):
+    """Add the first four powers of the scores of four rows to the sums (4, n) of the vectors.
+
+    Four rows, that the sums are fetched once for all; where these are fewer, the last counts for nothing thereafter.
+    No branches inside: it is vectors.
+    """
+    rows, steps = np.empty(4, np.int64), np.zeros(4, np.float32)
+    for beside in range(4):
+        rows[beside] = min(first + beside, products.shape[0] - 1)
+        steps[beside] = of_rows[first + beside, 0] if first + beside < products.shape[0] else 0.0
+    p, q, r, s = products[rows[0]], products[rows[1]], products[rows[2]], products[rows[3]]
     ones, twos, threes, fours = sums[0], sums[1], sums[2], sums[3]
-    for i in range(products.shape[0]):
-        x = np.float32(products[i]) * step
-        square = x * x
-        ones[i] += x
-        twos[i] += square
-        threes[i] += square * x
-        fours[i] += square * square
+    for i in range(products.shape[1]):
+        x, y = np.float32(p[i]) * steps[0], np.float32(q[i]) * steps[1]
+        z, w = np.float32(r[i]) * steps[2], np.float32(s[i]) * steps[3]
+        xx, yy, zz, ww = x * x, y * y, z * z, w * w
+        ones[i] = ones[i] + x + y + z + w
+        twos[i] = twos[i] + xx + yy + zz + ww
+        threes[i] = threes[i] + xx * x + yy * y + zz * z + ww * w
+        fours[i] = fours[i] + xx * xx + yy * yy + zz * zz + ww * ww
 
 
 @numba.njit
@@ -126,15 +156,40 @@ def _mark(products, row, floor, high, low, size, lost, scale, marks):
         marks[i] = pole | np.uint8(abs(x) + error >= floor * scale[i])
 
 
+def _bits_of_marks(_typing, _marks):
+    """Which of the 64 marks at an address are set, as the bits of a number."""
+
+    def generate(_context, builder, _signature, arguments):
+        bytes64 = ir.VectorType(ir.IntType(8), _WORD)
+        marks = builder.load(builder.inttoptr(arguments[0], bytes64.as_pointer()), align=1)
+        return builder.bitcast(builder.icmp_unsigned("!=", marks, ir.Constant(bytes64, [0] * _WORD)), ir.IntType(_WORD))
+
+    return types.uint64(types.intp), generate
+
+
+def _lowest_set(_typing, _bits):
+    """The place of the lowest bit that is set, of a number that is not zero."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
+
+
+_bits: Any = intrinsic(_bits_of_marks)
+_lowest: Any = intrinsic(_lowest_set)
+
+
 @numba.njit
-def _chosen(marks, words, places):
-    """Write the places of the marks that are set, which ``words`` holds too; returns how many."""
+def _chosen(marks, places):
+    """Write the places of the marks that are set; returns how many. There are whole words of marks."""
     count = 0
-    for word in range(words.shape[0]):
-        if words[word]:
-            for i in range(_WORD * word, _WORD * (word + 1)):
-                places[count] = i
-                count += marks[i]
+    for first in range(0, marks.shape[0], _WORD):
+        bits = _bits(marks[first:].ctypes.data)
+        while bits:
+            places[count] = first + _lowest(bits)
+            count += 1
+            bits &= bits - np.uint64(1)
     return count
 
 
@@ -166,13 +221,14 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
     high, low = lowest[0] * scale, lowest[1] * scale
     powers = np.zeros((4, n), np.float32)
     marks = np.zeros(-(-n // _WORD) * _WORD, np.uint8)
-    words, places, scores = marks.view(np.uint64), np.empty(len(marks) + 1, np.int64), np.empty(n, np.float32)
+    places, scores = np.empty(n, np.int64), np.empty(n + _TOGETHER, np.float32)
+    bases = np.empty(_TOGETHER, np.int64)
     for j in range(products.shape[0]):
-        _add_powers(products[j], of_rows[j, 0], powers)
+        if j % 4 == 0:
+            _add_powers(products, of_rows, j, powers)
         _mark(products[j], of_rows[j], floors[j], high, low, size, lost, scale, marks)
-        chosen = _chosen(marks, words, places)
-        for at in range(chosen):  # without a branch between them, one product begins before the last one is done
-            scores[at] = _dot(vectors[places[at]], rows[j])
+        chosen = _chosen(marks, places)
+        _dots(vectors, places, chosen, rows[j], scores, bases)
         for at in range(chosen):
             i, score = places[at], scores[at]
             if score >= lowest[0, i]:

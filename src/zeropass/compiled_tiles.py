@@ -42,7 +42,7 @@ _ROOM = 1 << 19
 """Pairs that are taken in before the loop returns, or as many as one panel may bring."""
 
 Numbers = npt.NDArray[np.int8]
-Panels = npt.NDArray[np.uint8]
+Panels = npt.NDArray[np.uint32]
 
 
 def fastest_products(width: int, device: torch.device, most: int, area: int) -> Products:
@@ -62,14 +62,12 @@ class _Compiled:
 
     def left(self, rows: Tensor) -> tuple[Numbers, npt.NDArray[np.int32]]:
         """A block (m, r), with zeros up to whole tiles, and 128 times the sums of its rows (m',)."""
-        m, r = rows.shape
-        numbers = np.zeros((-(-m // _ROWS) * _ROWS, -(-r // _DEEP) * _DEEP), np.int8)
-        numbers[:m, :r] = rows.numpy()
-        return numbers, 128 * numbers.sum(1, dtype=np.int32)
+        numbers = _padded(rows, _ROWS)
+        return numbers, 128 * _sums(numbers)
 
     def right(self, rows: Tensor) -> tuple[Panels, int]:
         """A block (n, r) as `_panels`, and n."""
-        return _panels(rows.numpy()), len(rows)
+        return _panels(_padded(rows, PANEL).view(np.uint32)), len(rows)
 
     def reaching(self, left: Any, right: Any, heights: Heights, floors: Tensor, panel: int) -> Found:
         """See `Products`."""
@@ -140,14 +138,34 @@ def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
 _tile_reaching: Any = intrinsic(_tile)
 
 
-@numba.njit(nogil=True, cache=True)
-def _panels(rows):
-    """A block (n, r) int8 as panels (p, r', PANEL, 4) uint8 with 128 added, four of a row side by side."""
+def _padded(rows: Tensor, many: int) -> Numbers:
+    """A block (n, r) with zeros up to so many rows, and to as many columns as are multiplied at once."""
     n, r = rows.shape
-    panels = np.zeros((-(-n // PANEL), -(-r // _DEEP), PANEL, _DEEP), np.uint8)
-    for i in range(n):
-        for j in range(r):
-            panels[i // PANEL, j // _DEEP, i % PANEL, j % _DEEP] = np.uint8(np.int16(rows[i, j]) + 128)
+    if n % many == 0 and r % _DEEP == 0:
+        return rows.numpy()
+    numbers = np.zeros((-(-n // many) * many, -(-r // _DEEP) * _DEEP), np.int8)
+    numbers[:n, :r] = rows.numpy()
+    return numbers
+
+
+@numba.njit(nogil=True, cache=True)
+def _sums(numbers):
+    """The sums of rows (m, r) int8."""
+    sums = np.zeros(numbers.shape[0], np.int32)
+    for i in range(numbers.shape[0]):
+        for j in range(numbers.shape[1]):
+            sums[i] += numbers[i, j]
+    return sums
+
+
+@numba.njit(nogil=True, cache=True)
+def _panels(words):
+    """A block (n, r / 4) of words of four int8 numbers as panels (n / PANEL, r / 4, PANEL), with 128 added to each."""
+    panels = np.empty((words.shape[0] // PANEL, words.shape[1], PANEL), np.uint32)
+    for panel in range(panels.shape[0]):
+        for place in range(words.shape[1]):
+            for row in range(PANEL):
+                panels[panel, place, row] = words[PANEL * panel + row, place] ^ np.uint32(0x80808080)
     return panels
 
 

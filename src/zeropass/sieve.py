@@ -51,7 +51,7 @@ __all__ = [
     "whole_type",
 ]
 
-_TILE = 1024
+_TILE = 512
 """Rows multiplied at once: the products stay in a processor's cache while they are looked at."""
 
 _VECTORS, _NUMBERS = 1024, 1 << 20
@@ -68,6 +68,9 @@ _GROUP = 16
 
 _CHUNK = 64
 """Numbers that are summed in a row in float32 where vectors are turned: short sums round less."""
+
+_STRIDE = 7919
+"""A prime: surveys that follow one another begin far apart."""
 
 _ROUNDING = 1e-6
 """What computing scores and bounds in float32 changes, as a share of the norms' product, besides the sums."""
@@ -184,16 +187,27 @@ def survey(
         return joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
         hits.flush()
+    tiles = _tiles(len(rows), first_id)
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
 
     def look(part: slice) -> Survey:
         own = made and (made[0][:, part], made[1][part])
-        return _Survey(vectors[part], rows, k, hits, first_id + part.start, own).run(ids)
+        return _Survey(vectors[part], rows, k, hits, first_id + part.start, own).run(ids, tiles)
 
     found = side_by_side(look, shares)
     with hits.lock:
         hits.seen += len(vectors)
     return joined(found)
+
+
+def _tiles(count: int, first_id: int) -> list[slice]:
+    """Tiles of the rows, from one on that the first vector of a set decides, and so not the number of threads.
+
+    A survey that goes on beside this one begins elsewhere, and each meets tokens whose floors the other has raised.
+    """
+    tiles = list(blocks(count, _TILE))
+    begin = first_id * _STRIDE % len(tiles)
+    return tiles[begin:] + tiles[:begin]
 
 
 def _shares(count: int, most: int, threads: int) -> Iterator[slice]:
@@ -242,14 +256,14 @@ class _Survey:
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
-    def run(self, ids: Tensor) -> Survey:
+    def run(self, ids: Tensor, tiles: Sequence[slice]) -> Survey:
         """Look through all tiles; once more, for their poles, at vectors for which too much was expected."""
-        self.look_through(self.guess())
+        self.look_through(tiles, self.guess())
         short = (self.heaps == EMPTY).any(2).any(0)
         if short.any():
             made = self.made and (self.made[0][:, short], self.made[1][short])
             again = _Survey(self.vectors[short], self.rows, self.k, self.hits, self.first_id, made)
-            again.look_through(torch.full((2, len(again.vectors)), -torch.inf), for_tokens=False)
+            again.look_through(tiles, torch.full((2, len(again.vectors)), -torch.inf), for_tokens=False)
             self.heaps[:, short] = again.heaps
         (top, bottom), at = decoded(self.heaps.sort(dim=2, descending=True).values)
         return Survey(Extremes(top, ids[at[0]], -bottom, ids[at[1]]), _kurtosis(self.sums / len(self.rows)))
@@ -273,12 +287,12 @@ class _Survey:
             return _multiplied(numbers, self.whole.numbers, self.products)
         return self.products[: len(numbers)].copy_(self.made[0][at])
 
-    def look_through(self, lowest: Tensor, for_tokens: bool = True) -> None:
+    def look_through(self, tiles: Sequence[slice], lowest: Tensor, for_tokens: bool = True) -> None:
         """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
         most = self.products.numel()
         found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.whole.bounds.T.contiguous().numpy()
-        for part in blocks(len(self.rows), _TILE):
+        for part in tiles:
             products = self.product(part, self.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
@@ -303,7 +317,7 @@ class _Survey:
     def floors(self, part: slice, products: Tensor) -> Tensor:
         """How large the scores are that some tokens keep; of those that have not met as many yet, what is sure."""
         kept, size = self.hits.threshold[part].clone(), self.hits.keys.shape[1]
-        if self.hits.seen < size <= len(self.vectors):
+        if self.hits.seen < size <= len(self.vectors) and not bool(kept.all()):
             (step, norm, lost), bounds = self.whole.bounds.T, self.of_rows[part, :, None]
             errors = lost * bounds[:, 1] + norm * bounds[:, 2]
             sure = (products * (bounds[:, 0] * step)).abs() - errors

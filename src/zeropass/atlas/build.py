@@ -127,12 +127,15 @@ def kept_tokens(model: Model, options: Options, judgement: Judgement) -> torch.T
 def _finish(runner: Runner, judgement: Judgement) -> None:
     """The tables over all jobs, and the manifest, which makes the atlas complete."""
     out, model = runner.out, runner.model
-    write_tokens(out / schema.TOKENS, model.vocab, judgement)
+    parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
+    writes: list[Callable[[], int | None]] = [
+        partial(write_hits, out / schema.HITS, runner.hits, runner.kept),
+        partial(write_tokens, out / schema.TOKENS, model.vocab, judgement),
+        partial(write_parameters, out / schema.PARAMETERS, parts),
+    ]
+    _, _, lists = side_by_side(lambda write: write(), writes)
     with beside(out / schema.TOKENIZER) as temporary:
         temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
-    write_hits(out / schema.HITS, runner.hits, runner.kept)
-    parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
-    lists = write_parameters(out / schema.PARAMETERS, parts)
     manifest = read_json(out / schema.PLAN) | {
         "lists": lists,
         "tokens_shown": len(runner.kept),
