@@ -137,6 +137,7 @@ def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: 
     held = spaces.Spaces._held
     left = lambda *args: replace(space := held(*args), rows=space.rows.cpu())  # noqa: E731
     monkeypatch.setattr(spaces.Spaces, "_held", left)
+    monkeypatch.setattr(build, "ahead", map)  # what is pretended, one thread knows
     model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
     assert zp.build(zp.open_model(model), tmp_path / "here", options)
     with elsewhere() as there, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
@@ -202,6 +203,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are made whole here as they are there; that the sieve finds the same is for test_sieve.py."""
     monkeypatch.setattr(sieve, "compiled", None)
     monkeypatch.setattr(build, "behind", at_once)  # what is pretended, one thread knows
+    monkeypatch.setattr(build, "ahead", map)
 
 
 @contextlib.contextmanager

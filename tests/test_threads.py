@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zeropass.threads import behind, each_core, in_turn, side_by_side
+from zeropass.threads import ahead, behind, each_core, in_turn, side_by_side
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -53,6 +53,34 @@ def test_an_error_comes_up_and_work_that_waits_is_not_begun(threads: int) -> Non
     with pytest.raises(OSError, match="0"):
         side_by_side(work, range(100))
     assert len(begun) < 100
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_what_is_made_ahead_comes_in_order(threads: int, count: int) -> None:
+    assert list(ahead(lambda x: (x, torch.get_num_threads()), range(count))) == [(x, 1) for x in range(count)]
+
+
+def test_the_next_is_made_while_the_caller_is_at_this_one_and_no_more() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def work(x: int) -> int:
+        begun[x].set()
+        return x
+
+    for x in ahead(work, range(4)):
+        assert all(one.wait(30) for one in begun[: x + 2])
+        assert not any(one.is_set() for one in begun[x + 2 :])
+
+
+def test_an_error_ahead_comes_up_in_its_turn() -> None:
+    found: list[float] = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(ahead(lambda x: 1 / (1 - x), range(3)))
+    assert found == [1.0]
+    made = ahead(lambda x: x, range(9))
+    assert next(made) == 0
+    made.close()  # a caller that does not go on leaves no thread behind
+    assert not any("ThreadPool" in one.name for one in threading.enumerate())
 
 
 def test_a_gpu_does_one_thing_at_a_time() -> None:

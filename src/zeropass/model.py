@@ -83,9 +83,9 @@ class Model:
         stop = total if stop is None else stop
         if "{expert}" in stored.name:
             parts = self._of_experts(what, layer, start, stop)
-            return torch.cat([torch.from_numpy(part) for part in parts]).to(self.device)
+            return _carried(torch.cat([torch.from_numpy(part) for part in parts]), self.device)
         (name,) = self._tensors(stored, layer)
-        return torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous().to(self.device)
+        return _carried(torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous(), self.device)
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """A canonical vector (a norm's gain or shift, a bias), (size,) float32, or None if the model has none.
@@ -355,6 +355,11 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise BadOption(f"--device {device}: torch cannot use it here ({str(error).splitlines()[0]}).") from error
+
+
+def _carried(read: Tensor, device: torch.device) -> Tensor:
+    """What was read, on a device: to a GPU from pinned memory, which does not wait for what is at work there."""
+    return read.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else read.to(device)
 
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:

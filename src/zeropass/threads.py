@@ -1,13 +1,13 @@
 """Work on all cores: the same on many things at once, each on a core of its own, or one thing behind another."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
 
-__all__ = ["Each", "behind", "each_core", "in_turn", "side_by_side", "with_one_thread"]
+__all__ = ["Each", "ahead", "behind", "each_core", "in_turn", "side_by_side", "with_one_thread"]
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -67,6 +67,19 @@ def behind() -> Iterator[Callable[[Callable[[], None]], None]]:
 
         yield take
         waiting.result()
+
+
+def ahead(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """What ``work`` makes of each item, in their order: of the next in a thread, while the caller is at this one."""
+    with _pool(1) as pool:
+        made: Future[Found] | None = None
+        for item in items:
+            coming = pool.submit(work, item)
+            if made is not None:
+                yield made.result()
+            made = coming
+        if made is not None:
+            yield made.result()
 
 
 @contextmanager

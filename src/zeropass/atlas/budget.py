@@ -5,17 +5,18 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
     process   400 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
     making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
     running   hits      V (8 (k + 32) + 12) a kind of list
-              moments   12 d² a space of rows, with what turns vectors to meet its rounded rows
-              vectors   4 n d of each set of the largest job, and 3 times the largest set: read, folded, scaled
-              finds     96 k a list of the largest job, and the one before, which is written meanwhile
-              threads   80 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
+              threads   40 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
               maps      if maps of heads are built, of columns of heads, 128 or those of one head if they are more:
                         4 V each for their scores, and for the factors of a chunk of key/value heads
-              sample    4096 d a space of rows
-              and the larger of
-              looking   40 d² while rows are made ready; 2 n (16 · 1024 + 16 d) for each thread that looks,
-                        n = 2²⁰ / d, 1024 at most
-              factor    4 · 4 V d_h while one is made
+              and of the job that takes the most
+              moments   12 d² + 4096 d a space of rows that was used and will be: what turns vectors, and a sample
+              finds     96 k a list, and those of the job before, which are written meanwhile
+              vectors   4 n d of each set, and the larger of
+              reading   3 times the largest set: read, folded, scaled
+              using     as much again for all sets, scaled, and the larger of
+                        looking   40 d² while rows are made ready; 2 n (16 · 512 + 16 d) for each thread that looks,
+                                  n = 2²⁰ / d, 1024 at most
+                        factor    4 · 4 V d_h while one is made
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d, and V d as whole numbers
 (4 V d where these are multiplied as float32); of one that does not fit both are mapped from a file. Without numba
@@ -25,7 +26,8 @@ nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while hits are
 import ctypes
 import re
 from contextlib import suppress
-from functools import partial
+from itertools import accumulate
+from operator import or_
 
 import torch
 
@@ -49,8 +51,8 @@ MERGING = 4600
 RETURNED = 1 << 20
 """Bytes from which on a block that is freed goes back to the system at once."""
 
-KEPT = 80 * 10**6
-"""Bytes that the allocator keeps for each thread, as measured: it takes heaps of 64 MB."""
+KEPT = 40 * 10**6
+"""Bytes that the allocator keeps for each thread, as measured."""
 
 TOKENS = 512
 """Tokens that go through the first block at once."""
@@ -110,20 +112,30 @@ def _making(model: Model) -> int:
 
 def _running(runner: Runner) -> int:
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
-    spaces = set().union(*(runner.spaces_of(job) for job in jobs))
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
     looking = passing_size(d) or tokens * (4 * VECTORS + MERGING)
     head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
     columns = max(COLUMNS // head, 1) * head if maps else 0
-    largest = max(map(partial(_own, runner), jobs), default=0) + max(looking, 4 * 4 * tokens * head if maps else 0)
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
-    return hits + (12 * d + SAMPLE) * d * len(spaces) + threads + 2 * 4 * columns * tokens + largest
+    using = max(looking, 4 * 4 * tokens * head if maps else 0)
+    own = [
+        (12 * d + SAMPLE) * d * spaces + _own(runner, job, using)
+        for job, spaces in zip(jobs, _spaces_at_once(runner), strict=True)
+    ]
+    return hits + threads + 2 * 4 * columns * tokens + max(own, default=0)
 
 
-def _own(runner: Runner, job: Job) -> int:
-    """Vectors of a job; and its lists, and those of the one before, which are written meanwhile."""
+def _spaces_at_once(runner: Runner) -> list[int]:
+    """How many spaces of rows each job finds or makes, and some job from then on uses."""
+    uses = [frozenset(runner.spaces_of(job)) for job in runner.jobs]
+    so_far, to_come = (list(accumulate(some, or_)) for some in (uses, reversed(uses)))
+    return [len(before & after) for before, after in zip(so_far, reversed(to_come), strict=True)]
+
+
+def _own(runner: Runner, job: Job, using: int) -> int:
+    """Vectors of a job and what takes part in ``using`` them; and its lists, and those of the one before."""
     model, options, layer = runner.model, runner.options, job.layer
-    counts = [count_of(model, layer, role) for role in needed_roles(job)]
+    sizes = [4 * model.dims.d * count_of(model, layer, role) for role in needed_roles(job)]
     lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]
-    return 4 * model.dims.d * (sum(counts) + 3 * max(counts)) + 96 * options.k * sum(lists)
+    return sum(sizes) + max(3 * max(sizes), sum(sizes) + using) + 96 * options.k * sum(lists)

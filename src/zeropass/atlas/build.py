@@ -22,7 +22,7 @@ from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.threads import behind, side_by_side
+from zeropass.threads import ahead, behind, side_by_side
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
 
@@ -60,13 +60,15 @@ def _side_by_side(runner: Runner, todo: list[Job], told: Callable[[str, int], No
 
 
 def _one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """What a job found is written while the next is at work."""
+    """What a job found is written while the next is at work, and on a GPU the one after that is read."""
     uses = [runner.spaces_of(job) for job in todo]
+    # A GPU has nothing to do while the processor reads; with little memory one job's vectors are enough.
+    reads = (ahead if runner.model.device.type != "cpu" else map)(runner.sets, todo)
     with behind() as take:
         for step, job in enumerate(todo):
             told(job.name, step)
             runner.spaces.keep_only(set().union(*uses[step:]))
-            take(partial(runner.write, runner.look(job)))
+            take(partial(runner.write, runner.look(job, next(reads))))
 
 
 def build(

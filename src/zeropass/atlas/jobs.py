@@ -102,11 +102,14 @@ class Runner:
 
     def run(self, job: Job) -> None:
         """Run one job."""
-        self.write(self.look(job))
+        self.write(self.look(job, self.sets(job)))
 
-    def look(self, job: Job) -> Finds:
+    def sets(self, job: Job) -> dict[str, VectorSet]:
+        """The vectors that a job takes, role by role."""
+        return {role: self.vectors(job.layer, role) for role in needed_roles(job)}
+
+    def look(self, job: Job, sets: dict[str, VectorSet]) -> Finds:
         """Make what a job is for, and write its vectors."""
-        sets = {role: self.vectors(job.layer, role) for role in needed_roles(job)}
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         met: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
 
