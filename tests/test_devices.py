@@ -195,6 +195,23 @@ def test_hits(device: torch.device) -> None:
     same(hits(device), hits(torch.device("cpu")))
 
 
+def surveyed(device: torch.device) -> list[Tensor]:
+    """What a survey keeps that multiplies float16, as on a GPU."""
+    draw = torch.Generator().manual_seed(0)
+    rows, vectors = (torch.randn(n, 24, generator=draw).to(device) for n in (900, 600))
+    ready, hits = sieve.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(900, 5, device)
+    assert ready.coarse is not None
+    found = sieve.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
+    return [*vars(found.extremes).values(), found.kurtosis, *hits.ranked()]
+
+
+def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
+    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+    monkeypatch.setattr(sieve, "_ROUNDED_SCORES", 128)
+    same(surveyed(device), surveyed(torch.device("cpu")))
+
+
 # --- Whole uses ---------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ NUMERICS = (
     "whole",
     "tiles",
     "compiled_tiles",
+    "coarse",
 )
 LAYERS = (
     ("errors",),

@@ -57,6 +57,11 @@ class HitList:
         self._wait(tokens.to(self.keys.device), keys.to(self.keys.device))
         self.seen = max(self.seen, _WARM_ROWS)
 
+    def take(self, tokens: Tensor, ids: Tensor, z: Tensor) -> None:
+        """Take in single scores (m,): z of the vectors ``ids`` for the tokens; `seen` does not count them."""
+        kept = z.abs() >= self.threshold[tokens]
+        self._wait(tokens[kept], _keys(z[kept], ids[kept]))
+
     def ranked(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         """Which places (tokens, size) are taken, the ids of the vectors there, and z; of each token the best first.
 

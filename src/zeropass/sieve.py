@@ -1,8 +1,8 @@
 """Both poles of many vectors' scores, and each token's strongest vectors, without the product in float32.
 
 A product of whole numbers, with a bound of its error, says where a score may matter; those few are computed again
-exactly (design.md §3, end). What is found is what the whole product gives, for less than that takes. Without numba,
-or on another device than the processor, the whole product is what is made.
+exactly (design.md §3, end). What is found is what the whole product gives, for less than that takes. On a GPU it is a
+product in float16 (`coarse`); without numba the whole product is made.
 
 Rounding to whole numbers loses least where no coordinate stands out. So vectors x and rows y are turned first, by
 matrices M and N with ``M Nᵀ = I``, which leave every score as it is:
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zeropass import coarse
+from zeropass.coarse import Coarse, made_coarse
 from zeropass.hits import EMPTY, HitList, decoded
 from zeropass.projection import Extremes, extremes
 from zeropass.statistics import blocks, kurtosis
@@ -57,8 +59,8 @@ _TILE = 512
 _VECTORS, _NUMBERS = 1024, 1 << 20
 """Vectors looked through at once, and their numbers, at most: they too stay in the cache."""
 
-_SCORES = 512
-"""Vectors of which all scores are made at once, where they are."""
+_SCORES, _ROUNDED_SCORES = 512, 2048
+"""Vectors of which all scores are made at once, where they are: in float32, and in float16."""
 
 SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
@@ -103,7 +105,8 @@ class Turn:
 class Sieved:
     """Rows (V', d), the same turned and made whole, and what vectors are turned by to meet them.
 
-    whole, turn, and bounds (V', 3) of the rows as they are (see `Whole`): None where the whole product is made.
+    whole, turn, and bounds (V', 3) of the rows as they are (see `Whole`): None where whole numbers are not multiplied.
+    coarse: the rows in float16, where these are. Without either the whole product is made.
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
@@ -112,6 +115,7 @@ class Sieved:
     whole: Whole | None = None
     turn: Turn | None = None
     bounds: Tensor | None = None
+    coarse: Coarse | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,7 +149,7 @@ def sieved(
     numbers: a place (V', d) of `whole_type` for the whole numbers. rest: see `Sieved`.
     """
     if not _sieves(rows):
-        return Sieved(rows, rest)
+        return Sieved(rows, rest, coarse=made_coarse(rows) if _rounds(rows) else None)
     turn, other, drift = _turns(covariance)
     numbers = torch.empty_like(rows, dtype=whole_type()) if numbers is None else numbers
     whole, norms = Whole(numbers, rows.new_empty(len(rows), 3)), rows.new_empty(len(rows))
@@ -183,8 +187,9 @@ def survey(
     """
     k = min(k, len(rows))
     if rows.whole is None:
-        parts = blocks(len(vectors), _SCORES)
-        return joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
+        whole, size = (_rounded, _ROUNDED_SCORES) if rows.coarse is not None else (_product, _SCORES)
+        parts = blocks(len(vectors), size)
+        return joined([whole(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
         hits.flush()
     tiles = _tiles(len(rows), first_id)
@@ -235,6 +240,15 @@ def _product(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, 
     with hits.lock:
         hits.offer(scores, first_id)
     return Survey(extremes(scores, k, ids), kurtosis(scores))
+
+
+def _rounded(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
+    """The same from the product in float16."""
+    assert rows.coarse is not None
+    rough = coarse.product(made_coarse(vectors), rows.coarse)
+    with hits.lock:
+        coarse.tokens_of(rough, vectors, rows.rows, hits, first_id)
+    return Survey(coarse.poles_of(rough, vectors, rows.rows, k, ids), coarse.kurtosis_of(rough))
 
 
 class _Survey:
@@ -328,6 +342,11 @@ class _Survey:
 def _sieves(rows: Tensor) -> bool:
     """Whether there is what sieves here; else the whole product is made."""
     return compiled is not None and rows.device.type == "cpu"
+
+
+def _rounds(rows: Tensor) -> bool:
+    """Whether a product in float16 is worth its rounding."""
+    return rows.device.type == "cuda"
 
 
 def whole_type() -> torch.dtype:

@@ -1,0 +1,165 @@
+"""On a GPU, in the shape of Llama-3.1-8B: the lists of all feed-forward vectors, and the top pairs of all head maps.
+
+    python benchmarks/gpu.py [--device cuda] [--layers N] [--maps N] [--small]
+
+Weights are random, made where they are used: this times the numerics, not the reading. Of each kind of vectors N layers
+are looked through, gate, up and value with both poles and the hits of each token, and N maps are searched; what all
+layers and maps would take follows: the first layer, in which tokens keep what they meet, and so many later ones. The
+products of the same vectors in bfloat16 are timed in this run. Answers are compared with whole products before times.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import zeropass as zp
+from machine import machine
+from recorded import Ratio, add_record, report
+from zeropass.hits import HitList
+from zeropass.sieve import Sieved, sieved, survey
+from zeropass.statistics import moments, standardised
+
+ROLES, POLE, PAIRS = ("gate", "up", "value"), 50, 100
+BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model."""
+
+    layers: int
+    d: int
+    neurons: int
+    vocab: int
+    heads: int
+    head_dim: int
+
+
+LLAMA = Shape(32, 4096, 14_336, 128_256, 32, 128)
+SMALL = Shape(3, 64, 96, 3000, 2, 16)
+
+
+def random(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Random rows whose norms differ by a third, as those of embeddings do."""
+    made = torch.randn(rows, columns, device=device)
+    return made * (0.3 * torch.randn(rows, 1, device=device)).exp()
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long something takes, until the device is done."""
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Lists:
+    """The rows of one frame, and the running hits."""
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        rows = random(shape.vocab, shape.d, device)
+        self.moments = moments(rows)
+        self.rows: Sieved = sieved(rows - self.moments.mean.float(), self.moments.covariance)
+        self.hits, self.ids = HitList(shape.vocab, POLE, device), torch.arange(shape.vocab, device=device)
+        self.shape, self.device, self.next = shape, device, 0
+
+    def vectors(self) -> Tensor:
+        """Vectors of a layer, ready to be multiplied."""
+        made = torch.randn(self.shape.neurons, self.shape.d, device=self.device)
+        return standardised(made, self.moments.of_scores(made)[1])
+
+    def look(self, vectors: Tensor) -> None:
+        """The lists of all vectors, and what the tokens keep."""
+        self.found = survey(vectors, self.rows, POLE, self.ids, self.hits, self.next)
+        self.next += len(vectors)
+
+    def check(self, vectors: Tensor) -> float:
+        """Share of the places of the first lists that hold what the whole product has there."""
+        whole = (vectors[:64] @ self.rows.rows.T).sort(dim=1, descending=True, stable=True).indices[:, :POLE]
+        return float((self.found.extremes.top_ids[:64] == whole).float().mean())
+
+
+def products(vectors: Tensor, rows: Tensor) -> None:
+    """The products of vectors and rows, some at a time into one place."""
+    out = vectors.new_empty(BLOCK, len(rows))
+    for part in torch.split(vectors, BLOCK):
+        torch.mm(part, rows.T, out=out[: len(part)])
+
+
+def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
+    """Time the lists of some layers, and print what all would take."""
+    kind, found, plain = Lists(shape, device), [], []
+    rows16 = kind.rows.rows.bfloat16()
+    for _ in range(layers + 1):
+        sets = [kind.vectors() for _ in ROLES]
+        halves = [one.bfloat16() for one in sets]
+        plain.append(seconds(lambda: [products(one, rows16) for one in halves], device))  # noqa: B023
+        found.append(seconds(lambda: [kind.look(one) for one in sets], device))  # noqa: B023
+    same = kind.check(sets[-1])
+    bare = min(plain) * shape.layers
+    whole = found[0] + sum(found[1:]) / layers * (shape.layers - 1)
+    print(f"Same ids at the same places as in the whole products: {same:.2%}.\n")
+    print("| lists | bf16 products | first layer | later layer | all layers | ratio (target < 2) | up alone (10 s) |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    count = f"{shape.layers * shape.neurons * len(ROLES):,}"
+    later = sum(found[1:]) / layers
+    print(
+        f"| {count} | {bare:.2f} s | {found[0]:.2f} s | {later:.3f} s | {whole:.1f} s | {whole / bare:.2f} "
+        f"| {whole / len(ROLES):.1f} s |\n"
+    )
+    return [Ratio("gpu, lists of all neurons: against bf16 products", whole / bare, "times as long", "less")]
+
+
+def maps(shape: Shape, count: int, device: torch.device) -> list[Ratio]:
+    """Time the top pairs of some head maps, and print what all would take."""
+    fall = 1 / torch.arange(1, shape.head_dim + 1, device=device)
+    taken, visited = [], []
+    for _ in range(count + 1):  # the first is not counted
+        factors = [random(shape.vocab, shape.head_dim, device) * fall for _ in range(2)]
+        found: list[zp.TopPairs] = []
+        taken.append(seconds(lambda: found.append(zp.top_pairs(zp.Factored(*factors), PAIRS)), device))  # noqa: B023
+        visited.append(found[0].visited)
+    every = 2 * shape.layers * shape.heads
+    mean, most = sum(taken[1:]) / count, max(taken[1:])
+    print("| maps | a map: mean (most) | visited | all | target |")
+    print("|---:|---:|---:|---:|---:|")
+    print(
+        f"| {every:,} | {mean * 1e3:.1f} ms ({most * 1e3:.1f}) | {sum(visited[1:]) / count:.2%} "
+        f"| {mean * every:.1f} s | 60 s |\n"
+    )
+    return [Ratio("gpu, top pairs of all maps", mean * every, "s", "less")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--layers", type=int, default=2, help="later layers whose vectors are looked through")
+    parser.add_argument("--maps", type=int, default=8, help="head maps that are searched")
+    parser.add_argument("--small", action="store_true", help="a small shape, to see that it runs")
+    add_record(parser)
+    asked = parser.parse_args()
+    try:
+        device = torch.empty(0, device=asked.device).device
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {asked.device}: torch cannot use it here ({str(error).splitlines()[0]})")
+    shape = SMALL if asked.small else LLAMA
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    print(f"{shape} on {name} ({machine()})\n")
+    torch.manual_seed(0)
+    found = [*lists(shape, asked.layers, device), *maps(shape, asked.maps, device)]
+    if not asked.small:
+        report(found, asked.record)
+
+
+if __name__ == "__main__":
+    main()
