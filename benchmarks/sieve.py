@@ -86,10 +86,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         for name, scored, ids in sets(zp.open_model(arguments.model), Path(folder)):
             unit, ready = scored.unit[:512].contiguous(), scored.space.sieved
-            if ready.whole is None or ready.turn is None:
+            if ready.turned is None:
                 raise SystemExit("There is nothing to compare without numba: pip install 'zeropass[fast]'.")
             z, plain = unit @ ready.rows.T, turned_by(torch.eye(unit.shape[1]))
-            turned = bound(made_whole(unit, ready.turn), ready.whole)
+            turned = bound(made_whole(unit, ready.turned.turn), ready.turned.whole)
             untouched = bound(made_whole(unit, plain), made_whole(ready.rows, plain))
             bounds = [float(one.median()) for one in (untouched, turned)]
             wide = [looked_at(z, one, k) for one in (untouched, turned)]

@@ -38,10 +38,12 @@ except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError i
 
 __all__ = [
     "SAMPLE",
+    "SCORES",
     "Scores",
     "Sieved",
     "Survey",
     "Turn",
+    "Turned",
     "Whole",
     "joined",
     "made_whole",
@@ -59,7 +61,7 @@ _TILE = 512
 _VECTORS, _NUMBERS = 1024, 1 << 20
 """Vectors looked through at once, and their numbers, at most: they too stay in the cache."""
 
-_SCORES, _ROUNDED_SCORES = 512, 2048
+SCORES, _ROUNDED_SCORES = 512, 2048
 """Vectors of which all scores are made at once, where they are: in float32, and in float16."""
 
 SAMPLE = 4096
@@ -102,35 +104,39 @@ class Turn:
 
 
 @dataclass(frozen=True, eq=False)
-class Sieved:
-    """Rows (V', d), the same turned and made whole, and what vectors are turned by to meet them.
+class Turned:
+    """Rows (V', d) turned and made whole, bounds (V', 3) of them as they are, and what turns vectors to meet them."""
 
-    whole, turn, and bounds (V', 3) of the rows as they are (see `Whole`): None where whole numbers are not multiplied.
-    coarse: the rows in float16, where these are. Without either the whole product is made.
+    whole: Whole
+    bounds: Tensor
+    turn: Turn
+
+    @cached_property
+    def some(self) -> Tensor:
+        """Places of a sample of the rows, evenly spread: a whole number of groups."""
+        count = min(SAMPLE, len(self.bounds)) // _GROUP * _GROUP
+        return torch.linspace(0, len(self.bounds) - 1, count).long()
+
+    @cached_property
+    def sample(self) -> Tensor:
+        """The whole numbers of the sample."""
+        return self.whole.numbers[self.some]
+
+
+@dataclass(frozen=True, eq=False)
+class Sieved:
+    """Rows (V', d), and the same as whole numbers, or in float16; without either the whole product is made.
+
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
     """
 
     rows: Tensor
     rest: Callable[[], None]
-    whole: Whole | None = None
-    turn: Turn | None = None
-    bounds: Tensor | None = None
+    turned: Turned | None = None
     coarse: Coarse | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @cached_property
-    def some(self) -> Tensor:
-        """Places of a sample of the rows, evenly spread: a whole number of groups."""
-        count = min(SAMPLE, len(self.rows)) // _GROUP * _GROUP
-        return torch.linspace(0, len(self.rows) - 1, count).long()
-
-    @cached_property
-    def sample(self) -> Tensor:
-        """The whole numbers of the sample."""
-        assert self.whole is not None
-        return self.whole.numbers[self.some]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +168,7 @@ def sieved(
         rest()
     # An exact score is a dot product in float32: it is off as well.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return Sieved(rows, rest, whole, replace(turn, loss=turn.loss + slack), _as_they_are(norms))
+    return Sieved(rows, rest, Turned(whole, _as_they_are(norms), replace(turn, loss=turn.loss + slack)))
 
 
 def rounded_size(count: int, d: int) -> int:
@@ -186,8 +192,8 @@ def survey(
     made anyway; what is kept is the same.
     """
     k = min(k, len(rows))
-    if rows.whole is None:
-        whole, size = (_rounded, _ROUNDED_SCORES) if rows.coarse is not None else (_product, _SCORES)
+    if rows.turned is None:
+        whole, size = (_rounded, _ROUNDED_SCORES) if rows.coarse is not None else (_product, SCORES)
         parts = blocks(len(vectors), size)
         return joined([whole(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
@@ -257,13 +263,13 @@ class _Survey:
     def __init__(
         self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int, made: Scores | None
     ) -> None:
-        assert rows.whole is not None and rows.turn is not None and rows.bounds is not None
+        assert rows.turned is not None
         self.vectors, self.rows, self.k, self.hits, self.first_id, self.made = vectors, rows, k, hits, first_id, made
+        self.turned = turned = rows.turned
         if made is None:
-            self.whole, self.of_rows = made_whole(vectors, rows.turn), rows.whole.bounds
+            self.whole, self.of_rows = made_whole(vectors, turned.turn), turned.whole.bounds
         else:
-            self.whole, self.of_rows = _as_made(vectors, made[1]), rows.bounds
-        self.numbers = rows.whole.numbers
+            self.whole, self.of_rows = _as_made(vectors, made[1]), turned.bounds
         # Fresh memory each time would take as long as the products.
         tile = min(_TILE, len(rows)), len(vectors)
         self.products = torch.empty(tile, dtype=torch.int32 if made is None else torch.float32)
@@ -284,14 +290,14 @@ class _Survey:
 
     def guess(self) -> Tensor:
         """Scores (2, n) that k of each vector's are likely to reach, from a sample: else all would be looked at."""
-        some = self.rows.some
+        some = self.turned.some
         expected = self.k * len(some) / len(self.rows)
         rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(some) // _GROUP
         if not 0 < rank <= groups:
             return torch.full((2, len(self.vectors)), -torch.inf)
         ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
         for part in blocks(len(some), _TILE):
-            products = self.product(some[part], self.rows.sample[part])
+            products = self.product(some[part], self.turned.sample[part])
             compiled.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.whole.bounds[:, 0]
 
@@ -307,7 +313,7 @@ class _Survey:
         found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.whole.bounds.T.contiguous().numpy()
         for part in tiles:
-            products = self.product(part, self.numbers[part])
+            products = self.product(part, self.turned.whole.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = compiled.look(
                 products.numpy(),

@@ -38,12 +38,9 @@ from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.sieve import SAMPLE, passing_size
+from zeropass.sieve import SAMPLE, SCORES, passing_size
 
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]
-
-VECTORS = 512
-"""Vectors whose scores are held at once, where the whole product is made."""
 
 MERGING = 4600
 """Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
@@ -114,7 +111,7 @@ def _running(runner: Runner) -> int:
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
     hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
-    looking = passing_size(d) or tokens * (4 * VECTORS + MERGING)
+    looking = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
     columns = max(COLUMNS // head, 1) * head if maps else 0
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
