@@ -38,8 +38,8 @@ _TINY = 2.0**-24
 _GATHERED = 1 << 26
 """Numbers of rows that are gathered at once: 256 MB."""
 
-_FLOATS = 128
-"""Vectors whose scores are float32 at once."""
+_WHOLE = 128
+"""Vectors of which all scores are held in float32."""
 
 _SHARE = 32
 """A whole product takes no longer than scores one by one, if those are more than one in so many."""
@@ -102,7 +102,7 @@ def poles_of(rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor) -
         rest = sign * near[:, -1].float()
         unsure = best[:, -1] / rough.unit <= rest + rest.abs() * _ROUNDING + rough.errors
         if wide < len(rows) and bool(unsure.any()):
-            for some in torch.split(unsure.nonzero()[:, 0], 64):
+            for some in torch.split(unsure.nonzero()[:, 0], _WHOLE):
                 whole = sign * (vectors[some] @ rows.T)
                 best[some], at[some] = _first(whole, torch.arange(len(rows), device=at.device).expand_as(whole), k)
         found += [sign * best, ids[at]]
@@ -113,10 +113,12 @@ def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, hits: HitList, first_
     """Give the tokens what they may keep of the scores whose `product` was made."""
     hits.flush()
     enough = (hits.threshold / rough.unit - rough.errors.amax()) * (1 - _ROUNDING) ** 2
-    at, token = (rough.scores.abs() >= enough.half()).nonzero(as_tuple=True)
-    if len(at) * _SHARE > rough.scores.numel():
-        hits.offer(vectors @ rows.T, first_id)
+    may = rough.scores.abs() >= enough.half()
+    if int(may.sum()) * _SHARE > may.numel():
+        for part in blocks(len(vectors), _WHOLE):
+            hits.offer(vectors[part] @ rows.T, first_id + part.start)
         return
+    at, token = may.nonzero(as_tuple=True)
     for part in blocks(len(at), max(1, _GATHERED // rows.shape[1])):
         z = _dots(vectors[at[part]], rows, token[part, None])[:, 0]
         hits.take(token[part], first_id + at[part], z)
@@ -125,7 +127,7 @@ def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, hits: HitList, first_
 
 def kurtosis_of(rough: Rough) -> Tensor:
     """`statistics.kurtosis` of scores that were rounded; the unit does not matter."""
-    return torch.cat([kurtosis(part.float()) for part in torch.split(rough.scores, _FLOATS)])
+    return torch.cat([kurtosis(part.float()) for part in torch.split(rough.scores, _WHOLE)])
 
 
 def _dots(vectors: Tensor, rows: Tensor, at: Tensor) -> Tensor:
