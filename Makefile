@@ -6,7 +6,7 @@ ATLAS ?= demo/smollm2-135m
 PEERS := .peers
 WORKERS ?= 2
 
-.PHONY: demo test browser lint types check bench memory peers frames evidence alignment audit stitching clean
+.PHONY: demo test browser lint types check bench memory gpu peers frames evidence alignment audit stitching clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -52,6 +52,10 @@ bench: $(VENV)/.dev
 # Two layers each of models larger than the memory they get: an hour on two cores.
 memory: $(VENV)/.dev
 	$(BIN)/python benchmarks/memory.py --only llama-7b,gemma-2b
+
+# Lists and pairs in the shape of Llama-3.1-8B, on a GPU, where torch has one.
+gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py $(RECORD)
 
 # The tools of others, in an environment of their own.
 peers: $(VENV)/.dev $(PEERS)/.installed

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import ROOT, imported
+from zeropass import sieve
 from zeropass.errors import BadOption
 
-machine, recorded = imported(ROOT / "benchmarks", ("machine", "recorded"))
+gpu, machine, recorded = imported(ROOT / "benchmarks", ("gpu", "machine", "recorded"))
 Ratio = recorded.Ratio
 SPEED, COST = Ratio("a search", 30.0, "times as fast", "more"), Ratio("a build", 2.0, "times as long", "less")
 
@@ -59,6 +61,32 @@ def test_nothing_is_recorded_where_one_value_is_no_positive_number(tmp_path: Pat
     with pytest.raises(BadOption, match="a build was measured as"):
         recorded.write([Ratio("a search", 1.0, "s", "more"), Ratio("a build", value, "s", "less")], path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_times_a_gpu_runs_on_a_processor_too(
+    half: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the products of a processor, and with those in float16 that a GPU makes."""
+    if half:
+        monkeypatch.setattr(sieve, "_sieves", lambda _: False)
+        monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--small", "--layers", "1", "--maps", "1"])
+    gpu.main()
+    said = capsys.readouterr().out
+    assert "as in the whole products: 100.00%" in said
+    assert "| 864 |" in said
+    assert "| 12 |" in said
+
+
+def test_a_device_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert "--device nowhere: torch cannot use it here" in capsys.readouterr().err
 
 
 def test_without_a_file_the_ratios_are_printed_and_none_is_written(
