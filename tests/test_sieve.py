@@ -1,7 +1,11 @@
 """The sieve against the whole product: the same poles, the same vectors of each token, whatever is rounded."""
 
+import os
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +230,35 @@ def test_hits_go_on_from_what_was_kept(whole) -> None:
     survey(vectors[50:], rows, 5, ids, late, 50)
     for one, other in zip(whole.ranked(), late.ranked(), strict=True):
         assert torch.equal(one, other)
+
+
+OTHER = """
+import sys
+import llvmlite.binding
+llvmlite.binding.get_host_cpu_features = lambda: {}
+import numpy, torch
+from test_sieve import kept_of_real_numbers
+from zeropass import compiled
+assert not compiled.INT8 and compiled._TOGETHER == 1
+numpy.save(sys.argv[1], kept_of_real_numbers())
+"""
+
+
+def kept_of_real_numbers() -> np.ndarray:
+    """Scores and ids of some poles, in a row."""
+    g = torch.Generator().manual_seed(8)
+    vectors, rows = (torch.randn(n, 150, generator=g) for n in (60, 900))
+    found = survey(vectors, made(rows), 9, torch.arange(900), HitList(900, 5), 0).extremes
+    return torch.cat([one.double().flatten() for one in vars(found).values()]).numpy()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what is pretended is an older processor of this kind")
+def test_a_processor_without_avx_512_has_the_same_bits(tmp_path: Path) -> None:
+    older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", OTHER, str(tmp_path / "kept.npy")]
+    subprocess.run(command, check=True, env=os.environ | older | {"PYTHONPATH": paths})
+    assert np.array_equal(np.load(tmp_path / "kept.npy"), kept_of_real_numbers())
 
 
 def test_the_turn_has_the_same_bits_on_any_number_of_threads() -> None:

@@ -14,15 +14,17 @@ from zeropass.hits import LOW
 
 __all__ = ["INT8", "keep", "look", "raise_ends"]
 
-INT8 = any(map(llvmlite.binding.get_host_cpu_features().get, ("avx512vnni", "avxvnni", "amx-int8")))
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+
+INT8 = any(map(_FEATURES.get, ("avx512vnni", "avxvnni", "amx-int8")))
 """Whether this processor multiplies int8 numbers itself, which is four to six times as fast as float32."""
 
 _LANES = 64
 """Sums that run beside one another. The order of a sum is ours: left to the compiler, a process that has just compiled
 these loops and one that found them on disk would round differently, and builds would not have the same bytes."""
 
-_TOGETHER = 4
-"""Vectors that meet a row at once: the numbers of the row are fetched once for all."""
+_TOGETHER = 4 if _FEATURES.get("avx512f") else 1
+"""Vectors that meet a row at once, so that its numbers are fetched once for all: as many as fit the registers."""
 
 _WORD = 64
 """Marks of vectors that are looked at as one number."""
