@@ -64,6 +64,20 @@ def test_a_build_that_holds_no_rows_or_some_has_the_same_bytes(
         assert contents(tmp_path / str(room)) == contents(tmp_path / "plain")
 
 
+def test_a_caller_who_has_torch_round_float32_gets_the_same_bytes(tmp_path: Path) -> None:
+    model, seen = str(small.llama(tmp_path / "model")), set[str]()
+    zp.build(zp.open_model(model), tmp_path / "plain", OPTIONS)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        look = lambda *_: seen.add(torch.get_float32_matmul_precision())  # noqa: E731
+        zp.build(zp.open_model(model), tmp_path / "rounded", OPTIONS, look)
+        assert seen == {"highest"}  # not every processor would round
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert contents(tmp_path / "rounded") == contents(tmp_path / "plain")
+
+
 def test_less_memory_than_it_takes_is_refused_with_what_would_do(tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
     with pytest.raises(BadOption, match=r"--memory 1MB is too little .* ([0-9]+)MB at least") as refused:

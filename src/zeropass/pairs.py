@@ -12,8 +12,6 @@ The answer does not depend on tiles, threads, device or turning: what is reporte
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from zeropass.factored import Factored
 from zeropass.tiles import PANEL, Products, Ways, products_for
-from zeropass.whole import spectral_bound, whole_numbers
+from zeropass.whole import full_precision, spectral_bound, whole_numbers
 
 Triple = tuple[Tensor, Tensor, Tensor]
 Falling = npt.NDArray[np.float64]
@@ -81,7 +79,7 @@ def top_pairs(
     _check(product, k)
     signed = product if largest else Factored(-product.left, product.right)
     masks = _mask(product.left, left_mask, "left"), _mask(product.right, right_mask, "right")
-    with _full_precision():
+    with full_precision():
         search = _Search(signed, k, masks, ways)
         if search.k:
             search.run()
@@ -96,17 +94,6 @@ def _check(product: Factored, k: int) -> None:
             f"The factors are {product.left.dtype} with {product.left.shape[1]} columns; top pairs are defined "
             "for torch.float32 with one column or more."
         )
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep torch from multiplying float32 in TF32 or bfloat16, which the error bounds do not allow for."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 # --- Turning the factors ---------------------------------------------------------------------------------

@@ -1,11 +1,27 @@
-"""Rows of float32 as whole numbers of eight bits, and bounds of what float32 products with a matrix round away."""
+"""Rows of float32 as whole numbers of eight bits, and what float32 products with a matrix round away."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["spectral_bound", "whole_numbers"]
+__all__ = ["full_precision", "spectral_bound", "whole_numbers"]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep torch from multiplying float32 in TF32 or bfloat16, which no error bound allows for.
+
+    The setting is that of all threads: where several need it, it is made around all of them.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def whole_numbers(rows: Tensor, spare: Tensor, each: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,7 @@ from zeropass.model import Model
 from zeropass.threads import ahead, behind, side_by_side
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
+from zeropass.whole import full_precision
 
 __all__ = ["Progress", "RunJobs", "build", "carry_out", "here", "kept_tokens"]
 
@@ -100,6 +101,7 @@ def build(
     return True
 
 
+@full_precision()
 def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = here) -> None:
     """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
     jobs = runner.jobs
