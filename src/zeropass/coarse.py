@@ -6,7 +6,7 @@ There float16 is multiplied ten times as fast as float32. With hats for what is 
 
 and what sums in float32, and the rounding of the product itself, add. Of each pole more scores than it keeps are
 computed again; where the last of them could still be among the best, so is that vector's whole product. All of it is
-torch's, and right on any device. bfloat16, as fast, loses eight times as much: too much for 4,096 numbers a vector.
+torch's, and right on any device. bfloat16, as fast, loses eight times as much: with 4,096 numbers a vector, too much.
 """
 
 import math
