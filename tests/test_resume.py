@@ -19,7 +19,7 @@ import pytest
 
 import small
 import zeropass as zp
-from zeropass.atlas import tables
+from zeropass.atlas import plan, tables
 from zeropass.atlas.schema import MANIFEST, PLAN
 from zeropass.errors import BadAtlas, BadModel, BadOption
 
@@ -115,6 +115,26 @@ def test_stopped_at_any_file(model: Path, finished: Path, tmp_path: Path, monkey
             deaths += 1
     assert deaths > 5
     assert contents(out) == contents(finished)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_killed_while_it_clears_up(
+    last: bool, model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of its notes is gone already, the atlas is complete, and the next build clears up the rest."""
+
+    def dying(folder: Path, **_: object) -> None:
+        notes = sorted(folder.iterdir())
+        assert any(note.match("*.index.parquet") for note in notes)
+        notes[-1 if last else 0].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(plan.shutil, "rmtree", dying)
+        build(model, tmp_path / "out")
+    assert (tmp_path / "out" / "scratch").is_dir()
+    assert not build(model, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(finished)
 
 
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Every job writes its files whole or not at all, and its mark in ``scratch`` last
 at any moment continues with the first job that has no mark, and ends with the same bytes.
 """
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -17,7 +16,7 @@ import torch
 from zeropass.atlas import schema
 from zeropass.atlas.budget import give_back, room_for_rows
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import identity, plan_jobs, prepare
+from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
@@ -148,5 +147,5 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         "uncased": model.vocab.uncased,
         "split_note": model.vocab.split_note,
     }
-    shutil.rmtree(out / "scratch", ignore_errors=True)
     write_json(out / schema.MANIFEST, manifest)
+    clear(out)

@@ -1,6 +1,7 @@
 """The plan of a build: its jobs, its identity, and whether a folder may be used for it."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from zeropass.catalog import bias_roles, count_of, kind_of, table_roles
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model import Model
 
-__all__ = ["ListKey", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
+__all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
 
 ListKey = tuple[int, str, str]
 """(layer, role, frame): what one run of list ids belongs to."""
@@ -76,6 +77,7 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
                 f"{out} holds another atlas ({_difference(found, plan)}); choose another --out or delete it."
             )
         if (out / MANIFEST).exists():
+            clear(out)
             return False
     elif out.exists() and any(p for p in out.iterdir() if not p.match(f".{PLAN}.*.part")):
         raise BadAtlas(f"{out} exists and is not an atlas; choose another --out.")
@@ -89,6 +91,11 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
     except OSError as error:
         raise BadAtlas(f"{out} cannot be made ({error.strerror}); choose another --out.") from error
     return True
+
+
+def clear(out: Path) -> None:
+    """Remove what only an unfinished atlas needs, and needs as a whole: a part of it would be a job half done."""
+    shutil.rmtree(out / "scratch", ignore_errors=True)
 
 
 def sweep(out: Path) -> None:
