@@ -19,7 +19,9 @@ from torch import Tensor
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
+from zeropass.errors import BadOption
 from zeropass.hits import HitList
+from zeropass.model import usable_device
 from zeropass.sieve import Sieved, sieved, survey
 from zeropass.statistics import moments, standardised
 
@@ -106,13 +108,12 @@ def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
         plain.append(seconds(lambda: [products(one, rows16) for one in halves], device))  # noqa: B023
         found.append(seconds(lambda: [kind.look(one) for one in sets], device))  # noqa: B023
     same = kind.check(sets[-1])
-    bare = min(plain) * shape.layers
-    whole = found[0] + sum(found[1:]) / layers * (shape.layers - 1)
+    bare, later = min(plain) * shape.layers, sum(found[1:]) / layers
+    whole = found[0] + later * (shape.layers - 1)
     print(f"Same ids at the same places as in the whole products: {same:.2%}.\n")
     print("| lists | bf16 products | first layer | later layer | all layers | ratio (target < 2) | up alone (10 s) |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     count = f"{shape.layers * shape.neurons * len(ROLES):,}"
-    later = sum(found[1:]) / layers
     print(
         f"| {count} | {bare:.2f} s | {found[0]:.2f} s | {later:.3f} s | {whole:.1f} s | {whole / bare:.2f} "
         f"| {whole / len(ROLES):.1f} s |\n"
@@ -149,9 +150,9 @@ def main() -> None:
     add_record(parser)
     asked = parser.parse_args()
     try:
-        device = torch.empty(0, device=asked.device).device
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {asked.device}: torch cannot use it here ({str(error).splitlines()[0]})")
+        device = usable_device(asked.device)
+    except BadOption as error:
+        parser.error(str(error))
     shape = SMALL if asked.small else LLAMA
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     print(f"{shape} on {name} ({machine()})\n")

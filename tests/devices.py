@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from zeropass import sieve
 
 ELSEWHERE = torch.device("lazy", 0)
 """A device that every PyTorch knows by name and for which none of ours has kernels: nothing passes by unseen."""
@@ -122,6 +125,12 @@ class _Python(TorchFunctionMode):
         if func in (Tensor.__getitem__, Tensor.__setitem__):
             args = pytree.tree_map_only(list, torch.tensor, args, is_leaf=lambda x: isinstance(x, list))
         return func(*args, **kwargs)
+
+
+def multiply_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have surveys multiply float16 on any device, as they do on a GPU."""
+    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
+    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
 
 
 @contextmanager

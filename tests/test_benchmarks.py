@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devices import multiply_float16
 from scripts import ROOT, imported
-from zeropass import sieve
 from zeropass.errors import BadOption
 
 gpu, machine, recorded = imported(ROOT / "benchmarks", ("gpu", "machine", "recorded"))
@@ -69,8 +69,7 @@ def test_what_times_a_gpu_runs_on_a_processor_too(
 ) -> None:
     """With the products of a processor, and with those in float16 that a GPU makes."""
     if half:
-        monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-        monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+        multiply_float16(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--small", "--layers", "1", "--maps", "1"])
     gpu.main()
     said = capsys.readouterr().out

@@ -19,7 +19,7 @@ import adapters
 import small
 import twins
 import zeropass as zp
-from devices import ELSEWHERE, elsewhere
+from devices import ELSEWHERE, elsewhere, multiply_float16
 from test_resume import contents
 from test_stitch import TEXTS, classifier, logits_of
 from zeropass import sieve
@@ -206,8 +206,7 @@ def surveyed(device: torch.device) -> list[Tensor]:
 
 
 def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+    multiply_float16(monkeypatch)
     monkeypatch.setattr(sieve, "_ROUNDED_SCORES", 128)
     same(surveyed(device), surveyed(torch.device("cpu")))
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from devices import multiply_float16
 from zeropass import coarse, sieve
 from zeropass.hits import HitList
 from zeropass.sieve import Sieved, Survey, sieved, survey
@@ -26,8 +27,7 @@ SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[Healt
 def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     assert sieve.compiled is not None, "these tests need zeropass[fast]"
     if request.param == "float16":
-        monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-        monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+        multiply_float16(monkeypatch)
     monkeypatch.setattr(sieve.compiled, "INT8", request.param == "int8")
     if request.param == "made":
         monkeypatch.setattr(sys.modules[__name__], "survey", survey_of_made)
@@ -190,8 +190,7 @@ def test_surveys_that_follow_one_another_begin_far_apart() -> None:
 
 def test_float16_makes_the_whole_product_only_of_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of vectors that tell all rows apart no whole product is made, once the tokens know what they keep."""
-    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+    multiply_float16(monkeypatch)
     monkeypatch.setattr(sieve, "_ROUNDED_SCORES", 64)
     g = torch.Generator().manual_seed(6)
     vectors, rows = torch.randn(1024, 64, generator=g), torch.randn(3000, 64, generator=g)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from zeropass.hits import HitList
 from zeropass.projection import Extremes
-from zeropass.statistics import blocks, kurtosis
+from zeropass.statistics import blocks
 
-__all__ = ["Coarse", "Rough", "kurtosis_of", "made_coarse", "poles_of", "product", "tokens_of"]
+__all__ = ["Coarse", "Rough", "made_coarse", "poles_of", "product", "tokens_of"]
 
 _LONGEST = 128.0
 """Norm that vectors and rows are brought to, at most: a product is then within what float16 holds, 65,504."""
@@ -70,17 +70,18 @@ class Rough:
 
 def made_coarse(rows: Tensor) -> Coarse:
     """Vectors or rows (n, d) float32, rounded."""
-    longest = float(torch.linalg.vector_norm(rows, dim=1).amax())
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    longest = float(norms.amax())
     unit = 2.0 ** math.ceil(math.log2(longest / _LONGEST)) if longest > 0 else 1.0
     numbers = torch.empty_like(rows, dtype=torch.float16)
-    bounds = rows.new_empty(3, len(rows))
+    size, lost = rows.new_empty(2, len(rows))
     for part in blocks(len(rows), max(1, _GATHERED // rows.shape[1])):
         exact = rows[part] / unit
         numbers[part] = exact
         rounded = numbers[part].float()
-        for bound, some in zip(bounds, (exact, rounded, exact - rounded), strict=True):
-            bound[part] = torch.linalg.vector_norm(some, dim=1) * (1 + 1e-5)
-    return Coarse(numbers, unit, *bounds)
+        size[part] = torch.linalg.vector_norm(rounded, dim=1)
+        lost[part] = torch.linalg.vector_norm(exact - rounded, dim=1)
+    return Coarse(numbers, unit, *(bound * (1 + 1e-5) for bound in (norms / unit, size, lost)))
 
 
 def product(vectors: Coarse, rows: Coarse) -> Rough:
@@ -123,11 +124,6 @@ def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, hits: HitList, first_
         z = _dots(vectors[at[part]], rows, token[part, None])[:, 0]
         hits.take(token[part], first_id + at[part], z)
     hits.seen += len(vectors)
-
-
-def kurtosis_of(rough: Rough) -> Tensor:
-    """`statistics.kurtosis` of scores that were rounded; the unit does not matter."""
-    return torch.cat([kurtosis(part.float()) for part in torch.split(rough.scores, _WHOLE)])
 
 
 def _dots(vectors: Tensor, rows: Tensor, at: Tensor) -> Tensor:

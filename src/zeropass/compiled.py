@@ -82,8 +82,6 @@ def _dots_in_lanes(_typing, _bases, _row, _blocks, _dots):
         vectors = [builder.load(builder.gep(table, [long(at)])) for at in range(_TOGETHER)]
         zeros = ir.Constant(lanes, [0.0] * _LANES)
         totals = [cgutils.alloca_once_value(builder, zeros) for _ in vectors]
-        for total in totals:  # the place is made once, however often the loop around comes by
-            builder.store(zeros, total)
         with cgutils.for_range(builder, blocks) as loop:
             shift = builder.mul(loop.index, long(_LANES * 4))
             row_part, *parts = (

@@ -61,9 +61,8 @@ class _Compiled:
         self.found = np.empty((2, max(_ROOM, most * PANEL)), np.int32)
 
     def left(self, rows: Tensor) -> tuple[Numbers, npt.NDArray[np.int32]]:
-        """A block (m, r), with zeros up to whole tiles, and 128 times the sums of its rows (m',)."""
-        numbers = _padded(rows, _ROWS)
-        return numbers, 128 * _sums(numbers)
+        """A block (m, r), with zeros up to whole tiles, and 128 times the sums of its rows (m,)."""
+        return _padded(rows, _ROWS), 128 * rows.sum(1, dtype=torch.int32).numpy()
 
     def right(self, rows: Tensor) -> tuple[Panels, int]:
         """A block (n, r) as `_panels`, and n."""
@@ -90,12 +89,6 @@ def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
             builder.module, ir.FunctionType(lanes, [lanes] * 3), "llvm.x86.avx512.vpdpbusd.512"
         )
 
-        def started(value):
-            """A place for sums, which begin with a value whenever the loop around comes by."""
-            place = cgutils.alloca_once(builder, lanes)
-            builder.store(value, place)
-            return place
-
         def spread(base, place):
             """The number at a place in all lanes."""
             one = builder.load(builder.gep(base, [place]), align=4)
@@ -105,7 +98,7 @@ def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
             )
 
         zeros = ir.Constant(lanes, [0] * _LANES)
-        sums = [[started(zeros) for _ in range(_VECTORS)] for _ in range(_ROWS)]
+        sums = [[cgutils.alloca_once_value(builder, zeros) for _ in range(_VECTORS)] for _ in range(_ROWS)]
         rows = [
             builder.inttoptr(builder.add(left, builder.mul(stride, long(row))), word.as_pointer())
             for row in range(_ROWS)
@@ -146,16 +139,6 @@ def _padded(rows: Tensor, many: int) -> Numbers:
     numbers = np.zeros((-(-n // many) * many, -(-r // _DEEP) * _DEEP), np.int8)
     numbers[:n, :r] = rows.numpy()
     return numbers
-
-
-@numba.njit(nogil=True, cache=True)
-def _sums(numbers):
-    """The sums of rows (m, r) int8."""
-    sums = np.zeros(numbers.shape[0], np.int32)
-    for i in range(numbers.shape[0]):
-        for j in range(numbers.shape[1]):
-            sums[i] += numbers[i, j]
-    return sums
 
 
 @numba.njit(nogil=True, cache=True)

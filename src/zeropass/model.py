@@ -28,7 +28,7 @@ from zeropass.sources.renamed import with_today_names
 from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import Vocabulary
 
-__all__ = ["Model", "TokenTable", "open_model"]
+__all__ = ["Model", "TokenTable", "open_model", "usable_device"]
 
 TokenTable = Literal["embedding", "unembedding"]
 
@@ -332,7 +332,7 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
     """
     path, mark, stack = model.rpartition("#")
     path, stack = (path, stack) if mark and stack in ("encoder", "decoder") else (model, "")
-    return _opened(model, open_files(path), stack, _device(device))
+    return _opened(model, open_files(path), stack, usable_device(device))
 
 
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
@@ -349,7 +349,7 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
     """A device that works here; BadOption, with torch's reason, if it does not."""
     try:
         return torch.empty(0, device=device).device

@@ -254,7 +254,7 @@ def _rounded(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, 
     rough = coarse.product(made_coarse(vectors), rows.coarse)
     with hits.lock:
         coarse.tokens_of(rough, vectors, rows.rows, hits, first_id)
-    return Survey(coarse.poles_of(rough, vectors, rows.rows, k, ids), coarse.kurtosis_of(rough))
+    return Survey(coarse.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
 
 
 class _Survey:

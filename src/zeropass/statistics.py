@@ -97,12 +97,14 @@ def _kept_blocks(rows: TokenRows, keep: Tensor | None) -> Iterator[Tensor]:
 def kurtosis(scores: Tensor) -> Tensor:
     """How heavy the tails of each row of scores (n, V) are, (n,): fourth central moment over squared variance, less 3.
 
+    Scores of any floating type, some rows of which are held in float32 at a time.
     0 for normal scores; large where few tokens stand far out. A row without spread has 0.
     """
     found = []
     # A row fits a processor's cache, powers of many would not; a GPU takes as long for one as for many.
     for part in torch.split(scores, 1 if scores.device.type == "cpu" else 128):
-        squares = (part - part.mean(1, keepdim=True)).square_()
+        exact = part.float()
+        squares = (exact - exact.mean(1, keepdim=True)).square_()
         variance = squares.mean(1)
         tails = squares.square_().mean(1) / variance.square() - 3
         found.append(torch.where(variance > 0, tails, 0.0))
