@@ -146,6 +146,11 @@ class Model:
         rows = self.matrix(what, 0, part.start, part.stop)
         return self.widened(rows) if what == "embedding" else rows
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
+        return (*notes_of(self.family, self.dims), *self.files.notes)
+
     @cached_property
     def judgement(self) -> Judgement:
         """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer."""
@@ -166,7 +171,7 @@ class Model:
             "mlp": mlp_of(self.family),
             **self._constants(),
             "roles": list(self.family.roles),
-            "notes": list(notes_of(self.family, self.dims)),
+            "notes": list(self.notes),
             "parameters": sum(sizes.values()),
             "tensors": len(names),
             "tensors_read": len(read & set(names)),

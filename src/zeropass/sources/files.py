@@ -58,6 +58,7 @@ class ModelFiles:
         tokenizer_json: content of tokenizer.json (``hf``), else None.
         tokenizer_metadata: the ``tokenizer.*`` keys of a GGUF file, else empty.
         weight_files: the files that hold the weights.
+        notes: what a user should know of how these files were read, a sentence each.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelFiles:
     tokenizer_json: bytes | None
     tokenizer_metadata: dict[str, Any]
     weight_files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_files(model: str) -> ModelFiles:
