@@ -20,6 +20,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
 from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
+from zeropass.arch.tables import settle
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
@@ -149,7 +150,7 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
-        return (*notes_of(self.family, self.dims), *self.files.notes)
+        return tuple(dict.fromkeys((*notes_of(self.family, self.dims), *self.files.notes)))
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -349,7 +350,9 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
         raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
-    dims = dimensions(files, family, layout, prefix, names)
+    tables = settle(files, family, layout, prefix, names)
+    layout, files = tables.layout, replace(files, notes=files.notes + tables.notes)
+    dims = dimensions(files, family, layout, prefix, names, tables.tied)
     check(files, family, layout, dims, prefix, names)
     return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
 

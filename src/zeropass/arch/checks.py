@@ -206,6 +206,7 @@ def _check_leftovers(
 def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> list[str]:
     """The tensors that a record neither reads nor names as unread, in order."""
     known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    known |= {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
     unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
     return sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
 

@@ -25,9 +25,14 @@ def full_name(name: str, prefix: str) -> str:
 
 
 def prefix_of(layout: Layout, names: Names) -> str | None:
-    """What stands before the tensor names of this file; None if no embedding is found under any known prefix."""
-    anchor = layout.tensors["embedding"].name
-    return next((prefix for prefix in layout.prefixes if full_name(anchor, prefix) in names), None)
+    """Return what stands before the tensor names of this file; None if no known prefix does.
+
+    It is told by the embedding, or, where only the head tied to it is stored, by the first block's queries.
+    """
+    anchors = (*(layout.copies or (layout.tensors["embedding"].name,)), layout.tensors["q"].name.format(layer=0))
+    return next(
+        (prefix for anchor in anchors for prefix in layout.prefixes if full_name(anchor, prefix) in names), None
+    )
 
 
 def looked_up(config: Mapping[str, Any], key: str) -> Any:
@@ -42,7 +47,7 @@ def looked_up(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> Dimensions:
+def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names, tied: bool) -> Dimensions:
     """The sizes and constants of a model. Raises BadModel, with the key, for one that is missing or impossible."""
     read = _Reader(files, family, layout)
     sizes = {name: read.size(name) for name in _SIZES}
@@ -67,10 +72,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
             raise BadWeights(f"{files.path}: {read.keys(name)} is {known[name]}; the file has {len(names)} tensors.")
     rotary = read.rotary(known["head_dim"]) if family.rotary else 0
     local = read.local(known["layers"])
-    tied = _tied(files, family, layout, prefix, names)
     scalar = read.number("query_scalar")
-    asked = read.value("logits_scaled")
-    scaled = tied if asked is None else asked
     embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
     return Dimensions(
         **known,
@@ -81,7 +83,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         rotary=rotary,
         attention_scale=1.0 if family.unscaled else (scalar or known["head_dim"]) ** -0.5,
         attention_cap=read.number("attention_cap"),
-        logit_scale=d**-0.5 if family.logits_scaled and scaled else 1.0,
+        logit_scale=d**-0.5 if family.logits_scaled and read.value("logits_scaled") is not False else 1.0,
         logit_cap=read.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else 1.0,
         router_normed=family.router_normed or bool(read.value("router_normed")),
@@ -217,17 +219,3 @@ def _positive_number(files: ModelFiles, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise BadModel(f"{files.path}: {key} is {value!r}; it must be a positive number.")
     return float(value)
-
-
-def _tied(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> bool:
-    """Whether U is E; BadWeights where the configuration says it is not and the file has none."""
-    stored = layout.tensors.get("unembedding")
-    if stored is None:
-        return True
-    head = full_name(stored.name, prefix)
-    if files.format == "gguf":
-        return head not in names
-    tied = files.config.get("tie_word_embeddings", family.tied_by_default)
-    if not isinstance(tied, bool):
-        raise BadModel(f"{files.path}: tie_word_embeddings is {tied!r}; it must be true or false.")
-    return tied
