@@ -20,7 +20,7 @@ from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from tiny import save
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
-from zeropass.errors import BadModel, BadOption, ZeropassError
+from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
 from zeropass.sources.gguf import GgufSource
@@ -279,6 +279,23 @@ def test_what_is_stored_decides_whether_tables_are_tied(twins: Callable[[str], T
     untied = edited(path_of(file), tmp_path / "untied.gguf", {}, **{"output.weight": embedding + 1})
     assert differences(untied, true) == ["tied: False instead of True", "unembedding"]
     assert np.array_equal(untied.unembedding.numpy(), embedding + 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("residual_scale", 0.2), ("attention.causal", False), ("expert_count", 8), ("logit_scale", 2.0)]
+)
+def test_a_key_that_may_change_what_is_computed_is_refused(
+    key: str, value: Any, twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    file, _ = twins("gpt2")
+    with pytest.raises(UnknownFamily, match=f"gpt2.{key} is {value}"):
+        edited(path_of(file), tmp_path / "odd.gguf", {f"gpt2.{key}": value})
+
+
+def test_keys_that_change_nothing_are_let_pass(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("gpt2")
+    keys = {"gpt2.attention.causal": True, "gpt2.expert_count": 0, "quantize.imatrix.file": "a", "other.scale": 3.0}
+    assert differences(edited(path_of(file), tmp_path / "more.gguf", keys), true) == []
 
 
 def test_gemma3_of_older_converters_has_no_base_for_its_local_layers(

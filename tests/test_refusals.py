@@ -42,8 +42,10 @@ class Refused:
 
 
 def quantised(method: str, *says: str, **more: Any) -> Refused:
-    """A format that the configuration names."""
-    return Refused("llama", says, {"quantization_config": {"quant_method": method, **more}}, error=BadModel)
+    """A format that the configuration names, and a tensor that is no plain number."""
+    config = {"quantization_config": {"quant_method": method, **more}}
+    packed_weight = {f"{L0}self_attn.q_proj.weight": torch.ones(32, 24, dtype=torch.int8)}
+    return Refused("llama", says, config, packed_weight, BadModel)
 
 
 def packed(says: str, *names: str) -> Refused:

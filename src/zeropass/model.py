@@ -17,6 +17,7 @@ from torch import Tensor
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
 from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
@@ -344,8 +345,9 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
     files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
-    refuse_quantised(files, names)
+    files = replace(files, notes=files.notes + refuse_quantised(files, names))
     family, layout = chosen(files, FAMILIES, stack)
+    check_keys(files, family, layout)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)

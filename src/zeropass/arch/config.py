@@ -88,7 +88,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         embed_scale=d**0.5 if embed_scaled else 1.0,
         router_normed=family.router_normed or bool(read.value("router_normed")),
         clip=read.number("clip"),
-        window=read.size("window") if local else None,
+        window=read.window() if local else None,
         local=local,
         local_rope=read.local_rope() if family.rotary and local else None,
     )
@@ -105,10 +105,13 @@ class _Reader:
         return " / ".join(self.layout.config.get(name, (name,)))
 
     def value(self, name: str) -> Any:
-        """The first value that is there."""
-        for key in self.layout.config.get(name, ()):
+        """Return the first value that is there, or what the family or its files have without one."""
+        keys = self.layout.config.get(name, ())
+        for key in keys:
             if (found := looked_up(self.files.config, key)) is not None:
                 return found
+        if name in self.layout.defaults and not any(key in self.files.config for key in keys):
+            return self.layout.defaults[name]
         return self.layout.constants.get(name, self.family.config.get(name))
 
     def size(self, name: str) -> int | None:
@@ -143,24 +146,40 @@ class _Reader:
         """
         if self.files.format == "gguf" and not self.value("window"):  # 0 and nothing say that there is none
             return ()
-        kinds = self.value("layer_kinds")
+        kinds = self.value("layer_kinds") or _repeated(self.files, self.value("layer_pattern"))
         if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == layers:
             return tuple(n for n, kind in enumerate(kinds) if kind in (True, "local") or "sliding" in str(kind))
         if (every := self.size("local_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % every)
         if (every := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % every)
-        return tuple(range(layers)) if self.value("window") is not None and self._windowed() else ()
+        first = self.value("window_from") or 0
+        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+            raise BadModel(f"{self.files.path}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
+        return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
+
+    def window(self) -> int | None:
+        """Return how many tokens a layer with a window attends to; of one that looks both ways, to either side.
+
+        Gemma 3 writes down both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
+        """
+        size = self.size("window")
+        return size // 2 + 1 if size and not self.family.causal and self.family.name == "gemma3" else size
 
     def _windowed(self) -> bool:
-        """Whether a window that is named is used: Qwen names one and switches it off."""
+        """Return whether a window that is named is used: Qwen names one and switches it off."""
         return self.value("window_used") is not False
 
     def rope(self, rotary: int) -> Rope:
         """Base and scaling of rotary positions, from any spelling that configurations use."""
         if self.files.format == "gguf":
             return self._gguf_rope(rotary)
-        options = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        options, older = (_object(self.files, key) for key in ("rope_parameters", "rope_scaling"))
+        if options and older and options != older:
+            raise BadModel(
+                f"{self.files.path}: rope_parameters and rope_scaling differ; only one of them can be meant."
+            )
+        options = options or older
         return self._rope(options.get("full_attention", options), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
@@ -206,6 +225,16 @@ _ROPE_OPTIONS = {
 def _rope_numbers(files: ModelFiles, kind: str, options: Mapping[str, Any]) -> dict[str, float]:
     needed = _ROPE_OPTIONS.get(kind, ())
     return {key: _positive_number(files, f"{key} of the {kind} RoPE", options.get(key)) for key in needed}
+
+
+def _repeated(files: ModelFiles, pattern: object) -> list[object] | None:
+    """Return the kinds of layers that GPT-Neo writes down as ``[[["global", "local"], 12]]``; None for no pattern."""
+    if pattern is None:
+        return None
+    try:
+        return [kind for kinds, times in pattern for _ in range(min(times, _FEW)) for kind in kinds]  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise BadModel(f"{files.path}: attention_types is {pattern!r}, not lists of kinds and how often.") from error
 
 
 def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:

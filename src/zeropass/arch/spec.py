@@ -101,12 +101,16 @@ class Layout:
     ``optional`` are the tensors that a model may lack; any other that is missing is an error.
     ``copies`` are the names under which the embedding may lie, the module's own first, where a model has several that
     are one. ``head`` is the tensor that a model ties to its embedding, where no role of the layout is it.
+    ``switches`` are keys of the configuration that say whether a model has some of these: key -> the tensors, and
+    whether it has them where the key is not there.
     ``extra`` are stream vectors beyond the usual roles: address stem -> (tensor, side).
     ``through`` names, for one of these, the one that stands before it and the activation between them. A model that
     lacks it reads the stream itself.
     ``unread`` are regular expressions of tensors that hold no parameter of the stream.
     ``gain_offset`` is added to the gain of every norm: Gemma's files hold γ − 1.
-    ``constants`` are values that files of this kind never write down.
+    ``constants`` are values that files of this kind never write down. ``defaults`` are those that a configuration means
+    by having none of the keys of a name; a key that is null has been said.
+    ``harmless`` are regular expressions of keys that change nothing in this family, beside those of `keys`.
     """
 
     format: Format
@@ -114,6 +118,7 @@ class Layout:
     tensors: Mapping[str, Stored]
     prefixes: tuple[str, ...] = ("",)
     optional: tuple[str, ...] = ()
+    switches: Mapping[str, tuple[tuple[str, ...], bool]] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
     head: str = ""
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
@@ -121,6 +126,8 @@ class Layout:
     unread: tuple[str, ...] = ()
     gain_offset: float = 0.0
     constants: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    harmless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

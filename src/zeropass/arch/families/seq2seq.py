@@ -38,6 +38,7 @@ _T5_CONFIG = {
     "eps": ("layer_norm_epsilon",),
     "activation": ("dense_act_fn",),
 }
+_T5_HARMLESS = ("is_encoder_decoder", "num_decoder_layers", "scale_decoder_outputs", "is_gated_act")
 _T5_ENCODER = "encoder.block.{layer}.layer."
 _T5_DECODER = "decoder.block.{layer}.layer."
 _T5_PLAIN = ("relu", None)
@@ -71,6 +72,7 @@ T5_ENCODER = Family(
                 **_plain(_T5_ENCODER + "1.DenseReluDense"),
             },
             unread=(r"decoder\..*",),
+            harmless=_T5_HARMLESS,
         ),
     ),
     config={"activation": "relu", "eps": 1e-6},
@@ -119,6 +121,7 @@ T5_DECODER = replace(
                 r"encoder\..*",
                 r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # old files; unused
             ),
+            harmless=_T5_HARMLESS,
         ),
     ),
     notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",),
@@ -177,6 +180,7 @@ def _bart_config(stack: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+_BART_HARMLESS = ("is_encoder_decoder", "num_hidden_layers", "(encoder|decoder)_(layers|attention_heads|ffn_dim)")
 BART_ENCODER = Family(
     name="bart",
     model_types=("bart",),
@@ -194,6 +198,7 @@ BART_ENCODER = Family(
             copies=("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight"),
             head="^lm_head.weight",
             config=_bart_config("encoder"),
+            harmless=_BART_HARMLESS,
             tensors=_bart_stack("encoder"),
             unread=(r"\^final_logits_bias", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
         ),
@@ -216,6 +221,7 @@ BART_DECODER = replace(
             optional=("unembedding", "head_bias"),
             copies=("decoder.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight"),
             config=_bart_config("decoder"),
+            harmless=_BART_HARMLESS,
             tensors={
                 **_bart_stack("decoder"),
                 "unembedding": Stored("^lm_head.weight"),
