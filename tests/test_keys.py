@@ -309,6 +309,13 @@ def test_the_gelu_of_the_first_gemmas_is_its_approximation(name: str, tmp_path: 
         open_model(str(folder))
 
 
+def test_code_that_a_configuration_brings_is_a_note(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
+    assert not any("auto_map" in note for note in open_model(str(folder)).notes)
+    tiny.edit(folder, {"auto_map": {"AutoModel": "modeling_own.OwnModel"}})
+    assert any("read as those of a plain llama" in note for note in open_model(str(folder)).notes)
+
+
 def test_two_descriptions_of_the_rotary_positions_must_agree(tmp_path: Path) -> None:
     folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
     tiny.edit(folder, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}})

@@ -347,7 +347,7 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     names = frozenset(files.source.names())
     files = replace(files, notes=files.notes + refuse_quantised(files, names))
     family, layout = chosen(files, FAMILIES, stack)
-    check_keys(files, family, layout)
+    files = replace(files, notes=files.notes + check_keys(files, family, layout))
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)

@@ -81,8 +81,11 @@ _GGUF_USUAL: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def check_keys(files: ModelFiles, family: Family, layout: Layout) -> None:
-    """Raise UnknownFamily, naming them, for keys of a configuration that may change what the model computes."""
+def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, ...]:
+    """Return notes on keys that a user should know of.
+
+    Raises UnknownFamily, naming them, for keys of a configuration that may change what the model computes.
+    """
     used = set(_used(family, layout))
     unknown = [
         f"{key} is {_shown(value)}"
@@ -96,6 +99,11 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> None:
             f"{', '.join(unknown[:3])}{more}. They may change what the model computes; reading it would need a record "
             "of its own (docs/adding-a-family.md), or, where they change nothing, a configuration without them."
         )
+    if not files.config.get("auto_map"):
+        return ()
+    return (
+        f"The configuration names code of its own (auto_map), which is not read: the tensors are read as those of a plain {family.name}.",
+    )
 
 
 def is_harmless(files: ModelFiles, layout: Layout, key: str, value: object) -> bool:
