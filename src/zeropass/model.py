@@ -345,15 +345,15 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
     files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
-    files = replace(files, notes=files.notes + refuse_quantised(files, names))
+    quantised = refuse_quantised(files, names)
     family, layout = chosen(files, FAMILIES, stack)
-    files = replace(files, notes=files.notes + check_keys(files, family, layout))
+    keys = check_keys(files, family, layout)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
         raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
     tables = settle(files, family, layout, prefix, names)
-    layout, files = tables.layout, replace(files, notes=files.notes + tables.notes)
+    layout, files = tables.layout, replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, layout, prefix, names, tables.tied)
     check(files, family, layout, dims, prefix, names)
     return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)

@@ -102,7 +102,8 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, 
     if not files.config.get("auto_map"):
         return ()
     return (
-        f"The configuration names code of its own (auto_map), which is not read: the tensors are read as those of a plain {family.name}.",
+        "The configuration names code of its own (auto_map), which is not read: the tensors are read as those of a "
+        f"plain {family.name}.",
     )
 
 
