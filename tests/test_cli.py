@@ -1,5 +1,6 @@
 """The command line: its records, its messages, and what it must never print."""
 
+import hashlib
 import json
 import os
 import re
@@ -160,7 +161,8 @@ def test_svd_records(run: Run, llama: small.Built) -> None:
 def test_info_records(run: Run, llama: small.Built) -> None:
     model, atlas = run.json("info", llama.folder), run.json("info", llama.atlas.path)
     assert (model["family"], model["layers"], model["d"]) == ("llama", small.LAYERS, small.D)
-    assert model["sha256"] == atlas["weights_sha256"]
+    assert model["fingerprint"] == atlas["weights_sha256"] != model["sha256"]
+    assert model["sha256"] == atlas["sha256"] == hashlib.sha256(Path(model["files"][0]).read_bytes()).hexdigest()
     assert atlas["lists"] == llama.atlas.manifest["lists"]
     assert atlas["bytes"] > 0
 
@@ -172,8 +174,8 @@ def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
         (("explain", llama.folder, "L1.attn.3.qk"), ("query 16 after key", "exact")),
         (("explain", llama.folder, "L1.attn.3.vo", "--svd"), ("singular directions", "of the map")),
         (("find", llama.atlas.path, "babade"), ("tokens used", "sees", "is about to say", "writes", "other frames")),
-        (("info", llama.folder), ("llama", "sha256")),
-        (("info", llama.atlas.path), ("weights sha256", "lists")),
+        (("info", llama.folder), ("llama", "sha256", "fingerprint")),
+        (("info", llama.atlas.path), ("fingerprint", "sha256", "lists")),
         (("tour", llama.atlas.path), ("telling neurons", "Heads", "Next")),
     ):
         code, out, err = run(*arguments)

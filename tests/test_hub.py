@@ -174,7 +174,7 @@ def test_a_hub_model_opens(hub: Hub) -> None:
 
 def test_sharded_weights_are_fetched(hub: Hub) -> None:
     shards = {"model-00001-of-00002.safetensors": b"a", "model-00002-of-00002.safetensors": b"b"}
-    index = {"model.safetensors.index.json": b"{}"}
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()}
     hub.repos["owner/big"] = TEXT | shards | index | {"consolidated.safetensors": b"never"}
     assert names(fetch_hub("owner/big")) == {*TEXT, *shards, *index}
 

@@ -1,6 +1,6 @@
 """Records as text for a terminal: every token string is escaped before it is shown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -237,14 +237,23 @@ def facts_table(facts: dict[str, Any]) -> Table:
     for name, value in facts.items():
         if value in (None, {}, [], ()):
             continue
-        lines = value if name == "notes" else [_fact(value)]
+        lines = _LINES[name](value) if name in _LINES else [_fact(value)]
         for i, line in enumerate(lines):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
             table.add_row(label, Text(shown_text(str(line), limit=500)))
     return table
 
 
-_LABELS = {"local": "its layers", "local_rope": "their rope", "mlp": "MLP"}
+_LABELS = {"local": "its layers", "local_rope": "their rope", "mlp": "MLP", "weights_sha256": "fingerprint"}
+
+
+def _hash_lines(value: Any) -> list[str]:
+    """The hash of one file, or a line a file as ``sha256sum`` has it."""
+    return [f"{sha256}  {file}" for file, sha256 in value.items()] if isinstance(value, dict) else [value]
+
+
+_LINES: dict[str, Callable[[Any], Iterable[str]]] = {"notes": list, "sha256": _hash_lines}
+"""Facts that take several lines."""
 
 
 def _fact(value: Any) -> str:
