@@ -522,11 +522,28 @@ def test_what_transformers_reads_goes_first() -> None:
         *("model.fp16.safetensors", "pytorch_model.fp16.bin"),
     ]
     for i, name in enumerate(order):
-        choice = weight_names("x", order[i:])
+        choice = weight_names("x", order[i:], {})
         assert choice is not None
         assert (*choice.files, choice.index)[0] == name
         assert choice.suffix == name.removesuffix(".index.json").rpartition(".")[2]
-    assert weight_names("x", ["consolidated.safetensors", "adapter_model.safetensors", "model.onnx"]) is None
+    assert weight_names("x", ["consolidated.safetensors", "adapter_model.safetensors", "model.onnx"], {}) is None
+
+
+def test_weights_that_the_configuration_names_are_read(folder: Path, tensors: dict[str, Tensor]) -> None:
+    changed = tensors | {GATE: tensors[GATE] + 1}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(changed, folder / "new.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(changed, "new.safetensors")}
+    (folder / "new.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("new.safetensors", "new.safetensors.index.json"):
+        tiny.edit(folder, {"transformers_weights": name})
+        assert torch.equal(loaded(folder).model.layers[0].mlp.gate_proj.weight, changed[GATE])
+        assert torch.equal(open_model(str(folder)).matrix("gate", 0), changed[GATE])
+    (folder / "new.bin").touch()
+    for wrong in ("gone.safetensors", "../model/new.safetensors", "new.bin", "config.json", 7, ["new.safetensors"]):
+        tiny.edit(folder, {"transformers_weights": wrong})
+        with pytest.raises(BadModel, match=r"transformers_weights in config\.json is .*; it should be the name of"):
+            open_model(str(folder))
 
 
 @pytest.mark.parametrize(

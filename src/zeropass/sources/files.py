@@ -140,7 +140,7 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
         raise _no_config(folder, names)
     config = read_json(folder / "config.json")
     tokenizer_json = _tokenizer_json(folder)
-    choice = weight_names(str(folder), names)
+    choice = weight_names(str(folder), names, config)
     if choice is None:
         raise no_weights(str(folder), names)
     index = read_index(folder / choice.index) if choice.index else None

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
+from zeropass.sources.json_files import read_json
 from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_hub"]
@@ -50,19 +51,20 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     if not REPO_ID.fullmatch(repo_id) or not (revision is None or REVISION.fullmatch(revision)):
         raise BadModel(f"{named!r} is no hub id. {MODEL_FORMS}")
     folder = _snapshot(repo_id, revision, TEXT_FILES)
-    names = _listed(repo_id, revision)
-    if names is None:
-        if weight_names(named, [file.name for file in folder.iterdir()]) is None:
-            raise NotFetched(
-                f"The weights of {named} are not in the hub's cache, and the hub cannot be reached or "
-                "HF_HUB_OFFLINE is set."
-            )
-        return folder
+    listed = _listed(repo_id, revision)
+    names = [file.name for file in folder.iterdir()] if listed is None else listed
     if "config.json" not in names:
         raise no_config(named, names)
-    choice = weight_names(named, names)
+    choice = weight_names(named, names, read_json(folder / "config.json"))
+    if choice is None and listed is None:
+        raise NotFetched(
+            f"The weights of {named} are not in the hub's cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
+            "set."
+        )
     if choice is None:
         raise no_weights(named, names)
+    if listed is None:
+        return folder
     if choice.index:
         index = _snapshot(repo_id, revision, [*TEXT_FILES, choice.index]) / choice.index
         return _snapshot(repo_id, revision, [*TEXT_FILES, choice.index, *sorted(set(read_index(index).values()))])

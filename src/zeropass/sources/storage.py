@@ -5,6 +5,7 @@ Keys and endpoints are those of the storage's own tools; each kind needs its fss
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zeropass.disk import beside
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import cache_folder
 from zeropass.sources.hub import TEXT_FILES
+from zeropass.sources.json_files import read_json
 from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_url", "is_url"]
@@ -54,10 +56,7 @@ def _fetch_gguf(storage: Any, path: str, folder: Path) -> list[str]:
     parent, _, own = path.rpartition("/")
     parts = gguf_parts(own)
     there = {own: path} if len(parts) == 1 else _listed(storage, parent)
-    names = [name for name in parts if name in there]
-    for name in names:
-        _fetch(storage, there[name], folder / name)
-    return names
+    return _fetch_all(storage, there, folder, parts)
 
 
 def _fetch_folder(storage: Any, path: str, folder: Path, url: str) -> list[str]:
@@ -65,16 +64,21 @@ def _fetch_folder(storage: Any, path: str, folder: Path, url: str) -> list[str]:
     there = _listed(storage, path)
     if "config.json" not in there:
         raise no_config(url, list(there))
-    choice = weight_names(url, list(there))
+    texts = _fetch_all(storage, there, folder, TEXT_FILES)
+    choice = weight_names(url, list(there), read_json(folder / "config.json"))
     if choice is None:
         raise no_weights(url, list(there))
-    names = [name for name in (*TEXT_FILES, *choice.files, choice.index) if name in there]
-    for name in names:
+    weights = _fetch_all(storage, there, folder, [*choice.files, choice.index])
+    shards = sorted(set(read_index(folder / choice.index).values())) if choice.index else []
+    return texts + weights + _fetch_all(storage, there, folder, shards)
+
+
+def _fetch_all(storage: Any, there: Mapping[str, str], folder: Path, names: Iterable[str]) -> list[str]:
+    """Fetch those of some files that are there; gives their names."""
+    fetched = [name for name in names if name in there]
+    for name in fetched:
         _fetch(storage, there[name], folder / name)
-    shards = sorted(set(read_index(folder / choice.index).values()) & there.keys()) if choice.index else []
-    for name in shards:
-        _fetch(storage, there[name], folder / name)
-    return names + shards
+    return fetched
 
 
 def _listed(storage: Any, path: str) -> dict[str, str]:

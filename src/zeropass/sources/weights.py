@@ -2,9 +2,10 @@
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from zeropass.errors import BadModel
 from zeropass.sources.demo import MODEL_FORMS
@@ -57,14 +58,17 @@ class WeightNames:
     notes: tuple[str, ...] = ()
 
 
-def weight_names(folder: str, names: Collection[str]) -> WeightNames | None:
+def weight_names(folder: str, names: Collection[str], config: Mapping[str, Any]) -> WeightNames | None:
     """Choose the weights among the names of a folder, None if it has none that are read.
 
-    What transformers reads comes first, as it chooses. Only where there is none of that: shards without an index,
-    then files of a variant (``model.fp16.safetensors``).
+    What transformers reads comes first, as it chooses: what config.json itself names, then files of the usual names.
+    Only where there is none of that: shards without an index, then files of a variant (``model.fp16.safetensors``).
 
-    Raises BadModel, naming ``folder``, for shards without an index that are not all there, and for several variants.
+    Raises BadModel, naming ``folder``, for shards without an index that are not all there, for several variants, and
+    where config.json names what is not there.
     """
+    if (stated := config.get("transformers_weights")) is not None:
+        return _stated(folder, names, stated)
     return next((choice for choice in _choices(folder, names) if choice), None)
 
 
@@ -117,6 +121,19 @@ def gguf_parts(name: str) -> tuple[str, ...]:
 def _usual(stem: str, suffix: str, variant: str = "") -> tuple[str, str]:
     """The name of the one file and that of the index."""
     return f"{stem}{variant}.{suffix}", f"{stem}.{suffix}.index{variant}.json"
+
+
+def _stated(folder: str, names: Collection[str], name: Any) -> WeightNames:
+    """The weights, or their index, that config.json names under ``transformers_weights``."""
+    if isinstance(name, str) and PLAIN_NAME.fullmatch(name) and name in names:
+        if name.endswith(".safetensors"):
+            return WeightNames("safetensors", (name,))
+        if name.endswith(".safetensors.index.json"):
+            return WeightNames("safetensors", index=name)
+    raise BadModel(
+        f"{folder}: transformers_weights in config.json is {name!r}; it should be the name of a .safetensors file that "
+        "is there, or of an index of such files."
+    )
 
 
 def _choices(folder: str, names: Collection[str]) -> Iterator[WeightNames | None]:
