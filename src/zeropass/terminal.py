@@ -240,7 +240,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
         lines = _LINES[name](value) if name in _LINES else [_fact(value)]
         for i, line in enumerate(lines):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
-            table.add_row(label, Text(shown_text(str(line), limit=500)))
+            table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash is shown whole
     return table
 
 
