@@ -293,6 +293,12 @@ def test_what_would_be_read_is_fetched_and_nothing_else(
     assert set(hub.gets) == expected
 
 
+def test_weights_that_the_configuration_names_are_fetched(hub: Hub) -> None:
+    config = {"config.json": json.dumps({"transformers_weights": "new.safetensors"}).encode()}
+    hub.repos["owner/named"] = TEXT | config | NAMED | {"model.safetensors": b"m"}
+    assert names(fetch_hub("owner/named")) == {*TEXT, "new.safetensors"}
+
+
 def test_an_index_that_leaves_its_folder_fetches_nothing(hub: Hub) -> None:
     hub.repos["owner/bad"] = TEXT | index_of("../x.safetensors") | SHARD
     with pytest.raises(BadModel, match="only a plain file name is right"):

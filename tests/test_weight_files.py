@@ -305,6 +305,21 @@ def test_a_split_file_is_opened_as_one_from_any_of_its_parts(split: list[Path]) 
         assert model.sha256 == {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in split}
 
 
+@pytest.mark.parametrize("size", [1, 5, 19])
+def test_however_it_is_split_it_is_the_whole(
+    saved: Path, split: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(gguf, "GGUFWriter", partial(gguf.GGUFWriter, split_max_tensors=size))
+    convert(saved, tmp_path / "m.gguf")
+    whole = GgufSource(split[0].with_name("whole.gguf"))
+    parts = sorted(tmp_path.glob("m-*"))
+    assert len(parts) == -(-len(whole.names()) // size) > 1
+    source = GgufSource(parts[-1])
+    assert source.names() == whole.names()
+    for name in whole.names():
+        np.testing.assert_array_equal(source.rows(name, 1), whole.rows(name, 1))
+
+
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_a_missing_part_is_named(parts: list[Path], gone: int) -> None:
     parts[gone].unlink()

@@ -311,8 +311,8 @@ def _check_parts(parts: Mapping[Path, _Header]) -> None:
     first = next(iter(parts.values()))
     home: dict[str, Path] = {}
     for number, (file, part) in enumerate(parts.items()):
-        if (said := part.metadata.get(SPLIT_NUMBER)) != number:
-            raise BadModel(f"{file}: {SPLIT_NUMBER} is {said!r}; by its name it should be {number}.")
+        if (stated := part.metadata.get(SPLIT_NUMBER)) != number:
+            raise BadModel(f"{file}: {SPLIT_NUMBER} is {stated!r}; by its name it should be {number}.")
         for key, value in part.metadata.items():
             if key not in OWN_KEYS and first.metadata.get(key, value) != value:
                 raise BadModel(f"{file}: {key} is not what {Path(first.path).name} says; they are parts of two models.")
@@ -320,8 +320,8 @@ def _check_parts(parts: Mapping[Path, _Header]) -> None:
             if name in home:
                 raise BadModel(f"{file}: tensor {name!r} is also in {home[name].name}; it must be in one part.")
             home[name] = file
-    if (said := first.metadata.get(SPLIT_TENSORS)) != len(home):
-        raise BadModel(f"{first.path}: {SPLIT_TENSORS} is {said!r}, but its {len(parts)} parts hold {len(home)}.")
+    if (stated := first.metadata.get(SPLIT_TENSORS)) != len(home):
+        raise BadModel(f"{first.path}: {SPLIT_TENSORS} is {stated!r}, but its {len(parts)} parts hold {len(home)}.")
 
 
 def _type_name(type_id: int) -> str:

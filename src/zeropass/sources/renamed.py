@@ -66,11 +66,11 @@ def without_wrapper(source: TensorSource, fits: Callable[[Collection[str]], bool
     """
     names = source.names()
     wrapper = ""
-    while not fits({name.removeprefix(wrapper) for name in names}):
-        more = next((one for one in WRAPPERS if all(name.startswith(wrapper + one) for name in names)), None)
-        if more is None or not names:
+    while names and not fits({name.removeprefix(wrapper) for name in names}):
+        inner = next((inner for inner in WRAPPERS if all(name.startswith(wrapper + inner) for name in names)), None)
+        if inner is None:
             return source, ""
-        wrapper += more
+        wrapper += inner
     return (Renamed(source, {name.removeprefix(wrapper): name for name in names}), wrapper) if wrapper else (source, "")
 
 

@@ -53,9 +53,9 @@ def fetch_url(url: str) -> Path:
 
 def _fetch_gguf(storage: Any, path: str, folder: Path) -> list[str]:
     """Fetch a GGUF file, or of a split one all parts that are there; gives their names."""
-    parent, _, own = path.rpartition("/")
-    parts = gguf_parts(own)
-    there = {own: path} if len(parts) == 1 else _listed(storage, parent)
+    parent, _, name = path.rpartition("/")
+    parts = gguf_parts(name)
+    there = {name: path} if len(parts) == 1 else _listed(storage, parent)
     return _fetch_all(storage, there, folder, parts)
 
 

@@ -86,7 +86,7 @@ def no_weights(folder: str, names: Collection[str]) -> BadModel:
 
 def _other_weights(names: Collection[str]) -> str:
     """Name the weight files that are not read, with the way from there; empty where there are none."""
-    plain = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, one) for one in _TRAINING)]
+    plain = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _TRAINING)]
     for pattern, way in _OTHERS:
         if others := fnmatch.filter(plain, pattern):
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
