@@ -1,6 +1,6 @@
 """Records as text for a terminal: every token string is escaped before it is shown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -237,8 +237,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
     for name, value in facts.items():
         if value in (None, {}, [], ()):
             continue
-        lines = _LINES[name](value) if name in _LINES else [_fact(value)]
-        for i, line in enumerate(lines):
+        for i, line in enumerate(_lines(name, value)):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
             table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash is shown whole
     return table
@@ -247,13 +246,13 @@ def facts_table(facts: dict[str, Any]) -> Table:
 _LABELS = {"local": "its layers", "local_rope": "their rope", "mlp": "MLP", "weights_sha256": "fingerprint"}
 
 
-def _hash_lines(value: Any) -> list[str]:
-    """The hash of one file, or a line a file as ``sha256sum`` has it."""
-    return [f"{sha256}  {file}" for file, sha256 in value.items()] if isinstance(value, dict) else [value]
-
-
-_LINES: dict[str, Callable[[Any], Iterable[str]]] = {"notes": list, "sha256": _hash_lines}
-"""Facts that take several lines."""
+def _lines(name: str, value: Any) -> Sequence[Any]:
+    """A fact in lines: notes a line each, hashes a line a file as ``sha256sum`` has them, everything else one."""
+    if name == "notes" and isinstance(value, list | tuple):
+        return value
+    if name == "sha256" and isinstance(value, dict):
+        return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    return [_fact(value)]
 
 
 def _fact(value: Any) -> str:

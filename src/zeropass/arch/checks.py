@@ -48,7 +48,7 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
         raise UnknownFamily(
             f"{files.path}: {key} is {kind!r}; the family {named[0].name} is known, but not as a "
-            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[one] for one in sorted(formats))}."
+            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[form] for form in sorted(formats))}."
         )
     for family in stored:
         layout = family.layout(files.format)
