@@ -232,7 +232,7 @@ def test_a_part_of_a_gguf_file_is_no_model(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     said = refusal(path, BadModel)
-    for part in (str(path), "3 parts", "llama-gguf-split --merge"):
+    for part in (str(path), "3 parts", "model-00002-of-00003.gguf, model-00003-of-00003.gguf cannot be found"):
         assert part in said
 
 

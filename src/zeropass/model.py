@@ -24,9 +24,9 @@ from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positio
 from zeropass.arch.tables import settle
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
-from zeropass.sources.files import ModelFiles, fingerprint, open_files
+from zeropass.sources.files import ModelFiles, open_files
 from zeropass.sources.gguf import requantised
-from zeropass.sources.renamed import with_today_names
+from zeropass.sources.renamed import today, with_today_names, without_wrapper
 from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import Vocabulary
 
@@ -61,8 +61,14 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weight files."""
-        return fingerprint(self.files.weight_files)
+        """SHA-256 over the sizes and contents of all weight files: what caches and atlases know the weights by."""
+        return self.files.hashes.fingerprint
+
+    @property
+    def sha256(self) -> str | dict[str, str]:
+        """The SHA-256 of the weight file, as ``sha256sum`` prints it; of several, of each by its name."""
+        each = self.files.hashes.sha256
+        return each if len(each) > 1 else next(iter(each.values()))
 
     @property
     def size(self) -> int:
@@ -181,7 +187,8 @@ class Model:
             "types": dict(types),
             "files": [str(path) for path in self.files.weight_files],
             "bytes": self.size,
-            "sha256": self.fingerprint,
+            "sha256": self.sha256,
+            "fingerprint": self.fingerprint,
         }
 
     @cached_property
@@ -348,6 +355,7 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     quantised = refuse_quantised(files, names)
     family, layout = chosen(files, FAMILIES, stack)
     keys = check_keys(files, family, layout)
+    files, names = _unwrapped(files, layout)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
@@ -356,7 +364,28 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     layout, files = tables.layout, replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, layout, prefix, names, tables.tied)
     check(files, family, layout, dims, prefix, names)
+    _refuse_unindexed(files, layout, dims, prefix)
     return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
+
+
+def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
+    """The files with the names that a record has, and these names: those of a wrapper around the model are stripped."""
+    source, wrapper = without_wrapper(files.source, lambda names: prefix_of(layout, frozenset(names)) is not None)
+    if wrapper:
+        note = f"All names of tensors begin with {wrapper!r}, which is a wrapper's and was left out."
+        unindexed = frozenset(name.removeprefix(wrapper) for name in files.unindexed)
+        files = replace(files, source=source, notes=(*files.notes, note), unindexed=unindexed)
+    return files, frozenset(source.names())
+
+
+def _refuse_unindexed(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str) -> None:
+    """Refuse a tensor of the model that only the index lacks: transformers would load it, and read another model."""
+    read = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    if left := sorted(read.intersection(map(today, files.unindexed))):
+        raise BadModel(
+            f"{files.source.path}: tensor {left[0]!r} is in a shard, but the index does not name it, so that it is not "
+            "clear whether it is part of the model. Add it to the index or take it out of the shard."
+        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -13,7 +13,16 @@ from zeropass.sources.files import ModelFiles
 
 _GUIDE = "(docs/adding-a-family.md)"
 
-__all__ = ["check", "chosen", "records", "refuse_quantised"]
+__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
+
+LLAMA_CPP_NAMES = {
+    "gptneox": "gpt_neox",
+    "modern-bert": "modernbert",
+    "phi2": "phi",
+    "qwen3moe": "qwen3_moe",
+    "t5encoder": "t5",
+}
+"""What llama.cpp calls families in ``general.architecture`` where transformers' ``model_type`` is another name."""
 
 
 def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tuple[Family, Layout]:
@@ -24,7 +33,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     families = tuple(families)
     key = "general.architecture" if files.format == "gguf" else "model_type"
     kind = files.config.get(key)
-    named = [family for family in families if kind in family.model_types]
+    name = LLAMA_CPP_NAMES.get(kind, kind) if files.format == "gguf" and isinstance(kind, str) else kind
+    named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
         raise BadOption(f"{files.path}: a {kind} has one stack of layers; open it without #{stack}.")
     named = [family for family in named if family.stack in ("", stack or "encoder")]
@@ -38,8 +48,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     if not stored:
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
         raise UnknownFamily(
-            f"{files.path}: family {kind!r} is known, but not as a {files.format} file; "
-            f"known there: {', '.join(sorted(formats))}."
+            f"{files.path}: {key} is {kind!r}; the family {named[0].name} is known, but not as a "
+            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[form] for form in sorted(formats))}."
         )
     for family in stored:
         layout = family.layout(files.format)
@@ -51,6 +61,9 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
         f"Reading it would need a record of its own {_GUIDE}."
     )
 
+
+_FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": "GGUF file"}
+"""What a user gives a model as, by its format."""
 
 _NO_TRANSFORMER = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
