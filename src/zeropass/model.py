@@ -149,7 +149,7 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
-        return (*notes_of(self.family, self.dims), *self.files.notes)
+        return (*notes_of(self.family, self.dims), *self.files.notes, *self.vocab.notes)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -369,9 +369,11 @@ def _carried(read: Tensor, device: torch.device) -> Tensor:
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
     if files.format == "gguf":
-        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab)
+        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, str(files.path))
     elif files.tokenizer_json is not None:
-        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab)
+        path = files.path / "tokenizer.json"
+        where = path if path.is_file() else files.path  # built from other files of the folder
+        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(where))
     else:
         raise BadModel(f"{files.path}: there is no tokenizer.json to name the tokens.")
     if vocab.size != dims.vocab:

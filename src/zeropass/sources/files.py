@@ -1,30 +1,26 @@
 """From what a user calls a model to its files: configuration, tokenizer, weights."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
 from zeropass.errors import BadModel
 from zeropass.sources.base import TensorSource
 from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
+from zeropass.sources.json_files import read_json
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.sources.storage import fetch_url, is_url
+from zeropass.sources.tokenizers import tokenizer_json
 from zeropass.sources.torchbin import TorchBinSource
 
 __all__ = ["ModelFiles", "fingerprint", "open_files"]
 
 CHUNK = 1 << 20
-MAX_JSON = 256 << 20
-"""Largest JSON file that is read, in bytes; the largest tokenizers have some tens of millions."""
-
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
 """A file name that is no path, hidden file or terminal escape."""
 
@@ -39,10 +35,6 @@ WEIGHT_FILES: tuple[tuple[str, OpenSource], ...] = (
     ("model.pt", TorchBinSource),
 )
 """Names of weight files in a folder; the first that is there is used. An index names the shards."""
-
-
-USUAL_SPECIAL_TOKENS = ["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-"""Special tokens of GPT-2 and BERT, whose older folders do not name them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,7 @@ def _open_gguf(name: str, path: Path) -> ModelFiles:
 def _open_folder(name: str, folder: Path) -> ModelFiles:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
+            base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
             raise BadModel(
                 f"{folder} is an adapter and no model: give the model that it was trained on ({base}), and the adapter "
                 "by --adapter."
@@ -138,40 +130,20 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
         ggufs = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
         hint = f" It has {ggufs}: give the file itself." if ggufs else f" {MODEL_FORMS}"
         raise BadModel(f"{folder} has no config.json.{hint}")
-    config = _read_json(folder / "config.json")
-    tokenizer_json = _tokenizer_json(folder)
+    config = read_json(folder / "config.json")
+    tokenizer = tokenizer_json(folder)
     for file, opener in WEIGHT_FILES:
         if (folder / file).is_file():
             index = _read_index(folder / file) if file.endswith(".index.json") else None
             files = _shards(folder, index) if index is not None else (folder / file,)
-            return ModelFiles(name, "hf", folder, config, opener(files, index), tokenizer_json, {}, files)
+            return ModelFiles(name, "hf", folder, config, opener(files, index), tokenizer, {}, files)
     known = ", ".join(file for file, _ in WEIGHT_FILES)
     raise BadModel(f"{folder} has no weights; it should have one of {known}.")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises BadModel for anything else."""
-    try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise BadModel(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise BadModel(f"{path} holds a JSON {type(content).__name__}; it should hold an object.")
-    return content
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if (size := path.stat().st_size) > MAX_JSON:
-            raise BadModel(f"{path} has {size} bytes; more than {MAX_JSON} are not read.")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error}.") from error
-
-
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name to shard, each shard a plain file name: the index cannot point out of its folder."""
-    index = _read_json(path).get("weight_map")
+    index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise BadModel(f"{path} has no weight_map; it should name the shard of each tensor.")
     for tensor, shard in index.items():
@@ -186,48 +158,3 @@ def _shards(folder: Path, index: Mapping[str, str]) -> tuple[Path, ...]:
     if missing:
         raise BadModel(f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing[:5])}.")
     return files
-
-
-def _tokenizer_json(folder: Path) -> bytes:
-    """Content of tokenizer.json, or the same built from the vocabulary files of older models."""
-    has = {file.name for file in folder.iterdir() if file.is_file()}
-    if "tokenizer.json" in has:
-        return _read_bytes(folder / "tokenizer.json")
-    try:
-        if {"vocab.json", "merges.txt"} <= has:
-            return _with_special_tokens(_byte_level_bpe(folder), folder)
-        if "vocab.txt" in has:
-            return _with_special_tokens(_word_piece(folder), folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise BadModel(f"{folder}: its vocabulary files cannot be read: {error}.") from error
-    raise BadModel(f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, nor vocab.txt).")
-
-
-def _byte_level_bpe(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _word_piece(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))  # noqa: S106
-    lowercase = bool(_settings(folder, "tokenizer_config.json").get("do_lower_case", True))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-
-def _settings(folder: Path, name: str) -> dict[str, Any]:
-    return _read_json(folder / name) if (folder / name).is_file() else {}
-
-
-def _with_special_tokens(tokenizer: Tokenizer, folder: Path) -> bytes:
-    """Mark the special tokens that the folder names and the vocabulary has; ids stay as they are."""
-    named = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
-    found = [named[key] for key in named if key.endswith("_token")] + USUAL_SPECIAL_TOKENS
-    texts = [token.get("content") if isinstance(token, dict) else token for token in found]
-    known = tokenizer.get_vocab()
-    tokenizer.add_special_tokens([text for text in texts if isinstance(text, str) and text in known])
-    return tokenizer.to_str().encode()

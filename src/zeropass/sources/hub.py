@@ -18,22 +18,14 @@ from huggingface_hub.errors import (
 
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
+from zeropass.sources.tokenizers import TOKENIZER_FILES, VOCABULARIES
 
 __all__ = ["fetch_hub"]
 
 REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
-TEXT_FILES = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-]
+TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model*-of-*.safetensors"]
 PYTORCH = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*-of-*.bin"]
 
@@ -53,6 +45,8 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     folder = _snapshot(repo_id, revision, TEXT_FILES + SAFETENSORS)
     if not any(folder.glob("*.safetensors")):
         folder = _snapshot(repo_id, revision, TEXT_FILES + PYTORCH)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        folder = _snapshot(repo_id, revision, [*VOCABULARIES])
     return folder
 
 

@@ -15,6 +15,7 @@ from zeropass.disk import beside
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS, cache_folder
 from zeropass.sources.hub import PYTORCH, SAFETENSORS, TEXT_FILES
+from zeropass.sources.tokenizers import VOCABULARIES
 
 __all__ = ["fetch_url", "is_url"]
 
@@ -50,7 +51,9 @@ def _names(storage: Any, path: str, url: str) -> dict[str, str]:
         return {Path(path).name: path}
     found = {entry.rstrip("/").rpartition("/")[2]: entry for entry in storage.ls(path, detail=False)}
     weights = SAFETENSORS if any(name.endswith(".safetensors") for name in found) else PYTORCH
-    wanted = [name for name in found if any(fnmatch.fnmatch(name, p) for p in TEXT_FILES + weights)]
+    vocabularies = [] if "tokenizer.json" in found else [*VOCABULARIES]
+    patterns = TEXT_FILES + vocabularies + weights
+    wanted = [name for name in found if any(fnmatch.fnmatch(name, p) for p in patterns)]
     if "config.json" not in wanted:
         raise BadModel(f"{url} has no config.json. {MODEL_FORMS}")
     return {name: found[name] for name in wanted}

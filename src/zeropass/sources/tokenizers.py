@@ -1,0 +1,255 @@
+"""The tokenizer of a model's folder as the content of a ``tokenizer.json``, whatever files it is kept in.
+
+Added tokens are those that transformers adds (5.24, ``PreTrainedTokenizerBase._from_pretrained``): ``added_tokens`` of
+tokenizer.json, then ``added_tokens_decoder`` of tokenizer_config.json or else added_tokens.json, then the special
+tokens that the folder names. Unlike there, a stated id that a token does not get is refused.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from zeropass.errors import BadModel
+from zeropass.sources.json_files import read_bytes, read_json
+from zeropass.sources.sentencepiece import sentencepiece_spec
+from zeropass.sources.tekken import tekken_spec
+from zeropass.tokenizer_json import FLAGS, Spec, added_tokens, assigned_ids, model_ids, refusing, whole_number
+
+__all__ = ["TOKENIZER_FILES", "VOCABULARIES", "tokenizer_json"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+"""What is read of a folder's tokenizer."""
+
+VOCABULARIES = ("*.model", "*.model.v*", "*.tiktoken", "*tekken*.json")
+"""Vocabularies of other libraries; looked at, or named, where there is no other."""
+
+USUAL_SPECIAL_TOKENS = ("<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Special tokens of GPT-2 and BERT, whose older folders do not name them."""
+
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Settings that name a special token, in the order in which transformers adds them; others end in _token too."""
+
+PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3")
+"""Model types whose tokens have the ids of SentencePiece's pieces; others move them."""
+
+Token = dict[str, Any]
+"""An added token with its content and flags, as tokenizer.json spells them."""
+
+
+def tokenizer_json(folder: Path) -> bytes:
+    """Return the content of tokenizer.json with the tokens that other files add, or the same built from a vocabulary.
+
+    Raises BadModel, naming the files that are there, for a tokenizer that is kept in none that is read.
+    """
+    has = {file.name for file in folder.iterdir() if file.is_file()}
+    tokens, named = _stated(folder), _named(folder)
+    if "tokenizer.json" in has:
+        data = read_bytes(folder / "tokenizer.json")
+        return _with_added(data, tokens, named, folder) if tokens or named else data
+    with refusing(f"{folder}: its vocabulary files cannot be read"):
+        spec = _built(folder, has)
+    if spec is None:
+        raise BadModel(_nothing_to_read(folder))
+    known = model_ids(spec["model"])
+    usual = [_special(text) for text in USUAL_SPECIAL_TOKENS if text in known]
+    return _with_added(json.dumps(spec).encode(), tokens, [*named, *usual], folder)
+
+
+def _built(folder: Path, has: set[str]) -> Spec | None:
+    """A tokenizer.json built from other files; None if there are none that are read."""
+    if {"vocab.json", "merges.txt"} <= has:
+        return _spec_of(_byte_level_bpe(folder))
+    if "vocab.txt" in has:
+        return _spec_of(_word_piece(folder))
+    if "tekken.json" in has:
+        return _tekken(folder / "tekken.json")
+    if "tokenizer.model" in has:
+        return _sentencepiece(folder / "tokenizer.model")
+    return None
+
+
+def _nothing_to_read(folder: Path) -> str:
+    there = sorted(
+        {file.name for pattern in (*VOCABULARIES, "vocab.json", "merges.txt") for file in folder.glob(pattern)}
+    )
+    if there:
+        return f"{folder} has no tokenizer.json, and {', '.join(there)} cannot be read here. {_way(folder)}"
+    return f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, vocab.txt, tekken.json, tokenizer.model)."
+
+
+def _way(folder: Path, library: str = "") -> str:
+    """How to get a tokenizer.json from what is there."""
+    needs = f" (with {library} installed)" if library else ""
+    return (
+        f"Write it with transformers{needs}: AutoTokenizer.from_pretrained({str(folder)!r})"
+        f".save_pretrained({str(folder)!r})."
+    )
+
+
+def _spec_of(tokenizer: Tokenizer) -> Spec:
+    spec: Spec = json.loads(tokenizer.to_str())
+    return spec
+
+
+def _byte_level_bpe(folder: Path) -> Tokenizer:
+    prefixed = bool(_settings(folder, "tokenizer_config.json").get("add_prefix_space", False))
+    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefixed)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _word_piece(folder: Path) -> Tokenizer:
+    settings = _settings(folder, "tokenizer_config.json")
+    tokenizer = Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=bool(settings.get("do_lower_case", True)),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _tekken(path: Path) -> Spec:
+    try:
+        return tekken_spec(read_json(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+        raise BadModel(f"{path} cannot be read: {why}. {_way(path.parent, 'mistral-common')}") from error
+
+
+def _sentencepiece(path: Path) -> Spec:
+    kind = _settings(path.parent, "config.json").get("model_type")
+    try:
+        if kind not in PIECES_BY_ID:
+            raise ValueError(f"which ids a {kind} gives to its pieces is not known")
+        return sentencepiece_spec(read_bytes(path), str(path))
+    except ValueError as error:
+        library = "sentencepiece or, if it is tiktoken's, tiktoken"
+        raise BadModel(f"{path} cannot be read: {error}. {_way(path.parent, library)}") from error
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}
+
+
+def _stated(folder: Path) -> dict[int, Token]:
+    """Added tokens by the ids that tokenizer_config.json states, or else added_tokens.json, in order."""
+    settings, beside = _settings(folder, "tokenizer_config.json"), _settings(folder, "added_tokens.json")
+    special = {token["content"] for token in _named(folder)}
+    tokens: dict[int, Token] = {}
+    for content, i in beside.items():
+        flags = FLAGS | {"special": content in special, "normalized": content not in special}
+        _put(tokens, i, {"content": content, **flags}, folder / "added_tokens.json")
+    if (decoder := settings.get("added_tokens_decoder")) is None:
+        return dict(sorted(tokens.items()))
+    path = folder / "tokenizer_config.json"
+    stated: dict[int, Token] = {}
+    if not isinstance(decoder, dict):
+        raise BadModel(f"{path}: added_tokens_decoder is {decoder!r}; it should be an object.")
+    for i, token in decoder.items():
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not i.isdecimal():
+            raise BadModel(f"{path}: added_tokens_decoder has {i!r}: {token!r}; it should be an id and a token.")
+        _put(stated, int(i), _flagged(token), path)
+    contents = {token["content"]: i for i, token in stated.items()}
+    for i, token in tokens.items():
+        there = stated.get(i, token)["content"]
+        if there != token["content"] or contents.get(there, i) != i:
+            raise BadModel(
+                f"{folder}: added_tokens.json gives the id {i} to {token['content']!r}, and tokenizer_config.json "
+                f"{'that id to ' + repr(there) if there != token['content'] else f'the id {contents[there]}'}."
+            )
+    return dict(sorted(stated.items()))
+
+
+def _put(tokens: dict[int, Token], i: object, token: Token, path: Path) -> None:
+    """Add a token under its id. Raises BadModel for what is no id, and for one that another token has."""
+    try:
+        number = whole_number(i, token["content"])
+    except ValueError as error:
+        raise BadModel(f"{path}: {error}.") from error
+    if tokens.setdefault(number, token) is not token:
+        raise BadModel(f"{path}: {tokens[number]['content']!r} and {token['content']!r} have the same id {number}.")
+
+
+def _named(folder: Path) -> list[Token]:
+    """Special tokens that the folder names, in the order in which transformers adds them."""
+    settings = _settings(folder, "tokenizer_config.json")
+    if settings.get("added_tokens_decoder") is None:  # else transformers does not look at the older file
+        settings = settings | _settings(folder, "special_tokens_map.json")
+    values = [settings.get(key) for key in SPECIAL_NAMES]
+    values += [v for key, v in settings.items() if key.endswith("_token") and key not in SPECIAL_NAMES]
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    values += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    return list(_tokens(values))
+
+
+def _tokens(values: list[Any]) -> Iterator[Token]:
+    for value in values:
+        if isinstance(value, str) and value:
+            yield _special(value)
+        elif isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
+            yield _flagged(value) | {"special": True}
+
+
+def _special(content: str) -> Token:
+    return {"content": content, **FLAGS, "special": True}
+
+
+def _flagged(token: dict[str, Any]) -> Token:
+    """A token with its flags, those left out as the library has them."""
+    special = bool(token.get("special", False))
+    flags = {name: bool(token.get(name, False)) for name in ("single_word", "lstrip", "rstrip")}
+    return {
+        "content": token["content"],
+        **flags,
+        "special": special,
+        "normalized": token.get("normalized", not special),
+    }
+
+
+def _with_added(data: bytes, stated: dict[int, Token], named: list[Token], folder: Path) -> bytes:
+    """A tokenizer.json with further tokens, each under the id that it gets.
+
+    Raises BadModel, naming token and ids, where that is not the one that is stated.
+    """
+    try:
+        spec = json.loads(data)
+        ids, present = model_ids(spec["model"]), added_tokens(spec)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return data  # refused where it is read
+    known = {str(token["content"]): i for i, token in present.items()}
+    first_of: dict[str, Token] = {}
+    for token in named:
+        first_of.setdefault(token["content"], token)
+    further = [token for i, token in stated.items() if i not in present]
+    listed = {token["content"] for token in further} | known.keys()
+    further += [token for content, token in first_of.items() if content not in listed]
+    given = assigned_ids(ids, [*known, *(token["content"] for token in further)])
+    for i, token in stated.items():
+        content = token["content"]
+        if i not in present and given[content] != i:
+            raise BadModel(
+                f"{folder}: added tokens give the id {i} to {content!r}, to which the tokenizer gives {given[content]}."
+            )
+    added = {t["content"]: t | {"id": given[t["content"]]} for t in further if t["content"] not in known}
+    if not added:
+        return data
+    spec["added_tokens"] = [
+        *(spec.get("added_tokens") or []),
+        *(token | {"special": token["special"] or content in first_of} for content, token in added.items()),
+    ]
+    return json.dumps(spec).encode()
