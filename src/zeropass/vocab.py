@@ -389,6 +389,8 @@ def _from_spec(
     pieces = [names.get(i, "") for i in range(rows)]
     empty = np.array([not p or _RESERVED.fullmatch(p) is not None for p in pieces], dtype=np.bool_)
     empty |= _flags(rows, unused)
+    if empty.all():
+        raise BadModel(f"{path} has no token that stands for anything.")
     special = _flags(rows, (i for i, t in added.items() if t.get("special")))
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")

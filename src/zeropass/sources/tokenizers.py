@@ -148,31 +148,43 @@ def _settings(folder: Path, name: str) -> dict[str, Any]:
 
 def _stated(folder: Path) -> dict[int, Token]:
     """Added tokens by the ids that tokenizer_config.json states, or else added_tokens.json, in order."""
-    settings, beside = _settings(folder, "tokenizer_config.json"), _settings(folder, "added_tokens.json")
+    older, stated = _of_added_tokens(folder), _of_decoder(folder)
+    if stated is None:
+        return dict(sorted(older.items()))
+    ids = {token["content"]: i for i, token in stated.items()}
+    for i, token in older.items():
+        content = token["content"]
+        if stated.get(i, token)["content"] != content or ids.get(content, i) != i:
+            raise BadModel(
+                f"{folder}: added_tokens.json gives the id {i} to {content!r}; the added_tokens_decoder of "
+                "tokenizer_config.json says otherwise."
+            )
+    return dict(sorted(stated.items()))
+
+
+def _of_added_tokens(folder: Path) -> dict[int, Token]:
     special = {token["content"] for token in _named(folder)}
     tokens: dict[int, Token] = {}
-    for content, i in beside.items():
+    for content, i in _settings(folder, "added_tokens.json").items():
         flags = FLAGS | {"special": content in special, "normalized": content not in special}
         _put(tokens, i, {"content": content, **flags}, folder / "added_tokens.json")
-    if (decoder := settings.get("added_tokens_decoder")) is None:
-        return dict(sorted(tokens.items()))
+    return tokens
+
+
+def _of_decoder(folder: Path) -> dict[int, Token] | None:
+    """Added tokens as tokenizer_config.json has them, if it does."""
     path = folder / "tokenizer_config.json"
-    stated: dict[int, Token] = {}
+    decoder = _settings(folder, path.name).get("added_tokens_decoder")
+    if decoder is None:
+        return None
     if not isinstance(decoder, dict):
         raise BadModel(f"{path}: added_tokens_decoder is {decoder!r}; it should be an object.")
+    tokens: dict[int, Token] = {}
     for i, token in decoder.items():
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not i.isdecimal():
             raise BadModel(f"{path}: added_tokens_decoder has {i!r}: {token!r}; it should be an id and a token.")
-        _put(stated, int(i), _flagged(token), path)
-    contents = {token["content"]: i for i, token in stated.items()}
-    for i, token in tokens.items():
-        there = stated.get(i, token)["content"]
-        if there != token["content"] or contents.get(there, i) != i:
-            raise BadModel(
-                f"{folder}: added_tokens.json gives the id {i} to {token['content']!r}, and tokenizer_config.json "
-                f"{'that id to ' + repr(there) if there != token['content'] else f'the id {contents[there]}'}."
-            )
-    return dict(sorted(stated.items()))
+        _put(tokens, int(i), _flagged(token), path)
+    return tokens
 
 
 def _put(tokens: dict[int, Token], i: object, token: Token, path: Path) -> None:
@@ -213,12 +225,8 @@ def _flagged(token: dict[str, Any]) -> Token:
     """A token with its flags, those left out as the library has them."""
     special = bool(token.get("special", False))
     flags = {name: bool(token.get(name, False)) for name in ("single_word", "lstrip", "rstrip")}
-    return {
-        "content": token["content"],
-        **flags,
-        "special": special,
-        "normalized": token.get("normalized", not special),
-    }
+    normalized = bool(token.get("normalized", not special))
+    return {"content": token["content"], **flags, "special": special, "normalized": normalized}
 
 
 def _with_added(data: bytes, stated: dict[int, Token], named: list[Token], folder: Path) -> bytes:
