@@ -180,6 +180,15 @@ def test_rows_without_a_token_have_no_part_in_the_judgement(tmp_path: Path) -> N
     assert not model.judgement.hardly_trained[~kept].any()
 
 
+def test_a_checkpoint_of_old_names_is_read_alike(tmp_path: Path) -> None:
+    folder = small.bert(tmp_path / "model")
+    filled(folder, TABLES["bert"], absent_rows(folder), float("nan"))
+    tensors = load_file(folder / "model.safetensors")
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in tensors.items()}
+    save_file(old, folder / "model.safetensors")
+    assert open_model(str(folder)).embedding.isfinite().all()
+
+
 def gguf_model(folder: Path, path: Path, table: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:
     """The tiny tied llama of a folder as GGUF, its table as given; rows without a token are named as llama.cpp does."""
     config = json.loads((folder / "config.json").read_text())

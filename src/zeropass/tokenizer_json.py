@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from zeropass.errors import BadModel, ZeropassError
 
-__all__ = ["BYTES", "FLAGS", "Spec", "added_tokens", "as_letters", "assigned_ids", "merges_of", "model_ids", "numbered"]
+__all__ = ["BYTES", "FLAGS", "Spec", "added_tokens", "as_letters", "assigned_ids", "by_piece", "merges_of", "numbered"]
 __all__ += ["refusing", "tokenizer_of", "whole_number", "without_rows"]
 
 Spec = dict[str, Any]
@@ -44,26 +44,24 @@ def numbered(model: Spec) -> dict[int, str]:
     vocab = model["vocab"]
     if not isinstance(vocab, dict):
         return {i: _piece(entry) for i, entry in enumerate(vocab)}
-    pieces: dict[int, str] = {}
-    for piece, i in vocab.items():
-        if pieces.setdefault(whole_number(i, piece), piece) != piece:
-            raise ValueError(f"{pieces[i]!r} and {piece!r} have the same id {i}")
+    if not {*map(type, vocab.values())} <= {int}:
+        for piece, i in vocab.items():
+            whole_number(i, piece)
+    pieces = {i: piece for piece, i in vocab.items()}
+    if len(pieces) < len(vocab):
+        first, last = next((piece, pieces[i]) for piece, i in vocab.items() if pieces[i] != piece)
+        raise ValueError(f"{first!r} and {last!r} have the same id {vocab[last]}")
     return pieces
 
 
-def model_ids(model: Spec) -> dict[str, int]:
-    """Return the id of every piece of a tokenizer's model; of pieces spelled alike, the last, as the library does."""
-    return {piece: i for i, piece in numbered(model).items()}
-
-
-def added_tokens(spec: Spec) -> dict[int, Spec]:
-    """Return the added tokens of a tokenizer by the ids that they get.
+def added_tokens(spec: Spec, pieces: Mapping[int, str]) -> dict[int, Spec]:
+    """Return the added tokens of a tokenizer by the ids that they get; ``pieces`` are those of its model, `numbered`.
 
     ValueError where the library and transformers would number them differently, one in the order of the list and one
-    in the order of the stated ids, and where an id is taken already.
+    in the order of the stated ids, and for what `assigned_ids` does not know.
     """
     tokens = [token for token in spec.get("added_tokens") or [] if token["content"]]
-    ids = model_ids(spec["model"])
+    ids = by_piece(pieces)
     stated: dict[int, str] = {}
     for token in tokens:
         content = str(token["content"])
@@ -72,22 +70,28 @@ def added_tokens(spec: Spec) -> dict[int, Spec]:
     assigned = assigned_ids(ids, [str(token["content"]) for token in tokens])
     if assigned != assigned_ids(ids, [stated[i] for i in sorted(stated)]):
         raise ValueError("the added tokens are not in the order of their ids, which do not follow the vocabulary")
-    taken = {i: piece for piece, i in ids.items()}
-    for content, i in assigned.items():
-        if taken.setdefault(i, content) != content and content not in ids:
-            raise ValueError(f"the added token {content!r} would get the id {i} of {taken[i]!r}")
     return {assigned[str(token["content"])]: token for token in tokens}
 
 
-def assigned_ids(ids: Mapping[str, int], contents: Iterable[str]) -> dict[str, int]:
-    """Return the ids of added tokens: a piece of the vocabulary keeps its own, any other gets the next one."""
-    assigned: dict[str, int] = {}
-    following = len(ids)
-    for content in contents:
-        if content not in assigned:
-            assigned[content] = ids.get(content, following)
-            following = max(following, assigned[content] + 1)
-    return assigned
+def by_piece(pieces: Mapping[int, str]) -> dict[str, int]:
+    """Return the id of every piece; of pieces spelled alike, the last one's, as the library does."""
+    return {piece: i for i, piece in pieces.items()}
+
+
+def assigned_ids(ids: dict[str, int], contents: Iterable[str]) -> dict[str, int]:
+    """Return the ids of added tokens: a piece of the vocabulary keeps its own, any other gets the next one.
+
+    ValueError where that is not behind the vocabulary, because it has fewer pieces than its ids go up to.
+    """
+    contents = list(dict.fromkeys(contents))
+    new = [content for content in contents if content not in ids]
+    last = max(ids.values(), default=-1)
+    if new and last >= len(ids):
+        raise ValueError(
+            f"the vocabulary has {len(ids)} pieces and the id {last}: which id {new[0]!r} gets is not known"
+        )
+    numbers = ids | dict(zip(new, range(len(ids), len(ids) + len(new)), strict=True))
+    return {content: numbers[content] for content in contents}
 
 
 def merges_of(model: Spec) -> list[tuple[str, str]]:
@@ -100,7 +104,7 @@ def without_rows(text: str, rows: int) -> str:
     """Return a tokenizer.json without the tokens whose ids are ``rows`` or above, which no text is then split into."""
     spec = json.loads(text)
     model = spec["model"]
-    gone = {str(token["content"]) for i, token in added_tokens(spec).items() if i >= rows}
+    gone = {str(token["content"]) for i, token in added_tokens(spec, numbered(model)).items() if i >= rows}
     if isinstance(model["vocab"], dict):
         gone |= {piece for piece, i in model["vocab"].items() if i >= rows}
         model["vocab"] = {piece: i for piece, i in model["vocab"].items() if i < rows}

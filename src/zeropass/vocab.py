@@ -378,7 +378,7 @@ def _from_spec(
     """Vocabulary of a parsed tokenizer.json; every shape and id in it is checked, none is trusted."""
     try:
         names = numbered(spec["model"])
-        added = added_tokens(spec)
+        added = added_tokens(spec, names)
         names |= {i: str(t["content"]) for i, t in added.items()}
         kind = _kind(spec)
         merges_of(spec["model"])

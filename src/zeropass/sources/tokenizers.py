@@ -6,8 +6,9 @@ tokens that the folder names. Unlike there, a stated id that a token does not ge
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -16,7 +17,7 @@ from zeropass.errors import BadModel
 from zeropass.sources.json_files import read_bytes, read_json
 from zeropass.sources.sentencepiece import sentencepiece_spec
 from zeropass.sources.tekken import tekken_spec
-from zeropass.tokenizer_json import FLAGS, Spec, added_tokens, assigned_ids, model_ids, refusing, whole_number
+from zeropass.tokenizer_json import FLAGS, Spec, added_tokens, assigned_ids, by_piece, numbered, refusing, whole_number
 
 __all__ = ["TOKENIZER_FILES", "VOCABULARIES", "tokenizer_json"]
 
@@ -34,7 +35,8 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("*.model", "*.model.v*", "*.tiktoken", "*tekken*.json")
 """Vocabularies of other libraries; looked at, or named, where there is no other."""
 
-USUAL_SPECIAL_TOKENS = ("<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+USUAL_OF_BPE = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+USUAL_OF_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 """Special tokens of GPT-2 and BERT, whose older folders do not name them."""
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -53,30 +55,24 @@ def tokenizer_json(folder: Path) -> bytes:
     Raises BadModel, naming the files that are there, for a tokenizer that is kept in none that is read.
     """
     has = {file.name for file in folder.iterdir() if file.is_file()}
-    tokens, named = _stated(folder), _named(folder)
     if "tokenizer.json" in has:
-        data = read_bytes(folder / "tokenizer.json")
-        return _with_added(data, tokens, named, folder) if tokens or named else data
+        return _with_added(read_bytes(folder / "tokenizer.json"), folder)
     with refusing(f"{folder}: its vocabulary files cannot be read"):
-        spec = _built(folder, has)
-    if spec is None:
-        raise BadModel(_nothing_to_read(folder))
-    known = model_ids(spec["model"])
-    usual = [_special(text) for text in USUAL_SPECIAL_TOKENS if text in known]
-    return _with_added(json.dumps(spec).encode(), tokens, [*named, *usual], folder)
+        spec, usual = _built(folder, has)
+    return _with_added(json.dumps(spec).encode(), folder, usual)
 
 
-def _built(folder: Path, has: set[str]) -> Spec | None:
-    """A tokenizer.json built from other files; None if there are none that are read."""
+def _built(folder: Path, has: set[str]) -> tuple[Spec, dict[str, str]]:
+    """A tokenizer.json built from other files, and the names of special tokens that it has even if nothing says so."""
     if {"vocab.json", "merges.txt"} <= has:
-        return _spec_of(_byte_level_bpe(folder))
+        return _spec_of(_byte_level_bpe(folder)), USUAL_OF_BPE
     if "vocab.txt" in has:
-        return _spec_of(_word_piece(folder))
+        return _spec_of(_word_piece(folder)), USUAL_OF_WORDS
     if "tekken.json" in has:
-        return _tekken(folder / "tekken.json")
+        return _tekken(folder / "tekken.json"), {}
     if "tokenizer.model" in has:
-        return _sentencepiece(folder / "tokenizer.model")
-    return None
+        return _sentencepiece(folder / "tokenizer.model"), {}
+    raise BadModel(_nothing_to_read(folder))
 
 
 def _nothing_to_read(folder: Path) -> str:
@@ -163,7 +159,7 @@ def _stated(folder: Path) -> dict[int, Token]:
 
 
 def _of_added_tokens(folder: Path) -> dict[int, Token]:
-    special = {token["content"] for token in _named(folder)}
+    special = {*_named(folder), *_extra(folder)}
     tokens: dict[int, Token] = {}
     for content, i in _settings(folder, "added_tokens.json").items():
         flags = FLAGS | {"special": content in special, "normalized": content not in special}
@@ -197,24 +193,34 @@ def _put(tokens: dict[int, Token], i: object, token: Token, path: Path) -> None:
         raise BadModel(f"{path}: {tokens[number]['content']!r} and {token['content']!r} have the same id {number}.")
 
 
-def _named(folder: Path) -> list[Token]:
-    """Special tokens that the folder names, in the order in which transformers adds them."""
-    settings = _settings(folder, "tokenizer_config.json")
-    if settings.get("added_tokens_decoder") is None:  # else transformers does not look at the older file
-        settings = settings | _settings(folder, "special_tokens_map.json")
-    values = [settings.get(key) for key in SPECIAL_NAMES]
-    values += [v for key, v in settings.items() if key.endswith("_token") and key not in SPECIAL_NAMES]
+def _named(folder: Path, usual: Mapping[str, str] = MappingProxyType({})) -> dict[str, Token]:
+    """Special tokens by their texts that settings name one by one, in the order in which transformers adds them."""
+    settings = {**usual, **_special_settings(folder)}
+    others = [key for key in settings if key.endswith("_token") and key not in SPECIAL_NAMES]
+    return _by_content(settings.get(key) for key in (*SPECIAL_NAMES, *others))
+
+
+def _extra(folder: Path) -> dict[str, Token]:
+    """Further special tokens by their texts, which the folder lists."""
+    settings = _special_settings(folder)
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    values += extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else []
-    return list(_tokens(values))
+    return _by_content(extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list) else [])
 
 
-def _tokens(values: list[Any]) -> Iterator[Token]:
+def _special_settings(folder: Path) -> dict[str, Any]:
+    settings = _settings(folder, "tokenizer_config.json")
+    if settings.get("added_tokens_decoder") is not None:  # then transformers does not look at the older file
+        return settings
+    return settings | _settings(folder, "special_tokens_map.json")
+
+
+def _by_content(values: Iterable[Any]) -> dict[str, Token]:
+    tokens: dict[str, Token] = {}
     for value in values:
-        if isinstance(value, str) and value:
-            yield _special(value)
-        elif isinstance(value, dict) and isinstance(value.get("content"), str) and value["content"]:
-            yield _flagged(value) | {"special": True}
+        token = _special(value) if isinstance(value, str) else value
+        if isinstance(token, dict) and isinstance(token.get("content"), str) and token["content"]:
+            tokens.setdefault(token["content"], _flagged(token) | {"special": True})
+    return tokens
 
 
 def _special(content: str) -> Token:
@@ -229,35 +235,41 @@ def _flagged(token: dict[str, Any]) -> Token:
     return {"content": token["content"], **flags, "special": special, "normalized": normalized}
 
 
-def _with_added(data: bytes, stated: dict[int, Token], named: list[Token], folder: Path) -> bytes:
-    """A tokenizer.json with further tokens, each under the id that it gets.
+def _with_added(data: bytes, folder: Path, usual: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A tokenizer.json with the further tokens of its folder, each under the id that it gets.
 
-    Raises BadModel, naming token and ids, where that is not the one that is stated.
+    ``usual`` names special tokens of the vocabulary. Raises BadModel, naming token and ids, where a token does not get
+    the id that is stated.
     """
+    stated, named, extra = _stated(folder), _named(folder), _extra(folder)
+    if not (stated or named or extra or usual):
+        return data
     try:
         spec = json.loads(data)
-        ids, present = model_ids(spec["model"]), added_tokens(spec)
+        pieces = numbered(spec["model"])
+        ids, present = by_piece(pieces), added_tokens(spec, pieces)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return data  # refused where it is read
-    known = {str(token["content"]): i for i, token in present.items()}
-    first_of: dict[str, Token] = {}
-    for token in named:
-        first_of.setdefault(token["content"], token)
-    further = [token for i, token in stated.items() if i not in present]
-    listed = {token["content"] for token in further} | known.keys()
-    further += [token for content, token in first_of.items() if content not in listed]
-    given = assigned_ids(ids, [*known, *(token["content"] for token in further)])
+    special = [content for content in _named(folder, usual) if content in named or content in ids]
+    tokens: dict[str, Token] = {}
+    for token in (*present.values(), *stated.values(), *named.values(), *extra.values(), *map(_special, special)):
+        tokens.setdefault(token["content"], token)
+    if _of_decoder(folder) is not None:  # its flags count
+        tokens |= {token["content"]: token for token in stated.values()}
+    try:
+        given = assigned_ids(ids, tokens)
+    except ValueError as error:
+        raise BadModel(f"{folder}: {error}.") from error
     for i, token in stated.items():
         content = token["content"]
-        if i not in present and given[content] != i:
+        if given[content] != i:
             raise BadModel(
                 f"{folder}: added tokens give the id {i} to {content!r}, to which the tokenizer gives {given[content]}."
             )
-    added = {t["content"]: t | {"id": given[t["content"]]} for t in further if t["content"] not in known}
-    if not added:
-        return data
-    spec["added_tokens"] = [
-        *(spec.get("added_tokens") or []),
-        *(token | {"special": token["special"] or content in first_of} for content, token in added.items()),
+    added = [
+        {"id": given[content]} | token | {"special": bool(token.get("special")) or content in special}
+        for content, token in sorted(tokens.items(), key=lambda item: given[item[0]])
     ]
-    return json.dumps(spec).encode()
+    if added == (spec.get("added_tokens") or []):
+        return data
+    return json.dumps(spec | {"added_tokens": added}).encode()
