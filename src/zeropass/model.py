@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,9 @@ class Model:
         """Rows ``start:stop`` of a canonical matrix, (rows, d) float32, on the model's device.
 
         ``what`` is a role (``gate``, ``q`` …) or a table (``embedding``, ``positions`` …). The rows of experts follow
-        each other. Raises BadWeights for a tensor that the file lacks or that holds NaN or infinite values.
+        each other. Of the embeddings, a row without a token is zero whatever the file holds there, and so is one of a
+        placeholder that is not finite. Raises BadWeights for a tensor that the file lacks or that holds NaN or infinite
+        values elsewhere.
         """
         stored = self._stored(what)
         total = self.rows(what, layer)
@@ -157,12 +159,21 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
-        return tuple(dict.fromkeys((*notes_of(self.family, self.dims), *self.files.notes)))
+        notes = (*notes_of(self.family, self.dims), *self.files.notes, *self.vocab.notes)
+        return tuple(dict.fromkeys(notes))
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer."""
-        return judge(_Embedding(self), self.vocab.swallowed())
+        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer.
+
+        Rows without a token have no part in it.
+        """
+        ids = np.flatnonzero(~self.vocab.absent)
+        judged = judge(_Embedding(self, ids), self.vocab.swallowed()[ids])
+        found = Judgement(*np.zeros((2, self.vocab.size), dtype=np.bool_))
+        for flags, of_tokens in zip(found, judged, strict=True):
+            flags[ids] = of_tokens
+        return found
 
     def info(self) -> dict[str, Any]:
         """What the model is and what of it zeropass reads, JSON-ready: sizes, stored types, hash."""
@@ -291,6 +302,10 @@ class Model:
     def _picked(self, what: str, stored: Stored, name: str, start: int, stop: int) -> Float32:
         """Canonical rows ``start:stop`` of a tensor; of the file no more is read than what lies around them."""
         index = row_index(stored, what, self.dims)
+        if what in get_args(TokenTable):
+            rows = self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
+            rows[self.vocab.absent[start:stop]] = 0
+            return rows
         if index is None:
             return self._read(stored, name, start, stop)
         index = index[start:stop]
@@ -317,24 +332,24 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class _Embedding:
-    """E as `judge` reads it: of the file no more than the rows that are asked for."""
+    """The rows of E that have a token, as `judge` reads them: of the file no more than what is asked for."""
 
     model: Model
+    ids: npt.NDArray[np.int64]
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.model.dims.vocab, self.model.dims.embed
+        return len(self.ids), self.model.dims.embed
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> Float32:
-        """Rows of a slice, or of rising ids."""
-        if isinstance(at, slice):
-            start, stop, _ = at.indices(len(self))
-            return self.model.matrix("embedding", 0, start, stop).cpu().numpy()
-        runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
-        return np.concatenate([self[int(run[0]) : int(run[-1]) + 1] for run in runs])
+        """Rows of a slice, or of rising places among the ids."""
+        ids = self.ids[at]
+        runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+        parts = [self.model.matrix("embedding", 0, int(run[0]), int(run[-1]) + 1).cpu().numpy() for run in runs]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def open_model(model: str, device: str | torch.device = "cpu") -> Model:
@@ -403,9 +418,11 @@ def _carried(read: Tensor, device: torch.device) -> Tensor:
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
     if files.format == "gguf":
-        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab)
+        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, str(files.path))
     elif files.tokenizer_json is not None:
-        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab)
+        path = files.path / "tokenizer.json"
+        where = path if path.is_file() else files.path  # built from other files of the folder
+        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(where))
     else:
         raise BadModel(f"{files.path}: there is no tokenizer.json to name the tokens.")
     if vocab.size != dims.vocab:

@@ -8,25 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
 from zeropass.errors import BadModel
 from zeropass.sources.base import TensorSource
 from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
-from zeropass.sources.json_files import read_bytes, read_json
+from zeropass.sources.json_files import read_json
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.sources.storage import fetch_url, is_url
+from zeropass.sources.tokenizers import tokenizer_json
 from zeropass.sources.torchbin import TorchBinSource
 from zeropass.sources.weights import WeightNames, no_config, no_weights, read_index, weight_names
 
 __all__ = ["Hashes", "ModelFiles", "fingerprint", "hashes", "open_files"]
 
 CHUNK = 1 << 20
-
-USUAL_SPECIAL_TOKENS = ["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-"""Special tokens of GPT-2 and BERT, whose older folders do not name them."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +135,7 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
     if "config.json" not in names:
         raise _no_config(folder, names)
     config = read_json(folder / "config.json")
-    tokenizer_json = _tokenizer_json(folder)
+    tokenizer = tokenizer_json(folder)
     choice = weight_names(str(folder), names, config)
     if choice is None:
         raise no_weights(str(folder), names)
@@ -153,7 +149,7 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
         path=folder,
         config=config,
         source=_holding(source),
-        tokenizer_json=tokenizer_json,
+        tokenizer_json=tokenizer,
         tokenizer_metadata={},
         weight_files=files,
         notes=(*choice.notes, *_not_named(names, choice, files), *merged.notes),
@@ -197,48 +193,3 @@ def _not_named(names: Collection[str], choice: WeightNames, files: Sequence[Path
     others = set(fnmatch.filter(names, f"*-of-*.{choice.suffix}")) - {file.name for file in files}
     if choice.index and others:
         yield f"Not read, since {choice.index} does not name them: {', '.join(sorted(others))}."
-
-
-def _tokenizer_json(folder: Path) -> bytes:
-    """Content of tokenizer.json, or the same built from the vocabulary files of older models."""
-    has = {file.name for file in folder.iterdir() if file.is_file()}
-    if "tokenizer.json" in has:
-        return read_bytes(folder / "tokenizer.json")
-    try:
-        if {"vocab.json", "merges.txt"} <= has:
-            return _with_special_tokens(_byte_level_bpe(folder), folder)
-        if "vocab.txt" in has:
-            return _with_special_tokens(_word_piece(folder), folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise BadModel(f"{folder}: its vocabulary files cannot be read: {error}.") from error
-    raise BadModel(f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, nor vocab.txt).")
-
-
-def _byte_level_bpe(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _word_piece(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))  # noqa: S106
-    lowercase = bool(_settings(folder, "tokenizer_config.json").get("do_lower_case", True))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-
-def _settings(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).is_file() else {}
-
-
-def _with_special_tokens(tokenizer: Tokenizer, folder: Path) -> bytes:
-    """Mark the special tokens that the folder names and the vocabulary has; ids stay as they are."""
-    named = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
-    found = [named[key] for key in named if key.endswith("_token")] + USUAL_SPECIAL_TOKENS
-    texts = [token.get("content") if isinstance(token, dict) else token for token in found]
-    known = tokenizer.get_vocab()
-    tokenizer.add_special_tokens([text for text in texts if isinstance(text, str) and text in known])
-    return tokenizer.to_str().encode()

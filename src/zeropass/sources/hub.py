@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
 from zeropass.sources.json_files import read_json
+from zeropass.sources.tokenizers import TOKENIZER_FILES, other_vocabularies
 from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_hub"]
@@ -26,16 +27,7 @@ __all__ = ["fetch_hub"]
 REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
-TEXT_FILES = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-]
+TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 
 
 def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
@@ -65,10 +57,11 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
         raise no_weights(named, names)
     if listed is None:
         return folder
+    texts = [*TEXT_FILES, *other_vocabularies(names)]
     if choice.index:
-        index = _snapshot(repo_id, revision, [*TEXT_FILES, choice.index]) / choice.index
-        return _snapshot(repo_id, revision, [*TEXT_FILES, choice.index, *sorted(set(read_index(index).values()))])
-    return _snapshot(repo_id, revision, [*TEXT_FILES, *choice.files])
+        index = _snapshot(repo_id, revision, [*texts, choice.index]) / choice.index
+        return _snapshot(repo_id, revision, [*texts, choice.index, *sorted(set(read_index(index).values()))])
+    return _snapshot(repo_id, revision, [*texts, *choice.files])
 
 
 def _listed(repo_id: str, revision: str | None) -> list[str] | None:

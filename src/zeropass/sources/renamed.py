@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from zeropass.sources.base import Float32, TensorSource
+from zeropass.sources.base import Bools, Float32, TensorSource
 
 __all__ = ["Renamed", "today", "with_today_names", "without_wrapper"]
 
@@ -39,9 +39,16 @@ class Renamed:
         """Name of the stored type."""
         return self._source.dtype(self._names.get(name, name))
 
-    def rows(self, name: str, start: int = 0, stop: int | None = None, columns: slice | None = None) -> Float32:
+    def rows(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        columns: slice | None = None,
+        spare: Bools | None = None,
+    ) -> Float32:
         """Rows ``start:stop`` (and, of a matrix, ``columns``) as float32."""
-        return self._source.rows(self._names.get(name, name), start, stop, columns)
+        return self._source.rows(self._names.get(name, name), start, stop, columns, spare)
 
 
 def with_today_names(source: TensorSource) -> TensorSource:

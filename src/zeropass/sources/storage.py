@@ -16,6 +16,7 @@ from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import cache_folder
 from zeropass.sources.hub import TEXT_FILES
 from zeropass.sources.json_files import read_json
+from zeropass.sources.tokenizers import other_vocabularies
 from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_url", "is_url"]
@@ -64,7 +65,7 @@ def _fetch_folder(storage: Any, path: str, folder: Path, url: str) -> list[str]:
     there = _listed(storage, path)
     if "config.json" not in there:
         raise no_config(url, list(there))
-    texts = _fetch_all(storage, there, folder, TEXT_FILES)
+    texts = _fetch_all(storage, there, folder, [*TEXT_FILES, *other_vocabularies(there)])
     choice = weight_names(url, list(there), read_json(folder / "config.json"))
     if choice is None:
         raise no_weights(url, list(there))
