@@ -163,3 +163,13 @@ def test_tables_of_another_shape_are_refused(tmp_path: Path) -> None:
     tiny.edit(folder, tensors={"lm_head.weight": torch.ones(70, 24)})
     with pytest.raises(ZeropassError, match=r"lm_head.weight has shape \(70, 24\)"):
         open_model(str(folder))
+
+
+def test_padding_that_is_not_finite_tells_nothing(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "llama", "equal", True)
+    table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()
+    table[tiny.TOKENS :] = torch.nan
+    tiny.edit(folder, tensors={"model.embed_tokens.weight": table, "lm_head.weight": table.clone()})
+    model = open_model(str(folder))
+    assert model.dims.tied
+    assert torch.equal(model.embedding[: tiny.TOKENS], table[: tiny.TOKENS])

@@ -376,11 +376,11 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
         raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
     tables = settle(files, family, layout, prefix, names)
-    layout, files = tables.layout, replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
-    dims = dimensions(files, family, layout, prefix, names, tables.tied)
-    check(files, family, layout, dims, prefix, names)
+    files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
+    dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
+    check(files, family, tables.layout, dims, prefix, names)
     _refuse_unindexed(files, layout, dims, prefix)
-    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
+    return Model(model, family, tables.layout, dims, _vocabulary(files, dims), files, prefix, device)
 
 
 def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:

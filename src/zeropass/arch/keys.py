@@ -15,7 +15,7 @@ from zeropass.sources.files import ModelFiles
 __all__ = ["check_keys", "is_harmless"]
 
 _ELSEWHERE = (
-    *("model_type", "tie_word_embeddings", "id2label", "quantization_config"),
+    *("model_type", "tie_word_embeddings", "id2label", "quantization_config", "transformers_weights"),
     *("rope_theta", "rope_scaling", "rope_parameters", "general.architecture"),
 )
 """Keys that are read, but not by a record."""

@@ -13,7 +13,7 @@ import numpy as np
 from zeropass.arch.config import Names, full_name
 from zeropass.arch.spec import Family, Layout, Stored
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import TensorSource
+from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.files import ModelFiles
 
 __all__ = ["Tables", "settle"]
@@ -99,18 +99,16 @@ def _disagreement(says: bool | None, tied: bool, first: str, second: str) -> tup
 def _equal(source: TensorSource, first: str, second: str) -> bool:
     """Return whether two tables hold the same numbers, reading no more of them than it takes to tell.
 
-    Tables with numbers that are not finite are never the same; whoever reads such a row is told of it.
+    Rows that are not finite count as equal: who reads one that is used is told of it.
     """
     shape = source.shape(first)
     if shape != source.shape(second) or len(shape) != 2:
         return False
-    try:
-        return all(
-            np.array_equal(source.rows(first, start, stop), source.rows(second, start, stop))
-            for start, stop in _blocks(*shape)
-        )
-    except BadWeights:
-        return False
+
+    def rows(name: str, start: int, stop: int) -> Float32:
+        return source.rows(name, start, stop, spare=np.ones(stop - start, dtype=np.bool_))
+
+    return all(np.array_equal(rows(first, *part), rows(second, *part)) for part in _blocks(*shape))
 
 
 def _blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
