@@ -115,7 +115,8 @@ class Lens:
         """Leading singular directions of a head map over the vocabulary: what each reads, and what goes with it.
 
         ``address`` must name a map (``L10.attn.3.vo``). Directions whose singular values nearly coincide
-        are marked: any rotation of them would do as well, so single ones mean nothing.
+        are marked: any rotation of them would do as well, so single ones mean nothing. The pole + of a direction is
+        the one where the left side has its most extreme token of all, hidden ones included (`factored.one_sign`).
         """
         check_frame(frame)
         check_count(k)
@@ -125,7 +126,7 @@ class Lens:
         view = self.view(tokens or self.tokens)
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
-        found = product.svd(None)  # all of them: the last one is judged by its neighbour
+        found = product.svd()  # all of them: the last one is judged by its neighbour
         close = close_values(found.values)[:k].tolist()
         sides = found.left.T[:k], found.right.T[:k]
         energy = found.values.square().sum().clamp_min(torch.finfo(found.values.dtype).tiny)  # a map may be zero
