@@ -22,6 +22,7 @@ from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_ro
 from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
+from zeropass.sources.demo import DEMOS
 from zeropass.sources.files import ModelFiles, fingerprint, open_files
 from zeropass.sources.gguf import requantised
 from zeropass.sources.renamed import with_today_names
@@ -151,6 +152,18 @@ class Model:
         """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
         return (*notes_of(self.family, self.dims), *self.files.notes)
 
+    @property
+    def title(self) -> str:
+        """What the model is and who says so: the record of a demo model, the metadata of a GGUF file; empty if nobody.
+
+        The name is what the user called it, which may be short for a variant, such as an instruction-tuned one.
+        """
+        itself = self.files.config.get("general.name") if self.files.format == "gguf" else None
+        named = f"its file calls itself {itself!r}" if isinstance(itself, str) and itself else ""
+        if (demo := DEMOS.get(self.files.name)) and demo.title:
+            return f"{demo.title}, after {demo.files[-1].name} of {demo.requirement}" + (f"; {named}" if named else "")
+        return named
+
     @cached_property
     def judgement(self) -> Judgement:
         """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer."""
@@ -164,6 +177,7 @@ class Model:
         types = Counter(self.source.dtype(name) for name in names)
         return {
             "model": self.name,
+            "title": self.title or None,
             "family": self.family.name,
             "norm": norm_of(self.family),
             "positions": positions_of(self.family),

@@ -48,6 +48,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     model = atlas.model
     family = escape(shown_text(model["family"]))
     console.print(Rule(Text(shown_text(model["name"], limit=200), style="bold")))
+    if atlas.title:
+        console.print(Text(f"What it is: {shown_text(atlas.title, limit=300)}."))
     console.print(
         f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
         f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
@@ -61,11 +63,15 @@ def _introduce(console: Console, atlas: Atlas) -> None:
         highlight=False,
     )
     if atlas.verdicts:
+        example = (
+            f"{next(iter(map(str, atlas.model['ff_roles'])), 'gate')} lists of layer {atlas.layers[1] - 1} on text"
+        )
         console.print(
-            "[bold]on text[/]: how well lists of this kind and layer agree with what the model did on a text, as a "
-            "mean rank correlation, and beside it the chance that wrong lists have.\n",
+            f"[bold]{example}[/]: how well all lists of that role and layer, not this one alone, "
+            "agree with what the model did on a text, and beside it the chance that wrong lists have.",
             highlight=False,
         )
+    console.print(Text(f"{shown_text(atlas.note, limit=500)}\n", style="dim"))
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
 from zeropass.errors import BadAtlas, BadOption
+from zeropass.sources.demo import DEMOS
 from zeropass.views import Hidden
 from zeropass.vocab import VIEWS, Vocabulary
 
@@ -54,6 +55,12 @@ class Files:
     def model(self) -> dict[str, Any]:
         """What the manifest says of the model."""
         return self.manifest["model"]  # type: ignore[no-any-return]
+
+    @property
+    def title(self) -> str:
+        """What the model is (`Model.title`); of a demo model its record knows, where the atlas is older than titles."""
+        demo = DEMOS.get(str(self.model["name"]))
+        return str(self.manifest.get("title") or (demo.title if demo else ""))
 
     @property
     def options(self) -> dict[str, Any]:
