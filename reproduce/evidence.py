@@ -37,7 +37,8 @@ def measured(evidence: Evidence) -> str:
 
 def page(evidence: Evidence) -> str:
     """Every table of a model."""
-    title = f"# Evidence on {evidence.model['name']}: every table"
+    what = f" ({evidence.model['title']})" if evidence.model.get("title") else ""
+    title = f"# Evidence on {evidence.model['name']}{what}: every table"
     left_out = [f"Left out: {name}: {why}" for name, why in evidence.left_out.items()]
     head = [title, measured(evidence), "[How to read them](../evidence.md). A dot: not above wrong lists.", *left_out]
     return "\n\n".join([*head, *(table.rstrip() for table in tables(evidence).values())]) + "\n"

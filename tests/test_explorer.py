@@ -330,6 +330,16 @@ def test_directions_from_gram_matrices_are_the_directions(built: small.Built, ki
                 assert {t.id for t in getattr(own, side)[:5]} == {t.id for t in getattr(other, side)[:5]}
 
 
+@pytest.mark.parametrize("view", ["default", "words", "all"])
+def test_the_mask_of_a_view_gives_the_pairs_that_the_lens_shows(built: small.Built, view: zp.vocab.View) -> None:
+    shown = built.lens.view(view).mask
+    found = zp.top_pairs(built.lens.head_map("L1.attn.2.vo"), 9, left_mask=shown, right_mask=shown)
+    (record,) = built.lens.explain("L1.attn.2.vo", tokens=view, k=9)
+    assert [(p.left.id, p.right.id, p.score) for p in record.pairs] == list(
+        zip(found.left.tolist(), found.right.tolist(), found.scores.tolist(), strict=True)
+    )
+
+
 def test_another_offset_turns_the_same_scores(llama: small.Built) -> None:
     lens = zp.lens_of(llama.atlas, str(llama.folder))
     for offset in (0, 5, 16, 5):

@@ -164,7 +164,8 @@ def test_a_verdict_says_what_it_rests_on() -> None:
     assert replace(found, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
     assert replace(found, method={}, kinds=()).basis == ""
     assert footnote(found, "m") == (
-        f"on text: rank correlation of the lists of a role and layer with the running model, measured on {BASIS}."
+        "on text: rank correlation of all lists of a role and layer with the running model, beside that of wrong "
+        f"lists (chance); measured on {BASIS}."
     )
     told = found.of("gate", "token", 1)
     assert told is not None
@@ -435,4 +436,4 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
         console = Console(file=io.StringIO(), width=160)
         print_tour(console, zp.open_atlas(llama.atlas.path, verdicts=known))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
-        assert ("gate lists of layer 2 on text: how well" in shown) == ("chance .01)" in shown) == (known is not None)
+        assert (shown.count("on text: rank correlation of all") == 1) == ("chance .01)" in shown) == (known is not None)

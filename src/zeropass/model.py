@@ -154,15 +154,18 @@ class Model:
 
     @property
     def title(self) -> str:
-        """What the model is and who says so: the record of a demo model, the metadata of a GGUF file; empty if nobody.
+        """What the model is, which the name that a user calls it by may leave out; empty where nothing says so."""
+        return self._titled[0]
 
-        The name is what the user called it, which may be short for a variant, such as an instruction-tuned one.
-        """
-        itself = self.files.config.get("general.name") if self.files.format == "gguf" else None
-        named = f"its file calls itself {itself!r}" if isinstance(itself, str) and itself else ""
+    @cached_property
+    def _titled(self) -> tuple[str, str]:
+        """What the model is, and who says so: the record of a demo model, or else the metadata of a GGUF file."""
+        stored = self.files.config.get("general.name") if self.files.format == "gguf" else None
+        named = stored if isinstance(stored, str) else ""
         if (demo := DEMOS.get(self.files.name)) and demo.title:
-            return f"{demo.title}, after {demo.files[-1].name} of {demo.requirement}" + (f"; {named}" if named else "")
-        return named
+            own = f"; the file's general.name is {named!r}" if named else ""
+            return demo.title, f"its file in {demo.requirement} is {demo.files[-1].name}{own}"
+        return (named, "general.name of its file") if named else ("", "")
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -178,6 +181,7 @@ class Model:
         return {
             "model": self.name,
             "title": self.title or None,
+            "title_from": self._titled[1] or None,
             "family": self.family.name,
             "norm": norm_of(self.family),
             "positions": positions_of(self.family),

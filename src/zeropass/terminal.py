@@ -250,7 +250,7 @@ def facts_table(facts: dict[str, Any]) -> Table:
     return table
 
 
-_LABELS = {"title": "what it is", "local": "its layers", "local_rope": "their rope", "mlp": "MLP"}
+_LABELS = {"title": "what it is", "title_from": "by", "local": "its layers", "local_rope": "their rope", "mlp": "MLP"}
 
 
 def _fact(value: Any) -> str:

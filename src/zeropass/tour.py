@@ -62,16 +62,7 @@ def _introduce(console: Console, atlas: Atlas) -> None:
         "[bold]writes[/]: the token it pushes for.\n",
         highlight=False,
     )
-    if atlas.verdicts:
-        example = (
-            f"{next(iter(map(str, atlas.model['ff_roles'])), 'gate')} lists of layer {atlas.layers[1] - 1} on text"
-        )
-        console.print(
-            f"[bold]{example}[/]: how well all lists of that role and layer, not this one alone, "
-            "agree with what the model did on a text, and beside it the chance that wrong lists have.",
-            highlight=False,
-        )
-    console.print(Text(f"{shown_text(atlas.note, limit=500)}\n", style="dim"))
+    console.print(Text(f"{shown_text(atlas.note, limit=500)}\n"))
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
@@ -153,7 +144,7 @@ def _word(console: Console, atlas: Atlas) -> None:
         except (UnknownWord, BadOption):  # no such token, or an atlas of head maps alone
             continue
         console.print(Rule(f"What deals with {word}?", align="left"))
-        console.print(render_find(found, 4))
+        console.print(render_find(replace(found, notes=()), 4))  # the tour has begun with the note
         best = found.hits[0]
         console.print()
         for record in atlas.explain(best.address, tokens="words", k=_TOKENS):

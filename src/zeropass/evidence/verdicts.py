@@ -195,8 +195,8 @@ def footnote(verdicts: Verdicts | None, model: str | None) -> str:
     model: what `zeropass evidence` would call it; None where it cannot measure that.
     """
     if verdicts:
-        agree = "rank correlation of the lists of a role and layer with the running model"
-        return f"on text: {agree}, measured on {verdicts.basis}."
+        agree = "rank correlation of all lists of a role and layer with the running model, beside that of wrong lists"
+        return f"on text: {agree} (chance); measured on {verdicts.basis}."
     if model is None:
         return "No measurement of these weights is known."
     return f"No measurement of these weights is known: zeropass evidence {shlex.quote(model)} makes one."
