@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 import small
 import zeropass as zp
+from serving import Seen, books_of, serving
 from zeropass.errors import BadOption
 from zeropass.evidence import verdicts as module
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
@@ -28,6 +30,7 @@ from zeropass.evidence.verdicts import (
 from zeropass.terminal import render, render_find, show_records
 from zeropass.tour import print_tour
 from zeropass.views import FindRecord, Hit, PairRecord, VectorRecord
+from zeropass.web.render import STATIC
 
 SHA = "ab" * 32
 METHOD = {"date": "2030-01-01", "text": "made up", "tokens": 100}
@@ -437,3 +440,24 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
         print_tour(console, zp.open_atlas(llama.atlas.path, verdicts=known))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert (shown.count("on text: rank correlation of all") == 1) == ("chance .01)" in shown) == (known is not None)
+
+
+def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: small.Built) -> None:
+    books = books_of(llama.atlas.path)
+    books[0].atlas = zp.open_atlas(llama.atlas.path, verdicts=EVERY)
+    with serving(books) as address:
+        pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
+        told = httpx.get(f"{address}/at/L1.ff.2.json").json()
+    assert "gate lists of layer 1 on text .28 (chance .01)" in pages["/at/L1.ff.2"].text
+    assert "value lists of layer 1 not above chance on text (.02, chance .01)" in pages["/at/L1.ff.2"].text
+    assert "qk maps of layer 1 on text .28 (chance .01)" in pages["/at/L1.attn.2"].text
+    assert "its kind on text" in pages["/token/257"].text
+    for page in pages.values():
+        assert page.text.count(footnote(EVERY, "m")) == 1
+        assert {value for _, name, value in page.attributes if name == "class" and "verdict" in value} <= {
+            "verdict",
+            "verdict below",
+        }
+    assert told[0]["evidence"] == EVERY.of("gate", "token", 1).__dict__
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    assert "--good" not in style

@@ -55,7 +55,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m."
+MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-Instruct in Q4_1)."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
 Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]

@@ -62,7 +62,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
         "[bold]writes[/]: the token it pushes for.\n",
         highlight=False,
     )
-    console.print(Text(f"{shown_text(atlas.note, limit=500)}\n"))
+    if atlas.note:
+        console.print(Text(f"{shown_text(atlas.note, limit=500)}\n"))
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:

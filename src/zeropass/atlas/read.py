@@ -112,8 +112,11 @@ class Atlas(Files):
 
     @property
     def note(self) -> str:
-        """What the verdicts beside its lists rest on, or that no measurement of the weights is known."""
-        return footnote(self.verdicts, None if self.is_change else str(self.model["name"]))
+        """What the verdicts beside its lists rest on, or that no measurement of the weights is known.
+
+        Empty for an atlas of a change, whose lists are not measured.
+        """
+        return "" if self.is_change and not self.verdicts else footnote(self.verdicts, str(self.model["name"]))
 
     def find(
         self,
@@ -151,7 +154,8 @@ class Atlas(Files):
         plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         stored = plain and self._is_shown(ids[0])
         best = self._stored_hits(ids[0], k) if stored else self.scan(ids, runs, k)
-        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best), (self.note,))
+        notes = (self.note,) if self.note else ()
+        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best), notes)
 
     def scan(self, ids: Sequence[int], runs: "Sequence[Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
         """(list id, z) of the k best of each kind for the mean of some tokens, from every stored vector.
