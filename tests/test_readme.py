@@ -69,7 +69,7 @@ def test_the_lists_in_the_readme_are_what_is_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command, shown = re.findall(r"^\$ zeropass (show .*)\n```\n\n```text\n(.*?)^```", text, re.M | re.S)[0]
+    command, shown = re.findall(r"^\$ zeropass (show [^\n]*)\n```\n\n```text\n(.*?)^```", text, re.M | re.S)[0]
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "104")
     said = run(*shlex.split(command))[1]
