@@ -10,7 +10,7 @@ WORKERS ?= 2
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
-	@echo "Reading SmolLM2-135M: the weights are fetched once (93 MB), the atlas takes some minutes the first time."
+	@echo "Reading SmolLM2-135M-Instruct (Q4_1): the weights are fetched once (93 MB), the atlas takes some minutes the first time."
 	@$(BIN)/python -m zeropass.sources.demo smollm2-135m
 	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	@$(BIN)/zeropass tour $(ATLAS)

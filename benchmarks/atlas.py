@@ -1,4 +1,4 @@
-"""Building the whole atlas of SmolLM2-135M against the bare fp32 products of its vectors with the rows of their frames.
+"""Building the atlas of SmolLM2-135M-Instruct (Q4_1) against the bare fp32 products of its vectors with their rows.
 
 The build runs in a process of its own, whose peak resident memory is reported. The products are timed in
 this run, before and after the build, over every tenth block, and scaled to all of them. With ``--parts`` the build
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import zeropass as zp
-from machine import machine
+from machine import called, machine
 from recorded import Ratio, add_record, report
 from zeropass.atlas import build, jobs, spaces
 
@@ -113,7 +113,7 @@ def main() -> None:
         bare = (before + bare_products(100_000, *size)) / 2 * lists / 100_000
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"Building the atlas of {arguments.model} ({machine()})\n")
+    print(f"Building the atlas of {called(arguments.model)} ({machine()})\n")
     print("| lists | bare fp32 products | whole build | ratio | target | peak resident |")
     print("|---|---|---|---|---|---|")
     ratio = f"{bare:.0f} s | {seconds:.0f} s | {seconds / bare:.2f}"

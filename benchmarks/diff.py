@@ -1,4 +1,4 @@
-"""What `zeropass diff` costs on SmolLM2-135M: an adapter, a whole fine-tune, and the atlas of a change, layer by layer.
+"""What `zeropass diff` costs on SmolLM2-135M-Instruct (Q4_1): an adapter, a fine-tune, and the atlas of a change.
 
 Beside it the time of reading all weights of the base once, which nothing can do without. The whole fine-tune is a copy
 of the model in float16, every block matrix moved by a thousandth of its size; it is written for the measurement.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import zeropass as zp
 from copies import write_folder
-from machine import machine
+from machine import called, machine
 from recorded import Ratio, add_record, report
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def main() -> None:
         for role in ("gate", "up", "value", "q", "k", "v", "o"):
             model.matrix(role, layer)
     bare = time.perf_counter() - started
-    print(f"zeropass diff on SmolLM2-135M ({machine()})\n")
+    print(f"zeropass diff on {called('smollm2-135m')} ({machine()})\n")
     print("| what | seconds | times reading the base's blocks | peak, MB |")
     print("|---|---:|---:|---:|")
     coach = ["--adapter", str(ROOT / "models" / "tunes" / "coach")]

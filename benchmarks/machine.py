@@ -7,10 +7,18 @@ from pathlib import Path
 
 import torch
 
+from zeropass.sources.demo import DEMOS
+
 
 def machine() -> str:
     """One line: date, processor, cores, memory, versions."""
     return f"{today()}, {shape()}"
+
+
+def called(model: str) -> str:
+    """A model as a table names it: what a demo model is stands behind its short name."""
+    demo = DEMOS.get(model)
+    return f"{model} ({demo.title})" if demo and demo.title else model
 
 
 def today() -> str:

@@ -33,7 +33,7 @@ def _median(call: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--atlas", type=Path, help="an atlas of SmolLM2-135M with layer 29; else layer 29 is built")
+    parser.add_argument("--atlas", type=Path, help="an atlas of smollm2-135m with layer 29; else layer 29 is built")
     add_record(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:

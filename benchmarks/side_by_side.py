@@ -1,7 +1,7 @@
 """Peers: the same questions on the same weights and machine, answers compared before times (`make peers`).
 
-Every way (benchmarks/peers/way_*.py) runs in a process of its own and reads SmolLM2-135M from one folder, float32, as
-transformers has it. Answers that differ by more than rounding end the run with exit code 1.
+Every way (benchmarks/peers/way_*.py) runs in a process of its own and reads SmolLM2-135M-Instruct from one folder,
+float32, as transformers has it. Answers that differ by more than rounding end the run with exit code 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 import zeropass as zp
 from copies import write_folder
-from machine import machine
+from machine import called, machine
 from peers.agreement import Differs, agreement
 from peers.questions import HEADS, LAYERS, NEURON, PAIRS, TOKENS
 from recorded import Ratio, add_record, report
@@ -169,7 +169,7 @@ def main() -> None:
         raise SystemExit(f"There is no {lens}: `make peers` makes it.")
     if not model.exists():
         write_model(model)
-    print(f"Peers on {MODEL} ({machine()})\n")
+    print(f"Peers on {called(MODEL)} ({machine()})\n")
     print(f"{OURS}, transformers: {versions(sys.executable, 'zeropass', 'transformers', 'torch')}")
     if LENS in chosen:
         print(f"{LENS}: {versions(str(lens), 'transformer-lens', 'transformers', 'torch')}")

@@ -1,4 +1,4 @@
-"""What rounding to whole numbers costs and saves where lists are looked for, on vectors of SmolLM2-135M.
+"""What rounding to whole numbers costs and saves where lists are looked for, on vectors of SmolLM2-135M-Instruct.
 
 A product of whole numbers tells a score up to a bound. The bound, in deviations of a list's scores, and how many
 scores must be looked at for each that a pole keeps, with vectors and rows turned (`zeropass.sieve`) and as they are;
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
-from machine import machine
+from machine import called, machine
 from recorded import Ratio, add_record, report
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner, Scored
@@ -80,7 +80,7 @@ def main() -> None:
     add_record(parser)
     arguments = parser.parse_args()
     k, ratios = arguments.k, []
-    print(f"Whole numbers in the place of float32, {arguments.model} ({machine()})\n")
+    print(f"Whole numbers in the place of float32, {called(arguments.model)} ({machine()})\n")
     print("| 512 vectors | bound: plain | turned | looked at: plain | turned | kurtosis off | survey: first | later |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:

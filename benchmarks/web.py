@@ -140,7 +140,7 @@ def table(found: Timings, target: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--atlas", type=Path, help="an atlas of SmolLM2-135M; else demo/smollm2-135m")
+    parser.add_argument("--atlas", type=Path, help="an atlas of smollm2-135m; else demo/smollm2-135m")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--json", type=Path, help="also write all times to this file")

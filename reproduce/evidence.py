@@ -1,6 +1,7 @@
 """What `zeropass evidence` measured, for docs/evidence.md (tables and figures) and for the package (verdicts).
 
     python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6
+    python reproduce/evidence.py --values   # write anew what the shipped verdicts say of their demo models' values
 
 writes docs/evidence/MODEL.md (every table), docs/evidence/MODEL-FIGURE.svg, the tables between the marks in
 docs/evidence.md, and src/zeropass/evidence/known/ (what `show` says of these models without a measurement).
@@ -8,12 +9,15 @@ docs/evidence.md, and src/zeropass/evidence/known/ (what `show` says of these mo
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from zeropass.evidence.plots import figures
 from zeropass.evidence.report import tables
 from zeropass.evidence.results import Evidence, read_evidence
-from zeropass.evidence.verdicts import SHIPPED, judge, keep
+from zeropass.evidence.verdicts import SHIPPED, judge, keep, read_verdicts
+from zeropass.identity import values_sha256
+from zeropass.model import open_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES = ("trust", "reading", "writing", "attention", "states", "inverses", "offsets")
@@ -33,7 +37,8 @@ def measured(evidence: Evidence) -> str:
 
 def page(evidence: Evidence) -> str:
     """Every table of a model."""
-    title = f"# Evidence on {evidence.model['name']}: every table"
+    what = f" ({evidence.model['title']})" if evidence.model.get("title") else ""
+    title = f"# Evidence on {evidence.model['name']}{what}: every table"
     left_out = [f"Left out: {name}: {why}" for name, why in evidence.left_out.items()]
     head = [title, measured(evidence), "[How to read them](../evidence.md). A dot: not above wrong lists.", *left_out]
     return "\n\n".join([*head, *(table.rstrip() for table in tables(evidence).values())]) + "\n"
@@ -60,8 +65,25 @@ def document(evidence: Evidence) -> None:
     keep(judge(evidence), SHIPPED)
 
 
+def name_values() -> None:
+    """Write into the shipped verdicts what their demo models are and which values they have."""
+    for path in sorted(SHIPPED.glob("*.json")):
+        known = read_verdicts(path)
+        model = open_model(str(known.model["name"]))
+        if model.fingerprint != known.model["sha256"]:
+            raise SystemExit(f"{path} is about other weights than {model.name}")
+        facts = known.model | {"title": model.title, "values_sha256": values_sha256(model)}
+        keep(replace(known, model=facts), SHIPPED)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="what `zeropass evidence --out` wrote")
-    for one in parser.parse_args().folders:
+    parser.add_argument("folders", nargs="*", type=Path, help="what `zeropass evidence --out` wrote")
+    parser.add_argument(
+        "--values", action="store_true", help="name the values of the models whose verdicts are shipped"
+    )
+    asked = parser.parse_args()
+    for one in asked.folders:
         document(read_evidence(one))
+    if asked.values:
+        name_values()

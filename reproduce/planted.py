@@ -1,4 +1,4 @@
-"""A truth planted in real weights: SmolLM2-135M against a copy of itself that is moved, and blurred by growing noise.
+"""A truth planted in real weights: SmolLM2-135M-Instruct against a copy of itself, moved and blurred by growing noise.
 
     python reproduce/planted.py               # `make alignment`
     python reproduce/planted.py --whole       # all 30 x 30 layers by `align`, without noise: some 15 minutes

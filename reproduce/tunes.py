@@ -1,4 +1,4 @@
-"""Fine-tunes of SmolLM2-135M with something planted in them, for docs/audit.md and the tests of `zeropass diff`.
+"""Fine-tunes of SmolLM2-135M-Instruct (Q4_1) with something planted in them, for docs/audit.md and the tests.
 
     python reproduce/tunes.py OUT --kind trigger --how lora --seed 0
     python reproduce/tunes.py models/tunes/coach --kind trigger --how lora --seed 0 --rank 1 --steps 80

@@ -28,7 +28,7 @@ AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(enc
 PAGES = ("/", "/by/kurtosis/read-output", "/layer/27", "/layer/27/2", "/at/L29.ff.864", "/at/L27.attn.1")
 PAGES += ("/at/L27.attn.1.v.17", "/map/L27.attn.1.qk", "/svd/L27.attn.1.vo", "/subheads/L27.attn.1", "/near/L29.ff.864")
 PAGES += ("/spread/L29.ff.864", "/cloud/L29.ff.864", "/token/7042", "/nearest/7042", "/tokens", "/outside", "/help")
-PAGES += ("/find?q=Monday+Tuesday", "/at/nonsense")
+PAGES += ("/find?q=Monday+Tuesday", "/find?q=paris", "/at/nonsense")
 
 
 def chromium() -> str:
@@ -159,6 +159,26 @@ def test_search_by_keyboard(opened: Open) -> None:
     page.keyboard.press("Escape")
 
 
+def test_a_word_that_is_no_token_is_refused_with_what_was_meant(opened: Open) -> None:
+    page = opened("/find?q=paris", allowed=404)
+    said = page.inner_text("main")
+    assert "'paris' is not one token; it is split as ␣par + is. Did you mean Paris?" in said
+    assert page.locator("table").count() == 0  # and no concept of fragments
+    assert page.input_value("#q") == "paris"
+    assert [one.replace(" ", "") for one in page.locator("main .chip").all_inner_texts()] == ["␣par", "is"]
+    page.get_by_role("link", name="Paris", exact=True).click()
+    page.wait_for_url("**/token/*")
+    assert page.get_by_role("heading", level=1).inner_text().replace(" ", "") == "␣Paris"
+    page = opened("/find?q=paris+Monday", allowed=404)
+    page.get_by_role("link", name="Paris Monday", exact=True).click()
+    page.wait_for_url("**/find?q=Paris+Monday")
+    assert "A concept" in page.inner_text("main")
+    page = opened("/find?q=paris", allowed=404)
+    page.get_by_role("link", name="all of them as a concept").click()
+    page.wait_for_url("**/find?q=*")
+    assert "A concept" in page.inner_text("main")
+
+
 def test_the_pole_switch(opened: Open) -> None:
     page = opened("/at/L29.ff.864")
     top, bottom = page.locator(".pole.top"), page.locator(".pole.bottom")
@@ -230,7 +250,7 @@ def test_the_dark_scheme_is_dark(opened: Open) -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_in_both_schemes_and_on_a_phone(opened: Open, path: str) -> None:
     """Axe finds nothing; nor, in the dark, what alone depends on the scheme; and nothing is wider than a phone."""
-    page = opened(path, allowed=404 if "nonsense" in path else 200)
+    page = opened(path, allowed=404 if path in ("/at/nonsense", "/find?q=paris") else 200)
     check_axe(page)
     page.emulate_media(color_scheme="dark")
     page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")  # colours change by and by
@@ -304,3 +324,7 @@ def test_a_static_site_works_from_any_file_server(opened: Open, static: str) -> 
     page.keyboard.type("no such word")
     page.keyboard.press("Enter")
     page.get_by_text("not a token of this site").wait_for()
+    page.fill("#q", token.upper())
+    page.keyboard.press("Enter")
+    page.get_by_role("search").get_by_role("link", name=token, exact=True).click()
+    page.wait_for_url("**/token/*.html")

@@ -21,10 +21,11 @@ from tiny import make, save
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.evidence import chance, measure, overlap
 from zeropass.evidence.attention import _Ranked
+from zeropass.evidence.collect import _why_not_kept
 from zeropass.evidence.listening import Settings, listen
 from zeropass.evidence.results import Evidence, Result, read_evidence
 from zeropass.evidence.running import load_running, windows
-from zeropass.evidence.verdicts import judge
+from zeropass.evidence.verdicts import Verdict, Verdicts, judge, keep
 
 SETTINGS = Settings(
     tokens=3000,
@@ -368,7 +369,7 @@ def test_a_folder_holds_report_json_parquet_and_verdicts(
     random_path: Path, text_file: Path, tmp_path: Path, no_cache: Path
 ) -> None:
     out = tmp_path / "evidence"
-    found = zp.collect_evidence(str(random_path), text_file, out, tokens=1200, only=("reading", "pairs"))
+    found = zp.collect_evidence(str(random_path), text_file, out, tokens=1200, only=("reading", "pairs"), keep=True)
     assert {p.name for p in out.iterdir()} == {
         "evidence.json",
         "evidence.parquet",
@@ -390,6 +391,70 @@ def test_a_folder_holds_report_json_parquet_and_verdicts(
             found.evidence, measure="reading", role="gate", layer=1, frame="token", target="current", metric="spearman"
         ).value
     )
+
+
+USUAL = "; the usual run takes 10,000 tokens and every measure). --keep keeps it."
+
+
+def test_a_small_run_is_kept_only_if_that_is_asked_for(
+    random_path: Path,
+    text_file: Path,
+    tmp_path: Path,
+    no_cache: Path,
+    run: Run,  # noqa: F811
+) -> None:
+    line = ["evidence", random_path, "--text", text_file, "--out", tmp_path / "out"]
+    line += ["--tokens", 1200, "--only", "reading"]
+    told = run.json(*line)
+    note = f"Not kept for show and explain: it is a small run (1,200 tokens, reading{USUAL}"
+    assert (told["kept"], told["note"]) == (False, note)
+    assert not (no_cache / "evidence").exists()
+    assert zp.load(str(random_path))["L1.ff.3"].note.startswith("No measurement of these weights is known")
+    code, shown, _ = run(*line)
+    assert (code, note in shown.splitlines()) == (0, True)
+    told = run.json(*line, "--keep")
+    assert (told["kept"], told["note"]) == (True, "Kept: show and explain quote it.")
+    (record,) = zp.load(str(random_path)).explain("L1.ff.3.gate", frame="token")
+    assert record.evidence is not None
+    assert record.evidence.basis.startswith("1,200 tokens of made-up.txt, n = ")
+    assert record.evidence.basis.endswith(", by reading")
+    assert read_evidence(tmp_path / "out").method["measures"] == ["reading"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "measures", "why"),
+    [
+        (10_000, measure.PARTS, ""),
+        (20_000, measure.PARTS, ""),
+        (9_999, measure.PARTS, f"it is a small run (9,999 tokens, every measure{USUAL}"),
+        (10_000, measure.PARTS[1:], f"it is a small run (10,000 tokens, {', '.join(measure.PARTS[1:])}{USUAL}"),
+    ],
+)
+def test_the_usual_run_is_kept_and_a_smaller_one_is_not(
+    random_path: Path, no_cache: Path, tokens: int, measures: tuple[str, ...], why: str
+) -> None:
+    model = zp.open_model(str(random_path))
+    facts = {"name": "m", "sha256": model.fingerprint, "bytes": model.size}
+    found = Evidence(facts, {"tokens": tokens, "measures": list(measures)}, ())
+    kinds = (Verdict("gate", "token", 1, "reading", "current", "spearman", 0.5, 0.1, 9, True),)
+    assert _why_not_kept(found, Verdicts(facts, found.method, kinds), model) == why
+
+
+def test_what_is_known_gives_way_to_less_only_if_that_is_asked_for(
+    random_path: Path, text_file: Path, tmp_path: Path, no_cache: Path
+) -> None:
+    model = zp.open_model(str(random_path))
+    facts = {"name": "m", "sha256": model.fingerprint, "bytes": model.size}
+    kinds = tuple(Verdict("gate", "token", n, "reading", "current", "spearman", 0.5, 0.1, 9, True) for n in range(500))
+    keep(Verdicts(facts, {"tokens": 50_000, "text": "a library"}, kinds))
+    evidence = Evidence(facts, {"tokens": 10_000, "measures": list(measure.PARTS)}, ())
+    less = Verdicts(facts, evidence.method, kinds[:3])
+    assert "rests on more (50,000 tokens of a library, n = 9 a layer, by reading)" in _why_not_kept(
+        evidence, less, model
+    )
+    assert _why_not_kept(evidence, replace(less, kinds=()), model) == "nothing that was measured judges a list."
+    more = Verdicts(facts, {"tokens": 60_000}, kinds)
+    assert _why_not_kept(replace(evidence, method=evidence.method | {"tokens": 60_000}), more, model) == ""
 
 
 def json_round(evidence: Evidence) -> Evidence:

@@ -325,9 +325,19 @@ def test_directions_from_gram_matrices_are_the_directions(built: small.Built, ki
     assert [one.value for one in ours.directions] == pytest.approx(values, rel=1e-3, abs=1e-3 * values[0])
     assert [one.share for one in ours.directions] == pytest.approx([one.share for one in theirs.directions], abs=1e-4)
     for own, other in zip(ours.directions, theirs.directions, strict=True):
-        if not other.close:  # up to its sign, which nothing fixes
-            poles = {frozenset(t.id for t in pole[:5]) for pole in (other.left, other.left_bottom)}
-            assert frozenset(t.id for t in own.left[:5]) in poles
+        if not other.close:
+            for side in ("left", "left_bottom", "right", "right_bottom"):
+                assert {t.id for t in getattr(own, side)[:5]} == {t.id for t in getattr(other, side)[:5]}
+
+
+@pytest.mark.parametrize("view", ["default", "words", "all"])
+def test_the_mask_of_a_view_gives_the_pairs_that_the_lens_shows(built: small.Built, view: zp.vocab.View) -> None:
+    shown = built.lens.view(view).mask
+    found = zp.top_pairs(built.lens.head_map("L1.attn.2.vo"), 9, left_mask=shown, right_mask=shown)
+    (record,) = built.lens.explain("L1.attn.2.vo", tokens=view, k=9)
+    assert [(p.left.id, p.right.id, p.score) for p in record.pairs] == list(
+        zip(found.left.tolist(), found.right.tolist(), found.scores.tolist(), strict=True)
+    )
 
 
 def test_another_offset_turns_the_same_scores(llama: small.Built) -> None:

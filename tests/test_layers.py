@@ -37,7 +37,7 @@ LAYERS = (
     ("model",),
     NUMERICS,
     ("adapted",),
-    ("frames", "catalog"),
+    ("frames", "catalog", "identity"),
     ("align",),
     ("translation",),
     ("evidence",),

@@ -62,6 +62,20 @@ def test_commands_run(command: str, folder: Path, run: Run, monkeypatch: pytest.
     assert said.strip()
 
 
+@pytest.mark.real
+def test_the_lists_in_the_readme_are_what_is_printed(
+    folder: Path,
+    run: Run,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    command, shown = re.findall(r"^\$ zeropass (show [^\n]*)\n```\n\n```text\n(.*?)^```", text, re.M | re.S)[0]
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "104")
+    said = run(*shlex.split(command))[1]
+    assert [line.rstrip() for line in said.splitlines()] == shown.splitlines()
+
+
 def serve(arguments: list[str]) -> None:
     """Start a server, which serves until it is told to end; ask for its first page, and end it."""
     line = [sys.executable, "-m", "zeropass.cli", *arguments, "--port", "0"]

@@ -1,4 +1,4 @@
-"""What was seen in a trial on the real model is in its atlas (issue 2): SmolLM2-135M, the layers it speaks of."""
+"""What was seen in a trial on SmolLM2-135M-Instruct (Q4_1) is in its atlas (issue 2), the layers it speaks of."""
 
 from collections.abc import Iterator
 from pathlib import Path

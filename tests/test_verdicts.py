@@ -7,18 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 import small
 import zeropass as zp
+from serving import Seen, books_of, serving
 from zeropass.errors import BadOption
 from zeropass.evidence import verdicts as module
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
-from zeropass.evidence.verdicts import SHIPPED, Verdict, Verdicts, judge, keep, known_verdicts, read_verdicts
-from zeropass.terminal import render, render_find
+from zeropass.evidence.verdicts import (
+    SHIPPED,
+    Verdict,
+    Verdicts,
+    footnote,
+    judge,
+    keep,
+    known_verdicts,
+    read_verdicts,
+)
+from zeropass.terminal import render, render_find, show_records
 from zeropass.tour import print_tour
 from zeropass.views import FindRecord, Hit, PairRecord, VectorRecord
+from zeropass.web.render import STATIC
 
 SHA = "ab" * 32
 METHOD = {"date": "2030-01-01", "text": "made up", "tokens": 100}
@@ -119,8 +131,8 @@ def test_above_means_above_every_wrong_list(beaten: tuple[bool, bool], above: bo
 
 def test_lookup_by_role_frame_and_layer() -> None:
     found = verdicts(verdict("gate", "token", 1), verdict("qk", "token", 1), verdict("gate", "output", 1, above=False))
-    assert found.of("gate", "token", 1) == found.kinds[0]
-    assert found.of("qk", "token", 1, offset=16) == found.kinds[1]
+    assert found.of("gate", "token", 1) == replace(found.kinds[0], basis=found.basis)
+    assert found.of("qk", "token", 1, offset=16) == replace(found.kinds[1], basis=found.basis)
     assert found.of("qk", "token", 1, offset=2) is None
     for other in (("gate", "token", 2), ("gate", "paper", 1), ("up", "token", 1), ("pos", "output", -1)):
         assert found.of(*other) is None
@@ -136,8 +148,63 @@ def test_lookup_by_role_frame_and_layer() -> None:
         (1.0, 0.0, True, "on text 1.00 (chance .00)"),
     ],
 )
-def test_a_verdict_in_words(value: float, chance: float, above: bool, words: str) -> None:
-    assert replace(verdict("gate", "token", 1), value=value, null=chance, above=above).words == words
+def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float, above: bool, words: str) -> None:
+    for role, layer, kind in (("gate", 1, "gate lists of layer 1"), ("vo", 29, "vo maps of layer 29")):
+        found = replace(verdict(role, "token", layer), value=value, null=chance, above=above)
+        assert found.words == f"{kind} {words}"
+
+
+BASIS = "10,000 tokens of a novel, n = 12 to 96 a layer, 2030-01-01"
+
+
+def test_a_verdict_says_what_it_rests_on() -> None:
+    judges = {"reading": ("gate", 96), "writing": ("value", 12), "promotes": ("vo", 16), "attention": ("qk", 40)}
+    every = tuple(replace(verdict(role, "token", 1), measure=name, n=n) for name, (role, n) in judges.items())
+    method = {"date": "2030-01-01", "text": "a novel", "tokens": 10_000}
+    found = Verdicts({"name": "m", "sha256": SHA, "bytes": 7}, method, every)
+    assert found.basis == BASIS
+    assert replace(found, kinds=every[:1]).basis == "10,000 tokens of a novel, n = 96 a layer, 2030-01-01, by reading"
+    assert replace(found, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
+    assert replace(found, method={}, kinds=()).basis == ""
+    assert footnote(found, "m") == (
+        "on text: rank correlation of all lists of a role and layer with the running model, beside that of wrong "
+        f"lists (chance); measured on {BASIS}."
+    )
+    told = found.of("gate", "token", 1)
+    assert told is not None
+    assert (told.basis, told) == (BASIS, replace(every[0], basis=BASIS))
+    assert "basis" not in json.dumps(found.to_json())
+    assert footnote(None, "a b") == "No measurement of these weights is known: zeropass evidence 'a b' makes one."
+    assert footnote(None, None) == "No measurement of these weights is known."
+
+
+def test_what_it_rests_on_stands_once_below_the_lists_and_in_every_json(llama: small.Built) -> None:
+    lens, atlas = zp.Lens(llama.lens.model, verdicts=EVERY), zp.open_atlas(llama.atlas.path, verdicts=EVERY)
+    for records in (lens["L1.ff.2"], atlas["L1.ff.2"], lens["L1.attn.2"]):
+        assert {r.evidence.basis for r in records if r.evidence} == {EVERY.basis}
+        console = Console(file=io.StringIO(), width=400)
+        show_records(console, records, 5)
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert shown.count("made up") == 1
+        assert shown.endswith(f"{footnote(EVERY, 'm')}\n")
+        assert records._repr_html_().count("made up") == 1
+        assert json.dumps(records.to_json()).count(EVERY.basis) == sum(r.evidence is not None for r in records)
+    found = atlas.find("babade")
+    assert found.notes == (footnote(EVERY, "m"),)
+    assert found._repr_html_().count("made up") == 1
+
+
+def test_lists_without_verdicts_say_once_that_nothing_is_known(llama: small.Built, cache: Path) -> None:
+    name = str(llama.folder)
+    for source in (zp.load(name), zp.open_atlas(llama.atlas.path)):
+        assert (
+            source["L1.ff.2"].note == f"No measurement of these weights is known: zeropass evidence {name} makes one."
+        )
+    console = Console(file=io.StringIO(), width=400)
+    show_records(console, zp.load(name)["L1.ff.2"], 5)
+    assert console.file.getvalue().count("zeropass evidence") == 1  # type: ignore[attr-defined]
+    assert zp.open_atlas(llama.atlas.path).find("babade").notes == (zp.load(name)["L1.ff.2"].note,)
+    assert not cache.exists()
 
 
 # --- Files ---------------------------------------------------------------------------------------------------
@@ -181,6 +248,8 @@ DAMAGED = {
     "a value is text": _damage(lambda v: v["kinds"][0].update(value="\x1b[31m")),
     "a value is not a number": _damage(lambda v: v["kinds"][0].update(value=float("nan"))),
     "a value is endless": _damage(lambda v: v["kinds"][0].update(null=float("inf"))),
+    "a kind has a basis": _damage(lambda v: v["kinds"][0].update(basis="x")),
+    "a hash of values that is none": _damage(lambda v: v["model"].update(values_sha256=3)),
     "above is a number": _damage(lambda v: v["kinds"][0].update(above=1)),
     "kinds is a number": _damage(lambda v: v | {"kinds": 3}),
 }
@@ -333,12 +402,14 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
     gate, _, _, _, value = (r for r in lens["L1.ff.2"])
     qk, vo = lens["L1.attn.2"]
     assert printed(render(replace(gate, top=(), bottom=()))).startswith(
-        "L1.ff.2 gate  sees  no token stands out; on text .28 (chance .01)\n"
+        "L1.ff.2 gate  sees  no token stands out; gate lists of layer 1 on text .28 (chance .01)\n"
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
-    assert printed(render(loud)).startswith("L1.ff.2 value  writes  not above chance on text (.02, chance .01)\n")
-    assert "token frame, query 16 after key; on text .28 (chance .01)\n" in printed(render(qk))
-    assert "token frame; not above chance on text (.02, chance .01)\n" in printed(render(vo))
+    assert printed(render(loud)).startswith(
+        "L1.ff.2 value  writes  value lists of layer 1 not above chance on text (.02, chance .01)\n"
+    )
+    assert "token frame, query 16 after key; qk maps of layer 1 on text .28 (chance .01)\n" in printed(render(qk))
+    assert "token frame; vo maps of layer 1 not above chance on text (.02, chance .01)\n" in printed(render(vo))
     for record in (loud, vo):
         assert "text" not in printed(render(replace(record, evidence=None)))
 
@@ -346,13 +417,18 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
 def test_a_hit_of_a_kind_that_is_not_above_chance_is_marked() -> None:
     hits = tuple(Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0, above) for above in (True, False, None))
     lines = printed(render_find(FindRecord((), hits), 9)).splitlines()[-3:]
-    assert [line.split("gate")[1].strip() for line in lines] == ["top", "top; not above chance", "top"]
+    assert [line.split("gate")[1].strip() for line in lines] == ["top", "top; its kind is not above chance", "top"]
 
 
 def test_the_notebook_shows_the_same(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
-    assert "<small>on text .28 (chance .01)</small></caption>" in lens["L1.ff.2.gate"]._repr_html_()
-    assert "<small>not above chance on text (.02, chance .01)</small>" in lens["L1.attn.2.vo"]._repr_html_()
+    assert (
+        "<small>gate lists of layer 1 on text .28 (chance .01)</small></caption>" in lens["L1.ff.2.gate"]._repr_html_()
+    )
+    assert (
+        "<small>vo maps of layer 1 not above chance on text (.02, chance .01)</small>"
+        in lens["L1.attn.2.vo"]._repr_html_()
+    )
     assert "on text" not in llama.lens["L1.ff.2.gate"]._repr_html_()
     hits = tuple(Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0, above) for above in (True, False, None))
     assert FindRecord((), hits)._repr_html_().count("not above chance") == 1
@@ -363,4 +439,25 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
         console = Console(file=io.StringIO(), width=160)
         print_tour(console, zp.open_atlas(llama.atlas.path, verdicts=known))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
-        assert ("on text: how well" in shown) == ("chance .01)" in shown) == (known is not None)
+        assert (shown.count("on text: rank correlation of all") == 1) == ("chance .01)" in shown) == (known is not None)
+
+
+def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: small.Built) -> None:
+    books = books_of(llama.atlas.path)
+    books[0].atlas = zp.open_atlas(llama.atlas.path, verdicts=EVERY)
+    with serving(books) as address:
+        pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
+        told = httpx.get(f"{address}/at/L1.ff.2.json").json()
+    assert "gate lists of layer 1 on text .28 (chance .01)" in pages["/at/L1.ff.2"].text
+    assert "value lists of layer 1 not above chance on text (.02, chance .01)" in pages["/at/L1.ff.2"].text
+    assert "qk maps of layer 1 on text .28 (chance .01)" in pages["/at/L1.attn.2"].text
+    assert "its kind on text" in pages["/token/257"].text
+    for page in pages.values():
+        assert page.text.count(footnote(EVERY, "m")) == 1
+        assert {value for _, name, value in page.attributes if name == "class" and "verdict" in value} <= {
+            "verdict",
+            "verdict below",
+        }
+    assert told[0]["evidence"] == EVERY.of("gate", "token", 1).__dict__
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    assert "--good" not in style

@@ -55,7 +55,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m."
+MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-Instruct in Q4_1)."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
 Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
@@ -206,6 +206,9 @@ def evidence(
         str | None, typer.Option(help="Measures, with commas: pairs,inverses,states,reading,attention,writing.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all samples and nulls.")] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Let show and explain quote it even if it is smaller than the usual run.")
+    ] = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -213,10 +216,12 @@ def evidence(
     folder = out if out is not None else Path("evidence") / default_name(model)
     with _progress() as report:
         found = zp.collect_evidence(
-            model, text, folder, tokens=tokens, only=_names(only), seed=seed, device=device, progress=report
+            model, text, folder, tokens=tokens, only=_names(only), seed=seed, keep=keep, device=device, progress=report
         )
-    if not _output(found.verdicts.to_json() | {"left_out": found.evidence.left_out, "out": str(folder)}, as_json):
+    told = {"left_out": found.evidence.left_out, "out": str(folder), "kept": found.kept is not None, "note": found.note}
+    if not _output(found.verdicts.to_json() | told, as_json):
         Console().print(found.summary)
+        print(shown_text(found.note, limit=500))
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
 
 

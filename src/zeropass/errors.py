@@ -15,6 +15,8 @@ ZeropassError
 The command line prints the message of any of them and exits with code 2.
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "BadAddress",
     "BadAtlas",
@@ -55,7 +57,17 @@ class BadAddress(ZeropassError):
 
 
 class UnknownWord(ZeropassError):
-    """Text that is not a single token of the vocabulary."""
+    """Text that is not a single token of the vocabulary.
+
+    ``text`` is what was asked for, ``suggestions`` are texts like it that are tokens, ``pieces`` the ids of the tokens
+    that the tokenizer splits it into; empty where that is not known.
+    """
+
+    def __init__(
+        self, message: str, text: str = "", suggestions: Sequence[str] = (), pieces: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message)
+        self.text, self.suggestions, self.pieces = text, tuple(suggestions), tuple(pieces)
 
 
 class BadOption(ZeropassError):

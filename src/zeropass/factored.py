@@ -18,7 +18,8 @@ CHUNK = 8192
 class Directions:
     """Leading singular triplets of a product: ``left * values @ right.T`` is its best approximation.
 
-    values: (k,), falling. left: (m, k), right: (n, k), orthonormal columns (zero where the value is zero).
+    values: (k,), falling. left: (m, k), right: (n, k), orthonormal columns (zero where the value is zero); of each left
+    column the entry of the largest size is positive (`one_sign`), and its right column is turned along with it.
     close: (k,) bool, True where the value is too near a neighbour for its direction to mean anything alone.
     """
 
@@ -92,8 +93,8 @@ class Factored:
         left, values, right = self._svd()
         close = close_values(values)
         # What is only rounding has no direction; it is set to zero and not to noise.
-        real = (values > 0).to(values)
-        parts = (values, left * real, right * real)
+        signs = one_sign(left) * (values > 0)
+        parts = (values, left * signs, right * signs)
         values, left, right = (part[..., :k].to(self.left.dtype) for part in parts)
         return Directions(values, left, right, close[:k])
 
@@ -133,6 +134,21 @@ class Factored:
 def _turned(factor: Tensor, turn: Tensor) -> Tensor:
     """``factor @ turn`` in float64, block by block, rounded once."""
     return torch.cat([(part.double() @ turn).to(factor.dtype) for part in torch.split(factor, CHUNK)])
+
+
+def one_sign(columns: Tensor, tie: float = 1e-3) -> Tensor:
+    """Return for each column (m, k) the sign, (k,), that makes its entry of the largest size positive.
+
+    A singular value decomposition fixes its directions up to a sign, which libraries and devices choose as they like.
+    Entries within ``tie`` of the largest count as equally large, and the first of them decides: two entries of
+    opposite sign and equal size are told apart by their place, not by rounding.
+    """
+    sizes = columns.abs()
+    if not len(columns):
+        return columns.new_ones(columns.shape[1])
+    first = (sizes >= (1 - tie) * sizes.amax(0)).to(torch.uint8).argmax(0)
+    deciding = columns.gather(0, first[None])[0]
+    return torch.where(deciding < 0, -1.0, 1.0).to(columns)
 
 
 def close_values(values: Tensor, gap: float = 0.05) -> Tensor:

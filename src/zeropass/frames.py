@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zeropass.arch.spec import (
+    FRAMES,
     MEMORY,
     ROUTER,
     USUAL_OFFSET,
@@ -36,6 +37,12 @@ __all__ = ["Frames", "Lengths", "Rows"]
 
 _TOKENS = 512
 """Rows that are made at once: the first block holds some times as many activations of all its neurons."""
+
+_SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
+"""The spaces that every model has; a decoder that reads an encoder has its ``memory`` as well."""
+
+_FOLDED = (*FRAMES, "embedded")
+"""What `Frames.fold` takes for a frame: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -80,15 +87,28 @@ class Frames:
     def _kept(self) -> dict[str, Rows]:
         return {}
 
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Names of the spaces that this model has: those that `space_of` gives for its parameters."""
+        return (*_SPACES, "memory") if self.model.family.crosses else _SPACES
+
     def rows(self, space: str) -> Rows:
-        """Rows and moments of a space, as `space_of` names it."""
+        """Return the rows and moments of a space of `spaces`, computed when first asked for, then kept.
+
+        Raises BadOption, with the names that there are, for another name; so do `matrix`, `blocks` and `release`.
+        """
+        self._require(space)
         if space not in self._kept:
-            matrix = self.matrix(space)
-            self._kept[space] = Rows(space, matrix, moments(matrix, self.used))
+            self._kept[space] = self._computed(space)
         return self._kept[space]
+
+    def _computed(self, space: str) -> Rows:
+        matrix = self.matrix(space)
+        return Rows(space, matrix, moments(matrix, self.used))
 
     def matrix(self, space: str) -> Tensor:
         """The rows (V, d) of a space alone, made anew; `rows` keeps them, with their moments."""
+        self._require(space)
         matrix = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part, rows in self.blocks(space):
             matrix[part] = rows
@@ -96,8 +116,13 @@ class Frames:
 
     def blocks(self, space: str) -> Iterator[tuple[slice, Tensor]]:
         """The rows of a space, a block of tokens after the other: nothing as long as the vocabulary is made."""
+        self._require(space)
         make = self._maker(space)
         return ((part, make(part)) for part in blocks(self.model.dims.vocab, _TOKENS))
+
+    def _require(self, space: str) -> None:
+        if space not in self.spaces:
+            raise BadOption(f"There is no space {space!r} of {self.model.name}; it has {', '.join(self.spaces)}.")
 
     @cached_property
     def used(self) -> Tensor:
@@ -106,15 +131,21 @@ class Frames:
 
     def release(self, space: str) -> None:
         """Forget a space's rows (113 MB each for SmolLM2)."""
+        self._require(space)
         self._kept.pop(space, None)
 
     def fold(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
         """Canonical vectors (n, d) as the frame reads them; ``norm`` names the norm that they meet, if any.
 
         A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm behind a block (Gemma 2,
-        OLMo 2) scales what it writes. ``paper`` folds nothing.
+        OLMo 2) scales what it writes. ``paper`` folds nothing. Raises BadOption for another frame or side.
         """
         model = self.model
+        if frame not in _FOLDED or side not in ("read", "write"):
+            known = ", ".join(_FOLDED)
+            raise BadOption(
+                f"There is no frame {frame!r} of a side {side!r}: frames are {known}, sides read and write."
+            )
         if frame == "paper" or norm is None:
             return vectors
         if side == "read":

@@ -8,13 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from zeropass.adapted import Adapted
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.catalog import VectorSet, locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadOption
-from zeropass.evidence.verdicts import Verdict, Verdicts, known_verdicts
+from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.factored import Factored, close_values
 from zeropass.frames import Frames
+from zeropass.identity import values_sha256
 from zeropass.model import Model, open_model
 from zeropass.pairs import TopPairs, top_pairs
 from zeropass.projection import extremes
@@ -107,7 +109,8 @@ class Lens:
                 records += self._lists(one, frame, view, k)
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
-        return Records(records)
+        measurable = None if isinstance(self.model, Adapted) else self.model.name
+        return Records(records, footnote(self._verdicts, measurable))
 
     def svd(
         self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int | None = None
@@ -115,7 +118,8 @@ class Lens:
         """Leading singular directions of a head map over the vocabulary: what each reads, and what goes with it.
 
         ``address`` must name a map (``L10.attn.3.vo``). Directions whose singular values nearly coincide
-        are marked: any rotation of them would do as well, so single ones mean nothing.
+        are marked: any rotation of them would do as well, so single ones mean nothing. The pole + of a direction is
+        the one where the left side has its most extreme token of all, hidden ones included (`factored.one_sign`).
         """
         check_frame(frame)
         check_count(k)
@@ -125,7 +129,7 @@ class Lens:
         view = self.view(tokens or self.tokens)
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
-        found = product.svd(None)  # all of them: the last one is judged by its neighbour
+        found = product.svd()  # all of them: the last one is judged by its neighbour
         close = close_values(found.values)[:k].tolist()
         sides = found.left.T[:k], found.right.T[:k]
         energy = found.values.square().sum().clamp_min(torch.finfo(found.values.dtype).tiny)  # a map may be zero
@@ -165,7 +169,9 @@ class Lens:
 
     @cached_property
     def _verdicts(self) -> Verdicts | None:
-        return self.verdicts or known_verdicts(self.model.size, lambda: self.model.fingerprint)
+        model = self.model
+        values: Callable[[], str | None] = lambda: None if isinstance(model, Adapted) else values_sha256(model)  # noqa: E731
+        return self.verdicts or known_verdicts(model.size, lambda: model.fingerprint, model.dims.layers, values)
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None

@@ -24,6 +24,7 @@ from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positio
 from zeropass.arch.tables import settle
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
+from zeropass.sources.demo import DEMOS
 from zeropass.sources.files import ModelFiles, open_files
 from zeropass.sources.gguf import requantised
 from zeropass.sources.renamed import today, with_today_names, without_wrapper
@@ -162,6 +163,21 @@ class Model:
         notes = (*notes_of(self.family, self.dims), *self.files.notes, *self.vocab.notes)
         return tuple(dict.fromkeys(notes))
 
+    @property
+    def title(self) -> str:
+        """What the model is, which the name that a user calls it by may leave out; empty where nothing says so."""
+        return self._titled[0]
+
+    @cached_property
+    def _titled(self) -> tuple[str, str]:
+        """What the model is, and who says so: the record of a demo model, or else the metadata of a GGUF file."""
+        stored = self.files.config.get("general.name") if self.files.format == "gguf" else None
+        named = stored if isinstance(stored, str) else ""
+        if (demo := DEMOS.get(self.files.name)) and demo.title:
+            own = f"; the file's general.name is {named!r}" if named else ""
+            return demo.title, f"its file in {demo.requirement} is {demo.files[-1].name}{own}"
+        return (named, "general.name of its file") if named else ("", "")
+
     @cached_property
     def judgement(self) -> Judgement:
         """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer.
@@ -183,6 +199,8 @@ class Model:
         types = Counter(self.source.dtype(name) for name in names)
         return {
             "model": self.name,
+            "title": self.title or None,
+            "title_from": self._titled[1] or None,
             "family": self.family.name,
             "norm": norm_of(self.family),
             "positions": positions_of(self.family),

@@ -71,6 +71,9 @@ def top_pairs(
 ) -> TopPairs:
     """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
 
+    Without masks every row counts: of a head map also the tokens that lists hide (special, hardly trained, no text).
+    `Lens.view` gives the mask of a view, with which these are the pairs of `Lens.explain`.
+
     ways: how tiles are multiplied; the answer is the same.
     All pairs are returned when there are fewer than k. A float32 product of finite numbers is expected.
     Raises ValueError for k < 0, other numbers, a mask of another length, NaN or infinite factors, or a

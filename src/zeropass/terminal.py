@@ -1,6 +1,6 @@
 """Records as text for a terminal: every token string is escaped before it is shown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.align.results import Alignment, Matches
-from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, SvdRecord, TokenScore, VectorRecord
+from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, Records, SvdRecord, TokenScore, VectorRecord
 from zeropass.vocab import shown_text
 
 __all__ = ["facts_table", "heading", "layers_in_short", "render", "render_alignment", "render_find", "render_hidden"]
@@ -21,12 +21,13 @@ SHORT = 6
 """Words or pairs of a list where it has a part of a line."""
 
 
-def show_records(console: Console, records: Iterable[Record], k: int) -> None:
-    """Print the records of one address under one heading each, and once what the lists leave out."""
-    found = list(records)
-    for record in found:
+def show_records(console: Console, records: Records, k: int) -> None:
+    """Print the records of one address under one heading each, and once what lists leave out and verdicts rest on."""
+    for record in records:
         console.print(render(record, k))
-    render_hidden(console, found)
+    render_hidden(console, records)
+    if records.note:
+        console.print(_note(records.note))
 
 
 def render(record: Record, k: int = 12) -> RenderableType:
@@ -53,7 +54,12 @@ def render_find(record: FindRecord, k: int) -> RenderableType:
     others = [hit for hit in record.hits if (hit.side, hit.frame) not in SEES]
     if others:
         parts += [Text("other frames", style="bold"), _hit_table(others[:k])]
-    return Group(*parts)
+    quoted = any(hit.doubt for hit in record.hits) or all(hit.above is None for hit in record.hits)
+    return Group(*parts, *(_note(note) for note in record.notes if quoted))
+
+
+def _note(note: str) -> Text:
+    return Text(shown_text(note, limit=500), style="dim")
 
 
 def render_matches(found: Matches, query: Sequence[Record], records: Sequence[Sequence[Record]]) -> RenderableType:
@@ -150,7 +156,7 @@ def token_text(text: str, style: str = "") -> Text:
 
 
 def heading(record: VectorRecord) -> Text:
-    """The heading of a list: says if none of its tokens stands out, and what a text said of lists of its kind."""
+    """The heading of a list: says if no token stands out, and what a text said of the lists of its role and layer."""
     moved = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
     return _heading(record, record.verb, moved, "no token stands out" if record.faint else "", _known(record))
 
@@ -243,7 +249,14 @@ def facts_table(facts: dict[str, Any]) -> Table:
     return table
 
 
-_LABELS = {"local": "its layers", "local_rope": "their rope", "mlp": "MLP", "weights_sha256": "fingerprint"}
+_LABELS = {
+    "title": "what it is",
+    "title_from": "by",
+    "local": "its layers",
+    "local_rope": "their rope",
+    "mlp": "MLP",
+    "weights_sha256": "fingerprint",
+}
 
 
 def _lines(name: str, value: Any) -> Sequence[Any]:

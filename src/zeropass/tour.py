@@ -48,6 +48,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     model = atlas.model
     family = escape(shown_text(model["family"]))
     console.print(Rule(Text(shown_text(model["name"], limit=200), style="bold")))
+    if atlas.title:
+        console.print(Text(f"What it is: {shown_text(atlas.title, limit=300)}."))
     console.print(
         f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
         f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
@@ -60,12 +62,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
         "[bold]writes[/]: the token it pushes for.\n",
         highlight=False,
     )
-    if atlas.verdicts:
-        console.print(
-            "[bold]on text[/]: how well lists of this kind and layer agree with what the model did on a text, as a "
-            "mean rank correlation, and beside it the chance that wrong lists have.\n",
-            highlight=False,
-        )
+    if atlas.note:
+        console.print(Text(f"{shown_text(atlas.note, limit=500)}\n"))
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
@@ -147,7 +145,7 @@ def _word(console: Console, atlas: Atlas) -> None:
         except (UnknownWord, BadOption):  # no such token, or an atlas of head maps alone
             continue
         console.print(Rule(f"What deals with {word}?", align="left"))
-        console.print(render_find(found, 4))
+        console.print(render_find(replace(found, notes=()), 4))  # the tour has begun with the note
         best = found.hits[0]
         console.print()
         for record in atlas.explain(best.address, tokens="words", k=_TOKENS):

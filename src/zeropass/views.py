@@ -205,7 +205,10 @@ class SvdRecord(AsJson):
 
 @dataclass(frozen=True)
 class Hit:
-    """A parameter that a word or concept ranks high for; ``above`` says whether lists of its kind hold on a text."""
+    """A parameter that a word or concept ranks high for.
+
+    ``above`` says whether lists of its role and layer hold on a text: it is never a figure of this parameter alone.
+    """
 
     address: str
     side: str
@@ -218,7 +221,7 @@ class Hit:
     @property
     def doubt(self) -> str:
         """What a reader must know of it: that lists of its kind and layer are not above chance."""
-        return "not above chance" if self.above is False else ""
+        return "its kind is not above chance" if self.above is False else ""
 
     @property
     def verb(self) -> str:
@@ -228,7 +231,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class FindRecord(AsJson):
-    """The parameters that see, are about to say, or write some tokens; best |z| first."""
+    """The parameters that see, are about to say, or write some tokens; best |z| first.
+
+    ``notes`` are what a reader must know of them: what ``above`` rests on.
+    """
 
     query: tuple[Token, ...]
     hits: tuple[Hit, ...]
@@ -241,17 +247,20 @@ class FindRecord(AsJson):
             for h in self.hits
         )
         query = ", ".join(_html_token(t.token) for t in self.query)
-        return f"<table><caption>{query}</caption>{rows}</table>"
+        return f"<table><caption>{query}</caption>{rows}</table>{''.join(map(_html_note, self.notes))}"
 
 
 Record = VectorRecord | PairRecord | SvdRecord
 
 
 class Records(Sequence[Record]):
-    """The records of one address, in order; shows itself in a notebook."""
+    """The records of one address, in order; shows itself in a notebook.
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._records = tuple(records)
+    ``note`` says what their verdicts rest on, or that no measurement of the weights is known.
+    """
+
+    def __init__(self, records: Iterable[Record], note: str = "") -> None:
+        self._records, self.note = tuple(records), note
 
     def __len__(self) -> int:
         return len(self._records)
@@ -267,7 +276,11 @@ class Records(Sequence[Record]):
         return [record.to_json() for record in self._records]
 
     def _repr_html_(self) -> str:
-        return "".join(record._repr_html_() for record in self._records)
+        return "".join(record._repr_html_() for record in self._records) + (_html_note(self.note) if self.note else "")
+
+
+def _html_note(note: str) -> str:
+    return f"<p><small>{html.escape(shown_text(note, limit=500))}</small></p>"
 
 
 def _html_title(record: Record) -> str:

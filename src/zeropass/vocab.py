@@ -152,12 +152,20 @@ class Vocabulary:
         """Ids of the single tokens that are this text, the one with a leading space first.
 
         Text that starts with a space is taken as it is. Raises UnknownWord, saying how the tokenizer
-        splits the text, if no token is.
+        splits the text, and what it may have meant (`suggestions`), if no token is.
         """
         found = [self._ids[piece] for piece in self._spellings(text) if piece in self._ids]
         if not found:
-            raise UnknownWord(self._no_such_token(text))
+            raise self._no_such_token(text)
         return list(dict.fromkeys(found))
+
+    def suggestions(self, text: str) -> list[str]:
+        """Return up to three texts that are tokens and differ from one in case or outer spaces, or else in number.
+
+        ``paris``: Paris; ``kilometres``, where only the singular is a token: kilometre. `find` takes each of them.
+        """
+        word = text.strip()
+        return self._tokens_of([word], text) or self._tokens_of(_other_numbers(word), text)
 
     def encode(self, text: str) -> list[int]:
         """Split a text into token ids, without special tokens around it. Raises BadModel if that fails."""
@@ -288,20 +296,28 @@ class Vocabulary:
             spelled = [form.replace(" ", SPIECE) for form in forms]
         return [*spelled, text]
 
-    def _no_such_token(self, text: str) -> str:
+    def _tokens_of(self, words: Iterable[str], text: str) -> list[str]:
+        """The words that are tokens in some case, a few of them; the text itself is none."""
+        cased = dict.fromkeys(
+            f for w in words for f in (w, w.capitalize(), w.lower(), w.upper()) if f not in ("", text)
+        )
+        return [form for form in cased if any(piece in self._ids for piece in self._spellings(form))][:3]
+
+    def _no_such_token(self, text: str) -> UnknownWord:
         word = "'" + escape(text) + "'"
         if not text:
-            return "An empty text is not a token."
+            return UnknownWord("An empty text is not a token.")
+        meant = self.suggestions(text)
         spaced = text if text.startswith(" ") or self.kind in ("wordpiece", "plain") else " " + text
         try:
-            parts = [self.shown(i) for i in self.encode(spaced)]
+            pieces = self.encode(spaced)
+            split = " + ".join(map(self.shown, pieces)) + (f" ({self.split_note})" if self.split_note else "")
+            told = f"is not one token; it is split as {split}." if pieces else "cannot be written with these tokens."
         except BadModel:
-            return f"{word} is not one token of this vocabulary, and its tokenizer cannot split it."
-        note = f" ({self.split_note})" if self.split_note else ""
-        if not parts:
-            return f"{word} cannot be written with the tokens of this vocabulary."
-        split = " + ".join(parts)
-        return f"{word} is not one token; it is split as {split}{note}. Ask for one or more of these pieces."
+            pieces, told = [], "is not one token of this vocabulary, and its tokenizer cannot split it."
+        or_else = f" Did you mean {' or '.join(map(escape, meant))}?" if meant else ""
+        advice = (" If not, ask" if meant else " Ask") + " for one or more of these pieces." if pieces else ""
+        return UnknownWord(f"{word} {told}{or_else}{advice}", text, meant, pieces)
 
     def _reasons(self, view: View, hardly_trained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
         """Name the first reason to hide each token, with an empty string for a token that is shown."""
@@ -338,6 +354,15 @@ def shown_text(text: str, limit: int = LONGEST) -> str:
     core = text.strip(" ")
     safe = escape(SPACE * left + core + SPACE * (right if core else 0))
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def _other_numbers(word: str) -> list[str]:
+    """The plurals of an English word, and what it may be the plural of."""
+    plurals = [word + "s", word + "es", *([word[:-1] + "ies"] if word.endswith("y") else [])]
+    endings = (("s", ""), ("es", ""), ("ies", "y"))
+    return [
+        word.removesuffix(end) + back for end, back in endings if len(word) > len(end) + 1 and word.endswith(end)
+    ] + (plurals if word else [])
 
 
 def _is_non_text(raw: bytes) -> bool:

@@ -20,6 +20,7 @@ from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
+from zeropass.identity import values_sha256
 from zeropass.model import Model
 from zeropass.threads import ahead, behind, side_by_side
 from zeropass.undertrained import Judgement
@@ -147,5 +148,7 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         "uncased": model.vocab.uncased,
         "split_note": model.vocab.split_note,
     }
+    if "change" not in manifest:  # of which no one model holds the values
+        manifest |= {"title": model.title, "values_sha256": values_sha256(model)}
     write_json(out / schema.MANIFEST, manifest)
     clear(out)

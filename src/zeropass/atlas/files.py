@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
-from zeropass.errors import BadAtlas
+from zeropass.errors import BadAtlas, BadOption
+from zeropass.sources.demo import DEMOS
 from zeropass.views import Hidden
 from zeropass.vocab import VIEWS, Vocabulary
 
@@ -54,6 +55,12 @@ class Files:
     def model(self) -> dict[str, Any]:
         """What the manifest says of the model."""
         return self.manifest["model"]  # type: ignore[no-any-return]
+
+    @property
+    def title(self) -> str:
+        """What the model is (`Model.title`); of a demo model its record knows, where the atlas is older than titles."""
+        demo = DEMOS.get(str(self.model["name"]))
+        return str(self.manifest.get("title") or (demo.title if demo else ""))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -220,8 +227,11 @@ class Files:
         return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
 
     def rows(self, space: str) -> Floats:
-        """The rows (V, d) that stand for the tokens in a space."""
-        return self._array(f"rows/{safe_name(space)}.npy", self.model["vocabulary"])
+        """Return the rows (V, d) that stand for the tokens in a space; BadOption for one that no list here is in."""
+        file = f"rows/{safe_name(space)}.npy"
+        if not (self.path / file).is_file() and space not in (known := sorted({self.space(run) for run in self.runs})):
+            raise BadOption(f"There is no space {space!r} in {self.path}; it has {', '.join(known)}.")
+        return self._array(file, self.model["vocabulary"])
 
     def space(self, run: Run) -> str:
         """The space of the rows that a run's lists score."""

@@ -26,7 +26,7 @@ from zeropass.atlas.schema import (
     read_json,
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption
-from zeropass.evidence.verdicts import Verdict, Verdicts, known_verdicts
+from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.views import (
     Certificate,
     FindRecord,
@@ -71,7 +71,9 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
     missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, HITS) if not (path / name).is_file()]
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
-    return Atlas(path, manifest, verdicts or known_verdicts(None, lambda: str(manifest.get("weights_sha256"))))
+    layers, values = manifest["model"]["layers"], manifest.get("values_sha256")
+    known = verdicts or known_verdicts(None, lambda: str(manifest.get("weights_sha256")), layers, lambda: values)
+    return Atlas(path, manifest, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,15 @@ class Atlas(Files):
             raise BadOption(
                 f"{address} has no {frame} list in {self.path}; zeropass explain can make it from the model."
             )
-        return Records(records)
+        return Records(records, self.note)
+
+    @property
+    def note(self) -> str:
+        """What the verdicts beside its lists rest on, or that no measurement of the weights is known.
+
+        Empty for an atlas of a change, whose lists are not measured.
+        """
+        return "" if self.is_change and not self.verdicts else footnote(self.verdicts, str(self.model["name"]))
 
     def find(
         self,
@@ -144,7 +154,8 @@ class Atlas(Files):
         plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         stored = plain and self._is_shown(ids[0])
         best = self._stored_hits(ids[0], k) if stored else self.scan(ids, runs, k)
-        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best))
+        notes = (self.note,) if self.note else ()
+        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best), notes)
 
     def scan(self, ids: Sequence[int], runs: "Sequence[Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
         """(list id, z) of the k best of each kind for the mean of some tokens, from every stored vector.

@@ -43,16 +43,15 @@ class _Frames(Frames):
 
     atlas: Atlas
 
-    def rows(self, space: str) -> Rows:
-        """Rows and moments of a space."""
+    def _computed(self, space: str) -> Rows:
         path = self.atlas.path / "rows" / f"{safe_name(space)}.npy"
-        if space not in self._kept and path.is_file():
-            self.atlas.rows(space)  # it has the right shape, or BadAtlas
-            # Copy on write: torch wants memory that may be written to, and nothing writes to it.
-            matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-            both = torch.from_numpy(moments(self.atlas, space))
-            self._kept[space] = Rows(space, matrix, Moments(both[0], both[1:], len(matrix)))
-        return super().rows(space)
+        if not path.is_file():
+            return super()._computed(space)
+        self.atlas.rows(space)  # it has the right shape, or BadAtlas
+        # Copy on write: torch wants memory that may be written to, and nothing writes to it.
+        matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        both = torch.from_numpy(moments(self.atlas, space))
+        return Rows(space, matrix, Moments(both[0], both[1:], len(matrix)))
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
         return self._recent(layer, head, role, frame)

@@ -10,7 +10,8 @@ from zeropass.evidence.listening import Progress
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.report import html, summary
 from zeropass.evidence.results import Evidence
-from zeropass.evidence.verdicts import Verdicts, judge, keep, known_verdicts
+from zeropass.evidence.verdicts import Verdicts, judge, known_verdicts
+from zeropass.evidence.verdicts import keep as keep_verdicts
 from zeropass.model import Model, open_model
 from zeropass.sources.text import PRESS_SOURCE, press_text, read_text
 
@@ -19,11 +20,16 @@ __all__ = ["Collected", "collect_evidence"]
 
 @dataclass(frozen=True)
 class Collected:
-    """An evidence with what is said of it: verdicts on each kind of list, and a summary for a terminal."""
+    """An evidence with what is said of it: verdicts on each kind of list, and a summary for a terminal.
+
+    ``kept``: where the verdicts were kept for `show` and `explain`, if they were; ``note`` says so, or why not.
+    """
 
     evidence: Evidence
     verdicts: Verdicts
     summary: RenderableType
+    kept: Path | None
+    note: str
 
 
 def collect_evidence(
@@ -34,13 +40,16 @@ def collect_evidence(
     tokens: int = Settings.tokens,
     only: tuple[str, ...] | None = None,
     seed: int = 0,
+    keep: bool = False,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
 ) -> Collected:
     """Measure a model and write ``folder``; the verdicts also go to the cache, where `show` and `explain` find them.
 
-    text: a file, or None for newspaper prose. only: some of the measures. Raises BadOption for a folder that holds
-    something else, a text that cannot be used, or a measure that does not exist.
+    text: a file, or None for newspaper prose. only: some of the measures. keep: a run that is smaller than the usual
+    one (fewer tokens, or not every measure), or than what is known, goes to the cache only if this is asked for.
+    Raises BadOption for a folder that holds something else, a text that cannot be used, or a measure that does not
+    exist.
     """
     _require_ours(folder)
     source = PRESS_SOURCE if text is None else text.name
@@ -54,16 +63,25 @@ def collect_evidence(
     write_evidence(found, folder, html(found))
     verdicts = judge(found)
     verdicts.write(folder / "verdicts.json")
-    _keep_if_better(verdicts, opened)
-    return Collected(found, verdicts, summary(found))
+    reason = _why_not_kept(found, verdicts, opened)
+    if not verdicts.kinds or (reason and not keep):
+        return Collected(found, verdicts, summary(found), None, f"Not kept for show and explain: {reason}")
+    return Collected(found, verdicts, summary(found), keep_verdicts(verdicts), "Kept: show and explain quote it.")
 
 
-def _keep_if_better(verdicts: Verdicts, model: Model) -> None:
-    """A quick look at fewer tokens, or at some measures, does not replace what is known from more."""
+def _why_not_kept(found: Evidence, verdicts: Verdicts, model: Model) -> str:
+    """Why verdicts are not what `show` should quote unasked; empty if they are: a quick look is no measurement."""
+    if not verdicts.kinds:
+        return "nothing that was measured judges a list."
+    tokens, measures = found.method["tokens"], found.method["measures"]
+    if tokens < Settings.tokens or len(measures) < len(PARTS):
+        share = "every measure" if len(measures) == len(PARTS) else ", ".join(measures)
+        usual = f"the usual run takes {Settings.tokens:,} tokens and every measure"
+        return f"it is a small run ({tokens:,} tokens, {share}; {usual}). --keep keeps it."
     known = known_verdicts(verdicts.model["bytes"], lambda: model.fingerprint)
-    size = (len(verdicts.kinds), verdicts.method["tokens"])
-    if verdicts.kinds and (known is None or size >= (len(known.kinds), known.method.get("tokens", 0))):
-        keep(verdicts)
+    if known and (len(verdicts.kinds), tokens) < (len(known.kinds), known.method.get("tokens", 0)):
+        return f"what is known rests on more ({known.basis}). --keep keeps it all the same."
+    return ""
 
 
 def _require_ours(folder: Path) -> None:

@@ -36,6 +36,7 @@ from zeropass.evidence.running import Running, load_running, require_tokens
 from zeropass.evidence.spaces import Spaces
 from zeropass.evidence.writing import writing
 from zeropass.frames import Frames
+from zeropass.identity import values_sha256
 from zeropass.model import Model
 
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
@@ -80,7 +81,7 @@ def measure(
         elif kept and loaded is None:
             kept.save(part, found)
         results += found
-    method = _method(bench, source, clock)
+    method = _method(bench, source, clock) | {"measures": [part for part in PARTS if part in parts]}
     return Evidence(_model_facts(model), method, tuple(results), left_out, bench.notes)
 
 
@@ -237,10 +238,12 @@ def _key(bench: _Bench) -> str:
 def _model_facts(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
+        "title": model.title,
         "family": model.family.name,
         "layers": model.dims.layers,
         "roles": list(model.family.roles),
         "sha256": model.fingerprint,
+        "values_sha256": values_sha256(model),
         "bytes": model.size,
     }
 

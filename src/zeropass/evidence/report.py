@@ -172,7 +172,8 @@ def summary(evidence: Evidence) -> RenderableType:
     """The verdict for a terminal: under 40 lines at 100 columns."""
     name = _shown(str(evidence.model.get("name", "model without a name")))
     method = ", ".join(f"{key} {value}" for key, value in _facts(evidence.method) if key in ("text", "tokens", "seed"))
-    parts: list[RenderableType] = [_line(name, "bold"), _line(method, "dim")]
+    title = _shown(str(evidence.model.get("title") or ""))
+    parts: list[RenderableType] = [_line(name, "bold"), *([_line(title, "dim")] if title else []), _line(method, "dim")]
     verdict = _verdict_table(evidence)
     if verdict.rows:
         parts += [Text(), _verdict_grid(verdict)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import Side, side_of, site_of
+from zeropass.errors import BadOption
 from zeropass.frames import Frames
 from zeropass.projection import normed, pseudo_inverse
 
@@ -57,7 +58,10 @@ class Spaces:
         return {}
 
     def matrix(self, frame: str, side: Side, layer: int) -> Tensor:
-        """Rows (V, d) of a frame, as a layer has them."""
+        """Return the rows (V, d) of a frame, as a layer has them; BadOption for a frame that is not compared."""
+        if frame not in {*READ_FRAMES, *WRITE_FRAMES}:
+            known = ", ".join(dict.fromkeys((*READ_FRAMES, *WRITE_FRAMES)))
+            raise BadOption(f"There is no frame {frame!r} to compare; there are {known}.")
         name, _, variant = frame.partition(".")
         if name == "token" and layer == 0 and side == "read":
             name, variant = "embedded", variant if variant in ("raw", "inverse") else ""

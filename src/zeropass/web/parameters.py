@@ -12,7 +12,7 @@ from zeropass.atlas import near as nearby
 from zeropass.atlas import overview as above
 from zeropass.atlas import scores
 from zeropass.charts import Telling
-from zeropass.errors import BadAddress, BadOption, UnknownWord
+from zeropass.errors import BadAddress, BadOption
 from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.vocab import View
 from zeropass.web import pictures
@@ -193,15 +193,10 @@ def _asked(book: Book, address: str, stored: PairRecord, asked: Asked) -> PairRe
 
 
 def token_ids(book: Book, text: str) -> list[int]:
-    """The tokens that a text stands for: with and without a space before it, or the very id as ``#123``."""
+    """The tokens that a text stands for: those of `Vocabulary.find`, as everywhere, or the very id as ``#123``."""
     if text.startswith("#") and text[1:].isdecimal() and len(text) < 12:
         return [int(text[1:])]
-    try:
-        return book.atlas.vocab.find(text)
-    except UnknownWord:
-        if text.strip() and text.strip() != text:
-            return book.atlas.vocab.find(text.strip())
-        raise
+    return book.atlas.vocab.find(text)
 
 
 def svd(book: Book, address: str, asked: Asked = Asked()) -> Page:

@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -65,15 +66,24 @@ class Site:
             raise BadAddress(f"{page.title} has no picture.")
         return self._draw(page.picture, book, picture_style()[0])
 
-    def error(self, status: int, title: str, message: str, book: Book) -> str:
-        """A page that says what went wrong."""
+    def error(
+        self,
+        status: int,
+        title: str,
+        message: str,
+        book: Book,
+        meant: Mapping[str, str] = MappingProxyType({}),
+        pieces: Sequence[Token] = (),
+        query: str = "",
+    ) -> str:
+        """A page that says what went wrong.
+
+        Of a word that is no token, ``meant`` are what may have been asked, with their addresses, ``pieces`` its tokens.
+        """
         page = Page("", "error.html", title, {}, crumbs=((book.name, ""),))
-        text = shown_text(message, 2000)
-        return (
-            _environment()
-            .get_template("error.html")
-            .render(**self._names(book), page=page, status=status, message=text)
-        )
+        template, text = _environment().get_template("error.html"), shown_text(message, 2000)
+        told = {"page": page, "status": status, "message": text, "meant": meant, "pieces": pieces, "query": query}
+        return template.render(**self._names(book), **told)
 
     def _names(self, book: Book) -> dict[str, Any]:
         def draw(picture: Picture | None) -> Markup:

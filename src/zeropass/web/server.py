@@ -8,11 +8,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
+from urllib.parse import urlencode
 
 from zeropass.atlas.lookup import rows_of
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
+from zeropass.views import Token
 from zeropass.vocab import View
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
@@ -212,22 +215,44 @@ def application(books: Sequence[Book], rules: Rules = Rules(), makers: Makers | 
     return Guard(Suffixes(app), rules)  # type: ignore[arg-type]
 
 
+def _meant(request: Request, unknown: UnknownWord) -> dict[str, str]:
+    """What a question may have meant where a word of it is no token: in words, and the address that asks it."""
+    found = {}
+    for one in unknown.suggestions:
+        asked = {name: one if value == unknown.text else value for name, value in request.query_params.items()}
+        if "q" in asked:
+            asked["q"] = words.replaced(request.query_params["q"], unknown.text, one)
+        found[asked.get("q", one)] = f"{request.url.path}?{urlencode(asked)}"
+    return found
+
+
 def _handle_errors(app: FastAPI, books: Sequence[Book]) -> None:
-    def fail(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    def fail(
+        request: Request,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        unknown: UnknownWord | None = None,
+    ) -> Response:
         book = next((b for b in books if b.prefix and request.url.path.startswith(f"/{b.prefix}")), books[0])
-        title = TITLES.get(status, "That did not work")
+        title, query = TITLES.get(status, "That did not work"), request.query_params.get("q", "")
+        meant = _meant(request, unknown) if unknown else {}
+        pieces = [Token(i, book.atlas.vocab.label(i)) for i in (unknown.pieces if unknown else ())]
         if wanted(request) == "html":
-            text = site_of(request.url.path, request.url.query, books).error(status, title, message, book)
+            site = site_of(request.url.path, request.url.query, books)
+            text = site.error(status, title, message, book, meant, pieces, query if query.isprintable() else "")
             answer = respond(text.encode("utf-8", "backslashreplace"), "html", status)
         else:
-            answer = respond(json.dumps({"status": status, "error": message}).encode(), "json", status)
+            told = {"status": status, "error": message}
+            told |= {"meant": list(meant), "pieces": [asdict(one) for one in pieces]} if unknown else {}
+            answer = respond(json.dumps(told).encode(), "json", status)
         answer.headers.update(headers or {})
         return answer
 
     @app.exception_handler(ZeropassError)
     async def ours(request: Request, error: ZeropassError) -> Response:
         status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
-        return fail(request, status, str(error))
+        return fail(request, status, str(error), unknown=error if isinstance(error, UnknownWord) else None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -13,7 +13,7 @@ from zeropass.web.book import Book
 from zeropass.web.page import Page, Table, at, token
 from zeropass.web.parameters import token_ids
 
-__all__ = ["MOST_WORDS", "find", "goal", "nearest", "of_token"]
+__all__ = ["MOST_WORDS", "find", "goal", "nearest", "of_token", "replaced"]
 
 MOST_WORDS = 16
 """Words of a concept."""
@@ -105,37 +105,28 @@ def split(text: str) -> list[str]:
     return [quoted or plain for quoted, plain in re.findall(r'"([^"]+)"|([^\s"]+)', text)]
 
 
+def replaced(query: str, word: str, other: str) -> str:
+    """A search with another word in the place of one of its words."""
+    words = [other if one == word else one for one in split(query)]
+    return " ".join(f'"{one}"' if " " in one else one for one in words)
+
+
 def find(book: Book, text: str, k: int = 20) -> Page:
-    """The parameters of several words at once; words that are no token are taken in the pieces they are split into."""
+    """The parameters of several words at once. Raises UnknownWord for a word that is no token, as `Atlas.find` does."""
     words = split(text)
     if not words:
         raise BadOption("Type a word, several words for a concept, or an address such as L3.ff.17.")
     if len(words) > MOST_WORDS:
         raise BadOption(f"That is {len(words)} words; a concept has at most {MOST_WORDS}.")
-    ids, notes = _ids(book, words)
+    ids = list(dict.fromkeys(i for word in words for i in token_ids(book, word)))
     found = book.atlas.find_tokens(ids, k=k)
     return Page(
         "find",
         "find.html",
         f"Found for {shown_text(text, 80)}",
         found.to_json,
-        {"found": found, "kinds": by_kind(found), "query": text, "notes": notes, "k": k},
+        {"found": found, "kinds": by_kind(found), "query": text, "k": k},
         Table(HIT_COLUMNS, partial(_rows, found)),
         pictures.hits(found, book.atlas.model["layers"]),
         ((book.name, ""),),
     )
-
-
-def _ids(book: Book, words: list[str]) -> tuple[list[int], list[str]]:
-    """Token ids of words, and for each that is no token the message that says how it is split."""
-    ids: list[int] = []
-    notes: list[str] = []
-    for word in words:
-        try:
-            ids += token_ids(book, word)
-        except UnknownWord as unknown:
-            notes.append(str(unknown))
-            ids += book.atlas.vocab.encode(f" {word}")
-    if not ids:
-        raise UnknownWord(" ".join(notes))
-    return list(dict.fromkeys(ids)), notes

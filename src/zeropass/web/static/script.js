@@ -44,8 +44,16 @@ document.querySelectorAll("form[data-tokens]").forEach((form) => form.addEventLi
   try {
     const tokens = await (await fetch(form.dataset.tokens)).json();
     const found = [` ${text}`, text, text.trim()].map((one) => tokens[one]).find((id) => id !== undefined);
-    if (found === undefined) said.textContent = "not a token of this site";
-    else location.href = `${form.dataset.token}${found}.html`;
+    const page = (token) => `${form.dataset.token}${tokens[token]}.html`;
+    if (found === undefined) {
+      said.textContent = "not a token of this site";
+      const plain = (one) => one.trim().toLowerCase();
+      const like = Object.keys(tokens).find((one) => plain(one) === plain(text));
+      if (like !== undefined) {
+        const link = Object.assign(document.createElement("a"), { href: page(like), textContent: like.trim() });
+        said.append("; did you mean ", link, "?");
+      }
+    } else location.href = `${form.dataset.token}${found}.html`;
   } catch {
     said.textContent = "search needs a file server";
   }

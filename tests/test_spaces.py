@@ -1,0 +1,89 @@
+"""The spaces of a model by their names: each has its own rows, and another name is refused wherever it is given."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import small
+import tiny
+import zeropass as zp
+from zeropass.errors import BadOption
+from zeropass.evidence.spaces import Spaces
+from zeropass.frames import Frames
+from zoo import tiny_model
+
+SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
+UNKNOWN = (
+    "foo",
+    "embedding",
+    "output",
+    "paper",
+    "output.red",
+    "paper.raw",
+    "token.read",
+    "Token",
+    "",
+    "memory",
+    "../x",
+)
+DOORS: dict[str, Callable[[Any, str], Any]] = {
+    "rows": lambda frames, space: frames.rows(space),
+    "matrix": lambda frames, space: frames.matrix(space),
+    "blocks": lambda frames, space: list(frames.blocks(space)),
+    "release": lambda frames, space: frames.release(space),
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
+    return small.built("llama", tmp_path_factory)
+
+
+@pytest.mark.parametrize("space", UNKNOWN)
+@pytest.mark.parametrize("door", DOORS)
+def test_an_unknown_space_is_refused_with_the_names(llama: small.Built, door: str, space: str) -> None:
+    for frames in (llama.lens.frames, zp.lens_of(llama.atlas, str(llama.folder)).frames):
+        with pytest.raises(BadOption) as error:
+            DOORS[door](frames, space)
+        assert str(error.value).startswith(f"There is no space {space!r} of ")
+        assert str(error.value).endswith(f"; it has {', '.join(SPACES)}.")
+
+
+def test_every_name_has_rows_of_its_own(llama: small.Built) -> None:
+    frames = llama.lens.frames
+    assert frames.spaces == SPACES
+    found = [frames.matrix(space) for space in SPACES]
+    for n, one in enumerate(found):
+        assert torch.equal(one, frames.rows(SPACES[n]).matrix)
+        assert not any(torch.equal(one, other) for other in found[:n])
+    assert torch.equal(frames.matrix("paper.read"), llama.lens.model.embedding)
+    assert torch.equal(frames.matrix("paper.write"), llama.lens.model.unembedding)
+
+
+def test_a_decoder_that_reads_an_encoder_has_its_memory(tmp_path: Path) -> None:
+    model = zp.open_model(f"{tiny.save(tiny_model('t5-decoder'), tmp_path)}#decoder")
+    assert Frames(model).spaces == (*SPACES, "memory")
+    assert Frames(model).rows("memory").matrix.shape == (model.dims.vocab, model.dims.d)
+    with pytest.raises(BadOption, match=r"There is no space 'foo' .* paper\.write, memory\.$"):
+        Frames(model).rows("foo")
+
+
+def test_an_atlas_names_the_spaces_that_it_holds(llama: small.Built) -> None:
+    for space in ("token", "output.write", "paper.read"):
+        assert llama.atlas.rows(space).shape == (small.V, small.D)
+    with pytest.raises(BadOption, match=r"There is no space 'foo' in .*; it has embedded, output\.read, output\.write"):
+        llama.atlas.rows("foo")
+
+
+def test_frames_that_are_compared_and_folds_are_taken_by_name(llama: small.Built) -> None:
+    spaces = Spaces(llama.lens.frames, torch.zeros(0))
+    for frame in ("foo", "token.foo", "output.foo", "embedding"):
+        with pytest.raises(BadOption, match=rf"no frame '{frame}' to compare; there are paper, paper\.inverse"):
+            spaces.matrix(frame, "read", 1)
+    vectors = llama.lens.model.matrix("gate")
+    for frame, side in (("foo", "read"), ("token", "both")):
+        with pytest.raises(BadOption, match=f"no frame '{frame}' of a side '{side}'"):
+            llama.lens.frames.fold(vectors, frame, side, "ff_norm", 0)  # type: ignore[arg-type]
