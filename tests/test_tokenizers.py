@@ -532,7 +532,6 @@ ALONE: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
         lambda: sentencepiece(merged_pieces()).SerializeToString()[:-3],
         "cut short",
     ),
-    "empty": ("tokenizer.model", "llama", bytes, "no pieces"),
     "tiktoken, as Llama 3 has it": ("tokenizer.model", "llama", lambda: tiktoken_lines().encode(), "tiktoken"),
     "tiktoken": ("qwen.tiktoken", "llama", lambda: tiktoken_lines().encode(), "qwen.tiktoken cannot be read here"),
     "spiece": ("spiece.model", "llama", lambda: b"x", "spiece.model cannot be read here"),
@@ -568,7 +567,7 @@ def test_any_bytes_are_sentencepiece_or_refused(data: bytes, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("x")
     put(folder, config__json={"model_type": "llama"})
     (folder / "tokenizer.model").write_bytes(data)
-    with pytest.raises(BadModel, match=r"tokenizer\.model cannot be read|has no weights"):
+    with pytest.raises(BadModel, match=r"tokenizer\.model (cannot be read|is )|has no weights"):
         zp.open_model(str(folder))
 
 
