@@ -118,6 +118,7 @@ def llama(folder: Path, seed: int = 0, hostile: Sequence[str] = (), biases: bool
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "rope_theta": 100.0,
+        "attention_bias": biases,
     }
     draw = _Draw(seed)
     draw.add("model.embed_tokens.weight", V, D)

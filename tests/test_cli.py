@@ -1,8 +1,10 @@
 """The command line: its records, its messages, and what it must never print."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import small
 from zeropass import cli
@@ -160,9 +163,24 @@ def test_svd_records(run: Run, llama: small.Built) -> None:
 def test_info_records(run: Run, llama: small.Built) -> None:
     model, atlas = run.json("info", llama.folder), run.json("info", llama.atlas.path)
     assert (model["family"], model["layers"], model["d"]) == ("llama", small.LAYERS, small.D)
-    assert model["sha256"] == atlas["weights_sha256"]
+    assert model["fingerprint"] == atlas["weights_sha256"] != model["sha256"]
+    assert model["sha256"] == atlas["sha256"] == hashlib.sha256(Path(model["files"][0]).read_bytes()).hexdigest()
     assert atlas["lists"] == llama.atlas.manifest["lists"]
     assert atlas["bytes"] > 0
+
+
+def test_info_shows_the_hash_of_each_file_whole(run: Run, llama: small.Built, tmp_path: Path) -> None:
+    tensors, expected = load_file(llama.folder / "model.safetensors"), {}
+    shutil.copytree(llama.folder, tmp_path / "shards")
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    for i in (0, 1):
+        path = tmp_path / "shards" / f"model-0000{i + 1}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in list(tensors)[i::2]}, path)
+        expected[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run.json("info", tmp_path / "shards")["sha256"] == expected
+    lines = [" ".join(line.split()) for line in run("info", tmp_path / "shards")[1].splitlines()]
+    for name, sha256 in expected.items():
+        assert any(line.endswith(f"{sha256} {name}") for line in lines), lines
 
 
 def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
@@ -172,8 +190,8 @@ def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
         (("explain", llama.folder, "L1.attn.3.qk"), ("query 16 after key", "exact")),
         (("explain", llama.folder, "L1.attn.3.vo", "--svd"), ("singular directions", "of the map")),
         (("find", llama.atlas.path, "babade"), ("tokens used", "sees", "is about to say", "writes", "other frames")),
-        (("info", llama.folder), ("llama", "sha256")),
-        (("info", llama.atlas.path), ("weights sha256", "lists")),
+        (("info", llama.folder), ("llama", "sha256", "fingerprint")),
+        (("info", llama.atlas.path), ("fingerprint", "sha256", "lists")),
         (("tour", llama.atlas.path), ("telling neurons", "Heads", "Next")),
     ):
         code, out, err = run(*arguments)

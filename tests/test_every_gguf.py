@@ -20,7 +20,7 @@ from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from tiny import save
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
-from zeropass.errors import BadModel, BadOption, ZeropassError
+from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
 from zeropass.sources.gguf import GgufSource
@@ -239,8 +239,8 @@ def test_each_way_to_be_wrong_is_tried(twins: Callable[[str], Twins]) -> None:
 # What else converters write, or wrote
 
 
-def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray) -> Model:
-    """The file with some keys and tensors changed, opened."""
+def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray | None) -> Model:
+    """The file with some keys and tensors changed, opened; None takes one away."""
     source = GgufSource(path)
     writer = gguf.GGUFWriter(out, source.metadata["general.architecture"])
     for key, value in (source.metadata | keys).items():
@@ -249,7 +249,8 @@ def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray) -> M
             inner = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) and value else None
             writer.add_key_value(key, value, kind, sub_type=inner) if inner or not isinstance(value, list) else None
     for name, values in ({name: source.rows(name) for name in source.names()} | more).items():
-        writer.add_tensor(name, np.ascontiguousarray(values))
+        if values is not None:
+            writer.add_tensor(name, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -267,7 +268,34 @@ def test_an_output_that_copies_the_embedding(twins: Callable[[str], Twins], tmp_
     file, true = twins("gpt2")
     embedding = {"output.weight": true.embedding.numpy()}
     copied = edited(path_of(file), tmp_path / "copied.gguf", {}, **embedding)
-    assert differences(copied, true) == ["tied: False instead of True"]
+    assert differences(copied, true) == []
+
+
+def test_what_is_stored_decides_whether_tables_are_tied(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("gpt2")
+    embedding = true.embedding.numpy()
+    alone = {"token_embd.weight": None, "output.weight": embedding}
+    assert differences(edited(path_of(file), tmp_path / "alone.gguf", {}, **alone), true) == []
+    untied = edited(path_of(file), tmp_path / "untied.gguf", {}, **{"output.weight": embedding + 1})
+    assert differences(untied, true) == ["tied: False instead of True", "unembedding"]
+    assert np.array_equal(untied.unembedding.numpy(), embedding + 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("residual_scale", 0.2), ("attention.causal", False), ("expert_count", 8), ("logit_scale", 2.0)]
+)
+def test_a_key_that_may_change_what_is_computed_is_refused(
+    key: str, value: Any, twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    file, _ = twins("gpt2")
+    with pytest.raises(UnknownFamily, match=f"gpt2.{key} is {value}"):
+        edited(path_of(file), tmp_path / "odd.gguf", {f"gpt2.{key}": value})
+
+
+def test_keys_that_change_nothing_are_let_pass(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("gpt2")
+    keys = {"gpt2.attention.causal": True, "gpt2.expert_count": 0, "quantize.imatrix.file": "a", "other.scale": 3.0}
+    assert differences(edited(path_of(file), tmp_path / "more.gguf", keys), true) == []
 
 
 def test_gemma3_of_older_converters_has_no_base_for_its_local_layers(

@@ -573,7 +573,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(random_path: Path, tmp_path: 
     path.write_text(TEXT)
     code, _, told = run("evidence", tmp_path, "--text", path, "--out", tmp_path / "out")
     assert code == 2
-    assert "has a token with id 264, but the embedding has only 256 rows" in told
+    assert "with the id 264, are beyond the 256 rows of the embedding" in told
 
 
 def test_without_the_extra_it_says_which_one_is_missing(random_path: Path, tmp_path: Path) -> None:

@@ -48,7 +48,10 @@ def test_every_family_is_one_row() -> None:
     ("family", "norm", "positions", "attention", "mlp"),
     [
         ("llama", "RMSNorm before", "rotary", "GQA", "gated"),
-        ("gemma3", "RMSNorm around", "rotary", "GQA, QK-norm, window", "gated"),
+        (
+            *("gemma3", "RMSNorm around", "rotary"),
+            *("GQA, QK-norm, window or GQA, QK-norm, window, both ways", "gated"),
+        ),
         ("olmo2", "RMSNorm after", "rotary", "GQA, QK-norm", "gated"),
         ("mixtral", "RMSNorm before", "rotary", "GQA, window", "gated, experts"),
         ("gpt2", "LayerNorm before", "learned", "heads", "plain"),
@@ -58,7 +61,7 @@ def test_every_family_is_one_row() -> None:
             *("falcon", "LayerNorm before", "ALiBi or rotary"),
             *("heads or multi-query or GQA", "plain or plain, parallel"),
         ),
-        ("bert", "LayerNorm post", "learned", "heads, both ways", "plain"),
+        ("bert", "LayerNorm post", "learned", "heads, both ways or heads", "plain"),
         ("t5", "RMSNorm before", "relative", "heads, both ways or heads, cross", "plain or gated"),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_hub_model_opens(hub: Hub) -> None:
 
 def test_sharded_weights_are_fetched(hub: Hub) -> None:
     shards = {"model-00001-of-00002.safetensors": b"a", "model-00002-of-00002.safetensors": b"b"}
-    index = {"model.safetensors.index.json": b"{}"}
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()}
     hub.repos["owner/big"] = TEXT | shards | index | {"consolidated.safetensors": b"never"}
     assert names(fetch_hub("owner/big")) == {*TEXT, *shards, *index}
 
@@ -256,3 +256,82 @@ def test_the_environment_is_respected(hub: Hub, tmp_path: Path) -> None:
     offline = run("owner/model", HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert offline.stdout == first.stdout
     assert "NotFetched" in run("owner/bin", HF_HUB_OFFLINE="1").stderr
+
+
+# Weights as releases ship them ---------------------------------------------------------------------------
+
+
+def index_of(*shards: str) -> dict[str, bytes]:
+    weight_map = {f"t{i}": shard for i, shard in enumerate(shards)}
+    return {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
+
+
+SHARD = {"model-00001-of-00001.safetensors": b"s"}
+VARIANT = {"model.fp16.safetensors": b"v"}
+BIN = {"pytorch_model.bin": b"b"}
+NAMED = {"base.safetensors": b"1", "new.safetensors": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("shipped", "wanted"),
+    [
+        (SHARD | VARIANT, SHARD),
+        (SHARD | VARIANT | BIN, BIN),  # which is what transformers reads
+        (VARIANT | {"consolidated.safetensors": b"c"}, VARIANT),
+        (index_of("base.safetensors", "new.safetensors") | NAMED | SHARD, NAMED),
+        (index_of("base.safetensors") | NAMED | SHARD | VARIANT | BIN, {"base.safetensors": b"1"}),
+        ({"model.safetensors": b"m"} | index_of("base.safetensors") | SHARD, {"model.safetensors": b"m"}),
+    ],
+)
+def test_what_would_be_read_is_fetched_and_nothing_else(
+    hub: Hub, shipped: dict[str, bytes], wanted: dict[str, bytes]
+) -> None:
+    hub.repos["owner/shipped"] = TEXT | OTHER | shipped
+    indexed = "model.safetensors" not in shipped and "model.safetensors.index.json" in shipped
+    expected = {*TEXT, *wanted, *(index_of("") if indexed else ())}
+    assert names(fetch_hub("owner/shipped")) == expected
+    assert set(hub.gets) == expected
+
+
+def test_weights_that_the_configuration_names_are_fetched(hub: Hub) -> None:
+    config = {"config.json": json.dumps({"transformers_weights": "new.safetensors"}).encode()}
+    hub.repos["owner/named"] = TEXT | config | NAMED | {"model.safetensors": b"m"}
+    assert names(fetch_hub("owner/named")) == {*TEXT, "new.safetensors"}
+
+
+def test_an_index_that_leaves_its_folder_fetches_nothing(hub: Hub) -> None:
+    hub.repos["owner/bad"] = TEXT | index_of("../x.safetensors") | SHARD
+    with pytest.raises(BadModel, match="only a plain file name is right"):
+        fetch_hub("owner/bad")
+    assert not set(SHARD) & set(hub.gets)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "said"),
+    [
+        (TEXT | {"tf_model.h5": b"t"}, r"owner/other has no weights; .* It has tf_model\.h5: let transformers 4"),
+        (
+            {"a-q4.gguf": b"g", "README.md": b""},
+            r"owner/other has no config\.json\. It has a-q4\.gguf: give the file itself",
+        ),
+        (TEXT | {"model-00001-of-00002.safetensors": b"s"}, r"owner/other lacks 1 of its 2 shards"),
+    ],
+)
+def test_a_model_that_is_not_read_says_what_it_has(hub: Hub, shipped: dict[str, bytes], said: str) -> None:
+    hub.repos["owner/other"] = shipped
+    with pytest.raises(BadModel, match=said):
+        fetch_hub("owner/other")
+    assert not {"tf_model.h5", "a-q4.gguf", "model-00001-of-00002.safetensors"} & set(hub.gets)
+
+
+def test_weights_that_the_cache_lacks_are_named_when_the_hub_cannot_be_asked(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = hub.repos["owner/model"].pop("model.safetensors")
+    hub.repos["owner/model"].pop("pytorch_model.bin")
+    with pytest.raises(BadModel, match="has no weights"):
+        fetch_hub("owner/model")
+    hub.repos["owner/model"]["model.safetensors"] = weights
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NotFetched, match="The weights of owner/model are not in the hub's cache"):
+        fetch_hub("owner/model")

@@ -30,7 +30,7 @@ LAYERS = (
     ("errors",),
     ("disk",),
     ("parquet",),
-    ("vocab", "gguf_tokenizer", "undertrained"),
+    ("tokenizer_json", "vocab", "gguf_tokenizer", "undertrained"),
     ("sources",),
     ("arch",),
     ("address",),

@@ -42,8 +42,10 @@ class Refused:
 
 
 def quantised(method: str, *says: str, **more: Any) -> Refused:
-    """A format that the configuration names."""
-    return Refused("llama", says, {"quantization_config": {"quant_method": method, **more}}, error=BadModel)
+    """A format that the configuration names, and a tensor that is no plain number."""
+    config = {"quantization_config": {"quant_method": method, **more}}
+    packed_weight = {f"{L0}self_attn.q_proj.weight": torch.ones(32, 24, dtype=torch.int8)}
+    return Refused("llama", says, config, packed_weight, BadModel)
 
 
 def packed(says: str, *names: str) -> Refused:
@@ -230,7 +232,7 @@ def test_a_part_of_a_gguf_file_is_no_model(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     said = refusal(path, BadModel)
-    for part in (str(path), "3 parts", "llama-gguf-split --merge"):
+    for part in (str(path), "3 parts", "model-00002-of-00003.gguf, model-00003-of-00003.gguf cannot be found"):
         assert part in said
 
 

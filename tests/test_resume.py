@@ -290,6 +290,13 @@ def test_an_atlas_with_other_options(model: Path, damaged: Path, options: zp.Opt
     assert contents(damaged) == before
 
 
+def test_an_atlas_whose_plan_does_not_name_the_files_is_the_same(model: Path, damaged: Path) -> None:
+    plan = json.loads((damaged / PLAN).read_text())
+    del plan["sha256"]  # as versions before wrote it
+    (damaged / PLAN).write_text(json.dumps(plan))
+    assert not build(model, damaged)
+
+
 def test_an_atlas_of_another_model(damaged: Path, tmp_path: Path) -> None:
     before = contents(damaged)
     other = small.llama(tmp_path / "other", seed=1, biases=True)

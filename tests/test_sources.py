@@ -177,7 +177,6 @@ def entry(shape: list[int], start: int, stop: int) -> dict[str, object]:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"\x10\0\0",
         struct.pack("<Q", 1 << 60) + b"{}",
         struct.pack("<Q", 40) + b'{"a": {"dtype": "F32", "sh',
@@ -188,7 +187,7 @@ def entry(shape: list[int], start: int, stop: int) -> dict[str, object]:
         header_of({"a": entry([16], 0, 64)}, data=60),
         header_of(["not", "an", "object"]),
     ],
-    ids=["empty", "short", "huge", "cut", "overlap", "overlap2", "outside", "shape", "data", "list"],
+    ids=["short", "huge", "cut", "overlap", "overlap2", "outside", "shape", "data", "list"],
 )
 def test_a_damaged_safetensors_file_is_refused_by_name(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
@@ -425,7 +424,7 @@ def info(name: str, shape: tuple[int, ...] = (8,), kind: int = 0, offset: int = 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty"),
+        (b"", r"m\.gguf is empty"),
         (b"PK\3\4" + bytes(99), "no GGUF file"),
         (b"GGUF\3", "bytes that are missing"),
         (gguf_bytes(version=1), "version 1; versions 2 and 3"),

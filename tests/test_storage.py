@@ -1,10 +1,12 @@
 """Models read from storage, through fsspec's own memory file system."""
 
+import json
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
+from safetensors.torch import load, save
 
 import small
 import zeropass as zp
@@ -17,6 +19,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
     folder = small.llama(tmp_path / "model")
     memory = fsspec.filesystem("memory")
+    memory.store.clear()
     for file in folder.iterdir():
         memory.pipe_file(f"/bucket/model/{file.name}", file.read_bytes())
     memory.pipe_file("/bucket/model/readme.md", b"not read")
@@ -56,3 +59,47 @@ def test_a_folder_without_a_model(bucket: str) -> None:
     fsspec.filesystem("memory").pipe_file("/bucket/texts/a.txt", b"words")
     with pytest.raises(BadModel, match=r"has no config\.json"):
         zp.open_model("memory://bucket/texts")
+
+
+def put(**files: bytes) -> None:
+    memory = fsspec.filesystem("memory")
+    for name, content in files.items():
+        memory.pipe_file(f"/bucket/model/{name}", content)
+
+
+def cached(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".checksum"}
+
+
+def test_what_is_gone_from_there_is_no_longer_read(bucket: str, tmp_path: Path) -> None:
+    zp.open_model(bucket)
+    memory = fsspec.filesystem("memory")
+    tensors = load(memory.cat_file("/bucket/model/model.safetensors"))
+    memory.rm_file("/bucket/model/model.safetensors")
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    index = json.dumps({"weight_map": dict.fromkeys(changed, "ablated.safetensors")}).encode()
+    put(**{"ablated.safetensors": save(changed), "model.safetensors.index.json": index, "model.fp16.safetensors": b"x"})
+    model = zp.open_model(bucket)
+    for name, tensor in changed.items():
+        assert torch.equal(torch.from_numpy(model.source.rows(name)), tensor)
+    assert {"ablated.safetensors", "model.safetensors.index.json", "config.json"} <= cached(tmp_path)
+    assert not {"model.safetensors", "model.fp16.safetensors"} & cached(tmp_path)
+
+
+def test_weights_that_are_not_read_are_named(bucket: str) -> None:
+    fsspec.filesystem("memory").rm_file("/bucket/model/model.safetensors")
+    put(**{"tf_model.h5": b"t"})
+    with pytest.raises(BadModel, match=r"memory://bucket/model has no weights; .* It has tf_model\.h5"):
+        zp.open_model(bucket)
+
+
+def test_all_parts_of_a_gguf_file_are_fetched(bucket: str, tmp_path: Path) -> None:
+    parts = {f"m-0000{i}-of-00002.gguf": b"no GGUF" for i in (1, 2)}
+    put(**parts, **{"m-00001-of-00003.gguf": b"x", "n-00001-of-00002.gguf": b"x"})
+    with pytest.raises(BadModel, match=r"m-00002-of-00002\.gguf: it is no GGUF file"):
+        zp.open_model(f"{bucket}/m-00002-of-00002.gguf")
+    assert cached(tmp_path) == set(parts)
+    fsspec.filesystem("memory").rm_file("/bucket/model/m-00001-of-00002.gguf")
+    with pytest.raises(BadModel, match="it is no GGUF file"):
+        zp.open_model(f"{bucket}/m-00002-of-00002.gguf")
+    assert cached(tmp_path) == {"m-00002-of-00002.gguf"}

@@ -247,7 +247,7 @@ def test_tokens_spelled_alike_keep_the_first() -> None:
         (b'{"model": {"vocab": {"a": "x"}}}', "ValueError"),
         (b'{"model": {"vocab": {}}}', "no tokens"),
         (b'{"model": {"vocab": {"a": -1}}}', "negative"),
-        (b'{"model": {"vocab": {"a": 3}}}', "id 3, but the embedding has only 2 rows"),
+        (b'{"model": {"vocab": {"a": 3}}}', "such as a with the id 3, are beyond the 2 rows"),
         (b'{"model": {"vocab": {"a": 0}, "merges": [1]}}', "not a tokenizer"),
         (b'{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 0}]}', "not a tokenizer"),
     ],

@@ -63,7 +63,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "opt": (
         "OPTForCausalLM",
         "OPTConfig",
-        _SIZES | {"num_attention_heads": 3, "ffn_dim": 40, "word_embed_proj_dim": 24},
+        {key: value for key, value in _SIZES.items() if key != "intermediate_size"}
+        | {"num_attention_heads": 3, "ffn_dim": 40, "word_embed_proj_dim": 24},
     ),
     "bloom": ("BloomForCausalLM", "BloomConfig", _GPT | {"hidden_size": 24, "n_layer": 2, "n_head": 3}),
     "falcon-rw": (
@@ -116,7 +117,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "clip_qkv": 1.5},
     ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
-    "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE),
+    "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "distilbert": (
         "DistilBertForMaskedLM",
         "DistilBertConfig",

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.errors import BadModel
+from zeropass.tokenizer_json import FLAGS, Spec
 
 __all__ = ["gguf_spec", "gguf_unused"]
 
-Spec = dict[str, Any]
 SPIECE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -20,6 +20,17 @@ _GPT2_LIKE = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docli
 _DIGIT_LIKE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 _REGEX = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
 _REGEX |= dict.fromkeys(("qwen2", "stablelm2", "hunyuan"), _LLAMA3.replace("{1,3}", ""))
+
+UNREAD = {
+    "none": "no tokenizer",
+    "no_vocab": "no tokenizer",
+    "t5": "SentencePiece's Unigram",
+    "rwkv": "RWKV's greedy tokenizer",
+    "plamo2": "PLaMo-2's tokenizer",
+    "gemma4": "Gemma 4's tokenizer",
+    "hybriddna": "HybridDNA's tokenizer",
+}
+"""Other kinds of llama.cpp (src/llama-vocab.cpp)."""
 
 
 def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
@@ -30,8 +41,8 @@ def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
     builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
     model = metadata.get("tokenizer.ggml.model")
     if model not in builders:
-        known = ", ".join(builders)
-        raise BadModel(f"{path}: tokenizer.ggml.model is {model!r}; known are {known}.")
+        kind = f" ({UNREAD[model]}), which is not read" if model in UNREAD else ""
+        raise BadModel(f"{path}: tokenizer.ggml.model is {model!r}{kind}; known are {', '.join(builders)}.")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
         raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
@@ -56,9 +67,8 @@ def gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
 def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
     """Put a tokenizer.json together. Of tokens spelled alike the first keeps the text, the rest are unused."""
     vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [
-        {"id": i, "content": token, "special": types[i] != _USER} | flags
+        {"id": i, "content": token, "special": types[i] != _USER} | FLAGS
         for token, i in sorted(vocab.items(), key=lambda item: item[1])
         if types[i] in (_UNKNOWN, _CONTROL, _USER)
     ]

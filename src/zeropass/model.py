@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,17 @@ from torch import Tensor
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
 from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
+from zeropass.arch.tables import settle
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.sources.base import Float32, TensorSource
 from zeropass.sources.demo import DEMOS
-from zeropass.sources.files import ModelFiles, fingerprint, open_files
+from zeropass.sources.files import ModelFiles, open_files
 from zeropass.sources.gguf import requantised
-from zeropass.sources.renamed import with_today_names
+from zeropass.sources.renamed import today, with_today_names, without_wrapper
 from zeropass.undertrained import Judgement, judge
 from zeropass.vocab import Vocabulary
 
@@ -60,8 +62,14 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the weight files."""
-        return fingerprint(self.files.weight_files)
+        """SHA-256 over the sizes and contents of all weight files: what caches and atlases know the weights by."""
+        return self.files.hashes.fingerprint
+
+    @property
+    def sha256(self) -> str | dict[str, str]:
+        """The SHA-256 of the weight file, as ``sha256sum`` prints it; of several, of each by its name."""
+        each = self.files.hashes.sha256
+        return each if len(each) > 1 else next(iter(each.values()))
 
     @property
     def size(self) -> int:
@@ -77,7 +85,9 @@ class Model:
         """Rows ``start:stop`` of a canonical matrix, (rows, d) float32, on the model's device.
 
         ``what`` is a role (``gate``, ``q`` …) or a table (``embedding``, ``positions`` …). The rows of experts follow
-        each other. Raises BadWeights for a tensor that the file lacks or that holds NaN or infinite values.
+        each other. Of the embeddings, a row without a token is zero whatever the file holds there, and so is one of a
+        placeholder that is not finite. Raises BadWeights for a tensor that the file lacks or that holds NaN or infinite
+        values elsewhere.
         """
         stored = self._stored(what)
         total = self.rows(what, layer)
@@ -150,7 +160,8 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
-        return (*notes_of(self.family, self.dims), *self.files.notes)
+        notes = (*notes_of(self.family, self.dims), *self.files.notes, *self.vocab.notes)
+        return tuple(dict.fromkeys(notes))
 
     @property
     def title(self) -> str:
@@ -169,8 +180,16 @@ class Model:
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer."""
-        return judge(_Embedding(self), self.vocab.swallowed())
+        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer.
+
+        Rows without a token have no part in it.
+        """
+        ids = np.flatnonzero(~self.vocab.absent)
+        judged = judge(_Embedding(self, ids), self.vocab.swallowed()[ids])
+        found = Judgement(*np.zeros((2, self.vocab.size), dtype=np.bool_))
+        for flags, of_tokens in zip(found, judged, strict=True):
+            flags[ids] = of_tokens
+        return found
 
     def info(self) -> dict[str, Any]:
         """What the model is and what of it zeropass reads, JSON-ready: sizes, stored types, hash."""
@@ -197,7 +216,8 @@ class Model:
             "types": dict(types),
             "files": [str(path) for path in self.files.weight_files],
             "bytes": self.size,
-            "sha256": self.fingerprint,
+            "sha256": self.sha256,
+            "fingerprint": self.fingerprint,
         }
 
     @cached_property
@@ -300,6 +320,10 @@ class Model:
     def _picked(self, what: str, stored: Stored, name: str, start: int, stop: int) -> Float32:
         """Canonical rows ``start:stop`` of a tensor; of the file no more is read than what lies around them."""
         index = row_index(stored, what, self.dims)
+        if what in get_args(TokenTable):
+            rows = self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
+            rows[self.vocab.absent[start:stop]] = 0
+            return rows
         if index is None:
             return self._read(stored, name, start, stop)
         index = index[start:stop]
@@ -326,24 +350,24 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class _Embedding:
-    """E as `judge` reads it: of the file no more than the rows that are asked for."""
+    """The rows of E that have a token, as `judge` reads them: of the file no more than what is asked for."""
 
     model: Model
+    ids: npt.NDArray[np.int64]
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.model.dims.vocab, self.model.dims.embed
+        return len(self.ids), self.model.dims.embed
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> Float32:
-        """Rows of a slice, or of rising ids."""
-        if isinstance(at, slice):
-            start, stop, _ = at.indices(len(self))
-            return self.model.matrix("embedding", 0, start, stop).cpu().numpy()
-        runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
-        return np.concatenate([self[int(run[0]) : int(run[-1]) + 1] for run in runs])
+        """Rows of a slice, or of rising places among the ids."""
+        ids = self.ids[at]
+        runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+        parts = [self.model.matrix("embedding", 0, int(run[0]), int(run[-1]) + 1).cpu().numpy() for run in runs]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def open_model(model: str, device: str | torch.device = "cpu") -> Model:
@@ -361,15 +385,40 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
     files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
-    refuse_quantised(files, names)
+    quantised = refuse_quantised(files, names)
     family, layout = chosen(files, FAMILIES, stack)
+    keys = check_keys(files, family, layout)
+    files, names = _unwrapped(files, layout)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
         raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
-    dims = dimensions(files, family, layout, prefix, names)
-    check(files, family, layout, dims, prefix, names)
-    return Model(model, family, layout, dims, _vocabulary(files, dims), files, prefix, device)
+    tables = settle(files, family, layout, prefix, names)
+    files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
+    dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
+    check(files, family, tables.layout, dims, prefix, names)
+    _refuse_unindexed(files, layout, dims, prefix)
+    return Model(model, family, tables.layout, dims, _vocabulary(files, dims), files, prefix, device)
+
+
+def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
+    """The files with the names that a record has, and these names: those of a wrapper around the model are stripped."""
+    source, wrapper = without_wrapper(files.source, lambda names: prefix_of(layout, frozenset(names)) is not None)
+    if wrapper:
+        note = f"All names of tensors begin with {wrapper!r}, which is a wrapper's and was left out."
+        unindexed = frozenset(name.removeprefix(wrapper) for name in files.unindexed)
+        files = replace(files, source=source, notes=(*files.notes, note), unindexed=unindexed)
+    return files, frozenset(source.names())
+
+
+def _refuse_unindexed(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str) -> None:
+    """Refuse a tensor of the model that only the index lacks: transformers would load it, and read another model."""
+    read = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    if left := sorted(read.intersection(map(today, files.unindexed))):
+        raise BadModel(
+            f"{files.source.path}: tensor {left[0]!r} is in a shard, but the index does not name it, so that it is not "
+            "clear whether it is part of the model. Add it to the index or take it out of the shard."
+        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -387,9 +436,11 @@ def _carried(read: Tensor, device: torch.device) -> Tensor:
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
     if files.format == "gguf":
-        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab)
+        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, str(files.path))
     elif files.tokenizer_json is not None:
-        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab)
+        path = files.path / "tokenizer.json"
+        where = path if path.is_file() else files.path  # built from other files of the folder
+        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(where))
     else:
         raise BadModel(f"{files.path}: there is no tokenizer.json to name the tokens.")
     if vocab.size != dims.vocab:

@@ -243,14 +243,23 @@ def facts_table(facts: dict[str, Any]) -> Table:
     for name, value in facts.items():
         if value in (None, {}, [], ()):
             continue
-        lines = value if name == "notes" else [_fact(value)]
-        for i, line in enumerate(lines):
+        for i, line in enumerate(_lines(name, value)):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
-            table.add_row(label, Text(shown_text(str(line), limit=500)))
+            table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash is shown whole
     return table
 
 
 _LABELS = {"title": "what it is", "title_from": "by", "local": "its layers", "local_rope": "their rope", "mlp": "MLP"}
+_LABELS |= {"weights_sha256": "fingerprint"}
+
+
+def _lines(name: str, value: Any) -> Sequence[Any]:
+    """A fact in lines: notes a line each, hashes a line a file as ``sha256sum`` has them, everything else one."""
+    if name == "notes" and isinstance(value, list | tuple):
+        return value
+    if name == "sha256" and isinstance(value, dict):
+        return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    return [_fact(value)]
 
 
 def _fact(value: Any) -> str:

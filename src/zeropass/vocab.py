@@ -6,9 +6,9 @@ of vocabulary. Pieces are untrusted text, so `Vocabulary.shown` is the only form
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,12 +17,22 @@ from tokenizers import Tokenizer
 
 from zeropass.errors import BadModel, BadOption, UnknownWord
 from zeropass.gguf_tokenizer import gguf_spec, gguf_unused
+from zeropass.tokenizer_json import (
+    BYTES,
+    Spec,
+    added_tokens,
+    as_letters,
+    merges_of,
+    numbered,
+    refusing,
+    tokenizer_of,
+    without_rows,
+)
 
 __all__ = ["VIEWS", "View", "Vocabulary", "escape", "shown_text"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Spec = dict[str, Any]
 View = Literal["default", "words", "ascii", "all"]
 VIEWS: tuple[View, ...] = get_args(View)
 Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain"]
@@ -32,17 +42,6 @@ LONGEST = 40  # characters of a token that are shown
 SPACE, SPIECE = "␣", "▁"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_id)[a-z_]*\d+\|?[\]>]", re.I)
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """Map each byte to its printable stand-in in byte-level BPE (GPT-2: printable Latin-1 is itself)."""
-    same = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in same]
-    return {byte: chr(byte) for byte in same} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
-
-
-_LETTER = _byte_alphabet()
-_BYTE = {letter: byte for byte, letter in _LETTER.items()}
 
 
 def escape(text: str) -> str:
@@ -74,6 +73,8 @@ class Vocabulary:
     """The text of a tokenizer.json, or a function that reads it when it is first needed."""
     split_note: str = ""
     """What is only approximate about how text is split; empty when nothing is."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the tokenizer was read, a sentence each."""
     _cache: dict[int, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -82,8 +83,9 @@ class Vocabulary:
     ) -> "Vocabulary":
         """Read a Hugging Face ``tokenizer.json``; ``size`` is the number of rows of the embedding.
 
-        Rows beyond the tokenizer's tokens become unused. Raises BadModel if the file is not a tokenizer
-        of a known model, or has a token whose id has no row.
+        Rows beyond the tokenizer's tokens become unused. Added tokens without a row are left out, and named in the
+        notes: nothing that the model computes depends on them. Raises BadModel if the file is not a tokenizer of a
+        known model, or if any other token has no row.
         """
         try:
             text = data if isinstance(data, str) else data.decode("utf-8")
@@ -120,6 +122,12 @@ class Vocabulary:
     def used(self) -> Bools:
         """Rows that stand for a token of text or a special token: all but the unused ones."""
         return ~self.unused
+
+    @cached_property
+    def absent(self) -> Bools:
+        """Rows without a token: padding, which llama.cpp's converter calls ``[PAD151700]``, by the row's number."""
+        named = np.array([piece in ("", f"[PAD{i}]") for i, piece in enumerate(self.pieces)], dtype=np.bool_)
+        return self.unused & named
 
     def text(self, i: int) -> str:
         r"""Return what a token stands for, leading space included; incomplete UTF-8 appears as ``\xNN``."""
@@ -161,12 +169,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Split a text into token ids, without special tokens around it. Raises BadModel if that fails."""
-        try:
+        with refusing(f"The tokenizer cannot split {escape(repr(text))}"):
             return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
-        except BadModel:
-            raise
-        except Exception as error:  # the library raises bare Exception
-            raise BadModel(f"The tokenizer cannot split {escape(repr(text))}: {error}.") from error
 
     def to_tokenizer_json(self) -> str:
         """Return the text of a ``tokenizer.json``, for `from_tokenizer_json` to read back."""
@@ -174,7 +178,7 @@ class Vocabulary:
 
     def merges(self) -> list[tuple[str, str]]:
         """List the merges of a BPE tokenizer, first to last; none for other tokenizers."""
-        return _merges(self._spec["model"])
+        return merges_of(self._spec["model"])
 
     def merge_steps(self) -> Bools:
         """Tokens that some merge builds a longer token from (shape (V,)); none for WordPiece and Unigram."""
@@ -258,7 +262,7 @@ class Vocabulary:
         if self.literal[i] or self.kind == "plain":
             return _utf8(piece)
         if self.kind == "bytes":
-            return b"".join(bytes([_BYTE[c]]) if c in _BYTE else _utf8(c) for c in piece)
+            return b"".join(bytes([BYTES[c]]) if c in BYTES else _utf8(c) for c in piece)
         if self.kind == "wordpiece":
             return _utf8(piece[2:] if self.is_continuation(i) else piece)
         byte = _BYTE_PIECE.fullmatch(piece)
@@ -278,13 +282,7 @@ class Vocabulary:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        try:
-            tokenizer = Tokenizer.from_str(self.to_tokenizer_json())
-        except Exception as error:  # the library raises bare Exception
-            raise BadModel(f"The tokenizers library cannot use this tokenizer: {error}.") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+        return tokenizer_of(self.to_tokenizer_json())
 
     def _spellings(self, text: str) -> list[str]:
         """Pieces that a text may be stored as, the one after a space first."""
@@ -293,7 +291,7 @@ class Vocabulary:
             return [bare, bare.lower()] if self.uncased else [bare]
         forms = [text] if text.startswith(" ") or not text else [" " + text, text]
         if self.kind == "bytes":
-            spelled = ["".join(_LETTER[b] for b in _utf8(form)) for form in forms]
+            spelled = [as_letters(_utf8(form)) for form in forms]
         else:
             spelled = [form.replace(" ", SPIECE) for form in forms]
         return [*spelled, text]
@@ -404,45 +402,78 @@ def _from_spec(
 ) -> Vocabulary:
     """Vocabulary of a parsed tokenizer.json; every shape and id in it is checked, none is trusted."""
     try:
-        names = _numbered(spec["model"])
-        added = {int(t["id"]): t for t in spec.get("added_tokens") or []}
+        names = numbered(spec["model"])
+        added = added_tokens(spec, names)
         names |= {i: str(t["content"]) for i, t in added.items()}
         kind = _kind(spec)
-        _merges(spec["model"])
+        merges_of(spec["model"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadModel(f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}).") from error
-    rows = _checked_size(names, size, path)
+    rows = _checked_size(names, {*added, *unused}, size, path)
+    notes = [said for said in (_renumbered(added, path), _dropped(names, rows, path)) if said]
     pieces = [names.get(i, "") for i in range(rows)]
     empty = np.array([not p or _RESERVED.fullmatch(p) is not None for p in pieces], dtype=np.bool_)
-    empty[[i for i in unused if i < rows]] = True
+    empty |= _flags(rows, unused)
+    if empty.all():
+        raise BadModel(f"{path} has no token that stands for anything.")
     special = _flags(rows, (i for i, t in added.items() if t.get("special")))
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
-    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, text, note)
+    source = text if max(names) < rows else partial(without_rows, text, rows)
+    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes))
 
 
-def _numbered(model: Spec) -> dict[int, str]:
-    """Piece of every id of a tokenizer.json's model."""
-    vocab = model["vocab"]
-    if isinstance(vocab, dict):
-        return {int(i): str(piece) for piece, i in vocab.items()}
-    return {i: str(entry[0]) for i, entry in enumerate(vocab)}
-
-
-def _checked_size(names: dict[int, str], size: int | None, path: str) -> int:
+def _checked_size(names: dict[int, str], spare: Collection[int], size: int | None, path: str) -> int:
+    """Number of rows. BadModel where a token has none, unless it is one of the ``spare`` ids beside the vocabulary."""
     last = max(names, default=-1)
     if not names or min(names) < 0:
         raise BadModel(f"{path} has no tokens, or a token with a negative id.")
-    if size is not None and last >= size:
-        raise BadModel(f"{path} has a token with id {last}, but the embedding has only {size} rows.")
-    if size is None and last > 2 * len(names) + 65536:
-        raise BadModel(f"{path} has a token with id {last}, but only {len(names)} tokens.")
-    return last + 1 if size is None else size
+    if size is None:
+        if last > 2 * len(names) + 65536:
+            raise BadModel(f"{path} has a token with id {last}, but only {len(names)} tokens.")
+        return last + 1
+    above = [i for i in names if i >= size]
+    ordinary = [i for i in above if i not in spare]
+    if ordinary or len(above) == len(names):
+        i = max(ordinary or above)
+        raise BadModel(
+            f"{path} is the tokenizer of another model: {len(above)} of its {len(names)} tokens, such as "
+            f"{shown_text(names[i])} with the id {i}, are beyond the {size} rows of the embedding."
+        )
+    return size
+
+
+_NAMED = 5
+"""Tokens that a note names."""
+
+
+def _dropped(names: Mapping[int, str], rows: int, path: str) -> str:
+    """Name the tokens that have no row, in a sentence; nothing if there are none."""
+    above = sorted(i for i in names if i >= rows)
+    if not above:
+        return ""
+    tokens = "1 added token" if len(above) == 1 else f"{len(above)} added tokens"
+    return f"{path} has {tokens} beyond the {rows} rows of the embedding, left out: {_listed(names, above)}."
+
+
+def _renumbered(added: Mapping[int, Spec], path: str) -> str:
+    """Name the added tokens that do not get the ids that the file states, in a sentence; nothing if there are none."""
+    moved = [i for i, token in added.items() if token["id"] != i]
+    if not moved:
+        return ""
+    listed = _listed({i: str(added[i]["content"]) for i in moved}, moved)
+    return f"{path} states other ids than the tokenizers library gives, which are taken: {listed}."
+
+
+def _listed(names: Mapping[int, str], ids: Sequence[int]) -> str:
+    """Some tokens with their ids."""
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(f"{shown_text(names[i])} ({i})" for i in ids[:_NAMED]) + more
 
 
 def _flags(size: int, ids: Iterable[int]) -> Bools:
     flags = np.zeros(size, dtype=np.bool_)
-    flags[list(ids)] = True
+    flags[[i for i in ids if i < size]] = True
     return flags
 
 
@@ -462,10 +493,5 @@ def _kind(spec: Spec) -> Kind:
         return "bytes"
     if model.get("type") == "WordPiece" or ("continuing_subword_prefix" in model and "merges" not in model):
         return "wordpiece"
-    pieces = (str(piece) for piece in _numbered(model).values())
+    pieces = (str(piece) for piece in numbered(model).values())
     return "sentencepiece" if any(p.startswith(SPIECE) for p in pieces) else "plain"
-
-
-def _merges(model: Spec) -> list[tuple[str, str]]:
-    pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or [])
-    return [(str(pair[0]), str(pair[1])) for pair in pairs if len(pair) == 2]

@@ -8,11 +8,21 @@ from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily
+from zeropass.sources.base import FLOATS
 from zeropass.sources.files import ModelFiles
 
 _GUIDE = "(docs/adding-a-family.md)"
 
-__all__ = ["check", "chosen", "records", "refuse_quantised"]
+__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
+
+LLAMA_CPP_NAMES = {
+    "gptneox": "gpt_neox",
+    "modern-bert": "modernbert",
+    "phi2": "phi",
+    "qwen3moe": "qwen3_moe",
+    "t5encoder": "t5",
+}
+"""What llama.cpp calls families in ``general.architecture`` where transformers' ``model_type`` is another name."""
 
 
 def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tuple[Family, Layout]:
@@ -23,7 +33,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     families = tuple(families)
     key = "general.architecture" if files.format == "gguf" else "model_type"
     kind = files.config.get(key)
-    named = [family for family in families if kind in family.model_types]
+    name = LLAMA_CPP_NAMES.get(kind, kind) if files.format == "gguf" and isinstance(kind, str) else kind
+    named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
         raise BadOption(f"{files.path}: a {kind} has one stack of layers; open it without #{stack}.")
     named = [family for family in named if family.stack in ("", stack or "encoder")]
@@ -37,8 +48,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     if not stored:
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
         raise UnknownFamily(
-            f"{files.path}: family {kind!r} is known, but not as a {files.format} file; "
-            f"known there: {', '.join(sorted(formats))}."
+            f"{files.path}: {key} is {kind!r}; the family {named[0].name} is known, but not as a "
+            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[form] for form in sorted(formats))}."
         )
     for family in stored:
         layout = family.layout(files.format)
@@ -50,6 +61,9 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
         f"Reading it would need a record of its own {_GUIDE}."
     )
 
+
+_FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": "GGUF file"}
+"""What a user gives a model as, by its format."""
 
 _NO_TRANSFORMER = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
@@ -85,6 +99,7 @@ def _differences(config: Mapping[str, Any], family: Family) -> list[str]:
 def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
     """Raise BadWeights for a tensor that is missing or misshapen, UnknownFamily for one that the record lacks."""
     _check_untied(files, layout, dims, prefix, names)
+    _check_switches(files, layout, dims, prefix, names)
     _check_extras(files, layout, dims, prefix, names)
     _check_shapes(files, family, layout, dims, prefix, names)
     _check_qk_norms(files, family, layout, dims, prefix, names)
@@ -102,6 +117,23 @@ def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: s
             f"{files.source.path}: the configuration says the unembedding is not tied, but "
             f"{full_name(stored.name, prefix)} is missing."
         )
+
+
+def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
+    """Raise BadWeights for tensors that the configuration says the model does not have, or lacks though it says so."""
+    for key, (whats, default) in layout.switches.items():
+        value = looked_up(files.config, key)
+        on = default if value is None else value
+        if not isinstance(on, bool):
+            raise BadModel(f"{files.path}: {key} is {value!r}; it must be true or false.")
+        tensors = [full_name(name, prefix) for what in whats for name in expand(layout.tensors[what], dims)]
+        present = [name for name in tensors if name in names]
+        if present and not on:
+            raise BadWeights(
+                f"{files.source.path}: it has {_some(present)}, but {key} is not true: the model would not use them."
+            )
+        if on and not present:
+            raise BadWeights(f"{files.source.path}: {key} is true, but {_some(tensors)} are missing.")
 
 
 def _check_shapes(
@@ -171,25 +203,54 @@ _QUANTISED = (
 )
 """Endings of tensors that tell formats in which a weight is not the number that the file holds."""
 
-_METHODS = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8", "fbgemm_fp8": "FP8", "mxfp4": "MXFP4"}
+_METHODS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8",
+    "mxfp4": "MXFP4",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "torchao": "torchao",
+    "hqq": "HQQ",
+    "quanto": "Quanto",
+    "eetq": "EETQ",
+    "auto-round": "AutoRound",
+}
+"""Methods that store other tensors, or other types, than the model as it was; BitNet, say, keeps plain numbers that the
+model does not compute with.
+"""
 
 
-def refuse_quantised(files: ModelFiles, names: Names) -> None:
-    """Raise BadModel, naming the format, for weights that are quantised in a way that is not read."""
-    settings = files.config.get("quantization_config")
-    if isinstance(settings, Mapping):
-        method = str(settings.get("quant_method", "unknown"))
-        more = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
-        raise BadModel(
-            f"{files.path}: the weights are quantised as {', '.join([_METHODS.get(method, method), *more])} "
-            "(quantization_config), which is not read. Use the model as it was before, or a GGUF file of it."
-        )
+def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
+    """Return notes on a configuration that quantises what is stored as plain numbers.
+
+    Raises BadModel, naming the format, for weights that are quantised in a way that is not read.
+    """
     for pattern, kind in _QUANTISED:
         if found := sorted(name for name in names if re.search(pattern, name)):
             raise BadModel(
                 f"{files.source.path}: tensor {found[0]!r} belongs to a format that is not read ({kind}). "
                 "Use the model as it was before, or a GGUF file of it."
             )
+    settings = files.config.get("quantization_config")
+    if not settings:
+        return ()
+    if not isinstance(settings, Mapping):
+        raise BadModel(f"{files.path}: quantization_config is {settings!r}; it must be an object.")
+    method = str(settings.get("quant_method", "unknown"))
+    more = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
+    named = ", ".join([_METHODS.get(method, method), *more])
+    types = sorted({files.source.dtype(name) for name in names})
+    if method not in _METHODS or not set(types) <= set(FLOATS):
+        raise BadModel(
+            f"{files.path}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
+            "which is not read. Use the model as it was before, or a GGUF file of it."
+        )
+    return (
+        f"The configuration says that the weights are quantised as {named}; they are stored as {', '.join(types)} and "
+        "read as they are. What loads them may quantise them.",
+    )
 
 
 def _check_leftovers(
@@ -206,6 +267,7 @@ def _check_leftovers(
 def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> list[str]:
     """The tensors that a record neither reads nor names as unread, in order."""
     known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
+    known |= {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
     unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
     return sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
 

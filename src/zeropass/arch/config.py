@@ -25,9 +25,14 @@ def full_name(name: str, prefix: str) -> str:
 
 
 def prefix_of(layout: Layout, names: Names) -> str | None:
-    """What stands before the tensor names of this file; None if no embedding is found under any known prefix."""
-    anchor = layout.tensors["embedding"].name
-    return next((prefix for prefix in layout.prefixes if full_name(anchor, prefix) in names), None)
+    """Return what stands before the tensor names of this file; None if no known prefix does.
+
+    It is told by the embedding, or, where only the head tied to it is stored, by the first block's queries.
+    """
+    anchors = (*(layout.copies or (layout.tensors["embedding"].name,)), layout.tensors["q"].name.format(layer=0))
+    return next(
+        (prefix for anchor in anchors for prefix in layout.prefixes if full_name(anchor, prefix) in names), None
+    )
 
 
 def looked_up(config: Mapping[str, Any], key: str) -> Any:
@@ -42,7 +47,7 @@ def looked_up(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> Dimensions:
+def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names, tied: bool) -> Dimensions:
     """The sizes and constants of a model. Raises BadModel, with the key, for one that is missing or impossible."""
     read = _Reader(files, family, layout)
     sizes = {name: read.size(name) for name in _SIZES}
@@ -67,10 +72,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
             raise BadWeights(f"{files.path}: {read.keys(name)} is {known[name]}; the file has {len(names)} tensors.")
     rotary = read.rotary(known["head_dim"]) if family.rotary else 0
     local = read.local(known["layers"])
-    tied = _tied(files, family, layout, prefix, names)
     scalar = read.number("query_scalar")
-    asked = read.value("logits_scaled")
-    scaled = tied if asked is None else asked
     embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
     return Dimensions(
         **known,
@@ -81,12 +83,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         rotary=rotary,
         attention_scale=1.0 if family.unscaled else (scalar or known["head_dim"]) ** -0.5,
         attention_cap=read.number("attention_cap"),
-        logit_scale=d**-0.5 if family.logits_scaled and scaled else 1.0,
+        logit_scale=d**-0.5 if family.logits_scaled and read.value("logits_scaled") is not False else 1.0,
         logit_cap=read.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else 1.0,
         router_normed=family.router_normed or bool(read.value("router_normed")),
         clip=read.number("clip"),
-        window=read.size("window") if local else None,
+        window=read.window() if local else None,
         local=local,
         local_rope=read.local_rope() if family.rotary and local else None,
     )
@@ -103,10 +105,13 @@ class _Reader:
         return " / ".join(self.layout.config.get(name, (name,)))
 
     def value(self, name: str) -> Any:
-        """The first value that is there."""
-        for key in self.layout.config.get(name, ()):
+        """Return the first value that is there, or what the family or its files have without one."""
+        keys = self.layout.config.get(name, ())
+        for key in keys:
             if (found := looked_up(self.files.config, key)) is not None:
                 return found
+        if name in self.layout.defaults and not any(key in self.files.config for key in keys):
+            return self.layout.defaults[name]
         return self.layout.constants.get(name, self.family.config.get(name))
 
     def size(self, name: str) -> int | None:
@@ -141,24 +146,40 @@ class _Reader:
         """
         if self.files.format == "gguf" and not self.value("window"):  # 0 and nothing say that there is none
             return ()
-        kinds = self.value("layer_kinds")
+        kinds = self.value("layer_kinds") or _repeated(self.files, self.value("layer_pattern"))
         if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == layers:
             return tuple(n for n, kind in enumerate(kinds) if kind in (True, "local") or "sliding" in str(kind))
         if (every := self.size("local_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % every)
         if (every := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % every)
-        return tuple(range(layers)) if self.value("window") is not None and self._windowed() else ()
+        first = self.value("window_from") or 0
+        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+            raise BadModel(f"{self.files.path}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
+        return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
+
+    def window(self) -> int | None:
+        """Return how many tokens a layer with a window attends to; of one that looks both ways, to either side.
+
+        Gemma 3 writes down both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
+        """
+        size = self.size("window")
+        return size // 2 + 1 if size and not self.family.causal and self.family.name == "gemma3" else size
 
     def _windowed(self) -> bool:
-        """Whether a window that is named is used: Qwen names one and switches it off."""
+        """Return whether a window that is named is used: Qwen names one and switches it off."""
         return self.value("window_used") is not False
 
     def rope(self, rotary: int) -> Rope:
         """Base and scaling of rotary positions, from any spelling that configurations use."""
         if self.files.format == "gguf":
             return self._gguf_rope(rotary)
-        options = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        options, older = (_object(self.files, key) for key in ("rope_parameters", "rope_scaling"))
+        if options and older and options != older:
+            raise BadModel(
+                f"{self.files.path}: rope_parameters and rope_scaling differ; only one of them can be meant."
+            )
+        options = options or older
         return self._rope(options.get("full_attention", options), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
@@ -206,6 +227,16 @@ def _rope_numbers(files: ModelFiles, kind: str, options: Mapping[str, Any]) -> d
     return {key: _positive_number(files, f"{key} of the {kind} RoPE", options.get(key)) for key in needed}
 
 
+def _repeated(files: ModelFiles, pattern: object) -> list[object] | None:
+    """Return the kinds of layers that GPT-Neo writes down as ``[[["global", "local"], 12]]``; None for no pattern."""
+    if pattern is None:
+        return None
+    try:
+        return [kind for kinds, times in pattern for _ in range(min(times, _FEW)) for kind in kinds]  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise BadModel(f"{files.path}: attention_types is {pattern!r}, not lists of kinds and how often.") from error
+
+
 def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
     found = files.config.get(key) or {}
     if not isinstance(found, Mapping):
@@ -217,17 +248,3 @@ def _positive_number(files: ModelFiles, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise BadModel(f"{files.path}: {key} is {value!r}; it must be a positive number.")
     return float(value)
-
-
-def _tied(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names) -> bool:
-    """Whether U is E; BadWeights where the configuration says it is not and the file has none."""
-    stored = layout.tensors.get("unembedding")
-    if stored is None:
-        return True
-    head = full_name(stored.name, prefix)
-    if files.format == "gguf":
-        return head not in names
-    tied = files.config.get("tie_word_embeddings", family.tied_by_default)
-    if not isinstance(tied, bool):
-        raise BadModel(f"{files.path}: tie_word_embeddings is {tied!r}; it must be true or false.")
-    return tied

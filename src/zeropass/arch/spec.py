@@ -99,12 +99,18 @@ class Layout:
     order; ``a.b`` looks inside an object.
     ``prefixes`` are what may stand before every tensor name (a bare model, or one inside a task model).
     ``optional`` are the tensors that a model may lack; any other that is missing is an error.
+    ``copies`` are the names under which the embedding may lie, the module's own first, where a model has several that
+    are one. ``head`` is the tensor that a model ties to its embedding, where no role of the layout is it.
+    ``switches`` are keys of the configuration that say whether a model has some of these: key -> the tensors, and
+    whether it has them where the key is not there.
     ``extra`` are stream vectors beyond the usual roles: address stem -> (tensor, side).
     ``through`` names, for one of these, the one that stands before it and the activation between them. A model that
     lacks it reads the stream itself.
     ``unread`` are regular expressions of tensors that hold no parameter of the stream.
     ``gain_offset`` is added to the gain of every norm: Gemma's files hold γ − 1.
-    ``constants`` are values that files of this kind never write down.
+    ``constants`` are values that files of this kind never write down. ``defaults`` are those that a configuration means
+    by having none of the keys of a name; a key that is null has been said.
+    ``harmless`` are regular expressions of keys that change nothing in this family, beside those of `keys`.
     """
 
     format: Format
@@ -112,11 +118,16 @@ class Layout:
     tensors: Mapping[str, Stored]
     prefixes: tuple[str, ...] = ("",)
     optional: tuple[str, ...] = ()
+    switches: Mapping[str, tuple[tuple[str, ...], bool]] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
+    head: str = ""
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
     through: Mapping[str, tuple[str, Literal["tanh", "relu", "gelu"]]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     gain_offset: float = 0.0
     constants: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    harmless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,9 @@ class Family:
     ``qk_norm``: queries and keys are RMS-normed, each ``head`` by itself or all heads as a ``whole``.
     ``alibi``: a bias that falls with the distance is added to attention logits, after the scale (``plain``) or before.
     ``unscaled``: attention logits are not divided by √d_h. ``embed_scaled``: embeddings are multiplied by √d.
-    ``logits_scaled``: the final state is divided by √d, where the configuration says so or else embeddings are tied.
+    ``logits_scaled``: the final state is divided by √d, unless the configuration says that it is not.
+    ``tied_by_default`` is what a configuration means that does not say whether E and U are tied. ``always_tied``: they
+    are, whatever it says, unless both are stored and differ.
     ``stack``: which half of an encoder-decoder this is; a file holds both, `open_model` opens one.
     ``router_normed``: the weights of the experts that are used add up to one: always, or by a configuration key.
     ``ff_roles`` and ``activation`` describe the MLP.
@@ -149,6 +162,7 @@ class Family:
     rotary: bool
     tied_by_default: bool
     layouts: tuple[Layout, ...]
+    always_tied: bool = False
     config: Mapping[str, object] = field(default_factory=dict)
     when: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     causal: bool = True

@@ -61,6 +61,7 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
             "ff_roles": list(model.family.ff_roles),
         },
         "weights_sha256": model.fingerprint,
+        "sha256": model.sha256,
         "vocabulary_sha256": vocabulary,
         "options": options.to_json(),
     }
@@ -105,9 +106,9 @@ def sweep(out: Path) -> None:
 
 
 def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan without what the model was called: the same weights may be asked for by another path."""
+    """A plan without what the model and its files were called: the same weights may be asked for by another path."""
     model = plan.get("model")
-    return plan | {"model": {**model, "name": ""} if isinstance(model, dict) else None}
+    return plan | {"model": {**model, "name": ""} if isinstance(model, dict) else None, "sha256": None}
 
 
 def _difference(found: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -58,6 +58,7 @@ def build_change(
 
 def _identity(pair: Comparison, options: Options) -> dict[str, Any]:
     base, tuned = (identity(model, options) for model in (pair.base, pair.tuned))
+    del base["sha256"]  # of the base's files alone
     both = {"base_sha256": base["weights_sha256"], "tuned_sha256": tuned["weights_sha256"]}
     name = f"{pair.base.name} → {pair.tuned.name}"
     whole = hashlib.sha256(" ".join(both.values()).encode()).hexdigest()

@@ -124,6 +124,7 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
     hf = loaded(kind, model).to(device)
     running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
     _require_same(running)
+    _clear_spare_rows(running)
     return running
 
 
@@ -195,14 +196,28 @@ def _module_name(tensor: str, prefix: str) -> str:
 
 def _require_same(running: Running) -> None:
     """The running embedding must be the one that was read, else nothing measured would be about this file."""
-    model, ids = running.model, torch.arange(min(64, running.model.dims.vocab))
+    model = running.model
     table = running.hf.get_input_embeddings().weight
-    read = model.matrix("embedding", 0, 0, len(ids))
-    if table.shape[0] < model.dims.vocab or not torch.allclose(table[: len(ids)].to(read), read, rtol=1e-3, atol=1e-4):
+    ids = torch.from_numpy(model.vocab.used).nonzero()[:64, 0]
+    read = model.matrix("embedding", 0, 0, int(ids.max()) + 1)[ids.to(model.device)]
+    same = table.shape[0] >= model.dims.vocab and torch.allclose(
+        table[ids.to(table.device)].to(read), read, rtol=1e-3, atol=1e-4
+    )
+    if not same:
         raise CannotRun(
             f"transformers runs {model.name} with another embedding ({tuple(table.shape)}) than the one that was read "
             f"({model.dims.vocab} tokens): the tokenizer, the weights and the configuration do not fit each other."
         )
+
+
+@torch.no_grad()
+def _clear_spare_rows(running: Running) -> None:
+    """Make rows of unused tokens zero that are not finite, as they are read: each would make a logit NaN."""
+    unused = torch.from_numpy(running.model.vocab.unused).to(running.device)
+    for table in (running.hf.get_input_embeddings(), running.hf.get_output_embeddings()):
+        if table is not None:
+            rows = table.weight[: len(unused)]
+            rows[unused & ~rows.isfinite().all(1)] = 0
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types that hold plain numbers, as files name them; all others are quantised, or no numbers to read."""
@@ -29,11 +30,19 @@ class TensorSource(Protocol):
         """Name of the stored type, such as ``F32``, ``BF16`` or ``Q4_1``."""
         ...
 
-    def rows(self, name: str, start: int = 0, stop: int | None = None, columns: slice | None = None) -> Float32:
+    def rows(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        columns: slice | None = None,
+        spare: Bools | None = None,
+    ) -> Float32:
         """Rows ``start:stop`` (and, of a matrix, ``columns``) of a tensor as a fresh C-ordered float32 array.
 
         Only what is asked for is read, as far as the format allows (a quantised row is decoded whole).
-        Raises BadWeights, naming the file and the tensor, for a tensor that is missing, that does not
-        have these rows, or whose values are NaN or infinite (with their number).
+        Of the rows that are asked for, ``spare`` marks those that nothing depends on: one of them that is not
+        finite comes as zeros. Raises BadWeights, naming the file and the tensor, for a tensor that is missing, that
+        does not have these rows, or whose other values are NaN or infinite (with their number).
         """
         ...

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from zeropass.errors import BadWeights
-from zeropass.sources.base import Float32
+from zeropass.sources.base import Bools, Float32
 
 __all__ = ["CheckedSource"]
 
@@ -43,11 +43,19 @@ class CheckedSource(ABC):
         some = ", ".join(repr(n) for n in names[:3])
         return BadWeights(f"{self.path}: there is no tensor {name!r} among its {len(names)} ({some} …).")
 
-    def rows(self, name: str, start: int = 0, stop: int | None = None, columns: slice | None = None) -> Float32:
+    def rows(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        columns: slice | None = None,
+        spare: Bools | None = None,
+    ) -> Float32:
         """Rows ``start:stop`` (and, of a matrix, ``columns``) as a fresh C-ordered float32 array.
 
         Raises BadWeights, naming the file and the tensor, for a tensor that is missing or of a type that
-        cannot be read, for rows or columns that it does not have, and for values that are NaN or infinite.
+        cannot be read, for rows or columns that it does not have, and for values that are NaN or infinite. Rows that
+        ``spare`` marks, of those that are asked for, come as zeros instead if they hold such values.
         """
         shape = self.shape(name)
         length = shape[0] if shape else 1
@@ -55,7 +63,7 @@ class CheckedSource(ABC):
         if not 0 <= start <= end <= length:
             raise BadWeights(f"{self._where(name)} has rows 0 to {length}; rows {start}:{end} were asked for.")
         values = self._read(name, slice(start, end), self._columns(name, shape, columns))
-        return self._finite(name, values)
+        return self._finite(name, values, spare)
 
     def _columns(self, name: str, shape: tuple[int, ...], columns: slice | None) -> slice:
         if columns is None:
@@ -68,8 +76,12 @@ class CheckedSource(ABC):
             raise BadWeights(f"{self._where(name)} has columns 0 to {shape[1]}; {columns} was asked for.")
         return slice(start, stop)
 
-    def _finite(self, name: str, values: Float32) -> Float32:
+    def _finite(self, name: str, values: Float32, spare: Bools | None) -> Float32:
         bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+        if bad and spare is not None:
+            spared = spare & ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            values[spared] = 0
+            bad = values.size - int(np.count_nonzero(np.isfinite(values)))
         if bad:
             raise BadWeights(f"{self._where(name)} holds {bad} values that are NaN or infinite (among {values.size}).")
         return values

@@ -1,48 +1,41 @@
 """From what a user calls a model to its files: configuration, tokenizer, weights."""
 
+import fnmatch
 import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass.errors import BadModel
 from zeropass.sources.base import TensorSource
 from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
+from zeropass.sources.json_files import read_json
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.sources.storage import fetch_url, is_url
+from zeropass.sources.tokenizers import tokenizer_json
 from zeropass.sources.torchbin import TorchBinSource
+from zeropass.sources.weights import WeightNames, no_config, no_weights, read_index, weight_names
 
-__all__ = ["ModelFiles", "fingerprint", "open_files"]
+__all__ = ["Hashes", "ModelFiles", "fingerprint", "hashes", "open_files"]
 
 CHUNK = 1 << 20
-MAX_JSON = 256 << 20
-"""Largest JSON file that is read, in bytes; the largest tokenizers have some tens of millions."""
-
-PLAIN_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
-"""A file name that is no path, hidden file or terminal escape."""
-
-OpenSource = Callable[[Sequence[Path], Mapping[str, str] | None], TensorSource]
-
-WEIGHT_FILES: tuple[tuple[str, OpenSource], ...] = (
-    ("model.safetensors", SafetensorsSource),
-    ("model.safetensors.index.json", SafetensorsSource),
-    ("pytorch_model.bin", TorchBinSource),
-    ("pytorch_model.bin.index.json", TorchBinSource),
-    ("pytorch_model.pt", TorchBinSource),
-    ("model.pt", TorchBinSource),
-)
-"""Names of weight files in a folder; the first that is there is used. An index names the shards."""
 
 
-USUAL_SPECIAL_TOKENS = ["<|endoftext|>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-"""Special tokens of GPT-2 and BERT, whose older folders do not name them."""
+@dataclass(frozen=True)
+class Hashes:
+    """What tells files apart from all others.
+
+    Attributes:
+        fingerprint: SHA-256 (hexadecimal) over the sizes and contents of all files, in the order of their names.
+        sha256: file name to the SHA-256 of its content, as ``sha256sum`` prints it.
+    """
+
+    fingerprint: str
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,7 @@ class ModelFiles:
         tokenizer_metadata: the ``tokenizer.*`` keys of a GGUF file, else empty.
         weight_files: the files that hold the weights.
         notes: what a user should know of how these files were read, a sentence each.
+        unindexed: tensors that lie in the shards and not in their index, so that they are no part of the model.
     """
 
     name: str
@@ -70,6 +64,12 @@ class ModelFiles:
     tokenizer_metadata: dict[str, Any]
     weight_files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    unindexed: frozenset[str] = frozenset()
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """The hashes of the weight files, which are read once for it."""
+        return hashes(self.weight_files)
 
 
 def open_files(model: str) -> ModelFiles:
@@ -85,15 +85,23 @@ def open_files(model: str) -> ModelFiles:
     raise BadModel(f"{model} is not a .gguf file; of other weight files give the folder. {MODEL_FORMS}")
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 (hexadecimal) over the contents of the files, in the order of their names."""
-    digest = hashlib.sha256()
+def hashes(files: Sequence[Path]) -> Hashes:
+    """Hash files, reading each once."""
+    together, each = hashlib.sha256(), {}
     for file in sorted(files, key=lambda file: file.name):
-        digest.update(file.stat().st_size.to_bytes(8, "little"))
+        alone = hashlib.sha256()
+        together.update(file.stat().st_size.to_bytes(8, "little"))
         with file.open("rb") as stream:
             while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
+                together.update(chunk)
+                alone.update(chunk)
+        each[file.name] = alone.hexdigest()
+    return Hashes(together.hexdigest(), each)
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """One hash of all files, which does not depend on where they lie."""
+    return hashes(files).fingerprint
 
 
 def _locate(model: str) -> Path:
@@ -117,117 +125,71 @@ def _locate(model: str) -> Path:
 
 def _open_gguf(name: str, path: Path) -> ModelFiles:
     source = GgufSource(path)
-    if (parts := source.metadata.get("split.count", 1)) not in (0, 1):
-        raise BadModel(
-            f"{path} is one of {parts} parts of a model; join them to one file first, with llama.cpp's "
-            "llama-gguf-split --merge."
-        )
     tokenizer = {k: v for k, v in source.metadata.items() if k.startswith("tokenizer.")}
-    config = {k: v for k, v in source.metadata.items() if k not in tokenizer}
-    return ModelFiles(name, "gguf", path, config, source, None, tokenizer, (path,))
+    config = {k: v for k, v in source.metadata.items() if not k.startswith(("tokenizer.", "split."))}
+    return ModelFiles(name, "gguf", source.files[0], config, _holding(source), None, tokenizer, source.files)
 
 
 def _open_folder(name: str, folder: Path) -> ModelFiles:
-    if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
-            raise BadModel(
-                f"{folder} is an adapter and no model: give the model that it was trained on ({base}), and the adapter "
-                "by --adapter."
-            )
-        ggufs = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
-        hint = f" It has {ggufs}: give the file itself." if ggufs else f" {MODEL_FORMS}"
-        raise BadModel(f"{folder} has no config.json.{hint}")
-    config = _read_json(folder / "config.json")
-    tokenizer_json = _tokenizer_json(folder)
-    for file, opener in WEIGHT_FILES:
-        if (folder / file).is_file():
-            index = _read_index(folder / file) if file.endswith(".index.json") else None
-            files = _shards(folder, index) if index is not None else (folder / file,)
-            return ModelFiles(name, "hf", folder, config, opener(files, index), tokenizer_json, {}, files)
-    known = ", ".join(file for file, _ in WEIGHT_FILES)
-    raise BadModel(f"{folder} has no weights; it should have one of {known}.")
+    names = _names(folder)
+    if "config.json" not in names:
+        raise _no_config(folder, names)
+    config = read_json(folder / "config.json")
+    tokenizer = tokenizer_json(folder)
+    choice = weight_names(str(folder), names, config)
+    if choice is None:
+        raise no_weights(str(folder), names)
+    index = read_index(folder / choice.index) if choice.index else None
+    files = _shards(folder, index, names) if index else tuple(folder / file for file in choice.files)
+    source = (SafetensorsSource if choice.suffix == "safetensors" else TorchBinSource)(files, index)
+    merged = source.merged
+    return ModelFiles(
+        name=name,
+        format="hf",
+        path=folder,
+        config=config,
+        source=_holding(source),
+        tokenizer_json=tokenizer,
+        tokenizer_metadata={},
+        weight_files=files,
+        notes=(*choice.notes, *_not_named(names, choice, files), *merged.notes),
+        unindexed=merged.unindexed,
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises BadModel for anything else."""
+def _names(folder: Path) -> list[str]:
     try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise BadModel(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise BadModel(f"{path} holds a JSON {type(content).__name__}; it should hold an object.")
-    return content
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if (size := path.stat().st_size) > MAX_JSON:
-            raise BadModel(f"{path} has {size} bytes; more than {MAX_JSON} are not read.")
-        return path.read_bytes()
+        return sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error}.") from error
+        raise BadModel(f"{folder} cannot be read: {error}.") from error
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """Tensor name to shard, each shard a plain file name: the index cannot point out of its folder."""
-    index = _read_json(path).get("weight_map")
-    if not isinstance(index, dict) or not index:
-        raise BadModel(f"{path} has no weight_map; it should name the shard of each tensor.")
-    for tensor, shard in index.items():
-        if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
-            raise BadModel(f"{path}: tensor {tensor!r} is said to be in {shard!r}; only a plain file name is right.")
-    return index
+def _no_config(folder: Path, names: Collection[str]) -> BadModel:
+    if "adapter_config.json" in names:
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
+        return BadModel(
+            f"{folder} is an adapter and no model: give the model that it was trained on ({base}), and the adapter "
+            "by --adapter."
+        )
+    return no_config(str(folder), names)
 
 
-def _shards(folder: Path, index: Mapping[str, str]) -> tuple[Path, ...]:
-    files = tuple(folder / shard for shard in sorted(set(index.values())))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise BadModel(f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing[:5])}.")
-    return files
+def _holding(source: TensorSource) -> TensorSource:
+    """The source, if it has a tensor at all."""
+    if not source.names():
+        raise BadModel(f"{source.path} holds no tensors.")
+    return source
 
 
-def _tokenizer_json(folder: Path) -> bytes:
-    """Content of tokenizer.json, or the same built from the vocabulary files of older models."""
-    has = {file.name for file in folder.iterdir() if file.is_file()}
-    if "tokenizer.json" in has:
-        return _read_bytes(folder / "tokenizer.json")
-    try:
-        if {"vocab.json", "merges.txt"} <= has:
-            return _with_special_tokens(_byte_level_bpe(folder), folder)
-        if "vocab.txt" in has:
-            return _with_special_tokens(_word_piece(folder), folder)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise BadModel(f"{folder}: its vocabulary files cannot be read: {error}.") from error
-    raise BadModel(f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, nor vocab.txt).")
+def _shards(folder: Path, index: Mapping[str, str], names: Collection[str]) -> tuple[Path, ...]:
+    shards = sorted(set(index.values()))
+    if missing := [shard for shard in shards if shard not in names]:
+        raise BadModel(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}.")
+    return tuple(folder / shard for shard in shards)
 
 
-def _byte_level_bpe(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _word_piece(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))  # noqa: S106
-    lowercase = bool(_settings(folder, "tokenizer_config.json").get("do_lower_case", True))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-
-def _settings(folder: Path, name: str) -> dict[str, Any]:
-    return _read_json(folder / name) if (folder / name).is_file() else {}
-
-
-def _with_special_tokens(tokenizer: Tokenizer, folder: Path) -> bytes:
-    """Mark the special tokens that the folder names and the vocabulary has; ids stay as they are."""
-    named = _settings(folder, "special_tokens_map.json") | _settings(folder, "tokenizer_config.json")
-    found = [named[key] for key in named if key.endswith("_token")] + USUAL_SPECIAL_TOKENS
-    texts = [token.get("content") if isinstance(token, dict) else token for token in found]
-    known = tokenizer.get_vocab()
-    tokenizer.add_special_tokens([text for text in texts if isinstance(text, str) and text in known])
-    return tokenizer.to_str().encode()
+def _not_named(names: Collection[str], choice: WeightNames, files: Sequence[Path]) -> Iterator[str]:
+    """A note of the shards that lie there and that the index does not name."""
+    others = set(fnmatch.filter(names, f"*-of-*.{choice.suffix}")) - {file.name for file in files}
+    if choice.index and others:
+        yield f"Not read, since {choice.index} does not name them: {', '.join(sorted(others))}."

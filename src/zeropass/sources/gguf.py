@@ -7,7 +7,8 @@ every length in the file. Format: https://github.com/ggml-org/ggml/blob/master/d
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,8 @@ from gguf.quants import dequantize, quantize
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
+from zeropass.sources.contents import check_file
+from zeropass.sources.weights import gguf_parts
 
 __all__ = ["GgufSource", "requantised", "storing_error"]
 
@@ -27,6 +30,11 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
+ALIGNMENT_UNIT = 8
+SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
+OWN_KEYS = (SPLIT_NUMBER, "general.alignment")
+"""Keys that are each part's own in a split file."""
+
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 U64 = struct.Struct("<Q")
@@ -34,8 +42,9 @@ U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where one tensor lies: ``offset`` and ``size`` in bytes of the file, ``size`` 0 for an unknown type."""
+    """Where one tensor lies: ``offset`` and ``size`` in bytes of its file, ``size`` 0 for an unknown type."""
 
+    file: str
     name: str
     shape: tuple[int, ...]
     type_id: int
@@ -48,20 +57,28 @@ class _Tensor:
 
 
 class GgufSource(CheckedSource):
-    """Named tensors and metadata of one little-endian GGUF file, version 2 or 3.
+    """Named tensors and metadata of one little-endian GGUF file, version 2 or 3, or of all parts of a split one.
 
-    ``metadata`` holds every key of the header: scalars, strings, and lists of them. Shapes are in numpy's
-    order (rows first), the reverse of GGUF's.
+    ``metadata`` holds every key of the header, of a split file that of its first part: scalars, strings, and lists of
+    them. Shapes are in numpy's order (rows first), the reverse of GGUF's. ``files`` are the parts in order.
 
-    Raises BadModel if the file is no GGUF file, damaged or cut short.
+    Args:
+        path: the file, or any part of a split one; the others lie beside it.
+
+    Raises BadModel if a file is no GGUF file, damaged or cut short, if a part is missing, or if the parts do not fit.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        with _map(path) as data:  # for the header alone: pages of a mapped file count as ours while it is mapped
-            header = _Header(data, self.path)
-        self.metadata: dict[str, Any] = header.metadata
-        self._tensors = header.tensors
+        header = _read_header(path)
+        parts = {path: header}
+        if header.metadata.get(SPLIT_COUNT, 0) not in (0, 1):
+            files = _parts(path, header.metadata[SPLIT_COUNT])
+            parts = {file: header if file == path else _read_header(file) for file in files}
+            _check_parts(parts)
+        self.files = tuple(parts)
+        self.path = str(self.files[0])
+        self.metadata: dict[str, Any] = parts[self.files[0]].metadata
+        self._tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
 
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the header."""
@@ -74,6 +91,9 @@ class GgufSource(CheckedSource):
     def dtype(self, name: str) -> str:
         """Name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for a number that is not known."""
         return _type_name(self._find(name).type_id)
+
+    def _file(self, name: str) -> str:
+        return self._find(name).file
 
     def _find(self, name: str) -> _Tensor:
         if name not in self._tensors:
@@ -96,7 +116,7 @@ class GgufSource(CheckedSource):
             return np.empty(0, dtype=np.float32)
         row = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
         inner = tensor.size // math.prod(tensor.shape[:-1])  # bytes of one run along the last axis
-        raw = np.fromfile(self.path, np.uint8, (stop - start) * row, offset=tensor.offset + start * row)
+        raw = np.fromfile(tensor.file, np.uint8, (stop - start) * row, offset=tensor.offset + start * row)
         try:
             # A damaged scale overflows to infinity: told by the check of the values, not by a warning.
             with np.errstate(all="ignore"):
@@ -193,7 +213,7 @@ class _Header:
                 raise self._bad(f"tensor {name!r} has {dims} dimensions; GGUF allows {MAX_DIMS}")
             shape = tuple(reversed([self._unpack("Q") for _ in range(dims)]))
             type_id, offset = self._unpack("I"), self._unpack("Q")
-            tensors.append(_Tensor(name, shape, type_id, offset, self._size(name, shape, type_id)))
+            tensors.append(_Tensor(self.path, name, shape, type_id, offset, self._size(name, shape, type_id)))
         return tensors
 
     def _size(self, name: str, shape: tuple[int, ...], type_id: int) -> int:
@@ -209,8 +229,8 @@ class _Header:
 
     def _alignment(self) -> int:
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-            raise self._bad(f"general.alignment is {alignment!r}; it must be a power of two")
+        if type(alignment) is not int or alignment <= 0 or alignment % ALIGNMENT_UNIT:
+            raise self._bad(f"general.alignment is {alignment!r}; it must be a multiple of {ALIGNMENT_UNIT}")
         return alignment
 
     def _check_extents(self, infos: list[_Tensor]) -> dict[str, _Tensor]:
@@ -220,7 +240,7 @@ class _Header:
         for info in infos:
             if info.offset % alignment:
                 raise self._bad(f"tensor {info.name!r} starts at {info.offset}, not at a multiple of {alignment}")
-        tensors = [_Tensor(i.name, i.shape, i.type_id, base + i.offset, i.size) for i in infos]
+        tensors = [replace(info, offset=base + info.offset) for info in infos]
         ordered = sorted(tensors, key=lambda tensor: tensor.offset)
         missing = max((tensor.end for tensor in tensors), default=0) - len(self.data)
         if missing > 0:
@@ -264,14 +284,44 @@ def storing_error(kind: str) -> float | None:
     return None if found is None else float(np.linalg.norm(found - values) / np.linalg.norm(values))
 
 
-def _map(path: Path) -> mmap.mmap:
+def _read_header(path: Path) -> _Header:
+    check_file(path)
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:  # an empty file cannot be mapped
-        raise BadModel(f"{path}: it is no GGUF file (it is empty).") from error
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Header(data, str(path))  # pages of a mapped file count as ours while it is mapped
     except OSError as error:
         raise BadModel(f"{path} cannot be read: {error}.") from error
+
+
+def _parts(path: Path, count: Any) -> list[Path]:
+    """All parts of a split file, in order, by the name of one. Raises BadModel where one is not there."""
+    files = [path.with_name(name) for name in gguf_parts(path.name)]
+    if len(files) != count:
+        raise BadModel(
+            f"{path} is one of {count} parts of a model ({SPLIT_COUNT}); its name should say which, as in "
+            "model-00001-of-00002.gguf."
+        )
+    if missing := [file.name for file in files if not (file.exists() or file.is_symlink())]:
+        raise BadModel(f"{path} is one of {count} parts of a model, of which {', '.join(missing[:5])} cannot be found.")
+    return files
+
+
+def _check_parts(parts: Mapping[Path, _Header]) -> None:
+    """Raise BadModel, naming the file, where the parts of a split file are not those of one model in their order."""
+    first = next(iter(parts.values()))
+    home: dict[str, Path] = {}
+    for number, (file, part) in enumerate(parts.items()):
+        if (stated := part.metadata.get(SPLIT_NUMBER)) != number:
+            raise BadModel(f"{file}: {SPLIT_NUMBER} is {stated!r}; by its name it should be {number}.")
+        for key, value in part.metadata.items():
+            if key not in OWN_KEYS and first.metadata.get(key, value) != value:
+                raise BadModel(f"{file}: {key} is not what {Path(first.path).name} says; they are parts of two models.")
+        for name in part.tensors:
+            if name in home:
+                raise BadModel(f"{file}: tensor {name!r} is also in {home[name].name}; it must be in one part.")
+            home[name] = file
+    if (stated := first.metadata.get(SPLIT_TENSORS)) != len(home):
+        raise BadModel(f"{first.path}: {SPLIT_TENSORS} is {stated!r}, but its {len(parts)} parts hold {len(home)}.")
 
 
 def _type_name(type_id: int) -> str:

@@ -7,7 +7,7 @@ server), ``HF_HUB_OFFLINE`` (only from the cache), ``HF_TOKEN`` (for gated model
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -18,42 +18,58 @@ from huggingface_hub.errors import (
 
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
+from zeropass.sources.json_files import read_json
+from zeropass.sources.tokenizers import TOKENIZER_FILES, other_vocabularies
+from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_hub"]
 
 REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
-TEXT_FILES = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-]
-SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model*-of-*.safetensors"]
-PYTORCH = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model*-of-*.bin"]
+TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 
 
 def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     """Folder with the configuration, tokenizer and weights of a model on the hub.
 
-    Weights are the safetensors files, or PyTorch's .bin files if the model has no safetensors.
+    Of the weights those are fetched that would be read in a folder of these files (`weight_names`), and no others.
     What the cache has is not fetched again.
 
-    Raises BadModel for what is no hub id, NotFetched if there is no such model or revision, if it is gated,
-    if the connection breaks, or if the cache does not have it while offline.
+    Raises BadModel for what is no hub id and for a model without weights that are read, NotFetched if there is no such
+    model or revision, if it is gated, if the connection breaks, or if the cache does not have it while offline.
     """
+    named = repo_id if revision is None else f"{repo_id}@{revision}"
     if not REPO_ID.fullmatch(repo_id) or not (revision is None or REVISION.fullmatch(revision)):
-        given = repo_id if revision is None else f"{repo_id}@{revision}"
-        raise BadModel(f"{given!r} is no hub id. {MODEL_FORMS}")
-    folder = _snapshot(repo_id, revision, TEXT_FILES + SAFETENSORS)
-    if not any(folder.glob("*.safetensors")):
-        folder = _snapshot(repo_id, revision, TEXT_FILES + PYTORCH)
-    return folder
+        raise BadModel(f"{named!r} is no hub id. {MODEL_FORMS}")
+    folder = _snapshot(repo_id, revision, TEXT_FILES)
+    listed = _listed(repo_id, revision)
+    names = [file.name for file in folder.iterdir()] if listed is None else listed
+    if "config.json" not in names:
+        raise no_config(named, names)
+    choice = weight_names(named, names, read_json(folder / "config.json"))
+    if choice is None and listed is None:
+        raise NotFetched(
+            f"The weights of {named} are not in the hub's cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
+            "set."
+        )
+    if choice is None:
+        raise no_weights(named, names)
+    if listed is None:
+        return folder
+    texts = [*TEXT_FILES, *other_vocabularies(names)]
+    if choice.index:
+        index = _snapshot(repo_id, revision, [*texts, choice.index]) / choice.index
+        return _snapshot(repo_id, revision, [*texts, choice.index, *sorted(set(read_index(index).values()))])
+    return _snapshot(repo_id, revision, [*texts, *choice.files])
+
+
+def _listed(repo_id: str, revision: str | None) -> list[str] | None:
+    """Names of the files of a model on the hub; None where it cannot be asked, and the cache has to do."""
+    try:
+        return HfApi().list_repo_files(repo_id, revision=revision)
+    except Exception:  # releases of the hub's client differ in their network library and its errors
+        return None
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:

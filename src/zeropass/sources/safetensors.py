@@ -10,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
+from zeropass.sources.contents import check_file
+from zeropass.sources.shards import merge_shards
 
-__all__ = ["SafetensorsSource", "merge_shards"]
+__all__ = ["SafetensorsSource"]
 
 
 class SafetensorsSource(CheckedSource):
@@ -21,14 +23,17 @@ class SafetensorsSource(CheckedSource):
         files: the file, or the shards in their order.
         index: tensor name to shard file name, as ``model.safetensors.index.json`` gives it.
 
-    Raises BadModel if a file is damaged or a tensor is in two shards, BadWeights if a tensor that the index
-    names is not in its shard.
+    ``merged`` says where each tensor is read, and what the index left out.
+
+    Raises BadModel if a file is damaged or a tensor is in two shards without an index, BadWeights if a tensor that the
+    index names is not in its shard.
     """
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path = str(files[0] if len(files) == 1 else files[0].parent)
         headers = {file: _header(file) for file in files}
-        self._home = merge_shards({file: list(header) for file, header in headers.items()}, index)
+        self.merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
+        self._home = self.merged.home
         self._headers = {name: headers[file][name] for name, file in self._home.items()}
 
     def names(self) -> list[str]:
@@ -59,33 +64,19 @@ class SafetensorsSource(CheckedSource):
                 "A quantised model has to be converted first (or used as GGUF)."
             )
         # Opened for every read: as long as a file stays mapped, all pages that were ever read count as ours.
-        with _open(self._home[name]) as file:
-            if not shape:
-                return _to_float32(file.get_tensor(name))
-            lazy = file.get_slice(name)
-            return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
-
-
-def merge_shards(shards: Mapping[Path, Sequence[str]], index: Mapping[str, str] | None) -> dict[str, Path]:
-    """Tensor name to the file that holds it.
-
-    Raises BadModel for a tensor that is in two files, BadWeights for one that is not where ``index`` says.
-    """
-    home: dict[str, Path] = {}
-    for file, names in shards.items():
-        for name in names:
-            if name in home:
-                raise BadModel(f"{file}: tensor {name!r} is also in {home[name].name}; it must be in one shard.")
-            home[name] = file
-    for name, shard in (index or {}).items():
-        if name not in home or home[name].name != shard:
-            folder = next(iter(shards)).parent
-            raise BadWeights(f"{folder / shard}: tensor {name!r} is not in it, though the index says so.")
-    return home
+        try:
+            with _open(self._home[name]) as file:
+                if not shape:
+                    return _to_float32(file.get_tensor(name))
+                lazy = file.get_slice(name)
+                return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
+        except SafetensorError as error:
+            raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 
 
 def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and stored type of every tensor of a file."""
+    check_file(file)
     with _open(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
         return {name: (tuple(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}

@@ -3,9 +3,9 @@
 Keys and endpoints are those of the storage's own tools; each kind needs its fsspec package (s3fs, gcsfs …).
 """
 
-import fnmatch
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ import fsspec
 
 from zeropass.disk import beside
 from zeropass.errors import BadModel, NotFetched
-from zeropass.sources.demo import MODEL_FORMS, cache_folder
-from zeropass.sources.hub import PYTORCH, SAFETENSORS, TEXT_FILES
+from zeropass.sources.demo import cache_folder
+from zeropass.sources.hub import TEXT_FILES
+from zeropass.sources.json_files import read_json
+from zeropass.sources.tokenizers import other_vocabularies
+from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
 
 __all__ = ["fetch_url", "is_url"]
+
+MARK = ".checksum"
+"""What the name of a file ends with that keeps how another was when it was fetched."""
 
 
 def is_url(model: str) -> bool:
@@ -31,34 +37,59 @@ def fetch_url(url: str) -> Path:
     """
     try:
         storage, path = fsspec.core.url_to_fs(url)
-        names = _names(storage, path, url)
         folder = cache_folder() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:24]
         folder.mkdir(parents=True, exist_ok=True)
-        for name, there in names.items():
-            _fetch(storage, there, folder / name)
+        gguf = url.endswith(".gguf")
+        names = _fetch_gguf(storage, path, folder) if gguf else _fetch_folder(storage, path, folder, url)
+        for kept in folder.iterdir():  # what is no longer there would be read as if it were
+            if kept.name.removesuffix(MARK) not in names:
+                kept.unlink()
     except (BadModel, NotFetched):
         raise
     except Exception as error:  # each kind of storage has errors of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NotFetched(f"{url} cannot be fetched: {reason}") from error
-    return folder / next(iter(names)) if url.endswith(".gguf") else folder
+    return folder / Path(path).name if gguf else folder
 
 
-def _names(storage: Any, path: str, url: str) -> dict[str, str]:
-    """File name here -> path there, of the files that are read."""
-    if url.endswith(".gguf"):
-        return {Path(path).name: path}
-    found = {entry.rstrip("/").rpartition("/")[2]: entry for entry in storage.ls(path, detail=False)}
-    weights = SAFETENSORS if any(name.endswith(".safetensors") for name in found) else PYTORCH
-    wanted = [name for name in found if any(fnmatch.fnmatch(name, p) for p in TEXT_FILES + weights)]
-    if "config.json" not in wanted:
-        raise BadModel(f"{url} has no config.json. {MODEL_FORMS}")
-    return {name: found[name] for name in wanted}
+def _fetch_gguf(storage: Any, path: str, folder: Path) -> list[str]:
+    """Fetch a GGUF file, or of a split one all parts that are there; gives their names."""
+    parent, _, name = path.rpartition("/")
+    parts = gguf_parts(name)
+    there = {name: path} if len(parts) == 1 else _listed(storage, parent)
+    return _fetch_all(storage, there, folder, parts)
+
+
+def _fetch_folder(storage: Any, path: str, folder: Path, url: str) -> list[str]:
+    """Fetch the files that would be read in a folder of these files; gives their names."""
+    there = _listed(storage, path)
+    if "config.json" not in there:
+        raise no_config(url, list(there))
+    texts = _fetch_all(storage, there, folder, [*TEXT_FILES, *other_vocabularies(there)])
+    choice = weight_names(url, list(there), read_json(folder / "config.json"))
+    if choice is None:
+        raise no_weights(url, list(there))
+    weights = _fetch_all(storage, there, folder, [*choice.files, choice.index])
+    shards = sorted(set(read_index(folder / choice.index).values())) if choice.index else []
+    return texts + weights + _fetch_all(storage, there, folder, shards)
+
+
+def _fetch_all(storage: Any, there: Mapping[str, str], folder: Path, names: Iterable[str]) -> list[str]:
+    """Fetch those of some files that are there; gives their names."""
+    fetched = [name for name in names if name in there]
+    for name in fetched:
+        _fetch(storage, there[name], folder / name)
+    return fetched
+
+
+def _listed(storage: Any, path: str) -> dict[str, str]:
+    """File name -> path there."""
+    return {entry.rstrip("/").rpartition("/")[2]: entry for entry in storage.ls(path, detail=False)}
 
 
 def _fetch(storage: Any, there: str, here: Path) -> None:
     """Fetch one file whole or not at all, unless it is here as it is there."""
-    mark = here.with_name(f"{here.name}.checksum")
+    mark = here.with_name(here.name + MARK)
     checksum = json.dumps([storage.size(there), str(storage.checksum(there))])
     if here.exists() and mark.exists() and mark.read_text(encoding="utf-8") == checksum:
         return

@@ -11,7 +11,8 @@ import torch
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import Float32
 from zeropass.sources.checked import CheckedSource
-from zeropass.sources.safetensors import merge_shards
+from zeropass.sources.contents import check_file
+from zeropass.sources.shards import merge_shards
 
 __all__ = ["TorchBinSource"]
 
@@ -25,13 +26,16 @@ class TorchBinSource(CheckedSource):
         files: the file, or the shards in their order.
         index: tensor name to shard file name, as ``pytorch_model.bin.index.json`` gives it.
 
+    ``merged`` says where each tensor is read, and what the index left out.
+
     Raises BadModel if a file is damaged, is no state dict, or would need unpickling.
     """
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path = str(files[0] if len(files) == 1 else files[0].parent)
         states = {file: _load(file) for file in files}
-        self._home = merge_shards({file: list(state) for file, state in states.items()}, index)
+        self.merged = merge_shards({file: list(state) for file, state in states.items()}, index)
+        self._home = self.merged.home
         self._tensors = {name: states[file][name] for name, file in self._home.items()}
 
     def names(self) -> list[str]:
@@ -73,6 +77,7 @@ class TorchBinSource(CheckedSource):
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
     """Read a state dict; the tensors stay in the mapped file where the format allows it."""
+    check_file(file)
     try:
         # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

@@ -64,16 +64,20 @@ BERT = Family(
         ),
     ),
     config={"activation": "gelu", "eps": 1e-12},
+    when={"is_decoder": (False, None)},
 )
+BERT_DECODER = replace(BERT, causal=True, when={"is_decoder": (True,)})
 
 _BERT_HF = BERT.layouts[0]
 _INNER = {what: one for what, one in _BERT_HF.tensors.items() if what not in ("unembedding", "pooler_bias")}
 _QA: Mapping[str, tuple[Stored, Side]] = {"qa": (Stored("^qa_outputs.weight"), "read")}
 
+_ROBERTA_PADDING = {"pad_token_id": (1, None)}  # where its positions begin
 ROBERTA = replace(
     BERT,
     name="roberta",
     model_types=("roberta",),
+    when={**BERT.when, **_ROBERTA_PADDING},
     layouts=(
         replace(
             _BERT_HF,
@@ -103,6 +107,7 @@ ROBERTA = replace(
     ),
     notes=("the first rows of pos are padding: position i is pos.(i + 2)",),
 )
+ROBERTA_DECODER = replace(ROBERTA, causal=True, when={"is_decoder": (True,), **_ROBERTA_PADDING})
 
 _DISTIL = "transformer.layer.{layer}."
 DISTILBERT = replace(
@@ -149,6 +154,7 @@ DISTILBERT = replace(
             ),
         ),
     ),
+    when={},
     notes=("a classifier behind its ReLU is read by the half of it that is linear",),
 )
 
@@ -184,6 +190,7 @@ ELECTRA = replace(
             ),
         ),
     ),
+    config={"activation": "gelu", "eps": 1e-12, "embed": 128},
     notes=("a generator's own head behind its transform is not read: its rows are those of the embedding",),
 )
 
@@ -225,7 +232,7 @@ ALBERT = replace(
             ),
         ),
     ),
-    config={"activation": "gelu_new", "eps": 1e-12},
+    config={"activation": "gelu_new", "eps": 1e-12, "embed": 128},
     when={"num_hidden_groups": (1, None), "inner_group_num": (1, None)},
     notes=("all layers are one: L0 and the last have the same parameters and differ in what they read",),
 )
@@ -287,10 +294,19 @@ MODERNBERT = Family(
             },
             through={"classifier": ("head", "gelu")},
             unread=(r"\^head\.norm\.(weight|bias)", r"\^(decoder|classifier|qa_outputs)\.bias"),
+            switches={
+                "attention_bias": (("q_bias", "k_bias", "v_bias", "o_bias"), False),
+                "mlp_bias": (("gate_bias", "up_bias", "value_bias"), False),
+                "norm_bias": (("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias"), False),
+            },
+            constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0},
+            defaults={"global_every": 3, "window": 128},
+            harmless=("layer_norm_eps",),  # norm_eps is what counts
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
+    when={"classifier_activation": ("gelu", None)},
     notes=("a classifier behind its GELU and norm is read by the part of it that is linear",),
 )
 
-FAMILIES = (BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MODERNBERT)
+FAMILIES = (BERT, BERT_DECODER, ROBERTA, ROBERTA_DECODER, DISTILBERT, ELECTRA, ALBERT, MODERNBERT)

@@ -97,6 +97,7 @@ GPT_NEO = replace(
                 "activation": ("activation_function",),
                 "window": ("window_size",),
                 "layer_kinds": ("attention_layers",),
+                "layer_pattern": ("attention_types",),
             },
             tensors={
                 **{
@@ -112,6 +113,7 @@ GPT_NEO = replace(
                 "value": Stored(_H + "mlp.c_proj.weight", transpose=True),
             },
             unread=(r"h\.\d+\.attn\.attention\.(masked_)?bias",),
+            defaults={"window": 256},
         ),
     ),
     when={},
@@ -147,6 +149,7 @@ GPTJ = Family(
             },
             extra=_CLASSIFIER,
             unread=(r"h\.\d+\.attn\.(masked_)?bias", r"\^score\.bias"),
+            defaults={"rotary": 64},
         ),
     ),
     config={"activation": "gelu_new", "eps": 1e-5},
@@ -167,6 +170,7 @@ GPT_NEOX = Family(
             format="hf",
             prefixes=("gpt_neox.", ""),
             optional=("unembedding", "q_bias", "k_bias", "v_bias", "o_bias"),
+            switches={"attention_bias": (("q_bias", "k_bias", "v_bias", "o_bias"), True)},
             config={
                 "layers": ("num_hidden_layers",),
                 "d": ("hidden_size",),
@@ -192,6 +196,8 @@ GPT_NEOX = Family(
             },
             extra=_CLASSIFIER,
             unread=(r"layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)",),
+            defaults={"rotary_share": 0.25},
+            harmless=("is_decoder",),
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
@@ -296,6 +302,8 @@ _FALCON_TENSORS = {what: one for what, one in BLOOM.layouts[0].tensors.items() i
 _FALCON_RW_HF = replace(
     BLOOM.layouts[0],
     optional=("unembedding", *_FALCON_BIASES),
+    switches={"bias": (_FALCON_BIASES, False)},
+    harmless=("ff_factor", "num_kv_heads"),  # how many there are without multi_query, or with it, needs no number
     config={
         **BLOOM.layouts[0].config,
         "neurons": ("ffn_hidden_size",),
@@ -347,16 +355,18 @@ _FALCON_40B_HF = replace(
     _FALCON_RW_HF,
     config={**_FALCON_RW_HF.config, "kv_heads": ("num_kv_heads", "n_head_kv")},
     tensors={**_FALCON_TENSORS, **_TWO_NORMS},
+    harmless=("ff_factor", "multi_query"),
 )
+_FALCON_NEW = {"alibi": (False, None), "parallel_attn": (True, None), "new_decoder_architecture": (True,)}
 FALCON_40B = replace(
     FALCON_7B,
     layouts=(_FALCON_40B_HF,),
-    when={"alibi": (False, None), "new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (2, None)},
+    when={**_FALCON_NEW, "num_ln_in_parallel_attn": (2, None)},
 )
 FALCON_11B = replace(
     FALCON_40B,
     layouts=(replace(_FALCON_40B_HF, tensors={**_FALCON_TENSORS, **_ONE_NORM}),),
-    when={"alibi": (False, None), "new_decoder_architecture": (True,), "num_ln_in_parallel_attn": (1,)},
+    when={**_FALCON_NEW, "num_ln_in_parallel_attn": (1,)},
 )
 
 _PHI = "layers.{layer}."

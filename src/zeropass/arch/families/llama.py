@@ -7,7 +7,8 @@ from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 _HF = "layers.{layer}."
 _BLK = "blk.{layer}."
-LINEAR_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "gate_bias", "up_bias", "value_bias")
+_HEAD_BIASES, _MLP_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias"), ("gate_bias", "up_bias", "value_bias")
+LINEAR_BIASES = (*_HEAD_BIASES, *_MLP_BIASES)
 
 _CONFIG: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers",),
@@ -24,6 +25,7 @@ _CONFIG: Mapping[str, tuple[str, ...]] = {
 _WINDOWS: Mapping[str, tuple[str, ...]] = {
     "window": ("sliding_window",),
     "window_used": ("use_sliding_window",),
+    "window_from": ("max_window_layers",),
     "layer_kinds": ("layer_types",),
 }
 _OUTER = {
@@ -41,11 +43,14 @@ _ATTENTION = {
     **weight_and_bias("v", _HF + "self_attn.v_proj"),
     **weight_and_bias("o", _HF + "self_attn.o_proj", transpose=True),
 }
-_MLP = {
+_BIASED_MLP = {
     **weight_and_bias("gate", _HF + "mlp.gate_proj"),
     **weight_and_bias("up", _HF + "mlp.up_proj"),
     **weight_and_bias("value", _HF + "mlp.down_proj", transpose=True),
 }
+_PLAIN_ATTENTION = {role: _ATTENTION[role] for role in ("q", "k", "v", "o")}
+_MLP = {role: _BIASED_MLP[role] for role in ("gate", "up", "value")}
+_ATTENTION_BIAS = {"attention_bias": (_HEAD_BIASES, False)}
 _QK_NORMS = {
     "q_norm": Stored(_HF + "self_attn.q_norm.weight"),
     "k_norm": Stored(_HF + "self_attn.k_norm.weight"),
@@ -53,13 +58,20 @@ _QK_NORMS = {
 _HF_LAYOUT = Layout(
     format="hf",
     prefixes=("model.", ""),
-    optional=("unembedding", *LINEAR_BIASES),
+    optional=("unembedding", *_HEAD_BIASES),
+    switches=_ATTENTION_BIAS,
     config=_CONFIG,
     tensors={**_OUTER, **_NORMS, **_ATTENTION, **_MLP},
     extra={"classifier": (Stored("^score.weight"), "read")},
     unread=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )
-_WINDOWED_HF = replace(_HF_LAYOUT, config={**_CONFIG, **_WINDOWS})
+_PLAIN_HF = replace(
+    _HF_LAYOUT,
+    optional=("unembedding",),
+    switches={},
+    config={**_CONFIG, **_WINDOWS},
+    tensors={**_OUTER, **_NORMS, **_PLAIN_ATTENTION, **_MLP},
+)
 
 
 def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
@@ -124,7 +136,12 @@ LLAMA = Family(
     rotary=True,
     tied_by_default=False,
     layouts=(
-        _HF_LAYOUT,
+        replace(
+            _HF_LAYOUT,
+            optional=("unembedding", *LINEAR_BIASES),
+            switches={**_ATTENTION_BIAS, "mlp_bias": (_MLP_BIASES, False)},
+            tensors={**_HF_LAYOUT.tensors, **_BIASED_MLP},
+        ),
         _gguf(
             "llama",  # the only family whose queries and keys llama.cpp's converter reorders
             q=Stored(_BLK + "attn_q.weight", paired_rows=True),
@@ -136,9 +153,23 @@ LLAMA = Family(
     config={"activation": "silu"},
 )
 
-MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_WINDOWED_HF,))
+_MISTRAL_HF = replace(_PLAIN_HF, defaults={"window": 4096})
+MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_MISTRAL_HF,))
 
-QWEN2 = replace(LLAMA, name="qwen2", model_types=("qwen2",), layouts=(_WINDOWED_HF, _gguf("qwen2")))
+_QWEN = {"activation": "silu", "window_used": False, "window_from": 28}  # of transformers' configurations, if not said
+QWEN2 = replace(
+    LLAMA,
+    name="qwen2",
+    model_types=("qwen2",),
+    layouts=(
+        replace(
+            _PLAIN_HF,
+            tensors={**_PLAIN_HF.tensors, **{what: _ATTENTION[what] for what in ("q_bias", "k_bias", "v_bias")}},
+        ),
+        _gguf("qwen2"),
+    ),
+    config=_QWEN,
+)
 
 QWEN3 = replace(
     LLAMA,
@@ -146,9 +177,10 @@ QWEN3 = replace(
     model_types=("qwen3",),
     qk_norm="head",
     layouts=(
-        replace(_WINDOWED_HF, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),
+        replace(_HF_LAYOUT, config={**_CONFIG, **_WINDOWS}, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),
         _gguf("qwen3", **_GGUF_QK_NORMS),
     ),
+    config=_QWEN,
 )
 
 _PHI3_FUSED = {
@@ -166,11 +198,9 @@ PHI3 = replace(
     model_types=("phi3",),
     layouts=(
         replace(
-            _HF_LAYOUT,
-            optional=("unembedding",),
+            _PLAIN_HF,
             config={
-                **_CONFIG,
-                **_WINDOWS,
+                **_PLAIN_HF.config,
                 "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
             },
             tensors={**_OUTER, **_NORMS, **_PHI3_FUSED},
@@ -191,16 +221,18 @@ PHI3 = replace(
     notes=("longrope: which of its two sets of factors counts depends on the length of the text",),
 )
 
-_GEMMA_CONFIG = {**_CONFIG, "activation": ("hidden_activation", "hidden_act")}
+_GEMMA_CONFIG = {what: keys for what, keys in _CONFIG.items() if what != "activation"}
 _GEMMA2_CONFIG = {
     **_GEMMA_CONFIG,
     **_WINDOWS,
+    "activation": ("hidden_activation",),
     "query_scalar": ("query_pre_attn_scalar",),
     "attention_cap": ("attn_logit_softcapping",),
     "logit_cap": ("final_logit_softcapping",),
     "local_every": ("sliding_window_pattern", "_sliding_window_pattern"),
     "local_rope_theta": ("rope_local_base_freq",),
 }
+_CAUSAL_ONLY = {"use_bidirectional_attention": (False, None)}
 _GEMMA_HF = replace(_HF_LAYOUT, config=_GEMMA_CONFIG, gain_offset=1.0)
 GEMMA = replace(
     LLAMA,
@@ -210,6 +242,12 @@ GEMMA = replace(
     embed_scaled=True,
     layouts=(_GEMMA_HF,),
     config={"activation": "gelu_pytorch_tanh"},
+    # The first files say "gelu" and mean its approximation (transformers 5.24, GemmaConfig).
+    when={
+        **_CAUSAL_ONLY,
+        "hidden_act": ("gelu", "gelu_pytorch_tanh", None),
+        "hidden_activation": ("gelu_pytorch_tanh", None),
+    },
 )
 
 _AROUND = {
@@ -218,7 +256,13 @@ _AROUND = {
     "ff_norm": Stored(_HF + "pre_feedforward_layernorm.weight"),
     "ff_post_norm": Stored(_HF + "post_feedforward_layernorm.weight"),
 }
-_GEMMA2_HF = replace(_GEMMA_HF, config=_GEMMA2_CONFIG, tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP})
+_GEMMA2_HF = replace(
+    _GEMMA_HF,
+    config=_GEMMA2_CONFIG,
+    tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP},
+    defaults={"window": 4096, "query_scalar": 256, "attention_cap": 50.0, "logit_cap": 30.0},
+    harmless=("sliding_window_size", "hidden_act"),  # some files have them beside what counts
+)
 _GGUF_BEHIND = {
     "attn_post_norm": Stored(_BLK + "post_attention_norm.weight"),
     "ff_post_norm": Stored(_BLK + "post_ffw_norm.weight"),
@@ -229,13 +273,16 @@ GEMMA2 = replace(
     name="gemma2",
     model_types=("gemma2",),
     layouts=(replace(_GEMMA2_HF, constants={"local_every": 2}), _GEMMA2_GGUF),
+    when=_CAUSAL_ONLY,
 )
 
 _GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no use for it
     _GEMMA2_HF,
     config={what: keys for what, keys in _GEMMA2_CONFIG.items() if what != "attention_cap"},
     tensors={**_GEMMA2_HF.tensors, **_QK_NORMS},
-    constants={"local_every": 6},
+    constants={"local_every": 6, "local_rope_theta": 10000.0, "rope_theta": 1e6},
+    defaults={"window": 4096, "query_scalar": 256},
+    harmless=("attn_logit_softcapping", "hidden_act"),
 )
 _GEMMA3_GGUF = replace(
     _gguf("gemma3", **_GGUF_BEHIND, **_GGUF_QK_NORMS),
@@ -247,8 +294,14 @@ GEMMA3 = replace(
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
     layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
-    when={"vision_config": (None,)},
+    when={"vision_config": (None,), **_CAUSAL_ONLY},
     notes=("the text model alone: a checkpoint with an image tower is refused",),
+)
+GEMMA3_BOTH_WAYS = replace(
+    GEMMA3,
+    causal=False,
+    layouts=(_GEMMA3_HF,),
+    when={"vision_config": (None,), "use_bidirectional_attention": (True,)},
 )
 
 # The 27B models divide by √(d / heads) instead of √d_h. No key of a GGUF file says so: llama.cpp goes by their layers.
@@ -312,11 +365,12 @@ MIXTRAL = replace(
     router_normed=True,
     layouts=(
         replace(
-            _HF_LAYOUT,
+            _PLAIN_HF,
             config={**_ROUTED_CONFIG, **_WINDOWS},
-            tensors={**_OUTER, **_NORMS, **_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
+            tensors={**_OUTER, **_NORMS, **_PLAIN_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
         ),
     ),
+    config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
 )
 
 _EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj")
@@ -328,10 +382,17 @@ QWEN3_MOE = replace(
     layouts=(
         replace(
             _HF_LAYOUT,
-            config={**_ROUTED_CONFIG, **_WINDOWS, "neurons": ("moe_intermediate_size",)},
+            config={
+                **_ROUTED_CONFIG,
+                "neurons": ("moe_intermediate_size",),
+                "window": _WINDOWS["window"],
+                "window_used": _WINDOWS["window_used"],
+            },
             tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
+            harmless=("max_window_layers", "intermediate_size"),  # the latter of layers without experts: refused
         ),
     ),
+    config={"activation": "silu", "window_used": False, "experts_used": 8},
     when={"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None)},
 )
 
@@ -347,6 +408,7 @@ OLMOE = replace(
             tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
         ),
     ),
+    config={"activation": "silu", "experts_used": 8},
 )
 
 FAMILIES = (
@@ -359,6 +421,7 @@ FAMILIES = (
     GEMMA2,
     GEMMA3_27B,
     GEMMA3,
+    GEMMA3_BOTH_WAYS,
     PHI3,
     OLMO,
     OLMO2,

@@ -38,6 +38,7 @@ _T5_CONFIG = {
     "eps": ("layer_norm_epsilon",),
     "activation": ("dense_act_fn",),
 }
+_T5_HARMLESS = ("is_encoder_decoder", "num_decoder_layers", "scale_decoder_outputs", "is_gated_act")
 _T5_ENCODER = "encoder.block.{layer}.layer."
 _T5_DECODER = "decoder.block.{layer}.layer."
 _T5_PLAIN = ("relu", None)
@@ -45,7 +46,7 @@ _T5_GATED = ("gated-gelu",)
 
 T5_ENCODER = Family(
     name="t5",
-    model_types=("t5", "mt5"),
+    model_types=("t5",),
     norm="rms",
     norm_place="pre",
     causal=False,
@@ -54,9 +55,12 @@ T5_ENCODER = Family(
     rotary=False,
     unscaled=True,
     tied_by_default=True,
+    always_tied=True,
     layouts=(
         Layout(
             format="hf",
+            copies=("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight"),
+            head="lm_head.weight",
             config=_T5_CONFIG,
             tensors={
                 "embedding": Stored("shared.weight"),
@@ -67,7 +71,8 @@ T5_ENCODER = Family(
                 **_attention(_T5_ENCODER + "0.SelfAttention"),
                 **_plain(_T5_ENCODER + "1.DenseReluDense"),
             },
-            unread=(r"(encoder|decoder)\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
+            unread=(r"decoder\..*",),
+            harmless=_T5_HARMLESS,
         ),
     ),
     config={"activation": "relu", "eps": 1e-6},
@@ -93,10 +98,11 @@ T5_DECODER = replace(
         Layout(
             format="hf",
             optional=("unembedding",),
+            copies=("decoder.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight"),
             config={
                 **_T5_CONFIG,
                 "layers": ("num_decoder_layers", "num_layers"),
-                "logits_scaled": ("scale_decoder_outputs",),
+                "logits_scaled": ("scale_decoder_outputs", "tie_word_embeddings"),
             },
             tensors={
                 "embedding": Stored("shared.weight"),
@@ -112,10 +118,10 @@ T5_DECODER = replace(
                 **_plain(_T5_DECODER + "2.DenseReluDense"),
             },
             unread=(
-                r"(encoder|decoder)\.embed_tokens\.weight",
                 r"encoder\..*",
                 r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # old files; unused
             ),
+            harmless=_T5_HARMLESS,
         ),
     ),
     notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",),
@@ -129,6 +135,11 @@ T5_GATED_DECODER = replace(
     config=T5_GATED_ENCODER.config,
     when=T5_GATED_ENCODER.when,
 )
+
+MT5_ENCODER = replace(T5_ENCODER, model_types=("mt5",))
+MT5_GATED_ENCODER = replace(T5_GATED_ENCODER, model_types=("mt5",))
+MT5_DECODER = replace(T5_DECODER, model_types=("mt5",), logits_scaled=False)
+MT5_GATED_DECODER = replace(T5_GATED_DECODER, model_types=("mt5",), logits_scaled=False)
 
 
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
@@ -169,7 +180,7 @@ def _bart_config(stack: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-_BART_TWICE = (r"(encoder|decoder)\.embed_tokens\.weight", r"\^final_logits_bias")
+_BART_HARMLESS = ("is_encoder_decoder", "num_hidden_layers", "(encoder|decoder)_(layers|attention_heads|ffn_dim)")
 BART_ENCODER = Family(
     name="bart",
     model_types=("bart",),
@@ -184,9 +195,12 @@ BART_ENCODER = Family(
         Layout(
             format="hf",
             prefixes=("model.", ""),
+            copies=("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight"),
+            head="^lm_head.weight",
             config=_bart_config("encoder"),
+            harmless=_BART_HARMLESS,
             tensors=_bart_stack("encoder"),
-            unread=(*_BART_TWICE, r"decoder\..*", r"\^lm_head\.weight", r"\^(classification_head|qa_outputs)\..*"),
+            unread=(r"\^final_logits_bias", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
@@ -205,7 +219,9 @@ BART_DECODER = replace(
             format="hf",
             prefixes=("model.", ""),
             optional=("unembedding", "head_bias"),
+            copies=("decoder.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight"),
             config=_bart_config("decoder"),
+            harmless=_BART_HARMLESS,
             tensors={
                 **_bart_stack("decoder"),
                 "unembedding": Stored("^lm_head.weight"),
@@ -219,7 +235,7 @@ BART_DECODER = replace(
                 "qa": (Stored("^qa_outputs.weight"), "read"),
             },
             through={"classifier": ("head", "tanh")},
-            unread=(*_BART_TWICE, r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
+            unread=(r"\^final_logits_bias", r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
         ),
     ),
     notes=(
@@ -233,6 +249,10 @@ FAMILIES: tuple[Family, ...] = (
     T5_GATED_ENCODER,
     T5_DECODER,
     T5_GATED_DECODER,
+    MT5_ENCODER,
+    MT5_GATED_ENCODER,
+    MT5_DECODER,
+    MT5_GATED_DECODER,
     BART_ENCODER,
     BART_DECODER,
 )

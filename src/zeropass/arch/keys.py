@@ -1,0 +1,149 @@
+"""Which keys of a configuration may be ignored: an allow-list. What is not on it may change what the model computes.
+
+A key is used (the records name it), known to change nothing that zeropass reads, off (null, false or empty), or the
+model is refused.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from zeropass.arch.spec import Family, Layout
+from zeropass.errors import UnknownFamily
+from zeropass.sources.files import ModelFiles
+
+__all__ = ["check_keys", "is_harmless"]
+
+_ELSEWHERE = (
+    *("model_type", "tie_word_embeddings", "id2label", "quantization_config", "transformers_weights"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "general.architecture"),
+)
+"""Keys that are read, but not by a record."""
+
+_HARMLESS = (
+    # names, versions and where a file comes from
+    r"_?name_or_path|architectures|auto_map|custom_pipelines|transformers_version|transformers\.js_config|unsloth_\w+",
+    r"_commit_hash|is_llama_config|tokenizer_class|language|license|_diffusers_version|peft_version|model_name",
+    # training: regularisation, initial values, losses, memory
+    r"\w*(dropout|_pdrop|layerdrop)(_prob|_rate|_p)?|\w*_drop|initializer_\w+|init_std|init_method\w*|init_device",
+    r"gradient_checkpointing|router_\w*(coef|noise)|aux_loss_\w+|problem_type|label_smoothing|z_loss\w*|tie_weights_",
+    r"sparse_pred\w*|reference_compile|repad_logits_with_grad|sinusoidal_pos_embds|replacing_rate|student_\w+",
+    # precision and kernels
+    r"(torch_)?dtype|_?attn_implementation\w*|_flash_attn_\w+|use_flash\w*|deterministic_flash_attn|torchscript",
+    r"use_bfloat16|tf_legacy_loss|pretraining_tp|slow_but_exact|reorder_and_upcast_attn|chunk_size_feed_forward",
+    r"attention_softmax_in_fp32|masked_softmax_fusion|bias_dropout_fusion|skip_bias_add(_qkv)?|use_cache",
+    r"experts_implementation|layer_norm_in_fp32|output_past|_output_attentions|mem_efficient",
+    # generation and what a call returns
+    r"\w*_token_ids?|\w*_token_index|output_\w+|return_dict\w*|cache_implementation|prefix|add_bias_logits",
+    r"(max|min)_(new_tokens|length)|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature",
+    r"top_k|top_p|typical_p|repetition_penalty|length_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids",
+    r"num_return_sequences|remove_invalid_values|exponential_decay_length_penalty|(begin_)?suppress_tokens",
+    r"force_bos_token_to_be_generated|task_specific_params",
+    # how long a text may be
+    r"(original_)?max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length|model_max_length",
+    # what stands behind the stream: labels, pooling, ways to sum a text up
+    r"label2id|_?num_labels|finetuning_task|summary_\w+|classifier_pooling|sentence_transformers|sbert_\w+|is_reward\w*",
+    r"pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)",
+    # what the tensors themselves tell: which biases there are, how many rows a table has
+    r"((attention|mlp|qkv|norm|decoder|classifier|lm_head)_)?bias|type_vocab_size|word_embed_proj_dim",
+    r"relative_attention_num_buckets",
+)
+_PATTERN = re.compile("|".join(f"(?:{one})" for one in _HARMLESS))
+
+_USUAL: Mapping[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "directionality": ("bidi",),
+    "partial_rotary_factor": (1, 1.0),
+    "full_attn_mod": (1,),
+    "interpolate_factor": (1,),
+    "normalize_embedding": (True,),
+    "extra_pos_embeddings": (2,),
+    "down_scale_factor": (1,),
+    "gap_size": (0,),
+    "net_structure_type": (0,),
+    "num_memory_blocks": (0,),
+    "offset_alibi": (100,),
+    "rotary": (True,),
+    "scale_attn_weights": (True,),
+}
+"""Keys with the only values at which they change nothing."""
+
+_GGUF_HARMLESS = re.compile(
+    r"context_length|vocab_size|pooling_type|tensor_data_layout|attention\.value_length"
+    r"|rope\.(dimension_count|scale_linear|scaling\.(type|factor))"  # read by `config`, which refuses what it must
+    r"|rope\.scaling\.(original_context_length|finetuned|attn_factor|yarn_\w+)"
+)
+_GGUF_USUAL: Mapping[str, tuple[object, ...]] = {
+    "attention.causal": (True,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "use_parallel_residual": (False,),
+}
+
+
+def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, ...]:
+    """Return notes on keys that a user should know of.
+
+    Raises UnknownFamily, naming them, for keys of a configuration that may change what the model computes.
+    """
+    used = set(_used(family, layout))
+    unknown = [
+        f"{key} is {_shown(value)}"
+        for key, value in files.config.items()
+        if key not in used and not is_harmless(files, layout, key, value)
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise UnknownFamily(
+            f"{files.path}: the configuration has keys that the {family.name} record does not know: "
+            f"{', '.join(unknown[:3])}{more}. They may change what the model computes; reading it would need a record "
+            "of its own (docs/adding-a-family.md), or, where they change nothing, a configuration without them."
+        )
+    if not files.config.get("auto_map"):
+        return ()
+    return (
+        "The configuration names code of its own (auto_map), which is not read: the tensors are read as those of a "
+        f"plain {family.name}.",
+    )
+
+
+def is_harmless(files: ModelFiles, layout: Layout, key: str, value: object) -> bool:
+    """Return whether a key of this value changes nothing of what zeropass reads."""
+    if files.format == "gguf":
+        return _is_harmless_gguf(files, key, value)
+    if value is None or value is False or value in ("", [], {}):
+        return True
+    if _PATTERN.fullmatch(key) or any(re.fullmatch(pattern, key) for pattern in layout.harmless):
+        return True
+    return _is_usual(_USUAL, key, value)
+
+
+def _is_harmless_gguf(files: ModelFiles, key: str, value: object) -> bool:
+    """As `is_harmless`. What does not begin with the architecture's name is nothing that llama.cpp computes with."""
+    stem = f"{files.config.get('general.architecture')}."
+    if not key.startswith(stem):
+        return True
+    key = key.removeprefix(stem)
+    return _GGUF_HARMLESS.fullmatch(key) is not None or _is_usual(_GGUF_USUAL, key, value)
+
+
+def _is_usual(usual: Mapping[str, tuple[object, ...]], key: str, value: object) -> bool:
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual.get(key, ()))
+
+
+def _used(family: Family, layout: Layout) -> Iterator[str]:
+    """Yield the keys that are read, those of an object by the object's own."""
+    yield from _ELSEWHERE
+    for key in (*_flat(layout.config), *family.when):
+        yield key
+        yield key.partition(".")[0]
+
+
+def _flat(config: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    for keys in config.values():
+        yield from keys
+
+
+def _shown(value: Any) -> str:
+    text = "an object" if isinstance(value, Mapping) else repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

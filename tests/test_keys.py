@@ -1,0 +1,323 @@
+"""Keys of configurations: used, harmless or refused, against what transformers computes with them."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, PretrainedConfig
+
+import tiny
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.keys import _used, is_harmless
+from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
+from zeropass.model import Model, open_model
+from zoo import ZOO, tiny_model
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A checkpoint of the zoo, its configuration as saved, and the model opened."""
+
+    hf: Any
+    folder: Path
+    mark: str
+    config: dict[str, Any]
+    model: Model
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    root = tmp_path_factory.mktemp("keys")
+
+    @cache
+    def case(name: str) -> Case:
+        hf = tiny_model(name)
+        mark = "#decoder" if ZOO[name][2].get("stack") == "decoder" else ""
+        folder = tiny.save(hf, root / name)
+        config = json.loads((folder / "config.json").read_text())
+        return Case(hf, folder, mark, config, open_model(f"{folder}{mark}"))
+
+    return case
+
+
+def fields(case: Case) -> dict[str, Any]:
+    """Every key of the configuration class, and of what was saved, with its value."""
+    own = {field.name: getattr(case.hf.config, field.name, None) for field in dataclasses.fields(case.hf.config)}
+    return own | case.config
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """Other values of the same kind."""
+    if isinstance(value, bool) or value is None:
+        yield from (True, False)
+    elif isinstance(value, int):
+        yield from (value + 1, 2 * value + 2)
+    elif isinstance(value, float):
+        yield 0.5 * value + 0.25
+    elif isinstance(value, list):
+        yield [*value, *value]
+
+
+@torch.no_grad()
+def output(hf: Any, case: Case) -> torch.Tensor:
+    """What the stack that was opened computes, for a decoder from the same states of an encoder."""
+    draw = torch.Generator().manual_seed(2)
+    ids = torch.randint(2, tiny.TOKENS, (2, 6), generator=draw)
+    hf.eval()
+    if not case.hf.config.is_encoder_decoder:
+        logits: torch.Tensor = hf(ids).logits
+    elif case.mark:
+        logits = hf(encoder_outputs=(torch.randn(2, 4, 24, generator=draw),), decoder_input_ids=ids).logits
+    else:
+        logits = hf.get_encoder()(ids).last_hidden_state
+    return logits
+
+
+BY_THE_TENSORS = ("bias", "type_vocab_size", "word_embed_proj_dim", "relative_attention_num_buckets", "head_dim")
+"""What passes for harmless since the tensors tell it: a checkpoint that does not fit is refused by its shapes."""
+
+OTHERWISE = {"problem_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+OTHERWISE |= {"is_encoder_decoder"}
+"""Keys that do not reach a forward pass at all and cannot be given any value, or say how a model is called."""
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_what_passes_for_harmless_changes_nothing(name: str, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    before = output(case.hf, case)
+    tried = 0
+    kind: type[PretrainedConfig] = type(case.hf.config)
+    used = set(_used(case.model.family, case.model.layout))
+    for key, value in fields(case).items():
+        if key in used | OTHERWISE or key.endswith(BY_THE_TENSORS):
+            continue
+        for other in changed(value):
+            if other == value or not is_harmless(case.model.files, case.model.layout, key, other):
+                continue
+            try:
+                config = kind.from_dict(case.config | {key: other})
+                config.return_dict, config.output_hidden_states = True, False
+                hf = type(case.hf)._from_config(config, attn_implementation=case.hf.config._attn_implementation)
+                hf.load_state_dict(case.hf.state_dict())
+                after = output(hf.float(), case)
+            except Exception:  # a value that transformers does not take is not what this is about
+                continue
+            assert tiny.error(after, before) < 1e-5, f"{key} = {other!r} is no harmless key"
+            tried += 1
+    assert tried > 5
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_key_that_is_not_known_is_refused_unless_it_is_off(name: str, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    for value in (True, 1, 0.5, "something", [1], {"a": 1}):
+        assert not is_harmless(case.model.files, case.model.layout, "use_foo", value)
+    for off in (None, False, "", [], {}):
+        assert is_harmless(case.model.files, case.model.layout, "use_foo", off)
+
+
+def test_a_refusal_names_the_keys(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
+    tiny.edit(folder, {"residual_multiplier": 0.22, "use_foo": True, "off": False})
+    with pytest.raises(UnknownFamily, match=r"residual_multiplier is 0.22, use_foo is True. They may change"):
+        open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_key_that_is_missing_means_what_transformers_takes_it_to_mean(
+    name: str, cases: Callable[[str], Case], tmp_path: Path
+) -> None:
+    """Or the file is refused, where we do not say what it means."""
+    case = cases(name)
+    less, full = tmp_path / "less", tmp_path / "full"
+    for folder in (less, full):
+        shutil.copytree(case.folder, folder)
+    for key in sorted(case.config.keys() - {"model_type", "vocab_size"}):  # the table says how many tokens there are
+        (less / "config.json").write_text(json.dumps({k: v for k, v in case.config.items() if k != key}))
+        try:
+            found = open_model(f"{less}{case.mark}")
+        except ZeropassError:
+            continue
+        (full / "config.json").write_text(json.dumps(AutoConfig.from_pretrained(less).to_dict()))
+        try:
+            true = open_model(f"{full}{case.mark}")
+        except (BadModel, BadWeights) as error:
+            pytest.fail(f"{name} without {key}: read, though what transformers makes of it is refused: {error}")
+        assert (found.dims, found.family) == (true.dims, true.family), key
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_family_looks_ahead_as_its_forward_pass_does(name: str, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    assert looks_ahead(case.hf, case.mark) != case.model.family.causal
+
+
+@torch.no_grad()
+def looks_ahead(hf: Any, mark: str = "") -> bool:
+    """Return whether what stands behind a token changes what is made of it."""
+    stack: Any = hf.base_model
+    if hf.config.is_encoder_decoder:
+        stack = hf.get_decoder() if mark else hf.get_encoder()
+    first = torch.tensor([[5, 6, 7, 8]])
+    second = torch.tensor([[5, 6, 9, 8]])
+    a, b = (stack.eval()(input_ids=ids).last_hidden_state[0, 0] for ids in (first, second))
+    return not torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_gemma3_that_looks_both_ways_is_read_so(tmp_path: Path) -> None:
+    settings = ZOO["gemma3"][2] | {"use_bidirectional_attention": True, "sliding_window": 8}
+    hf = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**settings))
+    model = open_model(str(tiny.save(hf, tmp_path / "gemma3")))
+    assert looks_ahead(hf)
+    assert not model.family.causal
+    assert model.dims.window == hf.config.sliding_window == 5
+    assert "both ways" in model.info()["attention"]
+    for family in ("gemma", "gemma2"):
+        folder = tiny.save(tiny_model(family), tmp_path / family)
+        tiny.edit(folder, {"use_bidirectional_attention": True})
+        with pytest.raises(UnknownFamily, match="use_bidirectional_attention is True"):
+            open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_a_bert_that_is_a_decoder_is_read_so(name: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model(name), tmp_path / name)
+    tiny.edit(folder, {"is_decoder": True})
+    kind = {"bert": transformers.BertLMHeadModel, "roberta": transformers.RobertaForCausalLM}[name]
+    hf = kind.from_pretrained(folder)
+    assert not looks_ahead(hf)
+    model = open_model(str(folder))
+    assert model.family.causal
+    assert "both ways" not in model.info()["attention"]
+    tiny.edit(folder, {"is_decoder": True, "add_cross_attention": True})
+    with pytest.raises(UnknownFamily, match="add_cross_attention is True"):
+        open_model(str(folder))
+
+
+SWITCHED = [
+    ("llama", "attention_bias", "model.layers.{}.self_attn.q_proj.bias", 32),
+    ("qwen3", "attention_bias", "model.layers.{}.self_attn.q_proj.bias", 32),
+    ("olmo2", "attention_bias", "model.layers.{}.self_attn.q_proj.bias", 24),
+    ("llama", "mlp_bias", "model.layers.{}.mlp.gate_proj.bias", 40),
+    ("falcon-rw", "bias", "transformer.h.{}.mlp.dense_h_to_4h.bias", 40),
+    ("gpt_neox", "attention_bias", "gpt_neox.layers.{}.attention.dense.bias", 24),
+    ("modernbert-biased", "mlp_bias", "model.layers.{}.mlp.Wi.bias", 80),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "tensor", "size"), SWITCHED)
+def test_biases_and_the_key_that_says_they_are_there_must_agree(
+    name: str, key: str, tensor: str, size: int, cases: Callable[[str], Case], tmp_path: Path
+) -> None:
+    case = cases(name)
+    assert case.hf.config.to_dict()[key] is True
+    assert f"{tensor.format(0)}" in case.hf.state_dict()
+    for off in (False, None) if name != "gpt_neox" else (False,):
+        folder = tmp_path / str(off)
+        shutil.copytree(case.folder, folder)
+        tiny.edit(folder, {key: off})
+        with pytest.raises(BadWeights, match=f"but {key} is not true"):
+            open_model(str(folder))
+    (config_off := tmp_path / "off").mkdir()
+    hf = type(case.hf)(type(case.hf.config).from_dict(case.config | {key: False}))
+    folder = tiny.save(hf, config_off)
+    open_model(str(folder))
+    tiny.edit(folder, {key: True})
+    with pytest.raises(BadWeights, match=f"{key} is true, but"):
+        open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["mistral", "mixtral", "qwen2"])
+def test_biases_that_a_family_never_has_are_refused(name: str, cases: Callable[[str], Case], tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(cases(name).folder, folder)
+    width = cases(name).hf.config.hidden_size
+    tiny.edit(folder, tensors={f"model.layers.{n}.self_attn.o_proj.bias": torch.ones(width) for n in (0, 1)})
+    with pytest.raises(UnknownFamily, match=r"o_proj\.bias"):
+        open_model(str(folder))
+
+
+WINDOWS = [
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 5}),
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 3, "max_window_layers": 0}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), WINDOWS)
+def test_the_layers_with_a_window_are_those_of_transformers(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tiny.save(tiny_model(name), tmp_path / name)
+    tiny.edit(folder, {**settings, "layer_types": None})
+    config = AutoConfig.from_pretrained(folder)
+    local = tuple(n for n, kind in enumerate(config.layer_types) if kind == "sliding_attention")
+    assert open_model(str(folder)).dims.local == local
+
+
+def test_a_left_over_quantisation_is_a_note(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.make("llama").bfloat16(), tmp_path / "llama")
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    tiny.edit(folder, {"quantization_config": settings})
+    model = open_model(str(folder))
+    (note,) = [note for note in model.info()["notes"] if "quantised" in note]
+    assert "bitsandbytes, load_in_4bit" in note
+    assert "BF16" in note
+    tiny.edit(folder, {"quantization_config": {"quant_method": "bitnet"}})  # its model computes with other numbers
+    with pytest.raises(BadModel, match="bitnet"):
+        open_model(str(folder))
+
+
+WILD: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "wild_configs.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(WILD))
+def test_configurations_of_well_known_models_are_known(name: str) -> None:
+    """Their keys, as they were published: an allow-list that refuses them would be of no use."""
+    config = WILD[name]
+    records = [family for family in FAMILIES if config["model_type"] in family.model_types and family.layout("hf")]
+    fitting = []
+    for family in records:
+        layout = family.layout("hf")
+        assert layout is not None
+        files: Any = type("Files", (), {"format": "hf", "config": config, "path": name})()
+        used = set(_used(family, layout))
+        fitting.append([k for k, v in config.items() if k not in used and not is_harmless(files, layout, k, v)])
+    assert [] in fitting, fitting
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_pytorch_tanh"])
+def test_the_gelu_of_the_first_gemmas_is_its_approximation(name: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("gemma"), tmp_path / "gemma")
+    tiny.edit(folder, {"hidden_act": name, "hidden_activation": None})
+    assert AutoConfig.from_pretrained(folder).hidden_act == open_model(str(folder)).dims.activation
+    tiny.edit(folder, {"hidden_act": "silu"})
+    with pytest.raises(UnknownFamily, match="hidden_act is 'silu'"):
+        open_model(str(folder))
+
+
+def test_code_that_a_configuration_brings_is_a_note(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
+    assert not any("auto_map" in note for note in open_model(str(folder)).notes)
+    tiny.edit(folder, {"auto_map": {"AutoModel": "modeling_own.OwnModel"}})
+    assert any("read as those of a plain llama" in note for note in open_model(str(folder)).notes)
+
+
+def test_two_descriptions_of_the_rotary_positions_must_agree(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
+    tiny.edit(folder, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}})
+    with pytest.raises(BadModel, match="rope_parameters and rope_scaling differ"):
+        open_model(str(folder))

@@ -1,0 +1,175 @@
+"""Which stored tensors are E and U, against what transformers makes of the same files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import tiny
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.tables import _blocks
+from zeropass.errors import BadWeights, ZeropassError
+from zeropass.model import open_model
+from zoo import ZOO, tiny_model
+
+TIED = ["llama", "gpt2", "gemma3", "opt", "gpt_neox", "bert", "roberta", "modernbert"]
+STORED = ["equal", "different", "embedding alone", "head alone"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def names_of(hf: Any) -> tuple[str, str]:
+    """Names of the embedding and of the head that transformers ties to it."""
+    (head, embedding), *_ = ((k, v) for k, v in hf._tied_weights_keys.items() if k.endswith("weight"))
+    return embedding, head
+
+
+def in_files(head: str, name: str) -> str:
+    """Return what a head is called in files: transformers 5 calls that of GPT-NeoX otherwise in memory."""
+    return "embed_out.weight" if name == "gpt_neox" else head
+
+
+def save(name: str, folder: Path, stored: str, flag: bool | None) -> Path:
+    """Write a checkpoint of the zoo with these of its two tables, and this ``tie_word_embeddings``."""
+    hf = tiny_model(name)
+    tiny.save(hf, folder)
+    embedding, head = names_of(hf)[0], in_files(names_of(hf)[1], name)
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors[embedding]
+    other = table + torch.randn(table.shape, generator=torch.Generator().manual_seed(5))
+    tensors[head] = other if stored == "different" else table.clone()
+    if stored.endswith("alone"):
+        del tensors[head if stored.startswith("embedding") else embedding]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return tiny.edit(folder, {"tie_word_embeddings": flag})
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("name", TIED)
+def test_e_and_u_are_those_of_transformers(name: str, stored: str, flag: bool | None, tmp_path: Path) -> None:
+    folder = save(name, tmp_path / name, stored, flag)
+    hf, loading = getattr(transformers, ZOO[name][0]).from_pretrained(folder, output_loading_info=True)
+    embedding, head = names_of(hf)
+    if embedding in loading["missing_keys"]:  # transformers draws it at random
+        with pytest.raises(BadWeights, match=r"there is no embedding.*not tied"):
+            open_model(str(folder))
+        return
+    try:
+        model = open_model(str(folder))
+        unembedding = model.unembedding
+    except BadWeights as error:
+        assert head in loading["missing_keys"], str(error)
+        assert "unembedding" in str(error)
+        return
+    assert torch.equal(model.embedding, hf.get_input_embeddings().weight)
+    if head in loading["missing_keys"]:  # an encoder without a head of its own says what it is made of
+        assert not model.family.causal
+        return
+    assert torch.equal(unembedding, hf.get_output_embeddings().weight)
+    assert model.dims.tied == torch.equal(model.embedding, model.unembedding)
+    differs = [note for note in model.notes if "differ, so each is read as it is" in note]
+    assert bool(differs) == (stored == "different" and flag is not False)
+    assert not {embedding, in_files(head, name)} & set(model.info()["tensors_unread"])
+
+
+SEQ2SEQ = {
+    "t5": ("T5ForConditionalGeneration", "shared.weight"),
+    "bart": ("BartForConditionalGeneration", "model.shared.weight"),
+}
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+@pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"])
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_that_kept_one_table_of_four(
+    family: str, kept: str, flag: bool | None, tmp_path: Path
+) -> None:
+    """Transformers 48154: a T5 that kept decoder.embed_tokens.weight alone."""
+    folder = tiny.save(tiny_model(f"{family}-encoder"), tmp_path / family)
+    kind, shared = SEQ2SEQ[family]
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors.pop(shared)
+    stem = "model." if family == "bart" and kept != "lm_head" else ""
+    save_file(tensors | {f"{stem}{kept}.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    tiny.edit(folder, {"tie_word_embeddings": flag, "scale_decoder_outputs": None})
+    hf, loading = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    for mark, stack in (("", hf.get_encoder()), ("#decoder", hf.get_decoder())):
+        try:
+            model = open_model(f"{folder}{mark}")
+            assert torch.equal(model.embedding, table)
+            lost = f"{hf.base_model_prefix if family == 'bart' else ''}.{mark[1:] or 'encoder'}.embed_tokens.weight"
+            if lost.lstrip(".") not in loading["missing_keys"]:
+                assert torch.equal(model.embedding, stack.embed_tokens.weight)
+            else:  # before transformers 5 the stacks of BART shared their table whatever the configuration said
+                assert (family, kept, flag) == ("bart", "shared", False)
+        except BadWeights:
+            assert any("embed_tokens" in key or "shared" in key for key in loading["missing_keys"])
+    if family == "t5":
+        model = open_model(f"{folder}#decoder")
+        assert torch.equal(model.unembedding, hf.lm_head.weight)
+        assert model.dims.logit_scale == (24**-0.5 if hf.config.scale_decoder_outputs else 1.0)
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_a_stack_reads_its_own_copy_where_it_differs(stack: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("t5-encoder"), tmp_path / "t5")
+    draw = torch.Generator().manual_seed(1)
+    own = {f"{one}.embed_tokens.weight": torch.randn(61, 24, generator=draw) for one in ("encoder", "decoder")}
+    tiny.edit(folder, tensors={**own, "lm_head.weight": torch.randn(61, 24, generator=draw)})
+    hf = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    model = open_model(f"{folder}#{stack}")
+    assert torch.equal(model.embedding, getattr(hf, f"get_{stack}")().embed_tokens.weight)
+    assert torch.equal(model.embedding, own[f"{stack}.embed_tokens.weight"])
+    if stack == "decoder":
+        assert torch.equal(model.unembedding, hf.lm_head.weight)
+        assert not model.dims.tied
+
+
+def test_defaults_and_forced_ties_are_those_of_transformers() -> None:
+    for family in FAMILIES:
+        for kind in family.model_types if family.layout("hf") else ():
+            config = transformers.CONFIG_MAPPING[kind]()
+            assert config.tie_word_embeddings == family.tied_by_default, kind
+            forced = transformers.CONFIG_MAPPING[kind](tie_word_embeddings=False).tie_word_embeddings
+            assert forced == family.always_tied, kind
+
+
+def test_mt5_never_scales_its_outputs(tmp_path: Path) -> None:
+    config = transformers.MT5Config(**{k: v for k, v in ZOO["t5-decoder"][2].items() if k != "stack"})
+    hf = transformers.MT5ForConditionalGeneration(config)
+    assert open_model(f"{tiny.save(hf, tmp_path / 'mt5')}#decoder").dims.logit_scale == 1.0
+
+
+def test_a_difference_in_the_last_row_is_seen(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "llama", "equal", True)
+    table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()
+    table[-1, -1] += 1
+    tiny.edit(folder, tensors={"lm_head.weight": table})
+    assert not open_model(str(folder)).dims.tied
+
+
+def test_blocks_cover_all_rows_once() -> None:
+    for rows in (1, 63, 64, 65, 20_000):
+        parts = list(_blocks(rows, 4096))
+        assert [i for start, stop in parts for i in range(start, stop)] == list(range(rows))
+
+
+def test_tables_of_another_shape_are_refused(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "llama", "equal", True)
+    tiny.edit(folder, tensors={"lm_head.weight": torch.ones(70, 24)})
+    with pytest.raises(ZeropassError, match=r"lm_head.weight has shape \(70, 24\)"):
+        open_model(str(folder))
+
+
+def test_padding_that_is_not_finite_tells_nothing(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path / "llama", "equal", True)
+    table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()
+    table[tiny.TOKENS :] = torch.nan
+    tiny.edit(folder, tensors={"model.embed_tokens.weight": table, "lm_head.weight": table.clone()})
+    model = open_model(str(folder))
+    assert model.dims.tied
+    assert torch.equal(model.embedding[: tiny.TOKENS], table[: tiny.TOKENS])
