@@ -434,6 +434,15 @@ def test_unigram_with_bytes_reads_as_the_library_decodes() -> None:
     assert vocab.find("ab") == [3] and vocab.encode("ab é<x>") == reference.encode("ab é<x>").ids
 
 
+def test_unigram_pieces_beyond_the_rows_are_no_longer_written() -> None:
+    scored = [[piece, -float(n)] for n, piece in enumerate([*UNIGRAM, "<x>", "▁<x>"])]
+    added = [(261, "<x>"), (262, "▁<x>")]
+    spec = json.dumps(spec_of(scored, added, type="Unigram", unk_id=0, byte_fallback=True))
+    vocab = Vocabulary.from_tokenizer_json(spec, 261)
+    assert vocab.pieces == UNIGRAM and "2 added tokens" in vocab.notes[0]
+    assert max(vocab.encode("a<x>▁<x>b")) < 261 and vocab.encode("a")[-1] == 2
+
+
 def test_word_level_reads_as_the_library_decodes() -> None:
     words = {"[UNK]": 0, "cat": 1, "Cat": 3, "a b": 2}
     spec = spec_of(words, [(0, "[UNK]")], type="WordLevel", unk_token="[UNK]")

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
-from zeropass.sources.tokenizers import TOKENIZER_FILES, VOCABULARIES
+from zeropass.sources.tokenizers import TOKENIZER_FILES, other_vocabularies
 
 __all__ = ["fetch_hub"]
 
@@ -45,8 +45,8 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     folder = _snapshot(repo_id, revision, TEXT_FILES + SAFETENSORS)
     if not any(folder.glob("*.safetensors")):
         folder = _snapshot(repo_id, revision, TEXT_FILES + PYTORCH)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
-        folder = _snapshot(repo_id, revision, [*VOCABULARIES])
+    if others := other_vocabularies(file.name for file in folder.glob("*")):
+        folder = _snapshot(repo_id, revision, others)
     return folder
 
 

@@ -15,7 +15,7 @@ from zeropass.disk import beside
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS, cache_folder
 from zeropass.sources.hub import PYTORCH, SAFETENSORS, TEXT_FILES
-from zeropass.sources.tokenizers import VOCABULARIES
+from zeropass.sources.tokenizers import other_vocabularies
 
 __all__ = ["fetch_url", "is_url"]
 
@@ -51,8 +51,7 @@ def _names(storage: Any, path: str, url: str) -> dict[str, str]:
         return {Path(path).name: path}
     found = {entry.rstrip("/").rpartition("/")[2]: entry for entry in storage.ls(path, detail=False)}
     weights = SAFETENSORS if any(name.endswith(".safetensors") for name in found) else PYTORCH
-    vocabularies = [] if "tokenizer.json" in found else [*VOCABULARIES]
-    patterns = TEXT_FILES + vocabularies + weights
+    patterns = TEXT_FILES + other_vocabularies(found) + weights
     wanted = [name for name in found if any(fnmatch.fnmatch(name, p) for p in patterns)]
     if "config.json" not in wanted:
         raise BadModel(f"{url} has no config.json. {MODEL_FORMS}")

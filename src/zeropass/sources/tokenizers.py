@@ -19,7 +19,7 @@ from zeropass.sources.sentencepiece import sentencepiece_spec
 from zeropass.sources.tekken import tekken_spec
 from zeropass.tokenizer_json import FLAGS, Spec, added_tokens, assigned_ids, by_piece, numbered, refusing, whole_number
 
-__all__ = ["TOKENIZER_FILES", "VOCABULARIES", "tokenizer_json"]
+__all__ = ["TOKENIZER_FILES", "other_vocabularies", "tokenizer_json"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -60,6 +60,11 @@ def tokenizer_json(folder: Path) -> bytes:
     with refusing(f"{folder}: its vocabulary files cannot be read"):
         spec, usual = _built(folder, has)
     return _with_added(json.dumps(spec).encode(), folder, usual)
+
+
+def other_vocabularies(names: Iterable[str]) -> list[str]:
+    """List the patterns of what else a model's tokenizer may be kept in, beside files of these names."""
+    return [] if {"tokenizer.json", "vocab.json", "vocab.txt"} & {*names} else [*VOCABULARIES]
 
 
 def _built(folder: Path, has: set[str]) -> tuple[Spec, dict[str, str]]:
