@@ -165,6 +165,18 @@ def test_bin_files_only_without_safetensors(hub: Hub) -> None:
     assert names(fetch_hub("owner/bin")) == {*TEXT, "pytorch_model.bin"}
 
 
+def test_other_vocabularies_are_fetched_only_where_there_is_no_usual_one(hub: Hub) -> None:
+    others = {"tokenizer.model": b"a", "tekken.json": b"{}", "qwen.tiktoken": b"b", "tokenizer.model.v3": b"c"}
+    weights = {"model.safetensors": WEIGHTS}
+    config = {"config.json": TEXT["config.json"]}
+    hub.repos["owner/spm"] = config | weights | others | OTHER
+    hub.repos["owner/both"] = TEXT | weights | others | OTHER
+    assert names(fetch_hub("owner/spm")) == {*config, *weights, *others}
+    assert names(fetch_hub("owner/both")) == {*TEXT, *weights}
+    with pytest.raises(BadModel, match=r"tekken\.json cannot be read"):
+        open_files("owner/spm")
+
+
 def test_a_hub_model_opens(hub: Hub) -> None:
     files = open_files("owner/model@v1")
     assert files.name == "owner/model@v1"

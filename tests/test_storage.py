@@ -35,6 +35,14 @@ def test_a_model_in_storage_is_the_model(bucket: str, tmp_path: Path, monkeypatc
     assert zp.open_model(bucket).fingerprint == here.fingerprint
 
 
+def test_a_vocabulary_of_another_library_is_fetched_to_be_named(bucket: str) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.rm("/bucket/model/tokenizer.json")
+    memory.pipe_file("/bucket/model/spiece.model", b"x")
+    with pytest.raises(BadModel, match=r"spiece\.model cannot be read here"):
+        zp.open_model(bucket)
+
+
 def test_what_changed_there_is_fetched_again(bucket: str) -> None:
     zp.open_model(bucket)
     fsspec.filesystem("memory").pipe_file("/bucket/model/config.json", b"{}")

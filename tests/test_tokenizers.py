@@ -416,6 +416,43 @@ def test_every_id_is_that_of_the_library_or_the_tokenizer_is_refused(
             assert kind != "BPE"  # without its unknown token it cannot write this
 
 
+UNIGRAM = ["<unk>", "▁", "a", "▁ab", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
+
+
+def test_unigram_with_bytes_reads_as_the_library_decodes() -> None:
+    scored = [[piece, -float(n)] for n, piece in enumerate(UNIGRAM)]
+    spec = spec_of(scored, [(261, "<x>")], type="Unigram", unk_id=0, byte_fallback=True)
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    replace = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    spec["decoder"] = {"type": "Sequence", "decoders": [replace, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    text = json.dumps(spec | {"pre_tokenizer": metaspace})
+    vocab, reference = Vocabulary.from_tokenizer_json(text, 300), Tokenizer.from_str(text)
+    assert vocab.pieces == [reference.id_to_token(i) or "" for i in range(300)]
+    for i in np.flatnonzero(~vocab.non_text[:262]):
+        assert vocab.text(i) == reference.decode([i], skip_special_tokens=False)
+    assert vocab.text(5 + 0x0A) == "\n" and vocab.non_text[5 + 0x0A]
+    assert vocab.find("ab") == [3] and vocab.encode("ab é<x>") == reference.encode("ab é<x>").ids
+
+
+def test_unigram_pieces_beyond_the_rows_are_no_longer_written() -> None:
+    scored = [[piece, -float(n)] for n, piece in enumerate([*UNIGRAM, "<x>", "▁<x>"])]
+    added = [(261, "<x>"), (262, "▁<x>")]
+    spec = json.dumps(spec_of(scored, added, type="Unigram", unk_id=0, byte_fallback=True))
+    vocab = Vocabulary.from_tokenizer_json(spec, 261)
+    assert vocab.pieces == UNIGRAM and "2 added tokens" in vocab.notes[0]
+    assert max(vocab.encode("a<x>▁<x>b")) < 261 and vocab.encode("a")[-1] == 2
+
+
+def test_word_level_reads_as_the_library_decodes() -> None:
+    words = {"[UNK]": 0, "cat": 1, "Cat": 3, "a b": 2}
+    spec = spec_of(words, [(0, "[UNK]")], type="WordLevel", unk_token="[UNK]")
+    text = json.dumps(spec | {"pre_tokenizer": {"type": "Whitespace"}})
+    vocab, reference = Vocabulary.from_tokenizer_json(text, 4), Tokenizer.from_str(text)
+    assert [vocab.text(i) for i in range(4)] == [reference.decode([i], skip_special_tokens=False) for i in range(4)]
+    assert vocab.kind == "plain" and vocab.find("Cat") == [3]
+    assert vocab.encode("cat dog Cat") == reference.encode("cat dog Cat").ids == [1, 0, 3]
+
+
 # Vocabularies of other libraries
 
 

@@ -85,9 +85,8 @@ class Model:
         """Rows ``start:stop`` of a canonical matrix, (rows, d) float32, on the model's device.
 
         ``what`` is a role (``gate``, ``q`` …) or a table (``embedding``, ``positions`` …). The rows of experts follow
-        each other. Of the embeddings, a row without a token is zero whatever the file holds there, and so is one of a
-        placeholder that is not finite. Raises BadWeights for a tensor that the file lacks or that holds NaN or infinite
-        values elsewhere.
+        each other. Of the embeddings, an unused row that is not finite is zero. Raises BadWeights for a tensor that the
+        file lacks or that holds NaN or infinite values elsewhere.
         """
         stored = self._stored(what)
         total = self.rows(what, layer)
@@ -321,9 +320,7 @@ class Model:
         """Canonical rows ``start:stop`` of a tensor; of the file no more is read than what lies around them."""
         index = row_index(stored, what, self.dims)
         if what in get_args(TokenTable):
-            rows = self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
-            rows[self.vocab.absent[start:stop]] = 0
-            return rows
+            return self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
         if index is None:
             return self._read(stored, name, start, stop)
         index = index[start:stop]
