@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,10 @@ from typing import Any
 
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "beside", "holding", "make_folder", "read_lines", "read_schema"]
+__all__ = ["Parts", "beside", "holding", "make_folder", "parse_json", "read_lines", "read_schema"]
+
+_DIGITS = 300
+"""Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
 
 
 @contextmanager
@@ -50,9 +54,36 @@ def holding(path: Path, of: str) -> Iterator[None]:
         raise BadOption(f"{path} does not hold {of} ({type(error).__name__}: {error}).") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON from a file that anybody may have written.
+
+    Raises ValueError for what is not JSON, for NaN and infinities, which Python's parser lets through, for numbers that
+    a double does not hold, and where objects are nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+    except RecursionError as error:
+        raise ValueError("its objects are nested too deeply") from error
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
+
+
+def _short(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"the whole number {text[:20]}… has {len(text)} digits")
+    return int(text)
+
+
 def read_schema(path: Path, schema: int) -> dict[str, Any]:
     """The JSON of a file that says of which schema it is; BadOption for another one."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = parse_json(path.read_text(encoding="utf-8"))
     if value["schema"] != schema:
         raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {schema}.")
     return dict(value)
@@ -84,7 +115,7 @@ class Parts:
     def load(self, name: str) -> Any:
         """What was saved under a name; None if nothing was, or it is damaged or of other work."""
         try:
-            found = json.loads(self._path(name).read_text(encoding="utf-8"))
+            found = parse_json(self._path(name).read_text(encoding="utf-8"))
             return found["value"] if found["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -1,7 +1,6 @@
 """From what a user calls a model to its files: configuration, tokenizer, weights."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from zeropass.disk import parse_json
 from zeropass.errors import BadModel
 from zeropass.sources.base import TensorSource
 from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
@@ -152,8 +152,8 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadModel for anything else."""
     try:
-        content = json.loads(_read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_read_bytes(path))
+    except ValueError as error:
         raise BadModel(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise BadModel(f"{path} holds a JSON {type(content).__name__}; it should hold an object.")
