@@ -62,7 +62,9 @@ class Worker:
 
     def __init__(self, seeds: Path, seed: int) -> None:
         self.seeds, self.seed = seeds, seed
-        self.now = multiprocessing.get_context("fork").RawArray(ctypes.c_double, 3)  # case number, when it began, by the clock and by the processor
+        self.now = multiprocessing.get_context("fork").RawArray(
+            ctypes.c_double, 3
+        )  # case number, when it began, by the clock and by the processor
         self.chunk: tuple[str, int, int] | None = None
         self.start()
 
@@ -116,7 +118,9 @@ def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
             pipe.send(None)
 
 
-def tried(folder: Path, names: list[str], cases: int, seed: int, first: int, workers: int, say: Any) -> dict[str, Tally]:
+def tried(
+    folder: Path, names: list[str], cases: int, seed: int, first: int, workers: int, say: Any
+) -> dict[str, Tally]:
     """Try so many cases of each reader; what is done so far is returned on Ctrl-C."""
     todo = [(name, n, min(n + CHUNK, first + cases)) for name in names for n in range(first, first + cases, CHUNK)]
     tallies = {name: Tally() for name in names}
@@ -232,7 +236,9 @@ def main() -> int:
 
         def say(name: str, tally: Tally) -> None:
             took = time.monotonic() - started
-            print(f"{took:6.0f} s  {name}: {tally.cases:,} cases, {len(tally.wrong)} wrong", file=sys.stderr, flush=True)
+            print(
+                f"{took:6.0f} s  {name}: {tally.cases:,} cases, {len(tally.wrong)} wrong", file=sys.stderr, flush=True
+            )
 
         tallies = tried(folder, names, asked.cases, asked.seed, asked.first, asked.workers, say)
         took = time.monotonic() - started
@@ -240,7 +246,9 @@ def main() -> int:
     print(f"{sum(one.cases for one in tallies.values()):,} cases in {took:.0f} s with {asked.workers} processes.")
     if asked.json is not None:
         about = {"seed": asked.seed, "first": asked.first, "seconds": round(took), "workers": asked.workers}
-        asked.json.write_text(json.dumps(about | {"readers": {n: asdict(t) for n, t in tallies.items()}}, indent=1) + "\n")
+        asked.json.write_text(
+            json.dumps(about | {"readers": {n: asdict(t) for n, t in tallies.items()}}, indent=1) + "\n"
+        )
     return int(any(one.wrong for one in tallies.values()))
 
 

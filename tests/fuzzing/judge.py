@@ -122,6 +122,8 @@ class Workplace:
             else:
                 found = _judged_use(reader, own, self.seeds, draw, trace)
             took, grown = time.process_time() - started, _peak() - before
+        if found.right and took > LIMIT:
+            return Outcome("hang", "", f"{took:.1f} s", took, grown)
         if found.right and grown > 10 * size + ALLOWANCE:
             return Outcome("memory", "", f"{grown >> 20} MiB for files of {size} bytes", took, grown)
         return Outcome(found.kind, found.where, found.detail, took, grown)
@@ -156,7 +158,9 @@ def _judged_use(reader: Reader, own: Path, seeds: Path, draw: Random, trace: boo
 def _judged_message(message: str, reader: Reader, own: Path) -> Outcome:
     if not message.strip():
         return Outcome("no message")
-    if reader.named and str(own) not in message and not message.startswith(UNNAMED):
+    if reader.named and str(own) not in message and not message.startswith(UNNAMED) and not (
+        reader.unnamed and re.search(reader.unnamed, message)
+    ):
         return Outcome("unnamed", re.sub(r"[\d'\"].*", "…", message)[:60], message[:300])
     return Outcome("refused", detail=message[:300])
 

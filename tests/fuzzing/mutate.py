@@ -19,9 +19,34 @@ Bytes = Callable[[bytes, Random], bytes]
 INTEGERS = (0, 1, 2, 3, 7, 8, 31, 64, 255, 256, 65535, 1 << 20, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 60)
 INTEGERS += ((1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 TEXTS = ("", " ", "\0", "\n", "\r\n", "a" * 5000, "é", "日本語", "\u202e", "\ud800", "\U0010ffff", "../../etc/passwd")
-TEXTS += ("/dev/zero", "nan", "1e999", "-1", "true", "null", "[", "%s{0}", "<0x41>", "▁", "##", "Ġ", "[unused1]", "\x1b[31m")
+TEXTS += (
+    "/dev/zero",
+    "nan",
+    "1e999",
+    "-1",
+    "true",
+    "null",
+    "[",
+    "%s{0}",
+    "<0x41>",
+    "▁",
+    "##",
+    "Ġ",
+    "[unused1]",
+    "\x1b[31m",
+)
 PLAIN: tuple[Any, ...] = (None, True, False, 0, -1, 0.5, -0.0, 1e-300, 1e300, [], {}, [[]], [None], {"": None})
-RAW = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "-0", "1" + "0" * 400, "0." + "0" * 400 + "1", "1" + "0" * 5000)
+RAW = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "-1e999",
+    "-0",
+    "1" + "0" * 400,
+    "0." + "0" * 400 + "1",
+    "1" + "0" * 5000,
+)
 RAW += ("[" * 3000 + "]" * 3000, '{"a":' * 500 + "1" + "}" * 500, '"\\ud800"', "01", "'x'", "", "tru", '"')
 """What JSON cannot be made to say through Python's objects, or should not."""
 
@@ -162,7 +187,9 @@ def _changed(value: Any, draw: Random) -> Any:
         else:
             holder[f"{key}2"] = old
     elif kind in (5, 6) and isinstance(old, int | float) and not isinstance(old, bool):
-        holder[key] = draw.choice((old + 1, old - 1, old * 2, -old, old / 2, float(old), old + 0.5, 0, old * 10**9, 10**30))
+        holder[key] = draw.choice(
+            (old + 1, old - 1, old * 2, -old, old / 2, float(old), old + 0.5, 0, old * 10**9, 10**30)
+        )
     elif kind == 5 and isinstance(old, str):
         holder[key] = mutated_text(old, draw)
     else:
@@ -323,7 +350,9 @@ def _parquet(data: bytes, draw: Random) -> bytes:
         names[column] = draw.choice((draw.choice(names), names[column].upper(), draw.choice(TEXTS[:9])))
         table = table.rename_columns(names)
     elif kind == 4:
-        to = draw.choice((pa.string(), pa.int8(), pa.int64(), pa.uint64(), pa.float16(), pa.bool_(), pa.null(), pa.binary()))
+        to = draw.choice(
+            (pa.string(), pa.int8(), pa.int64(), pa.uint64(), pa.float16(), pa.bool_(), pa.null(), pa.binary())
+        )
         values = pa.nulls(table.num_rows, to) if draw.random() < 0.5 else table.column(column).cast(to)
         table = table.set_column(column, table.column_names[column], values)
     else:
@@ -332,7 +361,9 @@ def _parquet(data: bytes, draw: Random) -> bytes:
         for at in range(len(values)) if draw.random() < 0.3 else (row,):
             values[at] = _other_value(values[at], draw)
         type_ = table.schema.field(column).type
-        table = table.set_column(column, table.column_names[column], pa.array(values, type_ if draw.random() < 0.7 else None))
+        table = table.set_column(
+            column, table.column_names[column], pa.array(values, type_ if draw.random() < 0.7 else None)
+        )
     out = io.BytesIO()
     pq.write_table(table, out, compression=draw.choice(("snappy", "none", "zstd")))
     return out.getvalue()
@@ -380,7 +411,10 @@ def _npy(data: bytes, draw: Random) -> bytes:
         (
             ("<f4", draw.choice(("<f8", ">f4", "|O", "<i4", "<U8", "|V4", "(3,)<f4"))),
             ("False", "True"),
-            ("(", draw.choice(("(-1, ", "(999999999999, ", "(0, ", "((", "[")),),
+            (
+                "(",
+                draw.choice(("(-1, ", "(999999999999, ", "(0, ", "((", "[")),
+            ),
             ("shape", draw.choice(("Shape", "descr"))),
             (", }", draw.choice((", 'a': 1}", "", ", '__class__': 1, }"))),
         )

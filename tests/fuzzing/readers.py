@@ -38,7 +38,7 @@ class Reader:
 
     ``seeds``: folders below that of all seeds; ``files``: patterns of the files in them of which one or two are changed.
     ``command``: what is asked of the command line for the same, given both folders; ``rarely``: one case in so many.
-    ``says``: what a refusal must name, given the changed folder; by default the folder, or a file in it.
+    ``named``: whether a refusal must name the changed folder, or a file in it, but where it matches ``unnamed``.
     """
 
     name: str
@@ -48,10 +48,30 @@ class Reader:
     command: Callable[[Path, Path, Draw], Sequence[str | Path]]
     rarely: int = 20
     named: bool = True
+    unnamed: str = ""
 
 
-TEXTS = ("a", " ba", "!!\"#", "Hello, world 123\n", "你好 \U0001f600", "\0\ufeff", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "<|0|>", "#" * 300)
-ADDRESSES = ("L0.ff.3", "L1.ff.0.gate", "L0.attn.1", "L1.attn.0.vo", "L0.attn.0.v.1", "L0.ff.bias", "final.norm", "pos.1")
+TEXTS = (
+    "a",
+    " ba",
+    '!!"#',
+    "Hello, world 123\n",
+    "你好 \U0001f600",
+    "\0\ufeff",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "<|0|>",
+    "#" * 300,
+)
+ADDRESSES = (
+    "L0.ff.3",
+    "L1.ff.0.gate",
+    "L0.attn.1",
+    "L1.attn.0.vo",
+    "L0.attn.0.v.1",
+    "L0.ff.bias",
+    "final.norm",
+    "pos.1",
+)
 
 
 def _model(path: Path, _seeds: Path, draw: Draw) -> None:
@@ -156,13 +176,14 @@ def _atlas(path: Path, seeds: Path, draw: Draw) -> None:
         _allowing(lambda: json.dumps(atlas.find(["!", "#"], k=3).to_json(), allow_nan=False))
     elif kind == 2:
         json.dumps(atlas.info(), allow_nan=False, default=str)
-        atlas.vocab.encode("!#")
+        _vocabulary(atlas.vocab, draw)
     elif kind == 3:
         _allowing(lambda: atlas.explain(draw.choice(ADDRESSES[:2]), tokens="all", k=30))
     elif kind == 4:
         book = open_books(Sources(path))[0]
         page = draw.choice(((overviews.model,), (overviews.layer, 0), (overviews.tokens, 1), (words.of_token, 3)))
-        filled([book], Order(0, page[0], page[1:], kind=draw.choice(("html", "json", "csv", "svg"))))
+        kind_ = draw.choice(("html", "json", "csv", "svg"))
+        _allowing(lambda: filled([book], Order(0, page[0], page[1:], kind=kind_)))
     else:
         _allowing(lambda: json.dumps(atlas.explain(draw.choice(ADDRESSES), k=3).to_json(), allow_nan=False))
 
@@ -224,7 +245,16 @@ def _addresses(path: Path, seeds: Path, draw: Draw) -> None:
                 zp.open_atlas(seeds / "atlas").explain(text, k=2)
 
 
-SEARCHES = ('"in front" the', "L0.ff.1", "babade babafi", " ba", "#300", "Paris London", '"', "a b c d e f g h i j k l m n o p q r")
+SEARCHES = (
+    '"in front" the',
+    "L0.ff.1",
+    "babade babafi",
+    " ba",
+    "#300",
+    "Paris London",
+    '"',
+    "a b c d e f g h i j k l m n o p q r",
+)
 
 
 def _searches(path: Path, seeds: Path, draw: Draw) -> None:
@@ -296,14 +326,30 @@ READERS = {
         Reader("torch-zip", ("zip",), ("pytorch_model.bin",), _model, _explain),
         Reader("torch-legacy", ("legacy",), ("pytorch_model.bin",), _model, _explain),
         Reader("gguf", ("gguf",), ("*.gguf",), _gguf, _explain_gguf),
-        Reader("gguf-tokenizer", ("gguf-tokenizer",), ("*.json",), _gguf_tokenizer, lambda p, s, d: ("families",), rarely=10**9),
-        Reader("index", ("shards",), ("*.index.json", "*.index.json", "*.index.json", "*.safetensors"), _model, _explain),
+        Reader(
+            "gguf-tokenizer",
+            ("gguf-tokenizer",),
+            ("*.json",),
+            _gguf_tokenizer,
+            lambda p, s, d: ("families",),
+            rarely=10**9,
+        ),
+        Reader(
+            "index", ("shards",), ("*.index.json", "*.index.json", "*.index.json", "*.safetensors"), _model, _explain
+        ),
         Reader("config", ("families/*", "llama"), ("config.json",), _model, _explain),
         Reader("tokenizer", ("tokenizers/*",), ("tokenizer.json",), _model, _explain),
         Reader(
             "vocabulary-files",
             ("vocabularies/*",),
-            ("vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"),
+            (
+                "vocab.json",
+                "merges.txt",
+                "vocab.txt",
+                "special_tokens_map.json",
+                "tokenizer_config.json",
+                "added_tokens.json",
+            ),
             _model,
             _explain,
         ),
@@ -323,23 +369,72 @@ READERS = {
             rarely=50,
         ),
         Reader("atlas-manifest", ("atlas",), ("manifest.json",), _atlas, _show),
-        Reader("atlas-plan", ("atlas",), ("plan.json",), _plan, lambda p, s, d: ("build", s / "llama", "--out", p, "-k", "4", "--pairs", "4"), rarely=50),
-        Reader("atlas-parquet", ("atlas",), ("tokens.parquet", "parameters.parquet", "hits.parquet", "lists/L0.*.parquet", "pairs/L0.*.parquet"), _atlas, _show),
+        Reader(
+            "atlas-plan",
+            ("atlas",),
+            ("plan.json",),
+            _plan,
+            lambda p, s, d: ("build", s / "llama", "--out", p, "--k", "4", "--pairs", "4"),
+            rarely=50,
+        ),
+        Reader(
+            "atlas-parquet",
+            ("atlas",),
+            ("tokens.parquet", "parameters.parquet", "hits.parquet", "lists/L0.*.parquet", "pairs/L0.*.parquet"),
+            _atlas,
+            _show,
+        ),
         Reader("atlas-arrays", ("atlas",), ("rows/*.npy", "vectors/L0.*.npy", "tokenizer.json"), _atlas, _show),
         Reader("verdicts", ("verdicts",), ("verdicts.json",), _verdicts, lambda p, s, d: ("families",), rarely=10**9),
-        Reader("alignment", ("alignment",), ("alignment.json", "matches.parquet"), _alignment, partial(_export, "--alignment"), rarely=400),
+        Reader(
+            "alignment",
+            ("alignment",),
+            ("alignment.json", "matches.parquet"),
+            _alignment,
+            partial(_export, "--alignment"),
+            rarely=400,
+        ),
         Reader("diff", ("diff",), ("diff.json",), _diff, partial(_export, "--diff"), rarely=400),
         Reader(
             "stitch",
             ("stitch",),
-            ("config.json", "config.json", "stitch.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"),
+            (
+                "config.json",
+                "config.json",
+                "stitch.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "model.safetensors",
+            ),
             _stitch,
             lambda path, seeds, draw: ("classify", path, "ba", "du fi"),
             rarely=50,
         ),
-        Reader("words-file", ("words",), ("words.txt",), _texts, lambda p, s, d: ("diff", s / "llama", s / "llama", "--watch", p / "words.txt"), rarely=100),
-        Reader("address", ("words",), (), _addresses, lambda p, s, d: ("show", s / "atlas", f"x{mutated_text(d.choice(ASKED), d)}".replace("\0", "")), named=False),
-        Reader("search", ("words",), (), _searches, lambda p, s, d: ("find", s / "first-atlas", f"x{mutated_text(d.choice(SEARCHES), d)}".replace("\0", "")), named=False),
+        Reader(
+            "words-file",
+            ("words",),
+            ("words.txt",),
+            _texts,
+            lambda p, s, d: ("diff", s / "llama", s / "llama", "--watch", p / "words.txt"),
+            rarely=100,
+            unnamed="this vocabulary|is not one token",
+        ),
+        Reader(
+            "address",
+            ("words",),
+            (),
+            _addresses,
+            lambda p, s, d: ("show", s / "atlas", f"x{mutated_text(d.choice(ASKED), d)}".replace("\0", "")),
+            named=False,
+        ),
+        Reader(
+            "search",
+            ("words",),
+            (),
+            _searches,
+            lambda p, s, d: ("find", s / "first-atlas", f"x{mutated_text(d.choice(SEARCHES), d)}".replace("\0", "")),
+            named=False,
+        ),
     )
 }
 """All readers by their names."""

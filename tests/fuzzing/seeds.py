@@ -93,7 +93,14 @@ def _tokenizers(folder: Path, llama: Path) -> None:
             (own / "vocab.json").write_text(json.dumps({t: i for t, i in spec["vocab"].items() if i < 57}))
             (own / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in spec["merges"]))
         else:
-            names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(40)), *(f"##{c}" for c in "abcdefg")]
+            names = [
+                "[PAD]",
+                "[UNK]",
+                "[CLS]",
+                "[SEP]",
+                *(f"word{i}" for i in range(40)),
+                *(f"##{c}" for c in "abcdefg"),
+            ]
             (own / "vocab.txt").write_text("\n".join(names) + "\n")
 
 
