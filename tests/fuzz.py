@@ -1,7 +1,8 @@
 """Mutated inputs for every reader, in processes that are watched: `make fuzz`.
 
 ``python tests/fuzz.py [READER …] [--cases N] [--seed S] [--first N] [--workers N] [--json FILE]`` tries N cases of each
-reader; ``python tests/fuzz.py READER --seed S --case N`` repeats one and shows its traceback, ``--keep DIR`` keeps its files.
+reader; ``python tests/fuzz.py READER --seed S --case N`` repeats one and shows its traceback; ``--keep DIR`` keeps its
+files.
 """
 
 import argparse
@@ -99,7 +100,7 @@ class Worker:
 def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     warmed: set[str] = set()
     with tempfile.TemporaryDirectory(dir=seeds.parent) as folder:
         workplace = Workplace(seeds, Path(folder))
@@ -122,7 +123,12 @@ def tried(
     folder: Path, names: list[str], cases: int, seed: int, first: int, workers: int, say: Any
 ) -> dict[str, Tally]:
     """Try so many cases of each reader; what is done so far is returned on Ctrl-C."""
-    todo = [(name, n, min(n + CHUNK, first + cases)) for name in names for n in range(first, first + cases, CHUNK)]
+    last = {name: len(READERS[name].each) or first + cases for name in names}
+    todo = [
+        (name, n, min(n + CHUNK, last[name]))
+        for name in names
+        for n in range(first * (not READERS[name].each), last[name], CHUNK)
+    ]
     tallies = {name: Tally() for name in names}
     staff = [Worker(folder, seed) for _ in range(workers)]
     todo.reverse()

@@ -1,5 +1,6 @@
 """Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
 
+import errno
 import itertools
 import json
 import math
@@ -12,7 +13,17 @@ from typing import Any
 
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "beside", "holding", "make_folder", "parse_json", "read_lines", "read_schema"]
+__all__ = [
+    "Parts",
+    "beside",
+    "holding",
+    "load_json",
+    "make_folder",
+    "parse_json",
+    "read_lines",
+    "read_schema",
+    "require_text",
+]
 
 _DIGITS = 300
 """Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
@@ -66,6 +77,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its objects are nested too deeply") from error
 
 
+def load_json(path: Path) -> Any:
+    """Parse the JSON of a file (`parse_json`). Raises OSError for a device or a pipe too: they may have no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
 def _refuse(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -83,15 +101,22 @@ def _short(text: str) -> int:
 
 def read_schema(path: Path, schema: int) -> dict[str, Any]:
     """The JSON of a file that says of which schema it is; BadOption for another one."""
-    value = parse_json(path.read_text(encoding="utf-8"))
+    value = load_json(path)
     if value["schema"] != schema:
         raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {schema}.")
     return dict(value)
 
 
+def require_text(path: Path) -> None:
+    """Raise OSError for what is no file and no pipe, such as a device without an end."""
+    if path.exists() and not (path.is_file() or path.is_fifo()):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
 def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:
     """The first ``most`` lines that hold something, of a file that an option names; BadOption if it cannot be read."""
     try:
+        require_text(path)
         with path.open(encoding="utf-8-sig") as lines:
             kept = (line.strip() for line in lines if line.strip())
             return tuple(itertools.islice(kept, most))
@@ -115,7 +140,7 @@ class Parts:
     def load(self, name: str) -> Any:
         """What was saved under a name; None if nothing was, or it is damaged or of other work."""
         try:
-            found = parse_json(self._path(name).read_text(encoding="utf-8"))
+            found = load_json(self._path(name))
             return found["value"] if found["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -1,1 +1,1 @@
-"""Mutated inputs for every reader: what is mutated (seeds), how (mutate), what reads it (readers), what must hold (judge)."""
+"""Mutated inputs for every reader: of what (seeds), how (mutate), what reads them (readers), what must hold (judge)."""

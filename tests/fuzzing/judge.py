@@ -21,7 +21,7 @@ from typing import Any
 
 import zeropass
 from fuzzing.mutate import mutated
-from fuzzing.readers import READERS, UNNAMED, Reader
+from fuzzing.readers import READERS, UNNAMED, Reader, Use
 from zeropass.cli import main
 from zeropass.errors import ZeropassError
 
@@ -99,7 +99,7 @@ class Workplace:
         own, files = draw.choice(self.places(READERS[case.reader]))
         chosen = draw.sample(files, min(len(files), 1 + (draw.random() < 0.1))) if files else []
         before = {file: file.read_bytes() for file in chosen}
-        entries = {path for path in own.rglob("*")}
+        entries = set(own.rglob("*"))
         try:
             for file, content in before.items():
                 file.write_bytes(mutated(file.name, content, draw))
@@ -120,7 +120,7 @@ class Workplace:
             if case.number % reader.rarely == reader.rarely - 1:
                 found = _judged_command([str(one) for one in reader.command(own, self.seeds, draw)], reader, own, trace)
             else:
-                found = _judged_use(reader, own, self.seeds, draw, trace)
+                found = _judged_use(reader.used(case.number), reader, own, self.seeds, draw, trace)
             took, grown = time.process_time() - started, _peak() - before
         if found.right and took > LIMIT:
             return Outcome("hang", "", f"{took:.1f} s", took, grown)
@@ -140,10 +140,10 @@ class Workplace:
                 break
 
 
-def _judged_use(reader: Reader, own: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
+def _judged_use(use: Use, reader: Reader, own: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
     try:
         with _limited():
-            reader.use(own, seeds, draw)
+            use(own, seeds, draw)
     except ZeropassError as error:
         return _judged_message(str(error), reader, own)
     except TimeUp as error:
@@ -158,8 +158,11 @@ def _judged_use(reader: Reader, own: Path, seeds: Path, draw: Random, trace: boo
 def _judged_message(message: str, reader: Reader, own: Path) -> Outcome:
     if not message.strip():
         return Outcome("no message")
-    if reader.named and str(own) not in message and not message.startswith(UNNAMED) and not (
-        reader.unnamed and re.search(reader.unnamed, message)
+    if (
+        reader.named
+        and str(own) not in message
+        and not message.startswith(UNNAMED)
+        and not (reader.unnamed and re.search(reader.unnamed, message))
     ):
         return Outcome("unnamed", re.sub(r"[\d'\"].*", "…", message)[:60], message[:300])
     return Outcome("refused", detail=message[:300])

@@ -1,4 +1,4 @@
-"""Mutations of real files: of their bytes, and of what they hold (JSON, headers, tables, pickles). Seeded, so repeatable."""
+"""Mutations of real files: of their bytes, and of what they hold (JSON, headers, tables). Repeatable by a seed."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def mutated(name: str, data: bytes, draw: Random) -> bytes:
             try:
                 data = whole(data, draw)
                 continue
-            except Exception:  # noqa: BLE001
+            except Exception:
                 pass  # an earlier mutation left nothing with that structure
         data = _bytes(data, draw)
     return data
@@ -201,7 +201,7 @@ def _of_other_type(old: Any, draw: Random) -> Any:
     return draw.choice((str(old)[:1000], [old], {"a": old}, [old, old], None, bool(old), len(str(old)), [[old]]))
 
 
-# --- Containers of tensors ----------------------------------------------------------------------------------------------
+# --- Containers of tensors --------------------------------------------------------------------------------------------
 
 
 def _safetensors(data: bytes, draw: Random) -> bytes:
@@ -331,7 +331,7 @@ def _pickle(data: bytes, draw: Random) -> bytes:
     return data[:start] + new + data[stop:]
 
 
-# --- Tables and lists ---------------------------------------------------------------------------------------------------
+# --- Tables and lists -------------------------------------------------------------------------------------------------
 
 
 def _parquet(data: bytes, draw: Random) -> bytes:

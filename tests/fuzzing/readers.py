@@ -1,31 +1,33 @@
-"""The readers that are tried: a name, the real files to begin with, which of them are changed, and how they are used."""
+"""The readers that are tried: a name, the real files to begin with, which of them are changed, how they are used."""
 
+import contextlib
 import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import zeropass as zp
 from fuzzing.mutate import mutated_text
+from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import disk, errors
-from zeropass.address import parse
 from zeropass.adapted import adapt
+from zeropass.address import parse
 from zeropass.atlas.plan import prepare
 from zeropass.delta.results import read_words
-from zeropass.errors import BadOption, ZeropassError
-from zeropass.evidence.verdicts import known_verdicts, read_verdicts
+from zeropass.errors import ZeropassError
+from zeropass.evidence.verdicts import read_verdicts
 from zeropass.sources.text import read_text
 from zeropass.vocab import Vocabulary
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.desk import Order, filled
 from zeropass.web.shelf import Sources, open_books
 
-__all__ = ["READERS", "Reader"]
+__all__ = ["READERS", "UNNAMED", "Reader", "Use"]
 
 Draw = random.Random
 Use = Callable[[Path, Path, Draw], None]
@@ -36,8 +38,9 @@ Use = Callable[[Path, Path, Draw], None]
 class Reader:
     """What is tried.
 
-    ``seeds``: folders below that of all seeds; ``files``: patterns of the files in them of which one or two are changed.
+    ``seeds``: folders below that of all seeds; ``files``: patterns of files in them of which one or two are changed.
     ``command``: what is asked of the command line for the same, given both folders; ``rarely``: one case in so many.
+    ``each``: instead of ``use``, one for each case, without chance.
     ``named``: whether a refusal must name the changed folder, or a file in it, but where it matches ``unnamed``.
     """
 
@@ -49,6 +52,11 @@ class Reader:
     rarely: int = 20
     named: bool = True
     unnamed: str = ""
+    each: tuple[Use, ...] = ()
+
+    def used(self, number: int) -> Use:
+        """How the case of a number is used."""
+        return self.each[number % len(self.each)] if self.each else self.use
 
 
 TEXTS = (
@@ -93,10 +101,8 @@ def _read(model: zp.Model, draw: Draw) -> None:
 
 def _allowing(use: Callable[[], object]) -> None:
     """What a model does not have may be refused without its name."""
-    try:
+    with contextlib.suppress(errors.BadAddress):
         use()
-    except errors.BadAddress:
-        pass
 
 
 def _vocabulary(vocab: Any, draw: Draw) -> None:
@@ -105,10 +111,8 @@ def _vocabulary(vocab: Any, draw: Draw) -> None:
     for i in range(0, len(vocab), 1 + len(vocab) // 50):
         vocab.shown(i)
     text = draw.choice(TEXTS)
-    try:
+    with contextlib.suppress(errors.UnknownWord):
         vocab.find(text)
-    except errors.UnknownWord:
-        pass
     try:
         vocab.encode(text)
     except errors.BadModel as error:  # told of the text; the file was named where the model was opened
@@ -322,6 +326,15 @@ def _export(option: str, path: Path, seeds: Path, draw: Draw) -> Sequence[str | 
 READERS = {
     reader.name: reader
     for reader in (
+        Reader(
+            "written",
+            ("words",),
+            (),
+            _texts,
+            lambda path, seeds, draw: ("families",),
+            rarely=10**9,
+            each=tuple(WRITTEN.values()),
+        ),
         Reader("safetensors", ("llama",), ("model.safetensors",), _model, _explain),
         Reader("torch-zip", ("zip",), ("pytorch_model.bin",), _model, _explain),
         Reader("torch-legacy", ("legacy",), ("pytorch_model.bin",), _model, _explain),

@@ -123,14 +123,21 @@ class Files:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
         return BadAtlas(f"{self.path / file} cannot be read ({said}); delete the folder and build it again.")
 
+    def _require_file(self, path: Path) -> None:
+        """Raise BadAtlas for a file that is not there, or is a device or a pipe, which may have no end."""
+        if not path.is_file():
+            raise self._damaged(path.relative_to(self.path), "there is no such file")
+
     def _numpy(self, query: str, file: str) -> dict[str, Any]:
+        self._require_file(self.path / file)
         try:
             found = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
         except duckdb.Error as error:
             raise self._damaged(file, error) from error
-        # Names in the order and the spelling of the query; what has no value comes as a masked array.
+        # What has no value comes as a masked array.
         for name, column in found.items():
-            if name not in KINDS or np.ma.is_masked(column) or (len(column) and KINDS[name] is not _kind(column[0])):
+            of_kind = not len(column) or _kind(column[0]) is KINDS.get(name, _kind(column[0]))
+            if np.ma.is_masked(column) or not of_kind:
                 raise self._damaged(file, f"its column {name} is not what it should be")
         return found
 
@@ -141,6 +148,7 @@ class Files:
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
         asked = parameters
+        self._require_file(Path(parameters["file"]))
         if self._finders and parameters["file"] == str(self.path / PARAMETERS):
             query = query.replace("read_parquet($file)", "parameters")
             asked = {name: value for name, value in parameters.items() if name != "file"}
@@ -170,6 +178,7 @@ class Files:
             names = ", ".join(f'"{column}"' for column in columns)
             query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value'  # noqa: S608
             return self.query(f"{query} ORDER BY file_row_number", file=str(path), value=value)
+        self._require_file(path)
         try:
             rows = self._finders[0](path, wanted, columns)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -214,7 +223,10 @@ class Files:
         )
         runs = [Run(*row) for row in rows]
         starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
-        known = all(run.side in ("read", "write") and run.frame in FRAMES and run.layer >= OUTSIDE for run in runs)
+        known = all(
+            run.side in ("read", "write") and run.frame in FRAMES and run.layer >= OUTSIDE and run.role.isidentifier()
+            for run in runs  # names of files are made of them
+        )
         if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
             raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
         return runs
@@ -248,6 +260,7 @@ class Files:
     def _array(self, file: str, count: int) -> Floats:
         """A memory-mapped (count, d) array of the atlas; pickles and other shapes are refused."""
         if file not in self._arrays:
+            self._require_file(self.path / file)
             try:
                 array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
             except Exception as error:  # numpy raises nearly anything for a damaged header

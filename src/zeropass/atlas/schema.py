@@ -122,7 +122,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
     try:
-        value = disk.parse_json(path.read_text(encoding="utf-8"))
+        value = disk.load_json(path)
     except (OSError, ValueError) as error:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeropass.arch.spec import FRAMES, READ_ROLES, WRITE_ROLES
-from zeropass.disk import beside, holding, make_folder, parse_json
+from zeropass.disk import beside, holding, load_json, make_folder
 from zeropass.errors import BadOption
 from zeropass.sources.demo import cache_folder
 
@@ -125,7 +125,7 @@ def judge(evidence: "Evidence") -> Verdicts:
 def read_verdicts(path: Path) -> Verdicts:
     """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
     with holding(path, "verdicts"):
-        return Verdicts.from_json(parse_json(path.read_text(encoding="utf-8")))
+        return Verdicts.from_json(load_json(path))
 
 
 def known_verdicts(size: int | None, fingerprint: Callable[[], str]) -> Verdicts | None:
