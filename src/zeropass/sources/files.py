@@ -181,12 +181,12 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _shards(folder: Path, index: Mapping[str, str]) -> tuple[Path, ...]:
-    files = tuple(folder / shard for shard in sorted(set(index.values())))
+    shards = sorted(set(index.values()))
     there = {path.name for path in folder.iterdir()}  # asked once, however many shards an index names
-    missing = [file.name for file in files if file.name not in there or not file.is_file()]
+    missing = [shard for shard in shards if shard not in there or not (folder / shard).is_file()]
     if missing:
-        raise BadModel(f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing[:5])}.")
-    return files
+        raise BadModel(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}.")
+    return tuple(folder / shard for shard in shards)
 
 
 def _tokenizer_json(folder: Path) -> bytes:
