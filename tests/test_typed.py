@@ -51,6 +51,7 @@ def stored() -> Any:
 def test_a_record_comes_back() -> None:
     assert from_json(Whole, stored()) == WHOLE
     assert from_json(Whole, stored() | {"both": [1, 2]}).both == (1, 2.0)
+    assert type(from_json(Whole, stored() | {"both": [1, 2]}).both[1]) is float
     assert not from_json(Whole, {key: value for key, value in stored().items() if key != "flag"}).flag
 
 
@@ -70,6 +71,7 @@ def test_a_record_comes_back() -> None:
         ({"kind": []}, r"it\.kind is a list"),
         ({"lists": [{"address": "x"}]}, r"it\.lists\[0\] lacks 'role'"),
         ({"lists": [3]}, r"it\.lists\[0\] is 3, which is not an object of PairRecord"),
+        ({"lists": [None]}, r"it\.lists\[0\] is None"),
         ({"maybe": "x"}, r"it\.maybe is a str"),
         ({"about": []}, r"it\.about is a list"),
         ({"flag": 1}, r"it\.flag is 1, which is not bool"),

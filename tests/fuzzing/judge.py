@@ -22,6 +22,7 @@ from typing import Any
 import zeropass
 from fuzzing.mutate import mutated
 from fuzzing.readers import READERS, UNNAMED, Reader, Use
+from fuzzing.written import HARMLESS, WRITTEN
 from zeropass.cli import main
 from zeropass.errors import ZeropassError
 
@@ -115,13 +116,15 @@ class Workplace:
         """What becomes of a case."""
         draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
         with self.changed(case, draw) as own:
-            size = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
             started, before = time.process_time(), _reset_peak()
             if case.number % reader.rarely == reader.rarely - 1:
                 found = _judged_command([str(one) for one in reader.command(own, self.seeds, draw)], reader, own, trace)
             else:
                 found = _judged_use(reader.used(case.number), reader, own, self.seeds, draw, trace)
             took, grown = time.process_time() - started, _peak() - before
+            size = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
+        if found.kind == "read" and reader.each and (name := list(WRITTEN)[case.number]) not in HARMLESS:
+            return Outcome("accepted", name, "it should be refused", took, grown)
         if found.right and took > LIMIT:
             return Outcome("hang", "", f"{took:.1f} s", took, grown)
         if found.right and grown > 10 * size + ALLOWANCE:

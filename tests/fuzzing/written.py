@@ -24,7 +24,7 @@ from zeropass.evidence.verdicts import read_verdicts
 from zeropass.sources.text import read_text
 from zeropass.web.pairs import read_diff
 
-__all__ = ["WRITTEN"]
+__all__ = ["HARMLESS", "WRITTEN"]
 
 Make = Callable[[Path], object]
 
@@ -251,7 +251,7 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     "an added token with id 2^40": partial(
         _model, lambda own: _tokenizer(own, lambda spec: spec["added_tokens"].append({"id": 1 << 40, "content": "x"}))
     ),
-    "an index of a million shards": partial(_model, partial(_index, shards=10**6)),
+    "an index of 300,000 shards": partial(_model, partial(_index, shards=300_000)),
     "10^9 layers": partial(_model, lambda own: _config(own, num_hidden_layers=10**9)),
     "no heads": partial(_model, lambda own: _config(own, num_attention_heads=0)),
     "10^18 heads": partial(_model, lambda own: _config(own, num_attention_heads=10**18, num_key_value_heads=10**18)),
@@ -318,3 +318,9 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     ),
 }
 """Every case by what it is."""
+
+HARMLESS = {
+    name for name in WRITTEN if name.startswith(("a regular expression", "rope_theta of", "rms_norm_eps of 9223"))
+}
+HARMLESS |= {"an atlas of 10^18 layers", "tokens beyond 2^62", "an added token with id 2^40"}
+"""Cases that may be read: what is odd in them is not used, or is a number like any other. All others are refused."""

@@ -1,6 +1,7 @@
 """From what a user calls a model to its files: configuration, tokenizer, weights."""
 
 import hashlib
+import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,12 +182,13 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _shards(folder: Path, index: Mapping[str, str]) -> tuple[Path, ...]:
-    shards = sorted(set(index.values()))
+    shards = set(index.values())
     there = {path.name for path in folder.iterdir()}  # asked once, however many shards an index names
     missing = [shard for shard in shards if shard not in there or not (folder / shard).is_file()]
     if missing:
-        raise BadModel(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}.")
-    return tuple(folder / shard for shard in shards)
+        some = ", ".join(heapq.nsmallest(5, missing))
+        raise BadModel(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {some}.")
+    return tuple(folder / shard for shard in sorted(shards))
 
 
 def _tokenizer_json(folder: Path) -> bytes:
