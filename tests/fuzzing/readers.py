@@ -51,7 +51,7 @@ class Reader:
     command: Callable[[Path, Path, Draw], Sequence[str | Path]]
     rarely: int = 20
     named: bool = True
-    unnamed: str = ""
+    unnamed: str = "neurons of this model have the roles"
     each: tuple[Use, ...] = ()
 
     def used(self, number: int) -> Use:

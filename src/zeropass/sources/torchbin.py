@@ -1,6 +1,7 @@
 """Weights in PyTorch's own .bin and .pt files, read without ever unpickling an object."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,9 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
     _refuse_compressed(file)
     try:
         # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says of an odd pickle is no message of ours
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise BadModel(
             f"{file} cannot be read without unpickling objects, which can run any code; it is refused. "
