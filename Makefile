@@ -6,7 +6,7 @@ ATLAS ?= demo/smollm2-135m
 PEERS := .peers
 WORKERS ?= 2
 
-.PHONY: demo test browser lint types check bench memory gpu peers frames evidence alignment audit stitching clean
+.PHONY: demo test browser lint types check bench memory gpu peers frames evidence alignment audit stitching fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -89,6 +89,10 @@ stitching: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/tops.py stitching/tops
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
 	$(BIN)/python reproduce/stitching_tables.py stitching
+
+# 20,000 mutated inputs of every reader; FUZZ="--cases 1000 gguf config" tries fewer. A case is repeated as it says.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz.py --json fuzz.json $(FUZZ)
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py

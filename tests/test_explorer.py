@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,7 +33,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 
 def table(atlas: Atlas, file: str = "parameters.parquet") -> list[dict[str, object]]:
-    names = [row[0] for row in atlas.query("DESCRIBE SELECT * FROM read_parquet($file)", file=str(atlas.path / file))]
+    names = pq.read_schema(atlas.path / file).names
     rows = atlas.query("SELECT * FROM read_parquet($file)", file=str(atlas.path / file))
     return [dict(zip(names, row, strict=True)) for row in rows]
 

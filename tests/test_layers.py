@@ -28,7 +28,7 @@ NUMERICS = (
 )
 LAYERS = (
     ("errors",),
-    ("disk",),
+    ("disk", "typed"),
     ("parquet",),
     ("tokenizer_json", "vocab", "gguf_tokenizer", "undertrained"),
     ("sources",),

@@ -274,12 +274,10 @@ def test_a_damaged_difference_is_named(two: list[Book], tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("part", ["matrices", "neurons", "sees"])
-def test_a_difference_of_nonsense_is_an_error_page(two: list[Book], tmp_path: Path, part: str) -> None:
+def test_a_difference_of_nonsense_is_named(two: list[Book], tmp_path: Path, part: str) -> None:
     (tmp_path / "diff.json").write_text(json.dumps({**(two[0].diff or {}), part: [{"<script>": 1}]}))
-    with serving(open_books(Sources(two[0].atlas.path, diff=tmp_path))) as address:
-        answer = httpx.get(f"{address}/diff")
-    assert answer.status_code == 500
-    assert Seen(answer.text).tags.count("script") == 1
+    with pytest.raises(BadOption, match=rf"diff\.json does not hold a difference .*it\.{part}\[0\]"):
+        open_books(Sources(two[0].atlas.path, diff=tmp_path))
 
 
 def test_what_does_not_belong_together_is_refused(two: list[Book], tmp_path: Path) -> None:

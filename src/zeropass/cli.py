@@ -430,7 +430,10 @@ def export(
 @app.command()
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
-    print_tour(Console(), zp.open_atlas(folder))
+    console = Console()
+    with console.capture() as whole:  # half a tour and then an error would be neither
+        print_tour(console, zp.open_atlas(folder))
+    print(whole.get(), end="")
 
 
 def main() -> None:

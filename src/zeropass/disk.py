@@ -1,7 +1,9 @@
 """Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
 
+import errno
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +13,20 @@ from typing import Any
 
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "beside", "holding", "make_folder", "read_lines", "read_schema"]
+__all__ = [
+    "Parts",
+    "beside",
+    "holding",
+    "load_json",
+    "make_folder",
+    "parse_json",
+    "read_lines",
+    "read_schema",
+    "require_text",
+]
+
+_DIGITS = 300
+"""Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
 
 
 @contextmanager
@@ -50,17 +65,58 @@ def holding(path: Path, of: str) -> Iterator[None]:
         raise BadOption(f"{path} does not hold {of} ({type(error).__name__}: {error}).") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON from a file that anybody may have written.
+
+    Raises ValueError for what is not JSON, for NaN and infinities, which Python's parser lets through, for numbers that
+    a double does not hold, and where objects are nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+    except RecursionError as error:
+        raise ValueError("its objects are nested too deeply") from error
+
+
+def load_json(path: Path) -> Any:
+    """Parse the JSON of a file (`parse_json`). Raises OSError for a device or a pipe too: they may have no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
+
+
+def _short(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"the whole number {text[:20]}… has {len(text)} digits")
+    return int(text)
+
+
 def read_schema(path: Path, schema: int) -> dict[str, Any]:
     """The JSON of a file that says of which schema it is; BadOption for another one."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = load_json(path)
     if value["schema"] != schema:
         raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {schema}.")
     return dict(value)
 
 
+def require_text(path: Path) -> None:
+    """Raise OSError for what is no file and no pipe, such as a device without an end."""
+    if path.exists() and not (path.is_file() or path.is_fifo()):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
 def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:
     """The first ``most`` lines that hold something, of a file that an option names; BadOption if it cannot be read."""
     try:
+        require_text(path)
         with path.open(encoding="utf-8-sig") as lines:
             kept = (line.strip() for line in lines if line.strip())
             return tuple(itertools.islice(kept, most))
@@ -84,7 +140,7 @@ class Parts:
     def load(self, name: str) -> Any:
         """What was saved under a name; None if nothing was, or it is damaged or of other work."""
         try:
-            found = json.loads(self._path(name).read_text(encoding="utf-8"))
+            found = load_json(self._path(name))
             return found["value"] if found["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

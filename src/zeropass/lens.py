@@ -12,7 +12,7 @@ from zeropass.adapted import Adapted
 from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.catalog import VectorSet, locate, require_head, vector_set
-from zeropass.errors import BadAddress, BadOption
+from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.factored import Factored, close_values
 from zeropass.frames import Frames
@@ -182,7 +182,7 @@ class Lens:
         judged = () if name == "all" else self.judgement  # which hides nothing, whatever the judgement
         mask = torch.from_numpy(vocab.mask(name, *judged)).to(self.model.device)
         if not mask.any():
-            raise BadOption(f"The view {name} hides every token of this vocabulary.")
+            raise BadOption(f"The view {name} hides every token of {self.model.name}.")
         return Shown(
             mask,
             mask.nonzero()[:, 0],
@@ -203,6 +203,8 @@ class Lens:
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
         values = (rows.matrix @ folded[0])[view.ids]
         best = extremes(values[None], k, view.ids)
+        if not all(map(math.isfinite, (mean, std, *best.top.flatten().tolist(), *best.bottom.flatten().tolist()))):
+            raise BadWeights(f"{self.model.source.path}: the scores of {place}.{found.role} are beyond float32.")
         vocab = self.model.vocab
         return VectorRecord(
             address=str(place),
@@ -222,7 +224,10 @@ class Lens:
         require_head(self.model, place)
         shift = self._offset(place.role, frame, offset if place.role == "qk" else None)
         product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
-        found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
+        try:
+            found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
+        except ValueError as error:  # of damaged weights: no score of sound ones is beyond float32
+            raise BadWeights(f"{self.model.source.path}: {place}.{place.role}: {error}") from error
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
         return replace(record, evidence=self._verdict(place.role, frame, place.layer, shift))
 

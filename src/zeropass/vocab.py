@@ -105,7 +105,7 @@ class Vocabulary:
         try:
             spec, note = gguf_spec(metadata, path)
             unused = gguf_unused(metadata)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadModel(f"{path}: tokenizer.ggml.* cannot be read ({error}).") from error
         rows = size if size is not None else len(metadata["tokenizer.ggml.tokens"])
         return _from_spec(spec, rows, path, json.dumps(spec), note, unused)

@@ -17,12 +17,13 @@ from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, lay
 from zeropass.align.lists import LENGTH
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
-from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing, map_from_json
+from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
 from zeropass.align.stored import write_alignment
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
+from zeropass.typed import from_json
 
 __all__ = ["align_models"]
 
@@ -74,21 +75,27 @@ class _Work:
 
     def map(self, name: str, make: Callable[[Tick], LayerMap]) -> LayerMap:
         """A layer map, made or as it was kept."""
-        return map_from_json(self._kept(name, lambda tick: asdict(make(tick))))
+        found: LayerMap = self._kept(name, LayerMap, lambda tick: asdict(make(tick)))
+        return found
 
     def pairings(self, name: str, make: Callable[[Tick], Iterable[Pairing]], rounds: int = 1) -> list[Pairing]:
         """Best matches, made or as they were kept; ``rounds``: how often all layers are gone through."""
-        made = self._kept(name, lambda tick: [asdict(one) for one in make(tick)], rounds)
-        return [Pairing(**one) for one in made]
+        found: tuple[Pairing, ...] = self._kept(
+            name, tuple[Pairing, ...], lambda tick: [asdict(one) for one in make(tick)], rounds
+        )
+        return list(found)
 
-    def _kept(self, name: str, make: Callable[[Tick], Any], rounds: int = 1) -> Any:
-        value = self.parts.load(name)
-        if value is None:
+    def _kept(self, name: str, kind: Any, make: Callable[[Tick], Any], rounds: int = 1) -> Any:
+        """The part of a type that was kept; made, and kept as JSON, where none was or it is something else."""
+        try:
+            found = from_json(kind, self.parts.load(name), name)
+        except ValueError:
             count = iter(range(self.step * self.layers, self.steps * self.layers))
             value = make(lambda: self.progress(name, next(count), self.steps * self.layers))
             self.parts.save(name, value)
+            found = from_json(kind, json.loads(json.dumps(value)), name)
         self.step += rounds
-        return value
+        return found
 
 
 def _key(pair: Pair, seed: int) -> str:

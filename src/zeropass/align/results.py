@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "map_from_json"]
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing"]
 
 SCHEMA_VERSION = 1
 
@@ -108,8 +108,3 @@ class Alignment:
             "mean_score": fmean(pairing.score for pairing in own),
             "mean_chance": fmean(pairing.null_mean for pairing in own),
         }
-
-
-def map_from_json(value: dict[str, Any]) -> LayerMap:
-    """A layer map from the dict that `asdict` and JSON made of it."""
-    return LayerMap(**(value | {"scores": tuple(map(tuple, value["scores"])), "assigned": tuple(value["assigned"])}))

@@ -9,13 +9,15 @@
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from zeropass.align.results import SCHEMA_VERSION, Alignment, Pairing, map_from_json
+from zeropass.address import parse
+from zeropass.align.results import SCHEMA_VERSION, Alignment, Pairing
 from zeropass.disk import beside, holding, make_folder, read_schema
-from zeropass.errors import BadOption
+from zeropass.errors import BadAddress, BadOption
 from zeropass.parquet import columns_of, read_rows, write_rows
+from zeropass.typed import from_json
 
 __all__ = ["read_alignment", "write_alignment"]
 
@@ -51,7 +53,31 @@ def read_alignment(folder: Path) -> Alignment:
     path, table = folder / "alignment.json", folder / "matches.parquet"
     with holding(path, "an alignment"):
         value = read_schema(path, SCHEMA_VERSION)
-        models, method = (value["models"][0], value["models"][1]), value["method"]
-        layers = tuple(map(map_from_json, value["layers"]))
+        kept = {name: value[name] for name in ("models", "method", "layers")}
+        found = from_json(Alignment, kept | {"pairings": ()})
+        _check_maps(found)
     with holding(table, "an alignment"):
-        return Alignment(models, method, layers, tuple(Pairing(**row) for row in read_rows(table)))
+        pairings = tuple(from_json(Pairing, row, f"row {n}") for n, row in enumerate(read_rows(table)))
+        for one in pairings:
+            _check_addresses(one)
+        return replace(found, pairings=pairings)
+
+
+def _check_maps(found: Alignment) -> None:
+    """Raise ValueError for layer maps that are no table, or that assign a layer that is not there."""
+    if type(found.method.get("shared_tokens", 0)) is not int:
+        raise ValueError("method.shared_tokens is not a whole number")
+    for one in found.layers:
+        across = len(one.scores[0]) if one.scores else 0
+        if not across or any(len(line) != across for line in one.scores) or len(one.assigned) != len(one.scores):
+            raise ValueError(f"the layers of {one.role} in {one.frame} are no table")
+        if not all(-1 <= layer < across for layer in one.assigned):
+            raise ValueError(f"{one.role} in {one.frame} assigns layers that are not there")
+
+
+def _check_addresses(one: Pairing) -> None:
+    for address in (one.first, one.second):
+        try:
+            parse(address)
+        except BadAddress as error:
+            raise ValueError(str(error)) from error

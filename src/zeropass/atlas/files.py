@@ -1,5 +1,6 @@
 """The files of an atlas: its tables through DuckDB, its arrays mapped, and what its manifest says. No torch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import OUTSIDE, space_of
+from zeropass.arch.spec import FRAMES, OUTSIDE, space_of
 from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.sources.demo import DEMOS
@@ -20,6 +21,19 @@ from zeropass.vocab import VIEWS, Vocabulary
 __all__ = ["Files", "Floats", "Run"]
 
 Floats = npt.NDArray[np.float32]
+
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("id", "layer", "head", "index", "offset", "token", "rank"), int),
+    **dict.fromkeys(("top_ids", "bottom_ids", "left_ids", "right_ids", "words"), int),
+    **dict.fromkeys(("address", "role", "side", "frame", "piece"), str),
+    **dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "z", "kth", "bound"), float),
+    **dict.fromkeys(("top_z", "bottom_z", "scores", "words_z"), float),
+    **dict.fromkeys(("complete", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), bool),
+}
+"""Type of the values of every column, or of the entries of its lists."""
+
+ENDLESS = ("kth", "bound")
+"""Columns in which a number may be infinite: where fewer pairs were found than were asked for."""
 Finder = Callable[[Path, Wanted, Sequence[str]], list[tuple[Any, ...]]]
 
 
@@ -116,11 +130,23 @@ class Files:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
         return BadAtlas(f"{self.path / file} cannot be read ({said}); delete the folder and build it again.")
 
+    def _require_file(self, path: Path) -> None:
+        """Raise BadAtlas for a file that is not there, or is a device or a pipe, which may have no end."""
+        if not path.is_file():
+            raise self._damaged(path.relative_to(self.path), "there is no such file")
+
     def _numpy(self, query: str, file: str) -> dict[str, Any]:
+        self._require_file(self.path / file)
         try:
-            return self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
+            found = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
         except duckdb.Error as error:
             raise self._damaged(file, error) from error
+        # What has no value comes as a masked array.
+        for name, column in found.items():
+            of_kind = not len(column) or _kind(column[0]) is KINDS.get(name, _kind(column[0]))
+            if np.ma.is_masked(column) or not of_kind:
+                raise self._damaged(file, f"its column {name} is not what it should be")
+        return found
 
     @cached_property
     def _db(self) -> duckdb.DuckDBPyConnection:
@@ -129,13 +155,28 @@ class Files:
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
         asked = parameters
+        self._require_file(Path(parameters["file"]))
         if self._finders and parameters["file"] == str(self.path / PARAMETERS):
             query = query.replace("read_parquet($file)", "parameters")
             asked = {name: value for name, value in parameters.items() if name != "file"}
         try:
-            return self._db.cursor().execute(query, asked).fetchall()  # a cursor each: threads may ask at once
+            found = self._db.cursor().execute(query, asked)  # a cursor each: threads may ask at once
+            names, rows = [one[0] for one in found.description], found.fetchall()
         except duckdb.Error as error:
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
+        return self._sound(Path(parameters["file"]), names, rows)
+
+    def _sound(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The rows, if each value is there and of its column's type; BadAtlas, naming file and column, if not."""
+        for name, column in zip(names, zip(*rows, strict=True), strict=False):
+            values = [value for one in column for value in one] if isinstance(column[0], list) else column
+            wrong = (
+                None in column or None in values or (values and type(values[0]) is not KINDS.get(name, type(values[0])))
+            )
+            numbers = isinstance(values[0], float) if values else False
+            if wrong or (numbers and name not in ENDLESS and not all(map(math.isfinite, values))):
+                raise self._damaged(path.relative_to(self.path), f"its column {name} is not what it should be")
+        return rows
 
     def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
         """The rows of a file whose columns have the wanted values, in their order; BadAtlas if it is damaged."""
@@ -144,10 +185,12 @@ class Files:
             names = ", ".join(f'"{column}"' for column in columns)
             query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value'  # noqa: S608
             return self.query(f"{query} ORDER BY file_row_number", file=str(path), value=value)
+        self._require_file(path)
         try:
-            return self._finders[0](path, wanted, columns)
-        except (OSError, ValueError, KeyError) as error:
+            rows = self._finders[0](path, wanted, columns)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path.relative_to(self.path), error) from error
+        return self._sound(path, columns, rows)
 
     def keep_index(self, finder: Finder) -> None:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
@@ -185,11 +228,22 @@ class Files:
             "SELECT layer, role, side, frame, min(id), count(*) FROM read_parquet($file) GROUP BY ALL ORDER BY 5",
             file=str(self.path / PARAMETERS),
         )
-        return [Run(*row) for row in rows]
+        runs = [Run(*row) for row in rows]
+        starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
+        known = all(
+            run.side in ("read", "write") and run.frame in FRAMES and run.layer >= OUTSIDE and run.role.isidentifier()
+            for run in runs  # names of files are made of them
+        )
+        if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
+            raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
+        return runs
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
-        return self._numpy("SELECT mean, std, spread FROM read_parquet($file) ORDER BY id", PARAMETERS)
+        found = self._numpy("SELECT mean, std, spread FROM read_parquet($file) ORDER BY id", PARAMETERS)
+        if len(found["mean"]) != self.manifest["lists"] or not all(np.isfinite(own).all() for own in found.values()):
+            raise self._damaged(PARAMETERS, "means and deviations are missing or not finite")
+        return found
 
     @property
     def means(self) -> Floats:
@@ -213,9 +267,10 @@ class Files:
     def _array(self, file: str, count: int) -> Floats:
         """A memory-mapped (count, d) array of the atlas; pickles and other shapes are refused."""
         if file not in self._arrays:
+            self._require_file(self.path / file)
             try:
                 array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+            except Exception as error:  # numpy raises nearly anything for a damaged header
                 raise self._damaged(file, error) from error
             if (array.shape, array.dtype) != ((count, self.model["d"]), np.dtype(np.float32)):
                 raise self._damaged(file, f"{array.dtype} {array.shape} instead of {(count, self.model['d'])}")
@@ -251,3 +306,8 @@ class Files:
     @cached_property
     def _labels(self) -> dict[int, str]:
         return {}
+
+
+def _kind(value: Any) -> type:
+    """Python's type of an entry of a NumPy array."""
+    return type(value.item()) if isinstance(value, np.generic) else type(value)

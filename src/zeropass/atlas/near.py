@@ -185,7 +185,7 @@ def moments(atlas: Atlas, space: str) -> npt.NDArray[np.float64]:
     d = atlas.model["d"]
     try:
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy raises nearly anything for a damaged header
         raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build it again.") from error
     if found.shape != (d + 1, d) or found.dtype != np.float64:
         raise BadAtlas(f"{path} holds {found.dtype} {found.shape}; delete the folder and build it again.")

@@ -114,7 +114,9 @@ def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
 def _difference(found: dict[str, Any], plan: dict[str, Any]) -> str:
     """The first thing in which two plans differ, in words."""
     for part in ("options", "model"):
-        a, b = found.get(part) or {}, plan[part]
+        a, b = found.get(part), plan[part]
+        if not isinstance(a, dict):
+            return f"its {part} is no object"
         for key in (key for key in b if key != "name"):
             if a.get(key) != b[key]:
                 return f"{key} {a.get(key)!r} instead of {b[key]!r}"

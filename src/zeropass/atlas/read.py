@@ -165,10 +165,12 @@ class Atlas(Files):
         runs = self.runs if runs is None else runs
         z = np.zeros(len(self.means), np.float32)
         means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in {self.space(run) for run in runs}}
-        for run in runs:
-            z[run.first : run.first + run.count] = self.vectors(run) @ means[self.space(run)]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
+            for run in runs:
+                z[run.first : run.first + run.count] = self.vectors(run) @ means[self.space(run)]
             z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
+        if not np.isfinite(z).all():
+            raise self._damaged("vectors", "scores of rows and vectors are not finite")
         best: list[tuple[int, float]] = []
         for kind in sorted({(run.side, run.frame) for run in runs}):
             own = np.concatenate([np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == kind])
@@ -332,8 +334,11 @@ class Atlas(Files):
     def _relisted(self, run: Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
         """Both poles of one vector over another view, from the stored vector and rows: one product with V rows."""
         ids = np.flatnonzero(self.mask(view))
-        z = (self.rows(self.space(run)) @ self.vectors(run)[row])[ids]
-        z = (z - mean) / std if std > 0 else np.zeros_like(z)
+        with np.errstate(all="ignore"):
+            z = (self.rows(self.space(run)) @ self.vectors(run)[row])[ids]
+            z = (z - mean) / std if std > 0 else np.zeros_like(z)
+        if not np.isfinite(z).all():
+            raise self._damaged("vectors", "scores of rows and vectors are not finite")
         order = np.argsort(-z, kind="stable")
         top, bottom = order[:k], order[::-1][:k]
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]

@@ -122,8 +122,8 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = disk.load_json(path)
+    except (OSError, ValueError) as error:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):
         raise BadAtlas(f"{path} does not hold a JSON object; rebuild the atlas.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
-from zeropass.disk import beside, holding, make_folder
+from zeropass.disk import beside, holding, load_json, make_folder
 from zeropass.errors import BadOption
 from zeropass.sources.demo import cache_folder
 
@@ -155,7 +155,7 @@ def judge(evidence: "Evidence") -> Verdicts:
 def read_verdicts(path: Path) -> Verdicts:
     """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
     with holding(path, "verdicts"):
-        return Verdicts.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Verdicts.from_json(load_json(path))
 
 
 def known_verdicts(

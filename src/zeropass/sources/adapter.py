@@ -5,7 +5,6 @@ if rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732). DoRA (Liu et al. 2024
 length of each output's weights.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass.disk import parse_json
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.safetensors import SafetensorsSource
 
@@ -102,8 +102,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise BadModel(f"{path} has more than {MAX_CONFIG} bytes; it should be a short JSON object.")
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise BadModel(f"{path} cannot be read: {error}.") from error
     if not isinstance(found, dict):
         raise BadModel(f"{path} holds a JSON {type(found).__name__}; it should hold an object.")

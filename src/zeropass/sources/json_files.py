@@ -1,9 +1,9 @@
 """JSON files of a model's folder, read within a limit and refused by name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from zeropass.disk import parse_json
 from zeropass.errors import BadModel
 from zeropass.sources.contents import check_file
 
@@ -16,8 +16,8 @@ MAX_JSON = 256 << 20
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadModel for anything else."""
     try:
-        content = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_bytes(path))
+    except ValueError as error:
         raise BadModel(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise BadModel(f"{path} holds a JSON {type(content).__name__}; it should hold an object.")

@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from zeropass.disk import require_text
 from zeropass.errors import BadOption, NotFetched
 from zeropass.sources.demo import cache_folder
 
@@ -51,6 +52,7 @@ def brown_archive() -> Path:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file. Raises BadOption, naming the file, if it is missing, not UTF-8, or blank."""
     try:
+        require_text(path)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BadOption(f"{path} cannot be read ({error.strerror or error}); --text names a text file.") from error

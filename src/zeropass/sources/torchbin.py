@@ -1,6 +1,7 @@
 """Weights in PyTorch's own .bin and .pt files, read without ever unpickling an object."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,9 +79,12 @@ class TorchBinSource(CheckedSource):
 def _load(file: Path) -> dict[str, torch.Tensor]:
     """Read a state dict; the tensors stay in the mapped file where the format allows it."""
     check_file(file)
+    _refuse_compressed(file)
     try:
         # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says of an odd pickle is no message of ours
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise BadModel(
             f"{file} cannot be read without unpickling objects, which can run any code; it is refused. "
@@ -93,3 +97,16 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
     ):
         raise BadModel(f"{file} is not a state dict (a dictionary from names to tensors).")
     return state
+
+
+def _refuse_compressed(file: Path) -> None:
+    """Raise BadModel for an archive whose members are compressed: torch never writes one, and a small one may unpack to
+    any size.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return  # no archive, or a damaged one, which torch tells
+    if packed:
+        raise BadModel(f"{file} holds compressed members ({packed[0]!r}), which PyTorch does not write; it is refused.")

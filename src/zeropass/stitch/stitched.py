@@ -6,17 +6,17 @@ It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits``
 ``AutoModelForSequenceClassification.from_pretrained("DIR")`` gives the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
-from zeropass.errors import BadOption, CannotRun
+from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
 from zeropass.projection import restored
@@ -151,10 +151,28 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
     if not (path / "stitch.json").is_file():
         raise CannotRun(f"{path} does not hold a stitched model: there is no stitch.json.")
     kind = transformers.AutoModelForSequenceClassification
+    with _holding(path):
+        found, told = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, output_loading_info=True)
+        if left := sorted(str(one) for name in _UNREAD for one in told.get(name) or ()):
+            raise ValueError(f"its weights do not fit its configuration, {left[0]} for one")
+        return found.eval().to(device)
+
+
+_UNREAD = ("missing_keys", "mismatched_keys", "unexpected_keys")
+"""What transformers says of tensors that it made up, or left alone: it warns, and such a classifier is another one."""
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    """CannotRun, naming the folder, for whatever transformers and tokenizers make of damaged files: nearly anything,
+    also panics of Rust, which are no Exception.
+    """
     try:
         with quiet():
-            return kind.from_pretrained(path, local_files_only=True, use_safetensors=True).eval().to(device)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            yield
+    except (ZeropassError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CannotRun(f"{path} does not hold a stitched model: {reason[0]}") from error
 
@@ -162,10 +180,10 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
 def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> list[dict[str, float]]:
     """The probability of each label, by its name, for each text. BadOption for a text without a token."""
     model = load_stitched(folder, device)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    names = [str(model.config.id2label[n]) for n in range(model.config.num_labels)]
     found = []
-    with torch.inference_mode():
+    with _holding(Path(folder)), torch.inference_mode():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        names = [str(model.config.id2label[n]) for n in range(model.config.num_labels)]
         for text in texts:
             ids = tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")["input_ids"].long()
             if ids.shape[1] == 0:

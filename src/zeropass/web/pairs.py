@@ -13,7 +13,10 @@ from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas import overview as above
 from zeropass.atlas.read import Atlas
 from zeropass.charts import Telling
-from zeropass.errors import BadAddress, BadOption, ZeropassError
+from zeropass.delta.results import SCHEMA_VERSION, Diff
+from zeropass.disk import holding, read_schema
+from zeropass.errors import BadAddress, ZeropassError
+from zeropass.typed import from_json
 from zeropass.views import PairRecord
 from zeropass.web.book import Book, stem_of
 from zeropass.web.page import Page, Picture, Table, count_pages
@@ -75,6 +78,8 @@ def align_layer(book: Book, number: int, page: int = 1) -> Page:
     layers = align_layers(found)
     own = sorted((one for one in found.pairings if _layer(one.first) == number), key=lambda one: -one.effect)
     pages = count_pages(len(own), MATCHES)
+    if not layers:
+        raise BadAddress("The alignment has no matches.")
     if not own or not 1 <= page <= pages:
         raise BadAddress(f"The alignment has layers {layers[0]} to {layers[-1]}; this one has pages 1 to {pages}.")
     part = own[(page - 1) * MATCHES : page * MATCHES]
@@ -123,28 +128,11 @@ def _words(atlas: Atlas, addresses: Sequence[str]) -> dict[str, Any]:
 def read_diff(folder: Path) -> dict[str, Any]:
     """What `zeropass diff --out` wrote; BadOption, naming the file, if it is not that."""
     path = folder / "diff.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in _DIFF if name not in value]
-        wrong = [name for name, kind in _DIFF.items() if name not in missing and not isinstance(value[name], kind)]
-        if value.get("schema") != 1 or missing or wrong:
-            raise ValueError(
-                f"schema {value.get('schema')!r}, missing or wrong: {', '.join(missing + wrong) or 'none'}"
-            )
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise BadOption(f"{path} does not hold a difference ({error}).") from error
-    return dict(value)
-
-
-_DIFF: dict[str, Any] = {
-    "base": dict,
-    "tuned": dict,
-    "relative": (int, float),
-    **dict.fromkeys(
-        ("verdict", "alarm", "matrices", "vectors", "embedding", "added", "removed", "sees", "writes"), list
-    ),
-    **dict.fromkeys(("neurons", "heads", "outside", "watch"), list),
-}
+    with holding(path, "a difference"):
+        value = read_schema(path, SCHEMA_VERSION)
+        found = from_json(Diff, {name: part for name, part in value.items() if name != "schema"})
+        # What a page says of a difference is the same whether it comes from the file or from `zeropass diff --json`.
+        return dict(json.loads(json.dumps(found.to_json())))
 
 
 def difference(book: Book) -> Page:

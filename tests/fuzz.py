@@ -1,0 +1,262 @@
+"""Mutated inputs for every reader, in processes that are watched: `make fuzz`.
+
+``python tests/fuzz.py [READER …] [--cases N] [--seed S] [--first N] [--workers N] [--json FILE]`` tries N cases of each
+reader; ``python tests/fuzz.py READER --seed S --case N`` repeats one and shows its traceback; ``--keep DIR`` keeps its
+files.
+"""
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever fetched for a damaged file
+
+import torch
+
+from fuzzing import judge, seeds
+from fuzzing.judge import LIMIT, WAIT, Case, Outcome, Workplace
+from fuzzing.readers import READERS
+
+CHUNK = 200
+GRACE = 3.0
+"""Seconds after which a process is killed whose code does not return to Python."""
+
+
+@dataclass
+class Tally:
+    """What became of a reader's cases."""
+
+    read: int = 0
+    refused: int = 0
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    slowest: float = 0.0
+    most: int = 0
+
+    @property
+    def cases(self) -> int:
+        return self.read + self.refused + len(self.wrong)
+
+    def add(self, case: Case, outcome: Outcome) -> None:
+        self.read += outcome.kind == "read"
+        self.refused += outcome.kind == "refused"
+        self.seconds += outcome.seconds
+        self.slowest, self.most = max(self.slowest, outcome.seconds), max(self.most, outcome.bytes)
+        if not outcome.right:
+            self.wrong.append({"case": case.number, "repeat": case.command} | asdict(outcome))
+
+
+class Worker:
+    """A process that does one chunk of cases after the other, and what it is at."""
+
+    def __init__(self, seeds: Path, seed: int) -> None:
+        self.seeds, self.seed = seeds, seed
+        self.now = multiprocessing.get_context("fork").RawArray(
+            ctypes.c_double, 3
+        )  # case number, when it began, by the clock and by the processor
+        self.chunk: tuple[str, int, int] | None = None
+        self.start()
+
+    def start(self) -> None:
+        context, self.gone = multiprocessing.get_context("fork"), False
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other, self.now, self.seeds, self.seed), daemon=True)
+        self.process.start()
+        other.close()
+
+    def give(self, chunk: tuple[str, int, int]) -> None:
+        self.chunk, self.now[0], self.now[1] = chunk, -1, time.monotonic() + 240  # time to begin
+        self.pipe.send(chunk)
+
+    def failed(self) -> Outcome | None:
+        """What is wrong with the case that it is at, if it died of it or does not come back."""
+        if self.gone:
+            self.process.join()
+            return Outcome("crash", f"exit code {self.process.exitcode}")
+        took = time.monotonic() - self.now[1]
+        if took > WAIT + GRACE or (took > LIMIT + GRACE and self._processor() - self.now[2] > LIMIT + GRACE):
+            self.process.kill()
+            return Outcome("hang", "in code that does not return", seconds=took)
+        return None
+
+    def _processor(self) -> float:
+        """Seconds that it has computed."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    warmed: set[str] = set()
+    with tempfile.TemporaryDirectory(dir=seeds.parent) as folder:
+        workplace = Workplace(seeds, Path(folder))
+        while True:
+            name, first, last = pipe.recv()
+            if name not in warmed:
+                judge.limit_memory(False)
+                workplace.clean(READERS[name])
+                warmed.add(name)
+            judge.limit_memory(True)
+            for number in range(first, last):
+                now[2], now[1], now[0] = time.process_time(), time.monotonic(), number
+                case = Case(name, seed, number)
+                pipe.send((number, workplace.run(case)))
+            now[1] = time.monotonic() + 1e9
+            pipe.send(None)
+
+
+def tried(
+    folder: Path, names: list[str], cases: int, seed: int, first: int, workers: int, say: Any
+) -> dict[str, Tally]:
+    """Try so many cases of each reader; what is done so far is returned on Ctrl-C."""
+    last = {name: len(READERS[name].each) or first + cases for name in names}
+    todo = [
+        (name, n, min(n + CHUNK, last[name]))
+        for name in names
+        for n in range(first * (not READERS[name].each), last[name], CHUNK)
+    ]
+    tallies = {name: Tally() for name in names}
+    staff = [Worker(folder, seed) for _ in range(workers)]
+    todo.reverse()
+    try:
+        while todo or any(worker.chunk for worker in staff):
+            for worker in staff:
+                if worker.chunk is None and todo:
+                    worker.give(todo.pop())
+                elif worker.chunk is not None:
+                    _listen(worker, tallies, todo, say)
+            time.sleep(0.005)
+    except KeyboardInterrupt:
+        print("interrupted; what was done so far:", file=sys.stderr)
+    finally:
+        for worker in staff:
+            worker.process.kill()
+            worker.process.join()
+    return tallies
+
+
+def _listen(worker: Worker, tallies: dict[str, Tally], todo: list[tuple[str, int, int]], say: Any) -> None:
+    name, _, last = worker.chunk or ("", 0, 0)
+    try:
+        while worker.pipe.poll():
+            told = worker.pipe.recv()
+            if told is None:
+                worker.chunk = None
+                say(name, tallies[name])
+                return
+            tallies[name].add(Case(name, worker.seed, told[0]), told[1])
+    except EOFError:
+        worker.gone = True
+    if (outcome := worker.failed()) is not None:
+        number = int(worker.now[0])
+        if number < 0:
+            raise SystemExit(f"{name}: its seeds themselves cannot be read (see above).")
+        tallies[name].add(Case(name, worker.seed, number), outcome)
+        worker.chunk = None
+        if number + 1 < last:
+            todo.append((name, number + 1, last))
+        worker.process.join()
+        worker.start()
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """The counts as Markdown."""
+    lines = ["| reader | cases | read | refused | wrong | ms a case | slowest, s | most memory, MiB |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for name, one in tallies.items():
+        each = 1000 * one.seconds / max(one.cases, 1)
+        lines.append(
+            f"| {name} | {one.cases:,} | {one.read:,} | {one.refused:,} | {len(one.wrong):,} | {each:.1f} "
+            f"| {one.slowest:.1f} | {one.most / 2**20:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def findings(tallies: dict[str, Tally]) -> list[str]:
+    """What is wrong, one of each kind, with what repeats it."""
+    lines = []
+    for name, one in tallies.items():
+        kinds = Counter((found["kind"], found["where"]) for found in one.wrong)
+        for (kind, where), count in kinds.most_common():
+            first = next(found for found in one.wrong if (found["kind"], found["where"]) == (kind, where))
+            lines.append(f"{name}: {count} x {kind} {where}: {first['detail'][:200]}\n    {first['repeat']}")
+    return lines
+
+
+def repeated(folder: Path, case: Case, keep: Path | None) -> int:
+    """One case again, with its traceback."""
+    workplace = Workplace(folder, Path(tempfile.mkdtemp(dir=folder.parent)))
+    if keep is not None:
+        with workplace.changed(case, Random(f"{case.reader} {case.seed} {case.number}")) as own:
+            own.rename(keep)
+            print(f"{keep}: {(own.parent / 'changed.json').read_text()}")
+            keep.rename(own)
+    outcome = workplace.run(case, trace=True)
+    print(outcome)
+    return 0 if outcome.right else 1
+
+
+def main() -> int:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))
+    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seeds", type=Path, help="where the seeds are, or are to be made")
+    asked = parser.parse_args()
+    names = [name for one in asked.readers for name in one.split(",")] or list(READERS)
+    if unknown := [name for name in names if name not in READERS]:
+        parser.error(f"no reader {', '.join(unknown)}; known: {', '.join(READERS)}")
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="zeropass-fuzz-", dir=memory if memory.is_dir() else None) as scratch:
+        folder = asked.seeds or Path(scratch) / "seeds"
+        os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
+        if not folder.is_dir():
+            maker = multiprocessing.get_context("fork").Process(target=seeds.make, args=(folder,))
+            maker.start()
+            maker.join()
+            if maker.exitcode:
+                raise SystemExit("the seeds could not be made")
+        if asked.case is not None:
+            return repeated(folder, Case(names[0], asked.seed, asked.case), asked.keep)
+        started = time.monotonic()
+
+        def say(name: str, tally: Tally) -> None:
+            took = time.monotonic() - started
+            print(
+                f"{took:6.0f} s  {name}: {tally.cases:,} cases, {len(tally.wrong)} wrong", file=sys.stderr, flush=True
+            )
+
+        tallies = tried(folder, names, asked.cases, asked.seed, asked.first, asked.workers, say)
+        took = time.monotonic() - started
+    print(table(tallies), *findings(tallies), sep="\n")
+    print(f"{sum(one.cases for one in tallies.values()):,} cases in {took:.0f} s with {asked.workers} processes.")
+    if asked.json is not None:
+        about = {"seed": asked.seed, "first": asked.first, "seconds": round(took), "workers": asked.workers}
+        asked.json.write_text(
+            json.dumps(about | {"readers": {n: asdict(t) for n, t in tallies.items()}}, indent=1) + "\n"
+        )
+    return int(any(one.wrong for one in tallies.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

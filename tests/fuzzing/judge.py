@@ -1,0 +1,267 @@
+"""One case: a changed file, the reader that meets it, and whether what followed is what is promised."""
+
+import contextlib
+import gc
+import io
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import zeropass
+from fuzzing.mutate import mutated
+from fuzzing.readers import READERS, UNNAMED, Reader, Use
+from fuzzing.written import HARMLESS, WRITTEN
+from zeropass.cli import main
+from zeropass.errors import ZeropassError
+
+__all__ = ["ALLOWANCE", "LIMIT", "WAIT", "Case", "Outcome", "Workplace", "limit_memory"]
+
+LIMIT = 5.0
+"""Seconds of processor time that a case may take; a busy machine is no bug."""
+
+WAIT = 60.0
+"""Seconds that it may take by the clock, whatever it waits for."""
+
+ALLOWANCE = 64 << 20
+"""Bytes that a case may take beside ten times its files: what libraries load when they are first used."""
+
+HARD = 2 << 30
+"""Bytes beyond what a process has at its start, at which allocating ends: a guard for the machine."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The number of a case; with the reader and the seed it says all of it."""
+
+    reader: str
+    seed: int
+    number: int
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return f"python tests/fuzz.py {self.reader} --seed {self.seed} --case {self.number}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: ``read`` or ``refused``, or what is wrong with how it ended, and where."""
+
+    kind: str
+    where: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+
+    @property
+    def right(self) -> bool:
+        """Whether it ended as is promised."""
+        return self.kind in ("read", "refused")
+
+
+class TimeUp(BaseException):
+    """A case took too long."""
+
+
+class Workplace:
+    """Copies of the seeds that one process changes and puts right again, case by case."""
+
+    def __init__(self, seeds: Path, folder: Path) -> None:
+        self.seeds, self.folder = seeds, folder
+        self._files: dict[str, list[tuple[Path, list[Path]]]] = {}
+
+    def places(self, reader: Reader) -> list[tuple[Path, list[Path]]]:
+        """The folders of a reader here, each with its files that may be changed."""
+        if reader.name not in self._files:
+            found = []
+            for seed in sorted(path for pattern in reader.seeds for path in self.seeds.glob(pattern)):
+                own = self.folder / reader.name / seed.name / "it"
+                shutil.copytree(seed, own)
+                files = [file for pattern in reader.files for file in sorted(own.glob(pattern))]
+                found.append((own, files))
+            self._files[reader.name] = found
+        return self._files[reader.name]
+
+    @contextlib.contextmanager
+    def changed(self, case: Case, draw: Random) -> Iterator[Path]:
+        """The folder of a case, with one or two files changed while the context lasts."""
+        own, files = draw.choice(self.places(READERS[case.reader]))
+        chosen = draw.sample(files, min(len(files), 1 + (draw.random() < 0.1))) if files else []
+        before = {file: file.read_bytes() for file in chosen}
+        entries = set(own.rglob("*"))
+        try:
+            for file, content in before.items():
+                file.write_bytes(mutated(file.name, content, draw))
+            (own.parent / "changed.json").write_text(json.dumps([file.name for file in chosen]))
+            yield own
+        finally:
+            for file, content in before.items():
+                file.write_bytes(content)
+            for path in sorted(set(own.rglob("*")) - entries, reverse=True):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def run(self, case: Case, trace: bool = False) -> Outcome:
+        """What becomes of a case."""
+        draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
+        with self.changed(case, draw) as own:
+            started, before = time.process_time(), _reset_peak()
+            if case.number % reader.rarely == reader.rarely - 1:
+                found = _judged_command([str(one) for one in reader.command(own, self.seeds, draw)], reader, own, trace)
+            else:
+                found = _judged_use(reader.used(case.number), reader, own, self.seeds, draw, trace)
+            took, grown = time.process_time() - started, _peak() - before
+            size = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
+        if found.kind == "read" and reader.each and (name := list(WRITTEN)[case.number]) not in HARMLESS:
+            return Outcome("accepted", name, "it should be refused", took, grown)
+        if found.right and took > LIMIT:
+            return Outcome("hang", "", f"{took:.1f} s", took, grown)
+        if found.right and grown > 10 * size + ALLOWANCE:
+            return Outcome("memory", "", f"{grown >> 20} MiB for files of {size} bytes", took, grown)
+        return Outcome(found.kind, found.where, found.detail, took, grown)
+
+    def clean(self, reader: Reader) -> None:
+        """Read the seeds themselves, which load what is loaded when it is first used; raises where one is refused."""
+        for number in range(60):
+            draw = Random(number)
+            for own, _ in self.places(reader):
+                (own.parent / "changed.json").write_text(json.dumps([path.name for path in own.glob("*.gguf")]))
+                with contextlib.suppress(*(() if reader.named else (ZeropassError,))):
+                    reader.use(own, self.seeds, draw)
+            if number > 3 and len(self.places(reader)) > 4:
+                break
+
+
+def _judged_use(use: Use, reader: Reader, own: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
+    try:
+        with _limited():
+            use(own, seeds, draw)
+    except ZeropassError as error:
+        return _judged_message(str(error), reader, own)
+    except TimeUp as error:
+        return Outcome("hang", _where(error), f"more than {LIMIT:g} s")
+    except BaseException as error:
+        if trace:
+            traceback.print_exc()
+        return Outcome(type(error).__name__, _where(error), str(error)[:300])
+    return Outcome("read")
+
+
+def _judged_message(message: str, reader: Reader, own: Path) -> Outcome:
+    if not message.strip():
+        return Outcome("no message")
+    if (
+        reader.named
+        and str(own) not in message
+        and not message.startswith(UNNAMED)
+        and not (reader.unnamed and re.search(reader.unnamed, message))
+    ):
+        return Outcome("unnamed", re.sub(r"[\d'\"].*", "…", message)[:60], message[:300])
+    return Outcome("refused", detail=message[:300])
+
+
+def _judged_command(arguments: list[str], reader: Reader, own: Path, trace: bool) -> Outcome:
+    """The same through the command line, in this process: exit code 2, one message, nothing on stdout; or it works."""
+    out, err = io.StringIO(), io.StringIO()
+    argv, code = sys.argv, 0
+    sys.argv = ["zeropass", *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limited():
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except TimeUp:
+        return Outcome("hang", f"command {arguments[0]}", f"more than {LIMIT:g} s")
+    except BaseException as error:
+        if trace:
+            traceback.print_exc()
+        return Outcome(type(error).__name__, _where(error), str(error)[:300])
+    finally:
+        sys.argv = argv
+    return judged_end(code, out.getvalue(), err.getvalue(), arguments, reader, own)
+
+
+def judged_end(code: int, out: str, err: str, arguments: list[str], reader: Reader, own: Path) -> Outcome:
+    """Whether a command ended as it should, by its exit code and what it printed."""
+    where = f"command {arguments[0]}"
+    if code == 0:
+        return Outcome("read") if not err else Outcome("stderr", where, err[:300])
+    if code != 2:
+        return Outcome(f"exit code {code}", where, err[:300])
+    if out:
+        return Outcome("stdout", where, out[:300])
+    if reader.named and (not err.startswith("error: ") or err.count("\n") != 1):
+        return Outcome("message", where, err[:300])
+    return _judged_message(err, reader, own)
+
+
+def in_shell(workplace: Workplace, case: Case) -> Outcome:
+    """A case through the real command line."""
+    draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
+    with workplace.changed(case, draw) as own:
+        arguments = [str(one) for one in reader.command(own, workplace.seeds, draw)]
+        line = [sys.executable, "-m", "zeropass.cli", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        return judged_end(done.returncode, done.stdout, done.stderr, arguments, reader, own)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise TimeUp
+
+    before = {name: signal.signal(name, ring) for name in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, WAIT)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    finally:
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+PACKAGE = str(Path(zeropass.__file__).parent)
+
+
+def _where(error: BaseException) -> str:
+    """The last place in our own code that an error passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
+    return f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno}" if own else ""
+
+
+def limit_memory(limited: bool) -> None:
+    """Let this process allocate no more than so much beyond what it has, or as much as it likes."""
+    gc.collect()
+    most = _status("VmData") + HARD if limited else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
+
+
+def _reset_peak() -> int:
+    """Begin to measure the most memory that is taken; returns what is taken now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(text[text.index(name + ":") :].split(None, 2)[1]) << 10

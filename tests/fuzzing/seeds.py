@@ -1,0 +1,185 @@
+"""The real files that mutations start from: tiny random checkpoints in every format, and what is made of them."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaForSequenceClassification
+from transformers.utils import logging
+
+import gguf_files
+import small
+import tiny
+import zeropass as zp
+from test_every_gguf import sentencepiece
+from zeropass.evidence.verdicts import Verdict, Verdicts
+from zeropass.sources.gguf import GgufSource
+from zoo import tiny_model
+
+__all__ = ["make"]
+
+FAMILIES = ("gpt2", "gpt_neox", "opt", "falcon-40b", "phi", "gemma3", "phi3", "mixtral", "bert", "modernbert", "albert")
+FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra")
+
+
+def make(folder: Path) -> Path:
+    """Write all seeds, a folder each."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        llama = _checkpoints(folder)
+        _ggufs(folder, llama)
+        _adapter(folder)
+        _atlases(folder, llama)
+    (folder / "words").mkdir()
+    (folder / "words" / "words.txt").write_text("ba\n du fi\n\nHello, world!\n日本語\n", encoding="utf-8")
+    return folder
+
+
+def _checkpoints(folder: Path) -> Path:
+    llama = tiny.save(tiny.make("llama"), folder / "llama")
+    (llama / "generation_config.json").unlink()
+    state = load_file(llama / "model.safetensors")
+    for name, zipped in (("zip", True), ("legacy", False)):
+        own = _without_weights(llama, folder / name)
+        torch.save(state, own / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    shards = _without_weights(llama, folder / "shards")
+    home = {one: f"model-{1 + n % 3:05}-of-00003.safetensors" for n, one in enumerate(state)}
+    for file in set(home.values()):
+        save_file({one: state[one] for one in state if home[one] == file}, shards / file)
+    index = {"metadata": {"total_size": 12345}, "weight_map": home}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in FAMILIES:
+        own = tiny.save(tiny_model(name), folder / "families" / name)
+        (own / "generation_config.json").unlink(missing_ok=True)
+    _tokenizers(folder, llama)
+    return llama
+
+
+def _without_weights(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    return target
+
+
+def _tokenizers(folder: Path, llama: Path) -> None:
+    """The same weights with tokenizers of each kind, and with the vocabulary files of older models."""
+    for name, text in (
+        ("bytes", _byte_level()),
+        ("sentencepiece", sentencepiece(tiny.TOKENS)),
+        ("wordpiece", tiny.tokenizer_json(tiny.TOKENS, wordpiece=True)),
+        ("unigram", _unigram()),
+    ):
+        own = shutil.copytree(llama, folder / "tokenizers" / name)
+        (own / "tokenizer.json").write_text(text)
+    for name in ("bpe", "wordpiece"):
+        own = shutil.copytree(llama, folder / "vocabularies" / name)
+        (own / "tokenizer.json").unlink()
+        special = {"unk_token": "[UNK]", "pad_token": {"content": "[PAD]", "special": True}, "bos_token": "!"}
+        (own / "special_tokens_map.json").write_text(json.dumps(special))
+        settings = {"do_lower_case": True, "model_max_length": 512, "cls_token": "[CLS]", "tokenizer_class": "X"}
+        added = {"57": {"content": "[MASK]", "special": True}}
+        (own / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": added}))
+        (own / "added_tokens.json").write_text(json.dumps({"<extra>": 57}))
+        if name == "bpe":
+            spec = json.loads(_byte_level())["model"]
+            (own / "vocab.json").write_text(json.dumps({t: i for t, i in spec["vocab"].items() if i < 57}))
+            (own / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in spec["merges"]))
+        else:
+            names = [
+                "[PAD]",
+                "[UNK]",
+                "[CLS]",
+                "[SEP]",
+                *(f"word{i}" for i in range(40)),
+                *(f"##{c}" for c in "abcdefg"),
+            ]
+            (own / "vocab.txt").write_text("\n".join(names) + "\n")
+
+
+def _byte_level() -> str:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:40]
+    merges = [(letters[n], letters[n + 1]) for n in range(0, 20, 2)]
+    pieces = [*letters, *(a + b for a, b in merges)]
+    tokenizer = Tokenizer(models.BPE({one: i for i, one in enumerate(pieces)}, merges))
+    spec = json.loads(tokenizer.to_str())
+    split = {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}| ?\p{L}+|\s+(?!\S)|\s+"}, "behavior": "Isolated"}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split | {"invert": False}, level]}
+    spec["decoder"] = level
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    spec["added_tokens"] = [{"id": 50 + n, "content": f"<|{n}|>", "special": n < 2} | flags for n in range(3)]
+    return json.dumps(spec)
+
+
+def _unigram() -> str:
+    pieces = ["<unk>", *(f"▁{a}{b}" for a in "bdfgl" for b in "aeio"), *"abcdefghilmnoprst▁"]
+    tokenizer = Tokenizer(models.Unigram([(one, -float(n)) for n, one in enumerate(pieces)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer.to_str()
+
+
+def _ggufs(folder: Path, llama: Path) -> None:
+    own = folder / "gguf"
+    own.mkdir()
+    gguf_files.convert(llama, own / "bytes.gguf")
+    spm = shutil.copytree(llama, folder / "spm")
+    (spm / "tokenizer.json").write_text(sentencepiece(tiny.TOKENS))
+    gguf_files.convert(spm, own / "pieces.gguf")
+    shutil.rmtree(spm)
+    (folder / "gguf-tokenizer").mkdir()
+    for name in ("bytes", "pieces"):
+        metadata = GgufSource(own / f"{name}.gguf").metadata
+        kept = {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}
+        (folder / "gguf-tokenizer" / f"{name}.json").write_text(json.dumps(kept))
+
+
+def _adapter(folder: Path) -> None:
+    torch.manual_seed(0)
+    targets = ["q_proj", "o_proj", "up_proj", "down_proj"]
+    for name, more in (("plain", {"alpha_pattern": {"o_proj": 3}}), ("dora", {"use_dora": True, "use_rslora": True})):
+        settings: dict[str, Any] = {"r": 2, "lora_alpha": 6, "target_modules": targets} | more
+        hf: Any = get_peft_model(tiny.make("llama"), LoraConfig(**settings))
+        own = folder / "adapters" / name
+        hf.save_pretrained(own)
+        (own / "README.md").unlink(missing_ok=True)
+
+
+def _atlases(folder: Path, llama: Path) -> None:
+    options = zp.Options(k=4, pairs=4)
+    zp.build(zp.open_model(str(llama)), folder / "atlas", options)
+    first = small.llama(folder / "first", layers=2)
+    second = small.llama(folder / "second", seed=1, layers=2)
+    model, other = zp.open_model(str(first)), zp.open_model(str(second))
+    zp.build(model, folder / "first-atlas", options)
+    zp.align_models(model, other, folder / "alignment")
+    shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
+    tuned = shutil.copytree(first, folder / "tuned")
+    tensors = load_file(tuned / "model.safetensors")
+    draw = torch.Generator().manual_seed(0)
+    changed = {n: t + 0.01 * torch.randn(t.shape, generator=draw) for n, t in tensors.items() if "layers.1" in n}
+    save_file(tensors | changed, tuned / "model.safetensors")
+    zp.write_diff(zp.compare(model, zp.open_model(str(tuned))), folder / "diff")
+    _stitched(folder, first, other)
+    kinds = tuple(
+        Verdict(role, "output", layer, "reading", "predicted", "spearman", 0.25, 0.01, 32, above=True)
+        for role in ("gate", "up", "q")
+        for layer in range(2)
+    )
+    about = {"name": "first", "bytes": model.size, "sha256": model.fingerprint}
+    Verdicts(about, {"text": "made up", "tokens": 1200, "seed": 0}, kinds).write(folder / "verdicts" / "verdicts.json")
+
+
+def _stitched(folder: Path, first: Path, onto: zp.Model) -> None:
+    torch.manual_seed(0)
+    hf = LlamaForSequenceClassification.from_pretrained(first, num_labels=2, pad_token_id=0, dtype=torch.float32)
+    hf.save_pretrained(folder / "classifier")
+    shutil.copy(first / "tokenizer.json", folder / "classifier")
+    zp.stitch_models(zp.open_model(str(folder / "classifier")), onto, folder / "stitch", keep=1, take=1)

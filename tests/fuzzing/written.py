@@ -1,0 +1,326 @@
+"""What chance does not find: inputs that were thought of, each a function that makes one in a folder and reads it."""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+import zeropass as zp
+from zeropass.adapted import adapt
+from zeropass.align.stored import read_alignment
+from zeropass.delta.results import read_words
+from zeropass.evidence.verdicts import read_verdicts
+from zeropass.sources.text import read_text
+from zeropass.web.pairs import read_diff
+
+__all__ = ["HARMLESS", "WRITTEN"]
+
+Make = Callable[[Path], object]
+
+
+def _model(make: Make, path: Path, seeds: Path, _draw: Any, seed: str = "llama") -> None:
+    """A copy of a tiny model, changed; then it is opened, read and asked."""
+    own = shutil.copytree(seeds / seed, path / "x")
+    make(own)
+    model = zp.open_model(str(own))
+    for role in ("q", "gate", "value"):
+        model.matrix(role)
+    model.vocab.mask("words")
+    model.vocab.encode("a" * 28 + "! aaaa")
+    zp.Lens(model).explain("L0.ff.1", k=3)
+    json.dumps(model.info())
+
+
+def _gguf(content: bytes, path: Path, _seeds: Path, _draw: Any) -> None:
+    own = path / "x.gguf"
+    own.write_bytes(content)
+    zp.open_model(str(own))
+
+
+def _adapter(make: Make, path: Path, seeds: Path, _draw: Any) -> None:
+    own = shutil.copytree(seeds / "adapters" / "plain", path / "x")
+    make(own)
+    model = adapt(zp.open_model(str(seeds / "llama")), own)
+    zp.Lens(model).explain("L0.ff.1", k=3)
+
+
+def _atlas(make: Make, path: Path, seeds: Path, _draw: Any) -> None:
+    own = shutil.copytree(seeds / "atlas", path / "x")
+    make(own)
+    atlas = zp.open_atlas(own)
+    atlas.find("!", k=3)
+    atlas.find(["!", "#"], k=3)
+    atlas.explain("L0.ff.3")
+    atlas.explain("L0.attn.1")
+    atlas.explain("L0.ff.3", k=50, tokens="all")
+
+
+def _file(make: Make, name: str, read: Callable[[Path], object], path: Path, _seeds: Path, _draw: Any) -> None:
+    make(path / name)
+    read(path / name)
+
+
+# --- How files are made -----------------------------------------------------------------------------------------------
+
+
+def _safetensors(own: Path, header: Any, data: bytes = bytes(64), length: int | None = None) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    content = struct.pack("<Q", len(text) if length is None else length) + text + data
+    (own / "model.safetensors").write_bytes(content)
+
+
+def _tensor(shape: list[int], start: int, stop: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+
+
+def _config(own: Path, **changes: Any) -> None:
+    path = own / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _config_text(own: Path, key: str, text: str) -> None:
+    _config(own, **{key: "@"})
+    path = own / "config.json"
+    path.write_text(path.read_text().replace('"@"', text))
+
+
+def _tokenizer(own: Path, change: Callable[[Any], object]) -> None:
+    path = own / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    change(spec)
+    path.write_text(json.dumps(spec))
+
+
+def _deep(own: Path) -> None:
+    path = own / "tokenizer.json"
+    path.write_text(path.read_text()[:-1] + ', "x": ' + "[" * 10**6 + "]" * 10**6 + "}")
+
+
+def _regex(pattern: str, spec: Any) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, spec["pre_tokenizer"]]}
+
+
+def _chained_merges(spec: Any) -> None:
+    """As many merges as there are, each of what the last one made: pieces of up to a thousand letters."""
+    letter, vocab = next(iter(spec["model"]["vocab"])), spec["model"]["vocab"]
+    spec["model"]["merges"] = [[letter * n, letter] for n in range(1, 1000)]
+    for n in range(2, 1001):
+        vocab[letter * n] = len(vocab)
+
+
+def _index(own: Path, shards: int) -> None:
+    (own / "model.safetensors").unlink()
+    index = {"weight_map": {f"t{n}": f"m{n}.safetensors" for n in range(shards)}}
+    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _bomb(own: Path) -> None:
+    """An archive of a megabyte that unpacks to one gigabyte of pickle."""
+    (own / "model.safetensors").unlink()
+    with zipfile.ZipFile(own / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("x/data.pkl", "w", force_zip64=True) as member:
+            for _ in range(1 << 6):
+                member.write(bytes(1 << 24))
+        archive.writestr("x/version", "3\n")
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/zeropass-ran",)
+
+
+def _running(own: Path, zipped: bool) -> None:
+    (own / "model.safetensors").unlink()
+    path = own / "pytorch_model.bin"
+    if zipped:
+        torch.save({"a": _Runs()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"a": _Runs()}))
+
+
+def _replaced(name: str, target: str, own: Path) -> None:
+    """A file that is a link to something else, or a pipe that nobody writes to."""
+    path = own / name
+    path.unlink(missing_ok=True)
+    if target == "pipe":
+        os.mkfifo(path)
+    elif target == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
+
+
+def _itself(target: str, path: Path) -> None:
+    _replaced(path.name, target, path.parent)
+
+
+def _manifest(own: Path, **changes: Any) -> None:
+    path = own / "manifest.json"
+    value = json.loads(path.read_text())
+    for name, change in changes.items():
+        part, _, key = name.partition("__")
+        if key:
+            value[part][key] = change
+        else:
+            value[part] = change
+    path.write_text(json.dumps(value))
+
+
+def _table(own: Path, name: str, column: str, value: Any) -> None:
+    table = pq.read_table(own / name)
+    place = table.column_names.index(column)
+    kind = pa.int64() if isinstance(value, int) else table.schema.field(column).type
+    values = [value] * table.num_rows
+    pq.write_table(table.set_column(place, column, pa.array(values, kind)), own / name)
+
+
+def _lying_footer(own: Path, length: int) -> None:
+    path = own / "parameters.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + struct.pack("<I", length) + content[-4:])
+
+
+def _gguf_of(tensors: int = 0, fields: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, fields) + rest
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+_ARRAY = struct.pack("<I", 9)
+_NESTED = _text("a") + _ARRAY + b"".join(struct.pack("<IQ", 9, 1) for _ in range(10_000))
+
+DEVICES = ("/dev/zero", "pipe", "config.json", "folder", "/dev/full")
+NUMBERS = ("1e999", "NaN", "-0", "-0.0", "1" + "0" * 400, "1" + "0" * 5000, "1e-400", "9223372036854775808")
+
+WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
+    "a header of 2^63 bytes": partial(_model, lambda own: _safetensors(own, {}, length=1 << 63)),
+    "a header of 2^64 - 1 bytes": partial(_model, lambda own: _safetensors(own, {}, length=(1 << 64) - 1)),
+    "a header of 90 MB that is not there": partial(_model, lambda own: _safetensors(own, {}, length=90 << 20)),
+    "a tensor of 2^64 numbers": partial(
+        _model, lambda own: _safetensors(own, {"a": _tensor([1 << 32, 1 << 32], 0, 64)})
+    ),
+    "a tensor of 2^62 numbers": partial(_model, lambda own: _safetensors(own, {"a": _tensor([1 << 62], 0, 1 << 63)})),
+    "overlapping tensors": partial(
+        _model, lambda own: _safetensors(own, {"a": _tensor([16], 0, 64), "b": _tensor([8], 32, 64)})
+    ),
+    "offsets backwards": partial(_model, lambda own: _safetensors(own, {"a": _tensor([16], 64, 0)})),
+    "a header of 100,000 brackets": partial(_model, lambda own: _safetensors(own, b'{"a":' + b"[" * 100_000)),
+    "an empty safetensors file": partial(_model, lambda own: (own / "model.safetensors").write_bytes(b"")),
+    "2^60 tensors": partial(_gguf, _gguf_of(1 << 60)),
+    "2^60 keys": partial(_gguf, _gguf_of(0, 1 << 60)),
+    "a key of 2^60 letters": partial(_gguf, _gguf_of(0, 1, struct.pack("<Q", 1 << 60))),
+    "a string of 2^60 letters": partial(_gguf, _gguf_of(0, 1, _text("a") + struct.pack("<IQ", 8, 1 << 60))),
+    "a list of 2^60 numbers": partial(_gguf, _gguf_of(0, 1, _text("a") + struct.pack("<IIQ", 9, 4, 1 << 60))),
+    "a list of 2^60 strings": partial(_gguf, _gguf_of(0, 1, _text("a") + struct.pack("<IIQ", 9, 8, 1 << 60))),
+    "a list of a list, ten thousand deep": partial(_gguf, _gguf_of(0, 1, _NESTED)),
+    "2^32 - 1 dimensions": partial(_gguf, _gguf_of(1, 0, _text("a") + struct.pack("<I", (1 << 32) - 1))),
+    "dimensions of 2^63": partial(
+        _gguf, _gguf_of(1, 0, _text("a") + struct.pack("<IQQIQ", 2, 1 << 63, 1 << 63, 0, 0) + bytes(64))
+    ),
+    "an alignment of 2^31": partial(
+        _gguf, _gguf_of(0, 1, _text("general.alignment") + struct.pack("<II", 4, 1 << 31) + bytes(64))
+    ),
+    "a gigabyte in a megabyte": partial(_model, _bomb),
+    "a pickle that runs, in an archive": partial(_model, partial(_running, zipped=True)),
+    "a pickle that runs": partial(_model, partial(_running, zipped=False)),
+    "a million brackets": partial(_model, _deep),
+    "a regular expression that takes exponential time": partial(
+        _model, lambda own: _tokenizer(own, partial(_regex, r"(a+)+$|(a|a)*b"))
+    ),
+    "a regular expression with look-behind": partial(
+        _model, lambda own: _tokenizer(own, partial(_regex, r"(?<=(a*)*)b|(x+x+)+y|((a?){25})(a{25})z"))
+    ),
+    "merges of merges": partial(_model, lambda own: _tokenizer(own, _chained_merges)),
+    "token ids beyond 2^63": partial(
+        _model, lambda own: _tokenizer(own, lambda spec: spec["model"]["vocab"].update({"x": 1 << 70, "y": -(1 << 70)}))
+    ),
+    "an added token with id 2^40": partial(
+        _model, lambda own: _tokenizer(own, lambda spec: spec["added_tokens"].append({"id": 1 << 40, "content": "x"}))
+    ),
+    "an index of 300,000 shards": partial(_model, partial(_index, shards=300_000)),
+    "10^9 layers": partial(_model, lambda own: _config(own, num_hidden_layers=10**9)),
+    "no heads": partial(_model, lambda own: _config(own, num_attention_heads=0)),
+    "10^18 heads": partial(_model, lambda own: _config(own, num_attention_heads=10**18, num_key_value_heads=10**18)),
+    "a vocabulary of 2^40": partial(_model, lambda own: _config(own, vocab_size=1 << 40)),
+    "a width of 2^62": partial(_model, lambda own: _config(own, hidden_size=1 << 62, head_dim=None)),
+    "a million experts": partial(_model, lambda own: _config(own, model_type="mixtral", num_local_experts=10**6)),
+    **{
+        f"{key} of {text[:12]}": partial(_model, partial(_config_text, key=key, text=text))
+        for key in ("rms_norm_eps", "num_hidden_layers", "rope_theta")
+        for text in NUMBERS
+    },
+    **{
+        f"{name} is {target}": partial(_model, partial(_replaced, name, target))
+        for name in ("config.json", "tokenizer.json", "model.safetensors")
+        for target in DEVICES
+    },
+    **{
+        f"{name} is {target}, in an adapter": partial(_adapter, partial(_replaced, name, target))
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+        for target in ("/dev/zero", "pipe", "adapter_config.json", "folder")
+    },
+    **{
+        f"{name} is {target}, in an atlas": partial(_atlas, partial(_replaced, name, target))
+        for name in (
+            "manifest.json",
+            "tokens.parquet",
+            "parameters.parquet",
+            "rows/output-write.npy",
+            "lists/L0.gate.parquet",
+        )
+        for target in ("/dev/zero", "pipe", "folder")
+    },
+    **{
+        f"{name} is {target}": partial(_file, partial(_itself, target), name, read)
+        for target in ("/dev/zero", "pipe", "folder")
+        for name, read in (("diff.json", lambda path: read_diff(path.parent)), ("verdicts.json", read_verdicts))
+    },
+    "an alignment of zeros": partial(
+        _file, partial(_itself, "/dev/zero"), "alignment.json", lambda path: read_alignment(path.parent)
+    ),
+    "words of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "list.txt", read_words),
+    "a text of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "text.txt", read_text),
+    "a rank of 10^9": partial(
+        _adapter, lambda own: (own / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1000000000}')
+    ),
+    "a rank of 10^400": partial(
+        _adapter, lambda own: (own / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1' + "0" * 400 + "}")
+    ),
+    "an atlas of 10^18 layers": partial(_atlas, lambda own: _manifest(own, model__layers=10**18)),
+    "an atlas of 10^18 tokens": partial(_atlas, lambda own: _manifest(own, model__vocabulary=10**18)),
+    "an atlas of 10^18 lists": partial(_atlas, lambda own: _manifest(own, lists=10**18)),
+    "an atlas whose lists lie elsewhere": partial(
+        _atlas, lambda own: _table(own, "parameters.parquet", "role", "../../../../secret")
+    ),
+    "an atlas with frames elsewhere": partial(
+        _atlas, lambda own: _table(own, "parameters.parquet", "frame", "/etc/passwd")
+    ),
+    "ids beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "id", (1 << 63) - 1)),
+    "tokens beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "token", (1 << 63) - 1)),
+    "a footer of 2^31 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 31) - 1)),
+    "a footer of 2^32 - 1 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 32) - 1)),
+    "an array of pickles": partial(
+        _atlas, lambda own: np.save(own / "rows" / "output-write.npy", np.array([{}], object), allow_pickle=True)
+    ),
+}
+"""Every case by what it is."""
+
+HARMLESS = {
+    name for name in WRITTEN if name.startswith(("a regular expression", "rope_theta of", "rms_norm_eps of 9223"))
+}
+HARMLESS |= {"an atlas of 10^18 layers", "tokens beyond 2^62", "an added token with id 2^40"}
+"""Cases that may be read: what is odd in them is not used, or is a number like any other. All others are refused."""
