@@ -23,6 +23,7 @@ from zeropass.arch.spec import (
 )
 from zeropass.catalog import neuron_address, reads_at
 from zeropass.delta.changes import Change, Comparison, leading
+from zeropass.delta.held import held
 from zeropass.delta.results import (
     Diff,
     MatrixChange,
@@ -202,8 +203,8 @@ class _Work:
         if usual > 0:
             whole = self.grams.setdefault(rows.space, torch.zeros_like(gram))
             whole += gram / usual
-        if self.watching is not None:
-            self.watching.take(layer, role, rows.matrix, root)
+            if self.watching is not None:
+                self.watching.take(layer, role, rows.matrix, root, usual)
 
     def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
         """Offer the layer's neurons and heads to those that changed most, relative to the others of their kind."""
@@ -256,6 +257,7 @@ class _Work:
                 "hidden": self.view.hidden.count,
                 "tokens": self.view.hidden.view,
                 "tied": tied,
+                "roles": len(self.pair.roles),
             },
             cosine=sum(self.cosines) / len(self.cosines),
             tables=tables,
@@ -335,7 +337,8 @@ class _Work:
 
     def _row_changes(self, what: str) -> Tensor:
         """How much each row of a table changed, over its length before."""
-        before, after = (model.matrix(what) for model in (self.pair.base, self.tuned))
+        tables = (held(model, what, 0) for model in (self.pair.base, self.tuned))
+        before, after = (table.read(0, table.rows) for table in tables if table is not None)
         length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         moved: Tensor = (after - before).norm(dim=1) / length
         return moved.cpu()

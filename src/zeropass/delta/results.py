@@ -109,8 +109,8 @@ class ParameterChange:
 class Watched:
     """How much one matrix' change concerns a watched word.
 
-    ``above``: the share of the tokens that it is compared with that the change concerns less; ``effect``: robust z of
-    the logarithm of its effect among them.
+    ``effect``: how many times as much it acts on the word as on the mean token; ``above``: the share of the tokens that
+    the word is compared with on which it acts less.
     """
 
     layer: int

@@ -22,8 +22,8 @@ FAR_LESS = 0.3
 ALIKE = 0.5
 """From which cosine on the embeddings of two models are said to be alike."""
 
-MOST, NAMED = 5, 8
-"""How many rows of a table, and names of a list, a sentence has."""
+MOST, NAMED, LONGEST = 5, 8, 120
+"""How many rows of a table, and names of a list, a sentence has, and how many characters the name of a tensor."""
 
 SMALLEST = 2.0**-24
 """A smaller relative change is lost where weights are stored as float32."""
@@ -161,7 +161,7 @@ def _rows(count: int) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(shown_text, names[:NAMED]))
+    shown = ", ".join(shown_text(name, limit=LONGEST) for name in names[:NAMED])
     return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
 
 
@@ -191,9 +191,10 @@ def _where(found: Diff, changed: list[MatrixChange]) -> str:
     layers = sorted(sorted(by_layer, key=lambda layer: -by_layer[layer])[:3])
     role = max(by_role, key=lambda name: sum(by_role[name]) / len(by_role[name]))
     mean = sum(by_role[role]) / len(by_role[role])
+    alone = f" and in {', '.join(by_role)} alone" if len(by_role) < found.method.get("roles", 0) else ""
     return (
-        f"The blocks changed by {percent(found.relative)} of their length, in {len(by_layer)} layers; most in layers "
-        f"{', '.join(map(str, layers))} and in {role} ({percent(mean)})."
+        f"The blocks changed by {percent(found.relative)} of their length, in {len(by_layer)} layers{alone}; most in "
+        f"layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
     )
 
 

@@ -2,9 +2,9 @@
 
 Any training acts on frequent tokens more than on rare ones, so a word is compared with the `PEERS` tokens nearest to
 its own in the vocabulary, whose ids are in order of rank, that are whole words if it is one. Looked at are the effect
-of the whole change on what is seen and on what is written, and of each side the matrix in which a token stands out
-most, which is compared with that of each peer: a test of all matrices at once (Westfall and Young 1993, max T). The
-smallest chance counts, times the number of tests and of readings.
+of the whole change on what is seen and on what is written, and of each side the matrix that acts on a token most, over
+what it does to the mean token. The latter is compared with that of each peer, which tests all matrices at once
+(Westfall and Young 1993, max T). The smallest chance counts, times the number of tests and of readings.
 """
 
 from collections.abc import Sequence
@@ -51,18 +51,16 @@ class Watching:
         self.place = {i: int(torch.searchsorted(self.sample, i)) for i in ids}
         self.peers = {i: torch.searchsorted(self.sample, some) for i, some in peers.items()}
 
-    def take(self, layer: int, role: str, rows: Tensor, root: Tensor) -> None:
-        """Take in one matrix: rows (V, d) that stand for the tokens, and what was added as they meet it, (n, d)."""
-        logs = effects(rows[self.sample], root).clamp_min(torch.finfo(torch.float32).tiny).log()
-        middle = logs.median()
-        spread = 1.4826 * (logs - middle).abs().median()  # of a normal distribution: its standard deviation
-        if not float(spread) > 0:
-            return
-        z, side = (logs - middle) / spread, SIDES[side_of(role)]
-        self.most[side] = torch.maximum(self.most[side], z) if side in self.most else z
+    def take(self, layer: int, role: str, rows: Tensor, root: Tensor, usual: float) -> None:
+        """Take in one matrix: rows (V, d) that stand for the tokens, what was added as they meet it, (n, d).
+
+        ``usual`` is the mean effect on all tokens.
+        """
+        times, side = effects(rows[self.sample], root) / usual, SIDES[side_of(role)]
+        self.most[side] = torch.maximum(self.most[side], times) if side in self.most else times
         for i, place in self.place.items():
-            effect = float(z[place])
-            above = float((z[self.peers[i]] < effect).float().mean()) if len(self.peers[i]) else 0.0
+            effect = float(times[place])
+            above = float((times[self.peers[i]] < effect).float().mean()) if len(self.peers[i]) else 0.0
             kept = [*self.matrices.get(i, ()), Watched(layer, role, effect, above)]
             self.matrices[i] = sorted(kept, key=_by_effect)[:KEPT]
 
@@ -77,13 +75,13 @@ class Watching:
         fewest = min(len(self.peers[i]) for i in word.ids)
         count = len(tests) * len(word.readings)
         chances = [self._chance(reading, values) for reading in word.readings for values in tests]
-        chance = min(1.0, min(chances, default=1.0) * count)
-        told = bool(tests) and count / (fewest + 1) <= LEVEL
+        chance = min(1.0, min(chances) * count) if chances else 1.0
+        told = count / (fewest + 1) <= LEVEL
         return WatchedWord(
             word.text,
             tuple(self.vocab.label(i) for i in word.ids),
             split=len(word.readings[0]) > 1,
-            concerned=chance <= LEVEL if told or not tests else None,
+            concerned=chance <= LEVEL if told else None,
             chance=chance,
             level=LEVEL,
             peers=fewest,

@@ -126,7 +126,8 @@ def read_diff(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         missing = [name for name in _DIFF if name not in value]
-        wrong = [name for name, kind in _DIFF.items() if name not in missing and not isinstance(value[name], kind)]
+        known = {name: kind for name, kind in (_DIFF | _NEWER).items() if name in value}
+        wrong = [name for name, kind in known.items() if not isinstance(value[name], kind)]
         if value.get("schema") != 1 or missing or wrong:
             raise ValueError(
                 f"schema {value.get('schema')!r}, missing or wrong: {', '.join(missing + wrong) or 'none'}"
@@ -145,6 +146,12 @@ _DIFF: dict[str, Any] = {
     ),
     **dict.fromkeys(("neurons", "heads", "outside", "watch"), list),
 }
+
+_NEWER: dict[str, Any] = {
+    "relation": str,
+    **dict.fromkeys(("tables", "unembedding", "constants", "words"), list),
+}
+"""What differences that were stored earlier do not have."""
 
 
 def difference(book: Book) -> Page:
