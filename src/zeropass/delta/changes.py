@@ -14,6 +14,7 @@ from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadModel
 from zeropass.factored import Directions, Factored, close_values
 from zeropass.model import Model
+from zeropass.statistics import blocks
 
 __all__ = ["Change", "Comparison", "leading", "values"]
 
@@ -45,7 +46,8 @@ class Change:
         """Few rows (m, d) with the change's own Gram matrix: R right' of left = Q R where it has factors."""
         if isinstance(self.added, Tensor) or self.added.left.shape[0] <= self.added.left.shape[1]:
             return self.dense
-        return torch.linalg.qr(self.added.left).R @ self.added.right.T
+        turn: Tensor = torch.linalg.qr(self.added.left).R
+        return turn @ self.added.right.T
 
     @cached_property
     def norm(self) -> float:
@@ -143,8 +145,9 @@ class Comparison:
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
         """Whether two tensors differ, and no more than storing one of them in the other's type makes them differ."""
         form: Form = "rows" if before.ndim == 2 else "vector"
-        sides = (Held(model, what, layer, form) for model in (self.base, self.tuned))
-        moved, rounded = moved_rows(*sides, *(one.reshape(-1, one.shape[-1]) for one in (before, after)))
+        sides = [Held(model, what, layer, form) for model in (self.base, self.tuned)]
+        old, new = (values.reshape(-1, values.shape[-1]) for values in (before, after))
+        moved, rounded = moved_rows(sides[0], sides[1], old, new)
         return rounded and not bool(moved.any())
 
 
@@ -152,7 +155,7 @@ def _inner(before: Tensor, added: Factored | Tensor) -> float:
     """The inner product of a matrix with what was added to it."""
     if isinstance(added, Factored):
         return float(((before @ added.right) * added.left).double().sum())
-    return sum(float((a.double() * b.double()).sum()) for a, b in zip(before.split(512), added.split(512), strict=True))
+    return sum(float((before[part].double() * added[part].double()).sum()) for part in blocks(len(before)))
 
 
 def _kind(model: Model) -> str:

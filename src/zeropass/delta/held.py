@@ -87,7 +87,7 @@ def held(model: Model, what: str, layer: int) -> Held | None:
 def gathered(tensor: Held, ids: Tensor) -> Tensor:
     """Rows (n, width) of any ids (n,), read from one block of the table after the other."""
     rows = torch.empty(len(ids), tensor.width, device=tensor.model.device)
-    for block in (ids // BLOCK).unique():
+    for block in sorted(set((ids // BLOCK).tolist())):
         places = (ids // BLOCK == block).nonzero()[:, 0]
         first, last = int(ids[places].min()), int(ids[places].max())
         rows[places.to(rows.device)] = tensor.read(first, last + 1)[(ids[places] - first).to(rows.device)]

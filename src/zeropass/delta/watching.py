@@ -46,8 +46,8 @@ class Watching:
         """Choose the peers of every token: these and the words are all whose effects are needed."""
         ids = list(dict.fromkeys(i for word in self.words for i in word.ids))
         peers = {i: self._peers(i) for i in ids}
-        self.sample = torch.cat([torch.tensor(ids, dtype=torch.long, device=self.shown.device), *peers.values()])
-        self.sample = self.sample.unique()
+        needed = set(ids).union(*(some.tolist() for some in peers.values()))
+        self.sample = torch.tensor(sorted(needed), dtype=torch.long, device=self.shown.device)
         self.place = {i: int(torch.searchsorted(self.sample, i)) for i in ids}
         self.peers = {i: torch.searchsorted(self.sample, some) for i, some in peers.items()}
 
