@@ -25,6 +25,7 @@ from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Stored, expand, names_of
 from zeropass.delta.changes import Comparison
 from zeropass.delta.held import BLOCK, gathered, held
+from zeropass.delta.rounding import moved_rows
 from zeropass.delta.tensors import tensor_changes, unread_changes
 from zeropass.delta.verdict import alarms
 from zeropass.errors import BadModel
@@ -224,6 +225,32 @@ def test_rows_that_moved_are_told_from_rows_that_were_rounded(
     table = next(change for change in difference if change.what == "embedding")
     assert (table.state, table.moved) == ("changed", rows)
     assert {change.state for change in difference if change is not table} <= {"rounded"}
+
+
+class InType:
+    """A tensor that a file keeps in bfloat16, or in float32."""
+
+    turned = False
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def as_stored(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.bfloat16().float() if self.kind == "BF16" else rows
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F32"])
+def test_one_number_of_a_long_row_is_no_rounding(kind: str) -> None:
+    """A planted number among thousands that are rounded, and many numbers a little more than rounding."""
+    old = torch.randn(10, 8192, generator=torch.Generator().manual_seed(0))
+    sides: Any = (InType("F32"), InType(kind))
+    new = sides[1].as_stored(old.clone())
+    moved, rounded = moved_rows(*sides, old, new)
+    assert (bool(moved.any()), rounded) == (False, kind == "BF16")
+    new[3, 5] += 1
+    assert moved_rows(*sides, old, new)[0].nonzero().tolist() == [[3]]
+    new = sides[1].as_stored(old + 2e-3 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1)))
+    assert moved_rows(*sides, old, new)[0].all()
 
 
 def test_one_number_of_a_narrow_file_is_a_change(tmp_path: Path) -> None:
