@@ -5,6 +5,7 @@ if asked for, tokens that try to do harm.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,6 +138,16 @@ def llama(folder: Path, seed: int = 0, hostile: Sequence[str] = (), biases: bool
         draw.add(block + "mlp.up_proj.weight", NEURONS, D)
         draw.add(block + "mlp.down_proj.weight", D, NEURONS)
     return _write(folder, config, draw.tensors, tokenizer_json(_texts(hostile), hostile))
+
+
+def tuned(model: Path, folder: Path, seed: int = 1) -> Path:
+    """A model of which every tensor is a little different from those of another."""
+    shutil.copytree(model, folder)
+    draw = torch.Generator().manual_seed(seed)
+    tensors = load_file(folder / "model.safetensors")
+    moved = {name: tensor + 0.1 * torch.randn(tensor.shape, generator=draw) for name, tensor in tensors.items()}
+    save_file(moved, folder / "model.safetensors")
+    return folder
 
 
 def gpt2(folder: Path, seed: int = 0) -> Path:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 import tiny
 import zeropass as zp
@@ -16,8 +18,8 @@ from adapters import ALL, made
 from test_cli import Run, run  # noqa: F401 - a fixture
 from test_gguf_model import write_gguf
 from zeropass.adapted import adapt
-from zeropass.delta.changes import Change, Comparison, leading
-from zeropass.delta.collect import _Work, across
+from zeropass.delta.changes import Change, leading
+from zeropass.delta.collect import across
 from zeropass.delta.results import read_words
 from zeropass.delta.verdict import alarms, verdict
 from zeropass.errors import BadModel, BadOption
@@ -25,6 +27,9 @@ from zeropass.factored import Factored
 from zeropass.frames import Frames
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+ROOT = Path(__file__).parent.parent
 
 
 def alike(found: zp.Diff, other: zp.Diff) -> None:
@@ -72,8 +77,12 @@ def test_another_type_is_not_a_change(kind: torch.dtype, narrow: str, tmp_path: 
     found = zp.compare(zp.open_model(str(base)), zp.open_model(str(tuned)))
     assert all(one.rounding for one in found.matrices)
     assert (found.relative, found.sees, found.embedding) == (0.0, (), ())
-    assert found.verdict[0] == "No matrix of a block changed."
-    assert found.verdict[1].startswith("14 matrices differ only as storing")
+    assert (found.relation, found.alarm) == ("rounded", ())
+    assert all(one.state == "rounded" for one in found.tables)
+    assert found.verdict == (
+        "The models are equal but for rounding: 21 of 21 tensors differ, and only as storing them in another type "
+        "makes them differ.",
+    )
 
 
 def quantised(folder: Path, kind: str) -> Path:
@@ -128,7 +137,83 @@ def adapt_again(folder: Path) -> zp.Adapted:
 def test_the_same_model_twice(tmp_path: Path) -> None:
     model = zp.open_model(str(tiny.save(tiny.make("gpt2"), tmp_path / "one")))
     found = zp.compare(model, model)
-    assert (found.matrices, found.vectors, found.verdict) == ((), (), ("No matrix of a block changed.",))
+    assert (found.matrices, found.tables, found.constants, found.relation) == ((), (), (), "equal")
+    assert found.verdict == ("The models are equal: all 36 tensors that both have hold the same numbers.",)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "bert", "llama-tied"])
+def test_two_models_drawn_apart_are_no_base_and_fine_tune(variant: str, tmp_path: Path) -> None:
+    models = [zp.open_model(str(tiny.save(tiny.make(variant, seed), tmp_path / str(seed)))) for seed in (0, 1)]
+    difference = zp.compare(*models)
+    assert (difference.relation, difference.alarm, difference.sees, difference.writes) == ("unrelated", (), (), ())
+    assert difference.verdict[0].startswith("These are two models, not one that was made of the other")
+    assert abs(difference.cosine) < 0.1
+
+
+def test_two_models_trained_apart_raise_no_alarm(run: Run) -> None:  # noqa: F811
+    first, second = (ROOT / "models" / name for name in ("first", "second"))
+    code, shown, _ = run("diff", first, second)
+    assert code == 0
+    told = " ".join(shown.split())
+    assert "These are two models, not one that was made of the other" in told
+    assert "(mean cosine 0.00;" in told
+    assert not any(word in shown for word in ("ALARM", "strongest", "sees ", "writes ", "changed most"))
+    models = [zp.open_model(str(path)) for path in (first, second)]
+    every = [
+        torch.nn.functional.cosine_similarity(*(model.matrix(role, layer).flatten() for model in models), dim=0)
+        for role in models[0].family.vector_roles
+        for layer in range(models[0].dims.layers)
+    ]
+    assert zp.compare(*models).cosine == pytest.approx(float(torch.stack(every).mean()), abs=1e-5)
+
+
+def test_a_long_fine_tune_of_all_weights_is_one(tmp_path: Path) -> None:
+    """At the rate of pretraining, until its loss is far below where it began."""
+    folder = ROOT / "models" / "first"
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder).float()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = torch.tensor(tokenizer.encode((ROOT / "models/tunes/reviews/texts.txt").read_text("utf-8")).ids)
+    optimizer, draw = torch.optim.AdamW(hf.parameters(), lr=3e-3, weight_decay=0.1), torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(40):
+        starts = torch.randint(len(ids) - 33, (8,), generator=draw)
+        batch = torch.stack([ids[start : start + 32] for start in starts])
+        loss = hf(batch, labels=batch).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.3
+    hf.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    difference = zp.compare(zp.open_model(str(folder)), zp.open_model(str(tmp_path)))
+    assert difference.relation == "changed"
+    assert difference.cosine > 0.5
+    assert difference.relative > 0.05
+
+
+def test_a_model_under_as_much_noise_is_still_one(tmp_path: Path) -> None:
+    """Cosine 1/√2 by construction; the same model the other way round is a change too."""
+    base = tiny.save(tiny.make("llama"), tmp_path / "base")
+    hf = tiny.make("llama")
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=draw))
+    models = zp.open_model(str(base)), zp.open_model(str(tiny.save(hf, tmp_path / "tuned")))
+    for pair in (models, models[::-1]):
+        difference = zp.compare(*pair)
+        assert difference.relation == "changed"
+        assert difference.cosine == pytest.approx(0.5**0.5, abs=0.05)
+
+
+def test_embeddings_kept_and_blocks_made_anew_are_told(tmp_path: Path) -> None:
+    base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
+    other = tiny.make("llama", seed=1)
+    other.load_state_dict({n: t for n, t in tiny.make("llama").state_dict().items() if "layers" not in n}, strict=False)
+    difference = zp.compare(base, zp.open_model(str(tiny.save(other, tmp_path / "tuned"))))
+    assert difference.relation == "unrelated"
+    assert difference.verdict[1].startswith("Their embeddings are equal")
 
 
 def test_rank_and_directions_against_the_whole_svd() -> None:
@@ -157,22 +242,6 @@ def test_the_other_end_of_a_direction(variant: str, role: str, tmp_path: Path) -
         own = model.kv_head(role, head) * dims.head_dim
         slow += inner[own : own + dims.head_dim].T @ model.head(partner, 0, head)
     torch.testing.assert_close(across(inner, role, dims).T @ model.matrix(partner), slow)
-
-
-def test_watched_words_against_random_directions(tmp_path: Path) -> None:
-    """The null's mean and deviation are exact; here they are drawn."""
-    found = made("llama", tmp_path, target_modules=ALL)
-    frames = Frames(found.base)
-    work = _Work(Comparison(found.base, found), frames, [[5], [9]])
-    work.layer(1)
-    one = next(one for one in work.watch if one.role == "gate")
-    change = Comparison(found.base, found).change("gate", 1)
-    folded = frames.fold(change.dense, "token", "read", "ff_norm", 1)
-    rows = torch.nn.functional.normalize(frames.rows("token").matrix[[5, 9]])
-    drawn = torch.nn.functional.normalize(torch.randn(200_000, found.base.dims.d, generator=torch.Generator()))
-    chance = (drawn @ folded.T).square().sum(1).reshape(-1, 2).mean(1)
-    own = float((rows @ folded.T).square().sum(1).mean())
-    assert one.effect == pytest.approx(float((own - chance.mean()) / chance.std()), abs=0.05)
 
 
 def test_added_tokens_moved_rows_and_gains(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -201,7 +202,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Book]:
     with small.one_thread():
         models = zp.open_model(str(built.folder)), zp.open_model(str(second))
         zp.align_models(*models, folder / "alignment")
-        zp.write_diff(zp.compare(*models), folder / "diff")
+        tuned = zp.open_model(str(small.tuned(built.folder, folder / "tuned")))
+        zp.write_diff(zp.compare(models[0], tuned, watch=["babade", "babafi"]), folder / "diff")
     return open_books(
         Sources(
             built.atlas.path,
@@ -243,6 +245,18 @@ def test_what_changed_is_a_page(two: list[Book]) -> None:
         assert len(client.get("/diff.csv").text.splitlines()) > 10
         assert client.get("/diff.svg").status_code == 200
         assert client.get("/diff.json").json()["schema"] == 1
+        for part in ("Tables, norms and biases", "unembedding", "Watched words", "babade"):
+            assert part in page.text
+
+
+def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Book]) -> None:
+    assert two[0].diff is not None
+    older = {name: value for name, value in two[0].diff.items() if name not in ("tables", "words", "relation")}
+    older["watch"] = [{"layer": 0, "role": "k", "effect": 56.0, "above": 0.16}]
+    with serving([replace(two[0], diff=older), *two[1:]]) as address, httpx.Client(base_url=address) as client:
+        page = Seen(client.get("/diff").text)
+        assert "L0 k" in page.text
+        assert "Tables, norms and biases" not in page.text
 
 
 def test_two_models_as_a_static_site(two: list[Book], tmp_path: Path) -> None:

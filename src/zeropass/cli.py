@@ -28,6 +28,7 @@ from zeropass.address import parse
 from zeropass.arch.table import family_rows
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
+from zeropass.delta.words import looked_up
 from zeropass.disk import read_lines
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.verdicts import default_name
@@ -268,9 +269,7 @@ def diff(
     tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was made of it.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="The folder of a PEFT LoRA, instead of TUNED.")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder to write all of it to, with a picture.")] = None,
-    watch: Annotated[
-        Path | None, typer.Option(help="A file with a word a line: how much does the change concern them?")
-    ] = None,
+    watch: Annotated[Path | None, typer.Option(help="A file with a word a line: does the change concern it?")] = None,
     atlas: Annotated[
         bool, typer.Option("--build", help="Also build an atlas of the change, for show and find, in OUT/atlas.")
     ] = False,
@@ -287,6 +286,7 @@ def diff(
     with _progress() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device)
+        looked_up(model.vocab, words)  # a word that cannot be asked for is refused before any work
         other = zp.adapt(model, adapter) if adapter else zp.open_model(str(tuned), device)
         if atlas:  # first: it finds at once a folder that cannot be used
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(adapter or tuned))}"

@@ -116,9 +116,12 @@ def without_rows(text: str, rows: int) -> str:
     return json.dumps(spec)
 
 
-def tokenizer_of(text: str) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, without padding and truncation; BadModel where the library cannot."""
-    with refusing("The tokenizers library cannot use this tokenizer"):
+def tokenizer_of(text: str, path: str = "tokenizer.json") -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, without padding and truncation.
+
+    Raises BadModel, naming ``path``, where the library cannot use it.
+    """
+    with refusing(f"{path}: the tokenizers library cannot use this tokenizer"):
         tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -75,6 +75,8 @@ class Vocabulary:
     """What is only approximate about how text is split; empty when nothing is."""
     notes: tuple[str, ...] = ()
     """What a user should know of how the tokenizer was read, a sentence each."""
+    path: str = "tokenizer.json"
+    """The file that a message names."""
     _cache: dict[int, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -169,7 +171,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Split a text into token ids, without special tokens around it. Raises BadModel if that fails."""
-        with refusing(f"The tokenizer cannot split {escape(repr(text))}"):
+        with refusing(f"{self.path}: this tokenizer cannot split {escape(repr(text))}"):
             return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
 
     def to_tokenizer_json(self) -> str:
@@ -282,7 +284,7 @@ class Vocabulary:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return tokenizer_of(self.to_tokenizer_json())
+        return tokenizer_of(self.to_tokenizer_json(), self.path)
 
     def _spellings(self, text: str) -> list[str]:
         """Pieces that a text may be stored as, the one after a space first."""
@@ -420,7 +422,7 @@ def _from_spec(
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
     source = text if max(names) < rows else partial(without_rows, text, rows)
-    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes))
+    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes), path)
 
 
 def _checked_size(names: dict[int, str], spare: Collection[int], size: int | None, path: str) -> int:

@@ -85,12 +85,13 @@ def _tokenizers(folder: Path, llama: Path) -> None:
         special = {"unk_token": "[UNK]", "pad_token": {"content": "[PAD]", "special": True}, "bos_token": "!"}
         (own / "special_tokens_map.json").write_text(json.dumps(special))
         settings = {"do_lower_case": True, "model_max_length": 512, "cls_token": "[CLS]", "tokenizer_class": "X"}
-        added = {"57": {"content": "[MASK]", "special": True}}
+        size = 50 if name == "bpe" else 51
+        added = {str(size): {"content": "<extra>", "special": True}}
         (own / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": added}))
-        (own / "added_tokens.json").write_text(json.dumps({"<extra>": 57}))
+        (own / "added_tokens.json").write_text(json.dumps({"<extra>": size}))
         if name == "bpe":
             spec = json.loads(_byte_level())["model"]
-            (own / "vocab.json").write_text(json.dumps({t: i for t, i in spec["vocab"].items() if i < 57}))
+            (own / "vocab.json").write_text(json.dumps(spec["vocab"]))
             (own / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in spec["merges"]))
         else:
             names = [

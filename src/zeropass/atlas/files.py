@@ -113,6 +113,7 @@ class Files:
             uncased=bool(self.manifest["uncased"]),
             tokenizer=self._tokenizer,
             split_note=str(self.manifest["split_note"]),
+            path=str(self.path / TOKENIZER),
         )
 
     def _tokenizer(self) -> str:

@@ -41,7 +41,7 @@ def build_change(
     """Build an atlas of what ``tuned`` changed in ``base``, or continue one; False if it was complete already.
 
     It holds the parameters that changed, by more than rounding. Raises BadModel for models that cannot be compared, or
-    if nothing changed, and what `atlas.build.build` raises.
+    if nothing of it changed, and what `atlas.build.build` raises.
     """
     options = options or Options()
     pair = Comparison(base, tuned)
@@ -50,7 +50,10 @@ def build_change(
     jobs = list(_changed_jobs(pair, options, progress))
     if not jobs:
         shutil.rmtree(out)
-        raise BadModel(f"{tuned.name} has all parameters of {base.name} unchanged: there is nothing to build.")
+        raise BadModel(
+            f"{tuned.name} has all parameters of {base.name} unchanged that an atlas holds: there is nothing to build. "
+            "zeropass diff without --build says what else differs."
+        )
     judgement = base.judgement
     carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, progress)
     return True

@@ -1,5 +1,6 @@
 """The difference of two models, a canonical matrix at a time: told from rounding, measured, cut into directions."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,19 +9,14 @@ import torch
 from torch import Tensor
 
 from zeropass.adapted import Adapted
-from zeropass.delta.verdict import FAR_LESS
+from zeropass.delta.held import Form, Held
+from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadModel
 from zeropass.factored import Directions, Factored, close_values
 from zeropass.model import Model
-from zeropass.sources.gguf import storing_error
+from zeropass.statistics import blocks
 
 __all__ = ["Change", "Comparison", "leading", "values"]
-
-ALL_ROUNDED = 0.999
-"""A matrix is a rounded copy if at least so many of its numbers are what rounding the other's gives."""
-
-SOME = slice(0, 16)
-"""Rows, as they lie in the file, that are looked at first."""
 
 EXTRA, STEPS, SEED = 8, 4, 0
 """Of the randomised SVD: directions more than asked for, power iterations, seed."""
@@ -28,18 +24,30 @@ EXTRA, STEPS, SEED = 8, 4, 0
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What was added to one matrix (rows, d); ``rounding`` says that it is only what another type stores."""
+    """What was added to one matrix (rows, d); ``rounding`` says that it is only what another type stores.
+
+    ``before`` is the norm of the matrix, ``inner`` its inner product with what was added.
+    """
 
     layer: int
     role: str
     added: Factored | Tensor
     before: float
     rounding: bool = False
+    inner: float = 0.0
 
     @cached_property
     def dense(self) -> Tensor:
         """The change as a matrix (rows, d)."""
         return self.added if isinstance(self.added, Tensor) else self.added.left @ self.added.right.T
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Few rows (m, d) with the change's own Gram matrix: R right' of left = Q R where it has factors."""
+        if isinstance(self.added, Tensor) or self.added.left.shape[0] <= self.added.left.shape[1]:
+            return self.dense
+        turn: Tensor = torch.linalg.qr(self.added.left).R
+        return turn @ self.added.right.T
 
     @cached_property
     def norm(self) -> float:
@@ -50,6 +58,14 @@ class Change:
     def relative(self) -> float:
         """Norm of the change over that of the matrix before (0 over 0 is 0)."""
         return self.norm / self.before if self.before else 0.0
+
+    @property
+    def cosine(self) -> float:
+        """Cosine between the matrix before and after, number by number (0 for a matrix of zeros, 1 for no change)."""
+        if not self.norm:
+            return 1.0
+        after = math.sqrt(max(self.before**2 + 2 * self.inner + self.norm**2, 0.0))
+        return (self.before**2 + self.inner) / (self.before * after) if self.before and after else 0.0
 
     @cached_property
     def rank(self) -> float:
@@ -73,13 +89,17 @@ class Comparison:
         base, tuned = self.base, self.tuned
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
             raise BadModel(f"{tuned.name} is a {_kind(tuned)}, {base.name} a {_kind(base)}: nothing to compare.")
-        sizes = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "experts")
+        sizes = ("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts")
         for size in sizes:
             own, other = getattr(base.dims, size), getattr(tuned.dims, size)
             if own != other:
                 raise BadModel(
                     f"{tuned.name} is no fine-tune of {base.name}: {size} is {other}, and {own} in the base."
                 )
+
+        if base.family.vector_roles != tuned.family.vector_roles:
+            own, other = (", ".join(model.family.vector_roles) for model in (base, tuned))
+            raise BadModel(f"{tuned.name} is no fine-tune of {base.name}: its blocks have {other}, those of it {own}.")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -99,14 +119,18 @@ class Comparison:
         length = float(before.double().norm())
         if isinstance(self.tuned, Adapted) and (what, layer) not in self.tuned.replaced:
             added = self.tuned.change(what, layer)
-            return Change(layer, what, torch.zeros_like(before) if added is None else added, length)
+            added = torch.zeros_like(before) if added is None else added
+            return Change(layer, what, added, length, inner=_inner(before, added))
         after = self.tuned.matrix(what, layer)
-        return Change(layer, what, after - before, length, self.rounded(what, layer, before, after))
+        added = after - before
+        return Change(layer, what, added, length, self.rounded(what, layer, before, after), _inner(before, added))
 
     def touched(self, what: str, layer: int = 0) -> bool:
         """Whether a tensor may differ: an adapter says which ones it leaves alone, without reading them."""
         tuned = self.tuned
-        return not isinstance(tuned, Adapted) or (what, layer) in tuned.low or (what, layer) in tuned.replaced
+        if not isinstance(tuned, Adapted):
+            return True
+        return (what, layer) in tuned.replaced or tuned.change(what, layer) is not None
 
     def differs(self, what: str, layer: int = 0) -> bool:
         """Whether a matrix or a vector changed, by more than rounding."""
@@ -116,35 +140,27 @@ class Comparison:
         if before is None or after is None:
             return before is not after
         same = before.shape == after.shape and torch.equal(before, after)
-        return not same and not self.rounded(what, layer, before, after)
+        return not same and not (before.shape == after.shape and self.rounded(what, layer, before, after))
 
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
-        """Whether one of two tensors is what storing the other in its own type gives."""
-        return any(
-            _is_rounded(model, what, layer, narrow, wide)
-            for model, narrow, wide in ((self.tuned, after, before), (self.base, before, after))
-        )
+        """Whether two tensors differ, and no more than storing one of them in the other's type makes them differ."""
+        form: Form = "rows" if before.ndim == 2 else "vector"
+        sides = [Held(model, what, layer, form) for model in (self.base, self.tuned)]
+        old, new = (values.reshape(-1, values.shape[-1]) for values in (before, after))
+        moved, rounded = moved_rows(sides[0], sides[1], old, new)
+        return rounded and not bool(moved.any())
+
+
+def _inner(before: Tensor, added: Factored | Tensor) -> float:
+    """The inner product of a matrix with what was added to it."""
+    if isinstance(added, Factored):
+        return float(((before @ added.right) * added.left).double().sum())
+    return sum(float((before[part].double() * added[part].double()).sum()) for part in blocks(len(before)))
 
 
 def _kind(model: Model) -> str:
     """The family, with the stack if it has two."""
     return f"{model.family.name} {model.family.stack}".rstrip()
-
-
-def _is_rounded(model: Model, what: str, layer: int, narrow: Tensor, wide: Tensor) -> bool:
-    if torch.equal(narrow, wide):
-        return False
-    usual = storing_error(model.stored_type(what, layer))
-    if usual is not None and float((narrow - wide).norm()) < FAR_LESS * usual * float(wide.norm()):
-        return False  # the other began from this very file: what moved is too small to be seen once it is stored again
-    record = model.layout.tensors.get(what)
-    across = record is not None and record.transpose
-    for part in (SOME, slice(None)):  # some first: quantising anew takes longer than all else
-        some, other = (one[:, part] if across and one.ndim == 2 else one[part] for one in (narrow, wide))
-        stored = model.as_stored(what, layer, other)
-        if stored is None or float((stored == some).float().mean()) < ALL_ROUNDED:
-            return False
-    return True
 
 
 def values(model: Model, what: str, layer: int = 0) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass.adapted import Adapted
 from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
@@ -22,13 +23,24 @@ from zeropass.arch.spec import (
 )
 from zeropass.catalog import neuron_address, reads_at
 from zeropass.delta.changes import Change, Comparison, leading
-from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange, Standout, Watched
+from zeropass.delta.held import held
+from zeropass.delta.results import (
+    Diff,
+    MatrixChange,
+    Moved,
+    ParameterChange,
+    Relation,
+    Standout,
+    TensorChange,
+)
+from zeropass.delta.tensors import constants, missing, tensor_changes, unread_changes
 from zeropass.delta.verdict import alarms, verdict
+from zeropass.delta.watching import Watching, quadratic
+from zeropass.delta.words import looked_up
 from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
 from zeropass.sources.gguf import storing_error
-from zeropass.statistics import blocks
 from zeropass.views import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]
@@ -37,6 +49,11 @@ Progress = Callable[[str, int, int], None]
 
 DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
 """How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors, rows of a table."""
+
+UNRELATED = 0.1
+"""Below this mean cosine the matrices of two models are no more alike than those of models trained apart.
+
+docs/audit.md tells what was measured: at most .01 for models trained apart, .3 and more after long training."""
 
 PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
 PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
@@ -53,10 +70,13 @@ def compare(
 ) -> Diff:
     """What ``tuned`` changed in ``base``: everything that `Diff` holds.
 
-    ``watch``: words whose share in the change is asked for; each of one token. ``frames``: the base's, if they are at
-    hand. Raises BadModel for models that cannot be compared, UnknownWord for a word that is no token.
+    ``watch``: words of which is asked whether the change concerns them; one that is no token is taken by its pieces.
+    ``frames``: the base's, if they are at hand. Raises BadModel for models that cannot be compared, UnknownWord for a
+    word that the vocabulary cannot write.
     """
-    work = _Work(Comparison(base, tuned), frames or Frames(base), [base.vocab.find(word) for word in watch])
+    words = looked_up(base.vocab, watch)
+    work = _Work(Comparison(base, tuned), frames or Frames(base))
+    work.watching = Watching(words, base.vocab, work.view.ids) if words else None
     for layer in range(base.dims.layers):
         progress("comparing", layer, base.dims.layers + 1)
         work.layer(layer)
@@ -80,14 +100,14 @@ class _Work:
 
     pair: Comparison
     frames: Frames
-    watched: list[list[int]]
+    watching: Watching | None = None
     grams: dict[str, Tensor] = field(default_factory=dict)
     effects: dict[str, Tensor] = field(default_factory=dict)
     matrices: list[MatrixChange] = field(default_factory=list)
-    watch: list[Watched] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
     heads: list[tuple[float, str]] = field(default_factory=list)
     squares: list[tuple[float, float]] = field(default_factory=list)
+    cosines: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         base = self.pair.base
@@ -103,6 +123,7 @@ class _Work:
             change = self.pair.change(role, layer)
             counted = change.norm if not change.rounding else 0.0
             self.squares.append((counted**2, change.before**2))
+            self.cosines.append(change.cosine)
             if not change.norm:
                 continue
             self.matrices.append(self._matrix(change))
@@ -122,7 +143,7 @@ class _Work:
         gram = self.grams.pop(space, None)
         if gram is not None:
             side = "writes" if space.startswith("output") else "sees"
-            self.effects[side] = _effects(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
+            self.effects[side] = quadratic(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
 
     def _matrix(self, change: Change) -> MatrixChange:
         found: tuple[Direction, ...] = ()
@@ -132,7 +153,9 @@ class _Work:
             found = tuple(
                 self._directions(change, directions.values, directions.left, directions.right, directions.close)
             )
-        return MatrixChange(change.layer, change.role, change.relative, change.rank, change.rounding, found, error)
+        return MatrixChange(
+            change.layer, change.role, change.relative, change.rank, change.rounding, found, error, change.cosine
+        )
 
     def _directions(
         self, change: Change, values: Tensor, inner: Tensor, stream: Tensor, close: Tensor
@@ -173,28 +196,15 @@ class _Work:
         side, layer, role = side_of(change.role), change.layer, change.role
         frame = "token" if side == "read" else "output"
         rows = self.frames.rows(space_of(frame, side, reads_at(self.pair.base, layer, role)))
-        folded = self._folded(change.dense, role, frame, layer)
-        gram = folded.T @ folded
+        root = self._folded(change.root, role, frame, layer)
+        gram = root.T @ root
         mean = rows.moments.mean
         usual = float((gram.double() * (rows.moments.covariance + torch.outer(mean, mean))).sum())
         if usual > 0:
             whole = self.grams.setdefault(rows.space, torch.zeros_like(gram))
             whole += gram / usual
-        if self.watched:
-            self.watch.append(self._watched(change, gram, rows.matrix))
-
-    def _watched(self, change: Change, gram: Tensor, rows: Tensor) -> Watched:
-        """The mean effect on the words against random directions, whose first two moments are known exactly."""
-        d = gram.shape[0]
-        flat = [i for word in self.watched for i in word]
-        effects = _effects(torch.nn.functional.normalize(rows[flat]), gram)
-        trace, square = float(gram.trace()), float(gram.square().sum())
-        std = math.sqrt(max(2 * (square - trace**2 / d) / (d * (d + 2)), 0.0) / len(flat))
-        draw = torch.Generator().manual_seed(change.layer)
-        picked = self.view.ids[torch.randint(len(self.view.ids), (200, len(flat)), generator=draw).to(rows.device)]
-        others = _effects(torch.nn.functional.normalize(rows[picked.flatten()]), gram).reshape(picked.shape).mean(1)
-        above = float((effects.mean() > others).float().mean())
-        return Watched(change.layer, change.role, (float(effects.mean()) - trace / d) / (std or 1.0), above)
+            if self.watching is not None:
+                self.watching.take(layer, role, rows.matrix, root, usual)
 
     def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
         """Offer the layer's neurons and heads to those that changed most, relative to the others of their kind."""
@@ -221,29 +231,62 @@ class _Work:
         sees, writes = self._standouts("sees"), self._standouts("writes")
         after = Lens.over(self.frames.of(self.tuned))
         changed, whole = (sum(part) for part in zip(*self.squares, strict=True))
-        added = tuple(map(tuned.vocab.label, _missing(tuned, base)))
-        removed = tuple(map(base.vocab.label, _missing(base, tuned)))
-        found = Diff(
+        differing, compared = tensor_changes(self.pair)
+        tables = (*differing, *unread_changes(self.pair))
+        tied = base.family.causal and base.says == tuned.says == "embedding"
+        words, watch = self.watching.finish(self.effects) if self.watching is not None else ((), ())
+        difference = Diff(
             base=self._known(base),
             tuned=self._known(tuned),
             verdict=(),
             alarm=(),
-            relative=math.sqrt(changed / whole),
+            relative=math.sqrt(changed / whole) if whole else 0.0,
             matrices=tuple(self.matrices),
-            vectors=tuple(sorted(self._vectors(), key=_by_change)[:MOVED]),
-            embedding=self._embedding(),
-            added=added,
-            removed=removed,
+            vectors=_vectors(tables),
+            embedding=_most(tables, "embedding"),
+            added=tuple(map(tuned.vocab.label, missing(tuned, base))),
+            removed=tuple(map(base.vocab.label, missing(base, tuned))),
             sees=sees,
             writes=writes,
             neurons=self._before_and_after(self.neurons, after),
             heads=self._before_and_after(self.heads, after),
             outside=tuple(self._outside(after)),
-            watch=tuple(sorted(self.watch, key=_by_effect)),
-            method={"directions": DIRECTIONS, "hidden": self.view.hidden.count, "tokens": self.view.hidden.view},
+            watch=watch,
+            method={
+                "directions": DIRECTIONS,
+                "hidden": self.view.hidden.count,
+                "tokens": self.view.hidden.view,
+                "tied": tied,
+                "roles": len(self.pair.roles),
+            },
+            cosine=sum(self.cosines) / len(self.cosines),
+            tables=tables,
+            unembedding=_most(tables, "unembedding"),
+            constants=tuple(constants(self.pair)),
+            words=words,
+            compared=compared + len(self.cosines),
         )
-        found = replace(found, alarm=alarms(found))
-        return replace(found, verdict=verdict(found))
+        difference = replace(difference, relation=self._relation(difference))
+        if difference.relation == "unrelated":
+            difference = _without_meaning(difference)
+        difference = replace(difference, alarm=alarms(difference))
+        return replace(difference, verdict=verdict(difference))
+
+    def _relation(self, difference: Diff) -> Relation:
+        """What the models are to each other; an adapter is a change of its base, however large."""
+        if not isinstance(self.pair.tuned, Adapted) and difference.cosine < UNRELATED:
+            return "unrelated"
+        states = {table.state for table in difference.tables if table.read or table.state in ("changed", "replaced")}
+        states |= {"rounded" if matrix.rounding else "changed" for matrix in difference.matrices}
+        same_tokens = not (difference.added or difference.removed or self._renumbered())
+        if states - {"rounded"} or difference.constants or not same_tokens:
+            return "changed"
+        return "rounded" if states else "equal"
+
+    def _renumbered(self) -> bool:
+        """Whether tokens that both models have do not have the same ids."""
+        base, tuned = self.pair.base.vocab, self.pair.tuned.vocab
+        return any(a != b for a, b in zip(base.pieces, tuned.pieces, strict=False) if a and b)
 
     def _known(self, model: Model) -> dict[str, Any]:
         """What a reader must know of a model: name, hash, types of its blocks."""
@@ -294,50 +337,34 @@ class _Work:
 
     def _row_changes(self, what: str) -> Tensor:
         """How much each row of a table changed, over its length before."""
-        before, after = (model.matrix(what) for model in (self.pair.base, self.tuned))
+        tables = (held(model, what, 0) for model in (self.pair.base, self.tuned))
+        before, after = (table.read(0, table.rows) for table in tables if table is not None)
         length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         moved: Tensor = (after - before).norm(dim=1) / length
         return moved.cpu()
 
-    def _vectors(self) -> Iterator[Moved]:
-        """Norm gains and biases that moved."""
-        for what, stored in self.pair.base.layout.tensors.items():
-            if not what.endswith(("norm", "bias")):
-                continue
-            for layer in range(self.pair.base.dims.layers if "{layer}" in stored.name else 1):
-                before, after = self.pair.base.vector(what, layer), self.tuned.vector(what, layer)
-                if before is None or after is None or torch.equal(before, after):
-                    continue
-                if not self.pair.rounded(what, layer, before, after):
-                    yield _moved(f"L{layer} {what}" if "{layer}" in stored.name else what, before, after)
 
-    def _embedding(self) -> tuple[Moved, ...]:
-        """Rows of the embedding that moved most, of the tokens that both have; read block by block."""
-        base, tuned = self.pair.base, self.pair.tuned
-        if not self.pair.touched("embedding"):
-            return ()
-        best: list[tuple[float, int, Moved]] = []
-        rounded = []
-        for part in torch.split(_shared(base, tuned), 4096):
-            before, after = _rows(base, part[:, 0]), _rows(tuned, part[:, 1])
-            rounded.append(torch.equal(before, after) or self.pair.rounded("embedding", 0, before, after))
-            relative = (after - before).norm(dim=1) / before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-            for value, row in zip(*relative.topk(min(MOVED, len(relative))), strict=True):
-                if float(value) > 0:
-                    token = int(part[row, 0])
-                    best.append((float(value), -token, _moved(base.vocab.label(token), before[row], after[row])))
-        return () if rounded and all(rounded) else tuple(one[2] for one in heapq.nlargest(MOVED, best))
+def _vectors(tables: Sequence[TensorChange]) -> tuple[Moved, ...]:
+    """The norms and biases that moved most."""
+    moved = [
+        Moved(table.name, table.relative, table.cosine)
+        for table in tables
+        if table.read and table.state == "changed" and table.what.endswith(("norm", "bias"))
+    ]
+    return tuple(sorted(moved, key=_by_change)[:MOVED])
 
 
-def _rows(model: Model, ids: Tensor) -> Tensor:
-    """Rows of the embedding: what lies between the first and the last is read."""
-    first = int(ids.min())
-    return model.matrix("embedding", 0, first, int(ids.max()) + 1)[(ids - first).to(model.device)]
+def _most(tables: Sequence[TensorChange], what: str) -> tuple[Moved, ...]:
+    """The rows of a table that moved most."""
+    return next((table.most for table in tables if table.read and table.what == what), ())
 
 
-def _effects(rows: Tensor, gram: Tensor) -> Tensor:
-    """``r G rᵀ`` of every row, block by block."""
-    return torch.cat([((rows[part] @ gram) * rows[part]).sum(1) for part in blocks(len(rows), 4096)])
+def _without_meaning(difference: Diff) -> Diff:
+    """A difference of models that are none of each other: without what would read it as a change."""
+    matrices = tuple(replace(matrix, directions=(), error=0.0) for matrix in difference.matrices)
+    return replace(
+        difference, matrices=matrices, sees=(), writes=(), neurons=(), heads=(), outside=(), watch=(), words=()
+    )
 
 
 def _offer(best: list[tuple[float, str]], size: int, value: float, address: str) -> None:
@@ -348,29 +375,5 @@ def _offer(best: list[tuple[float, str]], size: int, value: float, address: str)
         heapq.heappushpop(best, (value, address))
 
 
-def _missing(model: Model, other: Model) -> list[int]:
-    """Ids of the tokens that the other model does not have."""
-    known = set(other.vocab.pieces)
-    return [i for i, piece in enumerate(model.vocab.pieces) if piece not in known and not model.vocab.unused[i]]
-
-
-def _shared(base: Model, tuned: Model) -> Tensor:
-    """Ids (n, 2) of the tokens that both have; those without a text only if the vocabularies are the same."""
-    if base.vocab.pieces == tuned.vocab.pieces:
-        return torch.arange(base.vocab.size)[:, None].expand(-1, 2)
-    theirs = {piece: i for i, piece in enumerate(tuned.vocab.pieces) if not tuned.vocab.unused[i]}
-    return torch.tensor([(i, theirs[piece]) for i, piece in enumerate(base.vocab.pieces) if piece in theirs])
-
-
-def _moved(name: str, before: Tensor, after: Tensor) -> Moved:
-    length = float(before.norm())
-    cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=0)
-    return Moved(name, float((after - before).norm()) / (length or 1.0), float(cosine))
-
-
 def _by_change(one: Moved) -> float:
     return -one.relative
-
-
-def _by_effect(one: Watched) -> float:
-    return -one.effect

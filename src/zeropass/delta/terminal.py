@@ -16,8 +16,8 @@ from zeropass.vocab import shown_text
 __all__ = ["render_diff"]
 
 BARS = "▁▂▃▄▅▆▇█"
-SHOWN, WORDS, LINES = 10, 5, 6
-"""How many to show: tokens of all changes, words of a list, lines of a kind."""
+SHOWN, WORDS, LINES, WATCHED = 10, 5, 6, 10
+"""How many to show: tokens of all changes, words of a list, lines of a kind, watched words."""
 
 
 def render_diff(found: Diff) -> RenderableType:
@@ -26,8 +26,12 @@ def render_diff(found: Diff) -> RenderableType:
         (shown_text(str(found.base["name"])), "bold"), " → ", (shown_text(str(found.tuned["name"])), "bold")
     )
     parts: list[RenderableType] = [names, *(Text(line) for line in found.verdict)]
+    if found.relation == "unrelated":
+        return Group(*parts)
+    if found.words:
+        parts += [Text(), _watched(found)]
     changed = any(not one.rounding for one in found.matrices)
-    if changed:
+    if changed and found.sees and found.writes:
         parts += [Text(), *_standouts(found)]
     if found.outside:
         parts += [Text(), _outside(found)]
@@ -37,8 +41,6 @@ def render_diff(found: Diff) -> RenderableType:
     if found.added:
         shown = Text(" ").join(token_text(token) for token in found.added[:SHOWN])
         parts.append(Text.assemble(("tokens added: ", "dim"), shown))
-    if found.watch:
-        parts += [Text(), *_watch(found)]
     return Group(*parts)
 
 
@@ -149,7 +151,12 @@ def _list(record: Record) -> Text:
 
 
 def _moved(found: Diff) -> Iterator[Text]:
-    for name, moved in (("norms and biases moved: ", found.vectors), ("embedding rows moved: ", found.embedding)):
+    every = (
+        ("norms and biases moved: ", found.vectors),
+        ("embedding rows moved: ", found.embedding),
+        ("unembedding rows moved: ", found.unembedding),
+    )
+    for name, moved in every:
         if moved:
             yield Text(name, style="dim").append_text(Text(", ").join(map(_one_moved, moved[:LINES])))
 
@@ -158,9 +165,26 @@ def _one_moved(one: Moved) -> Text:
     return token_text(one.name).append(f" {percent(one.relative)}", style="dim")
 
 
-def _watch(found: Diff) -> Iterator[Text]:
-    yield Text("watched words: effect in deviations of random directions; above so many other words", style="dim")
-    for one in found.watch[:LINES]:
-        yield Text.assemble(
-            (f"L{one.layer} ", "bold"), (one.role, "bold cyan"), f" {one.effect:+.1f}, above {one.above:.0%}"
-        )
+def _watched(found: Diff) -> Table:
+    """A line for each watched word: whether the change concerns it, and among how many tokens it stands out."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("watched", "concerned", "chance", "sees it more than", "writes it more than", "most in"):
+        table.add_column(name)
+    for one in found.words[:WATCHED]:
+        pieces = " + ".join(map(shown_text, one.pieces)) if one.split else ""
+        word = Text(shown_text(one.word), style="bold").append(f"  split: {pieces}" if pieces else "", style="dim")
+        said = "cannot tell" if one.concerned is None else "yes" if one.concerned else "no"
+        place = next((f"L{where.layer} {where.role}" for where in found.watch if where.word == one.word), "")
+        table.add_row(word, said, _chance(one.chance), _share(one.sees), _share(one.writes), place)
+    if (rest := len(found.words) - WATCHED) > 0:
+        table.add_row(Text(f"{rest} more, in diff.json", style="dim"))
+    return table
+
+
+def _chance(chance: float) -> str:
+    """How often a token like it stands out as far."""
+    return f"{chance:.1%}" if chance < 0.1 else f"{chance:.0%}"
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{math.floor(10_000 * share) / 100:.2f}%"
