@@ -106,7 +106,7 @@ class Comparison:
     def touched(self, what: str, layer: int = 0) -> bool:
         """Whether a tensor may differ: an adapter says which ones it leaves alone, without reading them."""
         tuned = self.tuned
-        return not isinstance(tuned, Adapted) or (what, layer) in tuned.low or (what, layer) in tuned.replaced
+        return not isinstance(tuned, Adapted) or tuned.touches(what, layer)
 
     def differs(self, what: str, layer: int = 0) -> bool:
         """Whether a matrix or a vector changed, by more than rounding."""
