@@ -1,12 +1,13 @@
 """Adapters on tiny models, as PEFT makes, runs and merges them."""
 
-import copy
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -48,7 +49,7 @@ def save(variant: str, folder: Path, config: PeftConfig) -> None:
 
 
 def randomise(hf: Any) -> None:
-    """Draw every trained number at random; those that begin as ones, lengths or copies keep what they are, and noise."""
+    """Draw every trained number at random; what begins as ones, lengths or copies keeps what it is, and noise."""
     draw, seen = torch.Generator().manual_seed(3), set()
     with torch.no_grad():
         for name, parameter in hf.named_parameters(remove_duplicate=False):
@@ -69,26 +70,27 @@ def merged(variant: str, adapter: Path) -> PreTrainedModel:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         running = PeftModel.from_pretrained(base_model(variant), str(adapter)).eval()
-        whole: Any = PeftModel.from_pretrained(base_model(variant), str(adapter)).merge_and_unload()
-        inner = running.get_base_model()
+        inner: Any = running.get_base_model()
+        pair = bool(inner.config.is_encoder_decoder)
+        inputs = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if pair else {})
+        theirs = running(**inputs)[0]
         head = inner.get_output_embeddings()
-        tied = head is not None and whole.config.tie_word_embeddings
-        before = inner.get_input_embeddings().weight.data_ptr() == head.weight.data_ptr() if head is not None else False
-        encoder_decoder = bool(whole.config.is_encoder_decoder)
-        if (tied or before) and not encoder_decoder:
-            embed, unembed = _embedding(inner), _unembedding(head)
-            whole.config.tie_word_embeddings = bool(torch.allclose(embed, unembed, atol=1e-6))
-            whole.set_input_embeddings(copy.deepcopy(whole.get_input_embeddings()))
-            whole.get_input_embeddings().weight = torch.nn.Parameter(embed)
-            new = copy.deepcopy(whole.get_output_embeddings())
-            new.weight = (
-                whole.get_input_embeddings().weight if whole.config.tie_word_embeddings else torch.nn.Parameter(unembed)
-            )
-            whole.set_output_embeddings(new)
-        inputs = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if encoder_decoder else {})
-        theirs, ours = running(**inputs)[0], whole.eval()(**inputs)[0]
+        tables = None if head is None or pair else (_embedding(inner), _unembedding(head))
+        whole: Any = running.merge_and_unload()
+        if tables is not None:
+            _set_tables(whole, *tables)
+        ours = whole.eval()(**inputs)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     return whole
+
+
+def _set_tables(hf: Any, embedding: Tensor, unembedding: Tensor) -> None:
+    """Give a model these tables; one where they are equal."""
+    hf.config.tie_word_embeddings = bool(torch.allclose(embedding, unembedding, atol=1e-6))
+    for module, table in ((hf.get_input_embeddings(), embedding), (hf.get_output_embeddings(), unembedding)):
+        module.weight = torch.nn.Parameter(table)
+    if hf.config.tie_word_embeddings:
+        hf.get_output_embeddings().weight = hf.get_input_embeddings().weight
 
 
 def _embedding(inner: Any) -> Tensor:
@@ -101,6 +103,16 @@ def _embedding(inner: Any) -> Tensor:
 def _unembedding(head: Any) -> Tensor:
     width = head.weight.shape[1]
     return (head(torch.eye(width)) - head(torch.zeros(1, width))).T.contiguous()
+
+
+def spoiled(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor | None]) -> Path:
+    """Change settings and tensors of an adapter's folder; None takes a tensor away."""
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    path = folder / "adapter_model.safetensors"
+    kept = load_file(path) | tensors
+    save_file({name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}, path)
+    return folder
 
 
 def alike(found: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:

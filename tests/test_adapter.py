@@ -78,7 +78,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("settings", "tensors", "error", "words"),
     [
-        ({"peft_type": "IA3"}, {}, BadModel, "reads LORA"),
+        ({"peft_type": "PREFIX_TUNING"}, {}, BadModel, "reads LORA"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, BadModel, "changes the base"),
         ({"lora_bias": True}, {}, BadModel, "lora_bias"),
         ({"r": 5}, {}, BadWeights, "rank 4"),

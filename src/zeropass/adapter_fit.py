@@ -16,7 +16,7 @@ from torch import Tensor
 from zeropass.adapter_names import Meaning, Names
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Layout, side_of
-from zeropass.errors import BadModel, BadWeights
+from zeropass.errors import BadModel, BadWeights, MissingExtra
 from zeropass.model import Model
 from zeropass.sources.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
 from zeropass.sources.adapter_methods import Adapter, StackedFactors
@@ -32,6 +32,9 @@ Shape = tuple[int | None, ...]
 _EMBEDDING, _UNEMBEDDING = ("embedding", 0), ("unembedding", 0)
 _BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
+
+_ROWS = 8192
+"""Rows of a table that are compared at once."""
 
 _BY_ID = ("positions", "types", "relative")
 """Tables with a row for each of something else."""
@@ -101,6 +104,8 @@ class _Fitting:
             own = (own if meaning.index is None else own[meaning.index]).contiguous()
             if what in _BY_TOKEN:
                 own = self._by_id(what, own)
+                if self._is_of_base(what, own):
+                    continue  # PEFT saves the base's table beside an adapter of it
             tied = place in (_EMBEDDING, _UNEMBEDDING) and self.base.dims.tied
             self._put(
                 self.shared if tied and not self.adapter.settings.saved(name) else self.replaced, place, own, name
@@ -184,7 +189,10 @@ class _Fitting:
         if not modules or self.elsewhere:
             self._refuse(f"{self.adapter.settings.method} is read of whole models with some changed modules only")
         shapes = {module: (shape, self._has_all(f"{module}.bias")) for module, (_, shape) in modules.items()}
-        computer = import_module("zeropass.sources.adapter_peft").Computer(self.adapter, shapes)
+        try:
+            computer = import_module("zeropass.sources.adapter_peft").Computer(self.adapter, shapes)
+        except MissingExtra as error:
+            raise MissingExtra(f"{self.adapter.path} is of the kind {self.adapter.settings.method}: {error}") from error
         for module, (meaning, shape) in modules.items():
             self._place(module, meaning, Computed(partial(_matrix, computer, module), shape))
             if shapes[module][1]:
@@ -321,8 +329,23 @@ class _Fitting:
         if table.ndim == 1:
             before = self.base.vector(what)
             return torch.cat([table, torch.zeros(count - rows) if before is None else before[rows:].cpu()])
-        known = "unembedding" if what == "unembedding" and not self.base.dims.tied else "embedding"
-        return torch.cat([table, self.base.matrix(known, 0, rows, count).cpu()])
+        return torch.cat([table, self._rows_of_base(what, rows, count)])
+
+    def _is_of_base(self, what: str, table: Tensor) -> bool:
+        """Whether a table of tokens is the base's own."""
+        if table.ndim == 1:
+            before = self.base.vector(what)
+            return before is not None and torch.equal(table, before.cpu())
+        if not (self.base.dims.tied or self.base.has(what)):
+            return False
+        parts = zip(range(0, len(table), _ROWS), table.split(_ROWS), strict=True)
+        return all(torch.equal(part, self._rows_of_base(what, start, start + len(part))) for start, part in parts)
+
+    def _rows_of_base(self, what: str, start: int, stop: int) -> Tensor:
+        """Rows of a table of tokens as the base has it."""
+        if what == "unembedding" and self.base.dims.tied:
+            return self.base.tokens("embedding", slice(start, stop)).cpu()
+        return self.base.matrix(what, 0, start, stop).cpu()
 
     def _change_by_id(self, name: str, change: Change) -> Change:
         """A change of the rows of the base's tokens, by id."""

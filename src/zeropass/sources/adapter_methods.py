@@ -33,6 +33,9 @@ _ADALORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[ABE])")
 _IA3 = re.compile(r"(?P<module>.+)\.ia3_l")
 _TOKENS = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta")
 
+_WRAPPED = re.compile(r"\.(?:base_layer|token_adapter\.base_layer|modules_to_save(?:\.default)?)\.")
+"""What PEFT puts between the names of a module and of its parameters."""
+
 _EPSILON = 1e-5
 """What PEFT adds to AdaLoRA's rank before it divides by it."""
 
@@ -248,10 +251,12 @@ def _read_whole(files: AdapterFiles, adapter: Adapter, names: Names) -> None:
                 )
             _add(files, adapter, f"{found['module']}.weight", Rows(ids, values))
             continue
-        inside = re.sub(r"\.(?:base_layer|token_adapter\.base_layer|modules_to_save(?:\.default)?)\.", ".", name)
-        if inside in adapter.whole:
-            raise BadWeights(f"{files.folder / WEIGHTS}: two tensors are of {inside}.")
-        adapter.whole[inside] = _read(files, name)
+        inside = _WRAPPED.sub(".", name)
+        if ".original_module." in name and files.settings.saved(name.replace(".original_module.", ".")):
+            continue  # the base's own, in whose place the trained copy is
+        tensor = _read(files, name)
+        if not torch.equal(adapter.whole.setdefault(inside, tensor), tensor):
+            raise BadWeights(f"{files.folder / WEIGHTS}: two tensors are of {inside}, and they differ.")
 
 
 def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool = False) -> Tensor:

@@ -20,9 +20,7 @@ try:
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 except ImportError as error:
-    raise MissingExtra(
-        "PEFT computes this kind of adapter, which needs an extra: pip install 'zeropass[run]'."
-    ) from error
+    raise MissingExtra("PEFT has to compute it, which needs an extra: pip install 'zeropass[run]'.") from error
 
 __all__ = ["Computer"]
 

@@ -62,7 +62,7 @@ _ADALORA = {
 
 def _computed(*keys: str) -> dict[str, str]:
     """The keys of a method whose changes PEFT computes: it is given all of them."""
-    return dict.fromkeys(("r", "init_weights", *keys), "given to PEFT")
+    return dict.fromkeys(("init_weights", *keys), "given to PEFT")
 
 
 METHODS: dict[str, dict[str, str]] = {
@@ -76,29 +76,29 @@ METHODS: dict[str, dict[str, str]] = {
 
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 COMPUTED: dict[str, tuple[str, dict[str, str]]] = {
-    "VERA": ("vera_", _computed("projection_prng_key", "save_projection", "vera_dropout", "d_initial")),
-    "LOHA": ("hada_", _computed("alpha", "rank_dropout", "module_dropout", "use_effective_conv2d", *_PATTERNS)),
+    "VERA": ("vera_", _computed("r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial")),
+    "LOHA": ("hada_", _computed("r", "alpha", "rank_dropout", "module_dropout", "use_effective_conv2d", *_PATTERNS)),
     "LOKR": (
         "lokr_",
-        _computed("alpha", "rank_dropout", "module_dropout", "use_effective_conv2d", *_PATTERNS)
+        _computed("r", "alpha", "rank_dropout", "module_dropout", "use_effective_conv2d", *_PATTERNS)
         | _computed("decompose_both", "decompose_factor", "rank_dropout_scale"),
     ),
     "OFT": (
         "oft_",
-        _computed("oft_block_size", "module_dropout", "coft", "eps", "block_share")
+        _computed("r", "oft_block_size", "module_dropout", "coft", "eps", "block_share")
         | _computed("use_cayley_neumann", "num_cayley_neumann_terms"),
     ),
     "BOFT": ("boft_", _computed("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout")),
-    "HRA": ("hra_", _computed("apply_GS")),
+    "HRA": ("hra_", _computed("r", "apply_GS")),
     "FOURIERFT": ("fourierft_", _computed("n_frequency", "scaling", "random_loc_seed", "n_frequency_pattern")),
     "C3A": ("c3a_", _computed("block_size", "block_size_pattern")),
     "RANDLORA": (
         "randlora_",
-        _computed("randlora_alpha", "projection_prng_key", "save_projection", "randlora_dropout")
+        _computed("r", "randlora_alpha", "projection_prng_key", "save_projection", "randlora_dropout")
         | _computed("sparse", "very_sparse"),
     ),
-    "HIRA": ("hira_", _computed("hira_dropout", "rank_pattern")),
-    "MISS": ("miss_", _computed("miss_dropout", "mini_r")),
+    "HIRA": ("hira_", _computed("r", "hira_dropout", "rank_pattern")),
+    "MISS": ("miss_", _computed("r", "miss_dropout", "mini_r")),
     "ROAD": ("road_", _computed("variant", "group_size")),
 }
 """Methods whose changes PEFT computes: what its tensors' names begin with, and the keys that it is given."""
