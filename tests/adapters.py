@@ -45,7 +45,9 @@ def save(variant: str, folder: Path, config: PeftConfig) -> None:
         hf: Any = get_peft_model(base_model(variant), config)
         randomise(hf)
         hf.save_pretrained(folder / "adapter")
-        tiny.save(merged(variant, folder / "adapter"), folder / "merged")
+        whole = merged(variant, folder / "adapter")
+        tiny.save(whole, folder / "merged")
+        tiny.edit(folder / "merged", {"tie_word_embeddings": whole.config.tie_word_embeddings})  # gpt2 does not say it
 
 
 def randomise(hf: Any) -> None:

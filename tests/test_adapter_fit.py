@@ -60,7 +60,7 @@ def test_a_module_is_matched_by_its_whole_path(module: str, plain: Adapted, adap
     tensors = load_file(adapter / "adapter_model.safetensors")
     moved = {name.replace(Q, module): tensors[name] for name in FACTORS}
     with pytest.raises(BadWeights, match=rf"changes {module}\.weight, which .* does not have"):
-        adapt(plain.base, spoiled(adapter, {}, dict.fromkeys(FACTORS) | moved))
+        adapt(plain.base, spoiled(adapter, {"target_modules": ["q_proj", "lm_head"]}, dict.fromkeys(FACTORS) | moved))
 
 
 @pytest.mark.parametrize("module", ["model.layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj"])
@@ -68,6 +68,14 @@ def test_a_module_has_the_prefixes_of_its_layout(module: str, plain: Adapted, ad
     tensors = load_file(adapter / "adapter_model.safetensors")
     moved = {name.replace(Q, module): tensors[name] for name in FACTORS}
     alike(adapt(plain.base, spoiled(adapter, {}, dict.fromkeys(FACTORS) | moved)), plain)
+
+
+def test_a_module_that_the_settings_leave_out_is_refused(plain: Adapted, adapter: Path) -> None:
+    for targets in (["k_proj"], ["layers.0.self_attn.q_proj"], ["proj"]):
+        with pytest.raises(BadModel, match=r"q_proj, which target_modules .* PEFT would leave it out"):
+            adapt(plain.base, spoiled(adapter, {"target_modules": targets}, {}))
+    for kept in (["q_proj"], ["self_attn.q_proj"], None, r".*\.q_proj", []):
+        alike(adapt(plain.base, spoiled(adapter, {"target_modules": kept}, {})), plain)
 
 
 def test_a_parameter_under_two_names_is_refused(plain: Adapted, adapter: Path) -> None:
@@ -227,7 +235,7 @@ def test_a_module_that_neither_stack_has_is_refused(module: str, tmp_path: Path)
     found = trained("t5-encoder", tmp_path, LoraConfig(r=3, target_modules=["q"]))
     factors = {f"{ROOT}{module}.lora_A.weight": torch.ones(3, 24), f"{ROOT}{module}.lora_B.weight": torch.ones(24, 3)}
     with pytest.raises(BadWeights, match=rf"changes {module}\.weight"):
-        adapt(found.base, spoiled(tmp_path / "adapter", {}, factors))
+        adapt(found.base, spoiled(tmp_path / "adapter", {"target_modules": None}, factors))
     with pytest.raises(BadWeights, match=r"changes decoder\.block\.0\.odd\.weight"):
         whole: dict[str, Tensor | None] = {f"{ROOT}decoder.block.0.odd.weight": torch.ones(4)}
         adapt(found.base, spoiled(tmp_path / "adapter", {}, dict.fromkeys(factors) | whole))

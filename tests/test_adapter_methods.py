@@ -183,7 +183,7 @@ EXPERTS = "base_model.model.model.layers.0.mlp.experts.lora_A.weight"
         ({}, {EXPERTS: torch.zeros(14, 40)}, "each of the 5 experts"),
         ({}, {EXPERTS: torch.zeros(15, 41)}, "each of the 5 experts"),
         ({}, {EXPERTS.replace("lora_A", "lora_magnitude_vector"): torch.zeros(24)}, "more than the two factors"),
-        ({}, {EXPERTS.replace("mlp.experts", "mlp.base.experts"): torch.zeros(15, 40)}, "lacks its factor B"),
+        ({}, {EXPERTS.replace("mlp.experts", "mlp.base.experts"): torch.zeros(15, 40)}, "does not name"),
     ],
 )
 def test_factors_of_stacked_experts_that_do_not_fit(
@@ -239,6 +239,7 @@ def test_peft_is_asked_about_plain_linear_modules_only(targets: list[str], tmp_p
     if targets == ["c_attn"]:
         path = folder / "adapter_model.safetensors"
         save_file({name.replace("mlp.c_fc", "attn.c_attn"): one for name, one in load_file(path).items()}, path)
+        spoiled(folder, {"target_modules": None}, {})
     with pytest.raises(BadModel, match="plain linear modules"):
         adapt(zp.open_model(str(tmp_path / "base")), folder)
 

@@ -28,6 +28,9 @@ LAYOUTS: dict[str, tuple[list[str], list[str], list[str]]] = {
 """Of each base: its linear modules, its tables of tokens, and others that may be trained whole."""
 
 
+IMPOSSIBLE = "PEFT cannot make, load or merge it, or merges something else than it runs"
+
+
 def some(names: list[str], least: int = 0) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(names), min_size=least, max_size=3, unique=True)
 
@@ -91,31 +94,32 @@ def holds(variant: str, config: peft.PeftConfig) -> str:
         try:
             save(variant, folder, config)
         except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, AssertionError):
-            return "PEFT cannot make, load or merge it"
+            return IMPOSSIBLE
         try:
             found = adapt(zp.open_model(str(folder / "base")), folder / "adapter")
         except ZeropassError as error:
-            return str(error).partition(": ")[2] or str(error)
+            return str(error)
         alike(found, zp.open_model(str(folder / "merged")))
         return ""
 
 
-@settings(max_examples=24, derandomize=True)
+@settings(max_examples=28, derandomize=True)
 @given(loras())
 def test_a_lora_of_any_configuration_is_what_peft_makes(case: tuple[str, peft.PeftConfig]) -> None:
-    outcome = holds(*case)
+    outcome, tied = holds(*case), vars(case[1])["ensure_weight_tying"]
     event(outcome or "read")
-    if outcome.startswith("PEFT"):
+    if outcome == IMPOSSIBLE:
         reject()
-    assert not outcome, outcome  # of these none is refused
+    # PEFT saves factors of a tied head that it does not load again, where it does not know the embedding's name.
+    assert not outcome or ("PEFT would leave it out" in outcome and tied), outcome
 
 
-@settings(max_examples=24, derandomize=True)
+@settings(max_examples=28, derandomize=True)
 @given(others())
 def test_an_adapter_of_another_method_is_what_peft_makes_or_refused(case: tuple[str, peft.PeftConfig]) -> None:
     outcome = holds(*case)
     event(outcome or "read")
-    if outcome.startswith("PEFT"):
+    if outcome == IMPOSSIBLE:
         reject()
     # PEFT's own methods are read of plain linear modules: GPT-2 has none, and others have fused ones.
     assert not outcome or "plain linear modules" in outcome, outcome

@@ -236,7 +236,7 @@ class _Fitting:
                 self._refuse("it brings two tables for embedding and unembedding, which are one in the base")
             for place in (_EMBEDDING, _UNEMBEDDING):
                 self.replaced.setdefault(place, table)
-        if self.adapter.settings.on("ensure_weight_tying") or self.adapter.settings.method == "TRAINABLE_TOKENS":
+        if self.adapter.settings.tied:
             self._follow()
         elif isinstance(self.changed.get(_EMBEDDING), Rows):
             if not isinstance(self.changed.setdefault(_UNEMBEDDING, self.changed[_EMBEDDING]), Rows):

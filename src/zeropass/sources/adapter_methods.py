@@ -104,6 +104,7 @@ def _read_lora(files: AdapterFiles, adapter: Adapter) -> Names:
         else:
             rest.append(name)
     for module, parts in factors.items():
+        _require_targeted(files, module.replace(".base_layer", ""))
         _lora_module(files, adapter, module, parts)
     return rest
 
@@ -165,6 +166,7 @@ def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
         else:
             rest.append(name)
     for module, parts in factors.items():
+        _require_targeted(files, module)
         if missing := sorted({"A", "B", "E"} - parts.keys()):
             raise BadWeights(f"{files.folder / WEIGHTS}: {module} lacks its factor {missing[0]}.")
         down, up, values = (_read(files, parts[part], 2, empty=True) for part in "ABE")
@@ -191,6 +193,7 @@ def _read_ia3(files: AdapterFiles, adapter: Adapter) -> Names:
         if found is None:
             rest.append(name)
             continue
+        _require_targeted(files, found["module"])
         factor = _read(files, name, 2)
         if 1 not in factor.shape:
             raise BadWeights(
@@ -223,6 +226,7 @@ def _read_computed(files: AdapterFiles, adapter: Adapter) -> Names:
         if name.startswith(f"base_model.{prefix}"):
             adapter.computed.setdefault("", {})[name.removeprefix("base_model.")] = _read(files, name)
         elif found := own.fullmatch(name):
+            _require_targeted(files, found["module"])
             adapter.computed.setdefault(found["module"], {})[found["part"]] = _read(files, name)
         else:
             rest.append(name)
@@ -275,6 +279,15 @@ def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool =
             "split over processes (ZeRO-3, FSDP) have to be saved anew."
         )
     return torch.from_numpy(files.source.rows(stored))
+
+
+def _require_targeted(files: AdapterFiles, module: str) -> None:
+    """Refuse a module that PEFT would leave as it is, although the file has tensors for it."""
+    if not (files.settings.targeted(module) or files.settings.parameters(module)):
+        raise BadModel(
+            f"{files.folder / WEIGHTS} changes {module}, which target_modules of {CONFIG} does not name: PEFT would "
+            "leave it out."
+        )
 
 
 def _add(files: AdapterFiles, adapter: Adapter, name: str, change: Change) -> None:

@@ -19,7 +19,7 @@ _EVERYWHERE = {
     "peft_type": "used",
     "base_model_name_or_path": "used: it is said which base the adapter names",
     "modules_to_save": "used",
-    "target_modules": "the tensors say which modules are changed",
+    "target_modules": "used",
     "exclude_modules": "the tensors say which modules are changed",
     "layers_to_transform": "the tensors say which layers are changed",
     "layers_pattern": "the tensors say which layers are changed",
@@ -105,6 +105,9 @@ COMPUTED: dict[str, tuple[str, dict[str, str]]] = {
 
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Ways to begin that leave the base as it is."""
+
+_TABLES = ("embed_tokens", "lm_head")
+"""What PEFT calls the tables of tokens, whatever the model calls them."""
 
 _COMPUTED_STARTS = ("gaussian", "xavier_uniform", "kaiming_uniform")
 """The same, of C3A."""
@@ -235,6 +238,23 @@ class Settings:
         """
         named = [name.rpartition(".") for name in self.names("target_parameters")]
         return [leaf for stem, _, leaf in named if f".{module}".endswith(f".{stem or 'experts'}")]
+
+    def targeted(self, module: str) -> bool:
+        """Whether PEFT would change a module: what its list of names leaves out, it does not load."""
+        names = self.values.get("target_modules")
+        if not isinstance(names, list) or not names:
+            return True
+        tied = self.tied and module.rpartition(".")[2] in _TABLES
+        return tied or any(f".{module}".endswith(f".{name}") for name in names)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the adapter keeps embedding and unembedding one: PEFT does so where it is told one of these names."""
+        if self.method == "TRAINABLE_TOKENS":
+            return True
+        targets = self.values.get("target_modules")
+        names = [*self.names("modules_to_save"), *(targets if isinstance(targets, list) else ())]
+        return self.on("ensure_weight_tying") and any(str(name).rpartition(".")[2] in _TABLES for name in names)
 
     def saved(self, name: str) -> bool:
         """Whether a tensor is of a module that was trained as a whole, beside the base's own (``modules_to_save``)."""
