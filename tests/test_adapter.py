@@ -1,17 +1,16 @@
 """LoRA adapters: what PEFT computes with them is what is read from their factors."""
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zeropass as zp
-from adapters import ALL, made
-from zeropass.adapted import adapt
+from adapters import ALL, made, spoiled
+from zeropass.adapted import Adapted, adapt
 from zeropass.errors import BadModel, BadWeights
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -63,13 +62,16 @@ def test_an_adapted_model_is_read_like_any_other(tmp_path: Path) -> None:
             assert [one.score for one in best] == pytest.approx([one.score for one in other], rel=1e-4)
 
 
-def spoiled(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor | None]) -> Path:
-    config = folder / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
-    path = folder / "adapter_model.safetensors"
-    kept = load_file(path) | tensors
-    save_file({name: tensor for name, tensor in kept.items() if tensor is not None}, path)
-    return folder
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    """A LoRA of q_proj; tests change copies of it."""
+    return made("llama", tmp_path_factory.mktemp("plain"), target_modules=["q_proj"])
+
+
+@pytest.fixture
+def adapter(plain: Adapted, tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return Path(shutil.copytree(plain.adapter.path, tmp_path / "adapter"))
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -78,9 +80,20 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("settings", "tensors", "error", "words"),
     [
-        ({"peft_type": "IA3"}, {}, BadModel, "reads LORA"),
+        ({"peft_type": "PREFIX_TUNING"}, {}, BadModel, "reads LORA"),
         ({"init_lora_weights": "pissa_niter_4"}, {}, BadModel, "changes the base"),
-        ({"lora_bias": True}, {}, BadModel, "lora_bias"),
+        ({"init_lora_weights": "loftq"}, {}, BadModel, "changes the base"),
+        ({"init_lora_weights": "something_new"}, {}, BadModel, "something_new.*does not know"),
+        ({"use_foo": True}, {}, BadModel, r"use_foo \(True\): zeropass does not know"),
+        ({"foo_config": {"a": 1}, "bar": 2}, {}, BadModel, "bar .2., foo_config"),
+        ({"use_qalora": True}, {}, BadModel, "use_qalora"),
+        ({"layer_replication": [[0, 1]]}, {}, BadModel, "layer_replication"),
+        ({"alora_invocation_tokens": [1]}, {}, BadModel, "alora_invocation_tokens"),
+        ({"kasa_config": {"beta": 1}}, {}, BadModel, "kasa_config"),
+        ({"bias": "some"}, {}, BadModel, "bias is 'some'"),
+        ({"use_dora": 1}, {}, BadModel, "true or false"),
+        ({"modules_to_save": "norm"}, {f"{Q}.bias": torch.ones(32)}, BadModel, "list of names"),
+        ({"lora_bias": True}, {}, BadWeights, "lora_bias"),
         ({"r": 5}, {}, BadWeights, "rank 4"),
         ({"lora_alpha": "six"}, {}, BadModel, "positive number"),
         ({"rank_pattern": {"(a+)+$": 4}}, {}, BadModel, "plain names"),
@@ -95,18 +108,27 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_said(
-    settings: dict[str, Any], tensors: dict[str, Tensor | None], error: type[Exception], words: str, tmp_path: Path
+    settings: dict[str, Any],
+    tensors: dict[str, Tensor | None],
+    error: type[Exception],
+    words: str,
+    plain: Adapted,
+    adapter: Path,
 ) -> None:
-    found = made("llama", tmp_path, target_modules=["q_proj"])
     with pytest.raises(error, match=words):
-        adapt(found.base, spoiled(tmp_path / "adapter", settings, tensors))
+        adapt(plain.base, spoiled(adapter, settings, tensors))
 
 
-def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, target_modules=["q_proj"])
-    path = tmp_path / "adapter" / "adapter_model.safetensors"
+@pytest.mark.parametrize("value", [None, False, "", [], {}, 0])
+def test_a_key_that_is_not_known_may_be_there_unset(value: object, plain: Adapted, adapter: Path) -> None:
+    found = adapt(plain.base, spoiled(adapter, {"use_foo": value}, {}))
+    assert found.changed.keys() == plain.changed.keys()
+
+
+def test_a_pickle_is_refused(plain: Adapted, adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
     path.rename(path.with_name("adapter_model.bin"))
     with pytest.raises(BadModel, match=r"adapter_model\.bin is not read"):
-        adapt(found.base, tmp_path / "adapter")
+        adapt(plain.base, adapter)
     with pytest.raises(BadModel, match="has no adapter_config"):
-        adapt(found.base, tmp_path / "base")
+        adapt(plain.base, Path(plain.base.name))

@@ -36,6 +36,8 @@ LAYERS = (
     ("address",),
     ("model",),
     NUMERICS,
+    ("adapter_names",),
+    ("adapter_fit",),
     ("adapted",),
     ("frames", "catalog", "identity"),
     ("align",),

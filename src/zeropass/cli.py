@@ -143,13 +143,16 @@ def explain(
     svd: Annotated[
         bool, typer.Option("--svd", help="Singular directions of a head map instead of its top pairs.")
     ] = False,
-    adapter: Annotated[Path | None, typer.Option(help="The folder of a PEFT LoRA to put on MODEL.")] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, straight from the weights."""
+    folder = _one_adapter(adapter)
     plain = zp.open_model(model, device)
-    lens = zp.Lens(zp.adapt(plain, adapter) if adapter else plain)
+    lens = zp.Lens(_adapted(plain, folder) if folder else plain)
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
         if not _output(record.to_json(), as_json):
@@ -267,7 +270,9 @@ def match(
 def diff(
     base: Annotated[str, typer.Argument(metavar="BASE", help=MODEL_HELP)],
     tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was made of it.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="The folder of a PEFT LoRA, instead of TUNED.")] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="The folder of a PEFT adapter, instead of TUNED; one only.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder to write all of it to, with a picture.")] = None,
     watch: Annotated[Path | None, typer.Option(help="A file with a word a line: does the change concern it?")] = None,
     atlas: Annotated[
@@ -278,7 +283,8 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Say what a fine-tune, or an adapter, changed in BASE: where, and what it says."""
-    if (tuned is None) == (adapter is None):
+    folder = _one_adapter(adapter)
+    if (tuned is None) == (folder is None):
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
@@ -287,9 +293,9 @@ def diff(
         report("opening", 0, 1)
         model = zp.open_model(base, device)
         looked_up(model.vocab, words)  # a word that cannot be asked for is refused before any work
-        other = zp.adapt(model, adapter) if adapter else zp.open_model(str(tuned), device)
+        other = _adapted(model, folder) if folder else zp.open_model(str(tuned), device)
         if atlas:  # first: it finds at once a folder that cannot be used
-            out = out or Path("diff") / f"{default_name(base)}-{default_name(str(adapter or tuned))}"
+            out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=_layers(layers)), report)
         found = zp.compare(model, other, watch=words, progress=report)
         if out is not None:
@@ -456,13 +462,28 @@ def main() -> None:
         raise
 
 
+def _one_adapter(folders: list[Path] | None) -> Path | None:
+    """The folder of an adapter, if there is one; two would not say which comes first."""
+    if folders and len(folders) > 1:
+        raise BadOption(f"--adapter is given {len(folders)} times; only one adapter can be put on a model.")
+    return folders[0] if folders else None
+
+
+def _adapted(base: Any, folder: Path) -> Any:
+    """A model with an adapter on it; says on stderr what makes doubtful that it belongs there."""
+    model = zp.adapt(base, folder)
+    for line in model.warnings:
+        print(f"warning: {shown_text(line, limit=500)}", file=sys.stderr)
+    return model
+
+
 def _classifier(name: str, base: Any, device: str) -> Any:
     """A classifier of its own, or an adapter on its base."""
     if not (Path(name) / "adapter_config.json").is_file():
         return zp.open_model(name, device)
     if base is None:
         raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
-    return zp.adapt(base, Path(name))
+    return _adapted(base, Path(name))
 
 
 def _print(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:

@@ -103,7 +103,7 @@ def _following(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.routed:
-        yield "experts: each is read as if a token went through it; adapters of experts are refused"
+        yield "experts: each is read as if a token went through it"
 
 
 def _usual(family: Family) -> Layout:

@@ -128,9 +128,7 @@ class Comparison:
     def touched(self, what: str, layer: int = 0) -> bool:
         """Whether a tensor may differ: an adapter says which ones it leaves alone, without reading them."""
         tuned = self.tuned
-        if not isinstance(tuned, Adapted):
-            return True
-        return (what, layer) in tuned.replaced or tuned.change(what, layer) is not None
+        return not isinstance(tuned, Adapted) or tuned.touches(what, layer)
 
     def differs(self, what: str, layer: int = 0) -> bool:
         """Whether a matrix or a vector changed, by more than rounding."""

@@ -151,9 +151,13 @@ def load_classifier(model: Model) -> Any:
         return loaded(transformers.AutoModelForSequenceClassification, model).to(model.device)
     made = load_plain_classifier(model.base, model)
     with torch.no_grad():
-        for what, layer in {**model.low, **model.replaced}:
-            values = model.replaced[what, layer] if what.endswith("bias") else model.matrix(what, layer)
-            put(made, model, what, layer, values)
+        for what, layer in {**model.changed, **model.replaced}:
+            if (what, layer) in model.changed:
+                values = model.vector(what, layer) if what.endswith("bias") else model.matrix(what, layer)
+            else:
+                values = model.replaced[what, layer]
+            if values is not None:
+                put(made, model, what, layer, values)
         bias = [values for name, values in model.adapter.whole.items() if name.endswith("classifier.bias")]
         if bias and head_of(made).bias is not None:
             head_of(made).bias.copy_(bias[0])

@@ -1,0 +1,120 @@
+"""What a name that an adapter gives stands for in a base model: matched whole, never by its end."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.rows import row_index
+from zeropass.arch.spec import Dimensions, Family, Layout, Stored
+
+__all__ = ["Meaning", "Names"]
+
+_WRAPPERS = {"t5": ("transformer.",)}
+"""What task models put before every name, where no layout of the family has it as a prefix."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One canonical tensor that a stored one holds: perhaps some of its rows (`row_index`), perhaps of one expert."""
+
+    what: str
+    layer: int
+    stored: Stored
+    index: Tensor | None = None
+    expert: int | None = None
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of the parameters of a model, as transformers has them inside it."""
+
+    family: Family
+    layout: Layout
+    dims: Dimensions
+
+    def meanings(self, name: str) -> list[Meaning]:
+        """The canonical tensors of a parameter; none for a name that the model does not have."""
+        return self._known.get(name, [])
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether the other stack of an encoder-decoder has a parameter of this name, in whatever layer."""
+        return any(
+            re.fullmatch(re.escape(one).replace(r"\{layer\}", r"\d{1,5}"), name)
+            for family, layout in self._others
+            for what, stored in _entries(layout)
+            for one in _full_names(family, layout, what, stored.name)
+        )
+
+    def unread(self, name: str) -> bool:
+        """Whether the record says that a tensor of this name holds no parameter of the stream.
+
+        Of an encoder-decoder both records have to say it: each of them leaves the other stack unread.
+        """
+        return all(_unread(family, layout, name) for family, layout in ((self.family, self.layout), *self._others))
+
+    def experts(self, module: str, what: str) -> list[Meaning]:
+        """The canonical tensors, an expert each, of a module that stacks experts (``model.layers.0.mlp.experts``)."""
+        stored = self.layout.tensors.get(what)
+        if stored is None or "{expert}" not in stored.name:
+            return []
+        stem = stored.name.partition(".{expert}")[0]
+        for layer in range(self.dims.layers):
+            if module in _full_names(self.family, self.layout, what, stem.format(layer=layer)):
+                return [Meaning(what, layer, stored, None, expert) for expert in range(self.dims.experts)]
+        return []
+
+    @cached_property
+    def _known(self) -> dict[str, list[Meaning]]:
+        found: dict[str, list[Meaning]] = {}
+        for what, stored in _entries(self.layout):
+            index = row_index(stored, what, self.dims)
+            for layer in range(self.dims.layers if "{layer}" in stored.name else 1):
+                for expert in range(self.dims.experts) if "{expert}" in stored.name else (None,):
+                    name = stored.name.format(layer=layer, expert=expert)
+                    for full in _full_names(self.family, self.layout, what, name):
+                        found.setdefault(full, []).append(Meaning(what, layer, stored, index, expert))
+        return found
+
+    @cached_property
+    def _others(self) -> list[tuple[Family, Layout]]:
+        """The records of the other stack."""
+        found = []
+        for family in FAMILIES:
+            layout = family.layout("hf")
+            if layout and family.name == self.family.name and family.stack != self.family.stack:
+                found.append((family, layout))
+        return found
+
+
+def _entries(layout: Layout) -> Iterator[tuple[str, Stored]]:
+    yield from layout.tensors.items()
+    for what, (stored, _) in layout.extra.items():
+        yield what, stored
+
+
+def _full_names(family: Family, layout: Layout, what: str, name: str) -> list[str]:
+    """All names that a tensor may have inside a model."""
+    if name.startswith("^"):
+        return [name[1:]]
+    if what == "embedding" and family.stack:
+        name = f"{family.stack}.embed_tokens.weight"  # each stack has a module of its own; nothing runs the shared one
+    names = dict.fromkeys((name, name.replace(".block_sparse_moe.", ".mlp.")))  # transformers 4, and 5
+    return [prefix + one for prefix in _prefixes(family, layout) for one in names]
+
+
+def _unread(family: Family, layout: Layout, name: str) -> bool:
+    for pattern in layout.unread:
+        if pattern.startswith(r"\^"):
+            if re.fullmatch(pattern.removeprefix(r"\^"), name):
+                return True
+        elif any(re.fullmatch(re.escape(prefix) + f"(?:{pattern})", name) for prefix in _prefixes(family, layout)):
+            return True
+    return False
+
+
+def _prefixes(family: Family, layout: Layout) -> list[str]:
+    return list(dict.fromkeys((*layout.prefixes, *_WRAPPERS.get(family.name, ()))))

@@ -1,0 +1,298 @@
+"""What the tensors of an adapter do, for each method that is a formula of a line or two.
+
+- LoRA (Hu et al. 2021, arXiv 2106.09685, §4.1): ``scale · B A`` is added, scale ``alpha / r``, or ``alpha / √r`` if
+  rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732). DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5) adds the
+  length of each output's weights. Of a parameter that stacks experts, A and B are stacked too (``target_parameters``).
+- AdaLoRA (Zhang et al. 2023, arXiv 2303.10512, eq. 3): ``alpha / r · B diag(E) A``, with PEFT's 10⁻⁵ beside r.
+- IA3 (Liu et al. 2022, arXiv 2205.05638, §3.3): outputs, or inputs of a feed-forward layer, are scaled.
+- LN tuning and ``modules_to_save`` bring tensors whole; trainable tokens bring rows of a table.
+
+Methods that PEFT has to compute are left as they are, by module (`Adapter.computed`).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropass.errors import BadModel, BadWeights
+from zeropass.sources.adapter import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
+from zeropass.sources.adapter_changes import Added, Change, LowRank, Rows, Scaled
+from zeropass.sources.adapter_settings import COMPUTED, Settings
+
+__all__ = ["Adapter", "StackedFactors", "open_adapter"]
+
+_LORA = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<part>[AB])\.weight|lora_B\.(?P<bias>bias)|lora_embedding_(?P<table>[AB])"
+    r"|lora_(?P<magnitude>magnitude)_vector(?:\.weight)?)"
+)
+_ADALORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[ABE])")
+_IA3 = re.compile(r"(?P<module>.+)\.ia3_l")
+_TOKENS = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta")
+
+_WRAPPED = re.compile(r"\.(?:base_layer|token_adapter\.base_layer|modules_to_save(?:\.default)?)\.")
+"""What PEFT puts between the names of a module and of its parameters."""
+
+_EPSILON = 1e-5
+"""What PEFT adds to AdaLoRA's rank before it divides by it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StackedFactors:
+    """Factors of a parameter that stacks experts: ``down`` (experts · r, in), ``up`` (out, r · experts)."""
+
+    up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What an adapter does, by the base model's own names of parameters (``model.layers.0.self_attn.q_proj.weight``).
+
+    Attributes:
+        changes: changes of single parameters.
+        whole: tensors that take the place of the base's.
+        stacked: by module, factors of parameters that stack experts.
+        computed: by module, the tensors of a method that PEFT computes, as they are named behind the module; those of
+            the whole model under the empty name.
+    """
+
+    path: Path
+    settings: Settings
+    changes: dict[str, Change] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    stacked: dict[str, list[StackedFactors]] = field(default_factory=dict)
+    computed: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The base that the adapter names; empty if it names none."""
+        return self.settings.base
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The configuration and the weights."""
+        return self.path / CONFIG, self.path / WEIGHTS
+
+
+def open_adapter(folder: Path) -> Adapter:
+    """Read an adapter's folder.
+
+    Raises BadModel for a kind of adapter, or a setting, that is not known, and for an adapter in a pickle; BadWeights,
+    naming file and tensor, for tensors that are missing, empty, do not fit each other or are not known.
+    """
+    files = open_adapter_files(folder)
+    adapter = Adapter(folder, files.settings)
+    rest = _READERS.get(files.settings.method, _read_computed)(files, adapter)
+    _read_whole(files, adapter, rest)
+    return adapter
+
+
+Names = list[str]
+
+
+def _read_lora(files: AdapterFiles, adapter: Adapter) -> Names:
+    factors: dict[str, dict[str, str]] = {}
+    rest = []
+    for name in files.stored:
+        if found := _LORA.fullmatch(name):
+            part = found["part"] or found["bias"] or found["magnitude"] or f"table {found['table']}"
+            factors.setdefault(found["module"], {})[part] = name
+        else:
+            rest.append(name)
+    for module, parts in factors.items():
+        _require_targeted(files, module.replace(".base_layer", ""))
+        _lora_module(files, adapter, module, parts)
+    return rest
+
+
+def _lora_module(files: AdapterFiles, adapter: Adapter, raw: str, parts: dict[str, str]) -> None:
+    """Take in the factors of one module: ``raw`` is its name, with what PEFT wrapped around it."""
+    settings, module = files.settings, raw.replace(".base_layer", "")
+    table = "table A" in parts or "table B" in parts
+    first, second = ("table A", "table B") if table else ("A", "B")
+    if missing := [name for name in (first, second) if name not in parts]:
+        raise BadWeights(f"{files.folder / WEIGHTS}: {module} lacks its factor {missing[0][-1]}.")
+    down, up = _read(files, parts[first], 2), _read(files, parts[second], 2)
+    leaves = settings.parameters(module)
+    if leaves and leaves != ["weight"]:
+        if parts.keys() != {"A", "B"}:
+            raise BadWeights(f"{files.folder / WEIGHTS}: {module} has more than the two factors of stacked experts.")
+        adapter.stacked.setdefault(module, []).append(StackedFactors(up, down))
+        return
+    if down.shape[0] != up.shape[1]:
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: the factors of {module} have shapes {tuple(down.shape)} and {tuple(up.shape)}; "
+            "they should be (r, in) and (out, r)."
+        )
+    rank = settings.number(module, "rank_pattern", "r")
+    if rank != down.shape[0]:
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: the factors of {module} have rank {down.shape[0]}; {CONFIG} says {rank:g}."
+        )
+    scale = settings.scale(module, rank)
+    magnitude = _read(files, parts["magnitude"], 1) if "magnitude" in parts else None
+    if (magnitude is not None) != settings.on("use_dora"):
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: {module}: use_dora and the magnitudes of DoRA do not fit each other."
+        )
+    if magnitude is not None and magnitude.shape[0] != up.shape[0]:
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: the magnitudes of {module} are {tuple(magnitude.shape)}, not ({up.shape[0]},)."
+        )
+    # The factors of an embedding are those of its transpose.
+    change = LowRank(down.T, up.T, scale, magnitude, 1) if table else LowRank(up, down, scale, magnitude)
+    _add(files, adapter, f"{module}.weight", change)
+    if ("bias" in parts) != (settings.on("lora_bias") and not table):
+        raise BadWeights(f"{files.folder / WEIGHTS}: {module}: lora_bias and the biases of B do not fit each other.")
+    if "bias" in parts:
+        shift = _read(files, parts["bias"], 1)
+        if shift.shape[0] != up.shape[0]:
+            raise BadWeights(
+                f"{files.folder / WEIGHTS}: the bias of {module} is {tuple(shift.shape)}, not ({up.shape[0]},)."
+            )
+        _add(files, adapter, f"{module}.bias", Added(shift * scale))
+
+
+def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
+    factors: dict[str, dict[str, str]] = {}
+    rest = []
+    for name in files.stored:
+        if found := _ADALORA.fullmatch(name):
+            factors.setdefault(found["module"], {})[found["part"]] = name
+        else:
+            rest.append(name)
+    for module, parts in factors.items():
+        _require_targeted(files, module)
+        if missing := sorted({"A", "B", "E"} - parts.keys()):
+            raise BadWeights(f"{files.folder / WEIGHTS}: {module} lacks its factor {missing[0]}.")
+        down, up, values = (_read(files, parts[part], 2, empty=True) for part in "ABE")
+        if not down.shape[0] == up.shape[1] == values.shape[0] or values.shape[1] != 1:
+            raise BadWeights(
+                f"{files.folder / WEIGHTS}: the factors of {module} have shapes {tuple(down.shape)}, {tuple(up.shape)} "
+                f"and {tuple(values.shape)}; they should be (r, in), (out, r) and (r, 1)."
+            )
+        # The rank that it began with, whatever training left of it.
+        rank = files.settings.number(module, "", "init_r")
+        if down.shape[0] > rank:
+            raise BadWeights(
+                f"{files.folder / WEIGHTS}: the factors of {module} have rank {down.shape[0]}; init_r is {rank:g}."
+            )
+        alpha = files.settings.number(module, "", "lora_alpha")
+        _add(files, adapter, f"{module}.weight", LowRank(up, down * values, alpha / (rank + _EPSILON)))
+    return rest
+
+
+def _read_ia3(files: AdapterFiles, adapter: Adapter) -> Names:
+    rest = []
+    for name in files.stored:
+        found = _IA3.fullmatch(name)
+        if found is None:
+            rest.append(name)
+            continue
+        _require_targeted(files, found["module"])
+        factor = _read(files, name, 2)
+        if 1 not in factor.shape:
+            raise BadWeights(
+                f"{files.folder / WEIGHTS}: tensor {files.stored[name]!r} has shape {tuple(factor.shape)}; it should "
+                "be (out, 1) or, of a feed-forward layer, (1, in)."
+            )
+        inputs = factor.shape[0] == 1
+        _add(files, adapter, f"{found['module']}.weight", Scaled(factor.reshape(-1), 1 if inputs else 0))
+        if not inputs:
+            _add(files, adapter, f"{found['module']}.bias", Scaled(factor.reshape(-1), vector=True))
+    return rest
+
+
+def _read_ln_tuning(files: AdapterFiles, adapter: Adapter) -> Names:
+    rest = []
+    for name in files.stored:
+        inside = name.replace(".ln_tuning_layers.", ".")
+        if inside == name:
+            rest.append(name)
+        else:
+            adapter.whole[inside] = _read(files, name)
+    return rest
+
+
+def _read_computed(files: AdapterFiles, adapter: Adapter) -> Names:
+    prefix = COMPUTED[files.settings.method][0]
+    own = re.compile(rf"(?P<module>.+)\.(?P<part>{prefix}[^.]*(?:\..+)?)")
+    rest = []
+    for name in files.stored:
+        if name.startswith(f"base_model.{prefix}"):
+            adapter.computed.setdefault("", {})[name.removeprefix("base_model.")] = _read(files, name)
+        elif found := own.fullmatch(name):
+            _require_targeted(files, found["module"])
+            adapter.computed.setdefault(found["module"], {})[found["part"]] = _read(files, name)
+        else:
+            rest.append(name)
+    return rest
+
+
+_READERS: dict[str, Callable[[AdapterFiles, Adapter], Names]] = {
+    "LORA": _read_lora,
+    "ADALORA": _read_adalora,
+    "IA3": _read_ia3,
+    "LN_TUNING": _read_ln_tuning,
+    "TRAINABLE_TOKENS": lambda files, _: list(files.stored),
+}
+
+
+def _read_whole(files: AdapterFiles, adapter: Adapter, names: Names) -> None:
+    """Take in trained rows and whole tensors: whatever is left. Those that the base does not have are refused later."""
+    for name in names:
+        if found := _TOKENS.fullmatch(name):
+            ids = torch.tensor(files.settings.tokens(found["module"]))
+            values = _read(files, name, 2)
+            if values.shape[0] != len(ids):
+                raise BadWeights(
+                    f"{files.folder / WEIGHTS}: tensor {files.stored[name]!r} has {values.shape[0]} rows for "
+                    f"{len(ids)} tokens."
+                )
+            _add(files, adapter, f"{found['module']}.weight", Rows(ids, values))
+            continue
+        inside = _WRAPPED.sub(".", name)
+        if ".original_module." in name and files.settings.saved(name.replace(".original_module.", ".")):
+            continue  # the base's own, in whose place the trained copy is
+        tensor = _read(files, name)
+        if not torch.equal(adapter.whole.setdefault(inside, tensor), tensor):
+            raise BadWeights(f"{files.folder / WEIGHTS}: two tensors are of {inside}, and they differ.")
+
+
+def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool = False) -> Tensor:
+    """Read one tensor. Raises BadWeights, naming file and tensor, for another number of dimensions, or no values."""
+    stored = files.stored[name]
+    shape = files.source.shape(stored)
+    if ndim is not None and len(shape) != ndim:
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: tensor {stored!r} has shape {shape}; it should have {ndim} "
+            f"dimension{'s' if ndim > 1 else ''}. Tensors that were saved while they were split over processes "
+            "(ZeRO-3, FSDP) have to be saved anew."
+        )
+    if 0 in shape and not empty:
+        raise BadWeights(
+            f"{files.folder / WEIGHTS}: tensor {stored!r} is empty, {shape}. Tensors that were saved while they were "
+            "split over processes (ZeRO-3, FSDP) have to be saved anew."
+        )
+    return torch.from_numpy(files.source.rows(stored))
+
+
+def _require_targeted(files: AdapterFiles, module: str) -> None:
+    """Refuse a module that PEFT would leave as it is, although the file has tensors for it."""
+    if not (files.settings.targeted(module) or files.settings.parameters(module)):
+        raise BadModel(
+            f"{files.folder / WEIGHTS} changes {module}, which target_modules of {CONFIG} does not name: PEFT would "
+            "leave it out."
+        )
+
+
+def _add(files: AdapterFiles, adapter: Adapter, name: str, change: Change) -> None:
+    if name in adapter.changes:
+        raise BadModel(
+            f"{files.folder / WEIGHTS}: {name} is changed in two ways, which zeropass does not put together."
+        )
+    adapter.changes[name] = change
