@@ -51,10 +51,10 @@ def settle(files: ModelFiles, family: Family, layout: Layout, prefix: str, names
     unembedding = _first_stored((head, own, embedding) if ties else (head,), prefix, names)
     if "unembedding" not in layout.tensors or unembedding is None:
         return Tables(layout, tied=ties or "unembedding" not in layout.tensors)
-    layout = _named(layout, "unembedding", unembedding)
     if unembedding == embedding:
         alone = f"Embedding and unembedding are stored once, as {full_name(head, prefix)}."
         return Tables(layout, tied=True, notes=(alone,) if embedding == head else ())
+    layout = _named(layout, "unembedding", unembedding)
     first, second = full_name(embedding, prefix), full_name(unembedding, prefix)
     tied = _equal(files.source, first, second)
     return Tables(layout, tied, _disagreement(says, tied, first, second))
