@@ -162,6 +162,8 @@ def test_rows_of_a_resized_vocabulary_are_matched_by_id(settings: dict[str, Any]
         "the adapter's vocabulary has 64 rows, the base's 61: rows 61 to 63, tokens that were added, are left out",
     )
     assert found.remarks[0] in found.info()["notes"]
+    if (added := found.change("unembedding")) is not None:
+        assert tuple(added.shape) == (61, 24)
 
 
 def test_rows_without_a_token_may_be_missing(tmp_path: Path) -> None:
@@ -197,6 +199,7 @@ PAIRS: list[tuple[str, str, Any]] = [
     )
 ] + [
     ("t5-encoder", "", LoraConfig(r=3, target_modules=["relative_attention_bias"])),
+    ("t5-encoder", "", LoraConfig(r=3, target_modules=["q"], modules_to_save=["relative_attention_bias"])),
     ("bart-encoder", "", LoraConfig(r=3, target_modules=["q_proj", "fc2"], bias="all")),
     ("bart-decoder", "#decoder", LoraConfig(r=3, target_modules=["q_proj", "fc2"], bias="all")),
 ]

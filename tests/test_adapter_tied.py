@@ -125,9 +125,10 @@ def test_tables_beside_a_tied_one_are_loaded_into_it(tmp_path: Path) -> None:
     assert again.dims.tied  # no modules_to_save: PEFT puts it into the one table that there is
     torch.testing.assert_close(again.embedding, table)
     torch.testing.assert_close(again.unembedding, table)
-    both = {name: table, "base_model.model.model.embed_tokens.weight": table + 1}
-    with pytest.raises(BadModel, match="two tables"):
-        adapt(found.base, spoiled(tmp_path / "adapter", {}, both))
+    for other in (table + 1, found.base.embedding):
+        both = {name: table, "base_model.model.model.embed_tokens.weight": other}
+        with pytest.raises(BadModel, match="two tables"):
+            adapt(found.base, spoiled(tmp_path / "adapter", {}, both))
 
 
 @pytest.mark.parametrize(

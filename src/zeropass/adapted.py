@@ -173,7 +173,7 @@ def adapt(base: Model, folder: Path) -> Adapted:
             f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."
         )
     fitted = fit(base, layout, adapter)
-    named, doubtful = _named_base(base, adapter.base)
+    named, doubtful = _named_base(base, adapter.base[:200])
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
     values["name"] = f"{base.name} with {adapter.path.name}"
     values["layout"] = replace(base.layout, extra={**layout.extra, **base.layout.extra}, through=layout.through)
@@ -215,7 +215,7 @@ def _known_names(base: Model) -> list[str]:
 
 def _is_hub_id(name: str) -> bool:
     """Whether a name is one of a hub, ``owner/name``, and no path that is there."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+    return re.fullmatch(r"[\w-][\w.-]{0,99}/[\w.-]{1,99}", name) is not None and not Path(name).exists()
 
 
 def _plain(name: str) -> str:

@@ -104,12 +104,10 @@ class _Fitting:
             own = (own if meaning.index is None else own[meaning.index]).contiguous()
             if what in _BY_TOKEN:
                 own = self._by_id(what, own)
-                if self._is_of_base(what, own):
-                    continue  # PEFT saves the base's table beside an adapter of it
-            tied = place in (_EMBEDDING, _UNEMBEDDING) and self.base.dims.tied
-            self._put(
-                self.shared if tied and not self.adapter.settings.saved(name) else self.replaced, place, own, name
-            )
+            if place in (_EMBEDDING, _UNEMBEDDING) and self.base.dims.tied and not self.adapter.settings.saved(name):
+                self._put(self.shared, place, own, name)
+            elif what not in _BY_TOKEN or not self._is_of_base(what, own):  # PEFT saves tables beside adapters of them
+                self._put(self.replaced, place, own, name)
 
     def change(self, name: str, change: Change) -> None:
         """Take in a change of one parameter."""
@@ -234,7 +232,7 @@ class _Fitting:
             table, *others = self.shared.values()
             if not all(torch.equal(table, other) for other in others):
                 self._refuse("it brings two tables for embedding and unembedding, which are one in the base")
-            for place in (_EMBEDDING, _UNEMBEDDING):
+            for place in () if self._is_of_base("embedding", table) else (_EMBEDDING, _UNEMBEDDING):
                 self.replaced.setdefault(place, table)
         if self.adapter.settings.tied:
             self._follow()

@@ -226,8 +226,8 @@ class Settings:
         ids = self.values.get(key)
         if isinstance(ids, dict):
             ids = next((found for name, found in ids.items() if module.endswith(name)), None)
-        whole = isinstance(ids, list) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
-        if not isinstance(ids, list) or not whole or len(set(ids)) < len(ids):
+        plain = isinstance(ids, list) and all(type(i) is int and 0 <= i < 1 << 31 for i in ids)
+        if not isinstance(ids, list) or not plain or len(set(ids)) < len(ids):
             raise BadModel(f"{self.path}: {key} is {_short(ids)} for {module}; it must be a list of different ids.")
         return ids
 
