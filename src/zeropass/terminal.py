@@ -239,7 +239,7 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
 
 def facts_table(facts: dict[str, Any]) -> Table:
     """Facts about a model or an atlas, a line each; those that say that there is nothing are left out."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     for name, value in facts.items():
         if value in (None, {}, [], ()):
             continue
