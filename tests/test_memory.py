@@ -211,14 +211,16 @@ def test_a_model_is_judged_as_its_embedding_is(tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model")
     plain = zp.open_model(str(folder))
     table = plain.matrix("embedding").clone()
-    table[[20, 300, 301, 302, 599]] = table[20] + 1e-5
+    ids = np.flatnonzero(~plain.vocab.absent)  # rows without a token have no part in it
+    alike = [20, 300, 301, 302, int(ids[-1])]
+    table[alike] = table[20] + 1e-5
     small.save_file(
         small.load_file(folder / "model.safetensors") | {"model.embed_tokens.weight": table},
         folder / "model.safetensors",
     )
     model = zp.open_model(str(folder))
-    expected = undertrained.judge(table.numpy(), model.vocab.swallowed())
-    assert expected.hardly_trained[[20, 300, 301, 302, 599]].all()
-    assert np.array_equal(model.judgement.hardly_trained, expected.hardly_trained)
-    assert np.array_equal(model.judgement.fragments, expected.fragments)
+    expected = undertrained.judge(table.numpy()[ids], model.vocab.swallowed()[ids])
+    assert model.judgement.hardly_trained[alike].all()
+    assert np.array_equal(model.judgement.hardly_trained[ids], expected.hardly_trained)
+    assert np.array_equal(model.judgement.fragments[ids], expected.fragments)
     assert "embedding" not in model.__dict__

@@ -153,7 +153,7 @@ def _changed_names(path: Path) -> list[str]:
 
 def _adapted(path: Path, seeds: Path, draw: Draw) -> None:
     model = adapt(_base(seeds / "llama"), path)
-    for role, layer in list(model.low)[:3]:
+    for role, layer in list(model.changed)[:3]:
         model.matrix(role, layer)
     for role, layer in list(model.replaced)[:3]:
         model.matrix(role, layer)

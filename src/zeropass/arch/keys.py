@@ -22,7 +22,7 @@ _ELSEWHERE = (
 
 _HARMLESS = (
     # names, versions and where a file comes from
-    r"_?name_or_path|architectures|auto_map|custom_pipelines|transformers_version|transformers\.js_config|unsloth_\w+",
+    r"_?(model_)?name_or_path|architectures|auto_map|custom_pipelines|transformers_version|transformers\.js_config|unsloth_\w+",
     r"_commit_hash|is_llama_config|tokenizer_class|language|license|_diffusers_version|peft_version|model_name",
     # training: regularisation, initial values, losses, memory
     r"\w*(dropout|_pdrop|layerdrop)(_prob|_rate|_p)?|\w*_drop|initializer_\w+|init_std|init_method\w*|init_device",
