@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.tables import _blocks
+from zeropass.arch.tables import _blocks, _equal
 from zeropass.errors import BadWeights, ZeropassError
 from zeropass.model import open_model
+from zeropass.sources.safetensors import SafetensorsSource
 from zoo import ZOO, tiny_model
 
 TIED = ["llama", "gpt2", "gemma3", "opt", "gpt_neox", "bert", "roberta", "modernbert"]
@@ -150,6 +151,21 @@ def test_a_difference_in_the_last_row_is_seen(tmp_path: Path) -> None:
     table[-1, -1] += 1
     tiny.edit(folder, tensors={"lm_head.weight": table})
     assert not open_model(str(folder)).dims.tied
+
+
+def test_tables_are_equal_if_every_block_is(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(3)
+    table = torch.randn(200, 8, generator=draw)
+    other = table.clone()
+    other[150, 3] += 1e-6
+    save_file(
+        {"a": table, "same": table.clone(), "other": other, "more": torch.cat([table, table])},
+        tmp_path / "t.safetensors",
+    )
+    source = SafetensorsSource((tmp_path / "t.safetensors",))
+    assert _equal(source, "a", "same")
+    assert not _equal(source, "a", "other")
+    assert not _equal(source, "a", "more")
 
 
 def test_blocks_cover_all_rows_once() -> None:
