@@ -206,6 +206,15 @@ def test_a_bert_that_is_a_decoder_is_read_so(name: str, tmp_path: Path) -> None:
         open_model(str(folder))
 
 
+@pytest.mark.parametrize("padding", [0, 2, 5])
+def test_a_roberta_whose_positions_begin_elsewhere_is_refused(padding: int, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("roberta"), tmp_path / "roberta")
+    tiny.edit(folder, {"pad_token_id": padding})
+    assert transformers.RobertaModel.from_pretrained(folder).embeddings.padding_idx == padding  # the first is behind it
+    with pytest.raises(UnknownFamily, match=f"pad_token_id is {padding}"):
+        open_model(str(folder))
+
+
 SWITCHED = [
     ("llama", "attention_bias", "model.layers.{}.self_attn.q_proj.bias", 32),
     ("qwen3", "attention_bias", "model.layers.{}.self_attn.q_proj.bias", 32),
@@ -254,6 +263,8 @@ WINDOWS = [
     ("qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 5}),
     ("qwen2", {"use_sliding_window": False, "sliding_window": 3, "max_window_layers": 0}),
+    ("qwen2", {"use_sliding_window": None, "sliding_window": 3, "max_window_layers": 0}),  # None: the key is not there
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": None}),
 ]
 
 
