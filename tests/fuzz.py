@@ -163,8 +163,10 @@ def _listen(worker: Worker, tallies: dict[str, Tally], todo: list[tuple[str, int
         worker.gone = True
     if (outcome := worker.failed()) is not None:
         number = int(worker.now[0])
-        if number < 0:
-            raise SystemExit(f"{name}: its seeds themselves cannot be read (see above).")
+        if number < 0:  # the other readers are tried all the same
+            print(f"{name}: its seeds themselves cannot be read (see above).", file=sys.stderr)
+            todo[:] = [chunk for chunk in todo if chunk[0] != name]
+            last = 0
         tallies[name].add(Case(name, worker.seed, number), outcome)
         worker.chunk = None
         if number + 1 < last:
