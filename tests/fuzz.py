@@ -10,6 +10,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -204,9 +205,8 @@ def repeated(folder: Path, case: Case, keep: Path | None) -> int:
     workplace = Workplace(folder, Path(tempfile.mkdtemp(dir=folder.parent)))
     if keep is not None:
         with workplace.changed(case, Random(f"{case.reader} {case.seed} {case.number}")) as own:
-            own.rename(keep)
+            (shutil.copytree if own.is_dir() else shutil.copy2)(own, keep)
             print(f"{keep}: {(own.parent / 'changed.json').read_text()}")
-            keep.rename(own)
     outcome = workplace.run(case, trace=True)
     print(outcome)
     return 0 if outcome.right else 1

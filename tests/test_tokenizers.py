@@ -22,6 +22,7 @@ import tiny
 import zeropass as zp
 from zeropass.errors import BadModel, UnknownWord
 from zeropass.model import Model, open_model
+from zeropass.sources.tokenizers import tokenizer_json
 from zeropass.vocab import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -680,3 +681,13 @@ def test_tokens_of_gguf_beyond_the_rows_are_left_out_unless_they_are_ordinary() 
     assert max(vocab.encode("<0><1><3>")) == 58
     with pytest.raises(BadModel, match=r"a\.gguf is the tokenizer of another model: 2 of its 60 tokens, such as <1>"):
         Vocabulary.from_gguf(gguf_metadata([1] * 58 + [control, 1]), 58, "a.gguf")
+
+
+@pytest.mark.parametrize("number", [2**32 + 1, 48 * 10**9, 230_196_224])
+def test_ids_that_the_library_cuts_down_or_fills_memory_with_are_refused(number: int, tmp_path: Path) -> None:
+    """Found by `tests/fuzz.py vocabulary-files --seed 0 --case 322`: the process died of it."""
+    vocab = {chr(ord("a") + n): n for n in range(20)} | {"t": number}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(BadModel, match="its vocabulary files cannot be read"):
+        tokenizer_json(tmp_path)

@@ -43,6 +43,9 @@ USUAL_OF_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep"
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name a special token, in the order in which transformers adds them; others end in _token too."""
 
+HOLES = 65536
+"""Ids that a vocabulary may leave out, beside as many as it has."""
+
 PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3")
 """Model types whose tokens have the ids of SentencePiece's pieces; others move them."""
 
@@ -103,6 +106,10 @@ def _way(folder: Path, library: str = "") -> str:
 
 
 def _spec_of(tokenizer: Tokenizer) -> Spec:
+    """Return what the library writes of a tokenizer: ids that leave endless holes between them would fill its memory."""
+    ids = tokenizer.get_vocab()
+    if (last := max(ids.values(), default=0)) > 2 * len(ids) + HOLES:
+        raise ValueError(f"it has an id {last}, but only {len(ids)} tokens")
     spec: Spec = json.loads(tokenizer.to_str())
     return spec
 
@@ -110,6 +117,10 @@ def _spec_of(tokenizer: Tokenizer) -> Spec:
 def _byte_level_bpe(folder: Path) -> Tokenizer:
     prefixed = bool(_settings(folder, "tokenizer_config.json").get("add_prefix_space", False))
     tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    stated = read_json(folder / "vocab.json")
+    numbered({"vocab": stated})
+    if stated != tokenizer.get_vocab():  # it cuts numbers down to 32 bits
+        raise ValueError("vocab.json has ids that the tokenizers library reads otherwise")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefixed)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
