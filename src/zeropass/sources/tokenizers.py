@@ -106,7 +106,7 @@ def _way(folder: Path, library: str = "") -> str:
 
 
 def _spec_of(tokenizer: Tokenizer) -> Spec:
-    """Return what the library writes of a tokenizer: ids that leave endless holes between them would fill its memory."""
+    """Return what the library writes of a tokenizer; ids with endless holes between them would fill its memory."""
     ids = tokenizer.get_vocab()
     if (last := max(ids.values(), default=0)) > 2 * len(ids) + HOLES:
         raise ValueError(f"it has an id {last}, but only {len(ids)} tokens")
