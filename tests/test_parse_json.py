@@ -46,3 +46,21 @@ def test_a_limit_that_transformers_writes_is_read() -> None:
 def test_what_no_number_can_be_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('["a", {"\\ud800": 1}]', "surrogates not allowed"),
+        ('{"a": "\\udfff"}', "surrogates not allowed"),
+        ("[" * 102 + "]" * 102, "nested too deeply"),
+        ('{"a":' * 102 + "1" + "}" * 102, "nested too deeply"),
+    ],
+)
+def test_what_could_not_be_written_or_walked_through_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_json(text)
+
+
+def test_objects_may_be_as_deep_as_any_file_has_them() -> None:
+    assert parse_json("[" * 100 + "]" * 100)

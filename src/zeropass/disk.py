@@ -25,6 +25,7 @@ __all__ = [
     "require_text",
 ]
 
+_DEEPEST, _TOO_DEEP = 100, "its objects are nested too deeply"
 _DIGITS = 300
 """Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
 
@@ -69,12 +70,30 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON from a file that anybody may have written.
 
     Raises ValueError for what is not JSON, for NaN and infinities, which Python's parser lets through, for numbers that
-    a double does not hold, and where objects are nested too deeply.
+    a double does not hold, for halves of characters, which no file can be written with, and where objects are nested
+    too deeply to be walked through.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
     except RecursionError as error:
-        raise ValueError("its objects are nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
+    _check_parts(value)
+    return value
+
+
+def _check_parts(value: Any) -> None:
+    """Raise ValueError for text that is not Unicode and for parts below `_DEEPEST` others."""
+    parts = [(value, 0)]
+    while parts:
+        part, depth = parts.pop()
+        if depth > _DEEPEST:
+            raise ValueError(_TOO_DEEP)
+        if isinstance(part, str) and not part.isascii():
+            part.encode()
+        elif isinstance(part, dict):
+            parts += ((inner, depth + 1) for inner in (*part, *part.values()))
+        elif isinstance(part, list):
+            parts += ((inner, depth + 1) for inner in part)
 
 
 def load_json(path: Path) -> Any:

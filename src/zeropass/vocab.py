@@ -279,7 +279,9 @@ class Vocabulary:
 
     @cached_property
     def _spec(self) -> Spec:
-        spec: Spec = json.loads(self.to_tokenizer_json())
+        with refusing(f"{self.path} is not a tokenizer that can be read"):
+            spec: Spec = json.loads(self.to_tokenizer_json())
+            merges_of(spec["model"])
         return spec
 
     @cached_property

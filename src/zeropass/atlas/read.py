@@ -164,8 +164,9 @@ class Atlas(Files):
         """
         runs = self.runs if runs is None else runs
         z = np.zeros(len(self.means), np.float32)
-        means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in {self.space(run) for run in runs}}
         with np.errstate(all="ignore"):
+            spaces = {self.space(run) for run in runs}
+            means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in spaces}
             for run in runs:
                 z[run.first : run.first + run.count] = self.vectors(run) @ means[self.space(run)]
             z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)

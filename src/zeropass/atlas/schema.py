@@ -168,10 +168,12 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
             raise BadAtlas(f"{path}: {name} is {value!r}, which is not a {kind.__name__}; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
     ranged = layers is None or (isinstance(layers, list) and [type(x) for x in layers] == [int, int])
+    experts = manifest["model"].get("experts", 1)
     hidden = [manifest["tokens_hidden"].get(view) for view in VIEWS]
     counted = all(isinstance(of, dict) and all(type(count) is int for count in of.values()) for of in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
+        ("model.experts", type(experts) is int and experts > 0),
         ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
         ("options.layers", ranged),
         ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
