@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +392,10 @@ def test_minilm(minilm_path: Path) -> None:
     tokenizer = Tokenizer.from_str(data.decode())
     assert vocab.pieces == [tokenizer.id_to_token(i) for i in range(vocab.size)]
     assert json.loads(vocab.to_tokenizer_json()) == json.loads(data)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {"merges": [5]}}'])
+def test_a_damaged_tokenizer_is_named_when_it_is_needed(text: str, bpe: Vocabulary) -> None:
+    vocab = replace(bpe, tokenizer=lambda: text, path="the/file.json")
+    with pytest.raises(BadModel, match=r"the/file\.json is not a tokenizer that can be read"):
+        vocab.merges()

@@ -301,6 +301,8 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
         _adapter, lambda own: (own / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1' + "0" * 400 + "}")
     ),
     "an atlas of 10^18 layers": partial(_atlas, lambda own: _manifest(own, model__layers=10**18)),
+    "an atlas of no experts": partial(_atlas, lambda own: _manifest(own, model__experts=0)),
+    "an atlas of a list of experts": partial(_atlas, lambda own: _manifest(own, model__experts=["token"])),
     "an atlas of 10^18 tokens": partial(_atlas, lambda own: _manifest(own, model__vocabulary=10**18)),
     "an atlas of 10^18 lists": partial(_atlas, lambda own: _manifest(own, lists=10**18)),
     "an atlas whose lists lie elsewhere": partial(
