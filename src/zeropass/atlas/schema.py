@@ -164,17 +164,19 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
     """Raise BadAtlas, naming the entry, for a manifest that lacks what a reader needs or has it wrong."""
     for name, kind in _MANIFEST.items():
         value = _entry(manifest, name)
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise BadAtlas(f"{path}: {name} is {value!r}, which is not a {kind.__name__}; rebuild the atlas.")
+        least = 1 if name.startswith("model.") else 0
+        if type(value) is not kind or (isinstance(value, int) and value < least):
+            raise BadAtlas(f"{path}: {name} is {value!r}, which cannot be; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
-    ranged = layers is None or (isinstance(layers, list) and [type(x) for x in layers] == [int, int])
-    experts = manifest["model"].get("experts", 1)
+    whole = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
+    ranged = layers is None or (whole and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
+    experts, ff_roles = manifest["model"].get("experts", 1), manifest["model"]["ff_roles"]
     hidden = [manifest["tokens_hidden"].get(view) for view in VIEWS]
     counted = all(isinstance(of, dict) and all(type(count) is int for count in of.values()) for of in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
-        ("model.experts", type(experts) is int and experts > 0),
-        ("model.ff_roles", set(map(str, manifest["model"]["ff_roles"])) <= set(FF_ROLES)),
+        ("model.experts", type(experts) is int and experts > 0 and manifest["model"]["neurons"] % experts == 0),
+        ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
         ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
