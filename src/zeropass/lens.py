@@ -203,7 +203,9 @@ class Lens:
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
         values = (rows.matrix @ folded[0])[view.ids]
         best = extremes(values[None], k, view.ids)
-        if not all(map(math.isfinite, (mean, std, *best.top.flatten().tolist(), *best.bottom.flatten().tolist()))):
+        norm = float(found.vectors.norm())
+        ends = (*best.top.flatten().tolist(), *best.bottom.flatten().tolist())
+        if not all(map(math.isfinite, (norm, mean, std, *ends))):
             raise BadWeights(f"{self.model.source.path}: the scores of {place}.{found.role} are beyond float32.")
         vocab = self.model.vocab
         return VectorRecord(
@@ -211,7 +213,7 @@ class Lens:
             role=found.role,
             side=found.side,
             frame=frame,
-            norm=float(found.vectors.norm()),
+            norm=norm,
             top=scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
             bottom=scored_tokens(vocab, best.bottom_ids[0].tolist(), best.bottom[0].tolist(), mean, std),
             mean=mean,
