@@ -64,7 +64,9 @@ def read_alignment(folder: Path) -> Alignment:
 
 
 def _check_maps(found: Alignment) -> None:
-    """Raise ValueError for layer maps that are no table, or that assign a layer that is not there."""
+    """Raise ValueError for models without names, and layer maps that are no table or assign a layer that is not there."""
+    if not all(isinstance(model.get("name"), str) for model in found.models):
+        raise ValueError("models are not two that have names")
     if type(found.method.get("shared_tokens", 0)) is not int:
         raise ValueError("method.shared_tokens is not a whole number")
     for one in found.layers:
