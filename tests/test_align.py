@@ -352,12 +352,16 @@ def test_layers_in_short(assigned: Sequence[int], shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "models": [], "layers": 1}']
+    "damage",
+    [
+        *("{", "[]", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "models": [], "layers": 1}'),
+        '{"schema": 1, "models": [{"name": "a"}, {}], "method": {}, "layers": []}',
+    ],
 )
 def test_a_damaged_folder_is_refused_by_name(
     damage: str, llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path
 ) -> None:
-    found = zp.Alignment(({}, {}), {}, (), ())
+    found = zp.Alignment(({"name": "a"}, {"name": "b"}), {}, (), ())
     write_alignment(found, tmp_path)
     assert zp.read_alignment(tmp_path) == found
     (tmp_path / "alignment.json").write_text(damage)

@@ -64,7 +64,7 @@ def read_alignment(folder: Path) -> Alignment:
 
 
 def _check_maps(found: Alignment) -> None:
-    """Raise ValueError for models without names, and layer maps that are no table or assign a layer that is not there."""
+    """Raise ValueError for models without names, for maps that are no table, and for layers that are not there."""
     if not all(isinstance(model.get("name"), str) for model in found.models):
         raise ValueError("models are not two that have names")
     if type(found.method.get("shared_tokens", 0)) is not int:
