@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeropass.adapter_names import Meaning, Names
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import Layout, side_of
+from zeropass.arch.spec import BY_TOKEN, Layout, side_of
 from zeropass.errors import BadModel, BadWeights, MissingExtra
 from zeropass.model import Model
 from zeropass.sources.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
@@ -30,9 +30,6 @@ Shape = tuple[int | None, ...]
 """A shape, None where any size will do."""
 
 _EMBEDDING, _UNEMBEDDING = ("embedding", 0), ("unembedding", 0)
-_BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
-"""Tables with a row for each token."""
-
 _ROWS = 8192
 """Rows of a table that are compared at once."""
 
@@ -97,16 +94,16 @@ class _Fitting:
             what, place = meaning.what, (meaning.what, meaning.layer)
             if meaning.expert is not None:
                 self._refuse(f"{name} is brought whole, which is not read of experts")
-            self._check(name, tuple(tensor.shape), meaning, free=what in _BY_TOKEN)
+            self._check(name, tuple(tensor.shape), meaning, free=what in BY_TOKEN)
             if not (self._has(meaning) or what in _BROUGHT or what in self.layout.extra):
                 self._missing(name)
             own = tensor.T if meaning.stored.transpose and tensor.ndim == 2 else tensor
             own = (own if meaning.index is None else own[meaning.index]).contiguous()
-            if what in _BY_TOKEN:
+            if what in BY_TOKEN:
                 own = self._by_id(what, own)
             if place in (_EMBEDDING, _UNEMBEDDING) and self.base.dims.tied and not self.adapter.settings.saved(name):
                 self._put(self.shared, place, own, name)
-            elif what not in _BY_TOKEN or not self._is_of_base(what, own):  # PEFT saves tables beside adapters of them
+            elif what not in BY_TOKEN or not self._is_of_base(what, own):  # PEFT saves tables beside adapters of them
                 self._put(self.replaced, place, own, name)
 
     def change(self, name: str, change: Change) -> None:
@@ -117,7 +114,7 @@ class _Fitting:
         for meaning in self._meanings(name, changed=True):
             if not there and not isinstance(change, Added):
                 self._missing(name)
-            by_token = meaning.what in _BY_TOKEN
+            by_token = meaning.what in BY_TOKEN
             shape = change.shape
             if len(shape) == 2 and meaning.stored.transpose != _writes(meaning):
                 shape = shape[::-1]  # a module whose weight is kept as (in, out)
@@ -209,7 +206,7 @@ class _Fitting:
         shape = self._expected(meaning)
         if not plain or meaning.stored.transpose != _writes(meaning) or len(shape) != 2 or None in shape:
             self._refuse(f"{method} is read of plain linear modules only, and {module} is none")
-        if meaning.what in (*_BY_TOKEN, *_BY_ID):
+        if meaning.what in (*BY_TOKEN, *_BY_ID):
             self._refuse(f"{method} is read of linear modules of the blocks only, and {module} is a table")
         out, inside = (int(size or 0) for size in shape)
         return meaning, (out, inside)

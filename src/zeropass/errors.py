@@ -15,7 +15,7 @@ ZeropassError
 The command line prints the message of any of them and exits with code 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BadAddress",
@@ -29,7 +29,14 @@ __all__ = [
     "UnknownFamily",
     "UnknownWord",
     "ZeropassError",
+    "in_short",
 ]
+
+
+def in_short(parts: Iterable[str]) -> str:
+    """Return the first three parts of a message with commas between them, and how many more there are."""
+    parts = list(parts)
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
 
 
 class ZeropassError(Exception):

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from zeropass.errors import BadModel, ZeropassError
 
 __all__ = ["BYTES", "FLAGS", "Spec", "added_tokens", "as_letters", "assigned_ids", "by_piece", "merges_of", "numbered"]
-__all__ += ["refusing", "tokenizer_of", "whole_number", "without_rows"]
+__all__ += ["has_endless_holes", "refusing", "tokenizer_of", "whole_number", "without_rows"]
 
 Spec = dict[str, Any]
 
@@ -71,6 +71,11 @@ def added_tokens(spec: Spec, pieces: Mapping[int, str]) -> dict[int, Spec]:
     if assigned != assigned_ids(ids, [stated[i] for i in sorted(stated)]):
         raise ValueError("the added tokens are not in the order of their ids, which do not follow the vocabulary")
     return {assigned[str(token["content"])]: token for token in tokens}
+
+
+def has_endless_holes(last: int, count: int) -> bool:
+    """Return whether a vocabulary of so many tokens leaves out more ids up to its last one than any real one does."""
+    return last > 2 * count + 65536
 
 
 def by_piece(pieces: Mapping[int, str]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from zeropass.tokenizer_json import (
     Spec,
     added_tokens,
     as_letters,
+    has_endless_holes,
     merges_of,
     numbered,
     refusing,
@@ -433,7 +434,7 @@ def _checked_size(names: dict[int, str], spare: Collection[int], size: int | Non
     if not names or min(names) < 0:
         raise BadModel(f"{path} has no tokens, or a token with a negative id.")
     if size is None:
-        if last > 2 * len(names) + 65536:
+        if has_endless_holes(last, len(names)):
             raise BadModel(f"{path} has a token with id {last}, but only {len(names)} tokens.")
         return last + 1
     above = [i for i in names if i >= size]

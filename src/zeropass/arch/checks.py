@@ -7,7 +7,7 @@ from typing import Any
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
-from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily
+from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
 from zeropass.sources.base import FLOATS
 from zeropass.sources.files import ModelFiles
 
@@ -130,10 +130,11 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
         present = [name for name in tensors if name in names]
         if present and not on:
             raise BadWeights(
-                f"{files.source.path}: it has {_some(present)}, but {key} is not true: the model would not use them."
+                f"{files.source.path}: it has {in_short(map(repr, present))}, but {key} is not true: the model would "
+                "not use them."
             )
         if on and not present:
-            raise BadWeights(f"{files.source.path}: {key} is true, but {_some(tensors)} are missing.")
+            raise BadWeights(f"{files.source.path}: {key} is true, but {in_short(map(repr, tensors))} are missing.")
 
 
 def _check_shapes(
@@ -149,7 +150,11 @@ def _check_shapes(
                 continue
             if name not in names:
                 left = _leftovers(layout, dims, prefix, names)
-                others = f"; there is {_some(left)}, which the {family.name} record does not name" if left else ""
+                others = (
+                    f"; there is {in_short(map(repr, left))}, which the {family.name} record does not name"
+                    if left
+                    else ""
+                )
                 raise BadWeights(f"{files.source.path}: tensor {name} is missing{others}.")
             found = files.source.shape(name)
             if not _fits(found, expected):
@@ -260,7 +265,7 @@ def _check_leftovers(
     if left := _leftovers(layout, dims, prefix, names):
         raise UnknownFamily(
             f"{files.source.path}: this is not the {family.name} layout that zeropass knows: "
-            f"the record does not name {_some(left)}. Reading it would need a record of its own {_GUIDE}."
+            f"the record does not name {in_short(map(repr, left))}. Reading it would need a record of its own {_GUIDE}."
         )
 
 
@@ -270,11 +275,6 @@ def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> l
     known |= {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
     unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
     return sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def records(layout: Layout) -> list[Stored]:

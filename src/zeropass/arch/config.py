@@ -164,7 +164,7 @@ class _Reader:
         Gemma 3 writes down both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
         """
         size = self.size("window")
-        return size // 2 + 1 if size and not self.family.causal and self.family.name == "gemma3" else size
+        return size // 2 + 1 if size and self.value("window_of_both_sides") else size
 
     def _windowed(self) -> bool:
         """Return whether a window that is named is used: Qwen names one and switches it off."""

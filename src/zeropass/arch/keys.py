@@ -5,11 +5,12 @@ model is refused.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from zeropass.arch.spec import Family, Layout
-from zeropass.errors import UnknownFamily
+from zeropass.errors import UnknownFamily, in_short
 from zeropass.sources.files import ModelFiles
 
 __all__ = ["check_keys", "is_harmless"]
@@ -93,10 +94,9 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, 
         if key not in used and not is_harmless(files, layout, key, value)
     ]
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise UnknownFamily(
             f"{files.path}: the configuration has keys that the {family.name} record does not know: "
-            f"{', '.join(unknown[:3])}{more}. They may change what the model computes; reading it would need a record "
+            f"{in_short(unknown)}. They may change what the model computes; reading it would need a record "
             "of its own (docs/adding-a-family.md), or, where they change nothing, a configuration without them."
         )
     if not files.config.get("auto_map"):
@@ -134,14 +134,9 @@ def _is_usual(usual: Mapping[str, tuple[object, ...]], key: str, value: object) 
 def _used(family: Family, layout: Layout) -> Iterator[str]:
     """Yield the keys that are read, those of an object by the object's own."""
     yield from _ELSEWHERE
-    for key in (*_flat(layout.config), *family.when):
+    for key in chain(*layout.config.values(), family.when):
         yield key
         yield key.partition(".")[0]
-
-
-def _flat(config: Mapping[str, Iterable[str]]) -> Iterator[str]:
-    for keys in config.values():
-        yield from keys
 
 
 def _shown(value: Any) -> str:

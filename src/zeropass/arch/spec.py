@@ -30,6 +30,9 @@ MAP_ROLES = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels: of a whole text, or of each token."""
 
+BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
+"""Tables with a row for each token."""
+
 FRAMES = ("token", "output", "paper")
 
 

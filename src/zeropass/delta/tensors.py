@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.config import full_name
-from zeropass.arch.spec import expand
+from zeropass.arch.spec import BY_TOKEN, expand
 from zeropass.delta.changes import Comparison
 from zeropass.delta.held import BLOCK, Held, gathered, held
 from zeropass.delta.results import Constant, Moved, TensorChange
@@ -29,9 +29,6 @@ __all__ = ["constants", "missing", "tensor_changes", "unread_changes"]
 
 MOVED = 12
 """Rows of a table that are kept."""
-
-BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
-"""Tables with a row for each token."""
 
 
 def tensor_changes(pair: Comparison) -> tuple[tuple[TensorChange, ...], int]:

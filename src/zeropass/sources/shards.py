@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropass.errors import BadModel, BadWeights
+from zeropass.errors import BadModel, BadWeights, in_short
 
 __all__ = ["Merged", "merge_shards"]
 
@@ -59,22 +59,16 @@ def merge_shards(shards: Mapping[Path, Sequence[str]], index: Mapping[str, str] 
     return Merged(home, frozenset(unindexed), notes)
 
 
-def _in_short(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
-
-
 def _of_copies(names: Sequence[str], twice: Mapping[str, list[Path]], home: Mapping[str, Path]) -> Iterator[str]:
     if names:
-        yield f"In several shards: {_in_short(names)}. The copy was read that the index names."
+        yield f"In several shards: {in_short(map(repr, names))}. The copy was read that the index names."
     if early := [name for name in names if home[name] != twice[name][-1]]:
         yield (
-            f"Of {_in_short(early)} the index names another copy than that in the last file, which is the one that "
-            "transformers 5 takes."
+            f"Of {in_short(map(repr, early))} the index names another copy than that in the last file, which is the "
+            "one that transformers 5 takes."
         )
 
 
 def _of_unindexed(names: Sequence[str]) -> Iterator[str]:
     if names:
-        yield f"In the shards, but not in their index, and therefore not read: {_in_short(names)}."
+        yield f"In the shards, but not in their index, and therefore not read: {in_short(map(repr, names))}."

@@ -18,7 +18,17 @@ from zeropass.errors import BadModel
 from zeropass.sources.json_files import read_bytes, read_json
 from zeropass.sources.sentencepiece import sentencepiece_spec
 from zeropass.sources.tekken import tekken_spec
-from zeropass.tokenizer_json import FLAGS, Spec, added_tokens, assigned_ids, by_piece, numbered, refusing, whole_number
+from zeropass.tokenizer_json import (
+    FLAGS,
+    Spec,
+    added_tokens,
+    assigned_ids,
+    by_piece,
+    has_endless_holes,
+    numbered,
+    refusing,
+    whole_number,
+)
 
 __all__ = ["TOKENIZER_FILES", "other_vocabularies", "tokenizer_json"]
 
@@ -42,9 +52,6 @@ USUAL_OF_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep"
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name a special token, in the order in which transformers adds them; others end in _token too."""
-
-HOLES = 65536
-"""Ids that a vocabulary may leave out, beside as many as it has."""
 
 PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3")
 """Model types whose tokens have the ids of SentencePiece's pieces; others move them."""
@@ -108,7 +115,7 @@ def _way(folder: Path, library: str = "") -> str:
 def _spec_of(tokenizer: Tokenizer) -> Spec:
     """Return what the library writes of a tokenizer; ids with endless holes between them would fill its memory."""
     ids = tokenizer.get_vocab()
-    if (last := max(ids.values(), default=0)) > 2 * len(ids) + HOLES:
+    if has_endless_holes(last := max(ids.values(), default=0), len(ids)):
         raise ValueError(f"it has an id {last}, but only {len(ids)} tokens")
     spec: Spec = json.loads(tokenizer.to_str())
     return spec

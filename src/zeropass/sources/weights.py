@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zeropass.errors import BadModel
+from zeropass.errors import BadModel, in_short
 from zeropass.sources.demo import MODEL_FORMS
 from zeropass.sources.json_files import read_json
 
@@ -89,8 +89,7 @@ def _other_weights(names: Collection[str]) -> str:
     plain = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _TRAINING)]
     for pattern, way in _OTHERS:
         if others := fnmatch.filter(plain, pattern):
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            return f"It has {', '.join(others[:3])}{more}: {way}."
+            return f"It has {in_short(others)}: {way}."
     return ""
 
 

@@ -300,7 +300,7 @@ GEMMA3 = replace(
 GEMMA3_BOTH_WAYS = replace(
     GEMMA3,
     causal=False,
-    layouts=(_GEMMA3_HF,),
+    layouts=(replace(_GEMMA3_HF, constants={**_GEMMA3_HF.constants, "window_of_both_sides": True}),),
     when={"vision_config": (None,), "use_bidirectional_attention": (True,)},
 )
 

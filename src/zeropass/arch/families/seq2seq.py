@@ -15,6 +15,11 @@ def _attention(stem: str, cross: str = "") -> dict[str, Stored]:
     }
 
 
+def _copies(stack: str, other: str) -> tuple[str, ...]:
+    """The names of the one embedding of both stacks, this stack's own first."""
+    return f"{stack}.embed_tokens.weight", "shared.weight", f"{other}.embed_tokens.weight"
+
+
 def _plain(stem: str) -> dict[str, Stored]:
     return {"key": Stored(f"{stem}.wi.weight"), "value": Stored(f"{stem}.wo.weight", transpose=True)}
 
@@ -59,7 +64,7 @@ T5_ENCODER = Family(
     layouts=(
         Layout(
             format="hf",
-            copies=("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight"),
+            copies=_copies("encoder", "decoder"),
             head="lm_head.weight",
             config=_T5_CONFIG,
             tensors={
@@ -98,7 +103,7 @@ T5_DECODER = replace(
         Layout(
             format="hf",
             optional=("unembedding",),
-            copies=("decoder.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight"),
+            copies=_copies("decoder", "encoder"),
             config={
                 **_T5_CONFIG,
                 "layers": ("num_decoder_layers", "num_layers"),
@@ -195,7 +200,7 @@ BART_ENCODER = Family(
         Layout(
             format="hf",
             prefixes=("model.", ""),
-            copies=("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight"),
+            copies=_copies("encoder", "decoder"),
             head="^lm_head.weight",
             config=_bart_config("encoder"),
             harmless=_BART_HARMLESS,
@@ -219,7 +224,7 @@ BART_DECODER = replace(
             format="hf",
             prefixes=("model.", ""),
             optional=("unembedding", "head_bias"),
-            copies=("decoder.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight"),
+            copies=_copies("decoder", "encoder"),
             config=_bart_config("decoder"),
             harmless=_BART_HARMLESS,
             tensors={
