@@ -53,9 +53,9 @@ bench: $(VENV)/.dev
 memory: $(VENV)/.dev
 	$(BIN)/python benchmarks/memory.py --only llama-7b,gemma-2b
 
-# Lists and pairs in the shape of Llama-3.1-8B, on a GPU, where torch has one.
+# Lists, pairs and a build in the shape of Llama-3.1-8B, on a GPU, where torch has one; it writes 15 GB, and deletes them.
 gpu: $(VENV)/.dev
-	$(BIN)/python benchmarks/gpu.py $(RECORD)
+	$(BIN)/python benchmarks/gpu.py --layers 7 --build 3 $(RECORD)
 
 # The tools of others, in an environment of their own.
 peers: $(VENV)/.dev $(PEERS)/.installed

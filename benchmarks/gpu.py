@@ -1,24 +1,29 @@
-"""On a GPU, in the shape of Llama-3.1-8B: the lists of all feed-forward vectors, and the top pairs of all head maps.
+"""On a GPU, in the shape of Llama-3.1-8B: lists of all feed-forward vectors, top pairs of all head maps, and a build.
 
-    python benchmarks/gpu.py [--device cuda] [--layers N] [--maps N] [--small]
+    python benchmarks/gpu.py [--device cuda] [--layers N] [--maps N] [--build N] [--small]
 
-Weights are random, made where they are used: this times the numerics, not the reading. Of each kind of vectors N layers
-are looked through, gate, up and value with both poles and the hits of each token, and N maps are searched; what all
-layers and maps would take follows: the first layer, in which tokens keep what they meet, and so many later ones. The
-products of the same vectors in bfloat16 are timed in this run. Answers are compared with whole products before times.
+Weights are random, made where they are used: the first two tables time the numerics, not the reading. Of each kind of
+vectors N layers are looked through after the first, gate, up and value with both poles and the hits of each token. The
+rest is taken to be like the last of them (tokens keep less of every layer). Of the maps N are searched. The products of
+the same vectors in bfloat16 are timed in this run. Answers are compared with whole products before times. With
+``--build`` a model of N layers is written to a temporary folder and built whole.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import memory
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
+from zeropass import coarse
 from zeropass.errors import BadOption
 from zeropass.hits import HitList
 from zeropass.model import usable_device
@@ -100,6 +105,8 @@ def products(vectors: Tensor, rows: Tensor) -> None:
 
 def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
     """Time the lists of some layers, and print what all would take."""
+    warm = Lists(replace(shape, vocab=shape.vocab // 4, neurons=min(shape.neurons, 2 * BLOCK)), device)
+    warm.look(warm.vectors())  # kernels are compiled once
     kind, found, plain = Lists(shape, device), [], []
     rows16 = kind.rows.rows.bfloat16()
     for _ in range(layers + 1):
@@ -108,10 +115,11 @@ def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
         plain.append(seconds(lambda: [products(one, rows16) for one in halves], device))  # noqa: B023
         found.append(seconds(lambda: [kind.look(one) for one in sets], device))  # noqa: B023
     same = kind.check(sets[-1])
-    bare, later = min(plain) * shape.layers, sum(found[1:]) / layers
-    whole = found[0] + later * (shape.layers - 1)
-    print(f"Same ids at the same places as in the whole products: {same:.2%}.\n")
-    print("| lists | bf16 products | first layer | later layer | all layers | ratio (target < 2) | up alone (10 s) |")
+    bare, later = min(plain) * shape.layers, found[-1]
+    whole = sum(found) + later * (shape.layers - 1 - layers)
+    way = "Triton" if coarse.fused(device, shape.vocab, POLE) else "torch"
+    print(f"In {way}. Same ids at the same places as in the whole products: {same:.2%}.\n")
+    print("| lists | bf16 products | first layer | last layer | all layers | ratio (target < 2) | up alone (10 s) |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     count = f"{shape.layers * shape.neurons * len(ROLES):,}"
     print(
@@ -141,11 +149,40 @@ def maps(shape: Shape, count: int, device: torch.device) -> list[Ratio]:
     return [Ratio("gpu, top pairs of all maps", mean * every, "s", "less")]
 
 
+def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
+    """Time the whole build of a model of some layers, and print what all layers would take."""
+    sizes = shape.d, shape.neurons, shape.vocab, shape.heads, max(1, shape.heads // 4), shape.head_dim
+    marks: list[tuple[float, str]] = []
+
+    def told(what: str, _step: int, _steps: int) -> None:
+        marks.append((time.perf_counter(), what))
+
+    with tempfile.TemporaryDirectory(prefix="zeropass-gpu-") as name:
+        folder = Path(name)
+        size = memory.write_model(memory.Shape("llama", layers, *sizes), folder / "model", device=device)
+        started = time.perf_counter()
+        zp.build(zp.open_model(str(folder / "model"), device), folder / "atlas", zp.Options(), told)
+        ended = time.perf_counter()
+        atlas = sum(file.stat().st_size for file in (folder / "atlas").rglob("*") if file.is_file())
+    jobs, tables = (next(at for at, what in marks if what.startswith(begin)) for begin in ("L0.", "tables"))
+    each, once = (tables - jobs) / layers, ended - tables + jobs - started
+    print("| file, layers | atlas | before the layers | a layer | tables | all layers | target |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        f"| {size / 1e9:.1f} GB, {layers} | {atlas / 1e9:.1f} GB | {jobs - started:.1f} s | {each:.1f} s "
+        f"| {ended - tables:.1f} s | {once + each * shape.layers:.0f} s | 900 s |\n"
+    )
+    return [Ratio("gpu, build of all layers", once + each * shape.layers, "s", "less")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=2, help="later layers whose vectors are looked through")
     parser.add_argument("--maps", type=int, default=8, help="head maps that are searched")
+    parser.add_argument(
+        "--build", type=int, default=0, help="layers of a model that is built whole; its file is written"
+    )
     parser.add_argument("--small", action="store_true", help="a small shape, to see that it runs")
     add_record(parser)
     asked = parser.parse_args()
@@ -158,6 +195,7 @@ def main() -> None:
     print(f"{shape} on {name} ({machine()})\n")
     torch.manual_seed(0)
     found = [*lists(shape, asked.layers, device), *maps(shape, asked.maps, device)]
+    found += build(shape, asked.build, device) if asked.build else []
     if not asked.small:
         report(found, asked.record)
 

@@ -27,13 +27,14 @@ def today() -> str:
 
 
 def shape() -> str:
-    """The machine alone: processor, cores, memory, versions."""
+    """The machine alone: processor, cores, memory, GPU, versions."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
     total = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return (
         f"{processor}, {os.cpu_count()} cores, {total / 2**20:.0f} GiB, "
-        f"Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads"
+        f"{gpu}Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads"
     )
 
 

@@ -89,10 +89,10 @@ DOUBLED = {"d": 512, "neurons": 1024, "vocab": 32_768, "layers": 2}
 # --- Models of random weights --------------------------------------------------------------------------------
 
 
-def write_model(shape: Shape, folder: Path, seed: int = 0) -> int:
-    """Write a model, a shard a layer and one for what is outside the layers; its size in bytes."""
+def write_model(shape: Shape, folder: Path, seed: int = 0, device: torch.device | str = "cpu") -> int:
+    """Write a model, drawn on a device, a shard a layer and one for what is outside the layers; its size in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator(device).manual_seed(seed)
     index: dict[str, str] = {}
     for number, tensors in enumerate(_shards(shape, draw)):
         name = f"model-{number:05}-of-{shape.layers + 1:05}.safetensors"
@@ -106,17 +106,17 @@ def write_model(shape: Shape, folder: Path, seed: int = 0) -> int:
 
 def _shards(shape: Shape, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
     def matrix(rows: int, columns: int) -> Tensor:
-        return (torch.randn(rows, columns, generator=draw) * columns**-0.5).bfloat16()
+        return (torch.randn(rows, columns, generator=draw, device=draw.device) * columns**-0.5).bfloat16()
 
     def heads(count: int) -> Tensor:
         """Vectors of heads that fall off within each as 1 / i: a flat head would have no top pairs worth the name."""
-        fall = 1 / torch.arange(1, shape.head_dim + 1)
+        fall = 1 / torch.arange(1, shape.head_dim + 1, device=draw.device)
         return matrix(count * shape.head_dim, shape.d) * fall.repeat(count)[:, None].bfloat16()
 
     def gain() -> Tensor:
-        return ((shape.family != "gemma2") + 0.1 * torch.randn(shape.d, generator=draw)).bfloat16()
+        return ((shape.family != "gemma2") + 0.1 * torch.randn(shape.d, generator=draw, device=draw.device)).bfloat16()
 
-    sizes = (0.3 * torch.randn(shape.vocab, 1, generator=draw)).exp().bfloat16()
+    sizes = (0.3 * torch.randn(shape.vocab, 1, generator=draw, device=draw.device)).exp().bfloat16()
     outer = {"model.embed_tokens.weight": matrix(shape.vocab, shape.d) * sizes, "model.norm.weight": gain()}
     yield outer if shape.family == "gemma2" else outer | {"lm_head.weight": matrix(shape.vocab, shape.d) * sizes}
     norms = ["input_layernorm", "post_attention_layernorm"]

@@ -70,12 +70,15 @@ def test_what_times_a_gpu_runs_on_a_processor_too(
     """With the products of a processor, and with those in float16 that a GPU makes."""
     if half:
         multiply_float16(monkeypatch)
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--small", "--layers", "1", "--maps", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--device", "cpu", "--small", "--layers", "1", "--maps", "1", "--build", "1"]
+    )
     gpu.main()
     said = capsys.readouterr().out
     assert "as in the whole products: 100.00%" in said
     assert "| 864 |" in said
     assert "| 12 |" in said
+    assert "| 0.0 GB, 1 |" in said
 
 
 def test_a_device_that_is_not_there_is_named(

@@ -22,7 +22,7 @@ import zeropass as zp
 from devices import ELSEWHERE, elsewhere, multiply_float16
 from test_resume import contents
 from test_stitch import TEXTS, classifier, logits_of
-from zeropass import sieve
+from zeropass import coarse, sieve
 from zeropass.atlas import build, spaces
 from zeropass.hits import HitList, decode
 from zeropass.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
@@ -50,7 +50,10 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 def same(found: Any, expected: Any) -> None:
     """Equal, to rounding on a GPU: tensors, numbers, records, and what holds them; a tensor that was moved stays so."""
     if isinstance(expected, Tensor):
-        torch.testing.assert_close(found.cpu(), expected, **({} if found.is_cuda else {"rtol": 0, "atol": 0}))
+        exact = not torch.cuda.is_available()  # what a GPU computed may lie on the processor by now
+        torch.testing.assert_close(
+            found.cpu(), expected, **({"rtol": 0, "atol": 0} if exact else {"rtol": 1e-4, "atol": 1e-4})
+        )
     elif isinstance(expected, float):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
     elif isinstance(expected, dict):
@@ -207,8 +210,11 @@ def surveyed(device: torch.device) -> list[Tensor]:
 
 def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_float16(monkeypatch)
-    monkeypatch.setattr(sieve, "_ROUNDED_SCORES", 128)
-    same(surveyed(device), surveyed(torch.device("cpu")))
+    monkeypatch.setattr(coarse, "_FIRST", 128)
+    found, expected = surveyed(device), surveyed(torch.device("cpu"))
+    # The kurtosis is of the rounded scores, which are not summed in the same order.
+    torch.testing.assert_close(found.pop(4).cpu(), expected.pop(4), rtol=1e-2, atol=1e-3)
+    same(found, expected)
 
 
 # --- Whole uses ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ NUMERICS = (
     "tiles",
     "compiled_tiles",
     "coarse",
+    "gpu_kernels",
 )
 LAYERS = (
     ("errors",),

@@ -191,7 +191,7 @@ def test_surveys_that_follow_one_another_begin_far_apart() -> None:
 def test_float16_makes_the_whole_product_only_of_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of vectors that tell all rows apart no whole product is made, once the tokens know what they keep."""
     multiply_float16(monkeypatch)
-    monkeypatch.setattr(sieve, "_ROUNDED_SCORES", 64)
+    monkeypatch.setattr(coarse, "_FIRST", 64)
     g = torch.Generator().manual_seed(6)
     vectors, rows = torch.randn(1024, 64, generator=g), torch.randn(3000, 64, generator=g)
     vectors[700] = 0  # all its scores are equal

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zeropass.statistics import blocks
 
-__all__ = ["EMPTY", "LOW", "HitList", "decoded"]
+__all__ = ["EMPTY", "LOW", "HitList", "decoded", "encoded"]
 
-_SLOTS = 32
+_SLOTS, _BLOCK = 32, 512
 _ROWS, _WARM_ROWS = 128, 512
 LOW = 0xFFFFFFFF
 """The lower half of a key, from which the number behind the score is taken."""
@@ -94,8 +94,14 @@ class HitList:
             self._waiting = None
             self._filled.zero_()
 
+    def flush_if_much(self) -> None:
+        """Merge what is waiting once it would fill a quarter of its places: little hardly raises the thresholds."""
+        if self._waiting is not None and int(self._filled.sum()) > len(self.keys) * _SLOTS // 4:
+            self.flush()
+
     def _merge(self, keys: Tensor) -> None:
-        for part in blocks(len(self.keys)):
+        # What a processor holds in its cache; a GPU takes as long for few as for many.
+        for part in blocks(len(self.keys), _BLOCK if self.keys.device.type == "cpu" else len(self.keys)):
             best = torch.cat((self.keys[part], keys[part]), 1).topk(self.keys.shape[1], dim=1).values
             self.keys[part] = best.flip(1)  # sorted, and so a heap
         self.threshold = decoded(self.keys[:, 0])[0].contiguous()
@@ -114,6 +120,12 @@ class HitList:
             token, keys = token[~fits], keys[~fits]
             if token.numel():
                 self.flush()
+
+
+def encoded(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Keys that sort by rising score, then by falling number; of ``0.0`` and ``-0.0`` as well."""
+    bits = (scores + 0.0).view(torch.int32)
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) | (LOW - numbers.long())
 
 
 def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,14 +88,18 @@ class Model:
         each other. Of the embeddings, an unused row that is not finite is zero. Raises BadWeights for a tensor that the
         file lacks or that holds NaN or infinite values elsewhere.
         """
+        return _carried(self.matrix_on_cpu(what, layer, start, stop), self.device)
+
+    def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return `matrix` on the processor, for what is not computed on the model's device."""
         stored = self._stored(what)
         total = self.rows(what, layer)
         stop = total if stop is None else stop
         if "{expert}" in stored.name:
             parts = self._of_experts(what, layer, start, stop)
-            return _carried(torch.cat([torch.from_numpy(part) for part in parts]), self.device)
+            return torch.cat([torch.from_numpy(part) for part in parts])
         (name,) = self._tensors(stored, layer)
-        return _carried(torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous(), self.device)
+        return torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous()
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """A canonical vector (a norm's gain or shift, a bias), (size,) float32, or None if the model has none.
@@ -363,7 +367,7 @@ class _Embedding:
         """Rows of a slice, or of rising places among the ids."""
         ids = self.ids[at]
         runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
-        parts = [self.model.matrix("embedding", 0, int(run[0]), int(run[-1]) + 1).cpu().numpy() for run in runs]
+        parts = [self.model.matrix_on_cpu("embedding", 0, int(run[0]), int(run[-1]) + 1).numpy() for run in runs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

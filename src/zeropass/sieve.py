@@ -61,8 +61,8 @@ _TILE = 512
 _VECTORS, _NUMBERS = 1024, 1 << 20
 """Vectors looked through at once, and their numbers, at most: they too stay in the cache."""
 
-SCORES, _ROUNDED_SCORES = 512, 2048
-"""Vectors of which all scores are made at once, where they are: in float32, and in float16."""
+SCORES = 512
+"""Vectors of which all scores are made at once in float32, where they are."""
 
 SAMPLE = 4096
 """Rows whose scores tell about where the k-th best of all must lie."""
@@ -192,10 +192,16 @@ def survey(
     made anyway; what is kept is the same.
     """
     k = min(k, len(rows))
+    if rows.coarse is not None:
+        surveys: list[Survey] = []
+        while len(vectors):
+            part, vectors = vectors.tensor_split([coarse.part_size(len(rows), hits.seen, vectors.device)])
+            surveys.append(_rounded(part, rows, k, ids, hits, first_id))
+            first_id += len(part)
+        return joined(surveys)
     if rows.turned is None:
-        whole, size = (_rounded, _ROUNDED_SCORES) if rows.coarse is not None else (_product, SCORES)
-        parts = blocks(len(vectors), size)
-        return joined([whole(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
+        parts = blocks(len(vectors), SCORES)
+        return joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
     with hits.lock:
         hits.flush()
     tiles = _tiles(len(rows), first_id)
@@ -252,6 +258,10 @@ def _rounded(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, 
     """The same from the product in float16."""
     assert rows.coarse is not None
     rough = coarse.product(made_coarse(vectors), rows.coarse)
+    if hits.seen >= hits.keys.shape[1] and coarse.fused(vectors.device, len(rows), k):
+        with hits.lock:
+            poles, means = coarse.kept(rough, vectors, rows.rows, k, ids, hits, first_id)
+        return Survey(poles, _kurtosis(means.double()))
     with hits.lock:
         coarse.tokens_of(rough, vectors, rows.rows, hits, first_id)
     return Survey(coarse.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
