@@ -205,7 +205,10 @@ def repeated(folder: Path, case: Case, keep: Path | None) -> int:
     workplace = Workplace(folder, Path(tempfile.mkdtemp(dir=folder.parent)))
     if keep is not None:
         with workplace.changed(case, Random(f"{case.reader} {case.seed} {case.number}")) as own:
-            (shutil.copytree if own.is_dir() else shutil.copy2)(own, keep)
+            if own.is_dir():
+                shutil.copytree(own, keep, dirs_exist_ok=True)
+            else:
+                shutil.copy2(own, keep)
             print(f"{keep}: {(own.parent / 'changed.json').read_text()}")
     outcome = workplace.run(case, trace=True)
     print(outcome)

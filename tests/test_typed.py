@@ -66,6 +66,7 @@ def test_a_record_comes_back() -> None:
         ({"both": [1]}, r"it\.both has 1 entries instead of 2"),
         ({"both": [1, float("nan")]}, r"it\.both\[1\] is nan, which is not float"),
         ({"both": [1, float("inf")]}, r"it\.both\[1\] is inf"),
+        ({"both": [1, 1.7e308]}, r"it\.both\[1\] is 1\.7e\+308"),
         ({"both": [1, "2"]}, r"it\.both\[1\] is a str"),
         ({"kind": "c"}, r"it\.kind is a str, which is not 'a' or 'b'"),
         ({"kind": []}, r"it\.kind is a list"),

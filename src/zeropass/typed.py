@@ -1,6 +1,5 @@
 """Records from what JSON made of them: every field of a saved file is checked against its type before it is used."""
 
-import math
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from types import NoneType, UnionType
@@ -10,12 +9,15 @@ __all__ = ["from_json"]
 
 Record = TypeVar("Record")
 
+LARGEST = 1e100
+"""No number that was saved is larger: they come from float32. Sums and squares of such ones do not overflow."""
+
 
 def from_json(kind: type[Record], value: Any, name: str = "it") -> Record:
     """Return the record of a dataclass from its `dataclasses.asdict`, after a round through JSON.
 
     Fields may be other records, tuples, dictionaries by text, literals, unions, numbers and texts. A field that has a
-    default may be missing; one that the record does not have is an error, and so is a number that is not finite.
+    default may be missing; one that the record does not have is an error, and so is a number beyond `LARGEST`, or none.
     Raises ValueError, naming the place.
     """
     return _typed(kind, value, name)  # type: ignore[no-any-return]
@@ -35,7 +37,7 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         return _tuple(arguments, value, name)
     if origin is dict and isinstance(value, dict):
         return {key: _typed(arguments[1], inner, f"{name}.{key}") for key, inner in value.items()}
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= LARGEST:
         return float(value)
     if kind in (int, str, bool, dict, NoneType) and type(value) is kind:
         return value

@@ -186,6 +186,24 @@ def _table(own: Path, name: str, column: str, value: Any) -> None:
     pq.write_table(table.set_column(place, column, pa.array(values, kind)), own / name)
 
 
+def _twice(own: Path, name: str) -> None:
+    table = pq.read_table(own / name)
+    pq.write_table(pa.concat_tables([table, table]), own / name)
+
+
+def _capitals(own: Path, name: str, column: str) -> None:
+    table = pq.read_table(own / name)
+    pq.write_table(table.rename_columns([c.upper() if c == column else c for c in table.column_names]), own / name)
+
+
+def _stitched(settings: dict[str, Any], path: Path, seeds: Path, _draw: Any) -> None:
+    own = shutil.copytree(seeds / "stitch", path / "x")
+    config = json.loads((own / "config.json").read_text())
+    config["upper"] = {key: value for key, value in (config["upper"] | settings).items() if value is not None}
+    (own / "config.json").write_text(json.dumps(config))
+    zp.classify(own, ["!"])
+
+
 def _lying_footer(own: Path, length: int) -> None:
     path = own / "parameters.parquet"
     content = path.read_bytes()
@@ -313,6 +331,13 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     ),
     "ids beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "id", (1 << 63) - 1)),
     "tokens beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "token", (1 << 63) - 1)),
+    "an atlas that has its tokens twice": partial(_atlas, lambda own: _twice(own, "tokens.parquet")),
+    "a column in capitals, of the tokens": partial(_atlas, lambda own: _capitals(own, "tokens.parquet", "piece")),
+    "a column in capitals, of the lists": partial(_atlas, lambda own: _capitals(own, "parameters.parquet", "std")),
+    "a stitched classifier of 2,048 layers": partial(_stitched, {"num_hidden_layers": 2048}),
+    "a stitched classifier of 10^300 layers": partial(_stitched, {"num_hidden_layers": 10**300}),
+    "a stitched classifier of 10^9 labels": partial(_stitched, {"num_labels": 10**9}),
+    "a stitched classifier without its width": partial(_stitched, {"hidden_size": None}),
     "a footer of 2^31 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 31) - 1)),
     "a footer of 2^32 - 1 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 32) - 1)),
     "an array of pickles": partial(
@@ -324,5 +349,11 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
 HARMLESS = {
     name for name in WRITTEN if name.startswith(("a regular expression", "rope_theta of", "rms_norm_eps of 9223"))
 }
-HARMLESS |= {"an atlas of 10^18 layers", "tokens beyond 2^62", "an added token with id 2^40"}
+HARMLESS |= {
+    "an atlas of 10^18 layers",
+    "a column in capitals, of the tokens",
+    "a column in capitals, of the lists",
+    "tokens beyond 2^62",
+    "an added token with id 2^40",
+}
 """Cases that may be read: what is odd in them is not used, or is a number like any other. All others are refused."""

@@ -101,12 +101,9 @@ class Files:
     def vocab(self) -> Vocabulary:
         """The vocabulary, from the stored table; the tokenizer is read only to split a word."""
         table = self._tokens
-        pieces = table["piece"].tolist()
-        if len(pieces) != self.model["vocabulary"]:
-            raise self._damaged(TOKENS, f"{len(pieces)} tokens instead of {self.model['vocabulary']}")
         return Vocabulary(
             kind=self.manifest["token_kind"],
-            pieces=pieces,
+            pieces=table["piece"].tolist(),
             special=table["special"],
             unused=table["unused"],
             literal=table["literal"],
@@ -124,8 +121,10 @@ class Files:
 
     @cached_property
     def _tokens(self) -> dict[str, Any]:
-        columns = ", ".join(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)))
-        return self._numpy(f"SELECT {columns} FROM read_parquet($file) ORDER BY id", TOKENS)  # noqa: S608
+        found = self._numpy(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), TOKENS)
+        if len(found["piece"]) != self.model["vocabulary"]:
+            raise self._damaged(TOKENS, f"{len(found['piece'])} tokens instead of {self.model['vocabulary']}")
+        return found
 
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
@@ -136,11 +135,15 @@ class Files:
         if not path.is_file():
             raise self._damaged(path.relative_to(self.path), "there is no such file")
 
-    def _numpy(self, query: str, file: str) -> dict[str, Any]:
+    def _numpy(self, columns: Sequence[str], file: str) -> dict[str, Any]:
+        """Columns of a table by its ids; BadAtlas if it is damaged."""
         self._require_file(self.path / file)
+        # Named here: DuckDB finds a column whatever the case of its letters, and would give it the file's.
+        names = ", ".join(f'"{name}" AS "{name}"' for name in columns)
+        query = f"SELECT {names} FROM read_parquet($file) ORDER BY id"  # noqa: S608
         try:
             found = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
-        except duckdb.Error as error:
+        except (duckdb.Error, UnicodeError) as error:
             raise self._damaged(file, error) from error
         # What has no value comes as a masked array.
         for name, column in found.items():
@@ -162,15 +165,16 @@ class Files:
             asked = {name: value for name, value in parameters.items() if name != "file"}
         try:
             found = self._db.cursor().execute(query, asked)  # a cursor each: threads may ask at once
-            names, rows = [one[0] for one in found.description], found.fetchall()
-        except duckdb.Error as error:
+            names, rows = [one[0].lower() for one in found.description], found.fetchall()
+        except (duckdb.Error, UnicodeError) as error:  # its own messages may quote bytes that are no text
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
         return self._sound(Path(parameters["file"]), names, rows)
 
     def _sound(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """The rows, if each value is there and of its column's type; BadAtlas, naming file and column, if not."""
         for name, column in zip(names, zip(*rows, strict=True), strict=False):
-            values = [value for one in column for value in one] if isinstance(column[0], list) else column
+            lists = isinstance(column[0], list)
+            values = [value for one in column for value in one or ()] if lists else column
             wrong = (
                 None in column or None in values or (values and type(values[0]) is not KINDS.get(name, type(values[0])))
             )
@@ -241,7 +245,7 @@ class Files:
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
-        found = self._numpy("SELECT mean, std, spread FROM read_parquet($file) ORDER BY id", PARAMETERS)
+        found = self._numpy(("mean", "std", "spread"), PARAMETERS)
         if len(found["mean"]) != self.manifest["lists"] or not all(np.isfinite(own).all() for own in found.values()):
             raise self._damaged(PARAMETERS, "means and deviations are missing or not finite")
         return found

@@ -6,16 +6,19 @@ It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits``
 ``AutoModelForSequenceClassification.from_pretrained("DIR")`` gives the same.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
+from zeropass.disk import load_json
 from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
@@ -150,8 +153,9 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
     path = Path(folder)
     if not (path / "stitch.json").is_file():
         raise CannotRun(f"{path} does not hold a stitched model: there is no stitch.json.")
-    kind = transformers.AutoModelForSequenceClassification
+    kind: Any = transformers.AutoModelForSequenceClassification
     with _holding(path):
+        _require_sizes(path, kind)
         found, told = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, output_loading_info=True)
         if left := sorted(str(one) for name in _UNREAD for one in told.get(name) or ()):
             raise ValueError(f"its weights do not fit its configuration, {left[0]} for one")
@@ -160,6 +164,38 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
 
 _UNREAD = ("missing_keys", "mismatched_keys", "unexpected_keys")
 """What transformers says of tensors that it made up, or left alone: it warns, and such a classifier is another one."""
+
+
+def _widest(shapes: list[list[int]]) -> int:
+    """The longest side of any tensor."""
+    return max((max(shape, default=0) for shape in shapes), default=0)
+
+
+def _require_sizes(path: Path, kind: Any) -> None:
+    """ValueError for a configuration whose model would be larger than the weights, before memory is taken for it.
+
+    First the counts over which there is a loop, then all sizes, on tensors without memory.
+    """
+    shapes: list[list[int]] = []
+    for shard in path.glob("*.safetensors"):
+        with safe_open(shard, framework="pt") as file:
+            shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no dictionary
+    settings = load_json(path / "config.json")
+    for part in (settings, *(settings.get(name) for name in ("lower", "upper"))):
+        for name, most in _LOOPS.items():
+            asked = part.get(name) if isinstance(part, dict) else None
+            if isinstance(asked, int) and asked > most(shapes):
+                raise ValueError(f"the {name} of its configuration is more than its weights have room for")
+    held = sum(map(math.prod, shapes))
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    with torch.device("meta"):
+        asked = sum(one.numel() for one in kind.from_config(config).parameters())
+    if asked > held:
+        raise ValueError(f"its configuration is that of a model of {asked} numbers, its weights have {held}")
+
+
+_LOOPS = {"num_hidden_layers": len, "n_layer": len, "num_labels": _widest, "_num_labels": _widest}
+"""Settings that say how often something is made, and what of the tensors' shapes they cannot be more than."""
 
 
 @contextmanager
@@ -187,7 +223,7 @@ def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> l
         for text in texts:
             ids = tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")["input_ids"].long()
             if ids.shape[1] == 0:
-                raise BadOption(f"The text {text!r} has no token.")
+                raise BadOption(f"The text {text!r} has no token of {folder}.")
             ids = ids.to(device)
             chances = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
             found.append(dict(zip(names, chances.tolist(), strict=True)))
