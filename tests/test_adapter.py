@@ -41,6 +41,9 @@ def test_an_adapter_is_what_peft_merges(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(found.matrix(role, layer, 3, 9), merged.matrix(role, layer, 3, 9))
     for table in ("embedding", "unembedding"):
         torch.testing.assert_close(found.matrix(table), merged.matrix(table))
+        torch.testing.assert_close(found.matrix_on_cpu(table), merged.matrix(table))
+    # Tokens are judged by their rows, once where these are the base's.
+    assert (found.judgement is found.base.judgement) == (name != "tables")
     torch.testing.assert_close(found.vector("final_norm"), merged.vector("final_norm"))
 
 

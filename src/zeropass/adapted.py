@@ -17,6 +17,7 @@ from zeropass.model import Model
 from zeropass.sources.adapter_changes import Change, LowRank, Rows
 from zeropass.sources.adapter_methods import Adapter, open_adapter
 from zeropass.sources.files import fingerprint
+from zeropass.undertrained import Judgement
 
 __all__ = ["Adapted", "adapt"]
 
@@ -74,6 +75,16 @@ class Adapted(Model):
             before = self._before(what, layer, start, stop)
             return before if change is None else change.applied(before, start)
         return change.applied(self._before(what, layer))[start:stop]
+
+    def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """As `Model.matrix_on_cpu`, with the adapter's change."""
+        return self.matrix(what, layer, start, stop).cpu()
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """As `Model.judgement`: that of the base, where the adapter leaves the embedding as it is."""
+        changed = self.touches("embedding") or self.vocab is not self.base.vocab
+        return super().judgement if changed else self.base.judgement
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """As `Model.vector`, with the adapter's change, or the one that it brings."""

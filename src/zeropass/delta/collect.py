@@ -37,6 +37,7 @@ from zeropass.delta.tensors import constants, missing, tensor_changes, unread_ch
 from zeropass.delta.verdict import alarms, verdict
 from zeropass.delta.watching import Watching, quadratic
 from zeropass.delta.words import looked_up
+from zeropass.factored import Directions
 from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
@@ -94,6 +95,19 @@ def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
     return inner.reshape(dims.kv_heads, 1, width, count).expand(-1, dims.group, -1, -1).reshape(-1, count)
 
 
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """The directions of one change and the vectors (n, d) at their left and right, each with its role.
+
+    place: of the change among `_Work.matrices`. norm: of the whole change.
+    """
+
+    place: int
+    norm: float
+    directions: Directions
+    sides: tuple[tuple[str, Tensor], tuple[str, Tensor]]
+
+
 @dataclass(eq=False)
 class _Work:
     """Running results of one comparison."""
@@ -119,6 +133,7 @@ class _Work:
     def layer(self, layer: int) -> None:
         """Take in one layer."""
         rows: dict[str, Tensor] = {}
+        ends: list[_Ends] = []
         for role in self.pair.roles:
             change = self.pair.change(role, layer)
             counted = change.norm if not change.rounding else 0.0
@@ -126,11 +141,12 @@ class _Work:
             self.cosines.append(change.cosine)
             if not change.norm:
                 continue
-            self.matrices.append(self._matrix(change))
+            self.matrices.append(self._matrix(change, ends))
             if not change.rounding:
                 scale = change.before / math.sqrt(change.dense.shape[0])
                 rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
                 self._concerned(change)
+        self._say(layer, ends)
         self._parameters(layer, rows)
         if layer == 0:  # no later layer reads the embedding itself
             self._sum("embedded")
@@ -145,45 +161,64 @@ class _Work:
             side = "writes" if space.startswith("output") else "sees"
             self.effects[side] = quadratic(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
 
-    def _matrix(self, change: Change) -> MatrixChange:
-        found: tuple[Direction, ...] = ()
+    def _matrix(self, change: Change, ends: list["_Ends"]) -> MatrixChange:
+        """A change without its directions, whose ends are noted: their words are looked up for a whole layer."""
         error = 0.0
         if not change.rounding and change.role != ROUTER:  # behind a router's rows stands no matrix
             directions, error = leading(change, DIRECTIONS)
-            found = tuple(
-                self._directions(change, directions.values, directions.left, directions.right, directions.close)
-            )
+            ends.append(self._ends(change, directions))
         return MatrixChange(
-            change.layer, change.role, change.relative, change.rank, change.rounding, found, error, change.cosine
+            change.layer, change.role, change.relative, change.rank, change.rounding, (), error, change.cosine
         )
 
-    def _directions(
-        self, change: Change, values: Tensor, inner: Tensor, stream: Tensor, close: Tensor
-    ) -> Iterator[Direction]:
-        """Each direction in words: what is read on its left, what is written (or attended to) on its right."""
+    def _ends(self, change: Change, directions: Directions) -> "_Ends":
+        """What is read on the left of each direction, and what is written (or attended to) on its right."""
         base, role = self.pair.base, change.role
         partner = PARTNER.get(role) or ("gate" if "gate" in base.family.ff_roles else "key")
-        other = across(inner, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
+        other = across(directions.left, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
         first = base_role(role) in ("gate", "up", "key", "q", "v")
-        sides = [(role, stream.T), (partner, other)] if first else [(partner, other), (role, stream.T)]
-        left, right = (self._scores(vectors, one, change.layer) for one, vectors in sides)
+        own = role, directions.right.T
+        sides = (own, (partner, other)) if first else ((partner, other), own)
+        return _Ends(len(self.matrices), change.norm, directions, sides)
+
+    def _say(self, layer: int, ends: Sequence["_Ends"]) -> None:
+        """Put each direction of a layer's changes in words."""
+        scores = iter(self._scores([side for one in ends for side in one.sides], layer))
+        for one in ends:
+            found = tuple(self._directions(one, next(scores), next(scores)))
+            self.matrices[one.place] = replace(self.matrices[one.place], directions=found)
+
+    def _directions(self, ends: "_Ends", left: Tensor, right: Tensor) -> Iterator[Direction]:
+        """Each direction in words, from the scores (V, n) of both of its ends."""
+        values, close = ends.directions.values, ends.directions.close
         for n in range(len(values)):
             if float(values[n]) <= 0:
                 continue
             # A direction and its opposite are one; the pole that stands out more, on either side, comes first.
-            ends = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
-            sign = 1.0 if float(ends.max() + ends.min()) >= 0 else -1.0
+            both = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
+            sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
             poles = (*self._poles(sign * left[:, n]), *self._poles(sign * right[:, n]))
-            yield Direction(float(values[n]), float(values[n]) ** 2 / change.norm**2, bool(close[n]), *poles)
+            yield Direction(float(values[n]), float(values[n]) ** 2 / ends.norm**2, bool(close[n]), *poles)
 
-    def _scores(self, vectors: Tensor, role: str, layer: int) -> Tensor:
-        """Scores z (V, n) of vectors of a role: what they see if they read, what they write if they write."""
-        side = side_of(role)
-        frame = "token" if side == "read" else "output"
-        folded = self._folded(vectors, role, frame, layer)
-        rows = self.frames.rows(space_of(frame, side, reads_at(self.pair.base, layer, role)))
-        mean, std = rows.moments.of_scores(folded)
-        return (rows.matrix @ folded.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
+    def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
+        """Scores z (V, n) of vectors of several roles: what they see if they read, what they write if they write.
+
+        The rows of a space are multiplied with all vectors that meet them at once: to read them takes longest.
+        """
+        spaces, folded = [], []
+        for role, vectors in sides:
+            side = side_of(role)
+            frame = "token" if side == "read" else "output"
+            spaces.append(space_of(frame, side, reads_at(self.pair.base, layer, role)))
+            folded.append(self._folded(vectors, role, frame, layer))
+        found: dict[int, Tensor] = {}
+        for space in dict.fromkeys(spaces):
+            rows, places = self.frames.rows(space), [n for n, one in enumerate(spaces) if one == space]
+            together = torch.cat([folded[n] for n in places])
+            mean, std = rows.moments.of_scores(together)
+            scores = (rows.matrix @ together.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
+            found |= zip(places, torch.split(scores, [len(folded[n]) for n in places], dim=1), strict=True)
+        return [found[n] for n in range(len(sides))]
 
     def _folded(self, vectors: Tensor, role: str, frame: str, layer: int) -> Tensor:
         return self.frames.fold(vectors, frame, side_of(role), norm_of(role), layer)
