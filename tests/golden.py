@@ -1,0 +1,246 @@
+"""What zeropass writes and prints for a few small models, as hashes: a change of the code that should change nothing.
+
+    python tests/golden.py            compare with tests/golden.json; exit code 1 where something differs
+    python tests/golden.py --record   write tests/golden.json
+    python tests/golden.py --form     compare the form alone, as `make test` does
+    python tests/golden.py --keep DIR leave everything that was hashed in a folder, to compare two commits with diff -r
+
+Every item has two hashes. The form is what must be the same on any machine: names of files, keys, words and markup, all
+numbers being replaced; of a table its columns, types and count of rows. The whole holds every byte, and is compared on
+the machine it was recorded on alone, since processors round differently.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+os.environ |= {"COLUMNS": "100", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import machine
+import small
+from test_stitch import classifier
+from zeropass import cli
+
+GOLDEN = Path(__file__).parent / "golden.json"
+MODELS = Path(__file__).parent.parent / "models"
+COMMANDS = (
+    *("build", "show", "explain", "find", "info", "families", "evidence", "align", "match", "diff"),
+    *("stitch", "classify", "serve", "export", "tour"),
+)
+VOLATILE = r"""("peak_mb": |"seconds": |peak mb</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
+"""What a run took, between what stands around it."""
+
+SHOWN = ("L1.ff.3", "L0.attn.1", "L1.attn.2.qk", "L1.attn.2.vo", "L0.attn.1.q.2")
+OUTSIDE = {"llama": (), "gpt2": ("pos.3", "L0.ff.bias"), "bert": ("pos.3", "type.1", "L0.ff.bias")}
+"""Families, and addresses outside their blocks."""
+
+TEXTUAL = (".txt", ".json", ".html", ".csv", ".svg")
+WORD = "bababa"
+TEXTS = tuple(f"{what} {number} times" for what in ("good", "bad", "the end", "one two") for number in range(15))
+
+
+class Golden:
+    """Items in the order they are made, under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.items: dict[str, dict[str, str]] = {}
+
+    def run(self, name: str, *arguments: object, expected: int = 0) -> None:
+        """Run a command line, and note what it prints to both streams. Raises RuntimeError for another exit code."""
+        out, err = io.StringIO(), io.StringIO()
+        code: object = 0
+        with (
+            mock.patch.object(sys, "argv", ["zeropass", *map(str, arguments)]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code
+        said = f"{out.getvalue()}\n--- stderr\n{err.getvalue()}"
+        if (code or 0) != expected:
+            raise RuntimeError(f"{name}: exit code {code}: {said}")
+        path = self.folder / "said" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(said, encoding="utf-8")
+        self.note(path)
+
+    def files(self, folder: Path) -> None:
+        """Note every file of a folder; those that lie side by side are one item."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.note(path, str(path.parent.relative_to(self.folder)))
+
+    def note(self, path: Path, item: str = "") -> None:
+        """Note a file, by itself or as one of several of an item."""
+        name = str(path.relative_to(self.folder))
+        if path.suffix in TEXTUAL:
+            path.write_text(self._lasting(path.read_text(encoding="utf-8")), encoding="utf-8")
+        noted = self.items.setdefault(item or name, {"form": "", "whole": ""})
+        for part, content in (("form", form(path)), ("whole", path.read_bytes())):
+            noted[part] = _hash(f"{noted[part]} {name} {_hash(content)}".encode())
+
+    def _lasting(self, text: str) -> str:
+        """The text without what differs from run to run: where this is, how long it took, what memory it took."""
+        text = text.replace(str(self.folder), "FOLDER").replace(str(MODELS), "MODELS")
+        return re.sub(VOLATILE, r"\1VOLATILE\3", text)
+
+
+def form(path: Path) -> bytes:
+    """Return what of a file is the same on any machine."""
+    if path.suffix == ".parquet":
+        return f"{pq.read_metadata(path).num_rows} {pq.read_schema(path)}".encode()
+    if path.suffix == ".npy":
+        array = np.load(path, mmap_mode="r")
+        return f"{array.dtype} {array.shape}".encode()
+    if path.suffix in (".png", ".safetensors"):
+        return path.suffix.encode()
+    text = path.read_text(encoding="utf-8")
+    # Where numbers stand one beside another, how wide they are moves what stands around them.
+    return re.sub(r"[\s│─━█▏▎▍▌▋▊▉▇▆▅▄▃▂▁]+", " ", re.sub(r"-?\d[\d.,]*(e[-+]?\d+)?", "0", text)).encode()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def make(golden: Golden) -> None:
+    """Run every command on small models, and note what each prints and writes."""
+    golden.run("help", "--help")
+    for command in COMMANDS:
+        golden.run(f"help-{command}", command, "--help")
+    golden.run("families", "families", "--json")
+    for family, outside in OUTSIDE.items():
+        _family(golden, family, (*SHOWN, *outside))
+    _two(golden)
+    _mistakes(golden)
+
+
+def _family(golden: Golden, family: str, addresses: Sequence[str]) -> None:
+    """An atlas and its pages, and what is read from it and from the weights."""
+    model = small.VARIANTS[family](golden.folder / "models" / family)
+    atlas = golden.folder / "atlases" / family
+    golden.run(f"{family}-build", "build", model, "--out", atlas)
+    golden.files(atlas)
+    for what, name in ((model, "model"), (atlas, "atlas")):
+        golden.run(f"{family}-info-{name}", "info", what)
+        golden.run(f"{family}-info-{name}-json", "info", what, "--json")
+    for verb, what in (("explain", model), ("show", atlas)):
+        golden.run(f"{family}-{verb}", verb, what, addresses[0])
+        for address in addresses:
+            golden.run(f"{family}-{verb}-{address}", verb, what, address, "--json")
+    golden.run(f"{family}-find", "find", atlas, WORD)
+    golden.run(f"{family}-find-json", "find", atlas, WORD, "--json")
+    golden.run(f"{family}-tour", "tour", atlas)
+    site = golden.folder / "sites" / family
+    golden.run(f"{family}-export", "export", atlas, site, "--most", "2", "--tokens", "3")
+    golden.files(site)
+
+
+def _two(golden: Golden) -> None:
+    """What is made of two models."""
+    first, second = MODELS / "first", MODELS / "second"
+    tuned = small.tuned(first, golden.folder / "models" / "tuned")
+    aligned, change = golden.folder / "aligned", golden.folder / "change"
+    golden.run("align", "align", first, second, "--out", aligned)
+    golden.files(aligned)
+    golden.run("match", "match", first, "L1.ff.3", second)
+    golden.run("match-json", "match", first, "L1.ff.3", second, "--json")
+    golden.run("diff", "diff", first, tuned, "--out", change, "--build")
+    golden.files(change)
+    golden.run("diff-json", "diff", first, tuned, "--json")
+    evidence, stitch = golden.folder / "evidence", golden.folder / "stitch"
+    golden.run("evidence", "evidence", first, "--out", evidence, "--tokens", "600")
+    golden.files(evidence)
+    labelled = classifier(first, golden.folder / "models" / "classifier")
+    texts = golden.folder / "texts.txt"
+    texts.write_text("\n".join(TEXTS), encoding="utf-8")
+    given = ("--classifier", labelled, "--onto", second, "--text", texts, "--keep", "2", "--take", "2")
+    golden.run("stitch", "stitch", *given, "--out", stitch)
+    golden.files(stitch)
+    golden.run("classify", "classify", stitch, *TEXTS[::9], "--json")
+
+
+def _mistakes(golden: Golden) -> None:
+    """What is said of what cannot be done."""
+    atlas = golden.folder / "atlases" / "llama"
+    for name, *arguments in (
+        ("no-model", "explain", golden.folder / "nothing", "L0.ff.1"),
+        ("no-address", "show", atlas, "L99.ff.1"),
+        ("no-parameter", "show", atlas, "nonsense"),
+        ("no-word", "find", atlas, "zzzzqqqq"),
+        ("atlas-there", "build", golden.folder / "models" / "gpt2", "--out", atlas),
+        ("no-option", "show", atlas, "L0.ff.1", "--sideways"),
+    ):
+        golden.run(str(name), *arguments, expected=2)
+
+
+def differences(items: dict[str, dict[str, str]], recorded: dict[str, dict[str, str]], part: str) -> list[str]:
+    """Name the items that differ, are missing, or are new."""
+    names = sorted(items.keys() | recorded.keys())
+    kinds = {name: "new" if name not in recorded else "missing" if name not in items else "differs" for name in names}
+    return [
+        f"{kinds[name]}: {name}" for name in names if items.get(name, {}).get(part) != recorded.get(name, {}).get(part)
+    ]
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    # The length of the path may show: where lines are broken, say.
+    own = Path(tempfile.mkdtemp(prefix="zeropass-golden-"))
+    try:
+        yield own
+        if keep is not None:
+            shutil.copytree(own, keep, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(own)
+
+
+def made(keep: Path | None = None) -> dict[str, dict[str, str]]:
+    """Make all items."""
+    torch.set_num_threads(1)
+    with _folder(keep) as folder:
+        golden = Golden(folder)
+        make(golden)
+        return golden.items
+
+
+def main() -> int:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--form", action="store_true", help="compare nothing but the form")
+    parser.add_argument("--keep", type=Path)
+    asked = parser.parse_args()
+    items = made(asked.keep)
+    if asked.record:
+        GOLDEN.write_text(json.dumps({"machine": machine.shape(), "items": items}, indent=1) + "\n", encoding="utf-8")
+        print(f"{len(items)} items recorded")
+        return 0
+    recorded = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    here = recorded["machine"] == machine.shape() and not asked.form
+    found = differences(items, recorded["items"], "whole" if here else "form")
+    print(*found, f"{len(found)} of {len(items)} items differ in {'any byte' if here else 'form'}", sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
