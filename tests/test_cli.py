@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import small
+import zeropass as zp
 from zeropass import cli
 from zeropass.tour import print_tour
 
@@ -438,6 +439,34 @@ def test_help_names_every_command() -> None:
     for command in ("build", "show", "explain", "find", "info", "families", "tour"):
         assert command in done.stdout
     assert shell().returncode == 2
+
+
+def test_show_reads_atlases_and_models_and_explain_is_another_name(llama: small.Built, run: Run) -> None:
+    for what in (llama.atlas.path, llama.folder):
+        assert run("show", what, "L1.ff.3") == run("explain", what, "L1.ff.3")
+    assert [one["role"] for one in run.json("show", llama.folder, "L1.attn.2.vo")] == ["vo"]
+    for option in (["--svd"], ["--offset", "3"], ["--device", "cuda"], ["--adapter", "x"]):
+        code, out, err = run("show", llama.atlas.path, "L1.attn.2.qk", *option)
+        assert (code, out) == (2, "")
+        assert f"{option[0]} needs the weights, and {llama.atlas.path} is an atlas" in err.replace("\n", " ")
+
+
+def test_the_version_and_the_short_help_are_had_in_three_ways() -> None:
+    said = f"zeropass {zp.__version__}\n"
+    assert (shell("--version").stdout, shell("--version", "show").stdout) == (said, said)
+    module = subprocess.run([sys.executable, "-m", "zeropass", "--version"], capture_output=True, text=True, check=True)
+    assert module.stdout == said
+    assert shell("-h").stdout == shell("--help").stdout
+    assert shell("show", "-h").stdout == shell("show", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("build", "ray"), ("evidence", "run"), ("classify", "run"), ("serve", "web"), ("export", "web")],
+)
+def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:
+    """In rich's markup [web] would be a style, and not be printed."""
+    assert f"zeropass[{extra}]" in " ".join(shell(command, "--help").stdout.replace("│", " ").split())
 
 
 def test_the_tour_fits_a_narrow_console(llama: small.Built) -> None:

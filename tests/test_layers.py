@@ -55,6 +55,7 @@ LAYERS = (
     ("__init__",),
     ("web",),
     ("cli",),
+    ("__main__",),
 )
 """From the bottom to the top; a module or package imports from its own row or from rows before it."""
 

@@ -30,7 +30,7 @@ from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.delta.words import looked_up
 from zeropass.disk import read_lines
-from zeropass.errors import BadOption, ZeropassError
+from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
 from zeropass.evidence.verdicts import default_name
 from zeropass.stitch.terminal import render_classes, render_stitch
 from zeropass.terminal import (
@@ -47,10 +47,10 @@ from zeropass.vocab import View, shown_text
 
 app = typer.Typer(
     name="zeropass",
-    help="Read the weights of a Transformer as words, without running the model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",  # in rich's own markup zeropass[web] is zeropass, and a style named web
 )
 
 INTERRUPTED = 130
@@ -61,6 +61,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
 Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
+Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
@@ -68,6 +69,21 @@ Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"zeropass {zp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Read the weights of a Transformer as words, without running the model."""
 
 
 @app.command()
@@ -116,27 +132,14 @@ def build(
         print(f"{where}: complete already, reused.")
 
 
+@app.command("explain", help="Another name for show.")
 @app.command()
 def show(
-    folder: Folder,
+    what: Either,
     address: Where,
     frame: Frame = None,
     tokens: Tokens = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="How many to list; 12 if not given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Say what a parameter does, from an atlas."""
-    records = zp.open_atlas(folder).explain(address, frame=frame, tokens=tokens, k=k)
-    _print(records, address, frame, k or 12, as_json)
-
-
-@app.command()
-def explain(
-    model: Model,
-    address: Where,
-    frame: Frame = None,
-    tokens: Tokens = None,
-    k: Count = 12,
     offset: Annotated[
         int | None, typer.Option(help="For qk: how many positions the query stands after the key; 16 if not given.")
     ] = None,
@@ -149,9 +152,14 @@ def explain(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a parameter does, straight from the weights."""
-    folder = _one_adapter(adapter)
-    plain = zp.open_model(model, device)
+    """Say what a parameter does, from an atlas or straight from the weights."""
+    if _is_atlas(Path(what)):
+        _refuse_of_atlas(what, {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"})
+        records = zp.open_atlas(what).explain(address, frame=frame, tokens=tokens, k=k)
+        _print(records, address, frame, k or 12, as_json)
+        return
+    folder, k = _one_adapter(adapter), k or 12
+    plain = _model(what, device)
     lens = zp.Lens(_adapted(plain, folder) if folder else plain)
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
@@ -159,6 +167,15 @@ def explain(
             Console().print(render(record, k))
         return
     _print(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+
+
+def _refuse_of_atlas(what: str, options: dict[str, Any]) -> None:
+    """Raise BadOption for an option that only weights can answer."""
+    if asked := [name for name, value in options.items() if value not in (None, False)]:
+        model = zp.open_atlas(what).model["name"]
+        raise BadOption(
+            f"--{asked[0]} needs the weights, and {what} is an atlas; ask its model: zeropass show {model} …"
+        )
 
 
 @app.command()
@@ -179,11 +196,11 @@ def find(
 
 @app.command()
 def info(
-    what: Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")],
+    what: Either,
     as_json: Json = False,
 ) -> None:
     """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
-    facts = zp.open_atlas(what).info() if _is_atlas(Path(what)) else zp.open_model(what).info()
+    facts = zp.open_atlas(what).info() if _is_atlas(Path(what)) else _model(what).info()
     if not _output(facts, as_json):
         Console().print(facts_table(facts))
 
@@ -498,6 +515,17 @@ def _output(value: Any, as_json: bool) -> bool:
     if as_json:
         print(json.dumps(value, ensure_ascii=True, allow_nan=False))
     return as_json
+
+
+def _model(what: str, device: str = "cpu") -> Any:
+    """Open what is no atlas as a model; where nothing is there, the error says how an atlas is made, too."""
+    try:
+        return zp.open_model(what, device)
+    except (BadModel, NotFetched) as error:
+        if os.path.lexists(what):
+            raise
+        way = f"zeropass build MODEL --out {what}"
+        raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {way}") from error
 
 
 def _is_atlas(path: Path) -> bool:

@@ -105,9 +105,7 @@ class Atlas(Files):
             found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
             records += [r for r in found if frame in (None, r.frame)]
         if not records:
-            raise BadOption(
-                f"{address} has no {frame} list in {self.path}; zeropass explain can make it from the model."
-            )
+            raise BadOption(f"{address} has no {frame} list in {self.path}; zeropass show can make it from the model.")
         return Records(records, self.note)
 
     @property

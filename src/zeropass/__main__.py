@@ -1,0 +1,6 @@
+"""``python -m zeropass`` is the command line."""
+
+from zeropass.cli import main
+
+if __name__ == "__main__":
+    main()
