@@ -154,14 +154,14 @@ def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
     sizes = shape.d, shape.neurons, shape.vocab, shape.heads, max(1, shape.heads // 4), shape.head_dim
     marks: list[tuple[float, str]] = []
 
-    def told(what: str, _step: int, _steps: int) -> None:
+    def note(what: str, _step: int, _steps: int) -> None:
         marks.append((time.perf_counter(), what))
 
     with tempfile.TemporaryDirectory(prefix="zeropass-gpu-") as name:
         folder = Path(name)
         size = memory.write_model(memory.Shape("llama", layers, *sizes), folder / "model", device=device)
         started = time.perf_counter()
-        zp.build(zp.open_model(str(folder / "model"), device), folder / "atlas", zp.Options(), told)
+        zp.build(zp.open_model(str(folder / "model"), device), folder / "atlas", zp.Options(), note)
         ended = time.perf_counter()
         atlas = sum(file.stat().st_size for file in (folder / "atlas").rglob("*") if file.is_file())
     jobs, tables = (next(at for at, what in marks if what.startswith(begin)) for begin in ("L0.", "tables"))
@@ -194,10 +194,11 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     print(f"{shape} on {name} ({machine()})\n")
     torch.manual_seed(0)
-    found = [*lists(shape, asked.layers, device), *maps(shape, asked.maps, device)]
-    found += build(shape, asked.build, device) if asked.build else []
+    ratios = [*lists(shape, asked.layers, device), *maps(shape, asked.maps, device)]
+    if asked.build:
+        ratios += build(shape, asked.build, device)
     if not asked.small:
-        report(found, asked.record)
+        report(ratios, asked.record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What zeropass writes and prints for a few small models, as hashes: a change of the code that should change nothing.
+"""Hash what zeropass writes and prints for a few small models, to see that a change of the code changes nothing.
 
     python tests/golden.py            compare with tests/golden.json; exit code 1 where something differs
     python tests/golden.py --record   write tests/golden.json
@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before anything is imported that asks; where this 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import typer
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -40,10 +41,6 @@ from zeropass import cli
 
 GOLDEN = Path(__file__).parent / "golden.json"
 MODELS = Path(__file__).parent.parent / "models"
-COMMANDS = (
-    *("build", "show", "explain", "find", "info", "families", "evidence", "align", "match", "diff"),
-    *("stitch", "classify", "serve", "export", "tour"),
-)
 VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
 """What a run took, between what stands around it."""
 
@@ -126,7 +123,7 @@ def _hash(content: bytes) -> str:
 def make(golden: Golden) -> None:
     """Run every command on small models, and note what each prints and writes."""
     golden.run("help", "--help")
-    for command in COMMANDS:
+    for command in typer.main.get_command(cli.app).commands:
         golden.run(f"help-{command}", command, "--help")
     golden.run("families", "families", "--json")
     for family, outside in OUTSIDE.items():
@@ -203,24 +200,14 @@ def differences(items: dict[str, dict[str, str]], recorded: dict[str, dict[str, 
     ]
 
 
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    # The length of the path may show: where lines are broken, say.
-    own = Path(tempfile.mkdtemp(prefix="zeropass-golden-"))
-    try:
-        yield own
-        if keep is not None:
-            shutil.copytree(own, keep, dirs_exist_ok=True)
-    finally:
-        shutil.rmtree(own)
-
-
 def made(keep: Path | None = None) -> dict[str, dict[str, str]]:
     """Make all items."""
     torch.set_num_threads(1)
-    with _folder(keep) as folder:
-        golden = Golden(folder)
+    with tempfile.TemporaryDirectory(prefix="zeropass-golden-") as folder:
+        golden = Golden(Path(folder))
         make(golden)
+        if keep is not None:
+            shutil.copytree(folder, keep, dirs_exist_ok=True)
         return golden.items
 
 

@@ -81,7 +81,11 @@ def test_more_than_was_expected_is_found_in_the_whole_product(monkeypatch: pytes
     """Tokens that met small vectors first keep nothing that larger ones do not beat."""
     rows, vectors = drawn(700, 16, 160)
     vectors[:96] *= 0.01
+    wholes: list[int] = []
+    best = coarse._best_of_all
+    monkeypatch.setattr(coarse, "_best_of_all", lambda z, k: (wholes.append(len(z)), best(z, k))[1])
     (found, hits), (expected, others), _ = both(monkeypatch, rows, vectors, 4, 4)
+    assert wholes
     assert torch.equal(found.extremes.top_ids, expected.extremes.top_ids)
     assert torch.equal(found.extremes.bottom_ids, expected.extremes.bottom_ids)
     assert torch.equal(hits[1], others[1])

@@ -42,15 +42,15 @@ _SUMMING = 2.0**-23
 one go, and cut off what does not fit."""
 
 _ROUNDING = 2.0**-10
-"""What rounding a product to float16 changes, at most, as a share; and beside it, where numbers are tiny, `_TINY`."""
+"""Largest relative change of a product by rounding to float16; where numbers are tiny, `_TINY` adds to it."""
 
 _TINY = 2.0**-24
 
 _LOST = 2.0**-11
-"""What rounding a vector to float16 changes, as a share of its norm, unless its numbers are tiny."""
+"""Change of a vector by rounding to float16, relative to its norm, unless its numbers are tiny."""
 
 _FLOAT32 = 1e-5
-"""What computing bounds in float32 may change, as a share."""
+"""Relative slack for bounds that are themselves computed in float32."""
 
 _GATHERED = 1 << 26
 """Numbers of rows that are gathered at once: 256 MB."""
@@ -96,7 +96,7 @@ class Rough:
 
 
 def part_size(tokens: int, seen: int, device: torch.device) -> int:
-    """How many vectors are looked through at once, by how many the tokens have met."""
+    """Return how many vectors to look through at once, given how many the tokens have met."""
     if device.type != "cuda":
         return _FIRST
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -162,8 +162,8 @@ def kept(
     if bool((over := filled > most).any()):
         for some in torch.split(over.nonzero()[:, 0], _WHOLE):
             whole = vectors[some] @ rows.T
-            found = [values for sign in (1, -1) for values in _best_of_all(sign * whole, k)]
-            for pole, values in zip(poles, found, strict=True):
+            exact = [values for sign in (1, -1) for values in _best_of_all(sign * whole, k)]
+            for pole, values in zip(poles, exact, strict=True):
                 pole[some] = values
             row, token = (whole.abs() >= hits.threshold).nonzero(as_tuple=True)
             hits.take(token, first_id + some[row], whole[row, token])

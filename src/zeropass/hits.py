@@ -11,7 +11,7 @@ from zeropass.statistics import blocks
 
 __all__ = ["EMPTY", "LOW", "HitList", "decoded", "encoded"]
 
-_SLOTS, _BLOCK = 32, 512
+_SLOTS = 32
 _ROWS, _WARM_ROWS = 128, 512
 LOW = 0xFFFFFFFF
 """The lower half of a key, from which the number behind the score is taken."""
@@ -100,8 +100,8 @@ class HitList:
             self.flush()
 
     def _merge(self, keys: Tensor) -> None:
-        # What a processor holds in its cache; a GPU takes as long for few as for many.
-        for part in blocks(len(self.keys), _BLOCK if self.keys.device.type == "cpu" else len(self.keys)):
+        # A block stays in a processor's cache; a GPU takes as long for few tokens as for many.
+        for part in blocks(len(self.keys)) if self.keys.device.type == "cpu" else (slice(None),):
             best = torch.cat((self.keys[part], keys[part]), 1).topk(self.keys.shape[1], dim=1).values
             self.keys[part] = best.flip(1)  # sorted, and so a heap
         self.threshold = decoded(self.keys[:, 0])[0].contiguous()
@@ -141,8 +141,7 @@ def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _keys(z: Tensor, ids: Tensor) -> Tensor:
-    bits = z.abs().contiguous().view(torch.int32).to(torch.int64)
-    return (bits << 32) | (LOW - (2 * ids + (z < 0)))
+    return encoded(z.abs(), 2 * ids + (z < 0))
 
 
 def _rank_in_run(sorted_values: Tensor) -> Tensor:

@@ -121,10 +121,10 @@ class Files:
 
     @cached_property
     def _tokens(self) -> dict[str, Any]:
-        found = self._numpy(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), TOKENS)
-        if len(found["piece"]) != self.model["vocabulary"]:
-            raise self._damaged(TOKENS, f"{len(found['piece'])} tokens instead of {self.model['vocabulary']}")
-        return found
+        columns = self._numpy(("piece", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), TOKENS)
+        if len(columns["piece"]) != self.model["vocabulary"]:
+            raise self._damaged(TOKENS, f"{len(columns['piece'])} tokens instead of {self.model['vocabulary']}")
+        return columns
 
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
         said = str(why).splitlines()[0] if str(why) else type(why).__name__
@@ -245,10 +245,11 @@ class Files:
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
-        found = self._numpy(("mean", "std", "spread"), PARAMETERS)
-        if len(found["mean"]) != self.manifest["lists"] or not all(np.isfinite(own).all() for own in found.values()):
+        columns = self._numpy(("mean", "std", "spread"), PARAMETERS)
+        finite = all(np.isfinite(values).all() for values in columns.values())
+        if len(columns["mean"]) != self.manifest["lists"] or not finite:
             raise self._damaged(PARAMETERS, "means and deviations are missing or not finite")
-        return found
+        return columns
 
     @property
     def means(self) -> Floats:

@@ -172,13 +172,13 @@ class _Work:
         )
 
     def _ends(self, change: Change, directions: Directions) -> "_Ends":
-        """What is read on the left of each direction, and what is written (or attended to) on its right."""
+        """Return the vectors that directions read on their left, and write (or attend to) on their right."""
         base, role = self.pair.base, change.role
         partner = PARTNER.get(role) or ("gate" if "gate" in base.family.ff_roles else "key")
-        other = across(directions.left, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
-        first = base_role(role) in ("gate", "up", "key", "q", "v")
-        own = role, directions.right.T
-        sides = (own, (partner, other)) if first else ((partner, other), own)
+        stream = role, directions.right.T
+        inner = partner, across(directions.left, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
+        reads = base_role(role) in ("gate", "up", "key", "q", "v")
+        sides = (stream, inner) if reads else (inner, stream)
         return _Ends(len(self.matrices), change.norm, directions, sides)
 
     def _say(self, layer: int, ends: Sequence["_Ends"]) -> None:
@@ -207,18 +207,23 @@ class _Work:
         """
         spaces, folded = [], []
         for role, vectors in sides:
-            side = side_of(role)
-            frame = "token" if side == "read" else "output"
-            spaces.append(space_of(frame, side, reads_at(self.pair.base, layer, role)))
+            frame, space = self._place(role, layer)
+            spaces.append(space)
             folded.append(self._folded(vectors, role, frame, layer))
-        found: dict[int, Tensor] = {}
+        scored: dict[int, Tensor] = {}
         for space in dict.fromkeys(spaces):
             rows, places = self.frames.rows(space), [n for n, one in enumerate(spaces) if one == space]
             together = torch.cat([folded[n] for n in places])
             mean, std = rows.moments.of_scores(together)
             scores = (rows.matrix @ together.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
-            found |= zip(places, torch.split(scores, [len(folded[n]) for n in places], dim=1), strict=True)
-        return [found[n] for n in range(len(sides))]
+            scored |= zip(places, torch.split(scores, [len(folded[n]) for n in places], dim=1), strict=True)
+        return [scored[n] for n in range(len(sides))]
+
+    def _place(self, role: str, layer: int) -> tuple[str, str]:
+        """Return the frame in which vectors of a role are read, and its space."""
+        side = side_of(role)
+        frame = "token" if side == "read" else "output"
+        return frame, space_of(frame, side, reads_at(self.pair.base, layer, role))
 
     def _folded(self, vectors: Tensor, role: str, frame: str, layer: int) -> Tensor:
         return self.frames.fold(vectors, frame, side_of(role), norm_of(role), layer)
@@ -228,9 +233,9 @@ class _Work:
 
     def _concerned(self, change: Change) -> None:
         """Add the change to what all of them do to each token: ‖ΔW r‖², every matrix with the same weight."""
-        side, layer, role = side_of(change.role), change.layer, change.role
-        frame = "token" if side == "read" else "output"
-        rows = self.frames.rows(space_of(frame, side, reads_at(self.pair.base, layer, role)))
+        layer, role = change.layer, change.role
+        frame, space = self._place(role, layer)
+        rows = self.frames.rows(space)
         root = self._folded(change.root, role, frame, layer)
         gram = root.T @ root
         mean = rows.moments.mean

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from zeropass.arch.families import FAMILIES
@@ -23,6 +22,7 @@ from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
 from zeropass.projection import restored
+from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
 from zeropass.translation import Translation
 
@@ -166,25 +166,23 @@ _UNREAD = ("missing_keys", "mismatched_keys", "unexpected_keys")
 """What transformers says of tensors that it made up, or left alone: it warns, and such a classifier is another one."""
 
 
-def _widest(shapes: list[list[int]]) -> int:
-    """The longest side of any tensor."""
+def _widest(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return the longest side of any tensor."""
     return max((max(shape, default=0) for shape in shapes), default=0)
 
 
 def _require_sizes(path: Path, kind: Any) -> None:
-    """ValueError for a configuration whose model would be larger than the weights, before memory is taken for it.
+    """Raise ValueError for a configuration of a model larger than the weights, before memory is taken for it.
 
     First the counts over which there is a loop, then all sizes, on tensors without memory.
     """
-    shapes: list[list[int]] = []
-    for shard in path.glob("*.safetensors"):
-        with safe_open(shard, framework="pt") as file:
-            shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no dictionary
+    source = SafetensorsSource(sorted(path.glob("*.safetensors")))
+    shapes = [source.shape(name) for name in source.names()]
     settings = load_json(path / "config.json")
     for part in (settings, *(settings.get(name) for name in ("lower", "upper"))):
         for name, most in _LOOPS.items():
-            asked = part.get(name) if isinstance(part, dict) else None
-            if isinstance(asked, int) and asked > most(shapes):
+            count = part.get(name) if isinstance(part, dict) else None
+            if isinstance(count, int) and count > most(shapes):
                 raise ValueError(f"the {name} of its configuration is more than its weights have room for")
     held = sum(map(math.prod, shapes))
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
