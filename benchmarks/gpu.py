@@ -23,12 +23,12 @@ import memory
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
-from zeropass import coarse
 from zeropass.errors import BadOption
-from zeropass.hits import HitList
 from zeropass.model import usable_device
-from zeropass.sieve import Sieved, sieved, survey
-from zeropass.statistics import moments, standardised
+from zeropass.numerics import half
+from zeropass.numerics.statistics import moments, standardised
+from zeropass.numerics.token_index import HitList
+from zeropass.numerics.top_k import Sieved, sieved, survey
 
 ROLES, POLE, PAIRS = ("gate", "up", "value"), 50, 100
 BLOCK = 2048
@@ -117,7 +117,7 @@ def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
     same = kind.check(sets[-1])
     bare, later = min(plain) * shape.layers, found[-1]
     whole = sum(found) + later * (shape.layers - 1 - layers)
-    way = "Triton" if coarse.fused(device, shape.vocab, POLE) else "torch"
+    way = "Triton" if half.fused(device, shape.vocab, POLE) else "torch"
     print(f"In {way}. Same ids at the same places as in the whole products: {same:.2%}.\n")
     print("| lists | bf16 products | first layer | last layer | all layers | ratio (target < 2) | up alone (10 s) |")
     print("|---:|---:|---:|---:|---:|---:|---:|")

@@ -19,8 +19,8 @@ import torch
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
-from zeropass.factored import Factored
-from zeropass.pairs import top_pairs
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.top_pairs import top_pairs
 
 FRAMES = ("token", "output", "paper")
 

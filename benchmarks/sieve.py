@@ -1,7 +1,7 @@
 """What rounding to whole numbers costs and saves where lists are looked for, on vectors of SmolLM2-135M-Instruct.
 
 A product of whole numbers tells a score up to a bound. The bound, in deviations of a list's scores, and how many
-scores must be looked at for each that a pole keeps, with vectors and rows turned (`zeropass.sieve`) and as they are;
+scores must be looked at for each that a pole keeps, with vectors and rows turned (`top_k`) and as they are;
 how far the kurtosis is off, which comes from rounded scores; and the time of a survey against the whole product in
 float32, timed in this run: the first of all, when no token has met a vector, and one after 100,000 random vectors.
 """
@@ -21,9 +21,9 @@ from recorded import Ratio, add_record, report
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner, Scored
 from zeropass.atlas.plan import plan_jobs
-from zeropass.hits import HitList
-from zeropass.sieve import Whole, made_whole, survey, turned_by
-from zeropass.statistics import kurtosis
+from zeropass.numerics.statistics import kurtosis
+from zeropass.numerics.token_index import HitList
+from zeropass.numerics.top_k import Whole, made_whole, survey, turned_by
 
 SETS = ((2, "gate", "token"), (15, "gate", "token"), (15, "value", "output"), (20, "o", "output"), (27, "up", "output"))
 MET = 100_000

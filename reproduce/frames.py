@@ -28,7 +28,7 @@ from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.chance import spearman
 from zeropass.frames import Frames
 from zeropass.model import open_model
-from zeropass.projection import rotate
+from zeropass.numerics.projection import rotate
 from zeropass.sources.demo import DEMOS, fetch_demo
 from zeropass.sources.text import PRESS_SOURCE, press_text, read_text
 

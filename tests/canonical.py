@@ -8,7 +8,7 @@ from zeropass.arch.spec import Stored, norm_of
 from zeropass.catalog import bias_roles, vector_set
 from zeropass.frames import Frames
 from zeropass.model import Model
-from zeropass.projection import normed
+from zeropass.numerics.projection import normed
 
 
 def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zeropass import sieve
+from zeropass.numerics import top_k
 
 ELSEWHERE = torch.device("lazy", 0)
 """A device that every PyTorch knows by name and for which none of ours has kernels: nothing passes by unseen."""
@@ -129,8 +129,8 @@ class _Python(TorchFunctionMode):
 
 def multiply_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have surveys multiply float16 on any device, as they do on a GPU."""
-    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+    monkeypatch.setattr(top_k, "_sieves", lambda _: False)
+    monkeypatch.setattr(top_k, "_rounds", lambda _: True)
 
 
 @contextmanager

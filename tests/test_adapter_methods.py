@@ -16,7 +16,7 @@ import zoo
 from adapters import ALL, alike, close, save, spoiled, trained
 from zeropass.adapted import adapt
 from zeropass.errors import BadModel, BadWeights, ZeropassError
-from zeropass.factored import Factored
+from zeropass.numerics.factored import Factored
 from zeropass.sources import adapter_settings
 from zeropass.sources.adapter_settings import COMPUTED, METHODS
 

@@ -23,7 +23,7 @@ from zeropass.align.pair import Pair, neuron_views
 from zeropass.align.shared import normal_form, shared_tokens
 from zeropass.align.stored import write_alignment
 from zeropass.errors import BadAddress, BadOption
-from zeropass.kernels import cross_kernel, head_products, unit
+from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.terminal import layers_in_short
 from zeropass.vocab import Vocabulary
 

@@ -19,7 +19,7 @@ import zeropass as zp
 from zeropass.arch.spec import space_of
 from zeropass.catalog import vector_set
 from zeropass.errors import BadAddress, BadOption, UnknownWord
-from zeropass.hits import HitList
+from zeropass.numerics.token_index import HitList
 
 TOLERANCE = 1e-4
 KINDS = ["llama", "gpt2", "bert"]

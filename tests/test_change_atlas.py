@@ -14,7 +14,7 @@ from zeropass.arch.spec import side_of, space_of
 from zeropass.delta.build import build_change
 from zeropass.errors import BadAddress, BadAtlas, BadModel
 from zeropass.frames import Frames
-from zeropass.projection import fold_read
+from zeropass.numerics.projection import fold_read
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -22,11 +22,11 @@ import zeropass as zp
 from devices import ELSEWHERE, elsewhere, multiply_float16
 from test_resume import contents
 from test_stitch import TEXTS, classifier, logits_of
-from zeropass import coarse, sieve
 from zeropass.atlas import build, spaces
-from zeropass.hits import HitList, decode
-from zeropass.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
-from zeropass.statistics import kurtosis, moments, standardised
+from zeropass.numerics import half, top_k
+from zeropass.numerics.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
+from zeropass.numerics.statistics import kurtosis, moments, standardised
+from zeropass.numerics.token_index import HitList, decode
 from zeropass.stitch.choose import answers
 from zeropass.stitch.transplant import put_level
 from zeropass.translation import FRAMES, KERNELS, bridge
@@ -203,15 +203,15 @@ def surveyed(device: torch.device) -> list[Tensor]:
     """What a survey keeps that multiplies float16, as on a GPU."""
     draw = torch.Generator().manual_seed(0)
     rows, vectors = (torch.randn(n, 24, generator=draw).to(device) for n in (900, 600))
-    ready, hits = sieve.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(900, 5, device)
+    ready, hits = top_k.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(900, 5, device)
     assert ready.coarse is not None
-    found = sieve.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
+    found = top_k.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
     return [*vars(found.extremes).values(), found.kurtosis, *hits.ranked()]
 
 
 def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_float16(monkeypatch)
-    monkeypatch.setattr(coarse, "_FIRST", 128)
+    monkeypatch.setattr(half, "_FIRST", 128)
     found, expected = surveyed(device), surveyed(torch.device("cpu"))
     if device.type == "cuda":  # the kurtosis is of the rounded scores, which are not summed in the same order there
         torch.testing.assert_close(found.pop(4).cpu(), expected.pop(4), rtol=1e-2, atol=1e-3)
@@ -224,7 +224,7 @@ def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are made whole here as they are there; that the sieve finds the same is for test_sieve.py."""
-    monkeypatch.setattr(sieve, "compiled", None)
+    monkeypatch.setattr(top_k, "numba_top_k", None)
     monkeypatch.setattr(build, "behind", at_once)  # what is pretended, one thread knows
     monkeypatch.setattr(build, "ahead", map)
 

@@ -23,8 +23,8 @@ from zeropass.delta.collect import across
 from zeropass.delta.results import read_words
 from zeropass.delta.verdict import alarms, verdict
 from zeropass.errors import BadModel, BadOption
-from zeropass.factored import Factored
 from zeropass.frames import Frames
+from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

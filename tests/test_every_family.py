@@ -25,7 +25,7 @@ from zeropass.catalog import vector_set
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.frames import _ACTIVATIONS, Frames
 from zeropass.model import Model, open_model
-from zeropass.projection import apply_norm, normed, rotate
+from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
 
 TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ from zeropass.atlas import near, overview, scores
 from zeropass.atlas.read import Atlas
 from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadAtlas, BadOption
-from zeropass.statistics import kurtosis
+from zeropass.numerics.statistics import kurtosis
 
 KINDS = ("llama", "gpt2", "bert")
 

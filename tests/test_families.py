@@ -25,7 +25,7 @@ from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
 from zeropass.catalog import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.frames import _ACTIVATIONS, Frames
 from zeropass.model import Model, open_model
-from zeropass.projection import apply_norm, normed, rotate
+from zeropass.numerics.projection import apply_norm, normed, rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

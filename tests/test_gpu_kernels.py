@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from zeropass import coarse, sieve
-from zeropass.hits import HitList
-from zeropass.statistics import moments
+from zeropass.numerics import half, top_k
+from zeropass.numerics.statistics import moments
+from zeropass.numerics.token_index import HitList
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and not os.environ.get("TRITON_INTERPRET"):
     pytest.skip("there is no GPU, and TRITON_INTERPRET is not set", allow_module_level=True)
 
-from zeropass import gpu_kernels
+from zeropass.numerics import triton_kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -28,10 +28,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that few numbers need several, and a device that multiplies float16."""
     for name, size in (("GROUP", 16), ("_WIDE", 256), ("_TILE", 16), ("_DEPTH", 32)):
-        monkeypatch.setattr(gpu_kernels, name, size)
-    monkeypatch.setattr(coarse, "_FIRST", 64)
-    monkeypatch.setattr(sieve, "_sieves", lambda _: False)
-    monkeypatch.setattr(sieve, "_rounds", lambda _: True)
+        monkeypatch.setattr(triton_kernels, name, size)
+    monkeypatch.setattr(half, "_FIRST", 64)
+    monkeypatch.setattr(top_k, "_sieves", lambda _: False)
+    monkeypatch.setattr(top_k, "_rounds", lambda _: True)
 
 
 def drawn(vocab: int, d: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -41,21 +41,21 @@ def drawn(vocab: int, d: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return rows.to(DEVICE), torch.randn(n, d, generator=g).to(DEVICE)
 
 
-def surveyed(rows: Tensor, vectors: Tensor, k: int, size: int) -> tuple[sieve.Survey, tuple[Tensor, ...]]:
+def surveyed(rows: Tensor, vectors: Tensor, k: int, size: int) -> tuple[top_k.Survey, tuple[Tensor, ...]]:
     """What a survey finds, beginning at id 5, and the tokens' hits."""
-    ready, hits = sieve.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(len(rows), size, DEVICE)
-    return sieve.survey(vectors, ready, k, 2 * torch.arange(len(rows), device=DEVICE), hits, 5), hits.ranked()
+    ready, hits = top_k.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(len(rows), size, DEVICE)
+    return top_k.survey(vectors, ready, k, 2 * torch.arange(len(rows), device=DEVICE), hits, 5), hits.ranked()
 
 
 def both(monkeypatch: pytest.MonkeyPatch, *asked: Any) -> tuple[Any, Any, int]:
     """What is found in Triton and in torch, and by how many calls of the former."""
     calls = []
-    kept = coarse.kept
+    kept = half.kept
     with monkeypatch.context() as patch:
-        patch.setattr(coarse, "kept", lambda *given: (calls.append(1), kept(*given))[1])
+        patch.setattr(half, "kept", lambda *given: (calls.append(1), kept(*given))[1])
         found = surveyed(*asked)
     with monkeypatch.context() as patch:
-        patch.setattr(coarse, "gpu_kernels", None)
+        patch.setattr(half, "gpu_kernels", None)
         return found, surveyed(*asked), len(calls)
 
 
@@ -82,8 +82,8 @@ def test_more_than_was_expected_is_found_in_the_whole_product(monkeypatch: pytes
     rows, vectors = drawn(700, 16, 160)
     vectors[:96] *= 0.01
     wholes: list[int] = []
-    best = coarse._best_of_all
-    monkeypatch.setattr(coarse, "_best_of_all", lambda z, k: (wholes.append(len(z)), best(z, k))[1])
+    best = half._best_of_all
+    monkeypatch.setattr(half, "_best_of_all", lambda z, k: (wholes.append(len(z)), best(z, k))[1])
     (found, hits), (expected, others), _ = both(monkeypatch, rows, vectors, 4, 4)
     assert wholes
     assert torch.equal(found.extremes.top_ids, expected.extremes.top_ids)
@@ -94,12 +94,12 @@ def test_more_than_was_expected_is_found_in_the_whole_product(monkeypatch: pytes
 def test_bounds_hold() -> None:
     """The ends of groups are bounds of the exact scores; what is chosen holds all that reaches floors and limits."""
     rows, vectors = drawn(500, 40, 20, seed=3)
-    rough = coarse.product(coarse.made_coarse(vectors), coarse.made_coarse(rows))
+    rough = half.product(half.made_coarse(vectors), half.made_coarse(rows))
     exact = (vectors.double() @ rows.double().T) / rough.unit
-    off = rough.errors[:, None] * rough.sizes + rough.scores.float().abs() * coarse._ROUNDING + coarse._TINY
+    off = rough.errors[:, None] * rough.sizes + rough.scores.float().abs() * half._ROUNDING + half._TINY
     assert bool(((exact - rough.scores.double()).abs() <= off).all())
     bounds = rough.errors, rough.sizes
-    high, low, sums = gpu_kernels.ends(rough.scores, *bounds, coarse._ROUNDING, coarse._TINY)
+    high, low, sums = triton_kernels.ends(rough.scores, *bounds, half._ROUNDING, half._TINY)
     for group in range(high.shape[1]):
         part = exact[:, 16 * group : 16 * group + 16]
         assert bool((high[:, group] <= part.amax(1)).all())
@@ -108,9 +108,9 @@ def test_bounds_hold() -> None:
     torch.testing.assert_close(sums.double(), powers, rtol=1e-3, atol=1e-2 * float(powers[3].amax()) ** 0.25)
     floors = torch.stack((exact.quantile(0.98, dim=1), exact.quantile(0.02, dim=1))).float()
     limits = exact.abs().quantile(0.97, dim=0).float()
-    places, filled = gpu_kernels.chosen(rough.scores, *bounds, floors, limits, coarse._ROUNDING, coarse._TINY, 500)
+    places, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, half._ROUNDING, half._TINY, 500)
     wanted = (exact >= floors[0, :, None]) | (exact <= floors[1, :, None]) | (exact.abs() >= limits)
-    z = gpu_kernels.dots(vectors, rows, places, filled)
+    z = triton_kernels.dots(vectors, rows, places, filled)
     for row, count in enumerate(filled.tolist()):
         at = places[row, :count].long()
         assert len(at.unique()) == count < 500

@@ -25,8 +25,8 @@ from zeropass.atlas.plan import plan_jobs
 from zeropass.atlas.spaces import Spaces, StoredRows, rows_size, save_array
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.frames import Frames
-from zeropass.sieve import rounded_size
-from zeropass.statistics import moments
+from zeropass.numerics.statistics import moments
+from zeropass.numerics.top_k import rounded_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = zp.Options(k=6, pairs=5, layers=(0, 2))

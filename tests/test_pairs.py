@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zeropass import pairs, tiles
-from zeropass.compiled_tiles import fastest_products
-from zeropass.factored import Factored, close_values
-from zeropass.pairs import TopPairs, top_pairs
-from zeropass.tiles import PANEL
+from zeropass.numerics import tiles
+from zeropass.numerics import top_pairs as search
+from zeropass.numerics.factored import Factored, close_values
+from zeropass.numerics.numba_tiles import fastest_products
+from zeropass.numerics.tiles import PANEL
+from zeropass.numerics.top_pairs import TopPairs, top_pairs
 
 KINDS = ("random", "flat", "heavy", "duplicates", "small integers", "deficient", "zeros", "one-sided", "constant")
 COMMON = settings(max_examples=50, deadline=None)
@@ -95,10 +96,10 @@ def test_tiles_of_any_size_give_one_answer(kind: str, way: str, monkeypatch: pyt
     """Small tiles have edges everywhere; what is in no visited tile must be under the bound."""
     product = Factored(factor(kind, 150, 8, 1), factor(kind, 131, 8, 2))
     monkeypatch.setattr(tiles, "_int8_pays", lambda _device: way == "whole")
-    monkeypatch.setattr(pairs, "CORNER", 8)
+    monkeypatch.setattr(search, "CORNER", 8)
     want = brute(product, 60, ones(150), ones(131))
     for step, area in ((9, 90), (40, 500), (100, 1 << 13)):
-        monkeypatch.setattr(pairs, "CPU_TILE", (step, area))
+        monkeypatch.setattr(search, "CPU_TILE", (step, area))
         seen, result = visited_pairs(
             product, 60, fastest_products if way == "compiled" else tiles.products_for, monkeypatch
         )
@@ -114,9 +115,11 @@ def visited_pairs(
 ) -> tuple[Tensor, TopPairs]:
     """Return which pairs a search multiplied, with its answer; each at most once."""
     seen = torch.zeros(product.shape, dtype=torch.int64)
-    multiply = pairs._Search.multiply
+    multiply = search._Search.multiply
 
-    def note(self: pairs._Search, a: pairs._Block, b: pairs._Block, heights: npt.NDArray[np.int64], panel: int) -> int:
+    def note(
+        self: search._Search, a: search._Block, b: search._Block, heights: npt.NDArray[np.int64], panel: int
+    ) -> int:
         after = multiply(self, a, b, heights, panel)
         ids = self.right.ids[b.start : b.start + len(b.falling)]
         for at in range(panel, after):
@@ -125,7 +128,7 @@ def visited_pairs(
         return after
 
     with monkeypatch.context() as patch:
-        patch.setattr(pairs._Search, "multiply", note)
+        patch.setattr(search._Search, "multiply", note)
         result = top_pairs(product, k, ways=ways)
     assert int(seen.max()) <= 1
     return seen.bool(), result

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.projection import (
+from zeropass.numerics.projection import (
     apply_norm,
     extremes,
     fold_read,
@@ -19,7 +19,7 @@ from zeropass.projection import (
     rotate,
     scores,
 )
-from zeropass.statistics import blocks, moments, standardised
+from zeropass.numerics.statistics import blocks, moments, standardised
 
 SEEDS = st.integers(0, 2**32 - 1)
 

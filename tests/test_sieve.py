@@ -15,30 +15,30 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from devices import multiply_float16
-from zeropass import coarse, sieve
-from zeropass.hits import HitList
-from zeropass.sieve import Sieved, Survey, sieved, survey
-from zeropass.statistics import moments
+from zeropass.numerics import half, top_k
+from zeropass.numerics.statistics import moments
+from zeropass.numerics.token_index import HitList
+from zeropass.numerics.top_k import Sieved, Survey, sieved, survey
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=["int8", "float32", "made", "float16"])
 def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    assert sieve.compiled is not None, "these tests need zeropass[fast]"
+    assert top_k.numba_top_k is not None, "these tests need zeropass[fast]"
     if request.param == "float16":
         multiply_float16(monkeypatch)
-    monkeypatch.setattr(sieve.compiled, "INT8", request.param == "int8")
+    monkeypatch.setattr(top_k.numba_top_k, "INT8", request.param == "int8")
     if request.param == "made":
         monkeypatch.setattr(sys.modules[__name__], "survey", survey_of_made)
-    monkeypatch.setattr(sieve, "_TILE", 96)  # several tiles, of which the last is no whole one
+    monkeypatch.setattr(top_k, "_TILE", 96)  # several tiles, of which the last is no whole one
     yield request.param == "int8"
 
 
 def survey_of_made(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
     """From the whole product in float32 of vectors that are scaled, one by 0.125, one by 4 …"""
     scale = 2.0 ** (torch.arange(len(vectors)) % 6 - 3)
-    return sieve.survey(vectors, rows, k, ids, hits, first_id, (rows.rows @ (vectors * scale[:, None]).T, scale))
+    return top_k.survey(vectors, rows, k, ids, hits, first_id, (rows.rows @ (vectors * scale[:, None]).T, scale))
 
 
 def made(rows: Tensor) -> Sieved:
@@ -110,21 +110,21 @@ def test_rows_of_very_unequal_lengths(whole) -> None:
 
 def test_a_sample_that_promised_too_much(whole, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the rows of the sample are long: what k scores were thought to reach, fewer do."""
-    monkeypatch.setattr(sieve, "SAMPLE", 32)
-    monkeypatch.setattr(sieve, "_GROUP", 1)
+    monkeypatch.setattr(top_k, "SAMPLE", 32)
+    monkeypatch.setattr(top_k, "_GROUP", 1)
     g = torch.Generator().manual_seed(5)
     vectors, rows = (torch.randint(-9, 10, (n, 6), generator=g).float() for n in (50, 300))
     rows[torch.linspace(0, 299, 32).long()] *= 16
     times: list[bool] = []
-    look = sieve._Survey.look_through
+    look = top_k._Survey.look_through
 
     def counted(self, tiles: list[slice], lowest: Tensor, for_tokens: bool = True) -> None:
         times.append(for_tokens)
         look(self, tiles, lowest, for_tokens)
 
-    monkeypatch.setattr(sieve._Survey, "look_through", counted)
+    monkeypatch.setattr(top_k._Survey, "look_through", counted)
     check(vectors, rows, 5, 5)
-    assert (False in times) == sieve._sieves(rows)
+    assert (False in times) == top_k._sieves(rows)
 
 
 def test_real_numbers_come_out_as_from_the_whole_product(whole, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +132,9 @@ def test_real_numbers_come_out_as_from_the_whole_product(whole, monkeypatch: pyt
     g = torch.Generator().manual_seed(2)
     vectors, rows = torch.randn(120, 64, generator=g), torch.randn(3000, 64, generator=g).exp()
     rows -= rows.mean(0)  # as in a build
-    monkeypatch.setattr(sieve, "_TILE", 1024)
+    monkeypatch.setattr(top_k, "_TILE", 1024)
     found, hits = looked(vectors, rows, 20, 15)
-    monkeypatch.setattr(sieve, "compiled", None)
+    monkeypatch.setattr(top_k, "numba_top_k", None)
     plain, others = looked(vectors, rows, 20, 15)
     for one, other in zip(found, plain, strict=True):
         for name in ("top", "bottom"):
@@ -182,7 +182,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_kurtosis(first_id: int) -> 
 
 
 def test_surveys_that_follow_one_another_begin_far_apart() -> None:
-    tiles = [sieve._tiles(5000, first_id) for first_id in (0, 1)]
+    tiles = [top_k._tiles(5000, first_id) for first_id in (0, 1)]
     assert sorted(tiles[0], key=lambda tile: tile.start) == sorted(tiles[1], key=lambda tile: tile.start)
     assert sum(tile.stop - tile.start for tile in tiles[1]) == 5000
     assert tiles[0][0].start == 0 != tiles[1][0].start
@@ -191,13 +191,13 @@ def test_surveys_that_follow_one_another_begin_far_apart() -> None:
 def test_float16_makes_the_whole_product_only_of_what_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of vectors that tell all rows apart no whole product is made, once the tokens know what they keep."""
     multiply_float16(monkeypatch)
-    monkeypatch.setattr(coarse, "_FIRST", 64)
+    monkeypatch.setattr(half, "_FIRST", 64)
     g = torch.Generator().manual_seed(6)
     vectors, rows = torch.randn(1024, 64, generator=g), torch.randn(3000, 64, generator=g)
     vectors[700] = 0  # all its scores are equal
     made: list[int] = []
     monkeypatch.setattr(
-        coarse, "_first", lambda z, at, k, first=coarse._first: (made.append(z.shape[1]), first(z, at, k))[1]
+        half, "_first", lambda z, at, k, first=half._first: (made.append(z.shape[1]), first(z, at, k))[1]
     )
     offered: list[int] = []
     offer = HitList.offer
@@ -210,7 +210,7 @@ def test_float16_makes_the_whole_product_only_of_what_it_cannot_tell(monkeypatch
     assert made.count(52) == 32  # both poles of 16 blocks: 2 k + 32 scores of each
     assert 0 < made.count(3000) <= 4
     assert offered and max(offered) < 512
-    monkeypatch.setattr(sieve, "_rounds", lambda _: False)
+    monkeypatch.setattr(top_k, "_rounds", lambda _: False)
     others = HitList(3000, 5)
     survey(vectors, sieved(rows, moments(rows).covariance), 10, torch.arange(3000), others, 0)
     same = hits.ranked()[1] == others.ranked()[1]
@@ -237,8 +237,8 @@ import llvmlite.binding
 llvmlite.binding.get_host_cpu_features = lambda: {}
 import numpy, torch
 from test_sieve import kept_of_real_numbers
-from zeropass import compiled
-assert not compiled.INT8 and compiled._TOGETHER == 1
+from zeropass.numerics import numba_top_k
+assert not numba_top_k.INT8 and numba_top_k._TOGETHER == 1
 numpy.save(sys.argv[1], kept_of_real_numbers())
 """
 
@@ -266,7 +266,7 @@ def test_the_turn_has_the_same_bits_on_any_number_of_threads() -> None:
     try:
         for count in (1, 2, 4):
             torch.set_num_threads(count)
-            turns.append(sieve._turns(covariance))
+            turns.append(top_k._turns(covariance))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)

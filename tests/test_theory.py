@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.func import jacrev
 from torch.nn import functional
 
-from zeropass.factored import Factored
-from zeropass.pairs import top_pairs
-from zeropass.projection import (
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.projection import (
     apply_norm,
     fold_read,
     fold_write,
@@ -26,7 +25,8 @@ from zeropass.projection import (
     rotate,
     scores,
 )
-from zeropass.statistics import moments, standardised
+from zeropass.numerics.statistics import moments, standardised
+from zeropass.numerics.top_pairs import top_pairs
 from zeropass.views import Hidden, TokenScore, VectorRecord
 
 PAGE = (Path(__file__).parent.parent / "docs" / "theory.md").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_a_name_is_something_public(name: str) -> None:
 
 
 def test_a_wrong_name_would_be_seen() -> None:
-    for wrong in ("zeropass.projection.no_such", "zeropass.views.TokenScore.y", "zeropass.nowhere.scores"):
+    for wrong in ("zeropass.numerics.projection.no_such", "zeropass.views.TokenScore.y", "zeropass.nowhere.scores"):
         with pytest.raises((AttributeError, ModuleNotFoundError)):
             resolve(wrong)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zeropass.threads import ahead, behind, each_core, in_turn, side_by_side
+from zeropass.numerics.parallel import ahead, behind, each_core, in_turn, side_by_side
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from zeropass.delta.stored import write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
-    from zeropass.factored import Factored
     from zeropass.filtered import pairs_with
     from zeropass.frames import Frames
     from zeropass.lens import Lens, load
     from zeropass.model import Model, open_model
-    from zeropass.pairs import TopPairs, top_pairs
+    from zeropass.numerics.factored import Factored
+    from zeropass.numerics.top_pairs import TopPairs, top_pairs
     from zeropass.stitch.collect import stitch_models, transplant
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.stitched import classify, load_stitched
@@ -122,12 +122,12 @@ _HOMES = {
     "zeropass.delta.stored": ("write_diff",),
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
-    "zeropass.factored": ("Factored",),
+    "zeropass.numerics.factored": ("Factored",),
     "zeropass.filtered": ("pairs_with",),
     "zeropass.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load"),
     "zeropass.model": ("Model", "open_model"),
-    "zeropass.pairs": ("TopPairs", "top_pairs"),
+    "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.collect": ("stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),

@@ -12,8 +12,8 @@ from torch import Tensor
 from zeropass.adapter_fit import Place, fit
 from zeropass.arch.families import FAMILIES
 from zeropass.errors import BadModel
-from zeropass.factored import Factored
 from zeropass.model import Model
+from zeropass.numerics.factored import Factored
 from zeropass.sources.adapter_changes import Change, LowRank, Rows
 from zeropass.sources.adapter_methods import Adapter, open_adapter
 from zeropass.sources.files import fingerprint

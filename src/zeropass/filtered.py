@@ -7,9 +7,9 @@ from torch import Tensor
 
 from zeropass.arch.spec import check_count
 from zeropass.errors import BadOption
-from zeropass.factored import Factored
 from zeropass.lens import Lens, pair_record
-from zeropass.pairs import TopPairs
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.top_pairs import TopPairs
 from zeropass.views import PairRecord
 from zeropass.vocab import View
 

@@ -28,10 +28,10 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.errors import BadModel, BadOption
-from zeropass.factored import Factored
 from zeropass.model import Model
-from zeropass.projection import apply_norm, fold_read, fold_write, normed, rotate
-from zeropass.statistics import Moments, blocks, moments
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
+from zeropass.numerics.statistics import Moments, blocks, moments
 
 __all__ = ["Frames", "Lengths", "Rows"]
 

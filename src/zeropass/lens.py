@@ -14,12 +14,12 @@ from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.catalog import VectorSet, locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
-from zeropass.factored import Factored, close_values
 from zeropass.frames import Frames
 from zeropass.identity import values_sha256
 from zeropass.model import Model, open_model
-from zeropass.pairs import TopPairs, top_pairs
-from zeropass.projection import extremes
+from zeropass.numerics.factored import Factored, close_values
+from zeropass.numerics.projection import extremes
+from zeropass.numerics.top_pairs import TopPairs, top_pairs
 from zeropass.undertrained import Judgement
 from zeropass.views import (
     Certificate,

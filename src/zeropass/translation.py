@@ -23,7 +23,7 @@ from zeropass.arch.spec import Side
 from zeropass.errors import BadOption
 from zeropass.frames import Frames
 from zeropass.model import Model
-from zeropass.statistics import blocks
+from zeropass.numerics.statistics import blocks
 
 __all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "from_anchors", "translate"]
 

@@ -25,7 +25,7 @@ class Lists:
 def lists_of(vectors: Tensor, rows: Tensor, ids: Tensor, mean: Tensor) -> Lists:
     """The lists of vectors (n, d) over the tokens ids (S,) of rows (V, d); exact.
 
-    Vectors are scaled to scores of variance one (`kernels.unit`); mean (d,) is that of the rows of those tokens.
+    Vectors are scaled to scores of variance one (`cross_gram.unit`); mean (d,) is that of the rows of those tokens.
     """
     ours = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     ours[ids] = True

@@ -12,9 +12,9 @@ from zeropass.align.shared import Shared, shared_tokens
 from zeropass.arch.spec import default_frames, side_of, space_of
 from zeropass.catalog import vector_set
 from zeropass.frames import Frames
-from zeropass.kernels import cross_kernel, head_products, unit
 from zeropass.model import Model
-from zeropass.projection import rotate
+from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
+from zeropass.numerics.projection import rotate
 
 __all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
 

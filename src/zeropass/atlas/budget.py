@@ -38,7 +38,7 @@ from zeropass.atlas.schema import Job
 from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.sieve import SAMPLE, SCORES, passing_size
+from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]
 

@@ -22,10 +22,10 @@ from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
 from zeropass.identity import values_sha256
 from zeropass.model import Model
-from zeropass.threads import ahead, behind, side_by_side
+from zeropass.numerics.parallel import ahead, behind, side_by_side
+from zeropass.numerics.quantize import full_precision
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS
-from zeropass.whole import full_precision
 
 __all__ = ["Progress", "RunJobs", "build", "carry_out", "here", "kept_tokens"]
 

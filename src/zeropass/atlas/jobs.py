@@ -16,19 +16,14 @@ from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.spaces import Space, Spaces, save_array
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
 from zeropass.catalog import VectorSet, count_of, kind_of, reads_at, vector_set
-from zeropass.factored import Factored
 from zeropass.frames import Frames, Lengths
-from zeropass.hits import HitList
 from zeropass.model import Model
-from zeropass.pairs import top_pairs
-from zeropass.sieve import Scores, Survey, joined, survey
-from zeropass.statistics import blocks, standardised
-from zeropass.threads import each_core, in_turn
-
-try:
-    from zeropass.compiled_tiles import fastest_products
-except (ImportError, RuntimeError):  # as in sieve.py: numba is an extra
-    from zeropass.tiles import products_for as fastest_products
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.parallel import each_core, in_turn
+from zeropass.numerics.statistics import blocks, standardised
+from zeropass.numerics.token_index import HitList
+from zeropass.numerics.top_k import Scores, Survey, joined, survey
+from zeropass.numerics.top_pairs import top_pairs
 
 __all__ = ["COLUMNS", "Finds", "Meet", "Runner", "Scored"]
 
@@ -242,7 +237,7 @@ class Runner:
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """The top pairs of one head map, which comes as its factors over the kept tokens."""
-        found = top_pairs(product, self.options.pairs, ways=fastest_products)
+        found = top_pairs(product, self.options.pairs)
         found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
         offset = self.frames.usual_offset(kind, frame)
         return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)

@@ -19,9 +19,9 @@ from torch import Tensor
 from zeropass.atlas.schema import beside, safe_name
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
-from zeropass.sieve import Sieved, rounded_size, sieved, whole_type
+from zeropass.numerics.statistics import Moments, blocks, moments
+from zeropass.numerics.top_k import Sieved, rounded_size, sieved, whole_type
 from zeropass.sources.base import Float32
-from zeropass.statistics import Moments, blocks, moments
 
 __all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 
@@ -46,7 +46,7 @@ class Space:
 
     @property
     def sieved(self) -> Sieved:
-        """The rows made ready for `sieve.survey`: a quarter as large once more."""
+        """The rows made ready for `top_k.survey`: a quarter as large once more."""
         with self.lock:
             return self._sieved
 

@@ -19,10 +19,10 @@ from zeropass.address import Address
 from zeropass.arch.spec import Side
 from zeropass.atlas.schema import beside
 from zeropass.errors import BadAtlas
-from zeropass.hits import HitList
-from zeropass.pairs import TopPairs
-from zeropass.projection import Extremes
-from zeropass.statistics import blocks
+from zeropass.numerics.projection import Extremes
+from zeropass.numerics.statistics import blocks
+from zeropass.numerics.token_index import HitList
+from zeropass.numerics.top_pairs import TopPairs
 from zeropass.undertrained import Judgement
 from zeropass.vocab import VIEWS, Vocabulary
 

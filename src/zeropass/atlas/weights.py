@@ -11,11 +11,11 @@ from zeropass.atlas.near import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import safe_name
 from zeropass.errors import BadOption
-from zeropass.factored import Factored
 from zeropass.frames import Frames, Rows
 from zeropass.lens import Lens, Shown
 from zeropass.model import open_model
-from zeropass.statistics import Moments
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.statistics import Moments
 from zeropass.vocab import View
 
 __all__ = ["lens_of"]

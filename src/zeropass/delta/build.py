@@ -24,10 +24,10 @@ from zeropass.atlas.tables import PairRow
 from zeropass.catalog import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.delta.changes import Comparison
 from zeropass.errors import BadModel, BadOption
-from zeropass.factored import Factored
 from zeropass.frames import Frames
 from zeropass.model import Model
-from zeropass.statistics import standardised
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.statistics import standardised
 
 __all__ = ["build_change"]
 

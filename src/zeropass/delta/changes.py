@@ -12,9 +12,9 @@ from zeropass.adapted import Adapted
 from zeropass.delta.held import Form, Held
 from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadModel
-from zeropass.factored import Directions, Factored, close_values
 from zeropass.model import Model
-from zeropass.statistics import blocks
+from zeropass.numerics.factored import Directions, Factored, close_values
+from zeropass.numerics.statistics import blocks
 
 __all__ = ["Change", "Comparison", "leading", "values"]
 

@@ -37,10 +37,10 @@ from zeropass.delta.tensors import constants, missing, tensor_changes, unread_ch
 from zeropass.delta.verdict import alarms, verdict
 from zeropass.delta.watching import Watching, quadratic
 from zeropass.delta.words import looked_up
-from zeropass.factored import Directions
 from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
+from zeropass.numerics.factored import Directions
 from zeropass.sources.gguf import storing_error
 from zeropass.views import Direction, Token, TokenScore
 

@@ -22,8 +22,8 @@ from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadOption
 from zeropass.frames import Frames
 from zeropass.model import Model
+from zeropass.numerics.statistics import blocks
 from zeropass.sources.base import FLOATS, TensorSource
-from zeropass.statistics import blocks
 
 __all__ = ["constants", "missing", "tensor_changes", "unread_changes"]
 

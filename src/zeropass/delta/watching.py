@@ -18,7 +18,7 @@ from zeropass.arch.spec import side_of
 from zeropass.delta.held import BLOCK
 from zeropass.delta.results import LEVEL, Watched, WatchedWord
 from zeropass.delta.words import Word
-from zeropass.statistics import blocks
+from zeropass.numerics.statistics import blocks
 from zeropass.vocab import Vocabulary
 
 __all__ = ["PEERS", "Watching", "effects", "quadratic"]

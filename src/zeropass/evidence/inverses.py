@@ -13,7 +13,7 @@ from zeropass.evidence.chance import correlation, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import EVERY_LAYER, Result
 from zeropass.evidence.spaces import Spaces
-from zeropass.projection import keep_k, pseudo_inverse
+from zeropass.numerics.projection import keep_k, pseudo_inverse
 
 __all__ = ["KEPT", "inverses"]
 

@@ -16,7 +16,7 @@ from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import Spaces
 from zeropass.model import Model
-from zeropass.projection import normed
+from zeropass.numerics.projection import normed
 
 __all__ = ["pairs", "states"]
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.projection import restored
+from zeropass.numerics.projection import restored
 from zeropass.stitch.parts import Lower, Upper, batches, head_of, load_classifier, load_lower
 from zeropass.stitch.results import Try, Verdict, judged
 from zeropass.stitch.stitched import seam_norm

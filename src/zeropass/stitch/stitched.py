@@ -21,7 +21,7 @@ from zeropass.disk import load_json
 from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
-from zeropass.projection import restored
+from zeropass.numerics.projection import restored
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
 from zeropass.translation import Translation

@@ -15,8 +15,8 @@ from zeropass.errors import BadOption
 from zeropass.sources.demo import DEMOS, cache_folder
 
 if TYPE_CHECKING:
-    from zeropass.factored import Factored
     from zeropass.lens import Lens
+    from zeropass.numerics.factored import Factored
 
 __all__ = ["Book", "local_name"]
 

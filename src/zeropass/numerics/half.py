@@ -1,4 +1,4 @@
-"""What `sieve.survey` keeps, on a GPU: a product in float16, and its few scores that may matter computed again.
+"""What `top_k.survey` keeps, on a GPU: a product in float16, and its few scores that may matter computed again.
 
 There float16 is multiplied ten times as fast as float32. With hats for what is rounded, a score is no further off than
 
@@ -7,7 +7,7 @@ There float16 is multiplied ten times as fast as float32. With hats for what is 
 and what sums in float32, and the rounding of the product itself, add. bfloat16, as fast, loses eight times as much:
 with 4,096 numbers a vector, too much.
 
-There are two ways to find what may matter. `kept` looks at the scores twice, in Triton (`gpu_kernels`): the highest
+There are two ways to find what may matter. `kept` looks at the scores twice, in Triton (`triton_kernels`): the highest
 bound of each group of columns tells what a vector's best are at least, and then all scores that may reach that, or what
 a token keeps, are chosen. `poles_of` and `tokens_of` are torch's, right on any device, and find the same: of each pole
 more scores than it keeps are computed again; where the last of them could still be among the best, so is that vector's
@@ -23,14 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.hits import EMPTY, HitList, decoded, encoded
-from zeropass.projection import Extremes
-from zeropass.statistics import blocks
-
-try:
-    from zeropass import gpu_kernels
-except ImportError:  # Triton comes with PyTorch for GPUs, on Linux
-    gpu_kernels = None  # type: ignore[assignment]
+from zeropass.numerics.compiled import triton_kernels
+from zeropass.numerics.projection import Extremes
+from zeropass.numerics.statistics import blocks
+from zeropass.numerics.token_index import EMPTY, HitList, decoded, encoded
 
 __all__ = ["Coarse", "Rough", "fused", "kept", "made_coarse", "part_size", "poles_of", "product", "tokens_of"]
 
@@ -135,7 +131,7 @@ def product(vectors: Coarse, rows: Coarse) -> Rough:
 
 def fused(device: torch.device, tokens: int, k: int) -> bool:
     """Tell whether `kept` can be used: kernels work on the device, and there are more groups than a pole keeps."""
-    return gpu_kernels is not None and tokens >= 4 * k * gpu_kernels.GROUP and gpu_kernels.works(device)
+    return triton_kernels is not None and tokens >= 4 * k * triton_kernels.GROUP and triton_kernels.works(device)
 
 
 def kept(
@@ -148,14 +144,14 @@ def kept(
     """
     hits.flush_if_much()
     bounds = rough.errors, rough.sizes
-    high, low, sums = gpu_kernels.ends(rough.scores, *bounds, _ROUNDING, _TINY)
+    high, low, sums = triton_kernels.ends(rough.scores, *bounds, _ROUNDING, _TINY)
     floors = torch.stack((high.topk(k).values[:, -1], low.topk(k, largest=False).values[:, -1]))
     limits = hits.threshold * ((1 - _FLOAT32) / rough.unit)
     # Of random vectors a token keeps as large a share as it has places; half as many again, and some for the poles.
     most = min(len(rows), 8 * k + 128 + int(1.5 * len(rows) * hits.keys.shape[1] / max(1, hits.seen)))
-    places, filled = gpu_kernels.chosen(rough.scores, *bounds, floors, limits, _ROUNDING, _TINY, most)
+    places, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, _ROUNDING, _TINY, most)
     places = places[:, : int(filled.amax())].contiguous()
-    z = gpu_kernels.dots(vectors, rows, places, filled)
+    z = triton_kernels.dots(vectors, rows, places, filled)
     noted = torch.arange(places.shape[1], device=z.device) < filled[:, None]
     places = torch.where(noted, places, 0)
     poles: list[Any] = [values for sign in (1, -1) for values in _best(sign * z, places, noted, k)]

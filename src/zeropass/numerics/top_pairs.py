@@ -20,9 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zeropass.factored import Factored
-from zeropass.tiles import PANEL, Products, Ways, products_for
-from zeropass.whole import full_precision, spectral_bound, whole_numbers
+from zeropass.numerics.compiled import numba_tiles
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.quantize import full_precision, spectral_bound, whole_numbers
+from zeropass.numerics.tiles import PANEL, Products, Ways, products_for
+
+_FASTEST: Ways = numba_tiles.fastest_products if numba_tiles is not None else products_for
 
 Triple = tuple[Tensor, Tensor, Tensor]
 Falling = npt.NDArray[np.float64]
@@ -67,7 +70,7 @@ def top_pairs(
     left_mask: Tensor | None = None,
     right_mask: Tensor | None = None,
     largest: bool = True,
-    ways: Ways = products_for,
+    ways: Ways = _FASTEST,
 ) -> TopPairs:
     """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zeropass.threads import each_core
+from zeropass.numerics.parallel import each_core
 
 __all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "standardised"]
 

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from zeropass.tiles import PANEL, Found, Heights, Products, products_for
+from zeropass.numerics.tiles import PANEL, Found, Heights, Products, products_for
 
 __all__ = ["fastest_products"]
 

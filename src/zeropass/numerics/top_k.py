@@ -2,7 +2,7 @@
 
 A product of whole numbers, with a bound of its error, says where a score may matter; those few are computed again
 exactly (design.md §3, end). What is found is what the whole product gives, for less than that takes. On a GPU it is a
-product in float16 (`coarse`); without numba the whole product is made.
+product in float16 (`half`); without numba the whole product is made.
 
 Rounding to whole numbers loses least where no coordinate stands out. So vectors x and rows y are turned first, by
 matrices M and N with ``M Nᵀ = I``, which leave every score as it is:
@@ -23,18 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass import coarse
-from zeropass.coarse import Coarse, made_coarse
-from zeropass.hits import EMPTY, HitList, decoded
-from zeropass.projection import Extremes, extremes
-from zeropass.statistics import blocks, kurtosis
-from zeropass.threads import side_by_side, with_one_thread
-from zeropass.whole import spectral_bound, whole_numbers
-
-try:
-    from zeropass import compiled
-except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
-    compiled = None  # type: ignore[assignment]
+from zeropass.numerics import half
+from zeropass.numerics.compiled import numba_top_k
+from zeropass.numerics.half import Coarse, made_coarse
+from zeropass.numerics.parallel import side_by_side, with_one_thread
+from zeropass.numerics.projection import Extremes, extremes
+from zeropass.numerics.quantize import spectral_bound, whole_numbers
+from zeropass.numerics.statistics import blocks, kurtosis
+from zeropass.numerics.token_index import EMPTY, HitList, decoded
 
 __all__ = [
     "SAMPLE",
@@ -173,13 +169,15 @@ def sieved(
 
 def rounded_size(count: int, d: int) -> int:
     """Bytes of rows (count, d) as whole numbers; 0 where the whole product is made."""
-    return count * d * whole_type().itemsize if compiled is not None else 0
+    return count * d * whole_type().itemsize if numba_top_k is not None else 0
 
 
 def passing_size(d: int) -> int:
     """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
     each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
-    return 40 * d**2 + 2 * torch.get_num_threads() * each if compiled is not None else 0  # malloc keeps some for each
+    return (
+        40 * d**2 + 2 * torch.get_num_threads() * each if numba_top_k is not None else 0
+    )  # malloc keeps some for each
 
 
 def survey(
@@ -195,7 +193,7 @@ def survey(
     if rows.coarse is not None:
         surveys: list[Survey] = []
         while len(vectors):
-            part, vectors = vectors.tensor_split([coarse.part_size(len(rows), hits.seen, vectors.device)])
+            part, vectors = vectors.tensor_split([half.part_size(len(rows), hits.seen, vectors.device)])
             surveys.append(_rounded(part, rows, k, ids, hits, first_id))
             first_id += len(part)
         return joined(surveys)
@@ -257,14 +255,14 @@ def _product(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, 
 def _rounded(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
     """The same from the product in float16."""
     assert rows.coarse is not None
-    rough = coarse.product(made_coarse(vectors), rows.coarse)
-    if hits.seen >= hits.keys.shape[1] and coarse.fused(vectors.device, len(rows), k):
+    rough = half.product(made_coarse(vectors), rows.coarse)
+    if hits.seen >= hits.keys.shape[1] and half.fused(vectors.device, len(rows), k):
         with hits.lock:
-            poles, means = coarse.kept(rough, vectors, rows.rows, k, ids, hits, first_id)
+            poles, means = half.kept(rough, vectors, rows.rows, k, ids, hits, first_id)
         return Survey(poles, _kurtosis(means.double()))
     with hits.lock:
-        coarse.tokens_of(rough, vectors, rows.rows, hits, first_id)
-    return Survey(coarse.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
+        half.tokens_of(rough, vectors, rows.rows, hits, first_id)
+    return Survey(half.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
 
 
 class _Survey:
@@ -308,7 +306,7 @@ class _Survey:
         ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
         for part in blocks(len(some), _TILE):
             products = self.product(some[part], self.turned.sample[part])
-            compiled.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
+            numba_top_k.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.whole.bounds[:, 0]
 
     def product(self, at: Tensor | slice, numbers: Tensor) -> Tensor:
@@ -325,7 +323,7 @@ class _Survey:
         for part in tiles:
             products = self.product(part, self.turned.whole.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
-            count = compiled.look(
+            count = numba_top_k.look(
                 products.numpy(),
                 of_vectors,
                 self.of_rows[part].numpy(),
@@ -341,7 +339,7 @@ class _Survey:
             )
             with self.hits.lock:
                 keys, raised = self.hits.keys.numpy(), self.hits.threshold.numpy()
-                compiled.keep(found[:, :count], exact[:count], self.first_id, keys, raised)
+                numba_top_k.keep(found[:, :count], exact[:count], self.first_id, keys, raised)
             self.rows.rest()
 
     def floors(self, part: slice, products: Tensor) -> Tensor:
@@ -357,7 +355,7 @@ class _Survey:
 
 def _sieves(rows: Tensor) -> bool:
     """Whether there is what sieves here; else the whole product is made."""
-    return compiled is not None and rows.device.type == "cpu"
+    return numba_top_k is not None and rows.device.type == "cpu"
 
 
 def _rounds(rows: Tensor) -> bool:
@@ -367,7 +365,7 @@ def _rounds(rows: Tensor) -> bool:
 
 def whole_type() -> torch.dtype:
     """The type that whole numbers are multiplied in: what is fastest here, and the result is the same."""
-    return torch.int8 if compiled is not None and compiled.INT8 else torch.float32
+    return torch.int8 if numba_top_k is not None and numba_top_k.INT8 else torch.float32
 
 
 def _multiplied(rows: Tensor, vectors: Tensor, out: Tensor | None = None) -> Tensor:

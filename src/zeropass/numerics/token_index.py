@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass.statistics import blocks
+from zeropass.numerics.statistics import blocks
 
 __all__ = ["EMPTY", "LOW", "HitList", "decoded", "encoded"]
 

@@ -1,7 +1,7 @@
-"""Triton kernels of `coarse`: one look at the scores for what may matter, and the dot products of what does.
+"""Triton kernels of `half`: one look at the scores for what may matter, and the dot products of what does.
 
 Scores lie as they were multiplied, (n, V) in float16. A score ``s`` of vector i and row j is no further from the exact
-one than ``errors[i] * sizes[j] + |s| * ROUNDING + TINY`` (see `coarse`).
+one than ``errors[i] * sizes[j] + |s| * ROUNDING + TINY`` (see `half`).
 """
 
 from functools import lru_cache

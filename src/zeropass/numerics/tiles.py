@@ -1,7 +1,7 @@
 """Which products of two blocks of rows reach a floor: multiplied by torch, and then looked through.
 
 The rows of the right block come in panels of `PANEL`; each meets the first rows of the left block only, as many as its
-height says, and heights fall. Torch is here; `compiled_tiles` compares products as soon as they are made.
+height says, and heights fall. Torch is here; `numba_tiles` compares products as soon as they are made.
 """
 
 import time

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropass.statistics import gram
+from zeropass.numerics.statistics import gram
 
 CHUNK = 8192
 """Pairs whose rows are gathered at once: keeps ``entries`` to about 10 MB of scratch at 64 columns."""

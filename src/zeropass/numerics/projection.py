@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.statistics import gram
+from zeropass.numerics.statistics import gram
 
 __all__ = [
     "Extremes",

@@ -1,4 +1,4 @@
-"""The inner loops of `sieve.survey`, compiled by numba when they are first run, and kept on disk."""
+"""The inner loops of `top_k.survey`, compiled by numba when they are first run, and kept on disk."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from zeropass.hits import LOW
+from zeropass.numerics.token_index import LOW
 
 __all__ = ["INT8", "keep", "look", "raise_ends"]
 
@@ -210,7 +210,7 @@ def raise_ends(products, of_rows, start, ends):
 def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, found, exact):
     """Look through products (t, n) of whole numbers that stand for t rows, the first the ``start``-th, and n vectors.
 
-    of_vectors (3, n), of_rows (t, 3): see `sieve.Whole`. vectors: (n, d), rows: (t, d); exact scores are dot products.
+    of_vectors (3, n), of_rows (t, 3): see `top_k.Whole`. vectors: (n, d), rows: (t, d); exact scores are dot products.
     floors: (t,) how large the scores are that the tokens keep. Changed: lowest (2, n), the scores that the poles keep,
     heaps (2, n, k) of their keys, and sums (4, n) of powers of the scores. What a token may keep is written to found
     (2, t · n), vector and row, and exact (t · n); returns how many these are.

@@ -11,7 +11,7 @@ and the inner product of two head maps ``(A p)(A r)ᵀ`` and ``(B q)(B s)ᵀ`` i
 import torch
 from torch import Tensor
 
-from zeropass.statistics import blocks
+from zeropass.numerics.statistics import blocks
 
 __all__ = ["cross_kernel", "head_products", "unit"]
 
