@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from machine import load, machine, shape, today
-from zeropass.disk import beside
+from zeropass._io.atomic import beside
 from zeropass.errors import BadOption, ZeropassError
 
 RECORDED = Path(__file__).parent / "recorded.json"

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from zeropass.disk import beside
+from zeropass._io.atomic import beside
 from zeropass.errors import NotFetched
 from zeropass.sources.demo import cache_folder
 from zeropass.sources.text import brown_archive, press_text, untagged

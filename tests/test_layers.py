@@ -14,8 +14,7 @@ SOURCE = Path(zeropass.__file__).parent
 LAYERS = (
     ("errors",),
     ("numerics",),
-    ("disk", "typed"),
-    ("parquet",),
+    ("_io",),
     ("tokenizer_json", "vocab", "gguf_tokenizer", "undertrained"),
     ("sources",),
     ("arch",),
@@ -55,6 +54,7 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
     "zeropass.numerics",
+    "zeropass._io",
 )
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""

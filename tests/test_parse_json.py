@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropass.disk import parse_json
+from zeropass._io.parse import parse_json
 
 plain = st.recursive(
     st.none()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from zeropass.typed import from_json
+from zeropass._io.typed_json import from_json
 from zeropass.views import Certificate, Hidden, PairRecord, PairScore, Token, TokenScore, VectorRecord
 
 

@@ -24,12 +24,12 @@ from rich.progress import (
 )
 
 import zeropass as zp
+from zeropass._io.parse import read_lines
 from zeropass.address import parse
 from zeropass.arch.table import family_rows
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.delta.words import looked_up
-from zeropass.disk import read_lines
 from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
 from zeropass.evidence.verdicts import default_name
 from zeropass.stitch.terminal import render_classes, render_stitch

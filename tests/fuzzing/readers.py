@@ -14,7 +14,8 @@ import zeropass as zp
 from fuzzing.mutate import mutated_text
 from fuzzing.written import WRITTEN
 from tiny import VOCAB
-from zeropass import disk, errors
+from zeropass import errors
+from zeropass._io import atomic
 from zeropass.adapted import adapt
 from zeropass.address import parse
 from zeropass.atlas.plan import prepare
@@ -289,7 +290,7 @@ def _texts(path: Path, seeds: Path, draw: Draw) -> None:
     file = path / "words.txt"
     read_words(file)
     read_text(file)
-    disk.read_lines(file, "--text", "text", 5)
+    atomic.read_lines(file, "--text", "text", 5)
 
 
 # --- What is asked of the command line -------------------------------------------------------------------------------

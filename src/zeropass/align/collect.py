@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from zeropass._io.atomic import Parts, atomic_write
+from zeropass._io.typed_json import from_json
 from zeropass.align.heatmaps import heat_maps
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
 from zeropass.align.lists import LENGTH
@@ -20,10 +22,8 @@ from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
 from zeropass.align.stored import write_alignment
 from zeropass.arch.spec import SELF_MAPS
-from zeropass.disk import Parts, beside
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.typed import from_json
 
 __all__ = ["align_models"]
 
@@ -58,7 +58,7 @@ def align_models(
     pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(SELF_MAPS))
     found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(found, folder)
-    with beside(folder / "layers.svg", BadOption) as temporary:
+    with atomic_write(folder / "layers.svg", BadOption) as temporary:
         temporary.write_text(heat_maps(found), encoding="utf-8")
     return found
 

@@ -12,12 +12,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.parquet import columns_of, read_rows, write_rows
+from zeropass._io.parse import holding, read_schema
+from zeropass._io.typed_json import from_json
 from zeropass.address import parse
 from zeropass.align.results import SCHEMA_VERSION, Alignment, Pairing
-from zeropass.disk import beside, holding, make_folder, read_schema
 from zeropass.errors import BadAddress, BadOption
-from zeropass.parquet import columns_of, read_rows, write_rows
-from zeropass.typed import from_json
 
 __all__ = ["read_alignment", "write_alignment"]
 
@@ -43,7 +44,7 @@ def write_alignment(found: Alignment, folder: Path) -> None:
     write_rows(rows, folder / "layers.parquet", _LAYERS, BadOption)
     write_rows(map(asdict, found.pairings), folder / "matches.parquet", columns_of(Pairing), BadOption)
     value = {"schema": SCHEMA_VERSION, "models": found.models, "method": found.method}
-    with beside(folder / "alignment.json", BadOption) as temporary:
+    with atomic_write(folder / "alignment.json", BadOption) as temporary:
         text = json.dumps(value | {"layers": [asdict(m) for m in found.layers]}, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 

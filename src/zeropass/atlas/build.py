@@ -17,7 +17,7 @@ from zeropass.atlas import schema
 from zeropass.atlas.budget import give_back, room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
-from zeropass.atlas.schema import Job, Options, beside, read_json, write_json
+from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
 from zeropass.identity import values_sha256
@@ -138,7 +138,7 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         partial(write_parameters, out / schema.PARAMETERS, parts),
     ]
     _, _, lists = side_by_side(lambda write: write(), writes)
-    with beside(out / schema.TOKENIZER) as temporary:
+    with atlas_file(out / schema.TOKENIZER) as temporary:
         temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
     manifest = read_json(out / schema.PLAN) | {
         "lists": lists,

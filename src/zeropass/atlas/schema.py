@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from zeropass import disk
+from zeropass._io.atomic import atomic_write
+from zeropass._io.parse import load_json
 from zeropass.address import Address
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
@@ -107,22 +108,22 @@ def vector_file(layer: int, role: str, frame: str) -> str:
     return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
 
 
-def beside(path: Path) -> AbstractContextManager[Path]:
-    """Write a file of an atlas whole or not at all (`disk.beside`); BadAtlas, saying how to go on, if it cannot be."""
+def atlas_file(path: Path) -> AbstractContextManager[Path]:
+    """Write a file of an atlas whole or not at all (`_io.atomic.atomic_write`); BadAtlas, saying how to go on, if it cannot be."""
     advice = "Make room or choose another --out; the same command then continues where it stopped."
-    return disk.beside(path, BadAtlas, advice)
+    return atomic_write(path, BadAtlas, advice)
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all, with sorted keys, so that equal content is equal bytes."""
-    with beside(path) as temporary:
+    with atlas_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
     try:
-        value = disk.load_json(path)
+        value = load_json(path)
     except (OSError, ValueError) as error:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass.atlas.schema import beside, safe_name
+from zeropass.atlas.schema import atlas_file, safe_name
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
 from zeropass.numerics.statistics import Moments, blocks, moments
@@ -79,7 +79,7 @@ class Spaces:
         if path.exists() and moments_path.exists():
             return
         shape = frames.model.dims.vocab, frames.model.dims.d
-        with beside(path) as temporary, temporary.open("wb") as file:
+        with atlas_file(path) as temporary, temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for _, rows in frames.blocks(space):
@@ -184,5 +184,5 @@ def load_array(path: Path, mapped: bool = True) -> np.ndarray:
 
 def save_array(path: Path, array: Float32) -> None:
     """Write an array whole or not at all."""
-    with beside(path) as temporary, temporary.open("wb") as file:
+    with atlas_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zeropass.address import Address
 from zeropass.arch.spec import Side
-from zeropass.atlas.schema import beside
+from zeropass.atlas.schema import atlas_file
 from zeropass.errors import BadAtlas
 from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks
@@ -95,7 +95,7 @@ def _write_groups(
         "use_dictionary": [f.name for f in schema if pa.types.is_string(f.type) and f.name != "address"],
         "use_byte_stream_split": [f.name for f in schema if pa.types.is_floating(f.type)],
     }
-    with beside(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+    with atlas_file(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=row_group)
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from zeropass.disk import read_lines
+from zeropass._io.parse import read_lines
 from zeropass.errors import BadOption
 from zeropass.views import Direction, Record, Token
 

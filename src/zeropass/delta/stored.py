@@ -11,10 +11,10 @@ import html
 import json
 from pathlib import Path
 
+from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.parquet import write_rows
 from zeropass.delta.results import Diff
-from zeropass.disk import beside, make_folder
 from zeropass.errors import BadOption
-from zeropass.parquet import write_rows
 
 __all__ = ["write_diff"]
 
@@ -27,9 +27,9 @@ def write_diff(found: Diff, folder: Path) -> None:
     make_folder(folder, BadOption)
     rows = ({name: getattr(one, name) for name in _MATRICES} for one in found.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)
-    with beside(folder / "where.svg", BadOption) as temporary:
+    with atomic_write(folder / "where.svg", BadOption) as temporary:
         temporary.write_text(picture(found), encoding="utf-8")
-    with beside(folder / "diff.json", BadOption) as temporary:
+    with atomic_write(folder / "diff.json", BadOption) as temporary:
         temporary.write_text(json.dumps(found.to_json(), allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from zeropass.disk import Parts, beside
+from zeropass._io.atomic import Parts, atomic_write
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
 from zeropass.evidence.attention import attention
@@ -87,10 +87,10 @@ def measure(
 
 def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
     """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each whole or not at all."""
-    with beside(folder / "evidence.json", BadOption) as temporary:
+    with atomic_write(folder / "evidence.json", BadOption) as temporary:
         temporary.write_text(json.dumps(evidence.to_json(), allow_nan=False) + "\n", encoding="utf-8")
     write_parquet(evidence.results, folder / "evidence.parquet")
-    with beside(folder / "report.html", BadOption) as temporary:
+    with atomic_write(folder / "report.html", BadOption) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 

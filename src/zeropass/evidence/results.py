@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from zeropass.disk import holding, read_schema
+from zeropass._io.parquet import columns_of, write_rows
+from zeropass._io.parse import holding, read_schema
 from zeropass.errors import BadOption
-from zeropass.parquet import columns_of, write_rows
 
 __all__ = ["EVERY_LAYER", "MEASURES", "NULLS", "Evidence", "Null", "Result", "read_evidence", "write_parquet"]
 

@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.parse import holding, load_json
 from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
-from zeropass.disk import beside, holding, load_json, make_folder
 from zeropass.errors import BadOption
 from zeropass.sources.demo import cache_folder
 
@@ -133,7 +134,7 @@ class Verdicts:
     def write(self, path: Path) -> None:
         """Write the JSON whole or not at all. Raises BadOption, naming the file, where that is not possible."""
         make_folder(path.parent, BadOption)
-        with beside(path, BadOption) as temporary:
+        with atomic_write(path, BadOption) as temporary:
             temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
 
 

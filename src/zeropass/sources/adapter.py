@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropass.disk import parse_json
+from zeropass._io.parse import parse_json
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.adapter_settings import Settings
 from zeropass.sources.safetensors import SafetensorsSource

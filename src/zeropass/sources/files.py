@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel
 from zeropass.sources.base import TensorSource
 from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
-from zeropass.sources.json_files import read_json
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.sources.storage import fetch_url, is_url
 from zeropass.sources.tokenizers import tokenizer_json

@@ -18,10 +18,10 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
+from zeropass._io.untrusted import check_file
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
-from zeropass.sources.contents import check_file
 from zeropass.sources.weights import gguf_parts
 
 __all__ = ["GgufSource", "requantised", "storing_error"]

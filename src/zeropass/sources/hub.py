@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
-from zeropass.sources.json_files import read_json
 from zeropass.sources.tokenizers import TOKENIZER_FILES, other_vocabularies
 from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
 

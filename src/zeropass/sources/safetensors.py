@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from zeropass._io.untrusted import check_file
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import FLOATS, Float32
 from zeropass.sources.checked import CheckedSource
-from zeropass.sources.contents import check_file
 from zeropass.sources.shards import merge_shards
 
 __all__ = ["SafetensorsSource"]

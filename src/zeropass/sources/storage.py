@@ -11,11 +11,11 @@ from typing import Any
 
 import fsspec
 
-from zeropass.disk import beside
+from zeropass._io.atomic import atomic_write
+from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import cache_folder
 from zeropass.sources.hub import TEXT_FILES
-from zeropass.sources.json_files import read_json
 from zeropass.sources.tokenizers import other_vocabularies
 from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
 
@@ -93,7 +93,7 @@ def _fetch(storage: Any, there: str, here: Path) -> None:
     checksum = json.dumps([storage.size(there), str(storage.checksum(there))])
     if here.exists() and mark.exists() and mark.read_text(encoding="utf-8") == checksum:
         return
-    with beside(here, NotFetched) as temporary:
+    with atomic_write(here, NotFetched) as temporary:
         storage.get_file(there, str(temporary))
-    with beside(mark, NotFetched) as temporary:
+    with atomic_write(mark, NotFetched) as temporary:
         temporary.write_text(checksum, encoding="utf-8")

@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from zeropass.disk import require_text
+from zeropass._io.parse import require_text
 from zeropass.errors import BadOption, NotFetched
 from zeropass.sources.demo import cache_folder
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from zeropass._io.untrusted import read_bytes, read_json
 from zeropass.errors import BadModel
-from zeropass.sources.json_files import read_bytes, read_json
 from zeropass.sources.sentencepiece import sentencepiece_spec
 from zeropass.sources.tekken import tekken_spec
 from zeropass.tokenizer_json import (

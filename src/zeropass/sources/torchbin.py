@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zeropass._io.untrusted import check_file
 from zeropass.errors import BadModel, BadWeights
 from zeropass.sources.base import Float32
 from zeropass.sources.checked import CheckedSource
-from zeropass.sources.contents import check_file
 from zeropass.sources.shards import merge_shards
 
 __all__ = ["TorchBinSource"]

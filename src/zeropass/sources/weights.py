@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel, in_short
 from zeropass.sources.demo import MODEL_FORMS
-from zeropass.sources.json_files import read_json
 
 __all__ = ["CONTAINERS", "WeightNames", "gguf_parts", "no_config", "no_weights", "read_index", "weight_names"]
 

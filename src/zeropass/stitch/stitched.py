@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropass._io.parse import load_json
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
-from zeropass.disk import load_json
 from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import zeropass
+from zeropass._io.atomic import atomic_write, make_folder
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import overview as above
 from zeropass.charts import LayerRecord
-from zeropass.disk import beside, make_folder
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
@@ -117,7 +117,7 @@ def _write(part: Path, books: Sequence[Book], there: set[str], book: Book, path:
         texts["svg"] = site.svg(page, book)
     make_folder(file.parent, BadOption)
     for kind, text in [*texts.items(), ("html", site.html(page, book))]:
-        with beside(file.with_name(f"{file.name}.{kind}"), BadOption) as temporary:
+        with atomic_write(file.with_name(f"{file.name}.{kind}"), BadOption) as temporary:
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 

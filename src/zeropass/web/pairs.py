@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from zeropass._io.parse import holding, read_schema
+from zeropass._io.typed_json import from_json
 from zeropass.align.heatmaps import heat_maps
 from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas import overview as above
 from zeropass.atlas.read import Atlas
 from zeropass.charts import Telling
 from zeropass.delta.results import SCHEMA_VERSION, Diff
-from zeropass.disk import holding, read_schema
 from zeropass.errors import BadAddress, ZeropassError
-from zeropass.typed import from_json
 from zeropass.views import PairRecord
 from zeropass.web.book import Book, stem_of
 from zeropass.web.page import Page, Picture, Table, count_pages

@@ -1,14 +1,43 @@
-"""Files as they lie on the disk: what stands in place of the one that was meant is named before it is read."""
+"""Files of a model's folder, read within a limit; what stands in place of the one that was meant is named first."""
 
 from pathlib import Path
+from typing import Any
 
+from zeropass._io.parse import parse_json
 from zeropass.errors import BadModel
 
-__all__ = ["check_file"]
+pass
+
+__all__ = ["check_file", "read_bytes", "read_json"]
+
+MAX_JSON = 256 << 20
+"""Largest JSON file that is read, in bytes; the largest tokenizers have some tens of millions."""
 
 _HEAD = 256
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HTML = (b"<!doctype html", b"<html")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises BadModel for anything else."""
+    try:
+        content = parse_json(read_bytes(path))
+    except ValueError as error:
+        raise BadModel(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise BadModel(f"{path} holds a JSON {type(content).__name__}; it should hold an object.")
+    return content
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file whole. Raises BadModel for one that is too large or cannot be read."""
+    check_file(path)
+    try:
+        if (size := path.stat().st_size) > MAX_JSON:
+            raise BadModel(f"{path} has {size} bytes; more than {MAX_JSON} are not read.")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadModel(f"{path} cannot be read: {error}.") from error
 
 
 def check_file(path: Path) -> None:

@@ -1,60 +1,21 @@
-"""Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
+"""Text and JSON that anybody may have written, parsed or refused."""
 
 import errno
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zeropass.errors import BadOption, ZeropassError
+from zeropass.errors import BadOption
 
-__all__ = [
-    "Parts",
-    "beside",
-    "holding",
-    "load_json",
-    "make_folder",
-    "parse_json",
-    "read_lines",
-    "read_schema",
-    "require_text",
-]
+__all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "require_text"]
 
 _DEEPEST, _TOO_DEEP = 100, "its objects are nested too deeply"
 _DIGITS = 300
 """Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
-
-
-@contextmanager
-def beside(
-    path: Path, failure: type[ZeropassError], advice: str = "Make room or choose another place."
-) -> Iterator[Path]:
-    """Write to a file beside ``path`` and rename it there at the end; on any failure nothing is left behind.
-
-    Raises ``failure``, naming the file, where the disk is full or closed to us.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise failure(f"{path} could not be written ({error.strerror or error}). {advice}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def make_folder(folder: Path, failure: type[ZeropassError]) -> None:
-    """Make a folder, unless it is there; ``failure``, naming it, where that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failure(f"{folder} could not be made ({error.strerror or error}).") from error
 
 
 @contextmanager
@@ -143,33 +104,3 @@ def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tup
         raise BadOption(
             f"{option} {path} cannot be read ({error}); it names a UTF-8 file with a {of} a line."
         ) from error
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Finished parts of long work, so that the same call continues: ``folder/parts/NAME.json``, each under a key.
-
-    ``key`` stands for all that a part depends on; parts under another key are not used.
-    """
-
-    folder: Path
-    key: str
-    failure: type[ZeropassError]
-
-    def load(self, name: str) -> Any:
-        """What was saved under a name; None if nothing was, or it is damaged or of other work."""
-        try:
-            found = load_json(self._path(name))
-            return found["value"] if found["key"] == self.key else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def save(self, name: str, value: Any) -> None:
-        """Keep a JSON-ready value under a name; ``failure``, naming the file, if the disk does not let us."""
-        path = self._path(name)
-        make_folder(path.parent, self.failure)
-        with beside(path, self.failure) as temporary:
-            temporary.write_text(json.dumps({"key": self.key, "value": value}, allow_nan=False), encoding="utf-8")
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "parts" / f"{name}.json"

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zeropass.disk import beside
+from zeropass._io.atomic import atomic_write
 from zeropass.errors import ZeropassError
 
 __all__ = ["columns_of", "read_rows", "write_rows"]
@@ -26,7 +26,7 @@ def write_rows(
 ) -> None:
     """Write a table whole or not at all; types: of its columns, by Arrow's names. ``error`` is raised on failure."""
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in types.items()])
-    with beside(path, error) as temporary:
+    with atomic_write(path, error) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
 
 

@@ -1,0 +1,1 @@
+"""Files of anybody, read with suspicion, and files of ours, written whole or not at all."""
