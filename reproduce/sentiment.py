@@ -29,7 +29,7 @@ from zeropass.catalog import VectorSet, vector_set
 from zeropass.delta.changes import Comparison, leading
 from zeropass.frames import Frames
 from zeropass.sources.demo import fetch_demo
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 RANDOM, NEURONS, BEST = 1000, 100, 20
 CLEAR = 1.0

@@ -33,7 +33,7 @@ import zeropass as zp
 from zeropass.evidence.running import load_running
 from zeropass.sources.demo import fetch_demo
 from zeropass.sources.text import brown_text, press_text
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")
 KINDS = (*PLANTED, *PLAIN)

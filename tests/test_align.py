@@ -25,7 +25,7 @@ from zeropass.align.stored import write_alignment
 from zeropass.errors import BadAddress, BadOption
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.terminal import layers_in_short
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 seeds = st.integers(0, 2**31)
 

@@ -31,7 +31,7 @@ from zeropass.delta.verdict import alarms
 from zeropass.errors import BadModel
 from zeropass.frames import Frames
 from zeropass.sources.base import Float32, TensorSource
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 from zoo import ZOO, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -18,7 +18,7 @@ import zeropass as zp
 from serving import books_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.numerics.factored import Factored, one_sign
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 HEADS = tuple(f"L1.attn.{head}.{kind}" for head in range(3) for kind in ("qk", "vo"))
 

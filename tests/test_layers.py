@@ -15,7 +15,7 @@ LAYERS = (
     ("errors",),
     ("numerics",),
     ("_io",),
-    ("tokenizer_json", "vocab", "gguf_tokenizer", "undertrained"),
+    ("tokens",),
     ("sources",),
     ("arch",),
     ("address",),
@@ -54,13 +54,30 @@ PACKAGES = (
     "zeropass.stitch",
     "zeropass.web",
     "zeropass.numerics",
+    "zeropass.tokens",
+    "zeropass.checkpoints",
+    "zeropass.model",
+    "zeropass.records",
+    "zeropass.render",
+    "zeropass.diff",
     "zeropass._io",
 )
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 
 WITHOUT_TORCH = (
-    *("atlas.read", "atlas.files", "atlas.schema", "views", "terminal", "tour", "cli", "vocab", "address", "errors"),
+    *(
+        "atlas.read",
+        "atlas.files",
+        "atlas.schema",
+        "views",
+        "terminal",
+        "tour",
+        "cli",
+        "tokens.vocabulary",
+        "address",
+        "errors",
+    ),
     "arch.table",
     "evidence.verdicts",
     "align.results",

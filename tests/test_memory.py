@@ -17,7 +17,6 @@ import small
 import zeropass as zp
 from test_resume import contents
 from zeropass import frames as frames_module
-from zeropass import undertrained
 from zeropass.atlas.budget import least, parse_size
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner
@@ -27,6 +26,7 @@ from zeropass.errors import BadAtlas, BadOption
 from zeropass.frames import Frames
 from zeropass.numerics.statistics import moments
 from zeropass.numerics.top_k import rounded_size
+from zeropass.tokens import undertrained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = zp.Options(k=6, pairs=5, layers=(0, 2))

@@ -15,7 +15,7 @@ import zeropass as zp
 from serving import Seen, books_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.errors import UnknownWord
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 TEXTS = (" Paris", " cat", "cat", " Cat", " berry", " box", "NASA", " the", " Berlin", " kilometre", " Mondays")
 

@@ -22,8 +22,8 @@ import tiny
 import zeropass as zp
 from zeropass.errors import BadModel, UnknownWord
 from zeropass.model import Model, open_model
-from zeropass.sources.tokenizers import tokenizer_json
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.tokenizer_files import tokenizer_json
+from zeropass.tokens.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 

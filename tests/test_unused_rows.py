@@ -24,7 +24,7 @@ from zeropass.evidence.running import load_running
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
 from zeropass.sources.safetensors import SafetensorsSource
-from zeropass.undertrained import judge
+from zeropass.tokens.undertrained import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass.errors import BadModel, BadOption, UnknownWord
 from zeropass.sources.gguf import GgufSource
-from zeropass.undertrained import discoveries, hardly_trained, judge
-from zeropass.vocab import Vocabulary, escape
+from zeropass.tokens.undertrained import discoveries, hardly_trained, judge
+from zeropass.tokens.vocabulary import Vocabulary, escape
 
 COMMON_WORDS = """
 the of and to in is it you that he was for on are with as his they be at one have this from or had by hot but

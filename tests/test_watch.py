@@ -16,7 +16,7 @@ from zeropass.delta.results import LEVEL
 from zeropass.delta.watching import PEERS, Watching, effects
 from zeropass.delta.words import looked_up
 from zeropass.errors import UnknownWord
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
 COACH = ROOT / "models" / "tunes" / "coach"

@@ -17,7 +17,7 @@ from zeropass.numerics.factored import Factored
 from zeropass.sources.adapter_changes import Change, LowRank, Rows
 from zeropass.sources.adapter_methods import Adapter, open_adapter
 from zeropass.sources.files import fingerprint
-from zeropass.undertrained import Judgement
+from zeropass.tokens.undertrained import Judgement
 
 __all__ = ["Adapted", "adapt"]
 

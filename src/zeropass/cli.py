@@ -42,8 +42,8 @@ from zeropass.terminal import (
     render_matches,
     show_records,
 )
+from zeropass.tokens.vocabulary import View, shown_text
 from zeropass.tour import print_tour
-from zeropass.vocab import View, shown_text
 
 app = typer.Typer(
     name="zeropass",

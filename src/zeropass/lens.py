@@ -20,7 +20,8 @@ from zeropass.model import Model, open_model
 from zeropass.numerics.factored import Factored, close_values
 from zeropass.numerics.projection import extremes
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
-from zeropass.undertrained import Judgement
+from zeropass.tokens.undertrained import Judgement
+from zeropass.tokens.vocabulary import View, Vocabulary
 from zeropass.views import (
     Certificate,
     Direction,
@@ -34,7 +35,6 @@ from zeropass.views import (
     TokenScore,
     VectorRecord,
 )
-from zeropass.vocab import View, Vocabulary
 
 __all__ = ["Lens", "Shown", "load"]
 

@@ -28,8 +28,8 @@ from zeropass.sources.demo import DEMOS
 from zeropass.sources.files import ModelFiles, open_files
 from zeropass.sources.gguf import requantised
 from zeropass.sources.renamed import today, with_today_names, without_wrapper
-from zeropass.undertrained import Judgement, judge
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.undertrained import Judgement, judge
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Model", "TokenTable", "open_model", "usable_device"]
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.terminal import heading, render, render_find
+from zeropass.tokens.vocabulary import shown_text
 from zeropass.views import PairRecord, Record, Token, TokenScore, VectorRecord
-from zeropass.vocab import shown_text
 
 if TYPE_CHECKING:
     from zeropass.atlas.read import Atlas

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Any
 
 from zeropass.evidence.verdicts import Verdict
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [
     "SEES",

@@ -23,7 +23,7 @@ from zeropass.delta.results import read_words
 from zeropass.errors import ZeropassError
 from zeropass.evidence.verdicts import read_verdicts
 from zeropass.sources.text import read_text
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.desk import Order, filled
 from zeropass.web.shelf import Sources, open_books

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zeropass.errors import BadOption
 from zeropass.model import Model
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Shared", "normal_form", "shared_tokens"]
 

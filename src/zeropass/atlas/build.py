@@ -24,8 +24,8 @@ from zeropass.identity import values_sha256
 from zeropass.model import Model
 from zeropass.numerics.parallel import ahead, behind, side_by_side
 from zeropass.numerics.quantize import full_precision
-from zeropass.undertrained import Judgement
-from zeropass.vocab import VIEWS
+from zeropass.tokens.undertrained import Judgement
+from zeropass.tokens.vocabulary import VIEWS
 
 __all__ = ["Progress", "RunJobs", "build", "carry_out", "here", "kept_tokens"]
 

@@ -25,14 +25,14 @@ from zeropass._io.parse import load_json
 from zeropass.address import Address
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.vocab import VIEWS, Kind, View
+from zeropass.tokens.vocabulary import VIEWS, Kind, View
 
 __all__ = [
     "SCHEMA_VERSION",
     "Job",
     "Options",
     "Wanted",
-    "beside",
+    "atlas_file",
     "check_manifest",
     "check_view",
     "file_name",
@@ -109,7 +109,7 @@ def vector_file(layer: int, role: str, frame: str) -> str:
 
 
 def atlas_file(path: Path) -> AbstractContextManager[Path]:
-    """Write a file of an atlas whole or not at all (`_io.atomic.atomic_write`); BadAtlas, saying how to go on, if it cannot be."""
+    """Write a file of an atlas whole or not at all ; BadAtlas, saying how to go on, if it cannot be."""
     advice = "Make room or choose another --out; the same command then continues where it stopped."
     return atomic_write(path, BadAtlas, advice)
 

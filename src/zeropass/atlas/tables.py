@@ -23,8 +23,8 @@ from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks
 from zeropass.numerics.token_index import HitList
 from zeropass.numerics.top_pairs import TopPairs
-from zeropass.undertrained import Judgement
-from zeropass.vocab import VIEWS, Vocabulary
+from zeropass.tokens.undertrained import Judgement
+from zeropass.tokens.vocabulary import VIEWS, Vocabulary
 
 __all__ = ["ListBlock", "read_mark", "write_hits", "write_lists", "write_mark", "write_pairs", "write_table"]
 

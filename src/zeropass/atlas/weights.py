@@ -16,7 +16,7 @@ from zeropass.lens import Lens, Shown
 from zeropass.model import open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
-from zeropass.vocab import View
+from zeropass.tokens.vocabulary import View
 
 __all__ = ["lens_of"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.delta.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
 from zeropass.sources.base import FLOATS
+from zeropass.tokens.vocabulary import shown_text
 from zeropass.views import VectorRecord
-from zeropass.vocab import shown_text
 
 __all__ = ["ALARM", "FAR_LESS", "alarms", "percent", "verdict"]
 

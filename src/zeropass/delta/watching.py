@@ -19,7 +19,7 @@ from zeropass.delta.held import BLOCK
 from zeropass.delta.results import LEVEL, Watched, WatchedWord
 from zeropass.delta.words import Word
 from zeropass.numerics.statistics import blocks
-from zeropass.vocab import Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["PEERS", "Watching", "effects", "quadratic"]
 

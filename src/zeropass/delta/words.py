@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeropass.errors import UnknownWord
-from zeropass.vocab import Vocabulary, shown_text
+from zeropass.tokens.vocabulary import Vocabulary, shown_text
 
 __all__ = ["Word", "looked_up"]
 

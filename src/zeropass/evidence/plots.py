@@ -35,7 +35,7 @@ from zeropass.evidence.kinds import (
     role_order,
 )
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Drawing", "attention_offsets", "by_layer", "figures", "frames_compared", "inverses", "svg", "trust"]
 __all__ += ["write_figures"]

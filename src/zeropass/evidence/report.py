@@ -1,7 +1,7 @@
 """Evidence as one page of HTML, as Markdown tables and as a summary for the terminal (docs/evidence.md).
 
 Names, texts and settings come from files that nobody vouches for: HTML is escaped by Jinja2, Markdown by `_markdown`,
-and whatever is shown goes through `zeropass.vocab.shown_text` first.
+and whatever is shown goes through `zeropass.tokens.vocabulary.shown_text` first.
 """
 
 import math
@@ -32,7 +32,7 @@ from zeropass.evidence.kinds import (
 )
 from zeropass.evidence.plots import figures
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summary", "table_list", "tables"]
 

@@ -16,9 +16,9 @@ from zeropass.sources.gguf import GgufSource
 from zeropass.sources.hub import fetch_hub
 from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.sources.storage import fetch_url, is_url
-from zeropass.sources.tokenizers import tokenizer_json
 from zeropass.sources.torchbin import TorchBinSource
 from zeropass.sources.weights import WeightNames, no_config, no_weights, read_index, weight_names
+from zeropass.tokens.tokenizer_files import tokenizer_json
 
 __all__ = ["Hashes", "ModelFiles", "fingerprint", "hashes", "open_files"]
 

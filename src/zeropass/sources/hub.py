@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import MODEL_FORMS
-from zeropass.sources.tokenizers import TOKENIZER_FILES, other_vocabularies
 from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
+from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
 __all__ = ["fetch_hub"]
 

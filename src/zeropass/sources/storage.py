@@ -16,8 +16,8 @@ from zeropass._io.untrusted import read_json
 from zeropass.errors import BadModel, NotFetched
 from zeropass.sources.demo import cache_folder
 from zeropass.sources.hub import TEXT_FILES
-from zeropass.sources.tokenizers import other_vocabularies
 from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
+from zeropass.tokens.tokenizer_files import other_vocabularies
 
 __all__ = ["fetch_url", "is_url"]
 

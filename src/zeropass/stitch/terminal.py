@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.stitch.results import Stitch, Try
-from zeropass.vocab import shown_text
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["render_classes", "render_stitch"]
 

@@ -13,8 +13,8 @@ from zeropass.atlas import overview as above
 from zeropass.atlas import scores
 from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadOption
+from zeropass.tokens.vocabulary import View
 from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
-from zeropass.vocab import View
 from zeropass.web import pictures
 from zeropass.web.book import Book, stem_of
 from zeropass.web.overviews import SHORT_COLUMNS, parents, short_rows

@@ -21,8 +21,8 @@ import zeropass
 from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
 from zeropass.terminal import number
+from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
 from zeropass.views import Token
-from zeropass.vocab import LONGEST, SPACE, shown_text
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token
 

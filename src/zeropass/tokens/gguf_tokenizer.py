@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.errors import BadModel
-from zeropass.tokenizer_json import FLAGS, Spec
+from zeropass.tokens.tokenizer_json import FLAGS, Spec
 
 __all__ = ["gguf_spec", "gguf_unused"]
 

@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from zeropass.tokenizer_json import FLAGS, Spec, as_letters
+from zeropass.tokens.tokenizer_json import FLAGS, Spec, as_letters
 
 __all__ = ["tekken_spec"]
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from zeropass.errors import BadModel, BadOption, UnknownWord
-from zeropass.gguf_tokenizer import gguf_spec, gguf_unused
-from zeropass.tokenizer_json import (
+from zeropass.tokens.gguf_tokenizer import gguf_spec, gguf_unused
+from zeropass.tokens.tokenizer_json import (
     BYTES,
     Spec,
     added_tokens,
@@ -218,7 +218,7 @@ class Vocabulary:
 
         ``all``: every token. ``default``: all but special, unused, non-text and hardly trained ones.
         ``words``: of those, what reads as a whole word, a number or a punctuation mark; ``fragments``
-        (`zeropass.undertrained.judge`) tells the beginnings of words from words. ``ascii``: the default's without
+        (`undertrained.judge`) tells the beginnings of words from words. ``ascii``: the default's without
         those that have a character outside ASCII. Raises BadOption for another view.
         """
         return np.equal(self._reasons(view, hardly_trained, fragments), "")

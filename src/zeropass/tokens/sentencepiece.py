@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from zeropass.gguf_tokenizer import gguf_spec
-from zeropass.tokenizer_json import Spec
+from zeropass.tokens.gguf_tokenizer import gguf_spec
+from zeropass.tokens.tokenizer_json import Spec
 
 __all__ = ["sentencepiece_spec"]
 

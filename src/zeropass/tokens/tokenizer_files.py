@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass._io.untrusted import read_bytes, read_json
 from zeropass.errors import BadModel
-from zeropass.sources.sentencepiece import sentencepiece_spec
-from zeropass.sources.tekken import tekken_spec
-from zeropass.tokenizer_json import (
+from zeropass.tokens.sentencepiece import sentencepiece_spec
+from zeropass.tokens.tekken import tekken_spec
+from zeropass.tokens.tokenizer_json import (
     FLAGS,
     Spec,
     added_tokens,
