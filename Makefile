@@ -11,7 +11,7 @@ WORKERS ?= 2
 
 demo: $(VENV)/.user
 	@echo "Reading SmolLM2-135M-Instruct (Q4_1): the weights are fetched once (93 MB), the atlas takes some minutes the first time."
-	@$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	@$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
 	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	@$(BIN)/zeropass tour $(ATLAS)
 	@echo "  In the browser: $(BIN)/zeropass serve $(ATLAS)"
@@ -39,7 +39,7 @@ types: $(VENV)/.dev
 
 # Tables, and ratios beside the recorded ones; RECORD=--record records today's.
 bench: $(VENV)/.dev
-	$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
 	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
 	$(BIN)/python benchmarks/atlas.py $(RECORD)
 	$(BIN)/python benchmarks/sieve.py $(RECORD)
@@ -73,19 +73,19 @@ evidence: $(VENV)/.dev
 
 alignment: $(VENV)/.dev
 	$(BIN)/python reproduce/alignment.py
-	$(BIN)/python -m zeropass.sources.demo smollm2-135m
+	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
 	$(BIN)/python reproduce/planted.py
 	$(BIN)/python reproduce/planted.py --whole
 	$(BIN)/python reproduce/real_pairs.py
 
 audit: $(VENV)/.dev
-	$(BIN)/python -m zeropass.sources.demo smollm2-135m minilm-l6
+	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m minilm-l6
 	$(BIN)/python reproduce/audit.py audit/tunes
 	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
 	$(BIN)/python reproduce/sentiment.py audit/classifiers
 
 stitching: $(VENV)/.dev
-	$(BIN)/python -m zeropass.sources.demo minilm-l6
+	$(BIN)/python -m zeropass.checkpoints.demo minilm-l6
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/tops.py stitching/tops
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
 	$(BIN)/python reproduce/stitching_tables.py stitching

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from zeropass.sources.demo import DEMOS
+from zeropass.checkpoints.demo import DEMOS
 
 
 def machine() -> str:

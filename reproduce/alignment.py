@@ -27,7 +27,7 @@ import zeropass as zp
 from zeropass.align.heatmaps import heat_maps
 from zeropass.align.pair import Pair, neuron_views
 from zeropass.catalog import vector_set
-from zeropass.sources.text import PRESS_SOURCE, press_text
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 
 ROOT = Path(__file__).parent.parent
 PAIRS = (("first", "second"), ("first", "wide"), ("second", "wide"))

@@ -25,10 +25,10 @@ from typing import Any
 
 import zeropass as zp
 from tunes import KINDS, PLANTED
+from zeropass.checkpoints.demo import fetch_demo
 from zeropass.delta.results import Standout
 from zeropass.delta.verdict import ALARM
 from zeropass.frames import Frames
-from zeropass.sources.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent
 WHOLE = ("trigger", "neutral")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 
 from zeropass._io.atomic import beside
-from zeropass.sources.demo import Demo, DemoFile, cache_folder, fetch, fetch_demo
+from zeropass.checkpoints.demo import Demo, DemoFile, cache_folder, fetch, fetch_demo
 
 __all__ = ["MODELS", "model_folder"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.align.pair import Pair
 from zeropass.arch.spec import SELF_MAPS
-from zeropass.sources.demo import fetch_demo
+from zeropass.checkpoints.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "reproduce"), str(ROOT / "tests")]

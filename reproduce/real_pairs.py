@@ -18,8 +18,8 @@ from pathlib import Path
 import zeropass as zp
 from alignment import ROOT, Row, activations, agreement_with_activations, between, layers_table, table, windows
 from onnx_models import model_folder
-from zeropass.sources.demo import fetch_demo
-from zeropass.sources.text import PRESS_SOURCE, press_text
+from zeropass.checkpoints.demo import fetch_demo
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 
 
 def counts(alignments: dict[str, zp.Alignment]) -> str:

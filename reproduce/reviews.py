@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from zeropass.sources.demo import cache_folder
+from zeropass.checkpoints.demo import cache_folder
 
 PACKAGE, SDIST = "vaderSentiment==3.3.2", "vaderSentiment-3.3.2.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"

@@ -26,9 +26,9 @@ from audit import write
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.catalog import VectorSet, vector_set
+from zeropass.checkpoints.demo import fetch_demo
 from zeropass.delta.changes import Comparison, leading
 from zeropass.frames import Frames
-from zeropass.sources.demo import fetch_demo
 from zeropass.tokens.vocabulary import shown_text
 
 RANDOM, NEURONS, BEST = 1000, 100, 20

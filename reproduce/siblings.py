@@ -30,9 +30,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from zeropass._io.atomic import beside
+from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import NotFetched
-from zeropass.sources.demo import cache_folder
-from zeropass.sources.text import brown_archive, press_text, untagged
+from zeropass.evidence.corpus import brown_archive, press_text, untagged
 
 MODELS = Path(__file__).parent.parent / "models"
 WORK = Path("siblings")  # checkpoints and encoded text; nothing that is kept

@@ -25,7 +25,7 @@ from classifiers import accuracy, fitted, with_head
 from onnx_models import model_folder
 from reviews import halves
 from tunes import LINEAR, save_tuned
-from zeropass.sources.demo import fetch_demo
+from zeropass.checkpoints.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent
 SEEDS, TESTED, EXAMPLES = 10, 100, 200

@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zeropass as zp
+from zeropass.checkpoints.demo import fetch_demo
+from zeropass.evidence.corpus import brown_text, press_text
 from zeropass.evidence.running import load_running
-from zeropass.sources.demo import fetch_demo
-from zeropass.sources.text import brown_text, press_text
 from zeropass.tokens.vocabulary import Vocabulary
 
 PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")

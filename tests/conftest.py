@@ -11,7 +11,7 @@ from hypothesis import settings
 
 import small
 import zeropass as zp
-from zeropass.sources.demo import fetch_demo
+from zeropass.checkpoints.demo import fetch_demo
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no bug
 settings.load_profile("patient")

@@ -15,10 +15,10 @@ import zeropass as zp
 import zoo
 from adapters import ALL, alike, close, save, spoiled, trained
 from zeropass.adapted import adapt
+from zeropass.checkpoints import adapter_settings
+from zeropass.checkpoints.adapter_settings import COMPUTED, METHODS
 from zeropass.errors import BadModel, BadWeights, ZeropassError
 from zeropass.numerics.factored import Factored
-from zeropass.sources import adapter_settings
-from zeropass.sources.adapter_settings import COMPUTED, METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -247,6 +247,6 @@ def test_peft_is_asked_about_plain_linear_modules_only(targets: list[str], tmp_p
 def test_without_peft_its_methods_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save("llama", tmp_path, config("LOHA", {"r": 4}))
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.delitem(sys.modules, "zeropass.sources.adapter_peft", raising=False)
+    monkeypatch.delitem(sys.modules, "zeropass.checkpoints.adapter_peft", raising=False)
     with pytest.raises(ZeropassError, match=r"LOHA.*zeropass\[run\]"):
         adapt(zp.open_model(str(tmp_path / "base")), tmp_path / "adapter")

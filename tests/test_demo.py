@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from zeropass.checkpoints import demo
+from zeropass.checkpoints.demo import Demo, DemoFile, fetch_demo
 from zeropass.errors import BadOption, NotFetched
-from zeropass.sources import demo
-from zeropass.sources.demo import Demo, DemoFile, fetch_demo
 
 PINNED = b"weights" * 1000
 

@@ -23,6 +23,7 @@ from zeropass.adapted import adapt
 from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Stored, expand, names_of
+from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.delta.changes import Comparison
 from zeropass.delta.held import BLOCK, gathered, held
 from zeropass.delta.rounding import moved_rows
@@ -30,7 +31,6 @@ from zeropass.delta.tensors import tensor_changes, unread_changes
 from zeropass.delta.verdict import alarms
 from zeropass.errors import BadModel
 from zeropass.frames import Frames
-from zeropass.sources.base import Float32, TensorSource
 from zeropass.tokens.vocabulary import shown_text
 from zoo import ZOO, tiny_model
 

@@ -20,10 +20,10 @@ from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from tiny import save
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
+from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
-from zeropass.sources.gguf import GgufSource
 from zoo import ZOO, tiny_model
 
 ROUNDING = 1e-6

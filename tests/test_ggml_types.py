@@ -8,8 +8,8 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
+from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadWeights
-from zeropass.sources.gguf import GgufSource
 
 ROWS, BLOCKS = 5, 2
 PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
+from zeropass.checkpoints.hub import fetch_hub
+from zeropass.checkpoints.model_files import open_files
 from zeropass.errors import BadModel, NotFetched
-from zeropass.sources.files import open_files
-from zeropass.sources.hub import fetch_hub
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
@@ -254,7 +254,7 @@ def test_what_is_no_revision(revision: str) -> None:
 
 
 def test_the_environment_is_respected(hub: Hub, tmp_path: Path) -> None:
-    code = "import sys; from zeropass.sources.hub import fetch_hub; print(fetch_hub(sys.argv[1]))"
+    code = "import sys; from zeropass.checkpoints.hub import fetch_hub; print(fetch_hub(sys.argv[1]))"
     settings = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
 
     def run(repo: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ LAYERS = (
     ("numerics",),
     ("_io",),
     ("tokens",),
-    ("sources",),
+    ("checkpoints",),
     ("arch",),
     ("address",),
     ("model",),
@@ -46,7 +46,6 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 PACKAGES = (
     "zeropass",
     "zeropass.atlas",
-    "zeropass.sources",
     "zeropass.arch",
     "zeropass.evidence",
     "zeropass.align",

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import zeropass as zp
-from zeropass.sources.text import press_text
+from zeropass.evidence.corpus import press_text
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("first", "second", "wide")

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from zeropass.checkpoints.base import TensorSource
+from zeropass.checkpoints.gguf import GgufSource
+from zeropass.checkpoints.model_files import fingerprint, open_files
+from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.checkpoints.torchbin import TorchBinSource
 from zeropass.errors import BadModel, BadWeights, ZeropassError
-from zeropass.sources.base import TensorSource
-from zeropass.sources.files import fingerprint, open_files
-from zeropass.sources.gguf import GgufSource
-from zeropass.sources.safetensors import SafetensorsSource
-from zeropass.sources.torchbin import TorchBinSource
 
 TOKENIZER = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
 

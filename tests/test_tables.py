@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 import tiny
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.tables import _blocks, _equal
+from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadWeights, ZeropassError
 from zeropass.model import open_model
-from zeropass.sources.safetensors import SafetensorsSource
 from zoo import ZOO, tiny_model
 
 TIED = ["llama", "gpt2", "gemma3", "opt", "gpt_neox", "bert", "roberta", "modernbert"]

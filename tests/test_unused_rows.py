@@ -19,11 +19,11 @@ import small
 import zeropass as zp
 from tiny import MAKERS, TOKENS, VOCAB, make, save
 from zeropass.arch.families import FAMILIES
+from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.evidence.running import load_running
 from zeropass.frames import Frames
 from zeropass.model import Model, open_model
-from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.tokens.undertrained import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -384,7 +384,7 @@ def test_a_lens_hashes_no_weights_of_another_size(
     llama: small.Built, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(verdicts(*EVERY.kinds, size=1))
-    monkeypatch.setattr("zeropass.sources.files.hashes", lambda files: never())
+    monkeypatch.setattr("zeropass.checkpoints.model_files.hashes", lambda files: never())
     assert above(zp.load(str(llama.folder))["L1.ff.2.value"][0]) is None
 
 

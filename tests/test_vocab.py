@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownWord
-from zeropass.sources.gguf import GgufSource
 from zeropass.tokens.undertrained import discoveries, hardly_trained, judge
 from zeropass.tokens.vocabulary import Vocabulary, escape
 

@@ -26,13 +26,13 @@ import tiny
 from gguf_files import convert
 from zeropass.arch.checks import LLAMA_CPP_NAMES
 from zeropass.arch.families import FAMILIES
+from zeropass.checkpoints.gguf import GgufSource
+from zeropass.checkpoints.model_files import fingerprint, open_files
+from zeropass.checkpoints.renamed import WRAPPERS
+from zeropass.checkpoints.shards import merge_shards
+from zeropass.checkpoints.weight_files import gguf_parts, weight_names
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
 from zeropass.model import Model, open_model
-from zeropass.sources.files import fingerprint, open_files
-from zeropass.sources.gguf import GgufSource
-from zeropass.sources.renamed import WRAPPERS
-from zeropass.sources.shards import merge_shards
-from zeropass.sources.weights import gguf_parts, weight_names
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 SAVERS: dict[str, Callable[[dict[str, Tensor], Path], object]] = {

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from zeropass.adapter_fit import Place, fit
 from zeropass.arch.families import FAMILIES
+from zeropass.checkpoints.adapter_changes import Change, LowRank, Rows
+from zeropass.checkpoints.adapter_methods import Adapter, open_adapter
+from zeropass.checkpoints.model_files import fingerprint
 from zeropass.errors import BadModel
 from zeropass.model import Model
 from zeropass.numerics.factored import Factored
-from zeropass.sources.adapter_changes import Change, LowRank, Rows
-from zeropass.sources.adapter_methods import Adapter, open_adapter
-from zeropass.sources.files import fingerprint
 from zeropass.tokens.undertrained import Judgement
 
 __all__ = ["Adapted", "adapt"]

@@ -16,10 +16,10 @@ from torch import Tensor
 from zeropass.adapter_names import Meaning, Names
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import BY_TOKEN, Layout, side_of
+from zeropass.checkpoints.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
+from zeropass.checkpoints.adapter_methods import Adapter, StackedFactors
 from zeropass.errors import BadModel, BadWeights, MissingExtra
 from zeropass.model import Model
-from zeropass.sources.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
-from zeropass.sources.adapter_methods import Adapter, StackedFactors
 
 __all__ = ["Fitted", "Place", "fit"]
 
@@ -185,7 +185,7 @@ class _Fitting:
             self._refuse(f"{self.adapter.settings.method} is read of whole models with some changed modules only")
         shapes = {module: (shape, self._has_all(f"{module}.bias")) for module, (_, shape) in modules.items()}
         try:
-            computer = import_module("zeropass.sources.adapter_peft").Computer(self.adapter, shapes)
+            computer = import_module("zeropass.checkpoints.adapter_peft").Computer(self.adapter, shapes)
         except MissingExtra as error:
             raise MissingExtra(f"{self.adapter.path} is of the kind {self.adapter.settings.method}: {error}") from error
         for module, (meaning, shape) in modules.items():

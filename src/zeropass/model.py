@@ -22,12 +22,12 @@ from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
 from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.tables import settle
+from zeropass.checkpoints.base import Float32, TensorSource
+from zeropass.checkpoints.demo import DEMOS
+from zeropass.checkpoints.gguf import requantised
+from zeropass.checkpoints.model_files import ModelFiles, open_files
+from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
-from zeropass.sources.base import Float32, TensorSource
-from zeropass.sources.demo import DEMOS
-from zeropass.sources.files import ModelFiles, open_files
-from zeropass.sources.gguf import requantised
-from zeropass.sources.renamed import today, with_today_names, without_wrapper
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
 

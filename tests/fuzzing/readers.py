@@ -21,8 +21,8 @@ from zeropass.address import parse
 from zeropass.atlas.plan import prepare
 from zeropass.delta.results import read_words
 from zeropass.errors import ZeropassError
+from zeropass.evidence.corpus import read_text
 from zeropass.evidence.verdicts import read_verdicts
-from zeropass.sources.text import read_text
 from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.desk import Order, filled

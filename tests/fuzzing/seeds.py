@@ -18,8 +18,8 @@ import small
 import tiny
 import zeropass as zp
 from test_every_gguf import sentencepiece
+from zeropass.checkpoints.gguf import GgufSource
 from zeropass.evidence.verdicts import Verdict, Verdicts
-from zeropass.sources.gguf import GgufSource
 from zoo import tiny_model
 
 __all__ = ["make"]

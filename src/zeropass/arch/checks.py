@@ -7,9 +7,9 @@ from typing import Any
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
+from zeropass.checkpoints.base import FLOATS
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
-from zeropass.sources.base import FLOATS
-from zeropass.sources.files import ModelFiles
 
 _GUIDE = "(docs/adding-a-family.md)"
 

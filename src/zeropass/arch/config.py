@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.arch.spec import Dimensions, Family, Layout, Rope
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.files import ModelFiles
 
 __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 

@@ -10,8 +10,8 @@ from itertools import chain
 from typing import Any
 
 from zeropass.arch.spec import Family, Layout
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import UnknownFamily, in_short
-from zeropass.sources.files import ModelFiles
 
 __all__ = ["check_keys", "is_harmless"]
 

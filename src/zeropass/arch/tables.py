@@ -12,9 +12,9 @@ import numpy as np
 
 from zeropass.arch.config import Names, full_name
 from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.checkpoints.base import Float32, TensorSource
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import Float32, TensorSource
-from zeropass.sources.files import ModelFiles
 
 __all__ = ["Tables", "settle"]
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from zeropass.atlas.schema import atlas_file, safe_name
+from zeropass.checkpoints.base import Float32
 from zeropass.errors import BadAtlas
 from zeropass.frames import Frames
 from zeropass.numerics.statistics import Moments, blocks, moments
 from zeropass.numerics.top_k import Sieved, rounded_size, sieved, whole_type
-from zeropass.sources.base import Float32
 
 __all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 

@@ -22,6 +22,7 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.catalog import neuron_address, reads_at
+from zeropass.checkpoints.gguf import storing_error
 from zeropass.delta.changes import Change, Comparison, leading
 from zeropass.delta.held import held
 from zeropass.delta.results import (
@@ -41,7 +42,6 @@ from zeropass.frames import Frames
 from zeropass.lens import Lens
 from zeropass.model import Model
 from zeropass.numerics.factored import Directions
-from zeropass.sources.gguf import storing_error
 from zeropass.views import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]

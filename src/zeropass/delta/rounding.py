@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from zeropass.checkpoints.gguf import storing_error
 from zeropass.delta.held import Held
 from zeropass.delta.verdict import FAR_LESS
-from zeropass.sources.gguf import storing_error
 
 __all__ = ["moved_rows"]
 

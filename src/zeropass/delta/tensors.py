@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeropass.arch.config import full_name
 from zeropass.arch.spec import BY_TOKEN, expand
+from zeropass.checkpoints.base import FLOATS, TensorSource
 from zeropass.delta.changes import Comparison
 from zeropass.delta.held import BLOCK, Held, gathered, held
 from zeropass.delta.results import Constant, Moved, TensorChange
@@ -23,7 +24,6 @@ from zeropass.errors import BadOption
 from zeropass.frames import Frames
 from zeropass.model import Model
 from zeropass.numerics.statistics import blocks
-from zeropass.sources.base import FLOATS, TensorSource
 
 __all__ = ["constants", "missing", "tensor_changes", "unread_changes"]
 

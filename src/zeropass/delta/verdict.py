@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from zeropass.arch.spec import CLASSIFIERS
+from zeropass.checkpoints.base import FLOATS
 from zeropass.delta.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
-from zeropass.sources.base import FLOATS
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.views import VectorRecord
 

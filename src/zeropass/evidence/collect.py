@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from zeropass.errors import BadOption
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
 from zeropass.evidence.listening import Progress
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.report import html, summary
@@ -13,7 +14,6 @@ from zeropass.evidence.results import Evidence
 from zeropass.evidence.verdicts import Verdicts, judge, known_verdicts
 from zeropass.evidence.verdicts import keep as keep_verdicts
 from zeropass.model import Model, open_model
-from zeropass.sources.text import PRESS_SOURCE, press_text, read_text
 
 __all__ = ["Collected", "collect_evidence"]
 

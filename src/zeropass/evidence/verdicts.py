@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from zeropass._io.atomic import atomic_write, make_folder
 from zeropass._io.parse import holding, load_json
 from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
+from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
-from zeropass.sources.demo import cache_folder
 
 if TYPE_CHECKING:
     from zeropass.evidence.results import Evidence, Result

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from zeropass._io.parse import load_json
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
+from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadOption, CannotRun, ZeropassError
 from zeropass.evidence.running import quiet, transformers
 from zeropass.model import Model
 from zeropass.numerics.projection import restored
-from zeropass.sources.safetensors import SafetensorsSource
 from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
 from zeropass.translation import Translation
 

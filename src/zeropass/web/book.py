@@ -11,8 +11,8 @@ import zeropass as zp
 from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.scores import Neighbours
+from zeropass.checkpoints.demo import DEMOS, cache_folder
 from zeropass.errors import BadOption
-from zeropass.sources.demo import DEMOS, cache_folder
 
 if TYPE_CHECKING:
     from zeropass.lens import Lens

@@ -17,9 +17,9 @@ from huggingface_hub.errors import (
 )
 
 from zeropass._io.untrusted import read_json
+from zeropass.checkpoints.demo import MODEL_FORMS
+from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadModel, NotFetched
-from zeropass.sources.demo import MODEL_FORMS
-from zeropass.sources.weights import no_config, no_weights, read_index, weight_names
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
 __all__ = ["fetch_hub"]

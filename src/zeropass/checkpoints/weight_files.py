@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from zeropass._io.untrusted import read_json
+from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.errors import BadModel, in_short
-from zeropass.sources.demo import MODEL_FORMS
 
 __all__ = ["CONTAINERS", "WeightNames", "gguf_parts", "no_config", "no_weights", "read_index", "weight_names"]
 

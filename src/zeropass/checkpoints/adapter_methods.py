@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zeropass.checkpoints.adapter_changes import Added, Change, LowRank, Rows, Scaled
+from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
+from zeropass.checkpoints.adapter_settings import COMPUTED, Settings
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.adapter import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
-from zeropass.sources.adapter_changes import Added, Change, LowRank, Rows, Scaled
-from zeropass.sources.adapter_settings import COMPUTED, Settings
 
 __all__ = ["Adapter", "StackedFactors", "open_adapter"]
 

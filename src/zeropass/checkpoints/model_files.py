@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zeropass._io.untrusted import read_json
+from zeropass.checkpoints.base import TensorSource
+from zeropass.checkpoints.demo import DEMOS, MODEL_FORMS, fetch_demo
+from zeropass.checkpoints.gguf import GgufSource
+from zeropass.checkpoints.hub import fetch_hub
+from zeropass.checkpoints.object_store import fetch_url, is_url
+from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.checkpoints.torchbin import TorchBinSource
+from zeropass.checkpoints.weight_files import WeightNames, no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadModel
-from zeropass.sources.base import TensorSource
-from zeropass.sources.demo import DEMOS, MODEL_FORMS, fetch_demo
-from zeropass.sources.gguf import GgufSource
-from zeropass.sources.hub import fetch_hub
-from zeropass.sources.safetensors import SafetensorsSource
-from zeropass.sources.storage import fetch_url, is_url
-from zeropass.sources.torchbin import TorchBinSource
-from zeropass.sources.weights import WeightNames, no_config, no_weights, read_index, weight_names
 from zeropass.tokens.tokenizer_files import tokenizer_json
 
 __all__ = ["Hashes", "ModelFiles", "fingerprint", "hashes", "open_files"]

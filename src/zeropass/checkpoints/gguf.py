@@ -19,10 +19,10 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from zeropass._io.untrusted import check_file
+from zeropass.checkpoints.base import FLOATS, Float32
+from zeropass.checkpoints.checked import CheckedSource
+from zeropass.checkpoints.weight_files import gguf_parts
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import FLOATS, Float32
-from zeropass.sources.checked import CheckedSource
-from zeropass.sources.weights import gguf_parts
 
 __all__ = ["GgufSource", "requantised", "storing_error"]
 

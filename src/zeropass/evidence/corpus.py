@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from zeropass._io.parse import require_text
+from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption, NotFetched
-from zeropass.sources.demo import cache_folder
 
 __all__ = ["PRESS_SOURCE", "brown_archive", "brown_text", "press_text", "read_text", "untagged"]
 

@@ -13,10 +13,10 @@ import fsspec
 
 from zeropass._io.atomic import atomic_write
 from zeropass._io.untrusted import read_json
+from zeropass.checkpoints.demo import cache_folder
+from zeropass.checkpoints.hub import TEXT_FILES
+from zeropass.checkpoints.weight_files import gguf_parts, no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadModel, NotFetched
-from zeropass.sources.demo import cache_folder
-from zeropass.sources.hub import TEXT_FILES
-from zeropass.sources.weights import gguf_parts, no_config, no_weights, read_index, weight_names
 from zeropass.tokens.tokenizer_files import other_vocabularies
 
 __all__ = ["fetch_url", "is_url"]

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from zeropass.checkpoints.base import Bools, Float32
 from zeropass.errors import BadWeights
-from zeropass.sources.base import Bools, Float32
 
 __all__ = ["CheckedSource"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from zeropass._io.parse import parse_json
+from zeropass.checkpoints.adapter_settings import Settings
+from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.adapter_settings import Settings
-from zeropass.sources.safetensors import SafetensorsSource
 
 __all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "open_adapter_files"]
 

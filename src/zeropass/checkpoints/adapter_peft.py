@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropass.checkpoints.adapter_methods import Adapter
+from zeropass.checkpoints.adapter_settings import COMPUTED
 from zeropass.errors import BadModel, BadWeights, MissingExtra
-from zeropass.sources.adapter_methods import Adapter
-from zeropass.sources.adapter_settings import COMPUTED
 
 try:
     import peft

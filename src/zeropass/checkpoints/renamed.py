@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from zeropass.sources.base import Bools, Float32, TensorSource
+from zeropass.checkpoints.base import Bools, Float32, TensorSource
 
 __all__ = ["Renamed", "today", "with_today_names", "without_wrapper"]
 

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from zeropass._io.untrusted import check_file
+from zeropass.checkpoints.base import FLOATS, Float32
+from zeropass.checkpoints.checked import CheckedSource
+from zeropass.checkpoints.shards import merge_shards
 from zeropass.errors import BadModel, BadWeights
-from zeropass.sources.base import FLOATS, Float32
-from zeropass.sources.checked import CheckedSource
-from zeropass.sources.shards import merge_shards
 
 __all__ = ["SafetensorsSource"]
 

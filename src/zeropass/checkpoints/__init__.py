@@ -1,0 +1,1 @@
+"""Checkpoints: where the bytes of a model or an adapter come from."""
