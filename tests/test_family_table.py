@@ -12,7 +12,7 @@ import pytest
 from tiny import save
 from zeropass import cli
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
+from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
 from zeropass.model import Model, open_model
 from zoo import ZOO, tiny_model
 

@@ -77,7 +77,7 @@ WITHOUT_TORCH = (
         "address",
         "errors",
     ),
-    "arch.table",
+    "arch.family_table",
     "evidence.verdicts",
     "align.results",
     "delta.results",

@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import tiny
+from zeropass.arch.embeddings import _blocks, _equal
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.tables import _blocks, _equal
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadWeights, ZeropassError
 from zeropass.model import open_model

@@ -26,7 +26,7 @@ from rich.progress import (
 import zeropass as zp
 from zeropass._io.parse import read_lines
 from zeropass.address import parse
-from zeropass.arch.table import family_rows
+from zeropass.arch.family_table import family_rows
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.delta.words import looked_up

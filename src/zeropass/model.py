@@ -16,12 +16,12 @@ from torch import Tensor
 
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
+from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_shape, row_index
 from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
-from zeropass.arch.table import attention_of, mlp_of, norm_of, notes_of, positions_of
-from zeropass.arch.tables import settle
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.gguf import requantised
