@@ -24,7 +24,7 @@ import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
 from zeropass.errors import BadOption
-from zeropass.model import usable_device
+from zeropass.model.model import usable_device
 from zeropass.numerics import half
 from zeropass.numerics.statistics import moments, standardised
 from zeropass.numerics.token_index import HitList

@@ -26,8 +26,8 @@ from transformers import AutoModel
 import zeropass as zp
 from zeropass.align.heatmaps import heat_maps
 from zeropass.align.pair import Pair, neuron_views
-from zeropass.catalog import vector_set
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
+from zeropass.model.vectors import vector_set
 
 ROOT = Path(__file__).parent.parent
 PAIRS = (("first", "second"), ("first", "wide"), ("second", "wide"))

@@ -28,7 +28,7 @@ from tunes import KINDS, PLANTED
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.delta.results import Standout
 from zeropass.delta.verdict import ALARM
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 
 ROOT = Path(__file__).parent.parent
 WHOLE = ("trigger", "neutral")

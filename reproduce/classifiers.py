@@ -24,7 +24,7 @@ import zeropass as zp
 from reviews import Labelled, halves
 from tunes import LINEAR, descend, save_tuned
 from zeropass.checkpoints.demo import fetch_demo
-from zeropass.evidence.running import load_running, special_tokens
+from zeropass.model.running import load_running, special_tokens
 
 BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
 EPOCHS = {"minilm-l6": 3, "smollm2-135m": 1}

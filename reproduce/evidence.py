@@ -16,8 +16,8 @@ from zeropass.evidence.plots import figures
 from zeropass.evidence.report import tables
 from zeropass.evidence.results import Evidence, read_evidence
 from zeropass.evidence.verdicts import SHIPPED, judge, keep, read_verdicts
-from zeropass.identity import values_sha256
-from zeropass.model import open_model
+from zeropass.model.identity import values_sha256
+from zeropass.model.model import open_model
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES = ("trust", "reading", "writing", "attention", "states", "inverses", "offsets")

@@ -23,13 +23,13 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from zeropass.arch.spec import space_of
-from zeropass.catalog import vector_set
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.chance import spearman
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
-from zeropass.frames import Frames
-from zeropass.model import open_model
+from zeropass.model.frames import Frames
+from zeropass.model.model import open_model
+from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import rotate
 
 LAYERS = (0, 3, 9, 15, 21, 27)

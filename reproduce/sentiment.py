@@ -25,10 +25,10 @@ import zeropass as zp
 from audit import write
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
-from zeropass.catalog import VectorSet, vector_set
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.delta.changes import Comparison, leading
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
+from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.tokens.vocabulary import shown_text
 
 RANDOM, NEURONS, BEST = 1000, 100, 20

@@ -32,7 +32,7 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.evidence.corpus import brown_text, press_text
-from zeropass.evidence.running import load_running
+from zeropass.model.running import load_running
 from zeropass.tokens.vocabulary import Vocabulary
 
 PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")

@@ -5,9 +5,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from zeropass.arch.spec import Stored, norm_of
-from zeropass.catalog import bias_roles, vector_set
-from zeropass.frames import Frames
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
+from zeropass.model.vectors import bias_roles, vector_set
 from zeropass.numerics.projection import normed
 
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from zeropass.model import Model
+from zeropass.model.model import Model
 
 
 @dataclass

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import zeropass as zp
 from adapters import ALL, made, spoiled
-from zeropass.adapted import Adapted, adapt
 from zeropass.errors import BadModel, BadWeights
+from zeropass.model.adapted import Adapted, adapt
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ALL},

@@ -17,9 +17,9 @@ import tiny
 import zeropass as zp
 from adapters import alike, base_model, close, made, randomise, save, spoiled, trained
 from test_cli import Run, run  # noqa: F401 - a fixture
-from zeropass.adapted import Adapted, adapt
 from zeropass.errors import BadModel, BadWeights
-from zeropass.frames import Frames
+from zeropass.model.adapted import Adapted, adapt
+from zeropass.model.frames import Frames
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 import zeropass as zp
 import zoo
 from adapters import ALL, alike, close, save, spoiled, trained
-from zeropass.adapted import adapt
 from zeropass.checkpoints import adapter_settings
 from zeropass.checkpoints.adapter_settings import COMPUTED, METHODS
 from zeropass.errors import BadModel, BadWeights, ZeropassError
+from zeropass.model.adapted import adapt
 from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore")

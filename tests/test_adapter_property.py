@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import zeropass as zp
 from adapters import alike, save
-from zeropass.adapted import adapt
 from zeropass.errors import ZeropassError
+from zeropass.model.adapted import adapt
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,9 +13,9 @@ import zeropass as zp
 from adapters import alike, made, spoiled, trained
 from gguf_files import convert
 from test_gguf_model import write_gguf
-from zeropass.adapted import Adapted, adapt
 from zeropass.errors import BadModel
-from zeropass.frames import Frames
+from zeropass.model.adapted import Adapted, adapt
+from zeropass.model.frames import Frames
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

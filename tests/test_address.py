@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropass.address import Address, parse, with_roles
 from zeropass.errors import BadAddress
+from zeropass.model.address import Address, parse, with_roles
 
 NUMBERS = st.integers(0, 10**9 - 1)
 GATED = ("gate", "up", "value")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import small
 import zeropass as zp
 from zeropass.arch.spec import space_of
-from zeropass.catalog import vector_set
 from zeropass.errors import BadAddress, BadOption, UnknownWord
+from zeropass.model.vectors import vector_set
 from zeropass.numerics.token_index import HitList
 
 TOLERANCE = 1e-4

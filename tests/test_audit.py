@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zeropass as zp
-from zeropass.adapted import adapt
+from zeropass.model.adapted import adapt
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "reproduce"))

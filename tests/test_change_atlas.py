@@ -13,7 +13,7 @@ from test_cli import Run, run  # noqa: F401 - a fixture
 from zeropass.arch.spec import side_of, space_of
 from zeropass.delta.build import build_change
 from zeropass.errors import BadAddress, BadAtlas, BadModel
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 from zeropass.numerics.projection import fold_read
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

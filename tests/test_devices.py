@@ -23,13 +23,13 @@ from devices import ELSEWHERE, elsewhere, multiply_float16
 from test_resume import contents
 from test_stitch import TEXTS, classifier, logits_of
 from zeropass.atlas import build, spaces
+from zeropass.model.translation import FRAMES, KERNELS, bridge
 from zeropass.numerics import half, top_k
 from zeropass.numerics.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
 from zeropass.numerics.statistics import kurtosis, moments, standardised
 from zeropass.numerics.token_index import HitList, decode
 from zeropass.stitch.choose import answers
 from zeropass.stitch.transplant import put_level
-from zeropass.translation import FRAMES, KERNELS, bridge
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),

@@ -19,7 +19,6 @@ import zeropass as zp
 from adapters import ALL, made
 from test_cli import Run, run  # noqa: F401 - a fixture
 from test_gguf_model import write_gguf
-from zeropass.adapted import adapt
 from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Stored, expand, names_of
@@ -30,7 +29,8 @@ from zeropass.delta.rounding import moved_rows
 from zeropass.delta.tensors import tensor_changes, unread_changes
 from zeropass.delta.verdict import alarms
 from zeropass.errors import BadModel
-from zeropass.frames import Frames
+from zeropass.model.adapted import adapt
+from zeropass.model.frames import Frames
 from zeropass.tokens.vocabulary import shown_text
 from zoo import ZOO, tiny_model
 

@@ -21,10 +21,10 @@ from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
-from zeropass.catalog import vector_set
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.frames import _ACTIVATIONS, Frames
-from zeropass.model import Model, open_model
+from zeropass.model.frames import _ACTIVATIONS, Frames
+from zeropass.model.model import Model, open_model
+from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
 

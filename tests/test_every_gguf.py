@@ -22,8 +22,8 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
-from zeropass.frames import Frames
-from zeropass.model import Model, open_model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model, open_model
 from zoo import ZOO, tiny_model
 
 ROUNDING = 1e-6

@@ -24,8 +24,8 @@ from zeropass.evidence.attention import _Ranked
 from zeropass.evidence.collect import _why_not_kept
 from zeropass.evidence.listening import Settings, listen
 from zeropass.evidence.results import Evidence, Result, read_evidence
-from zeropass.evidence.running import load_running, windows
 from zeropass.evidence.verdicts import Verdict, Verdicts, judge, keep
+from zeropass.model.running import load_running, windows
 
 SETTINGS = Settings(
     tokens=3000,

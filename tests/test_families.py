@@ -20,11 +20,11 @@ from transformers.activations import ACT2FN
 import tiny
 from canonical import bias_of, read, split, with_tensors
 from tiny import Run, error, make, run, save
-from zeropass.address import parse
 from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
-from zeropass.catalog import bias_roles, count_of, locate, table_roles, vector_set
-from zeropass.frames import _ACTIVATIONS, Frames
-from zeropass.model import Model, open_model
+from zeropass.model.address import parse
+from zeropass.model.frames import _ACTIVATIONS, Frames
+from zeropass.model.model import Model, open_model
+from zeropass.model.vectors import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,8 +17,8 @@ from transformers.utils import logging
 from gguf_files import permuted
 from tiny import VOCAB, error, make, run, save
 from zeropass.arch.spec import Stored
-from zeropass.frames import Frames
-from zeropass.model import Model, open_model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model, open_model
 
 ROUNDING = 1e-6
 

@@ -11,9 +11,9 @@ from transformers import BertForSequenceClassification, LlamaConfig, LlamaForSeq
 import tiny
 import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
-from zeropass.adapted import adapt
 from zeropass.arch.spec import OUTSIDE
-from zeropass.catalog import vector_set
+from zeropass.model.adapted import adapt
+from zeropass.model.vectors import vector_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -19,7 +19,7 @@ from test_cli import Run, run  # noqa: F401 - fixtures
 from test_every_gguf import folder, twins  # noqa: F401 - fixtures
 from test_verdicts import cache, verdict, verdicts  # noqa: F401 - a fixture
 from zeropass.evidence.verdicts import SHIPPED, keep, known_verdicts, read_verdicts
-from zeropass.identity import values_sha256
+from zeropass.model.identity import values_sha256
 from zoo import tiny_model
 
 pytestmark = [

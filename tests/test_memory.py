@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 import small
 import zeropass as zp
 from test_resume import contents
-from zeropass import frames as frames_module
 from zeropass.atlas.budget import least, parse_size
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import plan_jobs
 from zeropass.atlas.spaces import Spaces, StoredRows, rows_size, save_array
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.frames import Frames
+from zeropass.model import frames as frames_module
+from zeropass.model.frames import Frames
 from zeropass.numerics.statistics import moments
 from zeropass.numerics.top_k import rounded_size
 from zeropass.tokens import undertrained

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tiny import VOCAB, edit, make, save, tokenizer_json
-from zeropass.address import parse
 from zeropass.arch.spec import OUTSIDE
-from zeropass.catalog import locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily
-from zeropass.frames import Frames
 from zeropass.lens import Lens
-from zeropass.model import open_model
+from zeropass.model.address import parse
+from zeropass.model.frames import Frames
+from zeropass.model.model import open_model
+from zeropass.model.vectors import locate, require_head, vector_set
 
 ATTN = "model.layers.1.self_attn."
 GPT2_ATTN = "transformer.h.1.attn."

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from tiny import edit, save
 from zeropass.errors import BadModel, CannotRun, UnknownFamily, ZeropassError
-from zeropass.evidence.running import load_running
-from zeropass.model import open_model
+from zeropass.model.model import open_model
+from zeropass.model.running import load_running
 from zoo import tiny_model
 
 Tensors = dict[str, Tensor | None]

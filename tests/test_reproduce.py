@@ -11,8 +11,8 @@ import torch
 
 import planted
 from zeropass.errors import BadAddress, BadOption
-from zeropass.frames import Frames
-from zeropass.model import open_model
+from zeropass.model.frames import Frames
+from zeropass.model.model import open_model
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ import tiny
 import zeropass as zp
 from zeropass.errors import BadOption
 from zeropass.evidence.spaces import Spaces
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 from zoo import tiny_model
 
 SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")

@@ -27,14 +27,14 @@ import tiny
 import twins
 import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
-from zeropass.align.shared import Shared
 from zeropass.errors import BadOption, CannotRun
+from zeropass.model.shared_tokens import Shared
+from zeropass.model.translation import KERNELS, Translation, bridge
 from zeropass.stitch import collect, parts
 from zeropass.stitch.choose import Answers, answers, depths, expected
 from zeropass.stitch.parts import Lower, Upper, batches, load_classifier, load_lower
 from zeropass.stitch.results import judged
 from zeropass.stitch.stitched import Stitched, load_stitched, stitched
-from zeropass.translation import KERNELS, Translation, bridge
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -221,7 +221,7 @@ def test_a_change_transplanted_into_the_same_function_is_the_tune(
 @pytest.mark.parametrize("variant", ["gpt2", "bert"])
 def test_so_it_is_with_biases_and_other_norms(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropass.align.pair.shared_tokens", _all_tokens)
-    monkeypatch.setattr("zeropass.translation.shared_tokens", _all_tokens)
+    monkeypatch.setattr("zeropass.model.translation.shared_tokens", _all_tokens)
     hf = headed(tiny.make(variant), variant)
     base = zp.open_model(str(tiny.save(hf, tmp_path / "base")))
     draw = torch.Generator().manual_seed(2)
@@ -265,7 +265,7 @@ def test_a_transplant_is_an_ordinary_checkpoint(tuned: zp.Model, first: zp.Model
 
 
 def test_shared_heads_stay_behind_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("align.pair", "translation"):
+    for place in ("align.pair", "model.translation"):
         monkeypatch.setattr(f"zeropass.{place}.shared_tokens", _all_tokens)
     plain = tiny.make("llama")
     hf = headed(plain, "llama")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from zeropass.translation import FRAMES, KERNELS
+from zeropass.model.translation import FRAMES, KERNELS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

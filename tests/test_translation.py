@@ -14,7 +14,7 @@ from torch import Tensor
 import twins
 import zeropass as zp
 from zeropass.errors import BadOption
-from zeropass.translation import _SOLVED, FRAMES, HEAD_OF_ZIPF, KERNELS, RIDGE, Bridge, _sums, bridge, translate
+from zeropass.model.translation import _SOLVED, FRAMES, HEAD_OF_ZIPF, KERNELS, RIDGE, Bridge, _sums, bridge, translate
 
 MODELS = Path(__file__).parent.parent / "models"
 EXACT = ("orthogonal", "centred", "pinv")

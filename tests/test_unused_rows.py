@@ -21,9 +21,9 @@ from tiny import MAKERS, TOKENS, VOCAB, make, save
 from zeropass.arch.families import FAMILIES
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadAddress, BadOption, BadWeights
-from zeropass.evidence.running import load_running
-from zeropass.frames import Frames
-from zeropass.model import Model, open_model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model, open_model
+from zeropass.model.running import load_running
 from zeropass.tokens.undertrained import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -15,7 +15,7 @@ import zeropass as zp
 from test_atlas import close, same, without_bounds
 from tiny import save
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
-from zeropass.catalog import VectorSet, roles_at, vector_set
+from zeropass.model.vectors import VectorSet, roles_at, vector_set
 from zoo import ZOO, tiny_model
 
 NAMES = (

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zeropass.model import Model
+from zeropass.model.model import Model
 
 
 @dataclass(frozen=True)

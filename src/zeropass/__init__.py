@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 from zeropass.errors import ZeropassError
 
 if TYPE_CHECKING:
-    from zeropass.adapted import Adapted, adapt
-    from zeropass.address import Address, parse
     from zeropass.align.collect import align_models
     from zeropass.align.match import match
     from zeropass.align.pair import pair_of
@@ -38,15 +36,17 @@ if TYPE_CHECKING:
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.filtered import pairs_with
-    from zeropass.frames import Frames
     from zeropass.lens import Lens, load
-    from zeropass.model import Model, open_model
+    from zeropass.model.adapted import Adapted, adapt
+    from zeropass.model.address import Address, parse
+    from zeropass.model.frames import Frames
+    from zeropass.model.model import Model, open_model
+    from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
     from zeropass.stitch.collect import stitch_models, transplant
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.stitched import classify, load_stitched
-    from zeropass.translation import bridge, translate
     from zeropass.web.export import Chosen, export_site
     from zeropass.web.server import serve
     from zeropass.web.shelf import Sources, open_books
@@ -103,8 +103,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "zeropass.adapted": ("Adapted", "adapt"),
-    "zeropass.address": ("Address", "parse"),
+    "zeropass.model.adapted": ("Adapted", "adapt"),
+    "zeropass.model.address": ("Address", "parse"),
     "zeropass.align.collect": ("align_models",),
     "zeropass.align.match": ("match",),
     "zeropass.align.pair": ("pair_of",),
@@ -124,14 +124,14 @@ _HOMES = {
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),
     "zeropass.filtered": ("pairs_with",),
-    "zeropass.frames": ("Frames",),
+    "zeropass.model.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load"),
-    "zeropass.model": ("Model", "open_model"),
+    "zeropass.model.model": ("Model", "open_model"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.collect": ("stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
-    "zeropass.translation": ("bridge", "translate"),
+    "zeropass.model.translation": ("bridge", "translate"),
     "zeropass.web.export": ("Chosen", "export_site"),
     "zeropass.web.server": ("serve",),
     "zeropass.web.shelf": ("Sources", "open_books"),

@@ -8,15 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.adapted import Adapted
-from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
-from zeropass.catalog import VectorSet, locate, require_head, vector_set
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
-from zeropass.frames import Frames
-from zeropass.identity import values_sha256
-from zeropass.model import Model, open_model
+from zeropass.model.adapted import Adapted
+from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.frames import Frames
+from zeropass.model.identity import values_sha256
+from zeropass.model.model import Model, open_model
+from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
 from zeropass.numerics.projection import extremes
 from zeropass.numerics.top_pairs import TopPairs, top_pairs

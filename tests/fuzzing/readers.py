@@ -16,13 +16,13 @@ from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import errors
 from zeropass._io import atomic
-from zeropass.adapted import adapt
-from zeropass.address import parse
 from zeropass.atlas.plan import prepare
 from zeropass.delta.results import read_words
 from zeropass.errors import ZeropassError
 from zeropass.evidence.corpus import read_text
 from zeropass.evidence.verdicts import read_verdicts
+from zeropass.model.adapted import adapt
+from zeropass.model.address import parse
 from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.desk import Order, filled

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import torch
 
 import zeropass as zp
-from zeropass.adapted import adapt
 from zeropass.align.stored import read_alignment
 from zeropass.delta.results import read_words
 from zeropass.evidence.corpus import read_text
 from zeropass.evidence.verdicts import read_verdicts
+from zeropass.model.adapted import adapt
 from zeropass.web.pairs import read_diff
 
 __all__ = ["HARMLESS", "WRITTEN"]

@@ -23,7 +23,7 @@ from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
 from zeropass.align.stored import write_alignment
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.errors import BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
 
 __all__ = ["align_models"]
 

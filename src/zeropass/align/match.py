@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropass.address import Address, parse
 from zeropass.align.lists import Lists, carried, lists_of
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
 from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, default_frames, side_of
-from zeropass.catalog import locate, require_head, vector_set
 from zeropass.errors import BadAddress
+from zeropass.model.address import Address, parse
+from zeropass.model.vectors import locate, require_head, vector_set
 
 __all__ = ["match"]
 

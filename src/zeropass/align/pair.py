@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from zeropass.align.lists import Lists, carried, lists_of
-from zeropass.align.shared import Shared, shared_tokens
 from zeropass.arch.spec import default_frames, side_of, space_of
-from zeropass.catalog import vector_set
-from zeropass.frames import Frames
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
+from zeropass.model.shared_tokens import Shared, shared_tokens
+from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.numerics.projection import rotate
 

@@ -16,9 +16,9 @@ from zeropass._io.atomic import atomic_write, make_folder
 from zeropass._io.parquet import columns_of, read_rows, write_rows
 from zeropass._io.parse import holding, read_schema
 from zeropass._io.typed_json import from_json
-from zeropass.address import parse
 from zeropass.align.results import SCHEMA_VERSION, Alignment, Pairing
 from zeropass.errors import BadAddress, BadOption
+from zeropass.model.address import parse
 
 __all__ = ["read_alignment", "write_alignment"]
 

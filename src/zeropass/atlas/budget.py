@@ -35,9 +35,9 @@ from zeropass.arch.spec import MAP_ROLES
 from zeropass.atlas.jobs import COLUMNS, Runner, needed_roles
 from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job
-from zeropass.catalog import count_of, kind_of
 from zeropass.errors import BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
+from zeropass.model.vectors import count_of, kind_of
 from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]

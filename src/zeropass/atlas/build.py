@@ -20,8 +20,8 @@ from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
 from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
 from zeropass.errors import BadOption
-from zeropass.identity import values_sha256
-from zeropass.model import Model
+from zeropass.model.identity import values_sha256
+from zeropass.model.model import Model
 from zeropass.numerics.parallel import ahead, behind, side_by_side
 from zeropass.numerics.quantize import full_precision
 from zeropass.tokens.undertrained import Judgement

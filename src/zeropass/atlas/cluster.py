@@ -20,7 +20,7 @@ from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
-from zeropass.model import Model, open_model
+from zeropass.model.model import Model, open_model
 
 try:
     import ray

@@ -9,15 +9,15 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from zeropass.address import Address
 from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_of, site_of, space_of
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.spaces import Space, Spaces, save_array
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
-from zeropass.catalog import VectorSet, count_of, kind_of, reads_at, vector_set
-from zeropass.frames import Frames, Lengths
-from zeropass.model import Model
+from zeropass.model.address import Address
+from zeropass.model.frames import Frames, Lengths
+from zeropass.model.model import Model
+from zeropass.model.vectors import VectorSet, count_of, kind_of, reads_at, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.parallel import each_core, in_turn
 from zeropass.numerics.statistics import blocks, standardised

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.files import Run
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
 from zeropass.charts import Alike, Likeness, NearRecord, Part, Wire, Wiring
 from zeropass.errors import BadAddress, BadAtlas
+from zeropass.model.address import Address, parse, with_roles
 
 __all__ = ["Row", "moments", "near", "rows_of"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, sides_of, site_of
 from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
-from zeropass.catalog import bias_roles, count_of, kind_of, table_roles
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
+from zeropass.model.vectors import bias_roles, count_of, kind_of, table_roles
 
 __all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
 

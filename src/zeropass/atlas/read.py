@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.address import Address, parse, with_roles
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
 from zeropass.atlas.files import Files, Floats, Run
 from zeropass.atlas.schema import (
@@ -27,6 +26,7 @@ from zeropass.atlas.schema import (
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
+from zeropass.model.address import Address, parse, with_roles
 from zeropass.views import (
     Certificate,
     FindRecord,

@@ -22,9 +22,9 @@ from typing import Any, get_args
 
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
-from zeropass.address import Address
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
+from zeropass.model.address import Address
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
 
 __all__ = [

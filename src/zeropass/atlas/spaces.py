@@ -19,7 +19,7 @@ from torch import Tensor
 from zeropass.atlas.schema import atlas_file, safe_name
 from zeropass.checkpoints.base import Float32
 from zeropass.errors import BadAtlas
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 from zeropass.numerics.statistics import Moments, blocks, moments
 from zeropass.numerics.top_k import Sieved, rounded_size, sieved, whole_type
 

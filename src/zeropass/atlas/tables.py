@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from zeropass.address import Address
 from zeropass.arch.spec import Side
 from zeropass.atlas.schema import atlas_file
 from zeropass.errors import BadAtlas
+from zeropass.model.address import Address
 from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks
 from zeropass.numerics.token_index import HitList

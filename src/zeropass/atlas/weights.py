@@ -11,9 +11,9 @@ from zeropass.atlas.near import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import safe_name
 from zeropass.errors import BadOption
-from zeropass.frames import Frames, Rows
 from zeropass.lens import Lens, Shown
-from zeropass.model import open_model
+from zeropass.model.frames import Frames, Rows
+from zeropass.model.model import open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
 from zeropass.tokens.vocabulary import View

@@ -21,11 +21,11 @@ from zeropass.atlas.jobs import Meet, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import PairRow
-from zeropass.catalog import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.delta.changes import Comparison
 from zeropass.errors import BadModel, BadOption
-from zeropass.frames import Frames
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
+from zeropass.model.vectors import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import standardised
 

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.adapted import Adapted
 from zeropass.delta.held import Form, Held
 from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadModel
-from zeropass.model import Model
+from zeropass.model.adapted import Adapted
+from zeropass.model.model import Model
 from zeropass.numerics.factored import Directions, Factored, close_values
 from zeropass.numerics.statistics import blocks
 

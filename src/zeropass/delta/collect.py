@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.adapted import Adapted
 from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
@@ -21,7 +20,6 @@ from zeropass.arch.spec import (
     site_of,
     space_of,
 )
-from zeropass.catalog import neuron_address, reads_at
 from zeropass.checkpoints.gguf import storing_error
 from zeropass.delta.changes import Change, Comparison, leading
 from zeropass.delta.held import held
@@ -38,9 +36,11 @@ from zeropass.delta.tensors import constants, missing, tensor_changes, unread_ch
 from zeropass.delta.verdict import alarms, verdict
 from zeropass.delta.watching import Watching, quadratic
 from zeropass.delta.words import looked_up
-from zeropass.frames import Frames
 from zeropass.lens import Lens
-from zeropass.model import Model
+from zeropass.model.adapted import Adapted
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
+from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
 from zeropass.views import Direction, Token, TokenScore
 

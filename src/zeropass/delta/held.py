@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.adapted import Adapted
-from zeropass.model import Model
+from zeropass.model.adapted import Adapted
+from zeropass.model.model import Model
 
 __all__ = ["BLOCK", "Form", "Held", "gathered", "held"]
 

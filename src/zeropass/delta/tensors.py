@@ -21,8 +21,8 @@ from zeropass.delta.held import BLOCK, Held, gathered, held
 from zeropass.delta.results import Constant, Moved, TensorChange
 from zeropass.delta.rounding import moved_rows
 from zeropass.errors import BadOption
-from zeropass.frames import Frames
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
 from zeropass.numerics.statistics import blocks
 
 __all__ = ["constants", "missing", "tensor_changes", "unread_changes"]

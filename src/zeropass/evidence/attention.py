@@ -16,7 +16,7 @@ from zeropass.evidence.chance import among, ranks, rotation, summarised
 from zeropass.evidence.listening import Attention, Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import READ_FRAMES, Spaces
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 from zeropass.numerics.projection import rotate
 
 __all__ = ["attention", "noise_heads"]

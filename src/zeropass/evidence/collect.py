@@ -13,7 +13,7 @@ from zeropass.evidence.report import html, summary
 from zeropass.evidence.results import Evidence
 from zeropass.evidence.verdicts import Verdicts, judge, known_verdicts
 from zeropass.evidence.verdicts import keep as keep_verdicts
-from zeropass.model import Model, open_model
+from zeropass.model.model import Model, open_model
 
 __all__ = ["Collected", "collect_evidence"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import READ_ROLES, site_of
-from zeropass.catalog import count_of
 from zeropass.errors import BadOption
-from zeropass.evidence.running import Running, windows
+from zeropass.model.running import Running, windows
+from zeropass.model.vectors import count_of
 
 __all__ = ["Attention", "Heard", "Progress", "Settings", "Tally", "listen", "noise_vectors"]
 

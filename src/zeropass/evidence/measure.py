@@ -32,12 +32,12 @@ from zeropass.evidence.inverses import inverses
 from zeropass.evidence.listening import Heard, Progress, Settings, listen, noise_vectors
 from zeropass.evidence.reading import reading
 from zeropass.evidence.results import SCHEMA_VERSION, Evidence, Result, result_from_json, write_parquet
-from zeropass.evidence.running import Running, load_running, require_tokens
 from zeropass.evidence.spaces import Spaces
 from zeropass.evidence.writing import writing
-from zeropass.frames import Frames
-from zeropass.identity import values_sha256
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.identity import values_sha256
+from zeropass.model.model import Model
+from zeropass.model.running import Running, load_running, require_tokens
 
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
 

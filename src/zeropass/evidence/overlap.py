@@ -15,7 +15,7 @@ from zeropass.evidence.chance import among, partner, rotation, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import Result
 from zeropass.evidence.spaces import Spaces
-from zeropass.model import Model
+from zeropass.model.model import Model
 from zeropass.numerics.projection import normed
 
 __all__ = ["pairs", "states"]

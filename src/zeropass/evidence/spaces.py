@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zeropass.arch.spec import Side, side_of, site_of
 from zeropass.errors import BadOption
-from zeropass.frames import Frames
+from zeropass.model.frames import Frames
 from zeropass.numerics.projection import normed, pseudo_inverse
 
 __all__ = ["READ_FRAMES", "WRITE_FRAMES", "Spaces"]

@@ -3,7 +3,7 @@
 A verdict is about a kind (a role in a frame) and a layer, never about one parameter. Verdicts are known for a model
 once `zeropass evidence` has measured it: they are kept in the cache as ``evidence/{bytes}-{sha256}.json``, both of the
 weights; those of some models come with the package. An atlas or a lens finds them by that hash, or else by the hash of
-the values (`zeropass.identity`), which files of other formats share.
+the values (`zeropass.model.identity`), which files of other formats share.
 """
 
 import json

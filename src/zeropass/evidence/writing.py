@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from zeropass.catalog import count_of
 from zeropass.evidence.chance import among, partner, rotation, spearman, summarised
 from zeropass.evidence.listening import Heard, Progress, Settings
 from zeropass.evidence.results import Result
-from zeropass.evidence.running import Running
 from zeropass.evidence.spaces import WRITE_FRAMES, Spaces
-from zeropass.model import Model
+from zeropass.model.model import Model
+from zeropass.model.running import Running
+from zeropass.model.vectors import count_of
 
 __all__ = ["MAP_FRAMES", "writing"]
 

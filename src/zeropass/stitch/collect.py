@@ -13,7 +13,8 @@ from torch import Tensor
 
 from zeropass.delta.changes import Comparison
 from zeropass.errors import BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
+from zeropass.model.translation import Bridge, bridge
 from zeropass.stitch.choose import (
     FIRST,
     Progress,
@@ -29,7 +30,6 @@ from zeropass.stitch.parts import load_classifier, padding, require_classifier, 
 from zeropass.stitch.results import Stitch, Try, Verdict
 from zeropass.stitch.stitched import Stitched, stitched
 from zeropass.stitch.transplant import Transplant, put_level, transplant_of
-from zeropass.translation import Bridge, bridge
 
 __all__ = ["first_changed", "seams", "stitch_models", "transplant"]
 

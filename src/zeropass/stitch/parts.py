@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeropass.adapted import Adapted
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Family, Layout
 from zeropass.errors import BadModel, BadOption
-from zeropass.evidence.running import loaded, special_tokens, transformers
-from zeropass.model import Model
+from zeropass.model.adapted import Adapted
+from zeropass.model.model import Model
+from zeropass.model.running import loaded, special_tokens, transformers
 
 __all__ = ["FED", "Lower", "Upper", "batches", "head_of", "load_classifier", "load_lower"]
 __all__ += ["load_plain_classifier", "padding", "put", "require_classifier", "require_fed"]

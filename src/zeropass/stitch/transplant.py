@@ -24,11 +24,11 @@ from zeropass.align.layers import assigned, likeness
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.arch.spec import side_of, site_of
 from zeropass.errors import BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
+from zeropass.model.translation import Bridge, Translation
 from zeropass.numerics.projection import fold_read, fold_write, unfolded
 from zeropass.stitch.choose import Progress
 from zeropass.stitch.parts import head_of, load_plain_classifier, put
-from zeropass.translation import Bridge, Translation
 
 __all__ = ["Moved", "Transplant", "moved_layers", "put_level", "transplant_of"]
 

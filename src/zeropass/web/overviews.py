@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from zeropass.address import parse
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE
 from zeropass.atlas import overview as above
 from zeropass.charts import LayerRecord, Overview, Telling
 from zeropass.errors import BadAddress, BadOption
+from zeropass.model.address import parse
 from zeropass.views import PairRecord, verb_of
 from zeropass.web import pictures
 from zeropass.web.book import Book

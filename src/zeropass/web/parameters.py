@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import zeropass as zp
-from zeropass.address import Address, parse
 from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import near as nearby
 from zeropass.atlas import overview as above
 from zeropass.atlas import scores
 from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadOption
+from zeropass.model.address import Address, parse
 from zeropass.tokens.vocabulary import View
 from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.web import pictures

@@ -4,8 +4,8 @@ import re
 from functools import partial
 from typing import Any
 
-from zeropass.address import parse
 from zeropass.errors import BadAddress, BadOption, UnknownWord
+from zeropass.model.address import parse
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.views import SEES, FindRecord, Hit, verb_of
 from zeropass.web import pictures

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zeropass.adapter_fit import Place, fit
 from zeropass.arch.families import FAMILIES
 from zeropass.checkpoints.adapter_changes import Change, LowRank, Rows
 from zeropass.checkpoints.adapter_methods import Adapter, open_adapter
 from zeropass.checkpoints.model_files import fingerprint
 from zeropass.errors import BadModel
-from zeropass.model import Model
+from zeropass.model.adapter_fit import Place, fit
+from zeropass.model.model import Model
 from zeropass.numerics.factored import Factored
 from zeropass.tokens.undertrained import Judgement
 

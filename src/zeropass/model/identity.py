@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from zeropass.errors import BadWeights
-from zeropass.model import Model
+from zeropass.model.model import Model
 
 __all__ = ["values_sha256"]
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from zeropass.address import Address
 from zeropass.arch.spec import (
     CLASSIFIERS,
     FF_ROLES,
@@ -23,7 +22,8 @@ from zeropass.arch.spec import (
     site_of,
 )
 from zeropass.errors import BadAddress
-from zeropass.model import Model
+from zeropass.model.address import Address
+from zeropass.model.model import Model
 
 __all__ = [
     "BIAS_TENSORS",

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from zeropass.adapter_names import Meaning, Names
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import BY_TOKEN, Layout, side_of
 from zeropass.checkpoints.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
 from zeropass.checkpoints.adapter_methods import Adapter, StackedFactors
 from zeropass.errors import BadModel, BadWeights, MissingExtra
-from zeropass.model import Model
+from zeropass.model.adapter_names import Meaning, Names
+from zeropass.model.model import Model
 
 __all__ = ["Fitted", "Place", "fit"]
 

@@ -18,11 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.align.shared import Shared, shared_tokens
 from zeropass.arch.spec import Side
 from zeropass.errors import BadOption
-from zeropass.frames import Frames
-from zeropass.model import Model
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model
+from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.numerics.statistics import blocks
 
 __all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "from_anchors", "translate"]

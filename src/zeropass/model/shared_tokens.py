@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zeropass.errors import BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
 from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Shared", "normal_form", "shared_tokens"]

@@ -24,7 +24,7 @@ from torch import Tensor
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Layout, site_of
 from zeropass.errors import BadOption, CannotRun, MissingExtra
-from zeropass.model import Model
+from zeropass.model.model import Model
 
 try:
     import transformers

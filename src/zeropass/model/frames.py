@@ -28,7 +28,7 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.errors import BadModel, BadOption
-from zeropass.model import Model
+from zeropass.model.model import Model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments
