@@ -4,7 +4,7 @@
     python reproduce/evidence.py --values   # write anew what the shipped verdicts say of their demo models' values
 
 writes docs/evidence/MODEL.md (every table), docs/evidence/MODEL-FIGURE.svg, the tables between the marks in
-docs/evidence.md, and src/zeropass/evidence/known/ (what `show` says of these models without a measurement).
+docs/evidence.md, and src/zeropass/records/known/ (what `show` says of these models without a measurement).
 """
 
 import argparse
@@ -12,12 +12,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.plots import figures
 from zeropass.evidence.report import tables
 from zeropass.evidence.results import Evidence, read_evidence
-from zeropass.evidence.verdicts import SHIPPED, judge, keep, read_verdicts
 from zeropass.model.identity import values_sha256
 from zeropass.model.model import open_model
+from zeropass.records.verdicts import SHIPPED, keep, read_verdicts
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES = ("trust", "reading", "writing", "attention", "states", "inverses", "offsets")
@@ -62,7 +63,7 @@ def document(evidence: Evidence) -> None:
     for table in TABLES:
         text = between(text, f"{name} {table}", made[table])
     path.write_text(text, encoding="utf-8")
-    keep(judge(evidence), SHIPPED)
+    keep(verdicts_of(evidence), SHIPPED)
 
 
 def name_values() -> None:

@@ -22,10 +22,11 @@ from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.evidence import chance, measure, overlap
 from zeropass.evidence.attention import _Ranked
 from zeropass.evidence.collect import _why_not_kept
+from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.listening import Settings, listen
 from zeropass.evidence.results import Evidence, Result, read_evidence
-from zeropass.evidence.verdicts import Verdict, Verdicts, judge, keep
 from zeropass.model.running import load_running, windows
+from zeropass.records.verdicts import Verdict, Verdicts, keep
 
 SETTINGS = Settings(
     tokens=3000,
@@ -551,7 +552,7 @@ def test_a_model_that_transformers_cannot_run_keeps_the_static_part(random_path:
     assert {r.role for r in found.select(measure="inverses")} == {"value", "noise"}
     assert set(found.left_out) == {"writing", "reading", "attention", "states", "inverses"}
     assert "transformers cannot run" in found.left_out["reading"]
-    assert judge(found).kinds == ()
+    assert verdicts_of(found).kinds == ()
 
 
 def test_another_models_embedding_is_refused(random_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ import zeropass as zp
 from zeropass.arch.spec import FF_ROLES, space_of
 from zeropass.atlas import near, overview, scores
 from zeropass.atlas.read import Atlas
-from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.numerics.statistics import kurtosis
+from zeropass.records.overviews import Telling
 
 KINDS = ("llama", "gpt2", "bert")
 

@@ -18,8 +18,8 @@ from gguf_files import convert
 from test_cli import Run, run  # noqa: F401 - fixtures
 from test_every_gguf import folder, twins  # noqa: F401 - fixtures
 from test_verdicts import cache, verdict, verdicts  # noqa: F401 - a fixture
-from zeropass.evidence.verdicts import SHIPPED, keep, known_verdicts, read_verdicts
 from zeropass.model.identity import values_sha256
+from zeropass.records.verdicts import SHIPPED, keep, known_verdicts, read_verdicts
 from zoo import tiny_model
 
 pytestmark = [

@@ -11,7 +11,7 @@ import pytest
 
 import small
 import zeropass as zp
-from zeropass.views import (
+from zeropass.records.parameters import (
     Certificate,
     FindRecord,
     Hidden,

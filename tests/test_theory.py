@@ -27,7 +27,7 @@ from zeropass.numerics.projection import (
 )
 from zeropass.numerics.statistics import moments, standardised
 from zeropass.numerics.top_pairs import top_pairs
-from zeropass.views import Hidden, TokenScore, VectorRecord
+from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
 
 PAGE = (Path(__file__).parent.parent / "docs" / "theory.md").read_text(encoding="utf-8")
 NAME = re.compile(r"`(zeropass(?:\.\w+)+)`")
@@ -80,7 +80,11 @@ def test_a_name_is_something_public(name: str) -> None:
 
 
 def test_a_wrong_name_would_be_seen() -> None:
-    for wrong in ("zeropass.numerics.projection.no_such", "zeropass.views.TokenScore.y", "zeropass.nowhere.scores"):
+    for wrong in (
+        "zeropass.numerics.projection.no_such",
+        "zeropass.records.parameters.TokenScore.y",
+        "zeropass.nowhere.scores",
+    ):
         with pytest.raises((AttributeError, ModuleNotFoundError)):
             resolve(wrong)
 

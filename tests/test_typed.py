@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from zeropass._io.typed_json import from_json
-from zeropass.views import Certificate, Hidden, PairRecord, PairScore, Token, TokenScore, VectorRecord
+from zeropass.records.parameters import Certificate, Hidden, PairRecord, PairScore, Token, TokenScore, VectorRecord
 
 
 @dataclass(frozen=True)

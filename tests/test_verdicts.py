@@ -15,21 +15,13 @@ import small
 import zeropass as zp
 from serving import Seen, books_of, serving
 from zeropass.errors import BadOption
-from zeropass.evidence import verdicts as module
+from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
-from zeropass.evidence.verdicts import (
-    SHIPPED,
-    Verdict,
-    Verdicts,
-    footnote,
-    judge,
-    keep,
-    known_verdicts,
-    read_verdicts,
-)
+from zeropass.records import verdicts as module
+from zeropass.records.parameters import FindRecord, Hit, PairRecord, VectorRecord
+from zeropass.records.verdicts import SHIPPED, Verdict, Verdicts, footnote, keep, known_verdicts, read_verdicts
 from zeropass.terminal import render, render_find, show_records
 from zeropass.tour import print_tour
-from zeropass.views import FindRecord, Hit, PairRecord, VectorRecord
 from zeropass.web.render import STATIC
 
 SHA = "ab" * 32
@@ -99,7 +91,7 @@ def never() -> str:
     ],
 )
 def test_every_kind_of_list_has_its_judge(measure: str, target: str, role: str, frame: str) -> None:
-    found = judge(evidence(result(measure, target, role, frame, 2)))
+    found = verdicts_of(evidence(result(measure, target, role, frame, 2)))
     assert found.kinds == (Verdict(role, frame, 2, measure, target, "spearman", 0.28, 0.01, 20, True),)
     assert found.model["sha256"] == SHA
     assert found.method == METHOD
@@ -119,13 +111,13 @@ def test_other_results_judge_nothing() -> None:
         result("attention", "true offsets", "qk", "token"),
         result("pairs", "logits", "value", "output"),
     )
-    assert judge(evidence(*others)).kinds == ()
+    assert verdicts_of(evidence(*others)).kinds == ()
 
 
 @pytest.mark.parametrize(("beaten", "above"), [((True, True), True), ((True, False), False), ((False, True), False)])
 def test_above_means_above_every_wrong_list(beaten: tuple[bool, bool], above: bool) -> None:
     nulls = tuple(null(*one) for one in zip(("permuted", "rotated"), (0.1, 0.2), beaten, strict=True))
-    (found,) = judge(evidence(result("reading", "current", "gate", "token", nulls=nulls))).kinds
+    (found,) = verdicts_of(evidence(result("reading", "current", "gate", "token", nulls=nulls))).kinds
     assert (found.null, found.above) == (0.2, above)
 
 

@@ -30,8 +30,8 @@ from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
 from zeropass.delta.words import looked_up
 from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
-from zeropass.evidence.verdicts import default_name
 from zeropass.model.address import parse
+from zeropass.records.verdicts import default_name
 from zeropass.stitch.terminal import render_classes, render_stitch
 from zeropass.terminal import (
     facts_table,

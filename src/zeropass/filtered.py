@@ -10,8 +10,8 @@ from zeropass.errors import BadOption
 from zeropass.lens import Lens, pair_record
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.top_pairs import TopPairs
+from zeropass.records.parameters import PairRecord
 from zeropass.tokens.vocabulary import View
-from zeropass.views import PairRecord
 
 __all__ = ["pairs_with"]
 

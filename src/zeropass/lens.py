@@ -10,7 +10,6 @@ from torch import Tensor
 
 from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
 from zeropass.errors import BadAddress, BadOption, BadWeights
-from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, parse, with_roles
 from zeropass.model.frames import Frames
@@ -20,9 +19,7 @@ from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
 from zeropass.numerics.projection import extremes
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
-from zeropass.tokens.undertrained import Judgement
-from zeropass.tokens.vocabulary import View, Vocabulary
-from zeropass.views import (
+from zeropass.records.parameters import (
     Certificate,
     Direction,
     Hidden,
@@ -35,6 +32,9 @@ from zeropass.views import (
     TokenScore,
     VectorRecord,
 )
+from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
+from zeropass.tokens.undertrained import Judgement
+from zeropass.tokens.vocabulary import View, Vocabulary
 
 __all__ = ["Lens", "Shown", "load"]
 

@@ -9,8 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.align.results import Alignment, Matches
+from zeropass.records.parameters import (
+    SEES,
+    FindRecord,
+    Hit,
+    PairRecord,
+    Record,
+    Records,
+    SvdRecord,
+    TokenScore,
+    VectorRecord,
+)
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.views import SEES, FindRecord, Hit, PairRecord, Record, Records, SvdRecord, TokenScore, VectorRecord
 
 __all__ = ["facts_table", "heading", "layers_in_short", "render", "render_alignment", "render_find", "render_hidden"]
 __all__ += ["render_families", "render_matches", "show_records", "token_text"]

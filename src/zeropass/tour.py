@@ -13,9 +13,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from zeropass.errors import BadOption, UnknownWord
+from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
 from zeropass.terminal import heading, render, render_find
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.views import PairRecord, Record, Token, TokenScore, VectorRecord
 
 if TYPE_CHECKING:
     from zeropass.atlas.read import Atlas

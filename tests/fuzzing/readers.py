@@ -20,9 +20,9 @@ from zeropass.atlas.plan import prepare
 from zeropass.delta.results import read_words
 from zeropass.errors import ZeropassError
 from zeropass.evidence.corpus import read_text
-from zeropass.evidence.verdicts import read_verdicts
 from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
+from zeropass.records.verdicts import read_verdicts
 from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.desk import Order, filled

@@ -19,7 +19,7 @@ import tiny
 import zeropass as zp
 from test_every_gguf import sentencepiece
 from zeropass.checkpoints.gguf import GgufSource
-from zeropass.evidence.verdicts import Verdict, Verdicts
+from zeropass.records.verdicts import Verdict, Verdicts
 from zoo import tiny_model
 
 __all__ = ["make"]

@@ -20,8 +20,8 @@ import zeropass as zp
 from zeropass.align.stored import read_alignment
 from zeropass.delta.results import read_words
 from zeropass.evidence.corpus import read_text
-from zeropass.evidence.verdicts import read_verdicts
 from zeropass.model.adapted import adapt
+from zeropass.records.verdicts import read_verdicts
 from zeropass.web.pairs import read_diff
 
 __all__ = ["HARMLESS", "WRITTEN"]

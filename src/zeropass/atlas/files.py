@@ -15,8 +15,8 @@ from zeropass.arch.spec import FRAMES, OUTSIDE, space_of
 from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.errors import BadAtlas, BadOption
+from zeropass.records.parameters import Hidden
 from zeropass.tokens.vocabulary import VIEWS, Vocabulary
-from zeropass.views import Hidden
 
 __all__ = ["Files", "Floats", "Run"]
 

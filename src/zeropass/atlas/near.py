@@ -14,9 +14,9 @@ from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.files import Run
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
-from zeropass.charts import Alike, Likeness, NearRecord, Part, Wire, Wiring
 from zeropass.errors import BadAddress, BadAtlas
 from zeropass.model.address import Address, parse, with_roles
+from zeropass.records.overviews import Alike, Likeness, NearRecord, Part, Wire, Wiring
 
 __all__ = ["Row", "moments", "near", "rows_of"]
 

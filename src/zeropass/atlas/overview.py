@@ -8,9 +8,9 @@ from typing import Any
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS
-from zeropass.charts import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.errors import BadAddress, BadOption
-from zeropass.views import TokenScore
+from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
+from zeropass.records.parameters import TokenScore
 
 __all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "most_telling", "outside", "overview"]
 __all__ += ["strengths", "subheads", "telling"]

@@ -25,9 +25,8 @@ from zeropass.atlas.schema import (
     read_json,
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption
-from zeropass.evidence.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.model.address import Address, parse, with_roles
-from zeropass.views import (
+from zeropass.records.parameters import (
     Certificate,
     FindRecord,
     Hidden,
@@ -40,6 +39,7 @@ from zeropass.views import (
     TokenScore,
     VectorRecord,
 )
+from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
 
 __all__ = ["Atlas", "open_atlas"]
 

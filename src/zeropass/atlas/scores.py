@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from zeropass.atlas.near import Row, moments, rows_of
 from zeropass.atlas.read import Atlas
-from zeropass.charts import Cloud, NearestRecord, Point, Spread
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.views import Token, TokenScore, VectorRecord
+from zeropass.records.overviews import Cloud, NearestRecord, Point, Spread
+from zeropass.records.parameters import Token, TokenScore, VectorRecord
 
 __all__ = ["Neighbours", "clouds", "spreads"]
 

@@ -42,7 +42,7 @@ from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
-from zeropass.views import Direction, Token, TokenScore
+from zeropass.records.parameters import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]
 

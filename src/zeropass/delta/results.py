@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from zeropass._io.parse import read_lines
 from zeropass.errors import BadOption
-from zeropass.views import Direction, Record, Token
+from zeropass.records.parameters import Direction, Record, Token
 
 __all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "Standout", "TensorChange"]
 __all__ += ["Watched", "WatchedWord", "read_words"]

@@ -7,13 +7,14 @@ from rich.console import RenderableType
 
 from zeropass.errors import BadOption
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
+from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.listening import Progress
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.report import html, summary
 from zeropass.evidence.results import Evidence
-from zeropass.evidence.verdicts import Verdicts, judge, known_verdicts
-from zeropass.evidence.verdicts import keep as keep_verdicts
 from zeropass.model.model import Model, open_model
+from zeropass.records.verdicts import Verdicts, known_verdicts
+from zeropass.records.verdicts import keep as keep_verdicts
 
 __all__ = ["Collected", "collect_evidence"]
 
@@ -61,7 +62,7 @@ def collect_evidence(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_evidence(found, folder, html(found))
-    verdicts = judge(found)
+    verdicts = verdicts_of(found)
     verdicts.write(folder / "verdicts.json")
     reason = _why_not_kept(found, verdicts, opened)
     if not verdicts.kinds or (reason and not keep):

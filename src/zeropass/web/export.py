@@ -20,8 +20,8 @@ import zeropass
 from zeropass._io.atomic import atomic_write, make_folder
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import overview as above
-from zeropass.charts import LayerRecord
 from zeropass.errors import BadOption, MissingExtra
+from zeropass.records.overviews import LayerRecord
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
 from zeropass.web.page import Page, at, by, count_pages, layer_path, token

@@ -7,10 +7,10 @@ from typing import Any
 
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE
 from zeropass.atlas import overview as above
-from zeropass.charts import LayerRecord, Overview, Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
-from zeropass.views import PairRecord, verb_of
+from zeropass.records.overviews import LayerRecord, Overview, Telling
+from zeropass.records.parameters import PairRecord, verb_of
 from zeropass.web import pictures
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Table, at, by, count_pages, layer_path, token

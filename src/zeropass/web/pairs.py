@@ -14,10 +14,10 @@ from zeropass.align.heatmaps import heat_maps
 from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas import overview as above
 from zeropass.atlas.read import Atlas
-from zeropass.charts import Telling
 from zeropass.delta.results import SCHEMA_VERSION, Diff
 from zeropass.errors import BadAddress, ZeropassError
-from zeropass.views import PairRecord
+from zeropass.records.overviews import Telling
+from zeropass.records.parameters import PairRecord
 from zeropass.web.book import Book, stem_of
 from zeropass.web.page import Page, Picture, Table, count_pages
 

@@ -10,11 +10,11 @@ from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import near as nearby
 from zeropass.atlas import overview as above
 from zeropass.atlas import scores
-from zeropass.charts import Telling
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import Address, parse
+from zeropass.records.overviews import Telling
+from zeropass.records.parameters import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.tokens.vocabulary import View
-from zeropass.views import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.web import pictures
 from zeropass.web.book import Book, stem_of
 from zeropass.web.overviews import SHORT_COLUMNS, parents, short_rows

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeropass.atlas.overview import BIN
-from zeropass.charts import Cloud, NearRecord, Overview, Point, Spread, Wiring
+from zeropass.records.overviews import Cloud, NearRecord, Overview, Point, Spread, Wiring
+from zeropass.records.parameters import SEES, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.views import SEES, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.web.page import Picture, at, layer_path, token
 
 __all__ = ["clouds", "heat_map", "hits", "pair_map", "shades", "spreads", "strengths", "wiring"]

@@ -20,9 +20,9 @@ from markupsafe import Markup
 import zeropass
 from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
+from zeropass.records.parameters import Token
 from zeropass.terminal import number
 from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
-from zeropass.views import Token
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token
 

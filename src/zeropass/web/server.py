@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 from zeropass.atlas.lookup import rows_of
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
+from zeropass.records.parameters import Token
 from zeropass.tokens.vocabulary import View
-from zeropass.views import Token
 from zeropass.web import overviews, pairs, parameters, words
 from zeropass.web.book import Book
 from zeropass.web.guard import App, Guard, Receive, Rules, Scope, Send, is_loopback

@@ -6,8 +6,8 @@ from typing import Any
 
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.address import parse
+from zeropass.records.parameters import SEES, FindRecord, Hit, verb_of
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.views import SEES, FindRecord, Hit, verb_of
 from zeropass.web import pictures
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Table, at, token

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-from zeropass.evidence.verdicts import Verdict
+from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [

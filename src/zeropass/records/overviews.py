@@ -5,8 +5,8 @@ They are made from an atlas by `atlas.overview`, `atlas.near` and `atlas.scores`
 
 from dataclasses import dataclass
 
-from zeropass.evidence.verdicts import Verdict
-from zeropass.views import AsJson, Hidden, Token, TokenScore, verb_of
+from zeropass.records.parameters import AsJson, Hidden, Token, TokenScore, verb_of
+from zeropass.records.verdicts import Verdict
 
 __all__ = [
     "Alike",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zeropass._io.atomic import atomic_write, make_folder
 from zeropass._io.parse import holding, load_json
@@ -22,15 +22,11 @@ from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 
-if TYPE_CHECKING:
-    from zeropass.evidence.results import Evidence, Result
-
-__all__ = ["Verdict", "Verdicts", "default_name", "footnote", "judge", "keep", "known_verdicts", "read_verdicts"]
+__all__ = ["JUDGES", "Verdict", "Verdicts", "default_name", "footnote", "keep", "known_verdicts", "read_verdicts"]
 
 SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "known"
 
-METRIC = "spearman"
 JUDGES = (
     (READ_ROLES, ("token", "paper"), "reading", "current"),
     (READ_ROLES, ("output",), "reading", "predicted"),
@@ -41,9 +37,6 @@ JUDGES = (
 """The measure and target (a pattern) that judge the lists of some roles and frames, always by rank correlation."""
 
 _NAME = re.compile(r"([0-9]{1,18})-([0-9a-f]{64})\.json")
-
-WRONG_LISTS = ("permuted", "rotated")
-"""The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +136,6 @@ def default_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name.removesuffix(".gguf")).strip(".-") or "model"
 
 
-def judge(evidence: "Evidence") -> Verdicts:
-    """The verdicts that an evidence gives: of its results those in `JUDGES`, each beside its stronger null."""
-    kinds = []
-    for result in evidence.results:
-        nulls = [null.mean for null in result.nulls if null.name in WRONG_LISTS]
-        if _judges(result) and nulls and all(map(math.isfinite, (result.value, *nulls))):
-            kinds.append(_of_result(result, max(nulls)))
-    return Verdicts(dict(evidence.model), dict(evidence.method), tuple(kinds))
-
-
 def read_verdicts(path: Path) -> Verdicts:
     """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
     with holding(path, "verdicts"):
@@ -226,34 +209,6 @@ def _cached() -> Path | None:
         return cache_folder() / "evidence"
     except RuntimeError:  # this user has no home folder
         return None
-
-
-def _judges(result: "Result") -> bool:
-    """Whether a result is the one that judges its kind of list, in one layer, from anything at all."""
-    if result.metric != METRIC or result.layer < 0 or result.n < 1:
-        return False
-    return any(
-        result.role in roles
-        and result.frame in frames
-        and result.measure == measure
-        and re.fullmatch(target, result.target) is not None
-        for roles, frames, measure, target in JUDGES
-    )
-
-
-def _of_result(result: "Result", null: float) -> Verdict:
-    return Verdict(
-        role=result.role,
-        frame=result.frame,
-        layer=int(result.layer),
-        measure=result.measure,
-        target=result.target,
-        metric=result.metric,
-        value=float(result.value),
-        null=float(null),
-        n=int(result.n),
-        above=bool(result.above),
-    )
 
 
 def _verdict(value: dict[str, Any]) -> Verdict:

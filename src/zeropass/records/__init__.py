@@ -1,0 +1,1 @@
+"""Records: what everything shows, as plain data. No torch."""
