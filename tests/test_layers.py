@@ -24,7 +24,6 @@ LAYERS = (
     ("align",),
     ("evidence",),
     ("lens",),
-    ("filtered",),
     ("atlas",),
     ("terminal", "tour"),
     ("delta",),

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from zeropass.delta.stored import write_diff
     from zeropass.evidence.collect import collect_evidence
     from zeropass.evidence.results import Evidence, read_evidence
-    from zeropass.filtered import pairs_with
-    from zeropass.lens import Lens, load
+    from zeropass.lens import Lens, load, pairs_with
     from zeropass.model.adapted import Adapted, adapt
     from zeropass.model.address import Address, parse
     from zeropass.model.frames import Frames
@@ -123,9 +122,8 @@ _HOMES = {
     "zeropass.evidence.collect": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),
-    "zeropass.filtered": ("pairs_with",),
     "zeropass.model.frames": ("Frames",),
-    "zeropass.lens": ("Lens", "load"),
+    "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model", "open_model"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.collect": ("stitch_models", "transplant"),
