@@ -20,7 +20,7 @@ import torch
 import zeropass as zp
 from machine import called, machine
 from recorded import Ratio, add_record, report
-from zeropass.atlas import build, jobs, spaces
+from zeropass.atlas import build, jobs, token_rows
 
 BLOCK = 512
 
@@ -50,7 +50,7 @@ def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
 
 
 PARTS = (
-    (spaces.Spaces, "write", "rows of the tokens"),
+    (token_rows.Spaces, "write", "rows of the tokens"),
     (jobs, "survey", "lists"),
     (jobs.Scored, "over_rows", "maps: scores of the columns of heads"),
     (jobs.Runner, "pair_row", "maps: search"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import small
 import zeropass as zp
 from zeropass.arch.spec import FF_ROLES, space_of
-from zeropass.atlas import near, overview, scores
+from zeropass.atlas import distributions, neighbours, summary
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.numerics.statistics import kurtosis
@@ -81,9 +81,9 @@ def test_the_atlas_knows_kurtosis_and_best_of_every_list(built: small.Built) -> 
 def test_the_map_is_the_mean_over_the_lists_of_each_part(built: small.Built) -> None:
     atlas, rows = built.atlas, table(built.atlas)
     group = atlas.model["heads"] // atlas.model["kv_heads"]
-    for side, frame in overview.kinds_of(atlas):
-        for measure in overview.MEASURES:
-            cells = {(c.layer, c.part): c for c in overview.overview(atlas, side, frame, measure).cells}
+    for side, frame in summary.kinds_of(atlas):
+        for measure in summary.MEASURES:
+            cells = {(c.layer, c.part): c for c in summary.overview(atlas, side, frame, measure).cells}
             assert len(cells) == atlas.model["layers"] * (1 + atlas.model["heads"])
             own = [r for r in rows if (r["side"], r["frame"], r["layer"]) == (side, frame, 2)]
             roles: dict[str, list[dict[str, object]]] = {}
@@ -100,14 +100,14 @@ def test_the_map_is_the_mean_over_the_lists_of_each_part(built: small.Built) -> 
 
 def test_an_overview_of_what_there_is_not(llama: small.Built) -> None:
     with pytest.raises(BadOption, match="kurtosis"):
-        overview.overview(llama.atlas, "read", "token", "beauty; DROP TABLE")
+        summary.overview(llama.atlas, "read", "token", "beauty; DROP TABLE")
     with pytest.raises(BadOption, match="no lists"):
-        overview.overview(llama.atlas, "write", "token", "best")
+        summary.overview(llama.atlas, "write", "token", "best")
 
 
 def test_neurons_of_a_layer_most_telling_first(built: small.Built) -> None:
     atlas = built.atlas
-    pages = [overview.telling(atlas, 1, first, 20) for first in range(0, 200, 20)]
+    pages = [summary.telling(atlas, 1, first, 20) for first in range(0, 200, 20)]
     rows = [row for page in pages for row in page.rows]
     assert len(rows) == pages[0].count == atlas.model["neurons"]
     assert [row.strength for row in rows] == sorted((row.strength for row in rows), reverse=True)
@@ -117,13 +117,13 @@ def test_neurons_of_a_layer_most_telling_first(built: small.Built) -> None:
             assert one.pole == ("+" if up else "−")
             assert one.tokens == (record.top if up else record.bottom)[:6]
             assert (one.role, one.frame, one.verb) == (record.role, record.frame, record.verb)
-    assert [row.address for row in rows] == overview.most_telling(atlas, 1, atlas.model["ff_roles"])
+    assert [row.address for row in rows] == summary.most_telling(atlas, 1, atlas.model["ff_roles"])
     with pytest.raises(BadAddress, match="out of range"):
-        overview.telling(atlas, 9)
+        summary.telling(atlas, 9)
 
 
 def test_columns_of_a_head_are_its_own_and_its_groups(llama: small.Built) -> None:
-    found = overview.subheads(llama.atlas, 1, 3)
+    found = summary.subheads(llama.atlas, 1, 3)
     owners = {(role, zp.parse(row.address).head) for role, rows in found.items() for row in rows}
     assert owners == {("q", 3), ("k", 2), ("v", 2), ("o", 3)}
     for role, rows in found.items():
@@ -131,7 +131,7 @@ def test_columns_of_a_head_are_its_own_and_its_groups(llama: small.Built) -> Non
         assert [row.strength for row in rows] == sorted((row.strength for row in rows), reverse=True)
         assert {one.role for row in rows for one in row.lists} == {role}
         assert rows == above_all(llama.atlas, rows)
-    few = overview.subheads(llama.atlas, 1, 3, 2)
+    few = summary.subheads(llama.atlas, 1, 3, 2)
     assert few["q"][:2] == found["q"][:2]
     assert [(row.address, row.strength, row.lists) for row in few["q"][2:]] == [
         (row.address, row.strength, ()) for row in found["q"][2:]
@@ -140,11 +140,11 @@ def test_columns_of_a_head_are_its_own_and_its_groups(llama: small.Built) -> Non
 
 def above_all(atlas: zp.Atlas, rows: Sequence[Telling]) -> list[Telling]:
     """The same parameters, each looked up by its address."""
-    return overview.in_short(atlas, [row.address for row in rows])
+    return summary.in_short(atlas, [row.address for row in rows])
 
 
 def test_strengths_count_every_list(built: small.Built) -> None:
-    found = overview.strengths(built.atlas, 0)
+    found = summary.strengths(built.atlas, 0)
     rows = [r for r in table(built.atlas) if r["layer"] == 0 and r["role"] in FF_ROLES]
     counted = sum(sum(bins.values()) for (role, *_), bins in found.items() if role in FF_ROLES)
     assert counted == len(rows)
@@ -152,7 +152,7 @@ def test_strengths_count_every_list(built: small.Built) -> None:
 
 def test_short_lists_of_any_addresses(llama: small.Built) -> None:
     asked = ["L2.ff.5", "L0.ff.7", "L1.attn.2.o.3", "L9.ff.9"]
-    found = overview.in_short(llama.atlas, asked)
+    found = summary.in_short(llama.atlas, asked)
     assert [row.address for row in found] == asked[:3]
     assert [one.role for one in found[0].lists] == ["gate", "gate", "gate", "up", "up", "up", "value", "value"]
 
@@ -170,7 +170,7 @@ def vectors(built: small.Built, role: str, layer: int) -> tuple[list[str], torch
 def test_what_is_written_before_and_read_after(built: small.Built) -> None:
     model = built.lens.model
     read = "gate" if "gate" in model.family.ff_roles else "key"
-    found = near.near(built.atlas, "L1.ff.7", k=15)
+    found = neighbours.near(built.atlas, "L1.ff.7", k=15)
     writing = {one.role: one for one in found.wiring}
     for role, others, layers in ((read, ("value", "o"), (0, 1)), ("value", ("gate", "key", "q", "k", "v"), (2,))):
         own = vectors(built, role, 1)[1][7]
@@ -191,7 +191,7 @@ def test_what_is_written_before_and_read_after(built: small.Built) -> None:
 
 
 def test_parts_hold_the_norm_of_all_products(llama: small.Built) -> None:
-    wiring = near.near(llama.atlas, "L1.ff.7.gate").wiring[0]
+    wiring = neighbours.near(llama.atlas, "L1.ff.7.gate").wiring[0]
     own = vectors(llama, "gate", 1)[1][7]
     parts = {(part.layer, part.part): part.norm for part in wiring.parts}
     products = vectors(llama, "value", 0)[1] @ own
@@ -203,7 +203,7 @@ def test_parts_hold_the_norm_of_all_products(llama: small.Built) -> None:
 
 def test_lists_like_one_correlate_over_all_tokens(built: small.Built) -> None:
     used = built.lens.model.vocab.used
-    found = near.near(built.atlas, "L1.ff.7", k=5)
+    found = neighbours.near(built.atlas, "L1.ff.7", k=5)
     for alike in found.alike:
         own = z_of(built, "L1.ff.7", alike.role, alike.frame)[used]
         layers = (1, 2) if alike.frame == "token" else (0, 1, 2)
@@ -224,17 +224,17 @@ def test_lists_like_one_correlate_over_all_tokens(built: small.Built) -> None:
 @pytest.mark.parametrize("address", ["L1.attn.2", "L1.attn.2.qk"])
 def test_a_head_map_is_no_vector(llama: small.Built, address: str) -> None:
     with pytest.raises(BadAddress, match="columns are vectors"):
-        near.near(llama.atlas, address)
+        neighbours.near(llama.atlas, address)
 
 
 @pytest.mark.parametrize("address", ["L1.attn.3.k.2", "L1.attn.1.v.bias", "L0.attn.0.o.1", "L2.ff.0.value"])
 def test_every_vector_has_a_neighbourhood(llama: small.Built, address: str) -> None:
-    found = near.near(llama.atlas, address)
+    found = neighbours.near(llama.atlas, address)
     assert found.address == str(zp.parse(address))
     assert found.alike
     assert all(one.best for one in found.alike)
     with pytest.raises(BadAddress, match="out of range"):
-        near.near(llama.atlas, "L1.ff.4800")
+        neighbours.near(llama.atlas, "L1.ff.4800")
 
 
 # --- Spreads, clouds, neighbours --------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_every_vector_has_a_neighbourhood(llama: small.Built, address: str) -> N
 
 def test_a_spread_counts_the_shown_tokens(built: small.Built) -> None:
     shown = built.atlas.mask("default")
-    for one in scores.spreads(built.atlas, "L1.ff.7"):
+    for one in distributions.spreads(built.atlas, "L1.ff.7"):
         z = z_of(built, "L1.ff.7", one.role, one.frame)[shown]
         assert sum(one.counts) == shown.sum() == one.hidden.shown
         edges = one.low + one.step * np.arange(len(one.counts) + 1)
@@ -256,7 +256,7 @@ def test_a_spread_counts_the_shown_tokens(built: small.Built) -> None:
 @settings(max_examples=30, deadline=None)
 def test_the_plane_holds_the_principal_components(seed: int, n: int, d: int) -> None:
     points = np.random.default_rng(seed).normal(size=(n, d))
-    flat, shares = scores.plane(points)
+    flat, shares = distributions.plane(points)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     unit -= unit.mean(0)
     values = np.sort(np.linalg.eigvalsh(unit.T @ unit))[::-1]
@@ -266,20 +266,20 @@ def test_the_plane_holds_the_principal_components(seed: int, n: int, d: int) -> 
 
 
 def test_the_plane_of_one_point_and_of_none_that_differ() -> None:
-    assert scores.plane(np.ones((1, 4)))[0].tolist() == [[0, 0]]
-    assert scores.plane(np.zeros((3, 4)))[1] == (0, 0)
+    assert distributions.plane(np.ones((1, 4)))[0].tolist() == [[0, 0]]
+    assert distributions.plane(np.zeros((3, 4)))[1] == (0, 0)
 
 
 def test_a_cloud_holds_both_poles(built: small.Built) -> None:
     for one, record in zip(
-        scores.clouds(built.atlas, "L1.ff.7", 10), built.atlas.explain("L1.ff.7", k=10), strict=True
+        distributions.clouds(built.atlas, "L1.ff.7", 10), built.atlas.explain("L1.ff.7", k=10), strict=True
     ):
         assert {p.id for p in one.points} == {t.id for t in (*record.top, *record.bottom)}
         assert all((p.z > 0) == (p.id in {t.id for t in record.top}) for p in one.points)
 
 
 def test_nearest_tokens(built: small.Built) -> None:
-    found = scores.Neighbours(built.atlas).nearest(300, 10)
+    found = distributions.Neighbours(built.atlas).nearest(300, 10)
     rows = built.lens.frames.rows(found.space).matrix.double()
     rows = rows - rows[torch.from_numpy(built.lens.model.vocab.used)].mean(0)
     cosines = torch.nn.functional.cosine_similarity(rows, rows[300:301]).numpy()
@@ -289,14 +289,14 @@ def test_nearest_tokens(built: small.Built) -> None:
     assert [t.id for t in found.tokens] == best.tolist()
     assert [t.score for t in found.tokens] == pytest.approx(cosines[best], abs=1e-5)
     with pytest.raises(BadOption, match="no token 60000"):
-        scores.Neighbours(built.atlas).nearest(60_000)
+        distributions.Neighbours(built.atlas).nearest(60_000)
 
 
 def test_damaged_moments_are_named(llama: small.Built, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "token.moments.npy").write_bytes(b"\x93NUMPY nonsense")
     with pytest.raises(BadAtlas, match=r"token\.moments"):
-        near.moments(Atlas(tmp_path, llama.atlas.manifest), "token")
+        neighbours.moments(Atlas(tmp_path, llama.atlas.manifest), "token")
 
 
 # --- From an atlas to its weights -------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ LAZY = "zeropass"
 WITHOUT_TORCH = (
     *(
         "atlas.read",
-        "atlas.files",
+        "atlas.folder",
         "atlas.schema",
         "records.parameters",
         "terminal",

@@ -20,7 +20,7 @@ from zeropass.atlas.budget import least, parse_size
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import plan_jobs
-from zeropass.atlas.spaces import Spaces, StoredRows, rows_size, save_array
+from zeropass.atlas.token_rows import Spaces, StoredRows, rows_size, save_array
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model import frames as frames_module
 from zeropass.model.frames import Frames

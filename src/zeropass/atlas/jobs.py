@@ -12,8 +12,8 @@ from torch import Tensor
 from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_of, site_of, space_of
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
-from zeropass.atlas.spaces import Space, Spaces, save_array
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
+from zeropass.atlas.token_rows import Space, Spaces, save_array
 from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Lengths
 from zeropass.model.model import Model

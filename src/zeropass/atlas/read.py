@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
-from zeropass.atlas.files import Files, Floats, Run
+from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.schema import (
     HITS,
     MANIFEST,

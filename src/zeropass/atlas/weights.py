@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass.atlas.near import moments
+from zeropass.atlas.neighbours import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import safe_name
 from zeropass.errors import BadOption

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import zeropass as zp
 from zeropass.align.results import Alignment, Pairing
+from zeropass.atlas.distributions import Neighbours
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.scores import Neighbours
 from zeropass.checkpoints.demo import DEMOS, cache_folder
 from zeropass.errors import BadOption
 

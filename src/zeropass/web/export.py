@@ -19,7 +19,7 @@ from typing import Any
 import zeropass
 from zeropass._io.atomic import atomic_write, make_folder
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
-from zeropass.atlas import overview as above
+from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.overviews import LayerRecord
 from zeropass.web import overviews, pairs, parameters, words
@@ -163,8 +163,8 @@ def plan(book: Book, chosen: Chosen) -> Makers:
     """All pages of a book that are written: a maker for each path."""
     layers = _layers(book, chosen)
     pages: Makers = {"": partial(overviews.model, book), "help": partial(overviews.help_page, book)}
-    for side, frame in above.kinds_of(book.atlas):
-        for measure in above.MEASURES:
+    for side, frame in summary.kinds_of(book.atlas):
+        for measure in summary.MEASURES:
             pages[by(measure, side, frame)] = partial(overviews.model, book, measure, f"{side}-{frame}")
     pages["outside"] = partial(overviews.outside, book)
     for number in layers:
@@ -183,13 +183,13 @@ def _layers(book: Book, chosen: Chosen) -> range:
 
 
 def _of_layer(book: Book, number: int, chosen: Chosen) -> Makers:
-    count = above.telling(book.atlas, number, 0, 1).count
+    count = summary.telling(book.atlas, number, 0, 1).count
     wanted = count if chosen.most is None else min(count, chosen.most)
     pages: Makers = {
         layer_path(number, page): partial(overviews.layer, book, number, page)
         for page in range(1, count_pages(wanted, overviews.NEURONS) + 1)
     }
-    columns = above.has_columns(book.atlas, number)
+    columns = summary.has_columns(book.atlas, number)
     for kind in MAP_ROLES:
         for record in book.atlas.head_maps(number, kind, 1):
             pages[at(record.address)] = partial(parameters.parameter, book, record.address)
@@ -204,9 +204,9 @@ def _vectors(book: Book, layers: range, chosen: Chosen) -> Iterator[str]:
     """Addresses of neurons, columns and lone vectors that have pages."""
     for number in layers:
         for roles in (FF_ROLES, HEAD_ROLES):
-            yield from above.most_telling(book.atlas, number, roles, chosen.most)
-        yield from (row.address for row in above.outside(book.atlas, number))
-    yield from (row.address for row in above.outside(book.atlas, OUTSIDE))
+            yield from summary.most_telling(book.atlas, number, roles, chosen.most)
+        yield from (row.address for row in summary.outside(book.atlas, number))
+    yield from (row.address for row in summary.outside(book.atlas, OUTSIDE))
 
 
 def _of_vectors(book: Book, addresses: Iterator[str]) -> Makers:
@@ -235,7 +235,7 @@ def _mentioned(book: Book, layers: range, count: int) -> list[int]:
     """The tokens that the pages of some layers mention most."""
     mentions: Counter[int] = Counter()
     for number in layers:
-        record: LayerRecord = above.telling(book.atlas, number, 0, overviews.NEURONS)
+        record: LayerRecord = summary.telling(book.atlas, number, 0, overviews.NEURONS)
         mentions.update(t.id for row in record.rows for one in row.lists for t in one.tokens)
         for kind in MAP_ROLES:
             for found in book.atlas.head_maps(number, kind, 5):

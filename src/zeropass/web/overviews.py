@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE
-from zeropass.atlas import overview as above
+from zeropass.atlas import summary
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
 from zeropass.records.overviews import LayerRecord, Overview, Telling
@@ -26,16 +26,16 @@ SHORT_COLUMNS = ("address", "strength", "role", "side", "frame", "pole", "rank",
 def model(book: Book, measure: str | None = None, kind: str | None = None) -> Page:
     """What the model is, and a map of its parts by how telling their words are."""
     atlas = book.atlas
-    kinds = above.kinds_of(atlas)
+    kinds = summary.kinds_of(atlas)
     if not kinds:
         return Page("", "model.html", book.name, atlas.info(), {"map": None, "starts": []})
     side, frame = kinds[-1] if kind is None else _kind(kind)
-    seen = above.overview(atlas, side, frame, measure or next(iter(above.MEASURES)))
-    starts = above.in_short(atlas, [cell.address for cell in _starts(seen)])
+    seen = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
+    starts = summary.in_short(atlas, [cell.address for cell in _starts(seen)])
     shown = {
         "map": seen,
         "starts": starts,
-        "measures": list(above.MEASURES),
+        "measures": list(summary.MEASURES),
         "kinds": [(*one, verb_of(*one)) for one in kinds],
         "layers": range(*atlas.layers),
         "model": atlas.model,
@@ -81,12 +81,12 @@ def layer(book: Book, number: int, page: int = 1) -> Page:
     """The heads of a layer, and its neurons, most telling first."""
     atlas = book.atlas
     first, stop = atlas.layers
-    found = above.telling(atlas, number, (page - 1) * NEURONS, NEURONS)
+    found = summary.telling(atlas, number, (page - 1) * NEURONS, NEURONS)
     pages = count_pages(found.count, NEURONS)
     if not 1 <= page <= pages:
         raise BadAddress(f"Layer {number} has pages 1 to {pages}.")
     heads = _heads(book, number) if page == 1 else {}
-    lone = above.outside(atlas, number) if page == 1 else []
+    lone = summary.outside(atlas, number) if page == 1 else []
     shown = {"layer": found, "number": page, "pages": pages, "heads": heads, "lone": lone}
     return Page(
         layer_path(number, page),
@@ -95,7 +95,7 @@ def layer(book: Book, number: int, page: int = 1) -> Page:
         partial(_layer_json, found, heads),
         shown,
         Table(SHORT_COLUMNS, partial(short_rows, (*found.rows, *lone))),
-        pictures.strengths(above.strengths(atlas, number)) if page == 1 else None,
+        pictures.strengths(summary.strengths(atlas, number)) if page == 1 else None,
         ((book.name, ""),) if page == 1 else ((book.name, ""), (f"Layer {number}", layer_path(number))),
         layer_path(number - 1) if number > first else None,
         layer_path(number + 1) if number + 1 < stop else None,
@@ -127,8 +127,8 @@ def short_rows(rows: Sequence[Telling]) -> list[tuple[Any, ...]]:
 
 def outside(book: Book) -> Page:
     """What lies outside the blocks: tables, and shifts of the norms."""
-    rows = above.outside(book.atlas, OUTSIDE)
-    shown = {"rows": rows, "most": above.OUTSIDE_ROWS}
+    rows = summary.outside(book.atlas, OUTSIDE)
+    shown = {"rows": rows, "most": summary.OUTSIDE_ROWS}
     data = [{"address": row.address, "strength": row.strength} for row in rows]
     table = Table(SHORT_COLUMNS, short_rows(rows))
     return Page("outside", "outside.html", "Outside the blocks", data, shown, table, None, ((book.name, ""),))
@@ -164,7 +164,7 @@ def tokens_path(page: int) -> str:
 
 def help_page(book: Book) -> Page:
     """How to read all this."""
-    kinds = [verb_of(*kind) for kind in above.kinds_of(book.atlas)]
+    kinds = [verb_of(*kind) for kind in summary.kinds_of(book.atlas)]
     return Page("help", "help.html", "How to read this", {"kinds": kinds}, {}, None, None, ((book.name, ""),))
 
 

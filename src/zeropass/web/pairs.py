@@ -12,7 +12,7 @@ from zeropass._io.parse import holding, read_schema
 from zeropass._io.typed_json import from_json
 from zeropass.align.heatmaps import heat_maps
 from zeropass.align.results import Alignment, Pairing
-from zeropass.atlas import overview as above
+from zeropass.atlas import summary
 from zeropass.atlas.read import Atlas
 from zeropass.delta.results import SCHEMA_VERSION, Diff
 from zeropass.errors import BadAddress, ZeropassError
@@ -112,7 +112,9 @@ def _words(atlas: Atlas, addresses: Sequence[str]) -> dict[str, Any]:
     maps = [one for one in addresses if one.endswith((".qk", ".vo"))]
     vectors = [one for one in addresses if one not in maps]
     stems = {one: stem_of(one) for one in vectors}
-    short: dict[str, Telling] = {row.address: row for row in above.in_short(atlas, list(dict.fromkeys(stems.values())))}
+    short: dict[str, Telling] = {
+        row.address: row for row in summary.in_short(atlas, list(dict.fromkeys(stems.values())))
+    }
     found: dict[str, Any] = {one: short[stem].lists for one, stem in stems.items() if stem in short}
     for one in maps:
         try:

@@ -7,9 +7,7 @@ from typing import Any
 
 import zeropass as zp
 from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
-from zeropass.atlas import near as nearby
-from zeropass.atlas import overview as above
-from zeropass.atlas import scores
+from zeropass.atlas import distributions, neighbours, summary
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import Address, parse
 from zeropass.records.overviews import Telling
@@ -123,7 +121,7 @@ def _head(book: Book, place: Address, records: Records) -> Page:
         "records": list(records),
         "address": address,
         "matches": book.matches(address),
-        "columns": above.has_columns(book.atlas, place.layer),
+        "columns": summary.has_columns(book.atlas, place.layer),
     }
     return Page(
         at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),
@@ -239,7 +237,7 @@ def subheads(book: Book, address: str) -> Page:
     book.atlas.check_range(place)
 
     def rows() -> list[Telling]:
-        return [row for of in above.subheads(book.atlas, place.layer, place.head).values() for row in of]
+        return [row for of in summary.subheads(book.atlas, place.layer, place.head).values() for row in of]
 
     before, after = _beside(book, place)
     beside = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
@@ -249,7 +247,7 @@ def subheads(book: Book, address: str) -> Page:
         f"{address}: its columns",
         lambda: [asdict(row) for row in rows()],
         {
-            "by_role": above.subheads(book.atlas, place.layer, place.head, COLUMNS),
+            "by_role": summary.subheads(book.atlas, place.layer, place.head, COLUMNS),
             "address": address,
             "group": _group(book, place),
             "most": COLUMNS,
@@ -273,7 +271,7 @@ def _group(book: Book, place: Address) -> Sequence[int]:
 
 def near(book: Book, address: str) -> Page:
     """What writes along a parameter, reads along it and is like it."""
-    found = nearby.near(book.atlas, address)
+    found = neighbours.near(book.atlas, address)
     columns = ("relation", "role", "frame", "rank", "address", "other role", "inner product", "cosine or correlation")
     rows: list[tuple[Any, ...]] = [
         (one.verb, one.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)
@@ -299,7 +297,7 @@ def near(book: Book, address: str) -> Page:
 
 def spread(book: Book, address: str) -> Page:
     """How the scores of each list are spread over the vocabulary."""
-    found = scores.spreads(book.atlas, address)
+    found = distributions.spreads(book.atlas, address)
     rows = [
         (one.role, one.side, one.frame, one.low + n * one.step, one.step, count)
         for one in found
@@ -319,7 +317,7 @@ def spread(book: Book, address: str) -> Page:
 
 def cloud(book: Book, address: str) -> Page:
     """The tokens of each list in a plane."""
-    found = scores.clouds(book.atlas, address)
+    found = distributions.clouds(book.atlas, address)
     rows = [(one.role, one.side, one.frame, p.id, p.token, p.z, p.x, p.y) for one in found for p in one.points]
     return Page(
         f"cloud/{address}",

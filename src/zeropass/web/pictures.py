@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zeropass.atlas.overview import BIN
+from zeropass.atlas.summary import BIN
 from zeropass.records.overviews import Cloud, NearRecord, Overview, Point, Spread, Wiring
 from zeropass.records.parameters import SEES, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text

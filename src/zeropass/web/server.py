@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated
 from urllib.parse import urlencode
 
-from zeropass.atlas.lookup import rows_of
+from zeropass.atlas.parquet_rows import rows_of
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
 from zeropass.records.parameters import Token
 from zeropass.tokens.vocabulary import View

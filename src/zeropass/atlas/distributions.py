@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.atlas.near import Row, moments, rows_of
+from zeropass.atlas.neighbours import Row, moments, rows_of
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.records.overviews import Cloud, NearestRecord, Point, Spread

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
-from zeropass.atlas.files import Run
+from zeropass.atlas.folder import Run
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
 from zeropass.errors import BadAddress, BadAtlas

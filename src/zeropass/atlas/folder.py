@@ -201,7 +201,7 @@ class Files:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
 
         For a server, which is asked by several at once. ``finder`` is what finds rows in a file from then on, such as
-        `lookup.rows_of`, which takes a fifth of the time of a query; but to load it takes twenty times as long as one.
+        `parquet_rows.rows_of`, which takes a fifth of the time of a query; but to load it takes twenty times as long as one.
         """
         self._db.execute("SET threads = 1")
         rows = "SELECT * FROM read_parquet($file) ORDER BY id"
