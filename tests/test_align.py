@@ -20,11 +20,11 @@ import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
 from zeropass.align.lists import LENGTH, Lists, carried, lists_of
 from zeropass.align.pair import Pair, neuron_views
+from zeropass.align.render import layers_in_short
 from zeropass.align.stored import write_alignment
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.shared_tokens import normal_form, shared_tokens
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
-from zeropass.terminal import layers_in_short
 from zeropass.tokens.vocabulary import Vocabulary
 
 seeds = st.integers(0, 2**31)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import small
 import zeropass as zp
 from zeropass import cli
-from zeropass.tour import print_tour
+from zeropass.render.tour import print_tour
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -15,7 +15,7 @@ import zeropass as zp
 from serving import Seen, books_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.checkpoints.demo import DEMOS
-from zeropass.tour import print_tour
+from zeropass.render.tour import print_tour
 
 TITLE = "SmolLM2-135M-Instruct in Q4_1"
 

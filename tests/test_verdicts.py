@@ -20,8 +20,8 @@ from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
 from zeropass.records import verdicts as module
 from zeropass.records.parameters import FindRecord, Hit, PairRecord, VectorRecord
 from zeropass.records.verdicts import SHIPPED, Verdict, Verdicts, footnote, keep, known_verdicts, read_verdicts
-from zeropass.terminal import render, render_find, show_records
-from zeropass.tour import print_tour
+from zeropass.render.terminal import render, render_find, show_records
+from zeropass.render.tour import print_tour
 from zeropass.web.render import STATIC
 
 SHA = "ab" * 32

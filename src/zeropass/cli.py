@@ -25,6 +25,7 @@ from rich.progress import (
 
 import zeropass as zp
 from zeropass._io.parse import read_lines
+from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.delta.results import read_words
 from zeropass.delta.terminal import render_diff
@@ -32,18 +33,10 @@ from zeropass.delta.words import looked_up
 from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
 from zeropass.model.address import parse
 from zeropass.records.verdicts import default_name
+from zeropass.render.terminal import facts_table, render, render_families, render_find, show_records
+from zeropass.render.tour import print_tour
 from zeropass.stitch.terminal import render_classes, render_stitch
-from zeropass.terminal import (
-    facts_table,
-    render,
-    render_alignment,
-    render_families,
-    render_find,
-    render_matches,
-    show_records,
-)
 from zeropass.tokens.vocabulary import View, shown_text
-from zeropass.tour import print_tour
 
 app = typer.Typer(
     name="zeropass",

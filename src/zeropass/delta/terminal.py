@@ -10,7 +10,7 @@ from rich.text import Text
 from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange
 from zeropass.delta.verdict import percent
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
-from zeropass.terminal import token_text
+from zeropass.render.terminal import token_text
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["render_diff"]

@@ -21,7 +21,7 @@ import zeropass
 from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
 from zeropass.records.parameters import Token
-from zeropass.terminal import number
+from zeropass.render.terminal import number
 from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
 from zeropass.web.book import Book
 from zeropass.web.page import Page, Picture, at, by, layer_path, token

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
-from zeropass.terminal import heading, render, render_find
+from zeropass.render.terminal import heading, render, render_find
 from zeropass.tokens.vocabulary import shown_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.align.results import Alignment, Matches
 from zeropass.records.parameters import (
     SEES,
     FindRecord,
@@ -22,10 +21,10 @@ from zeropass.records.parameters import (
 )
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["facts_table", "heading", "layers_in_short", "render", "render_alignment", "render_find", "render_hidden"]
-__all__ += ["render_families", "render_matches", "show_records", "token_text"]
+__all__ = ["ROLE_STYLE", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
+__all__ += ["render_families", "show_records", "token_text"]
 
-_ROLE = "bold cyan"
+ROLE_STYLE = "bold cyan"
 
 SHORT = 6
 """Words or pairs of a list where it has a part of a line."""
@@ -72,28 +71,7 @@ def _note(note: str) -> Text:
     return Text(shown_text(note, limit=500), style="dim")
 
 
-def render_matches(found: Matches, query: Sequence[Record], records: Sequence[Sequence[Record]]) -> RenderableType:
-    """The best matches of one address, best first, with words, and what searching that much finds by chance.
-
-    query: the records of the address; records: those of each match.
-    """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    longest = max(len(address) for address in (found.query, *(one.address for one in found.matches)))
-    table.add_column("", no_wrap=True, min_width=longest)
-    table.add_column("score", justify="right", no_wrap=True, min_width=5)
-    table.add_column("effect", justify="right", no_wrap=True, min_width=6)
-    shown = _in_short(query)
-    for role in shown:
-        table.add_column(role)
-    table.add_row(Text(found.query, style="bold"), "", "", *shown.values())
-    for one, own in zip(found.matches, records, strict=True):
-        table.add_row(Text(one.address, style=_ROLE), f"{one.score:.3f}", f"{one.effect:.1f}", *_in_short(own).values())
-    best = found.matches[0]
-    chance = f"chance: the best score with shuffled tokens is {best.null_mean:.3f} (± {best.null_std:.3f})"
-    return Group(table, Text(chance, style="dim"))
-
-
-def _in_short(records: Sequence[Record]) -> dict[str, Text]:
+def lists_in_short(records: Sequence[Record]) -> dict[str, Text]:
     """By role the first words of its first list; ``up`` says little without its gate and is left out beside it."""
     first: dict[str, VectorRecord | PairRecord] = {}
     for record in records:
@@ -109,43 +87,6 @@ def _first_words(record: VectorRecord | PairRecord) -> Text:
         return Text(" ").join(token_text(one.token) for one in record.top[:SHORT])
     pairs = record.pairs[:SHORT]
     return Text(" ").join(Text.assemble(token_text(one.left.token), "→", token_text(one.right.token)) for one in pairs)
-
-
-def render_alignment(found: Alignment) -> RenderableType:
-    """Layer maps as assignments, then how many neurons and heads have a match above chance."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("role", "frame", "score", "chance"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("score", "chance") else "left")
-    table.add_column("layers of A go to layers of B")
-    for one in found.layers:
-        scores = [one.scores[a][b] for a, b in enumerate(one.assigned) if b >= 0]
-        chance = "" if one.null is None else f"{one.null:.3f}"
-        score = f"{sum(scores) / len(scores):.3f}"
-        table.add_row(Text(one.role, style=_ROLE), one.frame, score, chance, layers_in_short(one.assigned))
-    lines = [
-        Text(
-            f"{kind}s: {c['all']:,}; {c['above_chance']:,} have a match above chance (5% false discoveries), "
-            f"{c['mutual']:,} are each other's best; mean score {c['mean_score']:.3f}, by chance {c['mean_chance']:.3f}"
-        )
-        for kind, c in found.summary()["matches"].items()
-    ]
-    shares = " and ".join(f"{share:.0%}" for share in found.method["shares"])
-    shared = Text(f"{found.method['shared_tokens']:,} tokens are shared: {shares} of the vocabularies", style="dim")
-    return Group(shared, table, *lines)
-
-
-def layers_in_short(assigned: Sequence[int]) -> str:
-    """The layers that those of A go to, in order; what runs along with A is shortened: ``0–29``."""
-    runs: list[list[int]] = []
-    for layer in assigned:
-        if runs and layer > 0 and runs[-1][-1] == layer - 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return " ".join(
-        f"{run[0]}–{run[-1]}" if len(run) > 2 else " ".join("·" if layer < 0 else str(layer) for layer in run)
-        for run in runs
-    )
 
 
 def render_hidden(console: Console, records: Sequence[Record]) -> None:
@@ -173,7 +114,9 @@ def heading(record: VectorRecord) -> Text:
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:
     heading = (
-        Text(record.address, style="bold").append(f" {record.role}", style=_ROLE).append(f"  {verb}", style="italic")
+        Text(record.address, style="bold")
+        .append(f" {record.role}", style=ROLE_STYLE)
+        .append(f"  {verb}", style="italic")
     )
     note = "; ".join(note for note in notes if note)
     return heading.append(f"  {note}", style="dim") if note else heading
@@ -241,7 +184,7 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
         table.add_row(
             number(hit.z, "+"),
             Text(shown_text(hit.address), style="bold"),
-            Text(shown_text(hit.role), style=_ROLE),
+            Text(shown_text(hit.role), style=ROLE_STYLE),
             Text(f"{pole}; {hit.doubt}" if hit.doubt else pole, style="dim"),
         )
     return Padding(table, (0, 0, 0, 2))
@@ -299,7 +242,7 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
     about: dict[str, list[str]] = {}
     for row in rows:
         facts = (row["norm"], row["positions"], row["attention"], row["mlp"])
-        table.add_row(Text(row["family"], style=_ROLE), ", ".join(row["formats"]), *facts)
+        table.add_row(Text(row["family"], style=ROLE_STYLE), ", ".join(row["formats"]), *facts)
         for note in row["notes"]:
             about.setdefault(note, []).append(row["family"])
     notes = [

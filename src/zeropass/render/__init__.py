@@ -1,0 +1,1 @@
+"""How records look: in a terminal, as a tour, as SVG. Each technique once."""
