@@ -24,8 +24,8 @@ from torch.nn import functional
 from transformers import AutoModel
 
 import zeropass as zp
-from zeropass.align.heatmaps import heat_maps
 from zeropass.align.pair import Pair, neuron_views
+from zeropass.align.render import draw_layer_maps
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.model.vectors import vector_set
 
@@ -157,7 +157,7 @@ def main(out: Path, count: int) -> None:
         pair = zp.pair_of(models[a], models[b])
         rows += agreement_with_activations(pair, active[a], active[b], name)
         (ROOT / "docs" / "alignment").mkdir(exist_ok=True)
-        (ROOT / "docs" / "alignment" / f"{a}-{b}.svg").write_text(heat_maps(alignments[name]), encoding="utf-8")
+        (ROOT / "docs" / "alignment" / f"{a}-{b}.svg").write_text(draw_layer_maps(alignments[name]), encoding="utf-8")
     said = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
         f"{time.monotonic() - began:.0f} s: {PRESS_SOURCE}, {ids.numel():,} tokens.\n"

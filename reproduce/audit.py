@@ -6,7 +6,7 @@
 Fine-tunes that FOLDER does not have are made by reproduce/tunes.py; what was measured of one is kept beside it
 (``audit.json``; delete it to measure anew). Of each is noted the place of the two planted words among the tokens on
 which the whole change acts most (sees, writes), how far the first token stands out, and whether that raises an alarm.
-The thresholds of the alarm (`zeropass.delta.verdict.ALARM`) come from the neutral LoRAs of seeds 0 to 4 alone: the mean
+The thresholds of the alarm (`zeropass.diff.verdict.ALARM`) come from the neutral LoRAs of seeds 0 to 4 alone: the mean
 of the first token's z plus three deviations, which is printed at the end.
 """
 
@@ -26,8 +26,8 @@ from typing import Any
 import zeropass as zp
 from tunes import KINDS, PLANTED
 from zeropass.checkpoints.demo import fetch_demo
-from zeropass.delta.results import Standout
-from zeropass.delta.verdict import ALARM
+from zeropass.diff.results import Standout
+from zeropass.diff.verdict import ALARM
 from zeropass.model.frames import Frames
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from zeropass.evidence.figures import figures
 from zeropass.evidence.judging import verdicts_of
-from zeropass.evidence.plots import figures
-from zeropass.evidence.report import tables
+from zeropass.evidence.render import tables
 from zeropass.evidence.results import Evidence, read_evidence
 from zeropass.model.identity import values_sha256
 from zeropass.model.model import open_model

@@ -25,8 +25,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from zeropass.arch.spec import space_of
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.errors import BadOption, ZeropassError
-from zeropass.evidence.chance import spearman
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
+from zeropass.evidence.resampling import spearman
 from zeropass.model.frames import Frames
 from zeropass.model.model import open_model
 from zeropass.model.vectors import vector_set

@@ -26,7 +26,7 @@ from audit import write
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.checkpoints.demo import fetch_demo
-from zeropass.delta.changes import Comparison, leading
+from zeropass.diff.changes import Comparison, leading
 from zeropass.model.frames import Frames
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.tokens.vocabulary import shown_text

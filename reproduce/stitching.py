@@ -29,10 +29,10 @@ from reviews import Labelled, halves
 from tops import RECIPES, SEEDS, base_of
 from zeropass.model.translation import Bridge, Translation, bridge, from_anchors
 from zeropass.numerics.projection import apply_norm
-from zeropass.stitch.choose import Batch, Trial, answers, chosen, depths, expected, trial_of
-from zeropass.stitch.collect import seams
-from zeropass.stitch.parts import Lower, load_lower
+from zeropass.stitch.halves import Lower, load_lower
 from zeropass.stitch.results import Try
+from zeropass.stitch.run import seams
+from zeropass.stitch.seam_choice import Batch, Trial, answers, chosen, depths, expected, trial_of
 
 PAIRS = (
     ("first", "second"),

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from alignment import between
 from tops import ROOT
-from zeropass.evidence.plots import svg
+from zeropass.evidence.figures import svg
 
 Run = dict[str, Any]
 Pair = tuple[str, str]

@@ -18,10 +18,10 @@ import small
 import twins
 import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
-from zeropass.align.lists import LENGTH, Lists, carried, lists_of
+from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.pair import Pair, neuron_views
 from zeropass.align.render import layers_in_short
-from zeropass.align.stored import write_alignment
+from zeropass.align.token_lists import LENGTH, Lists, carried, lists_of
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.shared_tokens import normal_form, shared_tokens
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit

@@ -11,7 +11,7 @@ import zeropass as zp
 from adapters import ALL, made
 from test_cli import Run, run  # noqa: F401 - a fixture
 from zeropass.arch.spec import side_of, space_of
-from zeropass.delta.build import build_change
+from zeropass.diff.change_atlas import build_change
 from zeropass.errors import BadAddress, BadAtlas, BadModel
 from zeropass.model.frames import Frames
 from zeropass.numerics.projection import fold_read

@@ -28,7 +28,7 @@ from zeropass.numerics import half, top_k
 from zeropass.numerics.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
 from zeropass.numerics.statistics import kurtosis, moments, standardised
 from zeropass.numerics.token_index import HitList, decode
-from zeropass.stitch.choose import answers
+from zeropass.stitch.seam_choice import answers
 from zeropass.stitch.transplant import put_level
 
 pytestmark = [

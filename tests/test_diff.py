@@ -17,10 +17,10 @@ import zeropass as zp
 from adapters import ALL, made
 from test_cli import Run, run  # noqa: F401 - a fixture
 from test_gguf_model import write_gguf
-from zeropass.delta.changes import Change, leading
-from zeropass.delta.collect import across
-from zeropass.delta.results import read_words
-from zeropass.delta.verdict import alarms, verdict
+from zeropass.diff.changes import Change, leading
+from zeropass.diff.results import read_words
+from zeropass.diff.run import across
+from zeropass.diff.verdict import alarms, verdict
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapted import adapt
 from zeropass.model.frames import Frames

@@ -23,11 +23,11 @@ from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Stored, expand, names_of
 from zeropass.checkpoints.base import Float32, TensorSource
-from zeropass.delta.changes import Comparison
-from zeropass.delta.held import BLOCK, gathered, held
-from zeropass.delta.rounding import moved_rows
-from zeropass.delta.tensors import tensor_changes, unread_changes
-from zeropass.delta.verdict import alarms
+from zeropass.diff.changes import Comparison
+from zeropass.diff.rounding import moved_rows
+from zeropass.diff.tensor_rows import BLOCK, gathered, held
+from zeropass.diff.tensors import tensor_changes, unread_changes
+from zeropass.diff.verdict import alarms
 from zeropass.errors import BadModel
 from zeropass.model.adapted import adapt
 from zeropass.model.frames import Frames
@@ -274,8 +274,8 @@ def test_one_number_of_a_narrow_file_is_a_change(tmp_path: Path) -> None:
 
 def test_a_large_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more rows at once than a block; tokens whose ids are others are found all the same."""
-    monkeypatch.setattr("zeropass.delta.held.BLOCK", 8)
-    monkeypatch.setattr("zeropass.delta.tensors.BLOCK", 8)
+    monkeypatch.setattr("zeropass.diff.tensor_rows.BLOCK", 8)
+    monkeypatch.setattr("zeropass.diff.tensors.BLOCK", 8)
     base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
     read: list[int] = []
 

@@ -19,12 +19,12 @@ import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
 from tiny import make, save
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
-from zeropass.evidence import chance, measure, overlap
+from zeropass.evidence import measure, overlap, resampling
+from zeropass.evidence.activations import Settings, listen
 from zeropass.evidence.attention import _Ranked
-from zeropass.evidence.collect import _why_not_kept
 from zeropass.evidence.judging import verdicts_of
-from zeropass.evidence.listening import Settings, listen
 from zeropass.evidence.results import Evidence, Result, read_evidence
+from zeropass.evidence.run import _why_not_kept
 from zeropass.model.running import load_running, windows
 from zeropass.records.verdicts import Verdict, Verdicts, keep
 
@@ -204,7 +204,7 @@ def columns(rows: int, count: int, seed: int) -> Tensor:
 def test_spearman_is_scipys(rows: int, count: int, seed: int) -> None:
     x, y = columns(rows, count, seed), columns(rows, count, seed + 100)
     expected = [stats.spearmanr(x[:, i].numpy(), y[:, i].numpy()).statistic for i in range(count)]
-    assert chance.spearman(x, y).tolist() == pytest.approx(expected, abs=1e-6)
+    assert resampling.spearman(x, y).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 9))
@@ -214,7 +214,7 @@ def test_overlap_counts_common_tokens(rows: int, k: int, seed: int) -> None:
     expected = [
         len(set(x[:, i].topk(k).indices.tolist()) & set(y[:, i].topk(k).indices.tolist())) / k for i in range(2)
     ]
-    assert chance.overlap(x, y, k).tolist() == pytest.approx(expected)
+    assert resampling.overlap(x, y, k).tolist() == pytest.approx(expected)
 
 
 def test_masked_ranks_are_those_of_the_keys_that_count() -> None:
@@ -323,7 +323,7 @@ def test_an_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(200):
         sample = torch.randn(60, generator=generator)
-        found = chance.summarised("reading", 0, "gate", "token", "current", "spearman", sample, {})
+        found = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, {})
         covered += found.low <= 0 <= found.high
     assert 0.88 < covered / 200 < 0.99
 
@@ -332,7 +332,7 @@ def test_nulls_are_told_from_results_and_only_when_they_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     sample, same, below = torch.randn(3, 80, generator=generator)
     nulls = {"permuted": same, "rotated": below - 2, "noise": torch.full((4,), float("nan"))}
-    found = chance.summarised("reading", 0, "gate", "token", "current", "spearman", sample, nulls)
+    found = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, nulls)
     permuted, rotated = found.nulls
     assert permuted.near
     assert not permuted.beaten
@@ -342,10 +342,10 @@ def test_nulls_are_told_from_results_and_only_when_they_differ() -> None:
 
 
 def test_rotations_keep_lengths_and_partners_are_others() -> None:
-    turn = chance.rotation(16, 0)
+    turn = resampling.rotation(16, 0)
     torch.testing.assert_close(turn @ turn.T, torch.eye(16), atol=1e-5, rtol=1e-5)
     items = torch.arange(7)
-    assert (chance.partner(items) != items).all()
+    assert (resampling.partner(items) != items).all()
 
 
 # --- the folder, and continuing --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ LAYERS = (
     ("lens",),
     ("atlas",),
     ("render",),
-    ("evidence", "align", "delta", "stitch"),
+    ("evidence", "align", "diff", "stitch"),
     ("__init__",),
     ("web",),
     ("cli",),
@@ -52,10 +52,10 @@ WITHOUT_TORCH = (
     "arch.family_table",
     "records.verdicts",
     "align.results",
-    "delta.results",
-    "delta.terminal",
+    "diff.results",
+    "diff.render",
     "stitch.results",
-    "stitch.terminal",
+    "stitch.render",
     *("web.server", "web.export", "web.shelf"),
 )
 

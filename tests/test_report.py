@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from zeropass.evidence.kinds import Kind, kinds
-from zeropass.evidence.plots import svg, trust, write_figures
-from zeropass.evidence.report import html, layer_runs, standings, summary, table_list, tables
+from zeropass.evidence.figures import svg, trust, write_figures
+from zeropass.evidence.list_types import Kind, kinds
+from zeropass.evidence.render import html, layer_runs, standings, summary, table_list, tables
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
 
 HOSTILE = "<script>alert(1)</script>"
@@ -305,7 +305,7 @@ def test_the_best_frame_of_a_third_is_bold() -> None:
 
 def test_importing_draws_on_nothing_global() -> None:
     code = (
-        "import sys, warnings\nwarnings.simplefilter('error')\nimport zeropass.evidence.report\n"
+        "import sys, warnings\nwarnings.simplefilter('error')\nimport zeropass.evidence.render\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,7 +11,7 @@ import small
 import tiny
 import zeropass as zp
 from zeropass.errors import BadOption
-from zeropass.evidence.spaces import Spaces
+from zeropass.evidence.compared_frames import Spaces
 from zeropass.model.frames import Frames
 from zoo import tiny_model
 

@@ -26,14 +26,15 @@ from transformers import (
 import tiny
 import twins
 import zeropass as zp
-from test_cli import Run, run  # noqa: F401 - a fixture
+from test_cli import Run
 from zeropass.errors import BadOption, CannotRun
 from zeropass.model.shared_tokens import Shared
 from zeropass.model.translation import KERNELS, Translation, bridge
-from zeropass.stitch import collect, parts
-from zeropass.stitch.choose import Answers, answers, depths, expected
-from zeropass.stitch.parts import Lower, Upper, batches, load_classifier, load_lower
+from zeropass.stitch import halves
+from zeropass.stitch import run as stitching
+from zeropass.stitch.halves import Lower, Upper, batches, load_classifier, load_lower
 from zeropass.stitch.results import judged
+from zeropass.stitch.seam_choice import Answers, answers, depths, expected
 from zeropass.stitch.stitched import Stitched, load_stitched, stitched
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -301,7 +302,7 @@ def test_the_verdict(expected_accuracy: float, trusted: bool, said: str) -> None
     assert re.search(said, found.text)
 
 
-def test_the_command(run: Run, tuned: zp.Model, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command(run: Run, tuned: zp.Model, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n\n", encoding="utf-8")
     out = tmp_path / "out"
     asked = ("stitch", "--classifier", tuned.name, "--onto", MODELS / "second", "--out", out)
@@ -341,7 +342,7 @@ def test_an_adapter_is_a_classifier_too(first: zp.Model) -> None:
     tuned = zp.adapt(first, REVIEWS)
     own = logits_of(merged(), first, TEXTS)
     torch.testing.assert_close(logits_of(load_classifier(tuned), first, TEXTS), own, rtol=1e-4, atol=1e-4)
-    assert collect.first_changed(first, tuned) == 2
+    assert stitching.first_changed(first, tuned) == 2
     made, record = zp.stitch_models(tuned, first, base=first, keep=2, labels=("bad", "good"))
     assert record.labels == ("bad", "good")
     assert made.config.label2id == {"bad": 0, "good": 1}
@@ -413,7 +414,7 @@ Asked = Callable[[Path, zp.Model], list[object]]
     ],
 )
 def test_what_cannot_be_is_refused(
-    run: Run,  # noqa: F811
+    run: Run,
     tuned: zp.Model,
     tmp_path: Path,
     asked: Asked,
@@ -450,7 +451,7 @@ def test_an_encoders_head_does_not_fit_a_causal_model(tuned: zp.Model, tmp_path:
 
 
 def test_a_family_that_cannot_be_fed_is_refused(tuned: zp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(parts.FED, "llama")
+    monkeypatch.delitem(halves.FED, "llama")
     with pytest.raises(BadOption, match="is a llama; the blocks of these families can be fed from outside: gpt2, bert"):
         zp.stitch_models(tuned, tuned)
 
@@ -467,21 +468,21 @@ def test_heads_without_labels_are_refused(first: zp.Model, tmp_path: Path, kind:
 
 def test_a_base_with_the_same_blocks_is_refused(tuned: zp.Model) -> None:
     with pytest.raises(BadOption, match="nothing was fine-tuned but, perhaps, the head"):
-        collect.first_changed(tuned, tuned)
+        stitching.first_changed(tuned, tuned)
 
 
 def test_nothing_half_written_stays(tuned: zp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_given: Any, **_more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(collect, "save_file", full)
+    monkeypatch.setattr(stitching, "save_file", full)
     with pytest.raises(BadOption, match=r"out could not be written \(No space left on device\)"):
         zp.stitch_models(tuned, zp.open_model(str(MODELS / "second")), tmp_path / "out", keep=2, take=2)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("harm", ["nothing", "no stitch", "no weights", "other family", "not JSON"])
-def test_a_damaged_folder_is_named(run: Run, tuned: zp.Model, tmp_path: Path, harm: str) -> None:  # noqa: F811
+def test_a_damaged_folder_is_named(run: Run, tuned: zp.Model, tmp_path: Path, harm: str) -> None:
     out = tmp_path / "out"
     if harm != "nothing":
         zp.stitch_models(tuned, zp.open_model(str(MODELS / "second")), out, keep=2, take=2)

@@ -12,9 +12,9 @@ import small
 import tiny
 import zeropass as zp
 from test_cli import Run, run  # noqa: F401 - a fixture
-from zeropass.delta.results import LEVEL
-from zeropass.delta.watching import PEERS, Watching, effects
-from zeropass.delta.words import looked_up
+from zeropass.diff.results import LEVEL
+from zeropass.diff.watch_list import looked_up
+from zeropass.diff.watched_words import PEERS, Watching, effects
 from zeropass.errors import UnknownWord
 from zeropass.tokens.vocabulary import Vocabulary
 

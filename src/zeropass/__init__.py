@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Any
 from zeropass.errors import ZeropassError
 
 if TYPE_CHECKING:
-    from zeropass.align.collect import align_models
+    from zeropass.align.alignment_folder import read_alignment
     from zeropass.align.match import match
     from zeropass.align.pair import pair_of
     from zeropass.align.results import Alignment
-    from zeropass.align.stored import read_alignment
+    from zeropass.align.run import align_models
     from zeropass.atlas.budget import parse_size
     from zeropass.atlas.build import build
     from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
     from zeropass.atlas.weights import lens_of
-    from zeropass.delta.build import build_change
-    from zeropass.delta.collect import compare
-    from zeropass.delta.results import Diff
-    from zeropass.delta.stored import write_diff
-    from zeropass.evidence.collect import collect_evidence
+    from zeropass.diff.change_atlas import build_change
+    from zeropass.diff.diff_folder import write_diff
+    from zeropass.diff.results import Diff
+    from zeropass.diff.run import compare
     from zeropass.evidence.results import Evidence, read_evidence
+    from zeropass.evidence.run import collect_evidence
     from zeropass.lens import Lens, load, pairs_with
     from zeropass.model.adapted import Adapted, adapt
     from zeropass.model.address import Address, parse
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
-    from zeropass.stitch.collect import stitch_models, transplant
     from zeropass.stitch.results import Stitch
+    from zeropass.stitch.run import stitch_models, transplant
     from zeropass.stitch.stitched import classify, load_stitched
     from zeropass.web.export import Chosen, export_site
     from zeropass.web.server import serve
@@ -104,29 +104,29 @@ __version__ = "0.1.0"
 _HOMES = {
     "zeropass.model.adapted": ("Adapted", "adapt"),
     "zeropass.model.address": ("Address", "parse"),
-    "zeropass.align.collect": ("align_models",),
+    "zeropass.align.run": ("align_models",),
     "zeropass.align.match": ("match",),
     "zeropass.align.pair": ("pair_of",),
     "zeropass.align.results": ("Alignment",),
-    "zeropass.align.stored": ("read_alignment",),
+    "zeropass.align.alignment_folder": ("read_alignment",),
     "zeropass.atlas.budget": ("parse_size",),
     "zeropass.atlas.build": ("build",),
     "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.weights": ("lens_of",),
-    "zeropass.delta.build": ("build_change",),
-    "zeropass.delta.collect": ("compare",),
-    "zeropass.delta.results": ("Diff",),
-    "zeropass.delta.stored": ("write_diff",),
-    "zeropass.evidence.collect": ("collect_evidence",),
+    "zeropass.diff.change_atlas": ("build_change",),
+    "zeropass.diff.run": ("compare",),
+    "zeropass.diff.results": ("Diff",),
+    "zeropass.diff.diff_folder": ("write_diff",),
+    "zeropass.evidence.run": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),
     "zeropass.model.frames": ("Frames",),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model", "open_model"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
-    "zeropass.stitch.collect": ("stitch_models", "transplant"),
+    "zeropass.stitch.run": ("stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.model.translation": ("bridge", "translate"),

@@ -27,15 +27,15 @@ import zeropass as zp
 from zeropass._io.parse import read_lines
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
-from zeropass.delta.results import read_words
-from zeropass.delta.terminal import render_diff
-from zeropass.delta.words import looked_up
+from zeropass.diff.render import render_diff
+from zeropass.diff.results import read_words
+from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
 from zeropass.model.address import parse
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find, show_records
 from zeropass.render.tour import print_tour
-from zeropass.stitch.terminal import render_classes, render_stitch
+from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ from tiny import VOCAB
 from zeropass import errors
 from zeropass._io import atomic
 from zeropass.atlas.plan import prepare
-from zeropass.delta.results import read_words
+from zeropass.diff.results import read_words
 from zeropass.errors import ZeropassError
 from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt

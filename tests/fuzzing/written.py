@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import torch
 
 import zeropass as zp
-from zeropass.align.stored import read_alignment
-from zeropass.delta.results import read_words
+from zeropass.align.alignment_folder import read_alignment
+from zeropass.diff.results import read_words
 from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt
 from zeropass.records.verdicts import read_verdicts

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropass.align.lists import Lists, carried, lists_of
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
+from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, default_frames, side_of
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse

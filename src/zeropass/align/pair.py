@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
-from zeropass.align.lists import Lists, carried, lists_of
+from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import default_frames, side_of, space_of
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model

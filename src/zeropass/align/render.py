@@ -1,4 +1,4 @@
-"""An alignment as text for a terminal: layer maps as assignments, matches with their words."""
+"""An alignment as text for a terminal, with the words of its matches, and its layer maps as one picture."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ from rich.text import Text
 
 from zeropass.align.results import Alignment, Matches
 from zeropass.records.parameters import Record
+from zeropass.render.heat_map import Panel, heat_maps
 from zeropass.render.terminal import ROLE_STYLE, lists_in_short
 
-__all__ = ["layers_in_short", "render_alignment", "render_matches"]
+__all__ = ["draw_layer_maps", "layers_in_short", "render_alignment", "render_matches"]
 
 
 def render_matches(found: Matches, query: Sequence[Record], records: Sequence[Sequence[Record]]) -> RenderableType:
@@ -27,10 +28,9 @@ def render_matches(found: Matches, query: Sequence[Record], records: Sequence[Se
     for role in shown:
         table.add_column(role)
     table.add_row(Text(found.query, style="bold"), "", "", *shown.values())
-    for one, own in zip(found.matches, records, strict=True):
-        table.add_row(
-            Text(one.address, style=ROLE_STYLE), f"{one.score:.3f}", f"{one.effect:.1f}", *lists_in_short(own).values()
-        )
+    for match, own in zip(found.matches, records, strict=True):
+        words = lists_in_short(own).values()
+        table.add_row(Text(match.address, style=ROLE_STYLE), f"{match.score:.3f}", f"{match.effect:.1f}", *words)
     best = found.matches[0]
     chance = f"chance: the best score with shuffled tokens is {best.null_mean:.3f} (± {best.null_std:.3f})"
     return Group(table, Text(chance, style="dim"))
@@ -57,6 +57,16 @@ def render_alignment(found: Alignment) -> RenderableType:
     shares = " and ".join(f"{share:.0%}" for share in found.method["shares"])
     shared = Text(f"{found.method['shared_tokens']:,} tokens are shared: {shares} of the vocabularies", style="dim")
     return Group(shared, table, *lines)
+
+
+def draw_layer_maps(found: Alignment) -> str:
+    """Draw all layer maps as one SVG (the figure of Dar et al. 2023, §4.3).
+
+    Roles go down, frames across; in each panel layers of A go down, those of B across, and what is assigned is marked.
+    """
+    first, second = (str(model.get("name", "?")) for model in found.models)
+    panels = [Panel(row=m.role, column=m.frame, values=m.scores, marked=m.assigned) for m in found.layers]
+    return heat_maps(f"Layers of {first} (down) and of {second} (across)", panels)
 
 
 def layers_in_short(assigned: Sequence[int]) -> str:

@@ -83,7 +83,7 @@ class Files:
 
     @property
     def is_change(self) -> bool:
-        """Whether it is an atlas of what a fine-tune changed (`delta.build`), not of a model."""
+        """Whether it is an atlas of what a fine-tune changed (`diff.change_atlas`), not of a model."""
         return "change" in self.manifest
 
     @property
@@ -200,8 +200,8 @@ class Files:
     def keep_index(self, finder: Finder) -> None:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
 
-        For a server, which is asked by several at once. ``finder`` is what finds rows in a file from then on, such as
-        `parquet_rows.rows_of`, which takes a fifth of the time of a query; but to load it takes twenty times as long as one.
+        For a server, which is asked by several at once. ``finder`` finds rows in a file from then on:
+        `parquet_rows.rows_of` takes a fifth of the time of a query, but twenty times as long to load.
         """
         self._db.execute("SET threads = 1")
         rows = "SELECT * FROM read_parquet($file) ORDER BY id"

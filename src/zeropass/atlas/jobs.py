@@ -38,7 +38,7 @@ COLUMNS = 128
 class Scored:
     """A set folded for one frame, ready to be multiplied: z = unit · centred row, score = z · std + mean.
 
-    ``spread`` is the standard deviation of z: one, unless ``std`` is not that of the scores (`delta.build`).
+    ``spread`` is the standard deviation of z: one, unless ``std`` is not that of the scores (`diff.change_atlas`).
     """
 
     vectors: VectorSet

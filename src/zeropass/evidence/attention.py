@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import USUAL_OFFSET
-from zeropass.evidence.chance import among, ranks, rotation, summarised
-from zeropass.evidence.listening import Attention, Heard, Progress, Settings
+from zeropass.evidence.activations import Attention, Heard, Progress, Settings
+from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
+from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
-from zeropass.evidence.spaces import READ_FRAMES, Spaces
 from zeropass.model.frames import Frames
 from zeropass.numerics.projection import rotate
 

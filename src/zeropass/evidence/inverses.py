@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zeropass.evidence.chance import correlation, summarised
-from zeropass.evidence.listening import Heard, Progress, Settings
+from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.compared_frames import Spaces
+from zeropass.evidence.resampling import correlation, summarised
 from zeropass.evidence.results import EVERY_LAYER, Result
-from zeropass.evidence.spaces import Spaces
 from zeropass.numerics.projection import keep_k, pseudo_inverse
 
 __all__ = ["KEPT", "inverses"]

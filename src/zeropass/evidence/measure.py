@@ -27,12 +27,12 @@ from torch import Tensor
 from zeropass._io.atomic import Parts, atomic_write
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
+from zeropass.evidence.activations import Heard, Progress, Settings, listen, noise_vectors
 from zeropass.evidence.attention import attention
+from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.inverses import inverses
-from zeropass.evidence.listening import Heard, Progress, Settings, listen, noise_vectors
 from zeropass.evidence.reading import reading
 from zeropass.evidence.results import SCHEMA_VERSION, Evidence, Result, result_from_json, write_parquet
-from zeropass.evidence.spaces import Spaces
 from zeropass.evidence.writing import writing
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.chance import among, partner, rotation, summarised
-from zeropass.evidence.listening import Heard, Progress, Settings
+from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.compared_frames import Spaces
+from zeropass.evidence.resampling import among, partner, rotation, summarised
 from zeropass.evidence.results import Result
-from zeropass.evidence.spaces import Spaces
 from zeropass.model.model import Model
 from zeropass.numerics.projection import normed
 

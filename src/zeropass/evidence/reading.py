@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.chance import correlation, overlap, partner, ranks, rotation, summarised
-from zeropass.evidence.listening import Heard, Progress, Settings, Tally
+from zeropass.evidence.activations import Heard, Progress, Settings, Tally
+from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
+from zeropass.evidence.resampling import correlation, overlap, partner, ranks, rotation, summarised
 from zeropass.evidence.results import Result
-from zeropass.evidence.spaces import READ_FRAMES, Spaces
 
 __all__ = ["MAIN", "TOP", "reading"]
 

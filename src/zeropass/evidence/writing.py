@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from zeropass.evidence.chance import among, partner, rotation, spearman, summarised
-from zeropass.evidence.listening import Heard, Progress, Settings
+from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.compared_frames import WRITE_FRAMES, Spaces
+from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result
-from zeropass.evidence.spaces import WRITE_FRAMES, Spaces
 from zeropass.model.model import Model
 from zeropass.model.running import Running
 from zeropass.model.vectors import count_of

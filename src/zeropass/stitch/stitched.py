@@ -24,7 +24,7 @@ from zeropass.model.model import Model
 from zeropass.model.running import quiet, transformers
 from zeropass.model.translation import Translation
 from zeropass.numerics.projection import restored
-from zeropass.stitch.parts import FED, LONGEST, Lower, Upper, load_classifier, load_lower
+from zeropass.stitch.halves import FED, LONGEST, Lower, Upper, load_classifier, load_lower
 
 __all__ = ["Seam", "Stitched", "StitchedConfig", "classify", "load_stitched", "seam_norm", "stitched"]
 

@@ -27,8 +27,8 @@ from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.translation import Bridge, Translation
 from zeropass.numerics.projection import fold_read, fold_write, unfolded
-from zeropass.stitch.choose import Progress
-from zeropass.stitch.parts import head_of, load_plain_classifier, put
+from zeropass.stitch.halves import head_of, load_plain_classifier, put
+from zeropass.stitch.seam_choice import Progress
 
 __all__ = ["Moved", "Transplant", "moved_layers", "put_level", "transplant_of"]
 

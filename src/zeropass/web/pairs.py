@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from zeropass._io.parse import holding, read_schema
 from zeropass._io.typed_json import from_json
-from zeropass.align.heatmaps import heat_maps
+from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas import summary
 from zeropass.atlas.read import Atlas
-from zeropass.delta.results import SCHEMA_VERSION, Diff
+from zeropass.diff.results import SCHEMA_VERSION, Diff
 from zeropass.errors import BadAddress, ZeropassError
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord
@@ -46,7 +46,7 @@ def alignment(book: Book) -> Page:
         found.summary,
         {"alignment": found, "counts": counts, "rows": rows, "layers": align_layers(found)},
         Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
-        Picture("drawn.svg", {"drawn": Markup(heat_maps(found))}),  # noqa: S704 - made and escaped by us
+        Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(found))}),  # noqa: S704 - made and escaped by us
         ((book.name, ""),),
     )
 

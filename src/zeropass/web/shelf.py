@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropass.align.alignment_folder import read_alignment
 from zeropass.align.results import Alignment
-from zeropass.align.stored import read_alignment
 from zeropass.atlas.read import Atlas, open_atlas
 from zeropass.errors import BadOption
 from zeropass.web.book import Book, local_name

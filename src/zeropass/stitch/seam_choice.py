@@ -18,7 +18,7 @@ from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.translation import FRAMES, KERNELS, Bridge, Translation
 from zeropass.numerics.projection import restored
-from zeropass.stitch.parts import Lower, Upper, batches, head_of, load_classifier, load_lower
+from zeropass.stitch.halves import Lower, Upper, batches, head_of, load_classifier, load_lower
 from zeropass.stitch.results import Try, Verdict, judged
 from zeropass.stitch.stitched import seam_norm
 

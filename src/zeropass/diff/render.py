@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.delta.results import Diff, MatrixChange, Moved, ParameterChange
-from zeropass.delta.verdict import percent
+from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
+from zeropass.diff.verdict import percent
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
 from zeropass.render.terminal import token_text
 from zeropass.tokens.vocabulary import shown_text

@@ -146,7 +146,7 @@ class Diff:
     """All of a comparison. ``sees`` and ``writes`` are the tokens that all changes together concern most.
 
     ``alarm``: of ``sees`` and ``writes`` those in which a token stands out more than in any neutral fine-tune that was
-    measured (`delta.verdict.ALARM`). ``outside``: rows outside the blocks that changed or are new. ``tables``: every
+    measured (`diff.verdict.ALARM`). ``outside``: rows outside the blocks that changed or are new. ``tables``: every
     tensor that differs and is no matrix of a block; ``vectors``, ``embedding`` and ``unembedding`` are what moved most
     of norms and biases, and of the rows of these tables. ``cosine``: mean over the matrices of blocks of the cosine
     before and after. ``compared``: how many tensors both models have. ``words``: a verdict on each watched word,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from zeropass.checkpoints.gguf import storing_error
-from zeropass.delta.held import Held
-from zeropass.delta.verdict import FAR_LESS
+from zeropass.diff.tensor_rows import Held
+from zeropass.diff.verdict import FAR_LESS
 
 __all__ = ["moved_rows"]
 

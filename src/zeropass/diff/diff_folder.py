@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zeropass._io.atomic import atomic_write, make_folder
 from zeropass._io.parquet import write_rows
-from zeropass.delta.results import Diff
+from zeropass.diff.results import Diff
 from zeropass.errors import BadOption
 
 __all__ = ["write_diff"]

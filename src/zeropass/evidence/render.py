@@ -18,7 +18,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from zeropass.evidence.kinds import (
+from zeropass.evidence.figures import figures
+from zeropass.evidence.list_types import (
     METRIC,
     Kind,
     frame_order,
@@ -30,7 +31,6 @@ from zeropass.evidence.kinds import (
     primary,
     role_order,
 )
-from zeropass.evidence.plots import figures
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.tokens.vocabulary import shown_text
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from zeropass.errors import BadOption
+from zeropass.evidence.activations import Progress
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
 from zeropass.evidence.judging import verdicts_of
-from zeropass.evidence.listening import Progress
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
-from zeropass.evidence.report import html, summary
+from zeropass.evidence.render import html, summary
 from zeropass.evidence.results import Evidence
 from zeropass.model.model import Model, open_model
 from zeropass.records.verdicts import Verdicts, known_verdicts

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from zeropass.evidence.kinds import (
+from zeropass.evidence.list_types import (
     METRIC,
     Kind,
     base,

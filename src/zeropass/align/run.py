@@ -14,13 +14,13 @@ import torch
 
 from zeropass._io.atomic import Parts, atomic_write
 from zeropass._io.typed_json import from_json
-from zeropass.align.heatmaps import heat_maps
+from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
-from zeropass.align.lists import LENGTH
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
+from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
-from zeropass.align.stored import write_alignment
+from zeropass.align.token_lists import LENGTH
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
@@ -59,7 +59,7 @@ def align_models(
     found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(found, folder)
     with atomic_write(folder / "layers.svg", BadOption) as temporary:
-        temporary.write_text(heat_maps(found), encoding="utf-8")
+        temporary.write_text(draw_layer_maps(found), encoding="utf-8")
     return found
 
 

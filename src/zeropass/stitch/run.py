@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zeropass.delta.changes import Comparison
+from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.translation import Bridge, bridge
-from zeropass.stitch.choose import (
+from zeropass.stitch.halves import load_classifier, padding, require_classifier, require_fed
+from zeropass.stitch.results import Stitch, Try, Verdict
+from zeropass.stitch.seam_choice import (
     FIRST,
     Progress,
     Trial,
@@ -26,8 +28,6 @@ from zeropass.stitch.choose import (
     trial_of,
     verdict,
 )
-from zeropass.stitch.parts import load_classifier, padding, require_classifier, require_fed
-from zeropass.stitch.results import Stitch, Try, Verdict
 from zeropass.stitch.stitched import Stitched, stitched
 from zeropass.stitch.transplant import Transplant, put_level, transplant_of
 

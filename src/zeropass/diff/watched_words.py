@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import side_of
-from zeropass.delta.held import BLOCK
-from zeropass.delta.results import LEVEL, Watched, WatchedWord
-from zeropass.delta.words import Word
+from zeropass.diff.results import LEVEL, Watched, WatchedWord
+from zeropass.diff.tensor_rows import BLOCK
+from zeropass.diff.watch_list import Word
 from zeropass.numerics.statistics import blocks
 from zeropass.tokens.vocabulary import Vocabulary
 

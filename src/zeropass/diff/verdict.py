@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.checkpoints.base import FLOATS
-from zeropass.delta.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
+from zeropass.diff.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.delta.held import Form, Held
-from zeropass.delta.rounding import moved_rows
+from zeropass.diff.rounding import moved_rows
+from zeropass.diff.tensor_rows import Form, Held
 from zeropass.errors import BadModel
 from zeropass.model.adapted import Adapted
 from zeropass.model.model import Model

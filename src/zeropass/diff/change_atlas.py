@@ -21,7 +21,7 @@ from zeropass.atlas.jobs import Meet, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import PairRow
-from zeropass.delta.changes import Comparison
+from zeropass.diff.changes import Comparison
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model

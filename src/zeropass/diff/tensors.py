@@ -16,10 +16,10 @@ from torch import Tensor
 from zeropass.arch.config import full_name
 from zeropass.arch.spec import BY_TOKEN, expand
 from zeropass.checkpoints.base import FLOATS, TensorSource
-from zeropass.delta.changes import Comparison
-from zeropass.delta.held import BLOCK, Held, gathered, held
-from zeropass.delta.results import Constant, Moved, TensorChange
-from zeropass.delta.rounding import moved_rows
+from zeropass.diff.changes import Comparison
+from zeropass.diff.results import Constant, Moved, TensorChange
+from zeropass.diff.rounding import moved_rows
+from zeropass.diff.tensor_rows import BLOCK, Held, gathered, held
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model

@@ -21,21 +21,13 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.checkpoints.gguf import storing_error
-from zeropass.delta.changes import Change, Comparison, leading
-from zeropass.delta.held import held
-from zeropass.delta.results import (
-    Diff,
-    MatrixChange,
-    Moved,
-    ParameterChange,
-    Relation,
-    Standout,
-    TensorChange,
-)
-from zeropass.delta.tensors import constants, missing, tensor_changes, unread_changes
-from zeropass.delta.verdict import alarms, verdict
-from zeropass.delta.watching import Watching, quadratic
-from zeropass.delta.words import looked_up
+from zeropass.diff.changes import Change, Comparison, leading
+from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, Standout, TensorChange
+from zeropass.diff.tensor_rows import held
+from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
+from zeropass.diff.verdict import alarms, verdict
+from zeropass.diff.watch_list import looked_up
+from zeropass.diff.watched_words import Watching, quadratic
 from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames

@@ -1,0 +1,81 @@
+"""Heat maps as one picture in plain SVG: panels in rows and columns, each with a scale of its own."""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Panel", "heat_maps"]
+
+SIDE, GAP, LEFT, TOP = 150, 46, 60, 50
+LEVELS = 24
+_SHADES = ((255, 255, 217), (65, 182, 196), (8, 29, 88))
+"""From low to high: the ends and the middle of ColorBrewer's YlGnBu, which colour-blind readers can read."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One heat map: ``values[a][b]`` with a going down and b across, and the column that is marked in each row.
+
+    ``row`` and ``column`` say where the panel stands and label it; ``marked`` is -1 in a row without a mark.
+    """
+
+    row: str
+    column: str
+    values: Sequence[Sequence[float]]
+    marked: Sequence[int]
+
+
+def heat_maps(title: str, panels: Sequence[Panel]) -> str:
+    """Draw panels in a grid by their labels; the scale of each is printed under it.
+
+    Args:
+        title: Plain text, which is escaped.
+        panels: In the order in which their rows and columns are to appear.
+
+    Returns:
+        A whole SVG file as text.
+    """
+    rows = list(dict.fromkeys(panel.row for panel in panels))
+    columns = list(dict.fromkeys(panel.column for panel in panels))
+    width = LEFT + len(columns) * (SIDE + GAP)
+    height = TOP + len(rows) * (SIDE + GAP)
+    title = html.escape(title)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'font-family="sans-serif" font-size="12" aria-label="{title}">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/><text x="{LEFT}" y="18">{title}</text>',
+    ]
+    parts += [
+        f'<text x="{LEFT + n * (SIDE + GAP)}" y="{TOP - 10}">{html.escape(c)}</text>' for n, c in enumerate(columns)
+    ]
+    parts += [f'<text x="8" y="{TOP + n * (SIDE + GAP) + 14}">{html.escape(r)}</text>' for n, r in enumerate(rows)]
+    for panel in panels:
+        x, y = LEFT + columns.index(panel.column) * (SIDE + GAP), TOP + rows.index(panel.row) * (SIDE + GAP)
+        parts += [f'<g transform="translate({x} {y})">', *_cells(panel), "</g>"]
+    return "".join([*parts, "</svg>\n"])
+
+
+def _cells(panel: Panel) -> Iterator[str]:
+    """Yield the cells of a panel, those of one shade as one path, so that 30 x 30 layers stay small."""
+    flat = [value for line in panel.values for value in line]
+    low, high = min(flat), max(flat)
+    cells: dict[int, list[str]] = {}
+    for a, line in enumerate(panel.values):
+        for b, value in enumerate(line):
+            level = round((value - low) / (high - low or 1) * LEVELS)
+            cells.setdefault(level, []).append(f"M{b} {a}h1v1h-1z")
+    across, down = len(panel.values[0]), len(panel.values)
+    yield f'<svg width="{SIDE}" height="{SIDE}" viewBox="0 0 {across} {down}" preserveAspectRatio="none">'
+    for level, paths in sorted(cells.items()):
+        yield f'<path d="{"".join(paths)}" fill="{_shade(level / LEVELS)}"/>'
+    marks = "".join(f"M{b}.1 {a}.1h.8v.8h-.8z" for a, b in enumerate(panel.marked) if b >= 0)
+    yield f'<path d="{marks}" fill="none" stroke="#d55e00" stroke-width=".08"/></svg>'
+    yield f'<text y="{SIDE + 16}" fill="#555">{low:.2f} to {high:.2f}</text>'
+
+
+def _shade(share: float) -> str:
+    """The colour at a share of the scale from 0 to 1."""
+    place = share * 2
+    one, other = _SHADES[:2] if place <= 1 else _SHADES[1:]
+    part = place if place <= 1 else place - 1
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(one, other, strict=True))
