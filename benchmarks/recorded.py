@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from machine import load, machine, shape, today
-from zeropass._io.atomic import beside
+from zeropass._io.atomic import atomic_write
 from zeropass.errors import BadOption, ZeropassError
 
 RECORDED = Path(__file__).parent / "recorded.json"
@@ -128,7 +128,7 @@ def write(ratios: Sequence[Ratio], path: Path = RECORDED) -> None:
             raise BadOption(f"{one.name} was measured as {one.value}; only a positive number can be recorded.")
         known[one.name] = now
     rows = [asdict(known[name]) for name in sorted(known)]
-    with beside(path, BadOption) as temporary:
+    with atomic_write(path, BadOption) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

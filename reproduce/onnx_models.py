@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
-from zeropass._io.atomic import beside
+from zeropass._io.atomic import atomic_write
 from zeropass.checkpoints.demo import Demo, DemoFile, cache_folder, fetch, fetch_demo
 
 __all__ = ["MODELS", "model_folder"]
@@ -101,7 +101,7 @@ def model_folder(name: str) -> Path:
         spelling = source / packed.tokenizer if packed.tokenizer else fetch_demo("minilm-l6") / "tokenizer.json"
         (folder / "tokenizer.json").write_bytes(spelling.read_bytes())
         (folder / "config.json").write_text(json.dumps(_config(packed)), encoding="utf-8")
-        with beside(folder / "model.safetensors", OSError) as temporary:
+        with atomic_write(folder / "model.safetensors", OSError) as temporary:
             save_file(tensors, temporary)
     return folder
 

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from zeropass._io.atomic import beside
+from zeropass._io.atomic import atomic_write
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import NotFetched
 from zeropass.evidence.corpus import brown_archive, press_text, untagged
@@ -101,7 +101,7 @@ def encoded(work: Path, vocabulary: Path) -> tuple[Tensor, Tensor]:
         bpe = tokenizer(text, vocabulary)
         for file, parts in zip(files, (text.split("\n\n"), press_text().split("\n\n")), strict=True):
             ids = [np.array([0, *one.ids], dtype=np.int16) for one in bpe.encode_batch([p for p in parts if p.strip()])]
-            with beside(file, OSError) as temporary, temporary.open("wb") as handle:
+            with atomic_write(file, OSError) as temporary, temporary.open("wb") as handle:
                 np.save(handle, np.concatenate(ids))
     train, held = (torch.from_numpy(np.load(file).astype(np.int64)) for file in files)
     return train, held
@@ -183,7 +183,7 @@ def train(name: str, recipe: Recipe, work: Path, device: str) -> tuple[LlamaForC
             curve.append({"step": step + 1, "train": total / since, "held_out": held_out_loss(model, held)})
             total = 0.0
             state = {"recipe": asdict(recipe), "step": step + 1, "curve": curve, "model": model.state_dict()}
-            with beside(work / f"{name}.pt", OSError) as temporary:
+            with atomic_write(work / f"{name}.pt", OSError) as temporary:
                 torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
             pace = (time.monotonic() - began) / (step + 1 - first)
             print(

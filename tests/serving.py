@@ -1,4 +1,4 @@
-"""A server of some books on a free port of this machine, and what a page holds, for tests."""
+"""A server of some contexts on a free port of this machine, and what a page holds, for tests."""
 
 import re
 import threading
@@ -11,22 +11,21 @@ from pathlib import Path
 
 import uvicorn
 
-from zeropass.web.book import Book
-from zeropass.web.guard import Rules
-from zeropass.web.patience import Impatient
-from zeropass.web.server import KEEP_ALIVE, application, listening
-from zeropass.web.shelf import Sources, open_books
+from zeropass.web.app import KEEP_ALIVE, application, listening
+from zeropass.web.context import Context
+from zeropass.web.load import Sources, open_sources
+from zeropass.web.security import DeadlineProtocol, Rules
 
 
 @contextmanager
-def serving(books: Sequence[Book], rules: Rules = Rules()) -> Iterator[str]:  # noqa: B008
+def serving(contexts: Sequence[Context], rules: Rules = Rules()) -> Iterator[str]:  # noqa: B008
     """The address of a running server, without a slash at its end."""
     config = uvicorn.Config(
-        application(books, rules),
+        application(contexts, rules),
         log_level="error",
         lifespan="off",
         ws="none",
-        http=Impatient,
+        http=DeadlineProtocol,
         timeout_keep_alive=KEEP_ALIVE,
     )
     server = uvicorn.Server(config)
@@ -40,9 +39,9 @@ def serving(books: Sequence[Book], rules: Rules = Rules()) -> Iterator[str]:  # 
         thread.join(10)
 
 
-def books_of(atlas: Path, model: Path | None = None) -> list[Book]:
-    """The book of one atlas."""
-    return open_books(Sources(atlas, None if model is None else str(model)))
+def contexts_of(atlas: Path, model: Path | None = None) -> list[Context]:
+    """The context of one atlas."""
+    return open_sources(Sources(atlas, None if model is None else str(model)))
 
 
 def links_of(html: str) -> list[str]:

@@ -585,9 +585,9 @@ def test_the_running_best_is_a_full_sort_whatever_the_blocks(offer: tuple[np.nda
     taken, ids, found = (x.numpy() for x in hits.ranked())
     for token in range(z.shape[1]):
         order = sorted(range(len(z)), key=lambda i, token=token: (-abs(z[i, token]), i))[:size]
-        filled = taken[token]
-        assert ids[token][filled].tolist() == order
-        assert found[token][filled].tolist() == z[order, token].tolist()
+        make_page = taken[token]
+        assert ids[token][make_page].tolist() == order
+        assert found[token][make_page].tolist() == z[order, token].tolist()
 
 
 @settings(max_examples=20, deadline=None)

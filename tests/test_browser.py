@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import small
 import zeropass as zp
-from serving import books_of, serving
+from serving import contexts_of, serving
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-default-apps", "--disable-sync", "--no-first-run")
@@ -49,8 +49,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def address(real_atlas: Path, smollm2_path: Path) -> Iterator[str]:
-    books = books_of(real_atlas, smollm2_path)
-    with serving(books) as found:
+    contexts = contexts_of(real_atlas, smollm2_path)
+    with serving(contexts) as found:
         yield found
 
 
@@ -287,7 +287,7 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A site of a small model, one folder down on a plain file server."""
     built = small.built("hostile", tmp_path_factory)
     folder = tmp_path_factory.mktemp("files")
-    zp.export_site(books_of(built.atlas.path), folder / "shared", zp.Chosen(most=5, tokens=40))
+    zp.export_site(contexts_of(built.atlas.path), folder / "shared", zp.Chosen(most=5, tokens=40))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import small
 import zeropass as zp
-from serving import books_of, serving
+from serving import contexts_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.numerics.factored import Factored, one_sign
 from zeropass.tokens.vocabulary import shown_text
@@ -30,7 +30,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def web(built: small.Built) -> Iterator[httpx.Client]:
-    with serving(books_of(built.atlas.path, built.folder)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(built.atlas.path, built.folder)) as address, httpx.Client(base_url=address) as client:
         yield client
 
 

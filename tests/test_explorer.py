@@ -18,6 +18,8 @@ from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.numerics.statistics import kurtosis
 from zeropass.records.overviews import Telling
+from zeropass.records.parameters import PairRecord
+from zeropass.tokens.vocabulary import View
 
 KINDS = ("llama", "gpt2", "bert")
 
@@ -312,7 +314,7 @@ def test_a_lens_of_an_atlas_is_a_lens_of_the_model(built: small.Built) -> None:
                 theirs.frame,
                 theirs.hidden,
             )
-            if isinstance(ours, zp.views.PairRecord):
+            if isinstance(ours, PairRecord):
                 assert [p.score for p in ours.pairs] == pytest.approx([p.score for p in theirs.pairs], rel=1e-4)
             else:
                 assert [t.score for t in ours.top] == pytest.approx([t.score for t in theirs.top], rel=1e-4, abs=1e-4)
@@ -332,7 +334,7 @@ def test_directions_from_gram_matrices_are_the_directions(built: small.Built, ki
 
 
 @pytest.mark.parametrize("view", ["default", "words", "all"])
-def test_the_mask_of_a_view_gives_the_pairs_that_the_lens_shows(built: small.Built, view: zp.vocab.View) -> None:
+def test_the_mask_of_a_view_gives_the_pairs_that_the_lens_shows(built: small.Built, view: View) -> None:
     shown = built.lens.view(view).mask
     found = zp.top_pairs(built.lens.head_map("L1.attn.2.vo"), 9, left_mask=shown, right_mask=shown)
     (record,) = built.lens.explain("L1.attn.2.vo", tokens=view, k=9)

@@ -56,7 +56,7 @@ WITHOUT_TORCH = (
     "diff.render",
     "stitch.results",
     "stitch.render",
-    *("web.server", "web.export", "web.shelf"),
+    *("web.app", "web.export", "web.load"),
 )
 
 

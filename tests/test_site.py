@@ -16,11 +16,11 @@ import pytest
 
 import small
 import zeropass as zp
-from serving import Seen, books_of, links_of, serving
+from serving import Seen, contexts_of, links_of, serving
 from test_web import ENVIRONMENT, other
 from zeropass.errors import BadOption
-from zeropass.web.book import Book
-from zeropass.web.shelf import Sources, open_books
+from zeropass.web.context import Context
+from zeropass.web.load import Sources, open_sources
 
 SIZES = {"V": 300, "D": 16, "NEURONS": 12, "HEADS": 2, "KV_HEADS": 1}
 FORMS = (".json", ".csv", ".svg")
@@ -44,7 +44,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 def site(atlas: small.Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of it as files."""
     folder = tmp_path_factory.mktemp("site") / "site"
-    zp.export_site(books_of(atlas.atlas.path), folder, zp.Chosen(most=None, tokens=None))
+    zp.export_site(contexts_of(atlas.atlas.path), folder, zp.Chosen(most=None, tokens=None))
     return folder
 
 
@@ -69,7 +69,7 @@ def crawl(client: httpx.Client, start: str = "/") -> Iterator[str]:
 
 
 def test_every_link_of_the_server_leads_to_a_page(atlas: small.Built) -> None:
-    with serving(books_of(atlas.atlas.path, atlas.folder)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(atlas.atlas.path, atlas.folder)) as address, httpx.Client(base_url=address) as client:
         pages = set(crawl(client))
     for kind in ("layer", "at", "map", "svd", "subheads", "near", "spread", "cloud", "token", "nearest", "by"):
         assert any(path.startswith(f"/{kind}/") for path in pages), kind
@@ -109,7 +109,7 @@ def test_every_link_of_the_static_site_is_a_file(site: Path) -> None:
 
 def test_the_static_site_says_what_the_server_says(atlas: small.Built, site: Path) -> None:
     pages = sorted(path.relative_to(site).with_suffix("").as_posix() for path in site.rglob("*.html"))
-    with serving(books_of(atlas.atlas.path)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(atlas.atlas.path)) as address, httpx.Client(base_url=address) as client:
         for path in pages[::9]:
             asked = "/" if path == "index" else f"/{path}"
             for kind in ("json", "csv"):
@@ -143,7 +143,7 @@ def test_the_search_of_a_site_knows_its_tokens(atlas: small.Built, site: Path) -
 
 def test_a_part_of_it_leaves_the_rest_as_text(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built("llama", tmp_path_factory)
-    count = zp.export_site(books_of(built.atlas.path), tmp_path / "site", zp.Chosen((1, 2), most=3, tokens=5))
+    count = zp.export_site(contexts_of(built.atlas.path), tmp_path / "site", zp.Chosen((1, 2), most=3, tokens=5))
     there = files_of(tmp_path / "site")
     pages = [name for name in there if name.endswith(".html")]
     assert len(pages) == count
@@ -155,15 +155,15 @@ def test_a_part_of_it_leaves_the_rest_as_text(tmp_path: Path, tmp_path_factory: 
 
 
 def test_what_a_site_is_not_made_of(atlas: small.Built, tmp_path: Path) -> None:
-    books = books_of(atlas.atlas.path)
+    contexts = contexts_of(atlas.atlas.path)
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path, tmp_path / "file"):
         with pytest.raises(BadOption, match="exists"):
-            zp.export_site(books, place)
+            zp.export_site(contexts, place)
     with pytest.raises(BadOption, match="out of range"):
-        zp.export_site(books, tmp_path / "site", zp.Chosen((0, 9)))
+        zp.export_site(contexts, tmp_path / "site", zp.Chosen((0, 9)))
     with pytest.raises(BadOption, match="cannot be written"):
-        zp.export_site(books, tmp_path / "file" / "site")
+        zp.export_site(contexts, tmp_path / "file" / "site")
     assert not (tmp_path / "site").exists()
 
 
@@ -179,8 +179,8 @@ def test_a_stopped_export_is_not_there_and_continues(
     assert not (tmp_path / "site").exists()
     left = sorted(part.rglob("*.html"))
     made = {path: path.stat().st_mtime_ns for path in left}
-    books = books_of(atlas.atlas.path)
-    zp.export_site(books, tmp_path / "site", zp.Chosen(most=None, tokens=None))
+    contexts = contexts_of(atlas.atlas.path)
+    zp.export_site(contexts, tmp_path / "site", zp.Chosen(most=None, tokens=None))
     assert not part.exists()
     names = [path.relative_to(part) for path in left]
     assert [(tmp_path / "site" / n).stat().st_mtime_ns for n in names] == list(made.values())
@@ -193,7 +193,7 @@ def test_a_stopped_export_is_not_there_and_continues(
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[Book]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Context]:
     """Two small models, their alignment, and what a second made of the first."""
     folder = tmp_path_factory.mktemp("two")
     built = small.built("llama", tmp_path_factory)
@@ -204,7 +204,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Book]:
         zp.align_models(*models, folder / "alignment")
         tuned = zp.open_model(str(small.tuned(built.folder, folder / "tuned")))
         zp.write_diff(zp.compare(models[0], tuned, watch=["babade", "babafi"]), folder / "diff")
-    return open_books(
+    return open_sources(
         Sources(
             built.atlas.path,
             second=folder / "second-atlas",
@@ -214,7 +214,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Book]:
     )
 
 
-def test_two_models_side_by_side(two: list[Book]) -> None:
+def test_two_models_side_by_side(two: list[Context]) -> None:
     pairing = two[0].matches("L1.ff.7")[0]
     with serving(two) as address, httpx.Client(base_url=address) as client:
         summary = client.get("/align.json").json()
@@ -237,7 +237,7 @@ def test_two_models_side_by_side(two: list[Book]) -> None:
         assert client.get("/second/nope").status_code == 404
 
 
-def test_what_changed_is_a_page(two: list[Book]) -> None:
+def test_what_changed_is_a_page(two: list[Context]) -> None:
     with serving(two) as address, httpx.Client(base_url=address) as client:
         page = Seen(client.get("/diff").text)
         assert "Matrices that changed most" in page.text
@@ -249,7 +249,7 @@ def test_what_changed_is_a_page(two: list[Book]) -> None:
             assert part in page.text
 
 
-def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Book]) -> None:
+def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Context]) -> None:
     assert two[0].diff is not None
     older = {name: value for name, value in two[0].diff.items() if name not in ("tables", "words", "relation")}
     older["watch"] = [{"layer": 0, "role": "k", "effect": 56.0, "above": 0.16}]
@@ -259,7 +259,7 @@ def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Boo
         assert "Tables, norms and biases" not in page.text
 
 
-def test_two_models_as_a_static_site(two: list[Book], tmp_path: Path) -> None:
+def test_two_models_as_a_static_site(two: list[Context], tmp_path: Path) -> None:
     zp.export_site(two, tmp_path / "site", zp.Chosen((1, 2), most=2, tokens=5))
     there = files_of(tmp_path / "site")
     assert {"align.html", "align/1.html", "diff.html", "second/index.html", "static/second-tokens.json"} <= there
@@ -280,30 +280,30 @@ HARM: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", HARM)
-def test_a_damaged_difference_is_named(two: list[Book], tmp_path: Path, name: str) -> None:
+def test_a_damaged_difference_is_named(two: list[Context], tmp_path: Path, name: str) -> None:
     (tmp_path / "diff.json").write_text(json.dumps(two[0].diff))
     HARM[name](tmp_path)
     with pytest.raises(BadOption, match=r"diff\.json"):
-        open_books(Sources(two[0].atlas.path, diff=tmp_path))
+        open_sources(Sources(two[0].atlas.path, diff=tmp_path))
 
 
 @pytest.mark.parametrize("part", ["matrices", "neurons", "sees"])
-def test_a_difference_of_nonsense_is_named(two: list[Book], tmp_path: Path, part: str) -> None:
+def test_a_difference_of_nonsense_is_named(two: list[Context], tmp_path: Path, part: str) -> None:
     (tmp_path / "diff.json").write_text(json.dumps({**(two[0].diff or {}), part: [{"<script>": 1}]}))
     with pytest.raises(BadOption, match=rf"diff\.json does not hold a difference .*it\.{part}\[0\]"):
-        open_books(Sources(two[0].atlas.path, diff=tmp_path))
+        open_sources(Sources(two[0].atlas.path, diff=tmp_path))
 
 
-def test_what_does_not_belong_together_is_refused(two: list[Book], tmp_path: Path) -> None:
+def test_what_does_not_belong_together_is_refused(two: list[Context], tmp_path: Path) -> None:
     first, second = two
     (tmp_path / "diff.json").write_text(json.dumps({**(first.diff or {}), "base": {"name": "x", "sha256": "0" * 64}}))
     with pytest.raises(BadOption, match="other weights"):
-        open_books(Sources(first.atlas.path, diff=tmp_path))
+        open_sources(Sources(first.atlas.path, diff=tmp_path))
     folder = second.atlas.path.parent / "alignment"
     with pytest.raises(BadOption, match="the first model"):
-        open_books(Sources(second.atlas.path, alignment=folder))
+        open_sources(Sources(second.atlas.path, alignment=folder))
     with pytest.raises(BadOption, match="the second model"):
-        open_books(Sources(first.atlas.path, second=first.atlas.path, alignment=folder))
+        open_sources(Sources(first.atlas.path, second=first.atlas.path, alignment=folder))
 
 
 def test_an_atlas_of_a_change_is_served_too(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -311,7 +311,7 @@ def test_an_atlas_of_a_change_is_served_too(tmp_path: Path, tmp_path_factory: py
     with small.one_thread():
         models = zp.open_model(str(built.folder)), zp.open_model(str(small.llama(tmp_path / "m", seed=1, biases=True)))
         zp.build_change(*models, tmp_path / "change", zp.Options(k=15, pairs=30, layers=(1, 2)))
-    with serving(books_of(tmp_path / "change")) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(tmp_path / "change")) as address, httpx.Client(base_url=address) as client:
         assert "What a fine-tune changed" in client.get("/").text
         for path in ("/layer/1", "/at/L1.ff.7", "/near/L1.ff.7", "/spread/L1.ff.7", "/map/L1.attn.2.vo", "/token/300"):
             assert client.get(path).status_code == 200, path

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
-from serving import Seen, books_of, serving
+from serving import Seen, contexts_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.errors import UnknownWord
 from zeropass.tokens.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 @pytest.fixture(scope="module")
 def web(llama: small.Built) -> Iterator[httpx.Client]:
-    with serving(books_of(llama.atlas.path, llama.folder)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(llama.atlas.path, llama.folder)) as address, httpx.Client(base_url=address) as client:
         yield client
 
 
@@ -153,7 +153,7 @@ def test_a_tokenizer_that_cannot_split_still_refuses(
     (folder / "tokenizer.json").write_text("{")
     said = "'Babade' is not one token of this vocabulary, and its tokenizer cannot split it. Did you mean babade?"
     assert run("find", folder, "Babade") == (2, "", f"error: {said}\n")
-    with serving(books_of(folder)) as address:
+    with serving(contexts_of(folder)) as address:
         told = httpx.get(f"{address}/find.json?q=Babade")
     assert (told.status_code, told.json()) == (
         404,

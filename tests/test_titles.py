@@ -12,7 +12,7 @@ from rich.console import Console
 
 import small
 import zeropass as zp
-from serving import Seen, books_of, serving
+from serving import Seen, contexts_of, serving
 from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.render.tour import print_tour
@@ -60,6 +60,6 @@ def test_an_atlas_keeps_the_title_and_an_older_one_of_a_demo_has_it_from_the_rec
         console = Console(file=io.StringIO(), width=120)
         print_tour(console, zp.open_atlas(folder))
         assert f"What it is: {shown}." in console.file.getvalue()  # type: ignore[attr-defined]
-        with serving(books_of(folder)) as address:
+        with serving(contexts_of(folder)) as address:
             page = Seen(httpx.get(address).text)
         assert f"what it is{shown}" in page.text.replace("\n", "")

@@ -45,7 +45,7 @@ def absent_rows(folder: Path) -> Tensor:
     return torch.tensor([i for i in range(small.V) if i not in ids])
 
 
-def filled(folder: Path, tables: tuple[str, ...], rows: Tensor, value: float) -> Path:
+def make_page(folder: Path, tables: tuple[str, ...], rows: Tensor, value: float) -> Path:
     """The model with a value in some rows of its token tables."""
     tensors = load_file(folder / "model.safetensors")
     for name in tables:
@@ -73,12 +73,12 @@ def test_what_is_in_rows_without_a_token_changes_nothing(kind: str, tmp_path: Pa
     folder = MAKE[kind](tmp_path / "model")
     rows = absent_rows(folder)
     assert len(rows) >= 8
-    plain = open_model(str(filled(folder, TABLES[kind], rows, 0.0)))
+    plain = open_model(str(make_page(folder, TABLES[kind], rows, 0.0)))
     expected = {view: told(plain, view) for view in ("default", "all")}
     moments = {space: Frames(plain).rows(space).moments for space in ("token", "output.read", "output.write")}
     assert len(expected["all"]) > 4
     for value in GARBAGE[::3]:
-        model = open_model(str(filled(folder, TABLES[kind], rows, value)))
+        model = open_model(str(make_page(folder, TABLES[kind], rows, value)))
         finite = value == 1e4  # such rows stay what they are: no part in moments and judgement, but in head maps
         assert torch.equal(model.embedding, plain.embedding) != finite
         assert torch.equal(model.unembedding, plain.unembedding) != finite
@@ -96,7 +96,7 @@ def test_an_atlas_of_a_model_with_nan_padding_is_that_without(tmp_path: Path, on
     rows = absent_rows(folder)
     atlases = []
     for name, value in (("zero", 0.0), ("nan", float("nan"))):
-        filled(folder, TABLES["llama"], rows, value)
+        make_page(folder, TABLES["llama"], rows, value)
         atlases.append(small.build(folder, tmp_path / name, options))
     for place in ("L0.ff.1", "L0.attn.0.vo"):
         found = [[record.to_json() for record in atlas.explain(place)] for atlas in atlases]
@@ -113,8 +113,8 @@ def test_an_atlas_of_a_model_with_nan_padding_is_that_without(tmp_path: Path, on
 def test_nan_in_a_row_of_a_token_is_refused_by_the_name_of_the_tensor(table: str, value: float, tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model", layers=1)
     rows = absent_rows(folder)
-    filled(folder, (table,), rows, float("nan"))
-    filled(folder, (table,), rows[:1] - 1, value)  # the last special token
+    make_page(folder, (table,), rows, float("nan"))
+    make_page(folder, (table,), rows[:1] - 1, value)  # the last special token
     model = open_model(str(folder))
     with pytest.raises(BadWeights, match=rf"model\.safetensors: tensor '{table}' holds {small.D} values"):
         model.tokens("embedding" if "embed" in table else "unembedding", slice(0, small.V))
@@ -128,7 +128,7 @@ def test_a_placeholder_that_is_not_finite_is_zero_and_one_that_is_stays(tmp_path
     for number, token in enumerate(spec["added_tokens"]):
         token["content"] = f"<|reserved_{number}|>"
     path.write_text(json.dumps(spec))
-    filled(folder, ("model.embed_tokens.weight",), torch.tensor(ids[:1]), float("nan"))
+    make_page(folder, ("model.embed_tokens.weight",), torch.tensor(ids[:1]), float("nan"))
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     model = open_model(str(folder))
     assert model.vocab.unused[ids].all() and not model.vocab.absent[ids].any()
@@ -172,7 +172,7 @@ def test_token_tables_lie_with_a_token_a_row_in_every_family() -> None:
 def test_rows_without_a_token_have_no_part_in_the_judgement(tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model", layers=1)
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].numpy()
-    filled(folder, TABLES["llama"], absent_rows(folder), 1e4)
+    make_page(folder, TABLES["llama"], absent_rows(folder), 1e4)
     model = open_model(str(folder))
     kept = ~model.vocab.absent
     expected = judge(table[kept], model.vocab.swallowed()[kept])
@@ -183,7 +183,7 @@ def test_rows_without_a_token_have_no_part_in_the_judgement(tmp_path: Path) -> N
 
 def test_a_checkpoint_of_old_names_is_read_alike(tmp_path: Path) -> None:
     folder = small.bert(tmp_path / "model")
-    filled(folder, TABLES["bert"], absent_rows(folder), float("nan"))
+    make_page(folder, TABLES["bert"], absent_rows(folder), float("nan"))
     tensors = load_file(folder / "model.safetensors")
     old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in tensors.items()}
     save_file(old, folder / "model.safetensors")

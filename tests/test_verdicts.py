@@ -13,7 +13,7 @@ from rich.console import Console
 
 import small
 import zeropass as zp
-from serving import Seen, books_of, serving
+from serving import Seen, contexts_of, serving
 from zeropass.errors import BadOption
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
@@ -22,7 +22,7 @@ from zeropass.records.parameters import FindRecord, Hit, PairRecord, VectorRecor
 from zeropass.records.verdicts import SHIPPED, Verdict, Verdicts, footnote, keep, known_verdicts, read_verdicts
 from zeropass.render.terminal import render, render_find, show_records
 from zeropass.render.tour import print_tour
-from zeropass.web.render import STATIC
+from zeropass.web.formats import STATIC
 
 SHA = "ab" * 32
 METHOD = {"date": "2030-01-01", "text": "made up", "tokens": 100}
@@ -435,9 +435,9 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
 
 
 def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: small.Built) -> None:
-    books = books_of(llama.atlas.path)
-    books[0].atlas = zp.open_atlas(llama.atlas.path, verdicts=EVERY)
-    with serving(books) as address:
+    contexts = contexts_of(llama.atlas.path)
+    contexts[0].atlas = zp.open_atlas(llama.atlas.path, verdicts=EVERY)
+    with serving(contexts) as address:
         pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
         told = httpx.get(f"{address}/at/L1.ff.2.json").json()
     assert "gate lists of layer 1 on text .28 (chance .01)" in pages["/at/L1.ff.2"].text

@@ -21,14 +21,14 @@ import pytest
 
 import small
 import zeropass as zp
-from serving import Seen, books_of, serving
+from serving import Seen, contexts_of, serving
 from test_cli import Run, run, shell  # noqa: F401 - fixtures
 from zeropass.errors import BadAddress
-from zeropass.web.book import local_name
-from zeropass.web.desk import Cache, Line, Order
-from zeropass.web.guard import Rules
-from zeropass.web.processes import forked
-from zeropass.web.server import KEEP_ALIVE
+from zeropass.web.app import KEEP_ALIVE
+from zeropass.web.context import local_name
+from zeropass.web.responder import Cache, PageRequest, WorkQueue
+from zeropass.web.security import Rules
+from zeropass.web.workers import forked
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MODEL_PAGES = ("/", "/by/kurtosis/read-output", "/by/best/write-output", "/layer/1", "/outside", "/tokens", "/tokens/2")
@@ -53,7 +53,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 @pytest.fixture(scope="module")
 def web(llama: small.Built) -> Iterator[httpx.Client]:
-    with serving(books_of(llama.atlas.path, llama.folder)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(llama.atlas.path, llama.folder)) as address, httpx.Client(base_url=address) as client:
         yield client
 
 
@@ -221,9 +221,9 @@ def test_a_mistake_is_told_in_a_page_or_in_json(web: httpx.Client, path: str) ->
 
 
 def test_without_weights_it_says_what_to_do(llama: small.Built) -> None:
-    books = books_of(llama.atlas.path)
-    books[0].weights = None
-    with serving(books) as address:
+    contexts = contexts_of(llama.atlas.path)
+    contexts[0].weights = None
+    with serving(contexts) as address:
         page = httpx.get(f"{address}/map/L1.attn.2.qk")
         assert "The weights are not at hand" in page.text
         for path in ("/map/L1.attn.2.qk?offset=2", "/svd/L1.attn.2.vo"):
@@ -234,7 +234,7 @@ def test_without_weights_it_says_what_to_do(llama: small.Built) -> None:
 
 def test_weights_of_another_model_are_refused(llama: small.Built, tmp_path_factory: pytest.TempPathFactory) -> None:
     other_model = small.built("gpt2", tmp_path_factory)
-    with serving(books_of(llama.atlas.path, other_model.folder)) as address:
+    with serving(contexts_of(llama.atlas.path, other_model.folder)) as address:
         answer = httpx.get(f"{address}/svd/L1.attn.2.vo")
         assert (answer.status_code, "other weights" in answer.text) == (400, True)
 
@@ -290,7 +290,7 @@ def test_questions_have_bounds(web: httpx.Client) -> None:
 
 
 def test_a_server_for_others_asks_for_its_token(llama: small.Built) -> None:
-    with serving(books_of(llama.atlas.path), Rules(frozenset({"lab.example"}), "s3cret", addresses=True)) as address:
+    with serving(contexts_of(llama.atlas.path), Rules(frozenset({"lab.example"}), "s3cret", addresses=True)) as address:
         for client in (httpx.Client(base_url=address), httpx.Client(base_url=address, cookies={"zeropass-token": "x"})):
             with client:
                 assert client.get("/").status_code == 401
@@ -316,8 +316,8 @@ def test_a_server_for_others_asks_for_its_token(llama: small.Built) -> None:
 
 
 def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropass.web.patience.HEAD", 0.3)
-    with serving(books_of(llama.atlas.path)) as address:
+    monkeypatch.setattr("zeropass.web.security.HEAD_SECONDS", 0.3)
+    with serving(contexts_of(llama.atlas.path)) as address:
         place = ("127.0.0.1", int(address.rpartition(":")[2]))
         whole = b"GET /help HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc", whole + b"GET / HT"):
@@ -334,19 +334,19 @@ def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, mon
 
 
 def test_a_line_is_served_one_by_one_and_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropass.web.desk.PATIENCE", 0.2)
+    monkeypatch.setattr("zeropass.web.responder.PAGE_SECONDS", 0.2)
     go, begun = threading.Event(), list[int]()
 
-    def work(order: Order) -> int:
-        begun.append(order.book)
+    def work(order: PageRequest) -> int:
+        begun.append(order.context)
         go.wait(60)
-        return order.book
+        return order.context
 
     async def ask() -> list[int | BaseException]:
-        line = Line(work, 1)
-        found = await asyncio.gather(*(line.ask(Order(n, print, ())) for n in range(3)), return_exceptions=True)
+        line = WorkQueue(work, 1)
+        found = await asyncio.gather(*(line.ask(PageRequest(n, print, ())) for n in range(3)), return_exceptions=True)
         go.set()
-        return [*found, await line.ask(Order(3, print, ()))]
+        return [*found, await line.ask(PageRequest(3, print, ()))]
 
     *late, last = asyncio.run(ask())
     assert [type(one) for one in late] == [TimeoutError] * 3
@@ -386,9 +386,9 @@ def test_children_do_jobs_side_by_side_and_say_what_went_wrong() -> None:
 
 
 def test_a_page_that_takes_too_long_is_given_up(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropass.web.desk.PATIENCE", 0.2)
-    monkeypatch.setattr("zeropass.web.overviews.help_page", lambda book: time.sleep(1))
-    with serving(books_of(llama.atlas.path)) as address:
+    monkeypatch.setattr("zeropass.web.responder.PAGE_SECONDS", 0.2)
+    monkeypatch.setattr("zeropass.web.pages.model_pages.help_page", lambda context: time.sleep(1))
+    with serving(contexts_of(llama.atlas.path)) as address:
         started = time.monotonic()
         answer = httpx.get(f"{address}/help")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
@@ -398,11 +398,11 @@ def test_a_page_that_takes_too_long_is_given_up(llama: small.Built, monkeypatch:
 def test_what_nobody_foresaw_is_a_page_and_a_line_on_the_terminal(
     llama: small.Built, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(book: object) -> None:
+    def broken(context: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("zeropass.web.overviews.help_page", broken)
-    with serving(books_of(llama.atlas.path)) as address:
+    monkeypatch.setattr("zeropass.web.pages.model_pages.help_page", broken)
+    with serving(contexts_of(llama.atlas.path)) as address:
         answer = httpx.get(f"{address}/help")
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -424,7 +424,7 @@ def test_a_cache_keeps_the_last() -> None:
 
 @pytest.fixture(scope="module")
 def enemy(hostile: small.Built) -> Iterator[httpx.Client]:
-    with serving(books_of(hostile.atlas.path, hostile.folder)) as address, httpx.Client(base_url=address) as client:
+    with serving(contexts_of(hostile.atlas.path, hostile.folder)) as address, httpx.Client(base_url=address) as client:
         yield client
 
 
@@ -479,7 +479,7 @@ def test_a_hostile_name_is_only_text(hostile: small.Built, tmp_path: Path) -> No
     manifest["model"]["family"] = "<img src=x onerror=alert(1)>"
     manifest["tokens_hidden"]["default"]["<b>why</b>"] = 3
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with serving(books_of(folder)) as address:
+    with serving(contexts_of(folder)) as address:
         for path in ("/", "/layer/0", "/at/L0.ff.1", "/at/nonsense"):
             answer = httpx.get(address + path)
             seen = Seen(answer.text)
@@ -517,7 +517,7 @@ def test_a_damaged_atlas_is_told_in_a_page(hostile: small.Built, tmp_path: Path,
     harm, path = DAMAGE[name]
     folder = shutil.copytree(hostile.atlas.path, tmp_path / "atlas")
     harm(folder)
-    with serving(books_of(folder)) as address:
+    with serving(contexts_of(folder)) as address:
         answer = httpx.get(address + path)
         assert answer.status_code == 500
         assert "Traceback" not in answer.text
@@ -565,11 +565,11 @@ def test_a_host_that_is_not_ours(llama: small.Built) -> None:
 def test_it_says_where_it_is_without_torch_and_ends_when_told(llama: small.Built) -> None:
     code = (
         "import sys, zeropass as zp\n"
-        f"books = zp.open_books(zp.Sources(__import__('pathlib').Path({str(llama.atlas.path)!r})))\n"
-        "books[0].atlas.find('babade')\n"  # its connection is of no use to the processes that make the pages
+        f"contexts = zp.open_sources(zp.Sources(__import__('pathlib').Path({str(llama.atlas.path)!r})))\n"
+        "contexts[0].atlas.find('babade')\n"  # its connection is of no use to the processes that make the pages
         "def say(address):\n"
         "    print(address, 'torch' in sys.modules, flush=True)\n"
-        "zp.serve(books, port=0, say=say)\n"
+        "zp.serve(contexts, port=0, say=say)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
         assert server.stdout is not None

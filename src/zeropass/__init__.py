@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.run import stitch_models, transplant
     from zeropass.stitch.stitched import classify, load_stitched
+    from zeropass.web.app import serve
     from zeropass.web.export import Chosen, export_site
-    from zeropass.web.server import serve
-    from zeropass.web.shelf import Sources, open_books
+    from zeropass.web.load import Sources, open_sources
 
 __all__ = [
     "Adapted",
@@ -83,8 +83,8 @@ __all__ = [
     "load_stitched",
     "match",
     "open_atlas",
-    "open_books",
     "open_model",
+    "open_sources",
     "pair_of",
     "pairs_with",
     "parse",
@@ -131,8 +131,8 @@ _HOMES = {
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.model.translation": ("bridge", "translate"),
     "zeropass.web.export": ("Chosen", "export_site"),
-    "zeropass.web.server": ("serve",),
-    "zeropass.web.shelf": ("Sources", "open_books"),
+    "zeropass.web.app": ("serve",),
+    "zeropass.web.load": ("Sources", "open_sources"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

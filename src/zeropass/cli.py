@@ -409,9 +409,9 @@ def serve(
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
     sources = zp.Sources(folder, model, second, second_model, alignment, diff)
-    books = zp.open_books(sources)
+    contexts = zp.open_sources(sources)
     zp.serve(
-        books,
+        contexts,
         host,
         port,
         name or (),
@@ -437,9 +437,9 @@ def export(
 ) -> None:
     """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
     chosen = zp.Chosen(_layers(layers), None if everything else most, None if everything else tokens)
-    books = zp.open_books(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
+    contexts = zp.open_sources(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
     with _progress() as report:
-        count = zp.export_site(books, site, chosen, report)
+        count = zp.export_site(contexts, site, chosen, report)
     print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
 
 

@@ -24,9 +24,9 @@ from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
 from zeropass.records.verdicts import read_verdicts
 from zeropass.tokens.vocabulary import Vocabulary
-from zeropass.web import overviews, pairs, parameters, words
-from zeropass.web.desk import Order, filled
-from zeropass.web.shelf import Sources, open_books
+from zeropass.web.load import Sources, open_sources
+from zeropass.web.pages import comparison_pages, model_pages, parameter_pages, word_pages
+from zeropass.web.responder import PageRequest, make_page
 
 __all__ = ["READERS", "UNNAMED", "Reader", "Use"]
 
@@ -185,10 +185,12 @@ def _atlas(path: Path, seeds: Path, draw: Draw) -> None:
     elif kind == 3:
         _allowing(lambda: atlas.explain(draw.choice(ADDRESSES[:2]), tokens="all", k=30))
     elif kind == 4:
-        book = open_books(Sources(path))[0]
-        page = draw.choice(((overviews.model,), (overviews.layer, 0), (overviews.tokens, 1), (words.of_token, 3)))
+        context = open_sources(Sources(path))[0]
+        page = draw.choice(
+            ((model_pages.model,), (model_pages.layer, 0), (model_pages.tokens, 1), (word_pages.of_token, 3))
+        )
         kind_ = draw.choice(("html", "json", "csv", "svg"))
-        _allowing(lambda: filled([book], Order(0, page[0], page[1:], kind=kind_)))
+        _allowing(lambda: make_page([context], PageRequest(0, page[0], page[1:], kind=kind_)))
     else:
         _allowing(lambda: json.dumps(atlas.explain(draw.choice(ADDRESSES), k=3).to_json(), allow_nan=False))
 
@@ -213,18 +215,22 @@ def _verdicts(path: Path, seeds: Path, draw: Draw) -> None:
 def _alignment(path: Path, seeds: Path, draw: Draw) -> None:
     found = zp.read_alignment(path)
     json.dumps(found.summary(), allow_nan=False)
-    _pages(Sources(seeds / "first-atlas", alignment=path), draw, [(pairs.alignment,), (pairs.align_layer, 1)])
+    _pages(
+        Sources(seeds / "first-atlas", alignment=path),
+        draw,
+        [(comparison_pages.alignment,), (comparison_pages.align_layer, 1)],
+    )
 
 
 def _diff(path: Path, seeds: Path, draw: Draw) -> None:
-    _pages(Sources(seeds / "first-atlas", diff=path), draw, [(pairs.difference,)])
+    _pages(Sources(seeds / "first-atlas", diff=path), draw, [(comparison_pages.difference,)])
 
 
 def _pages(sources: Sources, draw: Draw, pages: Sequence[tuple[Any, ...]]) -> None:
-    books = open_books(sources)
+    contexts = open_sources(sources)
     for page in pages:
         for kind in ("html", draw.choice(("json", "csv", "svg"))):
-            _allowing(lambda: filled(books, Order(0, page[0], page[1:], kind=kind)))  # noqa: B023
+            _allowing(lambda: make_page(contexts, PageRequest(0, page[0], page[1:], kind=kind)))  # noqa: B023
 
 
 def _stitch(path: Path, seeds: Path, draw: Draw) -> None:
@@ -264,26 +270,26 @@ SEARCHES = (
 
 def _searches(path: Path, seeds: Path, draw: Draw) -> None:
     text = mutated_text(draw.choice(SEARCHES), draw)[:400]
-    book = _book(seeds / "first-atlas")
+    context = _context(seeds / "first-atlas")
     kind = draw.randrange(4)
     if kind == 0:
-        words.goal(book, text)
+        word_pages.goal(context, text)
     elif kind == 1:
         kind_ = draw.choice(("html", "json", "csv", "svg"))
-        filled([book], Order(0, words.find, (text, 5), "/find", f"q={text}", kind_))
+        make_page([context], PageRequest(0, word_pages.find, (text, 5), "/find", f"q={text}", kind_))
     elif kind == 2:
-        filled([book], Order(0, parameters.parameter, (text,), kind="html"))
+        make_page([context], PageRequest(0, parameter_pages.parameter, (text,), kind="html"))
     else:
-        book.atlas.find(text, k=3)
+        context.atlas.find(text, k=3)
 
 
-_BOOKS: dict[Path, Any] = {}
+_CONTEXTS: dict[Path, Any] = {}
 
 
-def _book(path: Path) -> Any:
-    if path not in _BOOKS:
-        _BOOKS[path] = open_books(Sources(path))[0]
-    return _BOOKS[path]
+def _context(path: Path) -> Any:
+    if path not in _CONTEXTS:
+        _CONTEXTS[path] = open_sources(Sources(path))[0]
+    return _CONTEXTS[path]
 
 
 def _texts(path: Path, seeds: Path, draw: Draw) -> None:

@@ -22,7 +22,7 @@ from zeropass.diff.results import read_words
 from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt
 from zeropass.records.verdicts import read_verdicts
-from zeropass.web.pairs import read_diff
+from zeropass.web.pages.comparison_pages import read_diff
 
 __all__ = ["HARMLESS", "WRITTEN"]
 

@@ -22,12 +22,12 @@ from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_ro
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.overviews import LayerRecord
-from zeropass.web import overviews, pairs, parameters, words
-from zeropass.web.book import Book
-from zeropass.web.page import Page, at, by, count_pages, layer_path, token
+from zeropass.web.context import Context
+from zeropass.web.pages import comparison_pages, model_pages, parameter_pages, word_pages
+from zeropass.web.pages.page import Page, at, by, count_pages, layer_path, token
 
 try:
-    from zeropass.web.render import STATIC, Site, as_csv, as_json
+    from zeropass.web.formats import STATIC, Site, as_csv, as_json
 except ImportError as error:
     raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
 
@@ -41,7 +41,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of a book is written. ``most``: neurons, and columns of heads, of a layer, most telling first.
+    """What of a context is written. ``most``: neurons, and columns of heads, of a layer, most telling first.
 
     ``tokens``: those with a page, most mentioned first. None stands for all.
     """
@@ -52,21 +52,23 @@ class Chosen:
 
 
 def export_site(
-    books: Sequence[Book], site: Path, chosen: Chosen | None = None, progress: Progress = lambda *_: None
+    contexts: Sequence[Context], site: Path, chosen: Chosen | None = None, progress: Progress = lambda *_: None
 ) -> int:
-    """Write the pages of some books as a static site; how many there are. Links to pages that are not in it are text.
+    """Write the pages of some contexts as a static site and return how many there are; what it lacks is not linked.
 
     Raises BadOption for a folder that exists, or cannot be written, and for layers that the atlas does not have.
     """
     chosen = chosen or Chosen()
     if site.exists() and (not site.is_dir() or any(site.iterdir())):
         raise BadOption(f"{site} exists; the site is written whole, into a folder of its own: give another.")
-    plans = [plan(book, chosen) for book in books]
-    part = _begin(site, books, chosen)
-    there = {book.prefix + path for book, pages in zip(books, plans, strict=True) for path in pages}
-    jobs = [(book, path, make) for book, pages in zip(books, plans, strict=True) for path, make in pages.items()]
+    plans = [plan(context, chosen) for context in contexts]
+    part = _begin(site, contexts, chosen)
+    there = {context.prefix + path for context, pages in zip(contexts, plans, strict=True) for path in pages}
+    jobs = [
+        (context, path, make) for context, pages in zip(contexts, plans, strict=True) for path, make in pages.items()
+    ]
     with ThreadPoolExecutor(WORKERS) as pool:
-        work = [pool.submit(_write, part, books, there, *job) for job in jobs]
+        work = [pool.submit(_write, part, contexts, there, *job) for job in jobs]
         try:
             for done, one in enumerate(as_completed(work)):
                 one.result()
@@ -74,16 +76,16 @@ def export_site(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _finish(part, site, books, plans)
+    _finish(part, site, contexts, plans)
     progress("done", len(jobs), len(jobs))
     return len(jobs)
 
 
-def _begin(site: Path, books: Sequence[Book], chosen: Chosen) -> Path:
+def _begin(site: Path, contexts: Sequence[Context], chosen: Chosen) -> Path:
     """The folder that pages are written into; what an earlier run of other pages left there is taken away."""
     part = site.absolute().with_name(f".{site.absolute().name}.part")
     key = hashlib.sha256(
-        json.dumps([asdict(chosen), zeropass.__version__, *map(_identity, books)]).encode()
+        json.dumps([asdict(chosen), zeropass.__version__, *map(_identity, contexts)]).encode()
     ).hexdigest()
     mark = part / "key"
     try:
@@ -96,57 +98,59 @@ def _begin(site: Path, books: Sequence[Book], chosen: Chosen) -> Path:
     return part
 
 
-def _identity(book: Book) -> list[Any]:
-    found = [book.prefix, json.dumps(book.atlas.manifest, sort_keys=True)]
-    found += [hashlib.sha256(repr(one).encode()).hexdigest() for one in (book.alignment, book.diff)]
+def _identity(context: Context) -> list[Any]:
+    found = [context.prefix, json.dumps(context.atlas.manifest, sort_keys=True)]
+    found += [hashlib.sha256(repr(one).encode()).hexdigest() for one in (context.alignment, context.diff)]
     return found
 
 
-def _write(part: Path, books: Sequence[Book], there: set[str], book: Book, path: str, make: Callable[[], Page]) -> None:
+def _write(
+    part: Path, contexts: Sequence[Context], there: set[str], context: Context, path: str, make: Callable[[], Page]
+) -> None:
     """One page in all its formats, unless it is there."""
-    file = part / book.prefix / (path or "index")
+    file = part / context.prefix / (path or "index")
     html = file.with_name(f"{file.name}.html")
     if html.exists():
         return
     page = make()
-    site = _site(book.prefix + (path or "index"), books, there)
+    site = _site(context.prefix + (path or "index"), contexts, there)
     texts = {"json": as_json(page)}
     if page.table is not None:
         texts["csv"] = as_csv(page)
     if page.picture is not None:
-        texts["svg"] = site.svg(page, book)
+        texts["svg"] = site.svg(page, context)
     make_folder(file.parent, BadOption)
-    for kind, text in [*texts.items(), ("html", site.html(page, book))]:
+    for kind, text in [*texts.items(), ("html", site.html(page, context))]:
         with atomic_write(file.with_name(f"{file.name}.{kind}"), BadOption) as temporary:
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _site(file: str, books: Sequence[Book], there: set[str]) -> Site:
+def _site(file: str, contexts: Sequence[Context], there: set[str]) -> Site:
     """How a page, by its file without a suffix, links the others: relative to its own folder."""
     folder = posixpath.dirname(file)
 
     def relative(target: str) -> str:
         return posixpath.relpath(target, folder or ".")
 
-    def to(path: str, book: Book) -> str:
-        whole = book.prefix + path
-        return relative(f"{book.prefix}{path or 'index'}.html") if whole in there else ""
+    def to(path: str, context: Context) -> str:
+        whole = context.prefix + path
+        return relative(f"{context.prefix}{path or 'index'}.html") if whole in there else ""
 
     def asset(name: str) -> str:
         found = relative(posixpath.join("static", name))
         return f"{found}/" if name.endswith("/") else found
 
-    return Site(to, lambda kind: f"{posixpath.basename(file)}.{kind}", asset, live=False, books=books)
+    return Site(to, lambda kind: f"{posixpath.basename(file)}.{kind}", asset, live=False, contexts=contexts)
 
 
-def _finish(part: Path, site: Path, books: Sequence[Book], plans: Sequence[Makers]) -> None:
+def _finish(part: Path, site: Path, contexts: Sequence[Context], plans: Sequence[Makers]) -> None:
     """Style, script and the search's tokens; then the folder gets its name."""
     try:
         shutil.copytree(STATIC, part / "static", dirs_exist_ok=True)
-        for book, pages in zip(books, plans, strict=True):
+        for context, pages in zip(contexts, plans, strict=True):
             ids = sorted((int(path.partition("/")[2]) for path in pages if path.startswith("token/")), reverse=True)
-            tokens = {book.atlas.vocab.label(i): i for i in ids}
-            name = f"{book.prefix.replace('/', '-')}tokens.json"
+            tokens = {context.atlas.vocab.label(i): i for i in ids}
+            name = f"{context.prefix.replace('/', '-')}tokens.json"
             (part / "static" / name).write_text(json.dumps(tokens), encoding="utf-8")
         (part / "key").unlink()
         if site.exists():
@@ -159,100 +163,102 @@ def _finish(part: Path, site: Path, books: Sequence[Book], plans: Sequence[Maker
 # --- Which pages there are --------------------------------------------------------------------------------------------
 
 
-def plan(book: Book, chosen: Chosen) -> Makers:
-    """All pages of a book that are written: a maker for each path."""
-    layers = _layers(book, chosen)
-    pages: Makers = {"": partial(overviews.model, book), "help": partial(overviews.help_page, book)}
-    for side, frame in summary.kinds_of(book.atlas):
+def plan(context: Context, chosen: Chosen) -> Makers:
+    """All pages of a context that are written: a maker for each path."""
+    layers = _layers(context, chosen)
+    pages: Makers = {"": partial(model_pages.model, context), "help": partial(model_pages.help_page, context)}
+    for side, frame in summary.kinds_of(context.atlas):
         for measure in summary.MEASURES:
-            pages[by(measure, side, frame)] = partial(overviews.model, book, measure, f"{side}-{frame}")
-    pages["outside"] = partial(overviews.outside, book)
+            pages[by(measure, side, frame)] = partial(model_pages.model, context, measure, f"{side}-{frame}")
+    pages["outside"] = partial(model_pages.outside, context)
     for number in layers:
-        pages |= _of_layer(book, number, chosen)
-    pages |= _of_vectors(book, _vectors(book, layers, chosen))
-    pages |= _of_tokens(book, layers, chosen)
-    return pages | _of_two(book)
+        pages |= _of_layer(context, number, chosen)
+    pages |= _of_vectors(context, _vectors(context, layers, chosen))
+    pages |= _of_tokens(context, layers, chosen)
+    return pages | _of_two(context)
 
 
-def _layers(book: Book, chosen: Chosen) -> range:
-    first, stop = book.atlas.layers
+def _layers(context: Context, chosen: Chosen) -> range:
+    first, stop = context.atlas.layers
     low, high = chosen.layers or (first, stop)
     if not first <= low < high <= stop:
-        raise BadOption(f"--layers {low}:{high} is out of range: {book.atlas.path} has layers {first} to {stop - 1}.")
+        raise BadOption(
+            f"--layers {low}:{high} is out of range: {context.atlas.path} has layers {first} to {stop - 1}."
+        )
     return range(low, high)
 
 
-def _of_layer(book: Book, number: int, chosen: Chosen) -> Makers:
-    count = summary.telling(book.atlas, number, 0, 1).count
+def _of_layer(context: Context, number: int, chosen: Chosen) -> Makers:
+    count = summary.telling(context.atlas, number, 0, 1).count
     wanted = count if chosen.most is None else min(count, chosen.most)
     pages: Makers = {
-        layer_path(number, page): partial(overviews.layer, book, number, page)
-        for page in range(1, count_pages(wanted, overviews.NEURONS) + 1)
+        layer_path(number, page): partial(model_pages.layer, context, number, page)
+        for page in range(1, count_pages(wanted, model_pages.NEURONS) + 1)
     }
-    columns = summary.has_columns(book.atlas, number)
+    columns = summary.has_columns(context.atlas, number)
     for kind in MAP_ROLES:
-        for record in book.atlas.head_maps(number, kind, 1):
-            pages[at(record.address)] = partial(parameters.parameter, book, record.address)
+        for record in context.atlas.head_maps(number, kind, 1):
+            pages[at(record.address)] = partial(parameter_pages.parameter, context, record.address)
             whole = f"{record.address}.{base_role(kind)}"
-            pages[f"map/{whole}"] = partial(parameters.head_map, book, whole)
+            pages[f"map/{whole}"] = partial(parameter_pages.head_map, context, whole)
             if columns:
-                pages[f"subheads/{record.address}"] = partial(parameters.subheads, book, record.address)
+                pages[f"subheads/{record.address}"] = partial(parameter_pages.subheads, context, record.address)
     return pages
 
 
-def _vectors(book: Book, layers: range, chosen: Chosen) -> Iterator[str]:
+def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
     """Addresses of neurons, columns and lone vectors that have pages."""
     for number in layers:
         for roles in (FF_ROLES, HEAD_ROLES):
-            yield from summary.most_telling(book.atlas, number, roles, chosen.most)
-        yield from (row.address for row in summary.outside(book.atlas, number))
-    yield from (row.address for row in summary.outside(book.atlas, OUTSIDE))
+            yield from summary.most_telling(context.atlas, number, roles, chosen.most)
+        yield from (row.address for row in summary.outside(context.atlas, number))
+    yield from (row.address for row in summary.outside(context.atlas, OUTSIDE))
 
 
-def _of_vectors(book: Book, addresses: Iterator[str]) -> Makers:
+def _of_vectors(context: Context, addresses: Iterator[str]) -> Makers:
     makers: tuple[tuple[str, Callable[..., Page]], ...] = (
-        ("at", parameters.parameter),
-        ("near", parameters.near),
-        ("spread", parameters.spread),
-        ("cloud", parameters.cloud),
+        ("at", parameter_pages.parameter),
+        ("near", parameter_pages.near),
+        ("spread", parameter_pages.spread),
+        ("cloud", parameter_pages.cloud),
     )
-    return {f"{name}/{address}": partial(make, book, address) for address in addresses for name, make in makers}
+    return {f"{name}/{address}": partial(make, context, address) for address in addresses for name, make in makers}
 
 
-def _of_tokens(book: Book, layers: range, chosen: Chosen) -> Makers:
-    size = len(book.atlas.vocab)
+def _of_tokens(context: Context, layers: range, chosen: Chosen) -> Makers:
+    size = len(context.atlas.vocab)
     pages: Makers = {
-        overviews.tokens_path(page): partial(overviews.tokens, book, page)
-        for page in range(1, count_pages(size, overviews.TOKENS) + 1)
+        model_pages.tokens_path(page): partial(model_pages.tokens, context, page)
+        for page in range(1, count_pages(size, model_pages.TOKENS) + 1)
     }
-    for i in range(size) if chosen.tokens is None else _mentioned(book, layers, chosen.tokens):
-        pages[token(i)] = partial(words.of_token, book, i)
-        pages[f"nearest/{i}"] = partial(words.nearest, book, i)
+    for i in range(size) if chosen.tokens is None else _mentioned(context, layers, chosen.tokens):
+        pages[token(i)] = partial(word_pages.of_token, context, i)
+        pages[f"nearest/{i}"] = partial(word_pages.nearest, context, i)
     return pages
 
 
-def _mentioned(book: Book, layers: range, count: int) -> list[int]:
+def _mentioned(context: Context, layers: range, count: int) -> list[int]:
     """The tokens that the pages of some layers mention most."""
     mentions: Counter[int] = Counter()
     for number in layers:
-        record: LayerRecord = summary.telling(book.atlas, number, 0, overviews.NEURONS)
+        record: LayerRecord = summary.telling(context.atlas, number, 0, model_pages.NEURONS)
         mentions.update(t.id for row in record.rows for one in row.lists for t in one.tokens)
         for kind in MAP_ROLES:
-            for found in book.atlas.head_maps(number, kind, 5):
+            for found in context.atlas.head_maps(number, kind, 5):
                 mentions.update(i for pair in found.pairs for i in (pair.left.id, pair.right.id))
     return sorted(mentions, key=lambda i: (-mentions[i], i))[:count]
 
 
-def _of_two(book: Book) -> Makers:
+def _of_two(context: Context) -> Makers:
     pages: Makers = {}
-    if book.diff is not None:
-        pages["diff"] = partial(pairs.difference, book)
-    if book.alignment is None or book.part:
+    if context.diff is not None:
+        pages["diff"] = partial(comparison_pages.difference, context)
+    if context.alignment is None or context.part:
         return pages
-    pages["align"] = partial(pairs.alignment, book)
-    for number in pairs.align_layers(book.alignment):
-        count = sum(one.first.startswith(f"L{number}.") for one in book.alignment.pairings)
-        for page in range(1, count_pages(count, pairs.MATCHES) + 1):
+    pages["align"] = partial(comparison_pages.alignment, context)
+    for number in comparison_pages.align_layers(context.alignment):
+        count = sum(one.first.startswith(f"L{number}.") for one in context.alignment.pairings)
+        for page in range(1, count_pages(count, comparison_pages.MATCHES) + 1):
             path = f"align/{number}" if page == 1 else f"align/{number}/{page}"
-            pages[path] = partial(pairs.align_layer, book, number, page)
+            pages[path] = partial(comparison_pages.align_layer, context, number, page)
     return pages

@@ -23,8 +23,8 @@ from zeropass.errors import BadAddress
 from zeropass.records.parameters import Token
 from zeropass.render.terminal import number
 from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
-from zeropass.web.book import Book
-from zeropass.web.page import Page, Picture, at, by, layer_path, token
+from zeropass.web.context import Context
+from zeropass.web.pages.page import Page, Picture, at, by, layer_path, token
 
 __all__ = ["FORMATS", "STATIC", "Site", "as_csv", "as_json", "picture_style"]
 
@@ -42,7 +42,7 @@ LONGEST_SHOWN = 400
 
 @dataclass(frozen=True)
 class Site:
-    """Where pages are shown: ``to`` makes the address of a path of a book as the page that is made has to link it.
+    """Where pages are shown: ``to`` makes the address of a path of a context as the page that is made has to link it.
 
     It is "" for a page that is not there.
 
@@ -50,28 +50,28 @@ class Site:
     format of this very page, ``asset`` that of a file of `STATIC`.
     """
 
-    to: Callable[[str, Book], str]
+    to: Callable[[str, Context], str]
     raw: Callable[[str], str]
     asset: Callable[[str], str]
     live: bool
-    books: Sequence[Book] = field(default=())
+    contexts: Sequence[Context] = field(default=())
 
-    def html(self, page: Page, book: Book) -> str:
+    def html(self, page: Page, context: Context) -> str:
         """A page as HTML."""
-        return _environment().get_template(page.template).render(**self._names(book), page=page, **page.shown)
+        return _environment().get_template(page.template).render(**self._names(context), page=page, **page.shown)
 
-    def svg(self, page: Page, book: Book) -> str:
+    def svg(self, page: Page, context: Context) -> str:
         """The picture of a page by itself; BadAddress if it has none."""
         if page.picture is None:
             raise BadAddress(f"{page.title} has no picture.")
-        return self._draw(page.picture, book, picture_style()[0])
+        return self._draw(page.picture, context, picture_style()[0])
 
     def error(
         self,
         status: int,
         title: str,
         message: str,
-        book: Book,
+        context: Context,
         meant: Mapping[str, str] = MappingProxyType({}),
         pieces: Sequence[Token] = (),
         query: str = "",
@@ -80,16 +80,16 @@ class Site:
 
         Of a word that is no token, ``meant`` are what may have been asked, with their addresses, ``pieces`` its tokens.
         """
-        page = Page("", "error.html", title, {}, crumbs=((book.name, ""),))
+        page = Page("", "error.html", title, {}, crumbs=((context.name, ""),))
         template, text = _environment().get_template("error.html"), shown_text(message, 2000)
         told = {"page": page, "status": status, "message": text, "meant": meant, "pieces": pieces, "query": query}
-        return template.render(**self._names(book), **told)
+        return template.render(**self._names(context), **told)
 
-    def _names(self, book: Book) -> dict[str, Any]:
+    def _names(self, context: Context) -> dict[str, Any]:
         def draw(picture: Picture | None) -> Markup:
-            return Markup(self._draw(picture, book, "")) if picture else Markup("")  # noqa: S704 - escaped by Jinja2
+            return Markup(self._draw(picture, context, "")) if picture else Markup("")  # noqa: S704 - escaped by Jinja2
 
-        to = self._to(book)
+        to = self._to(context)
         return {
             "to": to,
             "link": partial(_link, to),
@@ -98,17 +98,17 @@ class Site:
             "raw": self.raw,
             "asset": self.asset,
             "live": self.live,
-            "book": book,
-            "books": self.books,
+            "context": context,
+            "contexts": self.contexts,
             "draw": draw,
         }
 
-    def _to(self, book: Book) -> Callable[..., str]:
-        """`to` for templates, where a path is of the page's own book unless another is named."""
-        return lambda path, other=None: self.to(path, other or book)
+    def _to(self, context: Context) -> Callable[..., str]:
+        """`to` for templates, where a path is of the page's own context unless another is named."""
+        return lambda path, other=None: self.to(path, other or context)
 
-    def _draw(self, picture: Picture, book: Book, style: str) -> str:
-        names = {"to": self._to(book), "live": self.live, "book": book, "style": Markup(style)}  # noqa: S704 - our own file
+    def _draw(self, picture: Picture, context: Context, style: str) -> str:
+        names = {"to": self._to(context), "live": self.live, "context": context, "style": Markup(style)}  # noqa: S704 - our own file
         return _environment().get_template(picture.template).render(**names, **picture.shown)
 
 

@@ -9,7 +9,7 @@ from zeropass.atlas.summary import BIN
 from zeropass.records.overviews import Cloud, NearRecord, Overview, Point, Spread, Wiring
 from zeropass.records.parameters import SEES, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.web.page import Picture, at, layer_path, token
+from zeropass.web.pages.page import Picture, at, layer_path, token
 
 __all__ = ["clouds", "heat_map", "hits", "pair_map", "shades", "spreads", "strengths", "wiring"]
 

@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """One page. ``path`` is its address below the root of its book, without a suffix; the first page has none.
+    """One page. ``path`` is its address below the root of its context, without a suffix; the first page has none.
 
     ``data`` is its JSON, or a function that makes it, ``shown`` what only the template needs. ``crumbs`` lead to it,
     ``before`` and ``after`` stand beside it.

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from zeropass.lens import Lens
     from zeropass.numerics.factored import Factored
 
-__all__ = ["Book", "local_name"]
+__all__ = ["Context", "local_name"]
 
 
 @dataclass(eq=False)
-class Book:
+class Context:
     """One atlas and what goes with it.
 
     ``prefix`` stands before all its addresses (``second/`` for the other model of an alignment). ``weights`` names the
     model for what only weights can tell. ``alignment`` and ``diff`` are what `zeropass align` and `diff` stored;
-    ``other`` is the book of the second model. ``part`` is which of the two models of the alignment this is.
+    ``other`` is the context of the second model. ``part`` is which of the two models of the alignment this is.
     """
 
     atlas: Atlas
@@ -35,7 +35,7 @@ class Book:
     weights: str | None = None
     alignment: Alignment | None = None
     diff: dict[str, Any] | None = None
-    other: "Book | None" = None
+    other: "Context | None" = None
     part: int = 0
     _opening: threading.Lock = field(default_factory=threading.Lock)
 

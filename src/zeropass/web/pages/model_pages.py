@@ -11,9 +11,9 @@ from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
 from zeropass.records.overviews import LayerRecord, Overview, Telling
 from zeropass.records.parameters import PairRecord, verb_of
-from zeropass.web import pictures
-from zeropass.web.book import Book
-from zeropass.web.page import Page, Table, at, by, count_pages, layer_path, token
+from zeropass.web.context import Context
+from zeropass.web.pages import drawings
+from zeropass.web.pages.page import Page, Table, at, by, count_pages, layer_path, token
 
 __all__ = ["NEURONS", "TOKENS", "help_page", "layer", "model", "outside", "short_rows", "tokens"]
 
@@ -23,12 +23,12 @@ NEURONS, TOKENS, STARTS = 50, 400, 10
 SHORT_COLUMNS = ("address", "strength", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
 
 
-def model(book: Book, measure: str | None = None, kind: str | None = None) -> Page:
+def model(context: Context, measure: str | None = None, kind: str | None = None) -> Page:
     """What the model is, and a map of its parts by how telling their words are."""
-    atlas = book.atlas
+    atlas = context.atlas
     kinds = summary.kinds_of(atlas)
     if not kinds:
-        return Page("", "model.html", book.name, atlas.info(), {"map": None, "starts": []})
+        return Page("", "model.html", context.name, atlas.info(), {"map": None, "starts": []})
     side, frame = kinds[-1] if kind is None else _kind(kind)
     seen = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
     starts = summary.in_short(atlas, [cell.address for cell in _starts(seen)])
@@ -44,22 +44,22 @@ def model(book: Book, measure: str | None = None, kind: str | None = None) -> Pa
     path = "" if measure is None and kind is None else by(seen.measure, side, frame)
     columns = ("layer", "part", f"mean {seen.measure}", f"most {seen.measure}", "address")
     rows = [(c.layer, c.part, c.mean, c.most, c.address) for c in seen.cells]
-    title = book.name if not path else f"{book.name}: {seen.measure}, {seen.verb}"
-    crumbs = () if not path else ((book.name, ""),)
+    title = context.name if not path else f"{context.name}: {seen.measure}, {seen.verb}"
+    crumbs = () if not path else ((context.name, ""),)
     return Page(
         path,
         "model.html",
         title,
-        partial(_model_json, book, seen),
+        partial(_model_json, context, seen),
         shown,
         Table(columns, rows),
-        pictures.heat_map(seen),
+        drawings.heat_map(seen),
         crumbs,
     )
 
 
-def _model_json(book: Book, seen: Overview) -> dict[str, Any]:
-    return {"model": book.atlas.model, "manifest": book.atlas.manifest, "map": seen.to_json()}
+def _model_json(context: Context, seen: Overview) -> dict[str, Any]:
+    return {"model": context.atlas.model, "manifest": context.atlas.manifest, "map": seen.to_json()}
 
 
 def _kind(kind: str) -> tuple[str, str]:
@@ -77,15 +77,15 @@ def _starts(seen: Overview) -> list[Any]:
     return list(best.values())[:STARTS]
 
 
-def layer(book: Book, number: int, page: int = 1) -> Page:
+def layer(context: Context, number: int, page: int = 1) -> Page:
     """The heads of a layer, and its neurons, most telling first."""
-    atlas = book.atlas
+    atlas = context.atlas
     first, stop = atlas.layers
     found = summary.telling(atlas, number, (page - 1) * NEURONS, NEURONS)
     pages = count_pages(found.count, NEURONS)
     if not 1 <= page <= pages:
         raise BadAddress(f"Layer {number} has pages 1 to {pages}.")
-    heads = _heads(book, number) if page == 1 else {}
+    heads = _heads(context, number) if page == 1 else {}
     lone = summary.outside(atlas, number) if page == 1 else []
     shown = {"layer": found, "number": page, "pages": pages, "heads": heads, "lone": lone}
     return Page(
@@ -95,8 +95,8 @@ def layer(book: Book, number: int, page: int = 1) -> Page:
         partial(_layer_json, found, heads),
         shown,
         Table(SHORT_COLUMNS, partial(short_rows, (*found.rows, *lone))),
-        pictures.strengths(summary.strengths(atlas, number)) if page == 1 else None,
-        ((book.name, ""),) if page == 1 else ((book.name, ""), (f"Layer {number}", layer_path(number))),
+        drawings.strengths(summary.strengths(atlas, number)) if page == 1 else None,
+        ((context.name, ""),) if page == 1 else ((context.name, ""), (f"Layer {number}", layer_path(number))),
         layer_path(number - 1) if number > first else None,
         layer_path(number + 1) if number + 1 < stop else None,
     )
@@ -106,11 +106,11 @@ def _layer_json(found: LayerRecord, heads: dict[str, list[PairRecord]]) -> dict[
     return found.to_json() | {"heads": {a: [r.to_json() for r in rs] for a, rs in heads.items()}}
 
 
-def _heads(book: Book, number: int) -> dict[str, list[PairRecord]]:
+def _heads(context: Context, number: int) -> dict[str, list[PairRecord]]:
     """The stored maps of every head of a layer, some pairs each."""
     found: dict[str, list[PairRecord]] = {}
     for kind in MAP_ROLES:
-        for record in book.atlas.head_maps(number, kind, 5):
+        for record in context.atlas.head_maps(number, kind, 5):
             found.setdefault(record.address, []).append(record)
     return found
 
@@ -125,22 +125,22 @@ def short_rows(rows: Sequence[Telling]) -> list[tuple[Any, ...]]:
     ]
 
 
-def outside(book: Book) -> Page:
+def outside(context: Context) -> Page:
     """What lies outside the blocks: tables, and shifts of the norms."""
-    rows = summary.outside(book.atlas, OUTSIDE)
+    rows = summary.outside(context.atlas, OUTSIDE)
     shown = {"rows": rows, "most": summary.OUTSIDE_ROWS}
     data = [{"address": row.address, "strength": row.strength} for row in rows]
     table = Table(SHORT_COLUMNS, short_rows(rows))
-    return Page("outside", "outside.html", "Outside the blocks", data, shown, table, None, ((book.name, ""),))
+    return Page("outside", "outside.html", "Outside the blocks", data, shown, table, None, ((context.name, ""),))
 
 
-def tokens(book: Book, page: int = 1) -> Page:
+def tokens(context: Context, page: int = 1) -> Page:
     """All tokens by id, so many a page."""
-    vocab, size = book.atlas.vocab, len(book.atlas.vocab)
+    vocab, size = context.atlas.vocab, len(context.atlas.vocab)
     pages = count_pages(size, TOKENS)
     if not 1 <= page <= pages:
         raise BadAddress(f"The tokens fill pages 1 to {pages}.")
-    mask = book.atlas.mask(book.atlas.view)
+    mask = context.atlas.mask(context.atlas.view)
     ids = range((page - 1) * TOKENS, min(page * TOKENS, size))
     rows = [(i, vocab.label(i), bool(mask[i])) for i in ids]
     return Page(
@@ -151,7 +151,7 @@ def tokens(book: Book, page: int = 1) -> Page:
         {"rows": rows, "number": page, "pages": pages, "size": size},
         Table(("id", "token", "shown"), rows),
         None,
-        ((book.name, ""),),
+        ((context.name, ""),),
         tokens_path(page - 1) if page > 1 else None,
         tokens_path(page + 1) if page < pages else None,
     )
@@ -162,17 +162,17 @@ def tokens_path(page: int) -> str:
     return "tokens" if page == 1 else f"tokens/{page}"
 
 
-def help_page(book: Book) -> Page:
+def help_page(context: Context) -> Page:
     """How to read all this."""
-    kinds = [verb_of(*kind) for kind in summary.kinds_of(book.atlas)]
-    return Page("help", "help.html", "How to read this", {"kinds": kinds}, {}, None, None, ((book.name, ""),))
+    kinds = [verb_of(*kind) for kind in summary.kinds_of(context.atlas)]
+    return Page("help", "help.html", "How to read this", {"kinds": kinds}, {}, None, None, ((context.name, ""),))
 
 
-def parents(book: Book, address: str) -> tuple[tuple[str, str], ...]:
+def parents(context: Context, address: str) -> tuple[tuple[str, str], ...]:
     """The crumbs of a parameter: its model, and its layer or what lies outside."""
     place = parse(address)
     up = "Outside the blocks" if place.layer < 0 else f"Layer {place.layer}"
-    return (book.name, ""), (up, layer_path(place.layer))
+    return (context.name, ""), (up, layer_path(place.layer))
 
 
 __all__ += ["at", "parents", "token", "tokens_path"]

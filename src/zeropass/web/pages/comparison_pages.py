@@ -18,8 +18,8 @@ from zeropass.diff.results import SCHEMA_VERSION, Diff
 from zeropass.errors import BadAddress, ZeropassError
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord
-from zeropass.web.book import Book, stem_of
-from zeropass.web.page import Page, Picture, Table, count_pages
+from zeropass.web.context import Context, stem_of
+from zeropass.web.pages.page import Page, Picture, Table, count_pages
 
 __all__ = ["MATCHES", "align_layers", "alignment", "difference", "read_diff"]
 
@@ -29,9 +29,9 @@ MATCHES = 50
 PAIRING_COLUMNS = tuple(field.name for field in fields(Pairing))
 
 
-def alignment(book: Book) -> Page:
+def alignment(context: Context) -> Page:
     """Two models side by side: how their layers go together, and how many neurons and heads have a match."""
-    found = _alignment(book)
+    found = _alignment(context)
     counts = found.summary()["matches"]
     rows = [asdict(one) | {"mean": _assigned_mean(one.scores, one.assigned)} for one in found.layers]
     table = [
@@ -47,14 +47,14 @@ def alignment(book: Book) -> Page:
         {"alignment": found, "counts": counts, "rows": rows, "layers": align_layers(found)},
         Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
         Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(found))}),  # noqa: S704 - made and escaped by us
-        ((book.name, ""),),
+        ((context.name, ""),),
     )
 
 
-def _alignment(book: Book) -> Alignment:
-    if book.alignment is None:
+def _alignment(context: Context) -> Alignment:
+    if context.alignment is None:
         raise BadAddress("There is no alignment here: zeropass serve DIR --alignment FOLDER, made by zeropass align.")
-    return book.alignment
+    return context.alignment
 
 
 def _assigned_mean(scores: Sequence[Sequence[float]], assigned: Sequence[int]) -> float:
@@ -72,9 +72,9 @@ def _layer(address: str) -> int | None:
     return int(head[1:]) if head[:1] == "L" and head[1:].isdecimal() else None
 
 
-def align_layer(book: Book, number: int, page: int = 1) -> Page:
+def align_layer(context: Context, number: int, page: int = 1) -> Page:
     """The heads and neurons of a layer beside their best matches in the second model, farthest from chance first."""
-    found = _alignment(book)
+    found = _alignment(context)
     layers = align_layers(found)
     own = sorted((one for one in found.pairings if _layer(one.first) == number), key=lambda one: -one.effect)
     pages = count_pages(len(own), MATCHES)
@@ -83,8 +83,8 @@ def align_layer(book: Book, number: int, page: int = 1) -> Page:
     if not own or not 1 <= page <= pages:
         raise BadAddress(f"The alignment has layers {layers[0]} to {layers[-1]}; this one has pages 1 to {pages}.")
     part = own[(page - 1) * MATCHES : page * MATCHES]
-    first = _words(book.atlas, [one.first for one in part])
-    second = _words(book.other.atlas, [one.second for one in part]) if book.other else {}
+    first = _words(context.atlas, [one.first for one in part])
+    second = _words(context.other.atlas, [one.second for one in part]) if context.other else {}
     at = layers.index(number)
     return Page(
         f"align/{number}" if page == 1 else f"align/{number}/{page}",
@@ -101,7 +101,7 @@ def align_layer(book: Book, number: int, page: int = 1) -> Page:
         },
         Table(PAIRING_COLUMNS, [tuple(asdict(one).values()) for one in part]),
         None,
-        ((book.name, ""), ("Alignment", "align")),
+        ((context.name, ""), ("Alignment", "align")),
         f"align/{layers[at - 1]}" if at else None,
         f"align/{layers[at + 1]}" if at + 1 < len(layers) else None,
     )
@@ -137,9 +137,9 @@ def read_diff(folder: Path) -> dict[str, Any]:
         return dict(json.loads(json.dumps(found.to_json())))
 
 
-def difference(book: Book) -> Page:
+def difference(context: Context) -> Page:
     """What a fine-tune changed: where, and what it says."""
-    found = book.diff
+    found = context.diff
     if found is None:
         raise BadAddress("There is no difference here: zeropass serve DIR --diff FOLDER, made by zeropass diff --out.")
     columns = ("layer", "role", "relative", "rank", "rounding")
@@ -152,7 +152,7 @@ def difference(book: Book) -> Page:
         {"diff": found, "strongest": _strongest(found["matrices"])},
         Table(columns, rows),
         _where(found),
-        ((book.name, ""),),
+        ((context.name, ""),),
     )
 
 

@@ -1,5 +1,6 @@
-"""What stands before every page: who may ask, what may be asked, and the headers of every answer (ASGI)."""
+"""Security of the server: who may ask what and how soon, and the headers of every answer (ASGI)."""
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,7 +9,10 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-__all__ = ["COOKIE", "Guard", "Rules", "is_loopback"]
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["COOKIE", "HEAD_SECONDS", "DeadlineProtocol", "Guard", "Rules", "is_loopback"]
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -149,3 +153,50 @@ async def _say(send: Send, status: int, text: str, headers: list[tuple[bytes, by
     plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})
     await send({"type": "http.response.body", "body": body})
+
+
+HEAD_SECONDS = 10.0
+"""Seconds in which a question must have come whole, from when its connection was made or its first byte came."""
+
+
+class DeadlineProtocol(H11Protocol):
+    """uvicorn's protocol with a deadline for the head of every request, which neither uvicorn nor h11 has."""
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection: its first question is awaited."""
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """A part of a question, or a whole one."""
+        super().data_received(data)
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        """An answer is out: a next question that had begun behind the last one is awaited like any other."""
+        super().on_response_complete()
+        if self.conn.trailing_data[0]:
+            self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of a connection: nothing is awaited any more."""
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self.conn.their_state is not h11.IDLE:  # a whole head has come
+            self._cancel()
+        elif self._due is None:
+            self._due = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    def _cancel(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _close(self) -> None:
+        self._due = None
+        if not self.transport.is_closing():
+            self.transport.close()

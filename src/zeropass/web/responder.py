@@ -12,25 +12,36 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from zeropass.web.book import Book
-from zeropass.web.guard import CSP
-from zeropass.web.page import Page
-from zeropass.web.render import FORMATS, STATIC, Site, as_csv, as_json, picture_style
+from zeropass.web.context import Context
+from zeropass.web.formats import FORMATS, STATIC, Site, as_csv, as_json, picture_style
+from zeropass.web.pages.page import Page
+from zeropass.web.security import CSP
 
-__all__ = ["PATIENCE", "Cache", "Desk", "Line", "Order", "asset", "filled", "respond", "site_of", "wanted"]
+__all__ = [
+    "PAGE_SECONDS",
+    "Cache",
+    "PageRequest",
+    "Responder",
+    "WorkQueue",
+    "asset",
+    "make_page",
+    "respond",
+    "site_of",
+    "wanted",
+]
 
-PATIENCE = 30.0
+PAGE_SECONDS = 30.0
 """Seconds that a page may take, waiting included; then the answer is 503."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made: what a function says of a book, the ``book``-th, and the address and format that it is for.
+class PageRequest:
+    """A page that is asked for: ``make`` is called with the ``context``-th context and the rest.
 
-    Without a format the answer is what the function returns, else its page, rendered.
+    Without a format (``kind``) the answer is what ``make`` returns, else its page, rendered for the address.
     """
 
-    book: int
+    context: int
     make: Callable[..., Any]
     rest: tuple[Any, ...]
     path: str = "/"
@@ -38,21 +49,21 @@ class Order:
     kind: str = ""
 
 
-def filled(books: Sequence[Book], order: Order) -> Any:
-    """What was ordered, from these books. It may be made in another process: an order can be sent, and so can this."""
-    book = books[order.book]
-    page = order.make(book, *order.rest)
-    if not order.kind:
+def make_page(contexts: Sequence[Context], request: PageRequest) -> Any:
+    """Return what a request asks of these contexts. Both can be sent to another process."""
+    context = contexts[request.context]
+    page = request.make(context, *request.rest)
+    if not request.kind:
         return page
-    return _rendered(page, book, site_of(order.path, order.query, books), order.kind)
+    return _rendered(page, context, site_of(request.path, request.query, contexts), request.kind)
 
 
-def _rendered(page: Page, book: Book, site: Site, kind: str) -> bytes:
+def _rendered(page: Page, context: Context, site: Site, kind: str) -> bytes:
     ways: dict[str, Callable[[], str]] = {
         "json": partial(as_json, page),
         "csv": partial(as_csv, page),
-        "svg": partial(site.svg, page, book),
-        "html": partial(site.html, page, book),
+        "svg": partial(site.svg, page, context),
+        "html": partial(site.html, page, context),
     }
     return ways[kind]().encode("utf-8", "backslashreplace")
 
@@ -78,45 +89,45 @@ class Cache:
             self._held -= len(self._kept.popitem(last=False)[1])
 
 
-class Line:
-    """Where orders wait for their turn, the first come first: ``work`` does what they say, so many at once."""
+class WorkQueue:
+    """A queue of page requests, first come first: ``work`` answers so many (``many``) at once."""
 
-    def __init__(self, work: Callable[[Order], Any], many: int) -> None:
+    def __init__(self, work: Callable[[PageRequest], Any], many: int) -> None:
         self._work, self._threads = work, ThreadPoolExecutor(many)
 
-    async def ask(self, order: Order) -> Any:
-        """What was ordered; TimeoutError if that takes too long. An order that nobody waits for is not begun."""
-        async with asyncio.timeout(PATIENCE):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, order)
+    async def ask(self, request: PageRequest) -> Any:
+        """Return the answer; TimeoutError if that takes too long. A request that nobody waits for is not begun."""
+        async with asyncio.timeout(PAGE_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, request)
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Answers questions about one book, the ``number``-th of those that are served, whose pages are below ``root``.
+class Responder:
+    """Answers questions about one context, the ``number``-th of those that are served, whose pages are below ``root``.
 
-    ``stored`` is the line for pages that are read, ``computed`` for those that are computed, which take longer.
+    ``stored`` is the queue for pages that are read, ``computed`` for those that are computed, which take longer.
     """
 
     number: int
     root: str
-    stored: Line
-    computed: Line
+    stored: WorkQueue
+    computed: WorkQueue
     cache: Cache
 
     async def answer(self, request: Request, make: Callable[..., Page], *rest: Any, computed: bool = False) -> Response:
-        """The page that ``make`` makes of the book and the rest, in the format that is asked for."""
+        """The page that ``make`` makes of the context and the rest, in the format that is asked for."""
         kind, url = wanted(request), request.url
         key = url.path, url.query, kind
         body = self.cache.get(key)
         if body is None:
-            order = Order(self.number, make, rest, url.path, url.query, kind)
-            body = bytes(await (self.computed if computed else self.stored).ask(order))
+            page_request = PageRequest(self.number, make, rest, url.path, url.query, kind)
+            body = bytes(await (self.computed if computed else self.stored).ask(page_request))
             self.cache.put(key, body)
         return respond(body, kind)
 
     async def look_up(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """What a function says of the book."""
-        return await self.stored.ask(Order(self.number, function, rest))
+        """What a function says of the context."""
+        return await self.stored.ask(PageRequest(self.number, function, rest))
 
 
 def respond(body: bytes, kind: str, status: int = 200) -> Response:
@@ -136,14 +147,14 @@ def wanted(request: Request) -> str:
     return next((types[one] for part in accepted if (one := part.partition(";")[0].strip()) in types), "html")
 
 
-def site_of(path: str, query: str, books: Sequence[Book]) -> Site:
+def site_of(path: str, query: str, contexts: Sequence[Context]) -> Site:
     """How a page of the server links others; its own address is ``path?query``."""
     behind = f"?{query}" if query else ""
 
     def raw(kind: str) -> str:
         return f"{path}index.{kind}{behind}" if path.endswith("/") else f"{path}.{kind}{behind}"
 
-    return Site(lambda to, book: f"/{book.prefix}{to}", raw, asset, live=True, books=books)
+    return Site(lambda to, context: f"/{context.prefix}{to}", raw, asset, live=True, contexts=contexts)
 
 
 def asset(name: str) -> str:

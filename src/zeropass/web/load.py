@@ -8,10 +8,10 @@ from zeropass.align.alignment_folder import read_alignment
 from zeropass.align.results import Alignment
 from zeropass.atlas.read import Atlas, open_atlas
 from zeropass.errors import BadOption
-from zeropass.web.book import Book, local_name
-from zeropass.web.pairs import read_diff
+from zeropass.web.context import Context, local_name
+from zeropass.web.pages.comparison_pages import read_diff
 
-__all__ = ["SECOND", "Sources", "open_books"]
+__all__ = ["SECOND", "Sources", "open_sources"]
 
 SECOND = "second/"
 """What stands before the addresses of the second model."""
@@ -29,8 +29,8 @@ class Sources:
     diff: Path | None = None
 
 
-def open_books(sources: Sources) -> list[Book]:
-    """The books of some sources, the first model's first.
+def open_sources(sources: Sources) -> list[Context]:
+    """The contexts of some sources, the first model's first.
 
     Raises BadAtlas for a folder that is no atlas, BadOption for an alignment or a difference of other models.
     """
@@ -41,18 +41,18 @@ def open_books(sources: Sources) -> list[Book]:
         _require(atlas, found.models[0], sources.alignment, "the first model")
     if diff and not atlas.is_change:
         _require(atlas, diff["base"], sources.diff, "the base")
-    books = [Book(atlas, weights=sources.model or local_name(atlas), alignment=found, diff=diff)]
+    contexts = [Context(atlas, weights=sources.model or local_name(atlas), alignment=found, diff=diff)]
     if sources.second:
-        books.append(_second(sources, found))
-        books[0].other, books[1].other = books[1], books[0]
-    return books
+        contexts.append(_second(sources, found))
+        contexts[0].other, contexts[1].other = contexts[1], contexts[0]
+    return contexts
 
 
-def _second(sources: Sources, found: Alignment | None) -> Book:
+def _second(sources: Sources, found: Alignment | None) -> Context:
     atlas = open_atlas(Path(str(sources.second)))
     if found:
         _require(atlas, found.models[1], sources.alignment, "the second model")
-    return Book(atlas, SECOND, sources.second_model or local_name(atlas), alignment=found, part=1)
+    return Context(atlas, SECOND, sources.second_model or local_name(atlas), alignment=found, part=1)
 
 
 def _require(atlas: Atlas, model: dict[str, Any], folder: Path | None, which: str) -> None:

@@ -8,10 +8,10 @@ from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.address import parse
 from zeropass.records.parameters import SEES, FindRecord, Hit, verb_of
 from zeropass.tokens.vocabulary import shown_text
-from zeropass.web import pictures
-from zeropass.web.book import Book
-from zeropass.web.page import Page, Table, at, token
-from zeropass.web.parameters import token_ids
+from zeropass.web.context import Context
+from zeropass.web.pages import drawings
+from zeropass.web.pages.page import Page, Table, at, token
+from zeropass.web.pages.parameter_pages import token_ids
 
 __all__ = ["MOST_WORDS", "find", "goal", "nearest", "of_token", "replaced"]
 
@@ -21,9 +21,9 @@ MOST_WORDS = 16
 HIT_COLUMNS = ("address", "side", "role", "frame", "score", "z", "above chance")
 
 
-def of_token(book: Book, i: int) -> Page:
+def of_token(context: Context, i: int) -> Page:
     """A token: the parameters that see it, are about to say it and write it, by layer."""
-    atlas = book.atlas
+    atlas = context.atlas
     k = min(50, int(atlas.options["k"]))
     found = atlas.find_tokens([i], k=k)
     shown = {
@@ -40,8 +40,8 @@ def of_token(book: Book, i: int) -> Page:
         found.to_json,
         shown,
         Table(HIT_COLUMNS, partial(_rows, found)),
-        pictures.hits(found, atlas.model["layers"]),
-        ((book.name, ""), ("Tokens", "tokens")),
+        drawings.hits(found, atlas.model["layers"]),
+        ((context.name, ""), ("Tokens", "tokens")),
         token(i - 1) if i > 0 else None,
         token(i + 1) if i + 1 < len(atlas.vocab) else None,
     )
@@ -66,9 +66,9 @@ def _rows(found: FindRecord) -> list[tuple[Any, ...]]:
     return [(h.address, h.side, h.role, h.frame, h.score, h.z, h.above) for h in found.hits]
 
 
-def nearest(book: Book, i: int) -> Page:
+def nearest(context: Context, i: int) -> Page:
     """The tokens nearest to one in the embedding."""
-    found = book.neighbours.nearest(i)
+    found = context.neighbours.nearest(i)
     rows = [(n, t.id, t.token, t.score, t.z) for n, t in enumerate(found.tokens, 1)]
     return Page(
         f"nearest/{i}",
@@ -78,11 +78,11 @@ def nearest(book: Book, i: int) -> Page:
         {"nearest": found},
         Table(("rank", "id", "token", "cosine", "z"), rows),
         None,
-        ((book.name, ""), ("Tokens", "tokens"), (shown_text(found.token.token) or str(i), token(i))),
+        ((context.name, ""), ("Tokens", "tokens"), (shown_text(found.token.token) or str(i), token(i))),
     )
 
 
-def goal(book: Book, text: str) -> str | None:
+def goal(context: Context, text: str) -> str | None:
     """Where a search leads if it names one thing: the path of an address or of a token; None for a concept."""
     text = text.strip()
     try:
@@ -95,7 +95,7 @@ def goal(book: Book, text: str) -> str | None:
     if len(words) != 1:
         return None
     try:
-        return token(token_ids(book, words[0])[0])
+        return token(token_ids(context, words[0])[0])
     except UnknownWord:
         return None
 
@@ -111,15 +111,15 @@ def replaced(query: str, word: str, other: str) -> str:
     return " ".join(f'"{one}"' if " " in one else one for one in words)
 
 
-def find(book: Book, text: str, k: int = 20) -> Page:
+def find(context: Context, text: str, k: int = 20) -> Page:
     """The parameters of several words at once. Raises UnknownWord for a word that is no token, as `Atlas.find` does."""
     words = split(text)
     if not words:
         raise BadOption("Type a word, several words for a concept, or an address such as L3.ff.17.")
     if len(words) > MOST_WORDS:
         raise BadOption(f"That is {len(words)} words; a concept has at most {MOST_WORDS}.")
-    ids = list(dict.fromkeys(i for word in words for i in token_ids(book, word)))
-    found = book.atlas.find_tokens(ids, k=k)
+    ids = list(dict.fromkeys(i for word in words for i in token_ids(context, word)))
+    found = context.atlas.find_tokens(ids, k=k)
     return Page(
         "find",
         "find.html",
@@ -127,6 +127,6 @@ def find(book: Book, text: str, k: int = 20) -> Page:
         found.to_json,
         {"found": found, "kinds": by_kind(found), "query": text, "k": k},
         Table(HIT_COLUMNS, partial(_rows, found)),
-        pictures.hits(found, book.atlas.model["layers"]),
-        ((book.name, ""),),
+        drawings.hits(found, context.atlas.model["layers"]),
+        ((context.name, ""),),
     )

@@ -13,10 +13,10 @@ from zeropass.model.address import Address, parse
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.tokens.vocabulary import View
-from zeropass.web import pictures
-from zeropass.web.book import Book, stem_of
-from zeropass.web.overviews import SHORT_COLUMNS, parents, short_rows
-from zeropass.web.page import Page, Table, at
+from zeropass.web.context import Context, stem_of
+from zeropass.web.pages import drawings
+from zeropass.web.pages.model_pages import SHORT_COLUMNS, parents, short_rows
+from zeropass.web.pages.page import Page, Table, at
 
 __all__ = ["Asked", "cloud", "head_map", "is_head", "near", "parameter", "spread", "subheads", "svd"]
 
@@ -42,22 +42,22 @@ def is_head(place: Address) -> bool:
     return place.head >= 0 and place.role in ("", *MAP_ROLES)
 
 
-def parameter(book: Book, address: str, view: View | None = None, k: int | None = None) -> Page:
+def parameter(context: Context, address: str, view: View | None = None, k: int | None = None) -> Page:
     """What a parameter does: the lists of a vector, or both maps of a head."""
     place = parse(address)
-    records = book.atlas.explain(address, tokens=view, k=k)
+    records = context.atlas.explain(address, tokens=view, k=k)
     if is_head(place):
-        return _head(book, place, records)
+        return _head(context, place, records)
     shown = {
         "records": list(records),
         "address": records[0].address,
-        "view": view or book.atlas.view,
-        "matches": book.matches(records[0].address),
+        "view": view or context.atlas.view,
+        "matches": context.matches(records[0].address),
         "k": k or 20,
         "variant": view is not None or k is not None,
         "role": place.role,
     }
-    before, after = _beside(book, place)
+    before, after = _beside(context, place)
     return Page(
         at(address),
         "vector.html",
@@ -66,7 +66,7 @@ def parameter(book: Book, address: str, view: View | None = None, k: int | None 
         shown,
         Table(LIST_COLUMNS, partial(list_rows, records)),
         None,
-        parents(book, address),
+        parents(context, address),
         before,
         after,
     )
@@ -92,9 +92,9 @@ def _pair_rows(records: Iterable[Record]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _beside(book: Book, place: Address) -> tuple[str | None, str | None]:
+def _beside(context: Context, place: Address) -> tuple[str | None, str | None]:
     """The paths of the previous and next parameter of the same kind, as far as the sizes of the model tell."""
-    model = book.atlas.model
+    model = context.atlas.model
     if is_head(place):
         field, here, count = "head", place.head, model["heads"]
     elif place.index >= 0 and place.head >= 0:
@@ -114,14 +114,14 @@ def _beside(book: Book, place: Address) -> tuple[str | None, str | None]:
 # --- Heads ------------------------------------------------------------------------------------------------------------
 
 
-def _head(book: Book, place: Address, records: Records) -> Page:
+def _head(context: Context, place: Address, records: Records) -> Page:
     address = records[0].address
-    before, after = _beside(book, replace(place, role=""))
+    before, after = _beside(context, replace(place, role=""))
     shown = {
         "records": list(records),
         "address": address,
-        "matches": book.matches(address),
-        "columns": summary.has_columns(book.atlas, place.layer),
+        "matches": context.matches(address),
+        "columns": summary.has_columns(context.atlas, place.layer),
     }
     return Page(
         at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),
@@ -130,32 +130,32 @@ def _head(book: Book, place: Address, records: Records) -> Page:
         records.to_json,
         shown,
         Table(PAIR_COLUMNS, partial(_pair_rows, records)),
-        pictures.pair_map(records[0]),
-        parents(book, address),
+        drawings.pair_map(records[0]),
+        parents(context, address),
         before,
         after,
     )
 
 
-def head_map(book: Book, address: str, asked: Asked = Asked()) -> Page:
+def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
     """One head map: the stored pairs, or those at another offset, or with a token on a side, from the weights."""
     place = _map_place(address)
-    if asked.offset is not None and not (place.role == "qk" and book.rotary):
+    if asked.offset is not None and not (place.role == "qk" and context.rotary):
         raise BadOption(f"{address}: only a qk map of a model with rotary positions depends on an offset.")
-    stored = book.atlas.explain(address, k=int(book.atlas.options["pairs"]))[0]  # it exists, or BadAddress
+    stored = context.atlas.explain(address, k=int(context.atlas.options["pairs"]))[0]  # it exists, or BadAddress
     plain = asked.offset is None and not asked.left and not asked.right
-    record = stored if plain else _asked(book, address, stored, asked)
+    record = stored if plain else _asked(context, address, stored, asked)
     shown = {
         "record": record,
         "asked": asked,
         "computed": not plain,
-        "rotary": book.rotary and place.role == "qk",
+        "rotary": context.rotary and place.role == "qk",
         "usual": stored.offset,
-        "weights": book.weights is not None,
+        "weights": context.weights is not None,
         "address": str(place),
         "map": address,
     }
-    before, after = _beside(book, replace(place, role=""))
+    before, after = _beside(context, replace(place, role=""))
     beside = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in (before, after))
     return Page(
         f"map/{address}",
@@ -164,8 +164,8 @@ def head_map(book: Book, address: str, asked: Asked = Asked()) -> Page:
         record.to_json,
         shown,
         Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
-        pictures.pair_map(record),
-        (*parents(book, address), (str(place), at(place))),
+        drawings.pair_map(record),
+        (*parents(context, address), (str(place), at(place))),
         *beside,
     )
 
@@ -177,31 +177,31 @@ def _map_place(address: str) -> Address:
     return place
 
 
-def _asked(book: Book, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
+def _asked(context: Context, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
     """The pairs that were asked for, from the weights: in the token frame, which the atlas may not have stored."""
     offset = stored.offset if asked.offset is None else asked.offset
-    lens = book.lens()
+    lens = context.lens()
     if not asked.left and not asked.right:
         found: PairRecord = lens.explain(address, frame="token", k=asked.k, offset=offset or None)[0]
         return found
-    left, right = (token_ids(book, text) if text else [] for text in (asked.left, asked.right))
-    product = book.head_map(address, offset)
+    left, right = (token_ids(context, text) if text else [] for text in (asked.left, asked.right))
+    product = context.head_map(address, offset)
     made: PairRecord = zp.pairs_with(lens, address, product, offset, left=left, right=right, k=asked.k)
     return replace(made, evidence=stored.evidence if offset == stored.offset else None)
 
 
-def token_ids(book: Book, text: str) -> list[int]:
+def token_ids(context: Context, text: str) -> list[int]:
     """The tokens that a text stands for: those of `Vocabulary.find`, as everywhere, or the very id as ``#123``."""
     if text.startswith("#") and text[1:].isdecimal() and len(text) < 12:
         return [int(text[1:])]
-    return book.atlas.vocab.find(text)
+    return context.atlas.vocab.find(text)
 
 
-def svd(book: Book, address: str, asked: Asked = Asked()) -> Page:
+def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
     """The singular directions of a head map, from the weights."""
     place = _map_place(address)
-    book.atlas.explain(address, k=1)
-    record = book.lens().svd(address, offset=asked.offset)
+    context.atlas.explain(address, k=1)
+    record = context.lens().svd(address, offset=asked.offset)
     columns = ("direction", "share", "close", "side", "pole", "rank", "id", "token", "score", "z")
     return Page(
         f"svd/{address}",
@@ -211,7 +211,7 @@ def svd(book: Book, address: str, asked: Asked = Asked()) -> Page:
         {"record": record, "address": str(place), "map": address, "usual": USUAL_OFFSET},
         Table(columns, partial(_direction_rows, record)),
         None,
-        (*parents(book, address), (str(place), at(place))),
+        (*parents(context, address), (str(place), at(place))),
     )
 
 
@@ -229,17 +229,17 @@ def _direction_rows(record: SvdRecord) -> list[tuple[Any, ...]]:
     ]
 
 
-def subheads(book: Book, address: str) -> Page:
+def subheads(context: Context, address: str) -> Page:
     """The columns of a head, most telling first in each role."""
     place = parse(address)
     if not is_head(place) or place.role:
         raise BadAddress(f"{address} is not a head; one looks like L10.attn.3.")
-    book.atlas.check_range(place)
+    context.atlas.check_range(place)
 
     def rows() -> list[Telling]:
-        return [row for of in summary.subheads(book.atlas, place.layer, place.head).values() for row in of]
+        return [row for of in summary.subheads(context.atlas, place.layer, place.head).values() for row in of]
 
-    before, after = _beside(book, place)
+    before, after = _beside(context, place)
     beside = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
     return Page(
         f"subheads/{address}",
@@ -247,21 +247,21 @@ def subheads(book: Book, address: str) -> Page:
         f"{address}: its columns",
         lambda: [asdict(row) for row in rows()],
         {
-            "by_role": summary.subheads(book.atlas, place.layer, place.head, COLUMNS),
+            "by_role": summary.subheads(context.atlas, place.layer, place.head, COLUMNS),
             "address": address,
-            "group": _group(book, place),
+            "group": _group(context, place),
             "most": COLUMNS,
         },
         Table(SHORT_COLUMNS, lambda: short_rows(rows())),
         None,
-        (*parents(book, address), (address, at(address))),
+        (*parents(context, address), (address, at(address))),
         *beside,
     )
 
 
-def _group(book: Book, place: Address) -> Sequence[int]:
+def _group(context: Context, place: Address) -> Sequence[int]:
     """The query heads that share k and v with a head."""
-    size = book.atlas.model["heads"] // book.atlas.model["kv_heads"]
+    size = context.atlas.model["heads"] // context.atlas.model["kv_heads"]
     first = place.head // size * size
     return range(first, first + size)
 
@@ -269,9 +269,9 @@ def _group(book: Book, place: Address) -> Sequence[int]:
 # --- What is computed from the vectors of an atlas --------------------------------------------------------------------
 
 
-def near(book: Book, address: str) -> Page:
+def near(context: Context, address: str) -> Page:
     """What writes along a parameter, reads along it and is like it."""
-    found = neighbours.near(book.atlas, address)
+    found = neighbours.near(context.atlas, address)
     columns = ("relation", "role", "frame", "rank", "address", "other role", "inner product", "cosine or correlation")
     rows: list[tuple[Any, ...]] = [
         (one.verb, one.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)
@@ -290,14 +290,14 @@ def near(book: Book, address: str) -> Page:
         found.to_json,
         {"near": found, "address": address},
         Table(columns, rows),
-        pictures.wiring(found),
-        (*parents(book, address), (address, at(address))),
+        drawings.wiring(found),
+        (*parents(context, address), (address, at(address))),
     )
 
 
-def spread(book: Book, address: str) -> Page:
+def spread(context: Context, address: str) -> Page:
     """How the scores of each list are spread over the vocabulary."""
-    found = distributions.spreads(book.atlas, address)
+    found = distributions.spreads(context.atlas, address)
     rows = [
         (one.role, one.side, one.frame, one.low + n * one.step, one.step, count)
         for one in found
@@ -310,14 +310,14 @@ def spread(book: Book, address: str) -> Page:
         [one.to_json() for one in found],
         {"spreads": found, "address": address},
         Table(("role", "side", "frame", "from z", "width", "tokens"), rows),
-        pictures.spreads(found),
-        (*parents(book, address), (address, at(address))),
+        drawings.spreads(found),
+        (*parents(context, address), (address, at(address))),
     )
 
 
-def cloud(book: Book, address: str) -> Page:
+def cloud(context: Context, address: str) -> Page:
     """The tokens of each list in a plane."""
-    found = distributions.clouds(book.atlas, address)
+    found = distributions.clouds(context.atlas, address)
     rows = [(one.role, one.side, one.frame, p.id, p.token, p.z, p.x, p.y) for one in found for p in one.points]
     return Page(
         f"cloud/{address}",
@@ -326,8 +326,8 @@ def cloud(book: Book, address: str) -> Page:
         [one.to_json() for one in found],
         {"clouds": found, "address": address},
         Table(("role", "side", "frame", "id", "token", "z", "x", "y"), rows),
-        pictures.clouds(found),
-        (*parents(book, address), (address, at(address))),
+        drawings.clouds(found),
+        (*parents(context, address), (address, at(address))),
     )
 
 
