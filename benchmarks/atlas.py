@@ -40,7 +40,7 @@ def bare_products(lists: int, tokens: int, width: int, every: int = 10) -> float
 
 def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
     """Seconds and peak resident MB of a build in a child process."""
-    command = [sys.executable, "-m", "zeropass.cli", "build", model, "--out", str(out), *extra]
+    command = [sys.executable, "-m", "zeropass", "build", model, "--out", str(out), *extra]
     started = time.perf_counter()
     child = os.posix_spawn(sys.executable, command, dict(os.environ))
     _, status, usage = os.wait4(child, 0)

@@ -37,7 +37,7 @@ def moved_copy(model: zp.Model, folder: Path) -> Path:
 def cost(*arguments: str) -> tuple[float, float]:
     """Seconds and peak resident megabytes of a command; of all children so far, so the cheaper goes first."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "zeropass.cli", *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "zeropass", *arguments], check=True, capture_output=True)
     return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 

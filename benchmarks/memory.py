@@ -220,7 +220,7 @@ def _cgroup(limit: int | None) -> Iterator[Path | None]:
 
 def build(model: Path, out: Path, options: list[str]) -> list[str]:
     """The command that builds."""
-    return [sys.executable, "-m", "zeropass.cli", "build", str(model), "--out", str(out), *options]
+    return [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *options]
 
 
 # --- Tables --------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
 
 def curve(folder: Path) -> None:
     """Build small models of doubled sizes, and print how processor time and the peak grow with each."""
-    idle = run([sys.executable, "-c", "import zeropass.cli, zeropass.atlas.build"])
+    idle = run([sys.executable, "-c", "import zeropass.cli.main, zeropass.atlas.build"])
     first = _small(SMALL, folder, idle)
     print(f"Small models: {SMALL}; a Python that has loaded all of it ({idle.resident:,.0f} MB) is taken off.\n")
     print("| size | processor time at 1, 2, 4 times | growth | peak, MB | growth |")

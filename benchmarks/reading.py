@@ -62,7 +62,7 @@ def main() -> None:
         ratios = []
         for name, command in commands.items():
             inside = _median(calls[name]) if name in calls else None
-            whole = shell("-m", "zeropass.cli", *command)
+            whole = shell("-m", "zeropass", *command)
             within = "" if inside is None else f"{inside * 1000:.0f} ms"
             print(f"| {name} | {whole * 1000:.0f} ms | {bare * 1000:.0f} ms | {within} |")
             ratios.append(Ratio(f"{what}: {name}, from the shell", whole / bare, "bare Pythons", "less"))

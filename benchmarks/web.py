@@ -101,7 +101,7 @@ def load(address: str, atlas: zp.Atlas, kind: str, clients: int, seconds: float)
 def serving(path: Path) -> Iterator[tuple[str, float, int]]:
     """A server in a process of its own: its address, how long it took to answer for the first time, and its id."""
     started = time.perf_counter()
-    line = [sys.executable, "-m", "zeropass.cli", "serve", str(path), "--port", "0"]
+    line = [sys.executable, "-m", "zeropass", "serve", str(path), "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0].rstrip("/")

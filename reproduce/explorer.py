@@ -24,7 +24,7 @@ SHOTS = (
 def main(atlas: str) -> None:
     """Serve the atlas and take every picture."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    command = [sys.executable, "-m", "zeropass.cli", "serve", atlas, "--port", "0"]
+    command = [sys.executable, "-m", "zeropass", "serve", atlas, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0].rstrip("/")

@@ -37,7 +37,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import machine
 import small
 from test_stitch import classifier
-from zeropass import cli
+from zeropass.cli import main as cli
 
 GOLDEN = Path(__file__).parent / "golden.json"
 MODELS = Path(__file__).parent.parent / "models"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import small
 import zeropass as zp
-from zeropass import cli
+from zeropass.cli import main as cli
 from zeropass.render.tour import print_tour
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
@@ -68,7 +68,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "zeropass.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "zeropass", *map(str, arguments)]
     options = {"env": ENVIRONMENT, "timeout": 300, "text": True, "capture_output": True} | options
     return subprocess.run(line, **options)
 
@@ -389,7 +389,7 @@ def test_hostile_arguments_are_shown_escaped(run: Run, llama: small.Built) -> No
 
 def test_reading_an_atlas_loads_nothing_slow(llama: small.Built) -> None:
     code = (
-        "import sys; from zeropass import cli\n"
+        "import sys; from zeropass.cli import main as cli\n"
         "for line in LINES:\n"
         "    sys.argv = ['zeropass', *line]\n"
         "    try: cli.main()\n"

@@ -105,7 +105,7 @@ def test_a_folder_that_workers_do_not_see(model: Path, tmp_path: Path, monkeypat
 
 def test_a_driver_that_dies_is_followed_by_one_that_goes_on(model: Path, local: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    line = [sys.executable, "-m", "zeropass.cli", "build", str(model), "--out", str(out), *ARGUMENTS, "--engine", "ray"]
+    line = [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *ARGUMENTS, "--engine", "ray"]
     first = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and first.poll() is None and not list(out.glob("scratch/*.parquet")):

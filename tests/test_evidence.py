@@ -581,7 +581,7 @@ def test_without_the_extra_it_says_which_one_is_missing(random_path: Path, tmp_p
     (tmp_path / "transformers.py").write_text("raise ImportError('no such package')\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import zeropass.cli as cli\n"
+        "import zeropass.cli.main as cli\n"
         f"sys.argv = ['zeropass', 'evidence', {str(random_path)!r}]\n"
         "cli.main()\n"
     )

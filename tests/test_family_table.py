@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tiny import save
-from zeropass import cli
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
+from zeropass.cli import main as cli
 from zeropass.model.model import Model, open_model
 from zoo import ZOO, tiny_model
 

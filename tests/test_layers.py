@@ -44,7 +44,7 @@ WITHOUT_TORCH = (
         "records.parameters",
         "render.terminal",
         "render.tour",
-        "cli",
+        "cli.main",
         "tokens.vocabulary",
         "model.address",
         "errors",

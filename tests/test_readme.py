@@ -78,7 +78,7 @@ def test_the_lists_in_the_readme_are_what_is_printed(
 
 def serve(arguments: list[str]) -> None:
     """Start a server, which serves until it is told to end; ask for its first page, and end it."""
-    line = [sys.executable, "-m", "zeropass.cli", *arguments, "--port", "0"]
+    line = [sys.executable, "-m", "zeropass", *arguments, "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         with urllib.request.urlopen(server.stdout.readline().split()[0], timeout=60) as page:

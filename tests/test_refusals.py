@@ -242,7 +242,7 @@ def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Calla
     folder = copy(wrong.name, wrong.config, lambda _: wrong.tensors)
     more = {"info": [], "build": ["--out", str(folder / "atlas")], "explain": ["L0.ff.1"]}[line]
     done = subprocess.run(
-        [sys.executable, "-m", "zeropass.cli", line, str(folder), *more],
+        [sys.executable, "-m", "zeropass", line, str(folder), *more],
         capture_output=True,
         text=True,
         check=False,

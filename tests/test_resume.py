@@ -64,7 +64,7 @@ def command(model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[s
 
 
 def _line(model: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "zeropass.cli", "build", str(model), "--out", str(out), *ARGUMENTS, *more]
+    return [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *ARGUMENTS, *more]
 
 
 def build(model: Path, out: Path, options: zp.Options = OPTIONS, progress: Any = lambda *_: None) -> bool:
@@ -165,7 +165,7 @@ def test_killed_while_a_file_is_written(model: Path, finished: Path, tmp_path: P
 
 SIGNALLING = """
 import os, signal, time
-import zeropass.cli
+import zeropass.cli.main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 from zeropass.atlas import schema
 rename, count = schema.Path.replace, 0
@@ -177,7 +177,7 @@ def signalled(self, target):
         time.sleep(10)
     return rename(self, target)
 schema.Path.replace = signalled
-zeropass.cli.main()
+zeropass.cli.main.main()
 """
 """The command, sending itself a signal in the middle of writing the n-th file."""
 

@@ -170,7 +170,7 @@ def test_what_a_site_is_not_made_of(atlas: small.Built, tmp_path: Path) -> None:
 def test_a_stopped_export_is_not_there_and_continues(
     atlas: small.Built, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = [sys.executable, "-m", "zeropass.cli", "export", str(atlas.atlas.path), str(tmp_path / "site"), "--all"]
+    line = [sys.executable, "-m", "zeropass", "export", str(atlas.atlas.path), str(tmp_path / "site"), "--all"]
     part = tmp_path / ".site.part"
     with subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         while run.poll() is None and len(list(part.rglob("*.html"))) < 30:

@@ -582,7 +582,7 @@ def test_it_says_where_it_is_without_torch_and_ends_when_told(llama: small.Built
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_several_processes_answer_and_end_together(llama: small.Built, how: signal.Signals) -> None:
-    line = [sys.executable, "-m", "zeropass.cli", "serve", str(llama.atlas.path), "--port", "0", "--processes", "3"]
+    line = [sys.executable, "-m", "zeropass", "serve", str(llama.atlas.path), "--port", "0", "--processes", "3"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0]
@@ -613,7 +613,7 @@ def _children(parent: int, count: int) -> list[str]:
 
 
 def test_open_to_others_it_prints_a_token(llama: small.Built) -> None:
-    line = [sys.executable, "-m", "zeropass.cli", "serve", str(llama.atlas.path), "--host", "0.0.0.0", "--port", "0"]
+    line = [sys.executable, "-m", "zeropass", "serve", str(llama.atlas.path), "--host", "0.0.0.0", "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0].replace("0.0.0.0", "127.0.0.1")
@@ -637,7 +637,7 @@ def test_an_extra_that_is_missing_is_named(llama: small.Built) -> None:
         "import sys\n"
         "sys.modules['fastapi'] = None\n"
         "sys.argv = ['zeropass', 'serve', sys.argv[1]]\n"
-        "from zeropass import cli\n"
+        "from zeropass.cli import main as cli\n"
         "cli.main()\n"
     )
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """``python -m zeropass`` is the command line."""
 
-from zeropass.cli import main
+from zeropass.cli.main import main
 
 if __name__ == "__main__":
     main()

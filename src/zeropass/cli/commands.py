@@ -1,42 +1,55 @@
-"""The command line: parses, asks the library, prints. Everything it prints can be had as JSON."""
+"""The commands, each a function: it reads its options, asks the library and prints."""
 
-import io
-import json
 import os
-import re
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import zeropass as zp
 from zeropass._io.parse import read_lines
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
+from zeropass.cli.inputs import (
+    is_atlas,
+    one_adapter,
+    open_classifier,
+    open_named,
+    parse_layers,
+    parse_names,
+    put_adapter,
+    refuse_weights_only,
+)
+from zeropass.cli.options import (
+    MODEL_HELP,
+    Count,
+    Device,
+    Either,
+    First,
+    Folder,
+    Frame,
+    Json,
+    Layers,
+    Model,
+    Second,
+    Tokens,
+    Where,
+)
+from zeropass.cli.output import duration, print_json, print_records, progress_bar
 from zeropass.diff.render import render_diff
 from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
-from zeropass.errors import BadModel, BadOption, NotFetched, ZeropassError
-from zeropass.model.address import parse
+from zeropass.errors import BadOption
 from zeropass.records.verdicts import default_name
-from zeropass.render.terminal import facts_table, render, render_families, render_find, show_records
+from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
 from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
+
+__all__ = ["app"]
 
 app = typer.Typer(
     name="zeropass",
@@ -45,23 +58,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",  # in rich's own markup zeropass[web] is zeropass, and a style named web
 )
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-Instruct in Q4_1)."
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
-Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
-Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
-Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
-Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
-Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
-Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -103,9 +99,9 @@ def build(
     options = zp.Options(
         k=k,
         pairs=pairs,
-        layers=_layers(layers),
-        roles=_names(roles),
-        frames=_names(frame) or (),
+        layers=parse_layers(layers),
+        roles=parse_names(roles),
+        frames=parse_names(frame) or (),
         tokens=tokens,
     )
     if memory is not None and engine != "local":
@@ -113,14 +109,14 @@ def build(
     local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
     made = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
-    with _progress() as report:
+    with progress_bar() as report:
         report("opening", 0, 1)
         fresh = made(zp.open_model(model, device), out, options, report)
     took = time.monotonic() - started
     where = shown_text(str(out), limit=500)
     if fresh:
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        print(f"{where}: complete, {size / 1e6:,.0f} MB, {_duration(took)}.")
+        print(f"{where}: complete, {size / 1e6:,.0f} MB, {duration(took)}.")
     else:
         print(f"{where}: complete already, reused.")
 
@@ -146,29 +142,20 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, from an atlas or straight from the weights."""
-    if _is_atlas(Path(what)):
-        _refuse_of_atlas(what, {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"})
+    if is_atlas(Path(what)):
+        refuse_weights_only(what, {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"})
         records = zp.open_atlas(what).explain(address, frame=frame, tokens=tokens, k=k)
-        _print(records, address, frame, k or 12, as_json)
+        print_records(records, address, frame, k or 12, as_json)
         return
-    folder, k = _one_adapter(adapter), k or 12
-    plain = _model(what, device)
-    lens = zp.Lens(_adapted(plain, folder) if folder else plain)
+    folder, k = one_adapter(adapter), k or 12
+    plain = open_named(what, device)
+    lens = zp.Lens(put_adapter(plain, folder) if folder else plain)
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
-        if not _output(record.to_json(), as_json):
+        if not print_json(record.to_json(), as_json):
             Console().print(render(record, k))
         return
-    _print(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
-
-
-def _refuse_of_atlas(what: str, options: dict[str, Any]) -> None:
-    """Raise BadOption for an option that only weights can answer."""
-    if asked := [name for name, value in options.items() if value not in (None, False)]:
-        model = zp.open_atlas(what).model["name"]
-        raise BadOption(
-            f"--{asked[0]} needs the weights, and {what} is an atlas; ask its model: zeropass show {model} …"
-        )
+    print_records(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
 
 
 @app.command()
@@ -182,8 +169,8 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find the parameters that see a word, that are about to say it, and that write it."""
-    record = zp.open_atlas(folder).find(words, side=side, role=role, layers=_layers(layers), k=k)
-    if not _output(record.to_json(), as_json):
+    record = zp.open_atlas(folder).find(words, side=side, role=role, layers=parse_layers(layers), k=k)
+    if not print_json(record.to_json(), as_json):
         Console().print(render_find(record, k))
 
 
@@ -193,8 +180,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
-    facts = zp.open_atlas(what).info() if _is_atlas(Path(what)) else _model(what).info()
-    if not _output(facts, as_json):
+    facts = zp.open_atlas(what).info() if is_atlas(Path(what)) else open_named(what).info()
+    if not print_json(facts, as_json):
         Console().print(facts_table(facts))
 
 
@@ -202,7 +189,7 @@ def info(
 def families(as_json: Json = False) -> None:
     """List the families that can be read: what each has, and what of it is not modelled exactly."""
     rows = family_rows()
-    if not _output(rows, as_json):
+    if not print_json(rows, as_json):
         Console().print(render_families(rows))
 
 
@@ -228,12 +215,20 @@ def evidence(
 ) -> None:
     """Run MODEL on a text and measure how far its words can be believed, against chance (needs zeropass[run])."""
     folder = out if out is not None else Path("evidence") / default_name(model)
-    with _progress() as report:
+    with progress_bar() as report:
         found = zp.collect_evidence(
-            model, text, folder, tokens=tokens, only=_names(only), seed=seed, keep=keep, device=device, progress=report
+            model,
+            text,
+            folder,
+            tokens=tokens,
+            only=parse_names(only),
+            seed=seed,
+            keep=keep,
+            device=device,
+            progress=report,
         )
     told = {"left_out": found.evidence.left_out, "out": str(folder), "kept": found.kept is not None, "note": found.note}
-    if not _output(found.verdicts.to_json() | told, as_json):
+    if not print_json(found.verdicts.to_json() | told, as_json):
         Console().print(found.summary)
         print(shown_text(found.note, limit=500))
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
@@ -250,11 +245,11 @@ def align(
 ) -> None:
     """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
-    with _progress() as report:
+    with progress_bar() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device), zp.open_model(second, device)
         found = zp.align_models(*models, folder, seed=seed, progress=report)
-    if not _output(found.summary() | {"out": str(folder)}, as_json):
+    if not print_json(found.summary() | {"out": str(folder)}, as_json):
         Console().print(render_alignment(found))
         print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.svg, layers.parquet, matches.parquet.")
 
@@ -271,7 +266,7 @@ def match(
     """Find the parameters of B that do what one of A does, searching every layer of B."""
     pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
     found = zp.match(pair, address, k)
-    if not _output(found.to_json(), as_json):
+    if not print_json(found.to_json(), as_json):
         own, other = (zp.Lens.over(half.frames) for half in pair.halves)
         Console().print(render_matches(found, own[found.query], [other[one.address] for one in found.matches]))
 
@@ -293,24 +288,24 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Say what a fine-tune, or an adapter, changed in BASE: where, and what it says."""
-    folder = _one_adapter(adapter)
+    folder = one_adapter(adapter)
     if (tuned is None) == (folder is None):
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
     words = read_words(watch) if watch else ()
-    with _progress() as report:
+    with progress_bar() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device)
         looked_up(model.vocab, words)  # a word that cannot be asked for is refused before any work
-        other = _adapted(model, folder) if folder else zp.open_model(str(tuned), device)
+        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device)
         if atlas:  # first: it finds at once a folder that cannot be used
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
-            zp.build_change(model, other, out / "atlas", zp.Options(layers=_layers(layers)), report)
+            zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
         found = zp.compare(model, other, watch=words, progress=report)
         if out is not None:
             zp.write_diff(found, out)
-    if not _output(found.to_json(), as_json):
+    if not print_json(found.to_json(), as_json):
         Console().print(render_diff(found))
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
@@ -350,16 +345,16 @@ def stitch(
         raise BadOption("--keep and --take are for a stitch; --transplant leaves all layers where they are.")
     if strength is not None and not transplant:
         raise BadOption("--strength is for --transplant.")
-    with _progress() as report:
+    with progress_bar() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device) if base else None
-        tuned, other = _classifier(classifier, before, device), zp.open_model(onto, device)
+        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device)
         common: dict[str, Any] = {
             "kernel": kernel,
             "frame": frame,
             "texts": read_lines(text, "--text", "text", texts) if text else (),
             "accuracy": accuracy,
-            "labels": _names(labels) or (),
+            "labels": parse_names(labels) or (),
             "seed": seed,
             "progress": report,
         }
@@ -367,7 +362,7 @@ def stitch(
             _, found = zp.transplant(tuned, other, before, out, strength=strength, **common)
         else:
             _, found = zp.stitch_models(tuned, other, out, base=before, keep=keep, take=take, **common)
-    if not _output(found.to_json() | {"out": str(out)}, as_json):
+    if not print_json(found.to_json() | {"out": str(out)}, as_json):
         Console().print(render_stitch(found))
         where = shown_text(str(out), limit=500)
         print(f'{where}: zeropass classify {where} TEXT..., or in Python: model = zeropass.load_stitched("{where}")')
@@ -382,7 +377,7 @@ def classify(
 ) -> None:
     """Label texts with a stitched classifier (needs zeropass[run])."""
     found = zp.classify(folder, texts, device)
-    if not _output(found, as_json):
+    if not print_json(found, as_json):
         Console().print(render_classes(texts, found))
 
 
@@ -436,9 +431,9 @@ def export(
     diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
 ) -> None:
     """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
-    chosen = zp.Chosen(_layers(layers), None if everything else most, None if everything else tokens)
+    chosen = zp.Chosen(parse_layers(layers), None if everything else most, None if everything else tokens)
     contexts = zp.open_sources(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
-    with _progress() as report:
+    with progress_bar() as report:
         count = zp.export_site(contexts, site, chosen, report)
     print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
 
@@ -450,119 +445,3 @@ def tour(folder: Folder) -> None:
     with console.capture() as whole:  # half a tour and then an error would be neither
         print_tour(console, zp.open_atlas(folder))
     print(whole.get(), end="")
-
-
-def main() -> None:
-    """Run the command line: mistakes of the user end with a message and exit code 2, never with a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what this terminal cannot show is spelled out
-    # torch, not loaded yet, keeps the cores busy while its threads wait for work: some microseconds are enough.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # Nor does it ask for large pages by itself, and fresh memory in small ones takes several times as long to fill.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    try:
-        app()
-    except ZeropassError as error:
-        print(f"error: {shown_text(str(error), limit=2000)}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has caught the Ctrl-C and says nothing
-            print("interrupted; what builds, measures or aligns continues with the same command", file=sys.stderr)
-        raise
-
-
-def _one_adapter(folders: list[Path] | None) -> Path | None:
-    """The folder of an adapter, if there is one; two would not say which comes first."""
-    if folders and len(folders) > 1:
-        raise BadOption(f"--adapter is given {len(folders)} times; only one adapter can be put on a model.")
-    return folders[0] if folders else None
-
-
-def _adapted(base: Any, folder: Path) -> Any:
-    """A model with an adapter on it; says on stderr what makes doubtful that it belongs there."""
-    model = zp.adapt(base, folder)
-    for line in model.warnings:
-        print(f"warning: {shown_text(line, limit=500)}", file=sys.stderr)
-    return model
-
-
-def _classifier(name: str, base: Any, device: str) -> Any:
-    """A classifier of its own, or an adapter on its base."""
-    if not (Path(name) / "adapter_config.json").is_file():
-        return zp.open_model(name, device)
-    if base is None:
-        raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
-    return _adapted(base, Path(name))
-
-
-def _print(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
-    """One record where the question names role and frame, else a list (also as JSON)."""
-    single = frame is not None and parse(address).role != ""
-    value = records[0].to_json() if single else records.to_json()
-    if not _output(value, as_json):
-        show_records(Console(), records, k)
-
-
-def _output(value: Any, as_json: bool) -> bool:
-    if as_json:
-        print(json.dumps(value, ensure_ascii=True, allow_nan=False))
-    return as_json
-
-
-def _model(what: str, device: str = "cpu") -> Any:
-    """Open what is no atlas as a model; where nothing is there, the error says how an atlas is made, too."""
-    try:
-        return zp.open_model(what, device)
-    except (BadModel, NotFetched) as error:
-        if os.path.lexists(what):
-            raise
-        way = f"zeropass build MODEL --out {what}"
-        raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {way}") from error
-
-
-def _is_atlas(path: Path) -> bool:
-    return (path / "plan.json").is_file() or (path / "manifest.json").is_file()
-
-
-def _layers(text: str | None) -> tuple[int, int] | None:
-    """``A:B`` as a half-open range; a lone number is that one layer."""
-    if text is None:
-        return None
-    found = re.fullmatch("([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-    if found is None:
-        raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
-    first = int(found[1])
-    return first, int(found[2]) if found[2] else first + 1
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar on stderr that the library's callback moves."""
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield report
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,79 @@
+"""What was typed, as models, layers and names."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import zeropass as zp
+from zeropass.errors import BadModel, BadOption, NotFetched
+from zeropass.tokens.vocabulary import shown_text
+
+__all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_names", "put_adapter"]
+__all__ += ["refuse_weights_only"]
+
+
+def one_adapter(folders: list[Path] | None) -> Path | None:
+    """Return the folder of an adapter, if there is one; two would not say which comes first."""
+    if folders and len(folders) > 1:
+        raise BadOption(f"--adapter is given {len(folders)} times; only one adapter can be put on a model.")
+    return folders[0] if folders else None
+
+
+def put_adapter(base: Any, folder: Path) -> Any:
+    """Put an adapter on a model, and say on stderr what makes doubtful that it belongs there."""
+    model = zp.adapt(base, folder)
+    for line in model.warnings:
+        print(f"warning: {shown_text(line, limit=500)}", file=sys.stderr)
+    return model
+
+
+def open_classifier(name: str, base: Any, device: str) -> Any:
+    """Open a classifier: a model of its own, or an adapter on its base."""
+    if not (Path(name) / "adapter_config.json").is_file():
+        return zp.open_model(name, device)
+    if base is None:
+        raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
+    return put_adapter(base, Path(name))
+
+
+def open_named(what: str, device: str = "cpu") -> Any:
+    """Open what is no atlas as a model; where nothing is there, the error says how an atlas is made, too."""
+    try:
+        return zp.open_model(what, device)
+    except (BadModel, NotFetched) as error:
+        if os.path.lexists(what):
+            raise
+        way = f"zeropass build MODEL --out {what}"
+        raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {way}") from error
+
+
+def is_atlas(path: Path) -> bool:
+    """Tell whether a folder holds an atlas, finished or not."""
+    return (path / "plan.json").is_file() or (path / "manifest.json").is_file()
+
+
+def parse_layers(text: str | None) -> tuple[int, int] | None:
+    """Return ``A:B`` as a half-open range; a lone number is that one layer."""
+    if text is None:
+        return None
+    found = re.fullmatch("([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+    if found is None:
+        raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
+    first = int(found[1])
+    return first, int(found[2]) if found[2] else first + 1
+
+
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Return names that were given with commas between them; None if none were given."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def refuse_weights_only(what: str, options: dict[str, Any]) -> None:
+    """Raise BadOption for an option that only weights can answer."""
+    if asked := [name for name, value in options.items() if value not in (None, False)]:
+        model = zp.open_atlas(what).model["name"]
+        raise BadOption(
+            f"--{asked[0]} needs the weights, and {what} is an atlas; ask its model: zeropass show {model} …"
+        )

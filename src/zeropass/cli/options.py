@@ -1,0 +1,22 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zeropass.tokens.vocabulary import View
+
+MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-Instruct in Q4_1)."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
+Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
+Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
+Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
+Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
+Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
+Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
