@@ -23,7 +23,7 @@ import zeropass
 from fuzzing.mutate import mutated
 from fuzzing.readers import READERS, UNNAMED, Reader, Use
 from fuzzing.written import HARMLESS, WRITTEN
-from zeropass.cli import main
+from zeropass.cli.main import main
 from zeropass.errors import ZeropassError
 
 __all__ = ["ALLOWANCE", "LIMIT", "WAIT", "Case", "Outcome", "Workplace", "limit_memory"]
@@ -211,7 +211,7 @@ def in_shell(workplace: Workplace, case: Case) -> Outcome:
     draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
     with workplace.changed(case, draw) as own:
         arguments = [str(one) for one in reader.command(own, workplace.seeds, draw)]
-        line = [sys.executable, "-m", "zeropass.cli", *arguments]
+        line = [sys.executable, "-m", "zeropass", *arguments]
         done = subprocess.run(line, capture_output=True, text=True, timeout=60)
         return judged_end(done.returncode, done.stdout, done.stderr, arguments, reader, own)
 
