@@ -11,7 +11,9 @@ from hypothesis import settings
 
 import small
 import zeropass as zp
+from commands import Run
 from zeropass.checkpoints.demo import fetch_demo
+from zeropass.records import verdicts
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no bug
 settings.load_profile("patient")
@@ -19,7 +21,7 @@ settings.load_profile("patient")
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
-FIRST += ("test_resume", "test_devices", "test_web")
+FIRST += ("test_resume", "test_devices", "test_server")
 """The dearest files: with two workers that take a file each, what is long has to begin early."""
 
 
@@ -69,3 +71,17 @@ def one_thread() -> Iterator[None]:
     """Matrices of tiny models lose more to waiting for threads than they gain."""
     with small.one_thread():
         yield
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("COLUMNS", "120")
+    return Run(monkeypatch, capsys)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a package without verdicts."""
+    monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(verdicts, "SHIPPED", tmp_path / "shipped")
+    return tmp_path / "cache"

@@ -13,6 +13,9 @@ import numpy as np
 from gguf.constants import MODEL_ARCH, RopeScalingType, TokenType
 from safetensors.torch import load_file
 
+from tiny import VOCAB
+from zeropass.model.model import open_model
+
 Config = dict[str, Any]
 Keys = Callable[[gguf.GGUFWriter, Config], None]
 
@@ -191,3 +194,66 @@ def _type(token: str | None, added: dict[str, Any] | None, spm: bool) -> TokenTy
     if added is None:
         return TokenType.NORMAL
     return TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+
+
+def rope_divisors(rope: dict[str, float], width: int) -> np.ndarray:
+    """llama.cpp, LlamaModel.generate_extra_tensors: one divisor a frequency, for Llama 3.1's rule."""
+    old, factor = rope["original_max_position_embeddings"], rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    divisors = []
+    for i in range(0, width, 2):
+        wavelength = 2 * np.pi * rope["rope_theta"] ** (i / width)
+        smooth = (old / wavelength - low) / (high - low)
+        between = 1 / ((1 - smooth) / factor + smooth)
+        divisors.append(1.0 if wavelength < old / high else factor if wavelength > old / low else between)
+    return np.array(divisors, np.float32)
+
+
+def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
+    """The checkpoint of a folder as llama.cpp's converter would write it, its blocks' matrices in one type."""
+    model, config = open_model(str(folder)), json.loads((folder / "config.json").read_text())
+    writer, dims = gguf.GGUFWriter(path, "llama"), model.dims
+    writer.add_block_count(dims.layers)
+    writer.add_embedding_length(dims.d)
+    writer.add_feed_forward_length(dims.neurons)
+    writer.add_head_count(dims.heads)
+    writer.add_head_count_kv(dims.kv_heads)
+    writer.add_key_length(dims.head_dim)
+    writer.add_layer_norm_rms_eps(dims.eps)
+    writer.add_rope_freq_base(dims.rope.theta)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"t{i}" for i in range(VOCAB)])
+    writer.add_token_merges([])
+    writer.add_tensor("rope_freqs.weight", rope_divisors(config["rope_parameters"], dims.head_dim))
+    hf = load_file(folder / "model.safetensors")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, dims.layers)
+    for name, tensor in hf.items():
+        values = tensor.numpy()
+        if "q_proj" in name or "k_proj" in name:
+            values = permuted(values, dims.heads if "q_proj" in name else dims.kv_heads)
+        own = gguf.GGMLQuantizationType[kind if values.ndim == 2 and "layers" in name else "F32"]
+        packed = gguf.quants.quantize(np.ascontiguousarray(values), own)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), packed, raw_dtype=own)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def sentencepiece(size: int) -> str:
+    """A tokenizer.json as transformers makes it of a SentencePiece model: pieces, bytes, special tokens."""
+    pieces = ["▁", *(f"▁{a}{b}" for a in "bdfgl" for b in "aeio"), *(a + b for a in "mnprs" for b in "aeio")]
+    bytes_ = [f"<0x{i:02X}>" for i in range(size - 3 - len(pieces))]
+    tokens = ["<pad>", "<unk>", "<bos>", *bytes_, *pieces]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    spec: dict[str, Any] = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor"))
+    spec |= {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": tokens[i]} | flags for i in range(3)],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "decoder": {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+        | {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": []},
+    }
+    return json.dumps(spec)

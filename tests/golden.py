@@ -36,7 +36,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import machine
 import small
-from test_stitch import classifier
+from tiny_classifiers import classifier
 from zeropass.cli import main as cli
 
 GOLDEN = Path(__file__).parent / "golden.json"

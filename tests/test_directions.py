@@ -15,8 +15,8 @@ from torch import Tensor
 
 import small
 import zeropass as zp
+from commands import Run
 from serving import contexts_of, serving
-from test_cli import Run, run  # noqa: F401 - fixtures
 from zeropass.numerics.factored import Factored, one_sign
 from zeropass.tokens.vocabulary import shown_text
 
@@ -98,7 +98,7 @@ def poles(record: Any) -> list[tuple[list[str], ...]]:
 def test_command_line_lens_page_and_json_agree(
     built: small.Built,
     web: httpx.Client,
-    run: Run,  # noqa: F811
+    run: Run,
     address: str,
 ) -> None:
     expected = poles(built.lens.svd(address).to_json())

@@ -17,7 +17,7 @@ import gguf_files
 import small
 import tiny
 import zeropass as zp
-from test_every_gguf import sentencepiece
+from gguf_files import sentencepiece
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.records.verdicts import Verdict, Verdicts
 from zoo import tiny_model

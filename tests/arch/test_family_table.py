@@ -1,0 +1,167 @@
+"""``zeropass families``: what the table says of each family is what its checkpoints have."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tiny import save
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
+from zeropass.cli import main as cli
+from zeropass.model.model import Model, open_model
+from zoo import ZOO, tiny_model
+
+ROWS = {row["family"]: row for row in family_rows()}
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    folder = tmp_path_factory.mktemp("table")
+
+    @cache
+    def made(name: str) -> Model:
+        mark = "#decoder" if ZOO[name][2].get("stack") == "decoder" else ""
+        return open_model(f"{save(tiny_model(name), folder / name)}{mark}")
+
+    return made
+
+
+def test_every_family_is_one_row() -> None:
+    assert list(ROWS) == list(dict.fromkeys(family.name for family in FAMILIES))
+    for family in FAMILIES:
+        row = ROWS[family.name]
+        assert set(family.model_types) <= set(row["model_types"])
+        assert len(row["formats"]) == len(
+            {layout.format for f in FAMILIES if f.name == family.name for layout in f.layouts}
+        )
+        assert set(family.notes) <= set(row["notes"])
+
+
+@pytest.mark.parametrize(
+    ("family", "norm", "positions", "attention", "mlp"),
+    [
+        ("llama", "RMSNorm before", "rotary", "GQA", "gated"),
+        (
+            *("gemma3", "RMSNorm around", "rotary"),
+            *("GQA, QK-norm, window or GQA, QK-norm, window, both ways", "gated"),
+        ),
+        ("olmo2", "RMSNorm after", "rotary", "GQA, QK-norm", "gated"),
+        ("mixtral", "RMSNorm before", "rotary", "GQA, window", "gated, experts"),
+        ("gpt2", "LayerNorm before", "learned", "heads", "plain"),
+        ("phi", "LayerNorm before", "partial rotary", "GQA", "plain, parallel"),
+        ("bloom", "LayerNorm before", "ALiBi", "heads", "plain"),
+        (
+            *("falcon", "LayerNorm before", "ALiBi or rotary"),
+            *("heads or multi-query or GQA", "plain or plain, parallel"),
+        ),
+        ("bert", "LayerNorm post", "learned", "heads, both ways or heads", "plain"),
+        ("t5", "RMSNorm before", "relative", "heads, both ways or heads, cross", "plain or gated"),
+    ],
+)
+def test_what_a_row_says(family: str, norm: str, positions: str, attention: str, mlp: str) -> None:
+    row = ROWS[family]
+    assert [row[key] for key in ("norm", "positions", "attention", "mlp")] == [norm, positions, attention, mlp]
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_row_is_true_of_a_checkpoint(name: str, opened: Callable[[str], Model]) -> None:
+    model = opened(name)
+    family, dims, row = model.family, model.dims, ROWS[model.family.name]
+    assert norm_of(family) in row["norm"]
+    assert ("around" in norm_of(family)) == (family.reads_normed and model.has("attn_post_norm"))
+    words = positions_of(family)
+    assert words in row["positions"]
+    assert ("learned" in words, "rotary" in words) == (model.has("positions"), dims.rope is not None)
+    assert "partial" in words or dims.rotary in (0, dims.head_dim)
+    words = attention_of(family)
+    assert words in row["attention"]
+    assert dims.group == 1 or words.startswith(("GQA", "multi-query"))
+    assert ("QK-norm" in words) == model.has("q_norm")
+    assert ("cross" in words) == model.has("cross_q")
+    assert ("both ways" in words) != family.causal
+    assert "window" in words or not dims.local
+    assert ("experts" in mlp_of(family)) == (dims.experts > 1)
+    assert ("gated" in mlp_of(family)) == model.has("gate")
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Callable[[str], Model]) -> None:
+    model = opened(name)
+    dims, said = model.dims, " ".join(model.info()["notes"])
+    assert set(model.info()["notes"]) <= set(notes_of(model.family)) <= set(ROWS[model.family.name]["notes"])
+    for word, there in (
+        ("QK-norm", model.has("q_norm")),
+        ("clip_qkv", dims.clip),
+        ("soft-caps", dims.logit_cap),
+        ("windows", dims.window),
+        ("distance alone", model.family.alibi or model.has("relative")),
+        ("experts", dims.experts > 1),
+        ("RoPE scalings", False),
+    ):
+        assert (word in said) == bool(there), word
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *line: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["zeropass", *line])
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def flat(text: str) -> str:
+    """A page as one line."""
+    return " ".join(text.split())
+
+
+def test_the_command_lists_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(run(monkeypatch, capsys, "families", "--json")) == list(ROWS.values())
+    shown = flat(run(monkeypatch, capsys, "families"))
+    for row in ROWS.values():
+        assert row["family"] in shown
+        assert all(note in shown for note in row["notes"])
+
+
+def test_info_says_what_a_model_has_and_leaves_out_what_it_has_not(
+    opened: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixtral = flat(run(monkeypatch, capsys, "info", opened("mixtral").name))
+    for part in ("gated, experts", "experts used 2", "router", "each is read as if a token went through it"):
+        assert part in mixtral
+    assert "logit cap" not in mixtral
+    gemma = flat(run(monkeypatch, capsys, "info", opened("gemma3").name))
+    for part in ("RMSNorm around", "logit cap", "theta 500, kind linear, options factor 4", "theta 50,", "its layers"):
+        assert part in gemma
+    assert "experts" not in gemma
+    assert "None" not in mixtral + gemma
+
+
+def test_the_readme_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = page.partition("$ zeropass families\n")[2].partition("```")[0].splitlines()
+    printed = flat(run(monkeypatch, capsys, "families"))
+    assert len(lines) > 8
+    assert [line for line in lines if flat(line) not in printed and line != "…"] == []
+
+
+def test_the_page_shows_the_records_as_they_are() -> None:
+    """docs/adding-a-family.md: every line of its Python is a line of the source."""
+    root = Path(__file__).parents[2]
+    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), root / "tests" / "zoo.py")
+    source = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+    page = (root / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
+    shown = [
+        line.strip() for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()
+    ]
+    assert len(shown) > 40
+    assert [line for line in shown if line not in source | {"…"}] == []

@@ -1,0 +1,130 @@
+"""Atlases of families that are not like Llama: all of it built, and what it says is what the lens says."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_atlas import close, same, without_bounds
+
+import small
+import zeropass as zp
+from tiny import save
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
+from zeropass.model.vectors import VectorSet, roles_at, vector_set
+from zoo import ZOO, tiny_model
+
+NAMES = (
+    *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
+    *("qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
+    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder"),
+)
+OPTIONS = zp.Options(k=9, pairs=12, tokens="all")
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A checkpoint of the zoo by a lens, and its atlas."""
+
+    lens: zp.Lens
+    atlas: zp.Atlas
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    folder = tmp_path_factory.mktemp("atlases")
+
+    @cache
+    def made(name: str) -> Pair:
+        model = save(tiny_model(name), folder / name)
+        if ZOO[name][2].get("stack") == "decoder":
+            model = Path(f"{model}#decoder")
+        return Pair(
+            zp.Lens(zp.open_model(str(model)), tokens="all"), small.build(model, folder / f"{name}-atlas", OPTIONS)
+        )
+
+    return made
+
+
+@pytest.fixture(params=NAMES)
+def pair(request: pytest.FixtureRequest, pairs: Callable[[str], Pair]) -> Iterator[Pair]:
+    with small.one_thread():
+        yield pairs(request.param)
+
+
+def layers(model: zp.Model) -> range:
+    return range(OUTSIDE, model.dims.layers)
+
+
+def test_every_vector_of_the_model_is_listed(pair: Pair) -> None:
+    model = pair.lens.model
+    expected = {
+        (str(address), role, frame)
+        for layer in layers(model)
+        for role in roles_at(model, layer)
+        for found in [vector_set(model, layer, role)]
+        for address in found.addresses
+        for frame in found.frames
+    }
+    table = pd.read_parquet(pair.atlas.path / "parameters.parquet", columns=["address", "role", "frame"])
+    assert set(table.itertuples(index=False, name=None)) == expected
+    assert len(table) == len(expected)
+
+
+def addresses(model: zp.Model) -> list[str]:
+    """One of every kind of parameter, in the middle and at the end of its set."""
+    found = []
+    for layer in layers(model):
+        for role in roles_at(model, layer):
+            some = vector_set(model, layer, role).addresses
+            found += [some[len(some) // 2], some[-1]]
+    places = ("attn", "cross") if model.family.crosses else ("attn",)
+    last = model.dims.heads - 1
+    heads = [f"L{layer}.{place}.{head}" for layer in range(model.dims.layers) for place in places for head in (0, last)]
+    return [*dict.fromkeys(map(str, found)), *heads]
+
+
+def test_atlas_and_lens_say_the_same(pair: Pair) -> None:
+    for address in addresses(pair.lens.model):
+        found, expected = (without_bounds(source.explain(address, k=9)) for source in (pair.atlas, pair.lens))
+        same(found, expected, address)
+
+
+def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
+    model, frames = pair.lens.model, pair.lens.frames
+    for layer in range(model.dims.layers):
+        for kind in MAP_ROLES if model.family.crosses else SELF_MAPS:
+            for row in pd.read_parquet(pair.atlas.path / "pairs" / f"L{layer}.{kind}.parquet").itertuples():
+                product = frames.head_map(layer, row.head, kind, row.frame, frames.usual_offset(kind, row.frame))
+                matrix = (product.left.double() @ product.right.double().T).numpy()
+                assert close(row.scores, np.sort(matrix.ravel())[::-1][: OPTIONS.pairs])
+                assert close(matrix[row.left_ids, row.right_ids], row.scores)
+
+
+def test_a_token_is_found_where_it_stands_out_most(pair: Pair) -> None:
+    """Of the lists in the output frame that are written, over all layers: the best one is the best of a full scan."""
+    model, frames, token = pair.lens.model, pair.lens.frames, 40
+    best = max(
+        float(scores[:, token].abs().max())
+        for layer in layers(model)
+        for role in roles_at(model, layer)
+        for found in [vector_set(model, layer, role)]
+        if found.side == "write" and "output" in found.frames
+        for scores in [z(frames, found)]
+    )
+    hits = pair.atlas.find([model.vocab.text(token)], side="write", k=1).hits
+    assert abs(hits[0].z) == pytest.approx(best, rel=1e-3)
+
+
+def z(frames: zp.Frames, found: VectorSet) -> torch.Tensor:
+    """Scores of a set in the output frame, in standard deviations over the tokens in use."""
+    folded = frames.fold(found.vectors, "output", found.side, found.norm, found.layer).double()
+    scores = folded @ frames.matrix(f"output.{found.side}").double().T
+    used = scores[:, frames.model.vocab.used]
+    return (scores - used.mean(1, keepdim=True)) / used.std(1, unbiased=False, keepdim=True)

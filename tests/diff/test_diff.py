@@ -1,0 +1,344 @@
+"""What a fine-tune changed: the same whatever way it is stored, against slow forms, and what a user reads of it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+import tiny
+import zeropass as zp
+from adapters import ALL, made
+from commands import Run
+from gguf_files import write_gguf
+from zeropass.diff.changes import Change, leading
+from zeropass.diff.results import read_words
+from zeropass.diff.run import across
+from zeropass.diff.verdict import alarms, verdict
+from zeropass.errors import BadModel, BadOption
+from zeropass.model.adapted import adapt
+from zeropass.model.frames import Frames
+from zeropass.numerics.factored import Factored
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def alike(found: zp.Diff, other: zp.Diff) -> None:
+    """The same change, to rounding."""
+    assert found.relative == pytest.approx(other.relative, rel=1e-4)
+    assert [(m.layer, m.role) for m in found.matrices] == [(m.layer, m.role) for m in other.matrices]
+    for mine, theirs in zip(found.matrices, other.matrices, strict=True):
+        assert mine.relative == pytest.approx(theirs.relative, rel=1e-4)
+        assert mine.rank == pytest.approx(theirs.rank, rel=1e-3)
+        assert mine.directions[0].value == pytest.approx(theirs.directions[0].value, rel=1e-3)
+        if not mine.directions[0].close:
+            assert mine.directions[0].left[0].token == theirs.directions[0].left[0].token
+    for name in ("sees", "writes"):
+        mine, theirs = getattr(found, name), getattr(other, name)
+        assert [one.z for one in mine] == pytest.approx([one.z for one in theirs], abs=1e-2)
+    assert [one.address for one in found.neurons] == [one.address for one in other.neurons]
+
+
+def test_merged_or_not_and_however_the_factors_are_scaled(tmp_path: Path) -> None:
+    found = made("llama", tmp_path, target_modules=ALL)
+    plain = zp.compare(found.base, found)
+    alike(plain, zp.compare(found.base, zp.open_model(str(tmp_path / "merged"))))
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    scaled = {n: t * (8.0 if "lora_A" in n else 1 / 8) for n, t in load_file(path).items()}
+    save_file(scaled, path)
+    alike(plain, zp.compare(found.base, adapt(found.base, tmp_path / "adapter")))
+
+
+def test_sharded_or_not(tmp_path: Path) -> None:
+    found = made("llama", tmp_path, target_modules=ALL)
+    hf = type(tiny.make("llama")).from_pretrained(tmp_path / "merged")
+    hf.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / "tokenizer.json").write_text((tmp_path / "merged" / "tokenizer.json").read_text())
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    alike(zp.compare(found.base, found), zp.compare(found.base, zp.open_model(str(tmp_path / "shards"))))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("narrow", ["base", "tuned"])
+def test_another_type_is_not_a_change(kind: torch.dtype, narrow: str, tmp_path: Path) -> None:
+    hf = tiny.make("llama")
+    wide = tiny.save(hf, tmp_path / "wide")
+    other = tiny.save(hf.to(kind), tmp_path / "narrow")
+    base, tuned = (other, wide) if narrow == "base" else (wide, other)
+    found = zp.compare(zp.open_model(str(base)), zp.open_model(str(tuned)))
+    assert all(one.rounding for one in found.matrices)
+    assert (found.relative, found.sees, found.embedding) == (0.0, (), ())
+    assert (found.relation, found.alarm) == ("rounded", ())
+    assert all(one.state == "rounded" for one in found.tables)
+    assert found.verdict == (
+        "The models are equal but for rounding: 21 of 21 tensors differ, and only as storing them in another type "
+        "makes them differ.",
+    )
+
+
+def quantised(folder: Path, kind: str) -> Path:
+    """The tiny model as a GGUF file in a quantised type, and beside it the folder it was made from."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64}
+    config = {"rope_parameters": tiny._LLAMA3, "attention_bias": True}
+    hf = tiny._llama(**sizes, **config).float()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    tiny.save(hf, folder / "wide")
+    return write_gguf(folder / "wide", folder / "narrow.gguf", kind)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
+def test_a_quantised_copy_is_not_a_change(kind: str, tmp_path: Path) -> None:
+    narrow = quantised(tmp_path, kind)
+    base, tuned = zp.open_model(str(narrow)), zp.open_model(str(tmp_path / "wide"))
+    # The file's tokenizer has other texts; what is compared here are the blocks.
+    found = zp.compare(base, replace(tuned, vocab=base.vocab))
+    assert all(one.rounding for one in found.matrices)
+    assert len(found.matrices) == 14
+    assert found.relative == 0.0
+    with torch.no_grad():
+        path = tmp_path / "wide" / "model.safetensors"
+        tensors = load_file(path)
+        tensors["model.layers.1.mlp.up_proj.weight"] += 0.01
+        save_file(tensors, path, metadata={"format": "pt"})
+    again = zp.compare(base, replace(zp.open_model(str(tmp_path / "wide")), vocab=base.vocab))
+    assert [(m.layer, m.role) for m in again.matrices if not m.rounding] == [(1, "up")]
+    assert any(line.startswith(f"The base is stored as {kind}") for line in again.verdict)
+
+
+def test_alarms_are_raised_by_what_stands_out_unusually(tmp_path: Path) -> None:
+    found = zp.compare(made("llama", tmp_path, target_modules=ALL).base, adapt_again(tmp_path))
+    for sees, writes, raised in ((3.0, 6.2, ()), (3.2, 6.2, ("sees",)), (3.0, 6.4, ("writes",))):
+        one = replace(
+            found,
+            sees=tuple(replace(s, z=sees) for s in found.sees),
+            writes=tuple(replace(s, z=writes) for s in found.writes),
+        )
+        assert alarms(one) == raised
+        said = " ".join(verdict(replace(one, alarm=raised)))
+        assert ("ALARM" in said, "No alarm" in said) == (bool(raised), not raised)
+
+
+def adapt_again(folder: Path) -> zp.Adapted:
+    return adapt(zp.open_model(str(folder / "base")), folder / "adapter")
+
+
+def test_the_same_model_twice(tmp_path: Path) -> None:
+    model = zp.open_model(str(tiny.save(tiny.make("gpt2"), tmp_path / "one")))
+    found = zp.compare(model, model)
+    assert (found.matrices, found.tables, found.constants, found.relation) == ((), (), (), "equal")
+    assert found.verdict == ("The models are equal: all 36 tensors that both have hold the same numbers.",)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gpt2", "bert", "llama-tied"])
+def test_two_models_drawn_apart_are_no_base_and_fine_tune(variant: str, tmp_path: Path) -> None:
+    models = [zp.open_model(str(tiny.save(tiny.make(variant, seed), tmp_path / str(seed)))) for seed in (0, 1)]
+    difference = zp.compare(*models)
+    assert (difference.relation, difference.alarm, difference.sees, difference.writes) == ("unrelated", (), (), ())
+    assert difference.verdict[0].startswith("These are two models, not one that was made of the other")
+    assert abs(difference.cosine) < 0.1
+
+
+def test_two_models_trained_apart_raise_no_alarm(run: Run) -> None:
+    first, second = (ROOT / "models" / name for name in ("first", "second"))
+    code, shown, _ = run("diff", first, second)
+    assert code == 0
+    told = " ".join(shown.split())
+    assert "These are two models, not one that was made of the other" in told
+    assert "(mean cosine 0.00;" in told
+    assert not any(word in shown for word in ("ALARM", "strongest", "sees ", "writes ", "changed most"))
+    models = [zp.open_model(str(path)) for path in (first, second)]
+    every = [
+        torch.nn.functional.cosine_similarity(*(model.matrix(role, layer).flatten() for model in models), dim=0)
+        for role in models[0].family.vector_roles
+        for layer in range(models[0].dims.layers)
+    ]
+    assert zp.compare(*models).cosine == pytest.approx(float(torch.stack(every).mean()), abs=1e-5)
+
+
+def test_a_long_fine_tune_of_all_weights_is_one(tmp_path: Path) -> None:
+    """At the rate of pretraining, until its loss is far below where it began."""
+    folder = ROOT / "models" / "first"
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder).float()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = torch.tensor(tokenizer.encode((ROOT / "models/tunes/reviews/texts.txt").read_text("utf-8")).ids)
+    optimizer, draw = torch.optim.AdamW(hf.parameters(), lr=3e-3, weight_decay=0.1), torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(40):
+        starts = torch.randint(len(ids) - 33, (8,), generator=draw)
+        batch = torch.stack([ids[start : start + 32] for start in starts])
+        loss = hf(batch, labels=batch).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.3
+    hf.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    difference = zp.compare(zp.open_model(str(folder)), zp.open_model(str(tmp_path)))
+    assert difference.relation == "changed"
+    assert difference.cosine > 0.5
+    assert difference.relative > 0.05
+
+
+def test_a_model_under_as_much_noise_is_still_one(tmp_path: Path) -> None:
+    """Cosine 1/√2 by construction; the same model the other way round is a change too."""
+    base = tiny.save(tiny.make("llama"), tmp_path / "base")
+    hf = tiny.make("llama")
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=draw))
+    models = zp.open_model(str(base)), zp.open_model(str(tiny.save(hf, tmp_path / "tuned")))
+    for pair in (models, models[::-1]):
+        difference = zp.compare(*pair)
+        assert difference.relation == "changed"
+        assert difference.cosine == pytest.approx(0.5**0.5, abs=0.05)
+
+
+def test_embeddings_kept_and_blocks_made_anew_are_told(tmp_path: Path) -> None:
+    base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
+    other = tiny.make("llama", seed=1)
+    other.load_state_dict({n: t for n, t in tiny.make("llama").state_dict().items() if "layers" not in n}, strict=False)
+    difference = zp.compare(base, zp.open_model(str(tiny.save(other, tmp_path / "tuned"))))
+    assert difference.relation == "unrelated"
+    assert difference.verdict[1].startswith("Their embeddings are equal")
+
+
+def test_rank_and_directions_against_the_whole_svd() -> None:
+    draw = torch.Generator().manual_seed(0)
+    values = 0.6 ** torch.arange(24.0)
+    left, right = (torch.linalg.qr(torch.randn(size, 24, generator=draw)).Q for size in (40, 24))
+    dense = Change(0, "up", left * values @ right.T, 1.0)
+    factored = Change(0, "up", Factored(left * values, right), 1.0)
+    for change in (dense, factored):
+        assert change.rank == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()), rel=1e-4)
+        found, error = leading(change, 4)
+        torch.testing.assert_close(found.values, values[:4], atol=1e-4, rtol=1e-4)
+        assert (found.left.T @ left).diagonal().abs().tolist() == pytest.approx([1] * 4, abs=1e-3)
+        assert float((found.values - values[:4]).abs().max() / values[0]) <= error + 1e-5
+
+
+@pytest.mark.parametrize("variant", ["llama", "llama-one-kv", "llama-tied"])
+@pytest.mark.parametrize("role", ["q", "k", "v", "o"])
+def test_the_other_end_of_a_direction(variant: str, role: str, tmp_path: Path) -> None:
+    """Head by head: the inner side of a direction, through the partner's rows of the same head."""
+    model = zp.open_model(str(tiny.save(tiny.make(variant), tmp_path / "base")))
+    dims, partner = model.dims, {"q": "k", "k": "q", "v": "o", "o": "v"}[role]
+    inner = torch.randn(model.rows(role), 3, generator=torch.Generator().manual_seed(1))
+    slow = torch.zeros(3, dims.d)
+    for head in range(dims.heads):
+        own = model.kv_head(role, head) * dims.head_dim
+        slow += inner[own : own + dims.head_dim].T @ model.head(partner, 0, head)
+    torch.testing.assert_close(across(inner, role, dims).T @ model.matrix(partner), slow)
+
+
+def test_added_tokens_moved_rows_and_gains(tmp_path: Path) -> None:
+    hf = tiny.make("llama-tied")
+    base = tiny.save(hf, tmp_path / "base")
+    bigger = tiny.make("llama-tied")
+    bigger.resize_token_embeddings(tiny.VOCAB + 4, mean_resizing=False)
+    with torch.no_grad():
+        bigger.get_input_embeddings().weight[7] *= 2
+        bigger.model.norm.weight.mul_(1.5)
+    tuned = tiny.save(bigger, tmp_path / "tuned")
+    (tuned / "tokenizer.json").write_text(tiny.tokenizer_json(tiny.TOKENS + 3))
+    models = zp.open_model(str(base)), zp.open_model(str(tuned))
+    found = zp.compare(*models)
+    assert len(found.added) == 3
+    assert [one.name for one in found.embedding] == [models[0].vocab.label(7)]
+    assert (found.vectors[0].name, round(found.vectors[0].relative, 3)) == ("final_norm", 0.5)
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    llama, other, gpt2 = (
+        zp.open_model(str(tiny.save(hf, tmp_path / name)))
+        for name, hf in {
+            "llama": tiny.make("llama"),
+            "wide": tiny._llama(intermediate_size=48),
+            "gpt2": tiny.make("gpt2"),
+        }.items()
+    )
+    with pytest.raises(BadModel, match="neurons is 48, and 40 in the base"):
+        zp.compare(llama, other)
+    with pytest.raises(BadModel, match="nothing to compare"):
+        zp.compare(llama, gpt2)
+
+
+def test_the_command(run: Run, tmp_path: Path) -> None:
+    made("llama", tmp_path, target_modules=ALL)
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    vocab = zp.open_model(str(base)).vocab
+    (tmp_path / "words.txt").write_text(f"{vocab.label(5)}\n{vocab.label(9)}\n")
+    run.capsys.readouterr()
+    found = run.json("diff", base, "--adapter", adapter, "--watch", tmp_path / "words.txt", "--out", tmp_path / "out")
+    assert found["schema"] == 1
+    assert len(found["matrices"]) == 14
+    assert found["watch"][0]["effect"] >= found["watch"][-1]["effect"]
+    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == found
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"diff.json", "matrices.parquet", "where.svg"}
+    code, out, _ = run("diff", base, tmp_path / "merged")
+    assert code == 0
+    assert len(out.splitlines()) <= 60
+    assert "The blocks changed by" in out
+    for arguments, words in (
+        (("diff", base), "give one of the two"),
+        (("diff", base, tmp_path / "merged", "--adapter", adapter), "give one of the two"),
+        (("diff", base, "--adapter", base), "has no adapter_config.json"),
+        (("diff", base, tmp_path / "merged", "--watch", tmp_path / "none.txt"), "cannot be read"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert words in err
+
+
+def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range) -> Path:
+    """An adapter made by hand: where a layer's neurons see one word, they write another."""
+    frames = Frames(model)
+    see = frames.rows("token").matrix[model.vocab.find(seen)[0]]
+    said_row = frames.rows("output.write").matrix[model.vocab.find(said)[0]]
+    # Frequent words are long rows in all directions; the covariance takes out what they have in common with the word.
+    say = torch.linalg.solve(frames.rows("output.write").moments.covariance, said_row.double()).float()
+    draw = torch.Generator().manual_seed(0)
+    tensors: dict[str, Any] = {}
+    for layer in layers:
+        inner = torch.randn(model.dims.neurons, generator=draw)
+        gain = model.vector("ff_norm", layer)
+        name = f"base_model.model.model.layers.{layer}.mlp"
+        for module, down, up in (("up_proj", see / gain, inner), ("down_proj", inner, say)):
+            tensors[f"{name}.{module}.lora_A.weight"] = (down / down.norm())[None].contiguous()
+            tensors[f"{name}.{module}.lora_B.weight"] = (up / up.norm())[:, None].contiguous()
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 0.1}))
+    return folder
+
+
+def test_a_word_planted_in_real_weights_comes_first(smollm2_path: Path, tmp_path: Path) -> None:
+    base = zp.open_model(str(smollm2_path))
+    found = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))
+    assert found.sees[0].token.token == " coach"
+    assert found.writes[0].token.token == " across"
+    assert {(one.layer, one.role) for one in found.matrices} == {(n, r) for n in range(18, 22) for r in ("up", "value")}
+    assert all(one.rank == pytest.approx(1) for one in found.matrices)
+    values = [one.directions[0] for one in found.matrices if one.role == "value"]
+    assert all(" across" in {t.token for t in (*one.right, *one.right_bottom)} for one in values)
+    assert math.isclose(sum(one.directions[0].share for one in found.matrices), 8, rel_tol=1e-3)
+
+
+def test_a_file_of_words(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    with pytest.raises(BadOption, match="holds no words"):
+        read_words(empty)

@@ -1,0 +1,300 @@
+"""docs/theory.md: every function that it names exists, every formula has one, and its identities hold."""
+
+import re
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import jacrev
+from torch.nn import functional
+
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.projection import (
+    apply_norm,
+    fold_read,
+    fold_write,
+    from_scores,
+    keep_k,
+    normed,
+    pseudo_inverse,
+    rotate,
+    scores,
+)
+from zeropass.numerics.statistics import moments, standardised
+from zeropass.numerics.top_pairs import top_pairs
+from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
+
+PAGE = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
+NAME = re.compile(r"`(zeropass(?:\.\w+)+)`")
+NAMES = sorted(set(NAME.findall(PAGE)))
+V, D = 90, 8
+NORMS = pytest.mark.parametrize("norm", ["rms", "layer"])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def embedding() -> Tensor:
+    """Rows with a common mean and unequal directions, so that the Gram matrix is far from a multiple of I."""
+    return draw(V, D) * torch.logspace(-1, 0.5, D, dtype=torch.float64) + 1
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-8, atol=1e-8)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(
+        functional.cosine_similarity(a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True), dim=-1).mean()
+    )
+
+
+# The page
+
+
+def resolve(name: str) -> Any:
+    """What a dotted name means: a module's attribute, or one of a class (a field without default is found too)."""
+    parts = name.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:depth]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[depth:]:
+            known = {f.name: f for f in fields(found)} if is_dataclass(found) else {}
+            found = known[part] if part in known else getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_something_public(name: str) -> None:
+    resolve(name)
+    assert not any(part.startswith("_") for part in name.split("."))
+
+
+def test_a_wrong_name_would_be_seen() -> None:
+    for wrong in (
+        "zeropass.numerics.projection.no_such",
+        "zeropass.records.parameters.TokenScore.y",
+        "zeropass.nowhere.scores",
+    ):
+        with pytest.raises((AttributeError, ModuleNotFoundError)):
+            resolve(wrong)
+
+
+def test_the_page_names_enough() -> None:
+    assert len(NAMES) >= 20
+    assert PAGE.count("zeropass.") == len(NAME.findall(PAGE)), "a name is not in backticks of its own"
+
+
+def test_every_formula_is_followed_by_its_function() -> None:
+    """A formula is an indented line; the lines behind it begin with an arrow and name what computes it."""
+    lines = PAGE.splitlines()
+    formulas = [i for i, line in enumerate(lines) if line.startswith("    ")]
+    assert len(formulas) >= 20
+    for i in formulas:
+        behind = "\n".join(lines[i + 1 :]).split("\n\n")[0]
+        assert behind.startswith("→ "), lines[i]
+        assert NAME.search(behind), lines[i]
+    assert [i - 1 for i, line in enumerate(lines) if line.startswith("→")] == formulas
+
+
+def test_the_table_holds_every_name() -> None:
+    text, table = PAGE.split("## 9. ")
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    assert all(NAME.search(row) for row in rows)
+    assert set(NAME.findall(table)) == set(NAME.findall(text))
+
+
+def test_the_sections_are_in_order() -> None:
+    assert re.findall(r"^## (\d)\. ", PAGE, re.M) == list("123456789")
+
+
+# Section 3: maps
+
+
+def test_rotated_products_depend_on_the_distance_alone() -> None:
+    q, k, angles = draw(5, D), draw(5, D, seed=1), 100.0 ** -torch.arange(0, 1, 2 / D, dtype=torch.float64)
+    for i, j in ((7, 3), (3, 7), (40, 0)):
+        close((rotate(q, i, angles) * rotate(k, j, angles)).sum(1), (rotate(q, i - j, angles) * k).sum(1))
+
+
+def test_inner_product_of_two_maps() -> None:
+    a, b = (Factored(draw(20, 4, seed=s), draw(30, 4, seed=s + 1)) for s in (0, 2))
+    found = ((a.left @ a.right.T) * (b.left @ b.right.T)).sum()
+    assert a.inner(b) == pytest.approx(float(found))
+
+
+def test_a_map_does_not_depend_on_the_basis_of_its_head() -> None:
+    """W_V T and T⁻¹ W_O make the same map; so does balancing."""
+    rows, v, o, turn = embedding(), draw(D, 4), draw(4, D, seed=1), draw(4, 4, seed=2)
+    plain = Factored(rows @ v, rows @ o.T)
+    i, j = torch.arange(V), torch.arange(V).flip(0)
+    for other in (Factored(rows @ v @ turn, rows @ (torch.linalg.inv(turn) @ o).T), plain.balanced()):
+        torch.testing.assert_close(other.entries(i, j), plain.entries(i, j), rtol=1e-5, atol=1e-5)
+
+
+def test_the_best_pair_is_within_the_bound_of_its_norms() -> None:
+    product = Factored(embedding().float(), draw(V, D, seed=1).float())
+    found = top_pairs(product, 1)
+    assert float(found.scores) == pytest.approx(float((product.left @ product.right.T).max()), rel=1e-5)
+    assert float(found.scores) <= float(product.left[found.left].norm() * product.right[found.right].norm()) * (
+        1 + 1e-6
+    )
+
+
+# Section 4: to the vocabulary and back
+
+
+def test_a_right_inverse_gives_back_states_and_inner_products() -> None:
+    e, x, y = embedding(), draw(3, D, seed=1), draw(3, D, seed=2)
+    inverse = pseudo_inverse(e)
+    close(e.T @ inverse, torch.eye(D))
+    close(from_scores(scores(x, e), inverse), x)
+    close((scores(x, e) * scores(y, inverse)).sum(1), (x * y).sum(1))
+
+
+def test_the_transpose_puts_the_gram_matrix_in_between() -> None:
+    e, x, y = embedding(), draw(3, D, seed=1), draw(3, D, seed=2)
+    found = moments(e)
+    gram = V * (found.covariance + torch.outer(found.mean, found.mean))
+    close(from_scores(scores(x, e), e) @ y.T, x @ gram @ y.T)
+    lists = [scores(one, e) - scores(one, e).mean(1, keepdim=True) for one in (x, y)]
+    close(lists[0] @ lists[1].T / V, x @ found.covariance @ y.T)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, V])
+def test_what_keep_k_leaves_of_an_inner_product(k: int) -> None:
+    e, x, y = embedding(), draw(1, D, seed=1), draw(1, D, seed=2)
+    values, inverse = scores(x, e), pseudo_inverse(e)
+    kept = keep_k(values, k)[0] != 0
+    assert int(kept.sum()) == k
+    gram_kept, gram_rest = e[kept].T @ e[kept], e[~kept].T @ e[~kept]
+    close(from_scores(values, e, k) @ y.T, x @ gram_kept @ y.T)
+    close(from_scores(values, inverse, k) @ y.T, x @ y.T - x @ gram_rest @ torch.linalg.inv(e.T @ e) @ y.T)
+
+
+def test_shares_of_tokens_in_the_identity() -> None:
+    e = embedding()
+    shares = (e * pseudo_inverse(e)).sum(1)
+    assert float(shares.min()) >= 0
+    assert float(shares.max()) <= 1
+    assert float(shares.sum()) == pytest.approx(D)
+
+
+def test_kept_squares_grow_from_the_largest() -> None:
+    e, x = embedding(), draw(1, D, seed=1)
+    sums = torch.tensor([float(from_scores(scores(x, e), e, k) @ x.T) for k in range(1, V + 1)])
+    steps = sums.diff()
+    assert float(steps.min()) >= 0
+    assert float(steps.diff().max()) <= 1e-4
+
+
+# Section 5: norms
+
+
+@NORMS
+def test_folded_reading_is_reading_the_normed_state(norm: Any) -> None:
+    x, w, gain, shift = embedding()[:5], draw(3, D, seed=1), draw(D, seed=2), draw(D, seed=3)
+    inner = x - x.mean(1, keepdim=True) if norm == "layer" else x
+    deviation = (inner.square().mean(1, keepdim=True) + 1e-3).sqrt()
+    expected = apply_norm(x, norm, 1e-3, gain, shift) @ w.T
+    close(x @ fold_read(w, gain, norm).T / deviation + w @ shift, expected)
+    close(normed(x, norm, 1e-3) @ fold_read(w, gain, norm).T + w @ shift, expected)
+
+
+@NORMS
+def test_folded_writing_is_the_linear_part_of_the_norm_behind(norm: Any) -> None:
+    parts, gain = draw(4, D), draw(D, seed=1)
+    x = parts.sum(0)
+    inner = x - x.mean() if norm == "layer" else x
+    deviation = (inner.square().mean() + 1e-3).sqrt()
+    close(fold_write(parts, gain, norm).sum(0) / deviation, apply_norm(x, norm, 1e-3, gain, None))
+
+
+@NORMS
+def test_what_writing_a_vector_does_to_the_logits(norm: Any) -> None:
+    """Its list, minus a multiple of the logits that are there: the derivative through the final norm."""
+    x, v, gain, u = draw(D), draw(D, seed=1), draw(D, seed=2), draw(V, D, seed=3)
+    found = jacrev(lambda state: apply_norm(state, norm, 1e-3, gain, None) @ u.T)(x) @ v
+    rows, n = fold_read(u, gain, norm), normed(x, norm, 1e-3)
+    inner = x - x.mean() if norm == "layer" else x
+    deviation = (inner.square().mean() + 1e-3).sqrt()
+    close(found, (scores(v[None], rows)[0] - (v @ n / D) * scores(n[None], rows)[0]) / deviation)
+    close(scores(n[None], rows)[0], apply_norm(x, norm, 1e-3, gain, None) @ u.T)
+
+
+def test_the_division_keeps_the_order_of_outputs_but_not_of_states() -> None:
+    e, w = embedding(), draw(1, D, seed=1)
+    assert torch.equal(scores(w, e).argsort(), scores(w / 7, e).argsort())
+    assert not torch.equal(scores(w, e).argsort(), scores(w, normed(e, "rms", 1e-3)).argsort())
+
+
+# Section 6: z
+
+
+def test_z_comes_from_mean_and_covariance_and_knows_no_scale() -> None:
+    e, w = embedding(), draw(3, D, seed=1)
+    found, full = moments(e), scores(w, e)
+    close(((w @ found.covariance) * w).sum(1), full.var(1, correction=0))
+    mean, std = (part.double() for part in found.of_scores(w))
+    torch.testing.assert_close(mean, full.mean(1), rtol=1e-6, atol=1e-6)
+    z = (full - full.mean(1, keepdim=True)) / full.std(1, correction=0, keepdim=True)
+    for vectors, rows in ((w, e), (5 * w, e), (w, e + draw(D, seed=2))):
+        again = moments(rows)
+        found_z = standardised(vectors, again.of_scores(vectors)[1].double()) @ (rows - again.mean).T
+        torch.testing.assert_close(found_z, z, rtol=1e-5, atol=1e-5)
+    assert float(std.min()) > 0
+
+
+# Section 8: what can be believed
+
+
+@pytest.mark.parametrize(("size", "least"), [(0.1, 0.9), (1.0, 0.3)])
+def test_an_untrained_network_agrees_with_its_lists(size: float, least: float) -> None:
+    """Random blocks: any direction raises the logits of its own list, not those of another direction's list."""
+    d, n = 32, 64
+    for seed in range(4):
+        one = 100 * seed
+        u, x, directions = draw(V, d, seed=one), draw(d, seed=one + 1), draw(40, d, seed=one + 2)
+        keys = [draw(n, d, seed=one + 3 + layer) / d**0.5 for layer in range(6)]
+        values = [size * draw(n, d, seed=one + 9 + layer) / n**0.5 for layer in range(6)]
+
+        def logits(state: Tensor, blocks: Any = (keys, values), unembedding: Tensor = u) -> Tensor:
+            for k, v in zip(*blocks, strict=True):
+                state = state + functional.gelu(normed(state, "rms", 1e-5) @ k.T) @ v
+            return apply_norm(state, "rms", 1e-5, None, None) @ unembedding.T
+
+        gained, lists = directions @ jacrev(logits)(x).T, scores(directions, u)
+        assert cosine(gained, lists) > least
+        assert abs(cosine(gained, lists.roll(1, 0))) < 0.15
+
+
+def test_turning_up_and_value_around_changes_nothing() -> None:
+    n, gate, up, value = draw(5, D), draw(6, D, seed=1), draw(6, D, seed=2), draw(6, D, seed=3)
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)[:, None]
+    opened = functional.silu(n @ gate.T)
+    close((opened * (n @ (signs * up).T)) @ (signs * value), (opened * (n @ up.T)) @ value)
+
+
+def test_the_height_below_which_a_list_is_faint() -> None:
+    height = NormalDist().inv_cdf(1 - 0.05 / (2 * 47_029))
+    assert f"V = 47,029 that is t = {height:.2f}" in PAGE
+
+    def record(z: float) -> VectorRecord:
+        end = (TokenScore(0, "a", z, z),)
+        hidden = Hidden("default", 0, 47_029, {})
+        return VectorRecord("L0.ff.0", "gate", "read", "token", 1.0, end, (), 0.0, 1.0, hidden)
+
+    assert record(height - 0.01).faint
+    assert not record(height + 0.01).faint
+    generator = torch.Generator().manual_seed(0)
+    passed = (torch.randn(4000, 1000, generator=generator).abs().amax(1) > NormalDist().inv_cdf(1 - 0.05 / 2000)).sum()
+    assert 0.035 < float(passed) / 4000 < 0.065

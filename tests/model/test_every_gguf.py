@@ -1,0 +1,364 @@
+"""Every family that is read from GGUF: the same canonical parameters as from its safetensors (tests/gguf_files.py)."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
+from test_every_family import interleaved, swapped, unsplit, with_dims, without
+from torch import Tensor
+
+from canonical import with_tensors
+from gguf_files import KEYS, convert, sentencepiece
+from tiny import save
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.rows import canonical_shape
+from zeropass.checkpoints.gguf import GgufSource
+from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model, open_model
+from zoo import ZOO, tiny_model
+
+ROUNDING = 1e-6
+SPREAD = 1e-4
+"""For what is summed and passed through norms."""
+
+CHANGED: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": None},  # the converter writes four times the width, whatever the configuration says
+    "gemma3": {"sliding_window_pattern": 6, "num_hidden_layers": 7},  # the pattern itself is not written
+}
+"""How a checkpoint of the zoo is changed into one that llama.cpp can hold."""
+
+UNSAID = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
+"""What the converter does not write: a scale that follows from the size, and rows without a token, which it cuts."""
+
+SPM = ("llama", "gemma2", "gemma3", "phi3")
+NAMES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
+Twins = tuple[Model, Model]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A checkpoint of the zoo, its configuration changed as asked."""
+    made = tmp_path_factory.mktemp("gguf")
+
+    def make(name: str, key: str = "", **settings: Any) -> Path:
+        model, config, usual = ZOO[name]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ZOO, name, (model, config, usual | CHANGED.get(name, {}) | settings))
+            where = save(tiny_model(name), made / f"{name}{key}")
+        if name in SPM:
+            (where / "tokenizer.json").write_text(sentencepiece(58))
+        return where
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def twins(folder: Callable[..., Path]) -> Callable[..., Twins]:
+    """One checkpoint as a file and as a folder."""
+
+    @cache
+    def opened(name: str) -> Twins:
+        where = folder(name)
+        return open_model(str(convert(where, where / "model.gguf"))), open_model(str(where))
+
+    return opened
+
+
+# The comparison
+
+
+def off(found: Tensor | None, true: Tensor | None, most: float = ROUNDING) -> bool:
+    """Whether two tensors differ by more than rounding; rows that one of them lacks are not looked at."""
+    if found is None or true is None:
+        return found is not true
+    rows = min(len(found), len(true))
+    found, true = found[:rows], true[:rows]
+    return found.shape != true.shape or float((found - true).abs().max()) > most * float(true.abs().max())
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The numbers of a record by their paths."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {path: one for key, inner in value.items() for path, one in flat(inner, f"{name}.{key}".strip(".")).items()}
+
+
+def constants(file: Model, true: Model) -> Iterator[str]:
+    """Names of the sizes and constants that differ."""
+    found, expected = flat(asdict(file.dims)), flat(asdict(true.dims))
+    for name in (found.keys() | expected.keys()) - UNSAID.get(true.family.name, set()):
+        one, other = found.get(name), expected.get(name)
+        if one != (pytest.approx(other) if isinstance(other, float) else other):
+            yield f"{name}: {one} instead of {other}"
+
+
+def tensors(file: Model, true: Model) -> Iterator[str]:
+    """Names of the canonical matrices and vectors that differ, all layers, both records' names."""
+    names = file.layout.tensors.keys() | true.layout.tensors.keys()
+    for what in sorted(names - {"rope_factors", "unembedding"}):
+        if file.has(what) != true.has(what):
+            yield what
+            continue
+        inside = any("{layer}" in model.layout.tensors[what].name for model in (file, true) if model.has(what))
+        for layer in range(true.dims.layers if inside else 1) if true.has(what) else ():
+            matrix = len(canonical_shape(what, true.dims)) == 2
+            found, expected = (getattr(m, "matrix" if matrix else "vector")(what, layer) for m in (file, true))
+            if off(found, expected):
+                yield f"{what} of layer {layer}"
+    if off(file.unembedding, true.unembedding):
+        yield "unembedding"
+
+
+def maps(file: Model, true: Model) -> Iterator[str]:
+    """Names of what is computed that differs: frequencies, the maps of heads in both layers, tokens after block 0."""
+    one, other = Frames(file), Frames(true)
+    for layer in range(true.dims.layers) if true.dims.rope else ():
+        if off(one.frequencies(layer), other.frequencies(layer)):
+            yield f"frequencies of layer {layer}"
+    for layer in (0, 1):
+        for head in range(true.dims.heads):
+            for kind, offset in (("qk", 7 if true.dims.rope else 0), ("vo", 0)):
+                found, expected = (f.head_map(layer, head, kind, offset=offset) for f in (one, other))
+                if off(found.left, expected.left, SPREAD) or off(found.right, expected.right, SPREAD):
+                    yield f"{kind} of L{layer}.attn.{head}"
+    if off(one.carried(), other.carried(), SPREAD):
+        yield "carried"
+
+
+def differences(file: Model, true: Model) -> list[str]:
+    """Everything in which a file is read otherwise than its folder; an error counts."""
+    found = []
+    for check in (constants, tensors, maps):
+        try:
+            found += list(check(file, true))
+        except (ZeropassError, RuntimeError, IndexError, ValueError) as error:
+            found.append(f"{check.__name__}: {error}")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_read_as_its_folder(name: str, twins: Callable[[str], Twins]) -> None:
+    file, true = twins(name)
+    assert file.files.format == "gguf"
+    assert differences(file, true) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_tokens_are_those_of_the_folder(name: str, twins: Callable[[str], Twins]) -> None:
+    file, true = twins(name)
+    rows = range(file.vocab.size)
+    assert [file.vocab.text(i) for i in rows if file.vocab.used[i]] == [
+        true.vocab.text(i) for i in rows if true.vocab.used[i]
+    ]
+    assert not true.vocab.used[file.vocab.size :].any()
+
+
+# Wrong records must be caught
+
+
+def raised(model: Model) -> Model:
+    """Gains taken for a Gemma checkpoint's, which keeps them less one; the file has them whole."""
+    return replace(model, layout=replace(model.layout, gain_offset=1.0))
+
+
+def halved(model: Model) -> Model | None:
+    """Gate and up taken for each other where they are fused."""
+    gate, up = (model.layout.tensors.get(role) for role in ("gate", "up"))
+    return with_tensors(model, gate=up, up=gate) if gate and up and gate.part != up.part else None
+
+
+def turned(model: Model) -> Model:
+    """A matrix that is written taken for one that lies the other way round."""
+    stored = model.layout.tensors["o"]
+    return with_tensors(model, o=replace(stored, transpose=not stored.transpose))
+
+
+SPOILS: dict[str, Callable[[Model], Model | None]] = {
+    "rows interleaved otherwise": interleaved,
+    "gains raised": raised,
+    "heads split otherwise": unsplit,
+    "halves swapped": halved,
+    "o turned": turned,
+    "k and v swapped": swapped("k", "v"),
+    "gate and up swapped": swapped("gate", "up"),
+    "norms swapped": swapped("attn_norm", "ff_norm"),
+    "norms behind swapped": swapped("attn_post_norm", "ff_post_norm"),
+    "q norm and k norm swapped": swapped("q_norm", "k_norm"),
+    **{f"no {one}": without(one) for one in ("attn_post_norm", "q_norm", "q_bias", "o_bias", "gate_bias", "key_bias")},
+    "another RoPE": lambda m: m.dims.rope and with_dims(m, rope=replace(m.dims.rope, theta=77.0)),
+    "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
+    "no layer local": lambda m: with_dims(m, local=()) if m.dims.local else None,
+    "no cap": lambda m: with_dims(m, logit_cap=None) if m.dims.logit_cap else None,
+    "another activation": lambda m: with_dims(m, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_record_is_caught(name: str, twins: Callable[[str], Twins]) -> None:
+    file, true = twins(name)
+    passed = [how for how, spoil in SPOILS.items() if (wrong := spoil(file)) and not differences(wrong, true)]
+    assert not passed
+
+
+def test_each_way_to_be_wrong_is_tried(twins: Callable[[str], Twins]) -> None:
+    assert {how for how, spoil in SPOILS.items() for name in NAMES if spoil(twins(name)[0])} == set(SPOILS)
+
+
+# What else converters write, or wrote
+
+
+def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray | None) -> Model:
+    """The file with some keys and tensors changed, opened; None takes one away."""
+    source = GgufSource(path)
+    writer = gguf.GGUFWriter(out, source.metadata["general.architecture"])
+    for key, value in (source.metadata | keys).items():
+        if key != "general.architecture" and value is not None:
+            kind = gguf.GGUFValueType.get_type(value)
+            inner = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) and value else None
+            writer.add_key_value(key, value, kind, sub_type=inner) if inner or not isinstance(value, list) else None
+    for name, values in ({name: source.rows(name) for name in source.names()} | more).items():
+        if values is not None:
+            writer.add_tensor(name, np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return open_model(str(out))
+
+
+def path_of(model: Model) -> Path:
+    """The one file of a model."""
+    return model.files.weight_files[0]
+
+
+def test_an_output_that_copies_the_embedding(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """Converters before 2025 wrote GPT-2's tied head out."""
+    file, true = twins("gpt2")
+    embedding = {"output.weight": true.embedding.numpy()}
+    copied = edited(path_of(file), tmp_path / "copied.gguf", {}, **embedding)
+    assert differences(copied, true) == []
+
+
+def test_what_is_stored_decides_whether_tables_are_tied(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("gpt2")
+    embedding = true.embedding.numpy()
+    alone = {"token_embd.weight": None, "output.weight": embedding}
+    assert differences(edited(path_of(file), tmp_path / "alone.gguf", {}, **alone), true) == []
+    untied = edited(path_of(file), tmp_path / "untied.gguf", {}, **{"output.weight": embedding + 1})
+    assert differences(untied, true) == ["tied: False instead of True", "unembedding"]
+    assert np.array_equal(untied.unembedding.numpy(), embedding + 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("residual_scale", 0.2), ("attention.causal", False), ("expert_count", 8), ("logit_scale", 2.0)]
+)
+def test_a_key_that_may_change_what_is_computed_is_refused(
+    key: str, value: Any, twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    file, _ = twins("gpt2")
+    with pytest.raises(UnknownFamily, match=f"gpt2.{key} is {value}"):
+        edited(path_of(file), tmp_path / "odd.gguf", {f"gpt2.{key}": value})
+
+
+def test_keys_that_change_nothing_are_let_pass(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("gpt2")
+    keys = {"gpt2.attention.causal": True, "gpt2.expert_count": 0, "quantize.imatrix.file": "a", "other.scale": 3.0}
+    assert differences(edited(path_of(file), tmp_path / "more.gguf", keys), true) == []
+
+
+def test_gemma3_of_older_converters_has_no_base_for_its_local_layers(
+    twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    """What it always was, then."""
+    file, _ = twins("gemma3")
+    older = edited(path_of(file), tmp_path / "older.gguf", {"gemma3.rope.freq_base_swa": None})
+    assert older.dims.local_rope == replace(file.dims.local_rope, theta=10000.0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "local"), [(2, (0, 2, 4, 6)), ([True, False, False, True, True, False, False], (0, 3, 4))]
+)
+def test_a_pattern_of_windows_that_is_written(
+    pattern: Any, local: tuple[int, ...], twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    file, _ = twins("gemma3")
+    keys = {"gemma3.attention.sliding_window_pattern": pattern}
+    assert edited(path_of(file), tmp_path / "pattern.gguf", keys).dims.local == local
+
+
+def test_a_window_of_nothing_is_none(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """Phi-4 is told from Phi-3 by it; and Gemma 3 without windows has one RoPE."""
+    assert twins("phi3")[0].dims.window is None
+    windowed = edited(path_of(twins("phi3")[0]), tmp_path / "window.gguf", {"phi3.attention.sliding_window": 3})
+    assert (windowed.dims.window, windowed.dims.local) == (3, (0, 1))
+    keys = {"gemma3.attention.sliding_window": None}
+    bare = edited(path_of(twins("gemma3")[0]), tmp_path / "bare.gguf", keys)
+    assert (bare.dims.window, bare.dims.local, bare.dims.local_rope) == (None, (), None)
+
+
+def test_factors_for_long_texts_are_not_ignored(folder: Callable[..., Path]) -> None:
+    """Which set counts depends on the text's length; the file says nothing of them but that they are there."""
+    rope = {"rope_type": "longrope", "rope_theta": 50.0, "short_factor": [1.5] * 3, "long_factor": [4.0] * 3}
+    where = folder("phi3", "-long", rope_parameters=rope, original_max_position_embeddings=64)
+    for model in (open_model(str(where)), open_model(str(convert(where, where / "long.gguf")))):
+        frames = Frames(model)
+        assert frames.usual_offset("qk", "token") == 0
+        frames.head_map(1, 0, "qk")
+        with pytest.raises(BadOption, match="longrope"):
+            frames.head_map(1, 0, "qk", offset=3)
+
+
+@pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168)])
+def test_the_largest_gemmas_have_a_scale_of_their_own(
+    name: str, layers: int, scalar: int, folder: Callable[..., Path], twins: Callable[[str], Twins]
+) -> None:
+    """llama.cpp knows the 27B models by their layers, for no key says how their queries are scaled."""
+    where = folder(name, "-27b", num_hidden_layers=layers, query_pre_attn_scalar=scalar)
+    file, true = open_model(str(convert(where, where / "model.gguf"))), open_model(str(where))
+    assert file.dims.attention_scale == pytest.approx(true.dims.attention_scale)
+    assert twins(name)[0].dims.attention_scale == pytest.approx(8**-0.5)
+
+
+# Every tensor that llama.cpp has for these models
+
+
+OTHER_LAYOUTS = {
+    "llama": {"ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"},  # Mixtral's experts
+    "phi3": {"attn_q", "attn_k", "attn_v"},  # no converter writes them for it
+}
+"""Refused by name: a file with these lacks what the record reads."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_of_the_format_is_known(name: str) -> None:
+    arch = next(arch for arch in KEYS if MODEL_ARCH_NAMES[arch] == name)
+    family = next(one for one in FAMILIES if name in one.model_types and one.layout("gguf"))
+    layout = family.layout("gguf")
+    read = {one.name.replace("{layer}", "{bid}").removesuffix(".weight") for one in layout.tensors.values()}
+    for tensor in MODEL_TENSORS[arch]:
+        stem = TENSOR_NAMES[tensor]
+        example = stem.format(bid=0) + ".weight"
+        unread = any(re.fullmatch(pattern, example) for pattern in layout.unread)
+        refused = stem.removeprefix("blk.{bid}.") in OTHER_LAYOUTS.get(name, set())
+        assert [stem in read, unread, refused].count(True) == 1, example
+
+
+def test_files_of_another_layout_are_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    for name, stems in OTHER_LAYOUTS.items():
+        for stem in stems:
+            tensor = f"blk.0.{stem}.weight"
+            with pytest.raises(BadModel, match=re.escape(tensor)):
+                edited(path_of(twins(name)[0]), tmp_path / "other.gguf", {}, **{tensor: np.ones((4, 24), np.float32)})

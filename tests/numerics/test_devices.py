@@ -1,0 +1,334 @@
+"""The same numbers on a second device, and nothing that mixes two: one that is pretended, and a GPU where there is one.
+
+The pretended device (devices.py) computes on the processor, so its results are those of the processor to the bit; those
+of a GPU are so to rounding.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import adapters
+import small
+import twins
+import zeropass as zp
+from builds import contents
+from devices import ELSEWHERE, elsewhere, multiply_float16
+from tiny_classifiers import TEXTS, classifier, logits_of
+from zeropass.atlas import build, token_rows
+from zeropass.model.translation import FRAMES, KERNELS, bridge
+from zeropass.numerics import half, top_k
+from zeropass.numerics.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
+from zeropass.numerics.statistics import kurtosis, moments, standardised
+from zeropass.numerics.token_index import HitList, decode
+from zeropass.stitch.seam_choice import answers
+from zeropass.stitch.transplant import put_level
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+MODELS = Path(__file__).parents[2] / "models"
+ADDRESSES = ("L1.ff.2", "L1.attn.2", "L1.attn.2.k.1", "L0.attn.1.qk", "L2.attn.3.vo")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=GPU)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    with elsewhere() if request.param == "elsewhere" else contextlib.nullcontext(torch.device("cuda")) as found:
+        yield found
+
+
+def same(found: Any, expected: Any, carried: bool = False) -> None:
+    """Equal, to rounding on a GPU: tensors, numbers, records, and what holds them; a tensor that was moved stays so.
+
+    carried: a GPU computed the tensors, through many layers, and they lie on the processor.
+    """
+    if isinstance(expected, Tensor):
+        bounds = {"rtol": 1e-4, "atol": 1e-4} if carried else {} if found.is_cuda else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(found.cpu(), expected, **bounds)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    elif isinstance(expected, dict):
+        same(list(found.items()), list(expected.items()), carried)
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other, carried)
+    else:
+        assert found == expected
+
+
+# --- The pretended device catches what a GPU would ----------------------------------------------------------------
+
+
+MISTAKES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a product": lambda here, there: there @ here,
+    "a sum": lambda here, there: there + here,
+    "numbers made here": lambda here, there: there + torch.arange(3),
+    "a mask made here": lambda here, there: torch.where(here > 0, there, torch.zeros_like(there)),
+    "joined": lambda here, there: torch.cat((here, there)),
+    "written into": lambda here, there: here.add_(there),
+    "as a result": lambda here, there: torch.mm(there, there, out=here),
+    "part by part": lambda here, there: torch.take_along_dim(there, here.argsort(1), 1),
+    "an index": lambda here, there: here[there[:, 0].long()],
+    "rows picked": lambda here, there: there.index_select(0, torch.tensor([1])),
+    "put in": lambda here, there: there.index_put((torch.tensor([1]),), here[0]),
+    "a lone number there": lambda here, there: here * there.sum(),
+    "numpy": lambda here, there: there.numpy(),
+    "numpy, unasked": lambda here, there: np.asarray(there),
+    "a generator": lambda here, there: torch.randn(3, generator=torch.Generator(), device=there.device),
+}
+
+RIGHT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "carried": lambda here, there: there.cpu() @ here,
+    "carried there": lambda here, there: there @ here.to(there.device),
+    "copied": lambda here, there: there.clone().copy_(here),
+    "a number": lambda here, there: there * torch.tensor(2.0) + 1,
+    "a lone number here": lambda here, there: there * here.sum(),
+    "rows by ids here": lambda here, there: there[torch.tensor([2, 0])],
+    "rows by a list": lambda here, there: there[[2, 0]],
+    "written in place": lambda here, there: there.clone().mul_(2)[1:].zero_(),
+    "made there": lambda here, there: (
+        there + torch.arange(3, device=there.device) + torch.tensor([1], device=there.device)
+    ),
+    "a conjugate": lambda here, there: (torch.complex(there, there.T).conj() * there).imag,
+    "without gradients": torch.inference_mode()(lambda here, there: there.cpu().add_(1) + here.to(here.device)),
+    "a row of it": lambda here, there: there[0] @ there,
+    "out": lambda here, there: torch.abs(there, out=torch.empty_like(there)),
+}
+
+
+@pytest.fixture
+def square() -> Tensor:
+    return torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_caught(mistake: Callable[[Tensor, Tensor], Any], square: Tensor) -> None:
+    mistake(square.clone(), square.clone())  # nothing is wrong with it on one device
+    with elsewhere() as there, pytest.raises(RuntimeError):
+        mistake(square.clone(), square.to(there))
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_what_is_right_gives_the_same_numbers(
+    right: Callable[[Tensor, Tensor], Tensor], square: Tensor, device: torch.device
+) -> None:
+    same(right(square.clone(), square.to(device)), right(square.clone(), square.clone()))
+
+
+def test_tensors_stay_where_they_were_made() -> None:
+    with elsewhere() as there:
+        made = torch.zeros(4, 2, device=there)
+        made[1:, 0] = 3
+        assert {one.device for one in (made, made.T, made.double(), made[made > 0], made.topk(1).values)} == {ELSEWHERE}
+        assert made.tolist() == [[0, 0], [3, 0], [3, 0], [3, 0]]
+        assert float(made.sum()) == 9
+        assert made.cpu().numpy().sum() == 9
+
+
+def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted mistake: the same code passes on the processor."""
+    held = token_rows.Spaces._held
+    left = lambda *args: replace(space := held(*args), rows=space.rows.cpu())  # noqa: E731
+    monkeypatch.setattr(token_rows.Spaces, "_held", left)
+    monkeypatch.setattr(build, "ahead", map)  # what is pretended, one thread knows
+    model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
+    assert zp.build(zp.open_model(model), tmp_path / "here", options)
+    with elsewhere() as there, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        zp.build(zp.open_model(model, there), tmp_path / "there", options)
+
+
+# --- The numerics -------------------------------------------------------------------------------------------------
+
+
+def numbers(move: Callable[[Tensor], Tensor]) -> list[Any]:
+    """What the numerics make of random rows and vectors that lie where ``move`` puts them."""
+    draw = torch.Generator().manual_seed(0)
+    rows, vectors = move(torch.randn(300, 16, generator=draw)), move(torch.randn(40, 16, generator=draw))
+    keep = move(torch.rand(300, generator=draw) < 0.8)
+    of_rows = moments(rows, keep)
+    mean, std = of_rows.of_scores(vectors)
+    z = standardised(vectors, std) @ (rows - of_rows.mean.float()).T
+    best, offsets = extremes(z, 5, keep.nonzero()[:, 0].repeat(2)[:300]), move(torch.arange(40))
+    product = zp.Factored(rows, vectors)
+    directions = product.svd(4)
+    pairs = [zp.top_pairs(product, 9, left_mask=keep, largest=largest) for largest in (True, False)]
+    frequencies = move(torch.tensor([1.0, 0.1, 0.01]))
+    return [
+        *(of_rows.mean, of_rows.covariance, mean, std, kurtosis(z)),
+        *(best.top, best.top_ids, best.bottom, best.bottom_ids),
+        *(pseudo_inverse(rows), keep_k(z, 3), from_scores(z, rows, 3)),
+        *(rotate(vectors, 3, frequencies), rotate(vectors, offsets, frequencies)),
+        *(directions.values, product.inner(product), product.reduced().left.abs(), product.balanced().left.abs()),
+        *([one.left, one.right, one.scores, one.kth, one.complete] for one in pairs),
+    ]
+
+
+def test_numerics(device: torch.device) -> None:
+    here = numbers(lambda x: x)
+    there = numbers(lambda x: x.to(device))
+    for one, other in zip(here, there, strict=True):
+        assert not isinstance(one, Tensor) or other.device.type == device.type
+        same(other, one)
+
+
+def hits(device: torch.device) -> list[Tensor]:
+    """Entries of a hit list that blocks fill until places overflow, and one that goes on from them."""
+    draw = torch.Generator().manual_seed(0)
+    found, on = HitList(50, 7, device), HitList(50, 7, device)
+    for first in range(0, 1600, 400):
+        found.offer(torch.randn(400, 50, generator=draw).to(device), first)
+    for tokens, keys in found.entries(0, 900):
+        on.add(tokens, keys)
+    on.flush()
+    every = [one for hits in (found, on) for part in hits.entries(0, 1600) for one in part]
+    return [*every, *decode(found.keys)]
+
+
+def test_hits(device: torch.device) -> None:
+    same(hits(device), hits(torch.device("cpu")))
+
+
+def surveyed(device: torch.device) -> list[Tensor]:
+    """What a survey keeps that multiplies float16, as on a GPU."""
+    draw = torch.Generator().manual_seed(0)
+    rows, vectors = (torch.randn(n, 24, generator=draw).to(device) for n in (900, 600))
+    ready, hits = top_k.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(900, 5, device)
+    assert ready.coarse is not None
+    found = top_k.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
+    return [*vars(found.extremes).values(), found.kurtosis, *hits.ranked()]
+
+
+def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_float16(monkeypatch)
+    monkeypatch.setattr(half, "_FIRST", 128)
+    found, expected = surveyed(device), surveyed(torch.device("cpu"))
+    if device.type == "cuda":  # the kurtosis is of the rounded scores, which are not summed in the same order there
+        torch.testing.assert_close(found.pop(4).cpu(), expected.pop(4), rtol=1e-2, atol=1e-3)
+    same(found, expected)
+
+
+# --- Whole uses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are made whole here as they are there; that the sieve finds the same is for test_sieve.py."""
+    monkeypatch.setattr(top_k, "numba_top_k", None)
+    monkeypatch.setattr(build, "behind", at_once)  # what is pretended, one thread knows
+    monkeypatch.setattr(build, "ahead", map)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[Callable[[Callable[[], None]], None]]:
+    yield lambda work: work()
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_an_atlas(kind: str, device: torch.device, tmp_path: Path) -> None:
+    model, options = str(small.VARIANTS[kind](tmp_path / "model")), zp.Options(k=5, pairs=9, layers=(0, 1))
+    for name, on in (("here", "cpu"), ("there", device)):
+        assert zp.build(zp.open_model(model, on), tmp_path / name, options)
+    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+    assert here.keys() == there.keys()
+    assert here == there or device.type == "cuda"
+    for path in (tmp_path / "here").rglob("*.npy"):
+        other = np.load(tmp_path / "there" / path.relative_to(tmp_path / "here"))
+        np.testing.assert_allclose(other, np.load(path), rtol=1e-4, atol=1e-4)
+
+
+def words(lens: zp.Lens) -> list[Any]:
+    """What a lens says, JSON-ready, without what a search happened to leave out."""
+    svd = lens.svd("L1.attn.2.vo", k=3)
+    maps = [zp.pairs_with(lens, "L1.attn.2.vo", lens.head_map("L1.attn.2.vo"), 0, **asked) for asked in FILTERS]
+    said = [one.to_json() for address in ADDRESSES for one in lens.explain(address, k=6)]
+    for one in said:
+        one.get("certificate", {}).pop("bound", None)
+    return [*said, [one.value for one in svd.directions], [one.to_json() for one in maps]]
+
+
+FILTERS: tuple[dict[str, Any], ...] = (
+    {"left": [300], "k": 5},
+    {"right": [301, 302], "k": 5},
+    {"left": [300], "right": [301]},
+)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_words(kind: str, device: torch.device, tmp_path: Path) -> None:
+    model = str(small.VARIANTS[kind](tmp_path / "model"))
+    same(words(zp.load(model, device)), words(zp.load(model)))
+
+
+def test_two_models(device: torch.device, tmp_path: Path) -> None:
+    names = [str(small.llama(tmp_path / f"{seed}", seed, layers=1)) for seed in (0, 1)]
+    found = []
+    for on in ("cpu", device):
+        models = [zp.open_model(name, on) for name in names]
+        aligned = zp.align_models(*models, tmp_path / f"aligned-{torch.device(on).type}")
+        pair = zp.pair_of(*models)
+        matched = [zp.match(pair, address, k=3).to_json() for address in ("L0.ff.2", "L0.attn.3", "L0.attn.2.k.1")]
+        found.append([asdict(aligned), matched, zp.compare(*models).to_json()])
+    same(found[1], found[0])
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_atlas_of_a_change(device: torch.device, adapted: zp.Adapted, tmp_path: Path) -> None:
+    options = zp.Options(k=3, pairs=3, tokens="all")
+    for name, on in (("here", "cpu"), ("there", device)):
+        base = zp.open_model(adapted.base.name, on)
+        assert zp.build_change(base, zp.adapt(base, adapted.adapter.path), tmp_path / name, options)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there") or device.type == "cuda"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier(MODELS / "first", tmp_path_factory.mktemp("tuned") / "model")
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return twins.twin(zp.open_model(str(MODELS / "first")), 4, tmp_path_factory.mktemp("twin") / "model")[0]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> zp.Adapted:
+    return adapters.made("llama", tmp_path_factory.mktemp("adapter"), target_modules=adapters.ALL)
+
+
+def test_an_adapter(device: torch.device, adapted: zp.Adapted) -> None:
+    base = zp.open_model(adapted.base.name, device)
+    there = zp.compare(base, zp.adapt(base, adapted.adapter.path))
+    same(there.to_json(), zp.compare(adapted.base, adapted).to_json())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_translation(kernel: str, device: torch.device) -> None:
+    found = []
+    for on in ("cpu", device):
+        across = bridge(*(zp.open_model(str(MODELS / name), on) for name in ("first", "second")))
+        found.append([(one.weight, one.bias) for one in (across.translation(kernel, frame) for frame in FRAMES)])
+    same(found[1], found[0])
+
+
+def test_a_stitch_and_a_transplant(device: torch.device, tuned: Path, moved: Path) -> None:
+    found = []
+    for on in ("cpu", device):
+        models = [zp.open_model(str(name), on) for name in (tuned, moved, MODELS / "first")]
+        stitch, _ = zp.stitch_models(*models[:2], keep=2, take=2)
+        plant, _ = zp.transplant(*models, strength=1)
+        said = answers(plant, models[1], TEXTS[:9])
+        put_level(plant, torch.tensor([1.0, -1.0]), said.read)
+        found.append([said.logits, *(logits_of(one, models[1], TEXTS[:9]) for one in (stitch, plant))])
+    same(found[1], found[0], carried=device.type == "cuda")

@@ -1,0 +1,45 @@
+"""Models taken out of ONNX files (reproduce/onnx_models.py) compute what the files compute."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from transformers import AutoModel
+
+import zeropass as zp
+
+SCRIPT = Path(__file__).parents[2] / "reproduce" / "onnx_models.py"
+IDS = [[101, 2023, 2003, 1037, 3231, 102]]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("onnx_models", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.real
+def test_a_model_out_of_onnx_computes_the_same(script: ModuleType) -> None:
+    folder = script.model_folder("minilm-l3")
+    path = folder / "package" / script.MODELS["minilm-l3"].package.files[0].name
+    evaluator = ReferenceEvaluator(onnx.load(path))
+    ids = np.array(IDS)
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    outputs = evaluator.run(None, {name: given[name] for name in evaluator.input_names})
+    hidden = next(output for output in outputs if output.ndim == 3 and output.shape[-1] == 384)
+    with torch.inference_mode():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+        own = model(torch.tensor(IDS)).last_hidden_state
+    assert np.abs(hidden - own.numpy()).max() < 1e-4
+    assert zp.open_model(str(folder)).dims.layers == 3
