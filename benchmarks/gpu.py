@@ -27,8 +27,8 @@ from zeropass.errors import BadOption
 from zeropass.model.model import usable_device
 from zeropass.numerics import half
 from zeropass.numerics.statistics import moments, standardised
-from zeropass.numerics.token_index import HitList
-from zeropass.numerics.top_k import Sieved, sieved, survey
+from zeropass.numerics.token_index import TokenIndex
+from zeropass.numerics.top_k import PreparedRows, prepare_rows, survey
 
 ROLES, POLE, PAIRS = ("gate", "up", "value"), 50, 100
 BLOCK = 2048
@@ -76,8 +76,8 @@ class Lists:
     def __init__(self, shape: Shape, device: torch.device) -> None:
         rows = random(shape.vocab, shape.d, device)
         self.moments = moments(rows)
-        self.rows: Sieved = sieved(rows - self.moments.mean.float(), self.moments.covariance)
-        self.hits, self.ids = HitList(shape.vocab, POLE, device), torch.arange(shape.vocab, device=device)
+        self.rows: PreparedRows = prepare_rows(rows - self.moments.mean.float(), self.moments.covariance)
+        self.hits, self.ids = TokenIndex(shape.vocab, POLE, device), torch.arange(shape.vocab, device=device)
         self.shape, self.device, self.next = shape, device, 0
 
     def vectors(self) -> Tensor:

@@ -22,8 +22,8 @@ from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner, Scored
 from zeropass.atlas.plan import plan_jobs
 from zeropass.numerics.statistics import kurtosis
-from zeropass.numerics.token_index import HitList
-from zeropass.numerics.top_k import Whole, made_whole, survey, turned_by
+from zeropass.numerics.token_index import TokenIndex
+from zeropass.numerics.top_k import Quantized, quantize, survey, turned_by
 
 SETS = ((2, "gate", "token"), (15, "gate", "token"), (15, "value", "output"), (20, "o", "output"), (27, "up", "output"))
 MET = 100_000
@@ -40,7 +40,7 @@ def sets(model: zp.Model, folder: Path) -> Iterator[tuple[str, Scored, Tensor]]:
         yield f"L{layer}.{role} {frame}", runner.scored(runner.vectors(layer, role), frame), runner.kept
 
 
-def bound(vectors: Whole, rows: Whole) -> Tensor:
+def bound(vectors: Quantized, rows: Quantized) -> Tensor:
     """The most that each score (n, V') can be off."""
     size, lost = rows.bounds[:, 1], rows.bounds[:, 2]
     return vectors.bounds[:, 2, None] * size + vectors.bounds[:, 1, None] * lost
@@ -62,9 +62,9 @@ def seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def hits(tokens: int, k: int, met: bool) -> HitList:
+def hits(tokens: int, k: int, met: bool) -> TokenIndex:
     """An empty list of each token, or one with what the strongest of so many normal numbers would leave."""
-    found = HitList(tokens, k)
+    found = TokenIndex(tokens, k)
     if met:
         floor = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - k / MET / 2))
         found.threshold.fill_(floor)
@@ -85,12 +85,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         for name, scored, ids in sets(zp.open_model(arguments.model), Path(folder)):
-            unit, ready = scored.unit[:512].contiguous(), scored.space.sieved
+            unit, ready = scored.unit[:512].contiguous(), scored.space.prepared
             if ready.turned is None:
                 raise SystemExit("There is nothing to compare without numba: pip install 'zeropass[fast]'.")
             z, plain = unit @ ready.rows.T, turned_by(torch.eye(unit.shape[1]))
-            turned = bound(made_whole(unit, ready.turned.turn), ready.turned.whole)
-            untouched = bound(made_whole(unit, plain), made_whole(ready.rows, plain))
+            turned = bound(quantize(unit, ready.turned.turn), ready.turned.quantized)
+            untouched = bound(quantize(unit, plain), quantize(ready.rows, plain))
             bounds = [float(one.median()) for one in (untouched, turned)]
             wide = [looked_at(z, one, k) for one in (untouched, turned)]
             off = (survey(unit, ready, k, ids, hits(len(ids), k, True), 0).kurtosis - kurtosis(z)).abs()

@@ -81,13 +81,13 @@ def accuracy(model: Any, base: zp.Model, texts: Labelled) -> float:
 def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
     """Set the head alone, by logistic regression on what it reads of the pretrained model."""
     bert = base.family.name == "bert"
-    head, heard = model.classifier if bert else model.score, []
-    hook = head.register_forward_hook(lambda _module, inputs, _output: heard.append(inputs[0].detach()))
+    head, activations = model.classifier if bert else model.score, []
+    hook = head.register_forward_hook(lambda _module, inputs, _output: activations.append(inputs[0].detach()))
     states = []
     with torch.no_grad():
         for ids, mask, _ in encoded(base, texts):
             model(ids, attention_mask=mask)
-            last = heard.pop()
+            last = activations.pop()
             states.append(last if bert else last[torch.arange(len(ids)), mask.sum(1) - 1])
     hook.remove()
     x, y = torch.cat(states), torch.tensor([float(label) for _, label in texts])

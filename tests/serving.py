@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from zeropass.web.app import KEEP_ALIVE, application, listening
+from zeropass.web.app import KEEP_ALIVE, application, bound_socket
 from zeropass.web.context import Context
 from zeropass.web.load import Sources, open_sources
 from zeropass.web.security import DeadlineProtocol, Rules
@@ -29,7 +29,7 @@ def serving(contexts: Sequence[Context], rules: Rules = Rules()) -> Iterator[str
         timeout_keep_alive=KEEP_ALIVE,
     )
     server = uvicorn.Server(config)
-    with listening("127.0.0.1", 0) as bound:
+    with bound_socket("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         while not server.started:

@@ -19,7 +19,7 @@ import zeropass as zp
 from zeropass.arch.spec import space_of
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.vectors import vector_set
-from zeropass.numerics.token_index import HitList
+from zeropass.numerics.token_index import TokenIndex
 
 TOLERANCE = 1e-4
 KINDS = ["llama", "gpt2", "bert"]
@@ -579,7 +579,7 @@ def test_the_running_best_is_a_full_sort_whatever_the_blocks(offer: tuple[np.nda
     z, size, cuts = offer
     parts = [(a, b) for a, b in itertools.pairwise([0, *cuts, len(z)]) if a < b]
     r.shuffle(parts)
-    hits = HitList(z.shape[1], size)
+    hits = TokenIndex(z.shape[1], size)
     for a, b in parts:
         hits.offer(torch.from_numpy(z[a:b]), a)
     taken, ids, found = (x.numpy() for x in hits.ranked())
@@ -595,7 +595,7 @@ def test_the_running_best_is_a_full_sort_whatever_the_blocks(offer: tuple[np.nda
 def test_the_running_best_continues_from_what_was_kept(offer: tuple[np.ndarray, int, list[int]], at: int) -> None:
     z, size, _ = offer
     at = min(at, len(z))
-    whole, early, late = (HitList(z.shape[1], size) for _ in range(3))
+    whole, early, late = (TokenIndex(z.shape[1], size) for _ in range(3))
     whole.offer(torch.from_numpy(z), 0)
     early.offer(torch.from_numpy(z[:at]), 0)
     for tokens, keys in early.entries(0, at):

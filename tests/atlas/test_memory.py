@@ -148,10 +148,10 @@ def test_mapped_rows_are_those_that_are_held(tmp_path: Path) -> None:
     for space in (held, mapped):
         space.rest()
         assert torch.equal(space.rows, rows[kept] - found.mean.float())  # they come back
-    if held.sieved.turned and mapped.sieved.turned and mapped.numbers is not None:
-        assert mapped.sieved.turned.whole.numbers.data_ptr() == mapped.numbers.data_ptr()
+    if held.prepared.turned and mapped.prepared.turned and mapped.numbers is not None:
+        assert mapped.prepared.turned.quantized.numbers.data_ptr() == mapped.numbers.data_ptr()
         mapped.rest()
-        assert torch.equal(mapped.sieved.turned.whole.numbers, held.sieved.turned.whole.numbers)
+        assert torch.equal(mapped.prepared.turned.quantized.numbers, held.prepared.turned.quantized.numbers)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["token.moments.npy", "token.npy"]
 
 

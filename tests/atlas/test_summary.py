@@ -172,7 +172,7 @@ def vectors(built: small.Built, role: str, layer: int) -> tuple[list[str], torch
 def test_what_is_written_before_and_read_after(built: small.Built) -> None:
     model = built.lens.model
     read = "gate" if "gate" in model.family.ff_roles else "key"
-    found = neighbours.near(built.atlas, "L1.ff.7", k=15)
+    found = neighbours.neighbours_of(built.atlas, "L1.ff.7", k=15)
     writing = {one.role: one for one in found.wiring}
     for role, others, layers in ((read, ("value", "o"), (0, 1)), ("value", ("gate", "key", "q", "k", "v"), (2,))):
         own = vectors(built, role, 1)[1][7]
@@ -193,7 +193,7 @@ def test_what_is_written_before_and_read_after(built: small.Built) -> None:
 
 
 def test_parts_hold_the_norm_of_all_products(llama: small.Built) -> None:
-    wiring = neighbours.near(llama.atlas, "L1.ff.7.gate").wiring[0]
+    wiring = neighbours.neighbours_of(llama.atlas, "L1.ff.7.gate").wiring[0]
     own = vectors(llama, "gate", 1)[1][7]
     parts = {(part.layer, part.part): part.norm for part in wiring.parts}
     products = vectors(llama, "value", 0)[1] @ own
@@ -205,7 +205,7 @@ def test_parts_hold_the_norm_of_all_products(llama: small.Built) -> None:
 
 def test_lists_like_one_correlate_over_all_tokens(built: small.Built) -> None:
     used = built.lens.model.vocab.used
-    found = neighbours.near(built.atlas, "L1.ff.7", k=5)
+    found = neighbours.neighbours_of(built.atlas, "L1.ff.7", k=5)
     for alike in found.alike:
         own = z_of(built, "L1.ff.7", alike.role, alike.frame)[used]
         layers = (1, 2) if alike.frame == "token" else (0, 1, 2)
@@ -226,17 +226,17 @@ def test_lists_like_one_correlate_over_all_tokens(built: small.Built) -> None:
 @pytest.mark.parametrize("address", ["L1.attn.2", "L1.attn.2.qk"])
 def test_a_head_map_is_no_vector(llama: small.Built, address: str) -> None:
     with pytest.raises(BadAddress, match="columns are vectors"):
-        neighbours.near(llama.atlas, address)
+        neighbours.neighbours_of(llama.atlas, address)
 
 
 @pytest.mark.parametrize("address", ["L1.attn.3.k.2", "L1.attn.1.v.bias", "L0.attn.0.o.1", "L2.ff.0.value"])
 def test_every_vector_has_a_neighbourhood(llama: small.Built, address: str) -> None:
-    found = neighbours.near(llama.atlas, address)
+    found = neighbours.neighbours_of(llama.atlas, address)
     assert found.address == str(zp.parse(address))
     assert found.alike
     assert all(one.best for one in found.alike)
     with pytest.raises(BadAddress, match="out of range"):
-        neighbours.near(llama.atlas, "L1.ff.4800")
+        neighbours.neighbours_of(llama.atlas, "L1.ff.4800")
 
 
 # --- Spreads, clouds, neighbours --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from commands import Run
 from tiny import make, save
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.evidence import measure, overlap, resampling
-from zeropass.evidence.activations import Settings, listen
+from zeropass.evidence.activations import Settings, record_activations
 from zeropass.evidence.attention import _Ranked
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.results import Evidence, Result, read_evidence
@@ -165,7 +165,7 @@ def near(evidence: Evidence, null: str, **wanted: object) -> float:
     results = evidence.select(**wanted)
     assert results
     nulls = [(r.value, n) for r in results for n in r.nulls if n.name == null]
-    return sum(n.near or abs(value - n.mean) < 0.1 for value, n in nulls) / len(results)
+    return sum(n.indistinguishable or abs(value - n.mean) < 0.1 for value, n in nulls) / len(results)
 
 
 @pytest.mark.parametrize("measured", ["reading", "writing", "promotes", "attention"])
@@ -245,22 +245,22 @@ def test_tallies_are_means_of_what_the_model_computes(random_path: Path) -> None
     running = load_running(model)
     ids = torch.tensor(model.vocab.encode(TEXT))[:640]
     settings = replace(SETTINGS, tokens=640, least=3)
-    heard = listen(running, ids, settings, lambda *_: None)
-    chosen, tally = heard.chosen[1, "gate"], heard.tallies[1, "gate"]
+    activations = record_activations(running, ids, settings, lambda *_: None)
+    chosen, tally = activations.chosen[1, "gate"], activations.tallies[1, "gate"]
     gates: list[Tensor] = []
     hook = running.module("gate", 1).register_forward_hook(lambda _m, _i, out: gates.append(out[0]))
     logits = torch.cat([running.run(part[None]).logits[0] for part in windows(ids, 64)])
     hook.remove()
     gate, predicted = torch.cat(gates)[:, chosen], logits.argmax(-1)
     following = torch.cat((ids[1:], ids[:1]))
-    counted = torch.isin(ids, heard.types)
+    counted = torch.isin(ids, activations.types)
     for plane, target in enumerate((ids, following, predicted)):
-        for number, kind in enumerate(heard.types.tolist()):
+        for number, kind in enumerate(activations.types.tolist()):
             expected = gate[(target == kind) & counted].sum(0)
             torch.testing.assert_close(tally.sums[plane, number], expected, atol=1e-4, rtol=1e-4)
-        inside = counted & torch.isin(target, heard.types)
+        inside = counted & torch.isin(target, activations.types)
         torch.testing.assert_close(tally.squares[plane], gate[inside].square().sum(0), atol=1e-4, rtol=1e-4)
-        assert int(heard.together[plane].sum()) == int(inside.sum())
+        assert int(activations.together[plane].sum()) == int(inside.sum())
 
 
 def test_adding_a_vector_is_adding_it_to_the_weights_output(random_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_adding_a_vector_is_adding_it_to_the_weights_output(random_path: Path) -
 
 @pytest.mark.parametrize("variant", ["llama-biased", "llama-one-kv", "gpt2", "gpt2-untied", "bert", "bert-mlm"])
 def test_every_family_can_be_measured(variant: str, tmp_path: Path) -> None:
-    """Where to listen comes from the record: layer 0 of every family reads what the embedded frame says."""
+    """Where to record comes from the record: layer 0 of every family reads what the embedded frame says."""
     path = save(make(variant), tmp_path)
     model = zp.open_model(str(path))
     words = [model.vocab.text(i) for i in range(5, 40)]
@@ -334,7 +334,7 @@ def test_nulls_are_told_from_results_and_only_when_they_differ() -> None:
     nulls = {"permuted": same, "rotated": below - 2, "noise": torch.full((4,), float("nan"))}
     found = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, nulls)
     permuted, rotated = found.nulls
-    assert permuted.near
+    assert permuted.indistinguishable
     assert not permuted.beaten
     assert rotated.beaten
     assert rotated.effect == pytest.approx(2, abs=0.5)

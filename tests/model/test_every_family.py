@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from canonical import bias_of, read, split, with_tensors
-from heard import Heard, hear
+from forward import Forward, run_forward
 from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
@@ -51,12 +51,12 @@ class Case:
     ids: Tensor
 
     @cached_property
-    def text(self) -> Heard:
+    def text(self) -> Forward:
         """A run on text, at uneven positions where the family turns by them."""
         positions = POSITIONS.expand_as(self.ids) if self.model.dims.rope else None
-        return hear(self.hf, self.model, self.ids, **placed(positions))
+        return run_forward(self.hf, self.model, self.ids, **placed(positions))
 
-    def bare(self, ids: Tensor, **more: Any) -> Heard:
+    def bare(self, ids: Tensor, **more: Any) -> Forward:
         """A run without position embeddings."""
         # nor what a decoder reads of an encoder
         gone = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
@@ -66,18 +66,18 @@ class Case:
             for p in tables:
                 p.zero_()
         try:
-            return hear(self.hf, self.model, ids, **more)
+            return run_forward(self.hf, self.model, ids, **more)
         finally:
             with torch.no_grad():
                 for p, old in zip(tables, kept, strict=True):
                     p.copy_(old)
 
     @cached_property
-    def alone(self) -> Heard:
+    def alone(self) -> Forward:
         """Every token as a text of its own."""
         return self.bare(torch.arange(VOCAB)[:, None])
 
-    def pairs(self, at: int, offset: int) -> Heard:
+    def pairs(self, at: int, offset: int) -> Forward:
         """A key, then a query: every token before the one token ``at``, so many positions before it."""
         ids = torch.stack((torch.arange(VOCAB), torch.full((VOCAB,), at)), 1)
         positions = torch.tensor([3, 3 + offset]).expand_as(ids) if self.model.dims.rope else None
@@ -309,9 +309,9 @@ def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
     return worst
 
 
-def first_logits(heard: Heard) -> Tensor:
+def first_logits(forward: Forward) -> Tensor:
     """Attention logits of the first layer."""
-    return heard.logits[heard.call(0)]
+    return forward.logits[forward.call(0)]
 
 
 def map_error(case: Case, model: Model, _layer: int = 0) -> float:

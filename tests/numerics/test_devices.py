@@ -27,7 +27,7 @@ from zeropass.model.translation import FRAMES, KERNELS, bridge
 from zeropass.numerics import half, top_k
 from zeropass.numerics.projection import extremes, from_scores, keep_k, pseudo_inverse, rotate
 from zeropass.numerics.statistics import kurtosis, moments, standardised
-from zeropass.numerics.token_index import HitList, decode
+from zeropass.numerics.token_index import TokenIndex, decode
 from zeropass.stitch.seam_choice import answers
 from zeropass.stitch.transplant import put_level
 
@@ -185,7 +185,7 @@ def test_numerics(device: torch.device) -> None:
 def hits(device: torch.device) -> list[Tensor]:
     """Entries of a hit list that blocks fill until places overflow, and one that goes on from them."""
     draw = torch.Generator().manual_seed(0)
-    found, on = HitList(50, 7, device), HitList(50, 7, device)
+    found, on = TokenIndex(50, 7, device), TokenIndex(50, 7, device)
     for first in range(0, 1600, 400):
         found.offer(torch.randn(400, 50, generator=draw).to(device), first)
     for tokens, keys in found.entries(0, 900):
@@ -203,7 +203,7 @@ def surveyed(device: torch.device) -> list[Tensor]:
     """What a survey keeps that multiplies float16, as on a GPU."""
     draw = torch.Generator().manual_seed(0)
     rows, vectors = (torch.randn(n, 24, generator=draw).to(device) for n in (900, 600))
-    ready, hits = top_k.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(900, 5, device)
+    ready, hits = top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance), TokenIndex(900, 5, device)
     assert ready.coarse is not None
     found = top_k.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
     return [*vars(found.extremes).values(), found.kurtosis, *hits.ranked()]

@@ -23,7 +23,7 @@ def ways(width: int, rows: int) -> list[Products]:
 
 def all_found(way: Products, left: Tensor, right: Tensor, heights: Heights, floors: Tensor) -> set[tuple[int, int]]:
     """The pairs within the heights, from as many calls as it takes."""
-    kept = [rows if way.whole else rows.float() for rows in (left, right)]
+    kept = [rows if way.int8 else rows.float() for rows in (left, right)]
     a, b, panel, found = way.left(kept[0]), way.right(kept[1]), 0, set()
     while panel < len(heights) and heights[panel]:
         after, rows, columns = way.reaching(a, b, heights, floors, panel)
@@ -56,7 +56,7 @@ def test_the_largest_products_fit(sign: int) -> None:
     width = numba_tiles._WIDEST
     left, right = torch.full((3, width), 127, dtype=torch.int8), torch.full((70, width), sign * 127, dtype=torch.int8)
     score = sign * 127.0 * 127 * width
-    for way in [way for way in ways(width, 3) if way.whole]:
+    for way in [way for way in ways(width, 3) if way.int8]:
         for floor, count in ((-torch.inf, 210), (score, 210), (score + 1, 0), (torch.inf, 0)):
             floors = torch.full((3,), floor, dtype=torch.float64)
             assert len(all_found(way, left, right, np.array([3, 3]), floors)) == count

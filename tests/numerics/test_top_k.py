@@ -17,8 +17,8 @@ from torch import Tensor
 from devices import multiply_float16
 from zeropass.numerics import half, top_k
 from zeropass.numerics.statistics import moments
-from zeropass.numerics.token_index import HitList
-from zeropass.numerics.top_k import Sieved, Survey, sieved, survey
+from zeropass.numerics.token_index import TokenIndex
+from zeropass.numerics.top_k import PreparedRows, Survey, prepare_rows, survey
 
 SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -35,19 +35,19 @@ def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     yield request.param == "int8"
 
 
-def survey_of_made(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
+def survey_of_made(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, hits: TokenIndex, first_id: int) -> Survey:
     """From the whole product in float32 of vectors that are scaled, one by 0.125, one by 4 …"""
     scale = 2.0 ** (torch.arange(len(vectors)) % 6 - 3)
     return top_k.survey(vectors, rows, k, ids, hits, first_id, (rows.rows @ (vectors * scale[:, None]).T, scale))
 
 
-def made(rows: Tensor) -> Sieved:
-    return sieved(rows, moments(rows).covariance)
+def made(rows: Tensor) -> PreparedRows:
+    return prepare_rows(rows, moments(rows).covariance)
 
 
-def looked(vectors: Tensor, rows: Tensor, k: int, size: int, block: int = 40) -> tuple[list[Survey], HitList]:
+def looked(vectors: Tensor, rows: Tensor, k: int, size: int, block: int = 40) -> tuple[list[Survey], TokenIndex]:
     """Surveys of blocks of the vectors, and the hits over all of them."""
-    ids, hits, ready = torch.arange(len(rows)) * 3 + 1, HitList(len(rows), size), made(rows)
+    ids, hits, ready = torch.arange(len(rows)) * 3 + 1, TokenIndex(len(rows), size), made(rows)
     parts = torch.arange(len(vectors)).split(block)
     return [survey(vectors[part], ready, k, ids, hits, int(part[0])) for part in parts], hits
 
@@ -175,7 +175,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_kurtosis(first_id: int) -> 
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(survey(vectors, rows, 10, torch.arange(5000), HitList(5000, 10), first_id).kurtosis)
+            found.append(survey(vectors, rows, 10, torch.arange(5000), TokenIndex(5000, 10), first_id).kurtosis)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0], one) for one in found)
@@ -200,19 +200,19 @@ def test_float16_makes_the_whole_product_only_of_what_it_cannot_tell(monkeypatch
         half, "_first", lambda z, at, k, first=half._first: (made.append(z.shape[1]), first(z, at, k))[1]
     )
     offered: list[int] = []
-    offer = HitList.offer
+    offer = TokenIndex.offer
     monkeypatch.setattr(
-        HitList, "offer", lambda self, z, first_id: (offered.append(first_id), offer(self, z, first_id))[1]
+        TokenIndex, "offer", lambda self, z, first_id: (offered.append(first_id), offer(self, z, first_id))[1]
     )
-    hits = HitList(3000, 5)
-    survey(vectors, made_rows := sieved(rows, moments(rows).covariance), 10, torch.arange(3000), hits, 0)
+    hits = TokenIndex(3000, 5)
+    survey(vectors, made_rows := prepare_rows(rows, moments(rows).covariance), 10, torch.arange(3000), hits, 0)
     assert made_rows.coarse is not None and made_rows.coarse.numbers.dtype == torch.float16
     assert made.count(52) == 32  # both poles of 16 blocks: 2 k + 32 scores of each
     assert 0 < made.count(3000) <= 4
     assert offered and max(offered) < 512
     monkeypatch.setattr(top_k, "_rounds", lambda _: False)
-    others = HitList(3000, 5)
-    survey(vectors, sieved(rows, moments(rows).covariance), 10, torch.arange(3000), others, 0)
+    others = TokenIndex(3000, 5)
+    survey(vectors, prepare_rows(rows, moments(rows).covariance), 10, torch.arange(3000), others, 0)
     same = hits.ranked()[1] == others.ranked()[1]
     assert same.float().mean() > 0.999  # neighbours that only rounding tells apart may change places
 
@@ -221,7 +221,7 @@ def test_hits_go_on_from_what_was_kept(whole) -> None:
     g = torch.Generator().manual_seed(4)
     vectors, rows = torch.randn(90, 16, generator=g), made(torch.randn(200, 16, generator=g))
     ids = torch.arange(200)
-    whole, early, late = (HitList(200, 8) for _ in range(3))
+    whole, early, late = (TokenIndex(200, 8) for _ in range(3))
     survey(vectors, rows, 5, ids, whole, 0)
     survey(vectors[:50], rows, 5, ids, early, 0)
     for tokens, keys in early.entries(0, 50):
@@ -247,14 +247,15 @@ def kept_of_real_numbers() -> np.ndarray:
     """Scores and ids of some poles, in a row."""
     g = torch.Generator().manual_seed(8)
     vectors, rows = (torch.randn(n, 150, generator=g) for n in (60, 900))
-    found = survey(vectors, made(rows), 9, torch.arange(900), HitList(900, 5), 0).extremes
+    found = survey(vectors, made(rows), 9, torch.arange(900), TokenIndex(900, 5), 0).extremes
     return torch.cat([one.double().flatten() for one in vars(found).values()]).numpy()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="what is pretended is an older processor of this kind")
 def test_a_processor_without_avx_512_has_the_same_bits(tmp_path: Path) -> None:
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2", "NUMBA_CACHE_DIR": str(tmp_path)}
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    folders = map(str, Path(__file__).parents[:2])
+    paths = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", OTHER, str(tmp_path / "kept.npy")]
     subprocess.run(command, check=True, env=os.environ | older | {"PYTHONPATH": paths})
     assert np.array_equal(np.load(tmp_path / "kept.npy"), kept_of_real_numbers())

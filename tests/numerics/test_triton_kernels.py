@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zeropass.numerics import half, top_k
 from zeropass.numerics.statistics import moments
-from zeropass.numerics.token_index import HitList
+from zeropass.numerics.token_index import TokenIndex
 
 pytest.importorskip("triton", reason="Triton is not installed")
 if not torch.cuda.is_available() and not os.environ.get("TRITON_INTERPRET"):
@@ -43,7 +43,7 @@ def drawn(vocab: int, d: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def surveyed(rows: Tensor, vectors: Tensor, k: int, size: int) -> tuple[top_k.Survey, tuple[Tensor, ...]]:
     """What a survey finds, beginning at id 5, and the tokens' hits."""
-    ready, hits = top_k.sieved(rows - rows.mean(0), moments(rows).covariance), HitList(len(rows), size, DEVICE)
+    ready, hits = top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance), TokenIndex(len(rows), size, DEVICE)
     return top_k.survey(vectors, ready, k, 2 * torch.arange(len(rows), device=DEVICE), hits, 5), hits.ranked()
 
 
@@ -94,7 +94,7 @@ def test_more_than_was_expected_is_found_in_the_whole_product(monkeypatch: pytes
 def test_bounds_hold() -> None:
     """The ends of groups are bounds of the exact scores; what is chosen holds all that reaches floors and limits."""
     rows, vectors = drawn(500, 40, 20, seed=3)
-    rough = half.product(half.made_coarse(vectors), half.made_coarse(rows))
+    rough = half.product(half.to_half(vectors), half.to_half(rows))
     exact = (vectors.double() @ rows.double().T) / rough.unit
     off = rough.errors[:, None] * rough.sizes + rough.scores.float().abs() * half._ROUNDING + half._TINY
     assert bool(((exact - rough.scores.double()).abs() <= off).all())

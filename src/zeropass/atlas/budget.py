@@ -4,7 +4,7 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
 
     process   400 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
     making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
-    running   hits      V (8 (k + 32) + 12) a kind of list
+    running   index      V (8 (k + 32) + 12) a kind of list
               threads   40 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
               maps      if maps of heads are built, of columns of heads, 128 or those of one head if they are more:
                         4 V each for their scores, and for the factors of a chunk of key/value heads
@@ -20,7 +20,7 @@ In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h
 
 The least is process + the larger of making and running. Each space that is held takes 4 V d, and V d as whole numbers
 (4 V d where these are multiplied as float32); of one that does not fit both are mapped from a file. Without numba
-nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while hits are merged stand in the place of looking.
+nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while index are merged stand in the place of looking.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]
 
 MERGING = 4600
-"""Bytes a token while hits are merged, as measured: some copies of the keys of 128 vectors."""
+"""Bytes a token while index are merged, as measured: some copies of the keys of 128 vectors."""
 
 RETURNED = 1 << 20
 """Bytes from which on a block that is freed goes back to the system at once."""
@@ -110,7 +110,7 @@ def _making(model: Model) -> int:
 def _running(runner: Runner) -> int:
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
     kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
-    hits = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
+    index = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
     looking = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
     columns = max(COLUMNS // head, 1) * head if maps else 0
@@ -120,7 +120,7 @@ def _running(runner: Runner) -> int:
         (12 * d + SAMPLE) * d * spaces + _own(runner, job, using)
         for job, spaces in zip(jobs, _spaces_at_once(runner), strict=True)
     ]
-    return hits + threads + 2 * 4 * columns * tokens + max(own, default=0)
+    return index + threads + 2 * 4 * columns * tokens + max(own, default=0)
 
 
 def _spaces_at_once(runner: Runner) -> list[int]:

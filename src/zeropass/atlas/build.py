@@ -18,7 +18,7 @@ from zeropass.atlas.budget import give_back, room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
-from zeropass.atlas.tables import write_hits, write_parameters, write_tokens
+from zeropass.atlas.tables import write_parameters, write_token_index, write_tokens
 from zeropass.errors import BadOption
 from zeropass.model.identity import values_sha256
 from zeropass.model.model import Model
@@ -133,7 +133,7 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
     out, model = runner.out, runner.model
     parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
     writes: list[Callable[[], int | None]] = [
-        partial(write_hits, out / schema.HITS, runner.hits, runner.kept),
+        partial(write_token_index, out / schema.TOKEN_INDEX, runner.indexes, runner.kept),
         partial(write_tokens, out / schema.TOKENS, model.vocab, judgement),
         partial(write_parameters, out / schema.PARAMETERS, parts),
     ]

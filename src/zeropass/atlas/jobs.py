@@ -1,4 +1,4 @@
-"""Runs the jobs of a build: lists and hits from a survey of the scores, pairs from the factors of head maps."""
+"""Runs the jobs of a build: lists and token index from a survey of the scores, pairs from the factors of head maps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from zeropass.model.vectors import VectorSet, count_of, kind_of, reads_at, vecto
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.parallel import each_core, in_turn
 from zeropass.numerics.statistics import blocks, standardised
-from zeropass.numerics.token_index import HitList
+from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_k import Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
@@ -77,7 +77,7 @@ class Finds:
 
 @dataclass(eq=False)
 class Runner:
-    """What the jobs of one build share: the model, the rows, and the running hits of every kind of list.
+    """What the jobs of one build share: the model, the rows, and the running index of every kind of list.
 
     ``kept`` (V',) are the ids of the tokens that lists may show.
     """
@@ -143,15 +143,15 @@ class Runner:
         return self.out / "scratch" / f"{file_name(layer, role)}.index.parquet"
 
     @property
-    def hits(self) -> dict[Kind, HitList]:
+    def indexes(self) -> dict[Kind, TokenIndex]:
         """Running best of each kind of list, beginning with what finished jobs found."""
         with self._lock:
-            return self._hits
+            return self._indexes
 
     @cached_property
-    def _hits(self) -> dict[Kind, HitList]:
+    def _indexes(self) -> dict[Kind, TokenIndex]:
         kinds = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
-        lists = {kind: HitList(len(self.kept), self.options.k, self.kept.device) for kind in sorted(kinds)}
+        lists = {kind: TokenIndex(len(self.kept), self.options.k, self.kept.device) for kind in sorted(kinds)}
         for job in self.jobs:
             if self.mark(job).exists():
                 for kind, tokens, keys in read_mark(self.mark(job)):
@@ -185,11 +185,11 @@ class Runner:
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
     def _surveyed(self, scored: Scored, own: slice, made: Scores | None = None) -> Survey:
-        """Both poles of some vectors of a set; what the tokens can use of them goes to the running hits."""
+        """Both poles of some vectors of a set; what the tokens can use of them goes to the running index."""
         source = scored.vectors
-        first, hits = self.bases[source.layer, source.role, scored.frame], self.hits[source.side, scored.frame]
+        first, index = self.bases[source.layer, source.role, scored.frame], self.indexes[source.side, scored.frame]
         unit, first_id = scored.unit[own], first + (own.start or 0)
-        return survey(unit, scored.space.sieved, self.options.k, self.kept, hits, first_id, made)
+        return survey(unit, scored.space.prepared, self.options.k, self.kept, index, first_id, made)
 
     def _listed(self, scored: Scored, found: Survey) -> ListBlock:
         """The lists of a set of vectors."""
@@ -297,13 +297,13 @@ class Runner:
         write_mark(self.mark(job), self._found(job))
 
     def _found(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
-        """The entries of the running hits that this job put there, as far as a later one has not taken their place."""
+        """The entries of the running index that this job put there, as far as a later one has not taken their place."""
         for role in vector_roles(job):
             side = kind_of(self.model, job.layer, role)[0]
             for frame in list_frames(self.model, self.options, job.layer, role):
                 first = self.bases[job.layer, role, frame]
                 count = count_of(self.model, job.layer, role)
-                for tokens, keys in self.hits[side, frame].entries(first, first + count):
+                for tokens, keys in self.indexes[side, frame].entries(first, first + count):
                     yield (side, frame), tokens, keys
 
 

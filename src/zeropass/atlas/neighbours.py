@@ -16,9 +16,9 @@ from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
 from zeropass.errors import BadAddress, BadAtlas
 from zeropass.model.address import Address, parse, with_roles
-from zeropass.records.overviews import Alike, Likeness, NearRecord, Part, Wire, Wiring
+from zeropass.records.overviews import Alike, Likeness, NeighbourRecord, Part, Wire, Wiring
 
-__all__ = ["Row", "moments", "near", "rows_of"]
+__all__ = ["Row", "moments", "neighbours_of", "rows_of"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,10 +61,10 @@ def _rows_of(atlas: Atlas, place: Address) -> list[Row]:
     return [Row(run, i - run.first) for run, i in zip(runs, ids, strict=True) if run is not None]
 
 
-def near(atlas: Atlas, address: str, k: int = 12) -> NearRecord:
+def neighbours_of(atlas: Atlas, address: str, k: int = 12) -> NeighbourRecord:
     """What writes along, reads along and is like the vectors of an address, the k best of each."""
     rows = rows_of(atlas, address)
-    return NearRecord(
+    return NeighbourRecord(
         str(parse(address)),
         tuple(_wiring(atlas, row, k) for row in _one_a_role(rows)),
         tuple(_alike(atlas, row, k) for row in rows),

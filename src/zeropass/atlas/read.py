@@ -11,11 +11,11 @@ import numpy.typing as npt
 from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
 from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.schema import (
-    HITS,
     MANIFEST,
     PARAMETERS,
     PLAN,
     SCHEMA_VERSION,
+    TOKEN_INDEX,
     TOKENIZER,
     TOKENS,
     check_manifest,
@@ -68,7 +68,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
             f"{folder} has schema version {manifest.get('schema')!r}, this zeropass reads {SCHEMA_VERSION}; rebuild it."
         )
     check_manifest(manifest, path / MANIFEST)
-    missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, HITS) if not (path / name).is_file()]
+    missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, TOKEN_INDEX) if not (path / name).is_file()]
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
     layers, values = manifest["model"]["layers"], manifest.get("values_sha256")
@@ -151,7 +151,7 @@ class Atlas(Files):
         runs = self._chosen(side, role, layers)
         plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         stored = plain and self._is_shown(ids[0])
-        best = self._stored_hits(ids[0], k) if stored else self.scan(ids, runs, k)
+        best = self._stored_entries(ids[0], k) if stored else self.scan(ids, runs, k)
         notes = (self.note,) if self.note else ()
         return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best), notes)
 
@@ -225,8 +225,8 @@ class Atlas(Files):
             raise BadOption(f"Nothing in this atlas fits the options; it has layers {have}.")
         return chosen
 
-    def _stored_hits(self, token: int, k: int) -> list[tuple[int, float]]:
-        rows = self.rows_of(self.path / HITS, {"token": token}, ("rank", "id", "z"))
+    def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
+        rows = self.rows_of(self.path / TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
         return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda hit: (-abs(hit[1]), hit[0]))
 
     def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
@@ -241,7 +241,7 @@ class Atlas(Files):
         hits = []
         for i, z in found:
             if i not in by_id:
-                raise self._damaged(HITS, f"there is no list {i}")
+                raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
             address, side, role, frame, layer, mean, std = by_id[i]
             known = self._verdict(role, frame, layer)
             hits.append(Hit(address, side, role, frame, z * std + mean, z, known.above if known else None))

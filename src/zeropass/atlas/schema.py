@@ -46,7 +46,7 @@ __all__ = [
 SCHEMA_VERSION = 3
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
-PARAMETERS, HITS = "parameters.parquet", "hits.parquet"
+PARAMETERS, TOKEN_INDEX = "parameters.parquet", "hits.parquet"
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
 

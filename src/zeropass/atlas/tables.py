@@ -21,12 +21,12 @@ from zeropass.errors import BadAtlas
 from zeropass.model.address import Address
 from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks
-from zeropass.numerics.token_index import HitList
+from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_pairs import TopPairs
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import VIEWS, Vocabulary
 
-__all__ = ["ListBlock", "read_mark", "write_hits", "write_lists", "write_mark", "write_pairs", "write_table"]
+__all__ = ["ListBlock", "read_mark", "write_lists", "write_mark", "write_pairs", "write_table", "write_token_index"]
 
 Kind = tuple[Side, str]
 """(side, frame) of a list."""
@@ -232,7 +232,7 @@ def write_pairs(path: Path, rows: Sequence[PairRow]) -> None:
 
 
 def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None:
-    """What a job found for the tokens: (kind, tokens, keys) as `HitList.entries` gives them."""
+    """What a job found for the tokens: (kind, tokens, keys) as `TokenIndex.entries` gives them."""
     kinds = (_full_groups(_mark_tables(kind, parts), 1 << 18) for kind, parts in groupby(found, itemgetter(0)))
     _write_groups(path, _MARK, chain.from_iterable(kinds), 1 << 20, compression="none")  # it is not kept for long
 
@@ -264,23 +264,23 @@ def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
 _MARK = pa.schema({"side": pa.string(), "frame": pa.string(), "token": pa.int32(), "key": pa.int64()})
 
 
-def write_hits(path: Path, lists: dict[Kind, HitList], kept: Tensor) -> None:
+def write_token_index(path: Path, lists: dict[Kind, TokenIndex], kept: Tensor) -> None:
     """For each kind of list and kept token the best parameters, by falling |z|; sorted so that a token is one run."""
-    kinds = (_full_groups(_hits_tables(kind, lists[kind], kept), 25_000) for kind in sorted(lists))
-    _write_groups(path, _HITS, chain.from_iterable(kinds), 25_000)
+    kinds = (_full_groups(_index_tables(kind, lists[kind], kept), 25_000) for kind in sorted(lists))
+    _write_groups(path, _INDEX_SCHEMA, chain.from_iterable(kinds), 25_000)
 
 
-_HITS = pa.schema(
+_INDEX_SCHEMA = pa.schema(
     {"side": pa.string(), "frame": pa.string(), "token": pa.int32(), "rank": pa.int16(), "id": pa.int32()}
     | {"z": pa.float32()}
 )
 
 
-def _hits_tables(kind: Kind, hits: HitList, kept: Tensor) -> Iterator[pa.Table]:
-    """The hits of one kind, some tokens at a time."""
-    rank = torch.arange(hits.keys.shape[1], dtype=torch.int16, device=kept.device)
+def _index_tables(kind: Kind, index: TokenIndex, kept: Tensor) -> Iterator[pa.Table]:
+    """Yield the index of one kind of list, some tokens at a time."""
+    rank = torch.arange(index.keys.shape[1], dtype=torch.int16, device=kept.device)
     for part in blocks(len(kept), 2048):
-        taken, ids, z = hits.ranked(part)
+        taken, ids, z = index.ranked(part)
         token, place = taken.nonzero(as_tuple=True)
         columns: dict[str, Any] = {
             "token": _column(kept[part][token].int()),
@@ -288,7 +288,7 @@ def _hits_tables(kind: Kind, hits: HitList, kept: Tensor) -> Iterator[pa.Table]:
             "id": _column(ids[taken].int()),
             "z": _column(z[taken]),
         }
-        yield pa.table(_names(kind, len(token)) | columns, schema=_HITS)
+        yield pa.table(_names(kind, len(token)) | columns, schema=_INDEX_SCHEMA)
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -21,7 +21,7 @@ from zeropass.checkpoints.base import Float32
 from zeropass.errors import BadAtlas
 from zeropass.model.frames import Frames
 from zeropass.numerics.statistics import Moments, blocks, moments
-from zeropass.numerics.top_k import Sieved, rounded_size, sieved, whole_type
+from zeropass.numerics.top_k import PreparedRows, prepare_rows, quantized_type, rounded_size
 
 __all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 
@@ -45,15 +45,15 @@ class Space:
         _rest(self.mapped)
 
     @property
-    def sieved(self) -> Sieved:
+    def prepared(self) -> PreparedRows:
         """The rows made ready for `top_k.survey`: a quarter as large once more."""
         with self.lock:
-            return self._sieved
+            return self._prepared
 
     @cached_property
-    def _sieved(self) -> Sieved:
+    def _prepared(self) -> PreparedRows:
         # Of the space itself nothing: in a circle of references the rows would outlive it for long.
-        return sieved(self.rows, self.moments.covariance, partial(_rest, self.mapped), self.numbers)
+        return prepare_rows(self.rows, self.moments.covariance, partial(_rest, self.mapped), self.numbers)
 
 
 def _rest(mapped: mmap.mmap | None) -> None:
@@ -133,7 +133,7 @@ class Spaces:
                 f"{self.folder} has no room for rows that do not fit into --memory ({error.strerror or error})."
             ) from error
         rows = torch.frombuffer(mapped, dtype=torch.float32, count=shape[0] * shape[1]).view(shape)
-        numbers = torch.frombuffer(mapped, dtype=whole_type(), offset=size).view(shape) if more else None
+        numbers = torch.frombuffer(mapped, dtype=quantized_type(), offset=size).view(shape) if more else None
         return Space(rows, found, mapped, numbers)
 
     def _centred(self, stored: "StoredRows", found: Moments) -> Iterator[tuple[slice, Tensor]]:

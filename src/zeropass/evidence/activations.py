@@ -15,7 +15,7 @@ from zeropass.errors import BadOption
 from zeropass.model.running import Running, windows
 from zeropass.model.vectors import count_of
 
-__all__ = ["Attention", "Heard", "Progress", "Settings", "Tally", "listen", "noise_vectors"]
+__all__ = ["Activations", "Attention", "Progress", "Settings", "Tally", "noise_vectors", "record_activations"]
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, and how far: (what, done, total)."""
@@ -95,7 +95,7 @@ class Attention:
 
 
 @dataclass
-class Heard:
+class Activations:
     """What is kept of the pass.
 
     types: (A,) token ids that are counted. targets: names of the planes of the tallies. together: (targets, A, A),
@@ -125,21 +125,21 @@ def noise_vectors(d: int, settings: Settings, site: str) -> Tensor:
     return torch.randn(settings.noise, d, generator=generator)
 
 
-def listen(running: Running, ids: Tensor, settings: Settings, progress: Progress) -> Heard:
+def record_activations(running: Running, ids: Tensor, settings: Settings, progress: Progress) -> Activations:
     """Run the model over token ids (n,) and keep what the measures need."""
     parts = list(windows(ids, settings.window, running.around))
     parts = [part for part in parts if len(part) > settings.window // 2]
-    ear = _Ear(running, parts, settings)
-    with running.listening(ear.hear):
+    recorder = _Recorder(running, parts, settings)
+    with running.recording(recorder.record):
         for number, part in enumerate(parts):
-            ear.begin(number)
+            recorder.begin(number)
             out = running.run(part[None].to(running.device))
-            ear.end(out.logits[0].argmax(-1).cpu() if running.speaks else None)
-            progress("listening", number + 1, len(parts))
-    return ear.heard()
+            recorder.end(out.logits[0].argmax(-1).cpu() if running.speaks else None)
+            progress("recording", number + 1, len(parts))
+    return recorder.activations()
 
 
-class _Ear:
+class _Recorder:
     """Collects one window at a time."""
 
     def __init__(self, running: Running, parts: list[Tensor], settings: Settings) -> None:
@@ -170,7 +170,7 @@ class _Ear:
             at = torch.unique(torch.linspace(length // 4, length - 1, steps).long())
             self.attention.append(Attention(self.parts[number], at))
 
-    def hear(self, what: str, layer: int, values: Tensor) -> None:
+    def record(self, what: str, layer: int, values: Tensor) -> None:
         values = values.reshape(-1, values.shape[-1]).cpu()
         if (layer, what) in self.chosen:
             self.buffer[layer, what] = values[:, self.chosen[layer, what]]
@@ -198,8 +198,8 @@ class _Ear:
                 self.tallies[key] = Tally(torch.zeros(planes, none + 1, width), torch.zeros(planes, width))
             self.tallies[key].add(at, values)
 
-    def heard(self) -> Heard:
-        return Heard(
+    def activations(self) -> Activations:
+        return Activations(
             self.types,
             self.targets,
             self.together,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import USUAL_OFFSET
-from zeropass.evidence.activations import Attention, Heard, Progress, Settings
+from zeropass.evidence.activations import Activations, Attention, Progress, Settings
 from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
@@ -32,7 +32,7 @@ OFFSETS = {f"offset {offset}": offset for offset in (1, 4, USUAL_OFFSET, 64)}
 TRUE, MEAN = "true offsets", f"mean of 0..{RANGE}"
 
 
-def attention(spaces: Spaces, heard: Heard, settings: Settings, tell: Progress) -> list[Result]:
+def attention(spaces: Spaces, activations: Activations, settings: Settings, tell: Progress) -> list[Result]:
     """Results for ``qk``, by layer, frame and assumed offset: one item a head, its mean over all sampled queries."""
     dims = spaces.frames.model.dims
     found: list[Result] = []
@@ -41,7 +41,7 @@ def attention(spaces: Spaces, heard: Heard, settings: Settings, tell: Progress) 
     turn, noise = rotation(dims.d, settings.seed), noise_heads(dims.d, dims.head_dim, settings)
     truth = {
         (layer, number): _Truth.of(window, layer, noise, frequencies[layer], spaces.frames.model.family.causal)
-        for number, window in enumerate(heard.attention)
+        for number, window in enumerate(activations.attention)
         for layer in range(dims.layers)
     }
     for number, frame in enumerate(READ_FRAMES):
@@ -49,7 +49,7 @@ def attention(spaces: Spaces, heard: Heard, settings: Settings, tell: Progress) 
             pair = _Pair.of(spaces, frame, layer, noise, frequencies[layer], settings)
             sums = [
                 pair.compared(truth[layer, w], window, spaces.rows(frame, layer, window.ids), turn)
-                for w, window in enumerate(heard.attention)
+                for w, window in enumerate(activations.attention)
             ]
             found += _results(sums, layer, frame)
         tell("attention", number + 1, len(READ_FRAMES))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.activations import Activations, Progress, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import correlation, summarised
 from zeropass.evidence.results import EVERY_LAYER, Result
@@ -23,13 +23,13 @@ KEPT = (10, 30, 100, 300, 1_000, 3_000, 10_000, 15_000, 30_000)
 VECTORS = 64
 
 
-def inverses(spaces: Spaces, heard: Heard | None, settings: Settings, tell: Progress) -> list[Result]:
+def inverses(spaces: Spaces, activations: Activations | None, settings: Settings, tell: Progress) -> list[Result]:
     """Results by kind of vector (``value``, ``state``, ``noise``), inverse and k: one item a vector x, over all y.
 
     The null ``permuted`` shuffles the tokens of one side. Without a running model there are no states.
     """
     rows, found = spaces.frames.model.embedding, []
-    kinds = dict(_kinds(spaces, heard, settings))
+    kinds = dict(_kinds(spaces, activations, settings))
     used = {"transpose": rows, "pseudo-inverse": pseudo_inverse(rows)}
     order = torch.randperm(len(rows), generator=settings.generator(31))
     kept = (*(k for k in KEPT if k < len(rows)), len(rows))
@@ -56,7 +56,9 @@ def _survival(x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return correlation(x @ y.T, left @ right.T, 1)
 
 
-def _kinds(spaces: Spaces, heard: Heard | None, settings: Settings) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+def _kinds(
+    spaces: Spaces, activations: Activations | None, settings: Settings
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
     """Two samples (64, d) of each kind of vector: FF values of all layers, hidden states of all layers, noise."""
     model, generator = spaces.frames.model, settings.generator(30)
     each = -(-2 * VECTORS // model.dims.layers)
@@ -65,8 +67,8 @@ def _kinds(spaces: Spaces, heard: Heard | None, settings: Settings) -> Iterator[
         at = torch.randperm(model.dims.neurons, generator=generator)[:each]
         values.append(model.matrix("value", layer)[at])
     yield "value", _halves(torch.cat(values), generator)
-    if heard is not None:
-        every = torch.cat([heard.kept["state", layer] for layer in range(model.dims.layers)])
+    if activations is not None:
+        every = torch.cat([activations.kept["state", layer] for layer in range(model.dims.layers)])
         # Of unit length: else the few largest states would be all that a correlation sees.
         yield "state", _halves(every / every.norm(dim=1, keepdim=True), generator)
     yield "noise", _halves(torch.randn(2 * VECTORS, model.dims.d, generator=generator), generator)

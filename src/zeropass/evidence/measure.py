@@ -1,8 +1,8 @@
-"""Evidence for one model, start to end: text in, results out. The parts are kept, so a stopped run continues.
+"""Measure the evidence for one model: text in, results out. Finished parts are kept, so that a stopped run continues.
 
-The way of the data: the text is run through the model once (`listening`), each measure compares what was heard with
-what the weights alone say (`reading`, `attention`, `overlap`, `inverses`; `writing` runs the model again), every
-number gets its nulls (`chance`), and all of them become one `Evidence` (`results`).
+The model runs over the text once (`activations`); each measure compares what was recorded with what the weights alone
+say (`reading`, `attention`, `overlap`, `inverses`; `writing` runs the model again); every number gets its nulls
+(`resampling`), and all of them become one `Evidence` (`results`).
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from torch import Tensor
 from zeropass._io.atomic import Parts, atomic_write
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
-from zeropass.evidence.activations import Heard, Progress, Settings, listen, noise_vectors
+from zeropass.evidence.activations import Activations, Progress, Settings, noise_vectors, record_activations
 from zeropass.evidence.attention import attention
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.inverses import inverses
@@ -128,15 +128,15 @@ class _Bench:
         return {} if self.running.speaks else {"writing": headless}
 
     @cached_property
-    def heard(self) -> Heard | None:
+    def activations(self) -> Activations | None:
         if isinstance(self.running, CannotRun):
             return None
-        return listen(self.running, self.ids, self.settings, self.progress)
+        return record_activations(self.running, self.ids, self.settings, self.progress)
 
     @cached_property
     def spaces(self) -> Spaces:
         """Rows of every frame, those of the text's tokens kept."""
-        return Spaces(Frames(self.model), torch.zeros(0) if self.heard is None else self.heard.ids)
+        return Spaces(Frames(self.model), torch.zeros(0) if self.activations is None else self.activations.ids)
 
     @cached_property
     def shown(self) -> Tensor:
@@ -153,38 +153,38 @@ class _Bench:
     def measured(self, part: str) -> tuple[list[Result], str]:
         """The results of a part, and why they are not what could be, if so."""
         if part == "pairs":  # from the weights alone
-            unheard = Spaces(Frames(self.model), torch.zeros(0))
-            return overlap.pairs(unheard, self.shown, self.settings, self.progress), ""
+            unsupported = Spaces(Frames(self.model), torch.zeros(0))
+            return overlap.pairs(unsupported, self.shown, self.settings, self.progress), ""
         reason = self.reasons.get(part, "")
         if part == "inverses":
-            return inverses(self.spaces, self.heard, self.settings, self.progress), reason
-        return ([], reason) if reason else (_MEASURES[part](self, self.text_heard), "")
+            return inverses(self.spaces, self.activations, self.settings, self.progress), reason
+        return ([], reason) if reason else (_MEASURES[part](self, self.text_activations), "")
 
     @property
-    def text_heard(self) -> Heard:
-        """What was heard, for a part that there is no reason against."""
-        if self.heard is None:
+    def text_activations(self) -> Activations:
+        """The activations, for a part that there is no reason against."""
+        if self.activations is None:
             raise CannotRun(self.reasons["reading"])
-        return self.heard
+        return self.activations
 
-    def writing(self, heard: Heard) -> list[Result]:
+    def writing(self, activations: Activations) -> list[Result]:
         """The one part that runs the model again; nothing needs it afterwards, so its memory is given back."""
         if isinstance(self.running, CannotRun):
             raise self.running
-        found = writing(self.running, self.spaces, heard, self.ids, self.shown, self.settings, self.progress)
+        found = writing(self.running, self.spaces, activations, self.ids, self.shown, self.settings, self.progress)
         self.__dict__.pop("running")
         return found
 
-    def reading(self, heard: Heard) -> list[Result]:
+    def reading(self, activations: Activations) -> list[Result]:
         noise = {site: noise_vectors(self.model.dims.d, self.settings, site) for site in ("attn", "ff")}
-        return reading(self.spaces, heard, noise, self.settings, self.progress)
+        return reading(self.spaces, activations, noise, self.settings, self.progress)
 
 
-_MEASURES: dict[str, Callable[[_Bench, Heard], list[Result]]] = {
+_MEASURES: dict[str, Callable[[_Bench, Activations], list[Result]]] = {
     "writing": _Bench.writing,
     "reading": _Bench.reading,
-    "attention": lambda b, heard: attention(b.spaces, heard, b.settings, b.progress),
-    "states": lambda b, heard: overlap.states(b.spaces, heard, b.shown, b.settings, b.progress),
+    "attention": lambda b, activations: attention(b.spaces, activations, b.settings, b.progress),
+    "states": lambda b, activations: overlap.states(b.spaces, activations, b.shown, b.settings, b.progress),
 }
 
 

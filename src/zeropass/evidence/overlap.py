@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.activations import Activations, Progress, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, summarised
 from zeropass.evidence.results import Result
@@ -75,7 +75,7 @@ class _View:
         return self.spaces.frames.model
 
 
-def states(spaces: Spaces, heard: Heard, shown: Tensor, settings: Settings, tell: Progress) -> list[Result]:
+def states(spaces: Spaces, activations: Activations, shown: Tensor, settings: Settings, tell: Progress) -> list[Result]:
     """R_k by role, layer and frame, against the state after the same layer and the final one.
 
     Nulls: the active parameters of another position (``permuted``); parameters and states turned together, which keeps
@@ -85,11 +85,13 @@ def states(spaces: Spaces, heard: Heard, shown: Tensor, settings: Settings, tell
     layers, found = spaces.frames.model.dims.layers, []
     for number, frame in enumerate(FRAMES):
         view = _View.of(spaces, frame, shown, settings)
-        final = _state_tops(view, heard, layers - 1)
+        final = _state_tops(view, activations, layers - 1)
         for layer in range(1 if frame == "token" else 0, layers):
-            targets = {"same layer": _state_tops(view, heard, layer)} | ({} if frame == "token" else {"final": final})
+            targets = {"same layer": _state_tops(view, activations, layer)} | (
+                {} if frame == "token" else {"final": final}
+            )
             for role in _active_roles(spaces.frames.model.family.ff_roles, frame):
-                sets = _active_tops(view, heard, layer, role, settings)
+                sets = _active_tops(view, activations, layer, role, settings)
                 for target, tops in targets.items():
                     values = {null: _recall(sets[null], tops[null == "rotated"]) for null in sets}
                     nulls = {null: values[null] for null in NULLS}
@@ -104,16 +106,16 @@ def _active_roles(ff_roles: tuple[str, ...], frame: str) -> tuple[str, ...]:
     return tuple(role for role in roles if frame != "token" or role not in ("value", "o"))
 
 
-def _state_tops(view: _View, heard: Heard, layer: int) -> tuple[Tensor, Tensor]:
+def _state_tops(view: _View, activations: Activations, layer: int) -> tuple[Tensor, Tensor]:
     """Top tokens (P, k) of the states after a layer, and the same with the stream turned."""
-    said = view.as_said(heard.kept["state", layer])
+    said = view.as_said(activations.kept["state", layer])
     return view.tops(said, view.writes), view.tops(said, view.writes, turned=True)
 
 
-def _active_tops(view: _View, heard: Heard, layer: int, role: str, settings: Settings) -> dict[str, Tensor]:
+def _active_tops(view: _View, activations: Activations, layer: int, role: str, settings: Settings) -> dict[str, Tensor]:
     """Top tokens (P, m, k) of the m most active vectors at each position: as they are, and under each null."""
     vectors = view.model.matrix(role, layer)
-    at, sign = _most_active(role, heard, layer, settings.active)
+    at, sign = _most_active(role, activations, layer, settings.active)
     rows = view.rows(role)
 
     def tops(of: Tensor, at: Tensor, sign: Tensor, turned: bool = False) -> Tensor:
@@ -123,7 +125,7 @@ def _active_tops(view: _View, heard: Heard, layer: int, role: str, settings: Set
         return view.tops(folded, rows, turned)[back]
 
     right = tops(vectors, at, sign)
-    random, random_at, random_sign = _random(heard, layer, role, vectors, (at, sign), settings)
+    random, random_at, random_sign = _random(activations, layer, role, vectors, (at, sign), settings)
     return {
         "": right,
         "permuted": partner(right, 0),
@@ -132,20 +134,20 @@ def _active_tops(view: _View, heard: Heard, layer: int, role: str, settings: Set
     }
 
 
-def _most_active(role: str, heard: Heard, layer: int, m: int) -> tuple[Tensor, Tensor]:
+def _most_active(role: str, activations: Activations, layer: int, m: int) -> tuple[Tensor, Tensor]:
     """Numbers (P, m) of the vectors with the largest coefficients, and the sign in which each counts.
 
     A key's or a gate's list is its top pole (it fires there); the sign of gate x up decides the pole of up and value.
     """
     source = {"v": "v", "o": "o.in"}.get(role, "value.in")
-    coefficients = heard.kept[source, layer]
+    coefficients = activations.kept[source, layer]
     at = coefficients.abs().topk(min(m, coefficients.shape[1])).indices
     sign = torch.ones_like(at) if role in ("gate", "key") else coefficients.gather(1, at).sign()
     return at, sign
 
 
 def _random(
-    heard: Heard,
+    activations: Activations,
     layer: int,
     role: str,
     vectors: Tensor,
@@ -157,7 +159,7 @@ def _random(
     random = torch.randn(vectors.shape, generator=generator)
     if role in ("value", "o"):
         return random, *active
-    coefficients = heard.kept[site_of(role), layer] @ random.T
+    coefficients = activations.kept[site_of(role), layer] @ random.T
     # A key fires on its positive side only; columns of W_V count with either sign.
     strength = coefficients if role in ("gate", "key") else coefficients.abs()
     at = strength.topk(active[0].shape[1]).indices

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from zeropass.arch.spec import site_of
-from zeropass.evidence.activations import Heard, Progress, Settings, Tally
+from zeropass.evidence.activations import Activations, Progress, Settings, Tally
 from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
 from zeropass.evidence.resampling import correlation, overlap, partner, ranks, rotation, summarised
 from zeropass.evidence.results import Result
@@ -24,17 +24,19 @@ TOP = 20
 """Token types of the overlap at the top."""
 
 
-def reading(spaces: Spaces, heard: Heard, noise: dict[str, Tensor], settings: Settings, tell: Progress) -> list[Result]:
+def reading(
+    spaces: Spaces, activations: Activations, noise: dict[str, Tensor], settings: Settings, tell: Progress
+) -> list[Result]:
     """Results by reading role, layer, frame and target: ``spearman`` over token types, ``top-k``, ``position``."""
-    measured = {key: _Measured.of(heard, tally, settings.least) for key, tally in heard.tallies.items()}
+    measured = {key: _Measured.of(activations, tally, settings.least) for key, tally in activations.tallies.items()}
     turn = rotation(spaces.frames.model.dims.d, settings.seed)
     found: list[Result] = []
     for number, frame in enumerate(READ_FRAMES):
-        for layer, role in heard.chosen:
-            lists = _Lists.of(spaces, heard, noise, frame, layer, role, turn)
-            for target in _targets(frame, heard.targets):
+        for layer, role in activations.chosen:
+            lists = _Lists.of(spaces, activations, noise, frame, layer, role, turn)
+            for target in _targets(frame, activations.targets):
                 sides = (measured[layer, role], measured[layer, f"noise.{site_of(role)}"])
-                found += _compared(lists, *sides, heard.targets.index(target), (layer, role, frame, target))
+                found += _compared(lists, *sides, activations.targets.index(target), (layer, role, frame, target))
         tell("reading", number + 1, len(READ_FRAMES))
     return found
 
@@ -53,15 +55,15 @@ class _Measured:
         self.ranks = [ranks(m) for m in means]
 
     @classmethod
-    def of(cls, heard: Heard, tally: Tally, least: int) -> "_Measured":
-        counts = [together.sum(1) for together in heard.together]
+    def of(cls, activations: Activations, tally: Tally, least: int) -> "_Measured":
+        counts = [together.sum(1) for together in activations.together]
         current = tally.sums[0][:-1] / counts[0][:, None]
         at, means = [], []
         for plane, count in enumerate(counts):
             frequent = (count >= least).nonzero()[:, 0]
             sums = tally.sums[plane][:-1][frequent]
             if plane:
-                sums = sums - heard.together[plane][frequent] @ current
+                sums = sums - activations.together[plane][frequent] @ current
             at.append(frequent)
             means.append(sums / count[frequent][:, None])
         return cls(at, means, tally, counts)
@@ -87,15 +89,15 @@ class _Lists:
     def of(
         cls,
         spaces: Spaces,
-        heard: Heard,
+        activations: Activations,
         noise: dict[str, Tensor],
         frame: str,
         layer: int,
         role: str,
         turn: Tensor,
     ) -> "_Lists":
-        rows = spaces.rows(frame, layer, heard.types)
-        folded = spaces.vectors(role, layer, frame, heard.chosen[layer, role])
+        rows = spaces.rows(frame, layer, activations.types)
+        folded = spaces.vectors(role, layer, frame, activations.chosen[layer, role])
         random = spaces.folded(noise[site_of(role)], role, layer, frame)
         return cls(rows @ folded.T, rows @ (folded @ turn).T, rows @ random.T)
 

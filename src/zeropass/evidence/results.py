@@ -69,7 +69,7 @@ class Null:
         return self.gap_low > 0
 
     @property
-    def near(self) -> bool:
+    def indistinguishable(self) -> bool:
         """Whether the result cannot be told from this null."""
         return self.gap_low <= 0 <= self.gap_high
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from zeropass.evidence.activations import Heard, Progress, Settings
+from zeropass.evidence.activations import Activations, Progress, Settings
 from zeropass.evidence.compared_frames import WRITE_FRAMES, Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result
@@ -68,13 +68,19 @@ class Effects:
 
 
 def writing(
-    running: Running, spaces: Spaces, heard: Heard, ids: Tensor, shown: Tensor, settings: Settings, tell: Progress
+    running: Running,
+    spaces: Spaces,
+    activations: Activations,
+    ids: Tensor,
+    shown: Tensor,
+    settings: Settings,
+    tell: Progress,
 ) -> list[Result]:
     """Results for ``value``, ``o`` (measure ``writing``) and ``vo`` (``promotes``) by layer and frame.
 
     ids: the text (n,). shown: (V',) ids of the tokens that lists may show.
     """
-    groups = [*_vectors(spaces.frames.model, heard, settings), *_heads(spaces, heard, settings)]
+    groups = [*_vectors(spaces.frames.model, activations, settings), *_heads(spaces, activations, settings)]
     order = torch.randperm(len(shown), generator=settings.generator(21))
     sample = order[:SAMPLED].sort().values
     effects = _effects(running, groups, _contexts(running, ids, settings), shown, sample, tell)
@@ -105,10 +111,10 @@ def _paired(groups: list[Group]) -> dict[tuple[int, str], tuple[int, int]]:
     return {key: (i, random[key]) for key, i in own.items()}
 
 
-def _vectors(model: Model, heard: Heard, settings: Settings) -> Iterator[Group]:
+def _vectors(model: Model, activations: Activations, settings: Settings) -> Iterator[Group]:
     """A sample of the FF values and of the output rows of the heads, and random vectors, of every layer."""
     for layer in range(model.dims.layers):
-        scale = STRENGTH * float(heard.kept["state", layer].norm(dim=-1).median())
+        scale = STRENGTH * float(activations.kept["state", layer].norm(dim=-1).median())
         for number, role in enumerate(("value", "o")):
             order = torch.randperm(
                 count_of(model, layer, role), generator=settings.generator(1000 + 4 * layer + number)
@@ -125,16 +131,16 @@ def _group(layer: int, role: str, random: bool, vectors: Tensor, scale: float) -
     return Group(layer, role, random, added, {"": vectors})
 
 
-def _heads(spaces: Spaces, heard: Heard, settings: Settings) -> Iterator[Group]:
+def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iterator[Group]:
     """What heads write for tokens of the text, and what ``vo`` says that they write; random heads beside them."""
     model = spaces.frames.model
     for layer in range(model.dims.layers):
-        scale = STRENGTH * float(heard.kept["state", layer].norm(dim=-1).median())
-        here = {frame: spaces.rows(frame, layer, heard.at) for frame in MAP_FRAMES}
+        scale = STRENGTH * float(activations.kept["state", layer].norm(dim=-1).median())
+        here = {frame: spaces.rows(frame, layer, activations.at) for frame in MAP_FRAMES}
         count = 2 * settings.written // 3 * 2
-        items = _head_items(model, len(heard.at), count, settings.generator(5000 + layer))
-        yield _head_group(spaces, heard, layer, items, here, scale)
-        yield _random_head_group(spaces, heard, layer, here, scale, settings)
+        items = _head_items(model, len(activations.at), count, settings.generator(5000 + layer))
+        yield _head_group(spaces, activations, layer, items, here, scale)
+        yield _random_head_group(spaces, activations, layer, here, scale, settings)
 
 
 def _head_items(model: Model, positions: int, count: int, generator: torch.Generator) -> list[tuple[int, int]]:
@@ -145,11 +151,16 @@ def _head_items(model: Model, positions: int, count: int, generator: torch.Gener
 
 
 def _head_group(
-    spaces: Spaces, heard: Heard, layer: int, items: list[tuple[int, int]], rows: dict[str, Tensor], scale: float
+    spaces: Spaces,
+    activations: Activations,
+    layer: int,
+    items: list[tuple[int, int]],
+    rows: dict[str, Tensor],
+    scale: float,
 ) -> Group:
     model, width = spaces.frames.model, spaces.frames.model.dims.head_dim
     v_bias = model.vector("v_bias", layer)
-    v = heard.kept["v", layer] if v_bias is None else heard.kept["v", layer] - v_bias.cpu()
+    v = activations.kept["v", layer] if v_bias is None else activations.kept["v", layer] - v_bias.cpu()
     written: list[Tensor] = []
     said: dict[str, list[Tensor]] = {frame: [] for frame in rows}
     for head, position in items:
@@ -163,12 +174,12 @@ def _head_group(
 
 
 def _random_head_group(
-    spaces: Spaces, heard: Heard, layer: int, rows: dict[str, Tensor], scale: float, settings: Settings
+    spaces: Spaces, activations: Activations, layer: int, rows: dict[str, Tensor], scale: float, settings: Settings
 ) -> Group:
     d, width = spaces.frames.model.dims.d, spaces.frames.model.dims.head_dim
     reads, writes = torch.randn(2, NOISE_HEADS, width, d, generator=settings.generator(9000 + layer)) / d**0.5
-    at = torch.randint(len(heard.at), (NOISE_HEADS,), generator=settings.generator(9500 + layer)).tolist()
-    inputs, pairs = heard.kept["attn", layer], list(enumerate(at))
+    at = torch.randint(len(activations.at), (NOISE_HEADS,), generator=settings.generator(9500 + layer)).tolist()
+    inputs, pairs = activations.kept["attn", layer], list(enumerate(at))
     written = torch.stack([inputs[p] @ reads[i].T @ writes[i] for i, p in pairs])
     said = {
         frame: torch.stack([of[p] @ spaces.folded(reads[i], "v", layer, frame).T @ writes[i] for i, p in pairs])

@@ -1,7 +1,7 @@
-"""The running model: transformers computes, and the record that reads the file also says where to listen.
+"""The running model: transformers computes, and the record that reads the file also says where to record.
 
 A canonical tensor's name in the family's ``hf`` layout is the name of a module of the model in transformers, so no
-family needs anything of its own here. What can be heard of a layer, each (tokens, width):
+family needs anything of its own here. What can be activations of a layer, each (tokens, width):
 
     attn, ff             what its attention and its MLP read, norm and gain included
     q k v gate up key    what its linear layers put out (before RoPE)
@@ -31,10 +31,10 @@ try:
 except ImportError as error:
     raise MissingExtra("This runs the model and needs an extra: pip install 'zeropass[run]'.") from error
 
-__all__ = ["Listener", "Running", "load_running", "loaded", "quiet", "special_tokens", "transformers", "windows"]
+__all__ = ["Recorder", "Running", "load_running", "loaded", "quiet", "special_tokens", "transformers", "windows"]
 
-Listener = Callable[[str, int, Tensor], None]
-"""Is told what was heard: its name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
+Recorder = Callable[[str, int, Tensor], None]
+"""Is called with an activation: its name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class Running:
         """The module that holds a canonical tensor."""
         return self.hf.get_submodule(_module_name(self.layout.tensors[what].name.format(layer=layer), self.prefix))
 
-    def listening(self, listener: Listener) -> AbstractContextManager[None]:
-        """Tell the listener what every layer computes while the context lasts."""
-        return _hooked(handle for layer in range(self.model.dims.layers) for handle in self._taps(layer, listener))
+    def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
+        """Tell the recorder what every layer computes while the context lasts."""
+        return _hooked(handle for layer in range(self.model.dims.layers) for handle in self._hooks(layer, recorder))
 
     def adding(self, added: Mapping[tuple[int, str], tuple[Tensor, Tensor]]) -> AbstractContextManager[None]:
         """Add vectors (n, d) to the stream of the last token, where ``o`` or ``value`` of a layer writes."""
@@ -83,41 +83,41 @@ class Running:
         """`special_tokens` of the model."""
         return special_tokens(self.model)
 
-    def _taps(self, layer: int, listener: Listener) -> Iterator[Any]:
+    def _hooks(self, layer: int, recorder: Recorder) -> Iterator[Any]:
         roles = (*(r for r in self.model.family.ff_roles if r != "value"), "q", "k", "v")
-        heard = set()
+        seen = set()
         for role in roles:
             stored = self.layout.tensors[role]
             site = site_of(role)
             index = row_index(stored, role, self.model.dims)
-            tap = _tap(listener, layer, role, index, "" if site in heard else site)
-            heard.add(site)
-            yield self.module(role, layer).register_forward_hook(tap)
+            hook = _hook(recorder, layer, role, index, "" if site in seen else site)
+            seen.add(site)
+            yield self.module(role, layer).register_forward_hook(hook)
         for role in ("o", "value"):
-            yield self.module(role, layer).register_forward_hook(_input_tap(listener, layer, f"{role}.in"))
-        yield self._state_tap(layer, listener)
+            yield self.module(role, layer).register_forward_hook(_input_hook(recorder, layer, f"{role}.in"))
+        yield self._state_hook(layer, recorder)
 
-    def _state_tap(self, layer: int, listener: Listener) -> Any:
+    def _state_hook(self, layer: int, recorder: Recorder) -> Any:
         """The stream after a layer is what the next norm takes (pre-norm), or what the layer's last norm puts out."""
         if self.model.family.stream_normed:
-            return self.module("ff_norm", layer).register_forward_hook(_output_tap(listener, layer, "state"))
+            return self.module("ff_norm", layer).register_forward_hook(_output_hook(recorder, layer, "state"))
         last = layer + 1 == self.model.dims.layers
         norm = self.module("final_norm") if last else self.module("attn_norm", layer + 1)
-        return norm.register_forward_hook(_input_tap(listener, layer, "state"))
+        return norm.register_forward_hook(_input_hook(recorder, layer, "state"))
 
 
 def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
     """The model in transformers, from the same files; CannotRun, with transformers' reason, if that fails.
 
-    It runs on ``device``; what is heard of it comes back to the processor, where weights are read.
+    It runs on ``device``; what is activations of it comes back to the processor, where weights are read.
     """
     layout = model.family.layout("hf")
     if layout is None:
         raise CannotRun(f"{model.name}: the record of {model.family.name} has no hf layout to find modules by.")
-    if unheard := _unheard(model, layout):
+    if unsupported := _unsupported(model, layout):
         raise CannotRun(
-            f"{model.name} is a {model.family.name}: {unheard}, which is not listened to yet. Its words can be read "
-            "all the same; what a text says of them is not known."
+            f"{model.name} is a {model.family.name}: {unsupported}, which cannot be measured yet. Its words can be "
+            "read all the same; what a text says of them is not known."
         )
     # An encoder's own states are all that is asked of it, so its head is not loaded.
     kind = transformers.AutoModelForCausalLM if model.family.causal else transformers.AutoModel
@@ -128,7 +128,7 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
     return running
 
 
-def _unheard(model: Model, layout: Layout) -> str:
+def _unsupported(model: Model, layout: Layout) -> str:
     """What of a family the taps of `Running` do not cover, in words; empty if nothing."""
     family = model.family
     reasons = {
@@ -229,21 +229,21 @@ def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
         yield
 
 
-def _tap(listener: Listener, layer: int, role: str, index: Tensor | None, site: str) -> Any:
-    def tap(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _hook(recorder: Recorder, layer: int, role: str, index: Tensor | None, site: str) -> Any:
+    def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if site:
-            listener(site, layer, inputs[0])
-        listener(role, layer, output if index is None else output[..., index])
+            recorder(site, layer, inputs[0])
+        recorder(role, layer, output if index is None else output[..., index])
 
-    return tap
-
-
-def _input_tap(listener: Listener, layer: int, what: str) -> Any:
-    return lambda _module, inputs, _output: listener(what, layer, inputs[0])
+    return hook
 
 
-def _output_tap(listener: Listener, layer: int, what: str) -> Any:
-    return lambda _module, _inputs, output: listener(what, layer, output)
+def _input_hook(recorder: Recorder, layer: int, what: str) -> Any:
+    return lambda _module, inputs, _output: recorder(what, layer, inputs[0])
+
+
+def _output_hook(recorder: Recorder, layer: int, what: str) -> Any:
+    return lambda _module, _inputs, output: recorder(what, layer, output)
 
 
 def _adder(rows: Tensor, vectors: Tensor) -> Any:

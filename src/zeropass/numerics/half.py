@@ -26,9 +26,9 @@ from torch import Tensor
 from zeropass.numerics.compiled import triton_kernels
 from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks
-from zeropass.numerics.token_index import EMPTY, HitList, decoded, encoded
+from zeropass.numerics.token_index import EMPTY, TokenIndex, decoded, encoded
 
-__all__ = ["Coarse", "Rough", "fused", "kept", "made_coarse", "part_size", "poles_of", "product", "tokens_of"]
+__all__ = ["HalfRows", "Rough", "fused", "kept", "part_size", "poles_of", "product", "to_half", "tokens_of"]
 
 _LONGEST = 128.0
 """Norm that vectors and rows are brought to, at most: a product is then within what float16 holds, 65,504."""
@@ -65,7 +65,7 @@ _MEMORY = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Coarse:
+class HalfRows:
     """Vectors or rows (n, d) in float16, each number standing for ``unit`` times itself.
 
     In these units, sizes (n,), no less than the norms, and errors (n,): a product of two vectors is no further off than
@@ -99,7 +99,7 @@ def part_size(tokens: int, seen: int, device: torch.device) -> int:
     return max(1, min(max(_FIRST, seen), memory // (_MEMORY * 2 * tokens)))
 
 
-def made_coarse(rows: Tensor) -> Coarse:
+def to_half(rows: Tensor) -> HalfRows:
     """Vectors or rows (n, d) float32, rounded."""
     norms, d = torch.linalg.vector_norm(rows, dim=1), rows.shape[1]
     longest = float(norms.amax())
@@ -116,10 +116,10 @@ def made_coarse(rows: Tensor) -> Coarse:
     sizes = sizes.maximum(lost / _LOST)
     # The exact scores are sums in float32 as well.
     errors = lost + sizes * (_LOST + d * (_SUMMING + 2.0**-24))
-    return Coarse(numbers, unit, sizes, errors * (1 + _FLOAT32))
+    return HalfRows(numbers, unit, sizes, errors * (1 + _FLOAT32))
 
 
-def product(vectors: Coarse, rows: Coarse) -> Rough:
+def product(vectors: HalfRows, rows: HalfRows) -> Rough:
     """All scores, roughly."""
     with _summed_in_float32():
         scores = vectors.numbers @ rows.numbers.T
@@ -135,20 +135,20 @@ def fused(device: torch.device, tokens: int, k: int) -> bool:
 
 
 def kept(
-    rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor, hits: HitList, first_id: int
+    rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor, index: TokenIndex, first_id: int
 ) -> tuple[Extremes, Tensor]:
     """Both poles of vectors whose `product` was made; the tokens are given what they may keep.
 
     Returns:
         The poles, and the means (4, n) of the first four powers of the rough scores.
     """
-    hits.flush_if_much()
+    index.flush_if_much()
     bounds = rough.errors, rough.sizes
     high, low, sums = triton_kernels.ends(rough.scores, *bounds, _ROUNDING, _TINY)
     floors = torch.stack((high.topk(k).values[:, -1], low.topk(k, largest=False).values[:, -1]))
-    limits = hits.threshold * ((1 - _FLOAT32) / rough.unit)
+    limits = index.threshold * ((1 - _FLOAT32) / rough.unit)
     # Of random vectors a token keeps as large a share as it has places; half as many again, and some for the poles.
-    most = min(len(rows), 8 * k + 128 + int(1.5 * len(rows) * hits.keys.shape[1] / max(1, hits.seen)))
+    most = min(len(rows), 8 * k + 128 + int(1.5 * len(rows) * index.keys.shape[1] / max(1, index.seen)))
     places, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, _ROUNDING, _TINY, most)
     places = places[:, : int(filled.amax())].contiguous()
     z = triton_kernels.dots(vectors, rows, places, filled)
@@ -161,12 +161,12 @@ def kept(
             exact = [values for sign in (1, -1) for values in _best_of_all(sign * whole, k)]
             for pole, values in zip(poles, exact, strict=True):
                 pole[some] = values
-            row, token = (whole.abs() >= hits.threshold).nonzero(as_tuple=True)
-            hits.take(token, first_id + some[row], whole[row, token])
+            row, token = (whole.abs() >= index.threshold).nonzero(as_tuple=True)
+            index.take(token, first_id + some[row], whole[row, token])
         noted &= ~over[:, None]
-    row, place = (noted & (z.abs() >= hits.threshold[places])).nonzero(as_tuple=True)
-    hits.take(places[row, place].long(), first_id + row, z[row, place])
-    hits.seen += len(vectors)
+    row, place = (noted & (z.abs() >= index.threshold[places])).nonzero(as_tuple=True)
+    index.take(places[row, place].long(), first_id + row, z[row, place])
+    index.seen += len(vectors)
     top, at_top, bottom, at_bottom = poles
     return Extremes(top, ids[at_top], -bottom, ids[at_bottom]), sums / len(rows)
 
@@ -197,21 +197,21 @@ def poles_of(rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor) -
     return Extremes(*found)
 
 
-def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, hits: HitList, first_id: int) -> None:
+def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, index: TokenIndex, first_id: int) -> None:
     """Give the tokens what they may keep of the scores whose `product` was made."""
-    hits.flush()
+    index.flush()
     error = (rough.errors.amax() * rough.sizes.amax() + _TINY) * (1 + _FLOAT32)
-    enough = (hits.threshold / rough.unit - error) * (1 - _ROUNDING) ** 2
+    enough = (index.threshold / rough.unit - error) * (1 - _ROUNDING) ** 2
     may = rough.scores.abs() >= enough.half()
     if int(may.sum()) * _SHARE > may.numel():
         for part in blocks(len(vectors), _WHOLE):
-            hits.offer(vectors[part] @ rows.T, first_id + part.start)
+            index.offer(vectors[part] @ rows.T, first_id + part.start)
         return
     at, token = may.nonzero(as_tuple=True)
     for part in blocks(len(at), max(1, _GATHERED // rows.shape[1])):
         z = _dots(vectors[at[part]], rows, token[part, None])[:, 0]
-        hits.take(token[part], first_id + at[part], z)
-    hits.seen += len(vectors)
+        index.take(token[part], first_id + at[part], z)
+    index.seen += len(vectors)
 
 
 def _dots(vectors: Tensor, rows: Tensor, at: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def fastest_products(width: int, device: torch.device, most: int, area: int) -> 
 class _Compiled:
     """Products of int8 numbers that are compared as soon as they are made, and kept nowhere."""
 
-    whole = True
+    int8 = True
 
     def __init__(self, most: int) -> None:
         self.found = np.empty((2, max(_ROOM, most * PANEL)), np.int32)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "spectral_bound", "whole_numbers"]
+__all__ = ["full_precision", "spectral_bound", "to_int8"]
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def whole_numbers(rows: Tensor, spare: Tensor, each: bool) -> tuple[Tensor, Tensor, Tensor]:
+def to_int8(rows: Tensor, spare: Tensor, each: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (n, d) as int8, the step (n,) that one stands for, and the norm (n,) of what is lost.
 
     each: one step a row, or one for all. Destroys rows, and spare, which is of their shape.

@@ -28,9 +28,9 @@ _LIKE, _FEW = 0.9, 64
 
 
 class Products(Protocol):
-    """A way to multiply. whole: it takes int8 numbers, else float32."""
+    """A way to multiply. int8: it takes int8 numbers, else float32."""
 
-    whole: bool
+    int8: bool
 
     def left(self, rows: Tensor) -> Any:
         """A block (m, r) as the left of `reaching` takes it."""
@@ -60,7 +60,7 @@ class _Torch:
     """Products by torch, as many as fit the buffer, which are looked through afterwards."""
 
     def __init__(self, buffer: Tensor) -> None:
-        self.buffer, self.whole = buffer, buffer.dtype == torch.int32
+        self.buffer, self.int8 = buffer, buffer.dtype == torch.int32
 
     def left(self, rows: Tensor) -> Tensor:
         return rows
@@ -84,7 +84,7 @@ class _Torch:
     def multiplied(self, left: Tensor, right: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
         """Places of what reaches the floors in the whole product."""
         scores = self.buffer[: len(left) * len(right)].view(len(left), len(right))
-        (torch._int_mm if self.whole else torch.mm)(left, right.T, out=scores)
+        (torch._int_mm if self.int8 else torch.mm)(left, right.T, out=scores)
         rows = (scores.amax(1) >= floors).nonzero()[:, 0]
         found = (scores[rows] >= floors[rows, None]).nonzero()
         return rows[found[:, 0]], found[:, 1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zeropass.numerics.statistics import blocks
 
-__all__ = ["EMPTY", "LOW", "HitList", "decoded", "encoded"]
+__all__ = ["EMPTY", "LOW", "TokenIndex", "decoded", "encoded"]
 
 _SLOTS = 32
 _ROWS, _WARM_ROWS = 128, 512
@@ -20,7 +20,7 @@ EMPTY = (-0x7F800000 - 1) << 32
 """The key of minus infinity."""
 
 
-class HitList:
+class TokenIndex:
     """The ``size`` vectors of highest |z| for each of ``tokens`` columns, exactly, however blocks are offered.
 
     An entry is one int64 key, so that a plain top-k on keys is deterministic whatever the order of the offers:
@@ -135,7 +135,7 @@ def decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and signed z of the keys of a `HitList`; the key 0 stands for an empty place."""
+    """Ids and signed z of the keys of a `TokenIndex`; the key 0 stands for an empty place."""
     size, low = decoded(keys)
     return low >> 1, torch.where((low & 1).bool(), -size, size)
 

@@ -25,30 +25,30 @@ from torch import Tensor
 
 from zeropass.numerics import half
 from zeropass.numerics.compiled import numba_top_k
-from zeropass.numerics.half import Coarse, made_coarse
+from zeropass.numerics.half import HalfRows, to_half
 from zeropass.numerics.parallel import side_by_side, with_one_thread
 from zeropass.numerics.projection import Extremes, extremes
-from zeropass.numerics.quantize import spectral_bound, whole_numbers
+from zeropass.numerics.quantize import spectral_bound, to_int8
 from zeropass.numerics.statistics import blocks, kurtosis
-from zeropass.numerics.token_index import EMPTY, HitList, decoded
+from zeropass.numerics.token_index import EMPTY, TokenIndex, decoded
 
 __all__ = [
     "SAMPLE",
     "SCORES",
+    "PreparedRows",
+    "Quantized",
     "Scores",
-    "Sieved",
     "Survey",
     "Turn",
     "Turned",
-    "Whole",
     "joined",
-    "made_whole",
     "passing_size",
+    "prepare_rows",
+    "quantize",
+    "quantized_type",
     "rounded_size",
-    "sieved",
     "survey",
     "turned_by",
-    "whole_type",
 ]
 
 _TILE = 512
@@ -81,7 +81,7 @@ Scores = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class Quantized:
     """Vectors (n, d) as whole numbers, and for each (n, 3): the step that one stands for, and bounds of norms.
 
     The bounds are of what the whole numbers stand for, and of what that is off by (X̂ and X - X̂ above).
@@ -103,7 +103,7 @@ class Turn:
 class Turned:
     """Rows (V', d) turned and made whole, bounds (V', 3) of them as they are, and what turns vectors to meet them."""
 
-    whole: Whole
+    quantized: Quantized
     bounds: Tensor
     turn: Turn
 
@@ -116,11 +116,11 @@ class Turned:
     @cached_property
     def sample(self) -> Tensor:
         """The whole numbers of the sample."""
-        return self.whole.numbers[self.some]
+        return self.quantized.numbers[self.some]
 
 
 @dataclass(frozen=True, eq=False)
-class Sieved:
+class PreparedRows:
     """Rows (V', d), and the same as whole numbers, or in float16; without either the whole product is made.
 
     rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
@@ -129,7 +129,7 @@ class Sieved:
     rows: Tensor
     rest: Callable[[], None]
     turned: Turned | None = None
-    coarse: Coarse | None = None
+    coarse: HalfRows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -143,37 +143,37 @@ class Survey:
     kurtosis: Tensor
 
 
-def sieved(
+def prepare_rows(
     rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: None, numbers: Tensor | None = None
-) -> Sieved:
+) -> PreparedRows:
     """Rows (V', d) float32 made ready for `survey`; their covariance (d, d) need not be exact.
 
-    numbers: a place (V', d) of `whole_type` for the whole numbers. rest: see `Sieved`.
+    numbers: a place (V', d) of `quantized_type` for the whole numbers. rest: see `PreparedRows`.
     """
     if not _sieves(rows):
-        return Sieved(rows, rest, coarse=made_coarse(rows) if _rounds(rows) else None)
+        return PreparedRows(rows, rest, coarse=to_half(rows) if _rounds(rows) else None)
     turn, other, drift = _turns(covariance)
-    numbers = torch.empty_like(rows, dtype=whole_type()) if numbers is None else numbers
-    whole, norms = Whole(numbers, rows.new_empty(len(rows), 3)), rows.new_empty(len(rows))
+    numbers = torch.empty_like(rows, dtype=quantized_type()) if numbers is None else numbers
+    quantized, norms = Quantized(numbers, rows.new_empty(len(rows), 3)), rows.new_empty(len(rows))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
-        made = made_whole(rows[part], other)
-        whole.numbers[part], whole.bounds[part] = made.numbers, made.bounds
+        made = quantize(rows[part], other)
+        quantized.numbers[part], quantized.bounds[part] = made.numbers, made.bounds
         norms[part], size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
         longest = max(longest, float(torch.where(size > 0, norms[part] / size, 0.0).amax()))
         rest()
     # An exact score is a dot product in float32: it is off as well.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return Sieved(rows, rest, Turned(whole, _as_they_are(norms), replace(turn, loss=turn.loss + slack)))
+    return PreparedRows(rows, rest, Turned(quantized, _as_they_are(norms), replace(turn, loss=turn.loss + slack)))
 
 
 def rounded_size(count: int, d: int) -> int:
     """Bytes of rows (count, d) as whole numbers; 0 where the whole product is made."""
-    return count * d * whole_type().itemsize if numba_top_k is not None else 0
+    return count * d * quantized_type().itemsize if numba_top_k is not None else 0
 
 
 def passing_size(d: int) -> int:
-    """Bytes that `sieved` and `survey` take for a while, beside rows of width d; 0 where the whole product is made."""
+    """Return the bytes that `prepare_rows` and `survey` take for a while; 0 where the whole product is made."""
     each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
     return (
         40 * d**2 + 2 * torch.get_num_threads() * each if numba_top_k is not None else 0
@@ -181,11 +181,17 @@ def passing_size(d: int) -> int:
 
 
 def survey(
-    vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int, made: Scores | None = None
+    vectors: Tensor,
+    rows: PreparedRows,
+    k: int,
+    ids: Tensor,
+    index: TokenIndex,
+    first_id: int,
+    made: Scores | None = None,
 ) -> Survey:
-    """Look through the scores of (n, d) vectors and (V', d) rows, made by `sieved`.
+    """Look through the scores of (n, d) vectors and (V', d) rows, made by `prepare_rows`.
 
-    k: scores a pole. ids: (V',) names of the rows. hits: takes in the scores of the vectors ``first_id …``.
+    k: scores a pole. ids: (V',) names of the rows. index: takes in the scores of the vectors ``first_id …``.
     made: the scores (V', n) times a number (n,) for each vector, and these numbers, if a product in float32 has been
     made anyway; what is kept is the same.
     """
@@ -193,25 +199,25 @@ def survey(
     if rows.coarse is not None:
         surveys: list[Survey] = []
         while len(vectors):
-            part, vectors = vectors.tensor_split([half.part_size(len(rows), hits.seen, vectors.device)])
-            surveys.append(_rounded(part, rows, k, ids, hits, first_id))
+            part, vectors = vectors.tensor_split([half.part_size(len(rows), index.seen, vectors.device)])
+            surveys.append(_rounded(part, rows, k, ids, index, first_id))
             first_id += len(part)
         return joined(surveys)
     if rows.turned is None:
         parts = blocks(len(vectors), SCORES)
-        return joined([_product(vectors[part], rows, k, ids, hits, first_id + part.start) for part in parts])
-    with hits.lock:
-        hits.flush()
+        return joined([_product(vectors[part], rows, k, ids, index, first_id + part.start) for part in parts])
+    with index.lock:
+        index.flush()
     tiles = _tiles(len(rows), first_id)
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
 
     def look(part: slice) -> Survey:
         own = made and (made[0][:, part], made[1][part])
-        return _Survey(vectors[part], rows, k, hits, first_id + part.start, own).run(ids, tiles)
+        return _Survey(vectors[part], rows, k, index, first_id + part.start, own).run(ids, tiles)
 
     found = side_by_side(look, shares)
-    with hits.lock:
-        hits.seen += len(vectors)
+    with index.lock:
+        index.seen += len(vectors)
     return joined(found)
 
 
@@ -244,24 +250,24 @@ def joined(found: Sequence[Survey]) -> Survey:
     return Survey(Extremes(*poles), torch.cat([one.kurtosis for one in found]))
 
 
-def _product(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
+def _product(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
     """The same from the whole product in float32."""
     scores = vectors @ rows.rows.T
-    with hits.lock:
-        hits.offer(scores, first_id)
+    with index.lock:
+        index.offer(scores, first_id)
     return Survey(extremes(scores, k, ids), kurtosis(scores))
 
 
-def _rounded(vectors: Tensor, rows: Sieved, k: int, ids: Tensor, hits: HitList, first_id: int) -> Survey:
+def _rounded(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
     """The same from the product in float16."""
     assert rows.coarse is not None
-    rough = half.product(made_coarse(vectors), rows.coarse)
-    if hits.seen >= hits.keys.shape[1] and half.fused(vectors.device, len(rows), k):
-        with hits.lock:
-            poles, means = half.kept(rough, vectors, rows.rows, k, ids, hits, first_id)
+    rough = half.product(to_half(vectors), rows.coarse)
+    if index.seen >= index.keys.shape[1] and half.fused(vectors.device, len(rows), k):
+        with index.lock:
+            poles, means = half.kept(rough, vectors, rows.rows, k, ids, index, first_id)
         return Survey(poles, _kurtosis(means.double()))
-    with hits.lock:
-        half.tokens_of(rough, vectors, rows.rows, hits, first_id)
+    with index.lock:
+        half.tokens_of(rough, vectors, rows.rows, index, first_id)
     return Survey(half.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
 
 
@@ -269,15 +275,15 @@ class _Survey:
     """The running best of both poles of each vector, and the sums over what was looked at."""
 
     def __init__(
-        self, vectors: Tensor, rows: Sieved, k: int, hits: HitList, first_id: int, made: Scores | None
+        self, vectors: Tensor, rows: PreparedRows, k: int, index: TokenIndex, first_id: int, made: Scores | None
     ) -> None:
         assert rows.turned is not None
-        self.vectors, self.rows, self.k, self.hits, self.first_id, self.made = vectors, rows, k, hits, first_id, made
+        self.vectors, self.rows, self.k, self.index, self.first_id, self.made = vectors, rows, k, index, first_id, made
         self.turned = turned = rows.turned
         if made is None:
-            self.whole, self.of_rows = made_whole(vectors, turned.turn), turned.whole.bounds
+            self.quantized, self.of_rows = quantize(vectors, turned.turn), turned.quantized.bounds
         else:
-            self.whole, self.of_rows = _as_made(vectors, made[1]), turned.bounds
+            self.quantized, self.of_rows = _as_made(vectors, made[1]), turned.bounds
         # Fresh memory each time would take as long as the products.
         tile = min(_TILE, len(rows)), len(vectors)
         self.products = torch.empty(tile, dtype=torch.int32 if made is None else torch.float32)
@@ -290,7 +296,7 @@ class _Survey:
         short = (self.heaps == EMPTY).any(2).any(0)
         if short.any():
             made = self.made and (self.made[0][:, short], self.made[1][short])
-            again = _Survey(self.vectors[short], self.rows, self.k, self.hits, self.first_id, made)
+            again = _Survey(self.vectors[short], self.rows, self.k, self.index, self.first_id, made)
             again.look_through(tiles, torch.full((2, len(again.vectors)), -torch.inf), for_tokens=False)
             self.heaps[:, short] = again.heaps
         (top, bottom), at = decoded(self.heaps.sort(dim=2, descending=True).values)
@@ -307,21 +313,21 @@ class _Survey:
         for part in blocks(len(some), _TILE):
             products = self.product(some[part], self.turned.sample[part])
             numba_top_k.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
-        return _highest(ends, rank) * self.whole.bounds[:, 0]
+        return _highest(ends, rank) * self.quantized.bounds[:, 0]
 
     def product(self, at: Tensor | slice, numbers: Tensor) -> Tensor:
         """The products (t, n) of some rows: of their whole numbers, unless they have been made."""
         if self.made is None:
-            return _multiplied(numbers, self.whole.numbers, self.products)
+            return _multiplied(numbers, self.quantized.numbers, self.products)
         return self.products[: len(numbers)].copy_(self.made[0][at])
 
     def look_through(self, tiles: Sequence[slice], lowest: Tensor, for_tokens: bool = True) -> None:
         """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
         most = self.products.numel()
         found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
-        of_vectors = self.whole.bounds.T.contiguous().numpy()
+        of_vectors = self.quantized.bounds.T.contiguous().numpy()
         for part in tiles:
-            products = self.product(part, self.turned.whole.numbers[part])
+            products = self.product(part, self.turned.quantized.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
             count = numba_top_k.look(
                 products.numpy(),
@@ -337,16 +343,16 @@ class _Survey:
                 found,
                 exact,
             )
-            with self.hits.lock:
-                keys, raised = self.hits.keys.numpy(), self.hits.threshold.numpy()
+            with self.index.lock:
+                keys, raised = self.index.keys.numpy(), self.index.threshold.numpy()
                 numba_top_k.keep(found[:, :count], exact[:count], self.first_id, keys, raised)
             self.rows.rest()
 
     def floors(self, part: slice, products: Tensor) -> Tensor:
         """How large the scores are that some tokens keep; of those that have not met as many yet, what is sure."""
-        kept, size = self.hits.threshold[part].clone(), self.hits.keys.shape[1]
-        if self.hits.seen < size <= len(self.vectors) and not bool(kept.all()):
-            (step, norm, lost), bounds = self.whole.bounds.T, self.of_rows[part, :, None]
+        kept, size = self.index.threshold[part].clone(), self.index.keys.shape[1]
+        if self.index.seen < size <= len(self.vectors) and not bool(kept.all()):
+            (step, norm, lost), bounds = self.quantized.bounds.T, self.of_rows[part, :, None]
             errors = lost * bounds[:, 1] + norm * bounds[:, 2]
             sure = (products * (bounds[:, 0] * step)).abs() - errors
             kept = _highest(sure, size).maximum(kept)
@@ -363,7 +369,7 @@ def _rounds(rows: Tensor) -> bool:
     return rows.device.type == "cuda"
 
 
-def whole_type() -> torch.dtype:
+def quantized_type() -> torch.dtype:
     """The type that whole numbers are multiplied in: what is fastest here, and the result is the same."""
     return torch.int8 if numba_top_k is not None and numba_top_k.INT8 else torch.float32
 
@@ -412,25 +418,25 @@ def _mixing(d: int) -> Tensor:
     return mixing
 
 
-def made_whole(rows: Tensor, turn: Turn) -> Whole:
+def quantize(rows: Tensor, turn: Turn) -> Quantized:
     """Vectors or rows (n, d), turned, as whole numbers."""
     turned = torch.zeros_like(rows)
     spare = torch.empty_like(turned)
     for part in blocks(rows.shape[1], _CHUNK):
         turned += torch.mm(rows[:, part], turn.matrix[part], out=spare)
     norms, size = (torch.linalg.vector_norm(x, dim=1) * (1 + 1e-5) for x in (rows, turned))
-    numbers, step, lost = whole_numbers(turned, spare, each=True)
+    numbers, step, lost = to_int8(turned, spare, each=True)
     lost = lost * (1 + 1e-5) + norms * turn.loss + size * (_ROUNDING + rows.shape[1] * 2.0**-24) + 1e-30
-    return Whole(numbers.to(whole_type()), torch.stack((step, size + lost, lost), 1))
+    return Quantized(numbers.to(quantized_type()), torch.stack((step, size + lost, lost), 1))
 
 
-def _as_made(vectors: Tensor, scale: Tensor) -> Whole:
+def _as_made(vectors: Tensor, scale: Tensor) -> Quantized:
     """What products in float32 with (n, d) vectors times ``scale`` stand for; such a product is off by a little."""
     norms = torch.linalg.vector_norm(vectors, dim=1) * (1 + 1e-5)
     # Twice: what they are compared with are dot products in float32 as well.
     lost = norms * (2 * (vectors.shape[1] + 4) * 2.0**-24 + _ROUNDING) + 1e-30
     step = torch.where(scale > 0, 1 / scale, 0.0)
-    return Whole(vectors, torch.stack((step, norms, lost), 1))
+    return Quantized(vectors, torch.stack((step, norms, lost), 1))
 
 
 def _as_they_are(norms: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zeropass.numerics.compiled import numba_tiles
 from zeropass.numerics.factored import Factored
-from zeropass.numerics.quantize import full_precision, spectral_bound, whole_numbers
+from zeropass.numerics.quantize import full_precision, spectral_bound, to_int8
 from zeropass.numerics.tiles import PANEL, Products, Ways, products_for
 
 _FASTEST: Ways = numba_tiles.fastest_products if numba_tiles is not None else products_for
@@ -226,7 +226,7 @@ class _Side:
             spare, rows = scratch[:, : len(norms)]
             torch.index_select(self.matrix, 0, self.ids[part], out=spare)
             torch.mm(spare, self.turn, out=rows)
-            make = whole_numbers if products.whole else _plain
+            make = to_int8 if products.int8 else _plain
             kept, scale, lost = make(rows, spare, self.each)
             gap = lost.double() * 1.001 + norms * error + TINY
             size, scale = norms + gap, scale.double()

@@ -14,8 +14,8 @@ __all__ = [
     "Cloud",
     "LayerRecord",
     "Likeness",
-    "NearRecord",
     "NearestRecord",
+    "NeighbourRecord",
     "Overview",
     "Part",
     "Point",
@@ -148,7 +148,7 @@ class Alike(_OfLists):
 
 
 @dataclass(frozen=True)
-class NearRecord(AsJson):
+class NeighbourRecord(AsJson):
     """What stands near a parameter: before it, after it, and beside it.
 
     Products are of folded vectors, the norm's gain in them and its division not: they order what is there, and are no

@@ -159,8 +159,8 @@ def answers(
 ) -> Answers:
     """What a classifier says to texts, run whole."""
     logits, totals, count, done = None, torch.zeros(model.dims.layers), 0, 0
-    heard: list[Tensor] = []
-    ear = head_of(hf).register_forward_hook(lambda _module, given, _out: heard.append(given[0].sum(0).cpu()))
+    activations: list[Tensor] = []
+    recorder = head_of(hf).register_forward_hook(lambda _module, given, _out: activations.append(given[0].sum(0).cpu()))
     for at, ids, mask in batches(model, texts):
         with torch.inference_mode():
             found = hf.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
@@ -171,10 +171,10 @@ def answers(
             totals[layer] += float(states.norm(dim=-1)[mask.bool()].sum())
         count, done = count + int(mask.sum()), done + len(at)
         tick(done, len(texts))
-    ear.remove()
+    recorder.remove()
     if logits is None:
         raise BadOption("There are no texts.")
-    return Answers(logits, tuple((totals / count).tolist()), torch.stack(heard).sum(0) / len(texts))
+    return Answers(logits, tuple((totals / count).tolist()), torch.stack(activations).sum(0) / len(texts))
 
 
 def depths(

@@ -153,7 +153,7 @@ def serve(
     open_to_all = not is_loopback(host)
     token = secrets.token_urlsafe(24) if open_to_all else None
     rules = Rules(frozenset(name.lower() for name in (host, *names)), token, addresses=open_to_all)
-    with listening(host, port) as bound:
+    with bound_socket(host, port) as bound:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}/"
         say(address + (f"?token={token}" if token else ""))
@@ -196,7 +196,7 @@ def _config(app: App) -> uvicorn.Config:
     )
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
     """A socket bound to a host and port; BadOption, with the reason, where that is not possible."""
     bound = None
     try:

@@ -218,7 +218,7 @@ def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
 def _of_vectors(context: Context, addresses: Iterator[str]) -> Makers:
     makers: tuple[tuple[str, Callable[..., Page]], ...] = (
         ("at", parameter_pages.parameter),
-        ("near", parameter_pages.near),
+        ("near", parameter_pages.surroundings),
         ("spread", parameter_pages.spread),
         ("cloud", parameter_pages.cloud),
     )

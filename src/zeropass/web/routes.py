@@ -103,7 +103,7 @@ def _of_parameters(routes: APIRouter, responder: Responder) -> None:
         return await responder.answer(request, parameter_pages.subheads, address)
 
     for name, make in (
-        ("near", parameter_pages.near),
+        ("near", parameter_pages.surroundings),
         ("spread", parameter_pages.spread),
         ("cloud", parameter_pages.cloud),
     ):

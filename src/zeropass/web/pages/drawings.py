@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeropass.atlas.summary import BIN
-from zeropass.records.overviews import Cloud, NearRecord, Overview, Point, Spread, Wiring
+from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring
 from zeropass.records.parameters import SEES, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
@@ -272,7 +272,7 @@ def strengths(found: Mapping[tuple[str, str, str], Mapping[int, int]]) -> Pictur
     return Picture("strengths.svg", {"title": title, "panels": panels, "height": rows * 96 + 12, "width": 880})
 
 
-def wiring(found: NearRecord) -> Picture | None:
+def wiring(found: NeighbourRecord) -> Picture | None:
     """Where in the model that is which writes along, or reads along, each vector of a parameter."""
     panels = [_wiring(one) | {"y": n * 132} for n, one in enumerate(w for w in found.wiring if w.parts)]
     if not panels:

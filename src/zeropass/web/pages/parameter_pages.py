@@ -18,7 +18,7 @@ from zeropass.web.pages import drawings
 from zeropass.web.pages.model_pages import SHORT_COLUMNS, parents, short_rows
 from zeropass.web.pages.page import Page, Table, at
 
-__all__ = ["Asked", "cloud", "head_map", "is_head", "near", "parameter", "spread", "subheads", "svd"]
+__all__ = ["Asked", "cloud", "head_map", "is_head", "parameter", "spread", "subheads", "surroundings", "svd"]
 
 COLUMNS = 12
 """Columns of a head that are shown with their words, in each role; the others are links."""
@@ -269,9 +269,9 @@ def _group(context: Context, place: Address) -> Sequence[int]:
 # --- What is computed from the vectors of an atlas --------------------------------------------------------------------
 
 
-def near(context: Context, address: str) -> Page:
+def surroundings(context: Context, address: str) -> Page:
     """What writes along a parameter, reads along it and is like it."""
-    found = neighbours.near(context.atlas, address)
+    found = neighbours.neighbours_of(context.atlas, address)
     columns = ("relation", "role", "frame", "rank", "address", "other role", "inner product", "cosine or correlation")
     rows: list[tuple[Any, ...]] = [
         (one.verb, one.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)

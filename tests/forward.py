@@ -1,4 +1,4 @@
-"""What transformers computes, heard at the places that a record names: the ground truth of every family."""
+"""What transformers computes, recorded at the places that a record names: the ground truth of every family."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +13,7 @@ from zeropass.model.model import Model
 
 
 @dataclass
-class Heard:
+class Forward:
     """One forward pass: what modules took and gave, call by call, and what every softmax over keys took and gave."""
 
     model: Model
@@ -67,24 +67,24 @@ def _call(calls: list[Any], layer: int) -> Any:
 
 
 @torch.no_grad()
-def hear(hf: Any, model: Model, ids: Tensor, **more: Any) -> Heard:
+def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     """Run the model on (batch, length) ids, listening."""
-    heard = Heard(model, hf)
-    with _hooks(hf, heard), _softmax(heard):
+    forward = Forward(model, hf)
+    with _hooks(hf, forward), _softmax(forward):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
-        heard.result = hf(ids, output_hidden_states=True, **more)
-    return heard
+        forward.result = hf(ids, output_hidden_states=True, **more)
+    return forward
 
 
 @contextmanager
-def _hooks(hf: nn.Module, heard: Heard) -> Iterator[None]:
+def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
     def tap(name: str) -> Any:
         def listen(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
-                heard.into.setdefault(name, []).append(inputs[0].clone())
+                forward.into.setdefault(name, []).append(inputs[0].clone())
             # cloned: some models add to what a module gave in place
-            heard.out.setdefault(name, []).append(output.clone() if isinstance(output, Tensor) else output)
+            forward.out.setdefault(name, []).append(output.clone() if isinstance(output, Tensor) else output)
 
         return listen
 
@@ -95,15 +95,15 @@ def _hooks(hf: nn.Module, heard: Heard) -> Iterator[None]:
 
 
 @contextmanager
-def _softmax(heard: Heard) -> Iterator[None]:
+def _softmax(forward: Forward) -> Iterator[None]:
     """Keep what every softmax over four axes takes and gives: those of attention."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         found = plain(x, *args, **kwargs)
         if x.ndim == 4:
-            heard.logits.append(x.clone())
-            heard.weights.append(found)
+            forward.logits.append(x.clone())
+            forward.weights.append(found)
         return found
 
     def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **more: Any) -> Tensor:
