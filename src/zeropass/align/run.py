@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from zeropass._io.atomic import Parts, atomic_write
+from zeropass._io.progress import Progress, silent
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
@@ -28,12 +29,9 @@ from zeropass.model.model import Model
 __all__ = ["align_models"]
 
 HEAD_NULLS = 4
-Progress = Callable[[str, int, int], None]
 
 
-def align_models(
-    first: Model, second: Model, folder: Path, *, seed: int = 0, progress: Progress = lambda *_: None
-) -> Alignment:
+def align_models(first: Model, second: Model, folder: Path, *, seed: int = 0, progress: Progress = silent) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`results`).
 
     Finished parts are kept in it, so that a call that was stopped continues. Raises BadOption where the models share

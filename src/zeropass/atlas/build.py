@@ -13,6 +13,7 @@ from threading import Lock
 import numpy as np
 import torch
 
+from zeropass._io.progress import Progress, silent
 from zeropass.atlas import schema
 from zeropass.atlas.budget import give_back, room_for_rows
 from zeropass.atlas.jobs import Runner
@@ -27,10 +28,8 @@ from zeropass.numerics.quantize import full_precision
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import VIEWS
 
-__all__ = ["Progress", "RunJobs", "build", "carry_out", "here", "kept_tokens"]
+__all__ = ["RunJobs", "build", "carry_out", "here", "kept_tokens"]
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
 
 RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
 """Carries jobs out: `here`, or on a cluster."""
@@ -76,7 +75,7 @@ def build(
     model: Model,
     out: Path,
     options: Options,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     run: RunJobs = here,
     *,
     memory: int | None = None,

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.atlas.build import Progress, build
+from zeropass._io.progress import Progress, silent
+from zeropass.atlas.build import build
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import PLAN, Job, Options
@@ -50,9 +51,7 @@ class _Work:
     threads: int
 
 
-def build_on_cluster(
-    model: Model, out: Path, options: Options, progress: Progress = lambda *_: None, engine: str = RAY
-) -> bool:
+def build_on_cluster(model: Model, out: Path, options: Options, progress: Progress = silent, engine: str = RAY) -> bool:
     """`build` with its jobs on Ray: the same bytes. ``engine``: ``ray`` (here, or where RAY_ADDRESS says), ``ray://…``.
 
     Raises what a job raised, with the machine's name, BadAtlas for a job that was lost again and again, BadOption for

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
-from zeropass.atlas.build import Progress, carry_out, kept_tokens
+from zeropass.atlas.build import carry_out, kept_tokens
 from zeropass.atlas.jobs import Meet, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
@@ -36,7 +37,7 @@ CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
 
 
 def build_change(
-    base: Model, tuned: Model, out: Path, options: Options | None = None, progress: Progress = lambda *_: None
+    base: Model, tuned: Model, out: Path, options: Options | None = None, progress: Progress = silent
 ) -> bool:
     """Build an atlas of what ``tuned`` changed in ``base``, or continue one; False if it was complete already.
 

@@ -2,13 +2,14 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
@@ -38,7 +39,6 @@ from zeropass.records.parameters import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]
 
-Progress = Callable[[str, int, int], None]
 
 DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
 """How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors, rows of a table."""
@@ -59,7 +59,7 @@ def compare(
     *,
     watch: Sequence[str] = (),
     frames: Frames | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Diff:
     """What ``tuned`` changed in ``base``: everything that `Diff` holds.
 

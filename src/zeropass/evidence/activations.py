@@ -4,21 +4,18 @@ Activations are summed by token type as they come, and kept only for a few sampl
 does not grow with the text.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import Progress
 from zeropass.arch.spec import READ_ROLES, site_of
 from zeropass.errors import BadOption
 from zeropass.model.running import Running, windows
 from zeropass.model.vectors import count_of
 
-__all__ = ["Activations", "Attention", "Progress", "Settings", "Tally", "noise_vectors", "record_activations"]
-
-Progress = Callable[[str, int, int], None]
-"""Is told what is being done, and how far: (what, done, total)."""
+__all__ = ["Activations", "Attention", "Settings", "Tally", "noise_vectors", "record_activations"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import Progress
 from zeropass.arch.spec import USUAL_OFFSET
-from zeropass.evidence.activations import Activations, Attention, Progress, Settings
+from zeropass.evidence.activations import Activations, Attention, Settings
 from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zeropass.evidence.activations import Activations, Progress, Settings
+from zeropass._io.progress import Progress
+from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import correlation, summarised
 from zeropass.evidence.results import EVERY_LAYER, Result

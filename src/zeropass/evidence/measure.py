@@ -25,9 +25,10 @@ import transformers
 from torch import Tensor
 
 from zeropass._io.atomic import Parts, atomic_write
+from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
-from zeropass.evidence.activations import Activations, Progress, Settings, noise_vectors, record_activations
+from zeropass.evidence.activations import Activations, Settings, noise_vectors, record_activations
 from zeropass.evidence.attention import attention
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.inverses import inverses
@@ -54,7 +55,7 @@ def measure(
     parts: tuple[str, ...] = PARTS,
     folder: Path | None = None,
     device: str = "cpu",
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Evidence:
     """Measure how well the words that zeropass reads from a model's weights agree with what the model does on a text.
 

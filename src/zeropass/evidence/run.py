@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption
-from zeropass.evidence.activations import Progress
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
@@ -43,7 +43,7 @@ def collect_evidence(
     seed: int = 0,
     keep: bool = False,
     device: str = "cpu",
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Collected:
     """Measure a model and write ``folder``; the verdicts also go to the cache, where `show` and `explain` find them.
 

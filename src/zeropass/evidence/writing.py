@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from zeropass.evidence.activations import Activations, Progress, Settings
+from zeropass._io.progress import Progress
+from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import WRITE_FRAMES, Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zeropass._io.progress import Progress, silent
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
@@ -19,7 +20,6 @@ from zeropass.stitch.halves import load_classifier, padding, require_classifier,
 from zeropass.stitch.results import Stitch, Try, Verdict
 from zeropass.stitch.seam_choice import (
     FIRST,
-    Progress,
     Trial,
     answers,
     chosen,
@@ -64,7 +64,7 @@ def stitch_models(
     accuracy: float | None = None,
     labels: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> tuple[Stitched, Stitch]:
     """The first ``keep`` blocks of ``onto``, a translation, the last ``take`` blocks of ``classifier`` and its head.
 
@@ -106,7 +106,7 @@ def transplant(
     accuracy: float | None = None,
     labels: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> tuple[Any, Stitch]:
     """What tuning changed from ``base`` to ``classifier``, put into the blocks of ``onto``, with the head.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.translation import FRAMES, KERNELS, Bridge, Translation
@@ -36,7 +37,6 @@ __all__ = [
 ]
 __all__ += ["verdict"]
 
-Progress = Callable[[str, int, int], None]
 Batch = tuple[Tensor, dict[int, Tensor], Tensor]
 """Which texts, their states (texts, tokens, d) above so many blocks, and their mask."""
 
@@ -131,7 +131,7 @@ def trial_of(
     bridge: Bridge,
     texts: Sequence[str],
     accuracy: float | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
     keeps: Collection[int] | None = None,
 ) -> Trial:
     """Run both models over the texts once, and hold B's states above ``keeps`` blocks (all depths if not given).

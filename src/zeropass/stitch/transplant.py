@@ -20,6 +20,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from zeropass._io.progress import Progress, silent
 from zeropass.align.layers import assigned, likeness
 from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.arch.spec import side_of, site_of
@@ -28,7 +29,6 @@ from zeropass.model.model import Model
 from zeropass.model.translation import Bridge, Translation
 from zeropass.numerics.projection import fold_read, fold_write, unfolded
 from zeropass.stitch.halves import head_of, load_plain_classifier, put
-from zeropass.stitch.seam_choice import Progress
 
 __all__ = ["Moved", "Transplant", "moved_layers", "put_level", "transplant_of"]
 
@@ -267,7 +267,7 @@ class Transplant:
         head.bias.zero_()
 
 
-def moved_layers(pair: Pair, first: int, progress: Progress = lambda _what, _done, _total: None) -> tuple[Moved, ...]:
+def moved_layers(pair: Pair, first: int, progress: Progress = silent) -> tuple[Moved, ...]:
     """For each layer of A from ``first`` on the layer of B that is most like it, one to one."""
     base, onto = pair.models
     views = neuron_views(base, onto)

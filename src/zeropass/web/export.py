@@ -18,6 +18,7 @@ from typing import Any
 
 import zeropass
 from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
@@ -33,7 +34,6 @@ except ImportError as error:
 
 __all__ = ["Chosen", "export_site", "plan"]
 
-Progress = Callable[[str, int, int], None]
 Makers = dict[str, Callable[[], Page]]
 WORKERS = 2
 """Pages made at once: most of the work is reading and products, which do not wait for one another."""
@@ -52,7 +52,7 @@ class Chosen:
 
 
 def export_site(
-    contexts: Sequence[Context], site: Path, chosen: Chosen | None = None, progress: Progress = lambda *_: None
+    contexts: Sequence[Context], site: Path, chosen: Chosen | None = None, progress: Progress = silent
 ) -> int:
     """Write the pages of some contexts as a static site and return how many there are; what it lacks is not linked.
 
