@@ -89,7 +89,9 @@ def measured(out: Path, first: str, onto: str, seed: int) -> None:
     result |= bench.choice(first in SMALL)
     result["labels"] = probes(onto, seed, bench)
     if first in TRANSPLANTED and (first in SMALL or seed < FEW):
-        made, record = zp.transplant(classifier, other, base_of(first), texts=texts, seed=seed)
+        made, record = zp.transplant(
+            classifier, other, base_of(first), options=zp.StitchOptions(texts=texts, seed=seed)
+        )
         said = answers(made, other, [text for text, _ in tests]).logits
         result["transplant"] = asdict(record.verdict) | {
             "accuracy": bench.right(said),

@@ -29,6 +29,8 @@ import torch
 from fuzzing import judge, seeds
 from fuzzing.judge import LIMIT, WAIT, Case, Outcome, Workplace
 from fuzzing.readers import READERS
+from zeropass.numerics.factored import Factored
+from zeropass.numerics.top_pairs import top_pairs
 
 CHUNK = 200
 GRACE = 3.0
@@ -102,6 +104,7 @@ def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    top_pairs(Factored(torch.randn(600, 8), torch.randn(600, 8)), 50)  # loads compiled loops, which take 60 MB
     warmed: set[str] = set()
     with tempfile.TemporaryDirectory(dir=seeds.parent) as folder:
         workplace = Workplace(seeds, Path(folder))

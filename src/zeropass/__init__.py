@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
     from zeropass.stitch.results import Stitch
-    from zeropass.stitch.run import stitch_models, transplant
+    from zeropass.stitch.run import StitchOptions, stitch_models, transplant
     from zeropass.stitch.stitched import classify, load_stitched
     from zeropass.web.app import serve
     from zeropass.web.export import Chosen, export_site
@@ -65,6 +65,7 @@ __all__ = [
     "Options",
     "Sources",
     "Stitch",
+    "StitchOptions",
     "TopPairs",
     "ZeropassError",
     "__version__",
@@ -126,7 +127,7 @@ _HOMES = {
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model", "open_model"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
-    "zeropass.stitch.run": ("stitch_models", "transplant"),
+    "zeropass.stitch.run": ("StitchOptions", "stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),
     "zeropass.stitch.stitched": ("classify", "load_stitched"),
     "zeropass.model.translation": ("bridge", "translate"),

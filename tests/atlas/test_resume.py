@@ -247,7 +247,7 @@ def test_a_folder_that_is_something_else(model: Path, tmp_path: Path) -> None:
         folder = tmp_path / name.strip(".")
         folder.mkdir()
         (folder / name).write_text("precious")
-        with pytest.raises(BadAtlas, match="not an atlas; choose another --out"):
+        with pytest.raises(BadAtlas, match="does not hold an atlas; give another --out"):
             build(model, folder)
         assert [p.name for p in folder.iterdir()] == [name]
         assert (folder / name).read_text() == "precious"

@@ -15,7 +15,7 @@ from fuzzing.mutate import mutated_text
 from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import errors
-from zeropass._io import atomic
+from zeropass._io.parse import read_lines
 from zeropass.atlas.plan import prepare
 from zeropass.diff.results import read_words
 from zeropass.errors import ZeropassError
@@ -296,7 +296,7 @@ def _texts(path: Path, seeds: Path, draw: Draw) -> None:
     file = path / "words.txt"
     read_words(file)
     read_text(file)
-    atomic.read_lines(file, "--text", "text", 5)
+    read_lines(file, "--text", "text", 5)
 
 
 # --- What is asked of the command line -------------------------------------------------------------------------------

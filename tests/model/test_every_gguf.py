@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,21 @@ from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from torch import Tensor
 
 from canonical import with_tensors
-from gguf_files import KEYS, convert, sentencepiece
-from tiny import save
+from gguf_files import KEYS, convert
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model, open_model
-from zoo import ZOO, tiny_model
 
 ROUNDING = 1e-6
 SPREAD = 1e-4
 """For what is summed and passed through norms."""
 
-CHANGED: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": None},  # the converter writes four times the width, whatever the configuration says
-    "gemma3": {"sliding_window_pattern": 6, "num_hidden_layers": 7},  # the pattern itself is not written
-}
-"""How a checkpoint of the zoo is changed into one that llama.cpp can hold."""
-
 UNSAID = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
 """What the converter does not write: a scale that follows from the size, and rows without a token, which it cuts."""
 
-SPM = ("llama", "gemma2", "gemma3", "phi3")
 NAMES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
 Twins = tuple[Model, Model]
 
@@ -46,35 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A checkpoint of the zoo, its configuration changed as asked."""
-    made = tmp_path_factory.mktemp("gguf")
-
-    def make(name: str, key: str = "", **settings: Any) -> Path:
-        model, config, usual = ZOO[name]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ZOO, name, (model, config, usual | CHANGED.get(name, {}) | settings))
-            where = save(tiny_model(name), made / f"{name}{key}")
-        if name in SPM:
-            (where / "tokenizer.json").write_text(sentencepiece(58))
-        return where
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def twins(folder: Callable[..., Path]) -> Callable[..., Twins]:
-    """One checkpoint as a file and as a folder."""
-
-    @cache
-    def opened(name: str) -> Twins:
-        where = folder(name)
-        return open_model(str(convert(where, where / "model.gguf"))), open_model(str(where))
-
-    return opened
 
 
 # The comparison

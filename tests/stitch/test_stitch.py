@@ -89,7 +89,7 @@ def test_onto_a_rotated_and_permuted_copy_it_gives_the_same_answers(
 ) -> None:
     own = logits_of(load_classifier(tuned), tuned, TEXTS)
     assert 5 < int(own.argmax(1).sum()) < 55
-    made, record = zp.stitch_models(tuned, moved, keep=2, take=2, kernel=kernel, frame=frame)
+    made, record = zp.stitch_models(tuned, moved, keep=2, take=2, options=zp.StitchOptions(kernel=kernel, frame=frame))
     assert (record.choice.kernel, record.choice.frame, record.verdict.trusted) == (kernel, frame, None)
     found = logits_of(made, moved, TEXTS)
     same = found.argmax(1) == own.argmax(1)
@@ -101,7 +101,7 @@ def test_onto_a_rotated_and_permuted_copy_it_gives_the_same_answers(
 
 
 def test_texts_choose_the_copy_and_believe_it(tuned: zp.Model, moved: zp.Model, first: zp.Model) -> None:
-    made, record = zp.stitch_models(tuned, moved, base=first, texts=TEXTS)
+    made, record = zp.stitch_models(tuned, moved, base=first, options=zp.StitchOptions(texts=TEXTS))
     assert record.choice.take == 2
     assert (record.choice.keep, record.choice.agreement) == (2, 1.0)
     assert record.verdict.trusted is True
@@ -226,7 +226,9 @@ def _all_tokens(first: zp.Model, second: zp.Model) -> Any:
 
 def test_a_transplant_is_an_ordinary_checkpoint(tuned: zp.Model, first: zp.Model, tmp_path: Path) -> None:
     onto = zp.open_model(str(MODELS / "wide"))
-    made, record = zp.transplant(tuned, onto, first, tmp_path / "out", texts=TEXTS, strength=1.0)
+    made, record = zp.transplant(
+        tuned, onto, first, tmp_path / "out", strength=1.0, options=zp.StitchOptions(texts=TEXTS)
+    )
     assert record.choice.strength == 1.0
     again = LlamaForSequenceClassification.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(again, onto, TEXTS), logits_of(made, onto, TEXTS))
@@ -318,7 +320,7 @@ def test_an_adapter_is_a_classifier_too(first: zp.Model) -> None:
     own = logits_of(merged(), first, TEXTS)
     torch.testing.assert_close(logits_of(load_classifier(tuned), first, TEXTS), own, rtol=1e-4, atol=1e-4)
     assert stitching.first_changed(first, tuned) == 2
-    made, record = zp.stitch_models(tuned, first, base=first, keep=2, labels=("bad", "good"))
+    made, record = zp.stitch_models(tuned, first, base=first, keep=2, options=zp.StitchOptions(labels=("bad", "good")))
     assert record.labels == ("bad", "good")
     assert made.config.label2id == {"bad": 0, "good": 1}
     torch.testing.assert_close(logits_of(made, first, TEXTS), own, rtol=1e-2, atol=1e-2)
@@ -345,7 +347,10 @@ def test_what_the_documents_say_of_the_committed_one(first: zp.Model) -> None:
     texts = (REVIEWS / "texts.txt").read_text(encoding="utf-8").splitlines()
     second = zp.open_model(str(MODELS / "second"))
     _, record = zp.stitch_models(
-        zp.adapt(first, REVIEWS), second, base=first, texts=texts, kernel="centred", frame="both"
+        zp.adapt(first, REVIEWS),
+        second,
+        base=first,
+        options=zp.StitchOptions(texts=texts, kernel="centred", frame="both"),
     )
     assert record.verdict.trusted is True
     assert record.choice.agreement is not None
@@ -371,7 +376,7 @@ Asked = Callable[[Path, zp.Model], list[object]]
         (lambda _p, t: ["--classifier", t.name, "--take", -1], "--take is -1; .* has 4 layers"),
         (lambda _p, t: ["--classifier", t.name, "--kernel", "nose"], "There is no kernel 'nose'"),
         (lambda _p, t: ["--classifier", t.name, "--frame", "nose"], "There is no frame 'nose'"),
-        (lambda _p, t: ["--classifier", t.name, "--out", MODELS], "is there already and is no stitched model"),
+        (lambda _p, t: ["--classifier", t.name, "--out", MODELS], "exists and does not hold a stitched model"),
         (lambda _p, t: ["--classifier", t.name, "--transplant"], "needs --base"),
         (lambda _p, t: ["--classifier", t.name, "--strength", 2], "--strength is for --transplant"),
         (
@@ -511,6 +516,6 @@ def test_minilm_takes_a_head_over_a_seam(minilm_path: Path, tmp_path: Path) -> N
     tune, base = zp.open_model(str(tmp_path / "tuned")), zp.open_model(str(minilm_path))
     own = logits_of(load_classifier(tune), tune, TEXTS)
     for kernel in ("orthogonal", "identity"):
-        made, _ = zp.stitch_models(tune, base, keep=3, take=3, kernel=kernel, frame="token")
+        made, _ = zp.stitch_models(tune, base, keep=3, take=3, options=zp.StitchOptions(kernel=kernel, frame="token"))
         torch.testing.assert_close(logits_of(made, base, TEXTS), own, rtol=1e-2, atol=1e-3)
     assert bridge(base, tune).fit("orthogonal", "both") == 1.0

@@ -1,17 +1,18 @@
 """Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zeropass._io.parse import load_json
-from zeropass.errors import ZeropassError
+from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "atomic_write", "make_folder"]
+__all__ = ["Parts", "atomic_write", "claim_folder", "key_of", "make_folder"]
 
 
 @contextmanager
@@ -39,6 +40,28 @@ def make_folder(folder: Path, failure: type[ZeropassError]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise failure(f"{folder} could not be made ({error.strerror or error}).") from error
+
+
+def claim_folder(folder: Path, what: str, marks: Sequence[str], failure: type[ZeropassError] = BadOption) -> None:
+    """Raise ``failure`` for a folder that holds something other than what is to be written there.
+
+    Args:
+        folder: The folder; one that is missing or empty is free.
+        what: What is to be written, with its article, for the message.
+        marks: Names of files and folders of which any shows that the folder holds it, finished or begun.
+        failure: The error to raise.
+    """
+    if not folder.exists():
+        return
+    begun = [f".{mark}.*.part" for mark in marks]
+    names = {path.name for path in folder.iterdir() if not any(map(path.match, begun))} if folder.is_dir() else {""}
+    if names and names.isdisjoint(marks):
+        raise failure(f"{folder} exists and does not hold {what}; give another --out.")
+
+
+def key_of(*parts: Any) -> str:
+    """Return a key of JSON-ready values: what depends on the same values has the same key."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zeropass._io.atomic import Parts, atomic_write
+from zeropass._io.atomic import Parts, atomic_write, claim_folder, key_of
 from zeropass._io.progress import Progress, silent
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
@@ -37,7 +37,7 @@ def align_models(first: Model, second: Model, folder: Path, *, seed: int = 0, pr
     Finished parts are kept in it, so that a call that was stopped continues. Raises BadOption where the models share
     too few tokens, or the folder holds something else.
     """
-    _require_ours(folder)
+    claim_folder(folder, "an alignment", ("alignment.json", "parts"))
     pair = pair_of(first, second)
     null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
     stored = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
@@ -100,8 +100,7 @@ def _key(pair: Pair, seed: int) -> str:
     """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
     prints = [model.fingerprint for model in pair.models]
     tokens = hashlib.sha256(torch.stack(pair.shared.pairs).cpu().numpy().tobytes()).hexdigest()
-    parts = (SCHEMA_VERSION, prints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return key_of(SCHEMA_VERSION, prints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
 
 
 def neuron_layers(maps: list[LayerMap], roles: set[str]) -> list[tuple[int, int]]:
@@ -132,12 +131,3 @@ def _method(pair: Pair, seed: int, layers: list[tuple[int, int]]) -> dict[str, A
         "seed": seed,
         "layers": [list(both) for both in layers],
     }
-
-
-def _require_ours(folder: Path) -> None:
-    """BadOption for a folder that holds something other than an alignment."""
-    if not folder.exists():
-        return
-    ours = any((folder / name).exists() for name in ("alignment.json", "parts"))
-    if not folder.is_dir() or (not ours and any(folder.iterdir())):
-        raise BadOption(f"{folder} exists and does not hold an alignment; give another --out.")

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from zeropass._io.atomic import claim_folder
 from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, sides_of, site_of
 from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
 from zeropass.errors import BadAtlas, BadOption
@@ -80,8 +81,8 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
         if (out / MANIFEST).exists():
             clear(out)
             return False
-    elif out.exists() and any(p for p in out.iterdir() if not p.match(f".{PLAN}.*.part")):
-        raise BadAtlas(f"{out} exists and is not an atlas; choose another --out.")
+    else:
+        claim_folder(out, "an atlas", (PLAN,), BadAtlas)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / PLAN).exists():

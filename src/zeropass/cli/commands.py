@@ -4,7 +4,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -349,19 +349,20 @@ def stitch(
         report("opening", 0, 1)
         before = zp.open_model(base, device) if base else None
         tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device)
-        common: dict[str, Any] = {
-            "kernel": kernel,
-            "frame": frame,
-            "texts": read_lines(text, "--text", "text", texts) if text else (),
-            "accuracy": accuracy,
-            "labels": parse_names(labels) or (),
-            "seed": seed,
-            "progress": report,
-        }
+        options = zp.StitchOptions(
+            kernel=kernel,
+            frame=frame,
+            texts=read_lines(text, "--text", "text", texts) if text else (),
+            accuracy=accuracy,
+            labels=parse_names(labels) or (),
+            seed=seed,
+        )
         if transplant and before is not None:
-            _, found = zp.transplant(tuned, other, before, out, strength=strength, **common)
+            _, found = zp.transplant(tuned, other, before, out, strength=strength, options=options, progress=report)
         else:
-            _, found = zp.stitch_models(tuned, other, out, base=before, keep=keep, take=take, **common)
+            _, found = zp.stitch_models(
+                tuned, other, out, base=before, keep=keep, take=take, options=options, progress=report
+            )
     if not print_json(found.to_json() | {"out": str(out)}, as_json):
         Console().print(render_stitch(found))
         where = shown_text(str(out), limit=500)

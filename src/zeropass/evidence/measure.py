@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from zeropass._io.atomic import Parts, atomic_write
+from zeropass._io.atomic import Parts, atomic_write, key_of
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
@@ -232,8 +232,8 @@ class _Clock:
 
 def _key(bench: _Bench) -> str:
     """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
-    parts = (SCHEMA_VERSION, bench.model.fingerprint, bench.ids.tolist(), asdict(bench.settings), torch.__version__)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    settings = asdict(bench.settings)
+    return key_of(SCHEMA_VERSION, bench.model.fingerprint, bench.ids.tolist(), settings, torch.__version__)
 
 
 def _model_facts(model: Model) -> dict[str, Any]:

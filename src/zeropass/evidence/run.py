@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from zeropass._io.atomic import claim_folder
 from zeropass._io.progress import Progress, silent
-from zeropass.errors import BadOption
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
@@ -52,7 +52,7 @@ def collect_evidence(
     Raises BadOption for a folder that holds something else, a text that cannot be used, or a measure that does not
     exist.
     """
-    _require_ours(folder)
+    claim_folder(folder, "evidence", ("evidence.json", "parts"))
     source = PRESS_SOURCE if text is None else text.name
     prose = press_text() if text is None else read_text(text)
     opened = open_model(model)
@@ -83,12 +83,3 @@ def _why_not_kept(found: Evidence, verdicts: Verdicts, model: Model) -> str:
     if known and (len(verdicts.kinds), tokens) < (len(known.kinds), known.method.get("tokens", 0)):
         return f"what is known rests on more ({known.basis}). --keep keeps it all the same."
     return ""
-
-
-def _require_ours(folder: Path) -> None:
-    """BadOption for a folder that holds something other than evidence, finished or begun."""
-    if not folder.exists():
-        return
-    ours = any((folder / name).exists() for name in ("evidence.json", "parts"))
-    if not folder.is_dir() or (not ours and any(folder.iterdir())):
-        raise BadOption(f"{folder} exists and does not hold evidence; give another --out.")

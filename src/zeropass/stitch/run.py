@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zeropass._io.atomic import claim_folder
 from zeropass._io.progress import Progress, silent
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
@@ -31,7 +32,7 @@ from zeropass.stitch.seam_choice import (
 from zeropass.stitch.stitched import Stitched, stitched
 from zeropass.stitch.transplant import Transplant, put_level, transplant_of
 
-__all__ = ["first_changed", "seams", "stitch_models", "transplant"]
+__all__ = ["StitchOptions", "first_changed", "seams", "stitch_models", "transplant"]
 
 _Made = TypeVar("_Made")
 
@@ -43,6 +44,28 @@ DEPTHS = 6
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 """What a transplanted change is multiplied by."""
+
+
+@dataclass(frozen=True)
+class StitchOptions:
+    """How a classifier is made of two models, whether it is stitched or transplanted.
+
+    Attributes:
+        kernel: How streams are translated; the usual one if not given.
+        frame: What stands for a token: ``both``, ``token`` or ``paper``; the usual one if not given.
+        texts: Texts without labels, to choose by and to say what to expect.
+        accuracy: What the classifier is known to have, from 0 to 1.
+        labels: Names for its answers, in place of its own.
+        seed: Of the shuffled tokens.
+    """
+
+    kernel: str | None = None
+    frame: str | None = None
+    texts: Sequence[str] = ()
+    accuracy: float | None = None
+    labels: Sequence[str] = ()
+    seed: int = 0
+
 
 NOT_CHECKED = Verdict(
     None,
@@ -58,38 +81,49 @@ def stitch_models(
     base: Model | None = None,
     keep: int | None = None,
     take: int | None = None,
-    kernel: str | None = None,
-    frame: str | None = None,
-    texts: Sequence[str] = (),
-    accuracy: float | None = None,
-    labels: Sequence[str] = (),
-    seed: int = 0,
+    options: StitchOptions | None = None,
     progress: Progress = silent,
 ) -> tuple[Stitched, Stitch]:
-    """The first ``keep`` blocks of ``onto``, a translation, the last ``take`` blocks of ``classifier`` and its head.
+    """Join the lower blocks of one model and the upper blocks and head of a classifier by a translation.
 
-    What is not given is chosen: by unlabelled ``texts`` where there are some (`choose`), else by the vocabulary.
-    ``base`` is what the classifier was tuned from: only blocks that changed are taken. ``accuracy`` is what the
-    classifier is known to have; ``labels`` are names for its answers, instead of its own. Written to ``out`` if given.
-    Raises BadOption for what does not fit.
+    What is not given is chosen: by unlabelled texts where there are some (`seam_choice`), else by the vocabulary.
+
+    Args:
+        classifier: The fine-tuned classifier.
+        onto: The model that was only pretrained.
+        out: The folder to write; nothing is written if not given.
+        base: What the classifier was tuned from: only blocks that changed are taken.
+        keep: How many lower blocks of ``onto`` to keep.
+        take: How many upper blocks of ``classifier`` to take.
+        options: See `StitchOptions`.
+        progress: Is called as the work goes on.
+
+    Returns:
+        The model, and the record of what it is made of and how far to believe it.
+
+    Raises:
+        BadOption: For parts that do not fit, or a folder that holds something else.
     """
-    _require(classifier, onto, labels)
-    _require_room(out)
+    options = options or StitchOptions()
+    texts = options.texts
+    _require(classifier, onto, options.labels)
+    if out is not None:
+        claim_folder(out, "a stitched model", ("stitch.json",))
     found = bridge(onto, classifier)
     first, notes = (first_changed(base, classifier), []) if base else (None, [])
     if first == 0:
         notes.append("Fine-tuning changed every block: those that are not taken are lost.")
     candidates = seams(classifier, onto, keep, take, first)
     if texts:
-        trial = trial_of(classifier, found, texts, accuracy, progress, {keep for keep, _ in candidates})
-        tries = chosen(trial, candidates, kernel, frame, progress)
-        made, told = _finished(trial, tries[0], seed, progress)
+        trial = trial_of(classifier, found, texts, options.accuracy, progress, {keep for keep, _ in candidates})
+        tries = chosen(trial, candidates, options.kernel, options.frame, progress)
+        made, told = _finished(trial, tries[0], options.seed, progress)
     else:
-        tries = (_by_vocabulary(found, candidates, kernel, frame),)
+        tries = (_by_vocabulary(found, candidates, options.kernel, options.frame),)
         choice = tries[0]
         translation = found.translation(choice.kernel, choice.frame)
         made, told = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
-    record = _record("stitch", (classifier, onto), found, tries, told, len(texts), _labels(made, labels))
+    record = _record("stitch", (classifier, onto), found, tries, told, len(texts), _labels(made, options.labels))
     return _kept(made, onto, replace(record, notes=tuple(notes)), out)
 
 
@@ -100,32 +134,50 @@ def transplant(
     out: Path | None = None,
     *,
     strength: float | None = None,
-    kernel: str | None = None,
-    frame: str | None = None,
-    texts: Sequence[str] = (),
-    accuracy: float | None = None,
-    labels: Sequence[str] = (),
-    seed: int = 0,
+    options: StitchOptions | None = None,
     progress: Progress = silent,
 ) -> tuple[Any, Stitch]:
-    """What tuning changed from ``base`` to ``classifier``, put into the blocks of ``onto``, with the head.
+    """Put what tuning changed from ``base`` to ``classifier`` into the blocks of ``onto``, with the head.
 
-    The result is an ordinary checkpoint of ``onto``'s architecture. How strong the change is made is chosen by
-    unlabelled texts if not given; without any it is taken as it is.
+    Args:
+        classifier: The fine-tuned classifier.
+        onto: The model that was only pretrained.
+        base: What the classifier was tuned from.
+        out: The folder to write; nothing is written if not given.
+        strength: What the change is multiplied by. If not given it is chosen by unlabelled texts, or 1 without any.
+        options: See `StitchOptions`.
+        progress: Is called as the work goes on.
+
+    Returns:
+        An ordinary checkpoint of ``onto``'s architecture, and the record of it.
+
+    Raises:
+        BadOption: For parts that do not fit, or a folder that holds something else.
     """
-    _require(classifier, onto, labels)
-    _require_room(out)
+    options = options or StitchOptions()
+    texts = options.texts
+    _require(classifier, onto, options.labels)
+    if out is not None:
+        claim_folder(out, "a stitched model", ("stitch.json",))
     plan = transplant_of(
-        base, classifier, onto, first_changed(base, classifier), kernel or FIRST[0], frame or FIRST[1], progress
+        base,
+        classifier,
+        onto,
+        first_changed(base, classifier),
+        options.kernel or FIRST[0],
+        options.frame or FIRST[1],
+        progress,
     )
     strengths = (strength,) if strength is not None else STRENGTHS if texts else (1.0,)
     choice = Try(onto.dims.layers, len(plan.layers), plan.kernel, plan.frame)
     if texts:
-        made, tries, told = _strongest(plan, choice, strengths, texts, accuracy, seed, progress)
+        made, tries, told = _best_strength(plan, choice, strengths, options, progress)
     else:
         tries = (replace(choice, strength=strengths[0]),)
         made, told = plan.classifier(strengths[0]), NOT_CHECKED
-    record = _record("transplant", (classifier, onto), plan.bridge, tries, told, len(texts), _labels(made, labels))
+    record = _record(
+        "transplant", (classifier, onto), plan.bridge, tries, told, len(texts), _labels(made, options.labels)
+    )
     layers = tuple((one.first, one.second) for one in plan.layers)
     return _kept(made, onto, replace(record, notes=plan.notes, layers=layers), out)
 
@@ -158,15 +210,6 @@ def _require(classifier: Model, onto: Model, labels: Sequence[str]) -> None:
             f"{classifier.name} ({classifier.family.name}) and {onto.name} ({onto.family.name}) do not fit: the head "
             "of an encoder reads the first token, that of a causal model the last one."
         )
-
-
-def _require_room(out: Path | None) -> None:
-    if out is not None and out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _ours(out))):
-        raise BadOption(f"{out} is there already and is no stitched model; choose another --out.")
-
-
-def _ours(folder: Path) -> bool:
-    return (folder / "stitch.json").is_file()
 
 
 def seams(
@@ -208,18 +251,13 @@ def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple
     return stitched(trial.classifier, onto, choice.keep, choice.take, translation, level), told
 
 
-def _strongest(
-    plan: Transplant,
-    choice: Try,
-    strengths: Sequence[float],
-    texts: Sequence[str],
-    accuracy: float | None,
-    seed: int,
-    progress: Progress,
+def _best_strength(
+    plan: Transplant, choice: Try, strengths: Sequence[float], options: StitchOptions, progress: Progress
 ) -> tuple[Any, tuple[Try, ...], Verdict]:
-    """The strength that is expected to be right most often, its model with level logits, and the verdict."""
+    """Return the model of the strength that is expected to be right most often, all that were tried, and a verdict."""
+    texts = options.texts
     own = answers(load_classifier(plan.tuned), plan.tuned, require_texts(texts))
-    chances = own.chances(accuracy)
+    chances = own.chances(options.accuracy)
 
     def levelled(source: Transplant, one: float) -> tuple[Any, Tensor]:
         made = source.classifier(one)
@@ -239,7 +277,7 @@ def _strongest(
     def wrong(n: int) -> Tensor:
         return levelled(plan.null(n), best.strength or 0.0)[1]
 
-    told = verdict(best, own, chances, wrong, seed, progress)
+    told = verdict(best, own, chances, wrong, options.seed, progress)
     return made, tuple(one for one, _ in found), told
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import zeropass
-from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.atomic import atomic_write, key_of, make_folder
 from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
@@ -84,9 +84,7 @@ def export_site(
 def _begin(site: Path, contexts: Sequence[Context], chosen: Chosen) -> Path:
     """The folder that pages are written into; what an earlier run of other pages left there is taken away."""
     part = site.absolute().with_name(f".{site.absolute().name}.part")
-    key = hashlib.sha256(
-        json.dumps([asdict(chosen), zeropass.__version__, *map(_identity, contexts)]).encode()
-    ).hexdigest()
+    key = key_of(asdict(chosen), zeropass.__version__, *map(_identity, contexts))
     mark = part / "key"
     try:
         if part.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
