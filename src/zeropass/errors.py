@@ -1,18 +1,18 @@
-"""Every error that zeropass raises on purpose; the message says what was found and what would be right.
+"""The errors that zeropass raises on purpose; each message says what is wrong and what would be right.
 
 ZeropassError
-├── BadModel            a file of a model is missing, damaged, unsafe or at odds with its configuration
+├── BadModel            a model file is missing, damaged, unsafe or at odds with its configuration
 │   ├── UnknownFamily   the architecture is not in the table (never guessed)
 │   └── BadWeights      a tensor is missing, has another shape, or holds NaN or infinite values
 ├── NotFetched          a model or file could not be downloaded, or is not in the cache while offline
-├── BadAddress          not an address, or out of the model's range
-├── UnknownWord         text that is not one token of the vocabulary
+├── BadAddress          a text is not an address, or the address is out of the model's range
+├── UnknownWord         a text is not a single token of the vocabulary
 ├── BadOption           an option or argument has a value that cannot be used
-├── BadAtlas            a folder is not an atlas, not complete, or of another version
-├── CannotRun           the model cannot be run here (only evidence and stitching run one)
+├── BadAtlas            a folder is not an atlas, or is incomplete, damaged or of another version
+├── CannotRun           the model cannot be run here (only evidence and stitching run models)
 └── MissingExtra        a command needs an extra of the package that is not installed
 
-The command line prints the message of any of them and exits with code 2.
+For any of these errors the command line prints the message and exits with code 2.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,40 +34,42 @@ __all__ = [
 
 
 def in_short(parts: Iterable[str]) -> str:
-    """Return the first three parts of a message with commas between them, and how many more there are."""
+    """Return the first three parts of a message, separated by commas, and the number of further parts."""
     parts = list(parts)
     return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
 
 
 class ZeropassError(Exception):
-    """Base of all errors that zeropass raises on purpose."""
+    """The base class of all errors that zeropass raises on purpose."""
 
 
 class BadModel(ZeropassError):
-    """A file of a model is missing, damaged, unsafe or at odds with its configuration."""
+    """A model file that is missing, damaged, unsafe or at odds with its configuration."""
 
 
 class UnknownFamily(BadModel):
-    """The model's architecture is not in the table of families."""
+    """An architecture that is not in the table of families."""
 
 
 class BadWeights(BadModel):
-    """A tensor is missing, has another shape than configured, or holds NaN or infinite values."""
+    """A tensor that is missing, has another shape than configured, or holds NaN or infinite values."""
 
 
 class NotFetched(ZeropassError):
-    """A model or a file could not be downloaded, or is not in the cache while offline."""
+    """A model or file that could not be downloaded, or is not in the cache while offline."""
 
 
 class BadAddress(ZeropassError):
-    """Not an address, or an address out of the model's range."""
+    """A text that is not an address, or an address out of the model's range."""
 
 
 class UnknownWord(ZeropassError):
-    """Text that is not a single token of the vocabulary.
+    """A text that is not a single token of the vocabulary.
 
-    ``text`` is what was asked for, ``suggestions`` are texts like it that are tokens, ``pieces`` the ids of the tokens
-    that the tokenizer splits it into; empty where that is not known.
+    Attributes:
+        text: The text that was looked up.
+        suggestions: Similar texts that are tokens.
+        pieces: Ids of the tokens that the tokenizer splits the text into; empty if unknown.
     """
 
     def __init__(
@@ -78,16 +80,16 @@ class UnknownWord(ZeropassError):
 
 
 class BadOption(ZeropassError):
-    """An option or argument has a value that cannot be used."""
+    """An option or argument with a value that cannot be used."""
 
 
 class BadAtlas(ZeropassError):
-    """A folder is not an atlas, not complete, damaged, or of another version."""
+    """A folder that is not an atlas, or is incomplete, damaged or of another version."""
 
 
 class CannotRun(ZeropassError):
-    """The model cannot be run here: transformers does not know it, or runs something else than what was read."""
+    """A model that cannot be run here: transformers does not know it, or runs something other than what was read."""
 
 
 class MissingExtra(ZeropassError):
-    """A command needs an extra of the package, such as ``zeropass[run]``, that is not installed."""
+    """An extra of the package, such as ``zeropass[run]``, that a command needs and that is not installed."""

@@ -1,4 +1,4 @@
-"""Vocabulary: text of tokens, look-up, masks, GGUF; and which tokens were hardly trained."""
+"""Vocabulary: text of tokens, look-up, masks, GGUF; and which tokens are under-trained."""
 
 import json
 import unicodedata
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownWord
-from zeropass.tokens.undertrained import discoveries, hardly_trained, judge
+from zeropass.tokens.undertrained import discoveries, judge, undertrained
 from zeropass.tokens.vocabulary import Vocabulary, escape
 
 COMMON_WORDS = """
@@ -303,13 +303,13 @@ def test_long_merge_steps_are_found_and_whole_words_are_not() -> None:
     table, share = random_table(5, 8000, 64)
     steps = np.flatnonzero(share > 0)[:300]
     table[steps] *= 2.5
-    found = hardly_trained(table, share)
+    found = undertrained(table, share)
     assert found[steps].mean() > 0.95
     assert found.sum() - found[steps].sum() <= 6  # at a false discovery rate of 1%
     whole = np.flatnonzero(share == 0)[:300]
     table, share = random_table(5, 8000, 64)
     table[whole] *= 2.5
-    assert not hardly_trained(table, share).any()
+    assert not undertrained(table, share).any()
 
 
 def test_rows_that_no_text_ever_reached_are_found() -> None:
@@ -317,7 +317,7 @@ def test_rows_that_no_text_ever_reached_are_found() -> None:
     unseen = np.arange(5000, 5400)
     rng = np.random.default_rng(7)
     table[unseen] = table.mean(0) + 0.2 * rng.normal(size=(400, 32))
-    found = hardly_trained(table, np.full(6000, np.nan))
+    found = undertrained(table, np.full(6000, np.nan))
     assert found[unseen].mean() > 0.98 and found.sum() <= 402
 
 
@@ -326,12 +326,12 @@ def test_copies_are_found() -> None:
     copies = np.array([3, 700, 5000, 5999])
     table[copies] = table[3] + 1e-4
     table[100:120] = 0
-    assert np.flatnonzero(hardly_trained(table, share)).tolist() == sorted([*copies, *range(100, 120)])
+    assert np.flatnonzero(undertrained(table, share)).tolist() == sorted([*copies, *range(100, 120)])
 
 
 def test_small_and_degenerate_tables_are_not_judged() -> None:
-    assert not hardly_trained(np.zeros((4, 2), np.float32), np.zeros(4)).any()
-    hardly_trained(np.zeros((2000, 16), np.float32), np.zeros(2000))  # no division by zero: a warning fails
+    assert not undertrained(np.zeros((4, 2), np.float32), np.zeros(4)).any()
+    undertrained(np.zeros((2000, 16), np.float32), np.zeros(2000))  # no division by zero: a warning fails
 
 
 def test_discoveries_follow_benjamini_and_hochberg() -> None:

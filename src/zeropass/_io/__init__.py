@@ -1,1 +1,1 @@
-"""Files of anybody, read with suspicion, and files of ours, written whole or not at all."""
+"""Input and output: untrusted files are checked as they are read, and our own files are written atomically."""

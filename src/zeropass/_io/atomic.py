@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: beside, then renamed. Finished parts of long work are kept that way."""
+"""Atomic writing of files (to a temporary file that is then renamed), and saved parts of long work."""
 
 import hashlib
 import json
@@ -19,9 +19,12 @@ __all__ = ["Parts", "atomic_write", "claim_folder", "key_of", "make_folder"]
 def atomic_write(
     path: Path, failure: type[ZeropassError], advice: str = "Make room or choose another place."
 ) -> Iterator[Path]:
-    """Write to a file beside ``path`` and rename it there at the end; on any failure nothing is left behind.
+    """Yield a temporary path in the folder of ``path``, which is renamed to ``path`` at the end.
 
-    Raises ``failure``, naming the file, where the disk is full or closed to us.
+    On any failure nothing is left behind.
+
+    Raises:
+        ZeropassError: A ``failure`` that names the file, if the disk is full or cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -35,7 +38,7 @@ def atomic_write(
 
 
 def make_folder(folder: Path, failure: type[ZeropassError]) -> None:
-    """Make a folder, unless it is there; ``failure``, naming it, where that is not possible."""
+    """Make a folder unless it exists; raise a ``failure`` that names it if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,9 +69,12 @@ def key_of(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """Finished parts of long work, so that the same call continues: ``folder/parts/NAME.json``, each under a key.
+    """The finished parts of long work, with which a repeated call continues.
 
-    ``key`` stands for all that a part depends on; parts under another key are not used.
+    Attributes:
+        folder: The folder of the work; a part is saved as ``folder/parts/NAME.json``.
+        key: A text that stands for everything that a part depends on; parts with another key are ignored.
+        failure: The class of the errors to raise.
     """
 
     folder: Path
@@ -76,15 +82,15 @@ class Parts:
     failure: type[ZeropassError]
 
     def load(self, name: str) -> Any:
-        """What was saved under a name; None if nothing was, or it is damaged or of other work."""
+        """Return the value saved under a name, or None if there is none, it is damaged, or its key differs."""
         try:
-            found = load_json(self._path(name))
-            return found["value"] if found["key"] == self.key else None
+            record = load_json(self._path(name))
+            return record["value"] if record["key"] == self.key else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def save(self, name: str, value: Any) -> None:
-        """Keep a JSON-ready value under a name; ``failure``, naming the file, if the disk does not let us."""
+        """Save a JSON-ready value under a name; raise a ``failure`` that names the file if it cannot be written."""
         path = self._path(name)
         make_folder(path.parent, self.failure)
         with atomic_write(path, self.failure) as temporary:

@@ -1,4 +1,4 @@
-"""Text and JSON that anybody may have written, parsed or refused."""
+"""Strict parsing of untrusted text and JSON."""
 
 import errno
 import itertools
@@ -15,12 +15,12 @@ __all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "r
 
 _DEEPEST, _TOO_DEEP = 100, "its objects are nested too deeply"
 _DIGITS = 300
-"""Digits of a whole number that a double holds; transformers writes 10**30 where it means that there is no limit."""
+"""The most digits of an integer; a double holds such numbers. transformers writes 10**30 where it means no limit."""
 
 
 @contextmanager
 def holding(path: Path, of: str) -> Iterator[None]:
-    """What goes wrong with what a file holds is BadOption, naming the file and what it should hold."""
+    """Turn errors about the content of a file into BadOption, naming the file and what it should hold."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -28,11 +28,11 @@ def holding(path: Path, of: str) -> Iterator[None]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON from a file that anybody may have written.
+    """Parse the JSON of an untrusted file.
 
-    Raises ValueError for what is not JSON, for NaN and infinities, which Python's parser lets through, for numbers that
-    a double does not hold, for halves of characters, which no file can be written with, and where objects are nested
-    too deeply to be walked through.
+    Raises:
+        ValueError: For text that is not JSON, NaN and infinities (which Python's parser accepts), numbers beyond the
+            range of a double, lone surrogates (which cannot be written to a file), and objects nested too deeply.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
@@ -43,7 +43,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _check_parts(value: Any) -> None:
-    """Raise ValueError for text that is not Unicode and for parts below `_DEEPEST` others."""
+    """Raise ValueError for text that is not Unicode and for parts nested deeper than `_DEEPEST`."""
     parts = [(value, 0)]
     while parts:
         part, depth = parts.pop()
@@ -58,7 +58,7 @@ def _check_parts(value: Any) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """Parse the JSON of a file (`parse_json`). Raises OSError for a device or a pipe too: they may have no end."""
+    """Parse the JSON of a file (`parse_json`); raise OSError for devices and pipes too, which may be endless."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
     return parse_json(path.read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def _short(text: str) -> int:
 
 
 def read_schema(path: Path, schema: int) -> dict[str, Any]:
-    """The JSON of a file that says of which schema it is; BadOption for another one."""
+    """Return the JSON object of a file that states its schema; raise BadOption for a schema other than ``schema``."""
     value = load_json(path)
     if value["schema"] != schema:
         raise BadOption(f"{path} has schema {value['schema']!r}, this version reads {schema}.")
@@ -88,18 +88,18 @@ def read_schema(path: Path, schema: int) -> dict[str, Any]:
 
 
 def require_text(path: Path) -> None:
-    """Raise OSError for what is no file and no pipe, such as a device without an end."""
+    """Raise OSError for a path that is neither a file nor a pipe, such as an endless device."""
     if path.exists() and not (path.is_file() or path.is_fifo()):
         raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:
-    """The first ``most`` lines that hold something, of a file that an option names; BadOption if it cannot be read."""
+    """Return the non-blank lines, at most ``most``, of the file that an option names; raise BadOption if unreadable."""
     try:
         require_text(path)
         with path.open(encoding="utf-8-sig") as lines:
-            kept = (line.strip() for line in lines if line.strip())
-            return tuple(itertools.islice(kept, most))
+            non_blank = (line.strip() for line in lines if line.strip())
+            return tuple(itertools.islice(non_blank, most))
     except (OSError, UnicodeDecodeError) as error:
         raise BadOption(
             f"{option} {path} cannot be read ({error}); it names a UTF-8 file with a {of} a line."

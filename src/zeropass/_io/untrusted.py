@@ -1,4 +1,4 @@
-"""Files of a model's folder, read within a limit; what stands in place of the one that was meant is named first."""
+"""Reading of the files of a model's folder, up to a size limit; a stand-in for the right file is named in the error."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ pass
 __all__ = ["check_file", "read_bytes", "read_json"]
 
 MAX_JSON = 256 << 20
-"""Largest JSON file that is read, in bytes; the largest tokenizers have some tens of millions."""
+"""The size limit of a JSON file in bytes; the largest tokenizers have some tens of millions."""
 
 _HEAD = 256
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -19,7 +19,7 @@ _HTML = (b"<!doctype html", b"<html")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises BadModel for anything else."""
+    """Read a JSON object; raise BadModel for anything else."""
     try:
         content = parse_json(read_bytes(path))
     except ValueError as error:
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file whole. Raises BadModel for one that is too large or cannot be read."""
+    """Read all bytes of a file; raise BadModel for one that is too large or cannot be read."""
     check_file(path)
     try:
         if (size := path.stat().st_size) > MAX_JSON:
@@ -41,15 +41,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Look at the first bytes of a file that is to be read.
+    """Check the first bytes of a file before it is read.
 
-    Raises BadModel, naming what is there instead: a folder, a link to nothing, a file closed to us, an empty one,
-    a pointer of Git LFS, a page of HTML.
+    Raises:
+        BadModel: For a folder, a broken link, an unreadable or empty file, a Git LFS pointer or an HTML page, which the
+            message names.
     """
     try:
         if path.is_symlink() and not path.exists():
             raise BadModel(f"{path} is a link to {path.readlink()}, which is not there. Download it again.")
-        if path.exists() and not path.is_file():  # to open a pipe would wait for who writes to it
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
             raise BadModel(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}; it should be a file.")
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -60,7 +61,7 @@ def check_file(path: Path) -> None:
 
 
 def _stand_in(head: bytes) -> str | None:
-    """Say what a file is that begins like this and holds no model; None if it may hold one."""
+    """Say what a file with these first bytes is if it cannot hold a model; return None if it may hold one."""
     if not head:
         return "is empty (0 bytes). Download it again."
     if head.startswith(_LFS):

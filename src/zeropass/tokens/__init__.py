@@ -1,1 +1,1 @@
-"""Tokens: ids, text and the rules of a vocabulary, read from whatever file holds it. No torch."""
+"""Tokens: ids, text and the rules of a vocabulary, read from any file that holds one, without torch."""

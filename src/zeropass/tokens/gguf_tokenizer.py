@@ -1,7 +1,7 @@
-"""The tokenizer inside a GGUF file, rewritten as the content of a Hugging Face ``tokenizer.json``.
+"""Conversion of the tokenizer in a GGUF file to the content of a Hugging Face ``tokenizer.json``.
 
-llama.cpp's converter keeps a flat list of tokens, their types and, for byte-level BPE, the merges; how text
-is split beforehand is only a name (``tokenizer.ggml.pre``), so its meaning is a table here.
+llama.cpp's converter keeps a flat list of tokens, their types and, for byte-level BPE, the merges. It gives only the
+name of the pre-tokenizer (``tokenizer.ggml.pre``), so a table here says what the names mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,20 @@ UNREAD = {
     "gemma4": "Gemma 4's tokenizer",
     "hybriddna": "HybridDNA's tokenizer",
 }
-"""Other kinds of llama.cpp (src/llama-vocab.cpp)."""
+"""Other tokenizer models of llama.cpp (src/llama-vocab.cpp)."""
 
 
 def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
-    """Build a tokenizer.json from ``tokenizer.ggml.*``, and say what in it is approximate.
+    """Build a tokenizer.json from ``tokenizer.ggml.*``, with a note on what in it is approximate.
 
-    Raises BadModel for a tokenizer of another kind or with lists that do not fit together.
+    Raises:
+        BadModel: For a tokenizer of an unknown model, or with lists of different lengths.
     """
     builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
     model = metadata.get("tokenizer.ggml.model")
     if model not in builders:
-        kind = f" ({UNREAD[model]}), which is not read" if model in UNREAD else ""
-        raise BadModel(f"{path}: tokenizer.ggml.model is {model!r}{kind}; known are {', '.join(builders)}.")
+        remark = f" ({UNREAD[model]}), which is not read" if model in UNREAD else ""
+        raise BadModel(f"{path}: tokenizer.ggml.model is {model!r}{remark}; known are {', '.join(builders)}.")
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
         raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
@@ -51,21 +52,21 @@ def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
 
 
 def _gguf_types(metadata: Mapping[str, Any], size: int, path: str) -> list[int]:
-    found = metadata.get("tokenizer.ggml.token_type")
-    types = [_NORMAL] * size if found is None else [int(t) for t in found]
+    stored = metadata.get("tokenizer.ggml.token_type")
+    types = [_NORMAL] * size if stored is None else [int(t) for t in stored]
     if len(types) != size:
         raise BadModel(f"{path}: {size} tokens, but {len(types)} entries in tokenizer.ggml.token_type.")
     return types
 
 
 def gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
-    """List the ids that the file itself marks as unused."""
+    """Return the ids that the file itself marks as unused."""
     types = metadata.get("tokenizer.ggml.token_type")
-    return [] if types is None else [i for i, kind in enumerate(types) if int(kind) == _UNUSED]
+    return [] if types is None else [i for i, token_type in enumerate(types) if int(token_type) == _UNUSED]
 
 
 def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
-    """Put a tokenizer.json together. Of tokens spelled alike the first keeps the text, the rest are unused."""
+    """Assemble a tokenizer.json; among tokens spelled alike the first keeps the text and the others are unused."""
     vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
     added = [
         {"id": i, "content": token, "special": types[i] != _USER} | FLAGS
@@ -82,9 +83,9 @@ def _bpe(merges: list[list[str]], **more: Any) -> Spec:
 
 def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
     pre = str(metadata.get("tokenizer.ggml.pre", "gpt-2"))
-    known = set(tokens)
+    pieces = set(tokens)
     merges = [m.split(" ") for m in metadata.get("tokenizer.ggml.merges") or []]
-    merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= known]
+    merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= pieces]
     level = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -105,7 +106,7 @@ def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list
 
 
 def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """Rebuild the merges, which are not kept: two pieces whose union is a piece merge, best score first."""
+    """Rebuild the merges, which GGUF omits: two pieces merge if they join to a piece, best score first."""
     scores = metadata.get("tokenizer.ggml.scores")
     order = {t: float(scores[i]) if scores is not None and i < len(scores) else -float(i) for i, t in enumerate(tokens)}
     ordinary = [t for i, t in enumerate(tokens) if types[i] == _NORMAL]
@@ -121,12 +122,12 @@ def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: l
 
 
 def _cuts(token: str) -> range:
-    """Where to cut a piece; hostile, endless pieces are not cut at all, that would take forever."""
+    """Return the places to cut a piece at; very long, hostile pieces are not cut, which would take forever."""
     return range(1, len(token)) if len(token) <= 256 else range(0)
 
 
 def _wordpiece_spec(_: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """Undo the converter, which writes ``▁word`` for a word, ``ing`` for ``##ing`` and leaves ``[CLS]``."""
+    """Undo the converter, which writes ``▁word`` for a word and ``ing`` for ``##ing``, and keeps ``[CLS]``."""
 
     def original(token: str) -> str:
         if not token or (token.startswith("[") and token.endswith("]")):
@@ -134,7 +135,7 @@ def _wordpiece_spec(_: Mapping[str, Any], tokens: list[str], types: list[int]) -
         return token[1:] if token.startswith(SPIECE) else "##" + token
 
     pieces = [original(token) for token in tokens]
-    lower = not any(p != p.lower() for p, kind in zip(pieces, types, strict=True) if kind == _NORMAL and p[:1] != "[")
+    lower = not any(p != p.lower() for p, t in zip(pieces, types, strict=True) if t == _NORMAL and p[:1] != "[")
     flags = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": lower}
     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     parts = {

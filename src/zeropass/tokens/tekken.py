@@ -1,4 +1,4 @@
-"""Mistral's ``tekken.json`` as the content of a ``tokenizer.json``: special tokens first, then bytes by their ranks."""
+"""Conversion of Mistral's ``tekken.json`` to a ``tokenizer.json``: special tokens first, then byte strings by rank."""
 
 import base64
 from typing import Any
@@ -11,8 +11,10 @@ __all__ = ["tekken_spec"]
 def tekken_spec(content: dict[str, Any]) -> Spec:
     """Return the tokenizer.json of a parsed tekken.json.
 
-    ValueError, KeyError or TypeError for what is not one; ValueError, with the reason, for one of the first version,
-    whose special tokens only mistral-common knows.
+    Raises:
+        ValueError: If the content is invalid, or of the first version, whose special tokens only mistral-common knows.
+        KeyError: If the content is invalid.
+        TypeError: If the content is invalid.
     """
     config = content["config"]
     if content.get("special_tokens") is None:
@@ -20,15 +22,15 @@ def tekken_spec(content: dict[str, Any]) -> Spec:
     special = [str(token["token_str"]) for token in sorted(content["special_tokens"], key=lambda token: token["rank"])]
     if [token["rank"] for token in content["special_tokens"]] != list(range(len(special))):
         raise ValueError("the ranks of its special tokens are not 0, 1, 2 …")
-    first = config.get("default_num_special_tokens")
-    first = len(special) if first is None else first
-    special += [f"<SPECIAL_{i}>" for i in range(len(special), first)]
+    special_count = config.get("default_num_special_tokens")
+    special_count = len(special) if special_count is None else special_count
+    special += [f"<SPECIAL_{i}>" for i in range(len(special), special_count)]
     size = config.get("default_vocab_size")
-    entries = content["vocab"] if size is None else content["vocab"][: size - first]
+    entries = content["vocab"] if size is None else content["vocab"][: size - special_count]
     if [entry["rank"] for entry in entries] != list(range(len(entries))):
         raise ValueError("the ranks of its tokens are not 0, 1, 2 …")
     tokens = [base64.b64decode(entry["token_bytes"], validate=True) for entry in entries]
-    vocab = {as_letters(token): first + rank for rank, token in enumerate(tokens)}
+    vocab = {as_letters(token): special_count + rank for rank, token in enumerate(tokens)}
     vocab |= {token: rank for rank, token in enumerate(special)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": config["pattern"]}, "behavior": "Isolated", "invert": False}
@@ -43,7 +45,7 @@ def tekken_spec(content: dict[str, Any]) -> Spec:
 
 
 def _merges(tokens: list[bytes]) -> list[list[str]]:
-    """Every way to make a token of two others, by the rank of the token, then of its parts."""
+    """Return every split of a token into two others, by the rank of the token, then of its parts."""
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
     for token in tokens:
@@ -54,4 +56,4 @@ def _merges(tokens: list[bytes]) -> list[list[str]]:
 
 
 LONGEST = 1024
-"""Bytes of a token that is still cut: hostile, endless ones would take forever."""
+"""The length in bytes up to which tokens are split; very long, hostile ones would take forever."""

@@ -1,7 +1,7 @@
-"""A ``tokenizer.json`` as the tokenizers library reads it: which id each piece gets, and the same for fewer rows.
+"""A ``tokenizer.json`` as the tokenizers library reads it: the ids of its pieces, and a version with fewer rows.
 
-The library numbers added tokens itself, one after the other behind the vocabulary, whatever ids the file states; it is
-what models are trained and run with, so its ids are the right ones (tokenizers 0.23, ``AddedVocabulary.add_tokens``).
+The library numbers added tokens itself, consecutively after the vocabulary, whatever ids the file states. Models are
+trained and run with it, so its ids are the right ones (tokenizers 0.23, ``AddedVocabulary.add_tokens``).
 """
 
 import json
@@ -19,11 +19,11 @@ __all__ += ["has_endless_holes", "refusing", "tokenizer_of", "whole_number", "wi
 Spec = dict[str, Any]
 
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-"""How an added token is looked for in a text: as it is, wherever it stands."""
+"""The flags of an added token that is matched in a text literally and anywhere."""
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Map each byte to its printable stand-in in byte-level BPE (GPT-2: printable Latin-1 is itself)."""
+    """Map each byte to its printable letter in byte-level BPE (GPT-2 keeps printable Latin-1)."""
     same = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in same]
     return {byte: chr(byte) for byte in same} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
@@ -40,7 +40,7 @@ def as_letters(data: bytes) -> str:
 
 
 def numbered(model: Spec) -> dict[int, str]:
-    """Return the piece of every id of a tokenizer's model; ValueError for what is no id, and for one that two share."""
+    """Return the pieces of a tokenizer's model by id; raise ValueError for an invalid or repeated id."""
     vocab = model["vocab"]
     if not isinstance(vocab, dict):
         return {i: _piece(entry) for i, entry in enumerate(vocab)}
@@ -55,10 +55,15 @@ def numbered(model: Spec) -> dict[int, str]:
 
 
 def added_tokens(spec: Spec, pieces: Mapping[int, str]) -> dict[int, Spec]:
-    """Return the added tokens of a tokenizer by the ids that they get; ``pieces`` are those of its model, `numbered`.
+    """Return the added tokens of a tokenizer by the ids that they get.
 
-    ValueError where the library and transformers would number them differently, one in the order of the list and one
-    in the order of the stated ids, and for what `assigned_ids` does not know.
+    Args:
+        spec: The tokenizer.json.
+        pieces: Pieces of its model by id (`numbered`).
+
+    Raises:
+        ValueError: If the library, which follows the list, and transformers, which follows the stated ids, would number
+            them differently, or if `assigned_ids` does not know the ids.
     """
     tokens = [token for token in spec.get("added_tokens") or [] if token["content"]]
     ids = by_piece(pieces)
@@ -74,19 +79,20 @@ def added_tokens(spec: Spec, pieces: Mapping[int, str]) -> dict[int, Spec]:
 
 
 def has_endless_holes(last: int, count: int) -> bool:
-    """Return whether a vocabulary of so many tokens leaves out more ids up to its last one than any real one does."""
+    """Tell whether a vocabulary of ``count`` tokens leaves out more ids up to its last one than any real one does."""
     return last > 2 * count + 65536
 
 
 def by_piece(pieces: Mapping[int, str]) -> dict[str, int]:
-    """Return the id of every piece; of pieces spelled alike, the last one's, as the library does."""
+    """Return the id of every piece; among pieces spelled alike that of the last, as the library does."""
     return {piece: i for i, piece in pieces.items()}
 
 
 def assigned_ids(ids: dict[str, int], contents: Iterable[str]) -> dict[str, int]:
-    """Return the ids of added tokens: a piece of the vocabulary keeps its own, any other gets the next one.
+    """Return the ids of added tokens: a piece of the vocabulary keeps its id, any other token gets the next one.
 
-    ValueError where that is not behind the vocabulary, because it has fewer pieces than its ids go up to.
+    Raises:
+        ValueError: If the next id is not past the vocabulary, whose ids then have gaps.
     """
     contents = list(dict.fromkeys(contents))
     new = [content for content in contents if content not in ids]
@@ -100,31 +106,32 @@ def assigned_ids(ids: dict[str, int], contents: Iterable[str]) -> dict[str, int]
 
 
 def merges_of(model: Spec) -> list[tuple[str, str]]:
-    """List the merges of a BPE tokenizer, first to last; none for other tokenizers."""
+    """Return the merges of a BPE tokenizer in order; none for other tokenizers."""
     pairs = (m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or [])
     return [(str(pair[0]), str(pair[1])) for pair in pairs if len(pair) == 2]
 
 
 def without_rows(text: str, rows: int) -> str:
-    """Return a tokenizer.json without the tokens whose ids are ``rows`` or above, which no text is then split into."""
+    """Return a tokenizer.json without the tokens whose ids are ``rows`` or above; no text is split into them."""
     spec = json.loads(text)
     model = spec["model"]
-    gone = {str(token["content"]) for i, token in added_tokens(spec, numbered(model)).items() if i >= rows}
+    removed = {str(token["content"]) for i, token in added_tokens(spec, numbered(model)).items() if i >= rows}
     if isinstance(model["vocab"], dict):
-        gone |= {piece for piece, i in model["vocab"].items() if i >= rows}
+        removed |= {piece for piece, i in model["vocab"].items() if i >= rows}
         model["vocab"] = {piece: i for piece, i in model["vocab"].items() if i < rows}
     else:
         model["vocab"] = model["vocab"][:rows]
     if model.get("merges"):
-        model["merges"] = [list(pair) for pair in merges_of(model) if not {*pair, _merged(model, pair)} & gone]
-    spec["added_tokens"] = [token for token in spec.get("added_tokens") or [] if str(token["content"]) not in gone]
+        model["merges"] = [list(pair) for pair in merges_of(model) if not {*pair, _merged(model, pair)} & removed]
+    spec["added_tokens"] = [token for token in spec.get("added_tokens") or [] if str(token["content"]) not in removed]
     return json.dumps(spec)
 
 
 def tokenizer_of(text: str, path: str = "tokenizer.json") -> Tokenizer:
     """Return the tokenizer of a tokenizer.json, without padding and truncation.
 
-    Raises BadModel, naming ``path``, where the library cannot use it.
+    Raises:
+        BadModel: If the library cannot use it; the message names ``path``.
     """
     with refusing(f"{path}: the tokenizers library cannot use this tokenizer"):
         tokenizer = Tokenizer.from_str(text)
@@ -135,7 +142,7 @@ def tokenizer_of(text: str, path: str = "tokenizer.json") -> Tokenizer:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turn what the tokenizers library raises, bare Exception or a panic that is no Exception, into BadModel."""
+    """Turn errors of the tokenizers library, a bare Exception or a panic outside that hierarchy, into BadModel."""
     try:
         yield
     except (ZeropassError, KeyboardInterrupt, SystemExit):
@@ -145,7 +152,7 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def whole_number(value: object, of: str) -> int:
-    """Return an id; ValueError, naming the token, for anything but a whole number."""
+    """Return an id if it is an integer; otherwise raise ValueError, naming the token."""
     if type(value) is not int:
         raise ValueError(f"the id of {of!r} is {value!r}, which is not a whole number")
     return value
@@ -158,5 +165,5 @@ def _piece(entry: object) -> str:
 
 
 def _merged(model: Spec, pair: tuple[str, str]) -> str:
-    """Return the piece that a merge makes."""
+    """Return the piece that a merge produces."""
     return pair[0] + pair[1].removeprefix(model.get("continuing_subword_prefix") or "")

@@ -1,16 +1,16 @@
-"""Tokens that training hardly touched, told from the embedding rows and the tokenizer's merges alone.
+"""Detection of under-trained tokens from the embedding rows and the tokenizer's merges alone.
 
-design.md section 2 ("Hardly trained tokens"). Such rows top nearly every raw list, so lists hide them.
-Three signs are looked for, each against the table's own statistics, none against a fixed norm or cosine:
+The rows of such tokens top nearly every raw list, so lists hide them (docs/theory.md §8).
+There are three signs, each judged by the table's own statistics and not by a fixed norm or cosine:
 
-1. A step on the way of a merge (`` strugg``) whose row is longer, and further along the mean row, than
-   the rows of tokens of similar rank that are no step. Those whole tokens are the null distribution:
+1. An intermediate step of a merge (`` strugg``) whose row is longer, and further along the mean row, than
+   the rows of tokens of similar rank that are not such steps. Those tokens give the null distribution:
    empirical p-values, then Benjamini and Hochberg (1995) at a false discovery rate of 1%.
-2. Rows that form a second, tight mode close to the mean row (BERT's ``[unused7]`` and characters its
+2. Rows that form a second, tight mode close to the mean row (BERT's ``[unused7]``, and characters that its
    pre-tokenizer never lets through).
 3. Rows that are copies of one another up to rounding (reserved or padding rows that only drifted together).
 
-A table in which nothing stands out, such as random Gaussian rows, has none.
+A table in which nothing stands out, such as one of random Gaussian rows, has no under-trained tokens.
 """
 
 from collections.abc import Iterator
@@ -19,57 +19,61 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Judgement", "hardly_trained", "judge"]
+__all__ = ["Judgement", "judge", "undertrained"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-FALSE_SHARE = 0.01  # false discovery rate of "hardly trained": a wrongly hidden word costs more than a stray
-LOOSE_SHARE = 0.05  # of "a fragment", where the merges must say so too
+FALSE_SHARE = (
+    0.01  # false discovery rate of under-trained tokens: wrongly hiding a word costs more than showing a stray token
+)
+LOOSE_SHARE = 0.05  # that of fragments, which the merges must confirm
 MOST = 0.5  # a token is a fragment if one longer token takes more than this share of its occurrences
-BLOCK = 512  # rows for one local median; smaller tables are not judged, their statistics say nothing
-ROWS = 512  # rows held at a time in float64; malloc keeps memory of this size from block to block
+BLOCK = 512  # rows for one local median; smaller tables are not judged, as their statistics say nothing
+ROWS = 512  # rows held at a time in float64; malloc reuses memory of this size for the next block
 MODE_SIGMA = 5.0  # how far a second mode must rise above the valley, in its counting error
 MODE_WIDTH = 0.5  # and how tight it must be, as a fraction of the width of the main mode
 COPY_SPREAD = 0.1  # copies differ by less than this fraction of the typical distance to the mean row
-COPY_BITS, COPY_TRIES, COPY_TWINS = 16, 3, 2  # random hyperplanes, repeats, other copies asked for
-PLACE_SLACK = 1.001  # on a radius between places, which are kept in float32
+COPY_BITS, COPY_TRIES, COPY_TWINS = 16, 3, 2  # random hyperplanes, repeats, other copies required
+PLACE_SLACK = 1.001  # factor on a radius between places, which are rounded to float32
 
 
 class Table(Protocol):
-    """An embedding (V, d): an array, or what reads one from a file."""
+    """An embedding (V, d): an array, or an object that reads one from a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(V, d)."""
+        """The shape (V, d)."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, at: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.floating]:
-        """Rows of a slice, or of rising ids."""
+        """Return the rows of a slice, or of ascending ids."""
 
 
 class Judgement(NamedTuple):
-    """What the rows say about each token: two boolean arrays of shape (V,)."""
+    """The judgement of every token by its row: two boolean arrays of shape (V,)."""
 
     hardly_trained: Bools
     fragments: Bools
-    """Looser and only for the view of whole words: an outlying row and mostly part of one longer token."""
+    """Tokens with an outlying row that are mostly part of one longer token; looser, and only for the view of words."""
 
 
-def hardly_trained(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Bools:
-    """Which tokens training hardly touched, shape (V,); see `judge` for the arguments."""
+def undertrained(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Bools:
+    """Return a mask (V,) of the under-trained tokens; see `judge` for the arguments."""
     return judge(embedding, swallowed).hardly_trained
 
 
 def judge(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Judgement:
-    """Judge every token of an embedding of shape (V, d), rows in order of rank (ids of BPE tokenizers are).
+    """Judge every token of an embedding.
 
-    The table is read in blocks of rows and never held: beside it there are some dozens of numbers a token.
+    The table is read in blocks of rows and never held; memory is needed for some dozens of numbers a token.
 
-    ``swallowed`` of shape (V,) is ``Vocabulary.swallowed()``: the largest share of a token's occurrences
-    that one longer token takes, 0 for a whole token that no merge uses, NaN for one that no merge makes. A
-    boolean array of merge steps works too.
+    Args:
+        embedding: Rows (V, d) in order of rank, as the ids of BPE tokenizers are.
+        swallowed: Result of ``Vocabulary.swallowed()``, (V,): the largest share of a token's occurrences that one
+            longer token takes, 0 for a token that no merge uses, NaN for one that no merge makes. A boolean array of
+            merge steps works too.
     """
     none = np.zeros(len(embedding), dtype=np.bool_)
     if len(embedding) < BLOCK:
@@ -85,25 +89,31 @@ def judge(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Judgement:
         score = _local_z(_safe_log(norm), null) + _local_z(along, null)
     outlying = discoveries(score, steps, null, FALSE_SHARE)
     loose = discoveries(score, steps & (share > MOST), null, LOOSE_SHARE)
-    hardly = outlying | low | _copies(embedding, mean, float(np.median(distance)))
-    return Judgement(hardly, hardly | loose)
+    flagged = outlying | low | _copies(embedding, mean, float(np.median(distance)))
+    return Judgement(flagged, flagged | loose)
 
 
-def discoveries(score: Floats, asked: Bools, null: Bools, false_share: float) -> Bools:
-    """Which of ``asked`` score higher than ``null`` explains, at a false discovery rate.
+def discoveries(score: Floats, candidates: Bools, null: Bools, false_share: float) -> Bools:
+    """Return the candidates that score higher than the null explains, at a false discovery rate.
 
-    Benjamini and Hochberg's step-up rule on empirical p-values (1 + nulls at least as high) / (1 + nulls).
+    Benjamini and Hochberg's step-up rule is applied to empirical p-values (1 + nulls at least as high) / (1 + nulls).
+
+    Args:
+        score: Score of every token, (V,).
+        candidates: Mask (V,) of the tokens to test.
+        null: Mask (V,) of the tokens whose scores are the null distribution.
+        false_share: False discovery rate.
     """
-    found = np.zeros(len(score), dtype=np.bool_)
-    ids = np.flatnonzero(asked)
+    discovered = np.zeros(len(score), dtype=np.bool_)
+    ids = np.flatnonzero(candidates)
     ordered = np.sort(score[null])
     above = len(ordered) - np.searchsorted(ordered, score[ids], side="left")
     p = (1 + above) / (1 + len(ordered))
-    best = np.argsort(p, kind="stable")
-    passed = np.flatnonzero(p[best] <= false_share * np.arange(1, len(ids) + 1) / max(len(ids), 1))
+    ranking = np.argsort(p, kind="stable")
+    passed = np.flatnonzero(p[ranking] <= false_share * np.arange(1, len(ids) + 1) / max(len(ids), 1))
     if len(passed):
-        found[ids[best[: passed[-1] + 1]]] = True
-    return found
+        discovered[ids[ranking[: passed[-1] + 1]]] = True
+    return discovered
 
 
 def _blocks(embedding: Table) -> Iterator[tuple[slice, Floats]]:
@@ -118,7 +128,7 @@ def _mean(embedding: Table) -> Floats:
 
 
 def _measures(embedding: Table, mean: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of every row: its norm, its component along the mean row, its distance from the mean row."""
+    """Return the norm of every row, its component along the mean row, and its distance from the mean row."""
     norm, along, distance = np.empty((3, len(embedding)))
     direction = mean / max(float(np.linalg.norm(mean)), np.finfo(np.float64).tiny)
     for rows, block in _blocks(embedding):
@@ -129,36 +139,36 @@ def _measures(embedding: Table, mean: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _safe_log(x: Floats) -> Floats:
-    """Take the logarithm, zeros being put far below everything else instead of at minus infinity."""
+    """Return the logarithm, with zeros far below all other values instead of at minus infinity."""
     return np.log(np.maximum(x, 1e-6 * max(float(np.median(x)), np.finfo(np.float64).tiny)))
 
 
 def _centre_width(x: Floats) -> tuple[float, float]:
-    """Median, and the standard deviation that the median absolute deviation stands for."""
+    """Return the median, and the standard deviation estimated from the median absolute deviation."""
     centre = float(np.median(x))
     width = 1.4826 * float(np.median(np.abs(x - centre)))
     return centre, max(width, 1e-9 * abs(centre), 1e-30)
 
 
 def _local_z(x: Floats, null: Bools) -> Floats:
-    """Robust z of each row against the ``null`` rows of similar rank.
+    """Return the robust z of each row against the ``null`` rows of similar rank.
 
-    Ordinary tokens too grow along the mean row with their rank, so a z over the whole table would
-    only find the rare ones. Medians of blocks of null rows are joined by straight lines.
+    The component of ordinary tokens along the mean row also grows with their rank, so a z over the entire table
+    would only find the rare ones. Medians of blocks of null rows are interpolated linearly.
     """
     ids = np.flatnonzero(null)
     parts = np.array_split(ids, len(ids) // BLOCK)
-    at = [float(part.mean()) for part in parts]
+    centre_ranks = [float(part.mean()) for part in parts]
     centres, widths = zip(*(_centre_width(x[part]) for part in parts), strict=True)
     rank = np.arange(len(x))
-    return np.asarray((x - np.interp(rank, at, centres)) / np.interp(rank, at, widths))
+    return np.asarray((x - np.interp(rank, centre_ranks, centres)) / np.interp(rank, centre_ranks, widths))
 
 
 def _second_mode(distance: Floats) -> Bools:
-    """Rows in a tight second mode near the mean row, below the valley of the histogram of log distances.
+    """Return a mask of the rows in a tight second mode near the mean row.
 
-    Untrained rows differ from one another by no more than their initial noise, so they crowd; the tail of
-    a single mode only thins out, whatever its shape.
+    These lie below the valley of the histogram of log distances. Untrained rows differ from one another by no more
+    than their initial noise, so they crowd; the tail of a single mode only thins out, whatever its shape.
     """
     x = _safe_log(distance)
     centre, width = _centre_width(x)
@@ -174,15 +184,15 @@ def _second_mode(distance: Floats) -> Bools:
 
 
 def _copies(embedding: Table, mean: Floats, spread: float) -> Bools:
-    """Rows with at least COPY_TWINS others closer than COPY_SPREAD of the table's spread.
+    """Return a mask of the rows with at least COPY_TWINS others closer than COPY_SPREAD of the table's spread.
 
-    Candidates share a code of random hyperplanes (seeded: the answer never changes), so that no V x V table of
-    distances is made. Two rows are at least as far apart as their places in the span of the hyperplanes' normals,
-    so only rows with a neighbour there are read again; the distances between those are exact.
+    Only rows with the same code by random hyperplanes (seeded, so the result never changes) are compared, which avoids
+    a V x V table of distances. Two rows are at least as far apart as their places in the span of the hyperplanes'
+    normals, so only rows with a neighbour there are read again; the distances between those are exact.
     """
-    found = np.zeros(len(embedding), dtype=np.bool_)
-    if embedding.shape[1] < COPY_BITS:  # with so few dimensions rows are close by chance
-        return found
+    copies = np.zeros(len(embedding), dtype=np.bool_)
+    if embedding.shape[1] < COPY_BITS:  # with so few dimensions, rows that are not copies are close too
+        return copies
     radius = COPY_SPREAD * spread
     codes, places = _codes(embedding, mean)
     for code in codes:
@@ -192,15 +202,16 @@ def _copies(embedding: Table, mean: Floats, spread: float) -> Bools:
                 ids = group[start : start + BLOCK]
                 ids = ids[_neighbours(places[ids].astype(np.float64), PLACE_SLACK * radius) > 0]
                 if len(ids) > COPY_TWINS:
-                    found[ids] |= _neighbours(embedding[ids] - mean, radius) >= COPY_TWINS
-    return found
+                    copies[ids] |= _neighbours(embedding[ids] - mean, radius) >= COPY_TWINS
+    return copies
 
 
 def _codes(embedding: Table, mean: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """COPY_TRIES codes of COPY_BITS bits for every row: on which side of random hyperplanes it lies.
+    """Return the codes and the place of every row.
 
-    With them each row's place (V, at most COPY_TRIES x COPY_BITS): its part in the span of their normals, less the
-    mean's, in an orthonormal basis.
+    There are COPY_TRIES codes of COPY_BITS bits, which say on which side of random hyperplanes the row lies. The places
+    (V, at most COPY_TRIES x COPY_BITS) are the rows less their mean, projected to the span of the hyperplanes' normals,
+    in an orthonormal basis.
     """
     planes = np.random.default_rng(0).standard_normal((embedding.shape[1], COPY_TRIES * COPY_BITS))
     basis = np.linalg.qr(planes).Q
@@ -214,7 +225,7 @@ def _codes(embedding: Table, mean: Floats) -> tuple[npt.NDArray[np.int64], npt.N
 
 
 def _neighbours(rows: Floats, radius: float) -> npt.NDArray[np.int64]:
-    """How many others of the rows are closer to each than a radius."""
+    """Count, for each of the rows, the others that are closer than a radius."""
     squares = np.einsum("ij,ij->i", rows, rows)
     gaps = squares[:, None] + squares[None, :] - 2 * (rows @ rows.T)
     return np.asarray((gaps <= radius**2).sum(axis=1) - 1)

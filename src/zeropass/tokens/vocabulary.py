@@ -1,7 +1,7 @@
-"""Token ids and text that a person can read: decoding, looking a word up, and which tokens a list shows.
+"""Token ids and readable text: decoding, word look-up, and the views of tokens.
 
-Nothing here runs a tokenizer but `Vocabulary.encode`: a token's text follows from its piece and the kind
-of vocabulary. Pieces are untrusted text, so `Vocabulary.shown` is the only form that goes to a terminal.
+Only `Vocabulary.encode` runs a tokenizer: a token's text follows from its piece and the kind of vocabulary.
+Pieces are untrusted text, so `Vocabulary.shown` is the only form that goes to a terminal.
 """
 
 import json
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 View = Literal["default", "words", "ascii", "all"]
 VIEWS: tuple[View, ...] = get_args(View)
 Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain"]
-"""How a piece spells its text: a byte alphabet, ▁ for a space, ## for a continuation, or as it is."""
+"""The spelling of a text in pieces: a byte alphabet, ▁ for a space, ## for a continuation, or unchanged."""
 
 LONGEST = 40  # characters of a token that are shown
 SPACE, SPIECE = "␣", "▁"
@@ -46,10 +46,10 @@ _RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_
 
 
 def escape(text: str) -> str:
-    r"""Spell out all that does not print: controls, ANSI escapes, bidi marks, line separators.
+    r"""Escape all characters that do not print: controls, ANSI escapes, bidi marks, line separators.
 
-    Lets letters, marks, digits, punctuation, symbols and the plain space through; the rest becomes
-    ``\n``, ``\x1b``, ``\u202e``, … (Python's spelling).
+    Letters, marks, digits, punctuation, symbols and the plain space stay; the rest becomes ``\n``, ``\x1b``,
+    ``\u202e``, … (Python's spelling).
     """
     if text.isprintable():
         return text
@@ -58,37 +58,44 @@ def escape(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens of a model. Arrays are indexed by token id and have shape (V,)."""
+    """The tokens of a model; arrays are indexed by token id and have shape (V,)."""
 
     kind: Kind
     pieces: list[str]
-    """As the tokenizer spells them; an empty string for a row of the embedding without a token."""
+    """The tokens as the tokenizer spells them; an empty string for a row of the embedding without a token."""
     special: Bools
     """Control tokens such as ``<|endoftext|>`` and ``[CLS]``."""
     unused: Bools
     """Rows without a token, and tokens that only hold a place, such as ``[unused7]``."""
     literal: Bools
-    """Added tokens, whose piece is their text whatever the kind."""
+    """Added tokens, whose piece is their text in every kind of vocabulary."""
     uncased: bool = False
     tokenizer: str | Callable[[], str] = ""
     """The text of a tokenizer.json, or a function that reads it when it is first needed."""
     split_note: str = ""
-    """What is only approximate about how text is split; empty when nothing is."""
+    """A remark on how text is split only approximately; empty if the split is exact."""
     notes: tuple[str, ...] = ()
-    """What a user should know of how the tokenizer was read, a sentence each."""
+    """Remarks for the user on how the tokenizer was read, one sentence each."""
     path: str = "tokenizer.json"
-    """The file that a message names."""
+    """The file that messages name."""
     _cache: dict[int, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_tokenizer_json(
         cls, data: bytes | str, size: int | None = None, path: str = "tokenizer.json"
     ) -> "Vocabulary":
-        """Read a Hugging Face ``tokenizer.json``; ``size`` is the number of rows of the embedding.
+        """Read a Hugging Face ``tokenizer.json``.
 
-        Rows beyond the tokenizer's tokens become unused. Added tokens without a row are left out, and named in the
-        notes: nothing that the model computes depends on them. Raises BadModel if the file is not a tokenizer of a
-        known model, or if any other token has no row.
+        Rows beyond the tokenizer's tokens become unused. Added tokens without a row are left out and named in the
+        notes: nothing that the model computes depends on them.
+
+        Args:
+            data: Content of the file.
+            size: Number of rows of the embedding; None to end at the largest id.
+            path: Name of the file in messages.
+
+        Raises:
+            BadModel: If the file is not a tokenizer of a known model, or a token that is not an added one has no row.
         """
         try:
             text = data if isinstance(data, str) else data.decode("utf-8")
@@ -101,9 +108,17 @@ class Vocabulary:
     def from_gguf(
         cls, metadata: Mapping[str, Any], size: int | None = None, path: str = "the GGUF file"
     ) -> "Vocabulary":
-        """Read ``tokenizer.ggml.*`` of a GGUF file: models ``gpt2``, ``llama`` and ``bert``.
+        """Read ``tokenizer.ggml.*`` of a GGUF file, for the models ``gpt2``, ``llama`` and ``bert``.
 
-        The tokens are rewritten as a ``tokenizer.json``, so both ways give the same vocabulary.
+        The tokens are rewritten as a ``tokenizer.json``, so both formats give the same vocabulary.
+
+        Args:
+            metadata: Metadata of the file.
+            size: Number of rows of the embedding; None to take the number of tokens.
+            path: Name of the file in messages.
+
+        Raises:
+            BadModel: If the tokenizer is damaged or of another model.
         """
         try:
             spec, note = gguf_spec(metadata, path)
@@ -115,7 +130,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of tokens: rows of the embedding."""
+        """The number of tokens, which is that of the rows of the embedding."""
         return len(self.pieces)
 
     def __len__(self) -> int:
@@ -123,89 +138,93 @@ class Vocabulary:
 
     @property
     def used(self) -> Bools:
-        """Rows that stand for a token of text or a special token: all but the unused ones."""
+        """Rows that stand for a text token or a special token: all but the unused ones."""
         return ~self.unused
 
     @cached_property
     def absent(self) -> Bools:
-        """Rows without a token: padding, which llama.cpp's converter calls ``[PAD151700]``, by the row's number."""
-        named = np.array([piece in ("", f"[PAD{i}]") for i, piece in enumerate(self.pieces)], dtype=np.bool_)
-        return self.unused & named
+        """Rows without a token: padding, which llama.cpp's converter names by the row's number, ``[PAD151700]``."""
+        padding = np.array([piece in ("", f"[PAD{i}]") for i, piece in enumerate(self.pieces)], dtype=np.bool_)
+        return self.unused & padding
 
     def text(self, i: int) -> str:
-        r"""Return what a token stands for, leading space included; incomplete UTF-8 appears as ``\xNN``."""
+        r"""Return the text of a token, including its leading space; incomplete UTF-8 appears as ``\xNN``."""
         return self._raw(i).decode("utf-8", errors="backslashreplace")
 
     def label(self, i: int) -> str:
-        """What a record calls a token: its `text`, but a WordPiece continuation keeps its ``##``."""
+        """Return the name of a token in records: its `text`, but a WordPiece continuation keeps its ``##``."""
         return self.pieces[i] if self.is_continuation(i) else self.text(i)
 
     def shown(self, i: int) -> str:
-        """Return a token as a list shows it: one line, safe for a terminal, spaces at its ends as ``␣``."""
+        """Return a token as lists show it: on one line, safe for a terminal, with spaces at its ends as ``␣``."""
         if i not in self._cache:
             text = self.label(i)
             self._cache[i] = shown_text(text) if text else f"<no token {i}>"
         return self._cache[i]
 
     def is_continuation(self, i: int) -> bool:
-        """Whether a WordPiece token continues a word (``##ing``)."""
+        """Tell whether a WordPiece token continues a word (``##ing``)."""
         return self.kind == "wordpiece" and self.pieces[i].startswith("##") and len(self.pieces[i]) > 2
 
     def find(self, text: str) -> list[int]:
-        """Ids of the single tokens that are this text, the one with a leading space first.
+        """Return the ids of the single tokens with this text, the one with a leading space first.
 
-        Text that starts with a space is taken as it is. Raises UnknownWord, saying how the tokenizer
-        splits the text, and what it may have meant (`suggestions`), if no token is.
+        Text that starts with a space is looked up as it is.
+
+        Raises:
+            UnknownWord: If no token has this text; it says how the tokenizer splits the text, and what may have been
+                meant (`suggestions`).
         """
-        found = [self._ids[piece] for piece in self._spellings(text) if piece in self._ids]
-        if not found:
+        ids = [self._ids[piece] for piece in self._spellings(text) if piece in self._ids]
+        if not ids:
             raise self._no_such_token(text)
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(ids))
 
     def suggestions(self, text: str) -> list[str]:
-        """Return up to three texts that are tokens and differ from one in case or outer spaces, or else in number.
+        """Return up to three tokens that differ from a text only in case or outer spaces, or else in number.
 
-        ``paris``: Paris; ``kilometres``, where only the singular is a token: kilometre. `find` takes each of them.
+        Examples are Paris for ``paris``, and kilometre for ``kilometres`` if only the singular is a token. `find`
+        accepts each of them.
         """
         word = text.strip()
         return self._tokens_of([word], text) or self._tokens_of(_other_numbers(word), text)
 
     def encode(self, text: str) -> list[int]:
-        """Split a text into token ids, without special tokens around it. Raises BadModel if that fails."""
+        """Split a text into token ids, without special tokens around it; raise BadModel if that fails."""
         with refusing(f"{self.path}: this tokenizer cannot split {escape(repr(text))}"):
             return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
 
     def to_tokenizer_json(self) -> str:
-        """Return the text of a ``tokenizer.json``, for `from_tokenizer_json` to read back."""
+        """Return the text of a ``tokenizer.json`` that `from_tokenizer_json` can read back."""
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer()
 
     def merges(self) -> list[tuple[str, str]]:
-        """List the merges of a BPE tokenizer, first to last; none for other tokenizers."""
+        """Return the merges of a BPE tokenizer in order; none for other tokenizers."""
         return merges_of(self._spec["model"])
 
     def merge_steps(self) -> Bools:
-        """Tokens that some merge builds a longer token from (shape (V,)); none for WordPiece and Unigram."""
+        """Return a mask (V,) of the tokens that some merge joins to a longer token; none for WordPiece and Unigram."""
         return np.asarray(self.swallowed() > 0, dtype=np.bool_)
 
     def swallowed(self) -> Floats:
         """Estimate the largest share of each token's occurrences that one longer token takes: (V,), 0 to 1.
 
-        BPE merges the most frequent pair first and pair counts fall about as one over their rank (Zipf), so
+        BPE merges the most frequent pair first, and pair counts fall about as one over their rank (Zipf), so
         a token made by merge r loses about r / r′ of its occurrences to the token that merge r′ makes of it.
-        ``␣strugg``: .56 to ``␣struggle`` alone; a token that no merge uses: 0. NaN for a token that no merge
-        makes (bytes, letters, added tokens, all of WordPiece and Unigram): nothing can be said about it.
+        For example, ``␣strugg`` loses .56 to ``␣struggle`` alone, and a token that no merge uses loses 0. The share
+        is NaN for a token that no merge makes (bytes, letters, added tokens, all of WordPiece and Unigram).
         """
         share = np.full(self.size, np.nan)
         merges = self.merges()
         rank: dict[str, int] = {}
         for r, (left, right) in enumerate(merges, start=1):
             rank.setdefault(left + right, r)
-        share[[self._ids[made] for made in rank if made in self._ids]] = 0
-        for r, parts in enumerate(merges, start=1):
-            for part in parts:
-                if part in rank and part in self._ids:
-                    i = self._ids[part]
-                    share[i] = max(share[i], min(1.0, rank[part] / r))
+        share[[self._ids[piece] for piece in rank if piece in self._ids]] = 0
+        for r, pair in enumerate(merges, start=1):
+            for piece in pair:
+                if piece in rank and piece in self._ids:
+                    i = self._ids[piece]
+                    share[i] = max(share[i], min(1.0, rank[piece] / r))
         return share
 
     def mask(
@@ -214,12 +233,17 @@ class Vocabulary:
         hardly_trained: Bools | None = None,
         fragments: Bools | None = None,
     ) -> Bools:
-        """Which tokens a list shows (shape (V,)).
+        """Return a mask (V,) of the tokens that a view shows.
 
-        ``all``: every token. ``default``: all but special, unused, non-text and hardly trained ones.
-        ``words``: of those, what reads as a whole word, a number or a punctuation mark; ``fragments``
-        (`undertrained.judge`) tells the beginnings of words from words. ``ascii``: the default's without
-        those that have a character outside ASCII. Raises BadOption for another view.
+        Args:
+            view: ``all``: every token. ``default``: all but special, unused, non-text and under-trained ones.
+                ``words``: those of the default that read as a complete word, a number or a punctuation mark.
+                ``ascii``: those of the default without a character outside ASCII.
+            hardly_trained: Mask (V,) of the under-trained tokens (`undertrained.judge`).
+            fragments: Mask (V,) of the beginnings of words, which are not words (`undertrained.judge`).
+
+        Raises:
+            BadOption: For another view.
         """
         return np.equal(self._reasons(view, hardly_trained, fragments), "")
 
@@ -229,28 +253,28 @@ class Vocabulary:
         hardly_trained: Bools | None = None,
         fragments: Bools | None = None,
     ) -> dict[str, int]:
-        """Count the tokens that `mask` hides by the first reason that applies, as far as a reason hides any."""
+        """Count the tokens that `mask` hides by the first reason that applies, leaving out reasons that hide none."""
         names, counts = np.unique(self._reasons(view, hardly_trained, fragments), return_counts=True)
-        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-        return {reason: found[reason] for reason in _REASONS if reason in found}
+        count_of = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return {reason: count_of[reason] for reason in _REASONS if reason in count_of}
 
     @cached_property
     def non_text(self) -> Bools:
-        """Tokens that are no text by themselves: pieces of a character, single bytes, control characters."""
+        """Tokens that are not text by themselves: parts of a character, single bytes, control characters."""
         return np.array([_is_non_text(self._raw(i)) or self._is_byte(i) for i in range(self.size)], dtype=np.bool_)
 
     @cached_property
     def non_ascii(self) -> Bools:
-        """Tokens with a character, or a byte of one, outside ASCII."""
+        """Tokens with a character outside ASCII, or a byte of one."""
         return np.array([not self._raw(i).isascii() for i in range(self.size)], dtype=np.bool_)
 
     @cached_property
     def words(self) -> Bools:
-        """Tokens that read as a whole word, a number or a short punctuation mark.
+        """Tokens that read as a complete word, a number or a short punctuation mark.
 
-        A token after a space is a word if it is alphabetic and in one case. Without a space it is one if
-        the same word after a space, as it is or in lower case, is a token too (``Monday``, ``Whilst``, not
-        ``emetery``), or if its script has no cases (Chinese, Thai), which often has no spaces either.
+        A token with a leading space is a word if it is alphabetic and in lower case, upper case or capitalised.
+        A token without one is a word if it is also a token with a leading space, as it is or in lower case
+        (``Monday``, ``Whilst``, not ``emetery``), or if its script has no case (Chinese, Thai) and often no spaces.
         """
         texts = [self.text(i) for i in range(self.size)]
         if self.kind in ("wordpiece", "plain"):
@@ -290,42 +314,42 @@ class Vocabulary:
         return tokenizer_of(self.to_tokenizer_json(), self.path)
 
     def _spellings(self, text: str) -> list[str]:
-        """Pieces that a text may be stored as, the one after a space first."""
+        """Return the pieces that a text may be stored as, the one with a leading space first."""
         if self.kind in ("wordpiece", "plain"):
-            bare = text.removeprefix(" ") if self.kind == "wordpiece" else text
-            return [bare, bare.lower()] if self.uncased else [bare]
+            word = text.removeprefix(" ") if self.kind == "wordpiece" else text
+            return [word, word.lower()] if self.uncased else [word]
         forms = [text] if text.startswith(" ") or not text else [" " + text, text]
         if self.kind == "bytes":
-            spelled = [as_letters(_utf8(form)) for form in forms]
+            pieces = [as_letters(_utf8(form)) for form in forms]
         else:
-            spelled = [form.replace(" ", SPIECE) for form in forms]
-        return [*spelled, text]
+            pieces = [form.replace(" ", SPIECE) for form in forms]
+        return [*pieces, text]
 
     def _tokens_of(self, words: Iterable[str], text: str) -> list[str]:
-        """The words that are tokens in some case, a few of them; the text itself is none."""
-        cased = dict.fromkeys(
-            f for w in words for f in (w, w.capitalize(), w.lower(), w.upper()) if f not in ("", text)
+        """Return up to three tokens that are one of the words in some letter case, but not the text itself."""
+        forms = dict.fromkeys(
+            form for w in words for form in (w, w.capitalize(), w.lower(), w.upper()) if form not in ("", text)
         )
-        return [form for form in cased if any(piece in self._ids for piece in self._spellings(form))][:3]
+        return [form for form in forms if any(piece in self._ids for piece in self._spellings(form))][:3]
 
     def _no_such_token(self, text: str) -> UnknownWord:
         word = "'" + escape(text) + "'"
         if not text:
             return UnknownWord("An empty text is not a token.")
-        meant = self.suggestions(text)
+        suggestions = self.suggestions(text)
         spaced = text if text.startswith(" ") or self.kind in ("wordpiece", "plain") else " " + text
         try:
             pieces = self.encode(spaced)
             split = " + ".join(map(self.shown, pieces)) + (f" ({self.split_note})" if self.split_note else "")
-            told = f"is not one token; it is split as {split}." if pieces else "cannot be written with these tokens."
+            reason = f"is not one token; it is split as {split}." if pieces else "cannot be written with these tokens."
         except BadModel:
-            pieces, told = [], "is not one token of this vocabulary, and its tokenizer cannot split it."
-        or_else = f" Did you mean {' or '.join(map(escape, meant))}?" if meant else ""
-        advice = (" If not, ask" if meant else " Ask") + " for one or more of these pieces." if pieces else ""
-        return UnknownWord(f"{word} {told}{or_else}{advice}", text, meant, pieces)
+            pieces, reason = [], "is not one token of this vocabulary, and its tokenizer cannot split it."
+        question = f" Did you mean {' or '.join(map(escape, suggestions))}?" if suggestions else ""
+        advice = (" If not, ask" if suggestions else " Ask") + " for one or more of these pieces." if pieces else ""
+        return UnknownWord(f"{word} {reason}{question}{advice}", text, suggestions, pieces)
 
     def _reasons(self, view: View, hardly_trained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
-        """Name the first reason to hide each token, with an empty string for a token that is shown."""
+        """Return the first reason to hide each token, an empty string for a token that is shown."""
         if view not in get_args(View):
             raise BadOption(
                 f"There is no view '{escape(str(view))}' of tokens; it is one of {', '.join(get_args(View))}."
@@ -354,7 +378,7 @@ def _utf8(text: str) -> bytes:
 
 
 def shown_text(text: str, limit: int = LONGEST) -> str:
-    """Text on one line, safe for any terminal: outer spaces visible, the unprintable escaped, cut at ``limit``."""
+    """Return a text on one terminal-safe line: outer spaces visible, the unprintable escaped, cut at ``limit``."""
     left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     core = text.strip(" ")
     safe = escape(SPACE * left + core + SPACE * (right if core else 0))
@@ -362,7 +386,7 @@ def shown_text(text: str, limit: int = LONGEST) -> str:
 
 
 def _other_numbers(word: str) -> list[str]:
-    """The plurals of an English word, and what it may be the plural of."""
+    """Return the plurals of an English word, and the words that it may be the plural of."""
     plurals = [word + "s", word + "es", *([word[:-1] + "ies"] if word.endswith("y") else [])]
     endings = (("s", ""), ("es", ""), ("ies", "y"))
     return [
@@ -371,7 +395,7 @@ def _other_numbers(word: str) -> list[str]:
 
 
 def _is_non_text(raw: bytes) -> bool:
-    """Whether bytes are no text: empty, not UTF-8, or more than characters that print and white space."""
+    """Tell whether bytes are not text: empty, not UTF-8, or not only printable characters and white space."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -385,14 +409,14 @@ _C1 = re.compile("[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")  # control characters th
 
 
 def _is_sign(text: str) -> bool:
-    """Whether a text is a number, or one to three punctuation marks or symbols."""
+    """Tell whether a text is a number, or one to three punctuation marks or symbols."""
     return text.isdigit() or (
         0 < len(text) <= 3 and text.isprintable() and not any(c.isalnum() or c == " " for c in text)
     )
 
 
 def _is_wordlike(text: str) -> bool:
-    """Whether a text is all letters, in lower case, in upper case or capitalised."""
+    """Tell whether a text is all letters, in lower case, in upper case or capitalised."""
     return text.isalpha() and text in (text.lower(), text.upper(), text.capitalize())
 
 
@@ -405,17 +429,17 @@ def _is_word(text: str, spaced: set[str]) -> bool:
 def _from_spec(
     spec: Spec, size: int | None, path: str, text: str, note: str = "", unused: Iterable[int] = ()
 ) -> Vocabulary:
-    """Vocabulary of a parsed tokenizer.json; every shape and id in it is checked, none is trusted."""
+    """Build the vocabulary of a parsed tokenizer.json, whose every shape and id is checked."""
     try:
         names = numbered(spec["model"])
         added = added_tokens(spec, names)
         names |= {i: str(t["content"]) for i, t in added.items()}
-        kind = _kind(spec)
+        vocab_kind = _kind(spec)
         merges_of(spec["model"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadModel(f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}).") from error
     rows = _checked_size(names, {*added, *unused}, size, path)
-    notes = [said for said in (_renumbered(added, path), _dropped(names, rows, path)) if said]
+    notes = [sentence for sentence in (_renumbered(added, path), _dropped(names, rows, path)) if sentence]
     pieces = [names.get(i, "") for i in range(rows)]
     empty = np.array([not p or _RESERVED.fullmatch(p) is not None for p in pieces], dtype=np.bool_)
     empty |= _flags(rows, unused)
@@ -425,11 +449,11 @@ def _from_spec(
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
     source = text if max(names) < rows else partial(without_rows, text, rows)
-    return Vocabulary(kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes), path)
+    return Vocabulary(vocab_kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes), path)
 
 
 def _checked_size(names: dict[int, str], spare: Collection[int], size: int | None, path: str) -> int:
-    """Number of rows. BadModel where a token has none, unless it is one of the ``spare`` ids beside the vocabulary."""
+    """Return the number of rows; raise BadModel if a token that is not one of the ``spare`` ids has no row."""
     last = max(names, default=-1)
     if not names or min(names) < 0:
         raise BadModel(f"{path} has no tokens, or a token with a negative id.")
@@ -449,11 +473,11 @@ def _checked_size(names: dict[int, str], spare: Collection[int], size: int | Non
 
 
 _NAMED = 5
-"""Tokens that a note names."""
+"""The number of tokens that a note names."""
 
 
 def _dropped(names: Mapping[int, str], rows: int, path: str) -> str:
-    """Name the tokens that have no row, in a sentence; nothing if there are none."""
+    """Return a sentence that names the tokens without a row; an empty text if there are none."""
     above = sorted(i for i in names if i >= rows)
     if not above:
         return ""
@@ -462,7 +486,7 @@ def _dropped(names: Mapping[int, str], rows: int, path: str) -> str:
 
 
 def _renumbered(added: Mapping[int, Spec], path: str) -> str:
-    """Name the added tokens that do not get the ids that the file states, in a sentence; nothing if there are none."""
+    """Return a sentence that names the added tokens whose ids are not those that the file states, or an empty text."""
     moved = [i for i, token in added.items() if token["id"] != i]
     if not moved:
         return ""
@@ -471,7 +495,7 @@ def _renumbered(added: Mapping[int, Spec], path: str) -> str:
 
 
 def _listed(names: Mapping[int, str], ids: Sequence[int]) -> str:
-    """Some tokens with their ids."""
+    """List the first few of some tokens with their ids."""
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(f"{shown_text(names[i])} ({i})" for i in ids[:_NAMED]) + more
 
@@ -482,14 +506,14 @@ def _flags(size: int, ids: Iterable[int]) -> Bools:
     return flags
 
 
-def _has(part: Any, kind: str) -> bool:
-    """Whether a part of a tokenizer.json, or a member of its sequence, is of a type."""
+def _has(part: Any, part_type: str) -> bool:
+    """Tell whether a part of a tokenizer.json, or a member of its sequence, is of a type."""
     if isinstance(part, list):
-        return any(_has(member, kind) for member in part)
+        return any(_has(member, part_type) for member in part)
     if not isinstance(part, dict):
         return False
     nested = (part.get(key) for key in ("pretokenizers", "decoders", "normalizers"))
-    return part.get("type") == kind or any(_has(member, kind) for member in nested)
+    return part.get("type") == part_type or any(_has(member, part_type) for member in nested)
 
 
 def _kind(spec: Spec) -> Kind:
