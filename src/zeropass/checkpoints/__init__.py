@@ -1,1 +1,1 @@
-"""Checkpoints: where the bytes of a model or an adapter come from."""
+"""Checkpoints: the files that hold a model or an adapter, found, fetched and read."""

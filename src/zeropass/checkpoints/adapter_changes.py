@@ -1,6 +1,6 @@
-"""The kinds of change that an adapter makes to one parameter, as operations on rows; nothing here knows a model.
+"""The types of change that an adapter makes to one parameter, as operations on rows, independent of any model.
 
-A matrix is taken as (rows, columns), as a linear module has it: (out, in). An embedding is (tokens, d). A vector is
+A matrix has shape (rows, columns), which for a linear module is (out, in). An embedding has shape (tokens, d), a vector
 (rows,).
 """
 
@@ -14,24 +14,29 @@ __all__ = ["Added", "Change", "Computed", "LowRank", "OfExperts", "Rows", "Scale
 
 
 class Change(Protocol):
-    """What is done to one parameter."""
+    """A change of one parameter."""
 
     @property
     def rowwise(self) -> bool:
-        """Whether a row after the change depends on the same row before it, and on no other."""
+        """True if each row after the change depends only on the same row before it."""
         ...
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """Shape of the parameter that it is for, None where any size will do."""
+        """The shape of the parameter that is changed, with None where any size fits."""
         ...
 
     def applied(self, before: Tensor, start: int = 0) -> Tensor:
-        """Return the rows ``start, start + 1 …`` after the change; all of them, unless it is `rowwise`."""
+        """Return rows after the change.
+
+        Args:
+            before: The same rows before the change; all rows, unless the change is `rowwise`.
+            start: The index of the first row.
+        """
         ...
 
     def picked(self, index: Tensor) -> "Change":
-        """Return the change of these rows alone."""
+        """Return the change of the rows ``index`` alone."""
         ...
 
     def turned(self) -> "Change":
@@ -41,9 +46,14 @@ class Change(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """``scale · up @ down`` is added, up (rows, r), down (r, columns).
+    """The addition of ``scale · up @ down``.
 
-    ``magnitude`` is DoRA's: the length that each row (``axis`` 0) or column (1) has afterwards.
+    Attributes:
+        up: The factor (rows, r).
+        down: The factor (r, columns).
+        scale: The number that multiplies the product.
+        magnitude: DoRA's length of each row (``axis`` 0) or column (1) after the change; None without DoRA.
+        axis: The axis of ``magnitude``.
     """
 
     up: Tensor
@@ -54,16 +64,16 @@ class LowRank:
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """True unless DoRA sets the lengths of columns (`Change.rowwise`)."""
         return self.magnitude is None or self.axis == 0
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """As `Change.shape`."""
+        """The shape of the parameter (`Change.shape`)."""
         return self.up.shape[0], self.down.shape[1]
 
     def applied(self, before: Tensor, start: int = 0) -> Tensor:
-        """As `Change.applied`."""
+        """Return rows after the change (`Change.applied`)."""
         rows = slice(start, start + before.shape[0])
         added = before + self.up[rows].to(before.device) @ self.down.to(before.device) * self.scale
         if self.magnitude is None:
@@ -73,18 +83,18 @@ class LowRank:
         return added * (magnitude / lengths).unsqueeze(1 - self.axis)
 
     def picked(self, index: Tensor) -> "LowRank":
-        """As `Change.picked`."""
+        """Return the change of some rows (`Change.picked`)."""
         lengths = self.magnitude[index] if self.magnitude is not None and self.axis == 0 else self.magnitude
         return replace(self, up=self.up[index], magnitude=lengths)
 
     def turned(self) -> "LowRank":
-        """As `Change.turned`."""
+        """Return the change of the transposed matrix (`Change.turned`)."""
         return replace(self, up=self.down.T, down=self.up.T, axis=1 - self.axis)
 
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Each row (``axis`` 0) or column (1) of a matrix, or each number of a vector, is multiplied by one of its own."""
+    """A multiplication of each row (``axis`` 0) or column (1) of a matrix, or each entry of a vector, by a factor."""
 
     factor: Tensor
     axis: int = 0
@@ -92,18 +102,18 @@ class Scaled:
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """Always true (`Change.rowwise`)."""
         return True
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """As `Change.shape`."""
+        """The shape of the parameter (`Change.shape`)."""
         if self.vector:
             return (len(self.factor),)
         return (len(self.factor), None) if self.axis == 0 else (None, len(self.factor))
 
     def applied(self, before: Tensor, start: int = 0) -> Tensor:
-        """As `Change.applied`."""
+        """Return rows after the change (`Change.applied`)."""
         factor = self.factor.to(before.device)
         if self.axis == 1:
             return before * factor
@@ -111,120 +121,120 @@ class Scaled:
         return before * (factor if self.vector else factor[:, None])
 
     def picked(self, index: Tensor) -> "Scaled":
-        """As `Change.picked`."""
+        """Return the change of some rows (`Change.picked`)."""
         return replace(self, factor=self.factor[index]) if self.axis == 0 else self
 
     def turned(self) -> "Scaled":
-        """As `Change.turned`."""
+        """Return the change of the transposed matrix (`Change.turned`)."""
         return replace(self, axis=1 - self.axis)
 
 
 @dataclass(frozen=True, eq=False)
 class Added:
-    """A vector is added to a vector."""
+    """The addition of a vector to a vector."""
 
     shift: Tensor
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """Always true (`Change.rowwise`)."""
         return True
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """As `Change.shape`."""
+        """The shape of the parameter (`Change.shape`)."""
         return (len(self.shift),)
 
     def applied(self, before: Tensor, start: int = 0) -> Tensor:
-        """As `Change.applied`."""
+        """Return rows after the change (`Change.applied`)."""
         return before + self.shift[start : start + len(before)].to(before.device)
 
     def picked(self, index: Tensor) -> "Added":
-        """As `Change.picked`."""
+        """Return the change of some rows (`Change.picked`)."""
         return Added(self.shift[index])
 
     def turned(self) -> "Added":
-        """As `Change.turned`; a vector stays as it is."""
+        """Return the same change: a vector has no transpose."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of a table are others: ``values`` (k, columns) at ``ids`` (k,), each id once."""
+    """New rows of a table: ``values`` (k, columns) at ``ids`` (k,), each id once."""
 
     ids: Tensor
     values: Tensor
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """Always true (`Change.rowwise`)."""
         return True
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """As `Change.shape`."""
+        """The shape of the parameter (`Change.shape`)."""
         return None, self.values.shape[1]
 
     def applied(self, before: Tensor, start: int = 0) -> Tensor:
-        """As `Change.applied`."""
-        own = (self.ids >= start) & (self.ids < start + before.shape[0])
+        """Return rows after the change (`Change.applied`)."""
+        inside = (self.ids >= start) & (self.ids < start + before.shape[0])
         after = before.clone()
-        after[(self.ids[own] - start).to(before.device)] = self.values[own].to(before.device)
+        after[(self.ids[inside] - start).to(before.device)] = self.values[inside].to(before.device)
         return after
 
     def picked(self, index: Tensor) -> "Rows":
-        """As `Change.picked`; the rows of a table of tokens are never picked."""
+        """Raise NotImplementedError: the rows of a table of tokens are never picked."""
         raise NotImplementedError
 
     def turned(self) -> "Rows":
-        """As `Change.turned`; a table of tokens is never transposed."""
+        """Raise NotImplementedError: a table of tokens is never transposed."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """The whole matrix becomes another, which a function computes from it."""
+    """A new matrix that a function computes from the entire old one."""
 
     function: Callable[[Tensor], Tensor]
     shape: tuple[int | None, ...]
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """Always false (`Change.rowwise`)."""
         return False
 
-    def applied(self, before: Tensor, start: int = 0) -> Tensor:  # noqa: ARG002 - all rows are given
-        """As `Change.applied`."""
+    def applied(self, before: Tensor, start: int = 0) -> Tensor:  # noqa: ARG002 - `before` holds all rows
+        """Return rows after the change (`Change.applied`)."""
         return self.function(before)
 
     def picked(self, index: Tensor) -> "Computed":
-        """As `Change.picked`; one part of a fused module does not say what the whole becomes."""
+        """Raise NotImplementedError: one part of a fused module does not determine the new matrix."""
         raise NotImplementedError
 
     def turned(self) -> "Computed":
-        """As `Change.turned`."""
+        """Return the change of the transposed matrix (`Change.turned`)."""
         return Computed(lambda before: self.function(before.T).T, self.shape[::-1])
 
 
 @dataclass(frozen=True, eq=False)
 class OfExperts:
-    """The rows of experts follow each other, ``size`` of each; some experts are changed."""
+    """Changes of some experts (``parts``) in a parameter that stacks the rows of all, ``size`` rows each."""
 
     parts: Mapping[int, Change]
     size: int
 
     @property
     def rowwise(self) -> bool:
-        """As `Change.rowwise`."""
+        """Always false (`Change.rowwise`)."""
         return False
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """As `Change.shape`; that of each expert was checked by itself."""
+        """Any shape: the change of each expert was checked by itself."""
         return None, None
 
-    def applied(self, before: Tensor, start: int = 0) -> Tensor:  # noqa: ARG002 - all rows are given
-        """As `Change.applied`."""
+    def applied(self, before: Tensor, start: int = 0) -> Tensor:  # noqa: ARG002 - `before` holds all rows
+        """Return rows after the change (`Change.applied`)."""
         after = before.clone()
         for expert, part in self.parts.items():
             rows = slice(expert * self.size, (expert + 1) * self.size)
@@ -232,9 +242,9 @@ class OfExperts:
         return after
 
     def picked(self, index: Tensor) -> "OfExperts":
-        """As `Change.picked`; experts are never fused with anything."""
+        """Raise NotImplementedError: experts are never fused with other modules."""
         raise NotImplementedError
 
     def turned(self) -> "OfExperts":
-        """As `Change.turned`; the parts are turned before they are put together."""
+        """Raise NotImplementedError: the parts are transposed before they are stacked."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""The folder of an adapter as PEFT saves it: ``adapter_config.json`` beside ``adapter_model.safetensors``.
+"""An adapter's folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-Nothing is ever unpickled. What the tensors do is the matter of `adapter_methods`.
+Nothing is ever unpickled. `adapter_methods` interprets the tensors.
 """
 
 import re
@@ -22,20 +22,30 @@ _ROOT = re.compile(r"base_model\.model\.")
 
 @dataclass(frozen=True, eq=False)
 class AdapterFiles:
-    """An adapter's settings, and its tensors by the names that they have inside the model."""
+    """The opened files of an adapter.
+
+    Attributes:
+        folder: The adapter's folder.
+        settings: The checked configuration.
+        source: The tensors.
+        stored: The name inside the model, without PEFT's prefix ``base_model.model.``, to the name in the file.
+    """
 
     folder: Path
     settings: Settings
     source: SafetensorsSource
     stored: dict[str, str]
-    """Name inside the model -> name in the file. PEFT's own ``base_model.model.`` is taken off."""
 
 
 def open_adapter_files(folder: Path) -> AdapterFiles:
-    """Open an adapter's folder; reads the configuration and the names of the tensors, no values.
+    """Open an adapter's folder, reading the configuration and the names of the tensors but no values.
 
-    Raises BadModel for a folder that is not one, for a configuration that is not known, and for an adapter in a
-    pickle; BadWeights for a file without tensors.
+    Args:
+        folder: The folder that PEFT's ``save_pretrained`` wrote.
+
+    Raises:
+        BadModel: For a folder without an adapter, an unknown configuration or a pickled adapter.
+        BadWeights: For a file without tensors.
     """
     settings = Settings(folder / CONFIG, _read_config(folder))
     path = folder / WEIGHTS
@@ -58,20 +68,20 @@ def open_adapter_files(folder: Path) -> AdapterFiles:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise BadModel(f"{folder} has no {CONFIG}; {_where(folder)}")
+        raise BadModel(f"{folder} has no {CONFIG}; {_folder_hint(folder)}")
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise BadModel(f"{path} has more than {MAX_CONFIG} bytes; it should be a short JSON object.")
-        found = parse_json(path.read_bytes())
+        config = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadModel(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise BadModel(f"{path} holds a JSON {type(found).__name__}; it should hold an object.")
-    return found
+    if not isinstance(config, dict):
+        raise BadModel(f"{path} holds a JSON {type(config).__name__}; it should hold an object.")
+    return config
 
 
-def _where(folder: Path) -> str:
-    """Say which folder would be right: an adapter of another name than ``default`` has one of its own."""
+def _folder_hint(folder: Path) -> str:
+    """Suggest the right folder: PEFT saves an adapter that is not named ``default`` in a subfolder."""
     try:
         inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
     except OSError:

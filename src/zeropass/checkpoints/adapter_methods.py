@@ -1,13 +1,13 @@
-"""What the tensors of an adapter do, for each method that is a formula of a line or two.
+"""The changes that the tensors of an adapter make, for each method with a short formula.
 
-- LoRA (Hu et al. 2021, arXiv 2106.09685, §4.1): ``scale · B A`` is added, scale ``alpha / r``, or ``alpha / √r`` if
-  rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732). DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5) adds the
-  length of each output's weights. Of a parameter that stacks experts, A and B are stacked too (``target_parameters``).
-- AdaLoRA (Zhang et al. 2023, arXiv 2303.10512, eq. 3): ``alpha / r · B diag(E) A``, with PEFT's 10⁻⁵ beside r.
-- IA3 (Liu et al. 2022, arXiv 2205.05638, §3.3): outputs, or inputs of a feed-forward layer, are scaled.
-- LN tuning and ``modules_to_save`` bring tensors whole; trainable tokens bring rows of a table.
+- LoRA (Hu et al. 2021, arXiv 2106.09685, §4.1): adds ``scale · B A`` with scale ``alpha / r``, or ``alpha / √r`` if
+  rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732). DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5) also learns
+  the length of each output's weights. For a parameter that stacks experts (``target_parameters``), A and B are stacked.
+- AdaLoRA (Zhang et al. 2023, arXiv 2303.10512, eq. 3) adds ``alpha / r · B diag(E) A``; PEFT adds 10⁻⁵ to r.
+- IA3 (Liu et al. 2022, arXiv 2205.05638, §3.3) scales outputs, or the inputs of a feed-forward layer.
+- LN tuning and ``modules_to_save`` replace entire tensors; trainable tokens replace rows of a table.
 
-Methods that PEFT has to compute are left as they are, by module (`Adapter.computed`).
+The tensors of methods that PEFT has to compute are kept unchanged, by module (`Adapter.computed`).
 """
 
 import re
@@ -34,15 +34,15 @@ _IA3 = re.compile(r"(?P<module>.+)\.ia3_l")
 _TOKENS = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta")
 
 _WRAPPED = re.compile(r"\.(?:base_layer|token_adapter\.base_layer|modules_to_save(?:\.default)?)\.")
-"""What PEFT puts between the names of a module and of its parameters."""
+"""The parts that PEFT inserts between the name of a module and that of its parameter."""
 
 _EPSILON = 1e-5
-"""What PEFT adds to AdaLoRA's rank before it divides by it."""
+"""The number that PEFT adds to AdaLoRA's rank before it divides by the sum."""
 
 
 @dataclass(frozen=True, eq=False)
 class StackedFactors:
-    """Factors of a parameter that stacks experts: ``down`` (experts · r, in), ``up`` (out, r · experts)."""
+    """The factors of a parameter that stacks experts: ``down`` (experts · r, in), ``up`` (out, r · experts)."""
 
     up: Tensor
     down: Tensor
@@ -50,14 +50,16 @@ class StackedFactors:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What an adapter does, by the base model's own names of parameters (``model.layers.0.self_attn.q_proj.weight``).
+    """An adapter's changes, by the base model's names of parameters (``model.layers.0.self_attn.q_proj.weight``).
 
     Attributes:
-        changes: changes of single parameters.
-        whole: tensors that take the place of the base's.
-        stacked: by module, factors of parameters that stack experts.
-        computed: by module, the tensors of a method that PEFT computes, as they are named behind the module; those of
-            the whole model under the empty name.
+        path: The adapter's folder.
+        settings: The checked configuration.
+        changes: The changes of single parameters.
+        whole: The tensors that replace those of the base.
+        stacked: By module, the factors of parameters that stack experts.
+        computed: By module, the tensors of a method that PEFT computes, by their names after that of the module; those
+            of the entire model under the empty name.
     """
 
     path: Path
@@ -69,25 +71,29 @@ class Adapter:
 
     @property
     def base(self) -> str:
-        """The base that the adapter names; empty if it names none."""
+        """The name of the base model that the adapter states; empty if it states none."""
         return self.settings.base
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """The configuration and the weights."""
+        """The files of the configuration and the weights."""
         return self.path / CONFIG, self.path / WEIGHTS
 
 
 def open_adapter(folder: Path) -> Adapter:
     """Read an adapter's folder.
 
-    Raises BadModel for a kind of adapter, or a setting, that is not known, and for an adapter in a pickle; BadWeights,
-    naming file and tensor, for tensors that are missing, empty, do not fit each other or are not known.
+    Args:
+        folder: The folder that PEFT's ``save_pretrained`` wrote.
+
+    Raises:
+        BadModel: For an unknown method or setting, and for a pickled adapter.
+        BadWeights: Naming file and tensor, for tensors that are missing, empty, unknown or do not fit each other.
     """
     files = open_adapter_files(folder)
     adapter = Adapter(folder, files.settings)
     rest = _READERS.get(files.settings.method, _read_computed)(files, adapter)
-    _read_whole(files, adapter, rest)
+    _read_remaining(files, adapter, rest)
     return adapter
 
 
@@ -98,20 +104,20 @@ def _read_lora(files: AdapterFiles, adapter: Adapter) -> Names:
     factors: dict[str, dict[str, str]] = {}
     rest = []
     for name in files.stored:
-        if found := _LORA.fullmatch(name):
-            part = found["part"] or found["bias"] or found["magnitude"] or f"table {found['table']}"
-            factors.setdefault(found["module"], {})[part] = name
+        if match := _LORA.fullmatch(name):
+            part = match["part"] or match["bias"] or match["magnitude"] or f"table {match['table']}"
+            factors.setdefault(match["module"], {})[part] = name
         else:
             rest.append(name)
     for module, parts in factors.items():
         _require_targeted(files, module.replace(".base_layer", ""))
-        _lora_module(files, adapter, module, parts)
+        _read_lora_module(files, adapter, module, parts)
     return rest
 
 
-def _lora_module(files: AdapterFiles, adapter: Adapter, raw: str, parts: dict[str, str]) -> None:
-    """Take in the factors of one module: ``raw`` is its name, with what PEFT wrapped around it."""
-    settings, module = files.settings, raw.replace(".base_layer", "")
+def _read_lora_module(files: AdapterFiles, adapter: Adapter, stored_name: str, parts: dict[str, str]) -> None:
+    """Read the factors of one module; ``stored_name`` is its name, with PEFT's ``base_layer`` where it has one."""
+    settings, module = files.settings, stored_name.replace(".base_layer", "")
     table = "table A" in parts or "table B" in parts
     first, second = ("table A", "table B") if table else ("A", "B")
     if missing := [name for name in (first, second) if name not in parts]:
@@ -143,7 +149,7 @@ def _lora_module(files: AdapterFiles, adapter: Adapter, raw: str, parts: dict[st
         raise BadWeights(
             f"{files.folder / WEIGHTS}: the magnitudes of {module} are {tuple(magnitude.shape)}, not ({up.shape[0]},)."
         )
-    # The factors of an embedding are those of its transpose.
+    # PEFT factors the transpose of an embedding.
     change = LowRank(down.T, up.T, scale, magnitude, 1) if table else LowRank(up, down, scale, magnitude)
     _add(files, adapter, f"{module}.weight", change)
     if ("bias" in parts) != (settings.on("lora_bias") and not table):
@@ -161,8 +167,8 @@ def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
     factors: dict[str, dict[str, str]] = {}
     rest = []
     for name in files.stored:
-        if found := _ADALORA.fullmatch(name):
-            factors.setdefault(found["module"], {})[found["part"]] = name
+        if match := _ADALORA.fullmatch(name):
+            factors.setdefault(match["module"], {})[match["part"]] = name
         else:
             rest.append(name)
     for module, parts in factors.items():
@@ -175,7 +181,7 @@ def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
                 f"{files.folder / WEIGHTS}: the factors of {module} have shapes {tuple(down.shape)}, {tuple(up.shape)} "
                 f"and {tuple(values.shape)}; they should be (r, in), (out, r) and (r, 1)."
             )
-        # The rank that it began with, whatever training left of it.
+        # PEFT divides by the initial rank, even if training has pruned the factors.
         rank = files.settings.number(module, "", "init_r")
         if down.shape[0] > rank:
             raise BadWeights(
@@ -189,11 +195,11 @@ def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
 def _read_ia3(files: AdapterFiles, adapter: Adapter) -> Names:
     rest = []
     for name in files.stored:
-        found = _IA3.fullmatch(name)
-        if found is None:
+        match = _IA3.fullmatch(name)
+        if match is None:
             rest.append(name)
             continue
-        _require_targeted(files, found["module"])
+        _require_targeted(files, match["module"])
         factor = _read(files, name, 2)
         if 1 not in factor.shape:
             raise BadWeights(
@@ -201,9 +207,9 @@ def _read_ia3(files: AdapterFiles, adapter: Adapter) -> Names:
                 "be (out, 1) or, of a feed-forward layer, (1, in)."
             )
         inputs = factor.shape[0] == 1
-        _add(files, adapter, f"{found['module']}.weight", Scaled(factor.reshape(-1), 1 if inputs else 0))
+        _add(files, adapter, f"{match['module']}.weight", Scaled(factor.reshape(-1), 1 if inputs else 0))
         if not inputs:
-            _add(files, adapter, f"{found['module']}.bias", Scaled(factor.reshape(-1), vector=True))
+            _add(files, adapter, f"{match['module']}.bias", Scaled(factor.reshape(-1), vector=True))
     return rest
 
 
@@ -220,14 +226,14 @@ def _read_ln_tuning(files: AdapterFiles, adapter: Adapter) -> Names:
 
 def _read_computed(files: AdapterFiles, adapter: Adapter) -> Names:
     prefix = COMPUTED[files.settings.method][0]
-    own = re.compile(rf"(?P<module>.+)\.(?P<part>{prefix}[^.]*(?:\..+)?)")
+    pattern = re.compile(rf"(?P<module>.+)\.(?P<part>{prefix}[^.]*(?:\..+)?)")
     rest = []
     for name in files.stored:
         if name.startswith(f"base_model.{prefix}"):
             adapter.computed.setdefault("", {})[name.removeprefix("base_model.")] = _read(files, name)
-        elif found := own.fullmatch(name):
-            _require_targeted(files, found["module"])
-            adapter.computed.setdefault(found["module"], {})[found["part"]] = _read(files, name)
+        elif match := pattern.fullmatch(name):
+            _require_targeted(files, match["module"])
+            adapter.computed.setdefault(match["module"], {})[match["part"]] = _read(files, name)
         else:
             rest.append(name)
     return rest
@@ -242,29 +248,29 @@ _READERS: dict[str, Callable[[AdapterFiles, Adapter], Names]] = {
 }
 
 
-def _read_whole(files: AdapterFiles, adapter: Adapter, names: Names) -> None:
-    """Take in trained rows and whole tensors: whatever is left. Those that the base does not have are refused later."""
+def _read_remaining(files: AdapterFiles, adapter: Adapter, names: Names) -> None:
+    """Read the remaining trained rows and entire tensors; `adapter_fit` rejects those that the base does not have."""
     for name in names:
-        if found := _TOKENS.fullmatch(name):
-            ids = torch.tensor(files.settings.tokens(found["module"]))
+        if match := _TOKENS.fullmatch(name):
+            ids = torch.tensor(files.settings.tokens(match["module"]))
             values = _read(files, name, 2)
             if values.shape[0] != len(ids):
                 raise BadWeights(
                     f"{files.folder / WEIGHTS}: tensor {files.stored[name]!r} has {values.shape[0]} rows for "
                     f"{len(ids)} tokens."
                 )
-            _add(files, adapter, f"{found['module']}.weight", Rows(ids, values))
+            _add(files, adapter, f"{match['module']}.weight", Rows(ids, values))
             continue
         inside = _WRAPPED.sub(".", name)
         if ".original_module." in name and files.settings.saved(name.replace(".original_module.", ".")):
-            continue  # the base's own, in whose place the trained copy is
+            continue  # the trained copy replaces this tensor of the base
         tensor = _read(files, name)
         if not torch.equal(adapter.whole.setdefault(inside, tensor), tensor):
             raise BadWeights(f"{files.folder / WEIGHTS}: two tensors are of {inside}, and they differ.")
 
 
 def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool = False) -> Tensor:
-    """Read one tensor. Raises BadWeights, naming file and tensor, for another number of dimensions, or no values."""
+    """Read one tensor. Raises BadWeights, naming it, if it is empty or has another number of dimensions."""
     stored = files.stored[name]
     shape = files.source.shape(stored)
     if ndim is not None and len(shape) != ndim:
@@ -282,7 +288,7 @@ def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool =
 
 
 def _require_targeted(files: AdapterFiles, module: str) -> None:
-    """Refuse a module that PEFT would leave as it is, although the file has tensors for it."""
+    """Raise BadModel for a module that PEFT would not change, although the file has tensors for it."""
     if not (files.settings.targeted(module) or files.settings.parameters(module)):
         raise BadModel(
             f"{files.folder / WEIGHTS} changes {module}, which target_modules of {CONFIG} does not name: PEFT would "

@@ -1,7 +1,7 @@
-"""Adapters whose change PEFT itself computes: from its own layers, one matrix at a time, without the model.
+"""Adapters whose change PEFT's own layers compute, one matrix at a time, without the model.
 
-PEFT is given a skeleton, modules of the right names and shapes that hold no numbers, and the adapter's tensors; a
-module gets its matrix only while PEFT changes it.
+PEFT receives a skeleton, that is modules with the right names and shapes but no numbers, and the adapter's tensors. A
+module has its matrix only while PEFT changes it.
 """
 
 import re
@@ -28,13 +28,15 @@ Shape = tuple[int, int]
 
 
 class Computer:
-    """Changes matrices as an adapter of PEFT does.
+    """A computation of the matrices that an adapter changes, by PEFT.
 
     Args:
-        adapter: of a method of `COMPUTED`.
-        shapes: (out, in) of each module that it changes, and whether the module has a bias.
+        adapter: An adapter of a method of `COMPUTED`.
+        shapes: The shape (out, in) of each module that it changes, and whether the module has a bias.
 
-    Raises BadModel for settings that PEFT refuses, BadWeights for tensors that do not fit the modules.
+    Raises:
+        BadModel: For settings that PEFT rejects.
+        BadWeights: For tensors that do not fit the modules.
     """
 
     def __init__(self, adapter: Adapter, shapes: Mapping[str, tuple[Shape, bool]]) -> None:
@@ -43,61 +45,73 @@ class Computer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._model = peft.PeftModel(_skeleton(shapes), self._config(shapes))
-                self._load()  # what all modules share need not be in the file: PEFT draws it again from a seed
+                self._load()  # tensors that all modules share may be absent: PEFT draws them again from a seed
                 self._model.eval()
         except BadModel:
             raise
-        except Exception as error:  # PEFT has no error of its own for any of it
-            raise self._refused(error) from error
+        except Exception as error:  # PEFT has no exception of its own for these failures
+            raise self._error(error) from error
 
     def matrix(self, module: str, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return what a module's matrix (out, in) and its bias (out,) become."""
+        """Return a module's matrix and bias after the change.
+
+        Args:
+            module: The name of the module.
+            weight: The matrix before the change, (out, in).
+            bias: The bias before the change, (out,); None if the module has none.
+
+        Returns:
+            The new matrix (out, in) and the new bias (out,), which is None if ``bias`` is.
+
+        Raises:
+            BadModel: If PEFT cannot compute the change.
+        """
         layer: Any = self._model.get_base_model().get_submodule(module)
-        plain: Any = layer.get_base_layer()
-        empty = plain.weight, plain.bias
+        linear: Any = layer.get_base_layer()
+        empty = linear.weight, linear.bias
         try:
-            plain.weight = nn.Parameter(weight.detach().cpu().clone(), requires_grad=False)
+            linear.weight = nn.Parameter(weight.detach().cpu().clone(), requires_grad=False)
             if bias is not None:
-                plain.bias = nn.Parameter(bias.detach().cpu().clone(), requires_grad=False)
+                linear.bias = nn.Parameter(bias.detach().cpu().clone(), requires_grad=False)
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 layer.merge(safe_merge=True)
-            after = plain.weight.data, None if plain.bias is None else plain.bias.data
+            after = linear.weight.data, None if linear.bias is None else linear.bias.data
         except Exception as error:
-            raise self._refused(error) from error
+            raise self._error(error) from error
         finally:
             layer.merged_adapters.clear()
-            plain.weight, plain.bias = empty
+            linear.weight, linear.bias = empty
         return after[0].to(weight.device), None if bias is None or after[1] is None else after[1].to(weight.device)
 
-    def _refused(self, error: Exception) -> BadModel:
+    def _error(self, error: Exception) -> BadModel:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return BadModel(f"{self.adapter.path}: PEFT {peft.__version__} cannot compute this adapter: {reason}")
 
     def _config(self, shapes: Mapping[str, tuple[Shape, bool]]) -> Any:
         settings = self.adapter.settings
-        given = {key: settings.values[key] for key in COMPUTED[settings.method][1] if key in settings.values}
-        # A size is that of some tensor: one beyond all of them would only take memory.
-        tensors = [tensor.shape for own in self.adapter.computed.values() for tensor in own.values()]
-        largest = max(size for shape in (*tensors, *(shape for shape, _ in shapes.values())) for size in shape)
-        for key in given:
-            sizes = settings.patterns(key).values() if key.endswith("_pattern") else [given[key]]
+        options = {key: settings.values[key] for key in COMPUTED[settings.method][1] if key in settings.values}
+        # Every size is that of some tensor; a larger one would only make PEFT allocate memory.
+        stored = [tensor.shape for tensors in self.adapter.computed.values() for tensor in tensors.values()]
+        largest = max(size for shape in (*stored, *(shape for shape, _ in shapes.values())) for size in shape)
+        for key in options:
+            sizes = settings.patterns(key).values() if key.endswith("_pattern") else [options[key]]
             if key not in _ANY_NUMBER and any(isinstance(size, int) and size > largest for size in sizes):
-                raise BadWeights(f"{settings.path}: {key} is {given[key]}; no tensor of the adapter is that large.")
+                raise BadWeights(f"{settings.path}: {key} is {options[key]}; no tensor of the adapter is that large.")
         method: Any = PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(settings.method)]
-        return method(**given, target_modules=list(shapes))
+        return method(**options, target_modules=list(shapes))
 
     def _load(self) -> None:
         tensors = {
             ".".join(part for part in ("base_model.model" if module else "base_model", module, name) if part): tensor
-            for module, own in self.adapter.computed.items()
-            for name, tensor in own.items()
+            for module, parts in self.adapter.computed.items()
+            for name, tensor in parts.items()
         }
         result: Any = peft.set_peft_model_state_dict(self._model, tensors)
         prefix, shared = COMPUTED[self.adapter.settings.method][0], self.adapter.computed.get("", {})
-        # What is no part of the adapter is the base's, and every module also shows what all of them share.
-        own = {name: re.search(rf"\.({prefix}[^.]*)", name) for name in result.missing_keys}
-        missing = [name for name, part in own.items() if part and part[1] not in shared]
+        # Keys without the prefix belong to the base, and PEFT lists the shared tensors under every module.
+        matches = {name: re.search(rf"\.({prefix}[^.]*)", name) for name in result.missing_keys}
+        missing = [name for name, match in matches.items() if match and match[1] not in shared]
         odd = [*missing, *result.unexpected_keys]
         if odd:
             raise BadWeights(
@@ -106,10 +120,11 @@ class Computer:
 
 
 _ANY_NUMBER = ("projection_prng_key", "random_loc_seed", "scaling", "alpha", "alpha_pattern", "randlora_alpha")
-"""Numbers that are not the size of anything."""
+"""Settings whose numbers are not sizes."""
 
 
 def _skeleton(shapes: Mapping[str, tuple[Shape, bool]]) -> nn.Module:
+    """Build modules that have the given names and shapes but hold no numbers."""
     root = nn.Module()
     for module, ((out, inside), biased) in shapes.items():
         *path, last = module.split(".")

@@ -1,6 +1,6 @@
-"""What an ``adapter_config.json`` may say: every key is used, known to be harmless, or refused when it is set.
+"""The settings of an ``adapter_config.json``: every key is used, known to be harmless, or rejected when it is set.
 
-A key that is in no list here is of a PEFT that this reader does not know: refused, unless it is null, false or empty.
+A key that no list here names comes from an unknown version of PEFT. It is rejected unless it is null, false or empty.
 """
 
 import math
@@ -17,16 +17,16 @@ __all__ = ["COMPUTED", "METHODS", "Settings"]
 
 _EVERYWHERE = {
     "peft_type": "used",
-    "base_model_name_or_path": "used: it is said which base the adapter names",
+    "base_model_name_or_path": "used: the notes say which base the adapter names",
     "modules_to_save": "used",
     "target_modules": "used",
     "exclude_modules": "the tensors say which modules are changed",
     "layers_to_transform": "the tensors say which layers are changed",
     "layers_pattern": "the tensors say which layers are changed",
-    "fan_in_fan_out": "PEFT takes what the layer has, whatever this says",
+    "fan_in_fan_out": "PEFT takes the layout of the layer, whatever this says",
     "bias": "checked; the trained biases are among the tensors",
-    "task_type": "the tensors say which head the adapter brings",
-    "auto_mapping": "a class of transformers",
+    "task_type": "the tensors say which head the adapter adds",
+    "auto_mapping": "the name of a class of transformers",
     "inference_mode": "about training",
     "peft_version": "used",
     "revision": "a commit of the base",
@@ -44,10 +44,10 @@ _LORA = {
     "target_parameters": "used",
     "ensure_weight_tying": "used",
     "lora_dropout": "about training",
-    "loftq_config": "about the beginning; init_lora_weights says which one it was",
-    "eva_config": "about the beginning; init_lora_weights says which one it was",
-    "corda_config": "about the beginning; init_lora_weights says which one it was",
-    "lora_ga_config": "about the beginning; init_lora_weights says which one it was",
+    "loftq_config": "about initialisation; init_lora_weights names the method",
+    "eva_config": "about initialisation; init_lora_weights names the method",
+    "corda_config": "about initialisation; init_lora_weights names the method",
+    "lora_ga_config": "about initialisation; init_lora_weights names the method",
     "megatron_core": "the name of a package, for megatron_config",
     "qalora_group_size": "for use_qalora",
     "runtime_config": "about running",
@@ -61,18 +61,18 @@ _ADALORA = {
 
 
 def _computed(*keys: str) -> dict[str, str]:
-    """The keys of a method whose changes PEFT computes: it is given all of them."""
+    """Return the keys of a method whose changes PEFT computes; PEFT receives all of them."""
     return dict.fromkeys(("init_weights", *keys), "given to PEFT")
 
 
 METHODS: dict[str, dict[str, str]] = {
     "LORA": _LORA,
     "ADALORA": _ADALORA,
-    "IA3": {"feedforward_modules": "the tensors say it", "init_ia3_weights": "about the beginning"},
+    "IA3": {"feedforward_modules": "the shapes of the tensors say it", "init_ia3_weights": "about initialisation"},
     "LN_TUNING": {},
-    "TRAINABLE_TOKENS": {"token_indices": "used", "init_weights": "about the beginning"},
+    "TRAINABLE_TOKENS": {"token_indices": "used", "init_weights": "about initialisation"},
 }
-"""The keys of each method that is read here, beside those of every method; why a key may be there."""
+"""The keys of each method that is read here, in addition to those of every method, with the reason to accept each."""
 
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 COMPUTED: dict[str, tuple[str, dict[str, str]]] = {
@@ -101,36 +101,41 @@ COMPUTED: dict[str, tuple[str, dict[str, str]]] = {
     "MISS": ("miss_", _computed("r", "miss_dropout", "mini_r")),
     "ROAD": ("road_", _computed("variant", "group_size")),
 }
-"""Methods whose changes PEFT computes: what its tensors' names begin with, and the keys that it is given."""
+"""The methods whose changes PEFT computes: the prefix of the tensors' names, and the keys that PEFT receives."""
 
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
-"""Ways to begin that leave the base as it is."""
+"""The initialisations of LoRA that do not change the base."""
 
 _TABLES = ("embed_tokens", "lm_head")
-"""What PEFT calls the tables of tokens, whatever the model calls them."""
+"""PEFT's names of the embedding and the unembedding, whatever the model calls them."""
 
 _COMPUTED_STARTS = ("gaussian", "xavier_uniform", "kaiming_uniform")
-"""The same, of C3A."""
+"""The initialisations of C3A that do not change the base."""
 
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin that change the base model too. PEFT can save such an adapter converted, and then names another way."""
+"""The initialisations that also change the base. PEFT can convert such an adapter, and then names another one."""
 
 _PLAIN_PATTERN = re.compile(r"(?P<start>\^?)(?P<any>(?:\.\*\\\.)?)(?P<name>(?:\w|\\?\.)+)\$?")
-"""A name, perhaps from its start on, or behind anything and a dot (as PEFT itself writes it), perhaps to its end."""
+"""A plain name, optionally after ``^`` or after ``.*\\.`` (as PEFT itself writes it), optionally before ``$``."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The checked content of an ``adapter_config.json``.
 
-    Raises BadModel for a method, a key or a value that is not known.
+    Attributes:
+        path: The file, for messages.
+        values: The values by their keys.
+
+    Raises:
+        BadModel: For an unknown method, key or value.
     """
 
     path: Path
     values: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse what is not known."""
+        """Raise BadModel for an unknown method, key or value."""
         known = self._known()
         unknown = {key: value for key, value in self.values.items() if value and key not in known}
         if unknown:
@@ -166,81 +171,90 @@ class Settings:
 
     @property
     def method(self) -> str:
-        """The kind of adapter, as PEFT calls it (``LORA``)."""
+        """The method of the adapter, as PEFT names it (``LORA``)."""
         return str(self.values.get("peft_type"))
 
     @property
     def base(self) -> str:
-        """The base that the adapter names; empty if it names none."""
+        """The name of the base model that the adapter states; empty if it states none."""
         return str(self.values.get("base_model_name_or_path") or "")
 
     def on(self, key: str) -> bool:
-        """Whether a switch is on. Raises BadModel for what is neither true nor false."""
+        """Tell whether a switch is on. Raises BadModel for a value that is neither true nor false."""
         value = self.values.get(key) or False
         if not isinstance(value, bool):
             raise BadModel(f"{self.path}: {key} is {_short(value)}; it must be true or false.")
         return value
 
     def names(self, key: str) -> list[str]:
-        """A list of names. Raises BadModel for anything else."""
+        """Return a list of names. Raises BadModel for anything else."""
         value = self.values.get(key) or []
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise BadModel(f"{self.path}: {key} is {_short(value)}; it must be a list of names.")
         return value
 
     def patterns(self, key: str) -> Mapping[str, Any]:
-        """An object of patterns of names. Raises BadModel where one is not a plain name.
+        """Return the values by patterns of names. Raises BadModel where a pattern is not a plain name.
 
-        They are regular expressions of the adapter's author: a plain name cannot be made to hang.
+        The adapter's author may write any regular expression, and some run forever; a plain name cannot.
         """
-        found = self.values.get(key) or {}
-        if not isinstance(found, dict):
+        patterns = self.values.get(key) or {}
+        if not isinstance(patterns, dict):
             raise BadModel(f"{self.path}: {key} must be an object.")
-        if odd := [name for name in found if not _PLAIN_PATTERN.fullmatch(name)]:
+        if odd := [name for name in patterns if not _PLAIN_PATTERN.fullmatch(name)]:
             raise BadModel(f"{self.path}: {key} has {_short(odd[0])}; zeropass takes plain names of modules only.")
-        return found
+        return patterns
 
     def number(self, module: str, pattern: str, plain: str) -> float:
-        """A setting of a module: the first pattern that ends its name, as PEFT takes them, or else the plain one."""
+        """Return the positive number that a module has for a setting.
+
+        Args:
+            module: The name of the module.
+            pattern: The key of the patterns; the first that matches the end of the module's name counts, as in PEFT.
+            plain: The key of the value where no pattern matches.
+
+        Raises:
+            BadModel: For a pattern that is not a plain name, and for a value that is not a positive number.
+        """
         value = self.values.get(plain)
-        for key, own in self.patterns(pattern).items():
-            found = _PLAIN_PATTERN.fullmatch(key)
-            assert found is not None
-            bare = found["name"].replace("\\", "")
-            ends = module.endswith(f".{bare}") and (found["any"] or not found["start"])
-            if ends or (module == bare and not found["any"]):
-                value = own
+        for key, pattern_value in self.patterns(pattern).items():
+            match = _PLAIN_PATTERN.fullmatch(key)
+            assert match is not None
+            name = match["name"].replace("\\", "")
+            ends = module.endswith(f".{name}") and (match["any"] or not match["start"])
+            if ends or (module == name and not match["any"]):
+                value = pattern_value
                 break
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise BadModel(f"{self.path}: {plain} is {_short(value)} for {module}; it must be a positive number.")
         return float(value)
 
     def scale(self, module: str, rank: float) -> float:
-        """What a module's product of rank ``rank`` is multiplied by."""
+        """Return the factor of a module's product of rank ``rank``."""
         alpha = self.number(module, "alpha_pattern", "lora_alpha")
         return alpha / (math.sqrt(rank) if self.on("use_rslora") else rank)
 
     def tokens(self, module: str) -> list[int]:
-        """The ids of the rows of a table that are trained. Raises BadModel where they are not said."""
+        """Return the ids of the trained rows of a table. Raises BadModel where they are missing or not distinct."""
         key = "token_indices" if self.method == "TRAINABLE_TOKENS" else "trainable_token_indices"
         ids = self.values.get(key)
         if isinstance(ids, dict):
-            ids = next((found for name, found in ids.items() if module.endswith(name)), None)
-        plain = isinstance(ids, list) and all(type(i) is int and 0 <= i < 1 << 31 for i in ids)
-        if not isinstance(ids, list) or not plain or len(set(ids)) < len(ids):
+            ids = next((rows for name, rows in ids.items() if module.endswith(name)), None)
+        valid = isinstance(ids, list) and all(type(i) is int and 0 <= i < 1 << 31 for i in ids)
+        if not isinstance(ids, list) or not valid or len(set(ids)) < len(ids):
             raise BadModel(f"{self.path}: {key} is {_short(ids)} for {module}; it must be a list of different ids.")
         return ids
 
     def parameters(self, module: str) -> list[str]:
-        """The parameters of a module that ``target_parameters`` names (``gate_up_proj``).
+        """Return the parameters of a module that ``target_parameters`` names (``gate_up_proj``).
 
-        A name without a module, as PEFT itself writes it for experts, is of theirs.
+        A name without a module, as PEFT itself writes it for experts, belongs to the module ``experts``.
         """
-        named = [name.rpartition(".") for name in self.names("target_parameters")]
-        return [leaf for stem, _, leaf in named if f".{module}".endswith(f".{stem or 'experts'}")]
+        targets = [name.rpartition(".") for name in self.names("target_parameters")]
+        return [leaf for stem, _, leaf in targets if f".{module}".endswith(f".{stem or 'experts'}")]
 
     def targeted(self, module: str) -> bool:
-        """Whether PEFT would change a module: what its list of names leaves out, it does not load."""
+        """Tell whether PEFT would change a module: it does not load tensors of modules that its list omits."""
         names = self.values.get("target_modules")
         if not isinstance(names, list) or not names:
             return True
@@ -249,7 +263,7 @@ class Settings:
 
     @property
     def tied(self) -> bool:
-        """Whether the adapter keeps embedding and unembedding one: PEFT does so where it is told one of these names."""
+        """True if the adapter keeps embedding and unembedding tied, as PEFT can for an adapter of one of the two."""
         if self.method == "TRAINABLE_TOKENS":
             return True
         targets = self.values.get("target_modules")
@@ -257,16 +271,17 @@ class Settings:
         return self.on("ensure_weight_tying") and any(str(name).rpartition(".")[2] in _TABLES for name in names)
 
     def saved(self, name: str) -> bool:
-        """Whether a tensor is of a module that was trained as a whole, beside the base's own (``modules_to_save``)."""
+        """Tell whether a tensor belongs to a module of which a trained copy is saved (``modules_to_save``)."""
         modules = accumulate(name.split(".")[:-1], "{}.{}".format)
         return any(module.endswith(key) for module in modules for key in self.names("modules_to_save"))
 
     def version(self) -> tuple[int, ...]:
-        """The version of PEFT that wrote the adapter, as numbers; empty if it does not say."""
-        found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", str(self.values.get("peft_version") or ""))
-        return tuple(int(part or 0) for part in found.groups()) if found else ()
+        """Return the version of PEFT that wrote the adapter, as numbers; empty if the settings do not state it."""
+        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", str(self.values.get("peft_version") or ""))
+        return tuple(int(part or 0) for part in match.groups()) if match else ()
 
 
 def _short(value: object) -> str:
+    """Return the representation of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,4 +1,4 @@
-"""Where bytes come from: the one protocol that every kind of weight file answers to."""
+"""The protocol of a source of tensors, which the reader of every weight format implements."""
 
 from typing import Protocol
 
@@ -9,25 +9,25 @@ Float32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Types that hold plain numbers, as files name them; all others are quantised, or no numbers to read."""
+"""The stored types of plain numbers, as files name them; all others are quantised or cannot be read as floats."""
 
 
 class TensorSource(Protocol):
-    """Named tensors that are read lazily, a block of rows at a time, as float32."""
+    """A source of named tensors, read lazily as float32, a block of rows at a time."""
 
     path: str
-    """What a message calls this source: the file or folder it reads."""
+    """The file or folder that is read, for messages."""
 
     def names(self) -> list[str]:
-        """Names of all tensors, in the order of the file(s)."""
+        """Return the names of all tensors, in the order of the file(s)."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, as a reader of rows sees it (rows first). Raises BadWeights if there is none."""
+        """Return the shape of a tensor, rows first. Raises BadWeights if there is no such tensor."""
         ...
 
     def dtype(self, name: str) -> str:
-        """Name of the stored type, such as ``F32``, ``BF16`` or ``Q4_1``."""
+        """Return the name of the stored type, such as ``F32``, ``BF16`` or ``Q4_1``."""
         ...
 
     def rows(
@@ -38,11 +38,19 @@ class TensorSource(Protocol):
         columns: slice | None = None,
         spare: Bools | None = None,
     ) -> Float32:
-        """Rows ``start:stop`` (and, of a matrix, ``columns``) of a tensor as a fresh C-ordered float32 array.
+        """Return rows of a tensor as a new C-ordered float32 array.
 
-        Only what is asked for is read, as far as the format allows (a quantised row is decoded whole).
-        Of the rows that are asked for, ``spare`` marks those that nothing depends on: one of them that is not
-        finite comes as zeros. Raises BadWeights, naming the file and the tensor, for a tensor that is missing, that
-        does not have these rows, or whose other values are NaN or infinite (with their number).
+        Only these rows and columns are read, as far as the format allows; a quantised row is decoded entirely.
+
+        Args:
+            name: The name of the tensor.
+            start: The first row.
+            stop: The row after the last one; None for all that follow.
+            columns: The columns of a matrix; None for all.
+            spare: A mask over these rows: a marked row with values that are not finite is returned as zeros.
+
+        Raises:
+            BadWeights: Naming the file and the tensor, if it is missing, lacks these rows or columns, has a type that
+                cannot be read, or holds other values that are NaN or infinite.
         """
         ...

@@ -1,4 +1,4 @@
-"""The checks that every kind of weight file shares, done in one place."""
+"""The checks that the readers of all weight formats share."""
 
 from abc import ABC, abstractmethod
 
@@ -11,28 +11,28 @@ __all__ = ["CheckedSource"]
 
 
 class CheckedSource(ABC):
-    """A TensorSource whose ``rows`` checks what is asked and what was read; a format adds how to read it."""
+    """A `TensorSource` whose ``rows`` checks the request and the values; each format implements the reading."""
 
     path: str
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of all tensors, in the order of the file(s)."""
+        """Return the names of all tensors, in the order of the file(s)."""
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, rows first. Raises BadWeights if there is none of this name."""
+        """Return the shape of a tensor, rows first. Raises BadWeights if there is no such tensor."""
 
     @abstractmethod
     def dtype(self, name: str) -> str:
-        """Name of the stored type. Raises BadWeights if there is none of this name."""
+        """Return the name of the stored type. Raises BadWeights if there is no such tensor."""
 
     @abstractmethod
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        """Read a checked part of a tensor, fresh and C-ordered; ``columns`` is whole but for a matrix."""
+        """Read a checked part of a tensor as a new C-ordered array; only a matrix has ``columns`` other than all."""
 
     def _file(self, name: str) -> str:  # noqa: ARG002 - a source of several files overrides this
-        """Path of the file that holds a tensor, for messages."""
+        """Return the path of the file that holds a tensor, for messages."""
         return self.path
 
     def _where(self, name: str) -> str:
@@ -40,8 +40,8 @@ class CheckedSource(ABC):
 
     def _missing(self, name: str) -> BadWeights:
         names = self.names()
-        some = ", ".join(repr(n) for n in names[:3])
-        return BadWeights(f"{self.path}: there is no tensor {name!r} among its {len(names)} ({some} …).")
+        examples = ", ".join(map(repr, names[:3]))
+        return BadWeights(f"{self.path}: there is no tensor {name!r} among its {len(names)} ({examples} …).")
 
     def rows(
         self,
@@ -51,12 +51,7 @@ class CheckedSource(ABC):
         columns: slice | None = None,
         spare: Bools | None = None,
     ) -> Float32:
-        """Rows ``start:stop`` (and, of a matrix, ``columns``) as a fresh C-ordered float32 array.
-
-        Raises BadWeights, naming the file and the tensor, for a tensor that is missing or of a type that
-        cannot be read, for rows or columns that it does not have, and for values that are NaN or infinite. Rows that
-        ``spare`` marks, of those that are asked for, come as zeros instead if they hold such values.
-        """
+        """Return rows of a tensor, checked (`TensorSource.rows`)."""
         shape = self.shape(name)
         length = shape[0] if shape else 1
         end = length if stop is None else stop

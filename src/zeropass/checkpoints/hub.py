@@ -1,7 +1,7 @@
 """Models of a Hugging Face hub: only the files that zeropass reads are fetched, into the hub's own cache.
 
-The settings of huggingface_hub apply: ``HF_HOME`` and ``HF_HUB_CACHE`` (where), ``HF_ENDPOINT`` (from which
-server), ``HF_HUB_OFFLINE`` (only from the cache), ``HF_TOKEN`` (for gated models).
+The settings of huggingface_hub apply: ``HF_HOME`` and ``HF_HUB_CACHE`` (the cache), ``HF_ENDPOINT`` (the server),
+``HF_HUB_OFFLINE`` (the cache only), ``HF_TOKEN`` (access to gated models).
 """
 
 import re
@@ -31,30 +31,36 @@ TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 
 
 def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
-    """Folder with the configuration, tokenizer and weights of a model on the hub.
+    """Return a folder with the configuration, tokenizer and weights of a model on the hub.
 
-    Of the weights those are fetched that would be read in a folder of these files (`weight_names`), and no others.
-    What the cache has is not fetched again.
+    Only those weights are fetched that would be read from a folder of the model's files (`weight_names`). Files in the
+    cache are not fetched again.
 
-    Raises BadModel for what is no hub id and for a model without weights that are read, NotFetched if there is no such
-    model or revision, if it is gated, if the connection breaks, or if the cache does not have it while offline.
+    Args:
+        repo_id: The hub id, ``owner/name``.
+        revision: A branch, tag or commit; None for the default branch.
+
+    Raises:
+        BadModel: For an invalid hub id, and for a model without weights that zeropass reads.
+        NotFetched: If there is no such model or revision, if it is gated, if the connection breaks, or if it is not in
+            the cache while offline.
     """
-    named = repo_id if revision is None else f"{repo_id}@{revision}"
+    label = repo_id if revision is None else f"{repo_id}@{revision}"
     if not REPO_ID.fullmatch(repo_id) or not (revision is None or REVISION.fullmatch(revision)):
-        raise BadModel(f"{named!r} is no hub id. {MODEL_FORMS}")
+        raise BadModel(f"{label!r} is no hub id. {MODEL_FORMS}")
     folder = _snapshot(repo_id, revision, TEXT_FILES)
-    listed = _listed(repo_id, revision)
+    listed = _list_files(repo_id, revision)
     names = [file.name for file in folder.iterdir()] if listed is None else listed
     if "config.json" not in names:
-        raise no_config(named, names)
-    choice = weight_names(named, names, read_json(folder / "config.json"))
+        raise no_config(label, names)
+    choice = weight_names(label, names, read_json(folder / "config.json"))
     if choice is None and listed is None:
         raise NotFetched(
-            f"The weights of {named} are not in the hub's cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
+            f"The weights of {label} are not in the hub's cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
             "set."
         )
     if choice is None:
-        raise no_weights(named, names)
+        raise no_weights(label, names)
     if listed is None:
         return folder
     texts = [*TEXT_FILES, *other_vocabularies(names)]
@@ -64,38 +70,39 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     return _snapshot(repo_id, revision, [*texts, *choice.files])
 
 
-def _listed(repo_id: str, revision: str | None) -> list[str] | None:
-    """Names of the files of a model on the hub; None where it cannot be asked, and the cache has to do."""
+def _list_files(repo_id: str, revision: str | None) -> list[str] | None:
+    """Return the names of a model's files on the hub; None if the hub cannot be reached."""
     try:
         return HfApi().list_repo_files(repo_id, revision=revision)
-    except Exception:  # releases of the hub's client differ in their network library and its errors
+    except Exception:  # releases of huggingface_hub differ in their network library and its errors
         return None
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
-    named = repo_id if revision is None else f"{repo_id}@{revision}"
+    """Fetch the files of a model that match some patterns, and return their folder."""
+    label = repo_id if revision is None else f"{repo_id}@{revision}"
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise BadModel(f"{named!r} is no hub id: {_first_line(error)} {MODEL_FORMS}") from error
+        raise BadModel(f"{label!r} is no hub id: {_first_line(error)} {MODEL_FORMS}") from error
     except GatedRepoError as error:
         raise NotFetched(
-            f"{named} is gated: accept its terms on the hub, then log in (hf auth login, or HF_TOKEN)."
+            f"{label} is gated: accept its terms on the hub, then log in (hf auth login, or HF_TOKEN)."
         ) from error
     except RevisionNotFoundError as error:
         raise NotFetched(f"{repo_id} has no revision {revision!r} on the hub.") from error
     except RepositoryNotFoundError as error:
         raise NotFetched(
-            f"There is no model {named} on the hub, or it is private (then log in), and no such local folder."
+            f"There is no model {label} on the hub, or it is private (then log in), and no such local folder."
         ) from error
     except LocalEntryNotFoundError as error:
         raise NotFetched(
-            f"{named} is not, or not wholly, in the hub's cache, and the hub cannot be reached or "
+            f"{label} is not, or not wholly, in the hub's cache, and the hub cannot be reached or "
             f"HF_HUB_OFFLINE is set: {_first_line(error)}"
         ) from error
-    except Exception as error:  # releases of the hub's client differ in their network library and its errors
+    except Exception as error:  # releases of huggingface_hub differ in their network library and its errors
         raise NotFetched(
-            f"Fetching {named} from the hub broke off ({_first_line(error)}); "
+            f"Fetching {label} from the hub broke off ({_first_line(error)}); "
             "try again: files that arrived whole are kept."
         ) from error
 

@@ -1,4 +1,4 @@
-"""From what a user calls a model to its files: configuration, tokenizer, weights."""
+"""The files of the model that a user names: configuration, tokenizer, weights."""
 
 import fnmatch
 import hashlib
@@ -27,11 +27,11 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Hashes:
-    """What tells files apart from all others.
+    """The hashes that identify some files.
 
     Attributes:
         fingerprint: SHA-256 (hexadecimal) over the sizes and contents of all files, in the order of their names.
-        sha256: file name to the SHA-256 of its content, as ``sha256sum`` prints it.
+        sha256: File name to the SHA-256 of its content, as ``sha256sum`` prints it.
     """
 
     fingerprint: str
@@ -43,16 +43,16 @@ class ModelFiles:
     """The opened files of one model; no tensor has been read yet.
 
     Attributes:
-        name: what the user called it.
+        name: The user's name of the model.
         format: ``hf`` (a folder with config.json) or ``gguf`` (one file).
-        path: the folder or the file.
-        config: config.json, or the metadata of a GGUF file without ``tokenizer.*``.
-        source: the weights.
-        tokenizer_json: content of tokenizer.json (``hf``), else None.
-        tokenizer_metadata: the ``tokenizer.*`` keys of a GGUF file, else empty.
-        weight_files: the files that hold the weights.
-        notes: what a user should know of how these files were read, a sentence each.
-        unindexed: tensors that lie in the shards and not in their index, so that they are no part of the model.
+        path: The folder or the file.
+        config: The content of config.json, or the metadata of a GGUF file without ``tokenizer.*``.
+        source: The weights.
+        tokenizer_json: The content of tokenizer.json (``hf``), else None.
+        tokenizer_metadata: The ``tokenizer.*`` keys of a GGUF file, else empty.
+        weight_files: The files that hold the weights.
+        notes: Notes for the user on how these files were read, a sentence each.
+        unindexed: Tensors of the shards that their index does not name, and that are therefore no part of the model.
     """
 
     name: str
@@ -68,14 +68,19 @@ class ModelFiles:
 
     @cached_property
     def hashes(self) -> Hashes:
-        """The hashes of the weight files, which are read once for it."""
+        """The hashes of the weight files, each read once."""
         return hashes(self.weight_files)
 
 
 def open_files(model: str) -> ModelFiles:
-    """Find and open a model: a demo name, a folder, a .gguf file, or a hub id ``owner/name[@revision]``.
+    """Find and open a model.
 
-    Raises BadModel if a file is missing, damaged or unsafe, NotFetched if a model cannot be downloaded.
+    Args:
+        model: A demo name, a folder, a .gguf file, a hub id ``owner/name[@revision]``, or a URL of object storage.
+
+    Raises:
+        BadModel: If a file is missing, damaged or unsafe.
+        NotFetched: If the model cannot be downloaded.
     """
     path = _locate(model)
     if path.is_dir():
@@ -87,25 +92,25 @@ def open_files(model: str) -> ModelFiles:
 
 def hashes(files: Sequence[Path]) -> Hashes:
     """Hash files, reading each once."""
-    together, each = hashlib.sha256(), {}
+    total, sha256 = hashlib.sha256(), {}
     for file in sorted(files, key=lambda file: file.name):
-        alone = hashlib.sha256()
-        together.update(file.stat().st_size.to_bytes(8, "little"))
+        digest = hashlib.sha256()
+        total.update(file.stat().st_size.to_bytes(8, "little"))
         with file.open("rb") as stream:
             while chunk := stream.read(CHUNK):
-                together.update(chunk)
-                alone.update(chunk)
-        each[file.name] = alone.hexdigest()
-    return Hashes(together.hexdigest(), each)
+                total.update(chunk)
+                digest.update(chunk)
+        sha256[file.name] = digest.hexdigest()
+    return Hashes(total.hexdigest(), sha256)
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """One hash of all files, which does not depend on where they lie."""
+    """Return one hash of all files, which does not depend on their folder."""
     return hashes(files).fingerprint
 
 
 def _locate(model: str) -> Path:
-    """Local path of a model; what is neither a demo nor there is taken for a hub id if it looks like one."""
+    """Return the local path of a model; a name that is no demo and no path may be a hub id."""
     if model in DEMOS:
         return fetch_demo(model)
     if is_url(model):
@@ -114,7 +119,7 @@ def _locate(model: str) -> Path:
         path = Path(model).expanduser()
         if model and path.exists():
             return path
-    except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, an unknown ~user
+    except (OSError, RuntimeError) as error:  # a name too long, a folder without permission, an unknown ~user
         raise BadModel(f"{model!r} cannot be looked up: {error}. {MODEL_FORMS}") from error
     repo_id, _, revision = model.partition("@")
     local = model.startswith((".", "/", "~")) or model.lower().endswith(".gguf")
@@ -127,7 +132,7 @@ def _open_gguf(name: str, path: Path) -> ModelFiles:
     source = GgufSource(path)
     tokenizer = {k: v for k, v in source.metadata.items() if k.startswith("tokenizer.")}
     config = {k: v for k, v in source.metadata.items() if not k.startswith(("tokenizer.", "split."))}
-    return ModelFiles(name, "gguf", source.files[0], config, _holding(source), None, tokenizer, source.files)
+    return ModelFiles(name, "gguf", source.files[0], config, _require_tensors(source), None, tokenizer, source.files)
 
 
 def _open_folder(name: str, folder: Path) -> ModelFiles:
@@ -148,11 +153,11 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
         format="hf",
         path=folder,
         config=config,
-        source=_holding(source),
+        source=_require_tensors(source),
         tokenizer_json=tokenizer,
         tokenizer_metadata={},
         weight_files=files,
-        notes=(*choice.notes, *_not_named(names, choice, files), *merged.notes),
+        notes=(*choice.notes, *_unnamed_shards(names, choice, files), *merged.notes),
         unindexed=merged.unindexed,
     )
 
@@ -165,6 +170,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _no_config(folder: Path, names: Collection[str]) -> BadModel:
+    """Return the error for a folder without config.json, which may be that of an adapter."""
     if "adapter_config.json" in names:
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path", "its base")
         return BadModel(
@@ -174,22 +180,23 @@ def _no_config(folder: Path, names: Collection[str]) -> BadModel:
     return no_config(str(folder), names)
 
 
-def _holding(source: TensorSource) -> TensorSource:
-    """The source, if it has a tensor at all."""
+def _require_tensors(source: TensorSource) -> TensorSource:
+    """Return the source. Raises BadModel if it holds no tensors."""
     if not source.names():
         raise BadModel(f"{source.path} holds no tensors.")
     return source
 
 
 def _shards(folder: Path, index: Mapping[str, str], names: Collection[str]) -> tuple[Path, ...]:
+    """Return the shards that an index names. Raises BadModel if some are missing."""
     shards = sorted(set(index.values()))
     if missing := [shard for shard in shards if shard not in names]:
         raise BadModel(f"{folder} lacks {len(missing)} of its {len(shards)} shards: {', '.join(missing[:5])}.")
     return tuple(folder / shard for shard in shards)
 
 
-def _not_named(names: Collection[str], choice: WeightNames, files: Sequence[Path]) -> Iterator[str]:
-    """A note of the shards that lie there and that the index does not name."""
+def _unnamed_shards(names: Collection[str], choice: WeightNames, files: Sequence[Path]) -> Iterator[str]:
+    """Yield a note about the shards in the folder that the index does not name."""
     others = set(fnmatch.filter(names, f"*-of-*.{choice.suffix}")) - {file.name for file in files}
     if choice.index and others:
         yield f"Not read, since {choice.index} does not name them: {', '.join(sorted(others))}."

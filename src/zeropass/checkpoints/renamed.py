@@ -1,4 +1,4 @@
-"""Names of tensors that are not those of a record: old ones, and those that a wrapper around the model gave them."""
+"""Tensor names that differ from those of the architecture: old names, and names with the prefix of a wrapper."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -7,7 +7,7 @@ from zeropass.checkpoints.base import Bools, Float32, TensorSource
 __all__ = ["Renamed", "today", "with_today_names", "without_wrapper"]
 
 _OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-"""The first BERTs call the gain and the shift of a LayerNorm gamma and beta."""
+"""The old names of a LayerNorm's gain and shift, gamma and beta, that the first BERT models have."""
 
 WRAPPERS = (
     "_orig_mod.",  # torch.compile
@@ -15,28 +15,28 @@ WRAPPERS = (
     "_fsdp_wrapped_module.",
     "_checkpoint_wrapped_module.",
     "_forward_module.",  # Lightning Fabric
-    "model.",  # modules that keep their model under this name, as those of Lightning do
-    "base_model.",  # PEFT's, when merged
+    "model.",  # modules with an attribute of this name, such as those of Lightning
+    "base_model.",  # PEFT, after merging
 )
-"""What stands before the names of a model that was saved with what it was wrapped in."""
+"""The prefixes of tensor names in a model that was saved inside a wrapper."""
 
 
 class Renamed:
-    """A source whose tensors answer to other names (new name -> the file's); everything else is the source's own."""
+    """A source whose tensors have new names (new name to the file's name); all else comes from the source."""
 
     def __init__(self, source: TensorSource, names: Mapping[str, str]) -> None:
         self.path, self._source, self._names = source.path, source, names
 
     def names(self) -> list[str]:
-        """The new names, in the order of the file(s)."""
+        """Return the new names, in the order of the file(s)."""
         return list(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, rows first."""
+        """Return the shape of a tensor, rows first."""
         return self._source.shape(self._names.get(name, name))
 
     def dtype(self, name: str) -> str:
-        """Name of the stored type."""
+        """Return the name of the stored type."""
         return self._source.dtype(self._names.get(name, name))
 
     def rows(
@@ -47,29 +47,29 @@ class Renamed:
         columns: slice | None = None,
         spare: Bools | None = None,
     ) -> Float32:
-        """Rows ``start:stop`` (and, of a matrix, ``columns``) as float32."""
+        """Return rows of a tensor as float32 (`TensorSource.rows`)."""
         return self._source.rows(self._names.get(name, name), start, stop, columns, spare)
 
 
 def with_today_names(source: TensorSource) -> TensorSource:
-    """The source itself, or renamed where it has old names. A file with both an old and a new one keeps them apart."""
+    """Return the source, renamed if it has old names, unless that would give two tensors the same name."""
     names = source.names()
     renamed = {today(name): name for name in names}
     return source if renamed.keys() == set(names) or len(renamed) < len(names) else Renamed(source, renamed)
 
 
 def without_wrapper(source: TensorSource, fits: Callable[[Collection[str]], bool]) -> tuple[TensorSource, str]:
-    """Strip from all names what wrappers put before them.
+    """Strip the prefixes of wrappers from all names.
 
-    Nothing is stripped where the names fit as they are, where not all of them have the same wrapper, and where what is
-    left would not fit either.
+    Nothing is stripped if the names fit as they are, if they do not all have the same prefix, or if the stripped names
+    would not fit either.
 
     Args:
-        source: the tensors.
-        fits: says whether names are those of a model.
+        source: The tensors.
+        fits: Tells whether names are those of a model.
 
     Returns:
-        The source with plain names, and what was stripped (``""``: nothing).
+        The source with plain names, and the prefix that was stripped (empty if none was).
     """
     names = source.names()
     wrapper = ""
@@ -82,7 +82,7 @@ def without_wrapper(source: TensorSource, fits: Callable[[Collection[str]], bool
 
 
 def today(name: str) -> str:
-    """Today's name of a tensor."""
+    """Return the present name of a tensor."""
     for old, new in _OLD.items():
         if name.endswith(old):
             return name.removesuffix(old) + new

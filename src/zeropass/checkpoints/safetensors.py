@@ -17,39 +17,41 @@ __all__ = ["SafetensorsSource"]
 
 
 class SafetensorsSource(CheckedSource):
-    """Named tensors of one file, or of the shards of one model.
+    """The tensors of one file, or of the shards of one model.
 
     Args:
-        files: the file, or the shards in their order.
-        index: tensor name to shard file name, as ``model.safetensors.index.json`` gives it.
+        files: The file, or the shards in their order.
+        index: Tensor name to shard file name, as in ``model.safetensors.index.json``.
 
-    ``merged`` says where each tensor is read, and what the index left out.
+    Attributes:
+        merged: The file of each tensor, and the tensors that the index omits.
 
-    Raises BadModel if a file is damaged or a tensor is in two shards without an index, BadWeights if a tensor that the
-    index names is not in its shard.
+    Raises:
+        BadModel: If a file is damaged, or a tensor is in two shards without an index.
+        BadWeights: If a tensor that the index names is not in its shard.
     """
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path = str(files[0] if len(files) == 1 else files[0].parent)
         headers = {file: _header(file) for file in files}
         self.merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
-        self._home = self.merged.home
-        self._headers = {name: headers[file][name] for name, file in self._home.items()}
+        self._file_of = self.merged.home
+        self._headers = {name: headers[file][name] for name, file in self._file_of.items()}
 
     def names(self) -> list[str]:
-        """Names of all tensors, shard by shard."""
-        return list(self._home)
+        """Return the names of all tensors, shard by shard."""
+        return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         return self._header(name)[0]
 
     def dtype(self, name: str) -> str:
-        """Name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
+        """Return the name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
         return self._header(name)[1]
 
     def _file(self, name: str) -> str:
-        return str(self._home[name])
+        return str(self._file_of[name])
 
     def _header(self, name: str) -> tuple[tuple[int, ...], str]:
         if name not in self._headers:
@@ -57,29 +59,29 @@ class SafetensorsSource(CheckedSource):
         return self._headers[name]
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        shape, kind = self._header(name)
-        if kind not in FLOATS:
+        shape, stored_type = self._header(name)
+        if stored_type not in FLOATS:
             raise BadWeights(
-                f"{self._where(name)} is stored as {kind}; zeropass reads {', '.join(FLOATS)}. "
+                f"{self._where(name)} is stored as {stored_type}; zeropass reads {', '.join(FLOATS)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
-        # Opened for every read: as long as a file stays mapped, all pages that were ever read count as ours.
+        # The file is opened for every read: while it stays mapped, all pages ever read count towards our memory.
         try:
-            with _open(self._home[name]) as file:
+            with _open(self._file_of[name]) as file:
                 if not shape:
                     return _to_float32(file.get_tensor(name))
-                lazy = file.get_slice(name)
-                return _to_float32(lazy[rows] if columns == slice(None) else lazy[rows, columns])
+                tensor = file.get_slice(name)
+                return _to_float32(tensor[rows] if columns == slice(None) else tensor[rows, columns])
         except SafetensorError as error:
             raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 
 
 def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and stored type of every tensor of a file."""
+    """Read the shape and the stored type of every tensor of a file."""
     check_file(file)
     with _open(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
-        return {name: (tuple(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}
+        return {name: (tuple(tensor.get_shape()), str(tensor.get_dtype())) for name, tensor in slices.items()}
 
 
 def _open(file: Path) -> Any:
@@ -93,5 +95,5 @@ def _open(file: Path) -> Any:
 
 
 def _to_float32(tensor: torch.Tensor) -> Float32:
-    # A tensor of safetensors may be a view of the mapped file, so it is always copied, and once is enough.
+    # The tensor may be a view of the mapped file, so it is always copied, and only once.
     return tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True).numpy()

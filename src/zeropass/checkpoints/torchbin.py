@@ -1,4 +1,4 @@
-"""Weights in PyTorch's own .bin and .pt files, read without ever unpickling an object."""
+"""Weights in PyTorch's .bin and .pt files, read without unpickling arbitrary objects."""
 
 import pickle
 import warnings
@@ -21,39 +21,43 @@ READABLE = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", to
 
 
 class TorchBinSource(CheckedSource):
-    """Named tensors of one state dict, or of the shards of one.
+    """The tensors of one state dict, or of the shards of one.
 
     Args:
-        files: the file, or the shards in their order.
-        index: tensor name to shard file name, as ``pytorch_model.bin.index.json`` gives it.
+        files: The file, or the shards in their order.
+        index: Tensor name to shard file name, as in ``pytorch_model.bin.index.json``.
 
-    ``merged`` says where each tensor is read, and what the index left out.
+    Attributes:
+        merged: The file of each tensor, and the tensors that the index omits.
 
-    Raises BadModel if a file is damaged, is no state dict, or would need unpickling.
+    Raises:
+        BadModel: If a file is damaged, is no state dict, or would need unpickling, or if a tensor is in two shards
+            without an index.
+        BadWeights: If a tensor that the index names is not in its shard.
     """
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path = str(files[0] if len(files) == 1 else files[0].parent)
         states = {file: _load(file) for file in files}
         self.merged = merge_shards({file: list(state) for file, state in states.items()}, index)
-        self._home = self.merged.home
-        self._tensors = {name: states[file][name] for name, file in self._home.items()}
+        self._file_of = self.merged.home
+        self._tensors = {name: states[file][name] for name, file in self._file_of.items()}
 
     def names(self) -> list[str]:
-        """Names of all tensors, shard by shard."""
+        """Return the names of all tensors, shard by shard."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         return tuple(self._find(name).shape)
 
     def dtype(self, name: str) -> str:
-        """Name of the stored type, as safetensors spells it or else PyTorch."""
-        kind = self._find(name).dtype
-        return READABLE.get(kind, str(kind).removeprefix("torch."))
+        """Return the name of the stored type, as safetensors spells it, or else PyTorch."""
+        dtype = self._find(name).dtype
+        return READABLE.get(dtype, str(dtype).removeprefix("torch."))
 
     def _file(self, name: str) -> str:
-        return str(self._home[name])
+        return str(self._file_of[name])
 
     def _find(self, name: str) -> torch.Tensor:
         if name not in self._tensors:
@@ -63,10 +67,10 @@ class TorchBinSource(CheckedSource):
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
         tensor = self._find(name)
         if tensor.dtype not in READABLE or tensor.layout != torch.strided or tensor.is_meta:
-            kinds = ", ".join(READABLE.values())
+            readable = ", ".join(READABLE.values())
             raise BadWeights(
                 f"{self._where(name)} is stored as {self.dtype(name)} ({tensor.layout} on {tensor.device}); "
-                f"zeropass reads dense {kinds}."
+                f"zeropass reads dense {readable}."
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise BadWeights(f"{self._where(name)} has shape {self.shape(name)}, more than the file stores of it.")
@@ -77,13 +81,13 @@ class TorchBinSource(CheckedSource):
 
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict; the tensors stay in the mapped file where the format allows it."""
+    """Read a state dict, leaving the tensors in the mapped file where the format allows it."""
     check_file(file)
     _refuse_compressed(file)
     try:
         # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch says of an odd pickle is no message of ours
+            warnings.simplefilter("ignore")  # torch's warnings about unusual pickles do not help our users
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise BadModel(
@@ -100,13 +104,11 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _refuse_compressed(file: Path) -> None:
-    """Raise BadModel for an archive whose members are compressed: torch never writes one, and a small one may unpack to
-    any size.
-    """
+    """Raise BadModel for compressed members: torch never writes them, and small ones may unpack to any size."""
     try:
         with zipfile.ZipFile(file) as archive:
-            packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+            names = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return  # no archive, or a damaged one, which torch tells
-    if packed:
-        raise BadModel(f"{file} holds compressed members ({packed[0]!r}), which PyTorch does not write; it is refused.")
+        return  # no archive, or a damaged one, which torch.load reports
+    if names:
+        raise BadModel(f"{file} holds compressed members ({names[0]!r}), which PyTorch does not write; it is refused.")

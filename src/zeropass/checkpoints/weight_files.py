@@ -1,4 +1,4 @@
-"""Which files of a folder hold a model's weights, told by their names: transformers' own, their shards and variants."""
+"""The choice of a folder's weight files by their names: those of transformers, their shards and variants."""
 
 import fnmatch
 import re
@@ -14,12 +14,12 @@ from zeropass.errors import BadModel, in_short
 __all__ = ["CONTAINERS", "WeightNames", "gguf_parts", "no_config", "no_weights", "read_index", "weight_names"]
 
 CONTAINERS = (("model", "safetensors"), ("pytorch_model", "bin"))
-"""Stem and suffix of the files that transformers writes; the first kind goes before the second."""
+"""Stem and suffix of the files that transformers writes, in order of preference."""
 
 LONE = ("pytorch_model.pt", "model.pt")
 
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
-"""A file name that is no path, hidden file or terminal escape."""
+"""A plain file name: no path, no hidden file, no terminal escape."""
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>\w+)", re.ASCII | re.DOTALL)
 _VARIANT = r"{stem}\.(?P<variant>\w+)(-\d{{5}}-of-\d{{5}})?\.{suffix}|{stem}\.{suffix}\.index\.(?P<indexed>\w+)\.json"
@@ -38,7 +38,7 @@ _OTHERS = (
     *((f"*.{s}", "that is no usual name; if it is the whole model, call it pytorch_model.bin") for s in _PICKLED),
     *((f"*.{s}", "such a file is not read; save the model as safetensors") for s in ("ckpt", "h5", "msgpack", "npz")),
 )
-"""Patterns of weight files that are not read, and the way from there."""
+"""Patterns of weight files that are not read, with advice for each."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class WeightNames:
 
     Attributes:
         suffix: ``safetensors``, ``bin`` or ``pt``.
-        files: the weights; empty where an index names them.
-        index: the index; empty if there is none.
-        notes: what a user should know of this choice.
+        files: The weights; empty where an index names them.
+        index: The index; empty if there is none.
+        notes: Notes for the user on this choice.
     """
 
     suffix: str
@@ -59,44 +59,60 @@ class WeightNames:
 
 
 def weight_names(folder: str, names: Collection[str], config: Mapping[str, Any]) -> WeightNames | None:
-    """Choose the weights among the names of a folder, None if it has none that are read.
+    """Choose the weights among the files of a folder.
 
-    What transformers reads comes first, as it chooses: what config.json itself names, then files of the usual names.
-    Only where there is none of that: shards without an index, then files of a variant (``model.fp16.safetensors``).
+    The choice of transformers comes first: the file that config.json names, then the usual names. After these come
+    shards without an index, then a variant (``model.fp16.safetensors``).
 
-    Raises BadModel, naming ``folder``, for shards without an index that are not all there, for several variants, and
-    where config.json names what is not there.
+    Args:
+        folder: The folder's name, for messages.
+        names: The names of its files.
+        config: The content of config.json.
+
+    Returns:
+        The weights, or None if there are none that zeropass reads.
+
+    Raises:
+        BadModel: For an incomplete set of shards without an index, for several variants, and for a config.json that
+            names a missing file.
     """
     if (stated := config.get("transformers_weights")) is not None:
-        return _stated(folder, names, stated)
+        return _from_config(folder, names, stated)
     return next((choice for choice in _choices(folder, names) if choice), None)
 
 
 def no_config(folder: str, names: Collection[str]) -> BadModel:
-    """Say that a folder has no config.json, and what is there of another kind, or else what a model may be."""
+    """Return the error for a folder without config.json, naming other weights in it or the forms of a model."""
     others = [name for name in names if not (name.startswith(("model", "pytorch_model")) and name.endswith(_READ))]
     return BadModel(f"{folder} has no config.json. {_other_weights(others) or MODEL_FORMS}")
 
 
 def no_weights(folder: str, names: Collection[str]) -> BadModel:
-    """Say that a folder has no weights that are read, what it should have, and what it has instead."""
-    usual = ", ".join([*(name for container in CONTAINERS for name in _usual(*container)), *LONE])
+    """Return the error for a folder without readable weights: what it should have, and what it has instead."""
+    usual = ", ".join([*(name for container in CONTAINERS for name in _usual_names(*container)), *LONE])
     return BadModel(f"{folder} has no weights; it should have one of {usual}. {_other_weights(names)}".rstrip())
 
 
 def _other_weights(names: Collection[str]) -> str:
-    """Name the weight files that are not read, with the way from there; empty where there are none."""
-    plain = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _TRAINING)]
-    for pattern, way in _OTHERS:
-        if others := fnmatch.filter(plain, pattern):
-            return f"It has {in_short(others)}: {way}."
+    """Return a sentence on weight files that are not read, with advice; empty if there are none."""
+    others = [name for name in sorted(names) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _TRAINING)]
+    for pattern, advice in _OTHERS:
+        if matches := fnmatch.filter(others, pattern):
+            return f"It has {in_short(matches)}: {advice}."
     return ""
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Read tensor name to shard, each shard a plain file name: an index cannot point out of its folder.
+    """Read the shard of each tensor; shards must be plain file names, so that an index cannot point out of its folder.
 
-    Raises BadModel for an index that names no tensors or a shard that is a path.
+    Args:
+        path: The index file.
+
+    Returns:
+        Tensor name to the file name of its shard.
+
+    Raises:
+        BadModel: For an index that names no tensors, or a shard by a path.
     """
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index:
@@ -108,7 +124,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def gguf_parts(name: str) -> tuple[str, ...]:
-    """Names of all parts of a split GGUF file, in order, by the name of one; of any other file its name alone."""
+    """Return the names of all parts of a split GGUF file in order, given one; any other name is returned alone."""
     part = _PART.fullmatch(name)
     if part is None:
         return (name,)
@@ -117,13 +133,13 @@ def gguf_parts(name: str) -> tuple[str, ...]:
     return names if name in names else (name,)
 
 
-def _usual(stem: str, suffix: str, variant: str = "") -> tuple[str, str]:
-    """The name of the one file and that of the index."""
+def _usual_names(stem: str, suffix: str, variant: str = "") -> tuple[str, str]:
+    """Return the usual name of a single weight file and that of an index."""
     return f"{stem}{variant}.{suffix}", f"{stem}.{suffix}.index{variant}.json"
 
 
-def _stated(folder: str, names: Collection[str], name: Any) -> WeightNames:
-    """The weights, or their index, that config.json names under ``transformers_weights``."""
+def _from_config(folder: str, names: Collection[str], name: Any) -> WeightNames:
+    """Return the weights, or their index, that config.json names under ``transformers_weights``."""
     if isinstance(name, str) and PLAIN_NAME.fullmatch(name) and name in names:
         if name.endswith(".safetensors"):
             return WeightNames("safetensors", (name,))
@@ -136,8 +152,9 @@ def _stated(folder: str, names: Collection[str], name: Any) -> WeightNames:
 
 
 def _choices(folder: str, names: Collection[str]) -> Iterator[WeightNames | None]:
+    """Yield the possible choices in order of preference, None where a folder has no such files."""
     for container in CONTAINERS:
-        yield _written(names, *container)
+        yield _saved(names, *container)
     yield next((WeightNames("pt", (name,)) for name in LONE if name in names), None)
     for container in CONTAINERS:
         yield _shards(folder, names, *container)
@@ -145,16 +162,16 @@ def _choices(folder: str, names: Collection[str]) -> Iterator[WeightNames | None
         yield _of_variant(folder, names, *container)
 
 
-def _written(names: Collection[str], stem: str, suffix: str, variant: str = "") -> WeightNames | None:
-    """What save_pretrained writes: one file, or an index with its shards."""
-    whole, index = _usual(stem, suffix, variant)
-    if whole in names:
-        return WeightNames(suffix, (whole,))
+def _saved(names: Collection[str], stem: str, suffix: str, variant: str = "") -> WeightNames | None:
+    """Return the files that save_pretrained writes, a single one or an index with its shards; None without them."""
+    file, index = _usual_names(stem, suffix, variant)
+    if file in names:
+        return WeightNames(suffix, (file,))
     return WeightNames(suffix, index=index) if index in names else None
 
 
 def _shards(folder: str, names: Collection[str], stem: str, suffix: str, variant: str = "") -> WeightNames | None:
-    """Shards whose index is not there, all of them: their names say how many they should be."""
+    """Return a complete set of shards without an index, None if there are none. Their names state their number."""
     parts = [part for part in map(_PART.fullmatch, sorted(names)) if part]
     parts = [part for part in parts if (part["stem"], part["suffix"]) == (f"{stem}{variant}", suffix)]
     if not parts:
@@ -162,30 +179,30 @@ def _shards(folder: str, names: Collection[str], stem: str, suffix: str, variant
     if len(counts := sorted({part["count"] for part in parts})) > 1:
         raise BadModel(
             f"{folder} has shards of several models ({', '.join(f'-of-{count}' for count in counts)}) and no index, "
-            f"{_usual(stem, suffix, variant)[1]}, to say which count."
+            f"{_usual_names(stem, suffix, variant)[1]}, to say which count."
         )
     files = tuple(part.string for part in parts)
-    wanted = [f"{stem}{variant}-{i:05d}-of-{counts[0]}.{suffix}" for i in range(1, int(counts[0]) + 1)]
-    if missing := sorted(set(wanted) - set(files)):
-        raise BadModel(f"{folder} lacks {len(missing)} of its {len(wanted)} shards: {', '.join(missing[:5])}.")
-    if odd := sorted(set(files) - set(wanted)):
-        raise BadModel(f"{folder} has {odd[0]}, which is none of its {len(wanted)} shards.")
+    expected = [f"{stem}{variant}-{i:05d}-of-{counts[0]}.{suffix}" for i in range(1, int(counts[0]) + 1)]
+    if missing := sorted(set(expected) - set(files)):
+        raise BadModel(f"{folder} lacks {len(missing)} of its {len(expected)} shards: {', '.join(missing[:5])}.")
+    if odd := sorted(set(files) - set(expected)):
+        raise BadModel(f"{folder} has {odd[0]}, which is none of its {len(expected)} shards.")
     return WeightNames(suffix, files, notes=(f"No index names the shards; all {len(files)} were read.",))
 
 
 def _of_variant(folder: str, names: Collection[str], stem: str, suffix: str) -> WeightNames | None:
-    """Weights that only a variant has, such as ``model.fp16.safetensors``."""
+    """Return the weights of the only variant, such as ``model.fp16.safetensors``; None if there is no variant."""
     pattern = re.compile(_VARIANT.format(stem=stem, suffix=suffix), re.ASCII)
-    found = filter(None, map(pattern.fullmatch, names))
-    variants = sorted({part["variant"] or part["indexed"] for part in found})
+    matches = filter(None, map(pattern.fullmatch, names))
+    variants = sorted({match["variant"] or match["indexed"] for match in matches})
     if not variants:
         return None
     if len(variants) > 1:
         raise BadModel(
             f"{folder} has weights of several variants ({', '.join(variants)}) and none without; call those to be read "
-            f"{_usual(stem, suffix)[0]}."
+            f"{_usual_names(stem, suffix)[0]}."
         )
     variant = f".{variants[0]}"
-    choice = _written(names, stem, suffix, variant) or _shards(folder, names, stem, suffix, variant)
+    choice = _saved(names, stem, suffix, variant) or _shards(folder, names, stem, suffix, variant)
     note = f"The weights are those of the variant {variants[0]!r}; there are no others."
     return choice and replace(choice, notes=(note, *choice.notes))
