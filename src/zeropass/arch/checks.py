@@ -1,4 +1,4 @@
-"""Whether a file is what a record says: no tensor missing, none left over, every shape as it must be."""
+"""Check that a file is as its record says: no tensor missing, none left over, every shape as expected."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,78 +22,80 @@ LLAMA_CPP_NAMES = {
     "qwen3moe": "qwen3_moe",
     "t5encoder": "t5",
 }
-"""What llama.cpp calls families in ``general.architecture`` where transformers' ``model_type`` is another name."""
+"""The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""
 
 
 def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tuple[Family, Layout]:
-    """The record and layout for a file, by its model type, its stack, and by what tells variants apart.
+    """Return the record and layout for a file, by its model type, its stack and the features of its variant.
 
-    Raises UnknownFamily, with what was found and what is known, where there is none.
+    Raises:
+        UnknownFamily: There is none; the message says what the file claims to be and what is known.
+        BadOption: A stack is given, but the model has only one.
     """
     families = tuple(families)
     key = "general.architecture" if files.format == "gguf" else "model_type"
-    kind = files.config.get(key)
-    name = LLAMA_CPP_NAMES.get(kind, kind) if files.format == "gguf" and isinstance(kind, str) else kind
+    claim = files.config.get(key)
+    name = LLAMA_CPP_NAMES.get(claim, claim) if files.format == "gguf" and isinstance(claim, str) else claim
     named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
-        raise BadOption(f"{files.path}: a {kind} has one stack of layers; open it without #{stack}.")
+        raise BadOption(f"{files.path}: a {claim} has one stack of layers; open it without #{stack}.")
     named = [family for family in named if family.stack in ("", stack or "encoder")]
     stored = [family for family in named if family.layout(files.format) is not None]
     if not named:
         known = sorted({family.name for family in families})
         raise UnknownFamily(
-            f"{files.path}: {key} is {kind!r}, which is not in the table of families; {_needed(files.source.names())} "
+            f"{files.path}: {key} is {claim!r}, which is not in the table of families; {_needs(files.source.names())} "
             f"Known: {', '.join(known)}."
         )
     if not stored:
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
         raise UnknownFamily(
-            f"{files.path}: {key} is {kind!r}; the family {named[0].name} is known, but not as a "
-            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[form] for form in sorted(formats))}."
+            f"{files.path}: {key} is {claim!r}; the family {named[0].name} is known, but not as a "
+            f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[name] for name in sorted(formats))}."
         )
     for family in stored:
         layout = family.layout(files.format)
         if layout is not None and not _differences(files.config, family):
             return family, layout
-    found = min((_differences(files.config, family) for family in stored), key=len)
+    differences = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(
-        f"{files.path}: this is a variant of {kind} that is not known: {'; '.join(found)}. "
+        f"{files.path}: this is a variant of {claim} that is not known: {'; '.join(differences)}. "
         f"Reading it would need a record of its own {_GUIDE}."
     )
 
 
 _FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": "GGUF file"}
-"""What a user gives a model as, by its format."""
+"""What a user gives as a model, by format."""
 
 _NO_TRANSFORMER = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
     (r"\.(time_decay|time_mix\w*|recurrent_gate\w*|rg_lru)\b", "a recurrent"),
 )
-"""Names of tensors that tell blocks of another kind than attention and MLP."""
+"""Tensor names that reveal blocks other than attention and MLP."""
 
 
-def _needed(names: Iterable[str]) -> str:
-    """What it would take to read a model of these tensors."""
+def _needs(names: Iterable[str]) -> str:
+    """Return what reading a model with these tensors would take, as a clause of a message."""
     ordered = sorted(names)
-    for pattern, kind in _NO_TRANSFORMER:
-        if found := next((name for name in ordered if re.search(pattern, name)), None):
+    for pattern, block in _NO_TRANSFORMER:
+        if match := next((name for name in ordered if re.search(pattern, name)), None):
             return (
-                f"its tensor {found!r} belongs to {kind} block, which zeropass has no roles for: "
+                f"its tensor {match!r} belongs to {block} block, which zeropass has no roles for: "
                 "it reads attention and MLPs only."
             )
     return f"reading it would need a record of its tensors there {_GUIDE}."
 
 
 def _differences(config: Mapping[str, Any], family: Family) -> list[str]:
-    """How a configuration differs from what a record is for, in words."""
-    found = []
+    """Return the differences of a configuration from those that a record is for, in words."""
+    differences = []
     for key, allowed in family.when.items():
         value = looked_up(config, key)
-        if not any(value is one or (value == one and type(value) is type(one)) for one in allowed):
-            known = " or ".join("nothing" if one is None else repr(one) for one in allowed)
+        if not any(value is known or (value == known and type(value) is type(known)) for known in allowed):
+            choices = " or ".join("nothing" if known is None else repr(known) for known in allowed)
             shown = "an object" if isinstance(value, Mapping) else repr(value)
-            found.append(f"{key} is {shown} (known: {known})")
-    return found
+            differences.append(f"{key} is {shown} (known: {choices})")
+    return differences
 
 
 def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
@@ -107,12 +109,12 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
 
 
 def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
-    """An untied checkpoint has its unembedding, unless it is one of the blocks alone or with the head of a task."""
+    """Raise BadWeights if an untied model lacks its unembedding, unless it is bare or has the head of a task."""
     stored = layout.tensors.get("unembedding")
     if dims.tied or stored is None or full_name(stored.name, prefix) in names:
         return
     bare = len(layout.prefixes) > 1 and prefix != layout.prefixes[0]
-    if not bare and not any(full_name(one.name, prefix) in names for one, _ in layout.extra.values()):
+    if not bare and not any(full_name(head.name, prefix) in names for head, _ in layout.extra.values()):
         raise BadWeights(
             f"{files.source.path}: the configuration says the unembedding is not tied, but "
             f"{full_name(stored.name, prefix)} is missing."
@@ -120,13 +122,13 @@ def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: s
 
 
 def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
-    """Raise BadWeights for tensors that the configuration says the model does not have, or lacks though it says so."""
-    for key, (whats, default) in layout.switches.items():
+    """Raise BadWeights for tensors that the configuration switches off, or that it switches on but are missing."""
+    for key, (switched, default) in layout.switches.items():
         value = looked_up(files.config, key)
         on = default if value is None else value
         if not isinstance(on, bool):
             raise BadModel(f"{files.path}: {key} is {value!r}; it must be true or false.")
-        tensors = [full_name(name, prefix) for what in whats for name in expand(layout.tensors[what], dims)]
+        tensors = [full_name(name, prefix) for what in switched for name in expand(layout.tensors[what], dims)]
         present = [name for name in tensors if name in names]
         if present and not on:
             raise BadWeights(
@@ -140,52 +142,52 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
 def _check_shapes(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
-    # What must be there first: it ends at the first layer that is not there, however many a configuration claims.
-    for what, stored in sorted(layout.tensors.items(), key=lambda one: one[0] in layout.optional):
+    # Required tensors come first: they stop the check at the first missing layer, however many layers are claimed.
+    for what, stored in sorted(layout.tensors.items(), key=lambda item: item[0] in layout.optional):
         expected = expected_shape(stored, what, dims)
-        if what in layout.optional and not any(full_name(one, prefix) in names for one in expand(stored, dims)):
+        if what in layout.optional and not any(full_name(plain, prefix) in names for plain in expand(stored, dims)):
             continue
-        for number, name in enumerate(full_name(plain, prefix) for plain in expand(stored, dims)):
-            if family.bare_start and what in ("attn_norm", "attn_norm_bias") and number == 0:
+        for layer, name in enumerate(full_name(plain, prefix) for plain in expand(stored, dims)):
+            if family.bare_start and what in ("attn_norm", "attn_norm_bias") and layer == 0:
                 continue
             if name not in names:
-                left = _leftovers(layout, dims, prefix, names)
+                unnamed = _leftovers(layout, dims, prefix, names)
                 others = (
-                    f"; there is {in_short(map(repr, left))}, which the {family.name} record does not name"
-                    if left
+                    f"; there is {in_short(map(repr, unnamed))}, which the {family.name} record does not name"
+                    if unnamed
                     else ""
                 )
                 raise BadWeights(f"{files.source.path}: tensor {name} is missing{others}.")
-            found = files.source.shape(name)
-            if not _fits(found, expected):
-                wanted = tuple("any" if e is None else e for e in expected)
+            shape = files.source.shape(name)
+            if not _fits(shape, expected):
+                sizes = tuple("any" if size is None else size for size in expected)
                 raise BadWeights(
-                    f"{files.source.path}: tensor {name} has shape {found}; the configuration asks for {wanted}."
+                    f"{files.source.path}: tensor {name} has shape {shape}; the configuration asks for {sizes}."
                 )
 
 
-def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(found) == len(expected) and all(e is None or e == f for e, f in zip(expected, found, strict=True))
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(e is None or e == s for e, s in zip(expected, shape, strict=True))
 
 
 def _check_extras(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
-    """Vectors outside the usual roles: any number of them, but as wide as the stream."""
+    """Raise BadWeights for vectors outside the usual roles that are not as wide as the stream."""
     for stored, _ in layout.extra.values():
         name = full_name(stored.name, prefix)
         if name not in names:
             continue
-        found = files.source.shape(name)
-        width = found[0] if stored.transpose and len(found) == 2 else found[-1] if found else 0
-        if len(found) not in (1, 2) or width != dims.d:
+        shape = files.source.shape(name)
+        width = shape[0] if stored.transpose and len(shape) == 2 else shape[-1] if shape else 0
+        if len(shape) not in (1, 2) or width != dims.d:
             raise BadWeights(
-                f"{files.source.path}: tensor {name} has shape {found}; the configuration asks for vectors of {dims.d}."
+                f"{files.source.path}: tensor {name} has shape {shape}; the configuration asks for vectors of {dims.d}."
             )
 
 
 def _check_qk_norms(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
-    """Gains of queries and keys: as long as one head, or as all of them."""
+    """Raise BadWeights for gains of queries and keys that are not as long as one head, or as all of them."""
     for what, heads in (("q_norm", dims.heads), ("k_norm", dims.kv_heads)):
         stored = layout.tensors.get(what)
         if stored is None:
@@ -206,7 +208,7 @@ _QUANTISED = (
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
     (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
-"""Endings of tensors that tell formats in which a weight is not the number that the file holds."""
+"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights."""
 
 _METHODS = {
     "gptq": "GPTQ",
@@ -222,20 +224,21 @@ _METHODS = {
     "eetq": "EETQ",
     "auto-round": "AutoRound",
 }
-"""Methods that store other tensors, or other types, than the model as it was; BitNet, say, keeps plain numbers that the
-model does not compute with.
+"""Methods whose tensors or types differ from those of the original model. BitNet, for example, is not one of them: it
+stores plain numbers that the model does not compute with.
 """
 
 
 def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
-    """Return notes on a configuration that quantises what is stored as plain numbers.
+    """Return notes on a configuration that quantises weights stored as plain numbers.
 
-    Raises BadModel, naming the format, for weights that are quantised in a way that is not read.
+    Raises:
+        BadModel: The weights are quantised in a way that is not read; the message names the format.
     """
-    for pattern, kind in _QUANTISED:
-        if found := sorted(name for name in names if re.search(pattern, name)):
+    for pattern, method in _QUANTISED:
+        if matches := sorted(name for name in names if re.search(pattern, name)):
             raise BadModel(
-                f"{files.source.path}: tensor {found[0]!r} belongs to a format that is not read ({kind}). "
+                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read ({method}). "
                 "Use the model as it was before, or a GGUF file of it."
             )
     settings = files.config.get("quantization_config")
@@ -244,8 +247,8 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     if not isinstance(settings, Mapping):
         raise BadModel(f"{files.path}: quantization_config is {settings!r}; it must be an object.")
     method = str(settings.get("quant_method", "unknown"))
-    more = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
-    named = ", ".join([_METHODS.get(method, method), *more])
+    flags = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
+    named = ", ".join([_METHODS.get(method, method), *flags])
     types = sorted({files.source.dtype(name) for name in names})
     if method not in _METHODS or not set(types) <= set(FLOATS):
         raise BadModel(
@@ -261,22 +264,25 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
 def _check_leftovers(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
-    """A tensor that the record does not name means another layout than the one we know: refuse, never guess."""
-    if left := _leftovers(layout, dims, prefix, names):
+    """Raise UnknownFamily for a tensor that the record does not name: the layout is an unknown one; never guess."""
+    if unnamed := _leftovers(layout, dims, prefix, names):
         raise UnknownFamily(
-            f"{files.source.path}: this is not the {family.name} layout that zeropass knows: "
-            f"the record does not name {in_short(map(repr, left))}. Reading it would need a record of its own {_GUIDE}."
+            f"{files.source.path}: this is not the {family.name} layout that zeropass knows: the "
+            f"record does not name {in_short(map(repr, unnamed))}. Reading it would need a record of its own {_GUIDE}."
         )
 
 
 def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> list[str]:
-    """The tensors that a record neither reads nor names as unread, in order."""
+    """Return the tensors that a record neither reads nor names as unread, in order."""
     known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
     known |= {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
-    unread = [re.compile(re.escape(prefix) + p if not p.startswith(r"\^") else p[2:]) for p in layout.unread]
-    return sorted(n for n in names - known if not any(p.fullmatch(n) for p in unread))
+    unread = [
+        re.compile(re.escape(prefix) + pattern if not pattern.startswith(r"\^") else pattern[2:])
+        for pattern in layout.unread
+    ]
+    return sorted(name for name in names - known if not any(pattern.fullmatch(name) for pattern in unread))
 
 
 def records(layout: Layout) -> list[Stored]:
-    """Everything that a layout reads."""
+    """Return all entries that a layout reads."""
     return [*layout.tensors.values(), *(stored for stored, _ in layout.extra.values())]

@@ -1,4 +1,4 @@
-"""From a configuration, in whatever words a family has for it, to `Dimensions`: all is checked, nothing guessed."""
+"""Read `Dimensions` from a configuration, whatever names its family uses; check every value, guess none."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 Names = frozenset[str]
 
 _SIZES = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used")
-_FEW = 200
-"""Layers that a file of few tensors may still claim: ALBERT's share theirs."""
+_LAYER_ALLOWANCE = 200
+"""The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""
 
 _REQUIRED = ("layers", "d", "heads", "kv_heads")
 
 
 def full_name(name: str, prefix: str) -> str:
-    """A tensor's name in the file: with the prefix, unless the record says that it never has one."""
+    """Return the name of a tensor in the file: with the prefix, unless the record marks it with ``^``."""
     return name[1:] if name.startswith("^") else prefix + name
 
 
 def prefix_of(layout: Layout, names: Names) -> str | None:
-    """Return what stands before the tensor names of this file; None if no known prefix does.
+    """Return the prefix of the tensor names in this file; None if it is not a known one.
 
-    It is told by the embedding, or, where only the head tied to it is stored, by the first block's queries.
+    The embedding tells which it is or, where only the head tied to it is stored, the queries of the first block.
     """
     anchors = (*(layout.copies or (layout.tensors["embedding"].name,)), layout.tensors["q"].name.format(layer=0))
     return next(
@@ -36,7 +36,7 @@ def prefix_of(layout: Layout, names: Names) -> str | None:
 
 
 def looked_up(config: Mapping[str, Any], key: str) -> Any:
-    """A value of the configuration; ``a.b`` looks inside an object. None if it is not there."""
+    """Return a value of the configuration, None if it is absent; ``a.b`` looks inside an object."""
     if key in config:
         return config[key]
     value: Any = config
@@ -48,74 +48,79 @@ def looked_up(config: Mapping[str, Any], key: str) -> Any:
 
 
 def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names, tied: bool) -> Dimensions:
-    """The sizes and constants of a model. Raises BadModel, with the key, for one that is missing or impossible."""
-    read = _Reader(files, family, layout)
-    sizes = {name: read.size(name) for name in _SIZES}
-    sizes["vocab"] = sizes["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
+    """Return the sizes and constants of a model.
+
+    Raises:
+        BadModel: A value is missing or impossible; the message names its key.
+        BadWeights: The sizes do not fit each other or the number of tensors.
+    """
+    reader = _Reader(files, family, layout)
+    stated = {name: reader.size(name) for name in _SIZES}
+    stated["vocab"] = stated["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
     for name in _REQUIRED:
-        if sizes[name] is None:
-            raise BadModel(f"{files.path}: the configuration lacks {read.keys(name)}.")
-    known = {name: size for name, size in sizes.items() if size is not None}
-    d, heads = known["d"], known["heads"]
-    known.setdefault("head_dim", d // heads)
-    known.setdefault("neurons", 4 * d)  # GPT-2's rule where n_inner is null
-    known.setdefault("embed", d)
-    known.setdefault("experts", 1)
-    known.setdefault("experts_used", 1)
-    known["neurons"] *= known["experts"]
-    if not known["head_dim"]:
+        if stated[name] is None:
+            raise BadModel(f"{files.path}: the configuration lacks {reader.keys(name)}.")
+    sizes = {name: size for name, size in stated.items() if size is not None}
+    d, heads = sizes["d"], sizes["heads"]
+    sizes.setdefault("head_dim", d // heads)
+    sizes.setdefault("neurons", 4 * d)  # GPT-2's rule where n_inner is null
+    sizes.setdefault("embed", d)
+    sizes.setdefault("experts", 1)
+    sizes.setdefault("experts_used", 1)
+    sizes["neurons"] *= sizes["experts"]
+    if not sizes["head_dim"]:
         raise BadWeights(f"{files.path}: {heads} heads do not fit into a width of {d}.")
-    if heads % known["kv_heads"]:
-        raise BadModel(f"{files.path}: {heads} heads cannot share {known['kv_heads']} key/value heads.")
+    if heads % sizes["kv_heads"]:
+        raise BadModel(f"{files.path}: {heads} heads cannot share {sizes['kv_heads']} key/value heads.")
     for name in ("layers", "experts"):
-        if known[name] > max(len(names), _FEW):
-            raise BadWeights(f"{files.path}: {read.keys(name)} is {known[name]}; the file has {len(names)} tensors.")
-    rotary = read.rotary(known["head_dim"]) if family.rotary else 0
-    local = read.local(known["layers"])
-    scalar = read.number("query_scalar")
-    embed_scaled = family.embed_scaled or bool(read.value("embed_scaled"))
+        if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
+            raise BadWeights(f"{files.path}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
+    rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
+    local = reader.local(sizes["layers"])
+    query_scalar = reader.number("query_scalar")
+    embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
-        **known,
-        eps=_positive_number(files, read.keys("eps"), read.value("eps")),
-        activation=str(read.value("activation")),
+        **sizes,
+        eps=_positive_number(files, reader.keys("eps"), reader.value("eps")),
+        activation=str(reader.value("activation")),
         tied=tied,
-        rope=read.rope(rotary) if family.rotary else None,
+        rope=reader.rope(rotary) if family.rotary else None,
         rotary=rotary,
-        attention_scale=1.0 if family.unscaled else (scalar or known["head_dim"]) ** -0.5,
-        attention_cap=read.number("attention_cap"),
-        logit_scale=d**-0.5 if family.logits_scaled and read.value("logits_scaled") is not False else 1.0,
-        logit_cap=read.number("logit_cap"),
+        attention_scale=1.0 if family.unscaled else (query_scalar or sizes["head_dim"]) ** -0.5,
+        attention_cap=reader.number("attention_cap"),
+        logit_scale=d**-0.5 if family.logits_scaled and reader.value("logits_scaled") is not False else 1.0,
+        logit_cap=reader.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else 1.0,
-        router_normed=family.router_normed or bool(read.value("router_normed")),
-        clip=read.number("clip"),
-        window=read.window() if local else None,
+        router_normed=family.router_normed or bool(reader.value("router_normed")),
+        clip=reader.number("clip"),
+        window=reader.window() if local else None,
         local=local,
-        local_rope=read.local_rope() if family.rotary and local else None,
+        local_rope=reader.local_rope() if family.rotary and local else None,
     )
 
 
 class _Reader:
-    """Looks values up by their canonical names: a key of the configuration, or what the layout or family always has."""
+    """A reader of values by canonical names: from the configuration, or as the layout or the family fixes them."""
 
     def __init__(self, files: ModelFiles, family: Family, layout: Layout) -> None:
         self.files, self.family, self.layout = files, family, layout
 
     def keys(self, name: str) -> str:
-        """The keys that are tried for a name, for messages."""
+        """Return the keys that are tried for a name, for messages."""
         return " / ".join(self.layout.config.get(name, (name,)))
 
     def value(self, name: str) -> Any:
-        """Return the first value that is there, or what the family or its files have without one."""
+        """Return the first value that the configuration has, or the one that the layout or the family implies."""
         keys = self.layout.config.get(name, ())
         for key in keys:
-            if (found := looked_up(self.files.config, key)) is not None:
-                return found
+            if (value := looked_up(self.files.config, key)) is not None:
+                return value
         if name in self.layout.defaults and not any(key in self.files.config for key in keys):
             return self.layout.defaults[name]
         return self.layout.constants.get(name, self.family.config.get(name))
 
     def size(self, name: str) -> int | None:
-        """A positive whole number, if there is one."""
+        """Return a positive whole number; None if there is none."""
         value = self.value(name)
         if value is None:
             return None
@@ -124,66 +129,66 @@ class _Reader:
         return value
 
     def number(self, name: str) -> float | None:
-        """A positive number, if there is one."""
+        """Return a positive number; None if there is none."""
         value = self.value(name)
         return None if value is None else _positive_number(self.files, self.keys(name), value)
 
     def rotary(self, width: int) -> int:
-        """Coordinates of a head that positions turn: all of them, a share, or a number."""
+        """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""
         share = self.number("rotary_share")
-        found = self.size("rotary") or (width if share is None else int(width * share))
-        if found > width or found % 2:
+        count = self.size("rotary") or (width if share is None else int(width * share))
+        if count > width or count % 2:
             raise BadModel(
-                f"{self.files.path}: rotary positions turn {found} of the {width} numbers of a head; "
+                f"{self.files.path}: rotary positions turn {count} of the {width} numbers of a head; "
                 "it must be an even number of them."
             )
-        return found
+        return count
 
     def local(self, layers: int) -> tuple[int, ...]:
-        """The layers that attend to a window only, from a list of kinds (or flags) or from a pattern.
+        """Return the layers that attend to a window only, from a list of types (or flags) or from a pattern.
 
-        ``local_every`` = n: all but every n-th; ``global_every`` = n: all but 0, n, 2n …
+        ``local_every`` = n excludes each n-th layer, ``global_every`` = n excludes layers 0, n, 2n …
         """
-        if self.files.format == "gguf" and not self.value("window"):  # 0 and nothing say that there is none
+        if self.files.format == "gguf" and not self.value("window"):  # a window of 0 means none, like an absent one
             return ()
-        kinds = self.value("layer_kinds") or _repeated(self.files, self.value("layer_pattern"))
-        if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == layers:
-            return tuple(n for n, kind in enumerate(kinds) if kind in (True, "local") or "sliding" in str(kind))
-        if (every := self.size("local_every")) is not None:
-            return tuple(layer for layer in range(layers) if (layer + 1) % every)
-        if (every := self.size("global_every")) is not None:
-            return tuple(layer for layer in range(layers) if layer % every)
+        layer_types = self.value("layer_kinds") or _expand_pattern(self.files, self.value("layer_pattern"))
+        if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
+            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or "sliding" in str(name))
+        if (period := self.size("local_every")) is not None:
+            return tuple(layer for layer in range(layers) if (layer + 1) % period)
+        if (period := self.size("global_every")) is not None:
+            return tuple(layer for layer in range(layers) if layer % period)
         first = self.value("window_from") or 0
         if isinstance(first, bool) or not isinstance(first, int) or first < 0:
             raise BadModel(f"{self.files.path}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
         return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
 
     def window(self) -> int | None:
-        """Return how many tokens a layer with a window attends to; of one that looks both ways, to either side.
+        """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 
-        Gemma 3 writes down both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
+        Gemma 3 states both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
         """
         size = self.size("window")
         return size // 2 + 1 if size and self.value("window_of_both_sides") else size
 
     def _windowed(self) -> bool:
-        """Return whether a window that is named is used: Qwen names one and switches it off."""
+        """Tell whether a window that is named is used: Qwen names one and switches it off."""
         return self.value("window_used") is not False
 
     def rope(self, rotary: int) -> Rope:
-        """Base and scaling of rotary positions, from any spelling that configurations use."""
+        """Return the base and scaling of rotary positions, in any spelling that configurations use."""
         if self.files.format == "gguf":
             return self._gguf_rope(rotary)
-        options, older = (_object(self.files, key) for key in ("rope_parameters", "rope_scaling"))
-        if options and older and options != older:
+        options, scaling = (_object(self.files, key) for key in ("rope_parameters", "rope_scaling"))
+        if options and scaling and options != scaling:
             raise BadModel(
                 f"{self.files.path}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
-        options = options or older
+        options = options or scaling
         return self._rope(options.get("full_attention", options), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
-        """The RoPE of layers with a window, where they have their own."""
+        """Return the RoPE of layers with a window; None where they share that of the other layers."""
         options = _object(self.files, "rope_parameters").get("sliding_attention")
         theta = self.value("local_rope_theta")
         if options is None and theta is None:
@@ -193,55 +198,55 @@ class _Reader:
     def _rope(self, options: object, theta: object) -> Rope:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.path}: the options of the rotary positions are {options!r}, not an object.")
-        kind = str(options.get("rope_type") or options.get("type") or "default")
+        rope_type = str(options.get("rope_type") or options.get("type") or "default")
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
-        return Rope(base, kind, _rope_numbers(self.files, kind, options))
+        return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
 
     def _gguf_rope(self, rotary: int) -> Rope:
-        config, stem = self.files.config, str(self.files.config["general.architecture"])
-        kind = config.get(f"{stem}.rope.scaling.type", "default")
-        kind = "default" if kind == "none" else str(kind)
+        config, architecture = self.files.config, str(self.files.config["general.architecture"])
+        rope_type = config.get(f"{architecture}.rope.scaling.type", "default")
+        rope_type = "default" if rope_type == "none" else str(rope_type)
         if "rope_factors_long.weight" in self.files.source.names():
-            kind = "longrope"  # llama.cpp's converter writes its factors, and not that they are used
-        turned = config.get(f"{stem}.rope.dimension_count", rotary)
-        if turned != rotary or f"{stem}.rope.scale_linear" in config:
+            rope_type = "longrope"  # llama.cpp's converter writes the factors, but not that they are used
+        rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
+        if rotated != rotary or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
-                f"{self.files.path}: rope.dimension_count {turned!r} beside heads of {rotary}, or rope.scale_linear: "
+                f"{self.files.path}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
-        options = {"factor": config.get(f"{stem}.rope.scaling.factor", 1.0)}
+        options = {"factor": config.get(f"{architecture}.rope.scaling.factor", 1.0)}
         theta = self.number("rope_theta")
-        return Rope(10000.0 if theta is None else theta, kind, _rope_numbers(self.files, kind, options))
+        return Rope(10000.0 if theta is None else theta, rope_type, _rope_numbers(self.files, rope_type, options))
 
 
 _ROPE_OPTIONS = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-"""What each known rule of rescaling needs; one that is not known is refused when an offset is asked for."""
+"""The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
 
 
-def _rope_numbers(files: ModelFiles, kind: str, options: Mapping[str, Any]) -> dict[str, float]:
-    needed = _ROPE_OPTIONS.get(kind, ())
-    return {key: _positive_number(files, f"{key} of the {kind} RoPE", options.get(key)) for key in needed}
+def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:
+    keys = _ROPE_OPTIONS.get(rope_type, ())
+    return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
 
 
-def _repeated(files: ModelFiles, pattern: object) -> list[object] | None:
-    """Return the kinds of layers that GPT-Neo writes down as ``[[["global", "local"], 12]]``; None for no pattern."""
+def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:
+    """Return the type of each layer from GPT-Neo's notation ``[[["global", "local"], 12]]``; None for no pattern."""
     if pattern is None:
         return None
     try:
-        return [kind for kinds, times in pattern for _ in range(min(times, _FEW)) for kind in kinds]  # type: ignore[attr-defined]
+        return [name for group, times in pattern for _ in range(min(times, _LAYER_ALLOWANCE)) for name in group]  # type: ignore[attr-defined]
     except (TypeError, ValueError) as error:
         raise BadModel(f"{files.path}: attention_types is {pattern!r}, not lists of kinds and how often.") from error
 
 
 def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
-    found = files.config.get(key) or {}
-    if not isinstance(found, Mapping):
-        raise BadModel(f"{files.path}: {key} must be an object, not {found!r}.")
-    return found
+    value = files.config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise BadModel(f"{files.path}: {key} must be an object, not {value!r}.")
+    return value
 
 
 def _positive_number(files: ModelFiles, key: str, value: object) -> float:

@@ -1,4 +1,4 @@
-"""The table of families in words: what each has, and what of it is not modelled exactly. No torch, no weights."""
+"""The table of families in words: the features of each, and what is not modelled exactly. No torch, no weights."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,64 +14,64 @@ _PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
 def family_rows() -> list[dict[str, Any]]:
-    """One row a family, JSON-ready; the records of its variants are one row."""
+    """Return one row for each family, JSON-ready; the records of its variants share a row."""
     names = dict.fromkeys(family.name for family in FAMILIES)
     return [_row([family for family in FAMILIES if family.name == name]) for name in names]
 
 
 def _row(records: list[Family]) -> dict[str, Any]:
-    usual = [family for family in records if family.layout("hf")] or records
+    described = [family for family in records if family.layout("hf")] or records
     formats = {layout.format for family in records for layout in family.layouts}
     return {
         "family": records[0].name,
-        "model_types": _once(one for family in records for one in family.model_types),
-        "formats": [name for kind, name in _FORMATS.items() if kind in formats],
-        "norm": " or ".join(_once(map(norm_of, usual))),
-        "positions": " or ".join(_once(map(positions_of, usual))),
-        "attention": " or ".join(_once(map(attention_of, usual))),
-        "mlp": " or ".join(_once(map(mlp_of, usual))),
-        "notes": _once(note for family in records for note in notes_of(family)),
+        "model_types": _unique(name for family in records for name in family.model_types),
+        "formats": [label for name, label in _FORMATS.items() if name in formats],
+        "norm": " or ".join(_unique(map(norm_of, described))),
+        "positions": " or ".join(_unique(map(positions_of, described))),
+        "attention": " or ".join(_unique(map(attention_of, described))),
+        "mlp": " or ".join(_unique(map(mlp_of, described))),
+        "notes": _unique(note for family in records for note in notes_of(family)),
     }
 
 
-def _once(words: Iterable[str]) -> list[str]:
+def _unique(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
 def norm_of(family: Family) -> str:
-    """Which norm a family has, and whether it stands before a block, after it, or after it in the stream."""
-    kind = "RMSNorm" if family.norm == "rms" else "LayerNorm"
-    around = family.reads_normed and "attn_post_norm" in _usual(family).tensors
-    return f"{kind} {'around' if around else _PLACES[family.norm_place]}"
+    """Return the norm of a family, and whether it stands before a block, after it, or after it in the stream."""
+    norm = "RMSNorm" if family.norm == "rms" else "LayerNorm"
+    around = family.reads_normed and "attn_post_norm" in _main_layout(family).tensors
+    return f"{norm} {'around' if around else _PLACES[family.norm_place]}"
 
 
 def positions_of(family: Family) -> str:
-    """How a family knows where a token stands."""
-    layout = _usual(family)
+    """Return how a family represents the position of a token."""
+    layout = _main_layout(family)
     partial = bool({"rotary", "rotary_share"} & layout.config.keys())
-    found = {
+    encodings = {
         "learned": "positions" in layout.tensors,
         "partial rotary" if partial else "rotary": family.rotary,
         "ALiBi": bool(family.alibi),
         "relative": "relative" in layout.tensors,
     }
-    return " and ".join(name for name, there in found.items() if there) or "none"
+    return " and ".join(name for name, present in encodings.items() if present) or "none"
 
 
 def attention_of(family: Family) -> str:
-    """How the heads of a family share keys and values, and what stands between queries and keys."""
-    layout = _usual(family)
-    own, shared = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
-    heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if own == shared else "GQA"
+    """Return how the heads of a family share keys and values, and what modifies their attention."""
+    layout = _main_layout(family)
+    query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
+    heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
     norm = "QK-norm" if family.qk_norm else ""
     window = "window" if "window" in layout.config else ""
-    both = "" if family.causal else "both ways"
+    direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
-    return ", ".join(part for part in (heads, norm, window, both, cross) if part)
+    return ", ".join(part for part in (heads, norm, window, direction, cross) if part)
 
 
 def mlp_of(family: Family) -> str:
-    """What the MLPs of a family are, and whether they stand beside attention instead of behind it."""
+    """Return the type of a family's MLPs, and whether they run parallel to attention instead of after it."""
     parts = (
         "gated" if "gate" in family.ff_roles else "plain",
         family.routed and "experts",
@@ -81,12 +81,17 @@ def mlp_of(family: Family) -> str:
 
 
 def notes_of(family: Family, dims: Dimensions | None = None) -> tuple[str, ...]:
-    """What of a family, or of one model of it, is not modelled exactly: its record's own notes, then what follows."""
-    return (*family.notes, *_following(family, dims))
+    """Return what is not modelled exactly: the notes of the record, then those implied by its features.
+
+    Args:
+        family: The record.
+        dims: The sizes of one model, to leave out notes that do not apply to it.
+    """
+    return (*family.notes, *_implied_notes(family, dims))
 
 
-def _following(family: Family, dims: Dimensions | None) -> Iterator[str]:
-    layout = _usual(family)
+def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
+    layout = _main_layout(family)
     keys = layout.config.keys()
     if family.qk_norm:
         yield "QK-norm: maps of heads have it, lists of single q and k columns leave it out"
@@ -106,6 +111,6 @@ def _following(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "experts: each is read as if a token went through it"
 
 
-def _usual(family: Family) -> Layout:
-    """The layout that says most of a family: that of its configuration, if it has one."""
+def _main_layout(family: Family) -> Layout:
+    """Return the most telling layout of a family: that of its Hugging Face files, if it has one."""
     return family.layout("hf") or family.layouts[0]

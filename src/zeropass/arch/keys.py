@@ -1,7 +1,7 @@
-"""Which keys of a configuration may be ignored: an allow-list. What is not on it may change what the model computes.
+"""An allow-list of the keys of a configuration that may be ignored; any other may change what the model computes.
 
-A key is used (the records name it), known to change nothing that zeropass reads, off (null, false or empty), or the
-model is refused.
+Every key must be used (the records name it), known to change nothing that zeropass reads, or off (null, false or
+empty); otherwise the model is refused.
 """
 
 import re
@@ -15,14 +15,14 @@ from zeropass.errors import UnknownFamily, in_short
 
 __all__ = ["check_keys", "is_harmless"]
 
-_ELSEWHERE = (
+_READ_ELSEWHERE = (
     *("model_type", "tie_word_embeddings", "id2label", "quantization_config", "transformers_weights"),
     *("rope_theta", "rope_scaling", "rope_parameters", "general.architecture"),
 )
-"""Keys that are read, but not by a record."""
+"""Keys that are read, though no record names them."""
 
 _HARMLESS = (
-    # names, versions and where a file comes from
+    # names, versions and the origin of a file
     r"_?(model_)?name_or_path|architectures|auto_map|custom_pipelines|transformers_version|transformers\.js_config|unsloth_\w+",
     r"_commit_hash|is_llama_config|tokenizer_class|language|license|_diffusers_version|peft_version|model_name",
     # training: regularisation, initial values, losses, memory
@@ -42,16 +42,16 @@ _HARMLESS = (
     r"force_bos_token_to_be_generated|task_specific_params",
     # how long a text may be
     r"(original_)?max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length|model_max_length",
-    # what stands behind the stream: labels, pooling, ways to sum a text up
+    # what follows the stream: labels, pooling, summaries of a text
     r"label2id|_?num_labels|finetuning_task|summary_\w+|classifier_pooling|sentence_transformers|sbert_\w+|is_reward\w*",
     r"pooler_(fc_size|num_attention_heads|num_fc_layers|size_per_head|type)",
-    # what the tensors themselves tell: which biases there are, how many rows a table has
+    # what the tensors themselves show: which biases exist, how many rows a table has
     r"((attention|mlp|qkv|norm|decoder|classifier|lm_head)_)?bias|type_vocab_size|word_embed_proj_dim",
     r"relative_attention_num_buckets",
 )
-_PATTERN = re.compile("|".join(f"(?:{one})" for one in _HARMLESS))
+_PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in _HARMLESS))
 
-_USUAL: Mapping[str, tuple[object, ...]] = {
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "position_embedding_type": ("absolute",),
     "directionality": ("bidi",),
     "partial_rotary_factor": (1, 1.0),
@@ -67,14 +67,14 @@ _USUAL: Mapping[str, tuple[object, ...]] = {
     "rotary": (True,),
     "scale_attn_weights": (True,),
 }
-"""Keys with the only values at which they change nothing."""
+"""Keys with the only values for which they change nothing."""
 
 _GGUF_HARMLESS = re.compile(
     r"context_length|vocab_size|pooling_type|tensor_data_layout|attention\.value_length"
-    r"|rope\.(dimension_count|scale_linear|scaling\.(type|factor))"  # read by `config`, which refuses what it must
+    r"|rope\.(dimension_count|scale_linear|scaling\.(type|factor))"  # `config` reads these and refuses unknown values
     r"|rope\.scaling\.(original_context_length|finetuned|attn_factor|yarn_\w+)"
 )
-_GGUF_USUAL: Mapping[str, tuple[object, ...]] = {
+_GGUF_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),
     "expert_count": (0,),
     "expert_used_count": (0,),
@@ -83,9 +83,10 @@ _GGUF_USUAL: Mapping[str, tuple[object, ...]] = {
 
 
 def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, ...]:
-    """Return notes on keys that a user should know of.
+    """Return notes on keys that a user should know about.
 
-    Raises UnknownFamily, naming them, for keys of a configuration that may change what the model computes.
+    Raises:
+        UnknownFamily: Keys of the configuration, named in the message, may change what the model computes.
     """
     used = set(_used(family, layout))
     unknown = [
@@ -108,32 +109,32 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, 
 
 
 def is_harmless(files: ModelFiles, layout: Layout, key: str, value: object) -> bool:
-    """Return whether a key of this value changes nothing of what zeropass reads."""
+    """Tell whether a key with this value changes nothing that zeropass reads."""
     if files.format == "gguf":
         return _is_harmless_gguf(files, key, value)
     if value is None or value is False or value in ("", [], {}):
         return True
     if _PATTERN.fullmatch(key) or any(re.fullmatch(pattern, key) for pattern in layout.harmless):
         return True
-    return _is_usual(_USUAL, key, value)
+    return _is_neutral(_NEUTRAL, key, value)
 
 
 def _is_harmless_gguf(files: ModelFiles, key: str, value: object) -> bool:
-    """As `is_harmless`. What does not begin with the architecture's name is nothing that llama.cpp computes with."""
+    """Tell the same for a GGUF file: llama.cpp computes only with keys that begin with the architecture's name."""
     stem = f"{files.config.get('general.architecture')}."
     if not key.startswith(stem):
         return True
     key = key.removeprefix(stem)
-    return _GGUF_HARMLESS.fullmatch(key) is not None or _is_usual(_GGUF_USUAL, key, value)
+    return _GGUF_HARMLESS.fullmatch(key) is not None or _is_neutral(_GGUF_NEUTRAL, key, value)
 
 
-def _is_usual(usual: Mapping[str, tuple[object, ...]], key: str, value: object) -> bool:
-    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in usual.get(key, ()))
+def _is_neutral(neutral: Mapping[str, tuple[object, ...]], key: str, value: object) -> bool:
+    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in neutral.get(key, ()))
 
 
 def _used(family: Family, layout: Layout) -> Iterator[str]:
-    """Yield the keys that are read, those of an object by the object's own."""
-    yield from _ELSEWHERE
+    """Yield the keys that are read; for a key inside an object, also the key of the object."""
+    yield from _READ_ELSEWHERE
     for key in chain(*layout.config.values(), family.when):
         yield key
         yield key.partition(".")[0]

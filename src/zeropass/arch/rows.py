@@ -1,4 +1,4 @@
-"""Which rows of a stored tensor are the rows of a canonical one: every split and reordering, by name (`Stored`)."""
+"""The rows of stored tensors that form a canonical one: every split and reordering that `Stored` names."""
 
 import torch
 from torch import Tensor
@@ -9,33 +9,33 @@ __all__ = ["canonical_shape", "expected_shape", "row_count", "row_index"]
 
 
 def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
-    """The row of the stored tensor for each canonical row, (rows,); None where they are the same.
+    """Return the row of the stored tensor for each canonical row, (rows,); None if they are the same.
 
-    Of a tensor with experts, the rows of one of them.
+    For a tensor with experts, these are the rows of one expert.
     """
     stem = base_role(what).removesuffix("_bias")
-    count = _own_rows(stem, dims)
+    count = _canonical_rows(stem, dims)
     if stored.fused:
-        found = _fused(stored, stem, dims)
+        rows = _fused_rows(stored, stem, dims)
     elif stored.part != (0, 1):
-        found = torch.arange(count) + stored.part[0] * count
+        rows = torch.arange(count) + stored.part[0] * count
     else:
-        found = None
+        rows = None
     if not stored.paired_rows:
-        return found
+        return rows
     halves = _halves(count, dims)
-    return halves if found is None else found[halves]
+    return halves if rows is None else rows[halves]
 
 
 def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
-    """Rows that the stored tensor (of one expert) has, this canonical one's and those of all it is fused with."""
+    """Return the number of rows of the stored tensor (of one expert), with those of all roles that are fused in it."""
     if stored.fused:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
-    return _own_rows(base_role(what).removesuffix("_bias"), dims) * stored.part[1]
+    return _canonical_rows(base_role(what).removesuffix("_bias"), dims) * stored.part[1]
 
 
 def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
-    """Shape of a canonical tensor, None where any size will do; of one with experts, all of them."""
+    """Return the shape of a canonical tensor, of all experts together; None stands for any size."""
     if what in ("embedding", "unembedding"):
         return (dims.vocab, dims.embed if what == "embedding" else dims.d)
     if what == "embed_projection":
@@ -54,7 +54,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (None,)
     stem = base_role(what).removesuffix("_bias")
     if stem in _SIZED:
-        rows = _own_rows(stem, dims) * (dims.experts if stem in _ROUTED else 1)
+        rows = _canonical_rows(stem, dims) * (dims.experts if stem in _ROUTED else 1)
         if base_role(what) == stem:
             return (rows, dims.d)
         return (dims.d,) if stem in ("o", "value") else (rows,)
@@ -62,7 +62,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
 
 
 def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | None, ...]:
-    """Shape of a stored tensor by its record, None where any size will do."""
+    """Return the shape that a record expects of a stored tensor; None stands for any size."""
     canonical = canonical_shape(what, dims)
     if base_role(what).removesuffix("_bias") in _SIZED and not (
         what.endswith("_bias") and stored.whole and not stored.paired_rows
@@ -75,8 +75,8 @@ _ROUTED = ("gate", "up", "key", "value")
 _SIZED = (*_ROUTED, "q", "k", "v", "o", "router")
 
 
-def _own_rows(stem: str, dims: Dimensions) -> int:
-    """Canonical rows of a role, of one expert."""
+def _canonical_rows(stem: str, dims: Dimensions) -> int:
+    """Return the number of canonical rows of a role, for one expert."""
     if stem in _ROUTED:
         return dims.expert_neurons
     if stem == "router":
@@ -84,19 +84,19 @@ def _own_rows(stem: str, dims: Dimensions) -> int:
     return (dims.heads if stem in ("q", "o") else dims.kv_heads) * dims.head_dim
 
 
-def _fused(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
+def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
     heads, width = dims.heads + 2 * dims.kv_heads, dims.head_dim
-    every = torch.arange(heads * width).reshape(heads, width)
+    by_head = torch.arange(heads * width).reshape(heads, width)
     if stored.fused == "stacked":
-        own = dict(zip("qkv", torch.split(every, [dims.heads, dims.kv_heads, dims.kv_heads]), strict=True))[stem]
+        rows = dict(zip("qkv", torch.split(by_head, [dims.heads, dims.kv_heads, dims.kv_heads]), strict=True))[stem]
     else:
-        grouped = every.reshape(dims.kv_heads, dims.group + 2, width)
-        own = dict(zip("qkv", torch.split(grouped, [dims.group, 1, 1], 1), strict=True))[stem]
-    return own.reshape(-1)
+        grouped = by_head.reshape(dims.kv_heads, dims.group + 2, width)
+        rows = dict(zip("qkv", torch.split(grouped, [dims.group, 1, 1], 1), strict=True))[stem]
+    return rows.reshape(-1)
 
 
 def _halves(count: int, dims: Dimensions) -> Tensor:
-    """Rotary rows of each head from neighbours (x_2i, x_2i+1) back to halves; the rows behind them stay."""
-    width, turned = dims.head_dim, dims.rotary
-    one = torch.cat((torch.arange(turned).reshape(-1, 2).T.reshape(-1), torch.arange(turned, width)))
-    return (torch.arange(0, count, width)[:, None] + one).reshape(-1)
+    """Return the order that turns rotary rows from neighbours (x_2i, x_2i+1) into halves, head by head; others stay."""
+    width, rotary = dims.head_dim, dims.rotary
+    head = torch.cat((torch.arange(rotary).reshape(-1, 2).T.reshape(-1), torch.arange(rotary, width)))
+    return (torch.arange(0, count, width)[:, None] + head).reshape(-1)

@@ -1,4 +1,4 @@
-"""BERT and its kin: encoders whose stream is normed after every block, and one (ModernBERT) like today's decoders."""
+"""BERT and its relatives: encoders that norm the stream after each block, and ModernBERT, built like a decoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -59,7 +59,7 @@ BERT = Family(
                 r"embeddings\.position_ids",
                 r"\^cls\.predictions\.(bias|decoder\.bias|transform\.dense\.bias|transform\.LayerNorm\.weight)",
                 r"\^(classifier|qa_outputs)\.bias",
-                r"\^cls\.seq_relationship\.(weight|bias)",  # reads the pooler's tanh, not the stream
+                r"\^cls\.seq_relationship\.(weight|bias)",  # reads the tanh of the pooler, not the stream
             ),
         ),
     ),
@@ -69,10 +69,10 @@ BERT = Family(
 BERT_DECODER = replace(BERT, causal=True, when={"is_decoder": (True,)})
 
 _BERT_HF = BERT.layouts[0]
-_INNER = {what: one for what, one in _BERT_HF.tensors.items() if what not in ("unembedding", "pooler_bias")}
+_BODY = {name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("unembedding", "pooler_bias")}
 _QA: Mapping[str, tuple[Stored, Side]] = {"qa": (Stored("^qa_outputs.weight"), "read")}
 
-_ROBERTA_PADDING = {"pad_token_id": (1, None)}  # where its positions begin
+_ROBERTA_PADDING = {"pad_token_id": (1, None)}  # positions begin in the row after it
 ROBERTA = replace(
     BERT,
     name="roberta",
@@ -129,7 +129,7 @@ DISTILBERT = replace(
                 "activation": ("activation",),
             },
             tensors={
-                **{what: one for what, one in _INNER.items() if what.startswith(("embed", "positions"))},
+                **{name: stored for name, stored in _BODY.items() if name.startswith(("embed", "positions"))},
                 "unembedding": Stored("^vocab_projector.weight"),
                 **weight_and_bias("attn_norm", _DISTIL + "sa_layer_norm"),
                 **weight_and_bias("ff_norm", _DISTIL + "output_layer_norm"),
@@ -158,9 +158,7 @@ DISTILBERT = replace(
     notes=("a classifier behind its ReLU is read by the half of it that is linear",),
 )
 
-_NARROW = {
-    **weight_and_bias("embed_projection", "embeddings_project"),
-}
+_EMBED_PROJECTION = weight_and_bias("embed_projection", "embeddings_project")
 ELECTRA = replace(
     BERT,
     name="electra",
@@ -169,9 +167,9 @@ ELECTRA = replace(
         replace(
             _BERT_HF,
             prefixes=("electra.", ""),
-            optional=("head_bias", *_NARROW),
+            optional=("head_bias", *_EMBED_PROJECTION),
             config={**_BERT_HF.config, "embed": ("embedding_size",)},
-            tensors={**_INNER, **_NARROW, "head_bias": Stored("^classifier.dense.bias")},
+            tensors={**_BODY, **_EMBED_PROJECTION, "head_bias": Stored("^classifier.dense.bias")},
             extra={
                 "mlm": (Stored("^generator_predictions.dense.weight"), "read"),
                 "discriminator": (Stored("^discriminator_predictions.dense.weight"), "read"),
@@ -206,7 +204,7 @@ ALBERT = replace(
             optional=("pooler_bias",),
             config={**_BERT_HF.config, "embed": ("embedding_size",)},
             tensors={
-                **{what: one for what, one in _INNER.items() if what.startswith(("embed", "positions", "types"))},
+                **{name: stored for name, stored in _BODY.items() if name.startswith(("embed", "positions", "types"))},
                 **weight_and_bias("embed_projection", "encoder.embedding_hidden_mapping_in"),
                 **weight_and_bias("attn_norm", _ALBERT + "attention.LayerNorm"),
                 **weight_and_bias("ff_norm", _ALBERT + "full_layer_layer_norm"),
@@ -301,7 +299,7 @@ MODERNBERT = Family(
             },
             constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0},
             defaults={"global_every": 3, "window": 128},
-            harmless=("layer_norm_eps",),  # norm_eps is what counts
+            harmless=("layer_norm_eps",),  # norm_eps is the one that counts
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},

@@ -1,4 +1,4 @@
-"""GPT-2 and what came of it: LayerNorm, biases, plain MLPs; positions learned, rotary or as a slope (ALiBi)."""
+"""GPT-2 and its successors: LayerNorm, biases, plain MLPs; learned positions, rotary positions or ALiBi."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -101,9 +101,9 @@ GPT_NEO = replace(
             },
             tensors={
                 **{
-                    what: stored
-                    for what, stored in _GPT2_HF.tensors.items()
-                    if what not in ("q_bias", "k_bias", "v_bias")
+                    name: stored
+                    for name, stored in _GPT2_HF.tensors.items()
+                    if name not in ("q_bias", "k_bias", "v_bias")
                 },
                 "q": Stored(_H + "attn.attention.q_proj.weight"),
                 "k": Stored(_H + "attn.attention.k_proj.weight"),
@@ -298,12 +298,14 @@ BLOOM = Family(
 )
 
 _FALCON_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias", "key_bias", "value_bias")
-_FALCON_TENSORS = {what: one for what, one in BLOOM.layouts[0].tensors.items() if not what.startswith("embed_norm")}
+_FALCON_TENSORS = {
+    name: stored for name, stored in BLOOM.layouts[0].tensors.items() if not name.startswith("embed_norm")
+}
 _FALCON_RW_HF = replace(
     BLOOM.layouts[0],
     optional=("unembedding", *_FALCON_BIASES),
     switches={"bias": (_FALCON_BIASES, False)},
-    harmless=("ff_factor", "num_kv_heads"),  # how many there are without multi_query, or with it, needs no number
+    harmless=("ff_factor", "num_kv_heads"),  # multi_query alone determines the number of key/value heads
     config={
         **BLOOM.layouts[0].config,
         "neurons": ("ffn_hidden_size",),
@@ -340,7 +342,7 @@ FALCON_7B = replace(
         replace(
             _FALCON_RW_HF,
             constants={"kv_heads": 1},
-            config={what: keys for what, keys in _FALCON_RW_HF.config.items() if what != "kv_heads"},
+            config={name: keys for name, keys in _FALCON_RW_HF.config.items() if name != "kv_heads"},
             tensors={**_FALCON_TENSORS, **_ONE_NORM},
         ),
     ),

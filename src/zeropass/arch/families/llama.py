@@ -1,4 +1,4 @@
-"""Llama and what was built like it: RMSNorm, rotary positions, gated MLPs; dense ones and those with experts."""
+"""Llama and models built like it: RMSNorm, rotary positions and gated MLPs, dense or with experts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -75,7 +75,7 @@ _PLAIN_HF = replace(
 
 
 def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
-    """Keys of a GGUF file: the architecture's name stands before each."""
+    """Return the keys of a GGUF file, each with the name of the architecture in front."""
     keys = {
         "layers": ("block_count",),
         "d": ("embedding_length",),
@@ -94,7 +94,7 @@ def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
         "attention_cap": ("attn_logit_softcapping",),
         "logit_cap": ("final_logit_softcapping",),
     }
-    return {what: tuple(f"{name}.{key}" for key in tried) for what, tried in keys.items()}
+    return {size: tuple(f"{name}.{key}" for key in suffixes) for size, suffixes in keys.items()}
 
 
 _GGUF_TENSORS = {
@@ -115,7 +115,7 @@ _GGUF_TENSORS = {
 
 
 def _gguf(name: str, **tensors: Stored) -> Layout:
-    """The layout of llama.cpp, with these tensors beside or instead of the usual ones."""
+    """Return the layout of llama.cpp, with some tensors in addition to the usual ones or in place of them."""
     return Layout(
         format="gguf",
         optional=("unembedding", "rope_factors", *LINEAR_BIASES),
@@ -156,7 +156,7 @@ LLAMA = Family(
 _MISTRAL_HF = replace(_PLAIN_HF, defaults={"window": 4096})
 MISTRAL = replace(LLAMA, name="mistral", model_types=("mistral",), layouts=(_MISTRAL_HF,))
 
-_QWEN = {"activation": "silu", "window_used": False, "window_from": 28}  # of transformers' configurations, if not said
+_QWEN = {"activation": "silu", "window_used": False, "window_from": 28}  # defaults of transformers
 QWEN2 = replace(
     LLAMA,
     name="qwen2",
@@ -164,7 +164,7 @@ QWEN2 = replace(
     layouts=(
         replace(
             _PLAIN_HF,
-            tensors={**_PLAIN_HF.tensors, **{what: _ATTENTION[what] for what in ("q_bias", "k_bias", "v_bias")}},
+            tensors={**_PLAIN_HF.tensors, **{role: _ATTENTION[role] for role in ("q_bias", "k_bias", "v_bias")}},
         ),
         _gguf("qwen2"),
     ),
@@ -207,7 +207,7 @@ PHI3 = replace(
         ),
         replace(
             _gguf("phi3"),
-            tensors={what: one for what, one in _GGUF_TENSORS.items() if what not in LINEAR_BIASES}
+            tensors={name: stored for name, stored in _GGUF_TENSORS.items() if name not in LINEAR_BIASES}
             | {
                 "q": Stored(_BLK + "attn_qkv.weight", fused="stacked"),
                 "k": Stored(_BLK + "attn_qkv.weight", fused="stacked"),
@@ -221,7 +221,7 @@ PHI3 = replace(
     notes=("longrope: which of its two sets of factors counts depends on the length of the text",),
 )
 
-_GEMMA_CONFIG = {what: keys for what, keys in _CONFIG.items() if what != "activation"}
+_GEMMA_CONFIG = {name: keys for name, keys in _CONFIG.items() if name != "activation"}
 _GEMMA2_CONFIG = {
     **_GEMMA_CONFIG,
     **_WINDOWS,
@@ -242,7 +242,7 @@ GEMMA = replace(
     embed_scaled=True,
     layouts=(_GEMMA_HF,),
     config={"activation": "gelu_pytorch_tanh"},
-    # The first files say "gelu" and mean its approximation (transformers 5.24, GemmaConfig).
+    # The first files say "gelu" but mean its tanh approximation (transformers 5.24, GemmaConfig).
     when={
         **_CAUSAL_ONLY,
         "hidden_act": ("gelu", "gelu_pytorch_tanh", None),
@@ -250,7 +250,7 @@ GEMMA = replace(
     },
 )
 
-_AROUND = {
+_NORMS_AROUND = {
     "attn_norm": Stored(_HF + "input_layernorm.weight"),
     "attn_post_norm": Stored(_HF + "post_attention_layernorm.weight"),
     "ff_norm": Stored(_HF + "pre_feedforward_layernorm.weight"),
@@ -259,15 +259,15 @@ _AROUND = {
 _GEMMA2_HF = replace(
     _GEMMA_HF,
     config=_GEMMA2_CONFIG,
-    tensors={**_OUTER, **_AROUND, **_ATTENTION, **_MLP},
+    tensors={**_OUTER, **_NORMS_AROUND, **_ATTENTION, **_MLP},
     defaults={"window": 4096, "query_scalar": 256, "attention_cap": 50.0, "logit_cap": 30.0},
-    harmless=("sliding_window_size", "hidden_act"),  # some files have them beside what counts
+    harmless=("sliding_window_size", "hidden_act"),  # some files have these next to the keys that count
 )
-_GGUF_BEHIND = {
+_GGUF_POST_NORMS = {
     "attn_post_norm": Stored(_BLK + "post_attention_norm.weight"),
     "ff_post_norm": Stored(_BLK + "post_ffw_norm.weight"),
 }
-_GEMMA2_GGUF = replace(_gguf("gemma2", **_GGUF_BEHIND), constants={"local_every": 2})
+_GEMMA2_GGUF = replace(_gguf("gemma2", **_GGUF_POST_NORMS), constants={"local_every": 2})
 GEMMA2 = replace(
     GEMMA,
     name="gemma2",
@@ -276,16 +276,16 @@ GEMMA2 = replace(
     when=_CAUSAL_ONLY,
 )
 
-_GEMMA3_HF = replace(  # it has a key for a cap on attention's logits, and no use for it
+_GEMMA3_HF = replace(  # its configuration has a cap for attention logits, which the model does not use
     _GEMMA2_HF,
-    config={what: keys for what, keys in _GEMMA2_CONFIG.items() if what != "attention_cap"},
+    config={name: keys for name, keys in _GEMMA2_CONFIG.items() if name != "attention_cap"},
     tensors={**_GEMMA2_HF.tensors, **_QK_NORMS},
     constants={"local_every": 6, "local_rope_theta": 10000.0, "rope_theta": 1e6},
     defaults={"window": 4096, "query_scalar": 256},
     harmless=("attn_logit_softcapping", "hidden_act"),
 )
 _GEMMA3_GGUF = replace(
-    _gguf("gemma3", **_GGUF_BEHIND, **_GGUF_QK_NORMS),
+    _gguf("gemma3", **_GGUF_POST_NORMS, **_GGUF_QK_NORMS),
     constants={"local_every": 6, "local_rope_theta": 10000.0},
 )
 GEMMA3 = replace(
@@ -304,7 +304,7 @@ GEMMA3_BOTH_WAYS = replace(
     when={"vision_config": (None,), "use_bidirectional_attention": (True,)},
 )
 
-# The 27B models divide by √(d / heads) instead of √d_h. No key of a GGUF file says so: llama.cpp goes by their layers.
+# The 27B models divide by √(d / heads) instead of √d_h. No GGUF key says so: llama.cpp decides by the number of layers.
 GEMMA2_27B = replace(
     GEMMA2,
     layouts=(replace(_GEMMA2_GGUF, constants={"local_every": 2, "query_scalar": 4608 / 32}),),
@@ -331,19 +331,19 @@ OLMO = replace(
     config={"activation": "silu", "eps": 1e-5},
 )
 
-_BEHIND = {"attn_post_norm": _AROUND["attn_post_norm"], "ff_post_norm": _AROUND["ff_post_norm"]}
+_POST_NORMS = {role: _NORMS_AROUND[role] for role in ("attn_post_norm", "ff_post_norm")}
 OLMO2 = replace(
     LLAMA,
     name="olmo2",
     model_types=("olmo2",),
     norm_place="out",
     qk_norm="whole",
-    layouts=(replace(_HF_LAYOUT, tensors={**_OUTER, **_BEHIND, **_ATTENTION, **_MLP, **_QK_NORMS}),),
+    layouts=(replace(_HF_LAYOUT, tensors={**_OUTER, **_POST_NORMS, **_ATTENTION, **_MLP, **_QK_NORMS}),),
 )
 
 
 def _experts(stem: str, gate: str, up: str, value: str) -> dict[str, Stored]:
-    """A router and experts with a gated MLP each."""
+    """Return the tensors of a router and of experts with a gated MLP each."""
     return {
         "router": Stored(_HF + f"{stem}.gate.weight"),
         "gate": Stored(_HF + f"{stem}.experts.{{expert}}.{gate}.weight"),
@@ -389,7 +389,8 @@ QWEN3_MOE = replace(
                 "window_used": _WINDOWS["window_used"],
             },
             tensors={**_OUTER, **_NORMS, **_ATTENTION, **_QK_NORMS, **_EXPERTS},
-            harmless=("max_window_layers", "intermediate_size"),  # the latter of layers without experts: refused
+            # intermediate_size describes layers without experts, which are refused.
+            harmless=("max_window_layers", "intermediate_size"),
         ),
     ),
     config={"activation": "silu", "window_used": False, "experts_used": 8},

@@ -1,4 +1,4 @@
-"""Encoder-decoders: two records a family, for two stacks of layers with a stream each lie in one file."""
+"""Encoder-decoders: two records per family, because a file holds two stacks of layers, each with its own stream."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 
 def _attention(stem: str, cross: str = "") -> dict[str, Stored]:
-    """T5's four matrices of one attention."""
+    """Return the four matrices of one attention module of T5."""
     return {
         f"{cross}q": Stored(f"{stem}.q.weight"),
         f"{cross}k": Stored(f"{stem}.k.weight"),
@@ -16,7 +16,7 @@ def _attention(stem: str, cross: str = "") -> dict[str, Stored]:
 
 
 def _copies(stack: str, other: str) -> tuple[str, ...]:
-    """The names of the one embedding of both stacks, this stack's own first."""
+    """Return the names of the embedding that both stacks share, this stack's own name first."""
     return f"{stack}.embed_tokens.weight", "shared.weight", f"{other}.embed_tokens.weight"
 
 
@@ -85,7 +85,7 @@ T5_ENCODER = Family(
     notes=("the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",),
 )
 _T5_ENCODER_HF = T5_ENCODER.layouts[0]
-_T5_ENCODER_REST = {what: one for what, one in _T5_ENCODER_HF.tensors.items() if what not in ("key", "value")}
+_T5_ENCODER_REST = {name: stored for name, stored in _T5_ENCODER_HF.tensors.items() if name not in ("key", "value")}
 T5_GATED_ENCODER = replace(
     T5_ENCODER,
     ff_roles=("gate", "up", "value"),
@@ -124,7 +124,7 @@ T5_DECODER = replace(
             },
             unread=(
                 r"encoder\..*",
-                r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # old files; unused
+                r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # old files, unused
             ),
             harmless=_T5_HARMLESS,
         ),
@@ -132,7 +132,7 @@ T5_DECODER = replace(
     notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",),
 )
 _T5_DECODER_HF = T5_DECODER.layouts[0]
-_T5_DECODER_REST = {what: one for what, one in _T5_DECODER_HF.tensors.items() if what not in ("key", "value")}
+_T5_DECODER_REST = {name: stored for name, stored in _T5_DECODER_HF.tensors.items() if name not in ("key", "value")}
 T5_GATED_DECODER = replace(
     T5_DECODER,
     ff_roles=T5_GATED_ENCODER.ff_roles,
@@ -148,7 +148,7 @@ MT5_GATED_DECODER = replace(T5_GATED_DECODER, model_types=("mt5",), logits_scale
 
 
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
-    """BART's four matrices of one attention, with their biases."""
+    """Return the four matrices of one attention module of BART, with their biases."""
     return {
         **weight_and_bias(f"{cross}q", f"{stem}.q_proj"),
         **weight_and_bias(f"{cross}k", f"{stem}.k_proj"),
@@ -158,7 +158,7 @@ def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
 
 
 def _bart_stack(stack: str) -> dict[str, Stored]:
-    """What encoder and decoder both have."""
+    """Return the tensors that encoder and decoder have in common."""
     block = f"{stack}.layers.{{layer}}."
     return {
         "embedding": Stored("shared.weight"),
