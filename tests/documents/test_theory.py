@@ -1,8 +1,10 @@
-"""docs/theory.md: every function that it names exists, every formula has one, and its identities hold."""
+"""docs/theory.md: its names exist, its defaults are the code's, every formula has a function, its identities hold."""
 
 import re
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -13,6 +15,13 @@ from torch import Tensor
 from torch.func import jacrev
 from torch.nn import functional
 
+import small
+from zeropass.arch.spec import READ_ROLES, USUAL_OFFSET, WRITE_ROLES, space_of
+from zeropass.evidence.results import NULLS
+from zeropass.lens import Lens
+from zeropass.model.frames import Frames
+from zeropass.model.model import open_model
+from zeropass.model.translation import KERNELS, translate
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import (
     apply_norm,
@@ -29,8 +38,21 @@ from zeropass.numerics.statistics import moments, standardised
 from zeropass.numerics.top_pairs import top_pairs
 from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
 
-PAGE = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
-NAME = re.compile(r"`(zeropass(?:\.\w+)+)`")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")
+HOMES = {
+    "Factored": "zeropass.numerics.factored",
+    "Frames": "zeropass.model.frames",
+    "Model": "zeropass.model.model",
+    "Moments": "zeropass.numerics.statistics",
+    "Null": "zeropass.evidence.results",
+    "Result": "zeropass.evidence.results",
+    "TokenScore": "zeropass.records.parameters",
+    "VectorRecord": "zeropass.records.parameters",
+    "Vocabulary": "zeropass.tokens.vocabulary",
+}
+"""The modules of the classes whose members the page names as `Class.member`."""
+NAME = re.compile(r"`(zeropass(?:\.\w+)+|[A-Z]\w*\.\w+)`")
 NAMES = sorted(set(NAME.findall(PAGE)))
 V, D = 90, 8
 NORMS = pytest.mark.parametrize("norm", ["rms", "layer"])
@@ -45,8 +67,8 @@ def embedding() -> Tensor:
     return draw(V, D) * torch.logspace(-1, 0.5, D, dtype=torch.float64) + 1
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-8, atol=1e-8)
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-8, atol=1e-8)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -59,17 +81,19 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def resolve(name: str) -> Any:
-    """What a dotted name means: a module's attribute, or one of a class (a field without default is found too)."""
+    """Return what a name stands for: an attribute of a module, or a member of a class (fields without default too)."""
     parts = name.split(".")
+    if parts[0] != "zeropass":
+        parts = [*HOMES[parts[0]].split("."), *parts]
     for depth in range(len(parts) - 1, 0, -1):
         try:
-            found: Any = import_module(".".join(parts[:depth]))
+            value: Any = import_module(".".join(parts[:depth]))
         except ModuleNotFoundError:
             continue
         for part in parts[depth:]:
-            known = {f.name: f for f in fields(found)} if is_dataclass(found) else {}
-            found = known[part] if part in known else getattr(found, part)
-        return found
+            members = {f.name: f for f in fields(value)} if is_dataclass(value) else {}
+            value = members[part] if part in members else getattr(value, part)
+        return value
     raise ModuleNotFoundError(name)
 
 
@@ -84,18 +108,22 @@ def test_a_wrong_name_would_be_seen() -> None:
         "zeropass.numerics.projection.no_such",
         "zeropass.records.parameters.TokenScore.y",
         "zeropass.nowhere.scores",
+        "Model.no_such",
+        "Nowhere.scores",
     ):
-        with pytest.raises((AttributeError, ModuleNotFoundError)):
+        with pytest.raises((AttributeError, KeyError, ModuleNotFoundError)):
             resolve(wrong)
 
 
 def test_the_page_names_enough() -> None:
     assert len(NAMES) >= 20
-    assert PAGE.count("zeropass.") == len(NAME.findall(PAGE)), "a name is not in backticks of its own"
+    full = [name for name in NAME.findall(PAGE) if name.startswith("zeropass.")]
+    assert PAGE.count("zeropass.") == len(full), "a name is not in backticks of its own"
+    assert set(HOMES) == {name.split(".")[0] for name in NAMES} - {"zeropass"}
 
 
 def test_every_formula_is_followed_by_its_function() -> None:
-    """A formula is an indented line; the lines behind it begin with an arrow and name what computes it."""
+    """A formula is an indented line; the next line begins with an arrow and names the functions that compute it."""
     lines = PAGE.splitlines()
     formulas = [i for i, line in enumerate(lines) if line.startswith("    ")]
     assert len(formulas) >= 20
@@ -117,6 +145,68 @@ def test_the_sections_are_in_order() -> None:
     assert re.findall(r"^## (\d)\. ", PAGE, re.M) == list("123456789")
 
 
+# What the page says of the code
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Frames]:
+    """Return a function from the name of a family to the frames of a small model of it."""
+    folder = tmp_path_factory.mktemp("theory")
+    return lambda family: Frames(open_model(str(small.VARIANTS[family](folder / family))))
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ("theory", r"`qk` is shown at an offset of (\d+) unless `--offset` says otherwise \(`Frames.usual_offset`"),
+        ("theory", r"(\d+) predicted attention best"),
+        ("evidence", r"`qk` is shown at (\d+) unless `--offset` says otherwise"),
+        ("frames", r"The default is (\d+)"),
+    ],
+)
+def test_the_usual_offset_is_the_codes(page: str, sentence: str) -> None:
+    (number,) = re.findall(sentence, (DOCS / f"{page}.md").read_text(encoding="utf-8"))
+    assert int(number) == USUAL_OFFSET
+
+
+def test_where_the_offset_is_zero(frames: Callable[[str], Frames]) -> None:
+    assert (
+        "The offset is 0 for the formulas of the paper (`paper`), for `vo`, and where the model has no rotary" in PAGE
+    )
+    rotary, absolute = frames("llama"), frames("gpt2")
+    assert rotary.usual_offset("qk", "token") == rotary.usual_offset("qk", "output") == USUAL_OFFSET
+    assert rotary.usual_offset("qk", "paper") == rotary.usual_offset("vo", "token") == 0
+    assert absolute.usual_offset("qk", "token") == 0
+    asked, unasked = (Lens.over(rotary).head_map("L1.attn.0.qk", offset=offset) for offset in (USUAL_OFFSET, None))
+    assert torch.equal(asked.left, unasked.left)
+
+
+def test_the_spaces_exist(frames: Callable[[str], Frames]) -> None:
+    known = frames("llama").spaces
+    named = re.findall(r"space `([\w.]+)`", PAGE)
+    assert {"output.write", "token"} <= set(named) <= set(known)
+    assert "Layer 0 reads `embedded` rows" in PAGE
+    assert (space_of("token", "read", 0), space_of("token", "read", 1)) == ("embedded", "token")
+
+
+def test_the_nulls_are_the_codes() -> None:
+    answers = PAGE.split("answer different questions.")[1].split("The confound")[0]
+    assert set(re.findall(r"`(\w+)`: ", answers)) == set(NULLS)
+
+
+def test_the_default_kernel_is_the_codes() -> None:
+    paper, default = re.findall(r"kernel `(\w+)`; a rotation, kernel `(\w+)`, is the default", PAGE)[0]
+    assert signature(translate).parameters["kernel"].default == default
+    assert KERNELS[default].solve == "orthogonal"
+    assert paper in KERNELS
+
+
+def test_the_sides_of_the_parameters() -> None:
+    table = PAGE.split("| parameter | side |")[1].split("\n\n")[0]
+    for names, side in re.findall(r"^\| (?:FF|subheads?) ([^|]*) \| (\w+) \|", table, re.M):
+        assert set(names.split(", ")) <= set(READ_ROLES if side == "read" else WRITE_ROLES), names
+
+
 # Section 3: maps
 
 
@@ -128,8 +218,8 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
 
 def test_inner_product_of_two_maps() -> None:
     a, b = (Factored(draw(20, 4, seed=s), draw(30, 4, seed=s + 1)) for s in (0, 2))
-    found = ((a.left @ a.right.T) * (b.left @ b.right.T)).sum()
-    assert a.inner(b) == pytest.approx(float(found))
+    product = ((a.left @ a.right.T) * (b.left @ b.right.T)).sum()
+    assert a.inner(b) == pytest.approx(float(product))
 
 
 def test_a_map_does_not_depend_on_the_basis_of_its_head() -> None:
@@ -141,13 +231,27 @@ def test_a_map_does_not_depend_on_the_basis_of_its_head() -> None:
         torch.testing.assert_close(other.entries(i, j), plain.entries(i, j), rtol=1e-5, atol=1e-5)
 
 
+def test_balanced_factors_have_equal_and_diagonal_gram_matrices() -> None:
+    balanced = Factored(embedding(), draw(V, D, seed=1)).balanced()
+    gram = balanced.left.T @ balanced.left
+    close(balanced.right.T @ balanced.right, gram)
+    close(gram, gram.diagonal().diag())
+
+
+def test_pair_search_scores_the_factors_as_given_and_does_not_balance_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = Factored(embedding().float(), draw(V, D, seed=1).float())
+    monkeypatch.delattr(Factored, "balanced")
+    pairs = top_pairs(product, 20)
+    assert pairs.complete
+    assert torch.equal(pairs.scores, product.entries(pairs.left, pairs.right))
+
+
 def test_the_best_pair_is_within_the_bound_of_its_norms() -> None:
     product = Factored(embedding().float(), draw(V, D, seed=1).float())
-    found = top_pairs(product, 1)
-    assert float(found.scores) == pytest.approx(float((product.left @ product.right.T).max()), rel=1e-5)
-    assert float(found.scores) <= float(product.left[found.left].norm() * product.right[found.right].norm()) * (
-        1 + 1e-6
-    )
+    pair = top_pairs(product, 1)
+    assert float(pair.scores) == pytest.approx(float((product.left @ product.right.T).max()), rel=1e-5)
+    bound = float(product.left[pair.left].norm() * product.right[pair.right].norm())
+    assert float(pair.scores) <= bound * (1 + 1e-6)
 
 
 # Section 4: to the vocabulary and back
@@ -163,11 +267,11 @@ def test_a_right_inverse_gives_back_states_and_inner_products() -> None:
 
 def test_the_transpose_puts_the_gram_matrix_in_between() -> None:
     e, x, y = embedding(), draw(3, D, seed=1), draw(3, D, seed=2)
-    found = moments(e)
-    gram = V * (found.covariance + torch.outer(found.mean, found.mean))
+    of_rows = moments(e)
+    gram = V * (of_rows.covariance + torch.outer(of_rows.mean, of_rows.mean))
     close(from_scores(scores(x, e), e) @ y.T, x @ gram @ y.T)
-    lists = [scores(one, e) - scores(one, e).mean(1, keepdim=True) for one in (x, y)]
-    close(lists[0] @ lists[1].T / V, x @ found.covariance @ y.T)
+    lists = [scores(vector, e) - scores(vector, e).mean(1, keepdim=True) for vector in (x, y)]
+    close(lists[0] @ lists[1].T / V, x @ of_rows.covariance @ y.T)
 
 
 @pytest.mark.parametrize("k", [1, 5, 40, V])
@@ -223,11 +327,11 @@ def test_folded_writing_is_the_linear_part_of_the_norm_behind(norm: Any) -> None
 def test_what_writing_a_vector_does_to_the_logits(norm: Any) -> None:
     """Its list, minus a multiple of the logits that are there: the derivative through the final norm."""
     x, v, gain, u = draw(D), draw(D, seed=1), draw(D, seed=2), draw(V, D, seed=3)
-    found = jacrev(lambda state: apply_norm(state, norm, 1e-3, gain, None) @ u.T)(x) @ v
+    gained = jacrev(lambda state: apply_norm(state, norm, 1e-3, gain, None) @ u.T)(x) @ v
     rows, n = fold_read(u, gain, norm), normed(x, norm, 1e-3)
     inner = x - x.mean() if norm == "layer" else x
     deviation = (inner.square().mean() + 1e-3).sqrt()
-    close(found, (scores(v[None], rows)[0] - (v @ n / D) * scores(n[None], rows)[0]) / deviation)
+    close(gained, (scores(v[None], rows)[0] - (v @ n / D) * scores(n[None], rows)[0]) / deviation)
     close(scores(n[None], rows)[0], apply_norm(x, norm, 1e-3, gain, None) @ u.T)
 
 
@@ -242,15 +346,15 @@ def test_the_division_keeps_the_order_of_outputs_but_not_of_states() -> None:
 
 def test_z_comes_from_mean_and_covariance_and_knows_no_scale() -> None:
     e, w = embedding(), draw(3, D, seed=1)
-    found, full = moments(e), scores(w, e)
-    close(((w @ found.covariance) * w).sum(1), full.var(1, correction=0))
-    mean, std = (part.double() for part in found.of_scores(w))
+    of_rows, full = moments(e), scores(w, e)
+    close(((w @ of_rows.covariance) * w).sum(1), full.var(1, correction=0))
+    mean, std = (part.double() for part in of_rows.of_scores(w))
     torch.testing.assert_close(mean, full.mean(1), rtol=1e-6, atol=1e-6)
     z = (full - full.mean(1, keepdim=True)) / full.std(1, correction=0, keepdim=True)
     for vectors, rows in ((w, e), (5 * w, e), (w, e + draw(D, seed=2))):
-        again = moments(rows)
-        found_z = standardised(vectors, again.of_scores(vectors)[1].double()) @ (rows - again.mean).T
-        torch.testing.assert_close(found_z, z, rtol=1e-5, atol=1e-5)
+        changed = moments(rows)
+        same_z = standardised(vectors, changed.of_scores(vectors)[1].double()) @ (rows - changed.mean).T
+        torch.testing.assert_close(same_z, z, rtol=1e-5, atol=1e-5)
     assert float(std.min()) > 0
 
 
@@ -262,10 +366,10 @@ def test_an_untrained_network_agrees_with_its_lists(size: float, least: float) -
     """Random blocks: any direction raises the logits of its own list, not those of another direction's list."""
     d, n = 32, 64
     for seed in range(4):
-        one = 100 * seed
-        u, x, directions = draw(V, d, seed=one), draw(d, seed=one + 1), draw(40, d, seed=one + 2)
-        keys = [draw(n, d, seed=one + 3 + layer) / d**0.5 for layer in range(6)]
-        values = [size * draw(n, d, seed=one + 9 + layer) / n**0.5 for layer in range(6)]
+        first = 100 * seed
+        u, x, directions = draw(V, d, seed=first), draw(d, seed=first + 1), draw(40, d, seed=first + 2)
+        keys = [draw(n, d, seed=first + 3 + layer) / d**0.5 for layer in range(6)]
+        values = [size * draw(n, d, seed=first + 9 + layer) / n**0.5 for layer in range(6)]
 
         def logits(state: Tensor, blocks: Any = (keys, values), unembedding: Tensor = u) -> Tensor:
             for k, v in zip(*blocks, strict=True):
