@@ -129,7 +129,7 @@ class _Python(TorchFunctionMode):
 
 def multiply_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have surveys multiply float16 on any device, as they do on a GPU."""
-    monkeypatch.setattr(top_k, "_sieves", lambda _: False)
+    monkeypatch.setattr(top_k, "_quantizes", lambda _: False)
     monkeypatch.setattr(top_k, "_rounds", lambda _: True)
 
 

@@ -124,7 +124,7 @@ def test_a_sample_that_promised_too_much(whole, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(top_k._Survey, "look_through", counted)
     check(vectors, rows, 5, 5)
-    assert (False in times) == top_k._sieves(rows)
+    assert (False in times) == top_k._quantizes(rows)
 
 
 def test_real_numbers_come_out_as_from_the_whole_product(whole, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("GROUP", 16), ("_WIDE", 256), ("_TILE", 16), ("_DEPTH", 32)):
         monkeypatch.setattr(triton_kernels, name, size)
     monkeypatch.setattr(half, "_FIRST", 64)
-    monkeypatch.setattr(top_k, "_sieves", lambda _: False)
+    monkeypatch.setattr(top_k, "_quantizes", lambda _: False)
     monkeypatch.setattr(top_k, "_rounds", lambda _: True)
 
 

@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: products kept as factors, exact top lists and top pairs. Nothing here knows a model."""
+"""Tensors in, tensors out: products kept as factors, exact top-k lists and top pairs. Nothing here knows a model."""

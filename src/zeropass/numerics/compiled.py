@@ -1,13 +1,13 @@
-"""Say which compiled kernels this machine has. Where one is None torch does the same, and finds the same."""
+"""The compiled kernels that this machine has. Where one is None, torch does its work with the same results."""
 
 try:
     from zeropass.numerics import numba_tiles, numba_top_k
-except (ImportError, RuntimeError):  # numba is an extra; it says RuntimeError if it may write what it compiles nowhere
+except (ImportError, RuntimeError):  # numba is an extra; it raises RuntimeError if it has no folder for its cache
     numba_tiles = numba_top_k = None  # type: ignore[assignment]
 
 try:
     from zeropass.numerics import triton_kernels
-except ImportError:  # Triton comes with PyTorch for GPUs, on Linux
+except ImportError:  # Triton comes with the GPU builds of PyTorch on Linux
     triton_kernels = None  # type: ignore[assignment, unused-ignore]
 
 __all__ = ["numba_tiles", "numba_top_k", "triton_kernels"]

@@ -1,11 +1,12 @@
-"""What two sets of rows over the same tokens have in common, in d-sized matrices (design.md §4).
+"""Cross-Gram matrices of two sets of rows over the same tokens: comparisons of scores in d-sized matrices.
 
-Two vectors of two models, read over the vocabulary that the models share, are two columns of scores. Their correlation
-needs none of the scores: with rows A (S, d₁) and B (S, d₂) of the shared tokens, each minus its mean,
+Two vectors of two models, read over the shared tokens, are two columns of scores. Their correlation can be computed
+without the scores. With rows A (S, d₁) and B (S, d₂) of the shared tokens, each minus its mean,
 
     corr(A x, B y) = xᵀ AᵀB y / √(xᵀ AᵀA x · yᵀ BᵀB y)
 
-and the inner product of two head maps ``(A p)(A r)ᵀ`` and ``(B q)(B s)ᵀ`` is ``tr((pᵀ AᵀB q)(sᵀ BᵀA r))``.
+The inner product of two head maps ``(A p)(A r)ᵀ`` and ``(B q)(B s)ᵀ`` is ``tr((pᵀ AᵀB q)(sᵀ BᵀA r))``
+(docs/theory.md §3).
 """
 
 import torch
@@ -17,34 +18,49 @@ __all__ = ["cross_kernel", "head_products", "unit"]
 
 
 def cross_kernel(first: Tensor, second: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """``AᵀB / S`` (d₁, d₂), float32, of the centred rows of S pairs of tokens (ids in the first, ids in the second).
+    """Return ``AᵀB / S`` of the centred rows of S pairs of tokens.
 
-    Sums are taken in float64 block by block: nothing as long as the vocabulary is copied.
+    Sums are taken in float64, block by block, so nothing as long as the vocabulary is copied.
+
+    Args:
+        first: Rows of the first model, (V₁, d₁).
+        second: Rows of the second model, (V₂, d₂).
+        pairs: Token ids (S,) in the first model, and those of the same tokens in the second.
+
+    Returns:
+        The kernel, (d₁, d₂) float32.
     """
-    ids, others = pairs
+    first_ids, second_ids = pairs
     total = torch.zeros(first.shape[1], second.shape[1], dtype=torch.float64, device=first.device)
-    a_sum = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
-    b_sum = torch.zeros(second.shape[1], dtype=torch.float64, device=first.device)
-    for part in blocks(len(ids)):
-        a, b = first[ids[part]], second[others[part]]
+    first_sum = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
+    second_sum = torch.zeros(second.shape[1], dtype=torch.float64, device=first.device)
+    for part in blocks(len(first_ids)):
+        a, b = first[first_ids[part]], second[second_ids[part]]
         total += (a.T @ b).double()
-        a_sum += a.double().sum(0)
-        b_sum += b.double().sum(0)
-    return (total / len(ids) - torch.outer(a_sum / len(ids), b_sum / len(ids))).float()
+        first_sum += a.double().sum(0)
+        second_sum += b.double().sum(0)
+    return (total / len(first_ids) - torch.outer(first_sum / len(first_ids), second_sum / len(first_ids))).float()
 
 
 def unit(vectors: Tensor, kernel: Tensor) -> Tensor:
-    """Vectors (n, d) scaled so that their scores have variance one under their own kernel (d, d); zero stays zero."""
+    """Scale vectors (n, d) so that their scores have variance one under the kernel (d, d); zero stays zero."""
     variance = ((vectors @ kernel) * vectors).sum(1).clamp_min(0)
     floor = torch.finfo(vectors.dtype).eps * kernel.diagonal().sum() * vectors.square().sum(1)
     return vectors * torch.where(variance > floor, variance.rsqrt(), torch.zeros_like(variance))[:, None]
 
 
 def head_products(left: Tensor, right: Tensor, heads: tuple[int, int]) -> Tensor:
-    """Inner products (h₁, h₂) of head maps from two blocks of kernel products.
+    """Return the inner products of head maps from two blocks of kernel products.
 
-    left: ``P K Qᵀ`` (h₁ m, h₂ n) between the first sides of all heads of one layer and all of another, heads one after
-    the other; right: the same for the second sides. ``tr(L Rᵀ)`` of each head's block is the sum of ``L ⊙ R``.
+    ``tr(L Rᵀ)`` of the block of each pair of heads is the sum of ``L ⊙ R``.
+
+    Args:
+        left: ``P K Qᵀ``, (h₁ m, h₂ n), of the first sides of all heads of one layer and of another, head by head.
+        right: The same for the second sides.
+        heads: The numbers of heads, h₁ and h₂.
+
+    Returns:
+        Inner products, (h₁, h₂).
     """
     first, second = heads
     product = (left * right).view(first, left.shape[0] // first, second, left.shape[1] // second)

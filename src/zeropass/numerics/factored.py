@@ -1,6 +1,6 @@
-"""Products kept as their two factors: the form of every head map (design.md §2 and §5).
+"""Products kept as their two factors: the form of every head map (docs/theory.md §3).
 
-A head map is V x V, 9.7 GB for 49,152 tokens; its factors are V x 64. Nothing here ever multiplies them out.
+A head map is V x V, 9.7 GB for 49,152 tokens; its factors are V x 64. No function here multiplies them out.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from torch import Tensor
 from zeropass.numerics.statistics import gram
 
 CHUNK = 8192
-"""Pairs whose rows are gathered at once: keeps ``entries`` to about 10 MB of scratch at 64 columns."""
+"""The number of pairs whose rows are gathered at once: ``entries`` needs about 10 MB of scratch at 64 columns."""
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Leading singular triplets of a product: ``left * values @ right.T`` is its best approximation.
+    """The leading singular triplets of a product: ``left * values @ right.T`` is its best approximation.
 
-    values: (k,), falling. left: (m, k), right: (n, k), orthonormal columns (zero where the value is zero); of each left
-    column the entry of the largest size is positive (`one_sign`), and its right column is turned along with it.
-    close: (k,) bool, True where the value is too near a neighbour for its direction to mean anything alone.
+    Attributes:
+        values: Singular values in falling order, (k,).
+        left: Left directions, (m, k): orthonormal columns, zero where the value is zero. The entry of the largest size
+            in each column is positive (`one_sign`).
+        right: Right directions, (n, k), with the signs that belong to the left ones.
+        close: True where the value is too close to a neighbour for its direction to mean anything alone, (k,) bool.
     """
 
     values: Tensor
@@ -31,16 +34,21 @@ class Directions:
 
 @dataclass(frozen=True)
 class Factored:
-    """The product ``left @ right.T``, never materialised; left is (m, r) and right (n, r), both floating.
+    """The product ``left @ right.T``, never materialised.
 
-    Raises ValueError for factors that are not matrices of one width, kind of number and device.
+    Attributes:
+        left: The left factor, (m, r), floating.
+        right: The right factor, (n, r), of the same type and on the same device.
+
+    Raises:
+        ValueError: The factors are no matrices of the same width, floating type and device.
     """
 
     left: Tensor
     right: Tensor
 
     def __post_init__(self) -> None:
-        """Refuse what is not a product of two real matrices."""
+        """Raise ValueError for factors that are not two real matrices of the same width."""
         left, right = self.left, self.right
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
             raise ValueError(
@@ -55,44 +63,44 @@ class Factored:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape (m, n) of the product."""
+        """The shape (m, n) of the product."""
         return self.left.shape[0], self.right.shape[0]
 
     def balanced(self) -> "Factored":
-        """Return the same product with factors whose Gram matrices are equal and diagonal (design.md §3).
+        """Return the same product with factors whose Gram matrices are equal and diagonal (docs/theory.md §3).
 
         With ``left = Q_A R_A``, ``right = Q_B R_B`` and the SVD ``R_A R_Bᵀ = U S Vᵀ`` (float64) the new factors
         are ``Q_A U √S`` and ``Q_B V √S``: min(m, n, r) columns, both Grams diag(S), S falling. Columns of
-        directions that the product does not have are zero.
+        directions that the product lacks are zero.
         """
         left, values, right = self._svd()
         root = values.sqrt()
         return Factored((left * root).to(self.left.dtype), (right * root).to(self.left.dtype))
 
     def reduced(self) -> "Factored":
-        """Return the same product, to float32 rounding, without the columns of directions that it does not have.
+        """Return the same product, to float32 rounding, without the columns of directions that it lacks.
 
-        Balanced like `balanced`, but from the factors' Gram matrices (float64), several times as fast. What is smaller
-        than 1e-6 of a factor's norm is left out: a Gram matrix does not hold it to more than some digits.
+        The factors are balanced as by `balanced`, but computed from their Gram matrices (float64), which is several
+        times as fast. Directions below 1e-6 of a factor's norm are dropped: a Gram matrix holds few of their digits.
         """
         sides = []
         for factor in (self.left, self.right):
             values, vectors = torch.linalg.eigh(gram(factor))
-            kept = values > 1e-12 * values[-1:].clamp_min(torch.finfo(torch.float64).tiny)
-            sides.append((values[kept].sqrt(), vectors[:, kept]))
-        (sizes, left), (others, right) = sides
-        u, values, vt = torch.linalg.svd(sizes[:, None] * (left.T @ right) * others, full_matrices=False)
-        kept = values > 1e-9 * values[:1]
-        kept[:1] = True  # a product of no columns is none
-        root = values[kept].sqrt()
-        turns = (left / sizes) @ u[:, kept] * root, (right / others) @ vt.T[:, kept] * root
+            present = values > 1e-12 * values[-1:].clamp_min(torch.finfo(torch.float64).tiny)
+            sides.append((values[present].sqrt(), vectors[:, present]))
+        (left_sizes, left), (right_sizes, right) = sides
+        u, values, vt = torch.linalg.svd(left_sizes[:, None] * (left.T @ right) * right_sizes, full_matrices=False)
+        present = values > 1e-9 * values[:1]
+        present[:1] = True  # a product needs at least one column
+        root = values[present].sqrt()
+        turns = (left / left_sizes) @ u[:, present] * root, (right / right_sizes) @ vt.T[:, present] * root
         return Factored(_turned(self.left, turns[0]), _turned(self.right, turns[1]))
 
     def svd(self, k: int | None = None) -> Directions:
-        """Return the k largest singular values of the product with their directions (all of them for None)."""
+        """Return the k largest singular values of the product with their directions, or all of them for None."""
         left, values, right = self._svd()
         close = close_values(values)
-        # What is only rounding has no direction; it is set to zero and not to noise.
+        # A value that is only rounding has no direction: zero is better than noise.
         signs = one_sign(left) * (values > 0)
         parts = (values, left * signs, right * signs)
         values, left, right = (part[..., :k].to(self.left.dtype) for part in parts)
@@ -101,8 +109,8 @@ class Factored:
     def entries(self, i: Tensor, j: Tensor) -> Tensor:
         """Return the entries at (i[x], j[x]) as float32: float64 dot products, rounded once.
 
-        Products of float32 numbers are exact in float64 and the sum runs over one fixed tree, so an entry
-        has the same bits whatever it is computed along with, on any device and number of threads.
+        Products of float32 numbers are exact in float64, and the sum runs over one fixed tree. So an entry has the
+        same bits in any batch, on any device and with any number of threads.
         """
         out = torch.empty(i.shape[0], dtype=torch.float32, device=self.left.device)
         for start in range(0, i.shape[0], CHUNK):
@@ -111,7 +119,7 @@ class Factored:
         return out
 
     def inner(self, other: "Factored") -> float:
-        """Return the inner product of two maps of one shape, ``tr((A1ᵀ A2)(B2ᵀ B1))`` (design.md §4), in float64."""
+        """Return the inner product ``tr((A1ᵀ A2)(B2ᵀ B1))`` of two maps of one shape in float64 (docs/theory.md §3)."""
         if self.shape != other.shape:
             raise ValueError(
                 f"Maps of shape {self.shape} and {other.shape} have no inner product; shapes should agree."
@@ -121,27 +129,34 @@ class Factored:
         return float((lefts * rights).sum())
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return left directions, singular values and right directions in float64; rounding counts as zero."""
+        """Return left directions, singular values and right directions in float64; values below rounding are zero."""
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double())
         u, values, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
-        # The rank cannot be told finer than the factors' own rounding, which this is the usual bound for.
+        # The rank is known only up to the rounding of the factors; this is its usual bound.
         floor = 1e-15 * max(self.left.shape[1], 1) * (r_left.norm() * r_right.norm())
         values = torch.where(values > floor, values, torch.zeros_like(values))
         return q_left @ u, values, q_right @ vt.T
 
 
 def _turned(factor: Tensor, turn: Tensor) -> Tensor:
-    """``factor @ turn`` in float64, block by block, rounded once."""
+    """Return ``factor @ turn``, computed in float64 block by block and rounded once."""
     return torch.cat([(part.double() @ turn).to(factor.dtype) for part in torch.split(factor, CHUNK)])
 
 
 def one_sign(columns: Tensor, tie: float = 1e-3) -> Tensor:
-    """Return for each column (m, k) the sign, (k,), that makes its entry of the largest size positive.
+    """Return the sign that makes the entry of the largest size in each column positive.
 
-    A singular value decomposition fixes its directions up to a sign, which libraries and devices choose as they like.
-    Entries within ``tie`` of the largest count as equally large, and the first of them decides: two entries of
-    opposite sign and equal size are told apart by their place, not by rounding.
+    A singular value decomposition fixes its directions up to a sign, which differs between libraries and devices.
+    Entries within ``tie`` of the largest count as equally large, and the first of them decides. So the place of two
+    entries of opposite sign and equal size decides, not their rounding.
+
+    Args:
+        columns: Directions, (m, k).
+        tie: The largest relative difference of two sizes that count as equal.
+
+    Returns:
+        Signs 1 or -1, (k,).
     """
     sizes = columns.abs()
     if not len(columns):
@@ -152,18 +167,24 @@ def one_sign(columns: Tensor, tie: float = 1e-3) -> Tensor:
 
 
 def close_values(values: Tensor, gap: float = 0.05) -> Tensor:
-    """Tell which of the falling singular values lie within ``gap`` of a neighbour, relative to the larger.
+    """Tell which singular values lie within ``gap`` of a neighbour, relative to the larger of the two.
 
     By Wedin's theorem an error of size ε in the map turns a singular direction by about ε over the distance to
-    the next value. Weights stored in 8 or fewer bits err by around 1% of a singular value; with the next value
-    5% away that turns the direction by up to 0.2 (11 degrees), with one nearer the two directions mix at will and only
-    the plane they span means anything. Zero values have no direction and count as close. Pass all values,
-    not only the first k, for the last one to be judged by its true neighbour.
+    the next value. Weights stored in 8 or fewer bits err by around 1% of a singular value. With the next value 5% away
+    that turns the direction by up to 0.2 (11 degrees); with a closer one the two directions mix freely, and only
+    the plane they span means anything.
+
+    Args:
+        values: All singular values, falling: without its true neighbour the last one cannot be judged.
+        gap: The smallest relative distance that separates two values.
+
+    Returns:
+        True for each close value; zero values have no direction and count as close.
     """
-    near = values[:-1] - values[1:] < gap * values[:-1]
+    crowded = values[:-1] - values[1:] < gap * values[:-1]
     close = values <= 0
-    close[:-1] |= near
-    close[1:] |= near
+    close[:-1] |= crowded
+    close[1:] |= crowded
     return close
 
 

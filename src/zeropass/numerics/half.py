@@ -1,24 +1,23 @@
-"""What `top_k.survey` keeps, on a GPU: a product in float16, and its few scores that may matter computed again.
+"""The top-k search of `top_k.survey` on a GPU: a product in float16, whose scores that may matter are recomputed.
 
-There float16 is multiplied ten times as fast as float32. With hats for what is rounded, a score is no further off than
+A GPU multiplies float16 ten times as fast as float32. With hats for rounded vectors, the error of a score is at most
 
     |x·y - x̂·ŷ|  <=  ‖x - x̂‖ ‖y‖ + ‖x̂‖ ‖y - ŷ‖
 
-and what sums in float32, and the rounding of the product itself, add. bfloat16, as fast, loses eight times as much:
-with 4,096 numbers a vector, too much.
+plus the rounding of sums in float32 and of the product itself. bfloat16 is as fast but loses eight times as much, which
+is too much for vectors of 4,096 numbers.
 
-There are two ways to find what may matter. `kept` looks at the scores twice, in Triton (`triton_kernels`): the highest
-bound of each group of columns tells what a vector's best are at least, and then all scores that may reach that, or what
-a token keeps, are chosen. `poles_of` and `tokens_of` are torch's, right on any device, and find the same: of each pole
-more scores than it keeps are computed again; where the last of them could still be among the best, so is that vector's
-whole product.
+There are two ways to find the scores that may matter, with the same results. `kept` reads the scores twice, in Triton
+(`triton_kernels`): the highest bound of each group of columns gives a floor for a vector's best scores; then all scores
+that may reach it, or that a token may keep, are chosen. `poles_of` and `tokens_of` use torch and work on any device:
+more scores than a pole keeps are recomputed, and where the last of them may still be among the best, so is the full
+product of that vector.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,45 +30,50 @@ from zeropass.numerics.token_index import EMPTY, TokenIndex, decoded, encoded
 __all__ = ["HalfRows", "Rough", "fused", "kept", "part_size", "poles_of", "product", "to_half", "tokens_of"]
 
 _LONGEST = 128.0
-"""Norm that vectors and rows are brought to, at most: a product is then within what float16 holds, 65,504."""
+"""The largest norm of scaled vectors and rows: their products stay below 65,504, the largest float16 number."""
 
 _SUMMING = 2.0**-23
-"""What a product of float16 numbers loses, at most, for each number that is summed. Tensor cores sum at least four in
-one go, and cut off what does not fit."""
+"""The largest relative loss of a product of float16 numbers per summed number.
+
+Tensor cores sum at least four numbers at a time and cut off the bits that do not fit.
+"""
 
 _ROUNDING = 2.0**-10
-"""Largest relative change of a product by rounding to float16; where numbers are tiny, `_TINY` adds to it."""
+"""The largest relative change of a product by rounding to float16; for tiny numbers `_TINY` adds to it."""
 
 _TINY = 2.0**-24
 
 _LOST = 2.0**-11
-"""Change of a vector by rounding to float16, relative to its norm, unless its numbers are tiny."""
+"""The largest change of a vector by rounding to float16, relative to its norm, unless its numbers are tiny."""
 
 _FLOAT32 = 1e-5
-"""Relative slack for bounds that are themselves computed in float32."""
+"""The relative slack of bounds that are themselves computed in float32."""
 
 _GATHERED = 1 << 26
-"""Numbers of rows that are gathered at once: 256 MB."""
+"""The number of coordinates of rows that are gathered at once: 256 MB."""
 
-_WHOLE = 128
-"""Vectors of which all scores are held in float32."""
+_FULL = 128
+"""The number of vectors whose full products are held at once in float32."""
 
 _SHARE = 32
-"""A whole product takes no longer than scores one by one, if those are more than one in so many."""
+"""A full product takes no longer than single scores if these are more than one in so many."""
 
 _FIRST = 2048
-"""Vectors looked through at once while tokens have met no more: what they keep is still low."""
+"""The number of vectors searched at once while the tokens have met no more: their thresholds are still low."""
 
 _MEMORY = 16
-"""The scores of a part take no more than one in so many bytes of the GPU."""
+"""The scores of a part take at most one in so many bytes of the GPU's memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class HalfRows:
-    """Vectors or rows (n, d) in float16, each number standing for ``unit`` times itself.
+    """Vectors or rows in float16, with bounds: a product is off by at most the error of either times the other's size.
 
-    In these units, sizes (n,), no less than the norms, and errors (n,): a product of two vectors is no further off than
-    the error of either times the size of the other.
+    Attributes:
+        numbers: Vectors (n, d) float16; each number stands for ``unit`` times itself.
+        unit: A power of two.
+        sizes: Upper bounds of the norms, (n,), in units.
+        errors: Errors of the vectors, (n,), in units, with an allowance for rounding the other side and for sums.
     """
 
     numbers: Tensor
@@ -80,9 +84,15 @@ class HalfRows:
 
 @dataclass(frozen=True, eq=False)
 class Rough:
-    """Scores (n, V') in float16 and in units.
+    """Rounded scores, with bounds of their errors.
 
-    The score of vector i and row j is off by no more than ``errors[i] * sizes[j]``, `_TINY`, and `_ROUNDING` of it.
+    The error of the score ``s`` of vector i and row j is at most ``errors[i] * sizes[j] + |s| * _ROUNDING + _TINY``.
+
+    Attributes:
+        scores: Scores (n, V') float16, in units.
+        errors: Errors of the vectors, (n,), which allow for those of the rows.
+        sizes: Sizes of the rows, (V',).
+        unit: The score that 1.0 stands for.
     """
 
     scores: Tensor
@@ -92,7 +102,7 @@ class Rough:
 
 
 def part_size(tokens: int, seen: int, device: torch.device) -> int:
-    """Return how many vectors to look through at once, given how many the tokens have met."""
+    """Return how many vectors to search at once, given the number that the tokens have met."""
     if device.type != "cuda":
         return _FIRST
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -100,7 +110,7 @@ def part_size(tokens: int, seen: int, device: torch.device) -> int:
 
 
 def to_half(rows: Tensor) -> HalfRows:
-    """Vectors or rows (n, d) float32, rounded."""
+    """Round vectors or rows (n, d) float32 to float16."""
     norms, d = torch.linalg.vector_norm(rows, dim=1), rows.shape[1]
     longest = float(norms.amax())
     unit = 2.0 ** math.ceil(math.log2(longest / _LONGEST)) if longest > 0 else 1.0
@@ -112,7 +122,7 @@ def to_half(rows: Tensor) -> HalfRows:
         rounded = numbers[part].float()
         lost[part] = torch.linalg.vector_norm(exact - rounded, dim=1) * (1 + _FLOAT32)
         sizes[part] = sizes[part].maximum(torch.linalg.vector_norm(rounded, dim=1)) * (1 + _FLOAT32)
-    # So that what the other side loses is no more than `_LOST` of its size.
+    # A side must not lose more than `_LOST` of its size.
     sizes = sizes.maximum(lost / _LOST)
     # The exact scores are sums in float32 as well.
     errors = lost + sizes * (_LOST + d * (_SUMMING + 2.0**-24))
@@ -120,7 +130,7 @@ def to_half(rows: Tensor) -> HalfRows:
 
 
 def product(vectors: HalfRows, rows: HalfRows) -> Rough:
-    """All scores, roughly."""
+    """Return the rounded scores of all vectors and rows."""
     with _summed_in_float32():
         scores = vectors.numbers @ rows.numbers.T
     return Rough(scores, vectors.errors, rows.sizes, vectors.unit * rows.unit)
@@ -130,108 +140,150 @@ def product(vectors: HalfRows, rows: HalfRows) -> Rough:
 
 
 def fused(device: torch.device, tokens: int, k: int) -> bool:
-    """Tell whether `kept` can be used: kernels work on the device, and there are more groups than a pole keeps."""
+    """Tell whether `kept` can be used: kernels work on the device, and groups outnumber the scores of a pole."""
     return triton_kernels is not None and tokens >= 4 * k * triton_kernels.GROUP and triton_kernels.works(device)
 
 
 def kept(
     rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor, index: TokenIndex, first_id: int
 ) -> tuple[Extremes, Tensor]:
-    """Both poles of vectors whose `product` was made; the tokens are given what they may keep.
+    """Return both poles of vectors from their `product`, and put the scores that tokens keep into the index.
+
+    Args:
+        rough: The rounded scores (n, V').
+        vectors: The vectors (n, d) float32.
+        rows: The rows (V', d) float32.
+        k: Scores of each pole.
+        ids: Token ids of the rows, (V',).
+        index: Takes in the scores.
+        first_id: The id of the first vector.
 
     Returns:
-        The poles, and the means (4, n) of the first four powers of the rough scores.
+        The poles, and the means (4, n) of the first four powers of the rounded scores.
     """
     index.flush_if_much()
+    columns, filled, overflowing, sums = _candidates(rough, k, index)
+    z = triton_kernels.dots(vectors, rows, columns, filled)
+    chosen = torch.arange(columns.shape[1], device=z.device) < filled[:, None]
+    columns = torch.where(chosen, columns, 0)
+    poles = [values for sign in (1, -1) for values in _best(sign * z, columns, chosen, k)]
+    if bool(overflowing.any()):
+        _search_all(vectors, rows, overflowing.nonzero()[:, 0], poles, index, first_id)
+        chosen &= ~overflowing[:, None]
+    row, place = (chosen & (z.abs() >= index.threshold[columns])).nonzero(as_tuple=True)
+    index.take(columns[row, place].long(), first_id + row, z[row, place])
+    index.seen += len(vectors)
+    top, top_columns, bottom, bottom_columns = poles
+    return Extremes(top, ids[top_columns], -bottom, ids[bottom_columns]), sums / len(rows)
+
+
+def _candidates(rough: Rough, k: int, index: TokenIndex) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose the scores that may matter.
+
+    Returns:
+        Their columns (n, m), how many of these are set (n,), which vectors have more (n,), and sums of powers (4, n).
+    """
     bounds = rough.errors, rough.sizes
     high, low, sums = triton_kernels.ends(rough.scores, *bounds, _ROUNDING, _TINY)
     floors = torch.stack((high.topk(k).values[:, -1], low.topk(k, largest=False).values[:, -1]))
     limits = index.threshold * ((1 - _FLOAT32) / rough.unit)
-    # Of random vectors a token keeps as large a share as it has places; half as many again, and some for the poles.
-    most = min(len(rows), 8 * k + 128 + int(1.5 * len(rows) * index.keys.shape[1] / max(1, index.seen)))
-    places, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, _ROUNDING, _TINY, most)
-    places = places[:, : int(filled.amax())].contiguous()
-    z = triton_kernels.dots(vectors, rows, places, filled)
-    noted = torch.arange(places.shape[1], device=z.device) < filled[:, None]
-    places = torch.where(noted, places, 0)
-    poles: list[Any] = [values for sign in (1, -1) for values in _best(sign * z, places, noted, k)]
-    if bool((over := filled > most).any()):
-        for some in torch.split(over.nonzero()[:, 0], _WHOLE):
-            whole = vectors[some] @ rows.T
-            exact = [values for sign in (1, -1) for values in _best_of_all(sign * whole, k)]
-            for pole, values in zip(poles, exact, strict=True):
-                pole[some] = values
-            row, token = (whole.abs() >= index.threshold).nonzero(as_tuple=True)
-            index.take(token, first_id + some[row], whole[row, token])
-        noted &= ~over[:, None]
-    row, place = (noted & (z.abs() >= index.threshold[places])).nonzero(as_tuple=True)
-    index.take(places[row, place].long(), first_id + row, z[row, place])
-    index.seen += len(vectors)
-    top, at_top, bottom, at_bottom = poles
-    return Extremes(top, ids[at_top], -bottom, ids[at_bottom]), sums / len(rows)
+    # Of random vectors a token keeps the share size / seen; allow half as many again, and some for the poles.
+    count = len(rough.sizes)
+    most = min(count, 8 * k + 128 + int(1.5 * count * index.keys.shape[1] / max(1, index.seen)))
+    columns, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, _ROUNDING, _TINY, most)
+    return columns[:, : int(filled.amax())].contiguous(), filled, filled > most, sums
 
 
-def _best(scores: Tensor, at: Tensor, noted: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row's noted scores, and where they are; of equal ones those that come first."""
-    keys = torch.where(noted, encoded(scores, at), EMPTY)
-    best, at = decoded(keys.topk(k, dim=1).values)
-    return best, at
+def _search_all(
+    vectors: Tensor, rows: Tensor, places: Tensor, poles: Sequence[Tensor], index: TokenIndex, first_id: int
+) -> None:
+    """Replace the poles of the vectors at some places by those of their full products, which the index takes in."""
+    for part in torch.split(places, _FULL):
+        scores = vectors[part] @ rows.T
+        exact = [values for sign in (1, -1) for values in _best_of_all(sign * scores, poles[0].shape[1])]
+        for pole, values in zip(poles, exact, strict=True):
+            pole[part] = values
+        row, token = (scores.abs() >= index.threshold).nonzero(as_tuple=True)
+        index.take(token, first_id + part[row], scores[row, token])
+
+
+def _best(scores: Tensor, columns: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best of the chosen scores of each row, and their columns; of equal scores the first columns."""
+    keys = torch.where(chosen, encoded(scores, columns), EMPTY)
+    best, columns = decoded(keys.topk(k, dim=1).values)
+    return best, columns
 
 
 # --- In torch ---------------------------------------------------------------------------------------------
 
 
 def poles_of(rough: Rough, vectors: Tensor, rows: Tensor, k: int, ids: Tensor) -> Extremes:
-    """Both poles of vectors whose `product` was made; of equal scores the first rows."""
-    wide, found = min(2 * k + 32, len(rows)), []
+    """Return both poles of vectors from their `product`; of equal scores the first rows.
+
+    Args:
+        rough: The rounded scores (n, V').
+        vectors: The vectors (n, d) float32.
+        rows: The rows (V', d) float32.
+        k: Scores of each pole.
+        ids: Token ids of the rows, (V',).
+    """
+    count, poles = min(2 * k + 32, len(rows)), []
     errors = rough.errors * rough.sizes.amax() + _TINY
     for sign in (1, -1):
-        near, at = rough.scores.topk(wide, dim=1, largest=sign > 0)
-        best, at = _first(sign * _dots(vectors, rows, at), at, k)
-        rest = sign * near[:, -1].float()
+        candidates, columns = rough.scores.topk(count, dim=1, largest=sign > 0)
+        best, columns = _first(sign * _dots(vectors, rows, columns), columns, k)
+        rest = sign * candidates[:, -1].float()
         unsure = best[:, -1] / rough.unit <= rest + rest.abs() * _ROUNDING + errors
-        if wide < len(rows) and bool(unsure.any()):
-            for some in torch.split(unsure.nonzero()[:, 0], _WHOLE):
-                best[some], at[some] = _best_of_all(sign * (vectors[some] @ rows.T), k)
-        found += [sign * best, ids[at]]
-    return Extremes(*found)
+        if count < len(rows) and bool(unsure.any()):
+            for part in torch.split(unsure.nonzero()[:, 0], _FULL):
+                best[part], columns[part] = _best_of_all(sign * (vectors[part] @ rows.T), k)
+        poles += [sign * best, ids[columns]]
+    return Extremes(*poles)
 
 
 def tokens_of(rough: Rough, vectors: Tensor, rows: Tensor, index: TokenIndex, first_id: int) -> None:
-    """Give the tokens what they may keep of the scores whose `product` was made."""
+    """Put the scores that tokens keep into the index.
+
+    Args:
+        rough: The rounded scores (n, V').
+        vectors: The vectors (n, d) float32.
+        rows: The rows (V', d) float32.
+        index: Takes in the scores.
+        first_id: The id of the first vector.
+    """
     index.flush()
     error = (rough.errors.amax() * rough.sizes.amax() + _TINY) * (1 + _FLOAT32)
     enough = (index.threshold / rough.unit - error) * (1 - _ROUNDING) ** 2
-    may = rough.scores.abs() >= enough.half()
-    if int(may.sum()) * _SHARE > may.numel():
-        for part in blocks(len(vectors), _WHOLE):
+    eligible = rough.scores.abs() >= enough.half()
+    if int(eligible.sum()) * _SHARE > eligible.numel():
+        for part in blocks(len(vectors), _FULL):
             index.offer(vectors[part] @ rows.T, first_id + part.start)
         return
-    at, token = may.nonzero(as_tuple=True)
-    for part in blocks(len(at), max(1, _GATHERED // rows.shape[1])):
-        z = _dots(vectors[at[part]], rows, token[part, None])[:, 0]
-        index.take(token[part], first_id + at[part], z)
+    vector, token = eligible.nonzero(as_tuple=True)
+    for part in blocks(len(vector), max(1, _GATHERED // rows.shape[1])):
+        z = _dots(vectors[vector[part]], rows, token[part, None])[:, 0]
+        index.take(token[part], first_id + vector[part], z)
     index.seen += len(vectors)
 
 
-def _dots(vectors: Tensor, rows: Tensor, at: Tensor) -> Tensor:
-    """Scores (n, m) of n vectors, each with m rows of its own."""
-    found = rows.new_empty(at.shape)
-    for part in blocks(len(at), max(1, _GATHERED // (rows.shape[1] * at.shape[1]))):
-        found[part] = torch.bmm(rows[at[part]], vectors[part, :, None])[:, :, 0]
-    return found
+def _dots(vectors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the scores of n vectors at their columns (n, m), the places of m rows for each vector."""
+    scores = rows.new_empty(columns.shape)
+    for part in blocks(len(columns), max(1, _GATHERED // (rows.shape[1] * columns.shape[1]))):
+        scores[part] = torch.bmm(rows[columns[part]], vectors[part, :, None])[:, :, 0]
+    return scores
 
 
 def _best_of_all(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row's scores, of which there are all, and where they are."""
+    """Return the k best scores of each row of a full product, and their columns."""
     return _first(scores, torch.arange(scores.shape[1], device=scores.device).expand_as(scores), k)
 
 
-def _first(scores: Tensor, at: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of each row's scores, and where they are; of equal ones those that come first."""
-    at, order = at.sort(dim=1)
+def _first(scores: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best scores of each row, and their columns; of equal scores the first columns."""
+    columns, order = columns.sort(dim=1)
     best, places = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return best[:, :k], at.gather(1, places[:, :k])
+    return best[:, :k], columns.gather(1, places[:, :k])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The inner loop of `tiles`, compiled by numba when it is first run, and kept on disk: for processors with VNNI.
+"""The inner loop of `tiles` for processors with VNNI, compiled by numba on its first run and cached on disk.
 
-``vpdpbusd`` adds four products of an unsigned and a signed number to each of 16 sums. So the numbers of the right
-block are kept with 128 added, and what that adds to a product, 128 times the sum of the left row, to its floor.
+``vpdpbusd`` adds four products of an unsigned and a signed number to each of 16 sums. So 128 is added to the numbers
+of the right block. This adds 128 times the sum of the left row to a product, and the same is added to its floor.
 """
 
 from typing import Any
@@ -22,63 +22,63 @@ from zeropass.numerics.tiles import PANEL, Found, Heights, Products, products_fo
 __all__ = ["fastest_products"]
 
 _VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
-"""Whether this processor has the instruction, 512 bits wide."""
+"""True if this processor has the instruction, 512 bits wide."""
 
 _ROWS = 4
-"""Left rows that meet a panel at once: 4 x 4 vectors of 16 sums fill half of the registers."""
+"""The left rows that meet a panel together: 4 x 4 vectors of 16 sums fill half of the registers."""
 
 _LANES = 16
 _VECTORS = PANEL // _LANES
 _DEEP = 4
-"""Products that the instruction adds to a sum."""
+"""The number of products that the instruction adds to a sum."""
 
 _MOST = 1 << 30
-"""Floors are cut at this size, which no product reaches."""
+"""The size at which floors are clamped; no product reaches it."""
 
 _WIDEST = 1 << 14
-"""Columns of rows whose products fit 32 bits, with room to spare."""
+"""The largest number of columns; products of such rows fit 32 bits with room to spare."""
 
 _ROOM = 1 << 19
-"""Pairs that are taken in before the loop returns, or as many as one panel may bring."""
+"""The room for pairs that the loop may fill before it returns, unless one panel may bring more."""
 
 Numbers = npt.NDArray[np.int8]
 Panels = npt.NDArray[np.uint32]
 
 
 def fastest_products(width: int, device: torch.device, most: int, area: int) -> Products:
-    """`tiles.products_for`, or the compiled loop where that can be had."""
+    """Return the compiled loop where the processor supports it, else `tiles.products_for` of the same arguments."""
     if _VNNI and device.type == "cpu" and width <= _WIDEST:
         return _Compiled(most)
     return products_for(width, device, most, area)
 
 
 class _Compiled:
-    """Products of int8 numbers that are compared as soon as they are made, and kept nowhere."""
+    """Products of int8 numbers that are compared as soon as they are computed, and never stored."""
 
     int8 = True
 
     def __init__(self, most: int) -> None:
-        self.found = np.empty((2, max(_ROOM, most * PANEL)), np.int32)
+        self.pairs = np.empty((2, max(_ROOM, most * PANEL)), np.int32)
 
     def left(self, rows: Tensor) -> tuple[Numbers, npt.NDArray[np.int32]]:
-        """A block (m, r), with zeros up to whole tiles, and 128 times the sums of its rows (m,)."""
+        """Return a block (m, r), padded with zeros to full tiles, and 128 times the sums of its rows (m,)."""
         return _padded(rows, _ROWS), 128 * rows.sum(1, dtype=torch.int32).numpy()
 
     def right(self, rows: Tensor) -> tuple[Panels, int]:
-        """A block (n, r) as `_panels`, and n."""
+        """Return a block (n, r) as `_panels`, and n."""
         return _panels(_padded(rows, PANEL).view(np.uint32)), len(rows)
 
     def reaching(self, left: Any, right: Any, heights: Heights, floors: Tensor, panel: int) -> Found:
-        """See `Products`."""
+        """Find pairs as `Products.reaching` does."""
         (numbers, sums), (panels, columns) = left, right
-        count, stop = _reaching(numbers, sums, panels, columns, heights, floors.numpy(), panel, self.found)
-        return stop, *torch.from_numpy(self.found[:, :count].astype(np.int64))
+        count, stop = _reaching(numbers, sums, panels, columns, heights, floors.numpy(), panel, self.pairs)
+        return stop, *torch.from_numpy(self.pairs[:, :count].astype(np.int64))
 
 
 def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
-    """Multiply _ROWS left rows, ``_stride`` bytes apart, with a panel; whether any product reaches its row's floor.
+    """Multiply _ROWS left rows, ``_stride`` bytes apart, with a panel; the result is not 0 if any reaches its floor.
 
-    Writes which ones to ``_masks``, 64 bits a row. All but ``_steps`` and ``_stride`` are addresses.
+    The products that do are marked in ``_masks``, 64 bits per row. All but ``_steps`` and ``_stride`` are addresses.
     """
     word, long = ir.IntType(32), ir.IntType(64)
     lanes = ir.VectorType(word, _LANES)
@@ -90,11 +90,11 @@ def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
         )
 
         def spread(base, place):
-            """The number at a place in all lanes."""
-            one = builder.load(builder.gep(base, [place]), align=4)
-            none = ir.Constant(lanes, ir.Undefined)
+            """Load the number at a place into all lanes."""
+            number = builder.load(builder.gep(base, [place]), align=4)
+            undefined = ir.Constant(lanes, ir.Undefined)
             return builder.shuffle_vector(
-                builder.insert_element(none, one, word(0)), none, ir.Constant(lanes, [0] * _LANES)
+                builder.insert_element(undefined, number, word(0)), undefined, ir.Constant(lanes, [0] * _LANES)
             )
 
         zeros = ir.Constant(lanes, [0] * _LANES)
@@ -106,15 +106,15 @@ def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
         columns = builder.inttoptr(panel, lanes.as_pointer())
         with cgutils.for_range(builder, steps) as loop:
             first = builder.mul(loop.index, long(_VECTORS))
-            own = [
+            vectors = [
                 builder.load(builder.gep(columns, [builder.add(first, long(at))]), align=4) for at in range(_VECTORS)
             ]
             for row, totals in zip(rows, sums, strict=True):
                 numbers = spread(row, loop.index)
-                for total, column in zip(totals, own, strict=True):
+                for total, column in zip(totals, vectors, strict=True):
                     builder.store(builder.call(multiply, [builder.load(total), column, numbers]), total)
 
-        least, out = (builder.inttoptr(at, kind.as_pointer()) for at, kind in ((floors, word), (masks, long)))
+        least, out = (builder.inttoptr(base, type_.as_pointer()) for base, type_ in ((floors, word), (masks, long)))
         reached = long(0)
         for row, totals in enumerate(sums):
             floor, mask = spread(least, long(row)), long(0)
@@ -132,7 +132,7 @@ _tile_reaching: Any = intrinsic(_tile)
 
 
 def _padded(rows: Tensor, many: int) -> Numbers:
-    """A block (n, r) with zeros up to so many rows, and to as many columns as are multiplied at once."""
+    """Pad a block (n, r) with zeros to a multiple of ``many`` rows and of _DEEP columns."""
     n, r = rows.shape
     if n % many == 0 and r % _DEEP == 0:
         return rows.numpy()
@@ -143,7 +143,7 @@ def _padded(rows: Tensor, many: int) -> Numbers:
 
 @numba.njit(nogil=True, cache=True)
 def _panels(words):
-    """A block (n, r / 4) of words of four int8 numbers as panels (n / PANEL, r / 4, PANEL), with 128 added to each."""
+    """Cut a block (n, r / 4) of words of four int8 numbers into panels (n / PANEL, r / 4, PANEL); add 128 to each."""
     panels = np.empty((words.shape[0] // PANEL, words.shape[1], PANEL), np.uint32)
     for panel in range(panels.shape[0]):
         for place in range(words.shape[1]):
@@ -153,17 +153,16 @@ def _panels(words):
 
 
 @numba.njit(nogil=True, cache=True)
-def _reaching(numbers, sums, panels, columns, heights, floors, panel, found):
-    """`tiles.Products.reaching` of blocks that were made ready; writes the pairs to found (2, places).
+def _reaching(numbers, sums, panels, columns, heights, floors, panel, pairs):
+    """Do `tiles.Products.reaching` for prepared blocks, and write the pairs to ``pairs`` (2, places).
 
-    Returns how many these are, and the first panel that was not looked at: one that meets no row, or for which there
-    may be no room.
+    Return their number and the first panel that was not searched: one that meets no row, or whose pairs may not fit.
     """
     least = np.full(numbers.shape[0], _MOST, np.int32)
     for i in range(floors.shape[0]):
         least[i] = np.int32(min(max(np.ceil(floors[i]), -_MOST), _MOST)) + sums[i]
     masks, count = np.zeros(_ROWS, np.uint64), 0
-    while panel < panels.shape[0] and heights[panel] and count + PANEL * heights[panel] <= found.shape[1]:
+    while panel < panels.shape[0] and heights[panel] and count + PANEL * heights[panel] <= pairs.shape[1]:
         for i in range(0, heights[panel], _ROWS):
             if _tile_reaching(
                 numbers[i:].ctypes.data,
@@ -177,7 +176,7 @@ def _reaching(numbers, sums, panels, columns, heights, floors, panel, found):
                     mask, column = masks[row - i], PANEL * panel
                     while mask:
                         if mask & np.uint64(1) and column < columns:
-                            found[0, count], found[1, count] = row, column
+                            pairs[0, count], pairs[1, count] = row, column
                             count += 1
                         mask >>= np.uint64(1)
                         column += 1

@@ -1,4 +1,4 @@
-"""The inner loops of `top_k.survey`, compiled by numba when they are first run, and kept on disk."""
+"""The inner loops of `top_k.survey`, compiled by numba on their first run and cached on disk."""
 
 from typing import Any
 
@@ -17,22 +17,25 @@ __all__ = ["INT8", "keep", "look", "raise_ends"]
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 
 INT8 = any(map(_FEATURES.get, ("avx512vnni", "avxvnni", "amx-int8")))
-"""Whether this processor multiplies int8 numbers itself, which is four to six times as fast as float32."""
+"""True if this processor has instructions for int8 products, which are four to six times as fast as float32."""
 
 _LANES = 64
-"""Sums that run beside one another. The order of a sum is ours: left to the compiler, a process that has just compiled
-these loops and one that found them on disk would round differently, and builds would not have the same bytes."""
+"""The number of partial sums of a dot product.
+
+The order of the summation is fixed here. If the compiler chose it, a process that has just compiled these loops would
+round differently from one that loads them from disk, and builds would not have the same bytes.
+"""
 
 _TOGETHER = 4 if _FEATURES.get("avx512f") else 1
-"""Vectors that meet a row at once, so that its numbers are fetched once for all: as many as fit the registers."""
+"""The vectors that meet a row together, so that its numbers are loaded only once: as many as fit the registers."""
 
 _WORD = 64
-"""Marks of vectors that are looked at as one number."""
+"""The number of vectors whose marks are read as one integer."""
 
 
 @numba.njit(inline="always")
 def _key(score, low):
-    """A number that sorts by rising score, then by falling ``low``: the bits of floats sort like the floats."""
+    """Return a key that sorts by rising score, then by falling ``low``: the bits of floats sort like the floats."""
     bits = np.int64(np.float32(score + np.float32(0.0)).view(np.int32))
     if bits < 0:
         bits ^= 0x7FFFFFFF
@@ -41,6 +44,7 @@ def _key(score, low):
 
 @numba.njit(inline="always")
 def _score(key):
+    """Return the score of a key."""
     bits = key >> 32
     if bits < 0:
         bits ^= 0x7FFFFFFF
@@ -49,9 +53,9 @@ def _score(key):
 
 @numba.njit
 def _put(heap, key):
-    """Put a key in the place of the lowest, if it is higher; returns the score of the lowest that is left.
+    """Replace the lowest key of a heap if the new one is higher, and return the score of the lowest that remains.
 
-    Of a heap the lowest is the first, and places 2p + 1 and 2p + 2 hold nothing lower than place p.
+    The lowest key is the first, and places 2p + 1 and 2p + 2 hold nothing lower than place p.
     """
     if key > heap[0]:
         place, size = 0, heap.shape[0]
@@ -68,10 +72,11 @@ def _put(heap, key):
 
 
 def _dots_in_lanes(_typing, _bases, _row, _blocks, _dots):
-    """The dot products of _TOGETHER vectors with a row, of ``_blocks`` times _LANES numbers: in lanes, then in pairs.
+    """Compute the dot products of _TOGETHER vectors with a row of ``_blocks`` times _LANES numbers.
 
-    All are addresses but ``_blocks``: of the addresses of the vectors, of the row, and of where the results go.
-    Said in the compiler's own language: of a loop it makes something that is far slower.
+    Each product is summed in _LANES partial sums, which are then added in pairs. ``_bases`` is the address of the
+    addresses of the vectors, ``_row`` that of the row, and ``_dots`` that of the results. This is written as
+    intermediate code because the compiler turns an ordinary loop into far slower code.
     """
 
     def generate(_context, builder, _signature, arguments):
@@ -98,12 +103,12 @@ def _dots_in_lanes(_typing, _bases, _row, _blocks, _dots):
 
 
 def _in_pairs(builder, numbers):
-    """The sum of a vector's numbers: of its halves, of the halves of that, and so on."""
+    """Return the sum of a vector's numbers: its halves are added, then the halves of the result, and so on."""
     word = ir.IntType(32)
     while numbers.type.count > 1:
-        half, none = numbers.type.count // 2, ir.Constant(numbers.type, ir.Undefined)
+        half, undefined = numbers.type.count // 2, ir.Constant(numbers.type, ir.Undefined)
         masks = (ir.Constant(ir.VectorType(word, half), [*range(first, first + half)]) for first in (0, half))
-        numbers = builder.fadd(*(builder.shuffle_vector(numbers, none, mask) for mask in masks))
+        numbers = builder.fadd(*(builder.shuffle_vector(numbers, undefined, mask) for mask in masks))
     return builder.extract_element(numbers, word(0))
 
 
@@ -112,11 +117,11 @@ _lanes_dots: Any = intrinsic(_dots_in_lanes)
 
 @numba.njit
 def _dots(vectors, places, count, row, scores, bases):
-    """The dot products of a row with ``count`` of the vectors; writes them, and up to _TOGETHER - 1 more, to scores."""
+    """Write the dot products of a row with ``count`` of the vectors, and up to _TOGETHER - 1 more, to ``scores``."""
     blocks = row.shape[0] // _LANES
     for at in range(0, count, _TOGETHER):
-        for beside in range(_TOGETHER):
-            bases[beside] = vectors.ctypes.data + places[min(at + beside, count - 1)] * vectors.strides[0]
+        for lane in range(_TOGETHER):
+            bases[lane] = vectors.ctypes.data + places[min(at + lane, count - 1)] * vectors.strides[0]
         _lanes_dots(bases.ctypes.data, row.ctypes.data, blocks, scores[at:].ctypes.data)
     for place in range(blocks * _LANES, row.shape[0]):
         for at in range(count):
@@ -127,13 +132,13 @@ def _dots(vectors, places, count, row, scores, bases):
 def _add_powers(products, of_rows, first, sums):
     """Add the first four powers of the scores of four rows to the sums (4, n) of the vectors.
 
-    Four rows, that the sums are fetched once for all; where these are fewer, the last counts for nothing thereafter.
-    No branches inside: it is vectors.
+    With four rows at a time, the sums are loaded once for all of them; missing rows count as zeros. There are no
+    branches in the loop, so the compiler vectorises it.
     """
     rows, steps = np.empty(4, np.int64), np.zeros(4, np.float32)
-    for beside in range(4):
-        rows[beside] = min(first + beside, products.shape[0] - 1)
-        steps[beside] = of_rows[first + beside, 0] if first + beside < products.shape[0] else 0.0
+    for offset in range(4):
+        rows[offset] = min(first + offset, products.shape[0] - 1)
+        steps[offset] = of_rows[first + offset, 0] if first + offset < products.shape[0] else 0.0
     p, q, r, s = products[rows[0]], products[rows[1]], products[rows[2]], products[rows[3]]
     ones, twos, threes, fours = sums[0], sums[1], sums[2], sums[3]
     for i in range(products.shape[1]):
@@ -148,7 +153,7 @@ def _add_powers(products, of_rows, first, sums):
 
 @numba.njit
 def _mark(products, row, floor, high, low, size, lost, scale, marks):
-    """Mark the vectors to which a row's score may matter, for a pole or for the row; no branches either."""
+    """Mark the vectors whose score with a row may enter a pole or the row's entries, again without branches."""
     for i in range(products.shape[0]):
         x = np.float32(products[i]) * row[0]
         error = lost[i] * row[1] + size[i] * row[2]
@@ -157,7 +162,7 @@ def _mark(products, row, floor, high, low, size, lost, scale, marks):
 
 
 def _bits_of_marks(_typing, _marks):
-    """Which of the 64 marks at an address are set, as the bits of a number."""
+    """Return the 64 marks at an address as the bits of an integer."""
 
     def generate(_context, builder, _signature, arguments):
         bytes64 = ir.VectorType(ir.IntType(8), _WORD)
@@ -168,7 +173,7 @@ def _bits_of_marks(_typing, _marks):
 
 
 def _lowest_set(_typing, _bits):
-    """The place of the lowest bit that is set, of a number that is not zero."""
+    """Return the place of the lowest bit that is set in an integer other than zero."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.cttz(arguments[0], ir.IntType(1)(1))
@@ -182,7 +187,7 @@ _lowest: Any = intrinsic(_lowest_set)
 
 @numba.njit
 def _chosen(marks, places):
-    """Write the places of the marks that are set; returns how many. There are whole words of marks."""
+    """Write the places of the marks that are set, and return their number; marks come in full words."""
     count = 0
     for first in range(0, marks.shape[0], _WORD):
         bits = _bits(marks[first:].ctypes.data)
@@ -195,9 +200,13 @@ def _chosen(marks, places):
 
 @numba.njit(nogil=True, cache=True)
 def raise_ends(products, of_rows, start, ends):
-    """Keep the highest score of a group of rows, and minus the lowest, in ends (2, groups, n), in vectors' steps.
+    """Raise the ends of groups of rows, to which all rows are dealt in turn.
 
-    products (t, n) and of_rows: as for `look`; the first row is the ``start``-th of all, which are dealt to the groups.
+    Args:
+        products: Products (t, n) as for `look`.
+        of_rows: Steps and bounds of the t rows, (t, 3).
+        start: The place of the first row among all.
+        ends: The highest score of each group and minus the lowest, (2, groups, n), in the vectors' steps; changed.
     """
     for j in range(products.shape[0]):
         high, low = ends[0, (start + j) % ends.shape[1]], ends[1, (start + j) % ends.shape[1]]
@@ -208,15 +217,27 @@ def raise_ends(products, of_rows, start, ends):
 
 @numba.njit(nogil=True, cache=True)
 def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, found, exact):
-    """Look through products (t, n) of whole numbers that stand for t rows, the first the ``start``-th, and n vectors.
+    """Search the products of quantized vectors and rows, and compute exactly the scores that may matter.
 
-    of_vectors (3, n), of_rows (t, 3): see `top_k.Whole`. vectors: (n, d), rows: (t, d); exact scores are dot products.
-    floors: (t,) how large the scores are that the tokens keep. Changed: lowest (2, n), the scores that the poles keep,
-    heaps (2, n, k) of their keys, and sums (4, n) of powers of the scores. What a token may keep is written to found
-    (2, t · n), vector and row, and exact (t · n); returns how many these are.
+    Args:
+        products: Products of t rows and n vectors, (t, n).
+        of_vectors: Steps and bounds of the vectors, (3, n); see `top_k.Quantized`.
+        of_rows: Steps and bounds of the rows, (t, 3).
+        vectors: The vectors (n, d), whose dot products with the rows are the exact scores.
+        rows: The rows (t, d).
+        start: The place of the first row among all.
+        floors: The least |score| that each row, a token, keeps, (t,).
+        lowest: The least scores that the poles keep, (2, n); changed.
+        heaps: The keys of the poles, (2, n, k); changed.
+        sums: Sums of the first four powers of the scores, (4, n); changed.
+        found: Vector and row of each score that a token may keep, (2, t · n); written.
+        exact: These scores, (t · n); written.
+
+    Returns:
+        The number of scores in ``found`` and ``exact``.
     """
     n, count = products.shape[1], 0
-    scale = np.float32(1) / of_vectors[0]  # all is compared in units of the vector's step
+    scale = np.float32(1) / of_vectors[0]  # scores are compared in units of the vector's step
     size, lost = of_vectors[1] * scale, of_vectors[2] * scale
     high, low = lowest[0] * scale, lowest[1] * scale
     powers = np.zeros((4, n), np.float32)
@@ -249,7 +270,15 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
 
 @numba.njit(nogil=True, cache=True)
 def keep(found, exact, first_id, keys, floors):
-    """Put scores that `look` found for the tokens among the keys (tokens, size) of the best; raises their floors."""
+    """Put the scores that `look` wrote for the tokens into their heaps, and raise their floors.
+
+    Args:
+        found: Vector and row of each score, (2, m).
+        exact: The scores, (m,).
+        first_id: The id of the first vector.
+        keys: The heaps of a `TokenIndex`, (tokens, size); changed.
+        floors: Its thresholds, (tokens,); changed.
+    """
     for at in range(exact.shape[0]):
         token, score = found[1, at], exact[at]
         low = 2 * (first_id + found[0, at]) + (1 if score < 0 else 0)

@@ -1,4 +1,4 @@
-"""Work on all cores: the same on many things at once, each on a core of its own, or one thing behind another."""
+"""Work on all cores: many items at once, each on its own core, or one step in the background of another."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,31 +10,31 @@ import torch
 __all__ = ["Each", "ahead", "behind", "each_core", "in_turn", "side_by_side", "with_one_thread"]
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class Each(Protocol):
-    """`in_turn` or `side_by_side`."""
+    """The common signature of `in_turn` and `side_by_side`."""
 
-    def __call__(self, work: Callable[[Item], Found], items: Sequence[Item], /) -> list[Found]:
-        """What ``work`` makes of each item, in their order."""
+    def __call__(self, work: Callable[[Item], Result], items: Sequence[Item], /) -> list[Result]:
+        """Return the results of ``work`` on the items, in their order."""
 
 
-def in_turn(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """What ``work`` makes of each item, one after the other, with all of torch's threads."""
+def in_turn(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the results of ``work`` on the items, computed one after the other with all of torch's threads."""
     return [work(item) for item in items]
 
 
 def each_core(device: torch.device) -> Each:
-    """`side_by_side` where the work is the processor's; a GPU has one thing to do at a time."""
+    """Return `side_by_side` for a processor and `in_turn` for a GPU, which does one piece of work at a time."""
     return side_by_side if device.type == "cpu" else in_turn
 
 
-def side_by_side(work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
-    """What ``work`` makes of each item, in their order; as many at once as torch may have threads, each with one.
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the results of ``work`` on the items, in their order, computed in as many threads as torch may use.
 
-    For work that lets go of Python's lock: torch, and what numba compiled without it. One thread a piece of work does
-    more than two that meet after every product, and wait.
+    In each of them torch has one thread. The work should release Python's lock, as torch and numba's ``nogil`` loops
+    do. One thread per item is faster than two that share each product and wait for each other after it.
     """
     workers = min(torch.get_num_threads(), len(items))
     if workers <= 1:
@@ -43,8 +43,8 @@ def side_by_side(work: Callable[[Item], Found], items: Sequence[Item]) -> list[F
         return list(pool.map(work, items))
 
 
-def with_one_thread(work: Callable[[], Found]) -> Found:
-    """What ``work`` makes with one thread of torch: the bits of LAPACK's results depend on how many there are."""
+def with_one_thread(work: Callable[[], Result]) -> Result:
+    """Return the result of ``work`` with one torch thread: the bits of LAPACK's results depend on their number."""
     if torch.get_num_threads() == 1:
         return work()
     with _pool(1) as pool:
@@ -53,41 +53,42 @@ def with_one_thread(work: Callable[[], Found]) -> Found:
 
 @contextmanager
 def behind() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Gives a function that takes work, which is done in a thread of its own while the caller goes on.
+    """Yield a function that starts work in a background thread while the caller goes on.
 
-    It waits for the last piece of work before it takes another, and so does the end; what that raised is raised then.
+    Before the function starts another piece of work, and at the end of the context, it waits for the previous one and
+    raises the exception that this one raised.
     """
     with _pool(1) as pool:
-        waiting: Future[None] = pool.submit(lambda: None)
+        running: Future[None] = pool.submit(lambda: None)
 
         def take(work: Callable[[], None]) -> None:
-            nonlocal waiting
-            waiting.result()
-            waiting = pool.submit(work)
+            nonlocal running
+            running.result()
+            running = pool.submit(work)
 
         yield take
-        waiting.result()
+        running.result()
 
 
-def ahead(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """What ``work`` makes of each item, in their order: of the next in a thread, while the caller is at this one."""
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results of ``work`` on the items, in their order; a thread computes the next while the caller works."""
     with _pool(1) as pool:
-        made: Future[Found] | None = None
+        current: Future[Result] | None = None
         for item in items:
-            coming = pool.submit(work, item)
-            if made is not None:
-                yield made.result()
-            made = coming
-        if made is not None:
-            yield made.result()
+            following = pool.submit(work, item)
+            if current is not None:
+                yield current.result()
+            current = following
+        if current is not None:
+            yield current.result()
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch has one thread."""
+    """Yield a pool of workers in each of which torch has one thread."""
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(threads)  # each thread has its number; this is for threads that begin later
+        torch.set_num_threads(threads)  # the number is kept per thread; this one is for threads that start later

@@ -1,4 +1,7 @@
-"""From vectors of the residual stream to scores over the vocabulary, and back (Dar et al. 2023, §3; design.md §2)."""
+"""Projections of residual stream vectors to scores over the vocabulary, and back.
+
+Sources: Dar et al. 2023, §3; docs/theory.md §4 and §5.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,19 +29,19 @@ __all__ = [
 
 
 _FLAT = 1e-6
-"""A smaller gain is taken as this where it is divided by."""
+"""The smallest gain that vectors are divided by."""
 
 _BLOCK = 4096
-"""Rows that are held in float64 at once."""
+"""The number of rows that are held in float64 at once."""
 
 
 def scores(vectors: Tensor, rows: Tensor) -> Tensor:
-    """Scores (n, V) that (n, d) vectors give to (V, d) rows: ``x Eᵀ`` (Dar et al. 2023, §3.1)."""
+    """Return the scores (n, V) of vectors (n, d) over rows (V, d): ``x Eᵀ`` (Dar et al. 2023, §3.1)."""
     return vectors @ rows.T
 
 
 def normed(x: Tensor, norm: Literal["rms", "layer"], eps: float) -> Tensor:
-    """(…, d) states divided by their root mean square (``rms``), or centred and divided by their deviation."""
+    """Divide states (…, d) by their root mean square (``rms``), or centre and divide them by their deviation."""
     if norm == "layer":
         x = x - x.mean(-1, keepdim=True)
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
@@ -47,32 +50,37 @@ def normed(x: Tensor, norm: Literal["rms", "layer"], eps: float) -> Tensor:
 def apply_norm(
     x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor | None, shift: Tensor | None
 ) -> Tensor:
-    """The whole norm layer of a model: `normed`, times the gain, plus the shift."""
+    """Apply a model's norm layer to states (…, d): `normed`, times the gain, plus the shift."""
     x = normed(x, norm, eps)
     x = x if gain is None else x * gain
     return x if shift is None else x + shift
 
 
 def fold_read(vectors: Tensor, gain: Tensor | None, norm: Literal["rms", "layer"]) -> Tensor:
-    """Reading vectors (n, d) with the norm before them folded in: ``γ ⊙ w``, minus its mean for LayerNorm.
+    """Fold the norm before reading vectors (n, d) into them: ``γ ⊙ w``, minus its mean for LayerNorm.
 
-    ``w · (γ ⊙ (x − mean x)) = (γ ⊙ w − mean(γ ⊙ w)) · x``: design.md §2, norm folding.
+    ``w · (γ ⊙ (x − mean x)) = (γ ⊙ w − mean(γ ⊙ w)) · x``: docs/theory.md §5.
     """
     folded = vectors if gain is None else vectors * gain
     return folded - folded.mean(-1, keepdim=True) if norm == "layer" else folded
 
 
 def fold_write(vectors: Tensor, gain: Tensor | None, norm: Literal["rms", "layer"]) -> Tensor:
-    """Writing vectors (n, d) as a norm after the block passes them on: centred for LayerNorm, then ``γ ⊙ v``."""
+    """Fold the norm after a block into writing vectors (n, d): centred for LayerNorm, then ``γ ⊙ v``."""
     centred = vectors - vectors.mean(-1, keepdim=True) if norm == "layer" else vectors
     return centred if gain is None else centred * gain
 
 
 def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
-    """(…, d_h) queries turned by rotary position ``offset``, halves convention: ``R_Δ q`` (design.md §2, RoPE).
+    """Turn queries by a rotary position, in the halves convention: ``R_Δ q`` (docs/theory.md §3, RoPE).
 
-    ``frequencies`` (r/2,) in radians a position turn the first r coordinates; the rest stay. ``offset`` is one
-    position for all, or a tensor (t,) of one for each of (…, t, d_h).
+    Args:
+        x: Queries (…, d_h), or (…, t, d_h).
+        offset: One position for all queries, or a tensor (t,) with one for each of the t.
+        frequencies: Radians per position, (r/2,); the first r coordinates are turned, the rest stay.
+
+    Returns:
+        The turned queries, shaped like ``x``.
     """
     half = frequencies.shape[0]
     angle = offset[:, None] * frequencies if isinstance(offset, Tensor) else offset * frequencies
@@ -84,18 +92,18 @@ def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
 
 
 def restored(x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor, shift: Tensor) -> Tensor:
-    """(…, d) states brought to where a norm layer puts every state; what it has put out itself stays as it is."""
+    """Bring states (…, d) to where a norm layer puts every state; outputs of the layer itself do not change."""
     return normed(unfolded(x - shift, gain), norm, eps) * gain + shift
 
 
 def unfolded(x: Tensor, gain: Tensor) -> Tensor:
-    """(…, d) vectors with a norm's gain taken out again: divided by it, or by a little where it is nothing."""
+    """Take a norm's gain out of vectors (…, d) again: divide by it, or by a small number where it is near zero."""
     return x / torch.where(gain.abs() < _FLAT, torch.full_like(gain, _FLAT), gain)
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """The k highest and k lowest scores of n vectors: (n, k) each, best first."""
+    """The k highest and k lowest scores of n vectors, with their ids: (n, k) each, most extreme first."""
 
     top: Tensor
     top_ids: Tensor
@@ -104,7 +112,7 @@ class Extremes:
 
 
 def extremes(values: Tensor, k: int, ids: Tensor | None = None) -> Extremes:
-    """Top and bottom k of (n, V) scores; ``ids`` (V,) names the columns if they are a selection."""
+    """Return the top and bottom k of scores (n, V); ``ids`` (V,) names the columns if they are a selection."""
     k = min(k, values.shape[1])
     top, top_at = values.topk(k, dim=1)
     bottom, bottom_at = values.topk(k, dim=1, largest=False)
@@ -114,24 +122,24 @@ def extremes(values: Tensor, k: int, ids: Tensor | None = None) -> Extremes:
 
 
 def pseudo_inverse(rows: Tensor) -> Tensor:
-    """Right inverse E′ (V, d) of Eᵀ: ``E (EᵀE)⁻¹``, through the d x d Gram matrix (Dar et al. 2023, §3.2 and app. A).
+    """Return the right inverse E′ (V, d) of Eᵀ: ``E (EᵀE)⁻¹`` (Dar et al. 2023, §3.2 and app. A).
 
-    ``x Eᵀ E′ = x`` for every state x if E has full column rank. The other right inverse in use, the transpose,
-    is E itself: right only up to the scale of EᵀE, good for reading short lists.
+    It is computed through the d x d Gram matrix. ``x Eᵀ E′ = x`` for every state x if E has full column rank. The other
+    right inverse in use, the transpose, is E itself: correct only up to the scale of EᵀE, good for short lists.
     """
     inverse = torch.linalg.pinv(gram(rows), hermitian=True)
     out = torch.empty_like(rows)
-    for whole, part in zip(torch.split(rows, _BLOCK), torch.split(out, _BLOCK), strict=True):
-        part.copy_(whole.double() @ inverse)
+    for block, out_block in zip(torch.split(rows, _BLOCK), torch.split(out, _BLOCK), strict=True):
+        out_block.copy_(block.double() @ inverse)
     return out
 
 
 def keep_k(values: Tensor, k: int) -> Tensor:
-    """Scores (n, V) with all but the k largest in absolute value set to zero (Dar et al. 2023, app. A)."""
-    at = values.abs().topk(min(k, values.shape[-1]), dim=-1).indices
-    return torch.zeros_like(values).scatter(-1, at, values.gather(-1, at))
+    """Set all but the k scores of the largest absolute value in (n, V) to zero (Dar et al. 2023, app. A)."""
+    columns = values.abs().topk(min(k, values.shape[-1]), dim=-1).indices
+    return torch.zeros_like(values).scatter(-1, columns, values.gather(-1, columns))
 
 
 def from_scores(values: Tensor, inverse: Tensor, k: int | None = None) -> Tensor:
-    """Hidden states (n, d) from scores (n, V) by a right inverse E′ (V, d); of the k strongest alone if given."""
+    """Return hidden states (n, d) from scores (n, V) by a right inverse E′ (V, d), or from the k strongest only."""
     return (values if k is None else keep_k(values, k)) @ inverse

@@ -1,15 +1,15 @@
-"""Both poles of many vectors' scores, and each token's strongest vectors, without the product in float32.
+"""Both poles of the scores of many vectors, and the strongest vectors of each token, without a product in float32.
 
-A product of whole numbers, with a bound of its error, says where a score may matter; those few are computed again
-exactly (design.md §3, end). What is found is what the whole product gives, for less than that takes. On a GPU it is a
-product in float16 (`half`); without numba the whole product is made.
+A product of quantized vectors and rows, with a bound of its error, shows which scores may matter; these few are
+recomputed exactly (docs/atlas.md). The results are those of the full product, in less time. On a GPU the product is in
+float16 (`half`); without numba the full product is computed.
 
-Rounding to whole numbers loses least where no coordinate stands out. So vectors x and rows y are turned first, by
-matrices M and N with ``M Nᵀ = I``, which leave every score as it is:
+Rounding to whole numbers loses least where no coordinate stands out. So vectors x and rows y are first turned by
+matrices M and N with ``M Nᵀ = I``, which leave every score unchanged:
 
     M = A S Q,  N = A S⁻¹ Q,  where the covariance of the rows is A S⁴ Aᵀ and Q mixes all coordinates alike
 
-With hats for what is multiplied, and for the exact turned ones ``X = x M``, ``Y = y N``, a score is no further off than
+With ``X = x M`` and ``Y = y N``, and hats for the rounded vectors that are multiplied, the error of a score is at most
 
     |x·y - X̂·Ŷ|  <=  ‖X - X̂‖ ‖Y‖ + ‖X̂‖ ‖Y - Ŷ‖ + ‖M Nᵀ - I‖ ‖x‖ ‖y‖
 """
@@ -52,39 +52,41 @@ __all__ = [
 ]
 
 _TILE = 512
-"""Rows multiplied at once: the products stay in a processor's cache while they are looked at."""
+"""The number of rows multiplied at once: their products stay in a processor's cache while they are searched."""
 
 _VECTORS, _NUMBERS = 1024, 1 << 20
-"""Vectors looked through at once, and their numbers, at most: they too stay in the cache."""
+"""The largest number of vectors searched at once, and of their coordinates: they too stay in the cache."""
 
 SCORES = 512
-"""Vectors of which all scores are made at once in float32, where they are."""
+"""The number of vectors whose full products in float32 are computed at once, where they are."""
 
 SAMPLE = 4096
-"""Rows whose scores tell about where the k-th best of all must lie."""
+"""The number of rows whose scores give an estimate of the k-th best of all."""
 
 _GROUP = 16
-"""Scores of a sample of which only the highest and the lowest are looked at."""
+"""The number of scores of a sample of which only the highest and the lowest are used."""
 
 _CHUNK = 64
-"""Numbers that are summed in a row in float32 where vectors are turned: short sums round less."""
+"""The number of terms summed in sequence in float32 when vectors are turned: short sums round less."""
 
 _STRIDE = 7919
-"""A prime: surveys that follow one another begin far apart."""
+"""A prime, so that consecutive surveys begin far apart."""
 
 _ROUNDING = 1e-6
-"""What computing scores and bounds in float32 changes, as a share of the norms' product, besides the sums."""
+"""The error of scores and bounds in float32 apart from the sums, relative to the product of the norms."""
 
 
 Scores = tuple[Tensor, Tensor]
-"""Scores (V', n) times a number (n,) for each vector, and these numbers."""
+"""Scores (V', n), multiplied by one factor for each vector, and these factors (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """Vectors (n, d) as whole numbers, and for each (n, 3): the step that one stands for, and bounds of norms.
+    """Vectors as whole numbers, with bounds.
 
-    The bounds are of what the whole numbers stand for, and of what that is off by (X̂ and X - X̂ above).
+    Attributes:
+        numbers: Whole numbers (n, d) of `quantized_type`.
+        bounds: The step that 1 stands for, and bounds of the norms of X̂ and of X - X̂ above, (n, 3).
     """
 
     numbers: Tensor
@@ -93,7 +95,7 @@ class Quantized:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """A matrix (d, d) that vectors or rows are turned by, and what that may lose for every unit of their norms."""
+    """A matrix (d, d) that turns vectors or rows, and the largest rounding of the result relative to their norms."""
 
     matrix: Tensor
     loss: float
@@ -101,7 +103,13 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """Rows (V', d) turned and made whole, bounds (V', 3) of them as they are, and what turns vectors to meet them."""
+    """Turned and quantized rows.
+
+    Attributes:
+        quantized: The turned rows (V', d), quantized.
+        bounds: Bounds (V', 3) of the rows as they were, not rounded.
+        turn: The turn of the vectors that are multiplied with them.
+    """
 
     quantized: Quantized
     bounds: Tensor
@@ -109,21 +117,25 @@ class Turned:
 
     @cached_property
     def some(self) -> Tensor:
-        """Places of a sample of the rows, evenly spread: a whole number of groups."""
+        """The places of an evenly spread sample of the rows, a multiple of _GROUP."""
         count = min(SAMPLE, len(self.bounds)) // _GROUP * _GROUP
         return torch.linspace(0, len(self.bounds) - 1, count).long()
 
     @cached_property
     def sample(self) -> Tensor:
-        """The whole numbers of the sample."""
+        """The quantized rows of the sample."""
         return self.quantized.numbers[self.some]
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedRows:
-    """Rows (V', d), and the same as whole numbers, or in float16; without either the whole product is made.
+    """Rows prepared for `survey`: quantized or in float16; if neither, the full product is computed.
 
-    rest: called after each tile of the rows, which may be mapped from a file: their memory can be given back.
+    Attributes:
+        rows: The rows (V', d) float32.
+        rest: Called after each tile of the rows; if they are mapped from a file, it can release their memory.
+        turned: The rows, turned and quantized.
+        coarse: The rows in float16.
     """
 
     rows: Tensor
@@ -137,7 +149,7 @@ class PreparedRows:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What is kept of the scores of n vectors: both poles, and the kurtosis (n,), which rounding hardly changes."""
+    """Both poles of the scores of n vectors, and their kurtosis (n,), which rounding hardly changes."""
 
     extremes: Extremes
     kurtosis: Tensor
@@ -146,38 +158,44 @@ class Survey:
 def prepare_rows(
     rows: Tensor, covariance: Tensor, rest: Callable[[], None] = lambda: None, numbers: Tensor | None = None
 ) -> PreparedRows:
-    """Rows (V', d) float32 made ready for `survey`; their covariance (d, d) need not be exact.
+    """Prepare rows for `survey`.
 
-    numbers: a place (V', d) of `quantized_type` for the whole numbers. rest: see `PreparedRows`.
+    Args:
+        rows: Rows (V', d) float32.
+        covariance: Their covariance (d, d), which need not be exact.
+        rest: Called after each tile of the rows, see `PreparedRows`.
+        numbers: Memory for the quantized rows, (V', d) of `quantized_type`.
+
+    Returns:
+        The prepared rows.
     """
-    if not _sieves(rows):
+    if not _quantizes(rows):
         return PreparedRows(rows, rest, coarse=to_half(rows) if _rounds(rows) else None)
     turn, other, drift = _turns(covariance)
     numbers = torch.empty_like(rows, dtype=quantized_type()) if numbers is None else numbers
     quantized, norms = Quantized(numbers, rows.new_empty(len(rows), 3)), rows.new_empty(len(rows))
     longest = 0.0
     for part in blocks(len(rows), _TILE):
-        made = quantize(rows[part], other)
-        quantized.numbers[part], quantized.bounds[part] = made.numbers, made.bounds
-        norms[part], size = torch.linalg.vector_norm(rows[part], dim=1), made.bounds[:, 1]
+        block = quantize(rows[part], other)
+        quantized.numbers[part], quantized.bounds[part] = block.numbers, block.bounds
+        norms[part], size = torch.linalg.vector_norm(rows[part], dim=1), block.bounds[:, 1]
         longest = max(longest, float(torch.where(size > 0, norms[part] / size, 0.0).amax()))
         rest()
-    # An exact score is a dot product in float32: it is off as well.
+    # An exact score is a dot product in float32, which is rounded too.
     slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
-    return PreparedRows(rows, rest, Turned(quantized, _as_they_are(norms), replace(turn, loss=turn.loss + slack)))
+    return PreparedRows(rows, rest, Turned(quantized, _bounds_of_exact(norms), replace(turn, loss=turn.loss + slack)))
 
 
 def rounded_size(count: int, d: int) -> int:
-    """Bytes of rows (count, d) as whole numbers; 0 where the whole product is made."""
+    """Return the bytes of quantized rows (count, d); 0 where the full product is computed."""
     return count * d * quantized_type().itemsize if numba_top_k is not None else 0
 
 
 def passing_size(d: int) -> int:
-    """Return the bytes that `prepare_rows` and `survey` take for a while; 0 where the whole product is made."""
-    each = _most(d) * (16 * _TILE + 16 * d)  # products and what is found in them; vectors turned, and as whole numbers
-    return (
-        40 * d**2 + 2 * torch.get_num_threads() * each if numba_top_k is not None else 0
-    )  # malloc keeps some for each
+    """Return the temporary memory of `prepare_rows` and `survey` in bytes; 0 where the full product is computed."""
+    each = _most(d) * (16 * _TILE + 16 * d)  # products and their chosen scores; vectors, turned and quantized
+    # Twice for each thread: malloc keeps some memory of each.
+    return 40 * d**2 + 2 * torch.get_num_threads() * each if numba_top_k is not None else 0
 
 
 def survey(
@@ -189,11 +207,19 @@ def survey(
     first_id: int,
     made: Scores | None = None,
 ) -> Survey:
-    """Look through the scores of (n, d) vectors and (V', d) rows, made by `prepare_rows`.
+    """Find both poles of the scores of vectors, and put the scores that tokens keep into an index.
 
-    k: scores a pole. ids: (V',) names of the rows. index: takes in the scores of the vectors ``first_id …``.
-    made: the scores (V', n) times a number (n,) for each vector, and these numbers, if a product in float32 has been
-    made anyway; what is kept is the same.
+    Args:
+        vectors: Vectors (n, d) float32.
+        rows: Rows (V', d) that `prepare_rows` prepared.
+        k: Scores of each pole.
+        ids: Token ids of the rows, (V',).
+        index: Takes in the scores.
+        first_id: The id of the first vector in the index.
+        made: The product in float32, if it has been computed anyway; the results are the same.
+
+    Returns:
+        The poles and the kurtosis of each vector.
     """
     k = min(k, len(rows))
     if rows.coarse is not None:
@@ -211,20 +237,21 @@ def survey(
     tiles = _tiles(len(rows), first_id)
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
 
-    def look(part: slice) -> Survey:
-        own = made and (made[0][:, part], made[1][part])
-        return _Survey(vectors[part], rows, k, index, first_id + part.start, own).run(ids, tiles)
+    def survey_share(part: slice) -> Survey:
+        scores = made and (made[0][:, part], made[1][part])
+        return _Survey(vectors[part], rows, k, index, first_id + part.start, scores).run(ids, tiles)
 
-    found = side_by_side(look, shares)
+    surveys = side_by_side(survey_share, shares)
     with index.lock:
         index.seen += len(vectors)
-    return joined(found)
+    return joined(surveys)
 
 
 def _tiles(count: int, first_id: int) -> list[slice]:
-    """Tiles of the rows, from one on that the first vector of a set decides, and so not the number of threads.
+    """Return the tiles of the rows, beginning with one that depends on the id of a set's first vector.
 
-    A survey that goes on beside this one begins elsewhere, and each meets tokens whose floors the other has raised.
+    So it does not depend on the number of threads. Concurrent surveys begin at different tiles, and each meets tokens
+    whose floors the others have raised.
     """
     tiles = list(blocks(count, _TILE))
     begin = first_id * _STRIDE % len(tiles)
@@ -232,26 +259,25 @@ def _tiles(count: int, first_id: int) -> list[slice]:
 
 
 def _shares(count: int, most: int, threads: int) -> Iterator[slice]:
-    """Blocks of so many vectors, as many for each thread."""
+    """Yield blocks of at most ``most`` vectors, about as many for each thread."""
     rounds = max(1, -(-count // (threads * most)))
     return blocks(count, max(1, -(-count // (rounds * threads))))
 
 
 def _most(d: int) -> int:
-    """Vectors of width d that are looked through at once."""
+    """Return the largest number of vectors of width d that are searched at once."""
     return min(_VECTORS, max(1, _NUMBERS // d))
 
 
 def joined(found: Sequence[Survey]) -> Survey:
-    """Surveys of vectors that follow one another, as one."""
-    poles = (
-        torch.cat([getattr(one.extremes, name) for one in found]) for name in ("top", "top_ids", "bottom", "bottom_ids")
-    )
-    return Survey(Extremes(*poles), torch.cat([one.kurtosis for one in found]))
+    """Return the surveys of consecutive vectors as one."""
+    names = "top", "top_ids", "bottom", "bottom_ids"
+    poles = (torch.cat([getattr(part.extremes, name) for part in found]) for name in names)
+    return Survey(Extremes(*poles), torch.cat([part.kurtosis for part in found]))
 
 
 def _product(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
-    """The same from the whole product in float32."""
+    """Survey the vectors from their full product in float32."""
     scores = vectors @ rows.rows.T
     with index.lock:
         index.offer(scores, first_id)
@@ -259,7 +285,7 @@ def _product(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: To
 
 
 def _rounded(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
-    """The same from the product in float16."""
+    """Survey the vectors from their product in float16."""
     assert rows.coarse is not None
     rough = half.product(to_half(vectors), rows.coarse)
     if index.seen >= index.keys.shape[1] and half.fused(vectors.device, len(rows), k):
@@ -272,59 +298,60 @@ def _rounded(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: To
 
 
 class _Survey:
-    """The running best of both poles of each vector, and the sums over what was looked at."""
+    """The running best scores of both poles of each vector, and the sums of powers over all scores."""
 
     def __init__(
-        self, vectors: Tensor, rows: PreparedRows, k: int, index: TokenIndex, first_id: int, made: Scores | None
+        self, vectors: Tensor, rows: PreparedRows, k: int, index: TokenIndex, first_id: int, scores: Scores | None
     ) -> None:
         assert rows.turned is not None
-        self.vectors, self.rows, self.k, self.index, self.first_id, self.made = vectors, rows, k, index, first_id, made
+        self.vectors, self.rows, self.k, self.index = vectors, rows, k, index
+        self.first_id, self.scores = first_id, scores
         self.turned = turned = rows.turned
-        if made is None:
+        if scores is None:
             self.quantized, self.of_rows = quantize(vectors, turned.turn), turned.quantized.bounds
         else:
-            self.quantized, self.of_rows = _as_made(vectors, made[1]), turned.bounds
-        # Fresh memory each time would take as long as the products.
+            self.quantized, self.of_rows = _unquantized(vectors, scores[1]), turned.bounds
+        # Allocating memory for each tile would take as long as the products.
         tile = min(_TILE, len(rows)), len(vectors)
-        self.products = torch.empty(tile, dtype=torch.int32 if made is None else torch.float32)
+        self.products = torch.empty(tile, dtype=torch.int32 if scores is None else torch.float32)
         self.heaps = torch.full((2, len(vectors), k), EMPTY)
         self.sums = torch.zeros(4, len(vectors), dtype=torch.float64)
 
     def run(self, ids: Tensor, tiles: Sequence[slice]) -> Survey:
-        """Look through all tiles; once more, for their poles, at vectors for which too much was expected."""
+        """Search all tiles; then once more for the poles of vectors whose guessed floors were too high."""
         self.look_through(tiles, self.guess())
         short = (self.heaps == EMPTY).any(2).any(0)
         if short.any():
-            made = self.made and (self.made[0][:, short], self.made[1][short])
-            again = _Survey(self.vectors[short], self.rows, self.k, self.index, self.first_id, made)
+            scores = self.scores and (self.scores[0][:, short], self.scores[1][short])
+            again = _Survey(self.vectors[short], self.rows, self.k, self.index, self.first_id, scores)
             again.look_through(tiles, torch.full((2, len(again.vectors)), -torch.inf), for_tokens=False)
             self.heaps[:, short] = again.heaps
-        (top, bottom), at = decoded(self.heaps.sort(dim=2, descending=True).values)
-        return Survey(Extremes(top, ids[at[0]], -bottom, ids[at[1]]), _kurtosis(self.sums / len(self.rows)))
+        (top, bottom), places = decoded(self.heaps.sort(dim=2, descending=True).values)
+        return Survey(Extremes(top, ids[places[0]], -bottom, ids[places[1]]), _kurtosis(self.sums / len(self.rows)))
 
     def guess(self) -> Tensor:
-        """Scores (2, n) that k of each vector's are likely to reach, from a sample: else all would be looked at."""
-        some = self.turned.some
-        expected = self.k * len(some) / len(self.rows)
-        rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(some) // _GROUP
+        """Guess floors (2, n) that k scores of each vector reach, from a sample; without them all are recomputed."""
+        sample = self.turned.some
+        expected = self.k * len(sample) / len(self.rows)
+        rank, groups = math.ceil(expected + 3 * math.sqrt(expected)), len(sample) // _GROUP
         if not 0 < rank <= groups:
             return torch.full((2, len(self.vectors)), -torch.inf)
         ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
-        for part in blocks(len(some), _TILE):
-            products = self.product(some[part], self.turned.sample[part])
-            numba_top_k.raise_ends(products.numpy(), self.of_rows[some[part]].numpy(), part.start, ends.numpy())
+        for part in blocks(len(sample), _TILE):
+            products = self.product(sample[part], self.turned.sample[part])
+            numba_top_k.raise_ends(products.numpy(), self.of_rows[sample[part]].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.quantized.bounds[:, 0]
 
-    def product(self, at: Tensor | slice, numbers: Tensor) -> Tensor:
-        """The products (t, n) of some rows: of their whole numbers, unless they have been made."""
-        if self.made is None:
+    def product(self, places: Tensor | slice, numbers: Tensor) -> Tensor:
+        """Return the products (t, n) of some rows: those of their whole numbers, or the given ones."""
+        if self.scores is None:
             return _multiplied(numbers, self.quantized.numbers, self.products)
-        return self.products[: len(numbers)].copy_(self.made[0][at])
+        return self.products[: len(numbers)].copy_(self.scores[0][places])
 
     def look_through(self, tiles: Sequence[slice], lowest: Tensor, for_tokens: bool = True) -> None:
-        """Take in all scores; lowest (2, n): what the poles keep at least. The tokens take in theirs if they may."""
+        """Search the scores of all tiles from the floors ``lowest`` (2, n) of the poles; fill the index if asked."""
         most = self.products.numel()
-        found, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
+        pairs, exact = np.empty((2, most), np.int32), np.empty(most, np.float32)
         of_vectors = self.quantized.bounds.T.contiguous().numpy()
         for part in tiles:
             products = self.product(part, self.turned.quantized.numbers[part])
@@ -340,59 +367,59 @@ class _Survey:
                 lowest.numpy(),
                 self.heaps.numpy(),
                 self.sums.numpy(),
-                found,
+                pairs,
                 exact,
             )
             with self.index.lock:
                 keys, raised = self.index.keys.numpy(), self.index.threshold.numpy()
-                numba_top_k.keep(found[:, :count], exact[:count], self.first_id, keys, raised)
+                numba_top_k.keep(pairs[:, :count], exact[:count], self.first_id, keys, raised)
             self.rows.rest()
 
     def floors(self, part: slice, products: Tensor) -> Tensor:
-        """How large the scores are that some tokens keep; of those that have not met as many yet, what is sure."""
-        kept, size = self.index.threshold[part].clone(), self.index.keys.shape[1]
-        if self.index.seen < size <= len(self.vectors) and not bool(kept.all()):
+        """Return the least |score| that some tokens keep; where they have met too few, a lower bound of it."""
+        floors, size = self.index.threshold[part].clone(), self.index.keys.shape[1]
+        if self.index.seen < size <= len(self.vectors) and not bool(floors.all()):
             (step, norm, lost), bounds = self.quantized.bounds.T, self.of_rows[part, :, None]
             errors = lost * bounds[:, 1] + norm * bounds[:, 2]
-            sure = (products * (bounds[:, 0] * step)).abs() - errors
-            kept = _highest(sure, size).maximum(kept)
-        return kept
+            certain = (products * (bounds[:, 0] * step)).abs() - errors
+            floors = _highest(certain, size).maximum(floors)
+        return floors
 
 
-def _sieves(rows: Tensor) -> bool:
-    """Whether there is what sieves here; else the whole product is made."""
+def _quantizes(rows: Tensor) -> bool:
+    """Tell whether products of quantized rows are possible here; otherwise the full product is computed."""
     return numba_top_k is not None and rows.device.type == "cpu"
 
 
 def _rounds(rows: Tensor) -> bool:
-    """Whether a product in float16 is worth its rounding."""
+    """Tell whether a product in float16 is worth its rounding."""
     return rows.device.type == "cuda"
 
 
 def quantized_type() -> torch.dtype:
-    """The type that whole numbers are multiplied in: what is fastest here, and the result is the same."""
+    """Return the type in which whole numbers are multiplied: the fastest here; the result is the same in any."""
     return torch.int8 if numba_top_k is not None and numba_top_k.INT8 else torch.float32
 
 
 def _multiplied(rows: Tensor, vectors: Tensor, out: Tensor | None = None) -> Tensor:
-    """The products (t, n) of whole numbers, int32; ``out``: a place of t rows or more for them."""
+    """Return the products (t, n) of whole numbers as int32, in ``out`` if it is given (t rows or more)."""
     out = torch.empty(len(rows), len(vectors), dtype=torch.int32) if out is None else out[: len(rows)]
-    if rows.dtype == torch.int8 and rows.shape[1] > 1:  # of one column torch 2.13's product misreads the strides
+    if rows.dtype == torch.int8 and rows.shape[1] > 1:  # torch 2.13 misreads the strides of a single column
         return torch._int_mm(rows, vectors.T, out=out)
     return out.copy_(rows.float() @ vectors.float().T)
 
 
 def _highest(values: Tensor, rank: int) -> Tensor:
-    """The ``rank``-th highest along the second dimension; NumPy finds it three times as fast as torch."""
+    """Return the ``rank``-th highest value along dimension 1; NumPy is three times as fast as torch."""
     place = values.shape[1] - rank
     return torch.from_numpy(np.partition(values.numpy(), place, axis=1)[:, place])
 
 
 def _turns(covariance: Tensor) -> tuple[Turn, Turn, float]:
-    """M and N (float32) for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see above."""
-    # On the turn depends how numbers are rounded, and so the kurtosis.
+    """Return M and N (float32) for vectors and rows, and a bound of ``‖M Nᵀ - I‖``: see the module."""
+    # The turn decides how numbers are rounded, and so the bits of the kurtosis.
     values, axes = with_one_thread(lambda: torch.linalg.eigh(covariance.float()))
-    # Where rows hardly vary they are not blown up; the turn may be any.
+    # Directions in which rows hardly vary are not blown up; any turn is correct.
     shares, mixing = values.clamp_min(values.amax().clamp_min(1e-30) * 1e-6) ** 0.25, _mixing(len(values))
     turn, other = (axes * shares) @ mixing, (axes / shares) @ mixing
     drift, exact = 0.0, other.double().T
@@ -404,22 +431,22 @@ def _turns(covariance: Tensor) -> tuple[Turn, Turn, float]:
 
 
 def turned_by(matrix: Tensor) -> Turn:
-    """A turn (d, d), with what sums in float32 lose by it."""
-    # Entry by entry a sum of so many products is off by so many times 2⁻²⁴ of the sum of their sizes.
+    """Return the turn by a matrix (d, d), with its loss to rounding in float32."""
+    # The error of an entry, a sum of m products, is at most m · 2⁻²⁴ times the sum of their sizes.
     return Turn(matrix, (_CHUNK + len(matrix) / _CHUNK + 1) * 2.0**-24 * spectral_bound(matrix))
 
 
 def _mixing(d: int) -> Tensor:
-    """An orthogonal matrix (d, d) with entries of like size: the discrete cosine transform (DCT-II)."""
-    at, mixing = torch.arange(d, dtype=torch.float64), torch.empty(d, d)
+    """Return an orthogonal matrix (d, d) with entries of similar size: the discrete cosine transform (DCT-II)."""
+    places, mixing = torch.arange(d, dtype=torch.float64), torch.empty(d, d)
     for part in blocks(d):
-        mixing[part] = torch.cos(torch.pi / d * (at[part, None] + 0.5) * at) * math.sqrt(2 / d)
+        mixing[part] = torch.cos(torch.pi / d * (places[part, None] + 0.5) * places) * math.sqrt(2 / d)
     mixing[:, 0] *= math.sqrt(0.5)
     return mixing
 
 
 def quantize(rows: Tensor, turn: Turn) -> Quantized:
-    """Vectors or rows (n, d), turned, as whole numbers."""
+    """Turn and quantize vectors or rows (n, d)."""
     turned = torch.zeros_like(rows)
     spare = torch.empty_like(turned)
     for part in blocks(rows.shape[1], _CHUNK):
@@ -430,24 +457,24 @@ def quantize(rows: Tensor, turn: Turn) -> Quantized:
     return Quantized(numbers.to(quantized_type()), torch.stack((step, size + lost, lost), 1))
 
 
-def _as_made(vectors: Tensor, scale: Tensor) -> Quantized:
-    """What products in float32 with (n, d) vectors times ``scale`` stand for; such a product is off by a little."""
+def _unquantized(vectors: Tensor, scale: Tensor) -> Quantized:
+    """Return vectors (n, d) with the bounds of products in float32 of the vectors times ``scale`` (n,)."""
     norms = torch.linalg.vector_norm(vectors, dim=1) * (1 + 1e-5)
-    # Twice: what they are compared with are dot products in float32 as well.
+    # Twice: the exact scores that they are compared with are dot products in float32 too.
     lost = norms * (2 * (vectors.shape[1] + 4) * 2.0**-24 + _ROUNDING) + 1e-30
     step = torch.where(scale > 0, 1 / scale, 0.0)
     return Quantized(vectors, torch.stack((step, norms, lost), 1))
 
 
-def _as_they_are(norms: Tensor) -> Tensor:
-    """Bounds (V', 3) of rows that were not rounded."""
+def _bounds_of_exact(norms: Tensor) -> Tensor:
+    """Return the bounds (V', 3) of rows that were not rounded."""
     return torch.stack((torch.ones_like(norms), norms * (1 + 1e-5), torch.zeros_like(norms)), 1)
 
 
 def _kurtosis(means: Tensor) -> Tensor:
-    """`statistics.kurtosis` from the means (4, n) of the first four powers."""
-    one, two, three, four = means
-    variance = two - one**2
-    central = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
-    spread = variance > 1e-5 * two  # less is rounding
-    return torch.where(spread, central / variance**2 - 3, torch.zeros_like(one)).float()
+    """Compute `statistics.kurtosis` from the means (4, n) of the first four powers."""
+    m1, m2, m3, m4 = means
+    variance = m2 - m1**2
+    central = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+    spread = variance > 1e-5 * m2  # less is rounding
+    return torch.where(spread, central / variance**2 - 3, torch.zeros_like(m1)).float()

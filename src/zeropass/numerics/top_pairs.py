@@ -1,14 +1,14 @@
-"""Exact top pairs: the k largest entries of a factored map, without computing most of them (design.md §3).
+"""Exact top pairs: the k largest entries of a factored map, without computing most of them (docs/theory.md §3).
 
-The factors are turned so that their norms fall steeply (the product stays the same), rows are sorted by norm and
-cut into tiles, and tiles are visited by falling bound ``max‖a‖ max‖b‖`` until the bound is under the running
-k-th best score. A visited tile is multiplied in int8; what the quantisation error leaves possible is rescored.
-Every inequality carries its rounding error, bounded in the worst case and never estimated. With M and N
-the float32 matrices that turn the factors, and hats for what is multiplied:
+The factors are turned so that their norms fall steeply, which leaves the product unchanged. Rows are sorted by norm and
+cut into tiles, and tiles are visited by falling bound ``max‖a‖ max‖b‖`` until the bound is below the running
+k-th best score. A visited tile is multiplied in int8; pairs that may suffice despite the quantization error are
+rescored. Every inequality carries its rounding error, bounded in the worst case and never estimated. With M and N
+the float32 matrices that turn the factors, and hats for the quantized rows that are multiplied:
 
     a·b  <=  â·b̂ + ‖aM - â‖ ‖bN‖ + ‖â‖ ‖bN - b̂‖ + ‖M Nᵀ - I‖ ‖a‖ ‖b‖
 
-The answer does not depend on tiles, threads, device or turning: what is reported is ``Factored.entries``.
+The result does not depend on tiles, threads, device or turning: reported scores are those of ``Factored.entries``.
 """
 
 import math
@@ -31,27 +31,31 @@ Triple = tuple[Tensor, Tensor, Tensor]
 Falling = npt.NDArray[np.float64]
 
 CPU_TILE, GPU_TILE = (4096, 1 << 21), (1 << 15, 1 << 26)
-"""Rows of a block, and scores held at once: 8 MB, which stay in the cache, or 256 MB."""
+"""The number of rows of a block, and of scores held at once: 8 MB, which stay in the cache, or 256 MB."""
 CORNER = 512
-"""Rows of either side whose products give the first threshold."""
+"""The number of rows of either side whose products give the first threshold."""
 SAMPLE = 2048
-"""Rows looked at, about, to choose how to turn the factors; any choice is exact."""
+"""The approximate number of rows from which the turn of the factors is chosen; any choice is exact."""
 BATCH = 1 << 16
-"""Candidates that are scored at once, if not k."""
+"""The number of candidates that are scored at once, unless k is larger."""
 RIDGE = 1e-6
-"""Share of the mean energy added to every direction, so that a missing one does not blow up the turning."""
+"""The share of the mean energy added to every direction, so that a missing one does not blow up the turn."""
 TINY = 1e-17
-"""Added to norms: covers squares lost to underflow (rows are scaled to a largest entry of about one)."""
+"""A number added to norms for squares lost to underflow (rows are scaled to a largest entry of about one)."""
 
 
 @dataclass(frozen=True)
 class TopPairs:
     """The k best pairs, best first; equal scores by smaller left id, then smaller right id.
 
-    left, right: (k,) int64 row ids. scores: (k,) float32, see ``Factored.entries``.
-    kth: the last score (infinite when there is no pair). bound: no pair outside the visited tiles has a better
-    score than this; infinite when all were visited. complete: kth beats the bound, so that these are the best k.
-    visited: visited share of the unmasked pairs.
+    Attributes:
+        left: Row ids on the left, (k,) int64.
+        right: Row ids on the right, (k,) int64.
+        scores: Scores (k,) float32, see ``Factored.entries``.
+        kth: The last score; infinite if there is no pair.
+        bound: No pair outside the visited tiles has a better score than this; infinite if all were visited.
+        complete: True if kth beats the bound, which certifies that these are the best k.
+        visited: The visited share of the unmasked pairs.
     """
 
     left: Tensor
@@ -74,13 +78,23 @@ def top_pairs(
 ) -> TopPairs:
     """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
 
-    Without masks every row counts: of a head map also the tokens that lists hide (special, hardly trained, no text).
+    Without masks every row counts: for a head map also the tokens that lists hide (special, under-trained, no text).
     `Lens.view` gives the mask of a view, with which these are the pairs of `Lens.explain`.
 
-    ways: how tiles are multiplied; the answer is the same.
-    All pairs are returned when there are fewer than k. A float32 product of finite numbers is expected.
-    Raises ValueError for k < 0, other numbers, a mask of another length, NaN or infinite factors, or a
-    best score beyond float32.
+    Args:
+        product: A float32 product (m, n) of finite numbers.
+        k: The number of pairs; all are returned if there are fewer.
+        left_mask: The rows on the left that count, (m,) bool.
+        right_mask: The rows on the right that count, (n,) bool.
+        largest: True for the largest entries, False for the smallest.
+        ways: Chooses how tiles are multiplied; the result is the same.
+
+    Returns:
+        The pairs with their certificate.
+
+    Raises:
+        ValueError: k is negative, the factors are not finite float32 numbers, a mask has another length or type, or a
+            best score is beyond float32.
     """
     _check(product, k)
     signed = product if largest else Factored(-product.left, product.right)
@@ -93,6 +107,7 @@ def top_pairs(
 
 
 def _check(product: Factored, k: int) -> None:
+    """Raise ValueError for a negative k, or factors that are not float32 or have no columns."""
     if k < 0:
         raise ValueError(f"k is {k}; it should be 0 or more.")
     if product.left.dtype != torch.float32 or not product.left.shape[1]:
@@ -107,10 +122,14 @@ def _check(product: Factored, k: int) -> None:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Matrices M and N (float32) with ``M Nᵀ`` near the identity up to a power of two, and what rounding costs.
+    """Matrices M and N (float32) with ``M Nᵀ`` close to the identity up to a power of two, and a bound of rounding.
 
-    scale: a turned score times this is the score. error: bounds ‖computed row - exact row‖ / ‖computed row‖ for
-    ``a M`` and ``b N``, plus ‖M Nᵀ - I‖ ‖a‖ ‖b‖ / (‖aM‖ ‖bN‖), plus the error of a float32 product of two rows.
+    Attributes:
+        left: M, (r, r).
+        right: N, (r, r).
+        scale: A turned score times this is the score.
+        error: A bound of ‖computed row - exact row‖ / ‖computed row‖ for ``a M`` and ``b N``, plus
+            ‖M Nᵀ - I‖ ‖a‖ ‖b‖ / (‖aM‖ ‖bN‖), plus the error of a float32 product of two rows.
     """
 
     left: Tensor
@@ -133,30 +152,30 @@ def _turn(product: Factored, masks: tuple[Tensor, Tensor]) -> _Turn:
 
 
 def _power(matrix: Tensor) -> int:
-    """Return the exponent that brings the largest entry near one. Raises ValueError for NaN or infinite entries."""
+    """Return the exponent that scales the largest entry to about one; raise ValueError for NaN or infinite entries."""
     if not matrix.numel():
         return 0
     low, high = (float(x) for x in torch.aminmax(matrix))
     peak = max(-low, high)
     if not math.isfinite(peak):
         raise ValueError("A factor holds NaN or infinite values; top pairs are defined for finite numbers only.")
-    # Clamped: the power itself must fit float32.
+    # It is clamped because the power itself must fit float32.
     return max(-100, min(100, math.frexp(peak)[1])) if peak else 0
 
 
 def _gram(matrix: Tensor, mask: Tensor, power: int) -> Tensor:
     """Return the Gram matrix of a sample of the unmasked rows, scaled, in float64 and well away from singular."""
-    some = slice(None, None, max(1, len(matrix) // SAMPLE))
-    rows = matrix[some][mask[some]].double() * 2.0**-power
+    sample = slice(None, None, max(1, len(matrix) // SAMPLE))
+    rows = matrix[sample][mask[sample]].double() * 2.0**-power
     gram = rows.T @ rows
     mean = float(gram.trace()) / max(len(gram), 1)
-    # A side of zeros is as good as any other: take the identity. 1e-12: rows outside the sample must not overflow.
+    # For a side of zeros any turn will do: take the identity. 1e-12: rows outside the sample must not overflow.
     gram.diagonal().add_(max(RIDGE * mean, 1e-12) if mean > 0 else 1.0)
     return gram
 
 
 def _balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return M and N, ``M Nᵀ = I``, for which ``Mᵀ left M = Nᵀ right N`` is diagonal (left, right: Grams)."""
+    """Return M and N, ``M Nᵀ = I``, for which ``Mᵀ left M = Nᵀ right N`` is diagonal; left and right are Grams."""
     r_left, r_right = torch.linalg.cholesky(left).mT, torch.linalg.cholesky(right).mT
     u, values, vt = torch.linalg.svd(r_left @ r_right.T)
     root = values.sqrt()
@@ -165,9 +184,9 @@ def _balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
-    """Round M and N to float32 and bound what that and float32 products with them cost."""
+    """Round M and N to float32, and bound the error of this and of float32 products with them."""
     left, right = ((x * 2.0**-power).float() for x, power in zip((m, n), powers, strict=True))
-    # Exact: float64 holds what float32 was scaled by a power of two.
+    # This is exact: float64 holds a float32 number times any of these powers of two.
     m, n = (x.double() * 2.0**power for x, power in zip((left, right), powers, strict=True))
     drift = float((m @ n.T - torch.eye(len(m), dtype=m.dtype, device=m.device)).norm()) + 1e-12
     if drift > 0.5:
@@ -187,9 +206,15 @@ def _rounded(m: Tensor, n: Tensor, powers: list[int]) -> _Turn:
 class _Block:
     """Rows of one side as they are multiplied: ``rows * scale`` is within ``gap`` of the exact turned rows.
 
-    start: place of the first row on its side. rows: (b, r), as `Products` takes them. scale, gap, size (bound of the
-    norm of what is multiplied): (b,) float64 on the left, one number on the right, where a tile needs one threshold.
-    falling: (b,) the rows' norm bounds, negated, to search in.
+    scale, gap and size are (b,) float64 on the left; on the right, where a tile needs one threshold, one number each.
+
+    Attributes:
+        start: The place of the first row on its side.
+        rows: Rows (b, r), as `Products` prepared them.
+        falling: The rows' norm bounds, negated for searching, (b,).
+        scale: The factor of the rows.
+        gap: The largest distance from the exact turned rows.
+        size: A bound of the norms of the rows times the scale.
     """
 
     start: int
@@ -202,11 +227,17 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Side:
-    """Rows of one side that can matter, by falling norm, in blocks that begin small and grow.
+    """The rows of one side that can matter, by falling norm, in blocks that begin small and grow.
 
-    matrix: (V, r) and turn: (r, r), as given; ids: (n,) its rows by falling norm. norms: (n,) float64 upper bounds
-    of the exact turned norms; falling: the same, negated, in NumPy. edges: where blocks begin, and n.
-    each: one int8 scale and error a row, or one a block.
+    Attributes:
+        matrix: The factor, (V, r).
+        turn: Its turn, (r, r).
+        ids: The rows that can matter, by falling norm, (n,).
+        norms: Upper bounds of their exact turned norms, (n,) float64.
+        falling: The same, negated, in NumPy.
+        edges: Where blocks begin, and n.
+        each: True for one int8 scale and error per row, False for one per block.
+        blocks: The blocks made so far.
     """
 
     matrix: Tensor
@@ -219,21 +250,21 @@ class _Side:
     blocks: dict[int, _Block] = field(default_factory=dict)
 
     def block(self, which: int, error: float, products: Products, scratch: Tensor) -> _Block:
-        """Return a block, made when first asked for; scratch is (2, rows or more, r)."""
+        """Return a block, made at its first use; scratch is (2, rows or more, r)."""
         if which not in self.blocks:
             part = slice(self.edges[which], self.edges[which + 1])
             norms = self.norms[part]
             spare, rows = scratch[:, : len(norms)]
             torch.index_select(self.matrix, 0, self.ids[part], out=spare)
             torch.mm(spare, self.turn, out=rows)
-            make = to_int8 if products.int8 else _plain
-            kept, scale, lost = make(rows, spare, self.each)
+            convert = to_int8 if products.int8 else _plain
+            converted, scale, lost = convert(rows, spare, self.each)
             gap = lost.double() * 1.001 + norms * error + TINY
             size, scale = norms + gap, scale.double()
             if not self.each:
                 scale, gap, size = scale[0], gap.amax(), size.amax()
-            made = products.left(kept) if self.each else products.right(kept)
-            self.blocks[which] = _Block(part.start, made, self.falling[part], scale, gap, size)
+            prepared = products.left(converted) if self.each else products.right(converted)
+            self.blocks[which] = _Block(part.start, prepared, self.falling[part], scale, gap, size)
         return self.blocks[which]
 
 
@@ -243,7 +274,7 @@ def _plain(rows: Tensor, _spare: Tensor, _each: bool) -> Triple:
 
 
 def _norms(matrix: Tensor, turn: Tensor, scratch: Tensor) -> Tensor:
-    """Return float32 norms of turned rows, which are not kept: fresh memory costs more than turning some again."""
+    """Return float32 norms of turned rows; the rows are not kept, as new memory costs more than turning some again."""
     out = torch.empty(len(matrix), dtype=torch.float32, device=matrix.device)
     for start in range(0, len(matrix), len(scratch)):
         rows = matrix[start : start + len(scratch)]
@@ -253,6 +284,7 @@ def _norms(matrix: Tensor, turn: Tensor, scratch: Tensor) -> Tensor:
 
 
 def _mask(matrix: Tensor, mask: Tensor | None, name: str) -> Tensor:
+    """Return a mask of the rows on their device; raise ValueError for one of another type or length."""
     if mask is None:
         return torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
     if mask.shape != (len(matrix),) or mask.dtype != torch.bool:
@@ -275,7 +307,7 @@ def _drop_spare_zeros(matrix: Tensor, norms: Tensor, k: int) -> None:
 
 
 class _Search:
-    """The running best k of a search, the threshold they set, and what was left unvisited.
+    """The running best k of a search, the threshold that they set, and the bound of unvisited pairs.
 
     Thresholds and bounds are in turned units (scores over ``turn.scale``) until they are reported.
     """
@@ -298,7 +330,7 @@ class _Search:
         self.waiting, self.batch = 0, max(self.k, BATCH)
 
     def run(self) -> None:
-        """Visit tiles by falling bound until no tile that is left can hold a pair of the best k."""
+        """Visit tiles by falling bound until none that remains can hold a pair of the best k."""
         self.left, self.right = self.sides()
         tops, starts = (side.norms[side.edges[:-1]] for side in (self.left, self.right))
         bounds, order = (tops[:, None] * starts).flatten().sort(descending=True, stable=True)
@@ -320,19 +352,19 @@ class _Search:
             _drop_spare_zeros(matrix, norms[-1], self.k)
         if self.k < self.total:
             self.seed(*norms)
-        peaks = [self.upper(float(some.amax())) for some in norms]
+        peaks = [self.upper(float(side_norms.amax())) for side_norms in norms]
         left, right = (
-            self.sort(some, self.floor / other if self.floor > 0 else 0.0, other)
-            for some, other in zip(norms, reversed(peaks), strict=True)
+            self.sort(side_norms, self.floor / other_peak if self.floor > 0 else 0.0, other_peak)
+            for side_norms, other_peak in zip(norms, reversed(peaks), strict=True)
         )
         return _Side(matrices[0], turns[0], *left, each=True), _Side(matrices[1], turns[1], *right, each=False)
 
     def upper(self, norm: float) -> float:
-        """Return a bound of the exact norm of a row from that of the rounded one."""
+        """Return an upper bound of the exact norm of a row from that of the rounded row."""
         return norm * (1 + self.turn.error) + TINY
 
     def seed(self, left: Tensor, right: Tensor) -> None:
-        """Set a first threshold: the k-th best score where norms are largest. Any k pairs give a sound one."""
+        """Set a first threshold: the k-th best score where norms are largest; that of any k pairs is valid."""
         m, n = _corner(self.k, int((left >= 0).sum()), int((right >= 0).sum()))
         i, j = left.topk(m).indices, right.topk(n).indices
         a, b = self.product.left[i] @ self.turn.left, self.product.right[j] @ self.turn.right
@@ -340,8 +372,11 @@ class _Search:
         self.raise_floor(float(self.product.entries(i[best // n], j[best % n]).amin()))
 
     def sort(self, norms: Tensor, least: float, other: float) -> tuple[Tensor, Tensor, Falling, list[int]]:
-        """Return ids, norm bounds (twice) and edges of the rows whose norm suffices beside one of norm ``other``."""
-        # A little under least: the comparison is in float32.
+        """Return ids, norm bounds (twice) and edges of the rows whose norm is at least ``least``.
+
+        Those left out meet rows on the other side of norm ``other`` at most.
+        """
+        # The limit is slightly below least, because the comparison is in float32.
         enough = norms >= max(0.0, (least - TINY) / (1 + self.turn.error) * (1 - 1e-6))
         longest = float(norms.masked_fill(enough, -1.0).amax())
         if longest >= 0:
@@ -349,40 +384,41 @@ class _Search:
         ids = enough.nonzero()[:, 0]
         # The bits of floats from zero up sort as integers do, and torch sorts integers ten times as fast.
         order = (2**31 - 1 - norms[ids].view(torch.int32)).argsort(stable=True)
-        kept = norms[ids[order]]
-        bounds = kept.double() * (1 + self.turn.error) + TINY
+        sorted_norms = norms[ids[order]]
+        bounds = sorted_norms.double() * (1 + self.turn.error) + TINY
         edges = sorted({*(e for e in (0, 64, 512) if e < len(ids)), *range(0, len(ids), self.step), len(ids)})
         return ids[order], bounds, (-bounds).cpu().numpy(), edges
 
     def raise_floor(self, score: float) -> None:
-        """Let only pairs through that may reach ``score``, which was rounded to float32 (and perhaps subnormal)."""
+        """Admit only pairs that may reach ``score``, which was rounded to float32 (and may be subnormal)."""
         low = score - abs(score) * 2.0**-23 - 2.0**-148
         self.floor = max(self.floor, low / self.turn.scale)
 
     def skip(self, bound: float) -> None:
-        """Record that pairs of this bound are left out (a negative one: there are none)."""
+        """Record that pairs of this bound are left out; a negative bound means that there are none."""
         if bound >= 0:
             self.bound = max(self.bound, bound)
 
     def visit(self, which: int, other: int) -> None:
-        """Go down the staircase of a tile: multiply each panel with the rows whose norms suffice beside its first."""
+        """Search a tile panel by panel: multiply each with the rows whose norms suffice for its first row."""
         a = self.left.block(which, self.turn.error, self.products, self.scratch)
         b = self.right.block(other, self.turn.error, self.products, self.scratch)
         starts, panel = b.falling[::PANEL], 0
         while panel < len(starts):
-            # Both are negated norms. A threshold that is not above zero lets all rows through.
+            # Both are negated norms. A threshold of zero or less admits all rows.
             least = self.floor / starts if self.floor > 0 else np.zeros_like(starts)
             heights = np.searchsorted(a.falling, least, side="right")
             after = self.multiply(a, b, heights, panel) if heights[panel] else len(starts)
-            short = np.flatnonzero(heights[panel:after] < len(a.falling)) + panel
-            if len(short):
-                self.skip(float((a.falling[heights[short]] * starts[short]).max()))
+            partial = np.flatnonzero(heights[panel:after] < len(a.falling)) + panel
+            if len(partial):
+                self.skip(float((a.falling[heights[partial]] * starts[partial]).max()))
             panel = after
 
     def multiply(self, a: _Block, b: _Block, heights: npt.NDArray[np.int64], panel: int) -> int:
-        """Multiply panels with as many rows as their heights say, from one on; note pairs that may suffice.
+        """Multiply panels, beginning with one, with the rows within their heights, and record pairs that may suffice.
 
-        Returns the first panel that was left: the threshold may have risen.
+        Returns:
+            The first panel that is left: the threshold may have risen.
         """
         slack = a.gap * -b.falling[0] + a.size * b.gap
         after, rows, columns = self.products.reaching(
@@ -395,25 +431,25 @@ class _Search:
         return after
 
     def offer(self, i: Tensor, j: Tensor) -> None:
-        """Note candidates; score them once they are as many as are wanted."""
+        """Record candidates, and score them once there are k or more."""
         self.pending.append((i, j))
         self.waiting += len(i)
         if self.waiting >= self.k:
             self.settle()
 
     def settle(self) -> None:
-        """Score the noted candidates exactly, keep the best k and raise the threshold."""
+        """Score the recorded candidates exactly, keep the best k and raise the threshold."""
         if self.pending:
             i, j = (torch.cat(ids) for ids in zip(*self.pending, strict=True))
             # In parts: where nearly all pairs tie, a tile can bring millions.
-            for some in (slice(x, x + self.batch) for x in range(0, len(i), self.batch)):
-                self.best = _best(self.best, (i[some], j[some], self.product.entries(i[some], j[some])), self.k)
+            for part in (slice(start, start + self.batch) for start in range(0, len(i), self.batch)):
+                self.best = _best(self.best, (i[part], j[part], self.product.entries(i[part], j[part])), self.k)
             self.pending, self.waiting = [], 0
         if len(self.best[2]) == self.k:
             self.raise_floor(float(self.best[2][-1]))
 
     def result(self, sign: float) -> TopPairs:
-        """Return the answer and its certificate in the units of the question."""
+        """Return the pairs and their certificate in the units of the given product."""
         left, right, scores = self.best
         if not bool(scores.isfinite().all()):
             raise ValueError("A score is beyond the range of float32; the factors should be scaled down.")
@@ -421,7 +457,7 @@ class _Search:
         bound = self.bound * self.turn.scale
         complete = len(scores) == self.k and bound < kth
         visited = self.visited / self.total if self.total else 1.0
-        # Adding zero turns a negative zero into a plain one.
+        # Adding zero turns a negative zero into a positive one.
         return TopPairs(left, right, scores * sign + 0.0, kth * sign, bound * sign, complete, visited)
 
 
@@ -433,7 +469,7 @@ def _corner(k: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def _best(old: Triple, new: Triple, k: int) -> Triple:
-    """Return the k best of both: by falling score, then left id, then right id."""
+    """Return the k best pairs of both, by falling score, then left id, then right id."""
     i, j, scores = (torch.cat(pair) for pair in zip(old, new, strict=True))
     order = j.argsort(stable=True)
     order = order[i[order].argsort(stable=True)]
