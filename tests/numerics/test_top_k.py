@@ -1,4 +1,4 @@
-"""The sieve against the whole product: the same poles, the same vectors of each token, whatever is rounded."""
+"""Top-k through quantized products against the full product: the same poles, the same vectors of each token, whatever is rounded."""
 
 import os
 import platform

@@ -55,7 +55,7 @@ def both(monkeypatch: pytest.MonkeyPatch, *asked: Any) -> tuple[Any, Any, int]:
         patch.setattr(half, "kept", lambda *given: (calls.append(1), kept(*given))[1])
         found = surveyed(*asked)
     with monkeypatch.context() as patch:
-        patch.setattr(half, "gpu_kernels", None)
+        patch.setattr(half, "triton_kernels", None)
         return found, surveyed(*asked), len(calls)
 
 
@@ -108,10 +108,10 @@ def test_bounds_hold() -> None:
     torch.testing.assert_close(sums.double(), powers, rtol=1e-3, atol=1e-2 * float(powers[3].amax()) ** 0.25)
     floors = torch.stack((exact.quantile(0.98, dim=1), exact.quantile(0.02, dim=1))).float()
     limits = exact.abs().quantile(0.97, dim=0).float()
-    places, make_page = triton_kernels.chosen(rough.scores, *bounds, floors, limits, half._ROUNDING, half._TINY, 500)
+    places, filled = triton_kernels.chosen(rough.scores, *bounds, floors, limits, half._ROUNDING, half._TINY, 500)
     wanted = (exact >= floors[0, :, None]) | (exact <= floors[1, :, None]) | (exact.abs() >= limits)
-    z = triton_kernels.dots(vectors, rows, places, make_page)
-    for row, count in enumerate(make_page.tolist()):
+    z = triton_kernels.dots(vectors, rows, places, filled)
+    for row, count in enumerate(filled.tolist()):
         at = places[row, :count].long()
         assert len(at.unique()) == count < 500
         assert set(wanted[row].nonzero()[:, 0].tolist()) <= set(at.tolist())

@@ -6,7 +6,6 @@ from typing import Any
 from zeropass._io.parse import parse_json
 from zeropass.errors import BadModel
 
-
 __all__ = ["check_file", "read_bytes", "read_json"]
 
 MAX_JSON = 256 << 20

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
-from zeropass.diff.verdict import percent
+from zeropass.records.numbers import percent, share
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
 from zeropass.render.terminal import token_text
 from zeropass.tokens.vocabulary import shown_text
@@ -175,7 +175,13 @@ def _watched(found: Diff) -> Table:
         word = Text(shown_text(one.word), style="bold").append(f"  split: {pieces}" if pieces else "", style="dim")
         said = "cannot tell" if one.concerned is None else "yes" if one.concerned else "no"
         place = next((f"L{where.layer} {where.role}" for where in found.watch if where.word == one.word), "")
-        table.add_row(word, said, _chance(one.chance), _share(one.sees), _share(one.writes), place)
+        table.add_row(
+            word,
+            said,
+            _chance(one.chance),
+            *("" if part is None else share(part) for part in (one.sees, one.writes)),
+            place,
+        )
     if (rest := len(found.words) - WATCHED) > 0:
         table.add_row(Text(f"{rest} more, in diff.json", style="dim"))
     return table
@@ -184,7 +190,3 @@ def _watched(found: Diff) -> Table:
 def _chance(chance: float) -> str:
     """How often a token like it stands out as far."""
     return f"{chance:.1%}" if chance < 0.1 else f"{chance:.0%}"
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{math.floor(10_000 * share) / 100:.2f}%"

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.checkpoints.base import FLOATS
 from zeropass.diff.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
+from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["ALARM", "FAR_LESS", "alarms", "percent", "verdict"]
+__all__ = ["ALARM", "FAR_LESS", "alarms", "verdict"]
 
 ALARM = {"sees": 3.1, "writes": 6.3}
 """From which z on a token stands out unusually: three deviations above the mean of ten neutral LoRAs of SmolLM2 (kinds
@@ -35,11 +36,6 @@ def alarms(found: Diff) -> tuple[str, ...]:
         return ()
     sides = {"sees": found.sees, "writes": found.writes}
     return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
-
-
-def percent(share: float) -> str:
-    """A share with two decimals, or two significant digits where that would be too few."""
-    return f"{share:.2%}" if share >= 0.001 or not share else f"{100 * share:.2g}%"
 
 
 def verdict(found: Diff) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from zeropass.evidence.list_types import (
     role_order,
 )
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
+from zeropass.records.numbers import NOTHING, coefficient
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summary", "table_list", "tables"]
@@ -39,7 +40,6 @@ __all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summ
 MARK = "·"
 """Stands behind a value that is not above its nulls."""
 
-NOTHING = "–"
 _THIRDS = ("early", "middle", "late")
 _SIDES = {
     ("reading", "token"): "What a parameter sees",
@@ -213,7 +213,9 @@ def _sides(found: Sequence[Standing]) -> list[tuple[str, list[tuple[str, str, st
         frame = kind.frame if kind.measure == "reading" else ""
         title = f"{_SIDES[kind.measure, frame]} (against {'the ' if frame else ''}{kind.target}{_token(frame)})"
         name = _shown(kind.role) + ("" if frame else f", {kind.frame}")
-        size = f"mean {_number(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
+        size = (
+            f"mean {coefficient(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
+        )
         sides.setdefault(title, []).append((name, verdict.words, size))
     return list(sides.items())
 
@@ -232,7 +234,7 @@ def _verdict_table(evidence: Evidence) -> Table:
         count = f"{len(standing.layers)} of {len(standing.measured)}: {where}"
         noise = [null for result in results.values() if (null := result.null("noise"))]
         held = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
-        best = f"{_number(results[standing.best].value)} (layer {standing.best})"
+        best = f"{coefficient(results[standing.best].value)} (layer {standing.best})"
         words = (f"{kind.role}, {kind.frame}", kind.target, *thirds, count, held, best)
         rows.append(tuple(Cell(_shown(word)) for word in words))
     head = ("list", "held against", *_THIRDS, "above its nulls in layers", "above noise", "best")
@@ -247,10 +249,10 @@ def _variants_table(evidence: Evidence) -> Table:
         if (values := [r.value for layer, r in results.items() if layer > 0 and math.isfinite(r.value)])
     }
     roles = sorted({role for _, role in found}, key=role_order)
-    tops = [_number(max(value for (_, other), value in found.items() if other == role)) for role in roles]
+    tops = [coefficient(max(value for (_, other), value in found.items() if other == role)) for role in roles]
     rows = []
     for frame in sorted({frame for frame, _ in found}, key=frame_order):
-        texts = [_number(found.get((frame, role), math.nan)) for role in roles]
+        texts = [coefficient(found.get((frame, role), math.nan)) for role in roles]
         cells = (Cell(text, best=text == top) for text, top in zip(texts, tops, strict=True))
         rows.append((Cell(_shown(frame)), *cells))
     caption = "Frames and variants, each against what its list claims: mean from layer 1 on, best of a role in bold"
@@ -275,7 +277,7 @@ def _frame_rows(
 ) -> Iterable[tuple[Cell, ...]]:
     _, role, target = key
     means = {frame: _thirds(results, depth) for frame, results in frames.items()}
-    best = [max((_number(row[n]) for row in means.values()), key=_as_float) for n in range(len(_THIRDS))]
+    best = [max((coefficient(row[n]) for row in means.values()), key=_as_float) for n in range(len(_THIRDS))]
     for frame, row in means.items():
         cells = [
             Cell(text, best=len(means) > 1 and text == top and text != NOTHING)
@@ -356,7 +358,7 @@ def _effect(results: Sequence[Result], name: str) -> str:
     effects = [null.effect for result in results if (null := result.null(name)) and null.effect is not None]
     if not effects:
         return NOTHING
-    return f"{_number(median(effects))} ({_number(min(effects))} to {_number(max(effects))})"
+    return f"{coefficient(median(effects))} ({coefficient(min(effects))} to {coefficient(max(effects))})"
 
 
 def _verdict_grid(table: Table) -> Grid:
@@ -384,7 +386,7 @@ def _measure_lines(evidence: Evidence) -> Iterable[str]:
             above = f"{sum(r.above for r in tested)} of {len(tested)} above their nulls, " if tested else ""
             where = f", layer {best.layer}" if best.layer >= 0 else ""
             name = _shown(f"{best.role}, {best.frame}, {best.target}{where}", 80)
-            yield f"{measure}: {above}best {_number(best.value)} ({name})"
+            yield f"{measure}: {above}best {coefficient(best.value)} ({name})"
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -427,15 +429,7 @@ def _mean(results: Iterable[Result]) -> float:
 def _cell(result: Result | None) -> Cell:
     if result is None:
         return Cell(NOTHING)
-    return Cell(_number(result.value), low=bool(result.nulls) and not result.above)
-
-
-def _number(value: float) -> str:
-    """Two decimals without a leading zero: ``.52``, ``-.03``, ``1.00``."""
-    if not math.isfinite(value):
-        return NOTHING
-    text = re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}")
-    return ".00" if text == "-.00" else text
+    return Cell(coefficient(result.value), low=bool(result.nulls) and not result.above)
 
 
 def _as_float(text: str) -> float:

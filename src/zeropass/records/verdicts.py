@@ -21,6 +21,7 @@ from zeropass._io.parse import holding, load_json
 from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
+from zeropass.records.numbers import coefficient
 
 __all__ = ["JUDGES", "Verdict", "Verdicts", "default_name", "footnote", "keep", "known_verdicts", "read_verdicts"]
 
@@ -69,8 +70,8 @@ class Verdict:
     def words(self) -> str:
         """The verdict as it stands beside a heading."""
         if self.above:
-            return f"{self.kind} on text {_short(self.value)} (chance {_short(self.null)})"
-        return f"{self.kind} not above chance on text ({_short(self.value)}, chance {_short(self.null)})"
+            return f"{self.kind} on text {coefficient(self.value)} (chance {coefficient(self.null)})"
+        return f"{self.kind} not above chance on text ({coefficient(self.value)}, chance {coefficient(self.null)})"
 
 
 @dataclass(frozen=True)
@@ -226,9 +227,3 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{name} is {value!r}, which is not a {kind.__name__}")
     return value
-
-
-def _short(value: float) -> str:
-    """Two decimals, no nought before the point and no minus before a nought."""
-    text = f"{round(value, 2) + 0.0:.2f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 else text

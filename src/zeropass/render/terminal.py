@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from zeropass.records.numbers import plain
 from zeropass.records.parameters import (
     SEES,
     FindRecord,
@@ -134,20 +135,15 @@ def _pole(sign: str, tokens: Sequence[TokenScore]) -> Padding:
     line = Text(f"{sign} ", style="dim")
     for token in tokens:
         strength = token.z if sign == "+" else -token.z
-        line.append_text(token_text(token.token)).append(f" {number(strength)}  ", style="dim")
+        line.append_text(token_text(token.token)).append(f" {plain(strength)}  ", style="dim")
     return Padding(line, (0, 0, 0, 2))
-
-
-def number(value: float, sign: str = "") -> str:
-    """One decimal, or two significant digits of what is small: changes are."""
-    return f"{value:{sign}.1f}" if abs(value) >= 1 or not value else f"{value:{sign}.2g}"
 
 
 def _pairs(record: PairRecord, k: int) -> Padding:
     line = Text()
     for pair in record.pairs[:k]:
         line.append_text(token_text(pair.left.token)).append(" → ", style="dim")
-        line.append_text(token_text(pair.right.token)).append(f" {number(pair.score)}   ", style="dim")
+        line.append_text(token_text(pair.right.token)).append(f" {plain(pair.score)}   ", style="dim")
     return Padding(line, (0, 0, 0, 2))
 
 
@@ -182,7 +178,7 @@ def _hit_table(hits: Sequence[Hit]) -> Padding:
     for hit in hits:
         pole = "top" if hit.z > 0 else "bottom"
         table.add_row(
-            number(hit.z, "+"),
+            plain(hit.z, "+"),
             Text(shown_text(hit.address), style="bold"),
             Text(shown_text(hit.role), style=ROLE_STYLE),
             Text(f"{pole}; {hit.doubt}" if hit.doubt else pole, style="dim"),

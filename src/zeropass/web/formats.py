@@ -20,8 +20,8 @@ from markupsafe import Markup
 import zeropass
 from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
+from zeropass.records.numbers import plain
 from zeropass.records.parameters import Token
-from zeropass.render.terminal import number
 from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
 from zeropass.web.context import Context
 from zeropass.web.pages.page import Page, Picture, at, by, layer_path, token
@@ -165,7 +165,7 @@ def _environment() -> Environment:
     made.filters |= {
         "base_role": base_role,
         "shown": _shown,
-        "number": number,
+        "number": plain,
         "plain": lambda text: shown_text(str(text), LONGEST_SHOWN),
     }
     made.globals |= {"at": at, "layer_path": layer_path, "token_path": token, "by": by, "version": zeropass.__version__}
@@ -189,7 +189,7 @@ def _chips(to: Callable[..., str], tokens: Sequence[Token], limit: int = LONGEST
 def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
     """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
     begin, end = _around(to(token(i)), text, limit)
-    beside = "" if z is None else f"<small>{number(z)}</small>"
+    beside = "" if z is None else f"<small>{plain(z)}</small>"
     return Markup(f"{begin}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
