@@ -1,4 +1,4 @@
-"""Top-k through quantized products against the full product: the same poles, the same vectors of each token, whatever is rounded."""
+"""Top-k through quantized products against the full product: the same poles, the same vectors of each token."""
 
 import os
 import platform

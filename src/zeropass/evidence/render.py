@@ -229,7 +229,7 @@ def _verdict_table(evidence: Evidence) -> Table:
     rows, depth = [], _depth(evidence)
     for standing in _main(standings(evidence)):
         kind, results = standing.kind, standing.results
-        thirds = map(_number, _thirds(list(results.values()), depth))
+        thirds = map(coefficient, _thirds(list(results.values()), depth))
         where = layer_runs(standing.layers, standing.measured) or "none"
         count = f"{len(standing.layers)} of {len(standing.measured)}: {where}"
         noise = [null for result in results.values() if (null := result.null("noise"))]
@@ -281,7 +281,7 @@ def _frame_rows(
     for frame, row in means.items():
         cells = [
             Cell(text, best=len(means) > 1 and text == top and text != NOTHING)
-            for text, top in zip(map(_number, row), best, strict=True)
+            for text, top in zip(map(coefficient, row), best, strict=True)
         ]
         above = sum(result.above for result in frames[frame])
         names = (Cell(_shown(role)), Cell(_shown(target)), Cell(_shown(frame)))
