@@ -1,9 +1,10 @@
-"""Imports go one way: from the bottom of design.md's layout to its top (design.md §5)."""
+"""The map of the package: which folders there are, and that imports go one way (CONTRIBUTING.md)."""
 
 import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,49 +15,34 @@ import zeropass
 SOURCE = Path(zeropass.__file__).parent
 LAYERS = (
     ("errors",),
-    ("numerics",),
-    ("_io",),
+    ("_io", "numerics"),
     ("tokens",),
-    ("checkpoints",),
-    ("arch",),
-    ("model",),
-    ("records",),
-    ("lens",),
-    ("atlas",),
-    ("render",),
+    ("checkpoints", "arch"),
+    ("model", "records"),
+    ("lens", "atlas", "render"),
     ("evidence", "align", "diff", "stitch"),
     ("__init__",),
-    ("web",),
-    ("cli",),
-    ("__main__",),
+    ("web", "cli", "__main__"),
 )
-"""From the bottom to the top; a module or package imports from its own row or from rows before it."""
+"""From the bottom to the top: a package imports from rows below its own and, without a cycle, from its own row."""
+
+APPLICATIONS = ("align", "diff", "evidence", "stitch")
+ANATOMY = ("render", "results", "run")
+"""The files that every application has, and the only module names that stand more than once."""
+
+TOP = 20
+"""Most entries that the top of the package may have."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 LAZY = "zeropass"
 """The package itself imports its names when they are first used; only the command line may go through it."""
 
 WITHOUT_TORCH = (
-    *(
-        "atlas.read",
-        "atlas.folder",
-        "atlas.schema",
-        "records.parameters",
-        "render.terminal",
-        "render.tour",
-        "cli.main",
-        "tokens.vocabulary",
-        "model.address",
-        "errors",
-    ),
-    "arch.family_table",
-    "records.verdicts",
-    "align.results",
-    "diff.results",
-    "diff.render",
-    "stitch.results",
-    "stitch.render",
-    *("web.app", "web.export", "web.load"),
+    *("errors", "tokens.vocabulary", "arch.family_table", "model.address"),
+    *("records.parameters", "records.overviews", "records.verdicts"),
+    *("atlas.folder", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
+    *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
+    *("cli.main", "web.app", "web.export", "web.load"),
 )
 
 
@@ -108,18 +94,46 @@ def test_a_module_imports_nothing_above_it(name: str) -> None:
         assert target in GRAPH, f"{name} imports {target}, which is no module"
 
 
-def test_there_is_no_cycle() -> None:
+def _check_acyclic(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, f"a cycle: {' -> '.join((*path, name))}"
         if name not in done:
-            for target in sorted(GRAPH[name] & GRAPH.keys()):
+            for target in sorted(graph[name] & graph.keys()):
                 visit(target, (*path, name))
             done.add(name)
 
-    for name in sorted(GRAPH):
+    for name in sorted(graph):
         visit(name, ())
+
+
+def test_there_is_no_cycle_of_modules() -> None:
+    _check_acyclic(GRAPH)
+
+
+def test_there_is_no_cycle_of_packages() -> None:
+    packages: dict[str, set[str]] = {}
+    for name, targets in GRAPH.items():
+        if name != "__init__":
+            top = name.split(".")[0]
+            packages.setdefault(top, set()).update({target.split(".")[0] for target in targets} - {top, "__init__"})
+    _check_acyclic(packages)
+
+
+def test_the_top_of_the_package_fits_a_glance() -> None:
+    entries = sorted(path.name for path in SOURCE.iterdir() if path.name != "__pycache__")
+    assert len(entries) <= TOP, entries
+
+
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_every_application_has_the_same_anatomy(application: str) -> None:
+    assert {f"{application}.{part}" for part in ANATOMY} <= GRAPH.keys()
+
+
+def test_no_other_module_name_stands_twice() -> None:
+    names = [name.rpartition(".")[2] for name, path in modules().items() if path.name != "__init__.py"]
+    assert sorted(name for name, count in Counter(names).items() if count > 1) == [*ANATOMY]
 
 
 def test_the_numerics_know_tensors_and_nothing_else() -> None:
