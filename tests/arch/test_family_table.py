@@ -144,10 +144,10 @@ def test_info_says_what_a_model_has_and_leaves_out_what_it_has_not(
     assert "None" not in mixtral + gemma
 
 
-def test_the_readme_shows_what_the_command_prints(
+def test_usage_shows_what_the_command_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
     lines = page.partition("$ zeropass families\n")[2].partition("```")[0].splitlines()
     printed = flat(run(monkeypatch, capsys, "families"))
     assert len(lines) > 8

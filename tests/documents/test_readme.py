@@ -1,4 +1,7 @@
-"""Every command and every Python block of the README and of some pages of docs/ runs, on real weights."""
+"""Every command and every Python block of the README and of some pages of docs/ runs, on real weights.
+
+Links lead somewhere, and the map in CONTRIBUTING.md is that of the folders.
+"""
 
 import re
 import shlex
@@ -10,27 +13,37 @@ from pathlib import Path
 import pytest
 
 from commands import Run
+from test_layers import LAYERS
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "stitching")))
+README, CONTRIBUTING, USAGE = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/usage.md"))
+PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "stitching")))
+LINKED = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+LONGEST_README = 150
+"""Lines."""
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(page, text) of all fenced blocks of a language."""
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the text of all fenced blocks of a language."""
     fence = re.compile(rf"^```{language}\n(.*?)^```", re.M | re.S)
-    return [(page.name, found) for page in PAGES for found in fence.findall(page.read_text(encoding="utf-8"))]
+    return [text for page in PAGES for text in fence.findall(read(page))]
 
 
-LINES = [line for _, text in blocks("console") for line in text.splitlines()]
+LINES = [line for text in blocks("console") for line in text.splitlines()]
 COMMANDS = list(dict.fromkeys(line[2:] for line in LINES if line.startswith("$ ")))
-# What a longer line begins with is done by it, too: `zeropass diff …` by `zeropass diff … --build`.
-TRIED = [one for one in COMMANDS if not any(other.startswith(f"{one} --") for other in COMMANDS)]
+# A longer command does what its beginning does: `zeropass diff …` is tried by `zeropass diff … --build`.
+TRIED = [line for line in COMMANDS if not any(longer.startswith(f"{line} --") for longer in COMMANDS)]
+PRINTED = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", read(README), re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def folder(real_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which the README's paths exist; the atlas covers the layers that its examples use."""
+    """A working folder in which the paths of the pages exist; the atlas covers the layers that their examples use."""
     path = tmp_path_factory.mktemp("readme")
     (path / "demo").mkdir()
     (path / "demo" / "smollm2-135m").symlink_to(real_atlas)
@@ -41,6 +54,7 @@ def folder(real_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pages_have_commands() -> None:
     assert sum(command.startswith("zeropass ") for command in COMMANDS) >= 5
     assert {"make demo", "make test"} <= set(COMMANDS)
+    assert len(PRINTED) == 1
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
@@ -57,9 +71,9 @@ def test_commands_run(command: str, folder: Path, run: Run, monkeypatch: pytest.
     if arguments[0] == "serve":
         serve(arguments)
         return
-    code, said, told = run(*arguments)
-    assert code == 0, told
-    assert said.strip()
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert out.strip()
 
 
 @pytest.mark.real
@@ -68,12 +82,12 @@ def test_the_lists_in_the_readme_are_what_is_printed(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command, shown = re.findall(r"^\$ zeropass (show [^\n]*)\n```\n\n```text\n(.*?)^```", text, re.M | re.S)[0]
+    blocks_of_show = re.findall(r"^\$ zeropass (show [^\n]*)\n```\n\n```text\n(.*?)^```", read(README), re.M | re.S)
+    command, expected = blocks_of_show[0]
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "104")
-    said = run(*shlex.split(command))[1]
-    assert [line.rstrip() for line in said.splitlines()] == shown.splitlines()
+    out = run(*shlex.split(command))[1]
+    assert [line.rstrip() for line in out.splitlines()] == expected.splitlines()
 
 
 def serve(arguments: list[str]) -> None:
@@ -89,7 +103,54 @@ def serve(arguments: list[str]) -> None:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("code", [text for _, text in blocks("python")])
-def test_python_runs(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(
+    code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(folder)
     exec(compile(code, "a page", "exec"), {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    assert out == dict(PRINTED).get(code, out)
+
+
+# --- Pages by themselves ----------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub names them."""
+    text = re.sub(r"^```.*?^```", "", read(page), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", read(page), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert target.is_relative_to(ROOT), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(read(README).splitlines()) < LONGEST_README
+
+
+def test_the_map_of_the_code_is_that_of_the_folders() -> None:
+    lines = re.findall(r"^[├└]── (\S+)", read(CONTRIBUTING), re.M)
+    source = ROOT / "src" / "zeropass"
+    names = [path.name for path in source.iterdir() if path.is_dir() or path.suffix == ".py"]
+    assert sorted(line.rstrip("/") for line in lines) == sorted(name for name in names if name != "__pycache__")
+    ranks = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+    order = [ranks[line.rstrip("/").removesuffix(".py")] for line in lines]
+    assert order == sorted(order)
+
+
+def test_every_path_in_contributing_is_there() -> None:
+    paths = re.findall(r"`((?:src|tests|docs|models|reproduce|benchmarks)/[^`\s]*|Makefile)`", read(CONTRIBUTING))
+    assert len(paths) > 40
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
