@@ -33,6 +33,7 @@ check: lint types
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell src tests docs benchmarks reproduce *.md Makefile pyproject.toml
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -224,7 +224,7 @@ def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both devices make all scores; that quantized products find the same is for test_top_k.py."""
-    monkeypatch.setattr(top_k, "numba_top_k", None)
+    monkeypatch.setattr(top_k, "numba_kernels", None)
     monkeypatch.setattr(build, "behind", at_once)  # what is pretended, one thread knows
     monkeypatch.setattr(build, "ahead", map)
 

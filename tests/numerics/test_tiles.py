@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zeropass.numerics import numba_tiles, tiles
-from zeropass.numerics.numba_tiles import fastest_products
+from zeropass.numerics import numba_kernels, tiles
+from zeropass.numerics.numba_kernels import fastest_products
 from zeropass.numerics.tiles import PANEL, Heights, Products
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_each_way_finds_what_the_whole_product_has(m: int, n: int, width: int, s
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_largest_products_fit(sign: int) -> None:
     """The widest rows of the largest whole numbers; a floor that is infinite is met by all products or by none."""
-    width = numba_tiles._WIDEST
+    width = numba_kernels._WIDEST
     left, right = torch.full((3, width), 127, dtype=torch.int8), torch.full((70, width), sign * 127, dtype=torch.int8)
     score = sign * 127.0 * 127 * width
     for way in [way for way in ways(width, 3) if way.int8]:
@@ -63,7 +63,7 @@ def test_the_largest_products_fit(sign: int) -> None:
 
 
 def test_a_full_place_for_pairs_ends_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba_tiles, "_ROOM", 1)
+    monkeypatch.setattr(numba_kernels, "_ROOM", 1)
     left, right = torch.ones(5, 8, dtype=torch.int8), torch.ones(3 * PANEL, 8, dtype=torch.int8)
     for way in ways(8, 5):
         found = all_found(way, left, right, np.full(3, 5), torch.zeros(5, dtype=torch.float64))
@@ -71,8 +71,8 @@ def test_a_full_place_for_pairs_ends_a_call(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_compiled_loop_is_for_processors_that_have_the_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba_tiles, "_VNNI", False)
+    monkeypatch.setattr(numba_kernels, "_VNNI", False)
     assert isinstance(fastest_products(64, CPU, 4, 100), tiles._Torch)
-    monkeypatch.setattr(numba_tiles, "_VNNI", True)
-    assert isinstance(fastest_products(64, CPU, 4, 100), numba_tiles._Compiled)
-    assert isinstance(fastest_products(numba_tiles._WIDEST + 1, CPU, 4, 100), tiles._Torch)
+    monkeypatch.setattr(numba_kernels, "_VNNI", True)
+    assert isinstance(fastest_products(64, CPU, 4, 100), numba_kernels._Compiled)
+    assert isinstance(fastest_products(numba_kernels._WIDEST + 1, CPU, 4, 100), tiles._Torch)

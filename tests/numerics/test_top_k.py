@@ -25,10 +25,10 @@ SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[Healt
 
 @pytest.fixture(params=["int8", "float32", "made", "float16"])
 def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    assert top_k.numba_top_k is not None, "these tests need zeropass[fast]"
+    assert top_k.numba_kernels is not None, "these tests need zeropass[fast]"
     if request.param == "float16":
         multiply_float16(monkeypatch)
-    monkeypatch.setattr(top_k.numba_top_k, "INT8", request.param == "int8")
+    monkeypatch.setattr(top_k.numba_kernels, "INT8", request.param == "int8")
     if request.param == "made":
         monkeypatch.setattr(sys.modules[__name__], "survey", survey_of_made)
     monkeypatch.setattr(top_k, "_TILE", 96)  # several tiles, of which the last is no whole one
@@ -76,7 +76,7 @@ def check(vectors: Tensor, rows: Tensor, k: int, size: int) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
 @SETTINGS
-def test_small_whole_numbers_with_many_ties(whole, seed: int, n: int, v: int, d: int, k: int) -> None:
+def test_small_integers_with_many_ties(whole, seed: int, n: int, v: int, d: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     vectors, rows = (torch.from_numpy(rng.integers(-3, 4, (m, d)).astype(np.float32)) for m in (n, v))
     check(vectors, rows, k, k)
@@ -134,7 +134,7 @@ def test_real_numbers_come_out_as_from_the_whole_product(whole, monkeypatch: pyt
     rows -= rows.mean(0)  # as in a build
     monkeypatch.setattr(top_k, "_TILE", 1024)
     found, hits = looked(vectors, rows, 20, 15)
-    monkeypatch.setattr(top_k, "numba_top_k", None)
+    monkeypatch.setattr(top_k, "numba_kernels", None)
     plain, others = looked(vectors, rows, 20, 15)
     for one, other in zip(found, plain, strict=True):
         for name in ("top", "bottom"):
@@ -237,8 +237,8 @@ import llvmlite.binding
 llvmlite.binding.get_host_cpu_features = lambda: {}
 import numpy, torch
 from test_top_k import kept_of_real_numbers
-from zeropass.numerics import numba_top_k
-assert not numba_top_k.INT8 and numba_top_k._TOGETHER == 1
+from zeropass.numerics import numba_kernels
+assert not numba_kernels.INT8 and numba_kernels._TOGETHER == 1
 numpy.save(sys.argv[1], kept_of_real_numbers())
 """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zeropass.numerics import tiles
 from zeropass.numerics import top_pairs as search
 from zeropass.numerics.factored import Factored, close_values
-from zeropass.numerics.numba_tiles import fastest_products
+from zeropass.numerics.numba_kernels import fastest_products
 from zeropass.numerics.tiles import PANEL
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
 

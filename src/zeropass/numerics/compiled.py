@@ -1,13 +1,13 @@
 """The compiled kernels that this machine has. Where one is None, torch does its work with the same results."""
 
 try:
-    from zeropass.numerics import numba_tiles, numba_top_k
+    from zeropass.numerics import numba_kernels
 except (ImportError, RuntimeError):  # numba is an extra; it raises RuntimeError if it has no folder for its cache
-    numba_tiles = numba_top_k = None  # type: ignore[assignment]
+    numba_kernels = None  # type: ignore[assignment]
 
 try:
     from zeropass.numerics import triton_kernels
 except ImportError:  # Triton comes with the GPU builds of PyTorch on Linux
     triton_kernels = None  # type: ignore[assignment, unused-ignore]
 
-__all__ = ["numba_tiles", "numba_top_k", "triton_kernels"]
+__all__ = ["numba_kernels", "triton_kernels"]

@@ -1,7 +1,7 @@
 """Search for the products of two blocks of rows that reach a floor; torch multiplies, then the scores are compared.
 
 The rows of the right block come in panels of `PANEL`. Each panel meets only the first rows of the left block; its
-height is their number, and heights fall. `numba_tiles` does the same, and compares products as soon as they are made.
+height is their number, and heights fall. `numba_kernels` does the same, and compares products as soon as they are made.
 """
 
 import time

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from zeropass.numerics import half
-from zeropass.numerics.compiled import numba_top_k
+from zeropass.numerics.compiled import numba_kernels
 from zeropass.numerics.half import HalfRows, to_half
 from zeropass.numerics.parallel import side_by_side, with_one_thread
 from zeropass.numerics.projection import Extremes, extremes
@@ -188,14 +188,14 @@ def prepare_rows(
 
 def rounded_size(count: int, d: int) -> int:
     """Return the bytes of quantized rows (count, d); 0 where the full product is computed."""
-    return count * d * quantized_type().itemsize if numba_top_k is not None else 0
+    return count * d * quantized_type().itemsize if numba_kernels is not None else 0
 
 
 def passing_size(d: int) -> int:
     """Return the temporary memory of `prepare_rows` and `survey` in bytes; 0 where the full product is computed."""
     each = _most(d) * (16 * _TILE + 16 * d)  # products and their chosen scores; vectors, turned and quantized
     # Twice for each thread: malloc keeps some memory of each.
-    return 40 * d**2 + 2 * torch.get_num_threads() * each if numba_top_k is not None else 0
+    return 40 * d**2 + 2 * torch.get_num_threads() * each if numba_kernels is not None else 0
 
 
 def survey(
@@ -339,7 +339,7 @@ class _Survey:
         ends = torch.full((2, groups, len(self.vectors)), -torch.inf)
         for part in blocks(len(sample), _TILE):
             products = self.product(sample[part], self.turned.sample[part])
-            numba_top_k.raise_ends(products.numpy(), self.of_rows[sample[part]].numpy(), part.start, ends.numpy())
+            numba_kernels.raise_ends(products.numpy(), self.of_rows[sample[part]].numpy(), part.start, ends.numpy())
         return _highest(ends, rank) * self.quantized.bounds[:, 0]
 
     def product(self, places: Tensor | slice, numbers: Tensor) -> Tensor:
@@ -356,7 +356,7 @@ class _Survey:
         for part in tiles:
             products = self.product(part, self.turned.quantized.numbers[part])
             floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
-            count = numba_top_k.look(
+            count = numba_kernels.look(
                 products.numpy(),
                 of_vectors,
                 self.of_rows[part].numpy(),
@@ -372,7 +372,7 @@ class _Survey:
             )
             with self.index.lock:
                 keys, raised = self.index.keys.numpy(), self.index.threshold.numpy()
-                numba_top_k.keep(pairs[:, :count], exact[:count], self.first_id, keys, raised)
+                numba_kernels.keep(pairs[:, :count], exact[:count], self.first_id, keys, raised)
             self.rows.rest()
 
     def floors(self, part: slice, products: Tensor) -> Tensor:
@@ -388,7 +388,7 @@ class _Survey:
 
 def _quantizes(rows: Tensor) -> bool:
     """Tell whether products of quantized rows are possible here; otherwise the full product is computed."""
-    return numba_top_k is not None and rows.device.type == "cpu"
+    return numba_kernels is not None and rows.device.type == "cpu"
 
 
 def _rounds(rows: Tensor) -> bool:
@@ -398,7 +398,7 @@ def _rounds(rows: Tensor) -> bool:
 
 def quantized_type() -> torch.dtype:
     """Return the type in which whole numbers are multiplied: the fastest here; the result is the same in any."""
-    return torch.int8 if numba_top_k is not None and numba_top_k.INT8 else torch.float32
+    return torch.int8 if numba_kernels is not None and numba_kernels.INT8 else torch.float32
 
 
 def _multiplied(rows: Tensor, vectors: Tensor, out: Tensor | None = None) -> Tensor:

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zeropass.numerics.compiled import numba_tiles
+from zeropass.numerics.compiled import numba_kernels
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.quantize import full_precision, spectral_bound, to_int8
 from zeropass.numerics.tiles import PANEL, Products, Ways, products_for
 
-_FASTEST: Ways = numba_tiles.fastest_products if numba_tiles is not None else products_for
+_FASTEST: Ways = numba_kernels.fastest_products if numba_kernels is not None else products_for
 
 Triple = tuple[Tensor, Tensor, Tensor]
 Falling = npt.NDArray[np.float64]

@@ -25,9 +25,9 @@ from zeropass.tokens.tokenizer_json import (
     assigned_ids,
     by_piece,
     has_endless_holes,
+    integer,
     numbered,
     refusing,
-    whole_number,
 )
 
 __all__ = ["TOKENIZER_FILES", "other_vocabularies", "tokenizer_json"]
@@ -214,7 +214,7 @@ def _tokens_of_decoder(folder: Path) -> dict[int, Token] | None:
 def _add_token(tokens: dict[int, Token], i: object, token: Token, path: Path) -> None:
     """Add a token under its id; raise BadModel for an invalid id, or one that another token has."""
     try:
-        number = whole_number(i, token["content"])
+        number = integer(i, token["content"])
     except ValueError as error:
         raise BadModel(f"{path}: {error}.") from error
     if tokens.setdefault(number, token) is not token:

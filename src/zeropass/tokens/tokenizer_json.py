@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from zeropass.errors import BadModel, ZeropassError
 
 __all__ = ["BYTES", "FLAGS", "Spec", "added_tokens", "as_letters", "assigned_ids", "by_piece", "merges_of", "numbered"]
-__all__ += ["has_endless_holes", "refusing", "tokenizer_of", "whole_number", "without_rows"]
+__all__ += ["has_endless_holes", "integer", "refusing", "tokenizer_of", "without_rows"]
 
 Spec = dict[str, Any]
 
@@ -46,7 +46,7 @@ def numbered(model: Spec) -> dict[int, str]:
         return {i: _piece(entry) for i, entry in enumerate(vocab)}
     if not {*map(type, vocab.values())} <= {int}:
         for piece, i in vocab.items():
-            whole_number(i, piece)
+            integer(i, piece)
     pieces = {i: piece for piece, i in vocab.items()}
     if len(pieces) < len(vocab):
         first, last = next((piece, pieces[i]) for piece, i in vocab.items() if pieces[i] != piece)
@@ -70,7 +70,7 @@ def added_tokens(spec: Spec, pieces: Mapping[int, str]) -> dict[int, Spec]:
     stated: dict[int, str] = {}
     for token in tokens:
         content = str(token["content"])
-        if stated.setdefault(whole_number(token["id"], content), content) != content:
+        if stated.setdefault(integer(token["id"], content), content) != content:
             raise ValueError(f"the added tokens {stated[token['id']]!r} and {content!r} have the same id {token['id']}")
     assigned = assigned_ids(ids, [str(token["content"]) for token in tokens])
     if assigned != assigned_ids(ids, [stated[i] for i in sorted(stated)]):
@@ -151,7 +151,7 @@ def refusing(what: str) -> Iterator[None]:
         raise BadModel(f"{what}: {error}.") from error
 
 
-def whole_number(value: object, of: str) -> int:
+def integer(value: object, of: str) -> int:
     """Return an id if it is an integer; otherwise raise ValueError, naming the token."""
     if type(value) is not int:
         raise ValueError(f"the id of {of!r} is {value!r}, which is not a whole number")

@@ -1,0 +1,64 @@
+"""Names are the field's, docstrings are imperative: what ruff does not check of CONTRIBUTING's rules of style."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zeropass
+
+SOURCE = Path(zeropass.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+METAPHORS = {"desk", "shelf", "book", "books", "patience", "sieve", "hit", "hits", "whole", "beside", "listen"}
+METAPHORS |= {"listening", "hear", "heard", "kinds", "near", "chance"}
+STORED = {"Hit", "hits", "kinds", "chance", "_hit_table"}
+"""Names that stand in files and JSON already, and what is named after them: the results of a search, a change's
+chance, the kinds of lists that verdicts are about."""
+STORED |= {"whole"}
+"""A value of records of families and adapters: queries normed over all heads, a tensor that replaces another."""
+
+VAGUE = ("What", "Whether", "Which", "How", "Where", "Who", "Why")
+ARTICLES = ("A", "An", "The", "All", "One", "Some", "Its", "This", "These", "It")
+
+
+def named(tree: ast.AST) -> Iterator[str]:
+    """Every name that a module gives to something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_names_are_no_metaphors(path: Path) -> None:
+    names = {path.stem, *named(ast.parse(path.read_text(encoding="utf-8")))} - STORED
+    assert sorted(name for name in names if words(name) & METAPHORS) == []
+
+
+def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_docstrings_begin_with_a_verb(path: Path) -> None:
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            continue
+        first = (ast.get_docstring(node) or "-").split()[0].rstrip(",:")
+        verb = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_property(node)
+        if first in VAGUE or (verb and first in ARTICLES):
+            wrong.append(f"{getattr(node, 'name', 'the module')}: {first} …")
+    assert wrong == []
