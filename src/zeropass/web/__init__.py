@@ -1,1 +1,1 @@
-"""The explorer: an atlas as pages, served on this machine or written as a static site. It shows records."""
+"""The explorer: the records of an atlas as pages, on a local server or as a static site."""

@@ -1,4 +1,4 @@
-"""The application and its server, with limits on how many pages are made at once and how long (FastAPI, uvicorn)."""
+"""The application and its server (FastAPI, uvicorn), with limits on the number of simultaneous pages and their time."""
 
 import gc
 import json
@@ -38,54 +38,62 @@ except ImportError as error:
 __all__ = ["application", "serve"]
 
 CONNECTIONS = 128
-"""Connections at once; more are answered 503."""
+"""The number of simultaneous connections; further ones are answered 503."""
 
 KEEP_ALIVE = 10
-"""Seconds that a connection is kept on which nothing more is asked."""
+"""Seconds for which an idle connection is kept."""
 
 STATUS: tuple[tuple[type[ZeropassError], int], ...] = ((BadAddress, 404), (UnknownWord, 404), (BadOption, 400))
-"""What the reader's mistakes are answered with; any other error of zeropass is 500, a damaged atlas for instance."""
+"""The status codes for mistakes of the reader; any other error of zeropass, such as a damaged atlas, is 500."""
 
-KEPT = 64_000_000
-"""Bytes of answers that are kept."""
+CACHE_BYTES = 64_000_000
+"""The size of the cache of answers."""
 
 Makers = tuple[tuple[Work, int], tuple[Work, int]]
-"""What makes the pages that are stored, and how many at once; and the same of those that are computed."""
+"""The functions that make stored and computed pages, each with the number of pages that it makes at once."""
 
 TITLES = {400: "That cannot be asked", 404: "Not found", 405: "Only GET", 503: "Too busy", 500: "That went wrong"}
 
 
 def application(contexts: Sequence[Context], rules: Rules = Rules(), makers: Makers | None = None) -> App:  # noqa: B008 - frozen
-    """The whole as an ASGI application. Without ``makers`` the pages are made in threads of this process."""
+    """Return the ASGI application that serves some contexts.
+
+    Args:
+        contexts: The contexts to serve. Each has its own prefix.
+        rules: Who may send requests.
+        makers: The functions that make the pages. Without them, threads of this process do.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     cores = os.cpu_count() or 2
     work = partial(make_page, contexts)
     stored, computed = makers or ((work, 2 * cores), (work, cores))
-    lines = WorkQueue(*stored), WorkQueue(*computed)
-    cache = Cache(KEPT)
+    queues = WorkQueue(*stored), WorkQueue(*computed)
+    cache = Cache(CACHE_BYTES)
 
     @app.get("/favicon.ico")
-    async def icon() -> Response:  # what browsers ask for beside a picture by itself
+    async def icon() -> Response:  # browsers request it for a picture that is opened alone
         return RedirectResponse(asset("icon.svg"), 308)
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    by_prefix = sorted(enumerate(contexts), key=lambda numbered: -len(numbered[1].prefix))
-    for number, context in by_prefix:  # the one without a prefix last: its routes would take the others' addresses
+    by_prefix = sorted(enumerate(contexts), key=lambda entry: -len(entry[1].prefix))
+    for number, context in by_prefix:  # the empty prefix last: its routes would match all addresses
         root = f"/{context.prefix}".rstrip("/")
-        app.include_router(router(Responder(number, root, *lines, cache)), prefix=root)
+        app.include_router(router(Responder(number, root, *queues, cache)), prefix=root)
     _handle_errors(app, contexts)
     return Guard(Suffixes(app), rules)  # type: ignore[arg-type]
 
 
 def _meant(request: Request, unknown: UnknownWord) -> dict[str, str]:
-    """What a question may have meant where a word of it is no token: in words, and the address that asks it."""
-    found = {}
-    for one in unknown.suggestions:
-        asked = {name: one if value == unknown.text else value for name, value in request.query_params.items()}
-        if "q" in asked:
-            asked["q"] = word_pages.replaced(request.query_params["q"], unknown.text, one)
-        found[asked.get("q", one)] = f"{request.url.path}?{urlencode(asked)}"
-    return found
+    """Return the queries that a reader may have meant by one with an unknown word, each with its address."""
+    queries = {}
+    for suggestion in unknown.suggestions:
+        parameters = {
+            name: suggestion if value == unknown.text else value for name, value in request.query_params.items()
+        }
+        if "q" in parameters:
+            parameters["q"] = word_pages.replaced(request.query_params["q"], unknown.text, suggestion)
+        queries[parameters.get("q", suggestion)] = f"{request.url.path}?{urlencode(parameters)}"
+    return queries
 
 
 def _handle_errors(app: FastAPI, contexts: Sequence[Context]) -> None:
@@ -96,7 +104,7 @@ def _handle_errors(app: FastAPI, contexts: Sequence[Context]) -> None:
         headers: Mapping[str, str] | None = None,
         unknown: UnknownWord | None = None,
     ) -> Response:
-        context = next((b for b in contexts if b.prefix and request.url.path.startswith(f"/{b.prefix}")), contexts[0])
+        context = next((c for c in contexts if c.prefix and request.url.path.startswith(f"/{c.prefix}")), contexts[0])
         title, query = TITLES.get(status, "That did not work"), request.query_params.get("q", "")
         meant = _meant(request, unknown) if unknown else {}
         pieces = [Token(i, context.atlas.vocab.label(i)) for i in (unknown.pieces if unknown else ())]
@@ -105,21 +113,21 @@ def _handle_errors(app: FastAPI, contexts: Sequence[Context]) -> None:
             text = site.error(status, title, message, context, meant, pieces, query if query.isprintable() else "")
             answer = respond(text.encode("utf-8", "backslashreplace"), "html", status)
         else:
-            told = {"status": status, "error": message}
-            told |= {"meant": list(meant), "pieces": [asdict(one) for one in pieces]} if unknown else {}
-            answer = respond(json.dumps(told).encode(), "json", status)
+            body = {"status": status, "error": message}
+            body |= {"meant": list(meant), "pieces": [asdict(piece) for piece in pieces]} if unknown else {}
+            answer = respond(json.dumps(body).encode(), "json", status)
         answer.headers.update(headers or {})
         return answer
 
     @app.exception_handler(ZeropassError)
-    async def ours(request: Request, error: ZeropassError) -> Response:
-        status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
+    async def known(request: Request, error: ZeropassError) -> Response:
+        status = next((code for error_class, code in STATUS if isinstance(error, error_class)), 500)
         return fail(request, status, str(error), unknown=error if isinstance(error, UnknownWord) else None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        what = "; ".join(f"{'.'.join(str(p) for p in e['loc'][1:])}: {e['msg']}" for e in error.errors())
-        return fail(request, 400, f"{what}.")
+        faults = "; ".join(f"{'.'.join(str(p) for p in e['loc'][1:])}: {e['msg']}" for e in error.errors())
+        return fail(request, 400, f"{faults}.")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -133,7 +141,7 @@ def _handle_errors(app: FastAPI, contexts: Sequence[Context]) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:  # noqa: ARG001
-        # Whatever a damaged file can do: the reader gets a page, and uvicorn prints the traceback for the owner.
+        # A damaged file can cause any exception: the reader gets a page, and uvicorn prints the traceback.
         return fail(request, 500, "This page could not be made; the server's terminal says why.")
 
 
@@ -145,25 +153,36 @@ def serve(
     say: Callable[[str], None] = print,
     processes: int = 1,
 ) -> None:
-    """Serve until Ctrl-C. This process answers; so many others make the pages (threads, where the system cannot fork).
+    """Serve some contexts until Ctrl-C. This process answers requests; other processes make the pages.
 
-    On another host than loopback whoever asks needs a token, which is part of what is said.
-    names: further names that the server goes by. Raises BadOption for a host or port that cannot be used.
+    Where the system cannot fork, threads make the pages. On a host other than loopback, clients need a token, which is
+    part of the address that is printed.
+
+    Args:
+        contexts: The contexts to serve.
+        host: The host name or address to bind to.
+        port: The port to bind to; 0 for any that is free.
+        names: Further host names of the server.
+        say: Called with the address of the server.
+        processes: The number of processes that make pages.
+
+    Raises:
+        BadOption: If the host or port cannot be used.
     """
     open_to_all = not is_loopback(host)
     token = secrets.token_urlsafe(24) if open_to_all else None
     rules = Rules(frozenset(name.lower() for name in (host, *names)), token, addresses=open_to_all)
-    with bound_socket(host, port) as bound:
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{bound.getsockname()[1]}/"
+    with bound_socket(host, port) as server_socket:
+        host_text = f"[{host}]" if ":" in host else host
+        address = f"http://{host_text}:{server_socket.getsockname()[1]}/"
         say(address + (f"?token={token}" if token else ""))
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which is not loaded yet: pages share the cores
-        with _makers(contexts, processes, bound) as makers, suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            uvicorn.Server(_config(application(contexts, rules, makers))).run(sockets=[bound])
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is loaded: pages share the cores
+        with _makers(contexts, processes, server_socket) as makers, suppress(KeyboardInterrupt):  # Ctrl-C ends it
+            uvicorn.Server(_config(application(contexts, rules, makers))).run(sockets=[server_socket])
 
 
 @contextmanager
-def _makers(contexts: Sequence[Context], processes: int, bound: socket.socket) -> Iterator[Makers]:
+def _makers(contexts: Sequence[Context], processes: int, server_socket: socket.socket) -> Iterator[Makers]:
     work = partial(make_page, contexts)
     if not hasattr(os, "fork"):
         threading.Thread(target=warm, args=(contexts,), daemon=True).start()
@@ -171,7 +190,7 @@ def _makers(contexts: Sequence[Context], processes: int, bound: socket.socket) -
         return
 
     def prepare() -> None:
-        bound.close()  # it is the parent's: nobody listens when that is gone
+        server_socket.close()  # only the parent may hold it, or the port would stay open when the parent is gone
         for context in contexts:
             context.atlas.reconnect()
         threading.Thread(target=warm, args=(contexts,), daemon=True).start()
@@ -197,25 +216,25 @@ def _config(app: App) -> uvicorn.Config:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to a host and port; BadOption, with the reason, where that is not possible."""
-    bound = None
+    """Return a socket bound to a host and port. Raise BadOption, with the reason, if that is impossible."""
+    server_socket = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio sends small packets at once only on sockets that say they are TCP; else an answer may wait 40 ms.
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(CONNECTIONS)
+        # asyncio sends small packets at once only on sockets declared as TCP; otherwise an answer may wait 40 ms.
+        server_socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server_socket.bind(address)
+        server_socket.listen(CONNECTIONS)
     except (OSError, OverflowError, UnicodeError) as error:
-        if bound is not None:
-            bound.close()
+        if server_socket is not None:
+            server_socket.close()
         reason = getattr(error, "strerror", None) or error
         raise BadOption(f"--host {host} --port {port} cannot be used ({reason}); give another.") from error
-    return bound
+    return server_socket
 
 
 def warm(contexts: Sequence[Context]) -> None:
-    """Read what the first pages need while the reader's browser opens; one page takes one core from here on."""
+    """Load what the first pages need while the reader's browser opens, and limit each page to one core from then on."""
     threadpool_limits(1)
     for context in contexts:
         try:
@@ -225,4 +244,4 @@ def warm(contexts: Sequence[Context]) -> None:
         except ZeropassError:  # a damaged atlas says so on its pages
             continue
     gc.collect()
-    gc.freeze()  # what is kept for good is not looked through again: that took up to 70 ms of a page
+    gc.freeze()  # scanning these permanent objects again took up to 70 ms of a page

@@ -1,4 +1,4 @@
-"""What is served: one atlas, its weights if they are at hand, and what two models have to say of each other."""
+"""The context of a page: one atlas, its weights if they are at hand, and the comparison with another model."""
 
 import threading
 from collections.abc import Callable
@@ -23,11 +23,16 @@ __all__ = ["Context", "local_name"]
 
 @dataclass(eq=False)
 class Context:
-    """One atlas and what goes with it.
+    """One atlas with what belongs to it.
 
-    ``prefix`` stands before all its addresses (``second/`` for the other model of an alignment). ``weights`` names the
-    model for what only weights can tell. ``alignment`` and ``diff`` are what `zeropass align` and `diff` stored;
-    ``other`` is the context of the second model. ``part`` is which of the two models of the alignment this is.
+    Attributes:
+        atlas: The atlas.
+        prefix: The prefix of all its addresses (``second/`` for the second model of an alignment).
+        weights: The name of the model, for what only the weights can tell.
+        alignment: The result of `zeropass align`.
+        diff: The result of `zeropass diff`.
+        other: The context of the other model.
+        part: The index of this model in the alignment, 0 or 1.
     """
 
     atlas: Atlas
@@ -37,79 +42,79 @@ class Context:
     diff: dict[str, Any] | None = None
     other: "Context | None" = None
     part: int = 0
-    _opening: threading.Lock = field(default_factory=threading.Lock)
+    _lens_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The name of the model."""
         return str(self.atlas.model["name"])
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """Which tokens lie near one."""
+        """The nearest tokens of each token."""
         return Neighbours(self.atlas)
 
     @property
     def rotary(self) -> bool:
-        """Whether the model has rotary positions, so that an offset has a meaning."""
+        """True if the model has rotary positions, so that an offset has a meaning."""
         return bool(self.atlas.model.get("rotary"))
 
     def lens(self) -> "Lens":
-        """The model itself; BadOption, with what to do, if its weights are not at hand."""
+        """Return the model itself. Raise BadOption, with advice, if its weights are not at hand."""
         if self.weights is None:
             raise BadOption(
                 "This is computed from the weights, and this server was not told where they are: "
                 "start it with --model MODEL, the model that the atlas was built from."
             )
-        with self._opening:
+        with self._lens_lock:
             return self._lens
 
     @cached_property
     def _lens(self) -> "Lens":
-        found: Lens = zp.lens_of(self.atlas, str(self.weights))
-        return found
+        lens: Lens = zp.lens_of(self.atlas, str(self.weights))
+        return lens
 
     def head_map(self, address: str, offset: int) -> "Factored":
-        """A head map in the token frame as its factors; the last few are kept (25 MB each for SmolLM2)."""
-        found: Factored = self._maps(address, offset)
-        return found
+        """Return a head map in the token frame as its factors. The last few are cached (25 MB each for SmolLM2)."""
+        factored: Factored = self._maps(address, offset)
+        return factored
 
     @cached_property
     def _maps(self) -> Callable[[str, int], "Factored"]:
         return lru_cache(6)(lambda address, offset: self.lens().head_map(address, offset=offset))
 
     def matches(self, stem: str) -> list[Pairing]:
-        """What an alignment found for a neuron or a head of this model, by its address without a role."""
+        """Return the pairings of a neuron or head of this model, by its address without a role; best first."""
         return self._matches.get(stem, [])
 
     @cached_property
     def _matches(self) -> dict[str, list[Pairing]]:
-        found: dict[str, list[Pairing]] = {}
-        for one in self.alignment.pairings if self.alignment else ():
-            found.setdefault(stem_of(one.second if self.part else one.first), []).append(one)
-        for several in found.values():
-            several.sort(key=lambda one: -one.effect)
-        return found
+        by_stem: dict[str, list[Pairing]] = {}
+        for pairing in self.alignment.pairings if self.alignment else ():
+            by_stem.setdefault(stem_of(pairing.second if self.part else pairing.first), []).append(pairing)
+        for pairings in by_stem.values():
+            pairings.sort(key=lambda pairing: -pairing.effect)
+        return by_stem
 
 
 def stem_of(address: str) -> str:
-    """An address without the role of a neuron or head map: ``L3.attn.2.vo`` is of ``L3.attn.2``."""
+    """Return an address without the role of a neuron or head map: ``L3.attn.2`` for ``L3.attn.2.vo``."""
     stem, _, role = address.rpartition(".")
     return address if role.isdigit() else stem
 
 
 def local_name(atlas: Atlas) -> str | None:
-    """The model that an atlas was built from, if its name is one of this machine: nothing is ever fetched for it.
+    """Return the name of the model that an atlas was built from if it is on this machine. Nothing is ever fetched.
 
-    An atlas may come from anywhere; what it names is used only where its weights have the atlas's hash (`lens_of`).
+    An atlas may come from anywhere; the model it names is used only if its weights have the atlas's hash (`lens_of`).
     """
     name = str(atlas.model["name"])
     if atlas.is_change:
         return None
     if name in DEMOS:
         folder = cache_folder() / "demo" / name
-        whole = all((folder / one.name).is_file() for one in DEMOS[name].files)
-        return name if whole else None
+        complete = all((folder / file.name).is_file() for file in DEMOS[name].files)
+        return name if complete else None
     path = name.removesuffix("#encoder").removesuffix("#decoder")
     return name if _is_model(Path(path)) else None
 
@@ -117,5 +122,5 @@ def local_name(atlas: Atlas) -> str | None:
 def _is_model(path: Path) -> bool:
     try:
         return (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
-    except (OSError, ValueError):  # no name that this system could have
+    except (OSError, ValueError):  # the name cannot be a path on this system
         return False

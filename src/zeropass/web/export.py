@@ -1,7 +1,7 @@
-"""The same pages as files: a static site with relative links, that works from any file server.
+"""The pages of the explorer as files: a static site with relative links, which works from any file server.
 
-Pages are written into a folder beside the site, each whole or not at all, its HTML last; the folder gets the site's
-name at the end. The same command continues where one was stopped.
+Pages are written into a folder next to the site, each of them atomically, its HTML last; the folder gets the site's
+name at the end. The same command continues an export that was stopped.
 """
 
 import hashlib
@@ -36,14 +36,17 @@ __all__ = ["Chosen", "export_site", "plan"]
 
 Makers = dict[str, Callable[[], Page]]
 WORKERS = 2
-"""Pages made at once: most of the work is reading and products, which do not wait for one another."""
+"""The number of pages made at once: most of the work is reading and products, which run in parallel."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of a context is written. ``most``: neurons, and columns of heads, of a layer, most telling first.
+    """The part of a context that is written.
 
-    ``tokens``: those with a page, most mentioned first. None stands for all.
+    Attributes:
+        layers: The first layer and the one after the last; None for all.
+        most: The number of neurons, and of columns of heads, of each layer, most telling first; None for all.
+        tokens: The number of tokens that have a page, most mentioned first; None for all.
     """
 
     layers: tuple[int, int] | None = None
@@ -54,24 +57,34 @@ class Chosen:
 def export_site(
     contexts: Sequence[Context], site: Path, chosen: Chosen | None = None, progress: Progress = silent
 ) -> int:
-    """Write the pages of some contexts as a static site and return how many there are; what it lacks is not linked.
+    """Write the pages of some contexts as a static site. Pages that it lacks are not linked.
 
-    Raises BadOption for a folder that exists, or cannot be written, and for layers that the atlas does not have.
+    Args:
+        contexts: The contexts to write.
+        site: The folder of the site. If it exists, it must be empty.
+        chosen: The part of each context to write; by default the most telling parameters and most mentioned tokens.
+        progress: Called as pages are written.
+
+    Returns:
+        The number of pages.
+
+    Raises:
+        BadOption: If the site is not an empty folder or cannot be written, or the atlas does not have the layers.
     """
     chosen = chosen or Chosen()
     if site.exists() and (not site.is_dir() or any(site.iterdir())):
         raise BadOption(f"{site} exists; the site is written whole, into a folder of its own: give another.")
     plans = [plan(context, chosen) for context in contexts]
     part = _begin(site, contexts, chosen)
-    there = {context.prefix + path for context, pages in zip(contexts, plans, strict=True) for path in pages}
+    paths = {context.prefix + path for context, pages in zip(contexts, plans, strict=True) for path in pages}
     jobs = [
         (context, path, make) for context, pages in zip(contexts, plans, strict=True) for path, make in pages.items()
     ]
     with ThreadPoolExecutor(WORKERS) as pool:
-        work = [pool.submit(_write, part, contexts, there, *job) for job in jobs]
+        futures = [pool.submit(_write, part, contexts, paths, *job) for job in jobs]
         try:
-            for done, one in enumerate(as_completed(work)):
-                one.result()
+            for done, future in enumerate(as_completed(futures)):
+                future.result()
                 progress("pages", done, len(jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -82,7 +95,7 @@ def export_site(
 
 
 def _begin(site: Path, contexts: Sequence[Context], chosen: Chosen) -> Path:
-    """The folder that pages are written into; what an earlier run of other pages left there is taken away."""
+    """Return the folder that pages are written into, without what an export of other pages left there."""
     part = site.absolute().with_name(f".{site.absolute().name}.part")
     key = key_of(asdict(chosen), zeropass.__version__, *map(_identity, contexts))
     mark = part / "key"
@@ -97,52 +110,52 @@ def _begin(site: Path, contexts: Sequence[Context], chosen: Chosen) -> Path:
 
 
 def _identity(context: Context) -> list[Any]:
-    found = [context.prefix, json.dumps(context.atlas.manifest, sort_keys=True)]
-    found += [hashlib.sha256(repr(one).encode()).hexdigest() for one in (context.alignment, context.diff)]
-    return found
+    parts = [context.prefix, json.dumps(context.atlas.manifest, sort_keys=True)]
+    parts += [hashlib.sha256(repr(result).encode()).hexdigest() for result in (context.alignment, context.diff)]
+    return parts
 
 
 def _write(
-    part: Path, contexts: Sequence[Context], there: set[str], context: Context, path: str, make: Callable[[], Page]
+    part: Path, contexts: Sequence[Context], paths: set[str], context: Context, path: str, make: Callable[[], Page]
 ) -> None:
-    """One page in all its formats, unless it is there."""
+    """Write one page in all its formats, unless it exists already."""
     file = part / context.prefix / (path or "index")
     html = file.with_name(f"{file.name}.html")
     if html.exists():
         return
     page = make()
-    site = _site(context.prefix + (path or "index"), contexts, there)
+    site = _site(context.prefix + (path or "index"), contexts, paths)
     texts = {"json": as_json(page)}
     if page.table is not None:
         texts["csv"] = as_csv(page)
     if page.picture is not None:
         texts["svg"] = site.svg(page, context)
     make_folder(file.parent, BadOption)
-    for kind, text in [*texts.items(), ("html", site.html(page, context))]:
-        with atomic_write(file.with_name(f"{file.name}.{kind}"), BadOption) as temporary:
+    for suffix, text in [*texts.items(), ("html", site.html(page, context))]:
+        with atomic_write(file.with_name(f"{file.name}.{suffix}"), BadOption) as temporary:
             temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _site(file: str, contexts: Sequence[Context], there: set[str]) -> Site:
-    """How a page, by its file without a suffix, links the others: relative to its own folder."""
+def _site(file: str, contexts: Sequence[Context], paths: set[str]) -> Site:
+    """Return how a page links others: relative to its own folder. ``file`` is the page's, without a suffix."""
     folder = posixpath.dirname(file)
 
     def relative(target: str) -> str:
         return posixpath.relpath(target, folder or ".")
 
     def to(path: str, context: Context) -> str:
-        whole = context.prefix + path
-        return relative(f"{context.prefix}{path or 'index'}.html") if whole in there else ""
+        full_path = context.prefix + path
+        return relative(f"{context.prefix}{path or 'index'}.html") if full_path in paths else ""
 
     def asset(name: str) -> str:
-        found = relative(posixpath.join("static", name))
-        return f"{found}/" if name.endswith("/") else found
+        address = relative(posixpath.join("static", name))
+        return f"{address}/" if name.endswith("/") else address
 
-    return Site(to, lambda kind: f"{posixpath.basename(file)}.{kind}", asset, live=False, contexts=contexts)
+    return Site(to, lambda suffix: f"{posixpath.basename(file)}.{suffix}", asset, live=False, contexts=contexts)
 
 
 def _finish(part: Path, site: Path, contexts: Sequence[Context], plans: Sequence[Makers]) -> None:
-    """Style, script and the search's tokens; then the folder gets its name."""
+    """Write the style sheet, the script and the tokens for the search; then give the folder its final name."""
     try:
         shutil.copytree(STATIC, part / "static", dirs_exist_ok=True)
         for context, pages in zip(contexts, plans, strict=True):
@@ -162,7 +175,7 @@ def _finish(part: Path, site: Path, contexts: Sequence[Context], plans: Sequence
 
 
 def plan(context: Context, chosen: Chosen) -> Makers:
-    """All pages of a context that are written: a maker for each path."""
+    """Return the pages of a context that are written: for each path, a function that makes the page."""
     layers = _layers(context, chosen)
     pages: Makers = {"": partial(model_pages.model, context), "help": partial(model_pages.help_page, context)}
     for side, frame in summary.kinds_of(context.atlas):
@@ -188,24 +201,24 @@ def _layers(context: Context, chosen: Chosen) -> range:
 
 def _of_layer(context: Context, number: int, chosen: Chosen) -> Makers:
     count = summary.telling(context.atlas, number, 0, 1).count
-    wanted = count if chosen.most is None else min(count, chosen.most)
+    shown = count if chosen.most is None else min(count, chosen.most)
     pages: Makers = {
         layer_path(number, page): partial(model_pages.layer, context, number, page)
-        for page in range(1, count_pages(wanted, model_pages.NEURONS) + 1)
+        for page in range(1, count_pages(shown, model_pages.NEURONS) + 1)
     }
     columns = summary.has_columns(context.atlas, number)
-    for kind in MAP_ROLES:
-        for record in context.atlas.head_maps(number, kind, 1):
+    for role in MAP_ROLES:
+        for record in context.atlas.head_maps(number, role, 1):
             pages[at(record.address)] = partial(parameter_pages.parameter, context, record.address)
-            whole = f"{record.address}.{base_role(kind)}"
-            pages[f"map/{whole}"] = partial(parameter_pages.head_map, context, whole)
+            address = f"{record.address}.{base_role(role)}"
+            pages[f"map/{address}"] = partial(parameter_pages.head_map, context, address)
             if columns:
                 pages[f"subheads/{record.address}"] = partial(parameter_pages.subheads, context, record.address)
     return pages
 
 
 def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
-    """Addresses of neurons, columns and lone vectors that have pages."""
+    """Yield the addresses of the neurons, columns and lone vectors that have pages."""
     for number in layers:
         for roles in (FF_ROLES, HEAD_ROLES):
             yield from summary.most_telling(context.atlas, number, roles, chosen.most)
@@ -236,14 +249,14 @@ def _of_tokens(context: Context, layers: range, chosen: Chosen) -> Makers:
 
 
 def _mentioned(context: Context, layers: range, count: int) -> list[int]:
-    """The tokens that the pages of some layers mention most."""
+    """Return the tokens that the pages of some layers mention most."""
     mentions: Counter[int] = Counter()
     for number in layers:
         record: LayerRecord = summary.telling(context.atlas, number, 0, model_pages.NEURONS)
-        mentions.update(t.id for row in record.rows for one in row.lists for t in one.tokens)
-        for kind in MAP_ROLES:
-            for found in context.atlas.head_maps(number, kind, 5):
-                mentions.update(i for pair in found.pairs for i in (pair.left.id, pair.right.id))
+        mentions.update(t.id for row in record.rows for short in row.lists for t in short.tokens)
+        for role in MAP_ROLES:
+            for head_map in context.atlas.head_maps(number, role, 5):
+                mentions.update(i for pair in head_map.pairs for i in (pair.left.id, pair.right.id))
     return sorted(mentions, key=lambda i: (-mentions[i], i))[:count]
 
 
@@ -255,7 +268,7 @@ def _of_two(context: Context) -> Makers:
         return pages
     pages["align"] = partial(comparison_pages.alignment, context)
     for number in comparison_pages.align_layers(context.alignment):
-        count = sum(one.first.startswith(f"L{number}.") for one in context.alignment.pairings)
+        count = sum(pairing.first.startswith(f"L{number}.") for pairing in context.alignment.pairings)
         for page in range(1, count_pages(count, comparison_pages.MATCHES) + 1):
             path = f"align/{number}" if page == 1 else f"align/{number}/{page}"
             pages[path] = partial(comparison_pages.align_layer, context, number, page)

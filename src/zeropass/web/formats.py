@@ -1,4 +1,4 @@
-"""A page as HTML, JSON, CSV or SVG. Everything that comes from a file is escaped by Jinja2, in every format."""
+"""The formats of a page: HTML, JSON, CSV and SVG. Jinja2 escapes everything that comes from a file, in every format."""
 
 import base64
 import csv
@@ -37,17 +37,19 @@ FORMATS = {
     "svg": "image/svg+xml; charset=utf-8",
 }
 LONGEST_SHOWN = 400
-"""Characters of a name or message that a page shows."""
+"""The number of characters of a name or message that a page shows."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where pages are shown: ``to`` makes the address of a path of a context as the page that is made has to link it.
+    """The place where pages are shown, which determines their links.
 
-    It is "" for a page that is not there.
-
-    ``live``: a server answers, so that offsets, filters and words can be asked for. ``raw`` is the address of another
-    format of this very page, ``asset`` that of a file of `STATIC`.
+    Attributes:
+        to: Returns the address of a path of a context, as the current page links it; "" if it is absent.
+        raw: Returns the address of the current page in another format.
+        asset: Returns the address of a file of `STATIC`.
+        live: True if a server answers, so that offsets, filters and words can be requested.
+        contexts: All contexts of the site.
     """
 
     to: Callable[[str, Context], str]
@@ -57,11 +59,11 @@ class Site:
     contexts: Sequence[Context] = field(default=())
 
     def html(self, page: Page, context: Context) -> str:
-        """A page as HTML."""
+        """Return a page as HTML."""
         return _environment().get_template(page.template).render(**self._names(context), page=page, **page.shown)
 
     def svg(self, page: Page, context: Context) -> str:
-        """The picture of a page by itself; BadAddress if it has none."""
+        """Return the picture of a page as a file of its own. Raise BadAddress if the page has none."""
         if page.picture is None:
             raise BadAddress(f"{page.title} has no picture.")
         return self._draw(page.picture, context, picture_style()[0])
@@ -76,14 +78,21 @@ class Site:
         pieces: Sequence[Token] = (),
         query: str = "",
     ) -> str:
-        """A page that says what went wrong.
+        """Return a page that says what went wrong.
 
-        Of a word that is no token, ``meant`` are what may have been asked, with their addresses, ``pieces`` its tokens.
+        Args:
+            status: The status code.
+            title: The title of the page.
+            message: The error message.
+            context: The context of the request.
+            meant: Queries that the reader may have meant by one with an unknown word, with their addresses.
+            pieces: The tokens of the unknown word.
+            query: The query, for the search field.
         """
         page = Page("", "error.html", title, {}, crumbs=((context.name, ""),))
         template, text = _environment().get_template("error.html"), shown_text(message, 2000)
-        told = {"page": page, "status": status, "message": text, "meant": meant, "pieces": pieces, "query": query}
-        return template.render(**self._names(context), **told)
+        values = {"page": page, "status": status, "message": text, "meant": meant, "pieces": pieces, "query": query}
+        return template.render(**self._names(context), **values)
 
     def _names(self, context: Context) -> dict[str, Any]:
         def draw(picture: Picture | None) -> Markup:
@@ -104,7 +113,7 @@ class Site:
         }
 
     def _to(self, context: Context) -> Callable[..., str]:
-        """`to` for templates, where a path is of the page's own context unless another is named."""
+        """Return `to` for templates, where a path is of the page's own context unless another is named."""
         return lambda path, other=None: self.to(path, other or context)
 
     def _draw(self, picture: Picture, context: Context, style: str) -> str:
@@ -113,7 +122,7 @@ class Site:
 
 
 def as_json(page: Page) -> str:
-    """The data of a page; numbers that JSON does not have become null."""
+    """Return the data of a page as JSON. Numbers that JSON does not have become null."""
     data = page.data() if callable(page.data) else page.data
     try:
         return json.dumps(data, ensure_ascii=True, allow_nan=False)
@@ -125,20 +134,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def as_csv(page: Page) -> str:
-    """The table of a page; BadAddress if it has none. What a spreadsheet would take as a formula gets a ' before it."""
+    """Return the table of a page as CSV, with a ' before what looks like a formula. Raise BadAddress if it has none."""
     if page.table is None:
         raise BadAddress(f"{page.title} has no table.")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(page.table.columns)
     rows = page.table.rows() if callable(page.table.rows) else page.table.rows
     writer.writerows([_cell(value) for value in row] for row in rows)
-    return out.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
+    return buffer.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _cell(value: Any) -> Any:
@@ -147,14 +156,14 @@ def _cell(value: Any) -> Any:
 
 @cache
 def picture_style() -> tuple[str, str]:
-    """The style sheet of a picture that stands alone, and its hash for a Content-Security-Policy."""
+    """Return the style sheet of a picture that stands alone, and its hash for a Content-Security-Policy."""
     text = (STATIC / "picture.css").read_text(encoding="utf-8")
     return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -162,40 +171,46 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {
+    environment.filters |= {
         "base_role": base_role,
         "shown": _shown,
         "number": plain,
         "plain": lambda text: shown_text(str(text), LONGEST_SHOWN),
     }
-    made.globals |= {"at": at, "layer_path": layer_path, "token_path": token, "by": by, "version": zeropass.__version__}
-    return made
+    environment.globals |= {
+        "at": at,
+        "layer_path": layer_path,
+        "token_path": token,
+        "by": by,
+        "version": zeropass.__version__,
+    }
+    return environment
 
 
-def _link(to: Callable[..., str], path: str, text: object, kind: str = "") -> Markup:
-    """A link to a page, or its text alone where the page is not there; ``kind`` is its class."""
+def _link(to: Callable[..., str], path: str, text: object, css_class: str = "") -> Markup:
+    """Return a link to a page, of the class ``css_class``; its text alone if the page is absent."""
     href = to(path)
-    own = f' class="{escape(kind)}"' if kind else ""
+    attribute = f' class="{escape(css_class)}"' if css_class else ""
     shown = escape(str(text))
-    return Markup(f'<a{own} href="{escape(href)}">{shown}</a>' if href else f"<span{own}>{shown}</span>")  # noqa: S704 - every part is escaped
+    return Markup(f'<a{attribute} href="{escape(href)}">{shown}</a>' if href else f"<span{attribute}>{shown}</span>")  # noqa: S704 - every part is escaped
 
 
 def _chips(to: Callable[..., str], tokens: Sequence[Token], limit: int = LONGEST) -> Markup:
-    """Some tokens as a page shows them."""
-    every = ["".join(_around(to(token(one.id)), one.token, limit)) for one in tokens]
-    return Markup(" ".join(every))  # noqa: S704 - every part is escaped
+    """Return some tokens as a page shows them."""
+    chips = ["".join(_around(to(token(item.id)), item.token, limit)) for item in tokens]
+    return Markup(" ".join(chips))  # noqa: S704 - every part is escaped
 
 
 def _chip(to: Callable[..., str], i: int, text: str, z: float | None = None, limit: int = LONGEST) -> Markup:
-    """A token as a page shows it: a link to its page, a leading space pale, and z. Hundreds stand on a page."""
+    """Return a token as a page shows it: a link to its page, a leading space pale, and z."""
     begin, end = _around(to(token(i)), text, limit)
-    beside = "" if z is None else f"<small>{plain(z)}</small>"
-    return Markup(f"{begin}{beside}{end}")  # noqa: S704 - every part is escaped, or a number
+    z_text = "" if z is None else f"<small>{plain(z)}</small>"
+    return Markup(f"{begin}{z_text}{end}")  # noqa: S704 - every part is escaped, or a number
 
 
-@lru_cache(1 << 16)  # a page shows hundreds of tokens, and others show the same
+@lru_cache(1 << 16)  # a page shows hundreds of tokens, and other pages repeat them
 def _around(href: str, text: str, limit: int) -> tuple[str, str]:
-    """What stands before and behind the z of a token."""
+    """Return the HTML before and after the z of a token."""
     shown = _shown(text, limit)
     name = f"<i>{SPACE}</i>{escape(shown[1:])}" if len(shown) > 1 and shown[0] == SPACE else escape(shown)
     begin, end = (f'<a class="chip" href="{escape(href)}">', "</a>") if href else ('<span class="chip">', "</span>")
@@ -203,5 +218,5 @@ def _around(href: str, text: str, limit: int) -> tuple[str, str]:
 
 
 def _shown(text: str, limit: int = LONGEST) -> str:
-    """A token as a page shows it; one without text as a sign for nothing."""
+    """Return a token as a page shows it; the empty token as ∅."""
     return shown_text(text, limit) or "∅"

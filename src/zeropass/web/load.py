@@ -1,4 +1,4 @@
-"""Opens what is served: an atlas, or two, and what was found of them; refuses what does not belong together."""
+"""Open what is served: an atlas, or two, and the results of comparing them. Refuse what does not belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,21 @@ from zeropass.web.pages.comparison_pages import read_diff
 __all__ = ["SECOND", "Sources", "open_sources"]
 
 SECOND = "second/"
-"""What stands before the addresses of the second model."""
+"""The prefix of the addresses of the second model."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders of what is to be shown, and the names of the models that the atlases were built from."""
+    """The folders to be served.
+
+    Attributes:
+        atlas: The folder of the atlas.
+        model: The model that the atlas was built from.
+        second: The folder of a second atlas.
+        second_model: The model that the second atlas was built from.
+        alignment: A folder that `zeropass align` wrote.
+        diff: A folder that `zeropass diff --out` wrote.
+    """
 
     atlas: Path
     model: str | None = None
@@ -30,33 +39,35 @@ class Sources:
 
 
 def open_sources(sources: Sources) -> list[Context]:
-    """The contexts of some sources, the first model's first.
+    """Return the contexts of some sources, the first model's first.
 
-    Raises BadAtlas for a folder that is no atlas, BadOption for an alignment or a difference of other models.
+    Raises:
+        BadAtlas: If a folder is not an atlas.
+        BadOption: If an alignment or a difference is of other models.
     """
     atlas = open_atlas(sources.atlas)
-    found = read_alignment(sources.alignment) if sources.alignment else None
+    alignment = read_alignment(sources.alignment) if sources.alignment else None
     diff = read_diff(sources.diff) if sources.diff else None
-    if found:
-        _require(atlas, found.models[0], sources.alignment, "the first model")
+    if alignment:
+        _require(atlas, alignment.models[0], sources.alignment, "the first model")
     if diff and not atlas.is_change:
         _require(atlas, diff["base"], sources.diff, "the base")
-    contexts = [Context(atlas, weights=sources.model or local_name(atlas), alignment=found, diff=diff)]
+    contexts = [Context(atlas, weights=sources.model or local_name(atlas), alignment=alignment, diff=diff)]
     if sources.second:
-        contexts.append(_second(sources, found))
+        contexts.append(_second(sources, alignment))
         contexts[0].other, contexts[1].other = contexts[1], contexts[0]
     return contexts
 
 
-def _second(sources: Sources, found: Alignment | None) -> Context:
+def _second(sources: Sources, alignment: Alignment | None) -> Context:
     atlas = open_atlas(Path(str(sources.second)))
-    if found:
-        _require(atlas, found.models[1], sources.alignment, "the second model")
-    return Context(atlas, SECOND, sources.second_model or local_name(atlas), alignment=found, part=1)
+    if alignment:
+        _require(atlas, alignment.models[1], sources.alignment, "the second model")
+    return Context(atlas, SECOND, sources.second_model or local_name(atlas), alignment=alignment, part=1)
 
 
-def _require(atlas: Atlas, model: dict[str, Any], folder: Path | None, which: str) -> None:
-    """BadOption for what was found of other weights than the atlas's; what does not say its weights is believed."""
+def _require(atlas: Atlas, model: dict[str, Any], folder: Path | None, label: str) -> None:
+    """Raise BadOption for a result of other weights than the atlas's. One that does not name its weights is trusted."""
     stored = model.get("sha256")
     if stored is not None and stored != atlas.manifest.get("weights_sha256"):
-        raise BadOption(f"{folder} is about other weights than {atlas.path}: {which} there is {model.get('name')!r}.")
+        raise BadOption(f"{folder} is about other weights than {atlas.path}: {label} there is {model.get('name')!r}.")

@@ -1,4 +1,4 @@
-"""Takes a question, has its page made by whoever makes pages, and gives the answer: as HTML, JSON, CSV or SVG."""
+"""Respond to requests: a worker makes the page, which is sent as HTML, JSON, CSV or SVG."""
 
 import asyncio
 import hashlib
@@ -31,14 +31,20 @@ __all__ = [
 ]
 
 PAGE_SECONDS = 30.0
-"""Seconds that a page may take, waiting included; then the answer is 503."""
+"""Seconds that a page may take, including the wait for a worker; after that the response is 503."""
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A page that is asked for: ``make`` is called with the ``context``-th context and the rest.
+    """A request for a page, which can be sent to another process.
 
-    Without a format (``kind``) the answer is what ``make`` returns, else its page, rendered for the address.
+    Attributes:
+        context: The index of the context.
+        make: Called with the context and ``rest``; returns the page.
+        rest: The other arguments of ``make``.
+        path: The path of the address.
+        query: The query of the address.
+        kind: The format of the response. Without it, the result of ``make`` is returned as it is.
     """
 
     context: int
@@ -50,7 +56,7 @@ class PageRequest:
 
 
 def make_page(contexts: Sequence[Context], request: PageRequest) -> Any:
-    """Return what a request asks of these contexts. Both can be sent to another process."""
+    """Return the response to a page request. Both can be sent to another process."""
     context = contexts[request.context]
     page = request.make(context, *request.rest)
     if not request.kind:
@@ -58,54 +64,59 @@ def make_page(contexts: Sequence[Context], request: PageRequest) -> Any:
     return _rendered(page, context, site_of(request.path, request.query, contexts), request.kind)
 
 
-def _rendered(page: Page, context: Context, site: Site, kind: str) -> bytes:
-    ways: dict[str, Callable[[], str]] = {
+def _rendered(page: Page, context: Context, site: Site, suffix: str) -> bytes:
+    renderers: dict[str, Callable[[], str]] = {
         "json": partial(as_json, page),
         "csv": partial(as_csv, page),
         "svg": partial(site.svg, page, context),
         "html": partial(site.html, page, context),
     }
-    return ways[kind]().encode("utf-8", "backslashreplace")
+    return renderers[suffix]().encode("utf-8", "backslashreplace")
 
 
 class Cache:
-    """Keeps the answers that were given last, up to so many bytes of them."""
+    """A cache of the latest responses, up to ``size`` bytes."""
 
     def __init__(self, size: int) -> None:
-        self.size, self._held = size, 0
-        self._kept = OrderedDict[Hashable, bytes]()
+        self.size, self._bytes = size, 0
+        self._answers = OrderedDict[Hashable, bytes]()
 
     def get(self, key: Hashable) -> bytes | None:
-        """The answer to a question, if it is there."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        """Return the response to a request, or None if it is not in the cache."""
+        if key in self._answers:
+            self._answers.move_to_end(key)
+        return self._answers.get(key)
 
     def put(self, key: Hashable, answer: bytes) -> None:
-        """Keep an answer; the oldest give way."""
-        self._held += len(answer) - len(self._kept.pop(key, b""))
-        self._kept[key] = answer
-        while self._held > self.size:
-            self._held -= len(self._kept.popitem(last=False)[1])
+        """Add a response; the oldest ones make room."""
+        self._bytes += len(answer) - len(self._answers.pop(key, b""))
+        self._answers[key] = answer
+        while self._bytes > self.size:
+            self._bytes -= len(self._answers.popitem(last=False)[1])
 
 
 class WorkQueue:
-    """A queue of page requests, first come first: ``work`` answers so many (``many``) at once."""
+    """A first-in, first-out queue of page requests. ``work`` answers up to ``many`` of them at once."""
 
     def __init__(self, work: Callable[[PageRequest], Any], many: int) -> None:
         self._work, self._threads = work, ThreadPoolExecutor(many)
 
     async def ask(self, request: PageRequest) -> Any:
-        """Return the answer; TimeoutError if that takes too long. A request that nobody waits for is not begun."""
+        """Return the response. Raise TimeoutError if that takes too long; a request that timed out is not begun."""
         async with asyncio.timeout(PAGE_SECONDS):
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, request)
 
 
 @dataclass(frozen=True)
 class Responder:
-    """Answers questions about one context, the ``number``-th of those that are served, whose pages are below ``root``.
+    """An object that responds to requests for the pages of one context.
 
-    ``stored`` is the queue for pages that are read, ``computed`` for those that are computed, which take longer.
+    Attributes:
+        number: The index of the context among those that are served.
+        root: The address below which its pages are.
+        stored: The queue for pages that are read.
+        computed: The queue for pages that are computed, which take longer.
+        cache: The responses so far, shared by all contexts.
     """
 
     number: int
@@ -115,23 +126,23 @@ class Responder:
     cache: Cache
 
     async def answer(self, request: Request, make: Callable[..., Page], *rest: Any, computed: bool = False) -> Response:
-        """The page that ``make`` makes of the context and the rest, in the format that is asked for."""
-        kind, url = wanted(request), request.url
-        key = url.path, url.query, kind
+        """Return the page that ``make`` makes of the context and the rest, in the requested format."""
+        suffix, url = wanted(request), request.url
+        key = url.path, url.query, suffix
         body = self.cache.get(key)
         if body is None:
-            page_request = PageRequest(self.number, make, rest, url.path, url.query, kind)
+            page_request = PageRequest(self.number, make, rest, url.path, url.query, suffix)
             body = bytes(await (self.computed if computed else self.stored).ask(page_request))
             self.cache.put(key, body)
-        return respond(body, kind)
+        return respond(body, suffix)
 
     async def look_up(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """What a function says of the context."""
+        """Return the value of a function of the context."""
         return await self.stored.ask(PageRequest(self.number, function, rest))
 
 
 def respond(body: bytes, kind: str, status: int = 200) -> Response:
-    """An answer in its format; a picture brings the one style sheet that it may have."""
+    """Return a response in its format. A picture brings a policy that allows only its own style sheet."""
     headers = {"vary": "accept"}
     if kind == "svg":
         headers["content-security-policy"] = CSP.replace("style-src 'self'", f"style-src 'sha256-{picture_style()[1]}'")
@@ -139,26 +150,26 @@ def respond(body: bytes, kind: str, status: int = 200) -> Response:
 
 
 def wanted(request: Request) -> str:
-    """The format of an answer: what the address ends in, or else what is accepted first."""
-    if kind := request.scope.get("zeropass.format"):
-        return str(kind)
+    """Return the format of a response: the suffix of the address, or else the first known type in ``Accept``."""
+    if suffix := request.scope.get("zeropass.format"):
+        return str(suffix)
     accepted = request.headers.get("accept", "").split(",")
-    types = {value.partition(";")[0]: kind for kind, value in FORMATS.items()}
-    return next((types[one] for part in accepted if (one := part.partition(";")[0].strip()) in types), "html")
+    suffixes = {media_type.partition(";")[0]: suffix for suffix, media_type in FORMATS.items()}
+    return next((suffixes[name] for part in accepted if (name := part.partition(";")[0].strip()) in suffixes), "html")
 
 
 def site_of(path: str, query: str, contexts: Sequence[Context]) -> Site:
-    """How a page of the server links others; its own address is ``path?query``."""
-    behind = f"?{query}" if query else ""
+    """Return how a page of the server links others. Its own address is ``path?query``."""
+    query_text = f"?{query}" if query else ""
 
-    def raw(kind: str) -> str:
-        return f"{path}index.{kind}{behind}" if path.endswith("/") else f"{path}.{kind}{behind}"
+    def raw(suffix: str) -> str:
+        return f"{path}index.{suffix}{query_text}" if path.endswith("/") else f"{path}.{suffix}{query_text}"
 
     return Site(lambda to, context: f"/{context.prefix}{to}", raw, asset, live=True, contexts=contexts)
 
 
 def asset(name: str) -> str:
-    """The address of a file of `STATIC`, another one whenever the file is another."""
+    """Return the address of a file of `STATIC`, which changes whenever the file changes."""
     return f"/static/{name}?v={_VERSIONS.get(name, '')}"
 
 

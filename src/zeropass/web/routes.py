@@ -1,4 +1,4 @@
-"""Routes: which page answers which address, and what a question may hold."""
+"""The routes: the page for each address, and the limits of what a request may hold."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -23,24 +23,24 @@ Count = Annotated[int, Query(ge=1, le=500)]
 
 
 class Suffixes:
-    """Takes ``.json`` and the like off an address and keeps it beside, so that routes need not know of it."""
+    """Middleware that moves a suffix such as ``.json`` from the path to the scope, out of the way of the routes."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand on a request without its suffix; HEAD as GET, whose body the server leaves out."""
+        """Pass on a request without its suffix, and HEAD as GET, whose body the server leaves out."""
         if scope["type"] == "http":
             scope = {**scope, "method": "GET"}
-            stem, dot, kind = scope["path"].rpartition(".")
-            if dot and kind in FORMATS and not stem.startswith("/static/"):
+            stem, dot, suffix = scope["path"].rpartition(".")
+            if dot and suffix in FORMATS and not stem.startswith("/static/"):
                 stem = stem[: -len("index")] if stem.endswith("/index") else stem
-                scope |= {"path": stem, "raw_path": stem.encode(), "zeropass.format": kind}
+                scope |= {"path": stem, "raw_path": stem.encode(), "zeropass.format": suffix}
         await self.app(scope, receive, send)
 
 
 def router(responder: Responder) -> APIRouter:
-    """All pages of a context."""
+    """Return the routes of all pages of a context."""
     routes = APIRouter()
 
     @routes.get("/")
@@ -69,13 +69,13 @@ def router(responder: Responder) -> APIRouter:
     async def help_page(request: Request) -> Response:
         return await responder.answer(request, model_pages.help_page)
 
-    _of_parameters(routes, responder)
-    _of_words(routes, responder)
-    _of_two(routes, responder)
+    _add_parameter_routes(routes, responder)
+    _add_word_routes(routes, responder)
+    _add_comparison_routes(routes, responder)
     return routes
 
 
-def _of_parameters(routes: APIRouter, responder: Responder) -> None:
+def _add_parameter_routes(routes: APIRouter, responder: Responder) -> None:
     @routes.get("/at/{address}")
     async def at(request: Request, address: str, tokens: View | None = None, k: Count | None = None) -> Response:
         computed = tokens is not None or k is not None
@@ -107,17 +107,19 @@ def _of_parameters(routes: APIRouter, responder: Responder) -> None:
         ("spread", parameter_pages.spread),
         ("cloud", parameter_pages.cloud),
     ):
-        _computed(routes, responder, name, make)
+        _add_computed_route(routes, responder, name, make)
 
 
-def _computed(routes: APIRouter, responder: Responder, name: str, make: Callable[[Context, str], Page]) -> None:
+def _add_computed_route(
+    routes: APIRouter, responder: Responder, name: str, make: Callable[[Context, str], Page]
+) -> None:
     @routes.get(f"/{name}/{{address}}")
     async def computed(request: Request, address: str) -> Response:
         return await responder.answer(request, make, address, computed=True)
 
 
 def _offset(text: str) -> int | None:
-    """An offset as a form sends it: an empty field asks for none."""
+    """Return an offset as a form sends it; an empty field means none."""
     if not text:
         return None
     if not (text.isascii() and text.isdecimal()):
@@ -125,7 +127,7 @@ def _offset(text: str) -> int | None:
     return int(text)
 
 
-def _of_words(routes: APIRouter, responder: Responder) -> None:
+def _add_word_routes(routes: APIRouter, responder: Responder) -> None:
     @routes.get("/token/{i}")
     async def token(request: Request, i: int) -> Response:
         return await responder.answer(request, word_pages.of_token, i)
@@ -143,7 +145,7 @@ def _of_words(routes: APIRouter, responder: Responder) -> None:
         return await responder.answer(request, word_pages.find, q, k, computed=True)
 
 
-def _of_two(routes: APIRouter, responder: Responder) -> None:
+def _add_comparison_routes(routes: APIRouter, responder: Responder) -> None:
     @routes.get("/align")
     async def alignment(request: Request) -> Response:
         return await responder.answer(request, comparison_pages.alignment)

@@ -1,4 +1,4 @@
-"""Security of the server: who may ask what and how soon, and the headers of every answer (ASGI)."""
+"""The security of the server: who may request what and how soon, and the headers of every response (ASGI)."""
 
 import asyncio
 import hmac
@@ -39,10 +39,15 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may ask: ``hosts`` are the names that a request may be for, besides those of loopback and plain addresses.
+    """The rules for who may send requests.
 
-    A page elsewhere can make a browser ask us under a name of its own (DNS rebinding), which is why names are checked;
-    ``token`` must be known to whoever asks, if there is one.
+    Host names are checked because a page elsewhere can make a browser send requests under a name of its own (DNS
+    rebinding).
+
+    Attributes:
+        hosts: The host names that a request may be for, besides those of loopback.
+        token: The token that every request must have; None if anybody may ask.
+        addresses: True if a request may be for any plain IP address.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -50,15 +55,15 @@ class Rules:
     addresses: bool = False
 
     def knows(self, host: str) -> bool:
-        """Whether a Host header names us."""
+        """Tell whether a Host header names this server."""
         name = _host_name(host)
         if name in self.hosts or name == "localhost" or is_loopback(name):
             return True
         return self.addresses and _address(name) is not None
 
     def admits(self, offered: list[str]) -> bool:
-        """Whether one of the tokens that were offered is ours."""
-        return self.token is None or any(hmac.compare_digest(one.encode(), self.token.encode()) for one in offered)
+        """Tell whether one of the offered tokens is the right one, or none is needed."""
+        return self.token is None or any(hmac.compare_digest(token.encode(), self.token.encode()) for token in offered)
 
 
 def _host_name(host: str) -> str:
@@ -74,19 +79,19 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host is this machine alone: ``localhost`` or an address of loopback."""
-    found = _address(name)
-    return name == "localhost" or (found is not None and found.is_loopback)
+    """Tell whether a host is this machine alone: ``localhost`` or a loopback address."""
+    address = _address(name)
+    return name == "localhost" or (address is not None and address.is_loopback)
 
 
 class Guard:
-    """Refuses what may not be asked, and puts the headers on every answer."""
+    """Middleware that refuses forbidden requests and puts the headers on every response."""
 
     def __init__(self, app: App, rules: Rules) -> None:
         self.app, self.rules = app, rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand it on."""
+        """Answer one request, or pass it on."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
@@ -94,8 +99,8 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = {name.lower() for name, _ in message["headers"]}
-                extra = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in own]
+                present = {name.lower() for name, _ in message["headers"]}
+                extra = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in present]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
@@ -103,10 +108,10 @@ class Guard:
         if refusal is None:
             await self.app(scope, receive, guarded)
         else:
-            await _say(guarded, *refusal)
+            await _send_text(guarded, *refusal)
 
     def _refusal(self, scope: Scope) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
-        """Status, message and headers for a request that goes no further."""
+        """Return the status, message and headers for a request that is refused; None for one that is not."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self.rules.knows(headers.get(b"host", "")):
             return 421, "This server does not go by that name.", []
@@ -119,17 +124,17 @@ class Guard:
         return self._entry(scope, headers)
 
     def _entry(self, scope: Scope, headers: Mapping[bytes, str]) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
-        """Ask for the token: in the address once, then in a cookie; programs send it as a bearer."""
+        """Check the token: in the address once, then in a cookie; programs send it as a bearer token."""
         if self.rules.token is None:
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if self.rules.admits(query.pop("token", [])):
             rest = urlencode(query, doseq=True)
-            where = scope.get("raw_path", b"/").decode("latin-1") + (f"?{rest}" if rest else "")
+            target = scope.get("raw_path", b"/").decode("latin-1") + (f"?{rest}" if rest else "")
             cookie = f"{COOKIE}={self.rules.token}; HttpOnly; SameSite=Strict; Path=/"
-            # One slash: two would lead to another host.
-            place = "/" + where.lstrip("/")
-            return 303, "Welcome.", [(b"location", place.encode("latin-1")), (b"set-cookie", cookie.encode())]
+            # One slash only: two would lead to another host.
+            location = "/" + target.lstrip("/")
+            return 303, "Welcome.", [(b"location", location.encode("latin-1")), (b"set-cookie", cookie.encode())]
         if self.rules.admits([_cookie(headers.get(b"cookie", "")), _bearer(headers.get(b"authorization", ""))]):
             return None
         return 401, "This server asks for its token: open the address that it printed when it was started.", []
@@ -137,66 +142,66 @@ class Guard:
 
 def _cookie(header: str) -> str:
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        cookie = SimpleCookie(header).get(COOKIE)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return cookie.value if cookie else ""
 
 
 def _bearer(header: str) -> str:
-    kind, _, value = header.partition(" ")
-    return value.strip() if kind.lower() == "bearer" else ""
+    scheme, _, value = header.partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _say(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
+async def _send_text(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
     body = f"{text}\n".encode()
-    plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})
+    basic = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*basic, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 
 HEAD_SECONDS = 10.0
-"""Seconds in which a question must have come whole, from when its connection was made or its first byte came."""
+"""Seconds within which the head of a request must arrive, from the start of the connection or its first byte."""
 
 
 class DeadlineProtocol(H11Protocol):
     """uvicorn's protocol with a deadline for the head of every request, which neither uvicorn nor h11 has."""
 
-    _due: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A connection: its first question is awaited."""
+        """Start the deadline of the first request of a connection."""
         super().connection_made(transport)
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """A part of a question, or a whole one."""
+        """Handle some data, and start or cancel the deadline."""
         super().data_received(data)
         self._expect()
 
     def on_response_complete(self) -> None:
-        """An answer is out: a next question that had begun behind the last one is awaited like any other."""
+        """Start the deadline of the next request if a part of it has arrived behind the last one."""
         super().on_response_complete()
         if self.conn.trailing_data[0]:
             self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end of a connection: nothing is awaited any more."""
+        """Cancel the deadline: the connection has ended."""
         self._cancel()
         super().connection_lost(exc)
 
     def _expect(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # a whole head has come
+        if self.conn.their_state is not h11.IDLE:  # the head is complete
             self._cancel()
-        elif self._due is None:
-            self._due = self.loop.call_later(HEAD_SECONDS, self._close)
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._close)
 
     def _cancel(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _close(self) -> None:
-        self._due = None
+        self._timer = None
         if not self.transport.is_closing():
             self.transport.close()

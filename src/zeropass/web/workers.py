@@ -1,4 +1,4 @@
-"""Processes that do one job after the other: Python makes pages on one core at a time, and answers while it does."""
+"""Worker processes for jobs. A single Python process would use only one core for pages and for requests together."""
 
 import os
 import queue
@@ -19,59 +19,68 @@ Work = Callable[[Any], Any]
 
 
 @contextmanager
-def forked(count: int, lanes: int, work: Work, prepare: Callable[[], None]) -> Iterator[list[Work]]:
-    """While the context lasts, ``count`` children that do ``work``; fork before threads are started.
+def forked(count: int, queues: int, work: Work, prepare: Callable[[], None]) -> Iterator[list[Work]]:
+    """Run ``count`` child processes that do ``work`` while the context lasts. Fork before threads are started.
 
-    Gives ``lanes`` functions. Each hands a job to a child that has none of that lane, waits for one if need be, and
-    returns or raises what came of it: a child does one job of each lane at a time, so that long ones have a lane of
-    their own. ``prepare`` is what a child does first. Children end with their parent, however it ends.
+    A child does one job of each queue at a time, so that long jobs do not hold up short ones. Children end with their
+    parent, however it ends.
+
+    Args:
+        count: The number of children.
+        queues: The number of queues.
+        work: Does a job.
+        prepare: Called first in each child.
+
+    Yields:
+        A list with a function for each queue. The function hands a job to a child that has none of that queue, waiting
+        for one if need be, and returns the result of the job or raises its error.
     """
-    pipes = [[Pipe() for _ in range(lanes)] for _ in range(count)]
+    pipes = [[Pipe() for _ in range(queues)] for _ in range(count)]
     children = []
     for number in range(count):
         child = os.fork()
         if child == 0:
-            _close(pipes, but=number)
+            _close(pipes, except_for=number)
             _child([theirs for _, theirs in pipes[number]], work, prepare)
         children.append(child)
     for pairs in pipes:
         for _, theirs in pairs:
             theirs.close()
     try:
-        yield [_lane([pairs[lane][0] for pairs in pipes], work) for lane in range(lanes)]
+        yield [_dispatcher([pairs[place][0] for pairs in pipes], work) for place in range(queues)]
     finally:
         for child in children:
             os.kill(child, signal.SIGTERM)
             os.waitpid(child, 0)
 
 
-def _close(pipes: list[list[tuple[Connection, Connection]]], but: int) -> None:
-    """Close in a child what belongs to its parent and to other children: an end that is held elsewhere never ends."""
+def _close(pipes: list[list[tuple[Connection, Connection]]], except_for: int) -> None:
+    """Close in a child the ends that belong to others: a pipe ends only when all copies of an end are closed."""
     for number, pairs in enumerate(pipes):
         for ours, theirs in pairs:
             ours.close()
-            if number != but:
+            if number != except_for:
                 theirs.close()
 
 
-def _child(lanes: list[Connection], work: Work, prepare: Callable[[], None]) -> None:
-    """The whole life of a child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
+def _child(connections: list[Connection], work: Work, prepare: Callable[[], None]) -> None:
+    """Run a child process to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that ends the child
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         prepare()
-        for lane in lanes[1:]:
-            threading.Thread(target=_work, args=(lane, work), daemon=True).start()
-        _work(lanes[0], work)
+        for connection in connections[1:]:
+            threading.Thread(target=_work, args=(connection, work), daemon=True).start()
+        _work(connections[0], work)
     finally:
         os._exit(0)
 
 
-def _work(lane: Connection, work: Work) -> None:
-    """Do what comes, until the parent is gone."""
+def _work(connection: Connection, work: Work) -> None:
+    """Do the jobs that arrive, until the parent is gone."""
     while True:
         try:
-            job = lane.recv()
+            job = connection.recv()
         except (EOFError, OSError):
             return
         try:
@@ -79,43 +88,43 @@ def _work(lane: Connection, work: Work) -> None:
         except Exception as error:
             answer = False, _sendable(error)
         try:
-            lane.send(answer)
+            connection.send(answer)
         except OSError:
             return
 
 
 def _sendable(error: Exception) -> Exception:
-    """An error as it can be sent; where it was raised is said in a note, for tracebacks stay behind."""
-    sent = error if isinstance(error, ZeropassError) else RuntimeError(*traceback.format_exception_only(error))
-    sent.add_note(traceback.format_exc())
-    return sent
+    """Return an error in a form that can be sent. A note holds its traceback, which would stay behind."""
+    sendable = error if isinstance(error, ZeropassError) else RuntimeError(*traceback.format_exception_only(error))
+    sendable.add_note(traceback.format_exc())
+    return sendable
 
 
-def _lane(ends: list[Connection], work: Work) -> Work:
-    """What hands a job to one of some children."""
+def _dispatcher(connections: list[Connection], work: Work) -> Work:
+    """Return the function that hands a job to one of some children."""
     idle: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
-    for end in ends:
-        idle.put(end)
+    for connection in connections:
+        idle.put(connection)
 
-    def hand(job: Any) -> Any:
-        end = idle.get()
+    def dispatch(job: Any) -> Any:
+        connection = idle.get()
         try:
             try:
-                if end is not None:
-                    end.send(job)
-            except OSError:  # that child is gone: its jobs are done here from now on
-                end = None
-            if end is None:
+                if connection is not None:
+                    connection.send(job)
+            except OSError:  # that child is gone: this process does its jobs from now on
+                connection = None
+            if connection is None:
                 return work(job)
             try:
-                good, answer = end.recv()
-            except (EOFError, OSError) as error:  # it went in the middle of this job, and perhaps because of it
-                end = None
+                succeeded, answer = connection.recv()
+            except (EOFError, OSError) as error:  # the child died during this job, perhaps because of it
+                connection = None
                 raise RuntimeError("a process that makes pages was ended (for want of memory?)") from error
         finally:
-            idle.put(end)
-        if good:
+            idle.put(connection)
+        if succeeded:
             return answer
         raise answer
 
-    return hand
+    return dispatch

@@ -1,1 +1,1 @@
-"""Pages of the explorer: records and what a template needs beside them. Nothing here knows of a server."""
+"""The pages of the explorer: records and what their templates need. Nothing here depends on a server."""

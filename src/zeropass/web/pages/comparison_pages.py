@@ -1,4 +1,4 @@
-"""Pages of two models, from what `align` and `diff` stored: which parameters match, and what a fine-tune changed."""
+"""The pages about two models, from the results of `align` and `diff`: matches, and effects of fine-tuning."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -24,29 +24,32 @@ from zeropass.web.pages.page import Page, Picture, Table, count_pages
 __all__ = ["MATCHES", "align_layers", "alignment", "difference", "read_diff"]
 
 MATCHES = 50
-"""Pairs a page."""
+"""The number of matches on a page."""
 
 PAIRING_COLUMNS = tuple(field.name for field in fields(Pairing))
 
 
 def alignment(context: Context) -> Page:
-    """Two models side by side: how their layers go together, and how many neurons and heads have a match."""
-    found = _alignment(context)
-    counts = found.summary()["matches"]
-    rows = [asdict(one) | {"mean": _assigned_mean(one.scores, one.assigned)} for one in found.layers]
+    """Return the page of an alignment: the layer maps, and the numbers of neurons and heads that have a match."""
+    aligned = _alignment(context)
+    counts = aligned.summary()["matches"]
+    rows = [
+        asdict(layer_map) | {"mean": _assigned_mean(layer_map.scores, layer_map.assigned)}
+        for layer_map in aligned.layers
+    ]
     table = [
-        (one.role, one.frame, a, b, one.scores[a][b] if b >= 0 else "", one.null)
-        for one in found.layers
-        for a, b in enumerate(one.assigned)
+        (layer_map.role, layer_map.frame, a, b, layer_map.scores[a][b] if b >= 0 else "", layer_map.null)
+        for layer_map in aligned.layers
+        for a, b in enumerate(layer_map.assigned)
     ]
     return Page(
         "align",
         "align.html",
-        f"{found.models[0].get('name', 'A')} beside {found.models[1].get('name', 'B')}",
-        found.summary,
-        {"alignment": found, "counts": counts, "rows": rows, "layers": align_layers(found)},
+        f"{aligned.models[0].get('name', 'A')} beside {aligned.models[1].get('name', 'B')}",
+        aligned.summary,
+        {"alignment": aligned, "counts": counts, "rows": rows, "layers": align_layers(aligned)},
         Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
-        Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(found))}),  # noqa: S704 - made and escaped by us
+        Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(aligned))}),  # noqa: S704 - made and escaped by us
         ((context.name, ""),),
     )
 
@@ -58,13 +61,13 @@ def _alignment(context: Context) -> Alignment:
 
 
 def _assigned_mean(scores: Sequence[Sequence[float]], assigned: Sequence[int]) -> float:
-    own = [scores[a][b] for a, b in enumerate(assigned) if b >= 0]
-    return sum(own) / len(own) if own else 0.0
+    assigned_scores = [scores[a][b] for a, b in enumerate(assigned) if b >= 0]
+    return sum(assigned_scores) / len(assigned_scores) if assigned_scores else 0.0
 
 
-def align_layers(found: Alignment) -> list[int]:
-    """The layers of the first model that have pairings."""
-    return sorted({layer for one in found.pairings if (layer := _layer(one.first)) is not None})
+def align_layers(aligned: Alignment) -> list[int]:
+    """Return the layers of the first model that have pairings."""
+    return sorted({layer for pairing in aligned.pairings if (layer := _layer(pairing.first)) is not None})
 
 
 def _layer(address: str) -> int | None:
@@ -73,110 +76,118 @@ def _layer(address: str) -> int | None:
 
 
 def align_layer(context: Context, number: int, page: int = 1) -> Page:
-    """The heads and neurons of a layer beside their best matches in the second model, farthest from chance first."""
-    found = _alignment(context)
-    layers = align_layers(found)
-    own = sorted((one for one in found.pairings if _layer(one.first) == number), key=lambda one: -one.effect)
-    pages = count_pages(len(own), MATCHES)
+    """Return a page of matches of a layer's heads and neurons in the second model, largest effect first."""
+    aligned = _alignment(context)
+    layers = align_layers(aligned)
+    pairings = sorted(
+        (pairing for pairing in aligned.pairings if _layer(pairing.first) == number),
+        key=lambda pairing: -pairing.effect,
+    )
+    pages = count_pages(len(pairings), MATCHES)
     if not layers:
         raise BadAddress("The alignment has no matches.")
-    if not own or not 1 <= page <= pages:
+    if not pairings or not 1 <= page <= pages:
         raise BadAddress(f"The alignment has layers {layers[0]} to {layers[-1]}; this one has pages 1 to {pages}.")
-    part = own[(page - 1) * MATCHES : page * MATCHES]
-    first = _words(context.atlas, [one.first for one in part])
-    second = _words(context.other.atlas, [one.second for one in part]) if context.other else {}
-    at = layers.index(number)
+    page_pairings = pairings[(page - 1) * MATCHES : page * MATCHES]
+    first = _words(context.atlas, [pairing.first for pairing in page_pairings])
+    second = _words(context.other.atlas, [pairing.second for pairing in page_pairings]) if context.other else {}
+    place = layers.index(number)
     return Page(
         f"align/{number}" if page == 1 else f"align/{number}/{page}",
         "align_layer.html",
         f"Layer {number}: matches",
-        [asdict(one) for one in part],
+        [asdict(pairing) for pairing in page_pairings],
         {
-            "rows": [(one, first.get(one.first, ()), second.get(one.second, ())) for one in part],
-            "alignment": found,
+            "rows": [
+                (pairing, first.get(pairing.first, ()), second.get(pairing.second, ())) for pairing in page_pairings
+            ],
+            "alignment": aligned,
             "layer": number,
             "number": page,
             "pages": pages,
-            "count": len(own),
+            "count": len(pairings),
         },
-        Table(PAIRING_COLUMNS, [tuple(asdict(one).values()) for one in part]),
+        Table(PAIRING_COLUMNS, [tuple(asdict(pairing).values()) for pairing in page_pairings]),
         None,
         ((context.name, ""), ("Alignment", "align")),
-        f"align/{layers[at - 1]}" if at else None,
-        f"align/{layers[at + 1]}" if at + 1 < len(layers) else None,
+        f"align/{layers[place - 1]}" if place else None,
+        f"align/{layers[place + 1]}" if place + 1 < len(layers) else None,
     )
 
 
 def _words(atlas: Atlas, addresses: Sequence[str]) -> dict[str, Any]:
-    """The lists in short, or the first pairs, of addresses as far as an atlas has them."""
-    maps = [one for one in addresses if one.endswith((".qk", ".vo"))]
-    vectors = [one for one in addresses if one not in maps]
-    stems = {one: stem_of(one) for one in vectors}
+    """Return the short lists, or the first pairs, of those addresses that an atlas has."""
+    maps = [address for address in addresses if address.endswith((".qk", ".vo"))]
+    vectors = [address for address in addresses if address not in maps]
+    stems = {address: stem_of(address) for address in vectors}
     short: dict[str, Telling] = {
         row.address: row for row in summary.in_short(atlas, list(dict.fromkeys(stems.values())))
     }
-    found: dict[str, Any] = {one: short[stem].lists for one, stem in stems.items() if stem in short}
-    for one in maps:
+    words: dict[str, Any] = {address: short[stem].lists for address, stem in stems.items() if stem in short}
+    for address in maps:
         try:
-            found[one] = [r for r in atlas.explain(one, k=4) if isinstance(r, PairRecord)]
-        except ZeropassError:  # an atlas of some layers or roles does not have it
+            words[address] = [r for r in atlas.explain(address, k=4) if isinstance(r, PairRecord)]
+        except ZeropassError:  # the atlas may lack this layer or role
             continue
-    return found
+    return words
 
 
 # --- Differences ------------------------------------------------------------------------------------------------------
 
 
 def read_diff(folder: Path) -> dict[str, Any]:
-    """What `zeropass diff --out` wrote; BadOption, naming the file, if it is not that."""
+    """Return what `zeropass diff --out` wrote. Raise BadOption, naming the file, if the folder holds something else."""
     path = folder / "diff.json"
     with holding(path, "a difference"):
         value = read_schema(path, SCHEMA_VERSION)
-        found = from_json(Diff, {name: part for name, part in value.items() if name != "schema"})
-        # What a page says of a difference is the same whether it comes from the file or from `zeropass diff --json`.
-        return dict(json.loads(json.dumps(found.to_json())))
+        diff = from_json(Diff, {name: part for name, part in value.items() if name != "schema"})
+        # A page shows the same, whether the difference comes from the file or from `zeropass diff --json`.
+        return dict(json.loads(json.dumps(diff.to_json())))
 
 
 def difference(context: Context) -> Page:
-    """What a fine-tune changed: where, and what it says."""
-    found = context.diff
-    if found is None:
+    """Return the page of a fine-tune: where it changed the model, and what the change says."""
+    diff = context.diff
+    if diff is None:
         raise BadAddress("There is no difference here: zeropass serve DIR --diff FOLDER, made by zeropass diff --out.")
     columns = ("layer", "role", "relative", "rank", "rounding")
-    rows = [tuple(one.get(name) for name in columns) for one in found["matrices"]]
+    rows = [tuple(matrix.get(name) for name in columns) for matrix in diff["matrices"]]
     return Page(
         "diff",
         "diff.html",
-        f"{found['base'].get('name', '?')} → {found['tuned'].get('name', '?')}",
-        found,
-        {"diff": found, "strongest": _strongest(found["matrices"])},
+        f"{diff['base'].get('name', '?')} → {diff['tuned'].get('name', '?')}",
+        diff,
+        {"diff": diff, "strongest": _strongest(diff["matrices"])},
         Table(columns, rows),
-        _where(found),
+        _where(diff),
         ((context.name, ""),),
     )
 
 
 def _strongest(matrices: Iterable[dict[str, Any]], count: int = 24) -> list[dict[str, Any]]:
-    return sorted((one for one in matrices if one["directions"]), key=lambda one: -one["relative"])[:count]
+    return sorted((matrix for matrix in matrices if matrix["directions"]), key=lambda matrix: -matrix["relative"])[
+        :count
+    ]
 
 
-def _where(found: dict[str, Any]) -> Picture | None:
-    """Roles down, layers across, darker where more changed."""
-    matrices = found["matrices"]
+def _where(diff: dict[str, Any]) -> Picture | None:
+    """Draw the relative change of each matrix: roles down, layers across, darker where more changed."""
+    matrices = diff["matrices"]
     if not matrices:
         return None
-    roles = list(dict.fromkeys(str(one["role"]) for one in matrices))
-    most = max(float(one["relative"]) for one in matrices) or 1.0
+    roles = list(dict.fromkeys(str(matrix["role"]) for matrix in matrices))
+    most = max(float(matrix["relative"]) for matrix in matrices) or 1.0
     cells = [
         {
-            "x": 60 + int(one["layer"]) * 18,
-            "y": 12 + roles.index(str(one["role"])) * 18,
-            "shade": round(0.04 + 0.96 * min(1.0, max(0.0, float(one["relative"]) / most)), 3),
-            "name": f"L{int(one['layer'])} {one['role']}: {float(one['relative']):.3%}, rank {float(one['rank']):.1f}",
+            "x": 60 + int(matrix["layer"]) * 18,
+            "y": 12 + roles.index(str(matrix["role"])) * 18,
+            "shade": round(0.04 + 0.96 * min(1.0, max(0.0, float(matrix["relative"]) / most)), 3),
+            "name": f"L{int(matrix['layer'])} {matrix['role']}: {float(matrix['relative']):.3%}, "
+            f"rank {float(matrix['rank']):.1f}",
         }
-        for one in matrices
+        for matrix in matrices
     ]
-    layers = 1 + max(int(one["layer"]) for one in matrices)
+    layers = 1 + max(int(matrix["layer"]) for matrix in matrices)
     shown = {
         "title": f"Relative change by layer (across) and role (down); darkest is {most:.2%}",
         "cells": cells,

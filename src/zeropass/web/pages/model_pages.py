@@ -1,4 +1,4 @@
-"""Pages that look from above: the model, its layers, what lies outside them, and all tokens."""
+"""The overview pages: the model, its layers, what lies outside them, and all tokens."""
 
 import re
 from collections.abc import Sequence
@@ -18,83 +18,83 @@ from zeropass.web.pages.page import Page, Table, at, by, count_pages, layer_path
 __all__ = ["NEURONS", "TOKENS", "help_page", "layer", "model", "outside", "short_rows", "tokens"]
 
 NEURONS, TOKENS, STARTS = 50, 400, 10
-"""Neurons and tokens a page, and parameters to begin with on the first."""
+"""The numbers of neurons and of tokens on a page, and of suggested parameters on the first page."""
 
 SHORT_COLUMNS = ("address", "strength", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
 
 
 def model(context: Context, measure: str | None = None, kind: str | None = None) -> Page:
-    """What the model is, and a map of its parts by how telling their words are."""
+    """Return the page of the model, with a map of its parts by how telling their words are."""
     atlas = context.atlas
-    kinds = summary.kinds_of(atlas)
-    if not kinds:
+    list_types = summary.kinds_of(atlas)
+    if not list_types:
         return Page("", "model.html", context.name, atlas.info(), {"map": None, "starts": []})
-    side, frame = kinds[-1] if kind is None else _kind(kind)
-    seen = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
-    starts = summary.in_short(atlas, [cell.address for cell in _starts(seen)])
+    side, frame = list_types[-1] if kind is None else _list_type(kind)
+    overview = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
+    starts = summary.in_short(atlas, [cell.address for cell in _starts(overview)])
     shown = {
-        "map": seen,
+        "map": overview,
         "starts": starts,
         "measures": list(summary.MEASURES),
-        "kinds": [(*one, verb_of(*one)) for one in kinds],
+        "list_types": [(*list_type, verb_of(*list_type)) for list_type in list_types],
         "layers": range(*atlas.layers),
         "model": atlas.model,
         "manifest": atlas.manifest,
     }
-    path = "" if measure is None and kind is None else by(seen.measure, side, frame)
-    columns = ("layer", "part", f"mean {seen.measure}", f"most {seen.measure}", "address")
-    rows = [(c.layer, c.part, c.mean, c.most, c.address) for c in seen.cells]
-    title = context.name if not path else f"{context.name}: {seen.measure}, {seen.verb}"
+    path = "" if measure is None and kind is None else by(overview.measure, side, frame)
+    columns = ("layer", "part", f"mean {overview.measure}", f"most {overview.measure}", "address")
+    rows = [(cell.layer, cell.part, cell.mean, cell.most, cell.address) for cell in overview.cells]
+    title = context.name if not path else f"{context.name}: {overview.measure}, {overview.verb}"
     crumbs = () if not path else ((context.name, ""),)
     return Page(
         path,
         "model.html",
         title,
-        partial(_model_json, context, seen),
+        partial(_model_json, context, overview),
         shown,
         Table(columns, rows),
-        drawings.heat_map(seen),
+        drawings.heat_map(overview),
         crumbs,
     )
 
 
-def _model_json(context: Context, seen: Overview) -> dict[str, Any]:
-    return {"model": context.atlas.model, "manifest": context.atlas.manifest, "map": seen.to_json()}
+def _model_json(context: Context, overview: Overview) -> dict[str, Any]:
+    return {"model": context.atlas.model, "manifest": context.atlas.manifest, "map": overview.to_json()}
 
 
-def _kind(kind: str) -> tuple[str, str]:
-    found = re.fullmatch("(read|write)-(token|output|paper)", kind)
-    if found is None:
-        raise BadOption(f"There are no lists of the kind {kind!r}; one looks like read-token or write-output.")
-    return found[1], found[2]
+def _list_type(text: str) -> tuple[str, str]:
+    match = re.fullmatch("(read|write)-(token|output|paper)", text)
+    if match is None:
+        raise BadOption(f"There are no lists of the kind {text!r}; one looks like read-token or write-output.")
+    return match[1], match[2]
 
 
-def _starts(seen: Overview) -> list[Any]:
-    """The most telling parameters, one a layer, so that a stroll begins at several depths."""
+def _starts(overview: Overview) -> list[Any]:
+    """Return the most telling parameters, one of each layer, so that the reader can start at several depths."""
     best: dict[int, Any] = {}
-    for cell in sorted(seen.cells, key=lambda cell: -cell.most):
+    for cell in sorted(overview.cells, key=lambda cell: -cell.most):
         best.setdefault(cell.layer, cell)
     return list(best.values())[:STARTS]
 
 
 def layer(context: Context, number: int, page: int = 1) -> Page:
-    """The heads of a layer, and its neurons, most telling first."""
+    """Return a page of a layer: its heads, and its neurons, most telling first."""
     atlas = context.atlas
     first, stop = atlas.layers
-    found = summary.telling(atlas, number, (page - 1) * NEURONS, NEURONS)
-    pages = count_pages(found.count, NEURONS)
+    record = summary.telling(atlas, number, (page - 1) * NEURONS, NEURONS)
+    pages = count_pages(record.count, NEURONS)
     if not 1 <= page <= pages:
         raise BadAddress(f"Layer {number} has pages 1 to {pages}.")
     heads = _heads(context, number) if page == 1 else {}
     lone = summary.outside(atlas, number) if page == 1 else []
-    shown = {"layer": found, "number": page, "pages": pages, "heads": heads, "lone": lone}
+    shown = {"layer": record, "number": page, "pages": pages, "heads": heads, "lone": lone}
     return Page(
         layer_path(number, page),
         "layer.html",
         f"Layer {number}" + (f", page {page}" if page > 1 else ""),
-        partial(_layer_json, found, heads),
+        partial(_layer_json, record, heads),
         shown,
-        Table(SHORT_COLUMNS, partial(short_rows, (*found.rows, *lone))),
+        Table(SHORT_COLUMNS, partial(short_rows, (*record.rows, *lone))),
         drawings.strengths(summary.strengths(atlas, number)) if page == 1 else None,
         ((context.name, ""),) if page == 1 else ((context.name, ""), (f"Layer {number}", layer_path(number))),
         layer_path(number - 1) if number > first else None,
@@ -102,31 +102,33 @@ def layer(context: Context, number: int, page: int = 1) -> Page:
     )
 
 
-def _layer_json(found: LayerRecord, heads: dict[str, list[PairRecord]]) -> dict[str, Any]:
-    return found.to_json() | {"heads": {a: [r.to_json() for r in rs] for a, rs in heads.items()}}
+def _layer_json(layer_record: LayerRecord, heads: dict[str, list[PairRecord]]) -> dict[str, Any]:
+    return layer_record.to_json() | {
+        "heads": {address: [record.to_json() for record in records] for address, records in heads.items()}
+    }
 
 
 def _heads(context: Context, number: int) -> dict[str, list[PairRecord]]:
-    """The stored maps of every head of a layer, some pairs each."""
-    found: dict[str, list[PairRecord]] = {}
-    for kind in MAP_ROLES:
-        for record in context.atlas.head_maps(number, kind, 5):
-            found.setdefault(record.address, []).append(record)
-    return found
+    """Return the first pairs of the stored maps of every head of a layer."""
+    maps: dict[str, list[PairRecord]] = {}
+    for role in MAP_ROLES:
+        for record in context.atlas.head_maps(number, role, 5):
+            maps.setdefault(record.address, []).append(record)
+    return maps
 
 
 def short_rows(rows: Sequence[Telling]) -> list[tuple[Any, ...]]:
-    """Parameters in short as rows of a table, one a token."""
+    """Return some parameters in short as rows of a table, one for each token."""
     return [
-        (row.address, row.strength, one.role, one.side, one.frame, one.pole, rank, t.id, t.token, t.score, t.z)
+        (row.address, row.strength, short.role, short.side, short.frame, short.pole, rank, t.id, t.token, t.score, t.z)
         for row in rows
-        for one in row.lists
-        for rank, t in enumerate(one.tokens, 1)
+        for short in row.lists
+        for rank, t in enumerate(short.tokens, 1)
     ]
 
 
 def outside(context: Context) -> Page:
-    """What lies outside the blocks: tables, and shifts of the norms."""
+    """Return the page of what lies outside the blocks: tables, and shifts of the norms."""
     rows = summary.outside(context.atlas, OUTSIDE)
     shown = {"rows": rows, "most": summary.OUTSIDE_ROWS}
     data = [{"address": row.address, "strength": row.strength} for row in rows]
@@ -135,7 +137,7 @@ def outside(context: Context) -> Page:
 
 
 def tokens(context: Context, page: int = 1) -> Page:
-    """All tokens by id, so many a page."""
+    """Return a page of the tokens by id."""
     vocab, size = context.atlas.vocab, len(context.atlas.vocab)
     pages = count_pages(size, TOKENS)
     if not 1 <= page <= pages:
@@ -158,18 +160,18 @@ def tokens(context: Context, page: int = 1) -> Page:
 
 
 def tokens_path(page: int) -> str:
-    """Path of a page of tokens."""
+    """Return the path of a page of tokens."""
     return "tokens" if page == 1 else f"tokens/{page}"
 
 
 def help_page(context: Context) -> Page:
-    """How to read all this."""
-    kinds = [verb_of(*kind) for kind in summary.kinds_of(context.atlas)]
-    return Page("help", "help.html", "How to read this", {"kinds": kinds}, {}, None, None, ((context.name, ""),))
+    """Return the page that explains how to read the others."""
+    verbs = [verb_of(*list_type) for list_type in summary.kinds_of(context.atlas)]
+    return Page("help", "help.html", "How to read this", {"kinds": verbs}, {}, None, None, ((context.name, ""),))
 
 
 def parents(context: Context, address: str) -> tuple[tuple[str, str], ...]:
-    """The crumbs of a parameter: its model, and its layer or what lies outside."""
+    """Return the crumbs of a parameter: its model, and its layer or what lies outside."""
     place = parse(address)
     up = "Outside the blocks" if place.layer < 0 else f"Layer {place.layer}"
     return (context.name, ""), (up, layer_path(place.layer))

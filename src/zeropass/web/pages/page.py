@@ -1,4 +1,4 @@
-"""A page is one value that becomes HTML, JSON, CSV or SVG; addresses of pages are made here and nowhere else."""
+"""A page is one value that becomes HTML, JSON, CSV or SVG. The addresses of pages are made here and nowhere else."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,12 @@ __all__ = ["Page", "Picture", "Table", "at", "by", "layer_path", "token"]
 
 @dataclass(frozen=True)
 class Table:
-    """What a page shows as rows: one tidy table, for CSV; or a function that makes them when they are asked for."""
+    """The rows of a page, as one tidy table for CSV.
+
+    Attributes:
+        columns: The names of the columns.
+        rows: The rows, or a function that makes them when they are needed.
+    """
 
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]] | Callable[[], Sequence[Sequence[Any]]]
@@ -17,7 +22,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a page shows as a picture: a template and what it draws, laid out already."""
+    """The picture of a page.
+
+    Attributes:
+        template: The name of its template.
+        shown: What the template draws, with positions.
+    """
 
     template: str
     shown: dict[str, Any]
@@ -25,10 +35,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """One page. ``path`` is its address below the root of its context, without a suffix; the first page has none.
+    """A page in all its formats.
 
-    ``data`` is its JSON, or a function that makes it, ``shown`` what only the template needs. ``crumbs`` lead to it,
-    ``before`` and ``after`` stand beside it.
+    Attributes:
+        path: Its address below the root of its context, without a suffix; empty for the first page.
+        template: The name of its template.
+        title: Its title.
+        data: Its JSON, or a function that makes it.
+        shown: What only the template needs.
+        table: Its rows for CSV.
+        picture: Its picture.
+        crumbs: The names and paths of the pages that lead to it.
+        before: The path of the previous page.
+        after: The path of the next page.
     """
 
     path: str
@@ -49,27 +68,27 @@ class Page:
 
 
 def at(address: object) -> str:
-    """Path of a parameter."""
+    """Return the path of a parameter."""
     return f"at/{address}"
 
 
 def layer_path(layer: int, page: int = 1) -> str:
-    """Path of a layer; its neurons fill several pages. What lies outside the blocks is layer -1."""
+    """Return the path of a page of a layer, whose neurons fill several. Layer -1 is what lies outside the blocks."""
     if layer < 0:
         return "outside"
     return f"layer/{layer}" if page == 1 else f"layer/{layer}/{page}"
 
 
 def token(i: int) -> str:
-    """Path of a token."""
+    """Return the path of a token."""
     return f"token/{i}"
 
 
 def by(measure: str, side: str, frame: str) -> str:
-    """Path of the map by a measure of one kind of list."""
+    """Return the path of the model's map by a measure, for one kind of list."""
     return f"by/{measure}/{side}-{frame}"
 
 
 def count_pages(total: int, size: int) -> int:
-    """How many pages of a size hold a total; one if there is nothing."""
+    """Return the number of pages of a size that hold a total; at least one."""
     return max(1, -(-total // size))

@@ -1,4 +1,4 @@
-"""Pages of parameters: a neuron or another vector, what stands near it, a head, its maps, columns and directions."""
+"""The pages of parameters: a neuron or another vector, its neighbours, a head, its maps, columns and directions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from zeropass.web.pages.page import Page, Table, at
 __all__ = ["Asked", "cloud", "head_map", "is_head", "parameter", "spread", "subheads", "surroundings", "svd"]
 
 COLUMNS = 12
-"""Columns of a head that are shown with their words, in each role; the others are links."""
+"""The number of columns of a head that are shown with their words, in each role; the others are links."""
 
 LIST_COLUMNS = ("address", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
 PAIR_COLUMNS = ("address", "role", "offset", "frame", "rank", "left id", "left", "right id", "right", "score")
@@ -29,7 +29,14 @@ PAIR_COLUMNS = ("address", "role", "offset", "frame", "rank", "left id", "left",
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a head map beyond its address: how far the query stands after the key, and words on a side."""
+    """The parameters of a request for a head map.
+
+    Attributes:
+        offset: The distance from the key to the query; None for the stored one.
+        left: A word for the left side.
+        right: A word for the right side.
+        k: The number of pairs.
+    """
 
     offset: int | None = None
     left: str = ""
@@ -38,12 +45,12 @@ class Asked:
 
 
 def is_head(place: Address) -> bool:
-    """Whether an address is that of a head or head map, not of a vector."""
+    """Tell whether an address is that of a head or head map, not of a vector."""
     return place.head >= 0 and place.role in ("", *MAP_ROLES)
 
 
 def parameter(context: Context, address: str, view: View | None = None, k: int | None = None) -> Page:
-    """What a parameter does: the lists of a vector, or both maps of a head."""
+    """Return the page of a parameter: the lists of a vector, or both maps of a head."""
     place = parse(address)
     records = context.atlas.explain(address, tokens=view, k=k)
     if is_head(place):
@@ -57,7 +64,7 @@ def parameter(context: Context, address: str, view: View | None = None, k: int |
         "variant": view is not None or k is not None,
         "role": place.role,
     }
-    before, after = _beside(context, place)
+    before, after = _adjacent_paths(context, place)
     return Page(
         at(address),
         "vector.html",
@@ -73,7 +80,7 @@ def parameter(context: Context, address: str, view: View | None = None, k: int |
 
 
 def list_rows(records: Iterable[Record]) -> list[tuple[Any, ...]]:
-    """Lists as rows of a table, one a token."""
+    """Return lists as rows of a table, one for each token."""
     return [
         (r.address, r.role, r.side, r.frame, sign, rank, t.id, t.token, t.score, t.z)
         for r in records
@@ -92,23 +99,23 @@ def _pair_rows(records: Iterable[Record]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _beside(context: Context, place: Address) -> tuple[str | None, str | None]:
-    """The paths of the previous and next parameter of the same kind, as far as the sizes of the model tell."""
+def _adjacent_paths(context: Context, place: Address) -> tuple[str | None, str | None]:
+    """Return the paths of the previous and next parameter of the same kind, as far as the sizes of the model tell."""
     model = context.atlas.model
     if is_head(place):
-        field, here, count = "head", place.head, model["heads"]
+        field, current, count = "head", place.head, model["heads"]
     elif place.index >= 0 and place.head >= 0:
-        field, here, count = "index", place.index, model["head_dim"]
+        field, current, count = "index", place.index, model["head_dim"]
     elif place.index >= 0 and place.part == "ff":
-        field, here, count = "index", place.index, model["neurons"] // model.get("experts", 1)
+        field, current, count = "index", place.index, model["neurons"] // model.get("experts", 1)
     else:
         return None, None
     role = f".{place.role}" if place.part == "ff" and place.role else ""
-    moved: list[str | None] = []
-    for there in (here - 1, here + 1):
-        beside = replace(place, head=there) if field == "head" else replace(place, index=there)
-        moved.append(at(f"{beside}{role}") if 0 <= there < count else None)
-    return moved[0], moved[1]
+    paths: list[str | None] = []
+    for position in (current - 1, current + 1):
+        adjacent = replace(place, head=position) if field == "head" else replace(place, index=position)
+        paths.append(at(f"{adjacent}{role}") if 0 <= position < count else None)
+    return paths[0], paths[1]
 
 
 # --- Heads ------------------------------------------------------------------------------------------------------------
@@ -116,7 +123,7 @@ def _beside(context: Context, place: Address) -> tuple[str | None, str | None]:
 
 def _head(context: Context, place: Address, records: Records) -> Page:
     address = records[0].address
-    before, after = _beside(context, replace(place, role=""))
+    before, after = _adjacent_paths(context, replace(place, role=""))
     shown = {
         "records": list(records),
         "address": address,
@@ -138,25 +145,25 @@ def _head(context: Context, place: Address, records: Records) -> Page:
 
 
 def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
-    """One head map: the stored pairs, or those at another offset, or with a token on a side, from the weights."""
+    """Return the page of a head map: its stored pairs, or those at another offset or with a token, from the weights."""
     place = _map_place(address)
     if asked.offset is not None and not (place.role == "qk" and context.rotary):
         raise BadOption(f"{address}: only a qk map of a model with rotary positions depends on an offset.")
-    stored = context.atlas.explain(address, k=int(context.atlas.options["pairs"]))[0]  # it exists, or BadAddress
-    plain = asked.offset is None and not asked.left and not asked.right
-    record = stored if plain else _asked(context, address, stored, asked)
+    stored = context.atlas.explain(address, k=int(context.atlas.options["pairs"]))[0]  # raises BadAddress if absent
+    is_stored = asked.offset is None and not asked.left and not asked.right
+    record = stored if is_stored else _asked(context, address, stored, asked)
     shown = {
         "record": record,
         "asked": asked,
-        "computed": not plain,
+        "computed": not is_stored,
         "rotary": context.rotary and place.role == "qk",
         "usual": stored.offset,
         "weights": context.weights is not None,
         "address": str(place),
         "map": address,
     }
-    before, after = _beside(context, replace(place, role=""))
-    beside = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in (before, after))
+    before, after = _adjacent_paths(context, replace(place, role=""))
+    adjacent = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in (before, after))
     return Page(
         f"map/{address}",
         "map.html",
@@ -166,7 +173,7 @@ def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
         Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
         drawings.pair_map(record),
         (*parents(context, address), (str(place), at(place))),
-        *beside,
+        *adjacent,
     )
 
 
@@ -178,27 +185,27 @@ def _map_place(address: str) -> Address:
 
 
 def _asked(context: Context, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
-    """The pairs that were asked for, from the weights: in the token frame, which the atlas may not have stored."""
+    """Return the requested pairs from the weights, in the token frame, which the atlas may not have stored."""
     offset = stored.offset if asked.offset is None else asked.offset
     lens = context.lens()
     if not asked.left and not asked.right:
-        found: PairRecord = lens.explain(address, frame="token", k=asked.k, offset=offset or None)[0]
-        return found
+        unfiltered: PairRecord = lens.explain(address, frame="token", k=asked.k, offset=offset or None)[0]
+        return unfiltered
     left, right = (token_ids(context, text) if text else [] for text in (asked.left, asked.right))
     product = context.head_map(address, offset)
-    made: PairRecord = zp.pairs_with(lens, address, product, offset, left=left, right=right, k=asked.k)
-    return replace(made, evidence=stored.evidence if offset == stored.offset else None)
+    filtered: PairRecord = zp.pairs_with(lens, address, product, offset, left=left, right=right, k=asked.k)
+    return replace(filtered, evidence=stored.evidence if offset == stored.offset else None)
 
 
 def token_ids(context: Context, text: str) -> list[int]:
-    """The tokens that a text stands for: those of `Vocabulary.find`, as everywhere, or the very id as ``#123``."""
+    """Return the tokens that a text stands for: those of `Vocabulary.find`, or the id 123 for ``#123``."""
     if text.startswith("#") and text[1:].isdecimal() and len(text) < 12:
         return [int(text[1:])]
     return context.atlas.vocab.find(text)
 
 
 def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
-    """The singular directions of a head map, from the weights."""
+    """Return the page of the singular directions of a head map, from the weights."""
     place = _map_place(address)
     context.atlas.explain(address, k=1)
     record = context.lens().svd(address, offset=asked.offset)
@@ -217,30 +224,30 @@ def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
 
 def _direction_rows(record: SvdRecord) -> list[tuple[Any, ...]]:
     return [
-        (n, one.share, one.close, side, sign, rank, t.id, t.token, t.score, t.z)
-        for n, one in enumerate(record.directions, 1)
+        (n, direction.share, direction.close, side, sign, rank, t.id, t.token, t.score, t.z)
+        for n, direction in enumerate(record.directions, 1)
         for side, sign, pole in (
-            ("left", "+", one.left),
-            ("left", "−", one.left_bottom),
-            ("right", "+", one.right),
-            ("right", "−", one.right_bottom),
+            ("left", "+", direction.left),
+            ("left", "−", direction.left_bottom),
+            ("right", "+", direction.right),
+            ("right", "−", direction.right_bottom),
         )
         for rank, t in enumerate(pole, 1)
     ]
 
 
 def subheads(context: Context, address: str) -> Page:
-    """The columns of a head, most telling first in each role."""
+    """Return the page of the columns of a head, most telling first in each role."""
     place = parse(address)
     if not is_head(place) or place.role:
         raise BadAddress(f"{address} is not a head; one looks like L10.attn.3.")
     context.atlas.check_range(place)
 
     def rows() -> list[Telling]:
-        return [row for of in summary.subheads(context.atlas, place.layer, place.head).values() for row in of]
+        return [row for columns in summary.subheads(context.atlas, place.layer, place.head).values() for row in columns]
 
-    before, after = _beside(context, place)
-    beside = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
+    before, after = _adjacent_paths(context, place)
+    adjacent = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
     return Page(
         f"subheads/{address}",
         "subheads.html",
@@ -255,12 +262,12 @@ def subheads(context: Context, address: str) -> Page:
         Table(SHORT_COLUMNS, lambda: short_rows(rows())),
         None,
         (*parents(context, address), (address, at(address))),
-        *beside,
+        *adjacent,
     )
 
 
 def _group(context: Context, place: Address) -> Sequence[int]:
-    """The query heads that share k and v with a head."""
+    """Return the query heads that share k and v with a head."""
     size = context.atlas.model["heads"] // context.atlas.model["kv_heads"]
     first = place.head // size * size
     return range(first, first + size)
@@ -270,63 +277,67 @@ def _group(context: Context, place: Address) -> Sequence[int]:
 
 
 def surroundings(context: Context, address: str) -> Page:
-    """What writes along a parameter, reads along it and is like it."""
-    found = neighbours.neighbours_of(context.atlas, address)
+    """Return the page of the neighbours of a parameter: what writes along it, reads along it and is like it."""
+    record = neighbours.neighbours_of(context.atlas, address)
     columns = ("relation", "role", "frame", "rank", "address", "other role", "inner product", "cosine or correlation")
     rows: list[tuple[Any, ...]] = [
-        (one.verb, one.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)
-        for one in found.wiring
-        for rank, wire in enumerate(one.wires, 1)
+        (wiring.verb, wiring.role, "", rank, wire.address, wire.role, wire.product, wire.cosine)
+        for wiring in record.wiring
+        for rank, wire in enumerate(wiring.wires, 1)
     ]
     rows += [
-        ("is like", one.role, one.frame, rank, like.address, one.role, "", like.correlation)
-        for one in found.alike
-        for rank, like in enumerate(one.best, 1)
+        ("is like", alike.role, alike.frame, rank, like.address, alike.role, "", like.correlation)
+        for alike in record.alike
+        for rank, like in enumerate(alike.best, 1)
     ]
     return Page(
         f"near/{address}",
         "near.html",
         f"{address}: what stands near",
-        found.to_json,
-        {"near": found, "address": address},
+        record.to_json,
+        {"neighbours": record, "address": address},
         Table(columns, rows),
-        drawings.wiring(found),
+        drawings.wiring(record),
         (*parents(context, address), (address, at(address))),
     )
 
 
 def spread(context: Context, address: str) -> Page:
-    """How the scores of each list are spread over the vocabulary."""
-    found = distributions.spreads(context.atlas, address)
+    """Return the page that shows how the scores of each list are spread over the vocabulary."""
+    records = distributions.spreads(context.atlas, address)
     rows = [
-        (one.role, one.side, one.frame, one.low + n * one.step, one.step, count)
-        for one in found
-        for n, count in enumerate(one.counts)
+        (record.role, record.side, record.frame, record.low + n * record.step, record.step, count)
+        for record in records
+        for n, count in enumerate(record.counts)
     ]
     return Page(
         f"spread/{address}",
         "spread.html",
         f"{address}: spread of its scores",
-        [one.to_json() for one in found],
-        {"spreads": found, "address": address},
+        [record.to_json() for record in records],
+        {"spreads": records, "address": address},
         Table(("role", "side", "frame", "from z", "width", "tokens"), rows),
-        drawings.spreads(found),
+        drawings.spreads(records),
         (*parents(context, address), (address, at(address))),
     )
 
 
 def cloud(context: Context, address: str) -> Page:
-    """The tokens of each list in a plane."""
-    found = distributions.clouds(context.atlas, address)
-    rows = [(one.role, one.side, one.frame, p.id, p.token, p.z, p.x, p.y) for one in found for p in one.points]
+    """Return the page of the tokens of each list in a plane."""
+    records = distributions.clouds(context.atlas, address)
+    rows = [
+        (record.role, record.side, record.frame, p.id, p.token, p.z, p.x, p.y)
+        for record in records
+        for p in record.points
+    ]
     return Page(
         f"cloud/{address}",
         "cloud.html",
         f"{address}: its tokens in a plane",
-        [one.to_json() for one in found],
-        {"clouds": found, "address": address},
+        [record.to_json() for record in records],
+        {"clouds": records, "address": address},
         Table(("role", "side", "frame", "id", "token", "z", "x", "y"), rows),
-        drawings.clouds(found),
+        drawings.clouds(records),
         (*parents(context, address), (address, at(address))),
     )
 

@@ -1,4 +1,4 @@
-"""Pages of words: a token, those near it, and what is found for one or several."""
+"""The pages of words: a token, its nearest tokens, and the parameters found for one word or several."""
 
 import re
 from functools import partial
@@ -16,74 +16,77 @@ from zeropass.web.pages.parameter_pages import token_ids
 __all__ = ["MOST_WORDS", "find", "goal", "nearest", "of_token", "replaced"]
 
 MOST_WORDS = 16
-"""Words of a concept."""
+"""The largest number of words of a concept."""
 
-HIT_COLUMNS = ("address", "side", "role", "frame", "score", "z", "above chance")
+PARAMETER_COLUMNS = ("address", "side", "role", "frame", "score", "z", "above chance")
 
 
 def of_token(context: Context, i: int) -> Page:
-    """A token: the parameters that see it, are about to say it and write it, by layer."""
+    """Return the page of a token: the parameters that see it, are about to say it and write it, by layer."""
     atlas = context.atlas
     k = min(50, int(atlas.options["k"]))
-    found = atlas.find_tokens([i], k=k)
+    record = atlas.find_tokens([i], k=k)
     shown = {
-        "token": found.query[0],
-        "kinds": by_kind(found),
+        "token": record.query[0],
+        "groups": by_kind(record),
         "hidden": not atlas.mask(atlas.view)[i],
-        "by_layer": by_layer(found),
+        "by_layer": by_layer(record),
         "k": k,
     }
     return Page(
         token(i),
         "token.html",
-        f"Token {shown_text(found.query[0].token) or i}",
-        found.to_json,
+        f"Token {shown_text(record.query[0].token) or i}",
+        record.to_json,
         shown,
-        Table(HIT_COLUMNS, partial(_rows, found)),
-        drawings.hits(found, atlas.model["layers"]),
+        Table(PARAMETER_COLUMNS, partial(_rows, record)),
+        drawings.parameter_marks(record, atlas.model["layers"]),
         ((context.name, ""), ("Tokens", "tokens")),
         token(i - 1) if i > 0 else None,
         token(i + 1) if i + 1 < len(atlas.vocab) else None,
     )
 
 
-def by_kind(found: FindRecord) -> list[tuple[str, list[Hit]]]:
-    """Hits by what they do with the word, in words; best first in each."""
-    kinds = dict.fromkeys([*SEES, *((hit.side, hit.frame) for hit in found.hits)])
-    hits = [(verb_of(*kind), [hit for hit in found.hits if (hit.side, hit.frame) == kind]) for kind in kinds]
-    return [(verb, of) for verb, of in hits if of]
+def by_kind(record: FindRecord) -> list[tuple[str, list[Hit]]]:
+    """Return the found parameters by what they do with the word, in words; best first."""
+    list_types = dict.fromkeys([*SEES, *((row.side, row.frame) for row in record.hits)])
+    groups = [
+        (verb_of(*list_type), [row for row in record.hits if (row.side, row.frame) == list_type])
+        for list_type in list_types
+    ]
+    return [(verb, rows) for verb, rows in groups if rows]
 
 
-def by_layer(found: FindRecord) -> list[tuple[int, list[Hit]]]:
-    """Hits by layer, the first layer first; what lies outside the blocks comes last."""
+def by_layer(record: FindRecord) -> list[tuple[int, list[Hit]]]:
+    """Return the found parameters by layer, the first layer first; what lies outside the blocks comes last."""
     layers: dict[int, list[Hit]] = {}
-    for hit in found.hits:
-        layers.setdefault(parse(hit.address).layer, []).append(hit)
+    for row in record.hits:
+        layers.setdefault(parse(row.address).layer, []).append(row)
     return sorted(layers.items(), key=lambda entry: (entry[0] < 0, entry[0]))
 
 
-def _rows(found: FindRecord) -> list[tuple[Any, ...]]:
-    return [(h.address, h.side, h.role, h.frame, h.score, h.z, h.above) for h in found.hits]
+def _rows(record: FindRecord) -> list[tuple[Any, ...]]:
+    return [(row.address, row.side, row.role, row.frame, row.score, row.z, row.above) for row in record.hits]
 
 
 def nearest(context: Context, i: int) -> Page:
-    """The tokens nearest to one in the embedding."""
-    found = context.neighbours.nearest(i)
-    rows = [(n, t.id, t.token, t.score, t.z) for n, t in enumerate(found.tokens, 1)]
+    """Return the page of the tokens that are nearest to one in the embedding."""
+    record = context.neighbours.nearest(i)
+    rows = [(n, t.id, t.token, t.score, t.z) for n, t in enumerate(record.tokens, 1)]
     return Page(
         f"nearest/{i}",
         "nearest.html",
-        f"Nearest to {shown_text(found.token.token)}",
-        found.to_json,
-        {"nearest": found},
+        f"Nearest to {shown_text(record.token.token)}",
+        record.to_json,
+        {"nearest": record},
         Table(("rank", "id", "token", "cosine", "z"), rows),
         None,
-        ((context.name, ""), ("Tokens", "tokens"), (shown_text(found.token.token) or str(i), token(i))),
+        ((context.name, ""), ("Tokens", "tokens"), (shown_text(record.token.token) or str(i), token(i))),
     )
 
 
 def goal(context: Context, text: str) -> str | None:
-    """Where a search leads if it names one thing: the path of an address or of a token; None for a concept."""
+    """Return the path of the address or token that a search names; None for a concept."""
     text = text.strip()
     try:
         parse(text)
@@ -101,32 +104,42 @@ def goal(context: Context, text: str) -> str | None:
 
 
 def split(text: str) -> list[str]:
-    """The words of a search: by spaces, or whole between quotes (``"in front"``, ``" the"`` with its space)."""
+    """Return the words of a search, separated by spaces or in quotes (``"in front"``, or ``" the"`` with its space)."""
     return [quoted or plain for quoted, plain in re.findall(r'"([^"]+)"|([^\s"]+)', text)]
 
 
 def replaced(query: str, word: str, other: str) -> str:
-    """A search with another word in the place of one of its words."""
-    words = [other if one == word else one for one in split(query)]
-    return " ".join(f'"{one}"' if " " in one else one for one in words)
+    """Return a search with one of its words replaced by another."""
+    words = [other if part == word else part for part in split(query)]
+    return " ".join(f'"{part}"' if " " in part else part for part in words)
 
 
 def find(context: Context, text: str, k: int = 20) -> Page:
-    """The parameters of several words at once. Raises UnknownWord for a word that is no token, as `Atlas.find` does."""
+    """Return the page of the parameters found for several words at once.
+
+    Args:
+        context: The context.
+        text: The words, as `split` separates them.
+        k: The number of parameters of each kind.
+
+    Raises:
+        BadOption: If there are no words or too many.
+        UnknownWord: If a word is not a token, as in `Atlas.find`.
+    """
     words = split(text)
     if not words:
         raise BadOption("Type a word, several words for a concept, or an address such as L3.ff.17.")
     if len(words) > MOST_WORDS:
         raise BadOption(f"That is {len(words)} words; a concept has at most {MOST_WORDS}.")
     ids = list(dict.fromkeys(i for word in words for i in token_ids(context, word)))
-    found = context.atlas.find_tokens(ids, k=k)
+    record = context.atlas.find_tokens(ids, k=k)
     return Page(
         "find",
         "find.html",
         f"Found for {shown_text(text, 80)}",
-        found.to_json,
-        {"found": found, "kinds": by_kind(found), "query": text, "k": k},
-        Table(HIT_COLUMNS, partial(_rows, found)),
-        drawings.hits(found, context.atlas.model["layers"]),
+        record.to_json,
+        {"found": record, "groups": by_kind(record), "query": text, "k": k},
+        Table(PARAMETER_COLUMNS, partial(_rows, record)),
+        drawings.parameter_marks(record, context.atlas.model["layers"]),
         ((context.name, ""),),
     )
