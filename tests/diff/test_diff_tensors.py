@@ -25,7 +25,7 @@ from zeropass.arch.spec import Stored, expand, names_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
 from zeropass.diff.rounding import moved_rows
-from zeropass.diff.tensor_rows import BLOCK, gathered, held
+from zeropass.diff.tensor_rows import BLOCK, gathered, rows_of
 from zeropass.diff.tensors import tensor_changes, unread_changes
 from zeropass.diff.verdict import alarms
 from zeropass.errors import BadModel
@@ -292,7 +292,7 @@ def test_a_large_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Mon
     (change,) = tensor_changes(Comparison(base, tuned))[0]
     assert (change.what, change.moved, change.most[0].name) == ("unembedding", 1, base.vocab.label(40))
     assert max(read) <= 8
-    table = held(base, "embedding", 0)
+    table = rows_of(base, "embedding", 0)
     assert table is not None
     ids = torch.randperm(tiny.VOCAB, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(gathered(table, ids), base.embedding[ids])

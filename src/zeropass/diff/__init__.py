@@ -1,1 +1,1 @@
-"""What a fine-tune or an adapter changed, and what the change says."""
+"""Comparisons of two models: what a fine-tune or an adapter changed, in numbers and in words."""

@@ -1,8 +1,8 @@
 """The atlas of a change: what each parameter reads or writes more, and less, than before.
 
-Everything is in the base's frames. z of a list counts in deviations that lists of this role and layer had before, so
-what hardly changed ranks low however pointed its change is: in a LoRA of rank one all neurons of a matrix have the
-same list, and only its size tells them apart.
+All lists are in the base's frames. Their z is in units of the standard deviation that lists of the same role and layer
+had before, so a parameter that hardly changed ranks low, however pointed its change is. In a LoRA of rank one, all
+neurons of a matrix have the same list, and only the size of the change tells them apart.
 """
 
 import hashlib
@@ -33,16 +33,30 @@ from zeropass.numerics.statistics import standardised
 __all__ = ["build_change"]
 
 CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
-"""The matrices that carry a head's bias to the stream."""
+"""The matrices that carry the biases of a head to the residual stream."""
 
 
 def build_change(
     base: Model, tuned: Model, out: Path, options: Options | None = None, progress: Progress = silent
 ) -> bool:
-    """Build an atlas of what ``tuned`` changed in ``base``, or continue one; False if it was complete already.
+    """Build an atlas of what ``tuned`` changed in ``base``, or continue an unfinished one.
 
-    It holds the parameters that changed, by more than rounding. Raises BadModel for models that cannot be compared, or
-    if nothing of it changed, and what `atlas.build.build` raises.
+    The atlas holds the parameters that changed by more than rounding.
+
+    Args:
+        base: The model before.
+        tuned: The model after.
+        out: The folder of the atlas.
+        options: Options of the build, as for `atlas.build.build`.
+        progress: Called with the stage, the step and the number of steps.
+
+    Returns:
+        False if the atlas was complete already.
+
+    Raises:
+        BadModel: The models cannot be compared, or no parameter that an atlas holds changed.
+        BadOption: A qk map is asked for, but the model norms its queries and keys; or as for `atlas.build.build`.
+        BadAtlas: As for `atlas.build.build`.
     """
     options = options or Options()
     pair = Comparison(base, tuned)
@@ -61,45 +75,47 @@ def build_change(
 
 
 def _identity(pair: Comparison, options: Options) -> dict[str, Any]:
+    """Return what tells this atlas from others: the options, and the hashes of both models."""
     base, tuned = (identity(model, options) for model in (pair.base, pair.tuned))
-    del base["sha256"]  # of the base's files alone
-    both = {"base_sha256": base["weights_sha256"], "tuned_sha256": tuned["weights_sha256"]}
+    del base["sha256"]  # it covers the base's files alone
+    hashes = {"base_sha256": base["weights_sha256"], "tuned_sha256": tuned["weights_sha256"]}
     name = f"{pair.base.name} → {pair.tuned.name}"
-    whole = hashlib.sha256(" ".join(both.values()).encode()).hexdigest()
-    return base | {"model": base["model"] | {"name": name}, "change": both, "weights_sha256": whole}
+    combined = hashlib.sha256(" ".join(hashes.values()).encode()).hexdigest()
+    return base | {"model": base["model"] | {"name": name}, "change": hashes, "weights_sha256": combined}
 
 
 def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Sequence[Job]:
-    """The jobs of a plain build, without what did not change."""
+    """Return the jobs of a plain build, reduced to the roles that changed."""
     jobs = plan_jobs(pair.tuned, options)
-    found = []
+    reduced = []
     for step, job in enumerate(jobs):
         progress("looking", step, len(jobs))
         changed = {role for role in needed_roles(job) if _changed(pair, job.layer, role)}
         roles = tuple(role for role in vector_roles(job) if role in changed)
-        maps = tuple(kind for kind in job.roles if kind in MAP_ROLES and changed & set(sides_of(kind)))
+        maps = tuple(role for role in job.roles if role in MAP_ROLES and changed & set(sides_of(role)))
         if roles or maps:
-            found.append(Job(job.layer, roles + maps))
-    return found
+            reduced.append(Job(job.layer, roles + maps))
+    return reduced
 
 
 def _changed(pair: Comparison, layer: int, role: str) -> bool:
+    """Tell whether the vectors of a role changed, or the gain of a norm that is folded into them."""
     if role in FF_ROLES or role in HEAD_ROLES or role == ROUTER:
         site, reads = site_of(role), side_of(role) == "read"
         gains = [f"{site}_norm"] if reads != pair.base.family.stream_normed else []
         gains += [f"{site}_post_norm"] if not reads else [f"{role}_norm"] if role in ("q", "k") else []
-        return any(pair.differs(what, layer) for what in (role, *gains) if what == role or pair.base.has(what))
+        return any(pair.differs(name, layer) for name in (role, *gains) if name == role or pair.base.has(name))
     if layer == OUTSIDE:
         tables = pair.tuned.tables()
         return pair.differs(tables[role][0] if role in tables else f"{role}_bias")
-    return any(pair.differs(what, layer) for what in (BIAS_TENSORS[role], *CARRIED_BY.get(role, ())))
+    return any(pair.differs(name, layer) for name in (BIAS_TENSORS[role], *CARRIED_BY.get(role, ())))
 
 
 class _ChangeRunner(Runner):
-    """Runs the jobs of a plain build on differences: after minus before, both as the frames take them."""
+    """A runner of the jobs of a plain build on differences: after minus before, both folded as the frames require."""
 
     def __init__(self, pair: Comparison, out: Path, options: Options, jobs: list[Job], kept: Tensor) -> None:
-        # Tokens that only the fine-tune has are no part of the base's frames; heads that only it has are read.
+        # The base's frames lack tokens that only the fine-tune has; task heads that only it has are read.
         dims = replace(pair.tuned.dims, vocab=pair.base.dims.vocab)
         self.pair = pair
         if pair.base.family.qk_norm and any({"qk"} & set(job.roles) for job in jobs):
@@ -113,7 +129,7 @@ class _ChangeRunner(Runner):
         self.plain.spaces = self.spaces
 
     def vectors(self, layer: int, role: str) -> VectorSet:
-        """What was added to the vectors of a role."""
+        """Return what was added to the vectors of a role."""
         after = vector_set(self.model, layer, role)
         if role in FF_ROLES or role in HEAD_ROLES:
             return replace(after, vectors=self.pair.change(role, layer).dense)
@@ -121,7 +137,7 @@ class _ChangeRunner(Runner):
         return after if before is None else replace(after, vectors=after.vectors - before)
 
     def folded(self, vectors: VectorSet, frame: str) -> Tensor:
-        """The change as a frame takes it, that of the norm's gain included."""
+        """Return the change folded for a frame, including the change of the norm's gain."""
         added = self._fold(self.after, vectors, vectors.vectors, frame)
         before = self._before(vectors)
         if before is None or vectors.norm is None:
@@ -129,72 +145,73 @@ class _ChangeRunner(Runner):
         return added + self._fold(self.after, vectors, before, frame) - self._fold(self.frames, vectors, before, frame)
 
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
-        """The change, in deviations that the role's scores had before."""
+        """Scale the change by the standard deviation that the role's scores had before."""
         space, folded = self.space(vectors, frame), self.folded(vectors, frame)
-        mean, own = space.moments.of_scores(folded)
+        mean, deviations = space.moments.of_scores(folded)
         before = self._before(vectors)
         usual = 0.0
         if before is not None:
             spread = space.moments.of_scores(self._fold(self.frames, vectors, before, frame))[1]
             usual = float(spread.square().mean().sqrt())
-        if not usual:  # nothing was there before: the change is all there is
-            usual = float(own.square().mean().sqrt()) or 1.0
-        scale = torch.full_like(own, usual)
-        return Scored(vectors, frame, space, standardised(folded, scale), mean, scale, own / scale)
+        if not usual:  # The base has no such vectors, so the change sets the scale.
+            usual = float(deviations.square().mean().sqrt()) or 1.0
+        scale = torch.full_like(deviations, usual)
+        return Scored(vectors, frame, space, standardised(folded, scale), mean, scale, deviations / scale)
 
     def map_heads(self, kind: str, sets: dict[str, VectorSet], _meet: Meet) -> Iterator[PairRow]:
-        """Top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
+        """Yield the top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
         layer = sets[kind[0]].layer
-        roles = [_Role(self, sets[role], self.map_frame(role)) for role in kind]
+        sides = [_MapSide(self, sets[role], self.map_frame(role)) for role in kind]
         for head in range(self.model.dims.heads):
-            (left, added_left), (right, added_right) = (one.head(self.model.kv_head(one.name, head)) for one in roles)
+            factors = (side.head(self.model.kv_head(side.role, head)) for side in sides)
+            (left, added_left), (right, added_right) = factors
             lefts, rights = (added_left, left), (right + added_right, added_right)
-            # Mostly of low rank: without the columns that are not there the search has far better bounds.
+            # The rank is mostly low, and without the columns of missing directions the search has far better bounds.
             product = Factored(torch.cat(lefts, 1), torch.cat(rights, 1)).reduced()
             yield self.pair_row(kind, layer, head, self.map_frame(kind[0]), product)
 
     def _before(self, vectors: VectorSet) -> Tensor | None:
-        """The base's vectors of a set; None if it has none, or another number of them."""
+        """Return the base's vectors of a set, or None if the base has none or another number of them."""
         base, layer, role = self.pair.base, vectors.layer, vectors.role
         if role not in roles_at(base, layer):
             return None
-        found = vector_set(base, layer, role).vectors
-        return found if found.shape == vectors.vectors.shape else None
+        before = vector_set(base, layer, role).vectors
+        return before if before.shape == vectors.vectors.shape else None
 
     @staticmethod
     def _fold(frames: Frames, vectors: VectorSet, rows: Tensor, frame: str) -> Tensor:
         return frames.fold(rows, frame, vectors.side, vectors.norm, vectors.layer)
 
 
-class _Role:
-    """One side of a layer's head maps: scores (V', d_h) of a head's columns before, and what was added to them."""
+class _MapSide:
+    """One side of a layer's head maps: the scores (V', d_h) of a head's columns before, and what was added to them."""
 
     def __init__(self, runner: _ChangeRunner, added: VectorSet, frame: str) -> None:
-        self.runner, self.name, self.frame = runner, added.role, frame
+        self.runner, self.role, self.frame = runner, added.role, frame
         self.plain = runner.plain
         self.before = self.plain.scored(self.plain.vectors(added.layer, added.role), frame)
         self.added = runner.scored(added, frame)
         self.last: tuple[int, tuple[Tensor, Tensor]] | None = None
 
     def head(self, stored: int) -> tuple[Tensor, Tensor]:
-        """Both for a stored head; the last one's are kept, since several query heads may share it."""
+        """Return both for a stored head; the last result is kept, since several query heads may share a head."""
         if self.last is None or self.last[0] != stored:
             self.last = stored, self._head(stored)
         return self.last[1]
 
     def _head(self, stored: int) -> tuple[Tensor, Tensor]:
-        """The change is computed from the change: a difference of scores would be noise."""
+        """Compute both for a stored head; what was added comes from the change, since a difference would be noise."""
         width = self.runner.model.dims.head_dim
-        own = slice(stored * width, (stored + 1) * width)
-        before = self.plain.factor(self.before, stored, self.before.over_rows(own))
-        added = self.added.over_rows(own)
-        if self.name == "k" and self.frame != "paper":
+        columns = slice(stored * width, (stored + 1) * width)
+        before = self.plain.factor(self.before, stored, self.before.over_rows(columns))
+        added = self.added.over_rows(columns)
+        if self.role == "k" and self.frame != "paper":
             return before, added
-        added = added + self.added.mean[own]
-        return before, self._as_query(added, stored) if self.name == "q" else added
+        added = added + self.added.mean[columns]
+        return before, self._as_query(added, stored) if self.role == "q" else added
 
     def _as_query(self, added: Tensor, head: int) -> Tensor:
-        """R (q' + c') − R (q + c), of which R q is left out on both sides."""
+        """Return R (q' + c') − R (q + c), computed from the added q' − q, so R q never enters."""
         layer, frame, zero = self.added.vectors.layer, self.frame, torch.zeros_like(added[:1])
         offset = self.runner.frames.usual_offset("qk", frame)
         constant = self.runner.frames.as_query(zero, layer, head, frame, offset)

@@ -1,4 +1,4 @@
-"""The difference of two models, a canonical matrix at a time: told from rounding, measured, cut into directions."""
+"""The difference of two models, one canonical matrix at a time: size, directions, and whether it is only rounding."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zeropass.diff.rounding import moved_rows
-from zeropass.diff.tensor_rows import Form, Held
+from zeropass.diff.tensor_rows import Form, TensorRows
 from zeropass.errors import BadModel
 from zeropass.model.adapted import Adapted
 from zeropass.model.model import Model
@@ -19,14 +19,20 @@ from zeropass.numerics.statistics import blocks
 __all__ = ["Change", "Comparison", "leading", "values"]
 
 EXTRA, STEPS, SEED = 8, 4, 0
-"""Of the randomised SVD: directions more than asked for, power iterations, seed."""
+"""Settings of the randomised SVD: surplus directions, power iterations, seed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What was added to one matrix (rows, d); ``rounding`` says that it is only what another type stores.
+    """The change of one matrix.
 
-    ``before`` is the norm of the matrix, ``inner`` its inner product with what was added.
+    Attributes:
+        layer: The layer of the matrix.
+        role: The role of the matrix.
+        added: What was added, (rows, d).
+        before: Frobenius norm of the matrix before.
+        rounding: True if the change is no more than storing the matrix in another type makes.
+        inner: Inner product of the matrix before with what was added.
     """
 
     layer: int
@@ -43,25 +49,25 @@ class Change:
 
     @cached_property
     def root(self) -> Tensor:
-        """Few rows (m, d) with the change's own Gram matrix: R right' of left = Q R where it has factors."""
+        """As few rows (m, d) as possible with the Gram matrix of the change: R rightᵀ with left = Q R for factors."""
         if isinstance(self.added, Tensor) or self.added.left.shape[0] <= self.added.left.shape[1]:
             return self.dense
-        turn: Tensor = torch.linalg.qr(self.added.left).R
-        return turn @ self.added.right.T
+        triangle: Tensor = torch.linalg.qr(self.added.left).R
+        return triangle @ self.added.right.T
 
     @cached_property
     def norm(self) -> float:
-        """Frobenius norm of the change, float64."""
+        """The Frobenius norm of the change, computed in float64."""
         return float(self.dense.double().norm())
 
     @property
     def relative(self) -> float:
-        """Norm of the change over that of the matrix before (0 over 0 is 0)."""
+        """The norm of the change over that of the matrix before (0 over 0 is 0)."""
         return self.norm / self.before if self.before else 0.0
 
     @property
     def cosine(self) -> float:
-        """Cosine between the matrix before and after, number by number (0 for a matrix of zeros, 1 for no change)."""
+        """The cosine of the matrix before and after, number by number: 0 for a matrix of zeros, 1 for no change."""
         if not self.norm:
             return 1.0
         after = math.sqrt(max(self.before**2 + 2 * self.inner + self.norm**2, 0.0))
@@ -69,52 +75,59 @@ class Change:
 
     @cached_property
     def rank(self) -> float:
-        """Effective rank (Σσ²)²/Σσ⁴, exact, from the d x d Gram matrix; 0 for no change."""
+        """The effective rank (Σσ²)²/Σσ⁴, exact, from the d x d Gram matrix; 0 for no change."""
         gram = self.dense.double().T @ self.dense.double()
         return float(gram.trace() ** 2 / gram.square().sum()) if self.norm else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two models of one architecture; ``tuned`` is the base with something changed. Nothing is kept of what is read.
+    """Two models of one architecture, the second made from the first; it keeps no tensor that it reads.
 
-    Raises BadModel, naming what differs, for models that cannot be compared.
+    Attributes:
+        base: The model before.
+        tuned: The model after.
+
+    Raises:
+        BadModel: The models cannot be compared; the message names what differs.
     """
 
     base: Model
     tuned: Model
 
     def __post_init__(self) -> None:
-        """Refuse what is no fine-tune of the base."""
+        """Raise BadModel for a model that is not a fine-tune of the base."""
         base, tuned = self.base, self.tuned
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
-            raise BadModel(f"{tuned.name} is a {_kind(tuned)}, {base.name} a {_kind(base)}: nothing to compare.")
+            raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = ("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts")
         for size in sizes:
-            own, other = getattr(base.dims, size), getattr(tuned.dims, size)
-            if own != other:
+            before, after = getattr(base.dims, size), getattr(tuned.dims, size)
+            if before != after:
                 raise BadModel(
-                    f"{tuned.name} is no fine-tune of {base.name}: {size} is {other}, and {own} in the base."
+                    f"{tuned.name} is no fine-tune of {base.name}: {size} is {after}, and {before} in the base."
                 )
 
         if base.family.vector_roles != tuned.family.vector_roles:
-            own, other = (", ".join(model.family.vector_roles) for model in (base, tuned))
-            raise BadModel(f"{tuned.name} is no fine-tune of {base.name}: its blocks have {other}, those of it {own}.")
+            before, after = (", ".join(model.family.vector_roles) for model in (base, tuned))
+            raise BadModel(
+                f"{tuned.name} is no fine-tune of {base.name}: its blocks have {after}, those of it {before}."
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The matrices of a block."""
+        """The roles of the matrices of a block."""
         return self.base.family.vector_roles
 
     def changes(self, layer: int) -> Iterator[Change]:
-        """The changes of one layer's matrices; those that are equal are left out."""
+        """Yield the changes of the matrices of one layer, without those that are equal."""
         for role in self.roles:
-            found = self.change(role, layer)
-            if found.norm:
-                yield found
+            change = self.change(role, layer)
+            if change.norm:
+                yield change
 
     def change(self, what: str, layer: int = 0) -> Change:
-        """The change of one matrix."""
+        """Return the change of one matrix."""
         before = self.base.matrix(what, layer)
         length = float(before.double().norm())
         if isinstance(self.tuned, Adapted) and (what, layer) not in self.tuned.replaced:
@@ -126,12 +139,12 @@ class Comparison:
         return Change(layer, what, added, length, self.rounded(what, layer, before, after), _inner(before, added))
 
     def touched(self, what: str, layer: int = 0) -> bool:
-        """Whether a tensor may differ: an adapter says which ones it leaves alone, without reading them."""
+        """Tell whether a tensor may differ; an adapter knows which ones it leaves alone, without reading them."""
         tuned = self.tuned
         return not isinstance(tuned, Adapted) or tuned.touches(what, layer)
 
     def differs(self, what: str, layer: int = 0) -> bool:
-        """Whether a matrix or a vector changed, by more than rounding."""
+        """Tell whether a matrix or a vector changed by more than rounding."""
         if not self.touched(what, layer):
             return False
         before, after = values(self.base, what, layer), values(self.tuned, what, layer)
@@ -141,39 +154,46 @@ class Comparison:
         return not same and not (before.shape == after.shape and self.rounded(what, layer, before, after))
 
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
-        """Whether two tensors differ, and no more than storing one of them in the other's type makes them differ."""
+        """Tell whether two tensors differ, but no more than if one were stored in the type of the other."""
         form: Form = "rows" if before.ndim == 2 else "vector"
-        sides = [Held(model, what, layer, form) for model in (self.base, self.tuned)]
-        old, new = (values.reshape(-1, values.shape[-1]) for values in (before, after))
+        sides = [TensorRows(model, what, layer, form) for model in (self.base, self.tuned)]
+        old, new = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (before, after))
         moved, rounded = moved_rows(sides[0], sides[1], old, new)
         return rounded and not bool(moved.any())
 
 
 def _inner(before: Tensor, added: Factored | Tensor) -> float:
-    """The inner product of a matrix with what was added to it."""
+    """Return the inner product of a matrix with what was added to it."""
     if isinstance(added, Factored):
         return float(((before @ added.right) * added.left).double().sum())
     return sum(float((before[part].double() * added[part].double()).sum()) for part in blocks(len(before)))
 
 
-def _kind(model: Model) -> str:
-    """The family, with the stack if it has two."""
+def _family(model: Model) -> str:
+    """Return the name of the family, with that of the stack if the family has two."""
     return f"{model.family.name} {model.family.stack}".rstrip()
 
 
 def values(model: Model, what: str, layer: int = 0) -> Tensor | None:
-    """A canonical matrix or vector, whichever it is; None if the model has none."""
+    """Return a canonical tensor, be it a matrix or a vector, or None if the model does not have it."""
     if not model.has(what):
         return None
     return model.vector(what, layer) if model.is_vector(what) else model.matrix(what, layer)
 
 
 def leading(change: Change, k: int) -> tuple[Directions, float]:
-    """The ``k`` strongest directions of a change, and how far their values may be off, relative to the largest.
+    """Return the strongest directions of a change, with a bound of their error.
 
-    Exact for factors (QR, then the SVD of what is r x r). For a full matrix by randomised subspace iteration (Halko,
-    Martinsson and Tropp 2011, algorithm 4.4), with the largest residual ‖Δv − σu‖ as its error: a value lies no farther
-    from a true one than that.
+    The directions of a factored change are exact: QR of the factors, then the SVD of the r x r product. Those of a full
+    matrix come from randomised subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4).
+
+    Args:
+        change: The change of a matrix.
+        k: The number of directions.
+
+    Returns:
+        The directions, and the largest residual ‖Δv − σu‖ relative to the largest value: each value lies within it of a
+        true one.
     """
     if isinstance(change.added, Factored):
         return change.added.svd(k), 0.0

@@ -1,10 +1,10 @@
-"""A comparison in a folder.
+"""The folder of a comparison.
 
 ::
 
     diff.json          everything
-    matrices.parquet   one row for each changed matrix: layer, role, how much, of which rank
-    where.svg          the same as a picture
+    matrices.parquet   one row for each changed matrix: its layer and role, the size and the rank of the change
+    where.svg          the same sizes as a heat map
 """
 
 import html
@@ -23,9 +23,17 @@ CELL, LEFT, TOP = 18, 60, 44
 
 
 def write_diff(found: Diff, folder: Path) -> None:
-    """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
+    """Write a comparison to a folder, each file completely or not at all.
+
+    Args:
+        found: The comparison.
+        folder: The folder, made if it does not exist.
+
+    Raises:
+        BadOption: The folder or a file cannot be written; the message names it.
+    """
     make_folder(folder, BadOption)
-    rows = ({name: getattr(one, name) for name in _MATRICES} for one in found.matrices)
+    rows = ({name: getattr(matrix, name) for name in _MATRICES} for matrix in found.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)
     with atomic_write(folder / "where.svg", BadOption) as temporary:
         temporary.write_text(picture(found), encoding="utf-8")
@@ -34,10 +42,10 @@ def write_diff(found: Diff, folder: Path) -> None:
 
 
 def picture(found: Diff) -> str:
-    """An SVG: a row for each role, a column for each layer, as dark as the matrix changed."""
-    roles = list(dict.fromkeys(one.role for one in found.matrices))
-    layers = 1 + max((one.layer for one in found.matrices), default=0)
-    most = max((one.relative for one in found.matrices), default=0.0) or 1.0
+    """Draw the relative change of every matrix as an SVG heat map: one row per role, one column per layer."""
+    roles = list(dict.fromkeys(matrix.role for matrix in found.matrices))
+    layers = 1 + max((matrix.layer for matrix in found.matrices), default=0)
+    most = max((matrix.relative for matrix in found.matrices), default=0.0) or 1.0
     width, height = LEFT + max(layers * CELL, 320) + 10, TOP + len(roles) * CELL + 30
     title = html.escape(f"Relative change by layer (across) and role (down); darkest is {most:.2%}")
     parts = [
@@ -46,12 +54,13 @@ def picture(found: Diff) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/><text x="8" y="18">{title}</text>',
     ]
     parts += [f'<text x="8" y="{TOP + n * CELL + 13}">{html.escape(role)}</text>' for n, role in enumerate(roles)]
-    for one in found.matrices:
-        x, y = LEFT + one.layer * CELL, TOP + roles.index(one.role) * CELL
+    for matrix in found.matrices:
+        x, y = LEFT + matrix.layer * CELL, TOP + roles.index(matrix.role) * CELL
         size = f'width="{CELL - 1}" height="{CELL - 1}"'
         parts.append(
-            f'<rect x="{x}" y="{y}" {size} fill="#084594" fill-opacity="{one.relative / most:.3f}" stroke="#ddd">'
-            f"<title>L{one.layer} {html.escape(one.role)}: {one.relative:.3%}, rank {one.rank:.1f}</title></rect>"
+            f'<rect x="{x}" y="{y}" {size} fill="#084594" fill-opacity="{matrix.relative / most:.3f}" '
+            f'stroke="#ddd"><title>L{matrix.layer} {html.escape(matrix.role)}: {matrix.relative:.3%}, '
+            f"rank {matrix.rank:.1f}</title></rect>"
         )
     foot = TOP + len(roles) * CELL + 16
     parts += [f'<text x="{LEFT + n * CELL}" y="{foot}">{n}</text>' for n in range(0, layers, 5)]

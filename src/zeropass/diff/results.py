@@ -1,4 +1,4 @@
-"""What a comparison found: plain data. No torch."""
+"""The results of a comparison, as plain data. No torch."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,20 +14,26 @@ __all__ += ["Watched", "WatchedWord", "read_words"]
 SCHEMA_VERSION = 1
 
 LEVEL = 0.01
-"""How often a watched word that a change does not concern is said to be concerned."""
+"""The share of words that a change does not concern but that are called concerned: the level of the test."""
 
 Relation = Literal["equal", "rounded", "changed", "unrelated"]
-"""What two models are to each other: the same; the same but for rounding; one a change of the other; neither."""
+"""The relation of two models: equal, equal but for rounding, one a change of the other, or trained apart."""
 
 
 @dataclass(frozen=True)
 class MatrixChange:
-    """How one matrix changed. ``relative``: norm of the change over that of the matrix.
+    """The change of one matrix.
 
-    ``rank``: effective rank of the change, (Σσ²)²/Σσ⁴: 1 for a single direction. ``rounding``: the difference is no
-    more than what storing the numbers in another type does; such a matrix counts as unchanged. ``directions`` are the
-    leading ones, strongest first: ``left`` what is read, ``right`` what is written. ``error``: how far the directions'
-    values may be off, relative to the largest (0 where they are exact). ``cosine``: of the matrix before and after.
+    Attributes:
+        layer: The layer of the matrix.
+        role: The role of the matrix.
+        relative: Norm of the change over that of the matrix.
+        rank: Effective rank of the change, (Σσ²)²/Σσ⁴: 1 for a single direction.
+        rounding: True if the difference is no more than storing the numbers in another type makes; such a matrix counts
+            as unchanged.
+        directions: The leading directions, strongest first; ``left`` is what is read, ``right`` what is written.
+        error: A bound of the error of the directions' values, relative to the largest; 0 if they are exact.
+        cosine: Cosine of the matrix before and after.
     """
 
     layer: int
@@ -42,7 +48,7 @@ class MatrixChange:
 
 @dataclass(frozen=True)
 class Standout:
-    """A token that a change concerns more than others: robust z, over the shown tokens, of the log of its effect."""
+    """A token that a change concerns more than others, with the robust z of the log effect over the shown tokens."""
 
     token: Token
     z: float
@@ -50,7 +56,7 @@ class Standout:
 
 @dataclass(frozen=True)
 class Moved:
-    """A vector that moved, by what it is called: its change over its length, and the cosine of before and after."""
+    """A vector that moved: its name, its change relative to its length, and the cosine of before and after."""
 
     name: str
     relative: float
@@ -59,13 +65,21 @@ class Moved:
 
 @dataclass(frozen=True)
 class TensorChange:
-    """How a tensor that is no matrix of a block differs: a table, a norm's gain, a bias, a head.
+    """The change of a tensor that is no matrix of a block: a table, a norm's gain, a bias, a task head.
 
-    ``name`` is what a reader calls it, ``what`` its canonical name, ``layer`` None outside the blocks. ``state``: it
-    ``changed``, by no more than rounding (``rounded``), is ``new`` or ``gone``, or was ``replaced`` by one of another
-    shape. ``moved``: how many of its rows differ by more than rounding; ``relative``: the change over its length;
-    ``most``: the rows that moved most, by their tokens or addresses. ``read`` is false for a stored tensor that has no
-    part in anything zeropass shows.
+    Attributes:
+        name: The name for readers.
+        what: The canonical name.
+        layer: The layer, None outside the blocks.
+        state: ``changed``; ``rounded``, if it differs only by rounding; ``new`` or ``gone``, if only one model has it;
+            or ``replaced`` by a tensor of another shape.
+        rows_before: The number of rows in the base.
+        rows_after: The number of rows in the other model.
+        moved: The number of rows that differ by more than rounding.
+        relative: Norm of the change over that of the tensor.
+        cosine: Cosine of the tensor before and after.
+        most: The rows that moved most, by their tokens or addresses.
+        read: False for a stored tensor that has no part in anything zeropass shows.
     """
 
     name: str
@@ -83,7 +97,7 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant of the configuration that differs: what the models do with their numbers is not the same."""
+    """A constant of the configuration that differs, so that equal weights compute something else."""
 
     name: str
     before: Any
@@ -92,10 +106,15 @@ class Constant:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """A neuron, a head or a row outside the blocks, and its lists before and after in the base model's frames.
+    """The change of a neuron, a head or a row outside the blocks.
 
-    ``before`` is empty, and ``relative`` 1, for what the base does not have. ``label``: what a classifier's row stands
-    for, as the configuration has it.
+    Attributes:
+        address: The address of the parameter.
+        relative: The size of the change over the usual length of such parameters, or over the length of the row itself
+            outside the blocks; 1 for a parameter that the base does not have.
+        before: The lists before, in the base's frames; empty for a parameter that the base does not have.
+        after: The lists after, in the base's frames.
+        label: The label of a classifier's row, from the configuration.
     """
 
     address: str
@@ -107,10 +126,14 @@ class ParameterChange:
 
 @dataclass(frozen=True)
 class Watched:
-    """How much one matrix' change concerns a watched word.
+    """The effect of one matrix' change on a watched word.
 
-    ``effect``: how many times as much it acts on the word as on the mean token; ``above``: the share of the tokens that
-    the word is compared with on which it acts less.
+    Attributes:
+        layer: The layer of the matrix.
+        role: The role of the matrix.
+        effect: The effect on the word over that on the mean token.
+        above: The share of the word's peers on which the change acts less.
+        word: The word.
     """
 
     layer: int
@@ -122,12 +145,19 @@ class Watched:
 
 @dataclass(frozen=True)
 class WatchedWord:
-    """Whether a change concerns a word, and on what that rests.
+    """The verdict on whether a change concerns a word, with its evidence.
 
-    ``pieces``: the tokens that the word is, or the pieces that it is ``split`` into. ``concerned``: whether ``chance``
-    is at most ``level``; None if there are too few tokens to compare it with (``peers``) to tell. ``chance``: how often
-    a token of like frequency drawn at random stands out as far, times all that was looked at. ``sees`` and ``writes``:
-    the share of all shown tokens on which the whole change acts less; None where it does not act on that side.
+    Attributes:
+        word: The word.
+        pieces: The tokens that are the word, or the pieces that it is split into.
+        split: True if the word is split into pieces.
+        concerned: True if ``chance`` is at most ``level``; None if there are too few peers to tell.
+        chance: The corrected p-value: how often a random token of similar frequency stands out as far, multiplied by
+            the number of tests.
+        level: The level of the test.
+        peers: The number of tokens that the word is compared with.
+        sees: The share of all shown tokens on whose reading the entire change acts less; None if it acts on no reading.
+        writes: The same for writing.
     """
 
     word: str
@@ -143,14 +173,34 @@ class WatchedWord:
 
 @dataclass(frozen=True)
 class Diff:
-    """All of a comparison. ``sees`` and ``writes`` are the tokens that all changes together concern most.
+    """A comparison of two models.
 
-    ``alarm``: of ``sees`` and ``writes`` those in which a token stands out more than in any neutral fine-tune that was
-    measured (`diff.verdict.ALARM`). ``outside``: rows outside the blocks that changed or are new. ``tables``: every
-    tensor that differs and is no matrix of a block; ``vectors``, ``embedding`` and ``unembedding`` are what moved most
-    of norms and biases, and of the rows of these tables. ``cosine``: mean over the matrices of blocks of the cosine
-    before and after. ``compared``: how many tensors both models have. ``words``: a verdict on each watched word,
-    ``watch`` the matrices in which they stand out most.
+    Attributes:
+        base: Name, hash and stored types of the model before.
+        tuned: The same of the model after.
+        verdict: The result in sentences.
+        alarm: Those of ``sees`` and ``writes`` in which a token stands out more than in any neutral fine-tune that was
+            measured (`diff.verdict.ALARM`).
+        relative: Norm of the change of all blocks over that of the blocks.
+        matrices: The matrices of blocks that differ.
+        vectors: The norms and biases that moved most.
+        embedding: The rows of the embedding that moved most.
+        added: The tokens that only the model after has.
+        removed: The tokens that only the base has.
+        sees: The tokens whose reading all changes together concern most.
+        writes: The tokens whose writing all changes together concern most.
+        neurons: The neurons that changed most.
+        heads: The attention heads that changed most.
+        outside: Rows outside the blocks that changed or are new.
+        watch: The matrices in which watched words stand out most.
+        method: Settings of the comparison.
+        relation: The relation of the two models.
+        cosine: Cosine of before and after, averaged over the matrices of blocks.
+        tables: Every tensor that differs and is no matrix of a block.
+        unembedding: The rows of the unembedding that moved most.
+        constants: Constants of the configuration that differ.
+        words: A verdict on each watched word.
+        compared: The number of tensors that both models have.
     """
 
     base: dict[str, Any]
@@ -179,12 +229,12 @@ class Diff:
     compared: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
+        """Return a dict that `json.dumps` can write."""
         return {"schema": SCHEMA_VERSION, **asdict(self)}
 
 
 def read_words(path: Path) -> tuple[str, ...]:
-    """The words of a file, one a line; BadOption, naming it, if there are none."""
+    """Return the words of a file, one per line; raise BadOption, naming the file, if it has none."""
     words = read_lines(path, "--watch", "word")
     if not words:
         raise BadOption(f"--watch {path} holds no words; there should be one a line.")

@@ -1,4 +1,4 @@
-"""Compares two models: where the change is, what it says, and whom it concerns; one layer in memory at a time."""
+"""Compare two models layer by layer: where they differ, what the change says, and which tokens it concerns."""
 
 import heapq
 import math
@@ -24,7 +24,7 @@ from zeropass.arch.spec import (
 from zeropass.checkpoints.gguf import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, Standout, TensorChange
-from zeropass.diff.tensor_rows import held
+from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
 from zeropass.diff.verdict import alarms, verdict
 from zeropass.diff.watch_list import looked_up
@@ -41,16 +41,16 @@ __all__ = ["across", "compare"]
 
 
 DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
-"""How many are kept: directions a matrix, tokens of all changes together, neurons, heads, vectors, rows of a table."""
+"""Limits of a report: directions of a matrix, tokens of all changes, neurons, heads, vectors, rows of a table."""
 
 UNRELATED = 0.1
-"""Below this mean cosine the matrices of two models are no more alike than those of models trained apart.
+"""The mean cosine below which the matrices of two models are no more alike than those of models trained apart.
 
-docs/audit.md tells what was measured: at most .01 for models trained apart, .3 and more after long training."""
+docs/audit.md has the measurements."""
 
 PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
 PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
-"""What stands at the other end of a matrix' inner side: `value` has the gate, or the key if there is none."""
+"""The role at the other end of the inner side of a matrix; for `value` it is the gate, or the key without a gate."""
 
 
 def compare(
@@ -61,24 +61,31 @@ def compare(
     frames: Frames | None = None,
     progress: Progress = silent,
 ) -> Diff:
-    """What ``tuned`` changed in ``base``: everything that `Diff` holds.
+    """Return what ``tuned`` changed in ``base``.
 
-    ``watch``: words of which is asked whether the change concerns them; one that is no token is taken by its pieces.
-    ``frames``: the base's, if they are at hand. Raises BadModel for models that cannot be compared, UnknownWord for a
-    word that the vocabulary cannot write.
+    Args:
+        base: The model before.
+        tuned: The model after.
+        watch: Words to test for whether the change concerns them; a word that is no token is split into its pieces.
+        frames: The frames of the base, if they exist already.
+        progress: Called with the stage, the step and the number of steps.
+
+    Raises:
+        BadModel: The models cannot be compared.
+        UnknownWord: The vocabulary cannot write a word.
     """
     words = looked_up(base.vocab, watch)
     work = _Work(Comparison(base, tuned), frames or Frames(base))
     work.watching = Watching(words, base.vocab, work.view.ids) if words else None
     for layer in range(base.dims.layers):
         progress("comparing", layer, base.dims.layers + 1)
-        work.layer(layer)
+        work.add_layer(layer)
     progress("summing up", base.dims.layers, base.dims.layers + 1)
     return work.finish()
 
 
 def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
-    """Vectors (rows, k) on the inner side of a role, as the rows of its partner (GQA: design.md §2)."""
+    """Return vectors (rows, k) on the inner side of a role in the rows of its partner (GQA: docs/theory.md §2)."""
     if role in FF_ROLES or dims.group == 1:
         return inner
     count, width = inner.shape[1], dims.head_dim
@@ -89,9 +96,13 @@ def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """The directions of one change and the vectors (n, d) at their left and right, each with its role.
+    """The directions of one change, with the vectors at their two ends.
 
-    place: of the change among `_Work.matrices`. norm: of the whole change.
+    Attributes:
+        place: The index of the change in `_Work.matrices`.
+        norm: The norm of the change.
+        directions: The leading directions.
+        sides: The role and the vectors (n, d) of the left ends and of the right ends.
     """
 
     place: int
@@ -102,7 +113,7 @@ class _Ends:
 
 @dataclass(eq=False)
 class _Work:
-    """Running results of one comparison."""
+    """The running results of one comparison."""
 
     pair: Comparison
     frames: Frames
@@ -118,12 +129,12 @@ class _Work:
     def __post_init__(self) -> None:
         base = self.pair.base
         self.lens = Lens.over(self.frames)
-        # Tokens that only the fine-tune has are no part of the base's frames.
+        # The base's frames lack tokens that only the fine-tune has.
         self.tuned = replace(self.pair.tuned, vocab=base.vocab)
         self.view = self.lens.view("default")
 
-    def layer(self, layer: int) -> None:
-        """Take in one layer."""
+    def add_layer(self, layer: int) -> None:
+        """Compare the matrices of one layer."""
         rows: dict[str, Tensor] = {}
         ends: list[_Ends] = []
         for role in self.pair.roles:
@@ -137,26 +148,26 @@ class _Work:
             if not change.rounding:
                 scale = change.before / math.sqrt(change.dense.shape[0])
                 rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
-                self._concerned(change)
-        self._say(layer, ends)
+                self._add_effect(change)
+        self._describe(layer, ends)
         self._parameters(layer, rows)
         if layer == 0:  # no later layer reads the embedding itself
-            self._sum("embedded")
+            self._sum_effects("embedded")
             self.frames.release("embedded")
-        elif layer == 1:  # all rows that later layers meet are made
+        elif layer == 1:  # the rows that later layers need exist by now
             self.pair.base.forget()
 
-    def _sum(self, space: str) -> None:
-        """Turn what was gathered for a space into effects on its tokens."""
+    def _sum_effects(self, space: str) -> None:
+        """Turn the Gram matrix gathered for a space into effects on its tokens."""
         gram = self.grams.pop(space, None)
         if gram is not None:
             side = "writes" if space.startswith("output") else "sees"
             self.effects[side] = quadratic(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
 
     def _matrix(self, change: Change, ends: list["_Ends"]) -> MatrixChange:
-        """A change without its directions, whose ends are noted: their words are looked up for a whole layer."""
+        """Return a change without its directions, and note their ends: `_describe` reads those of a layer at once."""
         error = 0.0
-        if not change.rounding and change.role != ROUTER:  # behind a router's rows stands no matrix
+        if not change.rounding and change.role != ROUTER:  # no matrix follows the rows of a router
             directions, error = leading(change, DIRECTIONS)
             ends.append(self._ends(change, directions))
         return MatrixChange(
@@ -173,29 +184,29 @@ class _Work:
         sides = (stream, inner) if reads else (inner, stream)
         return _Ends(len(self.matrices), change.norm, directions, sides)
 
-    def _say(self, layer: int, ends: Sequence["_Ends"]) -> None:
-        """Put each direction of a layer's changes in words."""
-        scores = iter(self._scores([side for one in ends for side in one.sides], layer))
-        for one in ends:
-            found = tuple(self._directions(one, next(scores), next(scores)))
-            self.matrices[one.place] = replace(self.matrices[one.place], directions=found)
+    def _describe(self, layer: int, ends: Sequence["_Ends"]) -> None:
+        """Fill in the directions of a layer's changes, in words."""
+        scores = iter(self._scores([side for change in ends for side in change.sides], layer))
+        for change in ends:
+            directions = tuple(self._directions(change, next(scores), next(scores)))
+            self.matrices[change.place] = replace(self.matrices[change.place], directions=directions)
 
     def _directions(self, ends: "_Ends", left: Tensor, right: Tensor) -> Iterator[Direction]:
-        """Each direction in words, from the scores (V, n) of both of its ends."""
+        """Yield each direction in words, from the scores (V, n) of both of its ends."""
         values, close = ends.directions.values, ends.directions.close
         for n in range(len(values)):
             if float(values[n]) <= 0:
                 continue
-            # A direction and its opposite are one; the pole that stands out more, on either side, comes first.
+            # The sign of a direction is arbitrary: the pole that stands out more, on either side, comes first.
             both = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
             sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
             poles = (*self._poles(sign * left[:, n]), *self._poles(sign * right[:, n]))
             yield Direction(float(values[n]), float(values[n]) ** 2 / ends.norm**2, bool(close[n]), *poles)
 
     def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
-        """Scores z (V, n) of vectors of several roles: what they see if they read, what they write if they write.
+        """Return z (V, n) of the vectors of each side, over the tokens that they see or write.
 
-        The rows of a space are multiplied with all vectors that meet them at once: to read them takes longest.
+        All vectors that meet the rows of a space are multiplied with them at once, since reading rows takes longest.
         """
         spaces, folded = [], []
         for role, vectors in sides:
@@ -204,7 +215,7 @@ class _Work:
             folded.append(self._folded(vectors, role, frame, layer))
         scored: dict[int, Tensor] = {}
         for space in dict.fromkeys(spaces):
-            rows, places = self.frames.rows(space), [n for n, one in enumerate(spaces) if one == space]
+            rows, places = self.frames.rows(space), [n for n, other in enumerate(spaces) if other == space]
             together = torch.cat([folded[n] for n in places])
             mean, std = rows.moments.of_scores(together)
             scores = (rows.matrix @ together.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
@@ -223,8 +234,8 @@ class _Work:
     def _poles(self, scores: Tensor) -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
         return self.lens.poles(scores, self.view)
 
-    def _concerned(self, change: Change) -> None:
-        """Add the change to what all of them do to each token: ‖ΔW r‖², every matrix with the same weight."""
+    def _add_effect(self, change: Change) -> None:
+        """Add the effect ‖ΔW r‖² of a change on every token to that of all changes, weighting all matrices alike."""
         layer, role = change.layer, change.role
         frame, space = self._place(role, layer)
         rows = self.frames.rows(space)
@@ -233,46 +244,46 @@ class _Work:
         mean = rows.moments.mean
         usual = float((gram.double() * (rows.moments.covariance + torch.outer(mean, mean))).sum())
         if usual > 0:
-            whole = self.grams.setdefault(rows.space, torch.zeros_like(gram))
-            whole += gram / usual
+            total = self.grams.setdefault(rows.space, torch.zeros_like(gram))
+            total += gram / usual
             if self.watching is not None:
                 self.watching.take(layer, role, rows.matrix, root, usual)
 
     def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
-        """Offer the layer's neurons and heads to those that changed most, relative to the others of their kind."""
+        """Add the neurons and heads of a layer that changed most, relative to their matrices, to the best so far."""
         dims = self.pair.base.dims
-        ff = [found for role, found in rows.items() if role in FF_ROLES]
+        ff = [squares for role, squares in rows.items() if role in FF_ROLES]
         if ff:
             score = torch.stack(ff).sum(0).sqrt()
             for value, row in zip(*score.topk(min(NEURONS, len(score))), strict=True):
                 _offer(self.neurons, NEURONS, float(value), str(neuron_address(self.pair.base, layer, "", int(row))))
-        shares: dict[str, list[Tensor]] = {}
+        by_site: dict[str, list[Tensor]] = {}
         for role in (role for role in HEAD_ROLES if role in rows):
             each = rows[role].reshape(-1, dims.head_dim).mean(1)
             each = each if base_role(role) in ("q", "o") else each.repeat_interleave(dims.group)
-            shares.setdefault(site_of(role), []).append(each)
-        for site, found in shares.items():
-            for head, value in enumerate(torch.stack(found).sum(0).sqrt().tolist()):
+            by_site.setdefault(site_of(role), []).append(each)
+        for site, squares in by_site.items():
+            for head, value in enumerate(torch.stack(squares).sum(0).sqrt().tolist()):
                 _offer(self.heads, HEADS, value, f"L{layer}.{site}.{head}")
 
     def finish(self) -> Diff:
-        """Everything in its place."""
+        """Return the comparison, with what is outside the blocks and the verdict."""
         base, tuned = self.pair.base, self.pair.tuned
         for space in tuple(self.grams):
-            self._sum(space)
+            self._sum_effects(space)
         sees, writes = self._standouts("sees"), self._standouts("writes")
         after = Lens.over(self.frames.of(self.tuned))
-        changed, whole = (sum(part) for part in zip(*self.squares, strict=True))
+        changed, total = (sum(squares) for squares in zip(*self.squares, strict=True))
         differing, compared = tensor_changes(self.pair)
         tables = (*differing, *unread_changes(self.pair))
         tied = base.family.causal and base.says == tuned.says == "embedding"
         words, watch = self.watching.finish(self.effects) if self.watching is not None else ((), ())
         difference = Diff(
-            base=self._known(base),
-            tuned=self._known(tuned),
+            base=self._facts(base),
+            tuned=self._facts(tuned),
             verdict=(),
             alarm=(),
-            relative=math.sqrt(changed / whole) if whole else 0.0,
+            relative=math.sqrt(changed / total) if total else 0.0,
             matrices=tuple(self.matrices),
             vectors=_vectors(tables),
             embedding=_most(tables, "embedding"),
@@ -305,7 +316,7 @@ class _Work:
         return replace(difference, verdict=verdict(difference))
 
     def _relation(self, difference: Diff) -> Relation:
-        """What the models are to each other; an adapter is a change of its base, however large."""
+        """Return the relation of the models; an adapter is a change of its base, however large."""
         if not isinstance(self.pair.tuned, Adapted) and difference.cosine < UNRELATED:
             return "unrelated"
         states = {table.state for table in difference.tables if table.read or table.state in ("changed", "replaced")}
@@ -316,26 +327,26 @@ class _Work:
         return "rounded" if states else "equal"
 
     def _renumbered(self) -> bool:
-        """Whether tokens that both models have do not have the same ids."""
+        """Tell whether any id stands for different tokens in the two models."""
         base, tuned = self.pair.base.vocab, self.pair.tuned.vocab
         return any(a != b for a, b in zip(base.pieces, tuned.pieces, strict=False) if a and b)
 
-    def _known(self, model: Model) -> dict[str, Any]:
-        """What a reader must know of a model: name, hash, types of its blocks."""
+    def _facts(self, model: Model) -> dict[str, Any]:
+        """Return the name and hash of a model, the types that store its blocks, and the largest of their errors."""
         types = sorted(
             {model.stored_type(role, layer) for role in self.pair.roles for layer in range(model.dims.layers)}
         )
-        errors = [error for kind in types if (error := storing_error(kind)) is not None]
+        errors = [error for dtype in types if (error := storing_error(dtype)) is not None]
         error = max(errors, default=None)
         return {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
 
     def _standouts(self, side: str) -> tuple[Standout, ...]:
-        """The shown tokens on which all changes together do most, as robust z of the logarithm."""
+        """Return the shown tokens on which all changes together act most, by the robust z of the log effect."""
         if side not in self.effects:
             return ()
         shown = self.effects[side][self.view.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
         middle = shown.median()
-        spread = 1.4826 * (shown - middle).abs().median()  # of a normal distribution: its standard deviation
+        spread = 1.4826 * (shown - middle).abs().median()  # for a normal distribution, the standard deviation
         z = (shown - middle) / spread if float(spread) > 0 else torch.zeros_like(shown)
         best = z.topk(min(TOKENS, len(z)))
         vocab = self.pair.base.vocab
@@ -343,15 +354,15 @@ class _Work:
         return tuple(Standout(Token(i, vocab.label(i)), float(v)) for i, v in zip(ids, best.values, strict=True))
 
     def _before_and_after(self, best: list[tuple[float, str]], after: Lens) -> tuple[ParameterChange, ...]:
-        """The lists of neurons, or the pairs of heads, as they were and as they are."""
-        places = [(value, one, one if ".ff." in one else f"{one}.vo") for value, one in sorted(best, reverse=True)]
+        """Return the lists of neurons, or the pairs of heads, before and after."""
+        places = [(value, name, name if ".ff." in name else f"{name}.vo") for value, name in sorted(best, reverse=True)]
         return tuple(
-            ParameterChange(one, value, tuple(self.lens.explain(place, k=10)), tuple(after.explain(place, k=10)))
-            for value, one, place in places
+            ParameterChange(name, value, tuple(self.lens.explain(place, k=10)), tuple(after.explain(place, k=10)))
+            for value, name, place in places
         )
 
     def _outside(self, after: Lens) -> Iterator[ParameterChange]:
-        """Rows of the tables outside the blocks that are new or changed most: all of a small table."""
+        """Yield the rows outside the blocks that are new or changed most: of a small table, all rows."""
         base, tuned = self.pair.base, self.tuned
         labels = tuned.files.config.get("id2label") or {}
         for stem, (what, _, count) in tuned.tables().items():
@@ -362,14 +373,13 @@ class _Work:
             best = moved.topk(min(count, ROWS)).indices.sort().values if count > ROWS else torch.arange(count)
             for row in best.tolist():
                 name = f"{stem}.{row}"
-                was = () if new else tuple(self.lens.explain(name, k=10))
+                before = () if new else tuple(self.lens.explain(name, k=10))
                 label = labels.get(str(row), labels.get(row, "")) if stem == "classifier" else ""
-                now = tuple(after.explain(name, k=10))
-                yield ParameterChange(name, float(moved[row]), was, now, str(label))
+                yield ParameterChange(name, float(moved[row]), before, tuple(after.explain(name, k=10)), str(label))
 
     def _row_changes(self, what: str) -> Tensor:
-        """How much each row of a table changed, over its length before."""
-        tables = (held(model, what, 0) for model in (self.pair.base, self.tuned))
+        """Return the size of the change of each row of a table, relative to its length before."""
+        tables = (rows_of(model, what, 0) for model in (self.pair.base, self.tuned))
         before, after = (table.read(0, table.rows) for table in tables if table is not None)
         length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         moved: Tensor = (after - before).norm(dim=1) / length
@@ -377,7 +387,7 @@ class _Work:
 
 
 def _vectors(tables: Sequence[TensorChange]) -> tuple[Moved, ...]:
-    """The norms and biases that moved most."""
+    """Return the norms and biases that moved most."""
     moved = [
         Moved(table.name, table.relative, table.cosine)
         for table in tables
@@ -387,12 +397,12 @@ def _vectors(tables: Sequence[TensorChange]) -> tuple[Moved, ...]:
 
 
 def _most(tables: Sequence[TensorChange], what: str) -> tuple[Moved, ...]:
-    """The rows of a table that moved most."""
+    """Return the rows of a table that moved most."""
     return next((table.most for table in tables if table.read and table.what == what), ())
 
 
 def _without_meaning(difference: Diff) -> Diff:
-    """A difference of models that are none of each other: without what would read it as a change."""
+    """Return the difference of unrelated models without the results that only make sense for a change."""
     matrices = tuple(replace(matrix, directions=(), error=0.0) for matrix in difference.matrices)
     return replace(
         difference, matrices=matrices, sees=(), writes=(), neurons=(), heads=(), outside=(), watch=(), words=()
@@ -400,12 +410,13 @@ def _without_meaning(difference: Diff) -> Diff:
 
 
 def _offer(best: list[tuple[float, str]], size: int, value: float, address: str) -> None:
-    """Keep the largest in a heap of a size."""
+    """Add an address to a heap of limited size that keeps the largest values."""
     if len(best) < size:
         heapq.heappush(best, (value, address))
     else:
         heapq.heappushpop(best, (value, address))
 
 
-def _by_change(one: Moved) -> float:
-    return -one.relative
+def _by_change(vector: Moved) -> float:
+    """Return the sort key that puts the largest change first."""
+    return -vector.relative

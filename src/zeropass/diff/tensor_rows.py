@@ -1,4 +1,4 @@
-"""One canonical tensor of one model: how many rows it has, in which type it is stored, its rows block by block."""
+"""The rows of one canonical tensor of one model, read block by block, and the type that stores them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,18 +9,25 @@ from torch import Tensor
 from zeropass.model.adapted import Adapted
 from zeropass.model.model import Model
 
-__all__ = ["BLOCK", "Form", "Held", "gathered", "held"]
+__all__ = ["BLOCK", "Form", "TensorRows", "gathered", "rows_of"]
 
 BLOCK = 4096
-"""Rows that are read at once."""
+"""The number of rows that are read at once."""
 
 Form = Literal["rows", "vector", "column"]
-"""A table; a vector, which is one row; a vector with a number for each token, which is a column."""
+"""The rows of a tensor: those of a table; a vector as one row, or as a column with one number per token."""
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """A canonical tensor by the name under which the model holds it."""
+class TensorRows:
+    """A canonical tensor as rows, read when they are needed.
+
+    Attributes:
+        model: The model that has the tensor.
+        what: The canonical name.
+        layer: The layer, 0 outside the blocks.
+        form: The way in which the tensor is cut into rows.
+    """
 
     model: Model
     what: str
@@ -29,11 +36,11 @@ class Held:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return 1 if self.form == "vector" else self.model.rows(self.what, self.layer)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows ``start:stop``, (n, width); no more of a table is read."""
+        """Read the rows ``start:stop``, (n, width), and no others of a table."""
         if self.form == "rows":
             return self.model.matrix(self.what, self.layer, start, stop)
         vector = self.model.vector(self.what, self.layer)
@@ -42,24 +49,24 @@ class Held:
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """The number of columns."""
         return self.read(0, 1).shape[1]
 
     @property
     def turned(self) -> bool:
-        """Whether the file keeps a matrix the other way round."""
+        """True if the file stores the matrix transposed."""
         stored = self.model.layout.tensors.get(self.what)
         return stored is not None and stored.transpose and self.form == "rows"
 
     @property
     def kind(self) -> str:
-        """The type that it is stored in, as the file names it; what an adapter brings whole counts as float32."""
+        """The stored type, as the file names it; a tensor that an adapter replaces counts as float32."""
         model = self.model
-        brought = isinstance(model, Adapted) and (self.what, self.layer) in model.replaced
-        return "F32" if brought else model.stored_type(self.what, self.layer)
+        replaced = isinstance(model, Adapted) and (self.what, self.layer) in model.replaced
+        return "F32" if replaced else model.stored_type(self.what, self.layer)
 
     def as_stored(self, rows: Tensor) -> Tensor | None:
-        """What rows (n, m), as they lie in the file, become when they are stored in its type; None if not known."""
+        """Return rows (n, m), laid out as in the file, after storing them in its type, or None if that is unknown."""
         if self.kind in ("F32", "F64"):
             return rows
         if self.form == "rows":
@@ -70,22 +77,22 @@ class Held:
         return None if stored is None else stored.reshape(rows.shape) + shift
 
 
-def held(model: Model, what: str, layer: int) -> Held | None:
-    """A canonical tensor that is no matrix of a block, or None if the model has none of this name at this layer.
+def rows_of(model: Model, what: str, layer: int) -> TensorRows | None:
+    """Return the rows of a canonical tensor other than a matrix of a block, or None if the model does not have it.
 
     The unembedding of a tied model is its embedding.
     """
     if what == "unembedding" and model.says == "embedding":
         what = "embedding"
     if model.has(what) and not model.is_vector(what):
-        return Held(model, what, layer)
+        return TensorRows(model, what, layer)
     if model.vector(what, layer) is None:
         return None
-    return Held(model, what, layer, "column" if what == "unembedding_bias" else "vector")
+    return TensorRows(model, what, layer, "column" if what == "unembedding_bias" else "vector")
 
 
-def gathered(tensor: Held, ids: Tensor) -> Tensor:
-    """Rows (n, width) of any ids (n,), read from one block of the table after the other."""
+def gathered(tensor: TensorRows, ids: Tensor) -> Tensor:
+    """Return the rows (n, width) of any ids (n,), read block by block."""
     rows = torch.empty(len(ids), tensor.width, device=tensor.model.device)
     for block in sorted(set((ids // BLOCK).tolist())):
         places = (ids // BLOCK == block).nonzero()[:, 0]

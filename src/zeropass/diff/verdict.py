@@ -1,4 +1,4 @@
-"""What a comparison comes to, in a few sentences that stand alone."""
+"""The verdict on a comparison, in a few sentences that stand alone."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,25 +13,26 @@ from zeropass.tokens.vocabulary import shown_text
 __all__ = ["ALARM", "FAR_LESS", "alarms", "verdict"]
 
 ALARM = {"sees": 3.1, "writes": 6.3}
-"""From which z on a token stands out unusually: three deviations above the mean of ten neutral LoRAs of SmolLM2 (kinds
-neutral and fiction, seeds 0 to 4, of reproduce/audit.py). docs/audit.md tells how often that is right for others."""
+"""The z from which a token stands out unusually.
+
+It is three standard deviations above the mean of ten neutral LoRAs of SmolLM2 (``neutral`` and ``fiction``, seeds 0 to
+4, of reproduce/audit.py). docs/audit.md says how often it is right for others."""
 
 FAR_LESS = 0.3
-"""A change below so much of what quantising does is none of quantising."""
-
+"""The share of the usual error of quantising below which a difference does not come from quantising."""
 
 ALIKE = 0.5
-"""From which cosine on the embeddings of two models are said to be alike."""
+"""The cosine from which the embeddings of two models are called alike."""
 
 MOST, NAMED, LONGEST = 5, 8, 120
-"""How many rows of a table, and names of a list, a sentence has, and how many characters the name of a tensor."""
+"""Limits of a sentence: rows of a table, names of a list, characters of the name of a tensor."""
 
 SMALLEST = 2.0**-24
-"""A smaller relative change is lost where weights are stored as float32."""
+"""The relative change below which a change is lost when the weights are stored as float32."""
 
 
 def alarms(found: Diff) -> tuple[str, ...]:
-    """The sides, ``sees`` and ``writes``, on which a token stands out unusually; none if float32 loses the change."""
+    """Return the sides, ``sees`` or ``writes``, with an unusual token; none if float32 loses the change."""
     if found.relative < SMALLEST:
         return ()
     sides = {"sees": found.sees, "writes": found.writes}
@@ -39,10 +40,10 @@ def alarms(found: Diff) -> tuple[str, ...]:
 
 
 def verdict(found: Diff) -> tuple[str, ...]:
-    """The sentences of the first screen: whether and where it changed, of what kind, and whom it concerns."""
+    """Return the sentences of the first screen: where and how the model changed, and which words that concerns."""
     if found.relation == "unrelated":
         return tuple(_unrelated(found))
-    changed = [one for one in found.matrices if not one.rounding]
+    changed = [matrix for matrix in found.matrices if not matrix.rounding]
     rounded = len(found.matrices) - len(changed)
     lines = []
     if found.relation in ("equal", "rounded"):
@@ -50,7 +51,7 @@ def verdict(found: Diff) -> tuple[str, ...]:
     elif not changed:
         lines.append("No matrix of a block changed.")
     else:
-        lines += [_where(found, changed), _kind(changed)]
+        lines += [_where(found, changed), _ranks(changed)]
     lines += _tables(found)
     if rounded and found.relation == "changed":
         lines.append(f"{rounded} matrices differ only as storing them in another type makes them differ.")
@@ -58,7 +59,7 @@ def verdict(found: Diff) -> tuple[str, ...]:
         lines.append(quantised)
     if found.added or found.removed:
         lines.append(f"{len(found.added)} tokens were added, {len(found.removed)} taken away.")
-    lines += _heads(found)
+    lines += _classifiers(found)
     if found.sees and found.writes:
         lines.append(f"It acts most where it sees {_words(found.sees)}, and most on writing {_words(found.writes)}.")
         lines.append(_alarm(found))
@@ -66,87 +67,90 @@ def verdict(found: Diff) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _unrelated(found: Diff) -> Iterator[str]:
-    """What is told of two models of which neither was made of the other."""
+def _unrelated(difference: Diff) -> Iterator[str]:
+    """Yield the sentences for two models of which neither was made from the other."""
     yield (
         "These are two models, not one that was made of the other: their matrices are no more alike than those of "
-        f"models trained apart (mean cosine {round(found.cosine, 2) + 0.0:.2f}; equal ones have 1)."
+        f"models trained apart (mean cosine {round(difference.cosine, 2) + 0.0:.2f}; equal ones have 1)."
     )
-    tables = {table.what: table for table in found.tables}
-    known = tables.get("embedding")
-    if known is None:
+    tables = {table.what: table for table in difference.tables}
+    embedding = tables.get("embedding")
+    if embedding is None:
         yield "Their embeddings are equal, so the blocks were made anew, or their neurons and heads were reordered."
-    elif known.state == "changed" and known.cosine > ALIKE:
-        yield f"Their embeddings are alike (cosine {known.cosine:.2f}): neurons and heads may have been reordered."
+    elif embedding.state == "changed" and embedding.cosine > ALIKE:
+        yield f"Their embeddings are alike (cosine {embedding.cosine:.2f}): neurons and heads may have been reordered."
     yield (
-        f"Their blocks differ by {percent(found.relative)} of their length, which says nothing of what was learned: no "
-        "words are read from it and no alarm is raised. zeropass align finds what does the same in both."
+        f"Their blocks differ by {percent(difference.relative)} of their length, which says nothing of what was "
+        "learned: no words are read from it and no alarm is raised. zeropass align finds what does the same in both."
     )
 
 
-def _equal(found: Diff) -> str:
-    """That nothing differs, and in what."""
-    if found.relation == "equal":
-        return f"The models are equal: all {found.compared:,} tensors that both have hold the same numbers."
-    count = sum(one.rounding for one in found.matrices) + sum(one.state == "rounded" for one in found.tables)
+def _equal(difference: Diff) -> str:
+    """Return the sentence for models that are equal, or equal but for rounding."""
+    if difference.relation == "equal":
+        return f"The models are equal: all {difference.compared:,} tensors that both have hold the same numbers."
+    count = sum(matrix.rounding for matrix in difference.matrices)
+    count += sum(table.state == "rounded" for table in difference.tables)
     return (
-        f"The models are equal but for rounding: {count:,} of {found.compared:,} tensors differ, and only as storing "
-        "them in another type makes them differ."
+        f"The models are equal but for rounding: {count:,} of {difference.compared:,} tensors differ, and only as "
+        "storing them in another type makes them differ."
     )
 
 
 _NAMES = {"types": "token types", "relative": "relative positions", "embed_norm": "embedding's norm"}
-"""Canonical names that are no words."""
+"""Readable names of tensors whose canonical names are not."""
 
 
-def _tables(found: Diff) -> Iterator[str]:
-    """A sentence for each table that changed, one for norms and biases, one each for what only one model has."""
-    read = [one for one in found.tables if one.read]
-    lone = [one for one in read if one.state == "changed" and one.what.endswith(("norm", "bias"))]
-    for one in read:
-        if one.state == "changed" and one not in lone:
-            yield _moved(found, one)
-        elif one.state == "replaced":
-            yield f"Another {one.what} of {_rows(one.rows_after)} stands in place of one of {_rows(one.rows_before)}."
-    if lone:
-        yield f"Norms and biases moved: {'; '.join(_in_layers(lone))}."
-    if new := [one.name for one in read if one.state == "new" and one.what not in CLASSIFIERS]:
+def _tables(difference: Diff) -> Iterator[str]:
+    """Yield sentences on each table that changed, on norms and biases, and on what only one of the models has."""
+    read = [table for table in difference.tables if table.read]
+    vectors = [table for table in read if table.state == "changed" and table.what.endswith(("norm", "bias"))]
+    for table in read:
+        before, after = _rows(table.rows_before), _rows(table.rows_after)
+        if table.state == "changed" and table not in vectors:
+            yield _moved(difference, table)
+        elif table.state == "replaced":
+            yield f"Another {table.what} of {after} stands in place of one of {before}."
+    if vectors:
+        yield f"Norms and biases moved: {'; '.join(_in_layers(vectors))}."
+    if new := [table.name for table in read if table.state == "new" and table.what not in CLASSIFIERS]:
         yield f"It has {_listed(new)}, which the base lacks."
-    if gone := [one.name for one in read if one.state == "gone"]:
+    if gone := [table.name for table in read if table.state == "gone"]:
         yield f"It lacks {_listed(gone)}, which the base has."
-    if found.constants:
-        parts = (f"{one.name} is {_shown(one.after)}, and {_shown(one.before)} in the base" for one in found.constants)
+    if difference.constants:
+        parts = (f"{c.name} is {_shown(c.after)}, and {_shown(c.before)} in the base" for c in difference.constants)
         yield f"Its configuration differs: {'; '.join(parts)}."
-    unread = [one for one in found.tables if not one.read]
-    if moved := [one.name for one in unread if one.state in ("changed", "replaced")]:
+    unread = [table for table in difference.tables if not table.read]
+    if moved := [table.name for table in unread if table.state in ("changed", "replaced")]:
         yield f"What zeropass does not read differs too: {_listed(moved)}."
     for state, where in (("new", "its file"), ("gone", "the base's file")):
-        if names := [one.name for one in unread if one.state == state]:
+        if names := [table.name for table in unread if table.state == state]:
             yield f"Only in {where}, and not read: {_listed(names)}."
 
 
-def _moved(found: Diff, one: TensorChange) -> str:
-    """How many rows of a table moved, and which most."""
-    name = shown_text(_NAMES.get(one.what, one.what))
-    name = f"{name} ({one.what})" if one.what in _NAMES else name
-    tied = one.what == "embedding" and found.method.get("tied") and " (which is the unembedding too)"
-    sizes = "" if one.rows_before == one.rows_after else f" It has {_rows(one.rows_after)}, {one.rows_before:,} before."
-    if not one.moved:
-        return f"The {name}{tied or ''} has {_rows(one.rows_after)}, {one.rows_before:,} before; the rest is as it was."
-    most = ", ".join(f"{shown_text(row.name)} ({percent(row.relative)})" for row in one.most[:MOST])
+def _moved(difference: Diff, table: TensorChange) -> str:
+    """Return the sentence on how many rows of a table moved, and which most."""
+    name = shown_text(_NAMES.get(table.what, table.what))
+    name = f"{name} ({table.what})" if table.what in _NAMES else name
+    tied = table.what == "embedding" and difference.method.get("tied") and " (which is the unembedding too)"
+    sizes = f"{_rows(table.rows_after)}, {table.rows_before:,} before"
+    if not table.moved:
+        return f"The {name}{tied or ''} has {sizes}; the rest is as it was."
+    most = ", ".join(f"{shown_text(row.name)} ({percent(row.relative)})" for row in table.most[:MOST])
+    resized = "" if table.rows_before == table.rows_after else f" It has {sizes}."
     return (
-        f"The {name}{tied or ''} changed by {percent(one.relative)} of its length: {one.moved:,} of "
-        f"{_rows(one.rows_before)} moved, most {most}.{sizes}"
+        f"The {name}{tied or ''} changed by {percent(table.relative)} of its length: {table.moved:,} of "
+        f"{_rows(table.rows_before)} moved, most {most}.{resized}"
     )
 
 
 def _in_layers(changed: Iterable[TensorChange]) -> Iterator[str]:
-    """Norms and biases by name: in how many layers, and where most."""
+    """Yield the name of each norm or bias with the number of its layers and the place of its largest change."""
     by_name: dict[str, list[TensorChange]] = defaultdict(list)
-    for one in changed:
-        by_name[one.what].append(one)
+    for vector in changed:
+        by_name[vector.what].append(vector)
     for what, places in by_name.items():
-        most = max(places, key=lambda one: one.relative)
+        most = max(places, key=lambda vector: vector.relative)
         where = f" at layer {most.layer}" if most.layer is not None else ""
         count = f" in {len(places)} layers, most" if len(places) > 1 else ""
         yield f"{shown_text(what)}{count}{where} ({percent(most.relative)})"
@@ -157,6 +161,7 @@ def _rows(count: int) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
     shown = ", ".join(shown_text(name, limit=LONGEST) for name in names[:NAMED])
     return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
 
@@ -165,83 +170,85 @@ def _shown(value: object) -> str:
     return shown_text(f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def _watched(found: Diff) -> Iterator[str]:
-    """Which of the watched words a change concerns."""
-    if not found.words:
+def _watched(difference: Diff) -> Iterator[str]:
+    """Yield the sentence on which watched words the change concerns."""
+    if not difference.words:
         return
     groups = {
-        "concerned": [one.word for one in found.words if one.concerned],
-        "not concerned": [one.word for one in found.words if one.concerned is False],
-        "cannot be told": [one.word for one in found.words if one.concerned is None],
+        "concerned": [word.word for word in difference.words if word.concerned],
+        "not concerned": [word.word for word in difference.words if word.concerned is False],
+        "cannot be told": [word.word for word in difference.words if word.concerned is None],
     }
     parts = "; ".join(f"{name}: {', '.join(map(shown_text, words))}" for name, words in groups.items() if words)
     yield f"Watched words {parts}. (Of words that a change does not concern, {LEVEL:.0%} are called so.)"
 
 
-def _where(found: Diff, changed: list[MatrixChange]) -> str:
+def _where(difference: Diff, changed: list[MatrixChange]) -> str:
+    """Return the sentence on how much the blocks changed, and where most."""
     by_layer: dict[int, float] = defaultdict(float)
     by_role: dict[str, list[float]] = defaultdict(list)
-    for one in changed:
-        by_layer[one.layer] += one.relative**2
-        by_role[one.role].append(one.relative)
+    for matrix in changed:
+        by_layer[matrix.layer] += matrix.relative**2
+        by_role[matrix.role].append(matrix.relative)
     layers = sorted(sorted(by_layer, key=lambda layer: -by_layer[layer])[:3])
     role = max(by_role, key=lambda name: sum(by_role[name]) / len(by_role[name]))
     mean = sum(by_role[role]) / len(by_role[role])
-    alone = f" and in {', '.join(by_role)} alone" if len(by_role) < found.method.get("roles", 0) else ""
+    alone = f" and in {', '.join(by_role)} alone" if len(by_role) < difference.method.get("roles", 0) else ""
     return (
-        f"The blocks changed by {percent(found.relative)} of their length, in {len(by_layer)} layers{alone}; most in "
-        f"layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
+        f"The blocks changed by {percent(difference.relative)} of their length, in {len(by_layer)} layers{alone}; most "
+        f"in layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
     )
 
 
-def _kind(changed: list[MatrixChange]) -> str:
-    ranks = sorted(one.rank for one in changed)
-    middle = ranks[len(ranks) // 2]
-    kind = "a few directions hold each change" if middle < 10 else "each change is spread over many directions"
-    return f"Median effective rank {middle:.1f}: {kind}."
+def _ranks(changed: list[MatrixChange]) -> str:
+    """Return the sentence on the effective rank of the changes."""
+    ranks = sorted(matrix.rank for matrix in changed)
+    median = ranks[len(ranks) // 2]
+    meaning = "a few directions hold each change" if median < 10 else "each change is spread over many directions"
+    return f"Median effective rank {median:.1f}: {meaning}."
 
 
-def _quantised(found: Diff) -> str:
-    """A warning where two ways of storing differ by more than rounding can explain."""
-    sides = [set(side["types"]) for side in (found.base, found.tuned)]
-    if sides[0] == sides[1] or all(kind in FLOATS for kind in sides[0] | sides[1]):
+def _quantised(difference: Diff) -> str:
+    """Return a warning if the models are quantised differently and differ by more than rounding; else an empty text."""
+    sides = [set(side["types"]) for side in (difference.base, difference.tuned)]
+    if sides[0] == sides[1] or all(dtype in FLOATS for dtype in sides[0] | sides[1]):
         return ""
     first, second = (", ".join(map(shown_text, sorted(side))) for side in sides)
     stored = f"The base is stored as {first}, the other as {second}"
-    usual = max(side["storing_error"] or 0.0 for side in (found.base, found.tuned))
+    usual = max(side["storing_error"] or 0.0 for side in (difference.base, difference.tuned))
     if not usual:
         return f"{stored}: some of every number here may be quantisation alone."
-    if found.relative < FAR_LESS * usual:
+    if difference.relative < FAR_LESS * usual:
         return f"{stored}; quantising would have changed {usual:.1%}, so this was made from the quantised file itself."
     return f"{stored}; quantising alone changes about {usual:.1%}: what is no more than that may be only that."
 
 
-def _heads(found: Diff) -> list[str]:
-    """What a new classifier tells apart, by the list of each label in which a token stands out most."""
-    new = [one for one in found.outside if one.address.startswith("classifier.") and not one.before]
+def _classifiers(difference: Diff) -> list[str]:
+    """Return the sentence on a new classifier: the words of each label, from its list with the strongest token."""
+    new = [row for row in difference.outside if row.address.startswith("classifier.") and not row.before]
     if not new:
         return []
-    said = []
-    for one in new:
-        lists = [record for record in one.after if isinstance(record, VectorRecord) and not record.faint]
+    labels = []
+    for row in new:
+        lists = [record for record in row.after if isinstance(record, VectorRecord) and not record.faint]
         if lists:
             best = max(lists, key=lambda record: abs(record.top[0].z))
             words = ", ".join(shown_text(token.token) for token in best.top[:4])
-            said.append(f"{shown_text(one.label) or one.address} by {words}")
-    told = f"tells {'; '.join(said[:3])}" if said else "no word stands out in its rows"
-    return [f"It has a classifier that the base lacks: {told}."]
+            labels.append(f"{shown_text(row.label) or row.address} by {words}")
+    meaning = f"tells {'; '.join(labels[:3])}" if labels else "no word stands out in its rows"
+    return [f"It has a classifier that the base lacks: {meaning}."]
 
 
-def _alarm(found: Diff) -> str:
-    """Whether that is more than any fine-tune does."""
-    if found.relative < SMALLEST:
-        return f"No alarm: a change of {percent(found.relative)} is lost where the weights are stored as float32."
-    sides = {"sees": found.sees[0].z, "writes": found.writes[0].z}
+def _alarm(difference: Diff) -> str:
+    """Return the sentence on whether tokens stand out more than in neutral fine-tunes."""
+    if difference.relative < SMALLEST:
+        return f"No alarm: a change of {percent(difference.relative)} is lost where the weights are stored as float32."
+    sides = {"sees": difference.sees[0].z, "writes": difference.writes[0].z}
     shown = ", ".join(f"{side} {z:.1f} (alarm from {ALARM[side]})" for side, z in sides.items())
-    if found.alarm:
+    if difference.alarm:
         return f"ALARM: it was taught something about particular words; neutral text does not do that: {shown}."
     return f"No alarm: any fine-tune acts on some words more than on others, and this much is usual: {shown}."
 
 
 def _words(standouts: tuple[Standout, ...]) -> str:
-    return ", ".join(shown_text(one.token.token) for one in standouts[:3])
+    return ", ".join(shown_text(standout.token.token) for standout in standouts[:3])
