@@ -1,1 +1,1 @@
-"""Which parameter of one model does what this one of another does (design.md §4, docs/alignment.md)."""
+"""Alignment of two models: which parameters of one do what those of the other do (docs/alignment.md)."""

@@ -1,9 +1,9 @@
-"""An alignment in a folder.
+"""The folder of an alignment.
 
 ::
 
-    alignment.json     what was compared and how, and the layer maps
-    layers.svg         the layer maps drawn (`heatmaps`)
+    alignment.json     the two models, the method and the layer maps
+    layers.svg         a drawing of the layer maps (`heat_map`)
     layers.parquet     one row for each role, frame and pair of layers
     matches.parquet    one row for each neuron and head of the first model, with its best match in the second
 """
@@ -32,54 +32,58 @@ _LAYERS = {
 }
 
 
-def write_alignment(found: Alignment, folder: Path) -> None:
-    """Write the folder, each file whole or not at all; BadOption, naming it, where that is not possible."""
+def write_alignment(alignment: Alignment, folder: Path) -> None:
+    """Write the folder, each file completely or not at all; raise BadOption, naming the file, on failure."""
     make_folder(folder, BadOption)
     rows = [
         {"role": m.role, "frame": m.frame, "first": a, "second": b, "score": score, "assigned": m.assigned[a] == b}
-        for m in found.layers
-        for a, line in enumerate(m.scores)
-        for b, score in enumerate(line)
+        for m in alignment.layers
+        for a, scores in enumerate(m.scores)
+        for b, score in enumerate(scores)
     ]
     write_rows(rows, folder / "layers.parquet", _LAYERS, BadOption)
-    write_rows(map(asdict, found.pairings), folder / "matches.parquet", columns_of(Pairing), BadOption)
-    value = {"schema": SCHEMA_VERSION, "models": found.models, "method": found.method}
+    write_rows(map(asdict, alignment.pairings), folder / "matches.parquet", columns_of(Pairing), BadOption)
+    value = {"schema": SCHEMA_VERSION, "models": alignment.models, "method": alignment.method}
     with atomic_write(folder / "alignment.json", BadOption) as temporary:
-        text = json.dumps(value | {"layers": [asdict(m) for m in found.layers]}, allow_nan=False)
+        text = json.dumps(value | {"layers": [asdict(m) for m in alignment.layers]}, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_alignment(folder: Path) -> Alignment:
-    """What `write_alignment` wrote; BadOption, naming the file, if it is not that."""
+    """Read what `write_alignment` wrote; raise BadOption, naming the file, if it holds anything else."""
     path, table = folder / "alignment.json", folder / "matches.parquet"
     with holding(path, "an alignment"):
         value = read_schema(path, SCHEMA_VERSION)
-        kept = {name: value[name] for name in ("models", "method", "layers")}
-        found = from_json(Alignment, kept | {"pairings": ()})
-        _check_maps(found)
+        fields = {name: value[name] for name in ("models", "method", "layers")}
+        alignment = from_json(Alignment, fields | {"pairings": ()})
+        _check_maps(alignment)
     with holding(table, "an alignment"):
         pairings = tuple(from_json(Pairing, row, f"row {n}") for n, row in enumerate(read_rows(table)))
-        for one in pairings:
-            _check_addresses(one)
-        return replace(found, pairings=pairings)
+        for pairing in pairings:
+            _check_addresses(pairing)
+        return replace(alignment, pairings=pairings)
 
 
-def _check_maps(found: Alignment) -> None:
-    """Raise ValueError for models without names, for maps that are no table, and for layers that are not there."""
-    if not all(isinstance(model.get("name"), str) for model in found.models):
+def _check_maps(alignment: Alignment) -> None:
+    """Raise ValueError for models without names, for layer maps that are no tables, and for absent layers."""
+    if not all(isinstance(model.get("name"), str) for model in alignment.models):
         raise ValueError("models are not two that have names")
-    if type(found.method.get("shared_tokens", 0)) is not int:
+    if type(alignment.method.get("shared_tokens", 0)) is not int:
         raise ValueError("method.shared_tokens is not a whole number")
-    for one in found.layers:
-        across = len(one.scores[0]) if one.scores else 0
-        if not across or any(len(line) != across for line in one.scores) or len(one.assigned) != len(one.scores):
-            raise ValueError(f"the layers of {one.role} in {one.frame} are no table")
-        if not all(-1 <= layer < across for layer in one.assigned):
-            raise ValueError(f"{one.role} in {one.frame} assigns layers that are not there")
+    for layer_map in alignment.layers:
+        width = len(layer_map.scores[0]) if layer_map.scores else 0
+        if (
+            not width
+            or any(len(row) != width for row in layer_map.scores)
+            or len(layer_map.assigned) != len(layer_map.scores)
+        ):
+            raise ValueError(f"the layers of {layer_map.role} in {layer_map.frame} are no table")
+        if not all(-1 <= layer < width for layer in layer_map.assigned):
+            raise ValueError(f"{layer_map.role} in {layer_map.frame} assigns layers that are not there")
 
 
-def _check_addresses(one: Pairing) -> None:
-    for address in (one.first, one.second):
+def _check_addresses(pairing: Pairing) -> None:
+    for address in (pairing.first, pairing.second):
         try:
             parse(address)
         except BadAddress as error:

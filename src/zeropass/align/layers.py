@@ -1,4 +1,7 @@
-"""Which layer of B is like which of A, role by role (Dar et al. 2023, §4.3, with one score a pair of layers)."""
+"""Maps of which layer of B is like which layer of A, role by role.
+
+They follow Dar et al. 2023, §4.3, with one score for each pair of layers.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -17,27 +20,37 @@ __all__ = ["Tick", "assigned", "head_layer_map", "layer_map", "layer_views", "li
 RAW = "raw"
 _Layers = tuple[int, int]
 Tick = Callable[[], None]
-"""Is called once for each layer of A, as the work goes on."""
+"""A callback that is called once for each layer of A as the work proceeds."""
 
 
 def likeness(scores: Tensor) -> float:
-    """How alike two layers are, from the scores (n₁, n₂) of their vectors: the mean over both of each one's best.
+    """Return how alike two layers are: the mean, over the vectors of both, of each one's best absolute score.
 
-    The paper takes the mean of all absolute correlations, which a few common directions rule; the best partner of each
-    vector is what a shared function leaves.
+    The paper takes the mean of all absolute correlations, which is dominated by a few common directions. A function
+    that two layers share shows in the best partner of each vector.
+
+    Args:
+        scores: Scores of the vectors of both layers, (n₁, n₂).
     """
-    size = scores.abs()
-    return float(size.amax(0).mean() + size.amax(1).mean()) / 2
+    sizes = scores.abs()
+    return float(sizes.amax(0).mean() + sizes.amax(1).mean()) / 2
 
 
 def layer_views(pair: Pair) -> tuple[View, ...]:
-    """Every role that both models have, in every usual frame: those of neurons, then those of heads."""
+    """Return every role that both models have in every usual frame: the neurons' roles, then the heads'."""
     heads = (View((role, role), frame) for role in SELF_ROLES for frame in default_frames(side_of(role)))
     return (*neuron_views(*pair.models), *heads)
 
 
 def layer_map(pair: Pair, view: View, null: Pair, tick: Tick = lambda: None) -> LayerMap:
-    """The likeness of every pair of layers in one view; its null is that of each assigned pair, tokens shuffled."""
+    """Return the likeness of every pair of layers in one view, with the null of the assigned pairs.
+
+    Args:
+        pair: The two models.
+        view: The role of each model, and the frame.
+        null: The same models with shuffled tokens.
+        tick: Is called once for each layer of A.
+    """
     return _map(
         view.roles[0],
         view.frame,
@@ -48,14 +61,14 @@ def layer_map(pair: Pair, view: View, null: Pair, tick: Tick = lambda: None) -> 
     )
 
 
-def head_layer_map(pair: Pair, kind: str, null: Pair, tick: Tick = lambda: None) -> LayerMap:
-    """The same for head maps (``qk`` or ``vo``), from the cosines between all heads of two layers."""
+def head_layer_map(pair: Pair, map_role: str, null: Pair, tick: Tick = lambda: None) -> LayerMap:
+    """Return the layer map of a head map (``qk`` or ``vo``), from the cosines between all heads of two layers."""
     return _map(
-        kind,
+        map_role,
         "token",
         pair,
-        lambda layers: pair.head_cosines(kind, layers),
-        lambda layers: null.head_cosines(kind, layers),
+        lambda layers: pair.head_cosines(map_role, layers),
+        lambda layers: null.head_cosines(map_role, layers),
         tick,
     )
 
@@ -73,13 +86,13 @@ def _map(
     for a in depths[0]:
         tick()
         scores.append([likeness(real((a, b))) for b in depths[1]])
-    found = assigned(scores)
-    chance = [likeness(null((a, b))) for a, b in enumerate(found) if b >= 0]
-    return LayerMap(role, frame, _rows(scores), found, float(np.mean(chance)), float(np.std(chance)))
+    assignment = assigned(scores)
+    nulls = [likeness(null((a, b))) for a, b in enumerate(assignment) if b >= 0]
+    return LayerMap(role, frame, _rows(scores), assignment, float(np.mean(nulls)), float(np.std(nulls)))
 
 
 def raw_map(pair: Pair, roles: tuple[str, str], tick: Tick = lambda: None) -> LayerMap:
-    """The same from cosines of the parameters as stored, without any embedding; for models of one width."""
+    """Return a layer map from cosines of the stored parameters, without any embedding; the widths must be equal."""
     stored = [
         [functional.normalize(vector_set(model, layer, role).vectors, dim=1) for layer in range(model.dims.layers)]
         for model, role in zip(pair.models, roles, strict=True)
@@ -92,13 +105,13 @@ def raw_map(pair: Pair, roles: tuple[str, str], tick: Tick = lambda: None) -> La
 
 
 def assigned(scores: Iterable[Iterable[float]]) -> tuple[int, ...]:
-    """The layer of B for each of A so that the sum of scores is the largest; -1 for those that B has no layer for."""
-    table = np.array([list(line) for line in scores])
-    found = [-1] * len(table)
+    """Assign a layer of B to each of A, with the largest sum of scores; -1 where no layer of B is left."""
+    table = np.array([list(row) for row in scores])
+    assignment = [-1] * len(table)
     for a, b in zip(*linear_sum_assignment(table, maximize=True), strict=True):
-        found[a] = int(b)
-    return tuple(found)
+        assignment[a] = int(b)
+    return tuple(assignment)
 
 
 def _rows(scores: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(line) for line in scores)
+    return tuple(tuple(row) for row in scores)

@@ -1,4 +1,4 @@
-"""One parameter of A: which of B's does the same, searched through every layer."""
+"""The parameters of B that do what one parameter of A does, searched through every layer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,12 +17,18 @@ from zeropass.model.vectors import locate, require_head, vector_set
 __all__ = ["match"]
 
 SHUFFLES, MAP_SHUFFLES = 64, 8
-"""Shuffles behind the null of a vector (each is one product) and of a head map (each needs its kernels anew)."""
+"""Shuffles behind the null of a vector (each is one product) and of a head map (each needs new kernels)."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
-    """Scores (n,) of one layer's candidates, and (n, R) the same under R shuffles."""
+class _Candidates:
+    """The scores of the candidates of one layer.
+
+    Attributes:
+        layer: The layer.
+        real: Their scores, (n,).
+        null: Their scores under R shuffles, (n, R).
+    """
 
     layer: int
     real: Tensor
@@ -30,41 +36,52 @@ class _Scored:
 
 
 def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
-    """The k best matches in the second model for a neuron, a head, or a column of a head of the first.
+    """Return the k best matches in the second model for a neuron, a head, or a column of a head of the first.
 
-    An address without a role is matched over all its roles together. A vector's score is how high the other scores its
-    list (`lists.carried`), without the way back that `Pair.agreement` adds: that would need the list of every parameter
-    of the second model. A head's is the cosine of its maps. Every score stands beside the best score that
-    any candidate of any layer gets when the shared tokens are shuffled: what searching that much finds by chance.
-    Raises BadAddress for an address that the first model does not have, or that names something else.
+    An address without a role is matched over all its roles together. The score of a vector is the score that the other
+    vector gives its list (`token_lists.carried`). `Pair.agreement` adds the other direction, which would need the list
+    of every parameter of the second model. The score of a head is the cosine of its maps. The null of every score is
+    the best score of any candidate in any layer with shuffled tokens, which accounts for the size of the search.
+
+    Args:
+        pair: The two models.
+        address: An address in the first model.
+        k: The number of matches.
+        seed: The seed of the shuffles.
+
+    Returns:
+        The matches, the best first.
+
+    Raises:
+        BadAddress: The first model does not have the address, or it names something else.
     """
     check_count(k)
     place = parse(address)
-    found = list(_search(pair, place, seed))
-    best = torch.stack([one.null.amax(0) for one in found]).amax(0)
-    mean, std = float(best.mean()), float(best.std())
-    scores = torch.cat([one.real for one in found])
-    owners = [(one.layer, row) for one in found for row in range(len(one.real))]
+    layers = list(_search(pair, place, seed))
+    null_best = torch.stack([candidates.null.amax(0) for candidates in layers]).amax(0)
+    mean, std = float(null_best.mean()), float(null_best.std())
+    scores = torch.cat([candidates.real for candidates in layers])
+    owners = [(candidates.layer, row) for candidates in layers for row in range(len(candidates.real))]
     top = scores.topk(min(k, len(scores)))
     name = _namer(pair, place)
     return Matches(
         address,
         tuple(
-            Match(name(*owners[at]), score, mean, std, (score - mean) / std if std else 0.0)
-            for score, at in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            Match(name(*owners[n]), score, mean, std, (score - mean) / std if std else 0.0)
+            for score, n in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ),
     )
 
 
-def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Scored]:
-    """Every layer of the second model, its candidates scored."""
+def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Candidates]:
+    """Yield the scored candidates of every layer of the second model."""
     if place.layer >= 0 and place.part == "ff" and place.index >= 0:
         views = neuron_views(*pair.models)
-        wanted = tuple(view for view in views if place.role in ("", view.roles[0]))
-        locate(pair.first.model, place.with_role(place.role or views[0].roles[0]))  # it exists, or BadAddress
-        if not wanted:
+        chosen = tuple(view for view in views if place.role in ("", view.roles[0]))
+        locate(pair.first.model, place.with_role(place.role or views[0].roles[0]))  # BadAddress if it does not exist
+        if not chosen:
             raise BadAddress(f"{place}.{place.role}: {pair.models[1].name} has no role to compare it with.")
-        yield from _vectors(pair, wanted, place.layer, place.index, seed)
+        yield from _vectors(pair, chosen, place.layer, place.index, seed)
     elif place.part == "attn" and place.role in SELF_ROLES and place.index >= 0:
         _, _, row = locate(pair.first.model, place)
         views = tuple(View((place.role, place.role), frame) for frame in default_frames(side_of(place.role)))
@@ -78,47 +95,49 @@ def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Scored]:
         )
 
 
-def _vectors(pair: Pair, views: tuple[View, ...], layer: int, row: int, seed: int) -> Iterator[_Scored]:
+def _vectors(pair: Pair, views: tuple[View, ...], layer: int, row: int, seed: int) -> Iterator[_Candidates]:
+    """Yield the candidates for one vector: all vectors of the matching roles, layer by layer."""
     tables = [pair.shared.partners[0], *(pair.shared.shuffled(seed + n).partners[0] for n in range(SHUFFLES))]
     partners = torch.stack(tables)
     images: dict[tuple[View, str], Tensor] = {}
-    for other in range(pair.models[1].dims.layers):
+    for other_layer in range(pair.models[1].dims.layers):
         total, flipping = torch.zeros(()), torch.zeros(())
         for view in views:
-            space, vectors = pair.second.vectors(other, view.roles[1], view.frame)
+            space, vectors = pair.second.vectors(other_layer, view.roles[1], view.frame)
             if (view, space) not in images:
                 images[view, space] = _images(pair, view, layer, row, space, partners)
             scores = vectors @ images[view, space].T
             total, flipping = (total, flipping + scores) if view.flips else (total + scores, flipping)
         scores = (total + flipping.abs()) / len(views)
-        yield _Scored(other, scores[:, 0], scores[:, 1:])
+        yield _Candidates(other_layer, scores[:, 0], scores[:, 1:])
 
 
 def _images(pair: Pair, view: View, layer: int, row: int, space: str, partners: Tensor) -> Tensor:
-    """What stands in a space of the second model for the list of one vector, (1 + shuffles, d₂)."""
-    own, x = pair.first.vectors(layer, view.roles[0], view.frame)
-    found = lists_of(x[row : row + 1], pair.first.rows(own), pair.first.ids, pair.first.mean(own))
-    here = Lists(partners[:, found.ids[0]].to(pair.second.ids.device), found.z.expand(len(partners), -1))
-    return carried(here, pair.second.rows(space), pair.second.mean(space))
+    """Return the vectors (1 + shuffles, d₂) that represent the list of one vector in a space of the second model."""
+    first_space, x = pair.first.vectors(layer, view.roles[0], view.frame)
+    lists = lists_of(x[row : row + 1], pair.first.rows(first_space), pair.first.ids, pair.first.mean(first_space))
+    translated = Lists(partners[:, lists.ids[0]].to(pair.second.ids.device), lists.z.expand(len(partners), -1))
+    return carried(translated, pair.second.rows(space), pair.second.mean(space))
 
 
-def _maps(pair: Pair, kinds: tuple[str, ...], layer: int, head: int, seed: int) -> Iterator[_Scored]:
+def _maps(pair: Pair, map_roles: tuple[str, ...], layer: int, head: int, seed: int) -> Iterator[_Candidates]:
+    """Yield the candidates for one head: all heads, layer by layer."""
     nulls = [pair.null(seed + n) for n in range(MAP_SHUFFLES)]
-    for other in range(pair.models[1].dims.layers):
+    for other_layer in range(pair.models[1].dims.layers):
         real, *shuffled = (
-            torch.stack([one.head_cosines(kind, (layer, other))[head] for kind in kinds]).mean(0)
-            for one in (pair, *nulls)
+            torch.stack([models.head_cosines(name, (layer, other_layer))[head] for name in map_roles]).mean(0)
+            for models in (pair, *nulls)
         )
-        yield _Scored(other, real, torch.stack(shuffled, 1))
+        yield _Candidates(other_layer, real, torch.stack(shuffled, 1))
 
 
 def _namer(pair: Pair, place: Address) -> Callable[[int, int], str]:
-    """From a layer and a row to an address of the second model, with the role that was asked for."""
+    """Return a function from a layer and a row to an address of the second model, with the role of the query."""
     role = f".{place.role}" if place.role else ""
     if place.part == "ff":
-        other = "gate" if place.role == "key" and "gate" in pair.models[1].family.ff_roles else place.role
-        other = "key" if place.role == "gate" and "key" in pair.models[1].family.ff_roles else other
-        return lambda layer, row: f"L{layer}.ff.{row}" + (f".{other}" if other else "")
+        ff_role = "gate" if place.role == "key" and "gate" in pair.models[1].family.ff_roles else place.role
+        ff_role = "key" if place.role == "gate" and "key" in pair.models[1].family.ff_roles else ff_role
+        return lambda layer, row: f"L{layer}.ff.{row}" + (f".{ff_role}" if ff_role else "")
     if place.role in SELF_ROLES:
         return lambda layer, row: str(vector_set(pair.models[1], layer, place.role, row, row + 1).addresses[0])
     return lambda layer, row: f"L{layer}.attn.{row}{role}"

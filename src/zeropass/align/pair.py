@@ -1,4 +1,4 @@
-"""Two models side by side: their parameters as vectors that one product compares over the shared tokens."""
+"""A pair of models: their parameters as vectors that one matrix product compares over the shared tokens."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,15 +19,18 @@ from zeropass.numerics.projection import rotate
 __all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
 
 KEPT = 1 << 28
-"""Bytes of vectors that a half, and a pair, keeps at hand (a layer's neurons in one view: 3.5 MB for SmolLM2)."""
+"""Bytes of vectors that a half, and a pair, caches (the neurons of a layer in one view: 3.5 MB for SmolLM2)."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to compare two parameters: a role of each model, read in one frame.
+    """A way to compare two parameters: a role of each model, read in one frame.
 
-    ``flips``: up and value of a gated neuron change sign together without changing what it computes, so only the
-    absolute value of their joint score means something.
+    Attributes:
+        roles: The role in the first model, and that in the second.
+        frame: The frame of both.
+        flips: True for up and value of a gated neuron. They can change sign together without changing what the neuron
+            computes, so only the absolute value of their joint score is meaningful.
     """
 
     roles: tuple[str, str]
@@ -37,7 +40,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """One model, and the ids of the tokens that it shares with another: what is its own in every comparison."""
+    """One model of a pair, with all that does not depend on how the shared tokens are paired.
+
+    Attributes:
+        frames: The frames of the model.
+        ids: Ids of the tokens that it shares with the other model, (S,).
+    """
 
     frames: Frames
     ids: Tensor
@@ -48,11 +56,11 @@ class Half:
         return self.frames.model
 
     def rows(self, space: str) -> Tensor:
-        """Rows (V, d) of a space."""
+        """Return the rows (V, d) of a space."""
         return self.frames.rows(space).matrix
 
     def kernel(self, space: str) -> Tensor:
-        """The covariance (d, d) of a space's rows over the shared tokens."""
+        """Return the covariance (d, d) of the rows of a space over the shared tokens."""
         if space not in self._kernels:
             rows = self.rows(space)
             self._kernels[space] = cross_kernel(rows, rows, (self.ids, self.ids))
@@ -63,25 +71,25 @@ class Half:
         return {}
 
     def vectors(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
-        """The space, and all vectors (n, d) of a role, scaled to scores of variance one over the shared tokens."""
-        return self._recent(layer, role, frame)
+        """Return the space and all vectors (n, d) of a role, scaled to variance one over the shared tokens."""
+        return self._cached_vectors(layer, role, frame)
 
     def lists(self, layer: int, role: str, frame: str) -> Lists:
-        """The list of each vector of a role."""
+        """Return the list of each vector of a role."""
         if (layer, role, frame) not in self._lists:
             space, vectors = self.vectors(layer, role, frame)
             self._lists[layer, role, frame] = lists_of(vectors, self.rows(space), self.ids, self.mean(space))
         return self._lists[layer, role, frame]
 
     def mean(self, space: str) -> Tensor:
-        """The mean (d,) of a space's rows over the shared tokens."""
+        """Return the mean (d,) of the rows of a space over the shared tokens."""
         if space not in self._means:
             self._means[space] = self.rows(space)[self.ids].mean(0)
         return self._means[space]
 
     @property
     def kept(self) -> int:
-        """How many sets of vectors are kept at hand."""
+        """The number of sets of vectors that are cached."""
         return max(4, KEPT // (4 * max(self.model.dims.neurons, self.model.dims.d) * self.model.dims.d))
 
     @cached_property
@@ -93,34 +101,42 @@ class Half:
         return {}
 
     @cached_property
-    def _recent(self) -> Callable[[int, str, str], tuple[str, Tensor]]:
-        return lru_cache(self.kept)(self._made)
+    def _cached_vectors(self) -> Callable[[int, str, str], tuple[str, Tensor]]:
+        return lru_cache(self.kept)(self._compute_vectors)
 
-    def _made(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
-        found = vector_set(self.model, layer, role)
-        space = space_of(frame, found.side, found.reads_at)
-        folded = self.frames.fold(found.vectors, frame, found.side, found.norm, layer)
+    def _compute_vectors(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
+        stored = vector_set(self.model, layer, role)
+        space = space_of(frame, stored.side, stored.reads_at)
+        folded = self.frames.fold(stored.vectors, frame, stored.side, stored.norm, layer)
         return space, unit(folded, self.kernel(space))
 
     def head_maps(self, layer: int, kind: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-        """(space, vectors (heads d_h, d)) of both sides of a layer's head maps, each map of Frobenius norm one.
+        """Return both sides of the head maps of a layer, scaled so that each map has Frobenius norm one.
 
-        `Frames.head_map` without what is the same for every token: centring over the shared tokens removes it.
+        They are those of `Frames.head_map` without the terms that are the same for every token, which centring over
+        the shared tokens removes.
+
+        Args:
+            layer: The layer.
+            kind: ``qk`` or ``vo``.
+
+        Returns:
+            For each side its space, and its vectors (heads · d_h, d), head by head.
         """
-        return self._recent_heads(layer, kind)
+        return self._cached_head_maps(layer, kind)
 
     @cached_property
-    def _recent_heads(self) -> Callable[[int, str], tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
-        return lru_cache(self.kept)(self._made_heads)
+    def _cached_head_maps(self) -> Callable[[int, str], tuple[tuple[str, Tensor], tuple[str, Tensor]]]:
+        return lru_cache(self.kept)(self._compute_head_maps)
 
-    def _made_heads(self, layer: int, kind: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-        right_frame = self.frames.right_frame(kind, "token")
-        left = self._head_side(layer, kind[0], "token", self.frames.usual_offset(kind, "token"))
-        right = self._head_side(layer, kind[1], right_frame, 0)
+    def _compute_head_maps(self, layer: int, map_role: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+        right_frame = self.frames.right_frame(map_role, "token")
+        left = self._head_side(layer, map_role[0], "token", self.frames.usual_offset(map_role, "token"))
+        right = self._head_side(layer, map_role[1], right_frame, 0)
         heads, grams = self.model.dims.heads, []
         for space, vectors in (left, right):
-            each = vectors.view(heads, -1, vectors.shape[1])
-            grams.append(each @ self.kernel(space) @ each.transpose(1, 2))
+            by_head = vectors.view(heads, -1, vectors.shape[1])
+            grams.append(by_head @ self.kernel(space) @ by_head.transpose(1, 2))
         norms = (grams[0] * grams[1]).sum((1, 2)).clamp_min(0).sqrt()
         scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(self.model.dims.head_dim)
         return (left[0], left[1] * scale[:, None]), right
@@ -137,7 +153,13 @@ class Half:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two models and the tokens that they share; `null` has wrong partners for them."""
+    """A pair of models and the tokens that they share.
+
+    Attributes:
+        first: The first model.
+        second: The second model.
+        shared: The shared tokens; in a `null` they have wrong partners.
+    """
 
     first: Half
     second: Half
@@ -154,11 +176,11 @@ class Pair:
         return self.first.model, self.second.model
 
     def null(self, seed: int) -> "Pair":
-        """The same models with wrong partners for their tokens (`Shared.shuffled`)."""
+        """Return the same models with wrong partners for their tokens (`Shared.shuffled`)."""
         return Pair(self.first, self.second, self.shared.shuffled(seed))
 
     def cross(self, space: str, other: str) -> Tensor:
-        """The kernel (d₁, d₂) between a space of the first model and one of the second."""
+        """Return the kernel (d₁, d₂) between a space of the first model and one of the second."""
         if (space, other) not in self._kernels:
             rows = self.first.rows(space), self.second.rows(other)
             self._kernels[space, other] = cross_kernel(*rows, self.shared.pairs)
@@ -169,61 +191,77 @@ class Pair:
         return {}
 
     def agreement(self, view: View, layers: tuple[int, int]) -> Tensor:
-        """How far each two vectors (n₁, n₂) of one layer each agree: the mean of how high each scores the other's list.
+        """Return how far every two vectors agree: the mean of the scores that each gives the other's list.
 
-        The score of a list is `lists.carried`: 1 for the same vector.
+        The score of a list is that of `token_lists.carried`: 1 for the same vector.
+
+        Args:
+            view: The role of each model, and the frame.
+            layers: The layer of the first model, and that of the second.
+
+        Returns:
+            Agreement, (n₁, n₂).
         """
         (role, other), frame = view.roles, view.frame
         space, x = self.first.vectors(layers[0], role, frame)
         other_space, y = self.second.vectors(layers[1], other, frame)
-        there = self._images[0](layers[0], role, frame, other_space)
-        back = self._images[1](layers[1], other, frame, space)
-        return torch.addmm(there @ y.T, x, back.T, beta=0.5, alpha=0.5)
+        first_images = self._images[0](layers[0], role, frame, other_space)
+        second_images = self._images[1](layers[1], other, frame, space)
+        return torch.addmm(first_images @ y.T, x, second_images.T, beta=0.5, alpha=0.5)
 
     @cached_property
     def _images(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """For each side: (layer, role, frame, space of the other side) -> what stands there for its lists."""
-        there, back = (lru_cache(half.kept)(partial(self._image, side)) for side, half in enumerate(self.halves))
-        return there, back
+        """For each side the cached `_image`, a function of layer, role, frame and the space of the other side."""
+        first, second = (lru_cache(half.kept)(partial(self._image, side)) for side, half in enumerate(self.halves))
+        return first, second
 
     def _image(self, side: int, layer: int, role: str, frame: str, space: str) -> Tensor:
-        own, other = self.halves[side], self.halves[1 - side]
-        found = own.lists(layer, role, frame)
-        here = Lists(self.shared.partners[side][found.ids].to(other.ids.device), found.z)
-        return carried(here, other.rows(space), other.mean(space))
+        """Return the vectors that represent the lists of one side in a space of the other."""
+        source, target = self.halves[side], self.halves[1 - side]
+        lists = source.lists(layer, role, frame)
+        translated = Lists(self.shared.partners[side][lists.ids].to(target.ids.device), lists.z)
+        return carried(translated, target.rows(space), target.mean(space))
 
     def correlations(self, view: View, layers: tuple[int, int]) -> Tensor:
-        """Correlations (n₁, n₂) over all shared tokens: the paper's measure, here to compare `agreement` with."""
+        """Return correlations (n₁, n₂) over all shared tokens: the paper's measure, to compare with `agreement`."""
         space, x = self.first.vectors(layers[0], view.roles[0], view.frame)
-        other, y = self.second.vectors(layers[1], view.roles[1], view.frame)
-        return x @ self.cross(space, other) @ y.T
+        other_space, y = self.second.vectors(layers[1], view.roles[1], view.frame)
+        return x @ self.cross(space, other_space) @ y.T
 
     def neuron_scores(self, views: tuple[View, ...], layers: tuple[int, int]) -> Tensor:
-        """Scores (n₁, n₂) of all neurons of one layer each: the mean of their agreement over the views."""
+        """Return scores (n₁, n₂) of all neurons of two layers: the mean of their agreement over the views."""
         total, flipping = torch.zeros(()), torch.zeros(())
         for view in views:
-            found = self.agreement(view, layers)
-            total, flipping = (total, flipping + found) if view.flips else (total + found, flipping)
+            scores = self.agreement(view, layers)
+            total, flipping = (total, flipping + scores) if view.flips else (total + scores, flipping)
         return (total + flipping.abs()) / len(views)
 
     def head_cosines(self, kind: str, layers: tuple[int, int]) -> Tensor:
-        """Cosines (h₁, h₂) between the head maps of two layers, centred over the shared tokens on both sides.
+        """Return the cosines between the head maps of two layers, centred over the shared tokens on both sides.
 
-        Query heads that share keys have maps of their own, so the result is over query heads.
+        Args:
+            kind: ``qk`` or ``vo``.
+            layers: The layer of the first model, and that of the second.
+
+        Returns:
+            Cosines, (h₁, h₂), over query heads: those that share keys have maps of their own.
         """
         sides = zip(self.first.head_maps(layers[0], kind), self.second.head_maps(layers[1], kind), strict=True)
-        left, right = (x @ self.cross(space, other) @ y.T for (space, x), (other, y) in sides)
+        left, right = (x @ self.cross(space, other_space) @ y.T for (space, x), (other_space, y) in sides)
         return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
 
 
 def pair_of(first: Model, second: Model) -> Pair:
-    """Two models side by side; BadOption if they share too few tokens."""
+    """Pair two models; raise BadOption if they share too few tokens."""
     shared = shared_tokens(first, second)
     return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
 
 
 def neuron_views(first: Model, second: Model) -> tuple[View, ...]:
-    """How neurons of two models are compared: every role in every usual frame; a gate stands for a key if it must."""
+    """Return the views in which neurons of two models are compared: every role, in every usual frame.
+
+    Where only one of the models has gates, they are compared with the keys of the other.
+    """
     return tuple(
         View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first.family.ff_roles)
         for roles in _role_pairs(first.family.ff_roles, second.family.ff_roles)
@@ -231,9 +269,9 @@ def neuron_views(first: Model, second: Model) -> tuple[View, ...]:
     )
 
 
-def _role_pairs(own: tuple[str, ...], other: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    if own == other:
-        yield from zip(own, other, strict=True)
+def _role_pairs(first: tuple[str, ...], second: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if first == second:
+        yield from zip(first, second, strict=True)
     else:
-        yield ("key" if "key" in own else "gate"), ("key" if "key" in other else "gate")
+        yield ("key" if "key" in first else "gate"), ("key" if "key" in second else "gate")
         yield "value", "value"

@@ -1,4 +1,4 @@
-"""The best match of every neuron and every head, with what chance would give (design.md §4)."""
+"""The best match of every neuron and every head, with its null distribution (docs/alignment.md)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,15 @@ __all__ = ["head_pairings", "neuron_pairings"]
 
 @dataclass(frozen=True, eq=False)
 class _Best:
-    """For each row of A its best column of B: score, where, whether mutual; and the best under shuffled tokens."""
+    """The best column (of B) for each of n rows (of A).
+
+    Attributes:
+        names: The address of each row, n of them.
+        others: The address of its best column.
+        score: Its best score, (n,).
+        mutual: True where the row is also the best of its column, (n,).
+        null: The best scores under shuffled tokens, (n,) or (n, shuffles).
+    """
 
     names: Sequence[str]
     others: Sequence[str]
@@ -30,62 +38,69 @@ class _Best:
 def neuron_pairings(
     pair: Pair, views: tuple[View, ...], layers: Iterable[tuple[int, int]], null: Pair, tick: Tick = lambda: None
 ) -> list[Pairing]:
-    """Every neuron of A with the best of the layer of B that its own layer is assigned to."""
-    found = []
+    """Pair every neuron of A with the best one in the layer of B to which its own layer is assigned."""
+    best_of_layers = []
     for a, b in layers:
         tick()
         scores, shuffled = pair.neuron_scores(views, (a, b)), null.neuron_scores(views, (a, b))
         names = [f"L{a}.ff.{n}" for n in range(scores.shape[0])]
-        found.append(_best(scores, shuffled.amax(1), names, [f"L{b}.ff.{n}" for n in range(scores.shape[1])]))
-    return _pairings("neuron", found)
+        best_of_layers.append(_best(scores, shuffled.amax(1), names, [f"L{b}.ff.{n}" for n in range(scores.shape[1])]))
+    return _pairings("neuron", best_of_layers)
 
 
 def head_pairings(pair: Pair, nulls: Sequence[Pair], tick: Tick = lambda: None) -> list[Pairing]:
-    """Every head of A, for each of its two maps, with the best of all heads of B."""
-    found = []
-    for kind in SELF_MAPS:
-        scores = _all_heads(pair, kind, tick)
-        shuffled = torch.stack([_all_heads(null, kind, lambda: None).amax(1) for null in nulls], 1)
-        own, other = (
-            [f"L{layer}.attn.{head}.{kind}" for layer in range(model.dims.layers) for head in range(model.dims.heads)]
+    """Pair every head of A, for each of its two maps, with the best of all heads of B."""
+    best_of_maps = []
+    for map_role in SELF_MAPS:
+        scores = _all_heads(pair, map_role, tick)
+        shuffled = torch.stack([_all_heads(null, map_role, lambda: None).amax(1) for null in nulls], 1)
+        names, others = (
+            [
+                f"L{layer}.attn.{head}.{map_role}"
+                for layer in range(model.dims.layers)
+                for head in range(model.dims.heads)
+            ]
             for model in pair.models
         )
-        found.append(_best(scores, shuffled, own, other))
-    return _pairings("head", found)
+        best_of_maps.append(_best(scores, shuffled, names, others))
+    return _pairings("head", best_of_maps)
 
 
-def _all_heads(pair: Pair, kind: str, tick: Tick) -> Tensor:
-    """Cosines between all head maps of A (rows) and of B."""
+def _all_heads(pair: Pair, map_role: str, tick: Tick) -> Tensor:
+    """Return the cosines between all head maps of A (rows) and of B (columns)."""
     depths, rows = [range(model.dims.layers) for model in pair.models], []
     for a in depths[0]:
         tick()
-        rows.append(torch.cat([pair.head_cosines(kind, (a, b)) for b in depths[1]], 1))
+        rows.append(torch.cat([pair.head_cosines(map_role, (a, b)) for b in depths[1]], 1))
     return torch.cat(rows)
 
 
 def _best(scores: Tensor, null: Tensor, names: Sequence[str], others: Sequence[str]) -> _Best:
-    scores, null = scores.cpu(), null.cpu()  # where the chances are reckoned
+    scores, null = scores.cpu(), null.cpu()  # p is computed on the CPU
     top = scores.max(1)
     mutual = scores.argmax(0)[top.indices] == torch.arange(len(scores))
     return _Best(names, [others[n] for n in top.indices.tolist()], top.values, mutual, null)
 
 
-def _pairings(kind: str, found: Sequence[_Best]) -> list[Pairing]:
-    """Scores in units of their own layer's (or map's) null; the share of nulls of all layers as far out is p."""
-    moments = [(float(one.null.mean()), float(one.null.std()) or 1.0) for one in found]
-    effects = [(one.score.numpy() - mean) / std for one, (mean, std) in zip(found, moments, strict=True)]
-    chance = np.sort(
+def _pairings(pairing_kind: str, groups: Sequence[_Best]) -> list[Pairing]:
+    """Return the pairings of groups (layers, or head maps), with the effect size and the q of each.
+
+    Scores are standardised by the null of their own group; p is the share of all groups' nulls that are as far out.
+    """
+    moments = [(float(group.null.mean()), float(group.null.std()) or 1.0) for group in groups]
+    effects = [(group.score.numpy() - mean) / std for group, (mean, std) in zip(groups, moments, strict=True)]
+    null_effects = np.sort(
         np.concatenate(
-            [(one.null.numpy().ravel() - mean) / std for one, (mean, std) in zip(found, moments, strict=True)]
+            [(group.null.numpy().ravel() - mean) / std for group, (mean, std) in zip(groups, moments, strict=True)]
         )
     )
-    every = np.concatenate(effects)
-    p = (1 + len(chance) - np.searchsorted(chance, every)) / (1 + len(chance))
+    all_effects = np.concatenate(effects)
+    p = (1 + len(null_effects) - np.searchsorted(null_effects, all_effects)) / (1 + len(null_effects))
     q = iter(false_discovery_control(p).tolist())
     return [
-        Pairing(kind, first, second, float(score), mean, std, float(effect), next(q), bool(mutual))
-        for one, (mean, std), own in zip(found, moments, effects, strict=True)
+        Pairing(pairing_kind, first, second, float(score), mean, std, float(effect), next(q), bool(mutual))
+        for group, (mean, std), group_effects in zip(groups, moments, effects, strict=True)
         for first, second, score, effect, mutual in zip(
-            one.names, one.others, one.score.tolist(), own, one.mutual.tolist(), strict=True
+            group.names, group.others, group.score.tolist(), group_effects, group.mutual.tolist(), strict=True
         )
     ]

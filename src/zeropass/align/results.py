@@ -1,4 +1,4 @@
-"""What an alignment found: plain data. No torch."""
+"""The results of an alignment: plain data, without torch."""
 
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -9,15 +9,20 @@ __all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing"]
 SCHEMA_VERSION = 1
 
 FALSE_DISCOVERIES = 0.05
-"""The share of matches that may be chance among those that count as above it."""
+"""The false discovery rate: of the matches that count as above chance, this share may be due to chance."""
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """How alike two models' layers are in one role: ``scores[a][b]``, and the layer of B assigned to each of A.
+    """The likeness of the layers of two models in one role.
 
-    ``frame`` is ``raw`` for cosines without any embedding, the baseline. ``null`` and ``null_std`` are what shuffled
-    tokens give (of ``raw``: None), ``assigned`` is -1 for a layer of A that is left over.
+    Attributes:
+        role: The role in the first model, or the head map (``qk``, ``vo``).
+        frame: The frame; ``raw`` for cosines without any embedding, the baseline.
+        scores: ``scores[a][b]`` for layer a of A and layer b of B.
+        assigned: The layer of B for each layer of A, -1 for one that is left over.
+        null: The mean score of the assigned layers with shuffled tokens; None for ``raw``.
+        null_std: The standard deviation of these scores.
     """
 
     role: str
@@ -30,9 +35,14 @@ class LayerMap:
 
 @dataclass(frozen=True)
 class Match:
-    """A parameter of B for one of A. ``null_mean`` and ``null_std``: of the best score among shuffled tokens.
+    """A parameter of B that matches one of A.
 
-    ``effect`` is the score's distance from that mean in units of that deviation.
+    Attributes:
+        address: Its address in B.
+        score: Its score.
+        null_mean: The mean, over shuffles of the tokens, of the best score of any candidate.
+        null_std: The standard deviation of these best scores.
+        effect: The distance of the score from that mean, in standard deviations.
     """
 
     address: str
@@ -50,16 +60,24 @@ class Matches:
     matches: tuple[Match, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
+        """Return a dict that json.dumps takes as it is."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The best match of one neuron or head of A, in address form (``L3.ff.17``, ``L3.attn.2.vo``).
+    """The best match of one neuron or head of A.
 
-    ``q``: the false discovery rate at which it counts, among all of its kind (Benjamini and Hochberg). ``mutual``:
-    whether A's parameter is the best match of B's too.
+    Attributes:
+        kind: ``neuron`` or ``head``.
+        first: The address in A (``L3.ff.17``, ``L3.attn.2.vo``).
+        second: The address of its best match in B.
+        score: Their score.
+        null_mean: The mean score of best matches with shuffled tokens.
+        null_std: The standard deviation of these scores.
+        effect: The distance of the score from that mean, in standard deviations.
+        q: The smallest false discovery rate at which it counts, among all of its kind (Benjamini and Hochberg).
+        mutual: True if A's parameter is also the best match of B's.
     """
 
     kind: str
@@ -75,7 +93,14 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Everything that one alignment found. ``models`` and ``method`` say of what and how."""
+    """The complete result of aligning two models.
+
+    Attributes:
+        models: Facts about each model.
+        method: The settings, and the tokens that were used.
+        layers: The layer maps.
+        pairings: The best match of every neuron and head.
+    """
 
     models: tuple[dict[str, Any], dict[str, Any]]
     method: dict[str, Any]
@@ -83,28 +108,28 @@ class Alignment:
     pairings: tuple[Pairing, ...]
 
     def layer_map(self, role: str, frame: str) -> LayerMap:
-        """The layer map of a role and frame; KeyError if there is none."""
-        for found in self.layers:
-            if (found.role, found.frame) == (role, frame):
-                return found
+        """Return the layer map of a role and frame; raise KeyError if there is none."""
+        for layer_map in self.layers:
+            if (layer_map.role, layer_map.frame) == (role, frame):
+                return layer_map
         raise KeyError((role, frame))
 
     def summary(self) -> dict[str, Any]:
-        """What a person wants first, JSON-ready: the assigned layers of each map, and what of each kind was found."""
-        kinds = {pairing.kind: None for pairing in self.pairings}
+        """Return a JSON-ready summary: the assigned layers of each map, and counts of each kind of match."""
+        pairing_kinds = {pairing.kind: None for pairing in self.pairings}
         return {
             "models": list(self.models),
             "method": self.method,
-            "layers": {f"{found.role} {found.frame}": list(found.assigned) for found in self.layers},
-            "matches": {kind: self._counts(kind) for kind in kinds},
+            "layers": {f"{layer_map.role} {layer_map.frame}": list(layer_map.assigned) for layer_map in self.layers},
+            "matches": {pairing_kind: self._counts(pairing_kind) for pairing_kind in pairing_kinds},
         }
 
-    def _counts(self, kind: str) -> dict[str, Any]:
-        own = [pairing for pairing in self.pairings if pairing.kind == kind]
+    def _counts(self, pairing_kind: str) -> dict[str, Any]:
+        pairings = [pairing for pairing in self.pairings if pairing.kind == pairing_kind]
         return {
-            "all": len(own),
-            "above_chance": sum(pairing.q <= FALSE_DISCOVERIES for pairing in own),
-            "mutual": sum(pairing.mutual for pairing in own),
-            "mean_score": fmean(pairing.score for pairing in own),
-            "mean_chance": fmean(pairing.null_mean for pairing in own),
+            "all": len(pairings),
+            "above_chance": sum(pairing.q <= FALSE_DISCOVERIES for pairing in pairings),
+            "mutual": sum(pairing.mutual for pairing in pairings),
+            "mean_score": fmean(pairing.score for pairing in pairings),
+            "mean_chance": fmean(pairing.null_mean for pairing in pairings),
         }

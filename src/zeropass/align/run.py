@@ -1,4 +1,4 @@
-"""`zeropass align` as one call: two models in, layer maps and best matches out, a folder written."""
+"""Run `zeropass align` in one call: align two models and write the folder of layer maps and best matches."""
 
 import datetime
 import hashlib
@@ -29,41 +29,62 @@ from zeropass.model.model import Model
 __all__ = ["align_models"]
 
 HEAD_NULLS = 4
+"""Shuffles behind the null of the heads."""
 
 
 def align_models(first: Model, second: Model, folder: Path, *, seed: int = 0, progress: Progress = silent) -> Alignment:
-    """Align all layers, neurons and heads of two models and write the folder (`results`).
+    """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
-    Finished parts are kept in it, so that a call that was stopped continues. Raises BadOption where the models share
-    too few tokens, or the folder holds something else.
+    Finished parts are saved in the folder; a repeated call continues from them.
+
+    Args:
+        first: The first model.
+        second: The second model.
+        folder: The folder to write.
+        seed: The seed of the shuffled tokens.
+        progress: Is called as the work proceeds.
+
+    Returns:
+        The alignment.
+
+    Raises:
+        BadOption: The models share too few tokens, or the folder holds something else.
     """
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
     pair = pair_of(first, second)
     null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
-    stored = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
+    raw_roles = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
     work = _Work(
         Parts(folder, _key(pair, seed), BadOption),
         progress,
-        steps=len(views) + len(stored) + 1 + 2 * len(SELF_MAPS),
+        steps=len(views) + len(raw_roles) + 1 + 2 * len(SELF_MAPS),
         layers=first.dims.layers,
     )
     maps = [work.map(f"{v.roles[0]}-{v.frame}", partial(layer_map, pair, v, null)) for v in views]
-    maps += [work.map(kind, partial(head_layer_map, pair, kind, null)) for kind in SELF_MAPS]
-    maps += [work.map(f"{r[0]}-raw", partial(raw_map, pair, r)) for r in stored]
+    maps += [work.map(map_role, partial(head_layer_map, pair, map_role, null)) for map_role in SELF_MAPS]
+    maps += [work.map(f"{roles[0]}-raw", partial(raw_map, pair, roles)) for roles in raw_roles]
     layers = neuron_layers(maps, roles={view.roles[0] for view in neurons})
     pairings = work.pairings("neurons", partial(neuron_pairings, pair, neurons, layers, null))
     nulls = [pair.null(seed + n) for n in range(HEAD_NULLS)]
     pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(SELF_MAPS))
-    found = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
-    write_alignment(found, folder)
+    alignment = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
+    write_alignment(alignment, folder)
     with atomic_write(folder / "layers.svg", BadOption) as temporary:
-        temporary.write_text(draw_layer_maps(found), encoding="utf-8")
-    return found
+        temporary.write_text(draw_layer_maps(alignment), encoding="utf-8")
+    return alignment
 
 
 @dataclass
 class _Work:
-    """Steps one after the other, each kept when it is done; progress counts the layers of A in each."""
+    """The steps of the work, each saved when it is done.
+
+    Attributes:
+        parts: The saved results.
+        progress: Is called for each layer of A in each step.
+        steps: The number of steps.
+        layers: The number of layers of A.
+        step: The number of finished steps.
+    """
 
     parts: Parts
     progress: Progress
@@ -72,39 +93,39 @@ class _Work:
     step: int = field(default=0, init=False)
 
     def map(self, name: str, make: Callable[[Tick], LayerMap]) -> LayerMap:
-        """A layer map, made or as it was kept."""
-        found: LayerMap = self._kept(name, LayerMap, lambda tick: asdict(make(tick)))
-        return found
+        """Return a layer map, loaded or computed."""
+        layer_map: LayerMap = self._load_or_make(name, LayerMap, lambda tick: asdict(make(tick)))
+        return layer_map
 
     def pairings(self, name: str, make: Callable[[Tick], Iterable[Pairing]], rounds: int = 1) -> list[Pairing]:
-        """Best matches, made or as they were kept; ``rounds``: how often all layers are gone through."""
-        found: tuple[Pairing, ...] = self._kept(
-            name, tuple[Pairing, ...], lambda tick: [asdict(one) for one in make(tick)], rounds
+        """Return best matches, loaded or computed; ``rounds`` is the number of passes over all layers of A."""
+        pairings: tuple[Pairing, ...] = self._load_or_make(
+            name, tuple[Pairing, ...], lambda tick: [asdict(pairing) for pairing in make(tick)], rounds
         )
-        return list(found)
+        return list(pairings)
 
-    def _kept(self, name: str, kind: Any, make: Callable[[Tick], Any], rounds: int = 1) -> Any:
-        """The part of a type that was kept; made, and kept as JSON, where none was or it is something else."""
+    def _load_or_make(self, name: str, record_type: Any, make: Callable[[Tick], Any], rounds: int = 1) -> Any:
+        """Return a saved part; make it and save it as JSON if it is missing or of another type."""
         try:
-            found = from_json(kind, self.parts.load(name), name)
+            part = from_json(record_type, self.parts.load(name), name)
         except ValueError:
             count = iter(range(self.step * self.layers, self.steps * self.layers))
             value = make(lambda: self.progress(name, next(count), self.steps * self.layers))
             self.parts.save(name, value)
-            found = from_json(kind, json.loads(json.dumps(value)), name)
+            part = from_json(record_type, json.loads(json.dumps(value)), name)
         self.step += rounds
-        return found
+        return part
 
 
 def _key(pair: Pair, seed: int) -> str:
-    """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
-    prints = [model.fingerprint for model in pair.models]
+    """Return a key of everything that a part depends on: weights, tokens, settings, versions of the arithmetic."""
+    fingerprints = [model.fingerprint for model in pair.models]
     tokens = hashlib.sha256(torch.stack(pair.shared.pairs).cpu().numpy().tobytes()).hexdigest()
-    return key_of(SCHEMA_VERSION, prints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
+    return key_of(SCHEMA_VERSION, fingerprints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
 
 
 def neuron_layers(maps: list[LayerMap], roles: set[str]) -> list[tuple[int, int]]:
-    """Pairs of layers whose neurons are compared: the assignment by the mean of the neuron roles' maps."""
+    """Return the pairs of layers whose neurons are compared, assigned by the mean of the maps of the neuron roles."""
     tables = [np.array(m.scores) for m in maps if m.role in roles and m.frame != "raw"]
     return [(a, b) for a, b in enumerate(assigned(np.mean(tables, 0))) if b >= 0]
 
@@ -129,5 +150,5 @@ def _method(pair: Pair, seed: int, layers: list[tuple[int, int]]) -> dict[str, A
         "shares": list(pair.shared.shares),
         "same_vocabulary": pair.shared.identical,
         "seed": seed,
-        "layers": [list(both) for both in layers],
+        "layers": [list(assigned_pair) for assigned_pair in layers],
     }

@@ -1,4 +1,4 @@
-"""What a stitch is and how far to believe it: plain data and its JSON. No torch."""
+"""The record of a stitch and the verdict on it: plain data, without torch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,17 +6,26 @@ from typing import Any
 __all__ = ["Stitch", "Try", "Verdict", "judged"]
 
 KEPT = 0.5
-"""A stitch is believed if it keeps at least so much of what the classifier itself has above shuffled tokens."""
+"""The least share of the classifier's advantage over shuffled tokens that a trusted stitch keeps."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """One way to make the classifier, and what tells its worth without labels.
+    """One way to make the classifier, with measures of its quality that need no labels.
 
-    ``fit``: share of held-out tokens that the translation carries to themselves (`Bridge.fit`). On texts, where there
-    are some: ``expected`` is the accuracy that the classifier's own probabilities give these answers, ``agreement`` the
-    share of texts on which both say the same, ``confidence`` the mean probability of what is said, ``consensus`` the
-    mean agreement with all that was tried. ``strength`` is what a transplanted change was multiplied by.
+    All measures but ``fit`` are taken on the texts; without texts they are None.
+
+    Attributes:
+        keep: The number of lower blocks of the other model.
+        take: The number of upper blocks of the classifier; in a transplant, of layers that take over a change.
+        kernel: The kernel of the translation.
+        frame: The frame of the translation.
+        strength: The factor of a transplanted change.
+        fit: The share of held-out tokens that the translation carries to themselves (`Bridge.fit`).
+        expected: The accuracy of the answers according to the classifier's own probabilities.
+        agreement: The share of texts on which the classifier gives the same answer.
+        confidence: The mean probability of the answers.
+        consensus: The mean agreement with everything that was tried.
     """
 
     keep: int
@@ -33,10 +42,16 @@ class Try:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to believe it. ``trusted`` is None where it could not be checked.
+    """The verdict on a stitch.
 
-    ``own``: what the classifier itself is expected to have; ``null`` and ``null_best``: mean and best of the same
-    stitch with shuffled tokens; ``kept``: (expected − null) / (own − null).
+    Attributes:
+        trusted: Whether to trust it; None if it could not be checked.
+        text: A sentence for the user.
+        expected: The expected accuracy of the stitch.
+        own: The expected accuracy of the classifier itself.
+        null: The mean expected accuracy of the same stitch with shuffled tokens.
+        null_best: The best expected accuracy with shuffled tokens.
+        kept: (expected − null) / (own − null).
     """
 
     trusted: bool | None
@@ -50,9 +65,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Stitch:
-    """A finished ``stitch`` or ``transplant``: of what, how, what else was tried, and the verdict.
+    """The record of a finished ``stitch`` or ``transplant``.
 
-    ``layers`` are those of the classifier, and those of the other model that took over their change (transplant).
+    Attributes:
+        kind: ``stitch`` or ``transplant``.
+        classifier: Facts about the classifier.
+        onto: Facts about the other model.
+        shared: The number of shared tokens, and the sizes of both vocabularies.
+        choice: The way that was chosen.
+        tries: Everything that was tried, the best first.
+        verdict: The verdict on it.
+        texts: The number of texts.
+        notes: Sentences for the user.
+        labels: The names of the labels.
+        layers: Layers of the classifier, each with the layer of the other model that took over its change (transplant).
     """
 
     kind: str
@@ -68,12 +94,18 @@ class Stitch:
     layers: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
+        """Return a dict that json.dumps takes as it is."""
         return asdict(self)
 
 
 def judged(expected: float, own: float, nulls: tuple[float, ...]) -> Verdict:
-    """The verdict on a stitch from what it, the classifier and stitches with shuffled tokens are expected to have."""
+    """Return the verdict on a stitch.
+
+    Args:
+        expected: The expected accuracy of the stitch.
+        own: The expected accuracy of the classifier itself.
+        nulls: The expected accuracies of the same stitch with shuffled tokens.
+    """
     null, best = sum(nulls) / len(nulls), max(nulls)
     kept = (expected - null) / (own - null) if own > null else 0.0
     numbers = f"expected accuracy {expected:.2f} on texts like these, the classifier itself {own:.2f} (its own account)"

@@ -1,4 +1,4 @@
-"""Make a classifier of two models, say how far to believe it, and write it (Dar et al. 2023, §5; docs/stitching.md)."""
+"""Make a classifier from two models, judge it, and write it (Dar et al. 2023, §5; docs/stitching.md)."""
 
 import json
 import os
@@ -34,29 +34,29 @@ from zeropass.stitch.transplant import Transplant, put_level, transplant_of
 
 __all__ = ["StitchOptions", "first_changed", "seams", "stitch_models", "transplant"]
 
-_Made = TypeVar("_Made")
+_Classifier = TypeVar("_Classifier")
 
 UNLIKE = 0.5
-"""Tuning does not move an embedding by so much of its length; models trained apart differ by more than all of it."""
+"""The relative change of an embedding that tuning does not reach; for models trained apart it is more than 1."""
 
 DEPTHS = 6
-"""Seams of the classifier that are tried, evenly spaced, where it is not known from which block on it was tuned."""
+"""Seams of the classifier that are tried, evenly spaced, if the first tuned block is unknown."""
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-"""What a transplanted change is multiplied by."""
+"""Factors of a transplanted change that are tried."""
 
 
 @dataclass(frozen=True)
 class StitchOptions:
-    """How a classifier is made of two models, whether it is stitched or transplanted.
+    """Options for making a classifier from two models, stitched or transplanted.
 
     Attributes:
-        kernel: How streams are translated; the usual one if not given.
-        frame: What stands for a token: ``both``, ``token`` or ``paper``; the usual one if not given.
-        texts: Texts without labels, to choose by and to say what to expect.
-        accuracy: What the classifier is known to have, from 0 to 1.
-        labels: Names for its answers, in place of its own.
-        seed: Of the shuffled tokens.
+        kernel: The kernel of the translation; chosen, or the default, if None.
+        frame: The rows that represent tokens: ``both``, ``token`` or ``paper``; likewise if None.
+        texts: Texts without labels, from which parts are chosen and the accuracy is predicted.
+        accuracy: The classifier's accuracy, from 0 to 1, if it is known.
+        labels: Names of the answers that replace the classifier's own.
+        seed: The seed of the shuffled tokens.
     """
 
     kernel: str | None = None
@@ -86,45 +86,46 @@ def stitch_models(
 ) -> tuple[Stitched, Stitch]:
     """Join the lower blocks of one model and the upper blocks and head of a classifier by a translation.
 
-    What is not given is chosen: by unlabelled texts where there are some (`seam_choice`), else by the vocabulary.
+    Parts that are not given are chosen: by unlabelled texts if there are any (`seam_choice`), else by the vocabulary.
 
     Args:
         classifier: The fine-tuned classifier.
         onto: The model that was only pretrained.
-        out: The folder to write; nothing is written if not given.
-        base: What the classifier was tuned from: only blocks that changed are taken.
-        keep: How many lower blocks of ``onto`` to keep.
-        take: How many upper blocks of ``classifier`` to take.
+        out: The folder to write; nothing is written if it is None.
+        base: The model from which the classifier was tuned; if given, only blocks that changed are taken.
+        keep: The number of lower blocks of ``onto`` to keep.
+        take: The number of upper blocks of ``classifier`` to take.
         options: See `StitchOptions`.
-        progress: Is called as the work goes on.
+        progress: Is called as the work proceeds.
 
     Returns:
-        The model, and the record of what it is made of and how far to believe it.
+        The model, and the record of its parts with the verdict on it.
 
     Raises:
-        BadOption: For parts that do not fit, or a folder that holds something else.
+        BadOption: The parts do not fit, or the folder holds something else.
     """
     options = options or StitchOptions()
     texts = options.texts
     _require(classifier, onto, options.labels)
     if out is not None:
         claim_folder(out, "a stitched model", ("stitch.json",))
-    found = bridge(onto, classifier)
+    to_classifier = bridge(onto, classifier)
     first, notes = (first_changed(base, classifier), []) if base else (None, [])
     if first == 0:
         notes.append("Fine-tuning changed every block: those that are not taken are lost.")
     candidates = seams(classifier, onto, keep, take, first)
     if texts:
-        trial = trial_of(classifier, found, texts, options.accuracy, progress, {keep for keep, _ in candidates})
+        trial = trial_of(classifier, to_classifier, texts, options.accuracy, progress, {keep for keep, _ in candidates})
         tries = chosen(trial, candidates, options.kernel, options.frame, progress)
-        made, told = _finished(trial, tries[0], options.seed, progress)
+        model, judgement = _finished(trial, tries[0], options.seed, progress)
     else:
-        tries = (_by_vocabulary(found, candidates, options.kernel, options.frame),)
+        tries = (_by_vocabulary(to_classifier, candidates, options.kernel, options.frame),)
         choice = tries[0]
-        translation = found.translation(choice.kernel, choice.frame)
-        made, told = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
-    record = _record("stitch", (classifier, onto), found, tries, told, len(texts), _labels(made, options.labels))
-    return _kept(made, onto, replace(record, notes=tuple(notes)), out)
+        translation = to_classifier.translation(choice.kernel, choice.frame)
+        model, judgement = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
+    labels = _labels(model, options.labels)
+    record = _record("stitch", (classifier, onto), to_classifier, tries, judgement, len(texts), labels)
+    return _write_if_asked(model, onto, replace(record, notes=tuple(notes)), out)
 
 
 def transplant(
@@ -137,22 +138,22 @@ def transplant(
     options: StitchOptions | None = None,
     progress: Progress = silent,
 ) -> tuple[Any, Stitch]:
-    """Put what tuning changed from ``base`` to ``classifier`` into the blocks of ``onto``, with the head.
+    """Put the change that tuning made from ``base`` to ``classifier`` into the blocks of ``onto``, with the head.
 
     Args:
         classifier: The fine-tuned classifier.
         onto: The model that was only pretrained.
-        base: What the classifier was tuned from.
-        out: The folder to write; nothing is written if not given.
-        strength: What the change is multiplied by. If not given it is chosen by unlabelled texts, or 1 without any.
+        base: The model from which the classifier was tuned.
+        out: The folder to write; nothing is written if it is None.
+        strength: The factor of the change. If it is None, unlabelled texts choose it; without texts it is 1.
         options: See `StitchOptions`.
-        progress: Is called as the work goes on.
+        progress: Is called as the work proceeds.
 
     Returns:
         An ordinary checkpoint of ``onto``'s architecture, and the record of it.
 
     Raises:
-        BadOption: For parts that do not fit, or a folder that holds something else.
+        BadOption: The parts do not fit, or the folder holds something else.
     """
     options = options or StitchOptions()
     texts = options.texts
@@ -171,30 +172,31 @@ def transplant(
     strengths = (strength,) if strength is not None else STRENGTHS if texts else (1.0,)
     choice = Try(onto.dims.layers, len(plan.layers), plan.kernel, plan.frame)
     if texts:
-        made, tries, told = _best_strength(plan, choice, strengths, options, progress)
+        model, tries, judgement = _best_strength(plan, choice, strengths, options, progress)
     else:
         tries = (replace(choice, strength=strengths[0]),)
-        made, told = plan.classifier(strengths[0]), NOT_CHECKED
-    record = _record(
-        "transplant", (classifier, onto), plan.bridge, tries, told, len(texts), _labels(made, options.labels)
-    )
-    layers = tuple((one.first, one.second) for one in plan.layers)
-    return _kept(made, onto, replace(record, notes=plan.notes, layers=layers), out)
+        model, judgement = plan.classifier(strengths[0]), NOT_CHECKED
+    labels = _labels(model, options.labels)
+    record = _record("transplant", (classifier, onto), plan.bridge, tries, judgement, len(texts), labels)
+    layers = tuple((moved.first, moved.second) for moved in plan.layers)
+    return _write_if_asked(model, onto, replace(record, notes=plan.notes, layers=layers), out)
 
 
 def first_changed(base: Model, tuned: Model) -> int:
-    """The first block that fine-tuning changed; BadModel for two models that are no base and its tune.
+    """Return the first block that fine-tuning changed.
 
-    BadOption if no block differs.
+    Raises:
+        BadModel: The models cannot be compared.
+        BadOption: One was not tuned from the other, or no block differs.
     """
-    compared = Comparison(base, tuned)
+    comparison = Comparison(base, tuned)
     before, after = base.embedding, tuned.embedding
     if before.shape == after.shape and float((after - before).norm()) > UNLIKE * float(before.norm()):
         raise BadOption(f"{tuned.name} was not tuned from {base.name}: their embeddings have little in common.")
-    vectors = [f"{role}_bias" for role in compared.roles]
+    vectors = [f"{role}_bias" for role in comparison.roles]
     vectors += [f"{site}_norm{part}" for site in ("attn", "ff") for part in ("", "_bias")]
     for layer in range(base.dims.layers):
-        if any(compared.differs(what, layer) for what in (*compared.roles, *vectors)):
+        if any(comparison.differs(name, layer) for name in (*comparison.roles, *vectors)):
             return layer
     raise BadOption(f"{tuned.name} has the blocks of {base.name}: nothing was fine-tuned but, perhaps, the head.")
 
@@ -215,116 +217,130 @@ def _require(classifier: Model, onto: Model, labels: Sequence[str]) -> None:
 def seams(
     classifier: Model, onto: Model, keep: int | None, take: int | None, first: int | None
 ) -> list[tuple[int, int]]:
-    """Depths (keep, take) to try: seams of the classifier, each with the like depth of the other and its neighbours.
+    """Return the depths to try: seams of the classifier, each with the depths of ``onto`` around the same height.
 
-    Only the seam below the ``first`` block that fine-tuning changed, where that is known.
+    Args:
+        classifier: The fine-tuned classifier.
+        onto: The model that was only pretrained.
+        keep: The number of lower blocks, if it is given.
+        take: The number of upper blocks, if it is given.
+        first: The first block that fine-tuning changed, if it is known: then only the seam below it is tried.
+
+    Returns:
+        Depths (keep, take).
+
+    Raises:
+        BadOption: A model does not have as many layers.
     """
     above, below = classifier.dims.layers, onto.dims.layers
-    for name, value, most in (("--keep", keep, below), ("--take", take, above)):
+    for option, value, most in (("--keep", keep, below), ("--take", take, above)):
         if value is not None and not 0 <= value <= most:
-            model = onto if name == "--keep" else classifier
-            raise BadOption(f"{name} is {value}; {model.name} has {most} layers, so it is from 0 to {most}.")
-    every = range(1, above) or range(above, above + 1)
-    spaced = [every[n * len(every) // DEPTHS] for n in range(DEPTHS)] if len(every) > DEPTHS else every
+            model = onto if option == "--keep" else classifier
+            raise BadOption(f"{option} is {value}; {model.name} has {most} layers, so it is from 0 to {most}.")
+    possible = range(1, above) or range(above, above + 1)
+    spaced = [possible[n * len(possible) // DEPTHS] for n in range(DEPTHS)] if len(possible) > DEPTHS else possible
     takes: Iterable[int] = [take] if take is not None else [above - first] if first else spaced
-    found = []
+    depths = []
     for m in takes:
-        like = round((above - m) / above * below)
-        keeps = [keep] if keep is not None else [n for n in (like - 1, like, like + 1) if 1 <= n <= below]
-        found += [(n, m) for n in keeps]
-    return found
+        same_depth = round((above - m) / above * below)
+        around = (same_depth - 1, same_depth, same_depth + 1)
+        keeps = [keep] if keep is not None else [n for n in around if 1 <= n <= below]
+        depths += [(n, m) for n in keeps]
+    return depths
 
 
-def _by_vocabulary(found: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None) -> Try:
-    """The middle of the depths, in the kernel and frame that do best on the whole (docs/stitching.md)."""
+def _by_vocabulary(
+    to_classifier: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None
+) -> Try:
+    """Return the middle of the depths, in the kernel and frame that are best overall (docs/stitching.md)."""
     keep, take = candidates[len(candidates) // 2]
     kernel, frame = kernel or FIRST[0], frame or FIRST[1]
-    return Try(keep, take, kernel, frame, fit=found.fit(kernel, frame))
+    return Try(keep, take, kernel, frame, fit=to_classifier.fit(kernel, frame))
 
 
 def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple[Stitched, Verdict]:
-    """The model of a choice, scaled and levelled, and the verdict on it."""
+    """Return the model of a choice, scaled and levelled, and the verdict on it."""
     translation = trial.fitted(choice)
     level = trial.own.level(trial.logits(choice, translation))
-    told = trial.verdict(choice, seed, progress)
+    judgement = trial.verdict(choice, seed, progress)
     onto = trial.bridge.first.model
-    return stitched(trial.classifier, onto, choice.keep, choice.take, translation, level), told
+    return stitched(trial.classifier, onto, choice.keep, choice.take, translation, level), judgement
 
 
 def _best_strength(
     plan: Transplant, choice: Try, strengths: Sequence[float], options: StitchOptions, progress: Progress
 ) -> tuple[Any, tuple[Try, ...], Verdict]:
-    """Return the model of the strength that is expected to be right most often, all that were tried, and a verdict."""
+    """Return the model with the highest expected accuracy, all tries with the best first, and the verdict."""
     texts = options.texts
     own = answers(load_classifier(plan.tuned), plan.tuned, require_texts(texts))
-    chances = own.chances(options.accuracy)
+    probabilities = own.chances(options.accuracy)
 
-    def levelled(source: Transplant, one: float) -> tuple[Any, Tensor]:
-        made = source.classifier(one)
-        said = answers(made, plan.onto, texts)
-        level = own.level(said.logits)
-        put_level(made, level, said.read)
-        return made, said.logits + level
+    def levelled(source: Transplant, strength: float) -> tuple[Any, Tensor]:
+        model = source.classifier(strength)
+        model_answers = answers(model, plan.onto, texts)
+        level = own.level(model_answers.logits)
+        put_level(model, level, model_answers.read)
+        return model, model_answers.logits + level
 
-    found: list[tuple[Try, Any]] = []
-    for n, one in enumerate(strengths):
+    tries: list[tuple[Try, Any]] = []
+    for n, strength in enumerate(strengths):
         progress("strengths", n, len(strengths))
-        made, logits = levelled(plan, one)
-        found.append((measured(replace(choice, strength=one), logits, own.logits, chances), made))
-    found.sort(key=lambda each: -(each[0].expected or 0))
-    best, made = found[0]
+        model, logits = levelled(plan, strength)
+        tries.append((measured(replace(choice, strength=strength), logits, own.logits, probabilities), model))
+    tries.sort(key=lambda candidate: -(candidate[0].expected or 0))
+    best, model = tries[0]
 
-    def wrong(n: int) -> Tensor:
+    def null_logits(n: int) -> Tensor:
         return levelled(plan.null(n), best.strength or 0.0)[1]
 
-    told = verdict(best, own, chances, wrong, options.seed, progress)
-    return made, tuple(one for one, _ in found), told
+    judgement = verdict(best, own, probabilities, null_logits, options.seed, progress)
+    return model, tuple(tried for tried, _ in tries), judgement
 
 
 def _record(
-    kind: str,
+    command: str,
     models: tuple[Model, Model],
-    found: Bridge,
+    to_classifier: Bridge,
     tries: tuple[Try, ...],
-    told: Verdict,
+    judgement: Verdict,
     texts: int,
     labels: tuple[str, ...],
 ) -> Stitch:
-    """What was made of a classifier and another model; the best of what was tried is what was made."""
-    classifier, onto = map(_named, models)
-    shared = {"tokens": len(found.shared), "of": list(found.shared.sizes)}
-    return Stitch(kind, classifier, onto, shared, tries[0], tries, told, texts, labels=labels)
+    """Return the record of a model that was made from a classifier and another model as in the first of the tries."""
+    classifier, onto = map(_facts, models)
+    shared = {"tokens": len(to_classifier.shared), "of": list(to_classifier.shared.sizes)}
+    return Stitch(command, classifier, onto, shared, tries[0], tries, judgement, texts, labels=labels)
 
 
-def _kept(made: _Made, onto: Model, record: Stitch, out: Path | None) -> tuple[_Made, Stitch]:
-    """What was made, written where that is asked for."""
+def _write_if_asked(model: _Classifier, onto: Model, record: Stitch, out: Path | None) -> tuple[_Classifier, Stitch]:
+    """Return the model and its record, and write them if there is a folder to write."""
     if out is not None:
-        _write(made, onto, record, out)
-    return made, record
+        _write(model, onto, record, out)
+    return model, record
 
 
-def _labels(made: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """The labels of a model, by the names given if any are."""
+def _labels(model: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of a model, after giving them the names if there are any."""
     if names:
-        made.config.id2label = dict(enumerate(names))
-        made.config.label2id = {name: n for n, name in enumerate(names)}
-    return tuple(str(made.config.id2label[n]) for n in range(made.config.num_labels))
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: n for n, name in enumerate(names)}
+    return tuple(str(model.config.id2label[n]) for n in range(model.config.num_labels))
 
 
-def _named(model: Model) -> dict[str, Any]:
+def _facts(model: Model) -> dict[str, Any]:
     return {"name": model.name, "family": model.family.name, "layers": model.dims.layers, "sha256": model.fingerprint}
 
 
-def _write(made: Any, onto: Model, record: Stitch, out: Path) -> None:
-    """The folder, whole or not at all: made beside, then renamed."""
+def _write(model: Any, onto: Model, record: Stitch, out: Path) -> None:
+    """Write the folder completely or not at all: under another name, and rename it at the end."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        kept = {name: tensor.detach().contiguous().cpu() for name, tensor in made.state_dict().items()}
-        save_file(kept, part / "model.safetensors", metadata={"format": "pt"})
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        save_file(tensors, part / "model.safetensors", metadata={"format": "pt"})
         pad = onto.vocab.pieces[padding(onto)]
-        settings = {k: v for k, v in made.config.to_dict().items() if k != "quantization_config"}
-        settings |= {"architectures": [type(made).__name__], "dtype": "float32"}
+        settings = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        settings |= {"architectures": [type(model).__name__], "dtype": "float32"}
         (part / "config.json").write_text(json.dumps(settings, default=str, indent=1) + "\n", encoding="utf-8")
         (part / "tokenizer.json").write_text(onto.vocab.to_tokenizer_json(), encoding="utf-8")
         (part / "tokenizer_config.json").write_text(

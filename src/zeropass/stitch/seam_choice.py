@@ -1,9 +1,9 @@
-"""Which seam, without a label: what is tried, and what tells how good it is.
+"""The choice of a seam without labels: the seams that are tried, and the measures that rank them.
 
-The classifier that is translated is there, so its own answers on unlabelled texts are too. A stitch is expected to be
-right as often as the classifier's probabilities say so of the stitch's answers: the mean of p(answer | text). That is
-calibration by agreement, weighted by how sure the classifier is; where its accuracy is known, its probabilities are
-brought to that mean first (one temperature, Guo et al. 2017, with a mean instead of labels).
+The classifier itself can be run, so its own answers to unlabelled texts are known. The expected accuracy of a stitch is
+the mean probability p(answer | text) that the classifier gives to the stitch's answers. That is calibration by
+agreement, weighted by the classifier's confidence. Where its accuracy is known, one temperature first brings its mean
+confidence to that accuracy (Guo et al. 2017, with a mean instead of labels).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -38,22 +38,26 @@ __all__ = [
 __all__ += ["verdict"]
 
 Batch = tuple[Tensor, dict[int, Tensor], Tensor]
-"""Which texts, their states (texts, tokens, d) above so many blocks, and their mask."""
+"""The places of some texts, their states (texts, tokens, d) by the number of blocks below, and their mask."""
 
 LEAST = 50
-"""Fewer texts say too little."""
+"""The least number of texts to choose with."""
 
 NULLS = 5
-"""Shuffles of the vocabulary that a choice has to beat."""
+"""Shuffles of the vocabulary, each of which a choice has to beat."""
 
 FIRST = ("orthogonal", "both")
-"""Kernel and frame with which depths are compared; the others are tried at the best depth."""
+"""The kernel and frame in which depths are compared; the others are tried at the best depth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """A classifier's own logits (texts, labels), the mean length of its states as each block reads them, and the mean
-    of what its head reads (d,).
+    """The answers of a classifier to texts.
+
+    Attributes:
+        logits: Its logits, (texts, labels).
+        lengths: The mean length of the states that each block reads.
+        read: The mean of the states that its head reads, (d,).
     """
 
     logits: Tensor
@@ -61,17 +65,26 @@ class Answers:
     read: Tensor
 
     def chances(self, accuracy: float | None) -> Tensor:
-        """Its probabilities (texts, labels); of mean confidence ``accuracy`` if that is known."""
+        """Return its probabilities (texts, labels), with mean confidence ``accuracy`` if that is known."""
         return (self.logits / _temperature(self.logits, accuracy)).softmax(1)
 
     def level(self, logits: Tensor) -> Tensor:
-        """What to add to others' logits (texts, labels) so that their mean over the texts is the classifier's own."""
+        """Return the constants (labels,) that give other logits (texts, labels) the mean of the classifier's own."""
         return self.logits.mean(0) - logits.mean(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Unlabelled texts as B's blocks hold them, and what the classifier itself says to them."""
+    """Unlabelled texts to try stitches on.
+
+    Attributes:
+        classifier: The classifier.
+        bridge: The bridge from the other model to the classifier.
+        upper: The blocks of the classifier, with its head.
+        own: The classifier's own answers.
+        texts: The states of the other model.
+        chances: The classifier's probabilities, (texts, labels).
+    """
 
     classifier: Model
     bridge: Bridge
@@ -81,7 +94,7 @@ class Trial:
     chances: Tensor
 
     def logits(self, choice: Try, translation: Translation) -> Tensor:
-        """Logits (texts, labels) of a stitch, not yet levelled."""
+        """Return the logits (texts, labels) of a stitch, not yet levelled."""
         norm = seam_norm(self.classifier, choice.take)
         if norm is None:
             return self.run(choice.keep, choice.take, translation.states)
@@ -90,40 +103,52 @@ class Trial:
         return self.run(choice.keep, choice.take, lambda x: restored(translation.states(x), "layer", eps, gain, shift))
 
     def run(self, keep: int, take: int, into: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (texts, labels) of the last ``take`` blocks where states above ``keep`` of B's go in by a function."""
-        found = torch.empty_like(self.own.logits)
+        """Return the logits of a stitch whose seam is any function.
+
+        Args:
+            keep: The number of lower blocks.
+            take: The number of upper blocks.
+            into: The seam: from states of the lower model to states of the upper one.
+
+        Returns:
+            Logits, (texts, labels).
+        """
+        logits = torch.empty_like(self.own.logits)
         with torch.inference_mode(), self.upper.taking(take) as upper:
-            for at, states, mask in self.texts:
-                found[at] = upper(into(states[keep]), mask).to(found)
-        return found
+            for places, states, mask in self.texts:
+                logits[places] = upper(into(states[keep]), mask).to(logits)
+        return logits
 
     def fitted(self, choice: Try, bridge: Bridge | None = None) -> Translation:
-        """The translation of a choice, `lengthened` where scale matters: a post-norm reader has a norm there."""
+        """Return the translation of a choice, scaled by `lengthened`."""
         return self.lengthened(choice, (bridge or self.bridge).translation(choice.kernel, choice.frame))
 
-    def lengthened(self, choice: Try, made: Translation) -> Translation:
-        """A translation scaled so that states are as long as the classifier's own at the seam."""
+    def lengthened(self, choice: Try, translation: Translation) -> Translation:
+        """Scale a translation so that states are as long as the classifier's own at the seam.
+
+        A post-norm reader has a norm at the seam, so its translation stays as it is.
+        """
         if self.classifier.family.norm_place == "post":
-            return made
+            return translation
         total, count = 0.0, 0
         for _, states, mask in self.texts:
-            lengths = made.states(states[choice.keep]).norm(dim=-1)[mask.bool()]
+            lengths = translation.states(states[choice.keep]).norm(dim=-1)[mask.bool()]
             total, count = total + float(lengths.sum()), count + len(lengths)
-        here = self.own.lengths[self.classifier.dims.layers - choice.take]
-        return made.scaled(here * count / total) if total else made
+        own_length = self.own.lengths[self.classifier.dims.layers - choice.take]
+        return translation.scaled(own_length * count / total) if total else translation
 
     def verdict(self, choice: Try, seed: int, progress: Progress) -> Verdict:
-        """The verdict on a choice, against the same with shuffled tokens."""
+        """Return the verdict on a choice, compared with the same choice with shuffled tokens."""
 
-        def wrong(n: int) -> Tensor:
+        def null_logits(n: int) -> Tensor:
             return self.answered(choice, self.bridge.shuffled(n))
 
-        return verdict(choice, self.own, self.chances, wrong, seed, progress)
+        return verdict(choice, self.own, self.chances, null_logits, seed, progress)
 
     def answered(self, choice: Try, bridge: Bridge | None = None) -> Tensor:
-        """Levelled logits (texts, labels) of a stitch."""
-        found = self.logits(choice, self.fitted(choice, bridge))
-        return found + self.own.level(found)
+        """Return the levelled logits (texts, labels) of a stitch."""
+        logits = self.logits(choice, self.fitted(choice, bridge))
+        return logits + self.own.level(logits)
 
 
 def trial_of(
@@ -134,21 +159,30 @@ def trial_of(
     progress: Progress = silent,
     keeps: Collection[int] | None = None,
 ) -> Trial:
-    """Run both models over the texts once, and hold B's states above ``keeps`` blocks (all depths if not given).
+    """Run both models over the texts once.
 
-    BadOption for too few texts or an accuracy that is none.
+    Args:
+        classifier: The classifier.
+        bridge: The bridge from the other model to the classifier.
+        texts: Unlabelled texts.
+        accuracy: The classifier's accuracy, if it is known.
+        progress: Is called as the work proceeds.
+        keeps: The numbers of lower blocks above which states are held; all depths if None.
+
+    Raises:
+        BadOption: There are too few texts, or the accuracy is impossible.
     """
     require_texts(texts)
     onto = bridge.first.model
     hf = load_classifier(classifier)
     own = answers(hf, classifier, texts, lambda done, total: progress("classifier", done, total))
     lower = Lower(load_lower(onto), onto.family)
-    held = tuple(depths(lower, onto, texts, keeps, lambda done, total: progress("states", done, total)))
-    return Trial(classifier, bridge, Upper(hf, classifier.family), own, held, own.chances(accuracy))
+    batched = tuple(depths(lower, onto, texts, keeps, lambda done, total: progress("states", done, total)))
+    return Trial(classifier, bridge, Upper(hf, classifier.family), own, batched, own.chances(accuracy))
 
 
 def require_texts(texts: Sequence[str]) -> Sequence[str]:
-    """The texts; BadOption if they are too few to say anything."""
+    """Return the texts; raise BadOption if they are too few to choose with."""
     if len(texts) < LEAST:
         raise BadOption(f"There are {len(texts)} texts; at least {LEAST} are needed to choose with.")
     return texts
@@ -157,19 +191,28 @@ def require_texts(texts: Sequence[str]) -> Sequence[str]:
 def answers(
     hf: Any, model: Model, texts: Sequence[str], tick: Callable[[int, int], None] = lambda _d, _n: None
 ) -> Answers:
-    """What a classifier says to texts, run whole."""
+    """Return the answers of a complete classifier to texts.
+
+    Args:
+        hf: The classifier in transformers.
+        model: The same classifier.
+        texts: The texts.
+        tick: Is called after each batch with the number of texts that are done and that of all.
+    """
     logits, totals, count, done = None, torch.zeros(model.dims.layers), 0, 0
     activations: list[Tensor] = []
-    recorder = head_of(hf).register_forward_hook(lambda _module, given, _out: activations.append(given[0].sum(0).cpu()))
-    for at, ids, mask in batches(model, texts):
+    recorder = head_of(hf).register_forward_hook(
+        lambda _module, inputs, _out: activations.append(inputs[0].sum(0).cpu())
+    )
+    for places, ids, mask in batches(model, texts):
         with torch.inference_mode():
-            found = hf.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-            part = Upper.logits_of(hf, model.family, found, mask)
-        logits = torch.empty(len(texts), part.shape[1]) if logits is None else logits
-        logits[at] = part.cpu()
-        for layer, states in enumerate(found.hidden_states[: model.dims.layers]):
+            output = hf.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+            batch_logits = Upper.logits_of(hf, model.family, output, mask)
+        logits = torch.empty(len(texts), batch_logits.shape[1]) if logits is None else logits
+        logits[places] = batch_logits.cpu()
+        for layer, states in enumerate(output.hidden_states[: model.dims.layers]):
             totals[layer] += float(states.norm(dim=-1)[mask.bool()].sum())
-        count, done = count + int(mask.sum()), done + len(at)
+        count, done = count + int(mask.sum()), done + len(places)
         tick(done, len(texts))
     recorder.remove()
     if logits is None:
@@ -184,74 +227,107 @@ def depths(
     keeps: Collection[int] | None = None,
     tick: Callable[[int, int], None] = lambda _d, _n: None,
 ) -> Iterator[Batch]:
-    """The stream of texts above ``keeps`` blocks (all depths if not given) of a model that has all of them."""
+    """Yield the states of texts, batch by batch.
+
+    Args:
+        lower: The model with all its blocks.
+        model: The same model.
+        texts: The texts.
+        keeps: The numbers of blocks above which states are given; all depths if None.
+        tick: Is called after each batch with the number of texts that are done and that of all.
+
+    Yields:
+        Batches of states.
+    """
     done = 0
-    for at, ids, mask in batches(model, texts):
+    for places, ids, mask in batches(model, texts):
         with torch.inference_mode():
             states = lower.depths(ids, mask)
-            yield at, {n: one for n, one in enumerate(states) if keeps is None or n in keeps}, mask
-        done += len(at)
+            yield places, {n: stream for n, stream in enumerate(states) if keeps is None or n in keeps}, mask
+        done += len(places)
         tick(done, len(texts))
 
 
 def chosen(
     trial: Trial, candidates: Sequence[tuple[int, int]], kernel: str | None, frame: str | None, progress: Progress
 ) -> tuple[Try, ...]:
-    """Everything that is tried, the best first: depths (keep, take), then kernels and frames at the best of them."""
+    """Try depths, then kernels and frames at the best depth, and return all tries, the best first.
+
+    Args:
+        trial: The texts to try on.
+        candidates: Depths (keep, take).
+        kernel: The only kernel to try; all if None.
+        frame: The only frame to try; all if None.
+        progress: Is called as the work proceeds.
+    """
     kernels = (kernel,) if kernel else tuple(KERNELS)
     frames = (frame,) if frame else FRAMES
     total = len(candidates) + len(kernels) * len(frames)
-    said: dict[Try, Tensor] = {}
+    logits_of: dict[Try, Tensor] = {}
 
-    def tried(choice: Try) -> None:
-        progress("seams", len(said), total)
-        if choice not in said:
-            said[choice] = trial.answered(choice)
+    def try_out(choice: Try) -> None:
+        progress("seams", len(logits_of), total)
+        if choice not in logits_of:
+            logits_of[choice] = trial.answered(choice)
 
     for keep, take in candidates:
-        tried(Try(keep, take, kernel or FIRST[0], frame or FIRST[1]))
-    best = max(said, key=lambda one: expected(said[one], trial.chances))
-    for one in kernels:
-        for other in frames:
-            tried(replace(best, kernel=one, frame=other))
-    choices = torch.stack([logits.argmax(1) for logits in said.values()])
+        try_out(Try(keep, take, kernel or FIRST[0], frame or FIRST[1]))
+    best = max(logits_of, key=lambda choice: expected(logits_of[choice], trial.chances))
+    for kernel_name in kernels:
+        for frame_name in frames:
+            try_out(replace(best, kernel=kernel_name, frame=frame_name))
+    all_labels = torch.stack([logits.argmax(1) for logits in logits_of.values()])
     tries = []
-    for choice, logits in said.items():
-        consensus = float((choices == logits.argmax(1)).float().mean())
+    for choice, logits in logits_of.items():
+        consensus = float((all_labels == logits.argmax(1)).float().mean())
         fit = trial.bridge.fit(choice.kernel, choice.frame)
-        found = measured(choice, logits, trial.own.logits, trial.chances)
-        tries.append(replace(found, fit=fit, consensus=consensus))
-    return tuple(sorted(tries, key=lambda one: -(one.expected or 0)))
+        measures = measured(choice, logits, trial.own.logits, trial.chances)
+        tries.append(replace(measures, fit=fit, consensus=consensus))
+    return tuple(sorted(tries, key=lambda choice: -(choice.expected or 0)))
 
 
 def verdict(
-    choice: Try, own: Answers, chances: Tensor, wrong: Callable[[int], Tensor], seed: int, progress: Progress
+    choice: Try,
+    own: Answers,
+    probabilities: Tensor,
+    null_logits: Callable[[int], Tensor],
+    seed: int,
+    progress: Progress,
 ) -> Verdict:
-    """The verdict on a choice; ``wrong`` gives the logits of the same through tokens that a seed has shuffled."""
+    """Return the verdict on a choice.
+
+    Args:
+        choice: The choice, with its expected accuracy.
+        own: The classifier's own answers.
+        probabilities: The classifier's probabilities, (texts, labels).
+        null_logits: Returns the logits of the same choice with tokens that a seed has shuffled.
+        seed: The first of these seeds.
+        progress: Is called as the work proceeds.
+    """
     nulls = []
     for n in range(NULLS):
         progress("null", n, NULLS)
-        nulls.append(expected(wrong(seed + n), chances))
-    return judged(choice.expected or 0.0, expected(own.logits, chances), tuple(nulls))
+        nulls.append(expected(null_logits(seed + n), probabilities))
+    return judged(choice.expected or 0.0, expected(own.logits, probabilities), tuple(nulls))
 
 
-def expected(logits: Tensor, chances: Tensor) -> float:
-    """The accuracy that the classifier's probabilities (texts, labels) give these answers."""
-    return float(chances.gather(1, logits.argmax(1, keepdim=True)).mean())
+def expected(logits: Tensor, probabilities: Tensor) -> float:
+    """Return the accuracy of answers, logits (texts, labels), according to the classifier's probabilities."""
+    return float(probabilities.gather(1, logits.argmax(1, keepdim=True)).mean())
 
 
-def measured(choice: Try, logits: Tensor, own: Tensor, chances: Tensor) -> Try:
-    """A choice with what its answers tell beside the classifier's own logits and probabilities."""
+def measured(choice: Try, logits: Tensor, own: Tensor, probabilities: Tensor) -> Try:
+    """Return a choice with the measures of its logits, given the classifier's own logits and probabilities."""
     return replace(
         choice,
-        expected=expected(logits, chances),
+        expected=expected(logits, probabilities),
         agreement=float((logits.argmax(1) == own.argmax(1)).float().mean()),
         confidence=float(functional.softmax(logits, 1).amax(1).mean()),
     )
 
 
 def _temperature(logits: Tensor, accuracy: float | None) -> float:
-    """What to divide logits by so that the mean confidence is the accuracy; one where that is not known."""
+    """Return the temperature at which the mean confidence is the accuracy; 1 if that is not known."""
     if accuracy is None:
         return 1.0
     if not 1 / logits.shape[1] < accuracy < 1:
@@ -259,6 +335,6 @@ def _temperature(logits: Tensor, accuracy: float | None) -> float:
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = (low * high) ** 0.5
-        sure = float((logits / middle).softmax(1).amax(1).mean())
-        low, high = (middle, high) if sure > accuracy else (low, middle)
+        confidence = float((logits / middle).softmax(1).amax(1).mean())
+        low, high = (middle, high) if confidence > accuracy else (low, middle)
     return float((low * high) ** 0.5)

@@ -1,9 +1,9 @@
-"""The stitched classifier: one model of transformers, made of two, and the folder that keeps it.
+"""The stitched classifier, one model of transformers made from two, and the folder that holds it.
 
     model = zeropass.load_stitched("DIR")
 
-It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits`` works as everywhere, and after the import
-``AutoModelForSequenceClassification.from_pretrained("DIR")`` gives the same.
+It is a ``PreTrainedModel``: ``model(input_ids=…, attention_mask=…).logits`` works as usual. After the import,
+``AutoModelForSequenceClassification.from_pretrained("DIR")`` returns the same.
 """
 
 import math
@@ -30,7 +30,7 @@ __all__ = ["Seam", "Stitched", "StitchedConfig", "classify", "load_stitched", "s
 
 
 class Seam(nn.Module):
-    """``x W + b``, and for a post-norm reader the place where the norm below it puts every state."""
+    """The map ``x W + b``, followed for a post-norm reader by the norm that is below it in its own model."""
 
     def __init__(self, widths: tuple[int, int], eps: float | None) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class Seam(nn.Module):
             self.shift = nn.Parameter(torch.zeros(widths[1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, d₁) of the lower model to (…, d₂) of the upper one."""
+        """Map states (…, d₁) of the lower model to states (…, d₂) of the upper one."""
         x = x @ self.weight + self.bias
         return x if self.eps is None else restored(x, "layer", self.eps, self.gain, self.shift)
 
 
 class StitchedConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-call]
-    """Both configurations, each with as many layers as were taken."""
+    """The configurations of both halves, each with the number of layers that the half has."""
 
     model_type = "zeropass-stitched"
 
@@ -64,7 +64,7 @@ class StitchedConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-
 
 
 class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Lower blocks of one model, a seam, upper blocks and head of another, and what levels its logits."""
+    """Lower blocks of one model, a seam, upper blocks and head of another, and constants that level the logits."""
 
     config_class = StitchedConfig
     base_model_prefix = ""
@@ -72,7 +72,7 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: StitchedConfig, lower: Lower | None = None, upper: Upper | None = None) -> None:
         super().__init__(config)
         settings: Any = transformers.AutoConfig
-        below, above = (settings.for_model(**one) for one in (config.lower, config.upper))
+        below, above = (settings.for_model(**half) for half in (config.lower, config.upper))
         plain: Any = transformers.AutoModel
         headed: Any = transformers.AutoModelForSequenceClassification
         self.lower = lower or Lower(plain.from_config(below), _family(below))
@@ -89,7 +89,7 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
         labels: Tensor | None = None,
         **_others: Any,
     ) -> Any:
-        """Logits (batch, labels) of token ids (batch, tokens); a loss too where labels are given."""
+        """Return logits (batch, labels) for token ids (batch, tokens), with a loss if labels are given."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = self.seam(self.lower(input_ids, mask, token_type_ids))
         logits = self.upper(states, mask) + self.level
@@ -97,7 +97,7 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
         return transformers.modeling_outputs.SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: every weight is read."""
+        """Do nothing: every weight is read."""
 
 
 transformers.AutoConfig.register(StitchedConfig.model_type, StitchedConfig, exist_ok=True)
@@ -107,35 +107,44 @@ transformers.AutoModelForSequenceClassification.register(StitchedConfig, Stitche
 def stitched(
     classifier: Model, onto: Model, keep: int, take: int, translation: Translation, level: Tensor | None = None
 ) -> Stitched:
-    """The first ``keep`` blocks of one model, a translation, the last ``take`` of a classifier and its head."""
+    """Join the first blocks of one model, a translation, the last blocks of a classifier and its head.
+
+    Args:
+        classifier: The classifier.
+        onto: The model of the lower blocks.
+        keep: The number of lower blocks.
+        take: The number of upper blocks.
+        translation: The translation from ``onto`` to the classifier.
+        level: Constants to add to the logits, (labels,).
+    """
     lower = Lower(load_lower(onto), onto.family, keep)
     upper = Upper(load_classifier(classifier), classifier.family, take)
-    gain = seam_norm(classifier, take)
+    norm = seam_norm(classifier, take)
     above = upper.classifier.config
     config = StitchedConfig(
         lower=lower.base.config.to_dict(),
         upper=above.to_dict(),
-        renormed=classifier.dims.eps if gain else None,
+        renormed=classifier.dims.eps if norm else None,
         id2label=above.id2label,
         label2id=above.label2id,
     )
-    made = Stitched(config, lower, upper)
+    model = Stitched(config, lower, upper)
     with torch.no_grad():
-        made.seam.weight.copy_(translation.weight)
-        made.seam.bias.copy_(translation.bias)
+        model.seam.weight.copy_(translation.weight)
+        model.seam.bias.copy_(translation.bias)
         if level is not None:
-            made.level.copy_(level)
-        if gain:
-            made.seam.gain.copy_(gain[0])
-            made.seam.shift.copy_(gain[1])
-    made.train(False)
-    placed: Any = made
-    placed.to(classifier.device)
-    return made
+            model.level.copy_(level)
+        if norm:
+            model.seam.gain.copy_(norm[0])
+            model.seam.shift.copy_(norm[1])
+    model.train(False)
+    untyped: Any = model
+    untyped.to(classifier.device)
+    return model
 
 
 def seam_norm(classifier: Model, take: int) -> tuple[Tensor, Tensor] | None:
-    """Gain and shift of the norm that stands below the blocks that are taken, in a post-norm family."""
+    """Return the gain and shift of the norm below the last ``take`` blocks; None in a pre-norm family."""
     if classifier.family.norm_place == "pre":
         return None
     below = classifier.dims.layers - take - 1
@@ -147,23 +156,34 @@ def seam_norm(classifier: Model, take: int) -> tuple[Tensor, Tensor] | None:
 
 
 def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
-    """The classifier that `zeropass stitch` wrote, as a model of transformers: a `Stitched`, or after a transplant an
-    ordinary one. CannotRun, naming the folder, if it holds something else.
+    """Load a classifier that `zeropass stitch` wrote, as a model of transformers.
+
+    Args:
+        folder: The folder.
+        device: The device of the model.
+
+    Returns:
+        A `Stitched`, or after a transplant a model of an ordinary class.
+
+    Raises:
+        CannotRun: The folder holds something else; the message names it.
     """
     path = Path(folder)
     if not (path / "stitch.json").is_file():
         raise CannotRun(f"{path} does not hold a stitched model: there is no stitch.json.")
-    kind: Any = transformers.AutoModelForSequenceClassification
+    auto_class: Any = transformers.AutoModelForSequenceClassification
     with _holding(path):
-        _require_sizes(path, kind)
-        found, told = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, output_loading_info=True)
-        if left := sorted(str(one) for name in _UNREAD for one in told.get(name) or ()):
-            raise ValueError(f"its weights do not fit its configuration, {left[0]} for one")
-        return found.eval().to(device)
+        _require_sizes(path, auto_class)
+        model, loading_info = auto_class.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        if unread := sorted(str(tensor) for name in _UNREAD for tensor in loading_info.get(name) or ()):
+            raise ValueError(f"its weights do not fit its configuration, {unread[0]} for one")
+        return model.eval().to(device)
 
 
 _UNREAD = ("missing_keys", "mismatched_keys", "unexpected_keys")
-"""What transformers says of tensors that it made up, or left alone: it warns, and such a classifier is another one."""
+"""Keys of the loading info for tensors that were initialised or ignored. Transformers only warns of them."""
 
 
 def _widest(shapes: Sequence[tuple[int, ...]]) -> int:
@@ -171,10 +191,10 @@ def _widest(shapes: Sequence[tuple[int, ...]]) -> int:
     return max((max(shape, default=0) for shape in shapes), default=0)
 
 
-def _require_sizes(path: Path, kind: Any) -> None:
-    """Raise ValueError for a configuration of a model larger than the weights, before memory is taken for it.
+def _require_sizes(path: Path, auto_class: Any) -> None:
+    """Raise ValueError if the configuration describes a model larger than the weights, before memory is allocated.
 
-    First the counts over which there is a loop, then all sizes, on tensors without memory.
+    Counts of repeated modules are checked first, then the total size, on tensors without memory.
     """
     source = SafetensorsSource(sorted(path.glob("*.safetensors")))
     shapes = [source.shape(name) for name in source.names()]
@@ -184,22 +204,23 @@ def _require_sizes(path: Path, kind: Any) -> None:
             count = part.get(name) if isinstance(part, dict) else None
             if isinstance(count, int) and count > most(shapes):
                 raise ValueError(f"the {name} of its configuration is more than its weights have room for")
-    held = sum(map(math.prod, shapes))
+    stored = sum(map(math.prod, shapes))
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     with torch.device("meta"):
-        asked = sum(one.numel() for one in kind.from_config(config).parameters())
-    if asked > held:
-        raise ValueError(f"its configuration is that of a model of {asked} numbers, its weights have {held}")
+        described = sum(parameter.numel() for parameter in auto_class.from_config(config).parameters())
+    if described > stored:
+        raise ValueError(f"its configuration is that of a model of {described} numbers, its weights have {stored}")
 
 
 _LOOPS = {"num_hidden_layers": len, "n_layer": len, "num_labels": _widest, "_num_labels": _widest}
-"""Settings that say how often something is made, and what of the tensors' shapes they cannot be more than."""
+"""Settings that count repeated modules, each with its upper bound as a function of the tensors' shapes."""
 
 
 @contextmanager
 def _holding(path: Path) -> Iterator[None]:
-    """CannotRun, naming the folder, for whatever transformers and tokenizers make of damaged files: nearly anything,
-    also panics of Rust, which are no Exception.
+    """Raise CannotRun, naming the folder, for any error that damaged files cause in transformers and tokenizers.
+
+    Panics of Rust are among them, which are no subclass of Exception.
     """
     try:
         with quiet():
@@ -212,9 +233,22 @@ def _holding(path: Path) -> Iterator[None]:
 
 
 def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> list[dict[str, float]]:
-    """The probability of each label, by its name, for each text. BadOption for a text without a token."""
+    """Classify texts with a model that `zeropass stitch` wrote.
+
+    Args:
+        folder: The folder of the model.
+        texts: The texts.
+        device: The device to run on.
+
+    Returns:
+        For each text the probability of each label, by its name.
+
+    Raises:
+        BadOption: A text has no token.
+        CannotRun: The folder holds something else.
+    """
     model = load_stitched(folder, device)
-    found = []
+    results = []
     with _holding(Path(folder)), torch.inference_mode():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         names = [str(model.config.id2label[n]) for n in range(model.config.num_labels)]
@@ -223,9 +257,9 @@ def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> l
             if ids.shape[1] == 0:
                 raise BadOption(f"The text {text!r} has no token of {folder}.")
             ids = ids.to(device)
-            chances = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
-            found.append(dict(zip(names, chances.tolist(), strict=True)))
-    return found
+            probabilities = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].softmax(-1)
+            results.append(dict(zip(names, probabilities.tolist(), strict=True)))
+    return results
 
 
 def _family(config: Any) -> Family:
