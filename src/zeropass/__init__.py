@@ -1,15 +1,15 @@
-"""zeropass reads the weights of a Transformer and says, in words, what each parameter does.
+"""Read the weights of a Transformer and say in words what each parameter does.
 
 ::
 
     import zeropass as zp
 
     lens = zp.load("smollm2-135m")          # a demo name, a folder, a .gguf file or a hub id
-    lens["L26.ff.1189"]                     # records: what a neuron sees, is about to say and writes
-    atlas = zp.open_atlas("demo/atlas")     # made by: zeropass build MODEL --out demo/atlas
+    lens["L26.ff.1189"]                     # records of what a neuron sees, is about to say and writes
+    atlas = zp.open_atlas("demo/atlas")     # after: zeropass build MODEL --out demo/atlas
     atlas.find("Paris")
 
-Names are imported when first used: reading an atlas never imports torch.
+Names are imported when they are first used, so that reading an atlas does not import torch.
 """
 
 from importlib import import_module
@@ -102,7 +102,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_NAMES_BY_MODULE = {
     "zeropass.model.adapted": ("Adapted", "adapt"),
     "zeropass.model.address": ("Address", "parse"),
     "zeropass.align.run": ("align_models",),
@@ -135,13 +135,13 @@ _HOMES = {
     "zeropass.web.app": ("serve",),
     "zeropass.web.load": ("Sources", "open_sources"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'zeropass' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

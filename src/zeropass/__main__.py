@@ -1,4 +1,4 @@
-"""``python -m zeropass`` is the command line."""
+"""The command line as ``python -m zeropass``."""
 
 from zeropass.cli.main import main
 

@@ -1,8 +1,8 @@
-"""A model seen through its frames: from an address to words, straight from the weights."""
+"""The lens: from the address of a parameter to words, straight from the weights."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -40,42 +40,57 @@ __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
 
 def load(model: str, device: str = "cpu") -> "Lens":
-    """Open a model for reading: a demo name, a folder, a ``.gguf`` file or a hub id. No weights are read yet.
+    """Open a model for reading; no weights are read yet.
 
-    ::
+    Args:
+        model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
+        device: Where to compute: ``cpu`` or ``cuda``.
 
-        import zeropass as zp
-        lens = zp.load("smollm2-135m")
-        lens["L26.ff.1189"]
+    Returns:
+        A lens that reads the parameters of the model as words.
+
+    Example:
+        >>> import zeropass as zp
+        >>> lens = zp.load("models/first")
+        >>> lens["L1.ff.3"]
+        Records(L1.ff.3.gate token, L1.ff.3.gate output, L1.ff.3.up token, L1.ff.3.up output, L1.ff.3.value output)
     """
     return Lens(open_model(model, device))
 
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """Reads parameters of a model as words. ``tokens`` is the view: ``default``, ``words``, ``ascii`` or ``all``.
+    """A reader of a model's parameters as words.
 
-    ``verdicts`` are what a text said of the model's kinds of list; if not given, those that are known of its weights.
+    Attributes:
+        model: The model whose parameters are read.
+        tokens: The view of the tokens: ``default``, ``words``, ``ascii`` or ``all``.
+        verdicts: Verdicts of a text on the model's lists; if not given, those that are known for its weights.
+        frames: The frames of the model; they compute their rows when first needed. Made here if not given.
+
+    Example:
+        >>> import zeropass as zp
+        >>> lens = zp.Lens(zp.open_model("models/first"), tokens="words")
+        >>> record = lens.explain("L1.ff.3.gate", frame="token", k=5)[0]
+        >>> record.address, record.verb, len(record.top), record.hidden.view
+        ('L1.ff.3', 'sees', 5, 'words')
     """
 
     model: Model
     tokens: View = "default"
     verdicts: Verdicts | None = None
+    frames: Frames = field(default=None, repr=False)  # type: ignore[assignment]  # `__post_init__` replaces None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", self.frames or Frames(self.model))
 
     @classmethod
     def over(cls, frames: Frames) -> "Lens":
-        """A lens through frames that are at hand already."""
-        lens = cls(frames.model)
-        lens.__dict__["frames"] = frames
-        return lens
-
-    @cached_property
-    def frames(self) -> Frames:
-        """The spaces of the model; computed when first needed, then kept."""
-        return Frames(self.model)
+        """Return a lens that uses existing frames and the rows that they have computed."""
+        return cls(frames.model, frames=frames)
 
     def __getitem__(self, address: str) -> Records:
-        """The records of an address in all its roles and usual frames."""
+        """Return the records of an address in all its roles and usual frames."""
         return self.explain(address)
 
     def explain(
@@ -87,11 +102,22 @@ class Lens:
         k: int = 20,
         offset: int | None = None,
     ) -> Records:
-        """Records of an address: all its roles if it names none, all frames but ``paper`` if none is given.
+        """Return the records of an address.
 
-        k: tokens a pole, or pairs. offset: query position minus key position, for ``qk`` of a model with RoPE; the
-        usual one (`Frames.usual_offset`) if not given.
-        Raises BadAddress (out of range), BadOption (no such frame, view or offset here).
+        Args:
+            address: The address of a parameter; all its roles are read if it names none.
+            frame: The frame to read in; all but ``paper`` if not given.
+            tokens: The view of the tokens; that of the lens if not given.
+            k: Tokens of each pole of a list, or pairs of a head map.
+            offset: Query position minus key position, for ``qk`` of a model with RoPE; `Frames.usual_offset` if not
+                given.
+
+        Returns:
+            One record for each role and frame.
+
+        Raises:
+            BadAddress: The address is out of range.
+            BadOption: The parameter has no such frame, view or offset.
         """
         check_frame(frame)
         check_count(k)
@@ -100,13 +126,13 @@ class Lens:
             raise BadOption(f"{address}: an offset changes the qk map of a head only; this one does not depend on it.")
         view = self.view(tokens or self.tokens)
         records: list[Record] = []
-        for one in with_roles(place, self.model.family.ff_roles):
-            if one.role in MAP_ROLES:
-                records.append(self._pairs(one, frame or "token", view, k, offset))
+        for parameter in with_roles(place, self.model.family.ff_roles):
+            if parameter.role in MAP_ROLES:
+                records.append(self._pairs(parameter, frame or "token", view, k, offset))
             elif offset:
                 raise BadOption(f"{address}: an offset has a meaning for the qk map of a head only.")
             else:
-                records += self._lists(one, frame, view, k)
+                records += self._lists(parameter, frame, view, k)
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
@@ -115,11 +141,25 @@ class Lens:
     def svd(
         self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int | None = None
     ) -> SvdRecord:
-        """Leading singular directions of a head map over the vocabulary: what each reads, and what goes with it.
+        """Return the leading singular directions of a head map over the vocabulary.
 
-        ``address`` must name a map (``L10.attn.3.vo``). Directions whose singular values nearly coincide
-        are marked: any rotation of them would do as well, so single ones mean nothing. The pole + of a direction is
-        the one where the left side has its most extreme token of all, hidden ones included (`factored.one_sign`).
+        Directions whose singular values nearly coincide are marked: any rotation of them is as good, so a single one
+        means nothing. In the pole + of a direction, the left side has its most extreme token of all, hidden tokens
+        included (`factored.one_sign`).
+
+        Args:
+            address: The address of a head map (``L10.attn.3.vo``).
+            frame: The frame to read in.
+            tokens: The view of the tokens; that of the lens if not given.
+            k: The number of directions.
+            offset: Query position minus key position, for ``qk``; `Frames.usual_offset` if not given.
+
+        Returns:
+            The directions, each with the tokens at both poles of its left and right side.
+
+        Raises:
+            BadAddress: The address is no head map of the model.
+            BadOption: The map has no such frame, view or offset.
         """
         check_frame(frame)
         check_count(k)
@@ -129,89 +169,93 @@ class Lens:
         view = self.view(tokens or self.tokens)
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
-        found = product.svd()  # all of them: the last one is judged by its neighbour
-        close = close_values(found.values)[:k].tolist()
-        sides = found.left.T[:k], found.right.T[:k]
-        energy = found.values.square().sum().clamp_min(torch.finfo(found.values.dtype).tiny)  # a map may be zero
+        svd = product.svd()  # all of them: whether the last one is close depends on the next
+        close = close_values(svd.values)[:k].tolist()
+        sides = svd.left.T[:k], svd.right.T[:k]
+        energy = svd.values.square().sum().clamp_min(torch.finfo(svd.values.dtype).tiny)  # a map may be zero
         directions = [
             Direction(
                 float(value),
                 float(value.square() / energy),
-                bool(near),
+                bool(is_close),
                 *self.poles(left, view),
                 *self.poles(right, view),
             )
-            for value, near, left, right in zip(found.values[:k], close, *sides, strict=True)
+            for value, is_close, left, right in zip(svd.values[:k], close, *sides, strict=True)
         ]
         note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
         return SvdRecord(str(place), place.role, offset, frame, tuple(directions), view.hidden, note)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
-        """All canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
+        """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
     def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
-        """A head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
+        """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
         require_head(self.model, place)
         return self.frames.head_map(place.layer, place.head, place.role, frame, self._offset(place.role, frame, offset))
 
-    def _offset(self, kind: str, frame: str, asked: int | None) -> int:
-        """The offset of a map: what was asked, or else the usual one."""
-        return self.frames.usual_offset(kind, frame) if asked is None else asked
+    def _offset(self, role: str, frame: str, offset: int | None) -> int:
+        """Return the given offset of a map, or the usual one if None is given."""
+        return self.frames.usual_offset(role, frame) if offset is None else offset
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Which tokens were hardly trained: `Model.judgement`."""
+        """The under-trained tokens: `Model.judgement`."""
         return self.model.judgement
 
     @cached_property
     def _verdicts(self) -> Verdicts | None:
+        """The given verdicts, or those that are known for the weights; an adapted model is not looked up by values."""
         model = self.model
         values: Callable[[], str | None] = lambda: None if isinstance(model, Adapted) else values_sha256(model)  # noqa: E731
         return self.verdicts or known_verdicts(model.size, lambda: model.fingerprint, model.dims.layers, values)
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
+        """Return the verdict on the lists of a role, frame and layer, if there is one."""
         return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None
 
     def view(self, name: View) -> "Shown":
-        """The tokens that lists of a view may show; BadOption for one that hides them all."""
+        """Return the tokens that lists of a view may show; raise BadOption if the view hides them all."""
         vocab = self.model.vocab
-        judged = () if name == "all" else self.judgement  # which hides nothing, whatever the judgement
-        mask = torch.from_numpy(vocab.mask(name, *judged)).to(self.model.device)
+        judgement = () if name == "all" else self.judgement  # `all` hides nothing, whatever the judgement
+        mask = torch.from_numpy(vocab.mask(name, *judgement)).to(self.model.device)
         if not mask.any():
             raise BadOption(f"The view {name} hides every token of {self.model.name}.")
         return Shown(
             mask,
             mask.nonzero()[:, 0],
-            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *judged)),
+            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *judgement)),
         )
 
     def _lists(self, place: Address, frame: str | None, view: "Shown", k: int) -> list[Record]:
+        """Return the lists of one vector in a frame, or in all its usual frames for None."""
         layer, role, row = locate(self.model, place)
-        found = vector_set(self.model, layer, role, row, row + 1)
-        if len(found.addresses) > 1:  # a lone vector among its set
-            found = _only(found, row)
-        frames = found.frames if frame is None else tuple(f for f in (*found.frames, "paper") if f == frame)[:1]
-        return [self._list(place, found, one, view, k) for one in frames]
+        vector = vector_set(self.model, layer, role, row, row + 1)
+        if len(vector.addresses) > 1:
+            vector = _single(vector, row)
+        frames = vector.frames if frame is None else tuple(f for f in (*vector.frames, "paper") if f == frame)[:1]
+        return [self._list(place, vector, name, view, k) for name in frames]
 
-    def _list(self, place: Address, found: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
-        rows = self.frames.rows(space_of(frame, found.side, found.reads_at))
-        folded = self.frames.fold(found.vectors, frame, found.side, found.norm, found.layer)
+    def _list(self, place: Address, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
+        """Return the list of a set of one vector in one frame."""
+        rows = self.frames.rows(space_of(frame, vector.side, vector.reads_at))
+        folded = self.frames.fold(vector.vectors, frame, vector.side, vector.norm, vector.layer)
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
         values = (rows.matrix @ folded[0])[view.ids]
         best = extremes(values[None], k, view.ids)
-        norm = float(found.vectors.norm())
+        norm = float(vector.vectors.norm())
         ends = (*best.top.flatten().tolist(), *best.bottom.flatten().tolist())
         if not all(map(math.isfinite, (norm, mean, std, *ends))):
-            raise BadWeights(f"{self.model.source.path}: the scores of {place}.{found.role} are beyond float32.")
+            raise BadWeights(f"{self.model.source.path}: the scores of {place}.{vector.role} are beyond float32.")
         vocab = self.model.vocab
         return VectorRecord(
             address=str(place),
-            role=found.role,
-            side=found.side,
+            role=vector.role,
+            side=vector.side,
             frame=frame,
             norm=norm,
             top=scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
@@ -219,22 +263,23 @@ class Lens:
             mean=mean,
             std=std,
             hidden=view.hidden,
-            evidence=self._verdict(found.role, frame, place.layer),
+            evidence=self._verdict(vector.role, frame, place.layer),
         )
 
     def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
+        """Return the top pairs of a head map; an offset counts for ``qk`` only."""
         require_head(self.model, place)
         shift = self._offset(place.role, frame, offset if place.role == "qk" else None)
         product = self.frames.head_map(place.layer, place.head, place.role, frame, shift)
         try:
-            found = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
-        except ValueError as error:  # of damaged weights: no score of sound ones is beyond float32
+            pairs = top_pairs(product, k, left_mask=view.mask, right_mask=view.mask)
+        except ValueError as error:  # the weights are damaged: scores of sound weights fit into float32
             raise BadWeights(f"{self.model.source.path}: {place}.{place.role}: {error}") from error
-        record = pair_record(self.model.vocab, str(place), place.role, shift, frame, found, view.hidden)
+        record = pair_record(self.model.vocab, str(place), place.role, shift, frame, pairs, view.hidden)
         return replace(record, evidence=self._verdict(place.role, frame, place.layer, shift))
 
     def poles(self, direction: Tensor, view: "Shown") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
-        """The shown tokens at both ends of a direction's scores (V,), ten each, best first."""
+        """Return the shown tokens at both ends of a direction's scores (V,), ten each, best first."""
         mean, std = float(direction.mean()), float(direction.std())
         best = extremes(direction[view.ids][None], 10, view.ids)
         vocab = self.model.vocab
@@ -255,11 +300,31 @@ def pairs_with(
     tokens: View | None = None,
     k: int = 50,
 ) -> PairRecord:
-    """The k best pairs of a head map whose left (or right) token is among some; of both, those that fit both.
+    """Return the best pairs of a head map whose left or right token, or both, are among given ones.
 
-    address: of the map (``L10.attn.3.qk``). product: the map in the token frame, as `Lens.head_map` gives it at an
-    ``offset``. left, right: token ids; tokens that the view hides may be asked for, they only never answer.
-    Raises BadOption where neither side is given, or a token is not in the vocabulary.
+    Args:
+        lens: The lens on the model.
+        address: The address of the map (``L10.attn.3.qk``).
+        product: The map in the token frame, as `Lens.head_map` returns it for ``offset``.
+        offset: Query position minus key position.
+        left: Ids of the left tokens, hidden ones allowed; all that the view shows if empty.
+        right: Ids of the right tokens, hidden ones allowed; all that the view shows if empty.
+        tokens: The view of the tokens; that of the lens if not given.
+        k: The number of pairs.
+
+    Returns:
+        The pairs, best first.
+
+    Raises:
+        BadOption: Neither side is given, or a token is not in the vocabulary.
+
+    Example:
+        >>> import zeropass as zp
+        >>> lens = zp.load("models/first")
+        >>> product = lens.head_map("L1.attn.0.qk", offset=0)
+        >>> record = zp.pairs_with(lens, "L1.attn.0.qk", product, 0, left=[300], k=3)
+        >>> record.address, record.role, [pair.left.id for pair in record.pairs]
+        ('L1.attn.0', 'qk', [300, 300, 300])
     """
     check_count(k)
     if not left and not right:
@@ -270,25 +335,31 @@ def pairs_with(
         raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {size - 1}.")
     rows = torch.tensor(sorted(set(left)), device=view.ids.device) if left else view.ids
     columns = torch.tensor(sorted(set(right)), device=view.ids.device) if right else view.ids
-    found = _best(product, rows, columns, k)
+    pairs = _best_pairs(product, rows, columns, k)
     place, _, role = address.rpartition(".")
-    return pair_record(lens.model.vocab, place, role, offset, "token", found, view.hidden)
+    return pair_record(lens.model.vocab, place, role, offset, "token", pairs, view.hidden)
 
 
-def _best(product: Factored, rows: Tensor, columns: Tensor, k: int) -> TopPairs:
-    """The k best of all pairs of some rows and columns; of equal scores the smaller ids first."""
+def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> TopPairs:
+    """Return the k best pairs of some rows and columns; among equal scores, smaller ids come first."""
     scores = (product.left[rows] @ product.right[columns].T).flatten()
     k = min(k, len(scores))
     best, order = scores.sort(descending=True, stable=True)
     best, order = best[:k], order[:k]
     kth = float(best[-1]) if k else float("inf")
-    # Every pair was looked at: nothing is left that a bound could be about.
+    # Every pair was scored, so there is no rest to bound.
     return TopPairs(rows[order // len(columns)], columns[order % len(columns)], best, kth, float("inf"), True, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A view's tokens: as a mask (V,), as ids, and what it hides."""
+    """The tokens that a view shows.
+
+    Attributes:
+        mask: True for the tokens that are shown, (V,).
+        ids: Their ids, ascending.
+        hidden: How many tokens the view hides, and why.
+    """
 
     mask: Tensor
     ids: Tensor
@@ -298,31 +369,32 @@ class Shown:
 def scored_tokens(
     vocab: Vocabulary, ids: Sequence[int], scores: Sequence[float], mean: float, std: float
 ) -> tuple[TokenScore, ...]:
-    """Tokens with raw score and z; a list without spread has z 0."""
+    """Return tokens with raw score and z, which is 0 in a list without spread."""
     z: Callable[[float], float] = lambda score: (score - mean) / std if std > 0 else 0.0  # noqa: E731
     return tuple(TokenScore(i, vocab.label(i), s, z(s)) for i, s in zip(ids, scores, strict=True))
 
 
 def pair_record(
-    vocab: Vocabulary, address: str, role: str, offset: int, frame: str, found: TopPairs, hidden: Hidden
+    vocab: Vocabulary, address: str, role: str, offset: int, frame: str, pairs: TopPairs, hidden: Hidden
 ) -> PairRecord:
-    """A record from token ids and scores."""
-    pairs = tuple(
+    """Return the record of pairs that are given as token ids and scores."""
+    scored = tuple(
         PairScore(Token(a, vocab.label(a)), Token(b, vocab.label(b)), s)
-        for a, b, s in zip(found.left.tolist(), found.right.tolist(), found.scores.tolist(), strict=True)
+        for a, b, s in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.scores.tolist(), strict=True)
     )
-    bound = found.bound if math.isfinite(found.bound) else None
-    return PairRecord(address, role, offset, frame, pairs, Certificate(found.kth, bound, found.complete), hidden)
+    bound = pairs.bound if math.isfinite(pairs.bound) else None
+    return PairRecord(address, role, offset, frame, scored, Certificate(pairs.kth, bound, pairs.complete), hidden)
 
 
-def _only(found: VectorSet, row: int) -> VectorSet:
+def _single(vectors: VectorSet, row: int) -> VectorSet:
+    """Return one vector of a set as a set of its own."""
     return VectorSet(
-        found.layer,
-        found.role,
-        found.side,
-        found.addresses[row : row + 1],
-        found.vectors[row : row + 1],
-        found.norm,
-        found.frames,
-        found.reads_at,
+        vectors.layer,
+        vectors.role,
+        vectors.side,
+        vectors.addresses[row : row + 1],
+        vectors.vectors[row : row + 1],
+        vectors.norm,
+        vectors.frames,
+        vectors.reads_at,
     )

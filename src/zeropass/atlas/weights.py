@@ -1,6 +1,7 @@
-"""From an atlas back to its weights: a lens that takes rows and views from the atlas and does not compute them."""
+"""A lens on the weights of an atlas that takes rows and views from the atlas and does not compute them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -22,68 +23,86 @@ __all__ = ["lens_of"]
 
 
 def lens_of(atlas: Atlas, model: str) -> Lens:
-    """A lens on the model that an atlas was built from, named as `open_model` takes it; ready at once.
+    """Return a lens on the model that an atlas was built from; it need not compute the rows that the atlas holds.
 
-    Raises BadOption if the weights are not those of the atlas, and what `open_model` raises.
+    Args:
+        atlas: An atlas of a model, not of a change.
+        model: The model, named as `open_model` takes it.
+
+    Raises:
+        BadOption: The weights are not those of the atlas; other errors are those of `open_model`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> options = zp.Options(layers=(1, 2), roles=("gate",))
+        >>> with TemporaryDirectory() as folder:
+        ...     built = zp.build(zp.open_model("models/first"), Path(folder), options)
+        ...     lens = zp.lens_of(zp.open_atlas(folder), "models/first")
+        ...     record = lens.svd("L1.attn.0.vo", k=4)
+        >>> record.address, len(record.directions)
+        ('L1.attn.0', 4)
     """
     if atlas.is_change:
         raise BadOption(f"{atlas.path} is an atlas of a change: what it holds is in no one model's weights.")
-    found = open_model(model)
-    if found.fingerprint != atlas.manifest.get("weights_sha256"):
+    source = open_model(model)
+    if source.fingerprint != atlas.manifest.get("weights_sha256"):
         raise BadOption(f"{model} has other weights than those that {atlas.path} was built from.")
-    frames, lens = _Frames(found), _Lens(found, verdicts=atlas.verdicts)
-    lens.__dict__["frames"] = frames
-    for one in (frames, lens):
-        one.__dict__["atlas"] = atlas
-    return lens
+    return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, atlas=atlas), atlas=atlas)
 
 
+@dataclass(frozen=True, eq=False)
 class _Frames(Frames):
     """Frames that take the rows of an atlas where it has them."""
 
-    atlas: Atlas
+    atlas: Atlas = field(kw_only=True, repr=False)
 
     def _computed(self, space: str) -> Rows:
         path = self.atlas.path / "rows" / f"{safe_name(space)}.npy"
         if not path.is_file():
             return super()._computed(space)
-        self.atlas.rows(space)  # it has the right shape, or BadAtlas
-        # Copy on write: torch wants memory that may be written to, and nothing writes to it.
+        self.atlas.rows(space)  # raises BadAtlas if the file has another shape
+        # torch warns of memory that cannot be written to, so the file is mapped copy-on-write; nothing writes to it.
         matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        both = torch.from_numpy(moments(self.atlas, space))
-        return Rows(space, matrix, Moments(both[0], both[1:], len(matrix)))
+        mean_and_covariance = torch.from_numpy(moments(self.atlas, space))
+        return Rows(space, matrix, Moments(mean_and_covariance[0], mean_and_covariance[1:], len(matrix)))
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
-        return self._recent(layer, head, role, frame)
+        return self._cached_head_scores(layer, head, role, frame)
 
     @cached_property
-    def _recent(self) -> Callable[[int, int, str, str], tuple[Tensor, Tensor]]:
-        """The scores of the last few sides of heads (13 MB each for SmolLM2): another offset only turns them."""
+    def _cached_head_scores(self) -> Callable[[int, int, str, str], tuple[Tensor, Tensor]]:
+        """`Frames._head_scores`, cached for the last eight sides of heads (13 MB each for SmolLM2).
+
+        Another offset only rotates them.
+        """
         return lru_cache(8)(super()._head_scores)
 
 
 class _Map(Factored):
-    """A head map whose singular directions come from Gram matrices: to six digits, and several times as fast."""
+    """A head map whose singular directions come from Gram matrices: to six digits, and several times faster."""
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        turned = self.reduced()
-        left, right = turned.left.double(), turned.right.double()
+        reduced = self.reduced()
+        left, right = reduced.left.double(), reduced.right.double()
         values = left.square().sum(0)
         root = values.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         return left / root, values, right / root
 
 
+@dataclass(frozen=True, eq=False)
 class _Lens(Lens):
-    """A lens with the views of an atlas, which knows already which tokens were hardly trained."""
+    """A lens with the views of an atlas, which already knows the under-trained tokens."""
 
-    atlas: Atlas
+    atlas: Atlas = field(kw_only=True, repr=False)
 
     def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
-        """A head map as its two factors."""
+        """Return a head map as its two factors."""
         product = super().head_map(address, frame=frame, offset=offset)
         return _Map(product.left, product.right)
 
     def view(self, name: View) -> Shown:
-        """The tokens that lists of a view may show."""
+        """Return the tokens that lists of a view may show."""
         mask = torch.from_numpy(self.atlas.mask(name).copy())
         return Shown(mask, mask.nonzero()[:, 0], self.atlas.hidden(name))

@@ -1,1 +1,1 @@
-"""The command line: parses, asks the library, prints. Everything it prints can be had as JSON."""
+"""The command line: it parses options, calls the library and prints; all results are available as JSON."""

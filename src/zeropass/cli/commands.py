@@ -1,4 +1,4 @@
-"""The commands, each a function: it reads its options, asks the library and prints."""
+"""The commands: each function reads its options, calls the library and prints the result."""
 
 import os
 import time
@@ -56,12 +56,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",  # in rich's own markup zeropass[web] is zeropass, and a style named web
+    rich_markup_mode="markdown",  # rich's own markup would take zeropass[web] for zeropass in a style named web
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"zeropass {zp.__version__}")
         raise typer.Exit
 
@@ -107,18 +107,18 @@ def build(
     if memory is not None and engine != "local":
         raise BadOption("--memory is for builds in one process; a cluster gives its tasks their memory.")
     local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
-    made = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
+    build_atlas = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
     with progress_bar() as report:
         report("opening", 0, 1)
-        fresh = made(zp.open_model(model, device), out, options, report)
-    took = time.monotonic() - started
-    where = shown_text(str(out), limit=500)
-    if fresh:
+        is_new = build_atlas(zp.open_model(model, device), out, options, report)
+    seconds = time.monotonic() - started
+    path = shown_text(str(out), limit=500)
+    if is_new:
         size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-        print(f"{where}: complete, {size / 1e6:,.0f} MB, {duration(took)}.")
+        print(f"{path}: complete, {size / 1e6:,.0f} MB, {duration(seconds)}.")
     else:
-        print(f"{where}: complete already, reused.")
+        print(f"{path}: complete already, reused.")
 
 
 @app.command("explain", help="Another name for show.")
@@ -148,8 +148,8 @@ def show(
         print_records(records, address, frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
-    plain = open_named(what, device)
-    lens = zp.Lens(put_adapter(plain, folder) if folder else plain)
+    model = open_named(what, device)
+    lens = zp.Lens(put_adapter(model, folder) if folder else model)
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
@@ -216,7 +216,7 @@ def evidence(
     """Run MODEL on a text and measure how far its words can be believed, against chance (needs zeropass[run])."""
     folder = out if out is not None else Path("evidence") / default_name(model)
     with progress_bar() as report:
-        found = zp.collect_evidence(
+        run = zp.collect_evidence(
             model,
             text,
             folder,
@@ -227,10 +227,10 @@ def evidence(
             device=device,
             progress=report,
         )
-    told = {"left_out": found.evidence.left_out, "out": str(folder), "kept": found.kept is not None, "note": found.note}
-    if not print_json(found.verdicts.to_json() | told, as_json):
-        Console().print(found.summary)
-        print(shown_text(found.note, limit=500))
+    facts = {"left_out": run.evidence.left_out, "out": str(folder), "kept": run.kept is not None, "note": run.note}
+    if not print_json(run.verdicts.to_json() | facts, as_json):
+        Console().print(run.summary)
+        print(shown_text(run.note, limit=500))
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
 
 
@@ -248,9 +248,9 @@ def align(
     with progress_bar() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device), zp.open_model(second, device)
-        found = zp.align_models(*models, folder, seed=seed, progress=report)
-    if not print_json(found.summary() | {"out": str(folder)}, as_json):
-        Console().print(render_alignment(found))
+        alignment = zp.align_models(*models, folder, seed=seed, progress=report)
+    if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
+        Console().print(render_alignment(alignment))
         print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.svg, layers.parquet, matches.parquet.")
 
 
@@ -265,10 +265,10 @@ def match(
 ) -> None:
     """Find the parameters of B that do what one of A does, searching every layer of B."""
     pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
-    found = zp.match(pair, address, k)
-    if not print_json(found.to_json(), as_json):
-        own, other = (zp.Lens.over(half.frames) for half in pair.halves)
-        Console().print(render_matches(found, own[found.query], [other[one.address] for one in found.matches]))
+    record = zp.match(pair, address, k)
+    if not print_json(record.to_json(), as_json):
+        a, b = (zp.Lens.over(half.frames) for half in pair.halves)
+        Console().print(render_matches(record, a[record.query], [b[match.address] for match in record.matches]))
 
 
 @app.command()
@@ -297,16 +297,16 @@ def diff(
     with progress_bar() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device)
-        looked_up(model.vocab, words)  # a word that cannot be asked for is refused before any work
+        looked_up(model.vocab, words)  # refuses an unknown word before any work
         other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device)
-        if atlas:  # first: it finds at once a folder that cannot be used
+        if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
-        found = zp.compare(model, other, watch=words, progress=report)
+        comparison = zp.compare(model, other, watch=words, progress=report)
         if out is not None:
-            zp.write_diff(found, out)
-    if not print_json(found.to_json(), as_json):
-        Console().print(render_diff(found))
+            zp.write_diff(comparison, out)
+    if not print_json(comparison.to_json(), as_json):
+        Console().print(render_diff(comparison))
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
@@ -358,15 +358,15 @@ def stitch(
             seed=seed,
         )
         if transplant and before is not None:
-            _, found = zp.transplant(tuned, other, before, out, strength=strength, options=options, progress=report)
+            _, record = zp.transplant(tuned, other, before, out, strength=strength, options=options, progress=report)
         else:
-            _, found = zp.stitch_models(
+            _, record = zp.stitch_models(
                 tuned, other, out, base=before, keep=keep, take=take, options=options, progress=report
             )
-    if not print_json(found.to_json() | {"out": str(out)}, as_json):
-        Console().print(render_stitch(found))
-        where = shown_text(str(out), limit=500)
-        print(f'{where}: zeropass classify {where} TEXT..., or in Python: model = zeropass.load_stitched("{where}")')
+    if not print_json(record.to_json() | {"out": str(out)}, as_json):
+        Console().print(render_stitch(record))
+        path = shown_text(str(out), limit=500)
+        print(f'{path}: zeropass classify {path} TEXT..., or in Python: model = zeropass.load_stitched("{path}")')
 
 
 @app.command()
@@ -377,9 +377,9 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Label texts with a stitched classifier (needs zeropass[run])."""
-    found = zp.classify(folder, texts, device)
-    if not print_json(found, as_json):
-        Console().print(render_classes(texts, found))
+    classes = zp.classify(folder, texts, device)
+    if not print_json(classes, as_json):
+        Console().print(render_classes(texts, classes))
 
 
 @app.command()
@@ -443,6 +443,6 @@ def export(
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
     console = Console()
-    with console.capture() as whole:  # half a tour and then an error would be neither
+    with console.capture() as captured:  # an error must not follow half a tour
         print_tour(console, zp.open_atlas(folder))
-    print(whole.get(), end="")
+    print(captured.get(), end="")

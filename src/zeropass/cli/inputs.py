@@ -1,4 +1,4 @@
-"""What was typed, as models, layers and names."""
+"""The arguments of commands as models, layers and names."""
 
 import os
 import re
@@ -15,22 +15,22 @@ __all__ += ["refuse_weights_only"]
 
 
 def one_adapter(folders: list[Path] | None) -> Path | None:
-    """Return the folder of an adapter, if there is one; two would not say which comes first."""
+    """Return the folder of the adapter, if there is one; raise BadOption for several."""
     if folders and len(folders) > 1:
         raise BadOption(f"--adapter is given {len(folders)} times; only one adapter can be put on a model.")
     return folders[0] if folders else None
 
 
 def put_adapter(base: Any, folder: Path) -> Any:
-    """Put an adapter on a model, and say on stderr what makes doubtful that it belongs there."""
+    """Put an adapter on a model, and print to stderr any doubt that it belongs there."""
     model = zp.adapt(base, folder)
-    for line in model.warnings:
-        print(f"warning: {shown_text(line, limit=500)}", file=sys.stderr)
+    for warning in model.warnings:
+        print(f"warning: {shown_text(warning, limit=500)}", file=sys.stderr)
     return model
 
 
 def open_classifier(name: str, base: Any, device: str) -> Any:
-    """Open a classifier: a model of its own, or an adapter on its base."""
+    """Open a classifier, which is a model or an adapter on its base."""
     if not (Path(name) / "adapter_config.json").is_file():
         return zp.open_model(name, device)
     if base is None:
@@ -38,15 +38,15 @@ def open_classifier(name: str, base: Any, device: str) -> Any:
     return put_adapter(base, Path(name))
 
 
-def open_named(what: str, device: str = "cpu") -> Any:
-    """Open what is no atlas as a model; where nothing is there, the error says how an atlas is made, too."""
+def open_named(name: str, device: str = "cpu") -> Any:
+    """Open a model; if nothing has this name, the error also says how to make an atlas."""
     try:
-        return zp.open_model(what, device)
+        return zp.open_model(name, device)
     except (BadModel, NotFetched) as error:
-        if os.path.lexists(what):
+        if os.path.lexists(name):
             raise
-        way = f"zeropass build MODEL --out {what}"
-        raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {way}") from error
+        command = f"zeropass build MODEL --out {name}"
+        raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {command}") from error
 
 
 def is_atlas(path: Path) -> bool:
@@ -55,25 +55,25 @@ def is_atlas(path: Path) -> bool:
 
 
 def parse_layers(text: str | None) -> tuple[int, int] | None:
-    """Return ``A:B`` as a half-open range; a lone number is that one layer."""
+    """Return ``A:B`` as a half-open range; a single number is that layer."""
     if text is None:
         return None
-    found = re.fullmatch("([0-9]{1,9})(?::([0-9]{1,9}))?", text)
-    if found is None:
+    match = re.fullmatch("([0-9]{1,9})(?::([0-9]{1,9}))?", text)
+    if match is None:
         raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
-    first = int(found[1])
-    return first, int(found[2]) if found[2] else first + 1
+    first = int(match[1])
+    return first, int(match[2]) if match[2] else first + 1
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:
-    """Return names that were given with commas between them; None if none were given."""
+    """Return names that are separated by commas; None for None."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def refuse_weights_only(what: str, options: dict[str, Any]) -> None:
-    """Raise BadOption for an option that only weights can answer."""
-    if asked := [name for name, value in options.items() if value not in (None, False)]:
-        model = zp.open_atlas(what).model["name"]
+def refuse_weights_only(folder: str, options: dict[str, Any]) -> None:
+    """Raise BadOption if an option is given that needs the weights, which an atlas does not hold."""
+    if given := [name for name, value in options.items() if value not in (None, False)]:
+        model = zp.open_atlas(folder).model["name"]
         raise BadOption(
-            f"--{asked[0]} needs the weights, and {what} is an atlas; ask its model: zeropass show {model} …"
+            f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: zeropass show {model} …"
         )

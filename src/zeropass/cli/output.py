@@ -1,4 +1,4 @@
-"""What is printed: records, JSON, durations and a progress bar."""
+"""The output of commands: records, JSON, durations and a progress bar."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ __all__ = ["duration", "print_json", "print_records", "progress_bar"]
 
 
 def print_records(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
-    """Print one record where the question names role and frame, else a list (also as JSON)."""
+    """Print one record if the address names a role and a frame is given, else a list (also as JSON)."""
     single = frame is not None and parse(address).role != ""
     value = records[0].to_json() if single else records.to_json()
     if not print_json(value, as_json):
@@ -30,20 +30,20 @@ def print_records(records: Any, address: str, frame: str | None, k: int, as_json
 
 
 def print_json(value: Any, as_json: bool) -> bool:
-    """Print a value as JSON if that was asked for, and return whether it was."""
+    """Print a value as JSON if ``as_json`` is set, and return ``as_json``."""
     if as_json:
         print(json.dumps(value, ensure_ascii=True, allow_nan=False))
     return as_json
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text: seconds below 100, else minutes and seconds."""
+    """Return a duration as text: in seconds below 100 s, else in minutes and seconds."""
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
 @contextmanager
 def progress_bar() -> Iterator[Any]:
-    """Show a progress bar on stderr, and give the callback that moves it."""
+    """Show a progress bar on stderr, and yield the callback that moves it."""
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -55,7 +55,7 @@ def progress_bar() -> Iterator[Any]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1)
 
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def report(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
 
         yield report

@@ -1,1 +1,1 @@
-"""Records: what everything shows, as plain data. No torch."""
+"""Records: the plain data that every output shows. Nothing here imports torch."""

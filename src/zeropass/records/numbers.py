@@ -1,15 +1,15 @@
-"""Numbers as text, the same wherever they are shown."""
+"""Numbers as text, formatted alike wherever they are shown."""
 
 import math
 
 __all__ = ["NOTHING", "coefficient", "percent", "plain", "share"]
 
 NOTHING = "–"
-"""What stands for a number that is not there."""
+"""The sign for a number that is missing."""
 
 
 def plain(value: float, sign: str = "") -> str:
-    """Return a number with one decimal, or with two significant digits if it is small: changes are."""
+    """Return a number with one decimal, or with two significant digits if it is below one, as changes often are."""
     return f"{value:{sign}.1f}" if abs(value) >= 1 or not value else f"{value:{sign}.2g}"
 
 

@@ -1,6 +1,7 @@
-"""Records that one would rather look at than read: overviews, what stands near a parameter, spreads, clouds. No torch.
+"""Records that are drawn rather than read: overviews, neighbours of a parameter, spreads, clouds.
 
-They are made from an atlas by `atlas.overview`, `atlas.near` and `atlas.scores`, and drawn by `web`.
+`atlas.summary`, `atlas.neighbours` and `atlas.distributions` make them from an atlas; `web` draws them. Nothing here
+imports torch.
 """
 
 from dataclasses import dataclass
@@ -28,20 +29,20 @@ __all__ = [
 
 
 class _OfLists:
-    """What is of lists of one side and frame."""
+    """A record about lists of one side and frame."""
 
     side: str
     frame: str
 
     @property
     def verb(self) -> str:
-        """What they say, in words."""
+        """The verb for what the lists say."""
         return verb_of(self.side, self.frame)
 
 
 @dataclass(frozen=True)
 class Short(_OfLists):
-    """A list in a part of a line: the first tokens of its stronger pole (``+`` or ``−``), best first."""
+    """A list in short: the first tokens of its stronger pole (``+`` or ``−``), best first."""
 
     role: str
     side: str
@@ -53,7 +54,7 @@ class Short(_OfLists):
 
 @dataclass(frozen=True)
 class Telling:
-    """A parameter among others: how telling its best list is (|z| of that list's tenth token), and all its lists."""
+    """A parameter with all its lists; ``strength`` is |z| of the tenth token of its most telling list."""
 
     address: str
     strength: float
@@ -62,7 +63,7 @@ class Telling:
 
 @dataclass(frozen=True)
 class LayerRecord(AsJson):
-    """Parameters of one layer, most telling first: ``rows`` are the ``first``-th to the last shown of ``count``."""
+    """Parameters of one layer, most telling first; ``rows`` are those of ``count`` that begin at the ``first``-th."""
 
     layer: int
     first: int
@@ -72,7 +73,7 @@ class LayerRecord(AsJson):
 
 @dataclass(frozen=True)
 class Cell:
-    """One part of a layer: the mean of a measure over its lists, and the parameter whose list has most of it."""
+    """One part of a layer: the mean of a measure over its lists, and its highest value with that list's parameter."""
 
     layer: int
     part: str
@@ -83,7 +84,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Overview(_OfLists, AsJson):
-    """How telling the words of every part of a model are. ``about`` says in words what ``measure`` is."""
+    """An overview of how telling the words of every part of a model are; ``about`` explains ``measure`` in words."""
 
     side: str
     frame: str
@@ -94,7 +95,7 @@ class Overview(_OfLists, AsJson):
 
 @dataclass(frozen=True)
 class Wire:
-    """Another parameter that reads what one writes, or writes what it reads: inner product and cosine of the two."""
+    """A parameter that reads what another one writes, or writes what it reads: inner product and cosine of the two."""
 
     address: str
     role: str
@@ -104,7 +105,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Part:
-    """A half of a block (``ff``, ``attn``) or what lies outside, and the norm of all its products with one vector."""
+    """A half of a block (``ff``, ``attn``) or the part outside the blocks: the norm of its products with one vector."""
 
     layer: int
     part: str
@@ -113,9 +114,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Wiring:
-    """For one vector of the stream: the earlier parameters that write along it, or the later ones that read along it.
+    """The earlier parameters that write along one vector of the stream, or the later ones that read along it.
 
-    ``side`` is the vector's own: ``read`` has earlier writers, ``write`` later readers. Best |inner product| first.
+    ``side`` is that of the vector: ``read`` has earlier writers, ``write`` later readers. The largest |inner product|
+    comes first.
     """
 
     role: str
@@ -125,13 +127,13 @@ class Wiring:
 
     @property
     def verb(self) -> str:
-        """What the wires do, in words."""
+        """The verb for what the wires do."""
         return "is written by" if self.side == "read" else "is read by"
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Another parameter, and how its list correlates with one over all tokens."""
+    """A parameter and the correlation of its list with that of another one over all tokens."""
 
     address: str
     correlation: float
@@ -149,10 +151,10 @@ class Alike(_OfLists):
 
 @dataclass(frozen=True)
 class NeighbourRecord(AsJson):
-    """What stands near a parameter: before it, after it, and beside it.
+    """The neighbours of a parameter: those that write to it or read from it, and those whose lists are alike.
 
-    Products are of folded vectors, the norm's gain in them and its division not: they order what is there, and are no
-    activations.
+    Products are of folded vectors, which hold the gain of the norm but not its division: they order the neighbours and
+    are no activations.
     """
 
     address: str
@@ -162,9 +164,13 @@ class NeighbourRecord(AsJson):
 
 @dataclass(frozen=True)
 class Spread(_OfLists, AsJson):
-    """How the scores of a list are spread: ``counts`` of shown tokens in bins of z from ``low``, ``step`` wide.
+    """The distribution of the scores of a list.
 
-    ``kurtosis``: of these scores, 0 for normal ones.
+    Attributes:
+        low: z at the lower end of the first bin.
+        step: The width of a bin in z.
+        counts: Shown tokens in each bin.
+        kurtosis: The excess kurtosis of the scores, 0 for a normal distribution.
     """
 
     address: str
@@ -183,7 +189,7 @@ class Spread(_OfLists, AsJson):
 
 @dataclass(frozen=True)
 class Point:
-    """A token of a list in a plane: ``z`` is its place in the list, positive at the top and negative at the bottom."""
+    """A token of a list in a plane: ``z`` is its standardised score in the list, positive at the top."""
 
     id: int
     token: str
@@ -196,7 +202,8 @@ class Point:
 class Cloud(_OfLists, AsJson):
     """The first tokens of a list's poles in the plane of their two leading principal components.
 
-    Rows of the list's space, centred and of length one; ``shares``: of their variance that the two axes hold.
+    The components are those of the tokens' rows in the list's space, centred and of length one; ``shares`` are the
+    shares of their variance on the two axes.
     """
 
     address: str
@@ -209,9 +216,9 @@ class Cloud(_OfLists, AsJson):
 
 @dataclass(frozen=True)
 class NearestRecord(AsJson):
-    """The tokens nearest to one, by the cosine of their centred rows in a space; best first. ``score`` is the cosine.
+    """The tokens nearest to another one by the cosine of their centred rows in a space, best first.
 
-    ``z``: that score's distance from the mean over all shown tokens, in standard deviations.
+    ``score`` is the cosine, ``z`` its distance from the mean over all shown tokens in standard deviations.
     """
 
     token: Token

@@ -1,6 +1,7 @@
-"""The records that everything shows: command line, JSON, notebook and web pages (JSON-ready, no torch).
+"""The records that the command line, JSON, notebooks and web pages show.
 
-A record knows how to become JSON (`to_json`) and a notebook's HTML; `terminal.py` prints it.
+A record converts itself to JSON (`to_json`) and to HTML for a notebook; `render.terminal` prints it. Nothing here
+imports torch.
 """
 
 import html
@@ -31,25 +32,25 @@ __all__ = [
 ]
 
 SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
-"""What a list of a side and frame says, in words."""
+"""The verbs for what lists of the usual sides and frames say."""
 
 
 def verb_of(side: str, frame: str) -> str:
-    """What a list of a side and frame says, in words: it sees, is about to say, writes, or reads in another frame."""
+    """Return the verb for what a list of a side and frame says: sees, is about to say, writes, or reads (frame)."""
     return SEES.get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
 
 
 class AsJson:
-    """A record that is all in its fields, and so has a JSON."""
+    """A record whose fields hold all of it, and which therefore converts to JSON."""
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]  # of a dataclass, which every record is
+        """Return a dict that json.dumps accepts."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]  # every record is a dataclass
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token: its id and the text that it stands for, leading space included."""
+    """A token: its id and its text, leading space included."""
 
     id: int
     token: str
@@ -57,7 +58,7 @@ class Token:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token's score in a list, raw and as z: (score − mean) / std over the vocabulary."""
+    """The score of a token in a list, raw and as z: (score − mean) / std over the vocabulary."""
 
     id: int
     token: str
@@ -67,7 +68,14 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Which tokens a list leaves out: the view (``default``, ``words``, ``ascii``, ``all``), how many and why."""
+    """The tokens that a list leaves out.
+
+    Attributes:
+        view: ``default``, ``words``, ``ascii`` or ``all``.
+        count: How many tokens it hides.
+        shown: How many tokens it shows.
+        reasons: The counts of hidden tokens by reason.
+    """
 
     view: str
     count: int
@@ -77,11 +85,12 @@ class Hidden:
 
 @dataclass(frozen=True)
 class VectorRecord(AsJson):
-    """What one vector of the stream reads or writes in one frame: both poles, best first.
+    """The list of one vector of the stream in one frame: both poles, best first.
 
-    ``evidence`` is the verdict of a text on lists of this role, frame and layer, if the model was measured.
-    ``spread`` is given for the list of a change: the standard deviation of its scores, over that which lists of this
-    role and layer had before; z counts in the latter.
+    Attributes:
+        evidence: The verdict of a text on lists of this role, frame and layer, if the model was measured.
+        spread: For the list of a change, the standard deviation of its scores over the usual one of lists of this role
+            and layer before the change, which is the unit of z; else None.
     """
 
     address: str
@@ -99,14 +108,14 @@ class VectorRecord(AsJson):
 
     @property
     def faint(self) -> bool:
-        """Whether no token stands out: as high a z turns up among as many normal scores in one list of twenty."""
-        chance = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
-        chance *= 1.0 if self.spread is None else self.spread
-        return all(abs(token.z) < chance for token in (*self.top[:1], *self.bottom[:1]))
+        """True if no token stands out: as many normal scores reach such a z in more than one list of twenty."""
+        threshold = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
+        threshold *= 1.0 if self.spread is None else self.spread
+        return all(abs(token.z) < threshold for token in (*self.top[:1], *self.bottom[:1]))
 
     @property
     def verb(self) -> str:
-        """What the list says, in words: it sees, is about to say, writes."""
+        """The verb for what the list says: sees, is about to say, writes."""
         plain = verb_of(self.side, self.frame)
         return plain if self.spread is None else f"{plain}, change"
 
@@ -129,7 +138,7 @@ class PairScore:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Proof that no better pair exists: the k-th score, and the largest bound of what was not visited."""
+    """The proof that no better pair exists: the k-th score, and the largest bound on the pairs not visited."""
 
     kth: float
     bound: float | None
@@ -138,10 +147,12 @@ class Certificate:
 
 @dataclass(frozen=True)
 class PairRecord(AsJson):
-    """The best pairs of a head map; ``offset`` is query position minus key position (RoPE).
+    """The top pairs of a head map.
 
-    ``evidence`` is the verdict of a text on head maps of this role, frame and layer, if the model was measured.
-    ``change``: the map is what was added to one, so the pairs are those whose score rose most.
+    Attributes:
+        offset: Query position minus key position (RoPE).
+        evidence: The verdict of a text on head maps of this role, frame and layer, if the model was measured.
+        change: True if the map is the change of a head map, so that the pairs are those whose score rose most.
     """
 
     address: str
@@ -156,7 +167,7 @@ class PairRecord(AsJson):
 
     @property
     def verb(self) -> str:
-        """What the pairs say, in words."""
+        """The verb for what the pairs say."""
         plain = "as query attends to" if self.role.endswith("qk") else "when attended to, promotes"
         return f"{plain}, change" if self.change else plain
 
@@ -170,7 +181,7 @@ class PairRecord(AsJson):
 
 @dataclass(frozen=True)
 class Direction:
-    """One singular direction of a head map: what its two sides hold; ``close`` warns that it means nothing alone."""
+    """One singular direction of a head map with the tokens of its two sides; if ``close``, it means nothing alone."""
 
     value: float
     share: float
@@ -205,9 +216,10 @@ class SvdRecord(AsJson):
 
 @dataclass(frozen=True)
 class Hit:
-    """A parameter that a word or concept ranks high for.
+    """A parameter in whose list a word or concept ranks high.
 
-    ``above`` says whether lists of its role and layer hold on a text: it is never a figure of this parameter alone.
+    ``above`` is True if lists of its role and layer are above the null distribution on a text; it never says anything
+    about this parameter alone.
     """
 
     address: str
@@ -220,12 +232,12 @@ class Hit:
 
     @property
     def doubt(self) -> str:
-        """What a reader must know of it: that lists of its kind and layer are not above chance."""
+        """The warning that lists of its role and layer are not above the null distribution, or nothing."""
         return "its kind is not above chance" if self.above is False else ""
 
     @property
     def verb(self) -> str:
-        """What this hit does with the word."""
+        """The verb for what the parameter does with the word."""
         return SEES.get((self.side, self.frame), f"{self.side} ({self.frame})")
 
 
@@ -233,7 +245,7 @@ class Hit:
 class FindRecord(AsJson):
     """The parameters that see, are about to say, or write some tokens; best |z| first.
 
-    ``notes`` are what a reader must know of them: what ``above`` rests on.
+    ``notes`` tell the reader what ``above`` of the hits rests on.
     """
 
     query: tuple[Token, ...]
@@ -242,9 +254,9 @@ class FindRecord(AsJson):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(h.address)}</td><td>{html.escape(h.role)}</td>"
-            f"<td>{html.escape(h.verb)}</td><td>{h.z:+.1f}</td><td><small>{h.doubt}</small></td></tr>"
-            for h in self.hits
+            f"<tr><td>{html.escape(match.address)}</td><td>{html.escape(match.role)}</td>"
+            f"<td>{html.escape(match.verb)}</td><td>{match.z:+.1f}</td><td><small>{match.doubt}</small></td></tr>"
+            for match in self.hits
         )
         query = ", ".join(_html_token(t.token) for t in self.query)
         return f"<table><caption>{query}</caption>{rows}</table>{''.join(map(_html_note, self.notes))}"
@@ -254,7 +266,7 @@ Record = VectorRecord | PairRecord | SvdRecord
 
 
 class Records(Sequence[Record]):
-    """The records of one address, in order; shows itself in a notebook.
+    """The records of one address, in order, which a notebook displays.
 
     ``note`` says what their verdicts rest on, or that no measurement of the weights is known.
     """
@@ -272,7 +284,7 @@ class Records(Sequence[Record]):
         return f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})"
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A list that json.dumps takes as it is."""
+        """Return a list that json.dumps accepts."""
         return [record.to_json() for record in self._records]
 
     def _repr_html_(self) -> str:
@@ -288,8 +300,8 @@ def _html_title(record: Record) -> str:
 
 
 def _html_caption(record: VectorRecord | PairRecord) -> str:
-    known = f" <small>{html.escape(record.evidence.words)}</small>" if record.evidence else ""
-    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{known}</caption>"
+    verdict = f" <small>{html.escape(record.evidence.words)}</small>" if record.evidence else ""
+    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{verdict}</caption>"
 
 
 def _html_token(text: str, z: float | None = None) -> str:

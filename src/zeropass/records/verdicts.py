@@ -1,9 +1,9 @@
-"""Which kinds of list hold on a running model, layer by layer: what stands beside the words of a parameter. No torch.
+"""Verdicts: which types of list hold on a running model, layer by layer (docs/evidence.md).
 
-A verdict is about a kind (a role in a frame) and a layer, never about one parameter. Verdicts are known for a model
-once `zeropass evidence` has measured it: they are kept in the cache as ``evidence/{bytes}-{sha256}.json``, both of the
-weights; those of some models come with the package. An atlas or a lens finds them by that hash, or else by the hash of
-the values (`zeropass.model.identity`), which files of other formats share.
+A verdict is about the lists of a role, frame and layer, never about one parameter. `zeropass evidence` measures a model
+and keeps its verdicts in the cache as ``evidence/{bytes}-{sha256}.json``, size and hash of the weights; the package
+contains those of some models. An atlas or a lens finds them by that hash, or else by the hash of the values
+(`zeropass.model.identity`), which files of other formats share. Nothing here imports torch.
 """
 
 import json
@@ -35,18 +35,20 @@ JUDGES = (
     (("vo",), FRAMES, "promotes", "logits"),
     (("qk",), FRAMES, "attention", r"offset \d+"),
 )
-"""The measure and target (a pattern) that judge the lists of some roles and frames, always by rank correlation."""
+"""Roles, frames, and the measure and target (a pattern) that judge their lists, always by rank correlation."""
 
 _NAME = re.compile(r"([0-9]{1,18})-([0-9a-f]{64})\.json")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well the lists of one role, frame and layer hold on a text, and whether that is above chance.
+    """The agreement of the lists of one role, frame and layer with a text, and whether it is above the null.
 
-    ``value`` is the mean of ``metric`` over ``n`` vectors or heads, ``null`` the same for wrong lists (the stronger
-    null), ``above`` whether the value lies above every such null with its whole bootstrap interval. ``basis`` says what
-    it was measured on; `Verdicts.of` adds it.
+    Attributes:
+        value: The mean of ``metric`` over ``n`` vectors or heads.
+        null: The same for wrong lists, by the stronger null.
+        above: True if the whole bootstrap interval of the value lies above every such null.
+        basis: What it was measured on; `Verdicts.of` adds it.
     """
 
     role: str
@@ -63,12 +65,12 @@ class Verdict:
 
     @property
     def kind(self) -> str:
-        """What it is about, which is never one parameter: ``gate lists of layer 29``."""
+        """The lists that the verdict is about, never those of one parameter: ``gate lists of layer 29``."""
         return f"{self.role} {'maps' if self.role in MAP_ROLES else 'lists'} of layer {self.layer}"
 
     @property
     def words(self) -> str:
-        """The verdict as it stands beside a heading."""
+        """The verdict as text next to a heading."""
         if self.above:
             return f"{self.kind} on text {coefficient(self.value)} (chance {coefficient(self.null)})"
         return f"{self.kind} not above chance on text ({coefficient(self.value)}, chance {coefficient(self.null)})"
@@ -76,9 +78,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All verdicts on one model, with what was measured and how (`Evidence.model` and `Evidence.method`).
+    """All verdicts on one model.
 
-    ``by_values``: they were found for another file than the one that was measured, which holds the same values.
+    Attributes:
+        model: The model that was measured (`Evidence.model`).
+        method: How it was measured (`Evidence.method`).
+        kinds: One verdict for each role, frame and layer; for ``qk`` one for each offset.
+        by_values: True if another file was measured, which holds the same values.
     """
 
     model: dict[str, Any]
@@ -88,10 +94,11 @@ class Verdicts:
 
     @cached_property
     def basis(self) -> str:
-        """What they rest on: how many tokens of which text, how many lists, when; some measures only, another file."""
+        """The text, tokens, lists and date that the verdicts rest on; the measures if not all, the file if another."""
         tokens, text, date = (self.method.get(name) for name in ("tokens", "text", "date"))
         parts = [f"{tokens:,} tokens" if type(tokens) is int else "", f"of {text}" if text else ""]
-        counts, measures = sorted({kind.n for kind in self.kinds}), sorted({kind.measure for kind in self.kinds})
+        counts = sorted({verdict.n for verdict in self.kinds})
+        measures = sorted({verdict.measure for verdict in self.kinds})
         ends = dict.fromkeys((counts[0], counts[-1])) if counts else ()
         more = [f"n = {' to '.join(map(str, ends))} a layer" if ends else "", str(date or "")]
         more += [f"by {', '.join(measures)}" if set() < set(measures) < {judge[2] for judge in JUDGES} else ""]
@@ -99,46 +106,47 @@ class Verdicts:
         return ", ".join(part for part in (" ".join(filter(None, parts)), *more) if part)
 
     def of(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
-        """The verdict on the lists of a role, frame and layer, for qk at an offset, if there is one."""
-        return self._by_kind.get((role, frame, layer, f"offset {offset}" if role == "qk" else ""))
+        """Return the verdict on the lists of a role, frame and layer, for qk at an offset, if there is one."""
+        return self._by_list_type.get((role, frame, layer, f"offset {offset}" if role == "qk" else ""))
 
     @cached_property
-    def _by_kind(self) -> dict[tuple[str, str, int, str], Verdict]:
-        kinds = [replace(kind, basis=self.basis) for kind in self.kinds]
-        return {(k.role, k.frame, k.layer, k.target if k.role == "qk" else ""): k for k in kinds}
+    def _by_list_type(self) -> dict[tuple[str, str, int, str], Verdict]:
+        """The verdicts, with their basis, by role, frame, layer and, for qk, target."""
+        verdicts = [replace(verdict, basis=self.basis) for verdict in self.kinds]
+        return {(v.role, v.frame, v.layer, v.target if v.role == "qk" else ""): v for v in verdicts}
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
+        """Return a dict that json.dumps accepts."""
         stored = {key: value for key, value in asdict(self).items() if key != "by_values"}
-        kinds = [{key: value for key, value in kind.items() if key != "basis"} for kind in stored["kinds"]]
-        return {"schema": SCHEMA_VERSION, **stored, "kinds": kinds}
+        verdicts = [{key: value for key, value in verdict.items() if key != "basis"} for verdict in stored["kinds"]]
+        return {"schema": SCHEMA_VERSION, **stored, "kinds": verdicts}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Verdicts":
-        """The same from its JSON; raises KeyError, TypeError or ValueError if it is something else."""
+        """Return verdicts from their JSON; raise KeyError, TypeError or ValueError if it is something else."""
         if value["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema is {value['schema']!r}, not {SCHEMA_VERSION}")
         model, method = (_checked(value[name], dict, name) for name in ("model", "method"))
-        for name, kind in (("sha256", str), ("bytes", int)):
-            _checked(model[name], kind, f"model.{name}")
+        for name, expected_type in (("sha256", str), ("bytes", int)):
+            _checked(model[name], expected_type, f"model.{name}")
         if model.get("values_sha256") is not None:
             _checked(model["values_sha256"], str, "model.values_sha256")
-        return cls(model, method, tuple(_verdict(one) for one in value["kinds"]))
+        return cls(model, method, tuple(_verdict(verdict) for verdict in value["kinds"]))
 
     def write(self, path: Path) -> None:
-        """Write the JSON whole or not at all. Raises BadOption, naming the file, where that is not possible."""
+        """Write the JSON completely or not at all; raise BadOption, with the name of the file, if that fails."""
         make_folder(path.parent, BadOption)
         with atomic_write(path, BadOption) as temporary:
             temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def default_name(model: str) -> str:
-    """A folder's name for a model: the last part of what the user called it, without what paths cannot hold."""
+    """Return a folder name for a model: the last part of its name, without characters that paths cannot hold."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name.removesuffix(".gguf")).strip(".-") or "model"
 
 
 def read_verdicts(path: Path) -> Verdicts:
-    """The verdicts in a file. Raises BadOption, naming the file, if it holds something else."""
+    """Return the verdicts in a file; raise BadOption, with the name of the file, if it holds something else."""
     with holding(path, "verdicts"):
         return Verdicts.from_json(load_json(path))
 
@@ -149,46 +157,53 @@ def known_verdicts(
     layers: int | None = None,
     values: Callable[[], str | None] = lambda: None,
 ) -> Verdicts | None:
-    """What is known of a model, from the cache or else from the package; None if it was never measured.
+    """Return the verdicts on a model from the cache or else from the package; None if it was never measured.
 
-    size: of its weight files in bytes, if known. fingerprint: gives their SHA-256; it is called only where the size
-    fits something known, because hashing gigabytes takes time. values: gives `identity.values_sha256`, by which the
-    same weights in another file are found; it is called only where something known has as many ``layers``.
+    Args:
+        size: The size of its weight files in bytes, if known.
+        fingerprint: Returns their SHA-256. Hashing gigabytes takes time, so it is called only if stored verdicts are
+            on weights of this size.
+        layers: The number of its layers; without it, verdicts are not looked up by values.
+        values: Returns `identity.values_sha256`, by which the same weights in another file are found. It is called
+            only if stored verdicts are on a model with as many layers.
     """
     stored = list(_stored())
-    fitting = [(sha256, path) for bytes_, sha256, path in stored if size in (None, bytes_)]
-    wanted = fingerprint() if fitting else ""
-    for path in (path for sha256, path in fitting if sha256 == wanted):
-        if (found := _undamaged(path)) is not None:
-            return found
-    others = [one for _, _, path in stored if layers is not None and (one := _undamaged(path)) is not None]
-    alike = [one for one in others if one.model.get("layers") == layers and one.model.get("values_sha256")]
-    sought = values() if alike else None
-    return next((replace(one, by_values=True) for one in alike if one.model["values_sha256"] == sought), None)
+    same_size = [(sha256, path) for bytes_, sha256, path in stored if size in (None, bytes_)]
+    model_sha256 = fingerprint() if same_size else ""
+    for path in (path for sha256, path in same_size if sha256 == model_sha256):
+        if (verdicts := _undamaged(path)) is not None:
+            return verdicts
+    readable = [v for _, _, path in stored if layers is not None and (v := _undamaged(path)) is not None]
+    same_depth = [v for v in readable if v.model.get("layers") == layers and v.model.get("values_sha256")]
+    values_sha256 = values() if same_depth else None
+    return next((replace(v, by_values=True) for v in same_depth if v.model["values_sha256"] == values_sha256), None)
 
 
 def _undamaged(path: Path) -> Verdicts | None:
+    """Return the verdicts in a file, or None if it is damaged."""
     try:
         return read_verdicts(path)
-    except BadOption:  # a damaged file must not keep words from being shown
+    except BadOption:  # lists can be shown without verdicts, so a damaged file is no error
         return None
 
 
 def footnote(verdicts: Verdicts | None, model: str | None) -> str:
-    """What a reader of lists must know once: what their verdicts rest on, or that there are none and how to get some.
+    """Return a note for the reader of lists: what their verdicts rest on, or how to measure some if there are none.
 
-    model: what `zeropass evidence` would call it; None where it cannot measure that.
+    Args:
+        verdicts: The verdicts on the model, if it was measured.
+        model: The name of the model for `zeropass evidence`; None if that cannot measure it.
     """
     if verdicts:
-        agree = "rank correlation of all lists of a role and layer with the running model, beside that of wrong lists"
-        return f"on text: {agree} (chance); measured on {verdicts.basis}."
+        measure = "rank correlation of all lists of a role and layer with the running model, beside that of wrong lists"
+        return f"on text: {measure} (chance); measured on {verdicts.basis}."
     if model is None:
         return "No measurement of these weights is known."
     return f"No measurement of these weights is known: zeropass evidence {shlex.quote(model)} makes one."
 
 
 def keep(verdicts: Verdicts, folder: Path | None = None) -> Path:
-    """Keep verdicts in a folder (the cache), where `known_verdicts` finds them by their name; gives the file."""
+    """Store verdicts in a folder (by default the cache), where `known_verdicts` finds them; return the file."""
     name = f"{verdicts.model.get('bytes')}-{verdicts.model.get('sha256')}.json"
     if not _NAME.fullmatch(name):
         raise BadOption(f"Verdicts are kept by size and SHA-256 of the weights, 64 hexadecimal digits; not {name!r}.")
@@ -198,14 +213,15 @@ def keep(verdicts: Verdicts, folder: Path | None = None) -> Path:
 
 
 def _stored() -> Iterator[tuple[int, str, Path]]:
-    """Bytes and SHA-256 of the weights of what is in the cache, then in the package, and its file."""
-    for folder in (_cached(), SHIPPED):
+    """Yield size and SHA-256 of the weights, and the file, of all verdicts in the cache, then in the package."""
+    for folder in (_cache(), SHIPPED):
         for path in folder.glob("*.json") if folder else ():
             if name := _NAME.fullmatch(path.name):
                 yield int(name[1]), name[2], path
 
 
-def _cached() -> Path | None:
+def _cache() -> Path | None:
+    """Return the folder of verdicts in the cache, or None if there is no cache."""
     try:
         return cache_folder() / "evidence"
     except RuntimeError:  # this user has no home folder
@@ -213,17 +229,19 @@ def _cached() -> Path | None:
 
 
 def _verdict(value: dict[str, Any]) -> Verdict:
-    found = Verdict(**value)
-    if found.basis:
+    """Return a verdict from its JSON."""
+    verdict = Verdict(**value)
+    if verdict.basis:
         raise ValueError("a kind has a basis of its own")
     for field in fields(Verdict):
-        _checked(getattr(found, field.name), field.type, field.name)
-    if not (math.isfinite(found.value) and math.isfinite(found.null)):
+        _checked(getattr(verdict, field.name), field.type, field.name)
+    if not (math.isfinite(verdict.value) and math.isfinite(verdict.null)):
         raise ValueError("value or null is not finite")
-    return found
+    return verdict
 
 
-def _checked(value: Any, kind: Any, name: str) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{name} is {value!r}, which is not a {kind.__name__}")
+def _checked(value: Any, expected_type: Any, name: str) -> Any:
+    """Return a value if it has exactly the expected type, else raise TypeError."""
+    if type(value) is not expected_type:
+        raise TypeError(f"{name} is {value!r}, which is not a {expected_type.__name__}")
     return value

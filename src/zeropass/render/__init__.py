@@ -1,1 +1,1 @@
-"""How records look: in a terminal, as a tour, as SVG. Each technique once."""
+"""The rendering of records: in a terminal, as a tour, as SVG."""

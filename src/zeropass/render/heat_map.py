@@ -1,4 +1,4 @@
-"""Heat maps as one picture in plain SVG: panels in rows and columns, each with a scale of its own."""
+"""Heat maps in one plain SVG picture: panels in rows and columns, each with its own scale."""
 
 import html
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,18 @@ __all__ = ["Panel", "heat_maps"]
 SIDE, GAP, LEFT, TOP = 150, 46, 60, 50
 LEVELS = 24
 _SHADES = ((255, 255, 217), (65, 182, 196), (8, 29, 88))
-"""From low to high: the ends and the middle of ColorBrewer's YlGnBu, which colour-blind readers can read."""
+"""The colours from low to high: the ends and the middle of ColorBrewer's YlGnBu, which is safe for the colour-blind."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map: ``values[a][b]`` with a going down and b across, and the column that is marked in each row.
+    """One heat map.
 
-    ``row`` and ``column`` say where the panel stands and label it; ``marked`` is -1 in a row without a mark.
+    Attributes:
+        row: The label of its row in the grid of panels.
+        column: The label of its column in the grid of panels.
+        values: ``values[a][b]``, with a downwards and b to the right.
+        marked: The marked column of each row of values; -1 without a mark.
     """
 
     row: str
@@ -26,14 +30,14 @@ class Panel:
 
 
 def heat_maps(title: str, panels: Sequence[Panel]) -> str:
-    """Draw panels in a grid by their labels; the scale of each is printed under it.
+    """Draw panels in a grid by their labels, each with its scale below.
 
     Args:
-        title: Plain text, which is escaped.
-        panels: In the order in which their rows and columns are to appear.
+        title: The title as plain text; it is escaped here.
+        panels: The panels, in the order in which their rows and columns appear.
 
     Returns:
-        A whole SVG file as text.
+        A complete SVG file as text.
     """
     rows = list(dict.fromkeys(panel.row for panel in panels))
     columns = list(dict.fromkeys(panel.column for panel in panels))
@@ -56,7 +60,7 @@ def heat_maps(title: str, panels: Sequence[Panel]) -> str:
 
 
 def _cells(panel: Panel) -> Iterator[str]:
-    """Yield the cells of a panel, those of one shade as one path, so that 30 x 30 layers stay small."""
+    """Yield the elements of a panel; cells of one shade share one path, which keeps 30 x 30 layers small."""
     flat = [value for line in panel.values for value in line]
     low, high = min(flat), max(flat)
     cells: dict[int, list[str]] = {}
@@ -74,8 +78,8 @@ def _cells(panel: Panel) -> Iterator[str]:
 
 
 def _shade(share: float) -> str:
-    """The colour at a share of the scale from 0 to 1."""
-    place = share * 2
-    one, other = _SHADES[:2] if place <= 1 else _SHADES[1:]
-    part = place if place <= 1 else place - 1
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(one, other, strict=True))
+    """Return the colour at a share of the scale from 0 to 1."""
+    position = share * 2
+    lower, upper = _SHADES[:2] if position <= 1 else _SHADES[1:]
+    part = position if position <= 1 else position - 1
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(lower, upper, strict=True))

@@ -1,4 +1,4 @@
-"""Records as text for a terminal: every token string is escaped before it is shown."""
+"""Records as text for a terminal; every token is escaped before it is shown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +28,11 @@ __all__ += ["render_families", "show_records", "token_text"]
 ROLE_STYLE = "bold cyan"
 
 SHORT = 6
-"""Words or pairs of a list where it has a part of a line."""
+"""The number of words or pairs of a list in short."""
 
 
 def show_records(console: Console, records: Records, k: int) -> None:
-    """Print the records of one address under one heading each, and once what lists leave out and verdicts rest on."""
+    """Print the records of one address, then the tokens that their lists hide and what their verdicts rest on."""
     for record in records:
         console.print(render(record, k))
     render_hidden(console, records)
@@ -41,39 +41,40 @@ def show_records(console: Console, records: Records, k: int) -> None:
 
 
 def render(record: Record, k: int = 12) -> RenderableType:
-    """One record: heading, then both poles, pairs or directions."""
+    """Return one record as its heading with both poles, pairs or directions."""
     if isinstance(record, VectorRecord):
         return Group(heading(record), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
     if isinstance(record, PairRecord):
         return Group(
-            _heading(record, record.verb, _offset(record), _known(record)), _pairs(record, k), _certificate(record)
+            _heading(record, record.verb, _offset(record), _verdict(record)), _pairs(record, k), _certificate(record)
         )
     return Group(_heading(record, "singular directions", record.note), *_directions(record, k))
 
 
 def render_find(record: FindRecord, k: int) -> RenderableType:
-    """Hits by what they do with the word: see it, are about to say it, write it."""
+    """Return parameters by what they do with the word: see it, are about to say it, write it."""
     query = Text("tokens used: ", style="dim")
     for token in record.query:
         query.append_text(token_text(token.token)).append("  ")
     parts: list[RenderableType] = [query]
-    for kind, verb in SEES.items():
-        hits = [hit for hit in record.hits if (hit.side, hit.frame) == kind]
-        if hits:
-            parts += [Text(verb, style="bold"), _hit_table(hits[:k])]
-    others = [hit for hit in record.hits if (hit.side, hit.frame) not in SEES]
+    for list_type, verb in SEES.items():
+        matches = [match for match in record.hits if (match.side, match.frame) == list_type]
+        if matches:
+            parts += [Text(verb, style="bold"), _match_table(matches[:k])]
+    others = [match for match in record.hits if (match.side, match.frame) not in SEES]
     if others:
-        parts += [Text("other frames", style="bold"), _hit_table(others[:k])]
-    quoted = any(hit.doubt for hit in record.hits) or all(hit.above is None for hit in record.hits)
-    return Group(*parts, *(_note(note) for note in record.notes if quoted))
+        parts += [Text("other frames", style="bold"), _match_table(others[:k])]
+    with_notes = any(match.doubt for match in record.hits) or all(match.above is None for match in record.hits)
+    return Group(*parts, *(_note(note) for note in record.notes if with_notes))
 
 
 def _note(note: str) -> Text:
+    """Return a note as dim text."""
     return Text(shown_text(note, limit=500), style="dim")
 
 
 def lists_in_short(records: Sequence[Record]) -> dict[str, Text]:
-    """By role the first words of its first list; ``up`` says little without its gate and is left out beside it."""
+    """Return the first words of the first list of each role; ``up`` says little next to its gate and is left out."""
     first: dict[str, VectorRecord | PairRecord] = {}
     for record in records:
         if not isinstance(record, SvdRecord):
@@ -84,23 +85,24 @@ def lists_in_short(records: Sequence[Record]) -> dict[str, Text]:
 
 
 def _first_words(record: VectorRecord | PairRecord) -> Text:
+    """Return the first words or pairs of a record in one line."""
     if isinstance(record, VectorRecord):
-        return Text(" ").join(token_text(one.token) for one in record.top[:SHORT])
+        return Text(" ").join(token_text(score.token) for score in record.top[:SHORT])
     pairs = record.pairs[:SHORT]
-    return Text(" ").join(Text.assemble(token_text(one.left.token), "→", token_text(one.right.token)) for one in pairs)
+    return Text(" ").join(Text.assemble(token_text(p.left.token), "→", token_text(p.right.token)) for p in pairs)
 
 
 def render_hidden(console: Console, records: Sequence[Record]) -> None:
-    """Say once which tokens the lists leave out, and why."""
+    """Print once which tokens the lists hide, and why."""
     for hidden in {record.hidden.view: record.hidden for record in records}.values():
         if hidden.count:
-            why = ", ".join(f"{count:,} {shown_text(reason)}" for reason, count in hidden.reasons.items())
-            line = f"{hidden.view}: {hidden.count:,} tokens are hidden ({why}); --tokens all shows them."
+            reasons = ", ".join(f"{count:,} {shown_text(reason)}" for reason, count in hidden.reasons.items())
+            line = f"{hidden.view}: {hidden.count:,} tokens are hidden ({reasons}); --tokens all shows them."
             console.print(Text(line, style="dim"))
 
 
 def token_text(text: str, style: str = "") -> Text:
-    """A token as it may be shown: escaped, a leading space as a dim ␣."""
+    """Return a token as escaped text, a leading space as a dim ␣."""
     shown = shown_text(text)
     if shown.startswith("␣"):
         return Text("␣", style="dim").append(shown[1:], style=style or "not dim")
@@ -108,12 +110,13 @@ def token_text(text: str, style: str = "") -> Text:
 
 
 def heading(record: VectorRecord) -> Text:
-    """The heading of a list: says if no token stands out, and what a text said of the lists of its role and layer."""
-    moved = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
-    return _heading(record, record.verb, moved, "no token stands out" if record.faint else "", _known(record))
+    """Return the heading of a list, with its verdict and a note if no token stands out."""
+    change = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
+    return _heading(record, record.verb, change, "no token stands out" if record.faint else "", _verdict(record))
 
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:
+    """Return the address, role and verb of a record, then its notes."""
     heading = (
         Text(record.address, style="bold")
         .append(f" {record.role}", style=ROLE_STYLE)
@@ -123,11 +126,13 @@ def _heading(record: Record, verb: str, *notes: str) -> Text:
     return heading.append(f"  {note}", style="dim") if note else heading
 
 
-def _known(record: VectorRecord | PairRecord) -> str:
+def _verdict(record: VectorRecord | PairRecord) -> str:
+    """Return the verdict on the lists of a record in words, or nothing without one."""
     return record.evidence.words if record.evidence else ""
 
 
 def _offset(record: PairRecord) -> str:
+    """Return the frame of a head map and, for qk, its offset."""
     return f"{record.frame} frame, query {record.offset} after key" if record.role == "qk" else f"{record.frame} frame"
 
 
@@ -148,17 +153,19 @@ def _pairs(record: PairRecord, k: int) -> Padding:
 
 
 def _certificate(record: PairRecord) -> Padding:
-    found = record.certificate
-    proof = "every pair was looked at" if found.bound is None else f"what was left out is at most {found.bound:.4g}"
-    state = f"exact: the search ended at {found.kth:.4g}, {proof}" if found.complete else "not complete"
+    """Return the certificate of the pairs in words."""
+    kth, bound = record.certificate.kth, record.certificate.bound
+    proof = "every pair was looked at" if bound is None else f"what was left out is at most {bound:.4g}"
+    state = f"exact: the search ended at {kth:.4g}, {proof}" if record.certificate.complete else "not complete"
     return Padding(Text(state, style="dim"), (0, 0, 0, 2))
 
 
 def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
+    """Return the singular directions of a head map: share, then the first tokens of both poles on both sides."""
     parts: list[RenderableType] = []
     for number, direction in enumerate(record.directions, 1):
-        near = " ≈" if direction.close else ""
-        parts.append(Text(f"  {number}. {direction.share:.1%} of the map{near}", style="dim"))
+        close = " ≈" if direction.close else ""
+        parts.append(Text(f"  {number}. {direction.share:.1%} of the map{close}", style="dim"))
         for sign, left, right in (
             ("+", direction.left, direction.right),
             ("−", direction.left_bottom, direction.right_bottom),
@@ -172,29 +179,30 @@ def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
     return parts
 
 
-def _hit_table(hits: Sequence[Hit]) -> Padding:
+def _match_table(matches: Sequence[Hit]) -> Padding:
+    """Return a table of parameters with z, address, role, pole and doubt."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
-    for hit in hits:
-        pole = "top" if hit.z > 0 else "bottom"
+    for match in matches:
+        pole = "top" if match.z > 0 else "bottom"
         table.add_row(
-            plain(hit.z, "+"),
-            Text(shown_text(hit.address), style="bold"),
-            Text(shown_text(hit.role), style=ROLE_STYLE),
-            Text(f"{pole}; {hit.doubt}" if hit.doubt else pole, style="dim"),
+            plain(match.z, "+"),
+            Text(shown_text(match.address), style="bold"),
+            Text(shown_text(match.role), style=ROLE_STYLE),
+            Text(f"{pole}; {match.doubt}" if match.doubt else pole, style="dim"),
         )
     return Padding(table, (0, 0, 0, 2))
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """Facts about a model or an atlas, a line each; those that say that there is nothing are left out."""
+    """Return the facts about a model or an atlas, one a line; empty ones are left out."""
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     for name, value in facts.items():
         if value in (None, {}, [], ()):
             continue
         for i, line in enumerate(_lines(name, value)):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
-            table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash is shown whole
+            table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash must not be cut off
     return table
 
 
@@ -209,7 +217,7 @@ _LABELS = {
 
 
 def _lines(name: str, value: Any) -> Sequence[Any]:
-    """A fact in lines: notes a line each, hashes a line a file as ``sha256sum`` has them, everything else one."""
+    """Return a fact in lines: one for each note, one for each hash as ``sha256sum`` prints them, else one in all."""
     if name == "notes" and isinstance(value, list | tuple):
         return value
     if name == "sha256" and isinstance(value, dict):
@@ -218,7 +226,7 @@ def _lines(name: str, value: Any) -> Sequence[Any]:
 
 
 def _fact(value: Any) -> str:
-    """A value as a reader has it: lists with commas, objects as their parts, no more digits than matter."""
+    """Return a value as readable text: lists and objects with commas, numbers with four significant digits."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_fact(item)}" for key, item in value.items() if item not in (None, {}, []))
     if isinstance(value, list | tuple):
@@ -231,18 +239,19 @@ def _fact(value: Any) -> str:
 
 
 def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """What each family has, then what is not modelled exactly, each note once with the families that it is about."""
+    """Return a table of what each family has, then the notes, each once with the families that it is about."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("family", "files", "norm", "positions", "attention", "MLP"):
         table.add_column(name, no_wrap=name == "family")
-    about: dict[str, list[str]] = {}
+    families_of: dict[str, list[str]] = {}
     for row in rows:
         facts = (row["norm"], row["positions"], row["attention"], row["mlp"])
         table.add_row(Text(row["family"], style=ROLE_STYLE), ", ".join(row["formats"]), *facts)
         for note in row["notes"]:
-            about.setdefault(note, []).append(row["family"])
+            families_of.setdefault(note, []).append(row["family"])
     notes = [
-        Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2)) for note, names in about.items()
+        Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2))
+        for note, names in families_of.items()
     ]
     return Group(table, Text(_LEGEND, style="dim"), Text("not exact, or good to know", style="bold"), *notes)
 

@@ -1,4 +1,4 @@
-"""The tour of an atlas: what a newcomer is shown first."""
+"""The tour of an atlas: what newcomers see first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
 
 
 def print_tour(console: Console, atlas: Atlas) -> None:
-    """Print the tour: the model, its most telling neurons late, middle and early, some heads, a word, what next."""
+    """Print the model, its most telling neurons of late, middle and early layers, heads, a word and next steps."""
     _introduce(console, atlas)
     first, stop = atlas.layers
     third = max(1, (stop - first) // 3)
@@ -45,6 +45,7 @@ def print_tour(console: Console, atlas: Atlas) -> None:
 
 
 def _introduce(console: Console, atlas: Atlas) -> None:
+    """Print what the model is, how its lists are read, and the note of the atlas."""
     model = atlas.model
     family = escape(shown_text(model["family"]))
     console.print(Rule(Text(shown_text(model["name"], limit=200), style="bold")))
@@ -67,7 +68,7 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
-    """The most telling neurons of some layers: late ones by what they write, others by what they see."""
+    """Print the most telling neurons of some layers: late ones by what they write, others by what they see."""
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
     role, frame = ("value", "output") if name == "Late" else (reading, "token")
@@ -81,50 +82,51 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
 
 
 def _brief(record: Record) -> RenderableType:
-    """A record, or its heading alone where no token stands out."""
+    """Return a record, or only its heading if no token stands out."""
     return heading(record) if isinstance(record, VectorRecord) and record.faint else render(record, _TOKENS)
 
 
 def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
-    """How much a list says in words: |z| of the fifth different word of its better pole."""
+    """Return how much a list says in words: |z| of the fifth different word of its better pole."""
     record: VectorRecord = atlas.explain(address, frame=frame, k=atlas.options["k"])[0]
     return max(_fifth_word(atlas, record.top), _fifth_word(atlas, record.bottom))
 
 
 def _fifth_word(atlas: Atlas, pole: Sequence[TokenScore]) -> float:
-    words = {_plain_word(atlas, Token(t.id, t.token)): abs(t.z) for t in reversed(pole)}
-    sizes = sorted((z for word, z in words.items() if len(word) > 2), reverse=True)
-    return sizes[4] if len(sizes) > 4 else 0.0
+    """Return |z| of the fifth different word of a pole, 0 if it has fewer words."""
+    z_of_words = {_plain_word(atlas, Token(t.id, t.token)): abs(t.z) for t in reversed(pole)}
+    largest = sorted((z for word, z in z_of_words.items() if len(word) > 2), reverse=True)
+    return largest[4] if len(largest) > 4 else 0.0
 
 
 def _heads(console: Console, atlas: Atlas) -> None:
-    """Heads whose top pairs are the most varied among whole words: one token with everything says little."""
+    """Print the heads whose top pairs hold the most different words: one token paired with everything says little."""
     console.print(Rule("Heads: exact top pairs of the query-key and value-output maps", align="left"))
     first, stop = atlas.layers
-    for kind, verb in (
+    for role, verb in (
         ("vo", "attending to the first token promotes the second"),
         ("qk", "the first, as query, attends to the second"),
     ):
-        console.print(Text(f"{kind}: {verb}", style="italic"))
-        for record in _varied(atlas, kind, range(max(first, 1), stop))[:_NEURONS]:
+        console.print(Text(f"{role}: {verb}", style="italic"))
+        for record in _varied(atlas, role, range(max(first, 1), stop))[:_NEURONS]:
             console.print(render(record, _TOKENS))
         console.print()
 
 
-def _varied(atlas: Atlas, kind: str, layers: range) -> list[PairRecord]:
-    """Stored head maps, the one with the most different words among its pairs first, reduced to such pairs."""
-    maps = [_distinct(atlas, record) for layer in layers for record in atlas.head_maps(layer, kind)]
+def _varied(atlas: Atlas, role: str, layers: range) -> list[PairRecord]:
+    """Return stored head maps, reduced to pairs of different words, those with the most such pairs first."""
+    maps = [_distinct(atlas, record) for layer in layers for record in atlas.head_maps(layer, role)]
     return sorted(maps, key=lambda record: -len(record.pairs))
 
 
 def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
-    """A head map with only those of its pairs that join words, each word once on its side; of vo, different words."""
+    """Return a head map with only its pairs of words, each word once on its side; for vo, without copies."""
     seen_left: set[str] = set()
     seen_right: set[str] = set()
     pairs = []
     for pair in record.pairs:
         left, right = (_plain_word(atlas, token) for token in (pair.left, pair.right))
-        copies = record.role == "vo" and left == right  # most heads of the middle copy; others tell more
+        copies = record.role == "vo" and left == right  # most heads of middle layers copy; others say more
         if left and right and not copies and left not in seen_left and right not in seen_right:
             seen_left.add(left)
             seen_right.add(right)
@@ -133,31 +135,32 @@ def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
 
 
 def _plain_word(atlas: Atlas, token: Token) -> str:
-    """A token's word in lower case, or nothing if it does not read as one."""
+    """Return the word of a token in lower case, or nothing if it is no word."""
     word = token.token.strip().lower()
     return word if len(word) > 1 and word.isalpha() and atlas.is_word(token.id) else ""
 
 
 def _word(console: Console, atlas: Atlas) -> None:
+    """Print the parameters that deal with the first word that the atlas knows, and the lists of the best one."""
     for word in _WORDS:
         try:
-            found = atlas.find(word, k=4)
-        except (UnknownWord, BadOption):  # no such token, or an atlas of head maps alone
+            record = atlas.find(word, k=4)
+        except (UnknownWord, BadOption):  # there is no such token, or the atlas holds only head maps
             continue
         console.print(Rule(f"What deals with {word}?", align="left"))
-        console.print(render_find(replace(found, notes=()), 4))  # the tour has begun with the note
-        best = found.hits[0]
+        console.print(render_find(replace(record, notes=()), 4))  # the tour printed the note at its beginning
         console.print()
-        for record in atlas.explain(best.address, tokens="words", k=_TOKENS):
-            console.print(_brief(record))
+        for vector in atlas.explain(record.hits[0].address, tokens="words", k=_TOKENS):
+            console.print(_brief(vector))
         console.print()
         return
 
 
 def _next(console: Console, atlas: Atlas) -> None:
+    """Print commands to go on with."""
     folder, model = (shlex.quote(shown_text(str(name), limit=500)) for name in (atlas.path, atlas.model["name"]))
     first, stop = atlas.layers
-    late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # in the demo model those of the README
+    late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # as in the README, for the demo model
     neuron = f"L{late}.ff.{min(1189, atlas.model['neurons'] - 1)}"
     head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"
     console.print(Rule("Next", align="left"))
@@ -168,5 +171,5 @@ def _next(console: Console, atlas: Atlas) -> None:
     ]
     if not atlas.is_change:
         commands.append((f"zeropass explain {model} {head} --svd", "straight from the weights"))
-    for command, what in commands:
-        console.print(Text(f"  {command}", style="bold").append(f"   {what}", style="dim"), soft_wrap=True)
+    for command, purpose in commands:
+        console.print(Text(f"  {command}", style="bold").append(f"   {purpose}", style="dim"), soft_wrap=True)
