@@ -1,1 +1,1 @@
-"""A model: its parameters by address, in canonical shape, and the frames that give its stream words."""
+"""Models: parameters by address in canonical shape, and the frames that relate their stream to tokens."""

@@ -1,4 +1,4 @@
-"""What a name that an adapter gives stands for in a base model: matched whole, never by its end."""
+"""The canonical tensors that an adapter's names stand for in a base model. Full names match, never suffixes."""
 
 import re
 from collections.abc import Iterator
@@ -14,12 +14,20 @@ from zeropass.arch.spec import Dimensions, Family, Layout, Stored
 __all__ = ["Meaning", "Names"]
 
 _WRAPPERS = {"t5": ("transformer.",)}
-"""What task models put before every name, where no layout of the family has it as a prefix."""
+"""Prefixes that task models add to every name and that no layout of the family lists."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """One canonical tensor that a stored one holds: perhaps some of its rows (`row_index`), perhaps of one expert."""
+    """A canonical tensor that a stored tensor holds.
+
+    Attributes:
+        what: Canonical name.
+        layer: The layer; 0 for what all layers share.
+        stored: The entry of the record.
+        index: The rows of the stored tensor, if it holds more than these (`row_index`).
+        expert: The expert whose rows they are, if any.
+    """
 
     what: str
     layer: int
@@ -30,34 +38,34 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of the parameters of a model, as transformers has them inside it."""
+    """The names of a model's parameters inside the model of transformers."""
 
     family: Family
     layout: Layout
     dims: Dimensions
 
     def meanings(self, name: str) -> list[Meaning]:
-        """The canonical tensors of a parameter; none for a name that the model does not have."""
+        """Return the canonical tensors of a parameter; none for a name that the model does not have."""
         return self._known.get(name, [])
 
     def elsewhere(self, name: str) -> bool:
-        """Whether the other stack of an encoder-decoder has a parameter of this name, in whatever layer."""
+        """Tell whether the other stack of an encoder-decoder has a parameter of this name in any layer."""
         return any(
-            re.fullmatch(re.escape(one).replace(r"\{layer\}", r"\d{1,5}"), name)
+            re.fullmatch(re.escape(full_name).replace(r"\{layer\}", r"\d{1,5}"), name)
             for family, layout in self._others
             for what, stored in _entries(layout)
-            for one in _full_names(family, layout, what, stored.name)
+            for full_name in _full_names(family, layout, what, stored.name)
         )
 
     def unread(self, name: str) -> bool:
-        """Whether the record says that a tensor of this name holds no parameter of the stream.
+        """Tell whether the record says that a tensor of this name holds no parameter of the stream.
 
-        Of an encoder-decoder both records have to say it: each of them leaves the other stack unread.
+        For an encoder-decoder both records must say so, since each leaves the other stack unread.
         """
         return all(_unread(family, layout, name) for family, layout in ((self.family, self.layout), *self._others))
 
     def experts(self, module: str, what: str) -> list[Meaning]:
-        """The canonical tensors, an expert each, of a module that stacks experts (``model.layers.0.mlp.experts``)."""
+        """Return the canonical tensors, one for each expert, of a module that stacks experts (``…mlp.experts``)."""
         stored = self.layout.tensors.get(what)
         if stored is None or "{expert}" not in stored.name:
             return []
@@ -69,25 +77,25 @@ class Names:
 
     @cached_property
     def _known(self) -> dict[str, list[Meaning]]:
-        found: dict[str, list[Meaning]] = {}
+        meanings: dict[str, list[Meaning]] = {}
         for what, stored in _entries(self.layout):
             index = row_index(stored, what, self.dims)
             for layer in range(self.dims.layers if "{layer}" in stored.name else 1):
                 for expert in range(self.dims.experts) if "{expert}" in stored.name else (None,):
                     name = stored.name.format(layer=layer, expert=expert)
-                    for full in _full_names(self.family, self.layout, what, name):
-                        found.setdefault(full, []).append(Meaning(what, layer, stored, index, expert))
-        return found
+                    for full_name in _full_names(self.family, self.layout, what, name):
+                        meanings.setdefault(full_name, []).append(Meaning(what, layer, stored, index, expert))
+        return meanings
 
     @cached_property
     def _others(self) -> list[tuple[Family, Layout]]:
         """The records of the other stack."""
-        found = []
+        records = []
         for family in FAMILIES:
             layout = family.layout("hf")
             if layout and family.name == self.family.name and family.stack != self.family.stack:
-                found.append((family, layout))
-        return found
+                records.append((family, layout))
+        return records
 
 
 def _entries(layout: Layout) -> Iterator[tuple[str, Stored]]:
@@ -97,13 +105,13 @@ def _entries(layout: Layout) -> Iterator[tuple[str, Stored]]:
 
 
 def _full_names(family: Family, layout: Layout, what: str, name: str) -> list[str]:
-    """All names that a tensor may have inside a model."""
+    """Return all names that a tensor may have inside a model."""
     if name.startswith("^"):
         return [name[1:]]
     if what == "embedding" and family.stack:
-        name = f"{family.stack}.embed_tokens.weight"  # each stack has a module of its own; nothing runs the shared one
-    names = dict.fromkeys((name, name.replace(".block_sparse_moe.", ".mlp.")))  # transformers 4, and 5
-    return [prefix + one for prefix in _prefixes(family, layout) for one in names]
+        name = f"{family.stack}.embed_tokens.weight"  # each stack runs its own module, not the shared one
+    names = dict.fromkeys((name, name.replace(".block_sparse_moe.", ".mlp.")))  # transformers 4 and 5
+    return [prefix + alias for prefix in _prefixes(family, layout) for alias in names]
 
 
 def _unread(family: Family, layout: Layout, name: str) -> bool:

@@ -1,13 +1,13 @@
-"""Addresses: the names of parameters, such as ``L26.ff.1189.gate`` or ``L10.attn.3.v.17`` (design.md §2).
+"""Addresses: the names of parameters, such as ``L26.ff.1189.gate`` or ``L10.attn.3.v.17`` (docs/theory.md §2 and §3).
 
 Grammar::
 
     L{layer}.ff.{neuron}[.gate|.up|.key|.value]     a neuron
     L{layer}.ff.e{expert}.{neuron}[.role]           a neuron of an expert
     L{layer}.ff.e{expert}                           an expert: what its router row reads
-    L{layer}.attn.{head}[.qk|.vo]                   a head; L{layer}.cross.{head} of a decoder's cross attention
+    L{layer}.attn.{head}[.qk|.vo]                   a head; L{layer}.cross.{head} in a decoder's cross attention
     L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
-    L{layer}.attn.{head}.{q|v}.bias                 what a head asks for, or writes, whatever it sees
+    L{layer}.attn.{head}.{q|v}.bias                 what a head looks for, or writes, regardless of the tokens
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
     final.norm, embed.norm                          shifts of the norms outside the blocks
     pos.{i}, type.{i}, classifier.{i}, …            rows of the tables outside the blocks
@@ -22,7 +22,7 @@ from zeropass.errors import BadAddress
 
 __all__ = ["Address", "parse", "with_roles"]
 
-_N = "[0-9]{1,9}"  # what Python, Parquet and every model can count to
+_N = "[0-9]{1,9}"  # fits the integers of Python, Parquet and every model
 _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
 _EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router))?")
 _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo))?")
@@ -34,11 +34,15 @@ _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.at
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """One parameter: ``layer`` is -1 outside the blocks, ``role`` is empty where all roles are meant.
+    """The name of one parameter.
 
-    ``part`` is ``ff`` or ``attn`` inside a block, else the stem of a table (``pos``, ``final`` …).
-    ``index`` is the neuron, the column of a subhead or the row of a table; -1 for a whole head or a lone vector.
-    ``expert`` is whose neuron it is, in a model with experts; one without ``index`` is its row of the router.
+    Attributes:
+        layer: The layer; -1 outside the blocks.
+        part: ``ff``, ``attn`` or ``cross`` inside a block, else the stem of a table (``pos``, ``final`` …).
+        head: The query head; -1 where there is none.
+        index: The neuron, the column of a subhead or the row of a table; -1 for an entire head or a lone vector.
+        role: The role; empty where all roles are meant.
+        expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router.
     """
 
     layer: int
@@ -49,7 +53,7 @@ class Address:
     expert: int = -1
 
     def __str__(self) -> str:
-        """The address in the grammar of this module, without the role of a neuron or a head map."""
+        """Format the address in the grammar of this module, without the role of a neuron or a head map."""
         if self.layer < 0:
             return f"{self.part}.{self.index}" if self.index >= 0 else f"{self.part}.norm"
         stem = f"L{self.layer}.{self.part}"
@@ -66,12 +70,16 @@ class Address:
         return f"{stem}.{role}.{self.index}" if self.index >= 0 else stem
 
     def with_role(self, role: str) -> "Address":
-        """The same place, in one role."""
+        """Return the address of the same place in another role."""
         return replace(self, role=role)
 
 
 def parse(text: str) -> Address:
-    """Read an address. Raises BadAddress, with the grammar in short, for anything else."""
+    """Read an address.
+
+    Raises:
+        BadAddress: If the text is no address; the message shows examples.
+    """
     text = text.strip()
     if m := _NEURON.fullmatch(text):
         return Address(int(m[1]), "ff", index=int(m[3]), role=m[4] or "", expert=-1 if m[2] is None else int(m[2]))
@@ -89,18 +97,29 @@ def parse(text: str) -> Address:
 
 
 def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
-    """The addresses, each with a role, that an address without one stands for; BadAddress for a role not there."""
+    """Return the addresses with a role that an address stands for.
+
+    Args:
+        place: An address, with or without a role.
+        ff_roles: The roles of neurons in the model.
+
+    Returns:
+        The address itself if it has a role or needs none, else one address for each role.
+
+    Raises:
+        BadAddress: If the address has a role that neurons of this model lack.
+    """
     if place.layer >= 0 and place.part == "ff" and place.index >= 0:
         if place.role and place.role not in ff_roles:
             raise BadAddress(f"{place}.{place.role}: neurons of this model have the roles {', '.join(ff_roles)}.")
         return [place] if place.role else [place.with_role(role) for role in ff_roles]
     if place.part in ("attn", "cross") and place.head >= 0 and not place.role:
-        return [place.with_role(_role(place.part, kind)) for kind in ("qk", "vo")]
+        return [place.with_role(_role(place.part, map_role)) for map_role in ("qk", "vo")]
     return [place]
 
 
 def _role(part: str, role: str) -> str:
-    """The whole name of a head's role: cross attention has roles of its own."""
+    """Return the full name of a head's role: cross attention has its own roles."""
     return f"cross_{role}" if part == "cross" else role
 
 

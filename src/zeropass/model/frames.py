@@ -1,12 +1,12 @@
-"""Frames: what "the token a" means inside the residual stream (design.md §2).
+"""Frames: the meaning of "the token a" in the residual stream (docs/theory.md §7).
 
-A frame gives the rows (V, d) that stand for the tokens, and says how a parameter's vectors are folded
-before they meet these rows. Everything is computed from the weights alone.
+A frame gives the rows (V, d) that stand for the tokens, and says how a parameter's vectors are folded before they meet
+these rows. Everything is computed from the weights alone.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -36,13 +36,13 @@ from zeropass.numerics.statistics import Moments, blocks, moments
 __all__ = ["Frames", "Lengths", "Rows"]
 
 _TOKENS = 512
-"""Rows that are made at once: the first block holds some times as many activations of all its neurons."""
+"""The number of rows made at once; the first block holds several arrays of all its neurons' activations for them."""
 
 _SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
-"""The spaces that every model has; a decoder that reads an encoder has its ``memory`` as well."""
+"""The spaces of every model; a decoder that reads an encoder also has ``memory``."""
 
 _FOLDED = (*FRAMES, "embedded")
-"""What `Frames.fold` takes for a frame: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
+"""The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -56,7 +56,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows (V, d) that stand for the tokens in one space, and their moments over the tokens in use."""
+    """The rows that stand for the tokens in one space.
+
+    Attributes:
+        space: The name of the space.
+        matrix: The rows, (V, d).
+        moments: Their moments over the tokens in use.
+    """
 
     space: str
     matrix: Tensor
@@ -65,7 +71,12 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """Root mean squares of q or k over all heads: for each row (n, 1), and for the mean row (1, 1)."""
+    """Root mean squares of q or k over all heads.
+
+    Attributes:
+        each: That of each row, (n, 1).
+        of_mean: That of the mean row, (1, 1).
+    """
 
     each: Tensor
     of_mean: Tensor
@@ -76,26 +87,22 @@ class Frames:
     """The spaces of one model, computed when first asked for and kept."""
 
     model: Model
+    _kept: dict[str, Rows] = field(default_factory=dict, repr=False)
 
     def of(self, model: Model) -> "Frames":
-        """The same rows for other parameters of the same stream, such as those of a fine-tune."""
-        found = Frames(model)
-        found.__dict__["_kept"] = self._kept
-        return found
-
-    @cached_property
-    def _kept(self) -> dict[str, Rows]:
-        return {}
+        """Return frames with the same rows for other parameters of the same stream, such as those of a fine-tune."""
+        return Frames(model, self._kept)
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """Names of the spaces that this model has: those that `space_of` gives for its parameters."""
+        """The names of the spaces of this model: those that `space_of` gives for its parameters."""
         return (*_SPACES, "memory") if self.model.family.crosses else _SPACES
 
     def rows(self, space: str) -> Rows:
-        """Return the rows and moments of a space of `spaces`, computed when first asked for, then kept.
+        """Return the rows and moments of a space, computed when first asked for, then kept.
 
-        Raises BadOption, with the names that there are, for another name; so do `matrix`, `blocks` and `release`.
+        Raises:
+            BadOption: If the space is not one of `spaces`, as in `matrix`, `blocks` and `release`; lists the names.
         """
         self._require(space)
         if space not in self._kept:
@@ -107,7 +114,7 @@ class Frames:
         return Rows(space, matrix, moments(matrix, self.used))
 
     def matrix(self, space: str) -> Tensor:
-        """The rows (V, d) of a space alone, made anew; `rows` keeps them, with their moments."""
+        """Compute the rows (V, d) of a space anew, without moments; `rows` keeps both."""
         self._require(space)
         matrix = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part, rows in self.blocks(space):
@@ -115,7 +122,7 @@ class Frames:
         return matrix
 
     def blocks(self, space: str) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of a space, a block of tokens after the other: nothing as long as the vocabulary is made."""
+        """Compute the rows of a space by blocks of tokens, so that nothing is as long as the vocabulary."""
         self._require(space)
         make = self._maker(space)
         return ((part, make(part)) for part in blocks(self.model.dims.vocab, _TOKENS))
@@ -126,19 +133,32 @@ class Frames:
 
     @cached_property
     def used(self) -> Tensor:
-        """Which tokens (V,) are in use: the others have no text, and no part in any moments."""
+        """The mask (V,) of the tokens in use; the others have no text, and no part in any moments."""
         return torch.from_numpy(self.model.vocab.used).to(self.model.device)
 
     def release(self, space: str) -> None:
-        """Forget a space's rows (113 MB each for SmolLM2)."""
+        """Drop the rows of a space (113 MB each for SmolLM2)."""
         self._require(space)
         self._kept.pop(space, None)
 
     def fold(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
-        """Canonical vectors (n, d) as the frame reads them; ``norm`` names the norm that they meet, if any.
+        """Fold a norm into vectors, as a frame reads them.
 
-        A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm behind a block (Gemma 2,
-        OLMo 2) scales what it writes. ``paper`` folds nothing. Raises BadOption for another frame or side.
+        A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm after a block (Gemma 2,
+        OLMo 2) scales what the block writes. ``paper`` folds nothing (docs/theory.md §5).
+
+        Args:
+            vectors: Canonical vectors, (n, d).
+            frame: The frame.
+            side: ``read`` or ``write``.
+            norm: The norm that the vectors meet, if any.
+            layer: The layer of the norm.
+
+        Returns:
+            The folded vectors, (n, d).
+
+        Raises:
+            BadOption: If there is no such frame or side.
         """
         model = self.model
         if frame not in _FOLDED or side not in ("read", "write"):
@@ -155,25 +175,39 @@ class Frames:
         return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
 
     def constant(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> Tensor | None:
-        """What rows of q or k hold whatever the token, (rows,): the norm's shift through them, and their bias."""
+        """Return the part of rows of q or k that no token changes, (rows,): the norm's shift through them, and bias."""
         shift = self.model.vector(f"{norm_of(role)}_bias", layer) if self.model.family.reads_normed else None
-        found = None if shift is None else self.model.matrix(role, layer, start, stop) @ shift
+        shifted = None if shift is None else self.model.matrix(role, layer, start, stop) @ shift
         bias = self.model.vector(f"{role}_bias", layer)
         if bias is None:
-            return found
-        return bias[start:stop] if found is None else found + bias[start:stop]
+            return shifted
+        return bias[start:stop] if shifted is None else shifted + bias[start:stop]
 
     def head_constant(self, layer: int, head: int, role: str = "q") -> Tensor | None:
-        """`constant` of one head, (d_h,)."""
+        """Return `constant` of one head, (d_h,)."""
         start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
         return self.constant(layer, role, start, start + width)
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int = 0) -> Factored:
-        """``qk`` (token a, as query, attends to token b) or ``vo`` (attending to a promotes b), as V x d_h factors.
+        """Return a map of a head between tokens, as V x d_h factors (docs/theory.md §3).
 
-        Query side: with biases, turned by the RoPE offset (query ``offset`` positions after the key); key
-        side: minus its mean over keys, which softmax cannot see. Biases add the same to every token in ``vo`` and
-        are parameters of their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
+        The query side of ``qk`` includes biases and is turned by the RoPE offset. From the key side its mean over keys,
+        which softmax cannot see, is subtracted. Biases of ``vo`` add the same to every token and are parameters of
+        their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
+
+        Args:
+            layer: The layer.
+            head: The query head.
+            kind: ``qk`` (token a, as query, attends to token b), ``vo`` (attending to a promotes b), or one of these
+                with the prefix ``cross_``.
+            frame: The frame.
+            offset: The number of positions from the key to the query; for ``qk`` only.
+
+        Returns:
+            The factors of the map.
+
+        Raises:
+            BadOption: If ``vo`` gets an offset, or if `frequencies` cannot give the rotation.
         """
         if kind != "qk" and offset:
             raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
@@ -188,10 +222,13 @@ class Frames:
         return Factored(left, right)
 
     def carried(self, attended: float = 1.0) -> Tensor:
-        """Tokens as they leave block 0 alone, (V, d): y = e + Attn₀(e), x = y + MLP₀(y) (design.md §2, token frame).
+        """Return the tokens as they leave block 0 alone: y = e + Attn₀(e), x = y + MLP₀(y) (docs/theory.md §7).
 
-        ``attended`` is the weight of a token's attention to itself: one, for a token that nothing stands before. The
-        states are not yet normed for a reader.
+        Args:
+            attended: The weight of a token's attention to itself; one if no token precedes it.
+
+        Returns:
+            The states (V, d), not yet normed for a reader.
         """
         block = _FirstBlock(self.model, self._norm, attended)
         out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
@@ -201,7 +238,7 @@ class Frames:
 
     @staticmethod
     def right_frame(kind: str, frame: str) -> str:
-        """The frame of a head map's second side: what ``vo`` promotes is always something said."""
+        """Return the frame of a head map's second side: ``vo`` promotes tokens of the output."""
         return "output" if base_role(kind) == "vo" and frame != "paper" else frame
 
     def as_query(
@@ -214,9 +251,19 @@ class Frames:
         lengths: "Lengths | None" = None,
         role: str = "q",
     ) -> Tensor:
-        """Scores (V, d_h) of a head's q columns made into the query side of ``qk``: see `head_map`.
+        """Turn scores of a head's q columns into the query side of ``qk``: see `head_map`.
 
-        ``lengths`` are `lengths` of the same rows, where the model norms all heads as one.
+        Args:
+            scores: The scores, (V, d_h).
+            layer: The layer.
+            head: The query head.
+            frame: The frame.
+            offset: The number of positions from the key to the query.
+            lengths: `lengths` of the same rows, where the model norms all heads as one.
+            role: The role of the columns.
+
+        Returns:
+            The query side, (V, d_h).
         """
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
         return rotate(scores, offset, self.frequencies(layer)) if offset else scores
@@ -231,22 +278,42 @@ class Frames:
         lengths: "Lengths | None" = None,
         role: str = "k",
     ) -> Tensor:
-        """Scores (V, d_h) of a head's k columns, of mean (d_h,), made into the key side of ``qk``: see `head_map`.
+        """Turn scores of a head's k columns into the key side of ``qk``: see `head_map`.
 
-        What is the same for every key is taken off, for softmax cannot see it: the key of the mean row.
+        The key of the mean row is subtracted: it is the same for every key, so softmax cannot see it.
+
+        Args:
+            scores: The scores, (V, d_h).
+            mean: Their mean, (d_h,).
+            layer: The layer.
+            head: The query head.
+            frame: The frame.
+            lengths: `lengths` of the same rows, where the model norms all heads as one.
+            role: The role of the columns.
+
+        Returns:
+            The key side, (V, d_h).
         """
         if frame == "paper":
             return scores
-        if not self._bends:
+        if not self._nonlinear:
             return scores - mean
         each, of_mean = (None, None) if lengths is None else (lengths.each, lengths.of_mean)
         zero = self._state(mean[None], layer, head, role, frame, of_mean)
         return self._state(scores, layer, head, role, frame, each) - zero
 
     def lengths(self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False) -> "Lengths | None":
-        """Of q or k over all heads, the root mean square for each of the rows (n, d), and for their mean row (d,).
+        """Return root mean squares of q or k over all heads, for a model that norms all heads as one.
 
-        ``centred``: the rows come without their mean. None where the model does not norm all heads as one.
+        Args:
+            layer: The layer.
+            role: ``q`` or ``k``.
+            rows: Rows that stand for tokens, (n, d).
+            mean: Their mean, (d,).
+            centred: True if the mean is already subtracted from the rows.
+
+        Returns:
+            The root mean squares; None for another model.
         """
         if self.model.family.qk_norm != "whole":
             return None
@@ -264,11 +331,17 @@ class Frames:
         return Lengths(torch.cat(each), length(mean[None]))
 
     def position_bias(self, head: int, offsets: Tensor) -> Tensor | None:
-        """What is added to the attention logits of a head of any layer, for queries so many positions after their keys.
+        """Return the bias that positions add to the attention logits of a head, in any layer.
 
-        Offsets of any shape; None where nothing is added.
-        ALiBi (Press et al. 2022): a slope of the head's own times the distance; T5: a number for each bucket of
-        distances (Raffel et al. 2020, §2.1). It changes no order among keys at one distance.
+        ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of
+        distances (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance.
+
+        Args:
+            head: The query head.
+            offsets: Positions from the key to the query, of any shape.
+
+        Returns:
+            The biases, shaped like ``offsets``; None if the model adds none.
         """
         dims, family = self.model.dims, self.model.family
         if family.alibi:
@@ -280,14 +353,14 @@ class Frames:
         return table[_buckets(offsets, len(table), family.causal), head]
 
     @property
-    def _bends(self) -> bool:
-        """Whether queries and keys go through something that is not linear."""
+    def _nonlinear(self) -> bool:
+        """True if queries and keys go through something nonlinear."""
         return bool(self.model.family.qk_norm) or self.model.dims.clip is not None
 
     def _state(
         self, scores: Tensor, layer: int, head: int, role: str, frame: str, lengths: Tensor | None = None
     ) -> Tensor:
-        """Scores (n, d_h) as the query or key that meets the other: with its constant, normed where it is."""
+        """Return scores (n, d_h) as the query or key that meets the other: with its constant, normed and clipped."""
         if frame == "paper":
             return scores
         constant, model = self.head_constant(layer, head, role), self.model
@@ -304,7 +377,7 @@ class Frames:
         return scores if clip is None else scores.clamp(-clip, clip)
 
     def _kept_lengths(self, layer: int, role: str, rows: Rows) -> "Lengths | None":
-        """`lengths`, kept for the heads of one layer."""
+        """Return `lengths`, kept for the heads of one layer."""
         key = layer, role, rows.space
         if key not in self._lengths:
             if len(self._lengths) > 1:
@@ -317,9 +390,9 @@ class Frames:
         return {}
 
     def usual_offset(self, kind: str, frame: str) -> int:
-        """The distance at which a head map is shown unasked: `USUAL_OFFSET` for ``qk`` where positions are rotary.
+        """Return the default distance of a head map: `USUAL_OFFSET` for ``qk`` where positions are rotary.
 
-        0 for ``vo``, for the formulas of the paper, and where the rotation is not known.
+        It is 0 for ``vo``, for the formulas of the paper, and where the rotation is not known.
         """
         rope = self.model.dims.rope
         if kind != "qk" or frame == "paper":
@@ -328,7 +401,11 @@ class Frames:
         return USUAL_OFFSET if known else 0
 
     def frequencies(self, layer: int = 0) -> Tensor:
-        """Rotary frequencies (r/2,) in radians a position, of a layer; raises BadOption where the model has no RoPE."""
+        """Return the rotary frequencies (r/2,) of a layer in radians per position.
+
+        Raises:
+            BadOption: If the model has no RoPE, or scales it by a rule that is not known.
+        """
         dims = self.model.dims
         rope = (dims.local_rope if layer in dims.local else None) or dims.rope
         if rope is None:
@@ -339,14 +416,14 @@ class Frames:
         return scaled.float().to(self.model.device)
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
-        """Scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""
+        """Return the scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""
         side = side_of(role)
         vectors = self.fold(self.model.head(role, layer, head), frame, side, norm_of(role), layer)
         rows = self.rows(space_of(frame, side, MEMORY if reads_memory(role) else layer))
         return rows.matrix @ vectors.T, rows.moments.of_scores(vectors)[0]
 
     def _maker(self, space: str) -> Callable[[slice], Tensor]:
-        """What makes the rows of a space for any slice of tokens."""
+        """Return the function that computes the rows of a space for a slice of tokens."""
         model, (frame, _, side) = self.model, space.partition(".")
         if frame == "paper":
             return partial(model.tokens, "embedding" if side == "read" else model.says)
@@ -356,29 +433,29 @@ class Frames:
         if frame == "token":
             block = _FirstBlock(model, self._norm)
             return lambda part: self._as_read(block(self._embedded(part)))
-        if frame == "memory":  # what cross attention reads: the encoder's tokens, normed as they leave it
+        if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
-            mean = self._mean_said()
-            return lambda part: self._said(part) - mean
-        return lambda part: normed(self._said(part), model.family.norm, model.dims.eps)
+            mean = self._output_mean()
+            return lambda part: self._output_rows(part) - mean
+        return lambda part: normed(self._output_rows(part), model.family.norm, model.dims.eps)
 
-    def _said(self, part: slice) -> Tensor:
-        """``U ⊙ γ_f``: the rows through which a state becomes logits (norm folding, design.md §2)."""
-        model, said = self.model, self.model.tokens(self.model.says, part)
+    def _output_rows(self, part: slice) -> Tensor:
+        """Return ``U ⊙ γ_f``, the rows through which a state becomes logits (docs/theory.md §1)."""
+        model, rows = self.model, self.model.tokens(self.model.says, part)
         if model.family.stream_normed:
-            return said
-        return fold_read(said, model.vector("final_norm"), model.family.norm)
+            return rows
+        return fold_read(rows, model.vector("final_norm"), model.family.norm)
 
-    def _mean_said(self) -> Tensor:
-        """The mean (d,) of `_said` over the tokens in use, which softmax cannot see."""
+    def _output_mean(self) -> Tensor:
+        """Return the mean (d,) of `_output_rows` over the tokens in use, which softmax cannot see."""
         total = torch.zeros(self.model.dims.d, dtype=torch.float64, device=self.model.device)
         for part in blocks(self.model.dims.vocab, _TOKENS):
-            total += self._said(part)[self.used[part]].double().sum(0)
+            total += self._output_rows(part)[self.used[part]].double().sum(0)
         return (total / int(self.used.sum())).float()
 
     def _embedded(self, part: slice) -> Tensor:
-        """What enters block 0 for each token of a slice: e_a, scaled, or normed with its type, as the family does."""
+        """Return the input of block 0 for a slice of tokens: e_a, scaled, or normed with its type."""
         model = self.model
         if not model.has("embed_norm"):
             return model.tokens("embedding", part) * model.dims.embed_scale
@@ -394,7 +471,7 @@ class Frames:
         return x if bias is None else x + bias
 
     def _as_read(self, x: Tensor) -> Tensor:
-        """A state as the next block reads it, its gain aside (that is folded into the parameters)."""
+        """Return a state as the next block reads it, without the gain, which is folded into the parameters."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
 
@@ -403,7 +480,7 @@ class Frames:
 
 
 class _FirstBlock:
-    """Block 0 on single tokens: each attends only to itself, with weight one."""
+    """Block 0 on single tokens: each attends only to itself, with weight ``attended``."""
 
     def __init__(
         self,
@@ -417,9 +494,9 @@ class _FirstBlock:
         self.model = model
         self.norms = {name: norm(f"{name}_norm", 0) for name in ("attn", "cross", "ff", "attn_post", "ff_post")}
         roles = ("v", "o", *model.family.ff_roles, *((ROUTER,) if model.family.routed else ()))
-        self.parts = {role: model.matrix(role) for role in roles}
-        self.bias = {role: model.vector(f"{role}_bias") for role in self.parts}
-        self.act = _ACTIVATIONS[model.dims.activation]
+        self.matrices = {role: model.matrix(role) for role in roles}
+        self.biases = {role: model.vector(f"{role}_bias") for role in self.matrices}
+        self.activation = _ACTIVATIONS[model.dims.activation]
         self.attended = attended
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -429,11 +506,11 @@ class _FirstBlock:
         for site, inner in (("attn", self._attend), ("ff", self._feed)):
             x = self._normed(x + inner(x), site) if family.stream_normed else x + self._added(x, site, inner)
             if site == "attn" and family.crosses and family.stream_normed:
-                x = self._normed(x, "cross")  # what cross attention adds depends on the encoder's text; the norm stays
+                x = self._normed(x, "cross")  # cross attention depends on the encoder's text; only its norm is kept
         return x
 
     def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        """What one half of a block adds to the stream: read through its norm, written through the norm behind it."""
+        """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
         bare = self.model.family.reads_bare(f"{site}_norm", 0)
         y = inner(x if bare else self._normed(x, site))
         return self._normed(y, f"{site}_post") if self.model.has(f"{site}_post_norm") else y
@@ -450,61 +527,62 @@ class _FirstBlock:
 
     def _feed(self, x: Tensor) -> Tensor:
         active = self._active(x)
-        if ROUTER in self.parts:
+        if ROUTER in self.matrices:
             active = active * self._routed(x).repeat_interleave(self.model.dims.expert_neurons, 1)
         return self._written(active, "value")
 
     def _active(self, x: Tensor) -> Tensor:
-        """Activations (n, neurons)."""
-        if "gate" in self.parts:
-            return self.act(self._linear(x, "gate")) * self._linear(x, "up")
-        return self.act(self._linear(x, "key"))
+        """Return the activations (n, neurons)."""
+        if "gate" in self.matrices:
+            return self.activation(self._linear(x, "gate")) * self._linear(x, "up")
+        return self.activation(self._linear(x, "key"))
 
     def _routed(self, x: Tensor) -> Tensor:
-        """Weight (n, experts) of each expert for each token; zero where it is not used."""
-        chances = self._linear(x, ROUTER).softmax(1)
-        best, at = chances.topk(self.model.dims.experts_used, 1)
+        """Return the weight (n, experts) of each expert for each token; zero for experts that are not used."""
+        probabilities = self._linear(x, ROUTER).softmax(1)
+        best, experts = probabilities.topk(self.model.dims.experts_used, 1)
         best = best / best.sum(1, keepdim=True) if self.model.dims.router_normed else best
-        return torch.zeros_like(chances).scatter(1, at, best)
+        return torch.zeros_like(probabilities).scatter(1, experts, best)
 
     def _linear(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self.parts[role].T, self.bias[role]
+        y, bias = x @ self.matrices[role].T, self.biases[role]
         return y if bias is None else y + bias
 
     def _written(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self.parts[role], self.bias[role]
+        y, bias = x @ self.matrices[role], self.biases[role]
         return y if bias is None else y + bias
 
 
 def _alibi_slopes(heads: int) -> list[float]:
-    """A slope for each head: a geometric series; for a number that is no power of two, with every other one of the next
-    (Press et al. 2022, §3 and their code).
+    """Return a slope for each head (Press et al. 2022, §3 and their code).
+
+    They are a geometric series; if the number of heads is no power of two, every other slope of the next one follows.
     """
-    whole = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
-    return slopes + [2 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
 
 
 def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> Tensor:
-    """T5's bucket of each distance: exact near by, then in logarithmic steps up to ``farthest``."""
-    near = offsets
-    found = torch.zeros_like(offsets)
+    """Return T5's bucket of each distance: one for each short distance, then logarithmic steps up to ``farthest``."""
+    distances = offsets
+    first = torch.zeros_like(offsets)
     if causal:
-        near = offsets.clamp_min(0)
+        distances = offsets.clamp_min(0)
     else:
         count //= 2
-        found = (offsets < 0).long() * count  # a key behind the query
-        near = offsets.abs()
+        first = (offsets < 0).long() * count  # a key after the query
+        distances = offsets.abs()
     exact = count // 2
-    far = (near.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
-    return found + torch.where(near < exact, near, (exact + far.long()).clamp_max(count - 1))
+    far = (distances.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
+    return first + torch.where(distances < exact, distances, (exact + far.long()).clamp_max(count - 1))
 
 
 _KNOWN_ROPE = ("default", "linear", "llama3")
 
 
 def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
-    """Frequencies under the model's scaling rule; one that is not known is refused, not ignored."""
+    """Return frequencies under the model's scaling rule, and refuse a rule that is not known instead of ignoring it."""
     if rope.kind == "default":
         return frequencies
     factor = rope.options.get("factor", 1.0)
@@ -512,7 +590,7 @@ def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
         return frequencies / factor
     if rope.kind != "llama3":
         raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(_KNOWN_ROPE)}): only offset 0 is exact.")
-    # Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended.
+    # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.
     low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
     turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     blend = ((turns - low) / (high - low)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Which values a model holds, whatever file holds them: what a measurement of the same weights is found by."""
+"""A hash of the values of a model, whatever file holds them. Measurements of the same weights are found by it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from zeropass.model.model import Model
 __all__ = ["values_sha256"]
 
 ROWS, TOKENS = 4, 32
-"""Rows in the middle of each matrix, and tokens at the beginning of each table, that are looked at.
+"""The numbers of sampled rows: in the middle of each matrix, and at the beginning of each table of tokens.
 
-Files of one model may differ in how many rows without a token they keep at the end of a table.
+Files of one model may keep different numbers of rows without a token at the end of a table.
 """
 
 
 def values_sha256(model: Model) -> str | None:
     """Return the SHA-256 of a fixed sample of the canonical values in float32: some rows of every matrix, every gain.
 
-    Files of any format, naming and order that hold the same numbers have the same; a number of a sampled row that is
-    rounded otherwise makes another. None where a tensor of the sample is missing or cannot be read.
+    It is the same for files of any format, naming and order that hold the same numbers, and differs if a number in a
+    sampled row is rounded otherwise. It is None if a sampled tensor is missing or cannot be read.
     """
     digest = hashlib.sha256()
     try:

@@ -1,6 +1,6 @@
-"""A source, a record and a vocabulary make a model: its parameters in canonical shape, read lazily.
+"""Models: a source of tensors, a record and a vocabulary make parameters in canonical shape, read lazily.
 
-Every matrix comes as (rows, d) float32, one vector of the residual stream a row (design.md §2).
+Every matrix is (rows, d) float32, with one vector of the residual stream in each row (docs/theory.md §2).
 """
 
 import math
@@ -36,15 +36,33 @@ __all__ = ["Model", "TokenTable", "open_model", "usable_device"]
 TokenTable = Literal["embedding", "unembedding"]
 
 _NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""Types narrower than float32, as files name them."""
+"""The types narrower than float32, as files name them."""
 
-_UNSAID = {"experts": 1, "experts_used": 1, "logit_scale": 1.0, "embed_scale": 1.0, "router_normed": False, "rotary": 0}
-"""What `Model.info` leaves out where it is this, as it leaves out what is not there."""
+_DEFAULTS = {
+    "experts": 1,
+    "experts_used": 1,
+    "logit_scale": 1.0,
+    "embed_scale": 1.0,
+    "router_normed": False,
+    "rotary": 0,
+}
+"""The values that `Model.info` omits, as it omits what is absent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The parameters of one model in canonical shape. Nothing is read before it is asked for."""
+    """The parameters of one model in canonical shape, read only when they are asked for.
+
+    Attributes:
+        name: The name that the user gave: a hub id, a path or the name of a demo model.
+        family: The record of the family.
+        layout: The names and the arrangement of tensors in this format.
+        dims: Sizes and constants.
+        vocab: The vocabulary.
+        files: The files.
+        prefix: The prefix of the names of tensors.
+        device: The device of the tensors that are returned.
+    """
 
     name: str
     family: Family
@@ -57,41 +75,50 @@ class Model:
 
     @property
     def source(self) -> TensorSource:
-        """Where the tensors are read from."""
+        """The source of the tensors."""
         return self.files.source
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the sizes and contents of all weight files: what caches and atlases know the weights by."""
+        """The SHA-256 over sizes and contents of all weight files, by which caches and atlases know the weights."""
         return self.files.hashes.fingerprint
 
     @property
     def sha256(self) -> str | dict[str, str]:
-        """The SHA-256 of the weight file, as ``sha256sum`` prints it; of several, of each by its name."""
+        """The SHA-256 of the weight file, as ``sha256sum`` prints it; if there are several, of each by name."""
         each = self.files.hashes.sha256
         return each if len(each) > 1 else next(iter(each.values()))
 
     @property
     def size(self) -> int:
-        """Bytes of the weight files."""
+        """The size of the weight files in bytes."""
         return sum(path.stat().st_size for path in self.files.weight_files)
 
     def has(self, what: str) -> bool:
-        """Whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
+        """Tell whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
         stored = self._find(what)
         return stored is not None and self._tensors(stored, 0)[0] in self._names
 
     def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows ``start:stop`` of a canonical matrix, (rows, d) float32, on the model's device.
+        """Return rows of a canonical matrix.
 
-        ``what`` is a role (``gate``, ``q`` …) or a table (``embedding``, ``positions`` …). The rows of experts follow
-        each other. Of the embeddings, an unused row that is not finite is zero. Raises BadWeights for a tensor that the
-        file lacks or that holds NaN or infinite values elsewhere.
+        Args:
+            what: A role (``gate``, ``q`` …) or a table (``embedding``, ``positions`` …).
+            layer: The layer; 0 for what all layers share.
+            start: The first row. Rows are numbered through all experts.
+            stop: The end of the rows; None for all.
+
+        Returns:
+            The rows ``start:stop``, (rows, d) float32, on the model's device. Unused rows of the embeddings that are
+            not finite are zero.
+
+        Raises:
+            BadWeights: If the file lacks the tensor, or if other values are NaN or infinite.
         """
-        return _carried(self.matrix_on_cpu(what, layer, start, stop), self.device)
+        return _on_device(self.matrix_on_cpu(what, layer, start, stop), self.device)
 
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return `matrix` on the processor, for what is not computed on the model's device."""
+        """Return `matrix` on the CPU, for what is not computed on the model's device."""
         stored = self._stored(what)
         total = self.rows(what, layer)
         stop = total if stop is None else stop
@@ -102,46 +129,53 @@ class Model:
         return torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous()
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
-        """A canonical vector (a norm's gain or shift, a bias), (size,) float32, or None if the model has none.
+        """Return a canonical vector: the gain or shift of a norm, or a bias.
 
-        The gain of a norm is what states are multiplied by, however the file keeps it.
+        Args:
+            what: Canonical name of the vector.
+            layer: The layer; 0 for what all layers share.
+
+        Returns:
+            The vector, (size,) float32, or None if the model has none. The gain of a norm is what states are
+            multiplied by, however the file keeps it.
         """
         stored = self._find(what)
         if stored is None or (name := self._tensors(stored, layer)[0]) not in self._names:
             return None
-        whole = torch.from_numpy(self.source.rows(name))
+        values = torch.from_numpy(self.source.rows(name))
         index = row_index(stored, what, self.dims)
-        whole = (whole if index is None else whole[index]).to(self.device)
-        return whole + self.layout.gain_offset if what.endswith("_norm") and self.layout.gain_offset else whole
+        values = (values if index is None else values[index]).to(self.device)
+        return values + self.layout.gain_offset if what.endswith("_norm") and self.layout.gain_offset else values
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
-        """The (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""
+        """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""
         start = self.kv_head(role, head) * self.dims.head_dim
         return self.matrix(role, layer, start, start + self.dims.head_dim)
 
     def kv_head(self, role: str, head: int) -> int:
-        """Which stored head of a role a query head uses (design.md §2, GQA)."""
+        """Return the stored head of a role that a query head uses (docs/theory.md §2, GQA)."""
         return head // self.dims.group if base_role(role) in ("k", "v") else head
 
     @cached_property
     def embedding(self) -> Tensor:
-        """E, (V, d): kept once read. Narrow rows come carried to the stream's width."""
+        """The embedding E, (V, d), kept once read; narrower rows are projected to the stream's width."""
         return self.tokens("embedding", slice(0, self.dims.vocab))
 
     def widened(self, rows: Tensor) -> Tensor:
-        """Rows (…, d) of what is added to the embedding, carried to the stream where embeddings are narrower."""
+        """Project rows (…, d) that are added to the embedding to the stream, where embeddings are narrower."""
         return rows @ self.matrix("embed_projection").T if self.has("embed_projection") else rows
 
     @cached_property
     def unembedding(self) -> Tensor:
-        """U, (V, d), kept once read; the same tensor as E where `says` is the embedding."""
+        """The unembedding U, (V, d), kept once read; the same tensor as E where `says` is the embedding."""
         return self.embedding if self.says == "embedding" else self.matrix("unembedding")
 
     @property
     def says(self) -> TokenTable:
-        """The table through which states become logits: E when tied, and in an encoder without a language model's head.
+        """The table that turns states into logits: E when tied, and in an encoder without a language model's head.
 
-        Raises BadWeights for an untied checkpoint that was saved without it: E would not be what it says.
+        Raises:
+            BadWeights: If an untied checkpoint was saved without the table; E would not give its logits.
         """
         if self.dims.tied or not (self.family.causal or self.has("unembedding")):
             return "embedding"
@@ -153,49 +187,49 @@ class Model:
         return "unembedding"
 
     def tokens(self, what: TokenTable, part: slice) -> Tensor:
-        """Rows of `embedding` or `unembedding` for a slice of tokens; read from the file unless all are kept."""
-        kept: Tensor | None = self.__dict__.get(what)
-        if kept is not None:
-            return kept[part]
+        """Return rows of `embedding` or `unembedding` for a slice of tokens, from the file unless the table is kept."""
+        table: Tensor | None = self.__dict__.get(what)
+        if table is not None:
+            return table[part]
         rows = self.matrix(what, 0, part.start, part.stop)
         return self.widened(rows) if what == "embedding" else rows
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of this model, a sentence each: of its family, and of how its files were read."""
+        """The sentences that a user should read on the family of the model, and on how its files were read."""
         notes = (*notes_of(self.family, self.dims), *self.files.notes, *self.vocab.notes)
         return tuple(dict.fromkeys(notes))
 
     @property
     def title(self) -> str:
-        """What the model is, which the name that a user calls it by may leave out; empty where nothing says so."""
+        """The title of the model, which the user's name for it may leave out; empty where none is known."""
         return self._titled[0]
 
     @cached_property
     def _titled(self) -> tuple[str, str]:
-        """What the model is, and who says so: the record of a demo model, or else the metadata of a GGUF file."""
+        """The title and its source: the record of a demo model, or else the metadata of a GGUF file."""
         stored = self.files.config.get("general.name") if self.files.format == "gguf" else None
-        named = stored if isinstance(stored, str) else ""
+        stored_title = stored if isinstance(stored, str) else ""
         if (demo := DEMOS.get(self.files.name)) and demo.title:
-            own = f"; the file's general.name is {named!r}" if named else ""
-            return demo.title, f"its file in {demo.requirement} is {demo.files[-1].name}{own}"
-        return (named, "general.name of its file") if named else ("", "")
+            remark = f"; the file's general.name is {stored_title!r}" if stored_title else ""
+            return demo.title, f"its file in {demo.requirement} is {demo.files[-1].name}{remark}"
+        return (stored_title, "general.name of its file") if stored_title else ("", "")
 
     @cached_property
     def judgement(self) -> Judgement:
-        """Which tokens were hardly trained, from the embedding, which is not kept, and the merges of the tokenizer.
+        """The under-trained tokens, judged by the embedding, which is not kept, and the merges of the tokenizer.
 
         Rows without a token have no part in it.
         """
         ids = np.flatnonzero(~self.vocab.absent)
         judged = judge(_Embedding(self, ids), self.vocab.swallowed()[ids])
-        found = Judgement(*np.zeros((2, self.vocab.size), dtype=np.bool_))
-        for flags, of_tokens in zip(found, judged, strict=True):
+        judgement = Judgement(*np.zeros((2, self.vocab.size), dtype=np.bool_))
+        for flags, of_tokens in zip(judgement, judged, strict=True):
             flags[ids] = of_tokens
-        return found
+        return judgement
 
     def info(self) -> dict[str, Any]:
-        """What the model is and what of it zeropass reads, JSON-ready: sizes, stored types, hash."""
+        """Return what the model is and what zeropass reads of it, JSON-ready: sizes, stored types, hash."""
         names = self.source.names()
         read = {full_name(name, self.prefix) for stored in records(self.layout) for name in expand(stored, self.dims)}
         sizes = {name: math.prod(self.source.shape(name)) for name in names}
@@ -225,43 +259,47 @@ class Model:
 
     @cached_property
     def memory(self) -> "Model":
-        """The encoder that a decoder's cross attention reads, out of the same files."""
+        """The encoder that a decoder's cross attention reads, from the same files."""
         return _opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
 
     def _constants(self) -> dict[str, Any]:
-        """The sizes and constants that this model has."""
-        usual = {**_UNSAID, "embed": self.dims.d}
-        found = asdict(self.dims).items()
-        return {key: one for key, one in found if one not in (None, ()) and (key not in usual or one != usual[key])}
+        """Return the sizes and constants that this model has."""
+        defaults = {**_DEFAULTS, "embed": self.dims.d}
+        constants = asdict(self.dims).items()
+        return {
+            key: value
+            for key, value in constants
+            if value not in (None, ()) and (key not in defaults or value != defaults[key])
+        }
 
     def forget(self) -> None:
-        """Let go of the kept embeddings; they are read again when next asked for."""
+        """Drop the kept embeddings; they are read again when next asked for."""
         for name in ("embedding", "unembedding"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def rope_factors(self) -> Tensor | None:
-        """Divisors of the rotary frequencies that the file itself keeps, (d_h/2,), if it does."""
+        """The divisors of the rotary frequencies, (d_h/2,), if the file itself keeps them."""
         return self.vector("rope_factors")
 
     @cached_property
     def relative(self) -> Tensor:
-        """A bias for each bucket of distances and head, (buckets, heads), where the family has relative positions."""
+        """The biases of relative positions, (buckets, heads): one for each bucket of distances and head."""
         return torch.from_numpy(self.source.rows(self._name(self._stored("relative"), 0))).to(self.device)
 
     def tables(self) -> dict[str, tuple[str, Side, int]]:
-        """Tables of stream vectors outside the blocks: address stem -> (canonical name, side, rows)."""
-        found: dict[str, tuple[str, Side, int]] = {}
+        """Return the tables of stream vectors outside the blocks: address stem -> (canonical name, side, rows)."""
+        tables: dict[str, tuple[str, Side, int]] = {}
         for stem, what in (("pos", "positions"), ("type", "types")):
             if self.has(what):
-                found[stem] = (what, "write", self.rows(what))
+                tables[stem] = (what, "write", self.rows(what))
         for stem, (_, side) in self.layout.extra.items():
             if self.has(stem):
-                found[stem] = (stem, side, self.rows(stem))
-        return found
+                tables[stem] = (stem, side, self.rows(stem))
+        return tables
 
     def rows(self, what: str, layer: int = 0) -> int:
-        """How many rows a canonical matrix has; a lone vector has one, a bias as many as numbers."""
+        """Return the number of rows of a canonical matrix; 1 for a lone vector, the number of entries for a bias."""
         stored = self._stored(what)
         shape = self.source.shape(self._tensors(stored, layer)[0])
         if what in self.family.roles:
@@ -271,28 +309,34 @@ class Model:
         return shape[1] if stored.transpose else shape[0]
 
     def stored_type(self, what: str, layer: int = 0) -> str:
-        """Name of the type that a canonical tensor is stored in, as its file names it (``F16``, ``Q4_1`` …)."""
+        """Return the type in which a canonical tensor is stored, as its file names it (``F16``, ``Q4_1`` …)."""
         return self.source.dtype(self._name(self._stored(what), layer))
 
     def as_stored(self, what: str, layer: int, values: Tensor) -> Tensor | None:
-        """What a canonical tensor of these values would be if it were stored in this one's type.
+        """Round values as the type of a stored tensor would.
 
-        None where that is not known, and for float32, which changes nothing.
+        Args:
+            what: Canonical name of the tensor.
+            layer: The layer; 0 for what all layers share.
+            values: Canonical values of the tensor.
+
+        Returns:
+            The rounded values; None for float32, which changes nothing, and where the rounding is not known.
         """
-        kind = self.stored_type(what, layer)
-        if kind in _NARROW:
-            return values.to(_NARROW[kind]).float()
-        if kind in ("F32", "F64") or values.ndim != 2:
+        type_name = self.stored_type(what, layer)
+        if type_name in _NARROW:
+            return values.to(_NARROW[type_name]).float()
+        if type_name in ("F32", "F64") or values.ndim != 2:
             return None
-        turned = self._stored(what).transpose  # blocks run along the rows as they lie in the file
-        found = requantised(np.ascontiguousarray((values.T if turned else values).cpu().numpy()), kind)
-        if found is None:
+        transposed = self._stored(what).transpose  # blocks of a quantized type run along the rows of the file
+        rounded = requantised(np.ascontiguousarray((values.T if transposed else values).cpu().numpy()), type_name)
+        if rounded is None:
             return None
-        stored = torch.from_numpy(found).to(values.device)
-        return stored.T if turned else stored
+        stored = torch.from_numpy(rounded).to(values.device)
+        return stored.T if transposed else stored
 
     def is_vector(self, what: str) -> bool:
-        """Whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
+        """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
         return len(self.source.shape(self._name(self._stored(what), 0))) == 1
 
     def require_layer(self, layer: int) -> None:
@@ -317,11 +361,11 @@ class Model:
         return self._tensors(stored, layer)[0]
 
     def _tensors(self, stored: Stored, layer: int) -> tuple[str, ...]:
-        """Names in the file of the tensors that hold a record entry: one, or one for each expert."""
+        """Return the names in the file of the tensors that hold a record entry: one, or one for each expert."""
         return tuple(full_name(name, self.prefix) for name in names_of(stored, layer, self.dims))
 
     def _picked(self, what: str, stored: Stored, name: str, start: int, stop: int) -> Float32:
-        """Canonical rows ``start:stop`` of a tensor; of the file no more is read than what lies around them."""
+        """Return canonical rows ``start:stop`` of a tensor, reading no more than the span that holds them."""
         index = row_index(stored, what, self.dims)
         if what in get_args(TokenTable):
             return self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
@@ -340,18 +384,18 @@ class Model:
         return self.source.rows(name, start, stop)
 
     def _of_experts(self, what: str, layer: int, start: int, stop: int) -> list[Float32]:
-        """Rows ``start:stop`` of all experts' rows one after the other, expert by expert."""
+        """Return rows ``start:stop`` of all experts' rows, numbered in sequence, as one part for each expert."""
         stored, size = self._stored(what), self.dims.expert_neurons
         names, parts = self._tensors(stored, layer), []
         for expert in range(start // size, -(-stop // size)):
-            own = max(start - expert * size, 0), min(stop - expert * size, size)
-            parts.append(self._picked(what, stored, names[expert], *own))
+            span = max(start - expert * size, 0), min(stop - expert * size, size)
+            parts.append(self._picked(what, stored, names[expert], *span))
         return parts
 
 
 @dataclass(frozen=True, eq=False)
 class _Embedding:
-    """The rows of E that have a token, as `judge` reads them: of the file no more than what is asked for."""
+    """The rows of E that have a token, as `judge` reads them; only rows asked for are read from the file."""
 
     model: Model
     ids: npt.NDArray[np.int64]
@@ -364,7 +408,7 @@ class _Embedding:
         return self.shape[0]
 
     def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> Float32:
-        """Rows of a slice, or of rising places among the ids."""
+        """Return the rows of a slice, or of rising positions among the ids."""
         ids = self.ids[at]
         runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
         parts = [self.model.matrix_on_cpu("embedding", 0, int(run[0]), int(run[-1]) + 1).numpy() for run in runs]
@@ -372,14 +416,23 @@ class _Embedding:
 
 
 def open_model(model: str, device: str | torch.device = "cpu") -> Model:
-    """Open a model by hub id, folder, ``.gguf`` file or demo name; reads headers and vocabulary, no weights.
+    """Open a model; this reads headers and the vocabulary, but no weights.
 
-    Of an encoder-decoder this is the encoder; with ``#decoder`` behind its name, the decoder.
-    Raises BadModel (or one of its children) where the files do not fit each other or the family is not known,
-    NotFetched where a hub or registry cannot be reached.
+    Args:
+        model: A hub id, a folder, a ``.gguf`` file or the name of a demo model. An encoder-decoder opens as its
+            encoder, or as its decoder with ``#decoder`` after the name.
+        device: The device of the tensors.
+
+    Returns:
+        The model.
+
+    Raises:
+        BadModel: Or a subclass of it, if the files do not fit each other or the family is not known.
+        BadOption: If the device cannot be used.
+        NotFetched: If a hub or registry cannot be reached.
     """
-    path, mark, stack = model.rpartition("#")
-    path, stack = (path, stack) if mark and stack in ("encoder", "decoder") else (model, "")
+    path, separator, stack = model.rpartition("#")
+    path, stack = (path, stack) if separator and stack in ("encoder", "decoder") else (model, "")
     return _opened(model, open_files(path), stack, usable_device(device))
 
 
@@ -403,7 +456,7 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
 
 
 def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
-    """The files with the names that a record has, and these names: those of a wrapper around the model are stripped."""
+    """Return the files and their names of tensors, without the prefix of a wrapper around the model."""
     source, wrapper = without_wrapper(files.source, lambda names: prefix_of(layout, frozenset(names)) is not None)
     if wrapper:
         note = f"All names of tensors begin with {wrapper!r}, which is a wrapper's and was left out."
@@ -413,26 +466,26 @@ def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset
 
 
 def _refuse_unindexed(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str) -> None:
-    """Refuse a tensor of the model that only the index lacks: transformers would load it, and read another model."""
+    """Refuse a tensor of the model that only the index lacks: transformers would load it and get another model."""
     read = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
-    if left := sorted(read.intersection(map(today, files.unindexed))):
+    if omitted := sorted(read.intersection(map(today, files.unindexed))):
         raise BadModel(
-            f"{files.source.path}: tensor {left[0]!r} is in a shard, but the index does not name it, so that it is not "
-            "clear whether it is part of the model. Add it to the index or take it out of the shard."
+            f"{files.source.path}: tensor {omitted[0]!r} is in a shard, but the index does not name it, so that it "
+            "is not clear whether it is part of the model. Add it to the index or take it out of the shard."
         )
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """A device that works here; BadOption, with torch's reason, if it does not."""
+    """Return a device that works here; raise BadOption, with torch's reason, for one that does not."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise BadOption(f"--device {device}: torch cannot use it here ({str(error).splitlines()[0]}).") from error
 
 
-def _carried(read: Tensor, device: torch.device) -> Tensor:
-    """What was read, on a device: to a GPU from pinned memory, which does not wait for what is at work there."""
-    return read.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else read.to(device)
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to a device; to a GPU from pinned memory, so that the copy does not wait for running work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
@@ -440,8 +493,8 @@ def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
         vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, str(files.path))
     elif files.tokenizer_json is not None:
         path = files.path / "tokenizer.json"
-        where = path if path.is_file() else files.path  # built from other files of the folder
-        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(where))
+        origin = path if path.is_file() else files.path  # built from other files of the folder
+        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(origin))
     else:
         raise BadModel(f"{files.path}: there is no tokenizer.json to name the tokens.")
     if vocab.size != dims.vocab:

@@ -1,11 +1,11 @@
-"""The running model: transformers computes, and the record that reads the file also says where to record.
+"""Models that run in transformers, with hooks on their modules.
 
-A canonical tensor's name in the family's ``hf`` layout is the name of a module of the model in transformers, so no
-family needs anything of its own here. What can be activations of a layer, each (tokens, width):
+The name of a canonical tensor in a family's ``hf`` layout is also the name of a module in transformers, so no family
+needs anything else here. The activations of a layer, each (tokens, width):
 
-    attn, ff             what its attention and its MLP read, norm and gain included
-    q k v gate up key    what its linear layers put out (before RoPE)
-    o.in, value.in       what its output layers take: the coefficients of ``o`` and ``value``
+    attn, ff             inputs of its attention and its MLP, norm and gain included
+    q k v gate up key    outputs of its linear layers (before RoPE)
+    o.in, value.in       inputs of its output layers: the coefficients of ``o`` and ``value``
     state                the stream as the layer leaves it
 """
 
@@ -34,12 +34,20 @@ except ImportError as error:
 __all__ = ["Recorder", "Running", "load_running", "loaded", "quiet", "special_tokens", "transformers", "windows"]
 
 Recorder = Callable[[str, int, Tensor], None]
-"""Is called with an activation: its name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
+"""A callback for activations: the name, the layer, and the values (batch, tokens, width) or (tokens, width)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """A model in transformers, float32, beside the parameters that were read from the same file."""
+    """A model in transformers, float32, with the parameters that were read from the same file.
+
+    Attributes:
+        model: The parameters.
+        device: The device of the running model.
+        hf: The model in transformers.
+        layout: The ``hf`` layout of the family, by which modules are found.
+        prefix: The prefix of the names of modules.
+    """
 
     model: Model
     device: torch.device
@@ -49,56 +57,60 @@ class Running:
 
     @property
     def speaks(self) -> bool:
-        """Whether it predicts the next token: a causal language model with its head."""
+        """True if it predicts the next token: a causal language model with its head."""
         return self.model.family.causal and self.hf.get_output_embeddings() is not None
 
     def module(self, what: str, layer: int = 0) -> Any:
-        """The module that holds a canonical tensor."""
+        """Return the module that holds a canonical tensor."""
         return self.hf.get_submodule(_module_name(self.layout.tensors[what].name.format(layer=layer), self.prefix))
 
     def recording(self, recorder: Recorder) -> AbstractContextManager[None]:
-        """Tell the recorder what every layer computes while the context lasts."""
+        """Call the recorder with the activations of every layer while the context lasts."""
         return _hooked(handle for layer in range(self.model.dims.layers) for handle in self._hooks(layer, recorder))
 
     def adding(self, added: Mapping[tuple[int, str], tuple[Tensor, Tensor]]) -> AbstractContextManager[None]:
-        """Add vectors (n, d) to the stream of the last token, where ``o`` or ``value`` of a layer writes."""
+        """Add vectors to the stream at the last token, after ``o`` or ``value`` of a layer, while the context lasts.
+
+        Args:
+            added: By layer and role (``o`` or ``value``): rows of the batch (n,), and the vectors (n, d) added to them.
+        """
         return _hooked(
             self.module(role, layer).register_forward_hook(_adder(rows, vectors))
             for (layer, role), (rows, vectors) in added.items()
         )
 
     def run(self, ids: Tensor, cache: Any = None) -> Any:
-        """One forward pass over (batch, tokens) ids; keys and values are read from, and added to, a cache if given."""
-        kept = {} if cache is None else {self._cache_name: cache}
+        """Run the model on ids (batch, tokens); a cache, if given, supplies and takes up keys and values."""
+        options = {} if cache is None else {self._cache_name: cache}
         with torch.inference_mode():
-            return self.hf(ids, use_cache=cache is not None, **kept)
+            return self.hf(ids, use_cache=cache is not None, **options)
 
     @cached_property
     def _cache_name(self) -> str:
-        """What the forward pass calls its cache: transformers renamed it in 5.24."""
+        """The name of the cache among the parameters of the forward pass; transformers 5.24 renamed it."""
         return "cache" if "cache" in signature(self.hf.forward).parameters else "past_key_values"
 
     @cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """`special_tokens` of the model."""
+        """The `special_tokens` of the model."""
         return special_tokens(self.model)
 
     def _hooks(self, layer: int, recorder: Recorder) -> Iterator[Any]:
         roles = (*(r for r in self.model.family.ff_roles if r != "value"), "q", "k", "v")
-        seen = set()
+        recorded_sites = set()
         for role in roles:
             stored = self.layout.tensors[role]
             site = site_of(role)
             index = row_index(stored, role, self.model.dims)
-            hook = _hook(recorder, layer, role, index, "" if site in seen else site)
-            seen.add(site)
+            hook = _hook(recorder, layer, role, index, "" if site in recorded_sites else site)
+            recorded_sites.add(site)
             yield self.module(role, layer).register_forward_hook(hook)
         for role in ("o", "value"):
             yield self.module(role, layer).register_forward_hook(_input_hook(recorder, layer, f"{role}.in"))
         yield self._state_hook(layer, recorder)
 
     def _state_hook(self, layer: int, recorder: Recorder) -> Any:
-        """The stream after a layer is what the next norm takes (pre-norm), or what the layer's last norm puts out."""
+        """Hook the stream after a layer: the input of the next norm (pre-norm), or the output of the layer's last."""
         if self.model.family.stream_normed:
             return self.module("ff_norm", layer).register_forward_hook(_output_hook(recorder, layer, "state"))
         last = layer + 1 == self.model.dims.layers
@@ -107,9 +119,18 @@ class Running:
 
 
 def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
-    """The model in transformers, from the same files; CannotRun, with transformers' reason, if that fails.
+    """Load the model in transformers from the same files.
 
-    It runs on ``device``; what is activations of it comes back to the processor, where weights are read.
+    Args:
+        model: The parameters.
+        device: The device to run on; weights are read on the CPU.
+
+    Returns:
+        The running model.
+
+    Raises:
+        CannotRun: If transformers cannot run the model, with its reason, or if the activations of this family cannot be
+            recorded.
     """
     layout = model.family.layout("hf")
     if layout is None:
@@ -119,9 +140,9 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
             f"{model.name} is a {model.family.name}: {unsupported}, which cannot be measured yet. Its words can be "
             "read all the same; what a text says of them is not known."
         )
-    # An encoder's own states are all that is asked of it, so its head is not loaded.
-    kind = transformers.AutoModelForCausalLM if model.family.causal else transformers.AutoModel
-    hf = loaded(kind, model).to(device)
+    # Only the states of an encoder are needed, so its head is not loaded.
+    auto_class = transformers.AutoModelForCausalLM if model.family.causal else transformers.AutoModel
+    hf = loaded(auto_class, model).to(device)
     running = Running(model, torch.device(device), hf, layout, _prefix(hf, layout, model))
     _require_same(running)
     _clear_spare_rows(running)
@@ -129,7 +150,7 @@ def load_running(model: Model, device: torch.device | str = "cpu") -> Running:
 
 
 def _unsupported(model: Model, layout: Layout) -> str:
-    """What of a family the taps of `Running` do not cover, in words; empty if nothing."""
+    """Return what the hooks of `Running` do not cover in a family, in words; empty if they cover everything."""
     family = model.family
     reasons = {
         "queries and keys are changed between their matrices and the product": bool(family.qk_norm or model.dims.clip),
@@ -141,7 +162,16 @@ def _unsupported(model: Model, layout: Layout) -> str:
 
 
 def windows(ids: Tensor, size: int, around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())) -> Iterator[Tensor]:
-    """Token ids (n,) in windows of ``size``, special tokens around each where the model wants them."""
+    """Cut token ids into windows, with special tokens around each.
+
+    Args:
+        ids: Token ids, (n,).
+        size: Tokens in a window, special tokens included; the last window may be shorter.
+        around: Special tokens before and after each window, as `special_tokens` gives them.
+
+    Yields:
+        The ids of each window, (size,).
+    """
     before, after = (torch.tensor(part, dtype=ids.dtype) for part in around)
     step = size - len(before) - len(after)
     for start in range(0, len(ids), step):
@@ -149,7 +179,7 @@ def windows(ids: Tensor, size: int, around: tuple[tuple[int, ...], tuple[int, ..
 
 
 def special_tokens(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Special tokens that an encoder expects before and after a text; none for a causal model."""
+    """Return the special tokens that an encoder expects before and after a text; none for a causal model."""
     pieces = model.vocab.pieces
     before, after = (
         (pieces.index(name),) if name in pieces and model.family.name == "bert" else () for name in ("[CLS]", "[SEP]")
@@ -159,7 +189,7 @@ def special_tokens(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what transformers says as it loads, and without progress bars that cannot be asked to be quiet."""
+    """Silence what transformers prints while it loads, including progress bars that have no switch."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
@@ -170,14 +200,26 @@ def quiet() -> Iterator[None]:
 
 
 def loaded(kind: Any, model: Model, **more: Any) -> Any:
-    """The model as one of transformers' classes (``AutoModel`` …), float32; CannotRun with transformers' reason."""
+    """Load the model in float32 as one of transformers' classes.
+
+    Args:
+        kind: The class (``AutoModel`` …).
+        model: The parameters, whose files are loaded.
+        **more: Further arguments of ``from_pretrained``.
+
+    Returns:
+        The model in transformers.
+
+    Raises:
+        CannotRun: If transformers cannot load it; gives the reason.
+    """
     path = Path(model.files.path)
     if model.files.format == "gguf":
         path, more = path.parent, more | {"gguf_file": path.name}
     try:
         with quiet():
             return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, **more).eval()
-    except Exception as error:  # whatever a third party's loader raises, the user needs its reason
+    except Exception as error:  # a third party's loader may raise anything, and the user needs the reason
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
 
@@ -195,13 +237,13 @@ def _module_name(tensor: str, prefix: str) -> str:
 
 
 def _require_same(running: Running) -> None:
-    """The running embedding must be the one that was read, else nothing measured would be about this file."""
+    """Raise CannotRun unless the running embedding is the one that was read: measurements must be of this file."""
     model = running.model
     table = running.hf.get_input_embeddings().weight
     ids = torch.from_numpy(model.vocab.used).nonzero()[:64, 0]
-    read = model.matrix("embedding", 0, 0, int(ids.max()) + 1)[ids.to(model.device)]
+    rows = model.matrix("embedding", 0, 0, int(ids.max()) + 1)[ids.to(model.device)]
     same = table.shape[0] >= model.dims.vocab and torch.allclose(
-        table[ids.to(table.device)].to(read), read, rtol=1e-3, atol=1e-4
+        table[ids.to(table.device)].to(rows), rows, rtol=1e-3, atol=1e-4
     )
     if not same:
         raise CannotRun(
@@ -212,7 +254,7 @@ def _require_same(running: Running) -> None:
 
 @torch.no_grad()
 def _clear_spare_rows(running: Running) -> None:
-    """Make rows of unused tokens zero that are not finite, as they are read: each would make a logit NaN."""
+    """Set rows of unused tokens that are not finite to zero, as when reading: each would make a logit NaN."""
     unused = torch.from_numpy(running.model.vocab.unused).to(running.device)
     for table in (running.hf.get_input_embeddings(), running.hf.get_output_embeddings()):
         if table is not None:
@@ -222,7 +264,7 @@ def _clear_spare_rows(running: Running) -> None:
 
 @contextmanager
 def _hooked(hooks: Iterable[Any]) -> Iterator[None]:
-    """Set hooks one by one as the context begins; all that were set are gone when it ends."""
+    """Register hooks one by one as the context begins, and remove all registered ones when it ends."""
     with ExitStack() as stack:
         for handle in hooks:
             stack.callback(handle.remove)
@@ -256,7 +298,16 @@ def _adder(rows: Tensor, vectors: Tensor) -> Any:
 
 
 def require_tokens(ids: Tensor, least: int, model: Model) -> None:
-    """BadOption for a text that is too short to measure anything on, or that this vocabulary cannot spell."""
+    """Check that a text has enough tokens, and that the vocabulary can spell it.
+
+    Args:
+        ids: The token ids of the text, (n,).
+        least: The least number of tokens.
+        model: The model whose tokens they are.
+
+    Raises:
+        BadOption: If there are fewer tokens, or if more than a fifth of them are special or unknown.
+    """
     if len(ids) < least:
         raise BadOption(f"The text has {len(ids)} tokens of {model.name}; at least {least} are needed.")
     special = torch.from_numpy(model.vocab.special)[ids].double().mean()

@@ -1,4 +1,4 @@
-"""The tokens that two vocabularies share, however each spells them."""
+"""The tokens that two vocabularies share, however each of them spells them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,19 @@ from zeropass.tokens.vocabulary import Vocabulary
 __all__ = ["Shared", "normal_form", "shared_tokens"]
 
 STRATA = 16
-"""Into how many runs of neighbouring ids the shared tokens are cut before they are shuffled: see `Shared.shuffled`."""
+"""The number of runs of neighbouring ids within which shared tokens are shuffled: see `Shared.shuffled`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Pairs of token ids, ``first[i]`` and ``second[i]`` the same token, in the order of the first's ids."""
+    """Pairs of token ids that stand for the same token.
+
+    Attributes:
+        first: Ids (n,) in the first vocabulary; `shared_tokens` sorts by them.
+        second: Ids (n,) in the second vocabulary: ``second[i]`` is the same token as ``first[i]``.
+        sizes: Sizes of both vocabularies.
+        identical: True if both vocabularies are the same.
+    """
 
     first: Tensor
     second: Tensor
@@ -30,7 +37,7 @@ class Shared:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Which part of each vocabulary is shared."""
+        """The shared part of each vocabulary."""
         return len(self) / self.sizes[0], len(self) / self.sizes[1]
 
     @property
@@ -40,14 +47,14 @@ class Shared:
 
     @cached_property
     def partners(self) -> tuple[Tensor, Tensor]:
-        """Which token of the second stands for one of the first, (V₁,), and the other way, (V₂,); -1 if none does."""
+        """For each token of either vocabulary the id of its partner in the other, (V₁,) and (V₂,); -1 for none."""
         return _table(self.first, self.second, self.sizes[0]), _table(self.second, self.first, self.sizes[1])
 
     def shuffled(self, seed: int) -> "Shared":
-        """The same tokens with wrong partners: the null of every score.
+        """Return the same tokens with wrong partners: the null of every score.
 
-        Partners change places within a sixteenth of the ids only. Vocabularies are sorted by frequency, by design
-        (WordPiece) or as their merges were found (BPE), so what frequent tokens alone do to two models stays.
+        Partners change places only within a sixteenth of the ids. Vocabularies are sorted by frequency, by design
+        (WordPiece) or in the order of their merges (BPE), so the effect of frequent tokens alone remains.
         """
         draw = torch.Generator().manual_seed(seed)
         runs = torch.arange(len(self)).tensor_split(STRATA)
@@ -56,7 +63,11 @@ class Shared:
 
 
 def shared_tokens(first: Model, second: Model) -> Shared:
-    """The tokens that both models have. Raises BadOption, with the numbers, if they are too few for the widths."""
+    """Return the tokens that both models have.
+
+    Raises:
+        BadOption: If there are too few for the widths of the streams; gives the numbers.
+    """
     a, b = first.vocab, second.vocab
     identical = a.pieces == b.pieces
     forms, others = _forms(a), _forms(b)
@@ -72,7 +83,7 @@ def shared_tokens(first: Model, second: Model) -> Shared:
 
 
 def normal_form(vocab: Vocabulary, token: int) -> tuple[bool, str]:
-    """(whether it begins a word, its text without the space or mark that says so): the same for every spelling.
+    """Return whether a token begins a word, and its text without the mark of that: the same for every spelling.
 
     ``Ġthe`` (byte-level), ``▁the`` (SentencePiece) and ``the`` (WordPiece) begin a word; ``the``, ``the`` and ``##the``
     continue one.
@@ -84,15 +95,15 @@ def normal_form(vocab: Vocabulary, token: int) -> tuple[bool, str]:
 
 
 def _table(ids: Tensor, partners: Tensor, size: int) -> Tensor:
-    found = torch.full((size,), -1, dtype=torch.long, device=ids.device)
-    found[ids] = partners.to(ids.device)
-    return found
+    table = torch.full((size,), -1, dtype=torch.long, device=ids.device)
+    table[ids] = partners.to(ids.device)
+    return table
 
 
 def _forms(vocab: Vocabulary) -> dict[tuple[bool, str], int]:
-    """Token ids by normal form, special and unused tokens left out; of two that are spelt alike the first."""
-    found: dict[tuple[bool, str], int] = {}
+    """Return token ids by normal form, without special and unused tokens; the first of those spelt alike."""
+    ids: dict[tuple[bool, str], int] = {}
     for token in range(vocab.size):
         if not (vocab.special[token] or vocab.unused[token]):
-            found.setdefault(normal_form(vocab, token), token)
-    return found
+            ids.setdefault(normal_form(vocab, token), token)
+    return ids

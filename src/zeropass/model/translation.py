@@ -1,14 +1,14 @@
-"""From the residual stream of one model to that of another, through the tokens that both have (design.md §4).
+"""Translations from the residual stream of one model to that of another, through shared tokens (docs/stitching.md).
 
-Every token is an anchor: a row in the first model that means the same as a row in the second. A translation is the
-linear map, or the affine one, that carries the anchors of the first to those of the second; it carries anything else
-that lives in the stream with them. What the anchors are is a frame, how the map is found a kernel.
+Every shared token is an anchor: a row in the first model that means the same as a row in the second. A translation is
+the linear or affine map that carries the anchors of the first model to those of the second, and with them anything else
+that lives in the stream. A frame says what the anchors are, a kernel how the map is found.
 
 Frames:
 
 * ``paper``  rows of E, as published (Dar et al. 2023, §5).
 * ``token``  tokens as they leave block 0 alone (`Frames.carried`): the stream above the first block holds these.
-* ``both``   the two together, each scaled to the same mean square: what a state was, and what it is about to say.
+* ``both``   the two together, each scaled to the same mean square.
 """
 
 from collections.abc import Callable
@@ -30,18 +30,24 @@ __all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "fr
 FRAMES = ("both", "token", "paper")
 _TABLES = {"paper": ("paper",), "token": ("token",), "both": ("paper", "token")}
 HELD_OUT, ASKED = 5, 2000
-"""Every fifth shared token is held out to see how well a map carries what it was not made from; so many at most."""
+"""The period at which shared tokens are held out to test a map, and the largest number of them that are tested."""
 
 RIDGE = 1e-3
-"""Of the mean eigenvalue: enough for rows that nearly depend on each other, not enough to shrink the rest."""
+"""The damping as a share of the mean eigenvalue: enough for nearly dependent rows, too little to shrink the rest."""
 
 HEAD_OF_ZIPF = 10
-"""A token's weight is 1 / (rank + this): vocabularies are sorted by frequency, or as their merges were found."""
+"""The offset of ranks in weights 1 / (rank + offset): vocabularies are sorted by frequency or in merge order."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to find the map from anchors; ``centred``: around the means of both, so that the map is affine."""
+    """A way to find the map from anchors.
+
+    Attributes:
+        solve: The method.
+        centred: True if anchors are centred on their means, which makes the map affine.
+        weighted: True if frequent tokens weigh more.
+    """
 
     solve: Literal["pinv", "ridge", "orthogonal", "identity", "random"]
     centred: bool = False
@@ -55,42 +61,47 @@ KERNELS = {
     "weighted": Kernel("ridge", weighted=True),
     "pinv": Kernel("pinv"),
 }
-"""The kernels that are tried, by name. ``pinv`` is the paper's."""
+"""The kernels by name; ``pinv`` is that of Dar et al. 2023, §5."""
 
 CONTROLS = {"identity": Kernel("identity"), "random": Kernel("random")}
-"""What a translation has to beat: no map at all (where widths agree), and one that knows nothing."""
+"""The controls: no map at all (where widths agree), and a random rotation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """``x ↦ x W + b`` from states (…, d₁) of one model to states (…, d₂) of another."""
+    """A map ``x ↦ x W + b`` from states of one model to states of another.
+
+    Attributes:
+        weight: W, (d₁, d₂).
+        bias: b, (d₂,).
+    """
 
     weight: Tensor
     bias: Tensor
 
     def states(self, x: Tensor) -> Tensor:
-        """States (…, d₁) of the first model as states (…, d₂) of the second."""
+        """Return states (…, d₁) of the first model as states (…, d₂) of the second."""
         return x @ self.weight + self.bias
 
     def directions(self, x: Tensor) -> Tensor:
-        """Directions (…, d₁), such as steering vectors or what a neuron writes: differences of states, so without b."""
+        """Return directions (…, d₁), such as steering vectors or FF values, in the second model; without b."""
         return x @ self.weight
 
     def readers(self, w: Tensor) -> Tensor:
-        """Reading vectors (…, d₂) of the *second* model as readers (…, d₁) of the first.
+        """Return reading vectors (…, d₂) of the *second* model as readers (…, d₁) of the first.
 
         A reader belongs to the dual space and goes the other way: ``w · (x W) = (w Wᵀ) · x``.
         """
         return w @ self.weight.T
 
     def scaled(self, factor: float) -> "Translation":
-        """The same with everything that comes out multiplied."""
+        """Return the translation with its output multiplied by a factor."""
         return Translation(self.weight * factor, self.bias * factor)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """What a kernel needs of weighted anchors X, Y: XᵀX, YᵀY, XᵀY, their sums and the sum of weights; float64."""
+    """The sums over weighted anchors X, Y from which kernels are solved: XᵀX, YᵀY, XᵀY, X, Y and weights; float64."""
 
     xx: Tensor
     yy: Tensor
@@ -101,7 +112,7 @@ class _Sums:
 
     @property
     def centred(self) -> "_Sums":
-        """The same around the weighted means."""
+        """The sums around the weighted means."""
         x, y, n = self.x, self.y, self.total
         xx, yy, xy = self.xx - torch.outer(x, x) / n, self.yy - torch.outer(y, y) / n, self.xy - torch.outer(x, y) / n
         return _Sums(xx, yy, xy, torch.zeros_like(x), torch.zeros_like(y), n)
@@ -109,120 +120,169 @@ class _Sums:
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """Two models and the tokens that they share: from here every translation from the first to the second is made."""
+    """Two models and their shared tokens, from which every translation from the first to the second is made.
+
+    Attributes:
+        first: The frames of the model to translate from.
+        second: The frames of the model to translate to.
+        shared: The shared tokens.
+    """
 
     first: Frames
     second: Frames
     shared: Shared
     _tables: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     _sums: dict[tuple[str, bool, bool], _Sums] = field(default_factory=dict)
-    _straight: "Bridge | None" = None
+    _unshuffled: "Bridge | None" = None
 
     def translation(self, kernel: str = "orthogonal", frame: str = "token", seed: int = 0) -> Translation:
-        """The map of a kernel in a frame; ``seed`` is for the control ``random``. BadOption for names not known."""
-        return self._made(_kernel(kernel), _frame(frame), seed)
+        """Return the map of a kernel in a frame.
+
+        Args:
+            kernel: A name of `KERNELS` or `CONTROLS`.
+            frame: A name of `FRAMES`.
+            seed: The seed of the control ``random``.
+
+        Returns:
+            The translation from the first model to the second.
+
+        Raises:
+            BadOption: If a name is not known, or if ``identity`` is asked for models of different widths.
+        """
+        return self._translation(_kernel(kernel), _frame(frame), seed)
 
     def fit(self, kernel: str, frame: str) -> float:
-        """Share of held-out tokens that a map made from the others carries nearest to themselves (cosine, centred).
+        """Return the share of held-out tokens that a map of the others carries nearest to themselves (cosine, centred).
 
-        Chance is one in the number of tokens asked, at most `ASKED`. The mean over the tables of the frame.
+        Args:
+            kernel: A name of `KERNELS` or `CONTROLS`.
+            frame: A name of `FRAMES`.
+
+        Returns:
+            The share, averaged over the tables of the frame. Under the null it is one in the number of tokens tested,
+            which is `ASKED` or less.
         """
-        found = self._made(_kernel(kernel), _frame(frame), held_out=True)
+        translation = self._translation(_kernel(kernel), _frame(frame), held_out=True)
         at = torch.arange(0, len(self.shared), HELD_OUT)
         at = at[torch.linspace(0, len(at) - 1, min(ASKED, len(at))).long()]
-        hits = []
+        shares = []
         for table in _TABLES[frame]:
             x, y = (rows[ids[at]] for rows, ids in zip(self._rows(table), self.shared.pairs, strict=True))
-            x = found.states(x)
-            x, y = (torch.nn.functional.normalize(one - one.mean(0), dim=1) for one in (x, y))
-            hits.append(float(((x @ y.T).argmax(1) == torch.arange(len(at), device=x.device)).float().mean()))
-        return sum(hits) / len(hits)
+            x = translation.states(x)
+            x, y = (torch.nn.functional.normalize(rows - rows.mean(0), dim=1) for rows in (x, y))
+            shares.append(float(((x @ y.T).argmax(1) == torch.arange(len(at), device=x.device)).float().mean()))
+        return sum(shares) / len(shares)
 
     def shuffled(self, seed: int) -> "Bridge":
-        """The same models with wrong partners for their tokens: the null (`Shared.shuffled`)."""
-        return Bridge(self.first, self.second, self.shared.shuffled(seed), self._tables, _straight=self)
+        """Return the same models with wrong partners for their tokens: the null (`Shared.shuffled`)."""
+        return Bridge(self.first, self.second, self.shared.shuffled(seed), self._tables, _unshuffled=self)
 
     @property
     def back(self) -> "Bridge":
-        """The other direction."""
+        """The bridge from the second model to the first."""
         shared = self.shared
-        turned = Shared(shared.second, shared.first, shared.sizes[::-1], shared.identical)
-        return Bridge(
-            self.second, self.first, turned, {(1 - side, t): rows for (side, t), rows in self._tables.items()}
-        )
+        swapped = Shared(shared.second, shared.first, shared.sizes[::-1], shared.identical)
+        tables = {(1 - side, table): rows for (side, table), rows in self._tables.items()}
+        return Bridge(self.second, self.first, swapped, tables)
 
     def _rows(self, table: str) -> tuple[Tensor, Tensor]:
-        found = []
+        tables = []
         for side, frames in enumerate((self.first, self.second)):
             if (side, table) not in self._tables:
                 rows = frames.model.embedding if table == "paper" else frames.carried()
                 self._tables[side, table] = rows
-            found.append(self._tables[side, table])
-        return found[0], found[1]
+            tables.append(self._tables[side, table])
+        return tables[0], tables[1]
 
     def _summed(self, table: str, weighted: bool, held_out: bool) -> _Sums:
-        """The sums over a table, of all shared tokens or of those that are not held out; kept once made."""
+        """Return the sums over a table, of all shared tokens or of those not held out; computed once."""
         key = table, weighted, held_out
         if key not in self._sums:
             at = torch.arange(len(self.shared))
             at = at[at % HELD_OUT != 0] if held_out else at
-            ids = tuple(one[at.to(one.device)] for one in self.shared.pairs)
-            if self._straight is not None and not weighted and not held_out:  # other partners, the same rows
-                straight = self._straight._summed(table, weighted, held_out)
-                self._sums[key] = replace(straight, xy=_product(*self._rows(table), ids))
+            ids = tuple(column[at.to(column.device)] for column in self.shared.pairs)
+            if self._unshuffled is not None and not weighted and not held_out:
+                # Shuffling changes only XᵀY.
+                unshuffled = self._unshuffled._summed(table, weighted, held_out)
+                self._sums[key] = replace(unshuffled, xy=_product(*self._rows(table), ids))
             else:
                 weights = 1.0 / (at + HEAD_OF_ZIPF) if weighted else None
                 self._sums[key] = _sums(*self._rows(table), ids, weights)
         return self._sums[key]
 
-    def _made(self, kernel: Kernel, frame: str, seed: int = 0, held_out: bool = False) -> Translation:
+    def _translation(self, kernel: Kernel, frame: str, seed: int = 0, held_out: bool = False) -> Translation:
         widths = self.first.model.dims.d, self.second.model.dims.d
         if kernel.solve == "identity" and widths[0] != widths[1]:
             raise BadOption(f"The kernel identity needs models of one width; these have {widths[0]} and {widths[1]}.")
         sums, lengths = [], (1.0, 1.0)
         for table in _TABLES[frame]:
-            found = self._summed(table, kernel.weighted, held_out)
-            lengths = _length(found.xx, found), _length(found.yy, found)
-            sums.append(_rescaled(found, lengths) if frame == "both" else found)
+            of_table = self._summed(table, kernel.weighted, held_out)
+            lengths = _length(of_table.xx, of_table), _length(of_table.yy, of_table)
+            sums.append(_rescaled(of_table, lengths) if frame == "both" else of_table)
         weight, bias = _solved(_added(sums), kernel, seed)
-        if frame == "both":  # a state is as long as a row of the last table, which is the stream's own
+        if frame == "both":  # states have the length of rows of the last table, that of the stream
             weight, bias = weight * (lengths[1] / lengths[0]), bias * lengths[1]
         return Translation(weight.float(), bias.float())
 
 
 def bridge(first: Model, second: Model) -> Bridge:
-    """Two models side by side; BadOption if they share too few tokens."""
+    """Return the bridge from one model to another.
+
+    Raises:
+        BadOption: If they share too few tokens.
+    """
     return Bridge(Frames(first), Frames(second), shared_tokens(first, second))
 
 
 def translate(
     vectors: Tensor, first: Model, second: Model, side: Side = "write", kernel: str = "orthogonal", frame: str = "token"
 ) -> Tensor:
-    """Vectors (n, d₁) of the first model's stream as vectors (n, d₂) of the second's.
+    """Translate vectors of one model's stream to another's. For entire states see `bridge`.
 
-    ``side``: ``write`` for what is added to the stream (steering vectors, FF values), ``read`` for what is multiplied
-    with it (probes, classifier rows, FF keys): those go through the map from the second to the first, transposed. Norms
-    are not folded in: give a reader as it meets the stream (``γ ⊙ w``). For whole states see `bridge`.
+    Args:
+        vectors: Vectors of the first model, (n, d₁). Norms are not folded in: give a reader as it meets the stream
+            (``γ ⊙ w``).
+        first: The model to translate from.
+        second: The model to translate to.
+        side: ``write`` for what is added to the stream (steering vectors, FF values); ``read`` for what is multiplied
+            with it (probes, classifier rows, FF keys) and goes through the map from second to first, transposed.
+        kernel: A name of `KERNELS` or `CONTROLS`.
+        frame: A name of `FRAMES`.
+
+    Returns:
+        Vectors of the second model, (n, d₂).
+
+    Raises:
+        BadOption: If the width is not the first model's, a name is not known, or too few tokens are shared.
     """
     if vectors.shape[-1] != first.dims.d:
         raise BadOption(f"The vectors have {vectors.shape[-1]} numbers each; {first.name} is {first.dims.d} wide.")
-    found = bridge(first, second)
+    models = bridge(first, second)
     if side == "read":
-        return found.back.translation(kernel, frame).readers(vectors)
-    return found.translation(kernel, frame).directions(vectors)
+        return models.back.translation(kernel, frame).readers(vectors)
+    return models.translation(kernel, frame).directions(vectors)
 
 
 def from_anchors(x: Tensor, y: Tensor, kernel: str) -> Translation:
-    """The map of a kernel from rows (n, d₁) to rows (n, d₂) that are anchors of any kind, one for one."""
+    """Return the map of a kernel between anchors of any kind.
+
+    Args:
+        x: Rows of the first model, (n, d₁).
+        y: The row of the second model for each of them, (n, d₂).
+        kernel: A name of `KERNELS` or `CONTROLS`.
+
+    Returns:
+        The translation from the first model to the second.
+    """
     ids = torch.arange(len(x), device=x.device)
     weight, bias = _solved(_sums(x, y, (ids, ids.to(y.device)), None), _kernel(kernel), 0)
     return Translation(weight.float(), bias.float())
 
 
-def _solved(own: _Sums, kernel: Kernel, seed: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias, float64."""
-    weight = _SOLVED[kernel.solve](own.centred if kernel.centred else own, seed)
-    return weight, (own.y - own.x @ weight) / own.total if kernel.centred else torch.zeros_like(own.y)
+def _solved(sums: _Sums, kernel: Kernel, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias in float64."""
+    weight = _SOLVED[kernel.solve](sums.centred if kernel.centred else sums, seed)
+    return weight, (sums.y - sums.x @ weight) / sums.total if kernel.centred else torch.zeros_like(sums.y)
 
 
 def _kernel(name: str) -> Kernel:
@@ -239,7 +299,7 @@ def _frame(name: str) -> str:
 
 
 def _sums(x: Tensor, y: Tensor, ids: tuple[Tensor, ...], weights: Tensor | None) -> _Sums:
-    """Block by block in float64: nothing as long as the vocabulary is copied."""
+    """Sum block by block in float64, so that no copy is as long as the vocabulary."""
     widths = x.shape[1], y.shape[1]
     xx, yy, xy = (
         torch.zeros(a, b, dtype=torch.float64, device=x.device)
@@ -257,15 +317,15 @@ def _sums(x: Tensor, y: Tensor, ids: tuple[Tensor, ...], weights: Tensor | None)
 
 
 def _product(x: Tensor, y: Tensor, ids: tuple[Tensor, ...]) -> Tensor:
-    """XᵀY (d₁, d₂) of anchors, float64."""
-    found = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+    """Return XᵀY (d₁, d₂) of the anchors in float64."""
+    product = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for part in blocks(len(ids[0])):
-        found += x[ids[0][part]].double().T @ y[ids[1][part]].double().to(x.device)
-    return found
+        product += x[ids[0][part]].double().T @ y[ids[1][part]].double().to(x.device)
+    return product
 
 
 def _length(gram: Tensor, sums: _Sums) -> float:
-    """Root mean square length of the rows of a table."""
+    """Return the root mean square length of the rows of a table."""
     return float((gram.trace() / sums.total).sqrt()) or 1.0
 
 
@@ -275,38 +335,38 @@ def _rescaled(sums: _Sums, lengths: tuple[float, float]) -> _Sums:
 
 
 def _added(sums: list[_Sums]) -> _Sums:
-    """The sums over the rows of all tables."""
-    first, *others = sums
-    for one in others:
-        first = _Sums(
-            first.xx + one.xx,
-            first.yy + one.yy,
-            first.xy + one.xy,
-            first.x + one.x,
-            first.y + one.y,
-            first.total + one.total,
+    """Add the sums over the rows of all tables."""
+    combined, *others = sums
+    for of_table in others:
+        combined = _Sums(
+            combined.xx + of_table.xx,
+            combined.yy + of_table.yy,
+            combined.xy + of_table.xy,
+            combined.x + of_table.x,
+            combined.y + of_table.y,
+            combined.total + of_table.total,
         )
-    return first
+    return combined
 
 
 def _pinv(s: _Sums, _seed: int) -> Tensor:
-    """``XᵀY (YᵀY)⁻¹``: to scores over the vocabulary, and back by the pseudo-inverse (Dar et al. 2023, §5)."""
+    """Solve by ``XᵀY (YᵀY)⁻¹``: to scores over the vocabulary, and back by the pseudo-inverse (Dar et al. 2023, §5)."""
     inverse: Tensor = torch.linalg.pinv(s.yy, hermitian=True)
     return s.xy @ inverse
 
 
 def _ridge(s: _Sums, _seed: int) -> Tensor:
-    """Least squares from X to Y."""
+    """Solve by damped least squares from X to Y."""
     damped = s.xx + RIDGE * s.xx.diagonal().mean() * torch.eye(len(s.xx), dtype=s.xx.dtype, device=s.xx.device)
-    found: Tensor = torch.linalg.solve(damped, s.xy)
-    return found
+    weight: Tensor = torch.linalg.solve(damped, s.xy)
+    return weight
 
 
 def _orthogonal(s: _Sums, _seed: int) -> Tensor:
-    """The rotation nearest to ``XᵀY`` (Schönemann 1966), times what makes rows as long as those of Y on the whole."""
+    """Solve by the rotation nearest to ``XᵀY`` (Schönemann 1966), scaled to the total length of the rows of Y."""
     left, _, right = torch.linalg.svd(s.xy, full_matrices=False)
-    turned: Tensor = left @ right
-    return turned * (s.yy.trace() / ((turned.T @ s.xx) * turned.T).sum()).clamp_min(0).sqrt()
+    rotation: Tensor = left @ right
+    return rotation * (s.yy.trace() / ((rotation.T @ s.xx) * rotation.T).sum()).clamp_min(0).sqrt()
 
 
 def _identity(s: _Sums, _seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every vector of the residual stream that a model has, as sets that belong together: one (layer, role) each."""
+"""All vectors of the residual stream that a model has, in sets of one layer and role."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,14 +50,22 @@ BIAS_TENSORS = {
     "cross_q_bias": "cross_q_bias",
     "cross_v_bias": "cross_v_bias",
 }
-"""The tensor of each set of lone vectors in a block."""
+"""The canonical tensor of each set of lone vectors in a block."""
 
 
 @dataclass(frozen=True, eq=False)
 class VectorSet:
-    """Canonical vectors (n, d) of one layer and role, the address of each, and how a frame has to take them.
+    """The canonical vectors of one layer and role.
 
-    ``norm`` names the norm that folds into them (`Frames.fold`), ``reads_at`` the layer whose stream they meet.
+    Attributes:
+        layer: The layer, or `OUTSIDE`.
+        role: The role.
+        side: Whether the vectors read the stream or write to it.
+        addresses: The address of each vector.
+        vectors: The vectors, (n, d).
+        norm: The norm that folds into them (`Frames.fold`), if any.
+        frames: The default frames.
+        reads_at: The layer whose stream they meet.
     """
 
     layer: int
@@ -71,9 +79,20 @@ class VectorSet:
 
 
 def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
-    """Rows ``start:stop`` of the vectors of a role: FF and head roles, biases, norms' shifts, tables.
+    """Read vectors of a role: of neurons and heads, biases, shifts of norms, tables.
 
-    Raises BadAddress for a role that the model does not have, or rows out of its range.
+    Args:
+        model: The model.
+        layer: The layer, or `OUTSIDE`.
+        role: A role of `roles_at`.
+        start: The first row.
+        stop: The end of the rows; None for all.
+
+    Returns:
+        The rows ``start:stop`` of the vectors.
+
+    Raises:
+        BadAddress: If the model lacks the role or the layer, or if rows are out of range.
     """
     place = "outside the blocks" if layer == OUTSIDE else f"layer {layer}"
     if layer != OUTSIDE:
@@ -85,12 +104,16 @@ def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | 
         return _matrix_set(model, layer, role, start, stop)
     if layer == OUTSIDE:
         return _outside_set(model, role, start, stop)
-    found = _bias_set(model, layer, role)
-    return replace(found, addresses=found.addresses[start:stop], vectors=found.vectors[start:stop])
+    biases = _bias_set(model, layer, role)
+    return replace(biases, addresses=biases.addresses[start:stop], vectors=biases.vectors[start:stop])
 
 
 def locate(model: Model, address: Address) -> tuple[int, str, int]:
-    """(layer, role of the set, row in it) of an address that names one vector; BadAddress if it is out of range."""
+    """Return the layer, the role of the set, and the row in it, of an address that names one vector.
+
+    Raises:
+        BadAddress: If the address is out of range.
+    """
     layer = address.layer
     if layer == OUTSIDE:
         role = f"{address.part}_norm" if address.role == "norm" and address.index < 0 else address.part
@@ -110,7 +133,7 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
 
 
 def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
-    """The address of a neuron by its row: in a model with experts, their neurons follow each other."""
+    """Return the address of a neuron by its row; the neurons of all experts are numbered in sequence."""
     if model.dims.experts == 1:
         return Address(layer, "ff", index=row, role=role)
     expert, index = divmod(row, model.dims.expert_neurons)
@@ -118,7 +141,7 @@ def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
 
 
 def _neuron_row(model: Model, address: Address) -> int:
-    """Which row a neuron, or an expert of the router, is; BadAddress, with the ranges, if there is none."""
+    """Return the row of a neuron, or of an expert in the router; raise BadAddress, with the ranges, for none."""
     dims = model.dims
     if dims.experts == 1:
         if address.expert >= 0:
@@ -145,9 +168,9 @@ def require_head(model: Model, address: Address) -> None:
 
 
 def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]:
-    """Side and unasked frames of a set, without reading it.
+    """Return the side and the default frames of a set without reading it.
 
-    A norm's shift is in the stream itself after a post-norm, else only in what the block reads: raw rows.
+    A norm's shift is in the stream itself only after a post-norm. Otherwise only the block reads it: raw rows.
     """
     if layer == OUTSIDE and role in model.tables():
         side: Side = model.tables()[role][1]
@@ -159,32 +182,32 @@ def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]
 
 
 def reads_at(model: Model, layer: int, role: str) -> int:
-    """The layer whose stream a set meets; `MEMORY` for what reads an encoder from within a decoder."""
+    """Return the layer whose stream a set meets; `MEMORY` for what reads an encoder from within a decoder."""
     if reads_memory(role) or role == "cross_q_bias":
         return MEMORY
     return model.dims.layers if layer == OUTSIDE else layer
 
 
 def bias_roles(model: Model) -> tuple[str, ...]:
-    """The lone vectors of every layer that the model has: output biases, norms' shifts, biases through a head."""
+    """Return the lone vectors in every layer of the model: output biases, shifts of norms, biases through heads."""
     return tuple(role for role, tensor in BIAS_TENSORS.items() if model.has(tensor))
 
 
 def table_roles(model: Model) -> tuple[str, ...]:
-    """The sets outside the blocks: tables such as positions, shifts of the first and the last norm."""
+    """Return the sets outside the blocks: tables such as positions, and shifts of the first and the last norm."""
     norms = tuple(f"{stem}_norm" for stem in ("embed", "final") if model.has(f"{stem}_norm_bias"))
     return (*model.tables(), *norms)
 
 
 def roles_at(model: Model, layer: int) -> tuple[str, ...]:
-    """The sets of vectors that a layer has, or what lies outside the blocks."""
+    """Return the sets of vectors of a layer, or of what lies outside the blocks."""
     if layer == OUTSIDE:
         return table_roles(model)
     return (*model.family.vector_roles, *bias_roles(model))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
-    """How many vectors a role has at a layer; BadAddress, with the roles that are there, if it has none."""
+    """Return the number of vectors of a role at a layer; raise BadAddress, with the roles there, if it has none."""
     known = roles_at(model, layer)
     if role not in known:
         raise BadAddress(f"{place}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}.")
@@ -199,7 +222,7 @@ def _checked(model: Model, address: Address, layer: int, role: str, row: int) ->
 
 
 def count_of(model: Model, layer: int, role: str) -> int:
-    """How many vectors a set has, without reading it."""
+    """Return the number of vectors of a set without reading it."""
     if role in FF_ROLES:
         return model.dims.neurons
     if role == ROUTER:
@@ -227,7 +250,7 @@ def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address
 
 
 def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
-    """A k or v column belongs to a whole group of query heads; its address names the first of them."""
+    """Return the function from rows to addresses; a k or v of a group gets the address of its first query head."""
     width, group = model.dims.head_dim, model.dims.group if base_role(role) in ("k", "v") else 1
     return lambda row: Address(layer, site_of(role), head=row // width * group, index=row % width, role=role)
 
@@ -253,10 +276,10 @@ def _outside_set(model: Model, role: str, start: int, stop: int | None) -> Vecto
 
 
 def _classifier(model: Model, role: str) -> Tensor:
-    """Rows of a classifier, (labels, d), as the stream meets them.
+    """Return the rows of a classifier, (labels, d), as the stream meets them.
 
-    Minus their mean over labels, which softmax cannot see, unless each label is judged alone. Through a pooler to first
-    order: ``w tanh(P x + b) ≈ (w ⊙ (1 − tanh² b)) P x`` and a constant; of a ReLU or GELU, the half that is linear.
+    Their mean over labels, which softmax cannot see, is subtracted unless each label is judged alone. A pooler is taken
+    to first order: ``w tanh(P x + b) ≈ (w ⊙ (1 − tanh² b)) P x`` plus a constant; of a ReLU or GELU, the linear half.
     """
     rows = model.matrix(role)
     if len(rows) > 1 and model.files.config.get("problem_type") != "multi_label_classification":
@@ -286,22 +309,22 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
 
 
 def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
-    """A bias inside a head, carried to the stream.
+    """Return biases inside heads as vectors of the stream.
 
-    b_q W_Kᵀ is what a head looks for whatever the query, b_v W_O what it writes whatever it attends to; b_k adds the
-    same to every key, which softmax cannot see.
+    ``b_q W_Kᵀ`` is what a head looks for whatever the query, ``b_v W_O`` what it writes whatever it attends to. ``b_k``
+    adds the same to every key, which softmax cannot see (docs/theory.md §2).
     """
-    own = role.removesuffix("_bias")
-    other = own[:-1] + {"q": "k", "v": "o"}[own[-1]]
+    inner = role.removesuffix("_bias")
+    outer = inner[:-1] + {"q": "k", "v": "o"}[inner[-1]]
     bias, width = _required(model, role, layer), model.dims.head_dim
     rows = []
     for head in range(model.dims.heads):
-        start = model.kv_head(own, head) * width
-        rows.append(bias[start : start + width] @ model.head(other, layer, head))
+        start = model.kv_head(inner, head) * width
+        rows.append(bias[start : start + width] @ model.head(outer, layer, head))
     addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in range(model.dims.heads))
     side, frames = kind_of(model, layer, role)
     place = reads_at(model, layer, role)
-    return VectorSet(layer, role, side, addresses, torch.stack(rows), norm_of(other), frames, place)
+    return VectorSet(layer, role, side, addresses, torch.stack(rows), norm_of(outer), frames, place)
 
 
 def _shift_set(model: Model, layer: int, role: str, address: Address, shift: Tensor) -> VectorSet:
