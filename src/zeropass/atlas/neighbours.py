@@ -87,7 +87,7 @@ def _one_per_role(rows: Sequence[Row]) -> list[Row]:
 
 
 def _wiring(atlas: Atlas, query: Row, k: int) -> Wiring:
-    """Return the vectors of other layers with the largest inner products, and the norm of the products with each part."""
+    """Return the vectors of other blocks with the largest inner products, and the norm of all products by block."""
     vector = np.asarray(atlas.vectors(query.run)[query.row])
     runs = _opposite_runs(atlas, query.run)
     products = [atlas.vectors(run) @ vector for run in runs]
