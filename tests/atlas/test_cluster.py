@@ -83,7 +83,7 @@ def test_workers_that_die_lose_nothing(
 
 @pytest.mark.usefixtures("workers")
 def test_a_worker_without_the_weights_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_found_anywhere", lambda name: "/nowhere/model")
+    monkeypatch.setattr(cluster, "_shared_name", lambda name: "/nowhere/model")
     with pytest.raises(BadModel, match=r"On .*: .*/nowhere/model.* must see the weights under one name"):
         zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
 
@@ -91,7 +91,7 @@ def test_a_worker_without_the_weights_says_so(model: Path, tmp_path: Path, monke
 @pytest.mark.usefixtures("workers")
 def test_a_worker_with_other_weights_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = small.llama(tmp_path / "other")
-    monkeypatch.setattr(cluster, "_found_anywhere", lambda name: str(other))
+    monkeypatch.setattr(cluster, "_shared_name", lambda name: str(other))
     with pytest.raises(BadModel, match="other weights are here"):
         zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
 

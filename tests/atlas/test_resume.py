@@ -334,7 +334,7 @@ def ask(folder: Path) -> None:
     atlas.find(["babade", " badefi"])
     with pytest.raises(zp.ZeropassError):
         atlas.find("not a word")
-    atlas.strongest("gate", "token", (0, 3))
+    atlas.strongest(["gate"], (0, 3), frame="token")
     atlas.head_maps(1, "vo")
 
 

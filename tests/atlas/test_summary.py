@@ -119,7 +119,7 @@ def test_neurons_of_a_layer_most_telling_first(built: small.Built) -> None:
             assert one.pole == ("+" if up else "−")
             assert one.tokens == (record.top if up else record.bottom)[:6]
             assert (one.role, one.frame, one.verb) == (record.role, record.frame, record.verb)
-    assert [row.address for row in rows] == summary.most_telling(atlas, 1, atlas.model["ff_roles"])
+    assert [row.address for row in rows] == atlas.strongest(atlas.model["ff_roles"], (1, 2))
     with pytest.raises(BadAddress, match="out of range"):
         summary.telling(atlas, 9)
 

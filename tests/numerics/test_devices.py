@@ -138,9 +138,9 @@ def test_tensors_stay_where_they_were_made() -> None:
 
 def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted mistake: the same code passes on the processor."""
-    held = token_rows.Spaces._held
+    held = token_rows.Spaces._in_memory
     left = lambda *args: replace(space := held(*args), rows=space.rows.cpu())  # noqa: E731
-    monkeypatch.setattr(token_rows.Spaces, "_held", left)
+    monkeypatch.setattr(token_rows.Spaces, "_in_memory", left)
     monkeypatch.setattr(build, "ahead", map)  # what is pretended, one thread knows
     model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
     assert zp.build(zp.open_model(model), tmp_path / "here", options)

@@ -1,1 +1,1 @@
-"""Every parameter of a model on disk, both directions searchable."""
+"""The atlas: every parameter of a model on disk, searchable from parameters to words and from words to parameters."""

@@ -1,26 +1,28 @@
-"""What a build takes in memory, told from sizes before it begins; what is left of ``--memory`` may hold rows of tokens.
+"""The memory that a build takes, computed from sizes before it begins.
 
-In bytes, with V tokens to show, a stream d wide, k entries a list and heads d_h wide:
+What is left of ``--memory`` may hold rows of tokens. In bytes, with V tokens to show, a stream of width d, k entries in
+a list and heads of width d_h:
 
-    process   400 MB + 500 a token of the vocabulary: Python, torch, the tokenizer
-    making    the first block's matrices, 5 activations of a block of tokens, 4 matrices of 8 d²
-    running   index      V (8 (k + 32) + 12) a kind of list
-              threads   40 MB and 12 kB d each, and for one that writes: what the allocator keeps of moments of vectors
-              maps      if maps of heads are built, of columns of heads, 128 or those of one head if they are more:
-                        4 V each for their scores, and for the factors of a chunk of key/value heads
-              and of the job that takes the most
-              moments   12 d² + 4096 d a space of rows that was used and will be: what turns vectors, and a sample
-              finds     96 k a list, and those of the job before, which are written meanwhile
-              vectors   4 n d of each set, and the larger of
+    process   400 MB + 500 for each token of the vocabulary: Python, torch, the tokenizer
+    making    the matrices of the first block, 5 activations of a block of tokens, 4 matrices of 8 d²
+    running   index     V (8 (k + 32) + 12) for each type of list
+              threads   40 MB + 12 kB d for each thread, and one more that writes: what the allocator keeps
+              maps      if head maps are built, for each of 128 columns of heads (or of one head's if these are more):
+                        4 V for the scores, and 4 V for the factors of a chunk of key/value heads
+              and, for the job that takes the most:
+              moments   12 d² + 4096 d for each space of rows in use: what turns vectors, and a sample
+              finds     96 k for each list, and the same for the job before, whose lists are written meanwhile
+              vectors   4 n d for each set, and the larger of
               reading   3 times the largest set: read, folded, scaled
               using     as much again for all sets, scaled, and the larger of
-                        looking   40 d² while rows are made ready; 2 n (16 · 512 + 16 d) for each thread that looks,
+                        survey    40 d² while rows are prepared; 2 n (16 · 512 + 16 d) for each thread that surveys,
                                   n = 2²⁰ / d, 1024 at most
-                        factor    4 · 4 V d_h while one is made
+                        factor    4 · 4 V d_h while a factor is computed
 
-The least is process + the larger of making and running. Each space that is held takes 4 V d, and V d as whole numbers
-(4 V d where these are multiplied as float32); of one that does not fit both are mapped from a file. Without numba
-nothing is rounded, and a block of scores, 4 · 512 V, and 4600 V while index are merged stand in the place of looking.
+The least memory is process + the larger of making and running. A space held in memory takes 4 V d for its rows and V d
+for their quantized form (4 V d where that is multiplied as float32); both are mapped from a file if the space does not
+fit. Without numba nothing is quantized: a block of scores, 4 · 512 V, and 4600 V while an index is merged replace the
+survey.
 """
 
 import ctypes
@@ -43,46 +45,51 @@ from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 __all__ = ["give_back", "least", "parse_size", "room_for_rows"]
 
 MERGING = 4600
-"""Bytes a token while index are merged, as measured: some copies of the keys of 128 vectors."""
+"""Bytes for each token while an index is merged, as measured: a few copies of the keys of 128 vectors."""
 
 RETURNED = 1 << 20
-"""Bytes from which on a block that is freed goes back to the system at once."""
+"""Size in bytes from which a freed block goes back to the system at once."""
 
 KEPT = 40 * 10**6
-"""Bytes that the allocator keeps for each thread, as measured."""
+"""Bytes that the allocator retains for each thread, as measured."""
 
 TOKENS = 512
-"""Tokens that go through the first block at once."""
+"""Number of tokens that pass through the first block at once."""
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; BadOption for anything else."""
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([MGT]I?B)", text.strip().upper())
-    if found is None:
+    """Return the bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; raise BadOption for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([MGT]I?B)", text.strip().upper())
+    if match is None:
         raise BadOption(f"--memory {text!r} is not a size; it looks like 4GB, 3500MB or 1.5GiB.")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def give_back() -> None:
-    """Have glibc give blocks back to the system when they are freed; elsewhere the allocator does as it likes.
+    """Make glibc return blocks to the system when they are freed; do nothing with another C library.
 
-    It keeps blocks of up to 32 MB once one of these has been freed, in a heap for each thread, which fall to pieces: of
-    4 GB, half a GB after a layer. Fresh blocks take longer to fill, about a twentieth of a build.
+    Once a block of up to 32 MB has been freed, glibc keeps such blocks in a heap for each thread, and these heaps
+    fragment: half a GB of 4 GB is lost after one layer. Fresh blocks take longer to fill, about a twentieth of a build.
     """
-    with suppress(OSError, AttributeError):  # no such C library, or no such function in it
+    with suppress(OSError, AttributeError):  # Another C library, or one without this function.
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, RETURNED)
 
 
 _MMAP_THRESHOLD = -3
-"""M_MMAP_THRESHOLD of malloc.h."""
+"""``M_MMAP_THRESHOLD`` of malloc.h."""
 
 
 def room_for_rows(runner: Runner, memory: int) -> int:
-    """How many bytes of rows a build may hold, of all the memory that it may take.
+    """Return how many bytes of rows a build may hold in memory.
 
-    Raises BadOption, with the least that would do, for less than a build takes without any.
+    Args:
+        runner: The build.
+        memory: Bytes that the build may take in all.
+
+    Raises:
+        BadOption: The build takes more than that even if it holds no rows, or it does not run on the processor.
     """
     if runner.model.device.type != "cpu":
         raise BadOption(f"--memory is for builds on the processor, not on {runner.model.device}.")
@@ -96,42 +103,44 @@ def room_for_rows(runner: Runner, memory: int) -> int:
 
 
 def least(runner: Runner) -> int:
-    """The memory of a build that holds no rows, in bytes, by the sums above."""
+    """Return the bytes that a build takes if it holds no rows, by the sums above."""
     process = 400 * 10**6 + 500 * runner.model.dims.vocab
-    return process + max(_making(runner.model), _running(runner))
+    return process + max(_making_memory(runner.model), _running_memory(runner))
 
 
-def _making(model: Model) -> int:
+def _making_memory(model: Model) -> int:
+    """Return the bytes that the first block takes while the rows of the tokens are computed."""
     dims, heads = model.dims, model.dims.heads + model.dims.kv_heads
     block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * dims.neurons)
     return 4 * block + 5 * 4 * TOKENS * (dims.neurons + dims.d) + 4 * 8 * dims.d**2
 
 
-def _running(runner: Runner) -> int:
+def _running_memory(runner: Runner) -> int:
+    """Return the bytes that the jobs take: what they share, and what the largest job takes."""
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
-    kinds = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
-    index = tokens * len(kinds) * (8 * (runner.options.k + 32) + 12)
-    looking = passing_size(d) or tokens * (4 * SCORES + MERGING)
+    list_types = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
+    index = tokens * len(list_types) * (8 * (runner.options.k + 32) + 12)
+    survey = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
     columns = max(COLUMNS // head, 1) * head if maps else 0
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
-    using = max(looking, 4 * 4 * tokens * head if maps else 0)
-    own = [
-        (12 * d + SAMPLE) * d * spaces + _own(runner, job, using)
+    using = max(survey, 4 * 4 * tokens * head if maps else 0)
+    job_sizes = [
+        (12 * d + SAMPLE) * d * spaces + _job_memory(runner, job, using)
         for job, spaces in zip(jobs, _spaces_at_once(runner), strict=True)
     ]
-    return index + threads + 2 * 4 * columns * tokens + max(own, default=0)
+    return index + threads + 2 * 4 * columns * tokens + max(job_sizes, default=0)
 
 
 def _spaces_at_once(runner: Runner) -> list[int]:
-    """How many spaces of rows each job finds or makes, and some job from then on uses."""
+    """Return for each job how many spaces of rows are in use: by it or a job before, and by it or a job after."""
     uses = [frozenset(runner.spaces_of(job)) for job in runner.jobs]
-    so_far, to_come = (list(accumulate(some, or_)) for some in (uses, reversed(uses)))
+    so_far, to_come = (list(accumulate(order, or_)) for order in (uses, reversed(uses)))
     return [len(before & after) for before, after in zip(so_far, reversed(to_come), strict=True)]
 
 
-def _own(runner: Runner, job: Job, using: int) -> int:
-    """Vectors of a job and what takes part in ``using`` them; and its lists, and those of the one before."""
+def _job_memory(runner: Runner, job: Job, using: int) -> int:
+    """Return the bytes of a job's vectors, of what uses them (``using``), and of the lists of two jobs in a row."""
     model, options, layer = runner.model, runner.options, job.layer
     sizes = [4 * model.dims.d * count_of(model, layer, role) for role in needed_roles(job)]
     lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]

@@ -1,7 +1,7 @@
-"""Builds an atlas: first a list of jobs, then the jobs, then the tables over all of them.
+"""Build an atlas: plan the jobs, run them, and write the tables over all of them.
 
-Every job writes its files whole or not at all, and its mark in ``scratch`` last: a build that was stopped
-at any moment continues with the first job that has no mark, and ends with the same bytes.
+Every job writes its files atomically and its mark in ``scratch`` last. A build that was stopped at any moment
+continues with the first job that has no mark, and ends with the same bytes.
 """
 
 from collections.abc import Callable
@@ -32,25 +32,28 @@ __all__ = ["RunJobs", "build", "carry_out", "here", "kept_tokens"]
 
 
 RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
-"""Carries jobs out: `here`, or on a cluster."""
+"""A function that runs jobs: `here`, or one that runs them on a cluster."""
 
 
-def here(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """Run jobs in this process: one on each core, unless memory is short or a GPU does the work.
+def here(runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
+    """Run jobs in this process: one on each core, unless memory is limited or a GPU does the work.
 
-    ``told`` hears the name of each that begins, and how many were begun before.
+    Args:
+        runner: The build.
+        todo: The jobs to run.
+        report: Called with the name of each job that starts, and how many started before it.
     """
-    alone = runner.spaces.room is not None or runner.model.device.type != "cpu"
-    (_one_by_one if alone else _side_by_side)(runner, todo, told)
+    in_order = runner.spaces.room is not None or runner.model.device.type != "cpu"
+    (_run_in_order if in_order else _run_in_parallel)(runner, todo, report)
 
 
-def _side_by_side(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """A job that has a core to itself waits for no other thread, be it for a product or for a file."""
-    uses, lock, begun = {job: runner.spaces_of(job) for job in todo}, Lock(), count()
+def _run_in_parallel(runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
+    """Run one job on each core, so that no job has to wait for another thread's product or file."""
+    uses, lock, started = {job: runner.spaces_of(job) for job in todo}, Lock(), count()
 
     def run(job: Job) -> None:
         with lock:
-            told(job.name, next(begun))
+            report(job.name, next(started))
         runner.run(job)
         with lock:
             del uses[job]
@@ -59,16 +62,16 @@ def _side_by_side(runner: Runner, todo: list[Job], told: Callable[[str, int], No
     side_by_side(run, todo)
 
 
-def _one_by_one(runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
-    """What a job found is written while the next is at work, and on a GPU the one after that is read."""
+def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
+    """Run one job at a time; write its results while the next one runs, and on a GPU read one job ahead."""
     uses = [runner.spaces_of(job) for job in todo]
-    # A GPU has nothing to do while the processor reads; with little memory one job's vectors are enough.
+    # A GPU would be idle while the processor reads; where memory is limited, hold the vectors of one job only.
     reads = (ahead if runner.model.device.type != "cpu" else map)(runner.sets, todo)
-    with behind() as take:
+    with behind() as submit:
         for step, job in enumerate(todo):
-            told(job.name, step)
+            report(job.name, step)
             runner.spaces.keep_only(set().union(*uses[step:]))
-            take(partial(runner.write, runner.look(job, next(reads))))
+            submit(partial(runner.write, runner.look(job, next(reads))))
 
 
 def build(
@@ -80,15 +83,26 @@ def build(
     *,
     memory: int | None = None,
 ) -> bool:
-    """Build the atlas of a model in ``out``, or continue one; False if it was complete already.
+    """Build the atlas of a model, or continue a build that was stopped.
 
-    ``run``: what carries the jobs out, this process unless told otherwise. ``memory``: bytes to
-    get along with (`budget`); the atlas is the same.
-    Raises BadAtlas if the folder holds something else or cannot be written, BadOption for roles, layers
-    or frames that do not exist, and for less memory than the build takes.
+    Args:
+        model: The model.
+        out: Folder of the atlas.
+        options: What the atlas shall hold.
+        progress: Called with each step.
+        run: Runs the jobs; in this process by default.
+        memory: Bytes that the build may take (`budget`); they do not change the atlas.
+
+    Returns:
+        False if the atlas was complete already.
+
+    Raises:
+        BadAtlas: The folder holds something else or cannot be written.
+        BadOption: A role, layer or frame does not exist, or the build takes more than ``memory``.
     """
     jobs, room = plan_jobs(model, options), None
-    if memory is not None:  # before anything is written, and so before it is known which tokens are hidden
+    # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
+    if memory is not None:
         room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab)), memory)
         give_back()
     if not prepare(out, identity(model, options)):
@@ -102,7 +116,7 @@ def build(
 
 @full_precision()
 def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = here) -> None:
-    """Run all jobs that are not done, in a folder that `prepare` made ready, and finish the atlas."""
+    """Run all jobs that are not done, in a folder that `prepare` has prepared, and finish the atlas."""
     jobs = runner.jobs
     spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
     total = len(spaces) + len(jobs) + 1
@@ -111,8 +125,8 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: Run
         runner.spaces.write(runner.frames, space)
     runner.frames.model.forget()
     todo = [job for job in jobs if not runner.mark(job).exists()]
-    begun = total - 1 - len(todo)
-    run(runner, todo, lambda name, step: progress(name, begun + step, total))
+    done = total - 1 - len(todo)
+    run(runner, todo, lambda name, step: progress(name, done + step, total))
     progress("tables", total - 1, total)
     runner.spaces.keep_only(set())
     _finish(runner, judgement)
@@ -120,21 +134,21 @@ def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: Run
 
 
 def kept_tokens(model: Model, options: Options, judgement: Judgement) -> torch.Tensor:
-    """Ids of the tokens that the lists may show; BadOption for a view that hides them all."""
-    kept = torch.from_numpy(np.flatnonzero(model.vocab.mask(options.tokens, *judgement))).to(model.device)
-    if len(kept) == 0:
+    """Return the ids of the tokens that the lists may show; raise BadOption for a view that hides them all."""
+    ids = torch.from_numpy(np.flatnonzero(model.vocab.mask(options.tokens, *judgement))).to(model.device)
+    if len(ids) == 0:
         raise BadOption(f"--tokens {options.tokens} hides every token of this vocabulary.")
-    return kept
+    return ids
 
 
 def _finish(runner: Runner, judgement: Judgement) -> None:
-    """The tables over all jobs, and the manifest, which makes the atlas complete."""
+    """Write the tables over all jobs, then the manifest, which makes the atlas complete."""
     out, model = runner.out, runner.model
-    parts = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
+    index_files = dict.fromkeys(runner.index(layer, role) for layer, role, _ in runner.bases)
     writes: list[Callable[[], int | None]] = [
         partial(write_token_index, out / schema.TOKEN_INDEX, runner.indexes, runner.kept),
         partial(write_tokens, out / schema.TOKENS, model.vocab, judgement),
-        partial(write_parameters, out / schema.PARAMETERS, parts),
+        partial(write_parameters, out / schema.PARAMETERS, index_files),
     ]
     _, _, lists = side_by_side(lambda write: write(), writes)
     with atlas_file(out / schema.TOKENIZER) as temporary:
@@ -147,7 +161,7 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         "uncased": model.vocab.uncased,
         "split_note": model.vocab.split_note,
     }
-    if "change" not in manifest:  # of which no one model holds the values
+    if "change" not in manifest:  # The values of a change are in no model.
         manifest |= {"title": model.title, "values_sha256": values_sha256(model)}
     write_json(out / schema.MANIFEST, manifest)
     clear(out)

@@ -1,7 +1,8 @@
-"""The jobs of a build on a Ray cluster: one task each. Ray does all the scheduling, and runs again what a machine lost.
+"""Run the jobs of a build on a Ray cluster, one task each.
 
-A worker reads the weights from where the model's name leads it, the rows of the tokens and the plan from the atlas's
-folder, and writes its job's files there: both have to be storage that all machines share.
+Ray schedules the tasks, and runs those again that a machine lost. A worker reads the weights under the model's name,
+and the rows of the tokens and the plan from the folder of the atlas, where it also writes the files of its job. So
+weights and folder must be in storage that all machines share.
 """
 
 import platform
@@ -34,12 +35,16 @@ __all__ = ["build_on_cluster"]
 RAY = "ray"
 
 RETRIES = 20
-"""How often a job is run again when its worker dies; each time it begins anew."""
+"""How often a job is run again, from its beginning, after its worker has died."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What a worker needs to know of a build. ``size``: bytes of the weight files, so that others are noticed."""
+    """What a worker needs to know about a build.
+
+    Attributes:
+        size: Bytes of the weight files, by which a worker notices that it has others.
+    """
 
     model: str
     size: int
@@ -52,22 +57,35 @@ class _Work:
 
 
 def build_on_cluster(model: Model, out: Path, options: Options, progress: Progress = silent, engine: str = RAY) -> bool:
-    """`build` with its jobs on Ray: the same bytes. ``engine``: ``ray`` (here, or where RAY_ADDRESS says), ``ray://…``.
+    """Build an atlas as `build` does, to the same bytes, with its jobs on Ray.
 
-    Raises what a job raised, with the machine's name, BadAtlas for a job that was lost again and again, BadOption for
-    a cluster that is none or cannot be reached, and what `build` raises.
+    Args:
+        model: The model, whose weights all machines find under its name.
+        out: Folder of the atlas, shared by all machines.
+        options: What the atlas shall hold.
+        progress: Called with each step.
+        engine: ``ray`` (on this machine, or where RAY_ADDRESS says) or ``ray://…``.
+
+    Returns:
+        False if the atlas was complete already.
+
+    Raises:
+        BadAtlas: A job was lost too often, or `build` raises it.
+        BadOption: There is no such engine, the cluster cannot be reached, or `build` raises it.
+        ZeropassError: A job raised it; the message names the machine.
     """
     if engine != RAY and not engine.startswith(f"{RAY}://"):
         raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
     return build(model, out, options, progress, partial(_on_ray, engine))
 
 
-def _on_ray(engine: str, runner: Runner, todo: list[Job], told: Callable[[str, int], None]) -> None:
+def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
+    """Run jobs on a cluster, as `build.here` runs them in this process."""
     if not todo:
         return
     model = runner.model
     work = _Work(
-        _found_anywhere(model.name),
+        _shared_name(model.name),
         model.size,
         runner.out.resolve(),
         runner.options,
@@ -76,7 +94,7 @@ def _on_ray(engine: str, runner: Runner, todo: list[Job], told: Callable[[str, i
         str(model.device),
         torch.get_num_threads(),
     )
-    told("cluster", 0)
+    report("cluster", 0)
     with _connected(engine):
         shared, task = ray.put(work), ray.remote(_run).options(max_retries=RETRIES)
         waiting = {task.remote(shared, runner.jobs.index(job)): job for job in todo}
@@ -84,12 +102,12 @@ def _on_ray(engine: str, runner: Runner, todo: list[Job], told: Callable[[str, i
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             job = waiting.pop(ready)
             _result(ready, job, runner.out)
-            told(job.name, len(todo) - len(waiting))
-    sweep(runner.out)  # of workers that died
+            report(job.name, len(todo) - len(waiting))
+    sweep(runner.out)  # Workers that died left files behind.
 
 
 def _result(ready: Any, job: Job, out: Path) -> None:
-    """Raise what a task raised as the error that it was."""
+    """Raise the error of a task under its own type, or BadAtlas for a task that was lost."""
     try:
         ray.get(ready)
     except RayTaskError as error:
@@ -105,7 +123,7 @@ def _result(ready: Any, job: Job, out: Path) -> None:
 
 @contextmanager
 def _connected(engine: str) -> Iterator[None]:
-    """A connection to the cluster, closed again unless it was open before."""
+    """Connect to the cluster, and disconnect afterwards unless there was a connection before."""
     if ray.is_initialized():
         yield
         return
@@ -121,18 +139,18 @@ def _connected(engine: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _found_anywhere(name: str) -> str:
-    """A model's name as another machine finds it: a path from the root; demos and hub ids as they are."""
+def _shared_name(name: str) -> str:
+    """Return a model's name as other machines find it: an absolute path; demos and hub ids unchanged."""
     path, mark, stack = name.rpartition("#") if name.endswith(("#encoder", "#decoder")) else (name, "", "")
     return f"{Path(path).expanduser().resolve()}{mark}{stack}" if Path(path).expanduser().exists() else name
 
 
 _runners: dict[tuple[str, Path], Runner] = {}
-"""The worker's own runner, kept from job to job of one build."""
+"""The runner of this worker, kept between the jobs of one build."""
 
 
 def _run(work: _Work, number: int) -> None:
-    """One job, on a worker."""
+    """Run one job on a worker, unless it is done."""
     try:
         runner = _runner(work)
         job = runner.jobs[number]
@@ -144,6 +162,7 @@ def _run(work: _Work, number: int) -> None:
 
 
 def _runner(work: _Work) -> Runner:
+    """Return the runner of a build on this worker; raise BadAtlas or BadModel if folder or weights are not shared."""
     key = work.model, work.out
     if key not in _runners:
         if not (work.out / PLAN).exists():

@@ -1,4 +1,4 @@
-"""The scores behind a list: how they are spread, its tokens in a plane, and which tokens lie near one. No torch."""
+"""The scores behind a list: their distribution, its tokens in a plane, and the neighbours of a token. No torch."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,14 +16,20 @@ __all__ = ["Neighbours", "clouds", "spreads"]
 
 Floats = npt.NDArray[np.float32]
 STEP = 0.25
-"""Width of a bin, in standard deviations."""
+"""The width of a bin, in standard deviations."""
 
 WIDEST = 400
-"""Bins at most: where z runs further (an atlas of a change has no bound), bins are wider."""
+"""The largest number of bins: bins are wider where z runs further (in an atlas of a change, z has no bound)."""
 
 
 def spreads(atlas: Atlas, address: str, marked: int = 6) -> list[Spread]:
-    """The spread of the scores of every list of an address, with the first ``marked`` tokens of its poles."""
+    """Return the distribution of the scores of every list of an address.
+
+    Args:
+        atlas: The atlas.
+        address: Address of vectors.
+        marked: Number of tokens of each pole to mark.
+    """
     records = _vector_records(atlas, address, marked)
     return [_spread(atlas, record, z) for record, z in _with_scores(atlas, records, rows_of(atlas, address))]
 
@@ -35,15 +41,15 @@ def _vector_records(atlas: Atlas, address: str, k: int) -> list[VectorRecord]:
 def _with_scores(
     atlas: Atlas, records: Sequence[VectorRecord], rows: Sequence[Row]
 ) -> list[tuple[VectorRecord, Floats]]:
-    """Each record with z of all tokens (V,); lists of one space share one pass over its rows."""
-    own = {(row.run.role, row.run.frame): row for row in rows}
-    chosen = [own[record.role, record.frame] for record in records]
+    """Return each record with the z of all tokens (V,); the lists of one space share one pass over its rows."""
+    by_list = {(row.run.role, row.run.frame): row for row in rows}
+    record_rows = [by_list[record.role, record.frame] for record in records]
     scores: dict[int, Floats] = {}
-    for space in dict.fromkeys(atlas.space(row.run) for row in chosen):
-        here = [row for row in chosen if atlas.space(row.run) == space]
-        vectors = np.stack([atlas.vectors(row.run)[row.row] for row in here])
-        scores |= zip([row.id for row in here], vectors @ atlas.rows(space).T, strict=True)
-    return [(record, _z(scores[row.id], record)) for record, row in zip(records, chosen, strict=True)]
+    for space in dict.fromkeys(atlas.space(row.run) for row in record_rows):
+        space_rows = [row for row in record_rows if atlas.space(row.run) == space]
+        vectors = np.stack([atlas.vectors(row.run)[row.row] for row in space_rows])
+        scores |= zip([row.id for row in space_rows], vectors @ atlas.rows(space).T, strict=True)
+    return [(record, _z(scores[row.id], record)) for record, row in zip(records, record_rows, strict=True)]
 
 
 def _z(scores: Floats, record: VectorRecord) -> Floats:
@@ -78,7 +84,13 @@ def _kurtosis(values: npt.NDArray[np.float64]) -> float:
 
 
 def clouds(atlas: Atlas, address: str, tokens: int = 20) -> list[Cloud]:
-    """The first tokens of both poles of every list of an address, in the plane of their principal components."""
+    """Return the first tokens of both poles of every list of an address, in the plane of their principal components.
+
+    Args:
+        atlas: The atlas.
+        address: Address of vectors.
+        tokens: Number of tokens of each pole.
+    """
     rows = {(row.run.role, row.run.frame): row for row in rows_of(atlas, address)}
     records = _vector_records(atlas, address, tokens)
     return [_cloud(atlas, record, rows[record.role, record.frame]) for record in records]
@@ -100,16 +112,22 @@ def _cloud(atlas: Atlas, record: VectorRecord, row: Row) -> Cloud:
 
 
 def plane(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
-    """Points (n, d) scaled to length one, in their two leading principal components (n, 2), and the variance they hold.
+    """Project points, scaled to length one, to their two leading principal components.
 
     The largest coordinate of each axis is positive, so that equal points give equal pictures.
+
+    Args:
+        points: Points, (n, d).
+
+    Returns:
+        The projected points, (n, 2), and the share of the variance that each component holds.
     """
     sizes = np.linalg.norm(points, axis=1, keepdims=True)
     unit = points / np.where(sizes > 0, sizes, 1)
     u, values, _ = np.linalg.svd(unit - unit.mean(0), full_matrices=False)
     flat = np.zeros((len(points), 2))
-    kept = min(2, len(values))
-    flat[:, :kept] = u[:, :kept] * values[:kept]
+    count = min(2, len(values))
+    flat[:, :count] = u[:, :count] * values[:count]
     largest = flat[np.abs(flat).argmax(0), [0, 1]]
     energy = np.square(values).sum()
     shares = [float(value**2 / energy) if energy > 0 else 0.0 for value in (*values[:2], 0.0, 0.0)[:2]]
@@ -117,14 +135,18 @@ def plane(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], tup
 
 
 class Neighbours:
-    """Finds tokens near one another in a space: the embedding as the first block meets it, or what is there of it."""
+    """A search for neighbouring tokens in a space: the embedding that the first block reads, or the closest there is.
+
+    Attributes:
+        atlas: The atlas.
+    """
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
 
     @cached_property
     def space(self) -> str:
-        """The space that tokens are compared in; BadAtlas if the atlas keeps no rows of what tokens are."""
+        """The space that tokens are compared in; BadAtlas if the atlas keeps no rows for it."""
         for space in ("embedded", "token", "paper.read", "output.write"):
             if (self.atlas.path / "rows" / f"{space.replace('.', '-')}.npy").is_file():
                 return space
@@ -137,24 +159,25 @@ class Neighbours:
 
     @cached_property
     def _lengths(self) -> Floats:
-        """Lengths (V,) of the centred rows, block by block: a second table would not fit beside the first."""
+        """Lengths of the centred rows, (V,), computed in blocks: memory may not hold a second table."""
         rows = self.atlas.rows(self.space)
-        parts = [np.linalg.norm(rows[at : at + 4096] - self._mean, axis=1) for at in range(0, len(rows), 4096)]
-        return np.concatenate(parts).astype(np.float32)
+        starts = range(0, len(rows), 4096)
+        blocks = [np.linalg.norm(rows[start : start + 4096] - self._mean, axis=1) for start in starts]
+        return np.concatenate(blocks).astype(np.float32)
 
     def nearest(self, token: int, k: int = 20) -> NearestRecord:
-        """The k shown tokens whose centred rows have the highest cosine with that of a token."""
+        """Return the k shown tokens whose centred rows have the highest cosines with that of a token."""
         atlas = self.atlas
         if not 0 <= token < len(atlas.vocab):
             raise BadOption(f"There is no token {token}; the vocabulary has 0 to {len(atlas.vocab) - 1}.")
         rows = atlas.rows(self.space)
-        own = rows[token] - self._mean
+        centred = rows[token] - self._mean
         sizes = self._lengths * self._lengths[token]
         with np.errstate(divide="ignore", invalid="ignore"):
-            cosines = np.where(sizes > 0, (rows @ own - self._mean @ own) / sizes, 0)
+            cosines = np.where(sizes > 0, (rows @ centred - self._mean @ centred) / sizes, 0)
         shown = np.flatnonzero(atlas.mask(atlas.view))
         mean, std = float(cosines[shown].mean()), float(cosines[shown].std()) or 1.0
         shown = shown[shown != token]
         best = shown[np.argsort(-cosines[shown], kind="stable")[:k]].tolist()
-        found = tuple(TokenScore(i, atlas.label(i), float(cosines[i]), (float(cosines[i]) - mean) / std) for i in best)
-        return NearestRecord(Token(token, atlas.label(token)), self.space, found, atlas.hidden(atlas.view))
+        scores = tuple(TokenScore(i, atlas.label(i), float(cosines[i]), (float(cosines[i]) - mean) / std) for i in best)
+        return NearestRecord(Token(token, atlas.label(token)), self.space, scores, atlas.hidden(atlas.view))

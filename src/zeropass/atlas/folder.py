@@ -1,4 +1,4 @@
-"""The files of an atlas: its tables through DuckDB, its arrays mapped, and what its manifest says. No torch."""
+"""The files of an atlas: its tables, queried with DuckDB, its memory-mapped arrays, and its manifest. No torch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,16 +30,27 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("top_z", "bottom_z", "scores", "words_z"), float),
     **dict.fromkeys(("complete", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), bool),
 }
-"""Type of the values of every column, or of the entries of its lists."""
+"""The type of the values of every column, or of the entries of its lists."""
 
 ENDLESS = ("kth", "bound")
-"""Columns in which a number may be infinite: where fewer pairs were found than were asked for."""
+"""The columns in which a number may be infinite: fewer pairs may exist than were searched for."""
+
 Finder = Callable[[Path, Wanted, Sequence[str]], list[tuple[Any, ...]]]
+"""A function that answers `Files.rows_of` for a file."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive list ids of one layer, role and frame."""
+    """The lists of one layer, role and frame, which have consecutive ids.
+
+    Attributes:
+        layer: The layer, or `OUTSIDE`.
+        role: The role.
+        side: ``read`` or ``write``.
+        frame: The frame.
+        first: Id of the first list.
+        count: Number of lists.
+    """
 
     layer: int
     role: str
@@ -51,28 +62,28 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """What lies in the folder of a complete atlas; nothing is read before it is asked for."""
+    """The files in the folder of a complete atlas, each read when it is first needed."""
 
     path: Path
     manifest: dict[str, Any]
 
     def is_word(self, token: int) -> bool:
-        """Whether a token reads as a whole word or punctuation (the ``words`` view)."""
+        """Tell whether a token is a complete word or punctuation (the ``words`` view)."""
         return bool(self.mask("words")[token])
 
     def info(self) -> dict[str, Any]:
-        """What the atlas is of, how it was made and how large it is, JSON-ready."""
+        """Return the manifest with the path and the size of the atlas, ready for JSON."""
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return {"atlas": str(self.path), **self.manifest, "bytes": sum(path.stat().st_size for path in files)}
 
     @property
     def model(self) -> dict[str, Any]:
-        """What the manifest says of the model."""
+        """The entry of the manifest about the model."""
         return self.manifest["model"]  # type: ignore[no-any-return]
 
     @property
     def title(self) -> str:
-        """What the model is (`Model.title`); of a demo model its record knows, where the atlas is older than titles."""
+        """The title of the model (`Model.title`); an old atlas has none, so for a demo model `DEMOS` says it."""
         demo = DEMOS.get(str(self.model["name"]))
         return str(self.manifest.get("title") or (demo.title if demo else ""))
 
@@ -83,12 +94,12 @@ class Files:
 
     @property
     def is_change(self) -> bool:
-        """Whether it is an atlas of what a fine-tune changed (`diff.change_atlas`), not of a model."""
+        """True if the atlas holds what a fine-tune changed (`diff.change_atlas`), not a model."""
         return "change" in self.manifest
 
     @property
     def view(self) -> str:
-        """The view of the tokens that the stored lists were made in."""
+        """The view of the tokens in which the stored lists were made."""
         return str(self.options["tokens"])
 
     @property
@@ -99,7 +110,7 @@ class Files:
 
     @cached_property
     def vocab(self) -> Vocabulary:
-        """The vocabulary, from the stored table; the tokenizer is read only to split a word."""
+        """The vocabulary, from the stored table; the tokenizer is read only when a word has to be split."""
         table = self._tokens
         return Vocabulary(
             kind=self.manifest["token_kind"],
@@ -127,54 +138,62 @@ class Files:
         return columns
 
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
-        said = str(why).splitlines()[0] if str(why) else type(why).__name__
-        return BadAtlas(f"{self.path / file} cannot be read ({said}); delete the folder and build it again.")
+        """Return the error for a damaged file, with the first line of the reason."""
+        reason = str(why).splitlines()[0] if str(why) else type(why).__name__
+        return BadAtlas(f"{self.path / file} cannot be read ({reason}); delete the folder and build it again.")
 
     def _require_file(self, path: Path) -> None:
-        """Raise BadAtlas for a file that is not there, or is a device or a pipe, which may have no end."""
+        """Raise BadAtlas for a missing file, and for a device or a pipe, which may have no end."""
         if not path.is_file():
             raise self._damaged(path.relative_to(self.path), "there is no such file")
 
     def _numpy(self, columns: Sequence[str], file: str) -> dict[str, Any]:
-        """Columns of a table by its ids; BadAtlas if it is damaged."""
+        """Return columns of a table in the order of its ids; raise BadAtlas if it is damaged."""
         self._require_file(self.path / file)
-        # Named here: DuckDB finds a column whatever the case of its letters, and would give it the file's.
+        # DuckDB ignores case when it looks for a column, and would return the name that stands in the file.
         names = ", ".join(f'"{name}" AS "{name}"' for name in columns)
         query = f"SELECT {names} FROM read_parquet($file) ORDER BY id"  # noqa: S608
         try:
-            found = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
+            arrays = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
         except (duckdb.Error, UnicodeError) as error:
             raise self._damaged(file, error) from error
-        # What has no value comes as a masked array.
-        for name, column in found.items():
-            of_kind = not len(column) or _kind(column[0]) is KINDS.get(name, _kind(column[0]))
-            if np.ma.is_masked(column) or not of_kind:
+        for name, column in arrays.items():
+            well_typed = not len(column) or _python_type(column[0]) is KINDS.get(name, _python_type(column[0]))
+            if np.ma.is_masked(column) or not well_typed:  # A column with missing values comes as a masked array.
                 raise self._damaged(file, f"its column {name} is not what it should be")
-        return found
+        return arrays
 
     @cached_property
     def _db(self) -> duckdb.DuckDBPyConnection:
         return duckdb.connect()
 
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """Rows that a query finds in ``$file``, a Parquet file of the atlas; BadAtlas, naming it, if it is damaged."""
-        asked = parameters
+        """Return the rows that an SQL query finds in a Parquet file of the atlas.
+
+        Args:
+            query: The query, which reads ``read_parquet($file)``.
+            **parameters: Values of its parameters; ``file`` is the path of the file.
+
+        Raises:
+            BadAtlas: The file is damaged.
+        """
+        bound = parameters
         self._require_file(Path(parameters["file"]))
         if self._finders and parameters["file"] == str(self.path / PARAMETERS):
             query = query.replace("read_parquet($file)", "parameters")
-            asked = {name: value for name, value in parameters.items() if name != "file"}
+            bound = {name: value for name, value in parameters.items() if name != "file"}
         try:
-            found = self._db.cursor().execute(query, asked)  # a cursor each: threads may ask at once
-            names, rows = [one[0].lower() for one in found.description], found.fetchall()
-        except (duckdb.Error, UnicodeError) as error:  # its own messages may quote bytes that are no text
+            cursor = self._db.cursor().execute(query, bound)  # A cursor for each query: threads may query at once.
+            names, rows = [column[0].lower() for column in cursor.description], cursor.fetchall()
+        except (duckdb.Error, UnicodeError) as error:  # DuckDB's messages may quote bytes that are not text.
             raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
-        return self._sound(Path(parameters["file"]), names, rows)
+        return self._checked(Path(parameters["file"]), names, rows)
 
-    def _sound(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """The rows, if each value is there and of its column's type; BadAtlas, naming file and column, if not."""
+    def _checked(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Return the rows; raise BadAtlas, naming file and column, if a value is missing or of the wrong type."""
         for name, column in zip(names, zip(*rows, strict=True), strict=False):
             lists = isinstance(column[0], list)
-            values = [value for one in column for value in one or ()] if lists else column
+            values = [value for entry in column for value in entry or ()] if lists else column
             wrong = (
                 None in column or None in values or (values and type(values[0]) is not KINDS.get(name, type(values[0])))
             )
@@ -184,8 +203,17 @@ class Files:
         return rows
 
     def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """The rows of a file whose columns have the wanted values, in their order; BadAtlas if it is damaged."""
-        if not self._finders:  # for a question or two
+        """Return the rows of a file whose columns have the wanted values, in the order of the file.
+
+        Args:
+            path: A Parquet file of the atlas.
+            wanted: The values.
+            columns: Names of the columns to return.
+
+        Raises:
+            BadAtlas: The file is damaged.
+        """
+        if not self._finders:
             name, value = next(iter(wanted.items()))
             names = ", ".join(f'"{column}"' for column in columns)
             query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value'  # noqa: S608
@@ -195,13 +223,15 @@ class Files:
             rows = self._finders[0](path, wanted, columns)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path.relative_to(self.path), error) from error
-        return self._sound(path, columns, rows)
+        return self._checked(path, columns, rows)
 
     def keep_index(self, finder: Finder) -> None:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
 
-        For a server, which is asked by several at once. ``finder`` finds rows in a file from then on:
-        `parquet_rows.rows_of` takes a fifth of the time of a query, but twenty times as long to load.
+        This suits a server, which answers several clients at once.
+
+        Args:
+            finder: Answers `rows_of` from now on: `parquet_rows.rows_of`, which says when it pays.
         """
         self._db.execute("SET threads = 1")
         rows = "SELECT * FROM read_parquet($file) ORDER BY id"
@@ -213,16 +243,16 @@ class Files:
         return []
 
     def reconnect(self) -> None:
-        """For a process that was forked: a connection of its own, since the parent's threads did not come along."""
+        """Open a new connection in a forked process, which does not have the threads of its parent."""
         self.__dict__.pop("_db", None)
         self._finders.clear()
 
     def mask(self, view: str) -> npt.NDArray[np.bool_]:
-        """Which tokens a view shows, (V,)."""
+        """Return which tokens a view shows, (V,)."""
         return np.asarray(self._tokens[f"in_{view}"], bool)
 
     def hidden(self, view: str) -> Hidden:
-        """Which tokens a view hides, and why."""
+        """Return how many tokens a view hides, by reason."""
         reasons = self.manifest["tokens_hidden"][view]
         return Hidden(view, sum(reasons.values()), int(self.mask(view).sum()), reasons)
 
@@ -237,7 +267,7 @@ class Files:
         starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
         known = all(
             run.side in ("read", "write") and run.frame in FRAMES and run.layer >= OUTSIDE and run.role.isidentifier()
-            for run in runs  # names of files are made of them
+            for run in runs  # They become parts of file names.
         )
         if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
             raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
@@ -253,17 +283,17 @@ class Files:
 
     @property
     def means(self) -> Floats:
-        """Mean score of every list, by its id."""
+        """The mean score of every list, by its id."""
         return self._columns["mean"]
 
     @property
     def stds(self) -> Floats:
-        """Standard deviation of the scores of every list, by its id."""
+        """The standard deviation of the scores of every list, by its id."""
         return self._columns["std"]
 
     @property
     def spreads(self) -> Floats:
-        """Standard deviation of z of every list, by its id: one, but in an atlas of a change."""
+        """The standard deviation of z of every list, by its id: one, except in an atlas of a change."""
         return self._columns["spread"]
 
     @cached_property
@@ -271,12 +301,12 @@ class Files:
         return {}
 
     def _array(self, file: str, count: int) -> Floats:
-        """A memory-mapped (count, d) array of the atlas; pickles and other shapes are refused."""
+        """Map an array (count, d) of the atlas into memory; raise BadAtlas for pickles and other shapes."""
         if file not in self._arrays:
             self._require_file(self.path / file)
             try:
                 array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
-            except Exception as error:  # numpy raises nearly anything for a damaged header
+            except Exception as error:  # NumPy raises nearly any error for a damaged header.
                 raise self._damaged(file, error) from error
             if (array.shape, array.dtype) != ((count, self.model["d"]), np.dtype(np.float32)):
                 raise self._damaged(file, f"{array.dtype} {array.shape} instead of {(count, self.model['d'])}")
@@ -284,25 +314,25 @@ class Files:
         return self._arrays[file]
 
     def vectors(self, run: Run) -> Floats:
-        """The folded vectors (n, d) of a run's lists."""
+        """Return the folded vectors of a run's lists, (n, d)."""
         return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
 
     def rows(self, space: str) -> Floats:
-        """Return the rows (V, d) that stand for the tokens in a space; BadOption for one that no list here is in."""
+        """Return the rows of the tokens in a space, (V, d); raise BadOption for one in which the atlas has no list."""
         file = f"rows/{safe_name(space)}.npy"
         if not (self.path / file).is_file() and space not in (known := sorted({self.space(run) for run in self.runs})):
             raise BadOption(f"There is no space {space!r} in {self.path}; it has {', '.join(known)}.")
         return self._array(file, self.model["vocabulary"])
 
     def space(self, run: Run) -> str:
-        """The space of the rows that a run's lists score."""
+        """Return the name of the space whose rows a run's lists score."""
         return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
 
     def _stream_layer(self, layer: int) -> int:
         return int(self.model["layers"]) if layer == OUTSIDE else layer
 
     def label(self, token: int) -> str:
-        """The text of a token that stands in a list; BadAtlas for one that the vocabulary does not have."""
+        """Return the text of a token of a list; raise BadAtlas for one that the vocabulary does not have."""
         if token not in self._labels:
             if not 0 <= token < len(self.vocab):
                 raise self._damaged("lists", f"there is no token {token}")
@@ -314,6 +344,6 @@ class Files:
         return {}
 
 
-def _kind(value: Any) -> type:
-    """Python's type of an entry of a NumPy array."""
+def _python_type(value: Any) -> type:
+    """Return the Python type of an entry of a NumPy array."""
     return type(value.item()) if isinstance(value, np.generic) else type(value)

@@ -1,4 +1,4 @@
-"""Runs the jobs of a build: lists and token index from a survey of the scores, pairs from the factors of head maps."""
+"""Run the jobs of a build: lists and token index from a survey of the scores, pairs from the factors of head maps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,17 +28,24 @@ from zeropass.numerics.top_pairs import top_pairs
 __all__ = ["COLUMNS", "Finds", "Meet", "Runner", "Scored"]
 
 _ROWS = 4096
-"""Rows that are multiplied with the columns of heads at once."""
+"""Number of rows that are multiplied with the columns of heads at once."""
 
 COLUMNS = 128
-"""Columns of heads whose factors a job holds at once, 25 MB for V = 49,152; one head's if that is more."""
+"""Columns of heads whose factors a job holds at once, 25 MB for V = 49,152; those of one head if it has more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A set folded for one frame, ready to be multiplied: z = unit · centred row, score = z · std + mean.
+    """A set of vectors folded for one frame and scaled: z = unit · centred row, score = z · std + mean.
 
-    ``spread`` is the standard deviation of z: one, unless ``std`` is not that of the scores (`diff.change_atlas`).
+    Attributes:
+        vectors: The set, n vectors.
+        frame: The frame.
+        space: The rows that the set is multiplied with.
+        unit: The scaled vectors, (n, d).
+        mean: Mean of each vector's scores, (n,).
+        std: Standard deviation of each vector's scores, (n,).
+        spread: Standard deviation of z, (n,): one, unless ``std`` is not that of the scores (`diff.change_atlas`).
     """
 
     vectors: VectorSet
@@ -49,26 +56,35 @@ class Scored:
     std: Tensor
     spread: Tensor
 
-    def over_rows(self, own: slice) -> Tensor:
-        """Scores (V', m) of some of the vectors over the rows, less their means."""
-        vectors = (self.unit[own] * self.std[own, None]).T
-        found = self.space.rows.new_empty(len(self.space.rows), vectors.shape[1])
+    def over_rows(self, part: slice) -> Tensor:
+        """Return the scores of some of the vectors over the rows, less their means, (V', m)."""
+        vectors = (self.unit[part] * self.std[part, None]).T
+        scores = self.space.rows.new_empty(len(self.space.rows), vectors.shape[1])
 
-        def multiply(part: slice) -> None:
-            torch.mm(self.space.rows[part], vectors, out=found[part])
+        def multiply(rows: slice) -> None:
+            torch.mm(self.space.rows[rows], vectors, out=scores[rows])
             self.space.rest()
 
-        each_core(found.device)(multiply, list(blocks(len(found), _ROWS)))
-        return found
+        each_core(scores.device)(multiply, list(blocks(len(scores), _ROWS)))
+        return scores
 
 
 Meet = Callable[[Scored, slice, Tensor], None]
-"""Called with a set, which of its vectors, and their scores (V', m), less their means, which change afterwards."""
+"""A function that is called with a set, a part of it, and the scores of that part less their means, (V', m).
+
+The scores are overwritten afterwards.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Finds:
-    """What a job found: the lists of each role, and the pairs."""
+    """The results of a job.
+
+    Attributes:
+        job: The job.
+        lists: The lists of each role, a block for each frame.
+        pairs: The top pairs of each head map.
+    """
 
     job: Job
     lists: dict[str, list[ListBlock]]
@@ -77,9 +93,14 @@ class Finds:
 
 @dataclass(eq=False)
 class Runner:
-    """What the jobs of one build share: the model, the rows, and the running index of every kind of list.
+    """The state that the jobs of one build share: the model, the rows, and the running index of every type of list.
 
-    ``kept`` (V',) are the ids of the tokens that lists may show.
+    Attributes:
+        model: The model.
+        out: Folder of the atlas.
+        options: Options of the build.
+        jobs: All jobs of the build, in order.
+        kept: Ids of the tokens that lists may show, (V',).
     """
 
     model: Model
@@ -92,7 +113,7 @@ class Runner:
         self.frames = Frames(self.model)
         self.spaces = Spaces(self.out / "rows", self.kept)
         self.bases = list_bases(self.model, self.options, self.jobs)
-        self._made_lengths: dict[tuple[int, str, str], Lengths | None] = {}
+        self._lengths: dict[tuple[int, str, str], Lengths | None] = {}
         self._lock = Lock()
 
     def run(self, job: Job) -> None:
@@ -100,99 +121,101 @@ class Runner:
         self.write(self.look(job, self.sets(job)))
 
     def sets(self, job: Job) -> dict[str, VectorSet]:
-        """The vectors that a job takes, role by role."""
+        """Return the sets of vectors that a job needs, by role."""
         return {role: self.vectors(job.layer, role) for role in needed_roles(job)}
 
     def look(self, job: Job, sets: dict[str, VectorSet]) -> Finds:
-        """Make what a job is for, and write its vectors."""
+        """Compute the results of a job, and write its vectors."""
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
-        met: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
+        surveys: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
 
-        def meet(scored: Scored, own: slice, scores: Tensor) -> None:
-            """The lists of some columns of heads, whose scores a map takes anyway."""
+        def meet(scored: Scored, part: slice, scores: Tensor) -> None:
+            """Survey some columns of heads, whose scores a head map needs anyway."""
             role, frame = scored.vectors.role, scored.frame
             if role in lists and frame in self._listed_frames(scored.vectors):
-                found = self._surveyed(scored, own, (scores, scored.std[own]))
-                met.setdefault((role, frame), (scored, []))[1].append(found)
+                part_survey = self._survey(scored, part, (scores, scored.std[part]))
+                surveys.setdefault((role, frame), (scored, []))[1].append(part_survey)
 
-        pairs = [pair for kind in MAP_ROLES if kind in job.roles for pair in self.map_heads(kind, sets, meet)]
+        maps = [map_role for map_role in MAP_ROLES if map_role in job.roles]
+        pairs = [pair for map_role in maps for pair in self.map_heads(map_role, sets, meet)]
         for role in lists:
             for frame in self._listed_frames(sets[role]):
-                if (role, frame) not in met:
+                if (role, frame) not in surveys:
                     scored = self.scored(sets[role], frame)
-                    met[role, frame] = scored, [self._surveyed(scored, slice(None))]
-                scored, surveys = met[role, frame]
-                lists[role].append(self._listed(scored, joined(surveys)))
+                    surveys[role, frame] = scored, [self._survey(scored, slice(None))]
+                scored, parts = surveys[role, frame]
+                lists[role].append(self._list_block(scored, joined(parts)))
             self._save_vectors(sets[role])
         return Finds(job, lists, pairs)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
-        """The vectors that are listed."""
+        """Return the set of vectors of a layer and role."""
         return vector_set(self.model, layer, role)
 
     def folded(self, vectors: VectorSet, frame: str) -> Tensor:
-        """The same as a frame takes them, (n, d)."""
+        """Return the vectors of a set, folded for a frame, (n, d)."""
         return self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
 
     def mark(self, job: Job) -> Path:
-        """The file whose presence says that a job is done: what it found for every token."""
+        """Return the path of a job's mark, written when the job is done, which holds its entries of the token index."""
         return self.out / "scratch" / f"{job.name}.parquet"
 
     def index(self, layer: int, role: str) -> Path:
-        """The file of what the index over all lists has of a layer and role, until there is one."""
+        """Return the path of one layer and role's part of the index over all lists, a temporary file."""
         return self.out / "scratch" / f"{file_name(layer, role)}.index.parquet"
 
     @property
     def indexes(self) -> dict[Kind, TokenIndex]:
-        """Running best of each kind of list, beginning with what finished jobs found."""
+        """The running index of each type of list, which starts with what finished jobs found."""
         with self._lock:
             return self._indexes
 
     @cached_property
     def _indexes(self) -> dict[Kind, TokenIndex]:
-        kinds = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
-        lists = {kind: TokenIndex(len(self.kept), self.options.k, self.kept.device) for kind in sorted(kinds)}
+        list_types = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
+        k, device = self.options.k, self.kept.device
+        indexes = {list_type: TokenIndex(len(self.kept), k, device) for list_type in sorted(list_types)}
         for job in self.jobs:
             if self.mark(job).exists():
-                for kind, tokens, keys in read_mark(self.mark(job)):
-                    lists[kind].add(tokens, keys)
-        return lists
+                for list_type, tokens, keys in read_mark(self.mark(job)):
+                    indexes[list_type].add(tokens, keys)
+        return indexes
 
     def spaces_of(self, job: Job) -> set[str]:
-        """The rows that a job multiplies with."""
-        used = set()
+        """Return the names of the spaces whose rows a job multiplies with."""
+        spaces = set()
         for role in needed_roles(job):
             frames = set(list_frames(self.model, self.options, job.layer, role)) if role in job.roles else set()
             if role in HEAD_ROLES and set(MAP_ROLES) & set(job.roles):
                 frames.add(self.map_frame(role))
             side = kind_of(self.model, job.layer, role)[0]
-            used |= {space_of(frame, side, reads_at(self.model, job.layer, role)) for frame in frames}
-        return used
+            spaces |= {space_of(frame, side, reads_at(self.model, job.layer, role)) for frame in frames}
+        return spaces
 
     def map_frame(self, role: str) -> str:
-        """The frame in which a role enters the stored head maps: the first that was asked for."""
+        """Return the frame in which a role enters the stored head maps: the first of the options."""
         first = next(frame for frame in FRAMES if frame in self.options.frames)
         return self.frames.right_frame("vo", first) if base_role(role) == "o" else first
 
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
-        """A set ready to be multiplied."""
+        """Return a set folded and scaled for a frame."""
         space, folded = self.space(vectors, frame), self.folded(vectors, frame)
         mean, std = space.moments.of_scores(folded)
         return Scored(vectors, frame, space, standardised(folded, std), mean, std, torch.ones_like(std))
 
     def space(self, vectors: VectorSet, frame: str) -> Space:
-        """The rows that a set meets in a frame."""
+        """Return the rows that a set is multiplied with in a frame."""
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
-    def _surveyed(self, scored: Scored, own: slice, made: Scores | None = None) -> Survey:
-        """Both poles of some vectors of a set; what the tokens can use of them goes to the running index."""
+    def _survey(self, scored: Scored, part: slice, scores: Scores | None = None) -> Survey:
+        """Return both poles of some vectors of a set, and add their best entries to the running index."""
         source = scored.vectors
         first, index = self.bases[source.layer, source.role, scored.frame], self.indexes[source.side, scored.frame]
-        unit, first_id = scored.unit[own], first + (own.start or 0)
-        return survey(unit, scored.space.prepared, self.options.k, self.kept, index, first_id, made)
+        unit, first_id = scored.unit[part], first + (part.start or 0)
+        return survey(unit, scored.space.prepared, self.options.k, self.kept, index, first_id, scores)
 
-    def _listed(self, scored: Scored, found: Survey) -> ListBlock:
-        """The lists of a set of vectors."""
+    def _list_block(self, scored: Scored, lists: Survey) -> ListBlock:
+        """Return the lists of a set with the data about its vectors that the tables hold."""
         source = scored.vectors
         return ListBlock(
             first_id=self.bases[source.layer, source.role, scored.frame],
@@ -202,82 +225,95 @@ class Runner:
             mean=scored.mean,
             std=scored.std,
             spread=scored.spread,
-            kurtosis=found.kurtosis,
-            extremes=found.extremes,
+            kurtosis=lists.kurtosis,
+            extremes=lists.extremes,
         )
 
     def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: Meet) -> Iterator[PairRow]:
-        """Top pairs of every head of a layer; ``meet`` is shown the scores of all columns of heads.
+        """Yield the top pairs of every head of a layer.
 
-        Key/value heads come in chunks, each followed by its query heads, so that few factors are held; with
-        ``--memory`` one search at a time.
+        Key/value heads come in chunks, each followed by its query heads, so that few factors are held at once; with
+        ``--memory``, one search runs at a time.
+
+        Args:
+            kind: ``qk`` or ``vo``, or such a role of cross attention.
+            sets: Sets of vectors by role.
+            meet: Called with the scores of all columns of heads.
         """
         left, right = sides_of(kind)
-        own, shared = (left, right) if base_role(kind) == "qk" else (right, left)
-        scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (own, shared)}
+        # The side with columns for every query head, and the side that the query heads of a group share.
+        query, shared = (left, right) if base_role(kind) == "qk" else (right, left)
+        scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (query, shared)}
         each = in_turn if self.spaces.room is not None else each_core(self.kept.device)
         dims, step = self.model.dims, max(1, COLUMNS // self.model.dims.head_dim)
 
-        def searched(found: tuple[int, Tensor, Tensor]) -> PairRow:
-            head, scores, other = found
-            factor = self.factor(scored[own], head, scores)
-            product = Factored(factor, other) if own == left else Factored(other, factor)
-            return self.pair_row(kind, sets[own].layer, head, scored[left].frame, product)
+        def search(columns: tuple[int, Tensor, Tensor]) -> PairRow:
+            head, scores, shared_factor = columns
+            factor = self.factor(scored[query], head, scores)
+            product = Factored(factor, shared_factor) if query == left else Factored(shared_factor, factor)
+            return self.pair_row(kind, sets[query].layer, head, scored[left].frame, product)
 
         for first in range(0, dims.kv_heads, step):
             stored = range(first, min(first + step, dims.kv_heads))
-            # Nothing else holds the scores: a factor may be a copy.
-            others = {
+            # The factor may be a copy, so no variable may hold the scores any longer.
+            factors = {
                 head: self.factor(scored[shared], head, x) for head, x in self._columns(scored[shared], stored, meet)
             }
             heads = range(stored.start * dims.group, stored.stop * dims.group)
-            for at in range(heads.start, heads.stop, step):
-                block = self._columns(scored[own], range(at, min(at + step, heads.stop)), meet)
-                yield from each(searched, [(head, x, others[self.model.kv_head(shared, head)]) for head, x in block])
+            for start in range(heads.start, heads.stop, step):
+                block = self._columns(scored[query], range(start, min(start + step, heads.stop)), meet)
+                yield from each(search, [(head, x, factors[self.model.kv_head(shared, head)]) for head, x in block])
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
-        """The top pairs of one head map, which comes as its factors over the kept tokens."""
-        found = top_pairs(product, self.options.pairs)
-        found = replace(found, left=self.kept[found.left], right=self.kept[found.right])
+        """Return the top pairs of one head map, given as its factors over the kept tokens."""
+        pairs = top_pairs(product, self.options.pairs)
+        pairs = replace(pairs, left=self.kept[pairs.left], right=self.kept[pairs.right])
         offset = self.frames.usual_offset(kind, frame)
-        return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, found)
+        return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, pairs)
 
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
     def _columns(self, scored: Scored, heads: range, meet: Meet) -> list[tuple[int, Tensor]]:
-        """Scores (V', d_h) of each stored head's columns over the rows, less their means."""
+        """Return each stored head with the scores of its columns over the rows, less their means, (V', d_h)."""
         width = self.model.dims.head_dim
-        own = slice(heads.start * width, heads.stop * width)
-        scores = scored.over_rows(own)
-        meet(scored, own, scores)
+        part = slice(heads.start * width, heads.stop * width)
+        scores = scored.over_rows(part)
+        meet(scored, part, scores)
         return list(zip(heads, torch.split(scores, width, dim=1), strict=True))
 
     def factor(self, scored: Scored, head: int, scores: Tensor) -> Tensor:
-        """`Scored.over_rows` (V', d_h) of one stored head made into what `Frames.head_map` defines; changes it."""
+        """Return one stored head's factor of a head map (`Frames.head_map`), computed in place.
+
+        Args:
+            scored: The set of the head's columns.
+            head: The stored head.
+            scores: Scores of its columns (`Scored.over_rows`), (V', d_h); they are overwritten.
+        """
         width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
-        own, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
-        factor = scores.add_(scored.mean[own])
+        part, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
+        factor = scores.add_(scored.mean[part])
         if base_role(role) == "k":
-            first = head * self.model.dims.group  # of the query heads that share it
-            return self.frames.as_key(factor, scored.mean[own], layer, first, frame, self._lengths(scored), role)
+            first = head * self.model.dims.group  # The first of the query heads that share this key head.
+            return self.frames.as_key(factor, scored.mean[part], layer, first, frame, self._lengths_of(scored), role)
         if base_role(role) == "q":
             offset = self.frames.usual_offset(f"{role}k", frame)
-            return self.frames.as_query(factor, layer, head, frame, offset, self._lengths(scored), role)
+            return self.frames.as_query(factor, layer, head, frame, offset, self._lengths_of(scored), role)
         return factor
 
-    def _lengths(self, scored: Scored) -> Lengths | None:
-        """`Frames.lengths` of a role, made once for all heads of its layer."""
+    def _lengths_of(self, scored: Scored) -> Lengths | None:
+        """Return `Frames.lengths` of a role, computed once for all heads of its layer."""
         key = scored.vectors.layer, scored.vectors.role, scored.frame
         with self._lock:
-            if key not in self._made_lengths:
-                self._made_lengths = {one: kept for one, kept in self._made_lengths.items() if abs(one[0] - key[0]) < 2}
+            if key not in self._lengths:
+                # Jobs that run at once may belong to adjacent layers.
+                self._lengths = {name: lengths for name, lengths in self._lengths.items() if abs(name[0] - key[0]) < 2}
                 rows, mean = scored.space.rows, scored.space.moments.mean
-                self._made_lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
-            return self._made_lengths[key]
+                self._lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
+            return self._lengths[key]
 
     def _save_vectors(self, vectors: VectorSet) -> None:
-        """Keep the vectors as the frames take them, for questions that the lists cannot answer."""
+        """Write the folded vectors of a set, for questions that the lists cannot answer."""
         frames = self._listed_frames(vectors)
         for paper in sorted({frame == "paper" for frame in frames}):
             frame = "paper" if paper else next(f for f in frames if f != "paper")
@@ -285,19 +321,19 @@ class Runner:
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 
     def write(self, finds: Finds) -> None:
-        """Write lists and pairs, and the mark last; the next job may be looking meanwhile."""
+        """Write lists and pairs of a job, and its mark last; the next job may run meanwhile."""
         job, pairs = finds.job, finds.pairs
-        for role, listed in finds.lists.items():
-            if listed:
-                write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", listed)
+        for role, list_blocks in finds.lists.items():
+            if list_blocks:
+                write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", list_blocks)
                 side = kind_of(self.model, job.layer, role)[0]
-                write_index(self.index(job.layer, role), listed, job.layer, role, side)
+                write_index(self.index(job.layer, role), list_blocks, job.layer, role, side)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
-        write_mark(self.mark(job), self._found(job))
+        write_mark(self.mark(job), self._index_entries(job))
 
-    def _found(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
-        """The entries of the running index that this job put there, as far as a later one has not taken their place."""
+    def _index_entries(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
+        """Yield the entries of the running index that come from a job and that no other job has replaced."""
         for role in vector_roles(job):
             side = kind_of(self.model, job.layer, role)[0]
             for frame in list_frames(self.model, self.options, job.layer, role):
@@ -308,9 +344,9 @@ class Runner:
 
 
 def needed_roles(job: Job) -> list[str]:
-    """The sets that a job multiplies: its own, and for a head map both of the map's sides."""
+    """Return the roles whose sets a job multiplies: its own, and both sides of its head maps."""
     roles = dict.fromkeys(vector_roles(job))
-    for kind in MAP_ROLES:
-        if kind in job.roles:
-            roles.update(dict.fromkeys(sides_of(kind)))
+    for map_role in MAP_ROLES:
+        if map_role in job.roles:
+            roles.update(dict.fromkeys(sides_of(map_role)))
     return list(roles)

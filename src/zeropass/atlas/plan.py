@@ -15,11 +15,11 @@ from zeropass.model.vectors import bias_roles, count_of, kind_of, table_roles
 __all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
 
 ListKey = tuple[int, str, str]
-"""(layer, role, frame): what one run of list ids belongs to."""
+"""(layer, role, frame): the key of a run of list ids."""
 
 
 def plan_jobs(model: Model, options: Options) -> list[Job]:
-    """The jobs of a build in order: FF roles, heads (a role's subheads with its map), lone vectors, tables."""
+    """Return the jobs of a build: in each layer FF roles, head maps with their subheads, biases; at the end tables."""
     first, stop = options.layers or (0, model.dims.layers)
     if not 0 <= first < stop <= model.dims.layers:
         raise BadOption(
@@ -27,19 +27,19 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
             f"(0:{model.dims.layers} for all)."
         )
     known = (*model.family.roles, *bias_roles(model), *table_roles(model))
-    wanted = options.roles or known
-    if unknown := [role for role in wanted if role not in known]:
+    requested = options.roles or known
+    if unknown := [role for role in requested if role not in known]:
         raise BadOption(f"--roles: {model.name} has no {', '.join(unknown)}; it has {', '.join(known)}.")
     groups: list[tuple[str, ...]] = [(role,) for role in model.family.roles if site_of(role) == "ff"]
-    maps = [kind for kind in model.family.roles if kind in MAP_ROLES]
-    groups += [*((*sides_of(kind), kind) for kind in maps), bias_roles(model)]
-    chosen = [tuple(role for role in group if role in wanted) for group in groups]
+    maps = [role for role in model.family.roles if role in MAP_ROLES]
+    groups += [*((*sides_of(map_role), map_role) for map_role in maps), bias_roles(model)]
+    chosen = [tuple(role for role in group if role in requested) for group in groups]
     jobs = [Job(layer, roles) for layer in range(first, stop) for roles in chosen if roles]
-    return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in wanted]
+    return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in requested]
 
 
 def identity(model: Model, options: Options) -> dict[str, Any]:
-    """What makes two builds the same: weights, vocabulary and options."""
+    """Return the plan of a build, by which two builds are the same: weights, vocabulary and options."""
     vocabulary = hashlib.sha256("\0".join(model.vocab.pieces).encode("utf-8", "surrogatepass")).hexdigest()
     return {
         "schema": SCHEMA_VERSION,
@@ -69,14 +69,14 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
 
 
 def prepare(out: Path, plan: dict[str, Any]) -> bool:
-    """Make the folder ready for a plan, as `identity` gives it; False if the very same atlas is complete in it."""
+    """Prepare the folder for a plan, as `identity` returns it; return False if the same atlas is complete in it."""
     if out.exists() and not out.is_dir():
         raise BadAtlas(f"{out} is a file; --out names the folder of the atlas.")
     if (out / PLAN).exists():
-        found = read_json(out / PLAN)
-        if _unnamed(found) != _unnamed(plan):
+        stored = read_json(out / PLAN)
+        if _unnamed(stored) != _unnamed(plan):
             raise BadAtlas(
-                f"{out} holds another atlas ({_difference(found, plan)}); choose another --out or delete it."
+                f"{out} holds another atlas ({_difference(stored, plan)}); choose another --out or delete it."
             )
         if (out / MANIFEST).exists():
             clear(out)
@@ -86,7 +86,7 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / PLAN).exists():
-            write_json(out / PLAN, plan)  # first of all: it is what makes the folder ours
+            write_json(out / PLAN, plan)  # First of all, because it marks the folder as an atlas.
         for folder in FOLDERS:
             (out / folder).mkdir(exist_ok=True)
         sweep(out)
@@ -96,49 +96,49 @@ def prepare(out: Path, plan: dict[str, Any]) -> bool:
 
 
 def clear(out: Path) -> None:
-    """Remove what only an unfinished atlas needs, and needs as a whole: a part of it would be a job half done."""
+    """Remove the scratch folder, which only an unfinished atlas needs."""
     shutil.rmtree(out / "scratch", ignore_errors=True)
 
 
 def sweep(out: Path) -> None:
-    """Remove what was being written when a process died."""
+    """Remove the temporary files of processes that died."""
     for leftover in out.rglob(".*.part"):
         leftover.unlink(missing_ok=True)
 
 
 def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan without what the model and its files were called: the same weights may be asked for by another path."""
+    """Return a plan without the names of model and files: the same weights may have another path."""
     model = plan.get("model")
     return plan | {"model": {**model, "name": ""} if isinstance(model, dict) else None, "sha256": None}
 
 
-def _difference(found: dict[str, Any], plan: dict[str, Any]) -> str:
-    """The first thing in which two plans differ, in words."""
+def _difference(stored: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Return the first difference of two plans, in words."""
     for part in ("options", "model"):
-        a, b = found.get(part), plan[part]
+        a, b = stored.get(part), plan[part]
         if not isinstance(a, dict):
             return f"its {part} is no object"
         for key in (key for key in b if key != "name"):
             if a.get(key) != b[key]:
                 return f"{key} {a.get(key)!r} instead of {b[key]!r}"
-    return "another schema version" if found.get("schema") != plan["schema"] else "other weights or vocabulary"
+    return "another schema version" if stored.get("schema") != plan["schema"] else "other weights or vocabulary"
 
 
 def vector_roles(job: Job) -> list[str]:
-    """The roles of a job that are sets of vectors; the others are head maps."""
+    """Return the roles of a job that are sets of vectors; the others are head maps."""
     return [role for role in job.roles if role not in MAP_ROLES]
 
 
 def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[str, ...]:
-    """The frames in which a set is listed: those asked for that it has, or the only one it has."""
-    own = kind_of(model, layer, role)[1]
-    if own == ("paper",):
-        return own
-    return tuple(f for f in FRAMES if f in options.frames and (f in own or f == "paper"))
+    """Return the frames in which a set is listed: those of the options that it has, or the only one it has."""
+    frames = kind_of(model, layer, role)[1]
+    if frames == ("paper",):
+        return frames
+    return tuple(f for f in FRAMES if f in options.frames and (f in frames or f == "paper"))
 
 
 def list_bases(model: Model, options: Options, jobs: list[Job]) -> dict[ListKey, int]:
-    """Id of the first list of every (layer, role, frame), in the order of the plan."""
+    """Return the id of the first list of every (layer, role, frame), in the order of the plan."""
     bases: dict[ListKey, int] = {}
     next_id = 0
     for job in jobs:

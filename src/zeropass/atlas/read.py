@@ -1,4 +1,4 @@
-"""Answers from an atlas: the words of a parameter, the parameters of a word. No torch."""
+"""Queries of an atlas: the words of a parameter, the parameters of a word. No torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -47,13 +47,18 @@ _LIST = ("id", "frame", "norm", "mean", "std", "spread", "top_ids", "top_z", "bo
 _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", "complete")
 
 _K = 20
-"""Tokens a pole, and pairs, if nothing else is asked for."""
+"""Tokens of each pole, and pairs, by default."""
 
 
 def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
-    """Open an atlas. Raises BadAtlas if the folder is not one, is not complete, or is of another version.
+    """Open an atlas.
 
-    verdicts: what a text said of the model's kinds of list; if not given, those that are known of its weights.
+    Args:
+        folder: Folder of the atlas.
+        verdicts: Verdicts of a measured text on the model's types of list; by default those known for its weights.
+
+    Raises:
+        BadAtlas: The folder is not an atlas, or the atlas is not complete or has another version.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -78,21 +83,34 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
 
 @dataclass(frozen=True, eq=False)
 class Atlas(Files):
-    """A complete atlas on disk, and the questions that it answers."""
+    """A complete atlas on disk, with its queries.
+
+    Attributes:
+        verdicts: Verdicts on the model's types of list, if there are any.
+    """
 
     verdicts: Verdicts | None = None
 
     def __getitem__(self, address: str) -> Records:
-        """The records of an address in all its roles and stored frames."""
+        """Return the records of an address in all its roles and stored frames."""
         return self.explain(address)
 
     def explain(
         self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
     ) -> Records:
-        """What `Lens.explain` says, from the stored lists; a longer list or another view from the stored vectors.
+        """Return the records of an address as `Lens.explain` does, from the stored lists.
 
-        k: tokens a pole, or pairs; 20 if not given, or the stored pairs where they are fewer.
-        Raises BadAddress (out of range), BadOption (no such frame or view, more pairs than are stored).
+        Longer lists and lists in another view are computed from the stored vectors.
+
+        Args:
+            address: The address; without a role it stands for all its roles.
+            frame: One frame; by default all stored frames.
+            tokens: View of the tokens; by default that of the stored lists.
+            k: Tokens of each pole, or pairs; by default 20, or the stored pairs if they are fewer.
+
+        Raises:
+            BadAddress: The atlas does not have the address.
+            BadOption: There is no such frame or view, or fewer pairs are stored.
         """
         check_frame(frame)
         check_count(_K if k is None else k)
@@ -100,19 +118,19 @@ class Atlas(Files):
         view = tokens or self.view
         check_view(view)
         records: list[Record] = []
-        for one in self._held(place):
-            self.check_range(one)
-            found = self._pairs(one, k, view) if one.role in MAP_ROLES else self._lists(one, k or _K, view)
-            records += [r for r in found if frame in (None, r.frame)]
+        for part in self._stored_parts(place):
+            self.check_range(part)
+            stored = self._pairs(part, k, view) if part.role in MAP_ROLES else self._lists(part, k or _K, view)
+            records += [record for record in stored if frame in (None, record.frame)]
         if not records:
             raise BadOption(f"{address} has no {frame} list in {self.path}; zeropass show can make it from the model.")
         return Records(records, self.note)
 
     @property
     def note(self) -> str:
-        """What the verdicts beside its lists rest on, or that no measurement of the weights is known.
+        """A note on the measurement behind the verdicts, or on the lack of one.
 
-        Empty for an atlas of a change, whose lists are not measured.
+        It is empty for an atlas of a change, whose lists are not measured.
         """
         return "" if self.is_change and not self.verdicts else footnote(self.verdicts, str(self.model["name"]))
 
@@ -125,15 +143,24 @@ class Atlas(Files):
         layers: tuple[int, int] | None = None,
         k: int = 20,
     ) -> FindRecord:
-        """The k parameters of each kind that rank highest by |z| for a word, or for several as a concept (mean z).
+        """Return the k parameters of each type of list that rank highest by |z| for a word or a concept.
 
-        side: ``read`` or ``write``. layers: half-open range. Raises UnknownWord for a word that is no token.
+        Args:
+            words: One word, or several words as a concept (their mean z).
+            side: ``read`` or ``write``; by default both.
+            role: One role; by default all.
+            layers: Half-open range of layers; by default all.
+            k: Parameters of each type of list.
+
+        Raises:
+            UnknownWord: A word is not a token.
+            BadOption: There is no such side or role, or nothing fits.
         """
         check_count(k)
-        asked = [words] if isinstance(words, str) else list(words)
-        if not asked:
+        texts = [words] if isinstance(words, str) else list(words)
+        if not texts:
             raise BadOption("find needs at least one word.")
-        ids = list(dict.fromkeys(i for word in asked for i in self.vocab.find(word)))
+        ids = list(dict.fromkeys(i for text in texts for i in self.vocab.find(text)))
         return self.find_tokens(ids, side=side, role=role, layers=layers, k=k)
 
     def find_tokens(
@@ -145,20 +172,28 @@ class Atlas(Files):
         layers: tuple[int, int] | None = None,
         k: int = 20,
     ) -> FindRecord:
-        """What `find` finds, for tokens by their ids; BadOption for one that the vocabulary does not have."""
+        """Return what `find` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
         if wrong := [i for i in ids if not 0 <= i < len(self.vocab)]:
             raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {len(self.vocab) - 1}.")
-        runs = self._chosen(side, role, layers)
+        runs = self._select_runs(side, role, layers)
         plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         stored = plain and self._is_shown(ids[0])
         best = self._stored_entries(ids[0], k) if stored else self.scan(ids, runs, k)
         notes = (self.note,) if self.note else ()
-        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._hits(best), notes)
+        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._ranked_parameters(best), notes)
 
     def scan(self, ids: Sequence[int], runs: "Sequence[Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
-        """(list id, z) of the k best of each kind for the mean of some tokens, from every stored vector.
+        """Return the k best lists of each type for the mean of some tokens, from the stored vectors.
 
         The mean of z over tokens is the z of their mean row, so a concept costs as much as a word.
+
+        Args:
+            ids: Token ids.
+            runs: The runs of lists to score; by default all.
+            k: Lists of each type.
+
+        Returns:
+            (list id, z), by falling |z|.
         """
         runs = self.runs if runs is None else runs
         z = np.zeros(len(self.means), np.float32)
@@ -171,27 +206,44 @@ class Atlas(Files):
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")
         best: list[tuple[int, float]] = []
-        for kind in sorted({(run.side, run.frame) for run in runs}):
-            own = np.concatenate([np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == kind])
-            best += [(int(i), float(z[i])) for i in own[_largest(np.abs(z[own]), k)]]
-        return sorted(best, key=lambda hit: (-abs(hit[1]), hit[0]))
+        for list_type in sorted({(run.side, run.frame) for run in runs}):
+            members = [np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == list_type]
+            list_ids = np.concatenate(members)
+            best += [(int(i), float(z[i])) for i in list_ids[_largest(np.abs(z[list_ids]), k)]]
+        return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
 
-    def strongest(self, role: str, frame: str, layers: tuple[int, int], k: int = 3) -> list[str]:
-        """Addresses of the k most telling lists of a role and frame: highest |z| of the tenth token of a pole."""
+    def strongest(
+        self, roles: Sequence[str], layers: tuple[int, int], *, frame: str | None = None, k: int | None = None
+    ) -> list[str]:
+        """Return the addresses with the most telling lists, best first: highest |z| of the tenth token of a pole.
+
+        Args:
+            roles: Roles of the lists.
+            layers: Half-open range of layers.
+            frame: One frame; by default all.
+            k: Number of addresses; by default all.
+        """
         rows = self.query(
-            "SELECT address FROM read_parquet($file) WHERE role = $role AND frame = $frame "
-            "AND layer >= $first AND layer < $stop ORDER BY strength DESC, id LIMIT $k",
+            "SELECT address FROM read_parquet($file) WHERE list_contains($roles, role) "
+            "AND layer >= $first AND layer < $stop AND frame = coalesce($frame, frame) "
+            "GROUP BY address ORDER BY max(strength) DESC, min(id) LIMIT $k",
             file=str(self.path / PARAMETERS),
-            role=role,
-            frame=frame,
+            roles=list(roles),
             first=layers[0],
             stop=layers[1],
-            k=k,
+            frame=frame,
+            k=len(self.means) if k is None else k,
         )
-        return [row[0] for row in rows]
+        return [address for (address,) in rows]
 
     def head_maps(self, layer: int, kind: str, k: int | None = None) -> list[PairRecord]:
-        """All stored head maps of a layer, ``qk`` or ``vo``, k pairs each; none if the atlas was built without."""
+        """Return the stored head maps of a layer, none if the atlas was built without them.
+
+        Args:
+            layer: The layer.
+            kind: ``qk`` or ``vo``.
+            k: Pairs of each map; by default all that are stored.
+        """
         path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
         if not path.exists():
             return []
@@ -206,8 +258,8 @@ class Atlas(Files):
     def _is_shown(self, token: int) -> bool:
         return bool(self.mask(self.view)[token])
 
-    def _chosen(self, side: str | None, role: str | None, layers: tuple[int, int] | None) -> list[Run]:
-        """The runs that a question asks for; BadOption, with what there is, if that is none."""
+    def _select_runs(self, side: str | None, role: str | None, layers: tuple[int, int] | None) -> list[Run]:
+        """Return the runs of a side, role and layers; raise BadOption, with what there is, if nothing fits."""
         for name, value, known in (
             ("--side", side, {"read", "write"}),
             ("--role", role, {run.role for run in self.runs}),
@@ -226,46 +278,50 @@ class Atlas(Files):
         return chosen
 
     def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
+        """Return (list id, z) of the first k parameters of each type of list in the stored index."""
         rows = self.rows_of(self.path / TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
-        return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda hit: (-abs(hit[1]), hit[0]))
+        return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda entry: (-abs(entry[1]), entry[0]))
 
-    def _hits(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
-        found = list(best)
+    def _ranked_parameters(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
+        """Return the records of lists, given as (list id, z)."""
+        entries = list(best)
         rows = self.query(
             "SELECT id, address, side, role, frame, layer, mean, std FROM read_parquet($file) "
             "WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
-            ids=[i for i, _ in found],
+            ids=[i for i, _ in entries],
         )
         by_id = {row[0]: row[1:] for row in rows}
-        hits = []
-        for i, z in found:
+        records = []
+        for i, z in entries:
             if i not in by_id:
                 raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
             address, side, role, frame, layer, mean, std = by_id[i]
-            known = self._verdict(role, frame, layer)
-            hits.append(Hit(address, side, role, frame, z * std + mean, z, known.above if known else None))
-        return tuple(hits)
+            verdict = self._verdict(role, frame, layer)
+            records.append(Hit(address, side, role, frame, z * std + mean, z, verdict.above if verdict else None))
+        return tuple(records)
 
-    def _held(self, place: Address) -> list[Address]:
-        """The addresses that one stands for; without a role, those of the roles that this atlas has there.
+    def _stored_parts(self, place: Address) -> list[Address]:
+        """Return an address with each role that it stands for and the atlas holds; with all its roles if it holds none.
 
-        Raises BadAddress, where the atlas is one of a change, if nothing of the place changed.
+        Raises BadAddress if the atlas is one of a change and nothing of the place changed.
         """
-        every = with_roles(place, self.model["ff_roles"])
-        held = [one for one in every if self._built(one.role) and (not self.is_change or self._changed(one))]
-        if not held and self.is_change:
+        parts = with_roles(place, self.model["ff_roles"])
+        stored = [part for part in parts if self._has_role(part.role) and (not self.is_change or self._changed(part))]
+        if not stored and self.is_change:
             self.check_range(place)
             role = f".{place.role}" if place.index >= 0 and place.role in FF_ROLES else ""
             raise BadAddress(f"{place}{role}: nothing of it changed from {self.model['name']}.")
-        return held or every
+        return stored or parts
 
     def _changed(self, place: Address) -> bool:
+        """Tell whether an atlas of a change has files of a place's layer and role."""
         if place.role in MAP_ROLES:
             return (self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet").exists()
         return (self.path / "lists" / f"{self.stored_name(place)[0]}.parquet").exists()
 
-    def _built(self, role: str) -> bool:
+    def _has_role(self, role: str) -> bool:
+        """Tell whether the atlas was built with a role."""
         return role in (self.options.get("roles") or (role,))
 
     def check_range(self, place: Address) -> None:
@@ -291,7 +347,7 @@ class Atlas(Files):
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
 
     def stored_name(self, place: Address) -> tuple[str, str, Address]:
-        """(file stem, role, address as stored): a k or v column is stored under the first head of its group."""
+        """Return file stem, role and stored address; a k or v column is stored under the first head of its group."""
         if place.layer == OUTSIDE:
             role = f"{place.part}_norm" if place.index < 0 else place.part
         elif place.head < 0 and place.index < 0 and place.expert < 0:
@@ -304,6 +360,7 @@ class Atlas(Files):
         return file_name(place.layer, role), role, place
 
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
+        """Return the lists of an address of vectors, one for each frame."""
         stem, role, stored = self.stored_name(place)
         path = self.path / "lists" / f"{stem}.parquet"
         if role not in {run.role for run in self.runs if run.layer == place.layer}:
@@ -321,17 +378,17 @@ class Atlas(Files):
             if run is None:
                 raise self._damaged(PARAMETERS, f"there is no list {i}")
             if view != self.view or k > len(lists[0]):
-                lists = self._relisted(run, i - run.first, mean, std, k, view)
-            top, bottom = (self._scored(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
-            known = self._verdict(role, frame, place.layer)
-            of_change = spread if self.is_change else None
+                lists = self._new_poles(run, i - run.first, mean, std, k, view)
+            top, bottom = (self._token_scores(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
+            verdict = self._verdict(role, frame, place.layer)
+            spread = spread if self.is_change else None
             records.append(
-                VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, known, of_change)
+                VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, verdict, spread)
             )
         return records
 
-    def _relisted(self, run: Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
-        """Both poles of one vector over another view, from the stored vector and rows: one product with V rows."""
+    def _new_poles(self, run: Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
+        """Compute both poles of one vector in any view from the stored vector and rows: one product with V rows."""
         ids = np.flatnonzero(self.mask(view))
         with np.errstate(all="ignore"):
             z = (self.rows(self.space(run)) @ self.vectors(run)[row])[ids]
@@ -342,12 +399,13 @@ class Atlas(Files):
         top, bottom = order[:k], order[::-1][:k]
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
 
-    def _scored(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
+    def _token_scores(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
         return tuple(TokenScore(i, self.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
 
     def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
+        """Return the stored top pairs of a head map."""
         path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"
-        if not self._built(place.role):
+        if not self._has_role(place.role):
             raise BadAddress(f"{place}: this atlas was built without {place.role}.")
         stored = int(self.options["pairs"])
         k = min(_K, stored) if k is None else k
@@ -366,16 +424,19 @@ class Atlas(Files):
             PairScore(Token(a, self.label(a)), Token(b, self.label(b)), s)
             for a, b, s in zip(left[:k], right[:k], scores[:k], strict=True)
         )
-        kth = pairs[-1].score if pairs else kth  # fewer may be shown than were searched for
+        kth = pairs[-1].score if pairs else kth  # The stored score is that of the last pair that was searched for.
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
-        known = self._verdict(place.role, frame, place.layer, offset)
-        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, known, self.is_change)
+        verdict = self._verdict(place.role, frame, place.layer, offset)
+        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, verdict, self.is_change)
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:
-    """Places of the k largest, best first; of equal ones the first. A full sort of all would take most of a query."""
+    """Return the places of the k largest sizes, best first, equal ones in their order.
+
+    A complete sort would take most of the time of a query.
+    """
     if k >= len(sizes):
         return np.argsort(-sizes, kind="stable")
     least = np.partition(sizes, len(sizes) - k)[len(sizes) - k]
-    near = np.flatnonzero(sizes >= least)
-    return near[np.argsort(-sizes[near], kind="stable")[:k]]
+    chosen = np.flatnonzero(sizes >= least)
+    return chosen[np.argsort(-sizes[chosen], kind="stable")[:k]]

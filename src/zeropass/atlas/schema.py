@@ -1,16 +1,16 @@
-"""What an atlas is: the files of its folder, its options, and the jobs that make it. No torch.
+"""The layout of an atlas: the files of its folder, the options of a build, and its jobs. No torch.
 
 ::
 
     plan.json              what is being built; written first, compared when a build continues
-    manifest.json          the same and what came out; written last: an atlas without it is not complete
-    tokens.parquet         id, text and reason of hiding of every token;  tokenizer.json to split words with
-    rows/{space}.npy       (V, d) float32: the rows that stand for the tokens, one file a space
+    manifest.json          the plan and the results; written last: an atlas without it is not complete
+    tokens.parquet         id, text and views of every token;  tokenizer.json to split words
+    rows/{space}.npy       (V, d) float32: the rows that stand for the tokens, one file for each space
     vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role
-    lists/{name}.parquet   top-k and bottom-k tokens of these vectors, a row for each vector and frame
+    lists/{name}.parquet   top-k and bottom-k tokens of these vectors, one row for each vector and frame
     pairs/{name}.parquet   top pairs of the head maps of one layer
-    parameters.parquet     one row a list: id, address, mean and std, how telling it is, its first words
-    hits.parquet           for each token and kind of list the parameters that rank highest by |z|
+    parameters.parquet     one row for each list: id, address, mean, std, how telling it is, its first words
+    hits.parquet           for each token and type of list the parameters that rank highest by |z|
 """
 
 import json
@@ -51,17 +51,26 @@ FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
 
 Wanted = Mapping[str, int | str]
-"""Values that columns should have, by their names: the first tells the rows, the others where in a file these are."""
+"""Values of columns, by name: the first one selects the rows, the others tell where in a file these may be."""
 
 
 def of_address(place: Address) -> Wanted:
-    """What the rows of an address have in the files of lists and pairs."""
+    """Return the values of an address's rows in the files of lists and pairs."""
     return {"address": str(place), "head": place.head, "index": place.index}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of a build. ``layers`` is a half-open range; ``tokens`` the view that the lists are made in."""
+    """The options of a build.
+
+    Attributes:
+        k: Tokens of each pole of a list.
+        pairs: Top pairs of each head map.
+        layers: Half-open range of layers; None for all.
+        roles: Roles of the lists and maps; None for all.
+        frames: Frames of the lists.
+        tokens: View of the tokens in which the lists are made.
+    """
 
     k: int = 50
     pairs: int = 100
@@ -81,47 +90,47 @@ class Options:
             raise BadOption("At least one frame is needed.")
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in plan.json."""
+        """Return the options as they stand in plan.json."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work: the roles of one layer that share a product; -1 is what lies outside the blocks."""
+    """One unit of work: the roles of one layer that share a product; layer -1 is outside the blocks."""
 
     layer: int
     roles: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Name of the job, and of its mark in the scratch folder."""
+        """The name of the job, and of its mark in the scratch folder."""
         return file_name(self.layer, "+".join(self.roles))
 
 
 def file_name(layer: int, role: str) -> str:
-    """Stem of the files of a layer and role: ``L26.gate``, or ``pos`` outside the blocks."""
+    """Return the stem of the files of a layer and role: ``L26.gate``, or ``pos`` outside the blocks."""
     return f"L{layer}.{role}" if layer >= 0 else role
 
 
 def vector_file(layer: int, role: str, frame: str) -> str:
-    """File of the vectors of a layer and role, as a frame takes them: ``paper`` folds no norms, the others do."""
+    """Return the file name of folded vectors of a layer and role: ``paper`` folds no norms, the other frames do."""
     return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
 
 
 def atlas_file(path: Path) -> AbstractContextManager[Path]:
-    """Write a file of an atlas whole or not at all ; BadAtlas, saying how to go on, if it cannot be."""
+    """Write a file of an atlas atomically; raise BadAtlas, with advice, if that fails."""
     advice = "Make room or choose another --out; the same command then continues where it stopped."
     return atomic_write(path, BadAtlas, advice)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all, with sorted keys, so that equal content is equal bytes."""
+    """Write JSON atomically, with sorted keys, so that equal content gives equal bytes."""
     with atlas_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises BadAtlas, naming the file, if it is not one."""
+    """Read a JSON object; raise BadAtlas, naming the file, if it is not one."""
     try:
         value = load_json(path)
     except (OSError, ValueError) as error:
@@ -162,18 +171,18 @@ def check_view(view: str) -> None:
 
 
 def check_manifest(manifest: dict[str, Any], path: Path) -> None:
-    """Raise BadAtlas, naming the entry, for a manifest that lacks what a reader needs or has it wrong."""
-    for name, kind in _MANIFEST.items():
+    """Raise BadAtlas, naming the entry, for a manifest in which an entry that readers need is missing or wrong."""
+    for name, entry_type in _MANIFEST.items():
         value = _entry(manifest, name)
         least = 1 if name.startswith("model.") else 0
-        if type(value) is not kind or (isinstance(value, int) and value < least):
+        if type(value) is not entry_type or (isinstance(value, int) and value < least):
             raise BadAtlas(f"{path}: {name} is {value!r}, which cannot be; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
-    whole = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
-    ranged = layers is None or (whole and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
+    integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
+    ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
     experts, ff_roles = manifest["model"].get("experts", 1), manifest["model"]["ff_roles"]
     hidden = [manifest["tokens_hidden"].get(view) for view in VIEWS]
-    counted = all(isinstance(of, dict) and all(type(count) is int for count in of.values()) for of in hidden)
+    counted = all(isinstance(view, dict) and all(type(count) is int for count in view.values()) for view in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.experts", type(experts) is int and experts > 0 and manifest["model"]["neurons"] % experts == 0),
@@ -184,17 +193,18 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", counted),
     )
-    for entry, right in checks:
-        if not right:
+    for entry, valid in checks:
+        if not valid:
             raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which cannot be; rebuild the atlas.")
 
 
 def _entry(value: Any, name: str) -> Any:
+    """Return an entry of a manifest by its path, such as ``model.d``; None if it is missing."""
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
 
 def safe_name(space: str) -> str:
-    """File stem of a space of rows."""
+    """Return the stem of the files of a space of rows."""
     return space.replace(".", "-")

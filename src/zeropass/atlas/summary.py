@@ -1,4 +1,4 @@
-"""An atlas seen from above: how telling each part of a model is, and the parameters of a layer in short. No torch."""
+"""Summaries of an atlas: how telling each part of a model is, and the parameters of a layer in short. No torch."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,34 +12,43 @@ from zeropass.errors import BadAddress, BadOption
 from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.records.parameters import TokenScore
 
-__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "most_telling", "outside", "overview"]
-__all__ += ["strengths", "subheads", "telling"]
+__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "outside", "overview", "strengths"]
+__all__ += ["subheads", "telling"]
 
 MEASURES = {
     "strength": "|z| of the tenth token of a list's stronger pole",
     "best": "highest |z| in a list",
     "kurtosis": "kurtosis of a list's scores: 0 for normal ones, high where few tokens stand far out",
 }
-"""What tells how telling a list is: a column of ``parameters.parquet``, and what it is in words."""
+"""Measures of how telling a list is: each a column of ``parameters.parquet``, with its meaning in words."""
 
 OUTSIDE_ROWS = 200
-"""Lone vectors and rows of tables at most: a table of positions may have thousands."""
+"""The largest number of lone vectors and rows of tables: a table of positions may have thousands."""
 
 BIN = 0.25
-"""Width of a bin of strengths."""
+"""The width of a bin of strengths."""
 
 
 def kinds_of(atlas: Atlas) -> list[tuple[str, str]]:
-    """The (side, frame) of the lists that an atlas holds in its blocks: what it sees first, what it writes last."""
-    order = ("read", "write"), ("token", "output", "paper")
-    found = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
-    return sorted(found, key=lambda kind: (order[0].index(kind[0]), order[1].index(kind[1])))
+    """Return the (side, frame) of the lists that an atlas holds in its blocks, ``read`` before ``write``."""
+    sides, frames = ("read", "write"), ("token", "output", "paper")
+    types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
+    return sorted(types, key=lambda list_type: (sides.index(list_type[0]), frames.index(list_type[1])))
 
 
 def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
-    """A measure of every part of every layer, over its lists of one kind; BadOption for what there is not.
+    """Return a measure of every part of every layer over its lists of one type.
 
     The parts of a layer are its feed-forward block and each query head; a head has the k and v columns of its group.
+
+    Args:
+        atlas: The atlas.
+        side: Side of the lists.
+        frame: Frame of the lists.
+        measure: One of `MEASURES`.
+
+    Raises:
+        BadOption: There is no such measure, or the atlas has no such lists.
     """
     if measure not in MEASURES:
         raise BadOption(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
@@ -58,58 +67,60 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
 
 
 def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
+    """Yield the cells of an overview from rows (layer, role, head, mean, most, address of most)."""
     parts: dict[tuple[int, str, int], list[tuple[float, float, str]]] = defaultdict(list)
     group = atlas.model["heads"] // atlas.model["kv_heads"]
-    for layer, role, head, mean, most, address in rows:
-        for one in range(head, head + group) if base_role(role) in ("k", "v") else (head,):
-            parts[layer, site_of(role), one].append((mean, most, address))
-    for (layer, site, head), found in sorted(parts.items()):
-        most = max(found, key=lambda entry: entry[1])
+    for layer, role, first, mean, most, address in rows:
+        for head in range(first, first + group) if base_role(role) in ("k", "v") else (first,):
+            parts[layer, site_of(role), head].append((mean, most, address))
+    for (layer, site, head), entries in sorted(parts.items()):
+        best = max(entries, key=lambda entry: entry[1])
         part = site if head < 0 else f"{site}.{head}"
-        yield Cell(layer, part, fmean(entry[0] for entry in found), most[1], most[2])
+        yield Cell(layer, part, fmean(entry[0] for entry in entries), best[1], best[2])
 
 
 def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerRecord:
-    """The neurons of a layer, most telling first, from the ``first`` on, each with its lists in short."""
+    """Return the neurons of a layer, most telling first, each with its lists in short.
+
+    Args:
+        atlas: The atlas.
+        layer: The layer.
+        first: Rank of the first neuron, from 0.
+        count: Number of neurons.
+
+    Raises:
+        BadAddress: The atlas does not have the layer.
+    """
     low, stop = atlas.layers
     if not low <= layer < stop:
         raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
-    of = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
-    asked: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(FF_ROLES)}
+    neurons = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
+    parameters: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(FF_ROLES)}
     rows = atlas.query(
-        f"SELECT address, max(strength) AS most, count(*) OVER (), list(id) {of} GROUP BY address "
+        f"SELECT address, max(strength) AS most, count(*) OVER (), list(id) {neurons} GROUP BY address "
         'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
-        **asked,
+        **parameters,
         count=count,
         first=first,
     )
-    every = rows[0][2] if rows else atlas.query(f"SELECT count(DISTINCT address) {of}", **asked)[0][0]
+    total = rows[0][2] if rows else atlas.query(f"SELECT count(DISTINCT address) {neurons}", **parameters)[0][0]
     lists = _in_short(atlas, [i for *_, ids in rows for i in ids])
-    return LayerRecord(layer, first, every, tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows))
+    return LayerRecord(layer, first, total, tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows))
 
 
 def has_columns(atlas: Atlas, layer: int) -> bool:
-    """Whether an atlas holds any columns of the heads of a layer."""
+    """Tell whether an atlas holds any columns of the heads of a layer."""
     return any(run.layer == layer and run.role in HEAD_ROLES for run in atlas.runs)
 
 
-def most_telling(atlas: Atlas, layer: int, roles: Sequence[str], k: int | None = None) -> list[str]:
-    """Addresses of the k parameters (all for None) of some roles of a layer with the most telling lists, best first."""
-    rows = atlas.query(
-        "SELECT address FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role) "
-        "GROUP BY address ORDER BY max(strength) DESC, min(id) LIMIT $k",
-        file=str(atlas.path / PARAMETERS),
-        layer=layer,
-        roles=list(roles),
-        k=len(atlas.means) if k is None else k,
-    )
-    return [address for (address,) in rows]
-
-
 def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> dict[str, list[Telling]]:
-    """The columns of a query head in short, by role: q and o are its own, k and v its group's; most telling first.
+    """Return the columns of a query head in short, by role, most telling first; k and v are those of its group.
 
-    ``most``: how many of a role come with their lists (None for all); the others come without.
+    Args:
+        atlas: The atlas.
+        layer: The layer.
+        head: The query head.
+        most: How many columns of a role come with their lists; None for all.
     """
     group = atlas.model["heads"] // atlas.model["kv_heads"]
     rows = atlas.query(
@@ -123,14 +134,23 @@ def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> di
         head=head,
         shared=head // group * group,
     )
-    by_role = {kind: [row for role, *row in rows if role == kind] for kind in HEAD_ROLES}
-    lists = _in_short(atlas, [i for of in by_role.values() for *_, ids in of[:most] for i in ids])
-    found = {role: [Telling(a, s, tuple(lists.get(a, ()))) for a, s, _ in of] for role, of in by_role.items()}
-    return {role: of for role, of in found.items() if of}
+    by_role = {role: [row for row_role, *row in rows if row_role == role] for role in HEAD_ROLES}
+    lists = _in_short(atlas, [i for columns in by_role.values() for *_, ids in columns[:most] for i in ids])
+    return {
+        role: [Telling(a, s, tuple(lists.get(a, ()))) for a, s, _ in columns]
+        for role, columns in by_role.items()
+        if columns
+    }
 
 
 def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling]:
-    """What is neither neuron nor head: biases and norms' shifts of a layer, or (-1) the tables outside the blocks."""
+    """Return what is neither neuron nor head, most telling first: biases and norm shifts of a layer, or tables.
+
+    Args:
+        atlas: The atlas.
+        layer: The layer, or `OUTSIDE` for the tables.
+        count: Number of vectors at most.
+    """
     roles = list(dict.fromkeys(r.role for r in atlas.runs if r.layer == layer and r.role not in FF_ROLES + HEAD_ROLES))
     rows = atlas.query(
         "SELECT address, max(strength) AS most, list(id) FROM read_parquet($file) WHERE layer = $layer "
@@ -145,18 +165,18 @@ def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling
 
 
 def in_short(atlas: Atlas, addresses: Sequence[str]) -> list[Telling]:
-    """Some parameters of any layers in short, in the order given; the strength is that of their best list."""
+    """Return some parameters of any layers in short, in the order given, each with the strength of its best list."""
     rows = atlas.query(
         f"SELECT {_SHORT} FROM read_parquet($file) WHERE address IN (SELECT unnest($addresses)) ORDER BY id",  # noqa: S608
         file=str(atlas.path / PARAMETERS),
         addresses=list(addresses),
     )
-    found = _shorts(atlas, rows)
-    return [Telling(a, found[a][0], tuple(found[a][1])) for a in addresses if a in found]
+    shorts = _shorts(atlas, rows)
+    return [Telling(a, shorts[a][0], tuple(shorts[a][1])) for a in addresses if a in shorts]
 
 
 def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, int]]:
-    """How many lists of each (role, side, frame) of a layer are how telling: counts by bin, `BIN` wide, from 0."""
+    """Return the histogram of strengths of each (role, side, frame) of a layer: counts by bin, `BIN` wide, from 0."""
     rows = atlas.query(
         "SELECT role, side, frame, CAST(floor(strength / $bin) AS INTEGER) AS at, count(*) FROM read_parquet($file) "
         "WHERE layer = $layer AND list_contains($roles, role) AND isfinite(strength) GROUP BY ALL ORDER BY ALL",
@@ -165,18 +185,18 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
         roles=[*FF_ROLES, *HEAD_ROLES],
         bin=BIN,
     )
-    found: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
-    for role, side, frame, at, count in rows:
-        found[role, side, frame][at] = count
+    histograms: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
+    for role, side, frame, place, count in rows:
+        histograms[role, side, frame][place] = count
     order = (*FF_ROLES, *HEAD_ROLES)
-    return dict(sorted(found.items(), key=lambda kind: order.index(kind[0][0])))
+    return dict(sorted(histograms.items(), key=lambda item: order.index(item[0][0])))
 
 
 _SHORT = "address, layer, role, side, frame, mean, std, strength, words, words_z"
 
 
 def _in_short(atlas: Atlas, ids: Sequence[int]) -> dict[str, list[Short]]:
-    """Some lists in short, by the address of their parameter."""
+    """Return some lists in short, by the address of their parameter."""
     rows = atlas.query(
         f"SELECT {_SHORT} FROM read_parquet($file) WHERE id BETWEEN $first AND $last "  # noqa: S608
         "AND id IN (SELECT unnest($ids)) ORDER BY id",
@@ -189,13 +209,13 @@ def _in_short(atlas: Atlas, ids: Sequence[int]) -> dict[str, list[Short]]:
 
 
 def _shorts(atlas: Atlas, rows: Iterable[Sequence[Any]]) -> dict[str, tuple[float, list[Short]]]:
-    """For each address the strength of its best list, and all of them in short."""
-    found: dict[str, tuple[float, list[Short]]] = {}
+    """Return for each address the strength of its best list, and all its lists in short."""
+    shorts: dict[str, tuple[float, list[Short]]] = {}
     for address, layer, role, side, frame, mean, std, strength, ids, zs in rows:
         tokens = tuple(TokenScore(i, atlas.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
         evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
         pole = "−" if zs and zs[0] < 0 else "+"
-        most, lists = found.get(address, (strength, []))
+        most, lists = shorts.get(address, (strength, []))
         lists.append(Short(role, side, frame, pole, tokens, evidence))
-        found[address] = (max(most, strength), lists)
-    return found
+        shorts[address] = (max(most, strength), lists)
+    return shorts

@@ -1,4 +1,4 @@
-"""The Parquet files of an atlas: equal content gives equal bytes, and every file is whole or not there."""
+"""The Parquet files of an atlas: equal content gives equal bytes, and every file is written atomically."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,9 +34,18 @@ Kind = tuple[Side, str]
 
 @dataclass(frozen=True, eq=False)
 class ListBlock:
-    """The lists of a run of vectors in one frame: ids, addresses, and top and bottom tokens by z.
+    """The lists of a run of n vectors in one frame: ids, addresses, and top and bottom tokens by z.
 
-    ``spread`` is the standard deviation of z over the tokens in use, ``kurtosis`` tells its tails over the shown ones.
+    Attributes:
+        first_id: Id of the first list.
+        addresses: Addresses of the vectors.
+        frame: The frame.
+        norm: Norm of each vector, (n,).
+        mean: Mean of each list's scores over the tokens in use, (n,).
+        std: Standard deviation of these scores, (n,).
+        spread: Standard deviation of z over the tokens in use, (n,).
+        kurtosis: Kurtosis of the scores of the shown tokens, (n,).
+        extremes: Top and bottom tokens.
     """
 
     first_id: int
@@ -51,7 +60,7 @@ class ListBlock:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What tables have of them besides their tokens."""
+        """The columns about the lists, without their tokens."""
         e, n = self.extremes, len(self.addresses)
         return {
             "id": pa.array(np.arange(self.first_id, self.first_id + n, dtype=np.int32)),
@@ -82,14 +91,14 @@ class PairRow:
 
 
 def write_table(path: Path, table: pa.Table, row_group: int = 65536, compression: str = "zstd") -> None:
-    """Write a table whole or not at all."""
+    """Write a table atomically."""
     _write_groups(path, table.schema, [table], row_group, compression)
 
 
 def _write_groups(
     path: Path, schema: pa.Schema, groups: Iterable[pa.Table], row_group: int, compression: str = "zstd"
 ) -> None:
-    """Write tables of one schema under each other as they come, whole or not at all; none shares a group of rows."""
+    """Write tables of one schema one after the other, atomically; no two of them share a row group."""
     options: dict[str, Any] = {
         "compression": compression,
         "use_dictionary": [f.name for f in schema if pa.types.is_string(f.type) and f.name != "address"],
@@ -101,21 +110,21 @@ def _write_groups(
 
 
 def _full_groups(tables: Iterable[pa.Table], row_group: int) -> Iterator[pa.Table]:
-    """The same rows in tables of whole groups; only the last may be short."""
+    """Yield the same rows in tables of complete row groups; only the last may be short."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
         if (count := sum(map(len, waiting))) >= row_group:
-            whole, cut = pa.concat_tables(waiting), count // row_group * row_group
-            yield whole.slice(0, cut)
-            waiting = [whole.slice(cut)]
+            joined, cut = pa.concat_tables(waiting), count // row_group * row_group
+            yield joined.slice(0, cut)
+            waiting = [joined.slice(cut)]
     if sum(map(len, waiting)):
         yield pa.concat_tables(waiting)
 
 
 def write_lists(path: Path, blocks: Iterable[ListBlock]) -> None:
-    """Lists of one layer and role: one row a vector and frame, tokens and z in arrays of equal length."""
-    # Small row groups, so that showing one parameter reads little; smaller ones take longer to find than to read.
+    """Write the lists of one layer and role: a row for each vector and frame, tokens and z in arrays of one length."""
+    # Small row groups let a query of one parameter read little; in yet smaller ones the search takes longer than that.
     write_table(path, pa.concat_tables([_list_table(block) for block in blocks]), row_group=256)
 
 
@@ -126,15 +135,20 @@ def _list_table(block: ListBlock) -> pa.Table:
 
 
 def strength(e: Extremes, rank: int = 10) -> Tensor:
-    """How telling a list is, (n,): |z| of the tenth token of its stronger pole. One odd token does not make it so."""
-    at = min(rank, e.top.shape[1]) - 1
-    return torch.maximum(e.top[:, at].abs(), e.bottom[:, at].abs())
+    """Return how telling each list is, (n,): |z| of the tenth token of its stronger pole; one odd token is not enough.
+
+    Args:
+        e: The lists.
+        rank: Rank of the token, from 1.
+    """
+    place = min(rank, e.top.shape[1]) - 1
+    return torch.maximum(e.top[:, place].abs(), e.bottom[:, place].abs())
 
 
 def write_index(path: Path, blocks: Iterable[ListBlock], layer: int, role: str, side: Side) -> None:
-    """The lists of one layer and role as they stand in the index over all, which `write_parameters` makes of these."""
+    """Write one layer and role's part of the index over all lists, which `write_parameters` joins."""
     tables = (_index_table(block, layer, role, side) for block in blocks)
-    _write_groups(path, _PARAMETERS, tables, 1 << 20, compression="none")  # it is not kept for long
+    _write_groups(path, _PARAMETERS, tables, 1 << 20, compression="none")  # The file is temporary.
 
 
 def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Table:
@@ -152,22 +166,22 @@ def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Tabl
 
 
 def write_parameters(path: Path, parts: Iterable[Path]) -> int:
-    """The index over all lists from its parts, in their order; returns how many."""
+    """Write the index over all lists from its parts, in their order; return the number of lists."""
     count = 0
 
-    def counted() -> Iterator[pa.Table]:
+    def count_rows() -> Iterator[pa.Table]:
         nonlocal count
         for part in map(_read, parts):
             count += len(part)
             yield part
 
-    # What is asked of one layer then reads little.
-    _write_groups(path, _PARAMETERS, _full_groups(counted(), 8192), 8192)
+    # Small row groups let a query of one layer read little.
+    _write_groups(path, _PARAMETERS, _full_groups(count_rows(), 8192), 8192)
     return count
 
 
 WORDS = 6
-"""The first tokens of a list's stronger pole, as the index over all lists has them."""
+"""Number of tokens of a list's stronger pole in the index over all lists."""
 
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
@@ -178,7 +192,7 @@ _PARAMETERS = pa.schema(
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
-    """Every token: its text, its piece as the tokenizer has it, and in which views it is shown."""
+    """Write the table of all tokens: text, piece as the tokenizer has it, and the views that show them."""
     columns = {
         "id": pa.array(np.arange(vocab.size, dtype=np.int32)),
         "token": pa.array([_storable(vocab.label(i)) for i in range(vocab.size)], pa.string()),
@@ -193,81 +207,83 @@ def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
 
 
 def _read(path: Path) -> pa.Table:
-    """A table of an earlier run. Raises BadAtlas, naming the file, where it is damaged."""
+    """Read a table that an earlier run may have written; raise BadAtlas, naming the file, if it is damaged."""
     with _reading(path):
         return pq.read_table(path)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
+    """Raise BadAtlas for an error of pyarrow."""
     try:
         yield
-    except (OSError, ValueError) as error:  # what pyarrow's errors derive from
+    except (OSError, ValueError) as error:  # The base classes of pyarrow's errors.
         raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build again.") from error
 
 
 def _storable(text: str) -> str:
-    """Text that Parquet can hold: lone surrogates are spelled out."""
+    """Return text that Parquet can hold: lone surrogates are written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_pairs(path: Path, rows: Sequence[PairRow]) -> None:
-    """Top pairs of head maps: one row each, pairs best first, with the certificate."""
-    found = [row.pairs for row in rows]
+    """Write the top pairs of head maps: one row for each map, pairs best first, with the certificate."""
+    pairs = [row.pairs for row in rows]
     table = pa.table(
         {
             "address": pa.array([row.address for row in rows], pa.string()),
             "head": pa.array([row.head for row in rows], pa.int32()),
             "offset": pa.array([row.offset for row in rows], pa.int32()),
             "frame": pa.array([row.frame for row in rows], pa.string()),
-            "left_ids": pa.array([p.left.tolist() for p in found], pa.list_(pa.int32())),
-            "right_ids": pa.array([p.right.tolist() for p in found], pa.list_(pa.int32())),
-            "scores": pa.array([p.scores.tolist() for p in found], pa.list_(pa.float32())),
-            "kth": pa.array([p.kth for p in found], pa.float32()),
-            "bound": pa.array([p.bound for p in found], pa.float32()),
-            "complete": pa.array([p.complete for p in found], pa.bool_()),
+            "left_ids": pa.array([p.left.tolist() for p in pairs], pa.list_(pa.int32())),
+            "right_ids": pa.array([p.right.tolist() for p in pairs], pa.list_(pa.int32())),
+            "scores": pa.array([p.scores.tolist() for p in pairs], pa.list_(pa.float32())),
+            "kth": pa.array([p.kth for p in pairs], pa.float32()),
+            "bound": pa.array([p.bound for p in pairs], pa.float32()),
+            "complete": pa.array([p.complete for p in pairs], pa.bool_()),
         }
     )
     write_table(path, table)
 
 
-def write_mark(path: Path, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> None:
-    """What a job found for the tokens: (kind, tokens, keys) as `TokenIndex.entries` gives them."""
-    kinds = (_full_groups(_mark_tables(kind, parts), 1 << 18) for kind, parts in groupby(found, itemgetter(0)))
-    _write_groups(path, _MARK, chain.from_iterable(kinds), 1 << 20, compression="none")  # it is not kept for long
+def write_mark(path: Path, entries: Iterable[tuple[Kind, Tensor, Tensor]]) -> None:
+    """Write what a job found for the tokens: (type of list, tokens, keys) as `TokenIndex.entries` yields them."""
+    groups = (_full_groups(_mark_tables(name, parts), 1 << 18) for name, parts in groupby(entries, itemgetter(0)))
+    _write_groups(path, _MARK, chain.from_iterable(groups), 1 << 20, compression="none")  # The file is temporary.
 
 
-def _mark_tables(kind: Kind, found: Iterable[tuple[Kind, Tensor, Tensor]]) -> Iterator[pa.Table]:
-    for _, tokens, keys in found:
+def _mark_tables(list_type: Kind, entries: Iterable[tuple[Kind, Tensor, Tensor]]) -> Iterator[pa.Table]:
+    """Yield the entries of one type of list as tables."""
+    for _, tokens, keys in entries:
         columns = {"token": _column(tokens.int()), "key": _column(keys)}
-        yield pa.table(_names(kind, len(tokens)) | columns, schema=_MARK)
+        yield pa.table(_type_columns(list_type, len(tokens)) | columns, schema=_MARK)
 
 
-def _names(kind: Kind, count: int) -> dict[str, Any]:
-    """The columns that say of what kind all rows are."""
-    return {name: pa.repeat(value, count) for name, value in zip(("side", "frame"), kind, strict=True)}
+def _type_columns(list_type: Kind, count: int) -> dict[str, Any]:
+    """Return the columns with the type of list, the same in all rows."""
+    return {name: pa.repeat(value, count) for name, value in zip(("side", "frame"), list_type, strict=True)}
 
 
 def read_mark(path: Path) -> Iterator[tuple[Kind, Tensor, Tensor]]:
-    """The entries that `write_mark` kept, all of a kind together."""
-    found: dict[Kind, list[pa.Table]] = {}
+    """Yield the entries of a file of `write_mark`, all of one type of list together."""
+    tables: dict[Kind, list[pa.Table]] = {}
     with _reading(path), pq.ParquetFile(path) as file:
-        for table in map(file.read_row_group, range(file.num_row_groups)):  # none is of two kinds
+        for table in map(file.read_row_group, range(file.num_row_groups)):  # Each group has one type of list.
             if len(table):
-                kind = table["side"][0].as_py(), table["frame"][0].as_py()
-                found.setdefault(kind, []).append(table.select(["token", "key"]))
-    for kind in sorted(found):
-        table = pa.concat_tables(found.pop(kind))
-        yield kind, _tensor(table["token"]).long(), _tensor(table["key"])
+                list_type = table["side"][0].as_py(), table["frame"][0].as_py()
+                tables.setdefault(list_type, []).append(table.select(["token", "key"]))
+    for list_type in sorted(tables):
+        table = pa.concat_tables(tables.pop(list_type))
+        yield list_type, _tensor(table["token"]).long(), _tensor(table["key"])
 
 
 _MARK = pa.schema({"side": pa.string(), "frame": pa.string(), "token": pa.int32(), "key": pa.int64()})
 
 
 def write_token_index(path: Path, lists: dict[Kind, TokenIndex], kept: Tensor) -> None:
-    """For each kind of list and kept token the best parameters, by falling |z|; sorted so that a token is one run."""
-    kinds = (_full_groups(_index_tables(kind, lists[kind], kept), 25_000) for kind in sorted(lists))
-    _write_groups(path, _INDEX_SCHEMA, chain.from_iterable(kinds), 25_000)
+    """Write the best parameters for each type of list and token, by falling |z|; the rows of a token are adjacent."""
+    groups = (_full_groups(_index_tables(name, lists[name], kept), 25_000) for name in sorted(lists))
+    _write_groups(path, _INDEX_SCHEMA, chain.from_iterable(groups), 25_000)
 
 
 _INDEX_SCHEMA = pa.schema(
@@ -276,8 +292,8 @@ _INDEX_SCHEMA = pa.schema(
 )
 
 
-def _index_tables(kind: Kind, index: TokenIndex, kept: Tensor) -> Iterator[pa.Table]:
-    """Yield the index of one kind of list, some tokens at a time."""
+def _index_tables(list_type: Kind, index: TokenIndex, kept: Tensor) -> Iterator[pa.Table]:
+    """Yield the index of one type of list, a block of tokens at a time."""
     rank = torch.arange(index.keys.shape[1], dtype=torch.int16, device=kept.device)
     for part in blocks(len(kept), 2048):
         taken, ids, z = index.ranked(part)
@@ -288,7 +304,7 @@ def _index_tables(kind: Kind, index: TokenIndex, kept: Tensor) -> Iterator[pa.Ta
             "id": _column(ids[taken].int()),
             "z": _column(z[taken]),
         }
-        yield pa.table(_names(kind, len(token)) | columns, schema=_INDEX_SCHEMA)
+        yield pa.table(_type_columns(list_type, len(token)) | columns, schema=_INDEX_SCHEMA)
 
 
 def _column(values: Tensor) -> pa.Array:
@@ -301,7 +317,7 @@ def _arrays(values: Tensor) -> pa.Array:
 
 
 def _lists(values: Tensor) -> pa.Array:
-    """As `_arrays`, but typed as lists of any length."""
+    """Return the same as `_arrays`, typed as lists of any length."""
     ends = pa.array(np.arange(0, values.numel() + 1, max(1, values.shape[1]), dtype=np.int32))
     return pa.ListArray.from_arrays(ends, _column(values.flatten()))
 

@@ -1,7 +1,8 @@
-"""The rows of an atlas, written once and loaded as a build needs them: kept tokens only, centred.
+"""The rows of an atlas, written once and loaded when a build needs them: kept tokens only, centred.
 
-Nothing here is as long as the vocabulary but the rows that a build multiplies with. Those are held in memory while
-there is room for them; else they lie in a file that is mapped, and the system takes their memory when it is short.
+Of what a build holds, only the rows that it multiplies with are as long as the vocabulary. They are held in memory
+while there is room for them; otherwise they are mapped from a file, and the system reclaims their memory when it needs
+some.
 """
 
 import mmap
@@ -28,10 +29,14 @@ __all__ = ["Space", "Spaces", "StoredRows", "load_array", "save_array"]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Rows of the kept tokens (V', d) minus the mean row, and the moments over all tokens in use.
+    """The rows of the kept tokens in one space.
 
-    ``mapped`` is the map of the file behind the rows where they are not held in memory, and ``numbers`` the part of it
-    where they are kept as whole numbers.
+    Attributes:
+        rows: Rows of the kept tokens minus the mean row, (V', d).
+        moments: Moments of the rows of all tokens in use.
+        mapped: The map of the file with the rows if they are not held in memory.
+        numbers: The part of that map for the quantized rows.
+        lock: Guards the quantization.
     """
 
     rows: Tensor
@@ -41,31 +46,34 @@ class Space:
     lock: Lock = field(default_factory=Lock)
 
     def rest(self) -> None:
-        """Give the memory of mapped rows back for now; the system keeps them in its cache if it can."""
+        """Release the memory of mapped rows for now; the system keeps them in its cache if it can."""
         _rest(self.mapped)
 
     @property
     def prepared(self) -> PreparedRows:
-        """The rows made ready for `top_k.survey`: a quarter as large once more."""
+        """The rows prepared for `top_k.survey`, which take a quarter of their size in addition."""
         with self.lock:
             return self._prepared
 
     @cached_property
     def _prepared(self) -> PreparedRows:
-        # Of the space itself nothing: in a circle of references the rows would outlive it for long.
+        # Nothing may refer to the space itself: in a reference cycle the rows would outlive it for long.
         return prepare_rows(self.rows, self.moments.covariance, partial(_rest, self.mapped), self.numbers)
 
 
 def _rest(mapped: mmap.mmap | None) -> None:
+    """Release the memory of a map, if there is one."""
     if mapped is not None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Spaces:
-    """Writes the rows of a model's frames to a folder, and loads them for the jobs.
+    """The spaces of a build: their rows are written to a folder once, and loaded for the jobs.
 
-    ``kept`` are the ids of the tokens that lists may show; ``room`` is how many bytes of rows may be held in memory at
-    once, all that are asked for if None.
+    Attributes:
+        folder: Folder of the rows.
+        kept: Ids of the tokens that lists may show, (V',).
+        room: Bytes of rows that may be held in memory at once; None for no limit.
     """
 
     def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
@@ -74,7 +82,7 @@ class Spaces:
         self._lock = Lock()
 
     def write(self, frames: Frames, space: str) -> None:
-        """Compute and write one space, unless it is there."""
+        """Compute and write one space, unless its files exist."""
         path, moments_path = self._paths(space)
         if path.exists() and moments_path.exists():
             return
@@ -84,61 +92,63 @@ class Spaces:
             np.lib.format.write_array_header_1_0(file, header)
             for _, rows in frames.blocks(space):
                 rows.cpu().numpy().tofile(file)
-        found = moments(StoredRows(path, self.kept.device), frames.used)
-        save_array(moments_path, torch.cat((found.mean[None], found.covariance)).cpu().numpy())
+        row_moments = moments(StoredRows(path, self.kept.device), frames.used)
+        save_array(moments_path, torch.cat((row_moments.mean[None], row_moments.covariance)).cpu().numpy())
 
     def load(self, space: str) -> Space:
-        """One space, kept for the jobs to come: in memory if there is room."""
+        """Return one space, loaded into memory if there is room, and keep it for later jobs."""
         with self._lock:
             if space not in self._loaded:
                 self._loaded[space] = self._read(space)
             return self._loaded[space]
 
     def keep_only(self, spaces: set[str]) -> None:
-        """Forget the spaces that no further job needs."""
+        """Forget all spaces except those that later jobs need."""
         with self._lock:
             self._loaded = {name: space for name, space in self._loaded.items() if name in spaces}
 
     def _read(self, space: str) -> Space:
         path, moments_path = self._paths(space)
         stacked = torch.from_numpy(load_array(moments_path, mapped=False)).to(self.kept.device)
-        found, stored = Moments(stacked[0], stacked[1:], -1), StoredRows(path, self.kept.device)
-        return (self._held if self._fits(stored.shape[1]) else self._mapped)(stored, found)
+        row_moments, stored = Moments(stacked[0], stacked[1:], -1), StoredRows(path, self.kept.device)
+        return (self._in_memory if self._fits(stored.shape[1]) else self._mapped)(stored, row_moments)
 
     def _fits(self, d: int) -> bool:
-        held = sum(space.mapped is None for space in self._loaded.values())
-        each = rows_size(len(self.kept), d) + rounded_size(len(self.kept), d)
-        return self.room is None or (held + 1) * each <= self.room
+        """Tell whether one more space of width d fits into memory."""
+        count = sum(space.mapped is None for space in self._loaded.values())
+        size = rows_size(len(self.kept), d) + rounded_size(len(self.kept), d)
+        return self.room is None or (count + 1) * size <= self.room
 
-    def _held(self, stored: "StoredRows", found: Moments) -> Space:
+    def _in_memory(self, stored: "StoredRows", row_moments: Moments) -> Space:
         rows = torch.empty(len(self.kept), stored.shape[1], device=self.kept.device)
-        for part, block in self._centred(stored, found):
+        for part, block in self._centred(stored, row_moments):
             rows[part] = block
-        return Space(rows, found)
+        return Space(rows, row_moments)
 
-    def _mapped(self, stored: "StoredRows", found: Moments) -> Space:
-        """A space whose rows lie in a file without a name, which goes with the process whatever ends it."""
+    def _mapped(self, stored: "StoredRows", row_moments: Moments) -> Space:
+        """Return a space whose rows are in an unnamed file, which disappears with the process however that ends."""
         shape = len(self.kept), stored.shape[1]
-        size, more = rows_size(*shape), rounded_size(*shape)
+        size, quantized_size = rows_size(*shape), rounded_size(*shape)
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
-                for _, block in self._centred(stored, found):
+                for _, block in self._centred(stored, row_moments):
                     block.numpy().tofile(file)
-                for part in blocks(more, 1 << 20):  # written, so that a full disk is told now and not by a signal later
+                # Zeros are written so that a full disk raises an error now instead of sending a signal later.
+                for part in blocks(quantized_size, 1 << 20):
                     file.write(bytes(part.stop - part.start))
                 file.flush()
-                mapped = mmap.mmap(file.fileno(), size + more)
+                mapped = mmap.mmap(file.fileno(), size + quantized_size)
         except OSError as error:
             raise BadAtlas(
                 f"{self.folder} has no room for rows that do not fit into --memory ({error.strerror or error})."
             ) from error
         rows = torch.frombuffer(mapped, dtype=torch.float32, count=shape[0] * shape[1]).view(shape)
-        numbers = torch.frombuffer(mapped, dtype=quantized_type(), offset=size).view(shape) if more else None
-        return Space(rows, found, mapped, numbers)
+        numbers = torch.frombuffer(mapped, dtype=quantized_type(), offset=size).view(shape) if quantized_size else None
+        return Space(rows, row_moments, mapped, numbers)
 
-    def _centred(self, stored: "StoredRows", found: Moments) -> Iterator[tuple[slice, Tensor]]:
-        """The kept rows less the mean row, block by block, with their places."""
-        shift = found.mean.float()
+    def _centred(self, stored: "StoredRows", row_moments: Moments) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the kept rows minus the mean row, in blocks, with their places."""
+        shift = row_moments.mean.float()
         for part in blocks(stored.shape[0]):
             first, stop = torch.searchsorted(self.kept, torch.tensor([part.start, part.stop]).to(self.kept)).tolist()
             if first < stop:
@@ -150,10 +160,17 @@ class Spaces:
 
 
 class StoredRows:
-    """Rows (V, d) in a file of an atlas; only those of the slice that is asked for are read, onto ``device``.
+    """The rows (V, d) in a file of an atlas; indexing with a slice reads its rows onto a device.
 
-    They are read and not mapped: pages of a mapped file that were read count as ours. Raises BadAtlas where the file is
-    damaged.
+    They are read, not mapped: pages of a mapped file would count as memory of this process.
+
+    Attributes:
+        path: The file.
+        device: Where the rows go.
+        shape: (V, d).
+
+    Raises:
+        BadAtlas: The file is damaged.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -165,17 +182,17 @@ class StoredRows:
     def __getitem__(self, part: slice) -> Tensor:
         start, stop, _ = part.indices(self.shape[0])
         width = self.shape[1]
-        found = np.fromfile(self.path, np.float32, (stop - start) * width, offset=self._offset + 4 * start * width)
-        return torch.from_numpy(found).view(stop - start, width).to(self.device)
+        flat = np.fromfile(self.path, np.float32, (stop - start) * width, offset=self._offset + 4 * start * width)
+        return torch.from_numpy(flat).view(stop - start, width).to(self.device)
 
 
 def rows_size(count: int, d: int) -> int:
-    """Bytes of some rows."""
+    """Return the bytes of ``count`` rows of width d."""
     return count * d * torch.float32.itemsize
 
 
 def load_array(path: Path, mapped: bool = True) -> np.ndarray:
-    """An array of the atlas; pickles are refused. Raises BadAtlas, naming the file, where it is damaged."""
+    """Load an array of the atlas; raise BadAtlas, naming the file, if it is damaged or holds pickles."""
     try:
         return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
@@ -183,6 +200,6 @@ def load_array(path: Path, mapped: bool = True) -> np.ndarray:
 
 
 def save_array(path: Path, array: Float32) -> None:
-    """Write an array whole or not at all."""
+    """Write an array atomically."""
     with atlas_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)

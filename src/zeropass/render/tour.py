@@ -72,7 +72,7 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
     role, frame = ("value", "output") if name == "Late" else (reading, "token")
-    candidates = atlas.strongest(role, frame, layers, _CANDIDATES)
+    candidates = atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
     for address in best[:_NEURONS]:
         for record in atlas.explain(address, tokens="words", k=_TOKENS):

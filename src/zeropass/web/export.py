@@ -221,7 +221,7 @@ def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
     """Yield the addresses of the neurons, columns and lone vectors that have pages."""
     for number in layers:
         for roles in (FF_ROLES, HEAD_ROLES):
-            yield from summary.most_telling(context.atlas, number, roles, chosen.most)
+            yield from context.atlas.strongest(roles, (number, number + 1), k=chosen.most)
         yield from (row.address for row in summary.outside(context.atlas, number))
     yield from (row.address for row in summary.outside(context.atlas, OUTSIDE))
 
