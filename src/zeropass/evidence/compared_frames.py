@@ -1,4 +1,4 @@
-"""The frames that are compared: those of the library, and variants of them that it does not show (docs/evidence.md)."""
+"""The frames that evidence compares: those of the library, and variants that it does not show (docs/evidence.md)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ READ_FRAMES = {
     "output.raw": "unembedding through the final norm, not normed",
     "output.inverse": "pseudo-inverse of the output rows",
 }
-"""Frames of what reads. Layer 0 reads the embedding itself in every ``token`` frame."""
+"""The frames of reading vectors. Layer 0 reads the embedding itself in every ``token`` frame."""
 
 WRITE_FRAMES = {
     "paper": "raw rows of E",
@@ -35,19 +35,23 @@ WRITE_FRAMES = {
     "output.inverse": "pseudo-inverse of the output rows",
     "token": "tokens carried through block 0, normed",
 }
-"""Frames of what writes."""
+"""The frames of writing vectors."""
 
 
 _SHARES = {"mlp": 0.0, "half": 0.5, "raw": 1.0}
-"""How much the attention of block 0 counts in a variant of ``token``."""
+"""The weight of the attention of block 0 in a variant of ``token``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spaces:
-    """Rows of every frame that is compared, and parameters as each frame takes them.
+    """The rows of every compared frame, and the parameters folded for each.
 
-    Whole tables are made anew when asked for, since each may be a hundred megabytes; the rows of the tokens ``ids``
-    (sorted, unique), which the text holds, are kept.
+    The rows of all tokens are computed anew each time, since a table may take a hundred megabytes. Those of the text's
+    tokens are kept.
+
+    Attributes:
+        frames: The frames of the model.
+        ids: Ids of the text's tokens, sorted and unique.
     """
 
     frames: Frames
@@ -58,7 +62,7 @@ class Spaces:
         return {}
 
     def matrix(self, frame: str, side: Side, layer: int) -> Tensor:
-        """Return the rows (V, d) of a frame, as a layer has them; BadOption for a frame that is not compared."""
+        """Return the rows (V, d) of a frame for a layer; raise BadOption for a frame that is not compared."""
         if frame not in {*READ_FRAMES, *WRITE_FRAMES}:
             known = ", ".join(dict.fromkeys((*READ_FRAMES, *WRITE_FRAMES)))
             raise BadOption(f"There is no frame {frame!r} to compare; there are {known}.")
@@ -77,22 +81,23 @@ class Spaces:
         return self.frames.matrix(f"{name}.{'write' if variant == 'raw' else side}")
 
     def rows(self, frame: str, layer: int, ids: Tensor) -> Tensor:
-        """Rows (n, d) of some tokens of the text, as the reading vectors of a layer meet them."""
+        """Return the rows (n, d) of some tokens of the text, as the reading vectors of a layer meet them."""
         first = layer == 0 and frame.startswith("token")
         if (frame, first) not in self._gathered:
             self._gathered[frame, first] = self.matrix(frame, "read", 0 if first else 1)[self.ids].clone()
         return self._gathered[frame, first][torch.searchsorted(self.ids, ids)]
 
     def vectors(self, role: str, layer: int, frame: str, at: Tensor | None = None) -> Tensor:
-        """Vectors (n, d) of a role, or those at some rows, folded as the frame takes them."""
+        """Return the vectors (n, d) of a role, or some of them, folded for a frame."""
         matrix = self.frames.model.matrix(role, layer)
         return self.folded(matrix if at is None else matrix[at], role, layer, frame)
 
     def folded(self, vectors: Tensor, role: str, layer: int, frame: str) -> Tensor:
-        """Canonical vectors (n, d) as a frame takes those of a role: see `Frames.fold`."""
+        """Return canonical vectors (n, d) of a role, folded for a frame: see `Frames.fold`."""
         name = frame.partition(".")[0]
         return self.frames.fold(vectors, name, side_of(role), f"{site_of(role)}_norm", layer)
 
     def _as_read(self, states: Tensor) -> Tensor:
+        """Return states normed where the model norms what it reads."""
         family = self.frames.model.family
         return normed(states, family.norm, self.frames.model.dims.eps) if family.reads_normed else states

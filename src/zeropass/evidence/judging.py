@@ -1,4 +1,4 @@
-"""Verdicts from an evidence: which results judge a list, and against which null."""
+"""The verdicts that evidence gives: which results judge a list, and against which null."""
 
 import math
 import re
@@ -11,21 +11,21 @@ __all__ = ["verdicts_of"]
 METRIC = "spearman"
 
 WRONG_LISTS = ("permuted", "rotated")
-"""The nulls that give a parameter a wrong list; the stronger of them is the chance that a verdict names."""
+"""The nulls that give a parameter a wrong list; a verdict states the stronger of them."""
 
 
 def verdicts_of(evidence: Evidence) -> Verdicts:
-    """Return the verdicts that an evidence gives: its results that are in `JUDGES`, each with its stronger null."""
-    kinds = []
+    """Return the verdicts that evidence gives: one for each result that `JUDGES` names, with its stronger null."""
+    verdicts = []
     for result in evidence.results:
         nulls = [null.mean for null in result.nulls if null.name in WRONG_LISTS]
         if _judges(result) and nulls and all(map(math.isfinite, (result.value, *nulls))):
-            kinds.append(_of_result(result, max(nulls)))
-    return Verdicts(dict(evidence.model), dict(evidence.method), tuple(kinds))
+            verdicts.append(_of_result(result, max(nulls)))
+    return Verdicts(dict(evidence.model), dict(evidence.method), tuple(verdicts))
 
 
 def _judges(result: Result) -> bool:
-    """Whether a result is the one that judges its kind of list, in one layer, from anything at all."""
+    """Tell whether a result judges its kind of list: by the judging metric, in one layer, from at least one item."""
     if result.metric != METRIC or result.layer < 0 or result.n < 1:
         return False
     return any(

@@ -1,8 +1,8 @@
-"""Measure the evidence for one model: text in, results out. Finished parts are kept, so that a stopped run continues.
+"""Measure the evidence for one model on a text. Finished parts are stored, so that a stopped run can continue.
 
-The model runs over the text once (`activations`); each measure compares what was recorded with what the weights alone
-say (`reading`, `attention`, `overlap`, `inverses`; `writing` runs the model again); every number gets its nulls
-(`resampling`), and all of them become one `Evidence` (`results`).
+The model runs over the text once (`activations`). Each measure compares its activations with what the weights alone say
+(`reading`, `attention`, `overlap`, `inverses`; `writing` runs the model again). Every number gets its nulls
+(`resampling`), and all numbers become one `Evidence` (`results`).
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from zeropass.model.running import Running, load_running, require_tokens
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
 
 PARTS = ("writing", "reading", "attention", "states", "pairs", "inverses")
-"""What is measured one after the other; ``writing``, alone in running the model again, gives ``promotes`` too."""
+"""The parts of a measurement, in order. ``writing``, which alone runs the model again, gives ``promotes`` too."""
 
 
 def measure(
@@ -59,35 +59,47 @@ def measure(
 ) -> Evidence:
     """Measure how well the words that zeropass reads from a model's weights agree with what the model does on a text.
 
-    ``model`` is read on the processor and run on ``device``. source: what the text is, for the record. parts: some of
-    `PARTS`. folder: where finished parts are kept, so that the same call continues there. Raises BadOption for a text
-    that is too short or a part that does not exist; a model that transformers cannot run gives the static part, and
-    ``left_out`` says why.
+    Args:
+        model: The model, whose weights are read on the processor.
+        text: The text.
+        source: A description of the text, for the record.
+        settings: The extent of the measurement; by default `Settings()`.
+        parts: Some of `PARTS`.
+        folder: Where finished parts are stored; the same call then continues there.
+        device: Where the model runs.
+        progress: Reports progress.
+
+    Returns:
+        The evidence. For a model that transformers cannot run it holds what the weights alone give, and ``left_out``
+        says why.
+
+    Raises:
+        BadOption: The text is too short, or a part does not exist.
     """
     settings = settings or Settings()
     for part in parts:
         if part not in PARTS:
             raise BadOption(f"There is no measure {part!r}; measures are {', '.join(PARTS)}.")
-    clock = _Clock()
-    bench = _Bench(model, text, settings, device, progress)
-    require_tokens(bench.ids, settings.fewest, model)
-    kept = _Kept(Parts(folder, _key(bench), BadOption), clock) if folder is not None else None
+    stopwatch = _Stopwatch()
+    measurement = _Measurement(model, text, settings, device, progress)
+    require_tokens(measurement.ids, settings.fewest, model)
+    stored = _StoredParts(Parts(folder, _key(measurement), BadOption), stopwatch) if folder is not None else None
     results: list[Result] = []
     left_out: dict[str, str] = {}
     for part in (p for p in PARTS if p in parts):
-        loaded = kept.load(part) if kept else None
-        found, reason = bench.measured(part) if loaded is None else (loaded, "")
+        loaded = stored.load(part) if stored else None
+        part_results, reason = measurement.results_of(part) if loaded is None else (loaded, "")
         if reason:
             left_out[part] = reason
-        elif kept and loaded is None:
-            kept.save(part, found)
-        results += found
-    method = _method(bench, source, clock) | {"measures": [part for part in PARTS if part in parts]}
-    return Evidence(_model_facts(model), method, tuple(results), left_out, bench.notes)
+        elif stored and loaded is None:
+            stored.save(part, part_results)
+        results += part_results
+    method = _method(measurement, source, stopwatch) | {"measures": [part for part in PARTS if part in parts]}
+    return Evidence(_model_facts(model), method, tuple(results), left_out, measurement.notes)
 
 
 def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
-    """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each whole or not at all."""
+    """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each file atomically."""
     with atomic_write(folder / "evidence.json", BadOption) as temporary:
         temporary.write_text(json.dumps(evidence.to_json(), allow_nan=False) + "\n", encoding="utf-8")
     write_parquet(evidence.results, folder / "evidence.parquet")
@@ -96,8 +108,8 @@ def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Bench:
-    """One model and one text; what the measures share is made when first needed."""
+class _Measurement:
+    """A measurement of one model on one text; what the measures share is computed when first needed."""
 
     model: Model
     text: str
@@ -121,41 +133,43 @@ class _Bench:
 
     @cached_property
     def reasons(self) -> dict[str, str]:
-        """Why parts cannot be measured in full, by part."""
+        """The reasons why parts cannot be measured in full, by part."""
         if isinstance(self.running, CannotRun):
-            every = {part: str(self.running) for part in PARTS if part != "pairs"}
-            return every | {"inverses": f"{self.running} Hidden states are missing."}
+            reasons = {part: str(self.running) for part in PARTS if part != "pairs"}
+            return reasons | {"inverses": f"{self.running} Hidden states are missing."}
         headless = f"{self.model.name} has no language model's head that writes could be measured by."
         return {} if self.running.speaks else {"writing": headless}
 
     @cached_property
     def activations(self) -> Activations | None:
+        """The activations on the text; None if the model cannot be run."""
         if isinstance(self.running, CannotRun):
             return None
         return record_activations(self.running, self.ids, self.settings, self.progress)
 
     @cached_property
     def spaces(self) -> Spaces:
-        """Rows of every frame, those of the text's tokens kept."""
+        """The rows of every frame for the tokens of the text."""
         return Spaces(Frames(self.model), torch.zeros(0) if self.activations is None else self.activations.ids)
 
     @cached_property
     def shown(self) -> Tensor:
-        """Ids (V',) of the tokens that lists show by default."""
+        """The ids (V',) of the tokens that lists show by default."""
         mask = self.model.vocab.mask("default", *self.model.judgement)
         return torch.from_numpy(np.flatnonzero(mask))
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """The notes of the evidence, for a text that is shorter than asked for."""
         short = len(self.ids) < self.settings.tokens
-        found = f"The text has {len(self.ids)} tokens; {self.settings.tokens} were asked for." if short else ""
-        return (found,) if found else ()
+        note = f"The text has {len(self.ids)} tokens; {self.settings.tokens} were asked for." if short else ""
+        return (note,) if note else ()
 
-    def measured(self, part: str) -> tuple[list[Result], str]:
-        """The results of a part, and why they are not what could be, if so."""
-        if part == "pairs":  # from the weights alone
-            unsupported = Spaces(Frames(self.model), torch.zeros(0))
-            return overlap.pairs(unsupported, self.shown, self.settings, self.progress), ""
+    def results_of(self, part: str) -> tuple[list[Result], str]:
+        """Return the results of a part, and the reason why they are missing or incomplete, if they are."""
+        if part == "pairs":  # Pairs need the weights alone: no text, no running model.
+            textless = Spaces(Frames(self.model), torch.zeros(0))
+            return overlap.pairs(textless, self.shown, self.settings, self.progress), ""
         reason = self.reasons.get(part, "")
         if part == "inverses":
             return inverses(self.spaces, self.activations, self.settings, self.progress), reason
@@ -163,77 +177,82 @@ class _Bench:
 
     @property
     def text_activations(self) -> Activations:
-        """The activations, for a part that there is no reason against."""
+        """The activations, for a part that needs them; raises CannotRun if there are none."""
         if self.activations is None:
             raise CannotRun(self.reasons["reading"])
         return self.activations
 
     def writing(self, activations: Activations) -> list[Result]:
-        """The one part that runs the model again; nothing needs it afterwards, so its memory is given back."""
+        """Measure what vectors write, then release the running model: no later part needs it."""
         if isinstance(self.running, CannotRun):
             raise self.running
-        found = writing(self.running, self.spaces, activations, self.ids, self.shown, self.settings, self.progress)
+        results = writing(self.running, self.spaces, activations, self.ids, self.shown, self.settings, self.progress)
         self.__dict__.pop("running")
-        return found
+        return results
 
     def reading(self, activations: Activations) -> list[Result]:
+        """Measure what vectors read."""
         noise = {site: noise_vectors(self.model.dims.d, self.settings, site) for site in ("attn", "ff")}
         return reading(self.spaces, activations, noise, self.settings, self.progress)
 
 
-_MEASURES: dict[str, Callable[[_Bench, Activations], list[Result]]] = {
-    "writing": _Bench.writing,
-    "reading": _Bench.reading,
-    "attention": lambda b, activations: attention(b.spaces, activations, b.settings, b.progress),
-    "states": lambda b, activations: overlap.states(b.spaces, activations, b.shown, b.settings, b.progress),
+_MEASURES: dict[str, Callable[[_Measurement, Activations], list[Result]]] = {
+    "writing": _Measurement.writing,
+    "reading": _Measurement.reading,
+    "attention": lambda m, activations: attention(m.spaces, activations, m.settings, m.progress),
+    "states": lambda m, activations: overlap.states(m.spaces, activations, m.shown, m.settings, m.progress),
 }
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Finished parts with what they took; those of another model, text or setting are not used."""
+class _StoredParts:
+    """The finished parts in a folder, each with its time and memory; those of another key are ignored."""
 
     parts: Parts
-    clock: "_Clock"
+    stopwatch: "_Stopwatch"
 
     def load(self, part: str) -> list[Result] | None:
+        """Return the results of a part, and count its time and memory; None if it is not stored."""
         value = self.parts.load(part)
         try:
-            results = [result_from_json(one) for one in value["results"]]
-            self.clock.add(float(value["seconds"]), float(value["peak_mb"]))
+            results = [result_from_json(result) for result in value["results"]]
+            self.stopwatch.add(float(value["seconds"]), float(value["peak_mb"]))
             return results
         except (ValueError, KeyError, TypeError):
             return None
 
     def save(self, part: str, results: list[Result]) -> None:
-        spent = {"seconds": self.clock.lap(), "peak_mb": _peak()}
-        self.parts.save(part, spent | {"results": [asdict(one) for one in results]})
+        """Store the results of a part with its time and memory."""
+        cost = {"seconds": self.stopwatch.lap(), "peak_mb": _peak()}
+        self.parts.save(part, cost | {"results": [asdict(result) for result in results]})
 
 
-class _Clock:
-    """Seconds and memory of a measurement, those of parts that an earlier run finished included."""
+class _Stopwatch:
+    """The seconds and the memory of a measurement, including parts that an earlier run finished."""
 
     def __init__(self) -> None:
         self.started = self.last = time.monotonic()
         self.before, self.peak = 0.0, 0.0
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
-        before, self.last = self.last, time.monotonic()
-        return self.last - before
+        """Return the seconds since the last lap, and begin another."""
+        last, self.last = self.last, time.monotonic()
+        return self.last - last
 
     def add(self, seconds: float, peak: float) -> None:
+        """Count the time and memory of a part that an earlier run finished."""
         self.before, self.peak = self.before + seconds, max(self.peak, peak)
 
     @property
     def total(self) -> float:
+        """The seconds of this run and of the earlier parts."""
         return self.before + time.monotonic() - self.started
 
 
-def _key(bench: _Bench) -> str:
-    """What a part depends on: weights, tokens, settings, versions of the arithmetic."""
-    settings = asdict(bench.settings)
-    return key_of(SCHEMA_VERSION, bench.model.fingerprint, bench.ids.tolist(), settings, torch.__version__)
+def _key(measurement: _Measurement) -> str:
+    """Return the key of everything that a part depends on: weights, tokens, settings and the version of torch."""
+    settings, ids = asdict(measurement.settings), measurement.ids.tolist()
+    return key_of(SCHEMA_VERSION, measurement.model.fingerprint, ids, settings, torch.__version__)
 
 
 def _model_facts(model: Model) -> dict[str, Any]:
@@ -249,7 +268,8 @@ def _model_facts(model: Model) -> dict[str, Any]:
     }
 
 
-def _method(bench: _Bench, source: str, clock: _Clock) -> dict[str, Any]:
+def _method(measurement: _Measurement, source: str, stopwatch: _Stopwatch) -> dict[str, Any]:
+    ids = measurement.ids.tolist()
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
@@ -259,20 +279,21 @@ def _method(bench: _Bench, source: str, clock: _Clock) -> dict[str, Any]:
             "transformers": transformers.__version__,
         },
         "text": source,
-        "text_tokens_sha256": hashlib.sha256(json.dumps(bench.ids.tolist()).encode()).hexdigest(),
-        "tokens": len(bench.ids),
-        "types": len(set(bench.ids.tolist())),
-        "settings": asdict(bench.settings),
-        "seconds": round(clock.total),
-        "peak_mb": round(max(clock.peak, _peak())),
+        "text_tokens_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+        "tokens": len(ids),
+        "types": len(set(ids)),
+        "settings": asdict(measurement.settings),
+        "seconds": round(stopwatch.total),
+        "peak_mb": round(max(stopwatch.peak, _peak())),
     }
 
 
 def _memory() -> float:
+    """Return the memory of this machine in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _peak() -> float:
-    """Largest resident memory of this process so far, in MB."""
+    """Return the largest resident memory of this process so far, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,8 +1,8 @@
-"""Reading vectors: which tokens of the text fire them most, against the tokens that their lists give.
+"""Reading vectors: the tokens of the text that activate them most, compared with the tokens of their lists.
 
-Three targets: the token at a position (``current``), the one that follows in the text (``next``), the one that the
-model holds most likely (``predicted``). For the last two, what the current token explains is removed first: each
-position has the mean of its current type subtracted.
+There are three targets: the token at a position (``current``), the next token of the text (``next``), and the token
+that the model predicts (``predicted``). For the last two, the effect of the current token is removed first: the mean of
+its type is subtracted at each position.
 """
 
 from collections.abc import Iterator
@@ -19,37 +19,41 @@ from zeropass.evidence.results import Result
 __all__ = ["MAIN", "TOP", "reading"]
 
 MAIN = ("token", "output", "paper")
-"""The library's frames: held against every target, by every metric."""
+"""The library's frames, which are compared with every target by every metric."""
 
 TOP = 20
-"""Token types of the overlap at the top."""
+"""The number of top token types that are compared."""
 
 
 def reading(
     spaces: Spaces, activations: Activations, noise: dict[str, Tensor], settings: Settings, tell: Progress
 ) -> list[Result]:
-    """Results by reading role, layer, frame and target: ``spearman`` over token types, ``top-k``, ``position``."""
+    """Return the results by reading role, layer, frame and target.
+
+    The metrics are ``spearman`` and ``top-k`` over token types, and ``position``: Pearson correlation over positions.
+    """
     measured = {key: _Measured.of(activations, tally, settings.least) for key, tally in activations.tallies.items()}
     turn = rotation(spaces.frames.model.dims.d, settings.seed)
-    found: list[Result] = []
+    results: list[Result] = []
     for number, frame in enumerate(READ_FRAMES):
         for layer, role in activations.chosen:
             lists = _Lists.of(spaces, activations, noise, frame, layer, role, turn)
             for target in _targets(frame, activations.targets):
                 sides = (measured[layer, role], measured[layer, f"noise.{site_of(role)}"])
-                found += _compared(lists, *sides, activations.targets.index(target), (layer, role, frame, target))
+                results += _compared(lists, *sides, activations.targets.index(target), (layer, role, frame, target))
         tell("reading", number + 1, len(READ_FRAMES))
-    return found
+    return results
 
 
 def _targets(frame: str, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the targets with which a frame is compared."""
     if frame in MAIN:
         return targets
     return targets[1:] if frame.startswith("output") else targets[:1]
 
 
 class _Measured:
-    """By target: the types that count (B,), their means (B, n), ranks of these, and sums over positions."""
+    """Activations by target: the counted types (B,), their means (B, n) and ranks, and the sums over positions."""
 
     def __init__(self, at: list[Tensor], means: list[Tensor], tally: Tally, counts: list[Tensor]) -> None:
         self.at, self.means, self.tally, self.counts = at, means, tally, counts
@@ -70,18 +74,18 @@ class _Measured:
         return cls(at, means, tally, counts)
 
     def over_positions(self, scores: Tensor, plane: int) -> Tensor:
-        """Pearson correlation (n,), over counted positions, of activations and the scores (A, n) of their types."""
+        """Return the Pearson correlation (n,) of activations with their types' scores (A, n) over counted positions."""
         sums, counts = self.tally.sums[plane][:-1].double(), self.counts[plane].double()
         total, s = counts.sum(), scores.double()
         x_mean, s_mean = sums.sum(0) / total, (counts @ s) / total
-        both = (sums * s).sum(0) / total - x_mean * s_mean
+        covariance = (sums * s).sum(0) / total - x_mean * s_mean
         x_var = self.tally.squares[plane].double() / total - x_mean.square()
         s_var = counts @ s.square() / total - s_mean.square()
-        return both / (x_var * s_var).clamp_min(1e-30).sqrt()
+        return covariance / (x_var * s_var).clamp_min(1e-30).sqrt()
 
 
 class _Lists:
-    """Scores (A, n) that a frame's lists give the token types: right, with the stream rotated, of random vectors."""
+    """The scores (A, n) of the token types in a frame's lists: right lists, rotated ones, those of random vectors."""
 
     def __init__(self, right: Tensor, turned: Tensor, noise: Tensor) -> None:
         self.right, self.turned, self.noise = right, turned, noise
@@ -110,16 +114,16 @@ def _compared(
     at, wrong = measured.at[plane], partner(lists.right)
     if len(at) < 8:
         return
-    of = {"": lists.right, "permuted": wrong, "rotated": lists.turned}
+    scores_by_null = {"": lists.right, "permuted": wrong, "rotated": lists.turned}
     metrics = ("spearman", "top-k", "position") if frame in MAIN else ("spearman",)
     for metric in metrics:
-        values = {null: _agreement(metric, measured, plane, scores) for null, scores in of.items()}
+        values = {null: _agreement(metric, measured, plane, scores) for null, scores in scores_by_null.items()}
         values["noise"] = _agreement(metric, noise, plane, lists.noise)
         yield summarised("reading", layer, role, frame, target, metric, values.pop(""), values)
 
 
 def _agreement(metric: str, measured: _Measured, plane: int, scores: Tensor) -> Tensor:
-    """One number a vector, (n,)."""
+    """Return the agreement of activations and scores by a metric, (n,)."""
     if metric == "position":
         return measured.over_positions(scores, plane)
     scores = scores[measured.at[plane]]

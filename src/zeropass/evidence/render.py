@@ -1,7 +1,7 @@
 """Evidence as one page of HTML, as Markdown tables and as a summary for the terminal (docs/evidence.md).
 
-Names, texts and settings come from files that nobody vouches for: HTML is escaped by Jinja2, Markdown by `_markdown`,
-and whatever is shown goes through `zeropass.tokens.vocabulary.shown_text` first.
+Names, texts and settings come from untrusted files. Jinja2 escapes HTML and `_markdown` escapes Markdown; all shown
+text goes through `zeropass.tokens.vocabulary.shown_text` first.
 """
 
 import math
@@ -38,7 +38,7 @@ from zeropass.tokens.vocabulary import shown_text
 __all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summary", "table_list", "tables"]
 
 MARK = "·"
-"""Stands behind a value that is not above its nulls."""
+"""The mark behind a value that is not above its nulls."""
 
 _THIRDS = ("early", "middle", "late")
 _SIDES = {
@@ -49,12 +49,18 @@ _SIDES = {
     ("promotes", ""): "What a head says when it attends to a token",
     ("attention", ""): "Which tokens a head attends to",
 }
-_SUMMARY_ROWS, _SUMMARY_GAPS = 25, 3  # with headings and notes the summary stays under 40 lines
+_SUMMARY_ROWS, _SUMMARY_GAPS = 25, 3  # With headings and notes the summary stays under 40 lines.
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table; ``low``: its value is not above its nulls, ``best``: it is the best of its group."""
+    """A cell of a table.
+
+    Attributes:
+        text: Its text.
+        low: True if its value is not above its nulls.
+        best: True if its value is the best of its group.
+    """
 
     text: str
     low: bool = False
@@ -63,7 +69,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as data: ``head`` names the columns; the first cell of a row is its heading."""
+    """A table as data.
+
+    Attributes:
+        name: Its name.
+        caption: Its caption.
+        head: The names of the columns.
+        rows: The rows; the first cell of each is its heading.
+    """
 
     name: str
     caption: str
@@ -71,7 +84,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown, its caption above it in bold."""
+        """Return the table in GitHub's Markdown, with its caption above it in bold."""
         lines = [f"**{_markdown(self.caption)}**", "", _row(_markdown(name) for name in self.head)]
         lines.append(_row("---" for _ in self.head))
         return "\n".join([*lines, *(_row(_markdown_cell(cell) for cell in row) for row in self.rows)]) + "\n"
@@ -79,7 +92,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Standing:
-    """A kind of list with its results by layer, and the ``layers`` in which it is above its nulls."""
+    """The standing of a kind of list.
+
+    Attributes:
+        kind: The kind of list.
+        results: Its results by layer.
+        layers: The layers in which it is above its nulls.
+    """
 
     kind: Kind
     results: Mapping[int, Result]
@@ -87,12 +106,12 @@ class Standing:
 
     @property
     def measured(self) -> tuple[int, ...]:
-        """Every layer with a result."""
+        """The layers with a result."""
         return tuple(self.results)
 
     @property
     def mean(self) -> float:
-        """Mean value over the layers measured."""
+        """The mean value over the measured layers."""
         return _mean(self.results.values())
 
     @property
@@ -104,7 +123,7 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """Such as ``layers 3-17 (15 of 30)``, in the layers that were measured."""
+        """The layers above the nulls in words, such as ``layers 3-17 (15 of 30)``."""
         if not self.layers:
             return "no layer"
         if self.layers == self.measured:
@@ -115,15 +134,15 @@ class Standing:
 
 
 def standings(evidence: Evidence) -> tuple[Standing, ...]:
-    """One verdict for each kind of list that was judged, variants of frames included."""
+    """Return the standing of each kind of list that was judged, including variants of frames."""
     return tuple(
-        Standing(kind, results, tuple(layer for layer, result in results.items() if result.above))
-        for kind, results in kinds(evidence).items()
+        Standing(list_type, results, tuple(layer for layer, result in results.items() if result.above))
+        for list_type, results in kinds(evidence).items()
     )
 
 
 def layer_runs(layers: Sequence[int], measured: Sequence[int]) -> str:
-    """Layers as runs, ``3-17, 20``; a run holds every measured layer between its ends."""
+    """Return layers as runs, ``3-17, 20``; a run holds every measured layer between its ends."""
     runs: list[list[int]] = []
     for number, layer in enumerate(measured):
         if layer not in layers:
@@ -136,40 +155,40 @@ def layer_runs(layers: Sequence[int], measured: Sequence[int]) -> str:
 
 
 def html(evidence: Evidence) -> str:
-    """One self-contained page: no script, no font and no picture from elsewhere."""
-    found = standings(evidence)
+    """Return the evidence as one self-contained page, without scripts and without fonts or pictures from elsewhere."""
+    judged = standings(evidence)
     return _PAGE.render(
         model=_shown(str(evidence.model.get("name", "model without a name"))),
         facts=_facts(evidence.model),
         method=_facts(evidence.method),
-        opening=_opening(found),
-        sides=_sides(found),
+        opening=_opening(judged),
+        sides=_sides(judged),
         measures=MEASURES,
         nulls=NULLS,
         drawings=figures(evidence),
         tables=table_list(evidence),
-        left_out={_shown(name): _shown(why) for name, why in evidence.left_out.items()},
+        left_out={_shown(name): _shown(reason) for name, reason in evidence.left_out.items()},
         notes=[_shown(note) for note in evidence.notes],
         mark=MARK,
     )
 
 
 def tables(evidence: Evidence) -> dict[str, str]:
-    """Markdown tables by name: ``verdict``, ``frames``, one a measure and metric, ``effects``."""
+    """Return the Markdown tables by name: ``verdict``, ``frames``, one for each measure and metric, ``effects``."""
     return {table.name: table.markdown() for table in table_list(evidence)}
 
 
 def table_list(evidence: Evidence) -> tuple[Table, ...]:
-    """The tables as data, without those that would be empty."""
-    found = [_verdict_table(evidence), _variants_table(evidence), _frames_table(evidence)]
+    """Return the tables as data, without those that would be empty."""
+    candidates = [_verdict_table(evidence), _variants_table(evidence), _frames_table(evidence)]
     for measure in MEASURES:
-        found += _measure_tables(evidence, measure)
-    found += [_inverses_table(evidence), _effects_table(evidence)]
-    return tuple(table for table in found if table.rows)
+        candidates += _measure_tables(evidence, measure)
+    candidates += [_inverses_table(evidence), _effects_table(evidence)]
+    return tuple(table for table in candidates if table.rows)
 
 
 def summary(evidence: Evidence) -> RenderableType:
-    """The verdict for a terminal: under 40 lines at 100 columns."""
+    """Return the verdict for a terminal, in fewer than 40 lines at 100 columns."""
     name = _shown(str(evidence.model.get("name", "model without a name")))
     method = ", ".join(f"{key} {value}" for key, value in _facts(evidence.method) if key in ("text", "tokens", "seed"))
     title = _shown(str(evidence.model.get("title") or ""))
@@ -180,43 +199,45 @@ def summary(evidence: Evidence) -> RenderableType:
     if len(verdict.rows) > _SUMMARY_ROWS:
         parts.append(_line(f"more kinds of list in the report: {len(verdict.rows) - _SUMMARY_ROWS}", "dim"))
     parts += [_line(line) for line in _measure_lines(evidence)]
-    out = [f"left out: {_shown(name)} ({_shown(why)})" for name, why in evidence.left_out.items()]
-    parts += [_line(line, "yellow") for line in out[:_SUMMARY_GAPS]]
-    if len(out) > _SUMMARY_GAPS:
-        parts.append(_line(f"more that was left out, in the report: {len(out) - _SUMMARY_GAPS}", "yellow"))
+    gaps = [f"left out: {_shown(name)} ({_shown(reason)})" for name, reason in evidence.left_out.items()]
+    parts += [_line(line, "yellow") for line in gaps[:_SUMMARY_GAPS]]
+    if len(gaps) > _SUMMARY_GAPS:
+        parts.append(_line(f"more that was left out, in the report: {len(gaps) - _SUMMARY_GAPS}", "yellow"))
     if evidence.notes:
         parts.append(_line(f"notes in the report: {len(evidence.notes)}", "dim"))
     return Group(*parts)
 
 
-def _main(found: Iterable[Standing]) -> list[Standing]:
-    return [standing for standing in found if is_main(standing.kind.measure, standing.kind.frame)]
+def _main(judged: Iterable[Standing]) -> list[Standing]:
+    """Return the standings in the main frames."""
+    return [standing for standing in judged if is_main(standing.kind.measure, standing.kind.frame)]
 
 
-def _opening(found: Sequence[Standing]) -> str:
-    main = _main(found)
+def _opening(judged: Sequence[Standing]) -> str:
+    """Return the opening sentence of the page."""
+    main = _main(judged)
     if not main:
         return "No kind of list was judged, so nothing can be said about which to trust."
-    everywhere = sum(verdict.layers == verdict.measured for verdict in main)
-    nowhere = sum(not verdict.layers for verdict in main)
+    everywhere = sum(standing.layers == standing.measured for standing in main)
+    nowhere = sum(not standing.layers for standing in main)
     return (
         f"Of {len(main)} kinds of list (a role read in a frame), {everywhere} are above their nulls in every "
         f"layer that was measured, {len(main) - everywhere - nowhere} in some layers and {nowhere} in none."
     )
 
 
-def _sides(found: Sequence[Standing]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """``(what the lists say, [(kind, where it holds, how well)])`` for the main frames."""
+def _sides(judged: Sequence[Standing]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return the main frames as ``[(what the lists say, [(kind of list, where it holds, how well)])]``."""
     sides: dict[str, list[tuple[str, str, str]]] = {}
-    for verdict in _main(found):
-        kind = verdict.kind
-        frame = kind.frame if kind.measure == "reading" else ""
-        title = f"{_SIDES[kind.measure, frame]} (against {'the ' if frame else ''}{kind.target}{_token(frame)})"
-        name = _shown(kind.role) + ("" if frame else f", {kind.frame}")
-        size = (
-            f"mean {coefficient(verdict.mean)}, layers measured: {len(verdict.measured)}, best in layer {verdict.best}"
-        )
-        sides.setdefault(title, []).append((name, verdict.words, size))
+    for standing in _main(judged):
+        list_type = standing.kind
+        frame = list_type.frame if list_type.measure == "reading" else ""
+        target = f"{'the ' if frame else ''}{list_type.target}{_token(frame)}"
+        title = f"{_SIDES[list_type.measure, frame]} (against {target})"
+        name = _shown(list_type.role) + ("" if frame else f", {list_type.frame}")
+        measured = f"layers measured: {len(standing.measured)}, best in layer {standing.best}"
+        size = f"mean {coefficient(standing.mean)}, {measured}"
+        sides.setdefault(title, []).append((name, standing.words, size))
     return list(sides.items())
 
 
@@ -225,46 +246,46 @@ def _token(frame: str) -> str:
 
 
 def _verdict_table(evidence: Evidence) -> Table:
-    """The lists that the library shows, as means over thirds of the layers; variants are in the frames table."""
+    """Return the lists that the library shows, with means over thirds of the layers; variants have their own tables."""
     rows, depth = [], _depth(evidence)
     for standing in _main(standings(evidence)):
-        kind, results = standing.kind, standing.results
+        list_type, results = standing.kind, standing.results
         thirds = map(coefficient, _thirds(list(results.values()), depth))
-        where = layer_runs(standing.layers, standing.measured) or "none"
-        count = f"{len(standing.layers)} of {len(standing.measured)}: {where}"
+        runs = layer_runs(standing.layers, standing.measured) or "none"
+        above = f"{len(standing.layers)} of {len(standing.measured)}: {runs}"
         noise = [null for result in results.values() if (null := result.null("noise"))]
-        held = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
+        above_noise = f"{sum(null.beaten for null in noise)} of {len(noise)}" if noise else NOTHING
         best = f"{coefficient(results[standing.best].value)} (layer {standing.best})"
-        words = (f"{kind.role}, {kind.frame}", kind.target, *thirds, count, held, best)
-        rows.append(tuple(Cell(_shown(word)) for word in words))
+        texts = (f"{list_type.role}, {list_type.frame}", list_type.target, *thirds, above, above_noise, best)
+        rows.append(tuple(Cell(_shown(text)) for text in texts))
     head = ("list", "held against", *_THIRDS, "above its nulls in layers", "above noise", "best")
     return Table("verdict", "Where each kind of list is above its nulls (Spearman correlation)", head, tuple(rows))
 
 
 def _variants_table(evidence: Evidence) -> Table:
-    """Frames and their variants down, roles across: means from layer 1 on, because layer 0 reads e itself."""
-    found = {
-        (kind.frame, kind.role): fmean(values)
-        for kind, results in kinds(evidence).items()
+    """Return the frames and variants by role: means from layer 1 on, because layer 0 reads the embedding itself."""
+    means = {
+        (list_type.frame, list_type.role): fmean(values)
+        for list_type, results in kinds(evidence).items()
         if (values := [r.value for layer, r in results.items() if layer > 0 and math.isfinite(r.value)])
     }
-    roles = sorted({role for _, role in found}, key=role_order)
-    tops = [coefficient(max(value for (_, other), value in found.items() if other == role)) for role in roles]
+    roles = sorted({role for _, role in means}, key=role_order)
+    best = [coefficient(max(mean for (_, mean_role), mean in means.items() if mean_role == role)) for role in roles]
     rows = []
-    for frame in sorted({frame for frame, _ in found}, key=frame_order):
-        texts = [coefficient(found.get((frame, role), math.nan)) for role in roles]
-        cells = (Cell(text, best=text == top) for text, top in zip(texts, tops, strict=True))
+    for frame in sorted({frame for frame, _ in means}, key=frame_order):
+        texts = [coefficient(means.get((frame, role), math.nan)) for role in roles]
+        cells = (Cell(text, best=text == top) for text, top in zip(texts, best, strict=True))
         rows.append((Cell(_shown(frame)), *cells))
     caption = "Frames and variants, each against what its list claims: mean from layer 1 on, best of a role in bold"
     return Table("variants", caption, ("frame", *map(_shown, roles)), tuple(rows))
 
 
 def _frames_table(evidence: Evidence) -> Table:
-    """Every frame and target of a role, as means over thirds of the layers; the best of a role and target is bold."""
+    """Return every frame and target of a role, with means over thirds of the layers; the best frame is bold."""
     groups: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
     for measure in ("reading", "writing", "promotes", "attention"):
-        found = [result for result in evidence.select(measure=measure, metric="spearman") if result.layer >= 0]
-        for (role, frame), results in layer_results(found).items():
+        layered = [result for result in evidence.select(measure=measure, metric="spearman") if result.layer >= 0]
+        for (role, frame), results in layer_results(layered).items():
             for result in results:
                 groups.setdefault((measure, role, result.target), {}).setdefault(frame, []).append(result)
     rows = [row for key, frames in groups.items() for row in _frame_rows(key, frames, _depth(evidence))]
@@ -275,6 +296,7 @@ def _frames_table(evidence: Evidence) -> Table:
 def _frame_rows(
     key: tuple[str, str, str], frames: Mapping[str, Sequence[Result]], depth: int
 ) -> Iterable[tuple[Cell, ...]]:
+    """Yield a row for each frame of a (measure, role, target)."""
     _, role, target = key
     means = {frame: _thirds(results, depth) for frame, results in frames.items()}
     best = [max((coefficient(row[n]) for row in means.values()), key=_as_float) for n in range(len(_THIRDS))]
@@ -289,58 +311,60 @@ def _frame_rows(
 
 
 def _measure_tables(evidence: Evidence, measure: str) -> list[Table]:
-    """One table for each metric of a measure; for states and pairs one for each target too."""
+    """Return a table for each metric of a measure, and for states one for each target too."""
     if measure == "inverses":
         return []
     first = METRIC.get(measure, "spearman")
-    found = [r for r in evidence.select(measure=measure) if is_main(r.measure, r.frame)]
-    metrics = sorted({result.metric for result in found}, key=lambda metric: (metric != first, metric))
-    made = []
+    results = [r for r in evidence.select(measure=measure) if is_main(r.measure, r.frame)]
+    metrics = sorted({result.metric for result in results}, key=lambda metric: (metric != first, metric))
+    layer_tables = []
     for metric in metrics:
-        rows = [result for result in found if result.metric == metric]
-        targets = sorted({result.target for result in rows}, reverse=True) if measure == "states" else [None]
+        of_metric = [result for result in results if result.metric == metric]
+        targets = sorted({result.target for result in of_metric}, reverse=True) if measure == "states" else [None]
         for target in targets:
-            kept = [result for result in rows if target is None or result.target == target]
+            of_target = [result for result in of_metric if target is None or result.target == target]
             name = "-".join(part for part in (measure, metric if metric != first else "", target or "") if part)
             caption = f"{MEASURES[measure]}: {_shown(metric)}{f', {_shown(target)}' if target else ''}, by layer"
-            made.append(_layer_table(_slug(name), caption[0].upper() + caption[1:], _shown_first(measure, kept)))
-    return made
+            shown = _shown_first(measure, of_target)
+            layer_tables.append(_layer_table(_slug(name), caption[0].upper() + caption[1:], shown))
+    return layer_tables
 
 
 def _shown_first(measure: str, results: Sequence[Result]) -> list[Result]:
-    """What each list is judged by; attention keeps every offset, and so does whatever has no target of its own."""
-    own = {(r.role, r.frame) for r in results if r.target == own_target(measure, r.frame)}
+    """Return the results for the target that judges each list; all of them for attention and for lists without one."""
+    judged = {(r.role, r.frame) for r in results if r.target == own_target(measure, r.frame)}
     return [
         r
         for r in results
-        if measure == "attention" or (r.role, r.frame) not in own or r.target == own_target(measure, r.frame)
+        if measure == "attention" or (r.role, r.frame) not in judged or r.target == own_target(measure, r.frame)
     ]
 
 
 def _layer_table(name: str, caption: str, results: Sequence[Result]) -> Table:
-    """Layers as rows, role, frame and, where there is a choice, target as columns."""
+    """Return a table of layers by role and frame, and by target where there are several."""
     columns = {(role, frame, r.target): None for (role, frame), rs in layer_results(results).items() for r in rs}
-    found = {(r.layer, r.role, r.frame, r.target): r for r in results}
+    by_place = {(r.layer, r.role, r.frame, r.target): r for r in results}
     varied = len({target for *_, target in columns}) > 1
     head = tuple(_shown(f"{role}, {frame}{f': {target}' if varied else ''}", 80) for role, frame, target in columns)
     layers = sorted({result.layer for result in results})
     rows = [
-        (Cell(str(n) if n >= 0 else "all"), *(_cell(found.get((n, *column))) for column in columns)) for n in layers
+        (Cell(str(n) if n >= 0 else "all"), *(_cell(by_place.get((n, *column))) for column in columns)) for n in layers
     ]
     return Table(name, caption, ("layer", *head), tuple(rows))
 
 
 def _inverses_table(evidence: Evidence) -> Table:
+    """Return the correlations of k by kind of vector and inverse."""
     lines = inverse_lines(evidence)
-    found = {(k, *key): result for key, points in lines.items() for k, result in points}
-    sizes = sorted({k for k, *_ in found})
-    rows = [(Cell(f"{k:,}"), *(_cell(found.get((k, *key))) for key in lines)) for k in sizes]
+    by_place = {(k, *key): result for key, points in lines.items() for k, result in points}
+    sizes = sorted({k for k, *_ in by_place})
+    rows = [(Cell(f"{k:,}"), *(_cell(by_place.get((k, *key))) for key in lines)) for k in sizes]
     head = ("k", *(_shown(f"{role}, {name}") for role, name in lines))
     return Table("inverses", "Correlation of inner products with k scores kept", head, tuple(rows))
 
 
 def _effects_table(evidence: Evidence) -> Table:
-    """Cohen's d against each null, as median and range over the layers."""
+    """Return Cohen's d against each null, as median and range over the layers."""
     groups: dict[tuple[str, str, str, str], list[Result]] = {}
     for measure in MEASURES:
         for result in primary(evidence, measure):
@@ -355,6 +379,7 @@ def _effects_table(evidence: Evidence) -> Table:
 
 
 def _effect(results: Sequence[Result], name: str) -> str:
+    """Return the median and the range of Cohen's d against one null, as text."""
     effects = [null.effect for result in results if (null := result.null(name)) and null.effect is not None]
     if not effects:
         return NOTHING
@@ -362,11 +387,11 @@ def _effect(results: Sequence[Result], name: str) -> str:
 
 
 def _verdict_grid(table: Table) -> Grid:
-    """The verdict for a terminal: the table without its last columns, which a wide page has room for."""
+    """Return the verdict table for a terminal, without its last columns, which would not fit."""
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
     shown = table.head[:6]
     for at, name in enumerate(shown):
-        # The last column holds the longest text, so it is the one that a narrow terminal cuts.
+        # The last column holds the longest text, so a narrow terminal cuts that column.
         width = None if at + 1 == len(shown) else max([len(name), *(min(len(row[at].text), 30) for row in table.rows)])
         grid.add_column(name, no_wrap=True, justify="right" if name in _THIRDS else "left", min_width=width)
     for row in table.rows[:_SUMMARY_ROWS]:
@@ -377,12 +402,12 @@ def _verdict_grid(table: Table) -> Grid:
 
 
 def _measure_lines(evidence: Evidence) -> Iterable[str]:
-    """A line for each measure that judges no list."""
+    """Yield a line for each measure that judges no list."""
     for measure in ("states", "pairs", "inverses"):
-        found = [r for r in evidence.select(measure=measure, metric=METRIC[measure]) if not math.isnan(r.value)]
-        if found:
-            best = max(found, key=lambda result: result.value)
-            tested = [result for result in found if result.nulls]
+        results = [r for r in evidence.select(measure=measure, metric=METRIC[measure]) if not math.isnan(r.value)]
+        if results:
+            best = max(results, key=lambda result: result.value)
+            tested = [result for result in results if result.nulls]
             above = f"{sum(r.above for r in tested)} of {len(tested)} above their nulls, " if tested else ""
             where = f", layer {best.layer}" if best.layer >= 0 else ""
             name = _shown(f"{best.role}, {best.frame}, {best.target}{where}", 80)
@@ -394,11 +419,12 @@ def _line(text: str, style: str = "") -> Text:
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as text; what is nested becomes one line."""
+    """Return names and values as text; nested values become one line."""
     return [(_shown(str(name).replace("_", " ")), _shown(_plain(value))) for name, value in facts.items()]
 
 
 def _plain(value: Any) -> str:
+    """Return a value as text in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
@@ -407,14 +433,14 @@ def _plain(value: Any) -> str:
 
 
 def _depth(evidence: Evidence) -> int:
-    """How many layers the model has; as far as was measured if the record does not say."""
+    """Return the number of the model's layers; that of the measured layers if the record does not say."""
     layers = evidence.model.get("layers")
-    seen = 1 + max((result.layer for result in evidence.results), default=0)
-    return max(layers, seen) if isinstance(layers, int) else seen
+    measured = 1 + max((result.layer for result in evidence.results), default=0)
+    return max(layers, measured) if isinstance(layers, int) else measured
 
 
 def _thirds(results: Sequence[Result], depth: int) -> list[float]:
-    """Means over the early, middle and late third of the layers; NaN where nothing was measured."""
+    """Return the means over the early, middle and late third of the layers; NaN where nothing was measured."""
     parts: list[list[Result]] = [[], [], []]
     for result in results:
         parts[len(parts) * result.layer // depth].append(result)
@@ -445,7 +471,7 @@ def _slug(name: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, inside a table too."""
+    """Return text escaped so that Markdown shows it unchanged, even in a table."""
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", escape(text, quote=False))
 
 

@@ -1,6 +1,6 @@
-"""What chance gives: nulls, intervals and effect sizes, the same for every measure.
+"""Nulls, intervals and effect sizes, the same for every measure.
 
-Of the three nulls (`results.NULLS`) ``permuted`` and ``rotated`` make wrong lists for right vectors, ``noise`` compares
+Of the three nulls (`results.NULLS`), ``permuted`` and ``rotated`` give the vectors wrong lists, and ``noise`` compares
 random vectors with their own lists. Intervals are percentile bootstraps (Efron 1979) of the mean over items.
 """
 
@@ -28,7 +28,18 @@ def summarised(
     values: Tensor,
     nulls: Mapping[str, Tensor],
 ) -> Result:
-    """A result from its items (n,) and those of each null (any number); items that are not finite are left out."""
+    """Return the result of some items, with its interval and nulls; items that are not finite are left out.
+
+    Args:
+        measure: The measure.
+        layer: The layer.
+        role: The role, or a pair of roles.
+        frame: The frame of the lists.
+        target: The target of the comparison.
+        metric: The metric of the items.
+        values: The items, (n,).
+        nulls: The items under each null, any number of them.
+    """
     items = _finite(values)
     means = _resampled(items, 0)
     low, high = _interval(means)
@@ -48,17 +59,19 @@ def summarised(
     )
 
 
-def _null(name: str, items: Tensor, means: Tensor, other: Tensor) -> Null:
-    null_means = _resampled(other, 1)
+def _null(name: str, items: Tensor, means: Tensor, null_items: Tensor) -> Null:
+    """Return a null from its items, and the items of the result with their resampled means."""
+    null_means = _resampled(null_items, 1)
     low, high = _interval(null_means)
     gap_low, gap_high = _interval(means - null_means)
-    pooled = ((items.var(correction=0) + other.var(correction=0)) / 2).sqrt() if len(items) else torch.tensor(0.0)
-    gap = _mean(items) - _mean(other)
+    pooled = ((items.var(correction=0) + null_items.var(correction=0)) / 2).sqrt() if len(items) else torch.tensor(0.0)
+    gap = _mean(items) - _mean(null_items)
     effect = gap / float(pooled) if float(pooled) > 0 else None
-    return Null(name, _mean(other), _std(other), low, high, len(other), gap_low, gap_high, effect)
+    return Null(name, _mean(null_items), _std(null_items), low, high, len(null_items), gap_low, gap_high, effect)
 
 
 def _finite(values: Tensor) -> Tensor:
+    """Return the finite values, flat."""
     flat = values.double().flatten().cpu()
     return flat[flat.isfinite()]
 
@@ -72,13 +85,13 @@ def _std(items: Tensor) -> float:
 
 
 def _resampled(items: Tensor, seed: int) -> Tensor:
-    """Means (RESAMPLES,) of items drawn with replacement."""
+    """Return the means (RESAMPLES,) of items drawn with replacement."""
     return _weights(len(items), seed) @ items if len(items) else torch.zeros(RESAMPLES, dtype=torch.float64)
 
 
 @lru_cache(maxsize=64)
 def _weights(n: int, seed: int) -> Tensor:
-    """How often each of n items is drawn, as shares (RESAMPLES, n): one matrix for all results of a size."""
+    """Return how often each of n items is drawn, as shares (RESAMPLES, n); results of one size use the same draws."""
     drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
     return torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(
         1, drawn, torch.full((RESAMPLES, n), 1 / n, dtype=torch.float64)
@@ -86,18 +99,19 @@ def _weights(n: int, seed: int) -> Tensor:
 
 
 def _interval(means: Tensor) -> tuple[float, float]:
+    """Return the percentile interval of resampled means."""
     edges = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     low, high = means.quantile(edges).tolist()
     return low, high
 
 
 def partner(values: Tensor, dim: int = -1) -> Tensor:
-    """The items of a dimension, each replaced by the one half-way round: never itself where there are two or more."""
+    """Replace each item of a dimension by the one half-way round: never itself if there are two or more."""
     return values.roll(max(values.shape[dim] // 2, 1), dim)
 
 
 def rotation(d: int, seed: int) -> Tensor:
-    """A random rotation (d, d) of the stream, uniform over the orthogonal group (QR of a Gaussian, signs fixed)."""
+    """Draw a rotation (d, d) of the stream, uniform over the orthogonal group (QR of a Gaussian, signs fixed)."""
     gaussian = torch.randn(d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     turn: Tensor = (q * r.diagonal().sign()).float()
@@ -105,34 +119,34 @@ def rotation(d: int, seed: int) -> Tensor:
 
 
 def ranks(values: Tensor, dim: int = 0) -> Tensor:
-    """Ranks 0, 1, … along a dimension, float32; ties in order of place (real scores are not tied)."""
+    """Return the ranks 0, 1, … along a dimension, float32; ties rank by position (real scores have none)."""
     order = values.argsort(dim)
     places = torch.arange(values.shape[dim], dtype=torch.float32, device=values.device)
     shape = [1] * values.ndim
     shape[dim] = -1
-    found = torch.empty_like(values, dtype=torch.float32)
-    found.scatter_(dim, order, places.view(shape).expand_as(order))
-    return found
+    ranked = torch.empty_like(values, dtype=torch.float32)
+    ranked.scatter_(dim, order, places.view(shape).expand_as(order))
+    return ranked
 
 
 def correlation(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
-    """Pearson correlations along a dimension; NaN where one of the two is constant."""
+    """Return the Pearson correlations along a dimension; NaN where either tensor is constant."""
     x, y = (v.double() - v.double().mean(dim, keepdim=True) for v in (x, y))
     return (x * y).sum(dim) / (x.square().sum(dim) * y.square().sum(dim)).sqrt()
 
 
 def spearman(x: Tensor, y: Tensor, dim: int = 0) -> Tensor:
-    """Spearman rank correlations along a dimension."""
+    """Return the Spearman rank correlations along a dimension."""
     return correlation(ranks(x, dim), ranks(y, dim), dim)
 
 
 def among(ids: Tensor, others: Tensor) -> Tensor:
-    """Which of the ids (…, k) stand among the others (…, m) of the same row, (…, k) bool."""
+    """Tell which ids (…, k) are among the others (…, m) of the same row; (…, k) bool."""
     return (ids[..., :, None] == others[..., None, :]).any(-1)
 
 
 def overlap(x: Tensor, y: Tensor, k: int, dim: int = 0) -> Tensor:
-    """Share of the top k along a dimension that two tensors have in common."""
+    """Return the share of the top k along a dimension that two tensors have in common."""
     k = min(k, x.shape[dim])
-    hit = torch.zeros_like(x, dtype=torch.bool).scatter_(dim, x.topk(k, dim).indices, True)
-    return hit.gather(dim, y.topk(k, dim).indices).double().mean(dim)
+    in_top = torch.zeros_like(x, dtype=torch.bool).scatter_(dim, x.topk(k, dim).indices, True)
+    return in_top.gather(dim, y.topk(k, dim).indices).double().mean(dim)

@@ -1,9 +1,9 @@
-"""What a measurement of evidence found: plain data, its JSON and its Parquet. No torch.
+"""The results of a measurement of evidence as plain data, JSON and Parquet, without torch.
 
-One `Result` is one number (a mean over ``n`` vectors, heads or positions) with its bootstrap interval, and beside it
-the same number under each null. A folder of evidence holds::
+One `Result` is one number (a mean over ``n`` vectors, heads or positions) with its bootstrap interval and the same
+number under each null. A folder of evidence holds::
 
-    evidence.json      how it was measured, and every result
+    evidence.json      the method of the measurement, and every result
     evidence.parquet   the same results, one row for each result and null
     verdicts.json      which kinds of list are above their nulls, layer by layer: what the command line shows
     report.html        one page with figures
@@ -23,7 +23,7 @@ __all__ = ["EVERY_LAYER", "MEASURES", "NULLS", "Evidence", "Null", "Result", "re
 SCHEMA_VERSION = 1
 
 EVERY_LAYER = -1
-"""The layer of a result that is about the whole model."""
+"""The layer of a result for the model as a whole."""
 
 MEASURES = {
     "states": "top tokens of a hidden state found among those of the most active parameters (R_k)",
@@ -34,23 +34,31 @@ MEASURES = {
     "promotes": "logits gained when a head's output for a token is added to the stream, against vo",
     "attention": "attention logits between tokens of the text, against qk",
 }
-"""Every measure, and what it compares."""
+"""Every measure, with what it compares."""
 
 NULLS = {
     "permuted": "the list of another parameter of the same kind and layer",
     "rotated": "the list after a random rotation of the stream",
     "noise": "random vectors of the same norm in the parameters' place, each with its own list",
 }
-"""The nulls. ``permuted`` and ``rotated`` ask whether a list is about its parameter; ``noise`` whether lists of
-parameters hold better than those of just any direction."""
+"""The nulls. ``permuted`` and ``rotated`` ask whether a list is about its parameter; ``noise`` asks whether the lists
+of parameters hold better than those of any direction."""
 
 
 @dataclass(frozen=True)
 class Null:
-    """A result under one null: mean and deviation over its items, the 95% interval of that mean, and the gap to it.
+    """A result under one null, and the gap between the two.
 
-    ``gap_low`` and ``gap_high`` are the 95% bootstrap interval of value minus mean; ``effect`` is Cohen's d: the gap
-    in units of the pooled deviation (None where nothing deviates).
+    Attributes:
+        name: The name of the null.
+        mean: The mean over the items of the null.
+        std: Their standard deviation.
+        low: The lower end of the 95% interval of the mean.
+        high: Its upper end.
+        n: The number of items.
+        gap_low: The lower end of the 95% bootstrap interval of the gap, the result's value minus the mean.
+        gap_high: Its upper end.
+        effect: Cohen's d: the gap in units of the pooled standard deviation; None if that is 0.
     """
 
     name: str
@@ -65,21 +73,32 @@ class Null:
 
     @property
     def beaten(self) -> bool:
-        """Whether the result lies above this null with its whole interval."""
+        """True if the whole interval of the gap to this null lies above 0."""
         return self.gap_low > 0
 
     @property
     def indistinguishable(self) -> bool:
-        """Whether the result cannot be told from this null."""
+        """True if the result cannot be told from this null: the interval of the gap holds 0."""
         return self.gap_low <= 0 <= self.gap_high
 
 
 @dataclass(frozen=True)
 class Result:
-    """One measured number: the mean of ``metric`` over ``n`` items, with its 95% bootstrap interval and its nulls.
+    """One measured number: the mean of a metric over items, with its 95% bootstrap interval and its nulls.
 
-    ``role`` is a role of the model or a pair of them (``gate-up``), ``frame`` the rows that the list was made with
-    (docs/evidence.md names them), ``target`` what it was held against.
+    Attributes:
+        measure: A measure of `MEASURES`.
+        layer: The layer, or `EVERY_LAYER`.
+        role: A role of the model, or a pair of roles (``gate-up``).
+        frame: The frame whose rows the list was made with (docs/evidence.md names them).
+        target: The target with which the list was compared.
+        metric: The metric.
+        n: The number of items: vectors, heads or positions.
+        value: The mean over the items.
+        std: Their standard deviation.
+        low: The lower end of the 95% interval of the value.
+        high: Its upper end.
+        nulls: The same number under each null.
     """
 
     measure: str
@@ -96,22 +115,26 @@ class Result:
     nulls: tuple[Null, ...] = ()
 
     def null(self, name: str) -> Null | None:
-        """The null of a name, if it was measured."""
+        """Return the null of a name; None if it was not measured."""
         return next((null for null in self.nulls if null.name == name), None)
 
     @property
     def above(self) -> bool:
-        """Whether the list is about its parameter: above the nulls that give it a wrong list, ``noise`` left aside."""
+        """True if the list is about its parameter: it beats every null with a wrong list (all nulls but ``noise``)."""
         wrong = [null for null in self.nulls if null.name != "noise"]
         return bool(wrong) and all(null.beaten for null in wrong)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that one measurement found.
+    """The outcome of one measurement.
 
-    ``model`` holds name, family, layers, sha256 and bytes of the weights; ``method`` date, machine, text, tokens, seed,
-    settings and versions; ``left_out`` says why a measure was not taken; ``notes`` what else a reader must know.
+    Attributes:
+        model: Facts about the model: name, family, layers, and the SHA-256 and bytes of its weights, for example.
+        method: The method: date, machine, text, tokens, settings and versions, for example.
+        results: All results.
+        left_out: The reason, by measure, why a measure was not taken.
+        notes: Other things that a reader must know.
     """
 
     model: dict[str, Any]
@@ -121,39 +144,43 @@ class Evidence:
     notes: tuple[str, ...] = ()
 
     def select(self, **wanted: Any) -> tuple[Result, ...]:
-        """Results whose fields equal what is given, such as ``measure="reading", role="gate"``."""
+        """Return the results whose fields have the given values, such as ``measure="reading", role="gate"``."""
         return tuple(r for r in self.results if all(getattr(r, name) == value for name, value in wanted.items()))
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps takes as it is."""
+        """Return a dict that `json.dumps` can write."""
         return {"schema": SCHEMA_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Evidence":
-        """The same from its JSON; raises KeyError or TypeError if it is something else."""
-        results = tuple(result_from_json(one) for one in value["results"])
+        """Return evidence from its JSON; raise KeyError or TypeError if it is something else."""
+        results = tuple(result_from_json(result) for result in value["results"])
         return cls(value["model"], value["method"], results, value["left_out"], tuple(value["notes"]))
 
 
 def result_from_json(value: dict[str, Any]) -> Result:
-    """One result from its JSON."""
+    """Return one result from its JSON."""
     nulls = tuple(Null(**null) for null in value["nulls"])
     return Result(**{f.name: value[f.name] for f in fields(Result) if f.name != "nulls"}, nulls=nulls)
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """The evidence that ``zeropass evidence --out`` wrote; BadOption, naming the file, if it is not that."""
+    """Return the evidence that ``zeropass evidence --out`` wrote.
+
+    Raises:
+        BadOption: The file holds something else; the message names it.
+    """
     path = folder / "evidence.json"
     with holding(path, "evidence"):
         return Evidence.from_json(read_schema(path, SCHEMA_VERSION))
 
 
 def write_parquet(results: Iterable[Result], path: Path) -> None:
-    """One row for each result and null, whole or not at all, so that any query engine can ask (columns ``null_*``)."""
+    """Write one row for each result and null (columns ``null_*``) atomically, for any query engine."""
     rows = []
     for result in results:
         plain = {f.name: getattr(result, f.name) for f in fields(Result) if f.name != "nulls"}
         nulls = [{f"null_{f.name}": getattr(null, f.name) for f in fields(Null)} for null in result.nulls]
         rows += [plain | null for null in nulls or [dict.fromkeys(f"null_{f.name}" for f in fields(Null))]]
-    nulls_columns = {f"null_{name}": kind for name, kind in columns_of(Null).items()}
-    write_rows(rows, path, columns_of(Result) | nulls_columns, BadOption)
+    null_columns = {f"null_{name}": column_type for name, column_type in columns_of(Null).items()}
+    write_rows(rows, path, columns_of(Result) | null_columns, BadOption)

@@ -1,4 +1,4 @@
-"""`zeropass evidence` as one call: open, measure, write the folder, keep the verdicts."""
+"""The command `zeropass evidence` as one call: open, measure, write the folder, keep the verdicts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,14 @@ __all__ = ["Collected", "collect_evidence"]
 
 @dataclass(frozen=True)
 class Collected:
-    """An evidence with what is said of it: verdicts on each kind of list, and a summary for a terminal.
+    """Evidence with its verdicts on each kind of list and a summary for a terminal.
 
-    ``kept``: where the verdicts were kept for `show` and `explain`, if they were; ``note`` says so, or why not.
+    Attributes:
+        evidence: The evidence.
+        verdicts: The verdicts.
+        summary: The summary.
+        kept: The file in which the verdicts were kept for `show` and `explain`; None if they were not.
+        note: Whether the verdicts were kept, or why not, in words.
     """
 
     evidence: Evidence
@@ -45,36 +50,49 @@ def collect_evidence(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Collected:
-    """Measure a model and write ``folder``; the verdicts also go to the cache, where `show` and `explain` find them.
+    """Measure a model and write a folder; keep the verdicts in the cache, where `show` and `explain` find them.
 
-    text: a file, or None for newspaper prose. only: some of the measures. keep: a run that is smaller than the usual
-    one (fewer tokens, or not every measure), or than what is known, goes to the cache only if this is asked for.
-    Raises BadOption for a folder that holds something else, a text that cannot be used, or a measure that does not
-    exist.
+    Args:
+        model: The model, as the command line takes it.
+        text: A text file; None for newspaper prose.
+        folder: The folder to write.
+        tokens: Tokens of the text.
+        only: Some of the measures; None for all.
+        seed: The seed of every sample.
+        keep: Whether to keep the verdicts of a run that is smaller than the usual one (fewer tokens, or not every
+            measure) or than the known one.
+        device: Where the model runs.
+        progress: Reports progress.
+
+    Returns:
+        The evidence with its verdicts and its summary.
+
+    Raises:
+        BadOption: The folder holds something else, the text cannot be used, or a measure does not exist.
     """
     claim_folder(folder, "evidence", ("evidence.json", "parts"))
     source = PRESS_SOURCE if text is None else text.name
     prose = press_text() if text is None else read_text(text)
     opened = open_model(model)
     settings = Settings(tokens=tokens, seed=seed)
-    found = measure(
+    evidence = measure(
         opened, prose, source, settings, parts=only or PARTS, folder=folder, device=device, progress=progress
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_evidence(found, folder, html(found))
-    verdicts = verdicts_of(found)
+    write_evidence(evidence, folder, html(evidence))
+    verdicts = verdicts_of(evidence)
     verdicts.write(folder / "verdicts.json")
-    reason = _why_not_kept(found, verdicts, opened)
+    reason = _why_not_kept(evidence, verdicts, opened)
     if not verdicts.kinds or (reason and not keep):
-        return Collected(found, verdicts, summary(found), None, f"Not kept for show and explain: {reason}")
-    return Collected(found, verdicts, summary(found), keep_verdicts(verdicts), "Kept: show and explain quote it.")
+        return Collected(evidence, verdicts, summary(evidence), None, f"Not kept for show and explain: {reason}")
+    return Collected(evidence, verdicts, summary(evidence), keep_verdicts(verdicts), "Kept: show and explain quote it.")
 
 
-def _why_not_kept(found: Evidence, verdicts: Verdicts, model: Model) -> str:
-    """Why verdicts are not what `show` should quote unasked; empty if they are: a quick look is no measurement."""
+def _why_not_kept(evidence: Evidence, verdicts: Verdicts, model: Model) -> str:
+    """Return the reason why `show` should not quote verdicts by default; empty if it should."""
     if not verdicts.kinds:
         return "nothing that was measured judges a list."
-    tokens, measures = found.method["tokens"], found.method["measures"]
+    tokens, measures = evidence.method["tokens"], evidence.method["measures"]
     if tokens < Settings.tokens or len(measures) < len(PARTS):
         share = "every measure" if len(measures) == len(PARTS) else ", ".join(measures)
         usual = f"the usual run takes {Settings.tokens:,} tokens and every measure"
