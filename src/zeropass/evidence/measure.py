@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from zeropass._io.atomic import Parts, atomic_write, key_of
@@ -38,7 +37,7 @@ from zeropass.evidence.writing import writing
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.model import Model
-from zeropass.model.running import Running, load_running, require_tokens
+from zeropass.model.running import Running, load_running, require_tokens, transformers
 
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from zeropass._io.progress import Progress
 from zeropass.evidence.activations import Activations, Settings
@@ -19,7 +18,7 @@ from zeropass.evidence.compared_frames import WRITE_FRAMES, Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.model import Model
-from zeropass.model.running import Running
+from zeropass.model.running import Running, transformers
 from zeropass.model.vectors import count_of
 
 __all__ = ["MAP_FRAMES", "writing"]
@@ -247,14 +246,14 @@ class _CachedContext:
 
     @classmethod
     def of(cls, running: Running, context: Tensor, shown: Tensor) -> "_CachedContext":
-        cache: Any = DynamicCache()  # A cache of plain attention: its layers hold keys and values.
+        cache: Any = transformers.DynamicCache()  # A cache of plain attention: its layers hold keys and values.
         running.run(context[None, :-1], cache)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         empty = cls(context[-1:], layers, torch.zeros(()), shown)
         return cls(context[-1:], layers, empty.logits_with(running, 1), shown)
 
     def logits_with(self, running: Running, batch: int) -> Tensor:
-        cache = DynamicCache()
+        cache = transformers.DynamicCache()
         for number, (keys, values) in enumerate(self.layers):
             cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
         ids = self.last.expand(batch)[:, None]
