@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make the environment in .venv when it is missing or out of date.
+# The two main commands are `make demo` and `make test`. Both create or update the environment in .venv as needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,11 +17,11 @@ demo: $(VENV)/.user
 	@echo "  In the browser: $(BIN)/zeropass serve $(ATLAS)"
 	@echo "  (the command is in $(BIN); '. $(BIN)/activate' puts it on the path)"
 
-# A file of tests is one worker's, in the order of tests/conftest.py. Small products gain nothing from a second thread.
+# Each test file runs in one worker, in the order of tests/conftest.py. Small products gain nothing from a second thread.
 test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The explorer is tested in the system's Chromium. Where there is none, Debian's is installed if we may.
+# The explorer is tested in the system's Chromium. If there is none, root installs Debian's.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
@@ -38,27 +38,27 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Tables, and ratios beside the recorded ones; RECORD=--record records today's.
+# This prints tables, and ratios next to the recorded ones; RECORD=--record records today's ratios.
 bench: $(VENV)/.dev
 	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
 	$(BIN)/python benchmarks/pairs.py --all $(RECORD)
 	$(BIN)/python benchmarks/atlas.py $(RECORD)
-	$(BIN)/python benchmarks/sieve.py $(RECORD)
+	$(BIN)/python benchmarks/top_k.py $(RECORD)
 	$(BIN)/python benchmarks/memory.py --only curve
 	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	$(BIN)/python benchmarks/reading.py --atlas $(ATLAS) $(RECORD)
 	$(BIN)/python benchmarks/web.py --atlas $(ATLAS) $(RECORD)
 
-# Two layers each of models larger than the memory they get: an hour on two cores.
+# Two layers are built of each model that is larger than its memory limit: an hour on two cores.
 memory: $(VENV)/.dev
 	$(BIN)/python benchmarks/memory.py --only llama-7b,gemma-2b
 
-# Lists, pairs and a build in the shape of Llama-3.1-8B, on a GPU, where torch has one; it writes 15 GB, and deletes them.
+# Lists, pairs and a build in the shape of Llama-3.1-8B, on a GPU that torch can use. It writes 15 GB and deletes them.
 gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu.py --layers 7 --build 3 $(RECORD)
 
-# The tools of others, in an environment of their own.
+# Other people's tools run in an environment of their own.
 peers: $(VENV)/.dev $(PEERS)/.installed
 	$(BIN)/python benchmarks/side_by_side.py --folder $(PEERS) $(RECORD)
 
@@ -91,14 +91,14 @@ stitching: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
 	$(BIN)/python reproduce/stitching_tables.py stitching
 
-# 20,000 mutated inputs of every reader; FUZZ="--cases 1000 gguf config" tries fewer. A case is repeated as it says.
+# Every reader gets 20,000 mutated inputs; FUZZ="--cases 1000 gguf config" tries fewer. A failure prints how to repeat it.
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz.py --json fuzz.json $(FUZZ)
 
 frames: $(VENV)/.dev
 	$(BIN)/python reproduce/frames.py
 
-# The constraints pin PyTorch to a CPU build; see the file.
+# The constraints file pins PyTorch to a CPU build and says why.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 

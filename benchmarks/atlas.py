@@ -1,8 +1,8 @@
-"""Building the atlas of SmolLM2-135M-Instruct (Q4_1) against the bare fp32 products of its vectors with their rows.
+"""A benchmark of building the atlas of SmolLM2-135M-Instruct (Q4_1), against the bare fp32 products of its lists.
 
-The build runs in a process of its own, whose peak resident memory is reported. The products are timed in
-this run, before and after the build, over every tenth block, and scaled to all of them. With ``--parts`` the build
-runs in this process instead, and the processor time of its parts is printed.
+The build runs in a process of its own, and its peak resident memory is reported. The products are timed in
+the same run, before and after the build, over every tenth block, and scaled to all blocks. With ``--parts`` the build
+runs in this process instead, and the processor time of each part is printed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ BLOCK = 512
 
 
 def bare_products(lists: int, tokens: int, width: int, every: int = 10) -> float:
-    """Seconds for (lists, width) x (width, tokens) in blocks into one reused buffer, from a sample of the blocks."""
+    """Return the seconds of (lists, width) x (width, tokens) in blocks into one buffer, from a sample of the blocks."""
     torch.manual_seed(0)
     rows, vectors = torch.randn(tokens, width), torch.randn(BLOCK, width)
     out = torch.empty(BLOCK, tokens)
@@ -39,7 +39,7 @@ def bare_products(lists: int, tokens: int, width: int, every: int = 10) -> float
 
 
 def timed_build(model: str, out: Path, extra: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident MB of a build in a child process."""
+    """Build in a child process; return the seconds and the peak resident MB."""
     command = [sys.executable, "-m", "zeropass", "build", model, "--out", str(out), *extra]
     started = time.perf_counter()
     child = os.posix_spawn(sys.executable, command, dict(os.environ))
@@ -59,35 +59,35 @@ PARTS = (
 )
 
 
-def timed(of: Any, name: str, taken: dict[str, float], label: str) -> None:
-    """Add the processor time of a function, which runs in a thread of its own or has all of them, to its part."""
-    function = getattr(of, name)
+def timed(owner: Any, name: str, spent: dict[str, float], label: str) -> None:
+    """Add the processor time of a function, which runs in one thread or owns all of them, to its part."""
+    function = getattr(owner, name)
 
-    def longer(*given: Any, **named: Any) -> Any:
+    def timed_function(*arguments: Any, **options: Any) -> Any:
         clock = time.process_time if current_thread() is main_thread() else time.thread_time
         started = clock()
-        found = function(*given, **named)
-        taken[label] = taken.get(label, 0.0) + clock() - started
-        return found
+        result = function(*arguments, **options)
+        spent[label] = spent.get(label, 0.0) + clock() - started
+        return result
 
-    setattr(of, name, longer)
+    setattr(owner, name, timed_function)
 
 
 def print_parts(model: str, layers: str | None) -> None:
     """Build in this process, and print the processor time of each part of it."""
     first, _, stop = (layers or "").partition(":")
     options = zp.Options(layers=(int(first), int(stop)) if layers else None)
-    taken: dict[str, float] = {}
-    for of, name, label in PARTS:
-        timed(of, name, taken, label)
+    spent: dict[str, float] = {}
+    for owner, name, label in PARTS:
+        timed(owner, name, spent, label)
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         started, before = time.perf_counter(), time.process_time()
         zp.build(zp.open_model(model), Path(folder) / "atlas", options)
-        seconds, whole = time.perf_counter() - started, time.process_time() - before
-    taken["all else"] = whole - sum(taken.values())
-    print(f"{seconds:.0f} s, {whole:.0f} s of the processor\n\n| part | processor time, s | share |\n|---|---:|---:|")
-    for label, seconds in taken.items():
-        print(f"| {label} | {seconds:.1f} | {seconds / whole:.0%} |")
+        seconds, total = time.perf_counter() - started, time.process_time() - before
+    spent["all else"] = total - sum(spent.values())
+    print(f"{seconds:.0f} s, {total:.0f} s of the processor\n\n| part | processor time, s | share |\n|---|---:|---:|")
+    for label, seconds in spent.items():
+        print(f"| {label} | {seconds:.1f} | {seconds / total:.0%} |")
 
 
 def main() -> None:
@@ -118,8 +118,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     ratio = f"{bare:.0f} s | {seconds:.0f} s | {seconds / bare:.2f}"
     print(f"| {lists:,} | {ratio} | < 1 | {peak:,.0f} MB (target < 1,500) |\n")
-    what = f"build of {arguments.model}{f', layers {arguments.layers}' if arguments.layers else ''}"
-    report([Ratio(f"{what}: against bare products", seconds / bare, "times as long", "less")], arguments.record)
+    title = f"build of {arguments.model}{f', layers {arguments.layers}' if arguments.layers else ''}"
+    report([Ratio(f"{title}: against bare products", seconds / bare, "times as long", "less")], arguments.record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model written out as a folder that transformers reads: config.json, model.safetensors, tokenizer.json."""
+"""A copy of a model as a folder that transformers reads: config.json, model.safetensors, tokenizer.json."""
 
 import json
 from collections.abc import Callable
@@ -22,11 +22,11 @@ def write_folder(
     folder.mkdir(parents=True)
     layout = next(layout for layout in model.family.layouts if layout.format == "hf")
     tensors = {}
-    for what, stored in layout.tensors.items():
+    for role, stored in layout.tensors.items():
         for layer in range(model.dims.layers if "{layer}" in stored.name else 1):
-            if not model.has(what):
+            if not model.has(role):
                 continue
-            values = model.vector(what, layer) if model.is_vector(what) else model.matrix(what, layer)
+            values = model.vector(role, layer) if model.is_vector(role) else model.matrix(role, layer)
             if "{layer}" in stored.name and values.ndim == 2:
                 values = change(values)
             name = full_name(stored.name.format(layer=layer), "model.")

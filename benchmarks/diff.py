@@ -1,7 +1,7 @@
-"""What `zeropass diff` costs on SmolLM2-135M-Instruct (Q4_1): an adapter, a fine-tune, and the atlas of a change.
+"""The cost of `zeropass diff` on SmolLM2-135M-Instruct (Q4_1): an adapter, a fine-tune, and the atlas of a change.
 
-Beside it the time of reading all weights of the base once, which nothing can do without. The whole fine-tune is a copy
-of the model in float16, every block matrix moved by a thousandth of its size; it is written for the measurement.
+The unit is the time of reading all weights of the base once, which no comparison can avoid. The full fine-tune is a
+copy of the model in float16, written for the run, with noise of a thousandth of its deviation in every block matrix.
 """
 
 import argparse
@@ -21,21 +21,24 @@ from machine import called, machine
 from recorded import Ratio, add_record, report
 
 ROOT = Path(__file__).parent.parent
-MOVED = 1e-3
+NOISE = 1e-3
 
 
 def moved_copy(model: zp.Model, folder: Path) -> Path:
-    """A folder as transformers has it, with all block matrices a little moved."""
-    draw = torch.Generator().manual_seed(0)
+    """Write a folder as transformers has it, with a little noise in all block matrices."""
+    rng = torch.Generator().manual_seed(0)
 
-    def moved(values: Tensor) -> Tensor:
-        return values + MOVED * values.std() * torch.randn(values.shape, generator=draw)
+    def add_noise(values: Tensor) -> Tensor:
+        return values + NOISE * values.std() * torch.randn(values.shape, generator=rng)
 
-    return write_folder(model, folder, torch.float16, moved)
+    return write_folder(model, folder, torch.float16, add_noise)
 
 
 def cost(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak resident megabytes of a command; of all children so far, so the cheaper goes first."""
+    """Return the seconds and peak resident MB of a command.
+
+    The peak is that of all children so far, so the cheaper command goes first.
+    """
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "zeropass", *arguments], check=True, capture_output=True)
     return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -62,14 +65,14 @@ def main() -> None:
         tuned = moved_copy(model, Path(folder) / "tuned")
         model.forget()
         atlas = ["--build", "--layers", f"0:{layers}", "--out", str(Path(folder) / "out")]
-        for what, arguments in (
+        for label, arguments in (
             ("an adapter (rank 1, all matrices)", coach),
             ("a whole fine-tune (float16)", [str(tuned)]),
             (f"an adapter, with the atlas of {layers} layers", [*coach, *atlas]),
         ):
             seconds, peak = cost("diff", "smollm2-135m", *arguments)
-            print(f"| {what} | {seconds:.1f} | {seconds / bare:.1f} | {peak:,.0f} |", flush=True)
-            ratios.append(Ratio(f"diff of smollm2-135m: {what}", seconds / bare, "readings of the base", "less"))
+            print(f"| {label} | {seconds:.1f} | {seconds / bare:.1f} | {peak:,.0f} |", flush=True)
+            ratios.append(Ratio(f"diff of smollm2-135m: {label}", seconds / bare, "readings of the base", "less"))
     print()
     report(ratios, options.record)
 

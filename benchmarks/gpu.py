@@ -1,12 +1,13 @@
-"""On a GPU, in the shape of Llama-3.1-8B: lists of all feed-forward vectors, top pairs of all head maps, and a build.
+"""GPU times in the shape of Llama-3.1-8B: lists of all feed-forward vectors, top pairs of all head maps, and a build.
 
     python benchmarks/gpu.py [--device cuda] [--layers N] [--maps N] [--build N] [--small]
 
-Weights are random, made where they are used: the first two tables time the numerics, not the reading. Of each kind of
-vectors N layers are looked through after the first, gate, up and value with both poles and the hits of each token. The
-rest is taken to be like the last of them (tokens keep less of every layer). Of the maps N are searched. The products of
-the same vectors in bfloat16 are timed in this run. Answers are compared with whole products before times. With
-``--build`` a model of N layers is written to a temporary folder and built whole.
+Weights are random and made where they are used, so the first two tables time the numerics, not the reading. For each
+role, the vectors of the first layer and of N later ones are surveyed: gate, up and value with both poles and the
+inverted index of the tokens. The other layers are assumed to take as long as the last one, because the tokens keep less
+of every further layer. N head maps are searched. The bfloat16 products of the same vectors are timed in the same run,
+and some lists are compared with full products. With ``--build``, a model of N layers is written to a temporary folder
+and built.
 """
 
 import argparse
@@ -36,7 +37,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model."""
+    """The dimensions of a model."""
 
     layers: int
     d: int
@@ -51,13 +52,13 @@ SMALL = Shape(3, 64, 96, 3000, 2, 16)
 
 
 def random(rows: int, columns: int, device: torch.device) -> Tensor:
-    """Random rows whose norms differ by a third, as those of embeddings do."""
-    made = torch.randn(rows, columns, device=device)
-    return made * (0.3 * torch.randn(rows, 1, device=device)).exp()
+    """Draw random rows whose norms differ by a third, as those of embeddings do."""
+    directions = torch.randn(rows, columns, device=device)
+    return directions * (0.3 * torch.randn(rows, 1, device=device)).exp()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long something takes, until the device is done."""
+    """Return how long some work takes, until the device is done."""
     _wait(device)
     started = time.perf_counter()
     work()
@@ -71,91 +72,91 @@ def _wait(device: torch.device) -> None:
 
 
 class Lists:
-    """The rows of one frame, and the running hits."""
+    """The rows of one frame, and the inverted index of its tokens so far."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         rows = random(shape.vocab, shape.d, device)
         self.moments = moments(rows)
         self.rows: PreparedRows = prepare_rows(rows - self.moments.mean.float(), self.moments.covariance)
-        self.hits, self.ids = TokenIndex(shape.vocab, POLE, device), torch.arange(shape.vocab, device=device)
+        self.index, self.ids = TokenIndex(shape.vocab, POLE, device), torch.arange(shape.vocab, device=device)
         self.shape, self.device, self.next = shape, device, 0
 
     def vectors(self) -> Tensor:
-        """Vectors of a layer, ready to be multiplied."""
-        made = torch.randn(self.shape.neurons, self.shape.d, device=self.device)
-        return standardised(made, self.moments.of_scores(made)[1])
+        """Draw the standardised vectors of a layer."""
+        drawn = torch.randn(self.shape.neurons, self.shape.d, device=self.device)
+        return standardised(drawn, self.moments.of_scores(drawn)[1])
 
-    def look(self, vectors: Tensor) -> None:
-        """The lists of all vectors, and what the tokens keep."""
-        self.found = survey(vectors, self.rows, POLE, self.ids, self.hits, self.next)
+    def update(self, vectors: Tensor) -> None:
+        """Find the lists of all vectors, and update the inverted index."""
+        self.lists = survey(vectors, self.rows, POLE, self.ids, self.index, self.next)
         self.next += len(vectors)
 
     def check(self, vectors: Tensor) -> float:
-        """Share of the places of the first lists that hold what the whole product has there."""
-        whole = (vectors[:64] @ self.rows.rows.T).sort(dim=1, descending=True, stable=True).indices[:, :POLE]
-        return float((self.found.extremes.top_ids[:64] == whole).float().mean())
+        """Return the share of places in the first lists that agree with the full product."""
+        expected = (vectors[:64] @ self.rows.rows.T).sort(dim=1, descending=True, stable=True).indices[:, :POLE]
+        return float((self.lists.extremes.top_ids[:64] == expected).float().mean())
 
 
 def products(vectors: Tensor, rows: Tensor) -> None:
-    """The products of vectors and rows, some at a time into one place."""
+    """Multiply vectors with rows, block by block into one buffer."""
     out = vectors.new_empty(BLOCK, len(rows))
     for part in torch.split(vectors, BLOCK):
         torch.mm(part, rows.T, out=out[: len(part)])
 
 
 def lists(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
-    """Time the lists of some layers, and print what all would take."""
-    warm = Lists(replace(shape, vocab=shape.vocab // 4, neurons=min(shape.neurons, 2 * BLOCK)), device)
-    warm.look(warm.vectors())  # kernels are compiled once
-    kind, found, plain = Lists(shape, device), [], []
-    rows16 = kind.rows.rows.bfloat16()
+    """Time the lists of some layers, and print how long all would take."""
+    warm_up = Lists(replace(shape, vocab=shape.vocab // 4, neurons=min(shape.neurons, 2 * BLOCK)), device)
+    warm_up.update(warm_up.vectors())  # compile the kernels before anything is timed
+    frame, times, bare_times = Lists(shape, device), [], []
+    rows16 = frame.rows.rows.bfloat16()
     for _ in range(layers + 1):
-        sets = [kind.vectors() for _ in ROLES]
-        halves = [one.bfloat16() for one in sets]
-        plain.append(seconds(lambda: [products(one, rows16) for one in halves], device))  # noqa: B023
-        found.append(seconds(lambda: [kind.look(one) for one in sets], device))  # noqa: B023
-    same = kind.check(sets[-1])
-    bare, later = min(plain) * shape.layers, found[-1]
-    whole = sum(found) + later * (shape.layers - 1 - layers)
-    way = "Triton" if half.fused(device, shape.vocab, POLE) else "torch"
-    print(f"In {way}. Same ids at the same places as in the whole products: {same:.2%}.\n")
+        sets = [frame.vectors() for _ in ROLES]
+        halves = [vectors.bfloat16() for vectors in sets]
+        bare_times.append(seconds(lambda: [products(vectors, rows16) for vectors in halves], device))  # noqa: B023
+        times.append(seconds(lambda: [frame.update(vectors) for vectors in sets], device))  # noqa: B023
+    agreement = frame.check(sets[-1])
+    bare_total, later = min(bare_times) * shape.layers, times[-1]
+    total = sum(times) + later * (shape.layers - 1 - layers)
+    backend = "Triton" if half.fused(device, shape.vocab, POLE) else "torch"
+    print(f"In {backend}. Same ids at the same places as in the whole products: {agreement:.2%}.\n")
     print("| lists | bf16 products | first layer | last layer | all layers | ratio (target < 2) | up alone (10 s) |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     count = f"{shape.layers * shape.neurons * len(ROLES):,}"
     print(
-        f"| {count} | {bare:.2f} s | {found[0]:.2f} s | {later:.3f} s | {whole:.1f} s | {whole / bare:.2f} "
-        f"| {whole / len(ROLES):.1f} s |\n"
+        f"| {count} | {bare_total:.2f} s | {times[0]:.2f} s | {later:.3f} s | {total:.1f} s | {total / bare_total:.2f} "
+        f"| {total / len(ROLES):.1f} s |\n"
     )
-    return [Ratio("gpu, lists of all neurons: against bf16 products", whole / bare, "times as long", "less")]
+    return [Ratio("gpu, lists of all neurons: against bf16 products", total / bare_total, "times as long", "less")]
 
 
 def maps(shape: Shape, count: int, device: torch.device) -> list[Ratio]:
-    """Time the top pairs of some head maps, and print what all would take."""
-    fall = 1 / torch.arange(1, shape.head_dim + 1, device=device)
-    taken, visited = [], []
-    for _ in range(count + 1):  # the first is not counted
-        factors = [random(shape.vocab, shape.head_dim, device) * fall for _ in range(2)]
-        found: list[zp.TopPairs] = []
-        taken.append(seconds(lambda: found.append(zp.top_pairs(zp.Factored(*factors), PAIRS)), device))  # noqa: B023
-        visited.append(found[0].visited)
-    every = 2 * shape.layers * shape.heads
-    mean, most = sum(taken[1:]) / count, max(taken[1:])
+    """Time the top pairs of some head maps, and print how long all would take."""
+    decay = 1 / torch.arange(1, shape.head_dim + 1, device=device)
+    times, visited = [], []
+    for _ in range(count + 1):  # the first is a warm-up
+        factors = [random(shape.vocab, shape.head_dim, device) * decay for _ in range(2)]
+        results: list[zp.TopPairs] = []
+        times.append(seconds(lambda: results.append(zp.top_pairs(zp.Factored(*factors), PAIRS)), device))  # noqa: B023
+        visited.append(results[0].visited)
+    map_count = 2 * shape.layers * shape.heads
+    mean, most = sum(times[1:]) / count, max(times[1:])
     print("| maps | a map: mean (most) | visited | all | target |")
     print("|---:|---:|---:|---:|---:|")
     print(
-        f"| {every:,} | {mean * 1e3:.1f} ms ({most * 1e3:.1f}) | {sum(visited[1:]) / count:.2%} "
-        f"| {mean * every:.1f} s | 60 s |\n"
+        f"| {map_count:,} | {mean * 1e3:.1f} ms ({most * 1e3:.1f}) | {sum(visited[1:]) / count:.2%} "
+        f"| {mean * map_count:.1f} s | 60 s |\n"
     )
-    return [Ratio("gpu, top pairs of all maps", mean * every, "s", "less")]
+    return [Ratio("gpu, top pairs of all maps", mean * map_count, "s", "less")]
 
 
 def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
-    """Time the whole build of a model of some layers, and print what all layers would take."""
+    """Time the full build of a model of some layers, and print how long all layers would take."""
     sizes = shape.d, shape.neurons, shape.vocab, shape.heads, max(1, shape.heads // 4), shape.head_dim
     marks: list[tuple[float, str]] = []
 
-    def note(what: str, _step: int, _steps: int) -> None:
-        marks.append((time.perf_counter(), what))
+    def note(label: str, _done: int, _total: int) -> None:
+        marks.append((time.perf_counter(), label))
 
     with tempfile.TemporaryDirectory(prefix="zeropass-gpu-") as name:
         folder = Path(name)
@@ -164,7 +165,7 @@ def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
         zp.build(zp.open_model(str(folder / "model"), device), folder / "atlas", zp.Options(), note)
         ended = time.perf_counter()
         atlas = sum(file.stat().st_size for file in (folder / "atlas").rglob("*") if file.is_file())
-    jobs, tables = (next(at for at, what in marks if what.startswith(begin)) for begin in ("L0.", "tables"))
+    jobs, tables = (next(at for at, label in marks if label.startswith(prefix)) for prefix in ("L0.", "tables"))
     each, once = (tables - jobs) / layers, ended - tables + jobs - started
     print("| file, layers | atlas | before the layers | a layer | tables | all layers | target |")
     print("|---|---:|---:|---:|---:|---:|---:|")
@@ -185,20 +186,20 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="a small shape, to see that it runs")
     add_record(parser)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
-        device = usable_device(asked.device)
+        device = usable_device(options.device)
     except BadOption as error:
         parser.error(str(error))
-    shape = SMALL if asked.small else LLAMA
+    shape = SMALL if options.small else LLAMA
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     print(f"{shape} on {name} ({machine()})\n")
     torch.manual_seed(0)
-    ratios = [*lists(shape, asked.layers, device), *maps(shape, asked.maps, device)]
-    if asked.build:
-        ratios += build(shape, asked.build, device)
-    if not asked.small:
-        report(ratios, asked.record)
+    ratios = [*lists(shape, options.layers, device), *maps(shape, options.maps, device)]
+    if options.build:
+        ratios += build(shape, options.build, device)
+    if not options.small:
+        report(ratios, options.record)
 
 
 if __name__ == "__main__":

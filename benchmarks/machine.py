@@ -1,4 +1,4 @@
-"""What a measurement has to be read with: the date and the shape of the machine."""
+"""A description of the machine that a measurement depends on, and the date."""
 
 import datetime
 import os
@@ -11,23 +11,23 @@ from zeropass.checkpoints.demo import DEMOS
 
 
 def machine() -> str:
-    """One line: date, processor, cores, memory, versions."""
+    """Return the date, processor, cores, memory and versions in one line."""
     return f"{today()}, {shape()}"
 
 
 def called(model: str) -> str:
-    """A model as a table names it: what a demo model is stands behind its short name."""
+    """Return the name of a model in a table: the title of a demo model follows its short name."""
     demo = DEMOS.get(model)
     return f"{model} ({demo.title})" if demo and demo.title else model
 
 
 def today() -> str:
-    """The date in UTC, as 2026-11-25."""
+    """Return the date in UTC, as 2026-11-25."""
     return str(datetime.datetime.now(tz=datetime.UTC).date())
 
 
 def shape() -> str:
-    """The machine alone: processor, cores, memory, GPU, versions."""
+    """Describe the machine without the date: processor, cores, memory, GPU, versions."""
     names = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
     total = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
@@ -39,7 +39,7 @@ def shape() -> str:
 
 
 def load() -> str:
-    """How many processes have been running or waiting for a core in the last minute: more than cores disturb times."""
+    """Return how many processes ran or waited for a core in the last minute; more than the cores distort times."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 

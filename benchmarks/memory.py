@@ -1,11 +1,11 @@
-"""Building atlases of models that are larger than the memory allowed: what it takes, and how that grows with the shape.
+"""Builds of models that are larger than the memory allowed: their cost, and how it grows with the shape.
 
     python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve] [--layers A:B]
                                 [--roles ROLES] [--keep]
 
-Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each) and layers of them
-are built by the command itself, told of the limit (``--memory``), in a cgroup of that much memory where one can be
-made. The peak of what is resident is measured either way; the run fails where it is above the limit.
+Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each). The command builds
+some of their layers under the limit (``--memory``), in a cgroup of that much memory where one can be made. The peak of
+resident memory is measured either way; the run fails where it exceeds the limit.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from zeropass.atlas.budget import parse_size
 
 CGROUPS = Path("/sys/fs/cgroup")
 EVERY = 0.02
-"""Seconds between two looks at what is resident."""
+"""Seconds between two readings of resident memory."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model, and of what family it is."""
+    """The dimensions and the family of a model."""
 
     family: str
     layers: int
@@ -50,7 +50,7 @@ class Shape:
 
     @property
     def config(self) -> dict[str, object]:
-        """Its config.json."""
+        """The contents of config.json."""
         return {
             "model_type": self.family,
             "num_hidden_layers": self.layers,
@@ -79,24 +79,24 @@ LARGE = {
     "llama-7b": (Shape("llama", 12, 4096, 11_008, 32_000, 32, 32, 128), "0:2"),
     "gemma-2b": (Shape("gemma2", 26, 2304, 9_216, 256_000, 8, 4, 256), "0:2"),
 }
-"""Shapes, with as many layers as are in their files, and the layers that are built of them."""
+"""Shapes, with the number of layers in their files, and the layers that are built."""
 
 SMALL = Shape("llama", 2, 512, 1024, 8192, 8, 8, 64)
 DOUBLED = {"d": 512, "neurons": 1024, "vocab": 32_768, "layers": 2}
-"""Sizes that are doubled twice, from where. Of few tokens, what does not grow with them is most of the memory."""
+"""The dimensions that are doubled twice, and their first values. With few tokens, fixed costs would dominate."""
 
 
 # --- Models of random weights --------------------------------------------------------------------------------
 
 
 def write_model(shape: Shape, folder: Path, seed: int = 0, device: torch.device | str = "cpu") -> int:
-    """Write a model, drawn on a device, a shard a layer and one for what is outside the layers; its size in bytes."""
+    """Write a model, drawn on a device, in one shard for each layer and one for the rest; return its size in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = torch.Generator(device).manual_seed(seed)
+    rng = torch.Generator(device).manual_seed(seed)
     index: dict[str, str] = {}
-    for number, tensors in enumerate(_shards(shape, draw)):
+    for number, tensors in enumerate(_shards(shape, rng)):
         name = f"model-{number:05}-of-{shape.layers + 1:05}.safetensors"
-        save_file({key: one.contiguous() for key, one in tensors.items()}, folder / name)
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
         index |= dict.fromkeys(tensors, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (folder / "config.json").write_text(json.dumps(shape.config))
@@ -104,19 +104,19 @@ def write_model(shape: Shape, folder: Path, seed: int = 0, device: torch.device 
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def _shards(shape: Shape, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
+def _shards(shape: Shape, rng: torch.Generator) -> Iterator[dict[str, Tensor]]:
     def matrix(rows: int, columns: int) -> Tensor:
-        return (torch.randn(rows, columns, generator=draw, device=draw.device) * columns**-0.5).bfloat16()
+        return (torch.randn(rows, columns, generator=rng, device=rng.device) * columns**-0.5).bfloat16()
 
     def heads(count: int) -> Tensor:
-        """Vectors of heads that fall off within each as 1 / i: a flat head would have no top pairs worth the name."""
-        fall = 1 / torch.arange(1, shape.head_dim + 1, device=draw.device)
-        return matrix(count * shape.head_dim, shape.d) * fall.repeat(count)[:, None].bfloat16()
+        """Draw vectors of heads that decay within each head as 1 / i: a flat head has no clear top pairs."""
+        decay = 1 / torch.arange(1, shape.head_dim + 1, device=rng.device)
+        return matrix(count * shape.head_dim, shape.d) * decay.repeat(count)[:, None].bfloat16()
 
     def gain() -> Tensor:
-        return ((shape.family != "gemma2") + 0.1 * torch.randn(shape.d, generator=draw, device=draw.device)).bfloat16()
+        return ((shape.family != "gemma2") + 0.1 * torch.randn(shape.d, generator=rng, device=rng.device)).bfloat16()
 
-    sizes = (0.3 * torch.randn(shape.vocab, 1, generator=draw, device=draw.device)).exp().bfloat16()
+    sizes = (0.3 * torch.randn(shape.vocab, 1, generator=rng, device=rng.device)).exp().bfloat16()
     outer = {"model.embed_tokens.weight": matrix(shape.vocab, shape.d) * sizes, "model.norm.weight": gain()}
     yield outer if shape.family == "gemma2" else outer | {"lm_head.weight": matrix(shape.vocab, shape.d) * sizes}
     norms = ["input_layernorm", "post_attention_layernorm"]
@@ -129,11 +129,11 @@ def _shards(shape: Shape, draw: torch.Generator) -> Iterator[dict[str, Tensor]]:
         tensors["mlp.gate_proj.weight"] = matrix(shape.neurons, shape.d)
         tensors["mlp.up_proj.weight"] = matrix(shape.neurons, shape.d)
         tensors["mlp.down_proj.weight"] = matrix(shape.d, shape.neurons)
-        yield {f"model.layers.{layer}.{name}": one for name, one in tensors.items()}
+        yield {f"model.layers.{layer}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _tokenizer(size: int) -> str:
-    """A byte-level tokenizer: 256 bytes, then words of letters."""
+    """Return a byte-level tokenizer of 256 bytes and then words of letters."""
     names = sorted(pre_tokenizers.ByteLevel.alphabet())
     names += ["Ġ" + _word(number) for number in range(size - len(names))]
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
@@ -153,133 +153,137 @@ def _word(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a process took: seconds of processors, and its peaks in MB.
+class Usage:
+    """The resources of a process.
 
-    resident: of all its pages. own: of those that it allocated; files: of files that it mapped.
+    Attributes:
+        processor: Processor time, in seconds.
+        resident: The peak of all resident pages, in MB.
+        allocated: The peak of pages that the process allocated, in MB.
+        files: The peak of pages of mapped files, in MB.
     """
 
     processor: float
     resident: float
-    own: float
+    allocated: float
     files: float
 
 
-def run(command: list[str], limit: int | None = None) -> Taken:
-    """Run a command to its end, in a cgroup of so many bytes if one can be made; exits if it fails."""
-    with _cgroup(limit) as group:
+def run(command: list[str], limit: int | None = None) -> Usage:
+    """Run a command to its end, in a cgroup of ``limit`` bytes if one can be made; exit if it fails."""
+    with _cgroup(limit) as cgroup:
 
         def confined() -> None:
-            if group is not None:
-                (group / "cgroup.procs").write_text(str(os.getpid()))
+            if cgroup is not None:
+                (cgroup / "cgroup.procs").write_text(str(os.getpid()))
 
         peaks = dict.fromkeys(_PEAKS, 0)
         child = subprocess.Popen(command, preexec_fn=confined, stdout=subprocess.DEVNULL)
-        ended = 0
-        while not ended:
+        finished = 0
+        while not finished:
             for name, size in _resident(child.pid).items():
                 peaks[name] = max(peaks[name], size)
             time.sleep(EVERY)
-            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+            finished, status, usage = os.wait4(child.pid, os.WNOHANG)
     if status:
         sys.exit(f"{' '.join(command)} failed with status {os.waitstatus_to_exitcode(status)}")
-    return Taken(usage.ru_utime + usage.ru_stime, *(size / 1e6 for size in peaks.values()))
+    return Usage(usage.ru_utime + usage.ru_stime, *(size / 1e6 for size in peaks.values()))
 
 
 _PEAKS = ("VmHWM:", "RssAnon:", "RssFile:")
 
 
 def _resident(process: int) -> dict[str, int]:
-    """Bytes resident: the most so far, and now of its own and of files.
+    """Return the resident bytes of a process: the peak so far, and those allocated and those of files now.
 
-    Not from `wait4`: what that counts begins with the parent's pages, before the command is in place of them.
+    `wait4` is of no use here: its count includes the parent's pages from before the command replaced them.
     """
     with suppress(OSError):
-        found = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        return {words[0]: int(words[1]) * 1024 for words in found if words[0] in _PEAKS}
+        fields = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        return {words[0]: int(words[1]) * 1024 for words in fields if words[0] in _PEAKS}
     return {}
 
 
 @contextmanager
 def _cgroup(limit: int | None) -> Iterator[Path | None]:
-    """A cgroup (version 2) of that much memory without swap, or None where none can be made."""
+    """Make a cgroup (version 2) of ``limit`` bytes of memory without swap; yield None where none can be made."""
     group, controllers = CGROUPS / f"zeropass-{os.getpid()}", CGROUPS / "cgroup.subtree_control"
-    made = None
+    created = None
     if limit and controllers.exists() and "memory" in controllers.read_text().split():
         with suppress(OSError):
             group.mkdir()
             (group / "memory.max").write_text(str(limit))
             (group / "memory.swap.max").write_text("0")
-            made = group
+            created = group
     try:
-        yield made
+        yield created
     finally:
         with suppress(OSError):
             group.rmdir()
 
 
 def build(model: Path, out: Path, options: list[str]) -> list[str]:
-    """The command that builds."""
+    """Return the command that builds."""
     return [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *options]
 
 
 # --- Tables --------------------------------------------------------------------------------------------------
 
 
-def large(names: list[str], folder: Path, asked: argparse.Namespace) -> None:
-    """Build layers of the large models, each under the limit, and print what they took."""
-    limit, size = asked.limit, parse_size(asked.limit)
-    with _cgroup(size) as group:
-        print(f"Limit {limit}, {'held by a cgroup' if group else 'measured: no cgroup can be made here'}.\n")
+def large(names: list[str], folder: Path, arguments: argparse.Namespace) -> None:
+    """Build layers of the large models, each under the limit, and print their cost."""
+    limit, size = arguments.limit, parse_size(arguments.limit)
+    with _cgroup(size) as cgroup:
+        print(f"Limit {limit}, {'held by a cgroup' if cgroup else 'measured: no cgroup can be made here'}.\n")
     print("| model | file | built | processor time | peak resident | of it allocated | of it mapped files |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for name in names:
         shape, layers = LARGE[name]
-        options = ["--layers", asked.layers or layers, *(["--roles", asked.roles] if asked.roles else [])]
+        options = ["--layers", arguments.layers or layers, *(["--roles", arguments.roles] if arguments.roles else [])]
         model, out = folder / name, folder / f"{name}-atlas"
         total = sum(file.stat().st_size for file in model.glob("*.safetensors")) or write_model(shape, model)
-        taken = run(build(model, out, ["--memory", limit, *options]), size)
+        usage = run(build(model, out, ["--memory", limit, *options]), size)
         shutil.rmtree(out)
-        if not asked.keep:
+        if not arguments.keep:
             shutil.rmtree(model)
-        peaks = f"{taken.resident:,.0f} MB | {taken.own:,.0f} MB | {taken.files:,.0f} MB"
+        peaks = f"{usage.resident:,.0f} MB | {usage.allocated:,.0f} MB | {usage.files:,.0f} MB"
         text = " ".join(options)
-        print(f"| {name} | {total / 1e9:.1f} GB | `{text}` | {taken.processor:,.0f} s | {peaks} |", flush=True)
-        if taken.resident * 1e6 > size:
-            sys.exit(f"{name}: {taken.resident:,.0f} MB were resident, more than {limit}")
+        print(f"| {name} | {total / 1e9:.1f} GB | `{text}` | {usage.processor:,.0f} s | {peaks} |", flush=True)
+        if usage.resident * 1e6 > size:
+            sys.exit(f"{name}: {usage.resident:,.0f} MB were resident, more than {limit}")
     print()
 
 
 def curve(folder: Path) -> None:
-    """Build small models of doubled sizes, and print how processor time and the peak grow with each."""
+    """Build small models of doubled dimensions, and print how processor time and the peak grow with each."""
     idle = run([sys.executable, "-c", "import zeropass.cli.main, zeropass.atlas.build"])
     first = _small(SMALL, folder, idle)
     print(f"Small models: {SMALL}; a Python that has loaded all of it ({idle.resident:,.0f} MB) is taken off.\n")
     print("| size | processor time at 1, 2, 4 times | growth | peak, MB | growth |")
     print("|---|---|---:|---|---:|")
     for name, start in DOUBLED.items():
-        shapes = [replace(SMALL, **{name: start * times}) for times in (1, 2, 4)]
-        found = [first if shape == SMALL else _small(shape, folder, idle) for shape in shapes]
-        times, peaks = [one.processor for one in found], [one.resident for one in found]
-        took = ", ".join(f"{one:.1f}" for one in times) + f" s | {_growth(times)}"
-        held = ", ".join(f"{one:,.0f}" for one in peaks) + f" | {_growth(peaks)}"
-        print(f"| {name} {start:,} | {took} | {held} |", flush=True)
+        shapes = [replace(SMALL, **{name: start * factor}) for factor in (1, 2, 4)]
+        usages = [first if shape == SMALL else _small(shape, folder, idle) for shape in shapes]
+        times, peaks = [usage.processor for usage in usages], [usage.resident for usage in usages]
+        time_cells = ", ".join(f"{seconds:.1f}" for seconds in times) + f" s | {_growth(times)}"
+        peak_cells = ", ".join(f"{megabytes:,.0f}" for megabytes in peaks) + f" | {_growth(peaks)}"
+        print(f"| {name} {start:,} | {time_cells} | {peak_cells} |", flush=True)
     print("\nGrowth: what the second doubling adds, over what the first adds. 2 is linear, 4 quadratic.\n")
 
 
-def _small(shape: Shape, folder: Path, idle: Taken) -> Taken:
+def _small(shape: Shape, folder: Path, idle: Usage) -> Usage:
     model, out = folder / "small", folder / "small-atlas"
     write_model(shape, model)
-    found = run(build(model, out, []))
+    usage = run(build(model, out, []))
     shutil.rmtree(model)
     shutil.rmtree(out)
-    return replace(found, processor=found.processor - idle.processor, resident=found.resident - idle.resident)
+    return replace(usage, processor=usage.processor - idle.processor, resident=usage.resident - idle.resident)
 
 
 def _growth(values: list[float]) -> str:
-    """What the second doubling adds, over what the first added; a dash where that is a tenth of the whole, or less."""
-    once, twice = (b - a for a, b in pairwise(values))
-    return "–" if twice < 0.1 * values[-1] or once <= 0 else f"{twice / once:.1f}"
+    """Return what the second doubling adds over what the first added; a dash if it is below a tenth of the total."""
+    first, second = (b - a for a, b in pairwise(values))
+    return "–" if second < 0.1 * values[-1] or first <= 0 else f"{second / first:.1f}"
 
 
 def main() -> None:
@@ -291,15 +295,15 @@ def main() -> None:
     parser.add_argument("--roles", help="build only these roles of the large models; all otherwise, which takes long")
     parser.add_argument("--keep", action="store_true", help="keep the models, and use those that are there")
     options = parser.parse_args()
-    only = options.only.split(",")
+    parts = options.only.split(",")
     folder = (
         Path(tempfile.mkdtemp(prefix="zeropass-memory-", dir=options.folder)) if not options.keep else options.folder
     )
     print(f"Larger than memory ({machine()})\n")
     try:
-        if names := [name for name in LARGE if name in only]:
+        if names := [name for name in LARGE if name in parts]:
             large(names, folder, options)
-        if "curve" in only:
+        if "curve" in parts:
             curve(folder)
     finally:
         if not options.keep:

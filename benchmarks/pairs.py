@@ -1,9 +1,9 @@
-"""Time exact top pairs of real head maps against two plain ways, in one run, and print the ratios.
+"""A benchmark of exact top pairs of real head maps against two simple methods, timed in one run.
 
     python benchmarks/pairs.py [MODEL] [--maps 24 | --all] [--frames token,output,paper]
 
-Plain ways: fp32 tiles that fit the cache with a running threshold; whole rows of scores through torch.topk.
-They take the same time for every map but for noise, so a few maps of each frame are enough; ratios are to their median.
+The simple methods are fp32 tiles that fit the cache with a running threshold, and full rows of scores through
+torch.topk. Their time hardly depends on the map, so a few maps of each frame are enough; ratios are to their median.
 """
 
 import argparse
@@ -35,21 +35,21 @@ class Map:
 
 
 def real_maps(model: str, frames: list[str], count: int | None) -> Iterator[Map]:
-    """Yield ``count`` maps of each frame (all if None), spread over layers, heads and both kinds."""
+    """Yield ``count`` maps of each frame (all if None), spread over layers, heads and both circuits."""
     lens = zp.load(model)
     dims = lens.model.dims
     places = [
-        (layer, head, kind) for layer in range(dims.layers) for head in range(dims.heads) for kind in ("qk", "vo")
+        (layer, head, circuit) for layer in range(dims.layers) for head in range(dims.heads) for circuit in ("qk", "vo")
     ]
     chosen = places if count is None else [places[i * len(places) // count + i % 2] for i in range(count)]
     for frame in frames:
-        for layer, head, kind in chosen:
-            name = f"L{layer}.attn.{head}.{kind}"
+        for layer, head, circuit in chosen:
+            name = f"L{layer}.attn.{head}.{circuit}"
             yield Map(frame, name, lens.head_map(name, frame=frame))
 
 
 def tiled(product: Factored, k: int, tile: int = 1024) -> float:
-    """Return the k-th score by fp32 tiles with a running threshold: the honest plain way."""
+    """Return the k-th score by fp32 tiles with a running threshold, the best simple method."""
     floor, best, buffer = float("-inf"), torch.empty(0), torch.empty(tile * tile)
     for a in product.left.split(tile):
         for b in product.right.split(tile):
@@ -61,8 +61,8 @@ def tiled(product: Factored, k: int, tile: int = 1024) -> float:
     return float(best[-1])
 
 
-def whole_rows(product: Factored, k: int, block: int = 256) -> float:
-    """Return the k-th score by topk over whole rows of scores; an eighth of the rows, scaled up by the caller."""
+def full_rows(product: Factored, k: int, block: int = 256) -> float:
+    """Return the k-th score by topk over full rows, for an eighth of the rows; the caller scales the time up."""
     best, buffer = torch.empty(0), torch.empty(block, product.shape[1])
     for a in product.left[: product.shape[0] // 8].split(block):
         top = torch.mm(a, product.right.T, out=buffer[: len(a)]).topk(k, dim=1).values
@@ -71,7 +71,7 @@ def whole_rows(product: Factored, k: int, block: int = 256) -> float:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the shortest time of some runs."""
+    """Return the shortest time of several runs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -81,7 +81,7 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def growth_mb(work: Callable[[], object]) -> float:
-    """Return how far resident memory rises above its level before some work (Linux; elsewhere only new peaks count)."""
+    """Return how far resident memory rises during some work (only new peaks count where there is no Linux)."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -91,7 +91,7 @@ def growth_mb(work: Callable[[], object]) -> float:
     def kilobytes(field: str) -> int:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
 
-    reset.write_text("5")  # sets the high-water mark to what is resident now
+    reset.write_text("5")  # reset the high-water mark to the present size
     before = kilobytes("VmRSS")
     work()
     return (kilobytes("VmHWM") - before) / 1024
@@ -109,33 +109,33 @@ def main() -> None:
     add_record(parser)
     options = parser.parse_args()
     ours: dict[str, list[tuple[float, float]]] = {}
-    plain: dict[str, list[tuple[float, float]]] = {}
+    simple: dict[str, list[tuple[float, float]]] = {}
     memory = 0.0
     for head_map in real_maps(options.model, options.frames.split(","), None if options.all else options.maps):
         product, k = head_map.product, options.k
         if len(ours.get(head_map.frame, ())) < 3:
             memory = max(memory, growth_mb(lambda product=product, k=k: top_pairs(product, k)))
         result = top_pairs(product, k)
-        took = seconds(lambda product=product, k=k: top_pairs(product, k), 1 if options.all else 3)
-        ours.setdefault(head_map.frame, []).append((took, result.visited))
+        duration = seconds(lambda product=product, k=k: top_pairs(product, k), 1 if options.all else 3)
+        ours.setdefault(head_map.frame, []).append((duration, result.visited))
         if options.verbose:
-            print(f"{head_map.frame} {head_map.name} {took * 1e3:.1f} ms, visited {result.visited:.2%}", flush=True)
-        if len(plain.setdefault(head_map.frame, [])) < options.plain:
+            print(f"{head_map.frame} {head_map.name} {duration * 1e3:.1f} ms, visited {result.visited:.2%}", flush=True)
+        if len(simple.setdefault(head_map.frame, [])) < options.plain:
             start = time.perf_counter()
             kth = tiled(product, k)
             middle = time.perf_counter()
-            whole_rows(product, k)
-            plain[head_map.frame].append((middle - start, (time.perf_counter() - middle) * 8))
+            full_rows(product, k)
+            simple[head_map.frame].append((middle - start, (time.perf_counter() - middle) * 8))
             if abs(kth - result.kth) > 1e-4 * abs(kth):
                 raise SystemExit(f"{head_map.name}: the tiled way finds {kth}, top_pairs {result.kth}.")
-    ratios = print_table(f"top {options.k} pairs of {options.model}", ours, plain, memory)
+    ratios = print_table(f"top {options.k} pairs of {options.model}", ours, simple, memory)
     report(ratios, options.record)
 
 
 def print_table(
-    what: str, ours: dict[str, list[tuple[float, float]]], plain: dict[str, list[tuple[float, float]]], memory: float
+    title: str, ours: dict[str, list[tuple[float, float]]], simple: dict[str, list[tuple[float, float]]], memory: float
 ) -> list[Ratio]:
-    """Print what was measured, and return the ratios of the median map."""
+    """Print the measurements, and return the ratios of the median map."""
     ratios = []
     print(f"Exact top pairs of head maps ({machine()})\n")
     print("Times in ms; ratios of the median map (of the worst map). Targets: 12x tiles, 150x rows.\n")
@@ -145,16 +145,16 @@ def print_table(
     print("|---|---|---|---|---|---|---|---|")
     for frame, rows in ours.items():
         times, visited = zip(*rows, strict=True)
-        tiles, whole = (statistics.median(x) for x in zip(*plain[frame], strict=True))
+        tiles, full = (statistics.median(x) for x in zip(*simple[frame], strict=True))
         middle, worst = statistics.median(times), max(times)
         print(
-            f"| {frame} | {len(rows)} | {tiles * 1e3:.0f} | {whole * 1e3:.0f} | {middle * 1e3:.1f} ({worst * 1e3:.1f}) "
+            f"| {frame} | {len(rows)} | {tiles * 1e3:.0f} | {full * 1e3:.0f} | {middle * 1e3:.1f} ({worst * 1e3:.1f}) "
             f"| {statistics.median(visited):.2%} ({max(visited):.2%}) | {tiles / middle:.1f} ({tiles / worst:.1f}) "
-            f"| {whole / middle:.0f} ({whole / worst:.0f}) |"
+            f"| {full / middle:.0f} ({full / worst:.0f}) |"
         )
-        for plainly, took in (("tiles", tiles), ("whole rows", whole)):
-            name = f"{what}, {frame}, median of {len(rows)} maps: against {plainly}"
-            ratios.append(Ratio(name, took / middle, "times as fast", "more"))
+        for method, duration in (("tiles", tiles), ("whole rows", full)):
+            name = f"{title}, {frame}, median of {len(rows)} maps: against {method}"
+            ratios.append(Ratio(name, duration / middle, "times as fast", "more"))
     print(f"Resident memory rose by at most {memory:.0f} MB during a search, above the factors (25 MB).\n")
     return ratios
 

@@ -1,4 +1,4 @@
-"""Reading an atlas: wall time of the commands from the shell, beside a bare Python, and of the calls in one process."""
+"""A benchmark of reading an atlas: commands from the shell, compared with a bare Python, and calls in one process."""
 
 import argparse
 import statistics
@@ -17,7 +17,7 @@ REPEATS = 9
 
 
 def shell(*arguments: str) -> float:
-    """Median seconds of a Python process with these arguments."""
+    """Return the median seconds of a Python process with these arguments."""
     return _median(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
 
 
@@ -58,16 +58,16 @@ def main() -> None:
         print("| command | shell (target < 500 ms) | bare `python -c pass` | in one process (target < 50 ms) |")
         print("|---|---|---|---|")
         bare = shell("-c", "pass")
-        what = f"read smollm2-135m, layers {atlas.layers[0]}:{atlas.layers[1]}"
+        title = f"read smollm2-135m, layers {atlas.layers[0]}:{atlas.layers[1]}"
         ratios = []
         for name, command in commands.items():
             inside = _median(calls[name]) if name in calls else None
-            whole = shell("-m", "zeropass", *command)
-            within = "" if inside is None else f"{inside * 1000:.0f} ms"
-            print(f"| {name} | {whole * 1000:.0f} ms | {bare * 1000:.0f} ms | {within} |")
-            ratios.append(Ratio(f"{what}: {name}, from the shell", whole / bare, "bare Pythons", "less"))
+            outside = shell("-m", "zeropass", *command)
+            inside_cell = "" if inside is None else f"{inside * 1000:.0f} ms"
+            print(f"| {name} | {outside * 1000:.0f} ms | {bare * 1000:.0f} ms | {inside_cell} |")
+            ratios.append(Ratio(f"{title}: {name}, from the shell", outside / bare, "bare Pythons", "less"))
             if inside is not None:
-                ratios.append(Ratio(f"{what}: {name}, in one process", inside / bare, "bare Pythons", "less"))
+                ratios.append(Ratio(f"{title}: {name}, in one process", inside / bare, "bare Pythons", "less"))
         print()
     report(ratios, arguments.record)
 

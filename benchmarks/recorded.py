@@ -1,7 +1,8 @@
-"""The regression guard: today's ratios beside the recorded ones (recorded.json). It marks and never fails.
+"""The regression guard: today's ratios next to the recorded ones (recorded.json). It marks and never fails.
 
-Only what is measured against a baseline of the same run is compared, or what other work on the machine hardly moves
-(processor time). A name says all that a value depends on, so that a partial run is not held against a whole one.
+Values are compared only if they are measured against a baseline of the same run, or if other work on the machine hardly
+affects them (processor time). A name states everything that a value depends on, so a partial run is never compared with
+a full one.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from zeropass.errors import BadOption, ZeropassError
 
 RECORDED = Path(__file__).parent / "recorded.json"
 WORSE = 1.25
-"""Marked if worse by more than this factor. Beside other work ratios move further than that: look at the load."""
+"""Ratios worse by more than this factor are marked. Other work on the machine can move them further: check the load."""
 
 Better = Literal["less", "more"]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One measured value: what it is, its unit, and which way is better."""
+    """A measured value: its name, its unit, and which direction is better."""
 
     name: str
     value: float
@@ -36,7 +37,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Recorded(Ratio):
-    """A value as it was measured once: when, and on which machine."""
+    """A value as it was recorded, with its date and machine."""
 
     date: str
     machine: str
@@ -48,9 +49,9 @@ def add_record(parser: argparse.ArgumentParser) -> None:
 
 
 def report(ratios: Sequence[Ratio], record: bool = False, path: Path = RECORDED) -> None:
-    """Print today's ratios beside the recorded ones, and record them if asked; the last thing that a benchmark does.
+    """Print today's ratios next to the recorded ones, and record them on request; every benchmark ends with this.
 
-    A file that cannot be read ends it with exit code 2, after what was measured is printed, and is never written over.
+    If the file cannot be read, the ratios are printed, the exit code is 2, and the file is never overwritten.
     """
     if not ratios:
         return
@@ -74,70 +75,73 @@ def report(ratios: Sequence[Ratio], record: bool = False, path: Path = RECORDED)
 
 
 def table(ratios: Sequence[Ratio], known: dict[str, Recorded]) -> str:
-    """The ratios as a table of Markdown, each beside what is recorded under its name."""
+    """Return the ratios as a Markdown table, each next to the value recorded under its name."""
     lines = ["| what | unit | recorded | today | today / recorded | |", "|---|---|---:|---:|---:|---|"]
-    for one in ratios:
-        old = known.get(one.name)
+    for ratio in ratios:
+        old = known.get(ratio.name)
         if old is None:
-            lines.append(f"| {one.name} | {one.unit} | – | {one.value:.3g} | – | not recorded |")
+            lines.append(f"| {ratio.name} | {ratio.unit} | – | {ratio.value:.3g} | – | not recorded |")
             continue
-        factor = worse(one, old)
+        factor = worse(ratio, old)
         mark = f"WORSE, {factor:.2f} times" if factor > WORSE else ""
         lines.append(
-            f"| {one.name} | {one.unit} | {old.value:.3g} ({old.date}) | {one.value:.3g} "
-            f"| {one.value / old.value:.2f} | {mark} |"
+            f"| {ratio.name} | {ratio.unit} | {old.value:.3g} ({old.date}) | {ratio.value:.3g} "
+            f"| {ratio.value / old.value:.2f} | {mark} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def worse(now: Ratio, then: Ratio) -> float:
-    """How many times worse a value is than it was; under one if it is better. Infinite for a speed of nothing."""
+    """Return how many times worse a value has become; below one if better, infinite for a speed of zero."""
     if now.better == "less":
         return now.value / then.value
     return then.value / now.value if now.value > 0 else math.inf
 
 
 def read(path: Path = RECORDED) -> dict[str, Recorded]:
-    """What is recorded, by name; nothing if there is no file. BadOption, naming the file, if it is spoiled."""
+    """Return the recorded values by name, none if there is no file; raise BadOption if it is malformed."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        found = [Recorded(**row) for row in rows]
+        entries = [Recorded(**row) for row in rows]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise _spoiled(path, str(error)) from error
+        raise _malformed(path, str(error)) from error
     if not isinstance(rows, list):
-        raise _spoiled(path, "it should hold a list")
-    for one in found:
-        if not _is_sound(one):
-            raise _spoiled(path, f"{one.name!r} is not recorded with a positive number, a unit, a date and a machine")
-    if len({one.name for one in found}) < len(found):
-        raise _spoiled(path, "a name stands there twice")
-    return {one.name: one for one in found}
+        raise _malformed(path, "it should hold a list")
+    for entry in entries:
+        if not _is_sound(entry):
+            raise _malformed(
+                path, f"{entry.name!r} is not recorded with a positive number, a unit, a date and a machine"
+            )
+    if len({entry.name for entry in entries}) < len(entries):
+        raise _malformed(path, "a name stands there twice")
+    return {entry.name: entry for entry in entries}
 
 
 def write(ratios: Sequence[Ratio], path: Path = RECORDED) -> None:
-    """Record today's values in the place of those of the same names; the others stay. All are written, or none.
+    """Record today's values in place of those with the same names, and keep the others. Write all or none.
 
-    Raises BadOption, naming the file, if it is spoiled, cannot be written, or a value is no positive number.
+    Raises:
+        BadOption: The file, which is named, is malformed or cannot be written, or a value is not a positive number.
     """
     known, stamp = read(path), {"date": today(), "machine": shape()}
-    for one in ratios:
-        now = Recorded(**asdict(one), **stamp)
-        if not _is_sound(now):
-            raise BadOption(f"{one.name} was measured as {one.value}; only a positive number can be recorded.")
-        known[one.name] = now
+    for ratio in ratios:
+        entry = Recorded(**asdict(ratio), **stamp)
+        if not _is_sound(entry):
+            raise BadOption(f"{ratio.name} was measured as {ratio.value}; only a positive number can be recorded.")
+        known[ratio.name] = entry
     rows = [asdict(known[name]) for name in sorted(known)]
     with atomic_write(path, BadOption) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def _is_sound(one: Recorded) -> bool:
-    value = one.value
-    texts = (one.name, one.unit, one.date, one.machine)
+def _is_sound(entry: Recorded) -> bool:
+    value = entry.value
+    texts = (entry.name, entry.unit, entry.date, entry.machine)
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    return number and all(isinstance(text, str) and text for text in texts) and one.better in get_args(Better)
+    return number and all(isinstance(text, str) and text for text in texts) and entry.better in get_args(Better)
 
 
-def _spoiled(path: Path, why: str) -> BadOption:
-    return BadOption(f"{path} cannot be used ({why}). Take it back from git, or delete it and run with --record.")
+def _malformed(path: Path, reason: str) -> BadOption:
+    return BadOption(f"{path} cannot be used ({reason}). Take it back from git, or delete it and run with --record.")

@@ -1,7 +1,7 @@
-"""Peers: the same questions on the same weights and machine, answers compared before times (`make peers`).
+"""Peers: the same questions on the same weights and machine, with answers compared before times (`make peers`).
 
-Every way (benchmarks/peers/way_*.py) runs in a process of its own and reads SmolLM2-135M-Instruct from one folder,
-float32, as transformers has it. Answers that differ by more than rounding end the run with exit code 1.
+Every tool (benchmarks/peers/way_*.py) runs in a process of its own and reads SmolLM2-135M-Instruct in float32 from one
+folder, as transformers has it. If answers differ by more than rounding, the run ends with exit code 1.
 """
 
 import argparse
@@ -39,15 +39,15 @@ vo, qk: the top {PAIRS} pairs of {", ".join(f"L{layer}.attn.{head}" for layer, h
 """
 
 Cost = tuple[float, float]
-"""Seconds, and seconds of the processor: these hardly depend on who else is there."""
+"""Seconds, and processor seconds, which hardly depend on other work."""
 
 Answers = dict[str, dict[str, Any]]
-"""What a way said to each question: ids and scores, seconds, processor seconds, peak memory in MB."""
+"""The answers of a tool by question: ids and scores, seconds, processor seconds, peak memory in MB."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One way: what it costs to import what it needs, and to give its first answer, from nothing; and its answers."""
+    """The run of a tool: the costs of its imports and of its first answer, both from a cold start, and its answers."""
 
     imported: Cost
     first: Cost | None
@@ -55,24 +55,24 @@ class Run:
 
 
 def run(line: list[str], model: Path, times: int) -> Run:
-    """Ask a way everything, and start it some times more."""
-    imported = start_up(line, times)
+    """Ask a tool all questions, and start it several more times."""
+    imports = start_up(line, times)
     answers = asked([*line, str(model)])
     first = start_up([*line, str(model), "neuron"], times) if "neuron" in answers else None
-    return Run(imported, first, answers)
+    return Run(imports, first, answers)
 
 
 def asked(line: list[str]) -> Answers:
-    """The answers of a process; SystemExit with the end of what it said if it fails."""
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise SystemExit(f"{Path(line[1]).name} ended with status {done.returncode}:\n{said}")
-    return {found["name"]: found for found in map(json.loads, done.stdout.splitlines())}
+    """Return the answers of a process; raise SystemExit with the end of its error output if it fails."""
+    process = subprocess.run(line, capture_output=True, text=True, check=False)
+    if process.returncode:
+        message = "\n".join(process.stderr.strip().splitlines()[-3:])
+        raise SystemExit(f"{Path(line[1]).name} ended with status {process.returncode}:\n{message}")
+    return {answer["name"]: answer for answer in map(json.loads, process.stdout.splitlines())}
 
 
 def start_up(line: list[str], times: int) -> Cost:
-    """What a process costs from start to end: medians."""
+    """Return the median cost of a process from start to end."""
     costs = []
     for _ in range(times):
         started, before = time.perf_counter(), children_busy()
@@ -83,13 +83,13 @@ def start_up(line: list[str], times: int) -> Cost:
 
 
 def children_busy() -> float:
-    """Processor seconds of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Return the processor seconds of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def compared(runs: dict[str, Run]) -> list[str]:
-    """A line for each way and question on how far it agrees with ours; SystemExit where one does not."""
+    """Return a line on how far each tool agrees with ours on each question; raise SystemExit if one does not."""
     lines, ours = [], runs[OURS].answers
     for way, name, theirs in others(runs):
         sides = [list(zip(side["ids"], side["scores"], strict=True)) for side in (ours[name], theirs)]
@@ -101,26 +101,26 @@ def compared(runs: dict[str, Run]) -> list[str]:
 
 
 def others(runs: dict[str, Run]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(way, question, answer) of all ways but ours."""
-    return [(way, *answer) for way, found in runs.items() if way != OURS for answer in found.answers.items()]
+    """Return (way, question, answer) for all tools but ours."""
+    return [(way, *item) for way, tool_run in runs.items() if way != OURS for item in tool_run.answers.items()]
 
 
 def table(runs: dict[str, Run]) -> list[str]:
-    """Times and memory, a row for each way."""
+    """Return the times and memory, in one row for each tool."""
     lines = [
         f"| way | import | {' | '.join(SHOWN.values())} | peak MB: first answer / values / maps |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for way, found in runs.items():
-        costs = (found.imported, found.first, *(cost(found.answers, name) for name in ("values", "vo", "qk")))
-        shown = " | ".join("–" if one is None else f"{one[0]:.3g} ({one[1]:.3g})" for one in costs)
-        peaks = (peak(found.answers, *names) for names in (("neuron",), ("values",), ("vo", "qk")))
-        lines.append(f"| {way} | {shown} | {' / '.join(peaks)} |")
+    for way, tool_run in runs.items():
+        costs = (tool_run.imported, tool_run.first, *(cost(tool_run.answers, name) for name in ("values", "vo", "qk")))
+        cells = " | ".join("–" if pair is None else f"{pair[0]:.3g} ({pair[1]:.3g})" for pair in costs)
+        peaks = (peak(tool_run.answers, *names) for names in (("neuron",), ("values",), ("vo", "qk")))
+        lines.append(f"| {way} | {cells} | {' / '.join(peaks)} |")
     return lines
 
 
 def cost(answers: Answers, name: str) -> Cost | None:
-    """What a question took; of head maps, a map."""
+    """Return the cost of a question; for head maps, the cost of one map."""
     if name not in answers:
         return None
     count = len(HEADS) if name in ("vo", "qk") else 1
@@ -128,13 +128,13 @@ def cost(answers: Answers, name: str) -> Cost | None:
 
 
 def peak(answers: Answers, *names: str) -> str:
-    """The most memory of some questions, in MB."""
-    found = [answers[name]["peak"] for name in names if name in answers]
-    return f"{max(found):,.0f}" if found else "–"
+    """Return the peak memory of some questions, in MB."""
+    peaks = [answers[name]["peak"] for name in names if name in answers]
+    return f"{max(peaks):,.0f}" if peaks else "–"
 
 
 def ratios(runs: dict[str, Run]) -> list[Ratio]:
-    """How many times the processor time of ours another way takes."""
+    """Return the processor time of the other tools in units of ours."""
     ours = runs[OURS].answers
     return [
         Ratio(f"peers, {SHOWN[name]}: {way}", theirs["busy"] / ours[name]["busy"], "times ours", "more")
@@ -144,13 +144,13 @@ def ratios(runs: dict[str, Run]) -> list[Ratio]:
 
 
 def versions(python: str, *packages: str) -> str:
-    """Packages of an environment with their versions."""
+    """Return packages of an environment with their versions."""
     code = f"from importlib.metadata import version; print(*(f'{{p}} {{version(p)}}' for p in {packages}), sep=', ')"
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write_model(folder: Path) -> None:
-    """Write the demo model as transformers has it, whole or not at all."""
+    """Write the demo model as transformers has it, completely or not at all."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     write_folder(zp.open_model(MODEL), part).rename(folder)

@@ -1,4 +1,4 @@
-"""The explorer under load: how long pages take with several clients at once, each asking as soon as it is answered."""
+"""The explorer under load: the time of pages for several clients at once, each asking as soon as it is answered."""
 
 import argparse
 import json
@@ -24,29 +24,29 @@ Timings = dict[str, list[float]]
 WORDS = ("Paris", "Monday", "Tuesday", "become", "water", "music", "king", "doctor", "red", "seven", "law", "snow")
 
 
-def questions(atlas: zp.Atlas, kind: str, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (name of the kind of page, address), drawn at random: hardly any page is asked for twice."""
-    draw, model, (first, stop) = random.Random(seed), atlas.model, atlas.layers
+def questions(atlas: zp.Atlas, group: str, seed: int) -> Iterator[tuple[str, str]]:
+    """Yield (page type, address) endlessly and at random, so that hardly any page is requested twice."""
+    rng, model, (first, stop) = random.Random(seed), atlas.model, atlas.layers
     while True:
         layer, head, neuron = (
-            draw.randrange(first, stop),
-            draw.randrange(model["heads"]),
-            draw.randrange(model["neurons"]),
+            rng.randrange(first, stop),
+            rng.randrange(model["heads"]),
+            rng.randrange(model["neurons"]),
         )
-        token, column = draw.randrange(model["vocabulary"]), draw.randrange(model["head_dim"])
-        side = draw.choice(("read-token", "read-output", "write-output"))
+        token, column = rng.randrange(model["vocabulary"]), rng.randrange(model["head_dim"])
+        side = rng.choice(("read-token", "read-output", "write-output"))
         stored = {
-            "model": f"/by/{draw.choice(('strength', 'best', 'kurtosis'))}/{side}",
+            "model": f"/by/{rng.choice(('strength', 'best', 'kurtosis'))}/{side}",
             "layer": f"/layer/{layer}",
-            "layer, further pages": f"/layer/{layer}/{draw.randrange(2, 30)}",
+            "layer, further pages": f"/layer/{layer}/{rng.randrange(2, 30)}",
             "neuron": f"/at/L{layer}.ff.{neuron}",
             "neuron as JSON": f"/at/L{layer}.ff.{neuron}.json",
             "column": f"/at/L{layer}.attn.{head}.q.{column}",
             "head": f"/at/L{layer}.attn.{head}",
-            "head map": f"/map/L{layer}.attn.{head}.{draw.choice(('qk', 'vo'))}",
+            "head map": f"/map/L{layer}.attn.{head}.{rng.choice(('qk', 'vo'))}",
             "columns of a head": f"/subheads/L{layer}.attn.{head}",
             "token": f"/token/{token}",
-            "tokens": f"/tokens/{draw.randrange(2, 100)}",
+            "tokens": f"/tokens/{rng.randrange(2, 100)}",
         }
         computed = {
             "near": f"/near/L{layer}.ff.{neuron}",
@@ -54,85 +54,88 @@ def questions(atlas: zp.Atlas, kind: str, seed: int) -> Iterator[tuple[str, str]
             "cloud": f"/cloud/L{layer}.ff.{neuron}",
             "another view": f"/at/L{layer}.ff.{neuron}?tokens=words",
             "nearest tokens": f"/nearest/{token}",
-            "concept": f"/find?q={quote(' '.join(draw.sample(WORDS, 3)))}",
-            "another offset": f"/map/L{layer}.attn.{head}.qk?offset={draw.randrange(1, 64)}",
-            "filter": f"/map/L{layer}.attn.{head}.vo?left={draw.choice(WORDS)}",
+            "concept": f"/find?q={quote(' '.join(rng.sample(WORDS, 3)))}",
+            "another offset": f"/map/L{layer}.attn.{head}.qk?offset={rng.randrange(1, 64)}",
+            "filter": f"/map/L{layer}.attn.{head}.vo?left={rng.choice(WORDS)}",
             "singular directions": f"/svd/L{layer}.attn.{head}.vo",
         }
-        pages = stored if kind == "stored" else computed
-        name = draw.choice(list(pages))
+        pages = stored if group == "stored" else computed
+        name = rng.choice(list(pages))
         yield name, pages[name]
 
 
-def client(address: str, pages: Iterator[tuple[str, str]], seconds: float, found: Timings, failed: list[str]) -> None:
-    """Ask for one page after the other until the time is over."""
-    until = time.perf_counter() + seconds
+def client(
+    address: str, pages: Iterator[tuple[str, str]], seconds: float, timings: Timings, failures: list[str]
+) -> None:
+    """Request one page after the other until the time is up."""
+    end = time.perf_counter() + seconds
     for name, path in pages:
         started = time.perf_counter()
-        if started > until:
+        if started > end:
             return
         try:
-            with urllib.request.urlopen(address + path, timeout=60) as answer:
-                answer.read()
+            with urllib.request.urlopen(address + path, timeout=60) as response:
+                response.read()
         except OSError as error:
-            failed.append(f"{path}: {error}")
+            failures.append(f"{path}: {error}")
         else:
-            found[name].append(time.perf_counter() - started)
+            timings[name].append(time.perf_counter() - started)
 
 
-def load(address: str, atlas: zp.Atlas, kind: str, clients: int, seconds: float) -> Timings:
-    """Seconds that each page took, by kind of page."""
-    found: Timings = defaultdict(list)
-    failed: list[str] = []
+def load(address: str, atlas: zp.Atlas, group: str, clients: int, seconds: float) -> Timings:
+    """Return the seconds of every page, by page type."""
+    timings: Timings = defaultdict(list)
+    failures: list[str] = []
     threads = [
-        threading.Thread(target=client, args=(address, questions(atlas, kind, seed), seconds, found, failed))
+        threading.Thread(target=client, args=(address, questions(atlas, group, seed), seconds, timings, failures))
         for seed in range(clients)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if failed:
-        raise SystemExit(f"{len(failed)} pages failed, such as {failed[0]}")
-    return found
+    if failures:
+        raise SystemExit(f"{len(failures)} pages failed, such as {failures[0]}")
+    return timings
 
 
 @contextmanager
 def serving(path: Path) -> Iterator[tuple[str, float, int]]:
-    """A server in a process of its own: its address, how long it took to answer for the first time, and its id."""
+    """Run a server in its own process; yield its address, the seconds until its first answer, and its process id."""
     started = time.perf_counter()
-    line = [sys.executable, "-m", "zeropass", "serve", str(path), "--port", "0"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, "-m", "zeropass", "serve", str(path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[0].rstrip("/")
-        with urllib.request.urlopen(f"{address}/", timeout=60) as answer:
-            answer.read()
-        took = time.perf_counter() - started
+        with urllib.request.urlopen(f"{address}/", timeout=60) as response:
+            response.read()
+        start_up = time.perf_counter() - started
         try:
-            yield address, took, server.pid
+            yield address, start_up, server.pid
         finally:
             server.terminate()
 
 
 def busy(process: int) -> float:
-    """Seconds of processor time that a process and its children have used: they do not depend on who else is there."""
-    own = Path(f"/proc/{process}")
-    children = (own / "task" / str(process) / "children").read_text(encoding="utf-8").split()
-    fields = (own / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return spent + sum(busy(int(child)) for child in children)
+    """Return the processor seconds of a process and its children, which do not depend on other work."""
+    folder = Path(f"/proc/{process}")
+    children = (folder / "task" / str(process) / "children").read_text(encoding="utf-8").split()
+    fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds + sum(busy(int(child)) for child in children)
 
 
 def p95(times: Sequence[float]) -> float:
+    """Return the 95th percentile."""
     return statistics.quantiles(times, n=20)[-1] if len(times) > 1 else times[0]
 
 
-def table(found: Timings, target: str) -> None:
-    """Print the pages, slowest last, and all of them together."""
+def table(timings: Timings, target: str) -> None:
+    """Print the page types, slowest last, and all of them together."""
     print(f"| page | asked | median | p95 ({target}) |")
     print("|---|---|---|---|")
-    rows = sorted(found.items(), key=lambda row: p95(row[1]))
-    rows.append(("all", [one for _, times in rows for one in times]))
+    rows = sorted(timings.items(), key=lambda row: p95(row[1]))
+    rows.append(("all", [seconds for _, times in rows for seconds in times]))
     for name, times in rows:
         print(f"| {name} | {len(times)} | {statistics.median(times) * 1000:.0f} ms | {p95(times) * 1000:.0f} ms |")
     print()
@@ -148,23 +151,23 @@ def main() -> None:
     arguments = parser.parse_args()
     path = arguments.atlas or Path("demo/smollm2-135m")
     atlas = zp.open_atlas(path)
-    what = f"pages of {atlas.model['name']}, layers {atlas.layers[0]}:{atlas.layers[1]}"
+    title = f"pages of {atlas.model['name']}, layers {atlas.layers[0]}:{atlas.layers[1]}"
     ratios = []
-    with serving(path) as (address, took, process):
+    with serving(path) as (address, start_up, process):
         print(f"The explorer, {arguments.clients} clients at once, layers {atlas.layers} ({machine()})\n")
-        print(f"From the command to the first page: {took:.2f} s\n")
-        load(address, atlas, "computed", 1, 5)  # opens the weights, which is done once
-        every = {}
-        for kind, target in (("stored", "target < 100 ms"), ("computed", "target < 1 s")):
+        print(f"From the command to the first page: {start_up:.2f} s\n")
+        load(address, atlas, "computed", 1, 5)  # opens the weights, which happens only once
+        timings = {}
+        for group, target in (("stored", "target < 100 ms"), ("computed", "target < 1 s")):
             before = busy(process)
-            every[kind] = load(address, atlas, kind, arguments.clients, arguments.seconds)
-            used = (busy(process) - before) / sum(map(len, every[kind].values()))
-            print(f"Pages that are {kind}:\n")
-            table(every[kind], target)
-            print(f"The server took {used * 1000:.0f} ms of processor time a page.\n")
-            ratios.append(Ratio(f"{what}: {kind}", used * 1000, "ms of processor time", "less"))
+            timings[group] = load(address, atlas, group, arguments.clients, arguments.seconds)
+            page_seconds = (busy(process) - before) / sum(map(len, timings[group].values()))
+            print(f"Pages that are {group}:\n")
+            table(timings[group], target)
+            print(f"The server took {page_seconds * 1000:.0f} ms of processor time a page.\n")
+            ratios.append(Ratio(f"{title}: {group}", page_seconds * 1000, "ms of processor time", "less"))
     if arguments.json:
-        arguments.json.write_text(json.dumps(every), encoding="utf-8")
+        arguments.json.write_text(json.dumps(timings), encoding="utf-8")
     report(ratios, arguments.record)
 
 

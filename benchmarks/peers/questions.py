@@ -1,7 +1,7 @@
-"""What every way of reading weights is asked, and how it answers: in a process of its own, a line of JSON a question.
+"""The questions to every tool that reads weights, and its answers: from a process of its own, a line of JSON for each.
 
-All in the paper's frame, which any tool can ask for: raw products, nothing folded, every token shown. This module
-runs in the environments of all ways, so it needs torch and the standard library alone.
+All questions are in the paper's frame, which any tool supports: raw products, nothing folded, every token shown. This
+module runs in the environments of all tools, so it needs only torch and the standard library.
 """
 
 import json
@@ -20,39 +20,39 @@ NEURON = (26, 1189)
 LAYERS = range(24, 30)
 HEADS = tuple((layer, layer % 9) for layer in range(0, 30, 6))
 NAMES = ("neuron", "values", "vo", "qk")
-"""In this order, from the one that costs next to nothing: it is the first answer."""
+"""The questions in order, the cheapest first: it times the first answer."""
 
 Best = tuple[Tensor, Tensor]
 """Ids and scores, best first."""
 
 
 class Way(Protocol):
-    """One way of reading a model, opened."""
+    """A tool with an open model."""
 
     def neuron(self, layer: int, row: int) -> Best:
-        """Tokens (1, TOKENS) that a feed-forward value vector writes for most: the top of ``U v``."""
+        """Return the tokens (1, TOKENS) that a feed-forward value vector promotes most: the top of ``U v``."""
 
     def values(self, layers: range) -> Best:
-        """The same (n, TOKENS) for all value vectors of some layers."""
+        """Return the same (n, TOKENS) for all value vectors of some layers."""
 
-    def pairs(self, kind: str, layer: int, head: int) -> Best:
-        """Ids (2, PAIRS) and scores (PAIRS,) of the top entries of ``E W_V W_O Uᵀ`` or ``E W_Q W_Kᵀ Eᵀ``."""
+    def pairs(self, circuit: str, layer: int, head: int) -> Best:
+        """Return ids (2, PAIRS) and scores (PAIRS,) of the top entries of ``E W_V W_O Uᵀ`` or ``E W_Q W_Kᵀ Eᵀ``."""
 
 
 def answer(way: Way, name: str) -> Iterable[Best]:
-    """Answer one question: lists of ids and scores, a pair being one id."""
+    """Answer one question with lists of ids and scores, where a pair is one id."""
     if name == "neuron":
         return [way.neuron(*NEURON)]
     if name == "values":
         return [way.values(LAYERS)]
-    found = [way.pairs(name, layer, head) for layer, head in HEADS]
-    return [((left << 32) + right, scores) for (left, right), scores in found]
+    maps = [way.pairs(name, layer, head) for layer, head in HEADS]
+    return [((left << 32) + right, scores) for (left, right), scores in maps]
 
 
 def serve(opened: Callable[[Path], Way], names: Iterable[str] = NAMES) -> None:
-    """Open the model that the command line names and answer; without a model, only import what is needed.
+    """Open the model that the command line names and answer; without a model, which times the imports, return.
 
-    A second argument ends it after that question.
+    A second argument names the last question.
     """
     if len(sys.argv) < 2:
         return
@@ -64,8 +64,8 @@ def serve(opened: Callable[[Path], Way], names: Iterable[str] = NAMES) -> None:
         best = list(answer(way, name))
         seconds, busy = time.perf_counter() - started, time.process_time() - before
         ids, scores = ([row for part in side for row in _rows(part)] for side in zip(*best, strict=True))
-        found = {"name": name, "seconds": seconds, "busy": busy, "peak": peak_mb(), "ids": ids, "scores": scores}
-        print(json.dumps(found), flush=True)
+        record = {"name": name, "seconds": seconds, "busy": busy, "peak": peak_mb(), "ids": ids, "scores": scores}
+        print(json.dumps(record), flush=True)
         if sys.argv[2:] == [name]:
             return
 
@@ -83,7 +83,7 @@ def forget_peak() -> None:
 
 
 def peak_mb() -> float:
-    """The most that was resident since `forget_peak`, in MB."""
+    """Return the peak of resident memory since `forget_peak`, in MB."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -92,12 +92,12 @@ def peak_mb() -> float:
 
 
 def best_rows(blocks: Iterable[Tensor], k: int) -> Best:
-    """Ids (2, k) and scores (k,) of the largest entries of a matrix that comes in blocks of rows, top to bottom."""
+    """Return ids (2, k) and scores (k,) of the largest entries of a matrix given in blocks of rows."""
     best, left, right, start = torch.empty(0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), 0
     for block in blocks:
         scores, columns = block.topk(k, dim=1)
         rows = torch.arange(start, start + len(block))[:, None].expand_as(columns)
-        best, at = torch.cat((best, scores.flatten())).topk(k)
-        left, right = torch.cat((left, rows.flatten()))[at], torch.cat((right, columns.flatten()))[at]
+        best, order = torch.cat((best, scores.flatten())).topk(k)
+        left, right = torch.cat((left, rows.flatten()))[order], torch.cat((right, columns.flatten()))[order]
         start += len(block)
     return torch.stack((left, right)), best

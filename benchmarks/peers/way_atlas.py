@@ -1,4 +1,4 @@
-"""zeropass, as an atlas on disk: both poles of every vector, z, and for each token the vectors that write it most."""
+"""The answers of zeropass from an atlas on disk: both poles and z of every vector, and the inverted index of tokens."""
 
 import tempfile
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from questions import TOKENS, Best, serve
 
 @dataclass(frozen=True)
 class Builder:
-    """A model of which atlases are built."""
+    """A model to build atlases of."""
 
     model: zp.Model
 
     def neuron(self, layer: int, row: int) -> Best:
-        raise NotImplementedError  # what an atlas answers once it stands: benchmarks/reading.py
+        raise NotImplementedError  # benchmarks/reading.py times the answers of a finished atlas
 
     def values(self, layers: range) -> Best:
         options = zp.Options(
@@ -38,7 +38,7 @@ class Builder:
         ids, z, mean, std = (np.array(column) for column in zip(*lists, strict=True))
         return torch.from_numpy(ids), torch.from_numpy(z * std[:, None] + mean[:, None])
 
-    def pairs(self, kind: str, layer: int, head: int) -> Best:
+    def pairs(self, circuit: str, layer: int, head: int) -> Best:
         raise NotImplementedError  # an atlas runs the same search as way_zeropass.py
 
 

@@ -1,4 +1,4 @@
-"""TransformerLens: its bridge to a model of transformers, and its factored matrices."""
+"""The answers of TransformerLens, from its bridge to a transformers model and its factored matrices."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +13,26 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class Bridge:
-    """A model in TransformerLens, its weights as they are: nothing folded, nothing centred."""
+    """A model in TransformerLens with its weights unchanged: nothing folded, nothing centred."""
 
     model: TransformerBridge
 
     def neuron(self, layer: int, row: int) -> Best:
-        found = (self.model.blocks[layer].mlp.W_out[row] @ self.model.W_U).topk(TOKENS)
-        return found.indices[None], found.values[None]
+        top = (self.model.blocks[layer].mlp.W_out[row] @ self.model.W_U).topk(TOKENS)
+        return top.indices[None], top.values[None]
 
     def values(self, layers: range) -> Best:
-        found = [(self.model.blocks[layer].mlp.W_out @ self.model.W_U).topk(TOKENS, dim=1) for layer in layers]
-        return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+        tops = [(self.model.blocks[layer].mlp.W_out @ self.model.W_U).topk(TOKENS, dim=1) for layer in layers]
+        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
 
-    def pairs(self, kind: str, layer: int, head: int) -> Best:
+    def pairs(self, circuit: str, layer: int, head: int) -> Best:
         model = self.model
-        if kind == "qk":
-            circuit = model.W_E @ model.QK[layer, head] @ model.W_E.T
+        if circuit == "qk":
+            product = model.W_E @ model.QK[layer, head] @ model.W_E.T
         else:
-            circuit = model.W_E @ model.OV[layer, head] @ model.W_U
-        rows = torch.arange(circuit.ldim).split(ROWS)  # it has no search for the best entries, so block by block
-        return best_rows((circuit[part].AB for part in rows), PAIRS)
+            product = model.W_E @ model.OV[layer, head] @ model.W_U
+        rows = torch.arange(product.ldim).split(ROWS)  # there is no search for the best entries, so block by block
+        return best_rows((product[part].AB for part in rows), PAIRS)
 
 
 def opened(folder: Path) -> Bridge:

@@ -1,4 +1,4 @@
-"""zeropass, in memory."""
+"""The answers of zeropass, in memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,17 @@ class Reader:
 
     def neuron(self, layer: int, row: int) -> Best:
         (record,) = self.lens.explain(f"L{layer}.ff.{row}.value", frame="paper", tokens="all", k=TOKENS)
-        return torch.tensor([[one.id for one in record.top]]), torch.tensor([[one.score for one in record.top]])
+        return torch.tensor([[entry.id for entry in record.top]]), torch.tensor([[entry.score for entry in record.top]])
 
     def values(self, layers: range) -> Best:
         rows = self.lens.model.unembedding
         blocks = (part for layer in layers for part in self.lens.vectors(layer, "value").vectors.split(ROWS))
-        found = [(part @ rows.T).topk(TOKENS, dim=1) for part in blocks]
-        return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+        tops = [(part @ rows.T).topk(TOKENS, dim=1) for part in blocks]
+        return torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops])
 
-    def pairs(self, kind: str, layer: int, head: int) -> Best:
-        found = zp.top_pairs(self.lens.head_map(f"L{layer}.attn.{head}.{kind}", frame="paper"), PAIRS)
-        return torch.stack((found.left, found.right)), found.scores
+    def pairs(self, circuit: str, layer: int, head: int) -> Best:
+        top = zp.top_pairs(self.lens.head_map(f"L{layer}.attn.{head}.{circuit}", frame="paper"), PAIRS)
+        return torch.stack((top.left, top.right)), top.scores
 
 
 def opened(folder: Path) -> Reader:
