@@ -17,11 +17,11 @@ from unittest import mock
 
 import numba
 import numpy as np
-from top_k import hits, sets
 
 import zeropass as zp
 from machine import called, machine
 from recorded import Ratio, add_record, report
+from top_k import hits, sets
 from zeropass.numerics import numba_kernels
 from zeropass.numerics.tiles import products_for
 from zeropass.numerics.top_k import survey

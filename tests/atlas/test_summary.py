@@ -83,7 +83,7 @@ def test_the_atlas_knows_kurtosis_and_best_of_every_list(built: small.Built) -> 
 def test_the_map_is_the_mean_over_the_lists_of_each_part(built: small.Built) -> None:
     atlas, rows = built.atlas, table(built.atlas)
     group = atlas.model["heads"] // atlas.model["kv_heads"]
-    for side, frame in summary.kinds_of(atlas):
+    for side, frame in summary.list_types_of(atlas):
         for measure in summary.MEASURES:
             cells = {(c.layer, c.part): c for c in summary.overview(atlas, side, frame, measure).cells}
             assert len(cells) == atlas.model["layers"] * (1 + atlas.model["heads"])

@@ -116,12 +116,12 @@ class Alignment:
 
     def summary(self) -> dict[str, Any]:
         """Return a JSON-ready summary: the assigned layers of each map, and counts of each kind of match."""
-        pairing_kinds = {pairing.kind: None for pairing in self.pairings}
+        neurons_and_heads = {pairing.kind: None for pairing in self.pairings}
         return {
             "models": list(self.models),
             "method": self.method,
             "layers": {f"{layer_map.role} {layer_map.frame}": list(layer_map.assigned) for layer_map in self.layers},
-            "matches": {pairing_kind: self._counts(pairing_kind) for pairing_kind in pairing_kinds},
+            "matches": {pairing_kind: self._counts(pairing_kind) for pairing_kind in neurons_and_heads},
         }
 
     def _counts(self, pairing_kind: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ RETRIES = 20
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What a worker needs to know about a build.
+    """The facts of a build that a worker needs.
 
     Attributes:
         size: Bytes of the weight files, by which a worker notices that it has others.

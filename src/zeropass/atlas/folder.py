@@ -22,7 +22,7 @@ __all__ = ["Files", "Floats", "Run"]
 
 Floats = npt.NDArray[np.float32]
 
-KINDS: dict[str, type] = {
+COLUMN_TYPES: dict[str, type] = {
     **dict.fromkeys(("id", "layer", "head", "index", "offset", "token", "rank"), int),
     **dict.fromkeys(("top_ids", "bottom_ids", "left_ids", "right_ids", "words"), int),
     **dict.fromkeys(("address", "role", "side", "frame", "piece"), str),
@@ -158,7 +158,7 @@ class Files:
         except (duckdb.Error, UnicodeError) as error:
             raise self._damaged(file, error) from error
         for name, column in arrays.items():
-            well_typed = not len(column) or _python_type(column[0]) is KINDS.get(name, _python_type(column[0]))
+            well_typed = not len(column) or _python_type(column[0]) is COLUMN_TYPES.get(name, _python_type(column[0]))
             if np.ma.is_masked(column) or not well_typed:  # A column with missing values comes as a masked array.
                 raise self._damaged(file, f"its column {name} is not what it should be")
         return arrays
@@ -195,7 +195,9 @@ class Files:
             lists = isinstance(column[0], list)
             values = [value for entry in column for value in entry or ()] if lists else column
             wrong = (
-                None in column or None in values or (values and type(values[0]) is not KINDS.get(name, type(values[0])))
+                None in column
+                or None in values
+                or (values and type(values[0]) is not COLUMN_TYPES.get(name, type(values[0])))
             )
             numbers = isinstance(values[0], float) if values else False
             if wrong or (numbers and name not in ENDLESS and not all(map(math.isfinite, values))):

@@ -12,7 +12,7 @@ from zeropass.errors import BadAddress, BadOption
 from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.records.parameters import TokenScore
 
-__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "kinds_of", "outside", "overview", "strengths"]
+__all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "list_types_of", "outside", "overview", "strengths"]
 __all__ += ["subheads", "telling"]
 
 MEASURES = {
@@ -29,7 +29,7 @@ BIN = 0.25
 """The width of a bin of strengths."""
 
 
-def kinds_of(atlas: Atlas) -> list[tuple[str, str]]:
+def list_types_of(atlas: Atlas) -> list[tuple[str, str]]:
     """Return the (side, frame) of the lists that an atlas holds in its blocks, ``read`` before ``write``."""
     sides, frames = ("read", "write"), ("token", "output", "paper")
     types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
@@ -52,7 +52,7 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
     """
     if measure not in MEASURES:
         raise BadOption(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
-    if (side, frame) not in kinds_of(atlas):
+    if (side, frame) not in list_types_of(atlas):
         raise BadOption(f"{atlas.path} has no lists that {side} in the frame {frame}.")
     rows = atlas.query(
         f"SELECT layer, role, head, avg({measure}), max({measure}), arg_max(address, {measure}) "  # noqa: S608

@@ -178,7 +178,7 @@ def plan(context: Context, chosen: Chosen) -> Makers:
     """Return the pages of a context that are written: for each path, a function that makes the page."""
     layers = _layers(context, chosen)
     pages: Makers = {"": partial(model_pages.model, context), "help": partial(model_pages.help_page, context)}
-    for side, frame in summary.kinds_of(context.atlas):
+    for side, frame in summary.list_types_of(context.atlas):
         for measure in summary.MEASURES:
             pages[by(measure, side, frame)] = partial(model_pages.model, context, measure, f"{side}-{frame}")
     pages["outside"] = partial(model_pages.outside, context)

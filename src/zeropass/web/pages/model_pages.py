@@ -26,7 +26,7 @@ SHORT_COLUMNS = ("address", "strength", "role", "side", "frame", "pole", "rank",
 def model(context: Context, measure: str | None = None, kind: str | None = None) -> Page:
     """Return the page of the model, with a map of its parts by how telling their words are."""
     atlas = context.atlas
-    list_types = summary.kinds_of(atlas)
+    list_types = summary.list_types_of(atlas)
     if not list_types:
         return Page("", "model.html", context.name, atlas.info(), {"map": None, "starts": []})
     side, frame = list_types[-1] if kind is None else _list_type(kind)
@@ -166,7 +166,7 @@ def tokens_path(page: int) -> str:
 
 def help_page(context: Context) -> Page:
     """Return the page that explains how to read the others."""
-    verbs = [verb_of(*list_type) for list_type in summary.kinds_of(context.atlas)]
+    verbs = [verb_of(*list_type) for list_type in summary.list_types_of(context.atlas)]
     return Page("help", "help.html", "How to read this", {"kinds": verbs}, {}, None, None, ((context.name, ""),))
 
 
