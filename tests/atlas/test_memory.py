@@ -220,7 +220,7 @@ def test_a_model_is_judged_as_its_embedding_is(tmp_path: Path) -> None:
     )
     model = zp.open_model(str(folder))
     expected = undertrained.judge(table.numpy()[ids], model.vocab.swallowed()[ids])
-    assert model.judgement.hardly_trained[alike].all()
-    assert np.array_equal(model.judgement.hardly_trained[ids], expected.hardly_trained)
+    assert model.judgement.undertrained[alike].all()
+    assert np.array_equal(model.judgement.undertrained[ids], expected.undertrained)
     assert np.array_equal(model.judgement.fragments[ids], expected.fragments)
     assert "embedding" not in model.__dict__

@@ -82,7 +82,7 @@ def test_what_is_in_rows_without_a_token_changes_nothing(kind: str, tmp_path: Pa
         finite = value == 1e4  # such rows stay what they are: no part in moments and judgement, but in head maps
         assert torch.equal(model.embedding, plain.embedding) != finite
         assert torch.equal(model.unembedding, plain.unembedding) != finite
-        assert np.array_equal(model.judgement.hardly_trained, plain.judgement.hardly_trained)
+        assert np.array_equal(model.judgement.undertrained, plain.judgement.undertrained)
         for view, records in expected.items():
             assert finite or told(model, view) == records
         for space, found in moments.items():
@@ -176,9 +176,9 @@ def test_rows_without_a_token_have_no_part_in_the_judgement(tmp_path: Path) -> N
     model = open_model(str(folder))
     kept = ~model.vocab.absent
     expected = judge(table[kept], model.vocab.swallowed()[kept])
-    assert np.array_equal(model.judgement.hardly_trained[kept], expected.hardly_trained)
+    assert np.array_equal(model.judgement.undertrained[kept], expected.undertrained)
     assert np.array_equal(model.judgement.fragments[kept], expected.fragments)
-    assert not model.judgement.hardly_trained[~kept].any()
+    assert not model.judgement.undertrained[~kept].any()
 
 
 def test_a_checkpoint_of_old_names_is_read_alike(tmp_path: Path) -> None:

@@ -114,11 +114,11 @@ def test_lookup_by_role_frame_and_layer() -> None:
 @pytest.mark.parametrize(
     ("value", "chance", "above", "words"),
     [
-        (0.281, 0.0149, True, "on text .28 (chance .01)"),
-        (0.02, 0.01, False, "not above chance on text (.02, chance .01)"),
-        (-0.001, -0.3, False, "not above chance on text (.00, chance -.30)"),
-        (0.999, -0.999, True, "on text 1.00 (chance -1.00)"),
-        (1.0, 0.0, True, "on text 1.00 (chance .00)"),
+        (0.281, 0.0149, True, "correlation with the running model .28 (null .01)"),
+        (0.02, 0.01, False, "correlation with the running model .02, not above the null (.01)"),
+        (-0.001, -0.3, False, "correlation with the running model .00, not above the null (-.30)"),
+        (0.999, -0.999, True, "correlation with the running model 1.00 (null -1.00)"),
+        (1.0, 0.0, True, "correlation with the running model 1.00 (null .00)"),
     ],
 )
 def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float, above: bool, words: str) -> None:
@@ -375,14 +375,20 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
     gate, _, _, _, value = (r for r in lens["L1.ff.2"])
     qk, vo = lens["L1.attn.2"]
     assert printed(render(replace(gate, top=(), bottom=()))).startswith(
-        "L1.ff.2 gate  sees  no token stands out; gate lists of layer 1 on text .28 (chance .01)\n"
+        "L1.ff.2 gate  sees  no token stands out; gate lists of layer 1: correlation with the running model .28 (null .01)\n"
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
     assert printed(render(loud)).startswith(
-        "L1.ff.2 value  writes  value lists of layer 1 not above chance on text (.02, chance .01)\n"
+        "L1.ff.2 value  writes  value lists of layer 1: correlation with the running model .02, not above the null (.01)\n"
     )
-    assert "token frame, query 16 after key; qk maps of layer 1 on text .28 (chance .01)\n" in printed(render(qk))
-    assert "token frame; vo maps of layer 1 not above chance on text (.02, chance .01)\n" in printed(render(vo))
+    assert (
+        "token frame, query 16 after key; qk maps of layer 1: correlation with the running model .28 (null .01)\n"
+        in printed(render(qk))
+    )
+    assert (
+        "token frame; vo maps of layer 1: correlation with the running model .02, not above the null (.01)\n"
+        in printed(render(vo))
+    )
     for record in (loud, vo):
         assert "text" not in printed(render(replace(record, evidence=None)))
 
@@ -390,19 +396,24 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
 def test_a_hit_of_a_kind_that_is_not_above_chance_is_marked() -> None:
     hits = tuple(Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0, above) for above in (True, False, None))
     lines = printed(render_find(FindRecord((), hits), 9)).splitlines()[-3:]
-    assert [line.split("gate")[1].strip() for line in lines] == ["top", "top; its kind is not above chance", "top"]
+    assert [line.split("gate")[1].strip() for line in lines] == [
+        "top",
+        "top; lists of its role and layer are not above the null",
+        "top",
+    ]
 
 
 def test_the_notebook_shows_the_same(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     assert (
-        "<small>gate lists of layer 1 on text .28 (chance .01)</small></caption>" in lens["L1.ff.2.gate"]._repr_html_()
+        "<small>gate lists of layer 1: correlation with the running model .28 (null .01)</small></caption>"
+        in lens["L1.ff.2.gate"]._repr_html_()
     )
     assert (
-        "<small>vo maps of layer 1 not above chance on text (.02, chance .01)</small>"
+        "<small>vo maps of layer 1: correlation with the running model .02, not above the null (.01)</small>"
         in lens["L1.attn.2.vo"]._repr_html_()
     )
-    assert "on text" not in llama.lens["L1.ff.2.gate"]._repr_html_()
+    assert "correlation" not in llama.lens["L1.ff.2.gate"]._repr_html_()
     hits = tuple(Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0, above) for above in (True, False, None))
     assert FindRecord((), hits)._repr_html_().count("not above chance") == 1
 
@@ -412,7 +423,7 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
         console = Console(file=io.StringIO(), width=160)
         print_tour(console, zp.open_atlas(llama.atlas.path, verdicts=known))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
-        assert (shown.count("on text: rank correlation of all") == 1) == ("chance .01)" in shown) == (known is not None)
+        assert (shown.count("correlation: by ranks, of all") == 1) == ("null .01)" in shown) == (known is not None)
 
 
 def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: small.Built) -> None:
@@ -421,10 +432,13 @@ def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: 
     with serving(contexts) as address:
         pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
         told = httpx.get(f"{address}/at/L1.ff.2.json").json()
-    assert "gate lists of layer 1 on text .28 (chance .01)" in pages["/at/L1.ff.2"].text
-    assert "value lists of layer 1 not above chance on text (.02, chance .01)" in pages["/at/L1.ff.2"].text
-    assert "qk maps of layer 1 on text .28 (chance .01)" in pages["/at/L1.attn.2"].text
-    assert "its kind on text" in pages["/token/257"].text
+    assert "gate lists of layer 1: correlation with the running model .28 (null .01)" in pages["/at/L1.ff.2"].text
+    assert (
+        "value lists of layer 1: correlation with the running model .02, not above the null (.01)"
+        in pages["/at/L1.ff.2"].text
+    )
+    assert "qk maps of layer 1: correlation with the running model .28 (null .01)" in pages["/at/L1.attn.2"].text
+    assert "lists of its layer" in pages["/token/257"].text
     for page in pages.values():
         assert page.text.count(footnote(EVERY, "m")) == 1
         assert {value for _, name, value in page.attributes if name == "class" and "verdict" in value} <= {

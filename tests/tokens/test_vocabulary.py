@@ -190,7 +190,7 @@ def test_masks_and_counts(bpe: Vocabulary) -> None:
     assert np.array_equal(bpe.mask("ascii"), shown & ~bpe.non_ascii)
     hardly = np.zeros(bpe.size, dtype=bool)
     hardly[bpe.pieces.index("em")] = True
-    assert bpe.hidden("default", hardly) == hidden | {"hardly trained": 1}
+    assert bpe.hidden("default", hardly) == hidden | {"under-trained": 1}
     assert bpe.hidden("words", fragments=hardly)["fragment"] == 1
     words = {bpe.text(i) for i in np.flatnonzero(bpe.mask("words"))}
     assert {" cat", "cat", " cats", ",", "7"} <= words
@@ -296,7 +296,7 @@ def random_table(seed: int, rows: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("seed", "d"), [(0, 4), (1, 16), (2, 64), (3, 64)])
 def test_nothing_stands_out_of_random_rows(seed: int, d: int) -> None:
     judged = judge(*random_table(seed, 6000, d))
-    assert not judged.hardly_trained.any() and not judged.fragments.any()
+    assert not judged.undertrained.any() and not judged.fragments.any()
 
 
 def test_long_merge_steps_are_found_and_whole_words_are_not() -> None:
@@ -351,12 +351,12 @@ def smollm2(smollm2_path: Path) -> tuple[Vocabulary, Any]:
 def test_smollm2_hides_hardly_trained_tokens_and_no_common_word(smollm2: tuple[Vocabulary, Any]) -> None:
     vocab, judged = smollm2
     for text in (" strugg", " necessit", " enthus", "emetery", " preserv", " acknowled"):
-        assert judged.hardly_trained[vocab.find(text)].all(), text
+        assert judged.undertrained[vocab.find(text)].all(), text
     ids = [i for word in COMMON for i in vocab.find(word)]
-    assert not judged.hardly_trained[ids].any()
-    assert not judged.hardly_trained[vocab.find("isational")].any()
-    assert 500 < judged.hardly_trained.sum() < 4000
-    assert set(vocab.hidden("default", judged.hardly_trained)) == {"special", "non-text", "hardly trained"}
+    assert not judged.undertrained[ids].any()
+    assert not judged.undertrained[vocab.find("isational")].any()
+    assert 500 < judged.undertrained.sum() < 4000
+    assert set(vocab.hidden("default", judged.undertrained)) == {"special", "non-text", "under-trained"}
 
 
 def test_smollm2_words(smollm2: tuple[Vocabulary, Any]) -> None:

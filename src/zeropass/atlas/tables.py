@@ -200,7 +200,7 @@ def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:
         "special": pa.array(vocab.special),
         "unused": pa.array(vocab.unused),
         "literal": pa.array(vocab.literal),
-        "hardly_trained": pa.array(judgement.hardly_trained),
+        "hardly_trained": pa.array(judgement.undertrained),
     }
     views = {f"in_{view}": pa.array(vocab.mask(view, *judgement)) for view in VIEWS}
     write_table(path, pa.table({**columns, **views}))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import zeropass as zp
 from zeropass._io.parse import read_lines
@@ -38,7 +37,7 @@ from zeropass.cli.options import (
     Tokens,
     Where,
 )
-from zeropass.cli.output import duration, print_json, print_records, progress_bar
+from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output
 from zeropass.diff.render import render_diff
 from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
@@ -153,7 +152,8 @@ def show(
     if svd:
         record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
-            Console().print(render(record, k))
+            with text_output() as console:
+                console.print(render(record, k))
         return
     print_records(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
 
@@ -171,7 +171,8 @@ def find(
     """Find the parameters that see a word, that are about to say it, and that write it."""
     record = zp.open_atlas(folder).find(words, side=side, role=role, layers=parse_layers(layers), k=k)
     if not print_json(record.to_json(), as_json):
-        Console().print(render_find(record, k))
+        with text_output() as console:
+            console.print(render_find(record, k))
 
 
 @app.command()
@@ -182,7 +183,8 @@ def info(
     """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
     facts = zp.open_atlas(what).info() if is_atlas(Path(what)) else open_named(what).info()
     if not print_json(facts, as_json):
-        Console().print(facts_table(facts))
+        with text_output() as console:
+            console.print(facts_table(facts))
 
 
 @app.command()
@@ -190,7 +192,8 @@ def families(as_json: Json = False) -> None:
     """List the families that can be read: what each has, and what of it is not modelled exactly."""
     rows = family_rows()
     if not print_json(rows, as_json):
-        Console().print(render_families(rows))
+        with text_output() as console:
+            console.print(render_families(rows))
 
 
 @app.command()
@@ -229,7 +232,8 @@ def evidence(
         )
     facts = {"left_out": run.evidence.left_out, "out": str(folder), "kept": run.kept is not None, "note": run.note}
     if not print_json(run.verdicts.to_json() | facts, as_json):
-        Console().print(run.summary)
+        with text_output() as console:
+            console.print(run.summary)
         print(shown_text(run.note, limit=500))
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
 
@@ -250,7 +254,8 @@ def align(
         models = zp.open_model(first, device), zp.open_model(second, device)
         alignment = zp.align_models(*models, folder, seed=seed, progress=report)
     if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
-        Console().print(render_alignment(alignment))
+        with text_output() as console:
+            console.print(render_alignment(alignment))
         print(f"{shown_text(str(folder), limit=500)}: alignment.json, layers.svg, layers.parquet, matches.parquet.")
 
 
@@ -268,7 +273,8 @@ def match(
     record = zp.match(pair, address, k)
     if not print_json(record.to_json(), as_json):
         a, b = (zp.Lens.over(half.frames) for half in pair.halves)
-        Console().print(render_matches(record, a[record.query], [b[match.address] for match in record.matches]))
+        with text_output() as console:
+            console.print(render_matches(record, a[record.query], [b[match.address] for match in record.matches]))
 
 
 @app.command()
@@ -306,7 +312,8 @@ def diff(
         if out is not None:
             zp.write_diff(comparison, out)
     if not print_json(comparison.to_json(), as_json):
-        Console().print(render_diff(comparison))
+        with text_output() as console:
+            console.print(render_diff(comparison))
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
@@ -364,7 +371,8 @@ def stitch(
                 tuned, other, out, base=before, keep=keep, take=take, options=options, progress=report
             )
     if not print_json(record.to_json() | {"out": str(out)}, as_json):
-        Console().print(render_stitch(record))
+        with text_output() as console:
+            console.print(render_stitch(record))
         path = shown_text(str(out), limit=500)
         print(f'{path}: zeropass classify {path} TEXT..., or in Python: model = zeropass.load_stitched("{path}")')
 
@@ -379,7 +387,8 @@ def classify(
     """Label texts with a stitched classifier (needs zeropass[run])."""
     classes = zp.classify(folder, texts, device)
     if not print_json(classes, as_json):
-        Console().print(render_classes(texts, classes))
+        with text_output() as console:
+            console.print(render_classes(texts, classes))
 
 
 @app.command()
@@ -442,7 +451,5 @@ def export(
 @app.command()
 def tour(folder: Folder) -> None:
     """Walk through an atlas: telling neurons, heads, and what was found for a word."""
-    console = Console()
-    with console.capture() as captured:  # an error must not follow half a tour
+    with text_output(width=100) as console:
         print_tour(console, zp.open_atlas(folder))
-    print(captured.get(), end="")

@@ -1,6 +1,7 @@
 """The output of commands: records, JSON, durations and a progress bar."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,27 @@ from rich.progress import (
 from zeropass.model.address import parse
 from zeropass.render.terminal import show_records
 
-__all__ = ["duration", "print_json", "print_records", "progress_bar"]
+__all__ = ["duration", "print_json", "print_records", "progress_bar", "text_output"]
+
+
+UNLIMITED = 10_000
+"""Columns of text that goes to a file or a pipe: nothing is cut off or broken there."""
+
+
+@contextmanager
+def text_output(width: int = UNLIMITED) -> Iterator[Console]:
+    """Give a console whose text is printed at the end, without padding, and not at all after an error.
+
+    Args:
+        width: Columns of text that goes to no terminal, if the environment does not say (``COLUMNS``).
+    """
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=width)
+    with console.capture() as captured:
+        yield console
+    lines = captured.get().split("\n")
+    print("\n".join(lines if console.is_terminal else (line.rstrip() for line in lines)), end="")
 
 
 def print_records(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
@@ -26,7 +47,8 @@ def print_records(records: Any, address: str, frame: str | None, k: int, as_json
     single = frame is not None and parse(address).role != ""
     value = records[0].to_json() if single else records.to_json()
     if not print_json(value, as_json):
-        show_records(Console(), records, k)
+        with text_output() as console:
+            show_records(console, records, k)
 
 
 def print_json(value: Any, as_json: bool) -> bool:

@@ -47,7 +47,7 @@ def render_diff(found: Diff) -> RenderableType:
 def _standouts(difference: Diff) -> Iterator[Text]:
     """Yield a line for each side, with the tokens that all changes together concern most."""
     for name, standouts in (("sees", difference.sees), ("writes", difference.writes)):
-        line = Text(f"{name:<7}", style="italic")
+        line = Text.assemble((f"{name:<7}", "italic"))
         for standout in standouts[:SHOWN]:
             line.append_text(token_text(standout.token.token)).append(f" {standout.z:.1f}  ", style="dim")
         yield line

@@ -80,7 +80,7 @@ def _unrelated(difference: Diff) -> Iterator[str]:
     elif embedding.state == "changed" and embedding.cosine > ALIKE:
         yield f"Their embeddings are alike (cosine {embedding.cosine:.2f}): neurons and heads may have been reordered."
     yield (
-        f"Their blocks differ by {percent(difference.relative)} of their length, which says nothing of what was "
+        f"The RMS-relative difference of their blocks is {percent(difference.relative)}, which says nothing of what was "
         "learned: no words are read from it and no alarm is raised. zeropass align finds what does the same in both."
     )
 
@@ -139,7 +139,7 @@ def _moved(difference: Diff, table: TensorChange) -> str:
     most = ", ".join(f"{shown_text(row.name)} ({percent(row.relative)})" for row in table.most[:MOST])
     resized = "" if table.rows_before == table.rows_after else f" It has {sizes}."
     return (
-        f"The {name}{tied or ''} changed by {percent(table.relative)} of its length: {table.moved:,} of "
+        f"The RMS-relative change of the {name}{tied or ''} is {percent(table.relative)}: {table.moved:,} of "
         f"{_rows(table.rows_before)} moved, most {most}.{resized}"
     )
 
@@ -195,7 +195,7 @@ def _where(difference: Diff, changed: list[MatrixChange]) -> str:
     mean = sum(by_role[role]) / len(by_role[role])
     alone = f" and in {', '.join(by_role)} alone" if len(by_role) < difference.method.get("roles", 0) else ""
     return (
-        f"The blocks changed by {percent(difference.relative)} of their length, in {len(by_layer)} layers{alone}; most "
+        f"The RMS-relative change of the blocks is {percent(difference.relative)}, in {len(by_layer)} layers{alone}; most "
         f"in layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
     )
 

@@ -233,7 +233,7 @@ class Hit:
     @property
     def doubt(self) -> str:
         """The warning that lists of its role and layer are not above the null distribution, or nothing."""
-        return "its kind is not above chance" if self.above is False else ""
+        return "lists of its role and layer are not above the null" if self.above is False else ""
 
     @property
     def verb(self) -> str:

@@ -71,9 +71,9 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict as text next to a heading."""
-        if self.above:
-            return f"{self.kind} on text {coefficient(self.value)} (chance {coefficient(self.null)})"
-        return f"{self.kind} not above chance on text ({coefficient(self.value)}, chance {coefficient(self.null)})"
+        value, null = coefficient(self.value), coefficient(self.null)
+        measured = f"{self.kind}: correlation with the running model {value}"
+        return f"{measured} (null {null})" if self.above else f"{measured}, not above the null ({null})"
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def footnote(verdicts: Verdicts | None, model: str | None) -> str:
         model: The name of the model for `zeropass evidence`; None if that cannot measure it.
     """
     if verdicts:
-        measure = "rank correlation of all lists of a role and layer with the running model, beside that of wrong lists"
-        return f"on text: {measure} (chance); measured on {verdicts.basis}."
+        measure = "by ranks, of all lists of a role and layer with the running model; null: that of wrong lists"
+        return f"correlation: {measure}; measured on {verdicts.basis}."
     if model is None:
         return "No measurement of these weights is known."
     return f"No measurement of these weights is known: zeropass evidence {shlex.quote(model)} makes one."

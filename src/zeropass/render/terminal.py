@@ -1,9 +1,9 @@
 """Records as text for a terminal; every token is escaped before it is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,18 +17,42 @@ from zeropass.records.parameters import (
     Record,
     Records,
     SvdRecord,
-    TokenScore,
     VectorRecord,
 )
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["ROLE_STYLE", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
+__all__ = ["ROLE_STYLE", "Flow", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
 __all__ += ["render_families", "show_records", "token_text"]
 
 ROLE_STYLE = "bold cyan"
 
 SHORT = 6
 """The number of words or pairs of a list in short."""
+
+
+class Flow:
+    """Parts of a paragraph: a line may break between two of them, and never inside one.
+
+    Attributes:
+        parts: The parts, each with a style of its own.
+        gap: Spaces between two parts.
+        indent: Spaces before the first line; further lines get two more.
+    """
+
+    def __init__(self, parts: Iterable[Text], gap: int = 2, indent: int = 2) -> None:
+        self.parts, self.gap, self.indent = tuple(parts), gap, indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines that fit the width of the console."""
+        line = Text(" " * self.indent)
+        empty = True
+        for part in self.parts:
+            if not empty and line.cell_len + self.gap + part.cell_len > options.max_width:
+                yield line
+                line, empty = Text(" " * (self.indent + 2)), True
+            line = line.append("" if empty else " " * self.gap).append_text(part)
+            empty = False
+        yield line
 
 
 def show_records(console: Console, records: Records, k: int) -> None:
@@ -43,7 +67,7 @@ def show_records(console: Console, records: Records, k: int) -> None:
 def render(record: Record, k: int = 12) -> RenderableType:
     """Return one record as its heading with both poles, pairs or directions."""
     if isinstance(record, VectorRecord):
-        return Group(heading(record), _pole("+", record.top[:k]), _pole("−", record.bottom[:k]))
+        return Group(heading(record), *(_pole(record, sign, k) for sign in ("+", "−")))
     if isinstance(record, PairRecord):
         return Group(
             _heading(record, record.verb, _offset(record), _verdict(record)), _pairs(record, k), _certificate(record)
@@ -53,9 +77,8 @@ def render(record: Record, k: int = 12) -> RenderableType:
 
 def render_find(record: FindRecord, k: int) -> RenderableType:
     """Return parameters by what they do with the word: see it, are about to say it, write it."""
-    query = Text("tokens used: ", style="dim")
-    for token in record.query:
-        query.append_text(token_text(token.token)).append("  ")
+    label = Text("tokens used:", style="dim")
+    query = Flow([label, *(token_text(token.token) for token in record.query)], indent=0)
     parts: list[RenderableType] = [query]
     for list_type, verb in SEES.items():
         matches = [match for match in record.hits if (match.side, match.frame) == list_type]
@@ -105,7 +128,7 @@ def token_text(text: str, style: str = "") -> Text:
     """Return a token as escaped text, a leading space as a dim ␣."""
     shown = shown_text(text)
     if shown.startswith("␣"):
-        return Text("␣", style="dim").append(shown[1:], style=style or "not dim")
+        return Text.assemble(("␣", "dim"), (shown[1:], style))
     return Text(shown, style=style)
 
 
@@ -117,11 +140,7 @@ def heading(record: VectorRecord) -> Text:
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:
     """Return the address, role and verb of a record, then its notes."""
-    heading = (
-        Text(record.address, style="bold")
-        .append(f" {record.role}", style=ROLE_STYLE)
-        .append(f"  {verb}", style="italic")
-    )
+    heading = Text.assemble((record.address, "bold"), (f" {record.role}", ROLE_STYLE), (f"  {verb}", "italic"))
     note = "; ".join(note for note in notes if note)
     return heading.append(f"  {note}", style="dim") if note else heading
 
@@ -136,20 +155,31 @@ def _offset(record: PairRecord) -> str:
     return f"{record.frame} frame, query {record.offset} after key" if record.role == "qk" else f"{record.frame} frame"
 
 
-def _pole(sign: str, tokens: Sequence[TokenScore]) -> Padding:
-    line = Text(f"{sign} ", style="dim")
-    for token in tokens:
-        strength = token.z if sign == "+" else -token.z
-        line.append_text(token_text(token.token)).append(f" {plain(strength)}  ", style="dim")
-    return Padding(line, (0, 0, 0, 2))
+def _pole(record: VectorRecord, sign: str, k: int) -> Flow:
+    """Return one pole of a list; that of a list in which no token stands out is dim."""
+    tokens, style = (record.top if sign == "+" else record.bottom)[:k], "dim" if record.faint else ""
+    scores = (plain(token.z if sign == "+" else -token.z) for token in tokens)
+    parts = [
+        Text.assemble(token_text(token.token, style), (f" {score}", "dim"))
+        for token, score in zip(tokens, scores, strict=True)
+    ]
+    return Flow([Text.assemble((f"{sign} ", "dim"), parts[0] if parts else ""), *parts[1:]])
 
 
-def _pairs(record: PairRecord, k: int) -> Padding:
-    line = Text()
-    for pair in record.pairs[:k]:
-        line.append_text(token_text(pair.left.token)).append(" → ", style="dim")
-        line.append_text(token_text(pair.right.token)).append(f" {plain(pair.score)}   ", style="dim")
-    return Padding(line, (0, 0, 0, 2))
+def _pairs(record: PairRecord, k: int) -> Flow:
+    """Return the first pairs of a head map with their scores."""
+    return Flow(
+        (
+            Text.assemble(
+                token_text(pair.left.token),
+                (" → ", "dim"),
+                token_text(pair.right.token),
+                (f" {plain(pair.score)}", "dim"),
+            )
+            for pair in record.pairs[:k]
+        ),
+        gap=3,
+    )
 
 
 def _certificate(record: PairRecord) -> Padding:
@@ -170,12 +200,8 @@ def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
             ("+", direction.left, direction.right),
             ("−", direction.left_bottom, direction.right_bottom),
         ):
-            line = Text(f"{sign} ", style="dim")
-            for side in (left, right):
-                for token in side[:k]:
-                    line.append_text(token_text(token.token)).append("  ")
-                line.append("→  " if side is left else "", style="dim")
-            parts.append(Padding(line, (0, 0, 0, 4)))
+            reads, writes = ([token_text(token.token) for token in side[:k]] for side in (left, right))
+            parts.append(Flow([Text(sign, style="dim"), *reads, Text("→", style="dim"), *writes], indent=4))
     return parts
 
 

@@ -54,14 +54,14 @@ class Table(Protocol):
 class Judgement(NamedTuple):
     """The judgement of every token by its row: two boolean arrays of shape (V,)."""
 
-    hardly_trained: Bools
+    undertrained: Bools
     fragments: Bools
     """Tokens with an outlying row that are mostly part of one longer token; looser, and only for the view of words."""
 
 
 def undertrained(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Bools:
     """Return a mask (V,) of the under-trained tokens; see `judge` for the arguments."""
-    return judge(embedding, swallowed).hardly_trained
+    return judge(embedding, swallowed).undertrained
 
 
 def judge(embedding: Table, swallowed: npt.NDArray[np.generic]) -> Judgement:

@@ -230,7 +230,7 @@ class Vocabulary:
     def mask(
         self,
         view: View = "default",
-        hardly_trained: Bools | None = None,
+        undertrained: Bools | None = None,
         fragments: Bools | None = None,
     ) -> Bools:
         """Return a mask (V,) of the tokens that a view shows.
@@ -239,22 +239,22 @@ class Vocabulary:
             view: ``all``: every token. ``default``: all but special, unused, non-text and under-trained ones.
                 ``words``: those of the default that read as a complete word, a number or a punctuation mark.
                 ``ascii``: those of the default without a character outside ASCII.
-            hardly_trained: Mask (V,) of the under-trained tokens (`undertrained.judge`).
+            undertrained: Mask (V,) of the under-trained tokens (`undertrained.judge`).
             fragments: Mask (V,) of the beginnings of words, which are not words (`undertrained.judge`).
 
         Raises:
             BadOption: For another view.
         """
-        return np.equal(self._reasons(view, hardly_trained, fragments), "")
+        return np.equal(self._reasons(view, undertrained, fragments), "")
 
     def hidden(
         self,
         view: View = "default",
-        hardly_trained: Bools | None = None,
+        undertrained: Bools | None = None,
         fragments: Bools | None = None,
     ) -> dict[str, int]:
         """Count the tokens that `mask` hides by the first reason that applies, leaving out reasons that hide none."""
-        names, counts = np.unique(self._reasons(view, hardly_trained, fragments), return_counts=True)
+        names, counts = np.unique(self._reasons(view, undertrained, fragments), return_counts=True)
         count_of = dict(zip(names.tolist(), counts.tolist(), strict=True))
         return {reason: count_of[reason] for reason in _REASONS if reason in count_of}
 
@@ -348,7 +348,7 @@ class Vocabulary:
         advice = (" If not, ask" if suggestions else " Ask") + " for one or more of these pieces." if pieces else ""
         return UnknownWord(f"{word} {reason}{question}{advice}", text, suggestions, pieces)
 
-    def _reasons(self, view: View, hardly_trained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
+    def _reasons(self, view: View, undertrained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
         """Return the first reason to hide each token, an empty string for a token that is shown."""
         if view not in get_args(View):
             raise BadOption(
@@ -357,7 +357,7 @@ class Vocabulary:
         flags: dict[str, Bools | None] = {}
         if view != "all":
             flags = {"special": self.special, "unused": self.unused, "non-text": self.non_text}
-            flags["hardly trained"] = hardly_trained
+            flags["under-trained"] = undertrained
         if view == "words":
             flags |= {"fragment": fragments, "not a word": ~self.words}
         if view == "ascii":
@@ -370,7 +370,7 @@ class Vocabulary:
         return reasons
 
 
-_REASONS = ("special", "unused", "non-text", "hardly trained", "fragment", "not a word", "non-ASCII")
+_REASONS = ("special", "unused", "non-text", "under-trained", "fragment", "not a word", "non-ASCII")
 
 
 def _utf8(text: str) -> bytes:
