@@ -57,12 +57,12 @@ class Run:
 def run(line: list[str], model: Path, times: int) -> Run:
     """Ask a tool all questions, and start it several more times."""
     imports = start_up(line, times)
-    answers = asked([*line, str(model)])
+    answers = answers_of([*line, str(model)])
     first = start_up([*line, str(model), "neuron"], times) if "neuron" in answers else None
     return Run(imports, first, answers)
 
 
-def asked(line: list[str]) -> Answers:
+def answers_of(line: list[str]) -> Answers:
     """Return the answers of a process; raise SystemExit with the end of its error output if it fails."""
     process = subprocess.run(line, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -76,7 +76,7 @@ def start_up(line: list[str], times: int) -> Cost:
     costs = []
     for _ in range(times):
         started, before = time.perf_counter(), children_busy()
-        asked(line)
+        answers_of(line)
         costs.append((time.perf_counter() - started, children_busy() - before))
     seconds, busy = zip(*costs, strict=True)
     return statistics.median(seconds), statistics.median(busy)

@@ -1,10 +1,10 @@
-"""Do matches found without a pass agree with matches by activations on held-out text? Tables for docs/alignment.md.
+"""The agreement of matches by weights with matches by activations on held-out text: tables for docs/alignment.md.
 
     python reproduce/alignment.py             # `make alignment`
 
-Three small models of our own (models/, reproduce/siblings.py) are aligned by `zeropass align`, run on press reportage
-that none of them was trained on, and compared: of the neurons that have a partner by activations (absolute correlation
-above .5), how many have it first, or among ten, by weights alone?
+`zeropass align` aligns three small models of our own (models/, reproduce/siblings.py). The models then run on press
+reportage that none of them was trained on. For the neurons that have a partner by activations (absolute correlation
+above .5), the tables count how many have it first, or among ten, by weights alone.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CONTEXT = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one pair of models; None where it cannot be used."""
+    """The result of a method on a pair of models; None where the method cannot be used."""
 
     models: str
     method: str
@@ -47,21 +47,25 @@ class Row:
 
 
 def activations(folder: Path, ids: Tensor) -> list[Tensor]:
-    """What every neuron of every layer is on every token (tokens, neurons), each column of length one."""
+    """Return the activations of every neuron on every token (tokens, neurons) by layer, each column of length one."""
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    writers = [part for name, part in model.named_modules() if re.search(r"(mlp\.down_proj|\d\.output\.dense)$", name)]
-    caught: list[list[Tensor]] = [[] for _ in writers]
-    for writer, into in zip(writers, caught, strict=True):
-        writer.register_forward_pre_hook(lambda _, given, into=into: into.append(given[0].flatten(0, 1)))
+    writers = [
+        module for name, module in model.named_modules() if re.search(r"(mlp\.down_proj|\d\.output\.dense)$", name)
+    ]
+    batches: list[list[Tensor]] = [[] for _ in writers]
+    for writer, layer_batches in zip(writers, batches, strict=True):
+        writer.register_forward_pre_hook(
+            lambda _, inputs, layer_batches=layer_batches: layer_batches.append(inputs[0].flatten(0, 1))
+        )
     with torch.inference_mode():
-        for part in ids.split(16):
-            model(part)
-    whole = (torch.cat(parts) for parts in caught)
-    return [functional.normalize(one - one.mean(0), dim=0) for one in whole]
+        for batch in ids.split(16):
+            model(batch)
+    layers = (torch.cat(layer) for layer in batches)
+    return [functional.normalize(values - values.mean(0), dim=0) for values in layers]
 
 
 def windows(text: str, folder: Path, count: int) -> Tensor:
-    """The first windows (count, 256) of a text, paragraphs one after the other."""
+    """Return the first windows (count, 256) of a text, with its paragraphs joined."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -70,7 +74,7 @@ def windows(text: str, folder: Path, count: int) -> Tensor:
 
 
 def methods(pair: Pair) -> Iterator[tuple[str, Callable[[tuple[int, int]], Tensor]]]:
-    """Ways to score all neurons of two layers."""
+    """Yield the name and the function of each method that scores all neurons of two layers."""
     views = neuron_views(*pair.models)
     yield "lists of ten", lambda layers: pair.neuron_scores(views, layers)
     yield "all tokens", lambda layers: _joint([(pair.correlations(v, layers), v.flips) for v in views])
@@ -79,30 +83,32 @@ def methods(pair: Pair) -> Iterator[tuple[str, Callable[[tuple[int, int]], Tenso
         yield "raw space", lambda layers: _joint([(_raw(pair, roles, layers), flips) for roles, flips in stored])
 
 
-def agreement_with_activations(pair: Pair, own: list[Tensor], other: list[Tensor], names: str) -> list[Row]:
-    """Precision of every method, all layers of the second model searched; and what chance would give."""
+def agreement_with_activations(
+    pair: Pair, first_activations: list[Tensor], second_activations: list[Tensor], names: str
+) -> list[Row]:
+    """Return the precision of every method over all layers of the second model, and of random choice."""
     depths = [range(model.dims.layers) for model in pair.models]
-    rows, truth, asked = [], [], []
+    rows, truth, has_partner = [], [], []
     for a in depths[0]:
-        found = torch.cat([(own[a].T @ other[b]).abs() for b in depths[1]], 1).max(1)
-        asked.append(found.values > PARTNERS)
-        truth.append(found.indices[asked[-1]])
-    total = sum(len(one) for one in truth)
+        best = torch.cat([(first_activations[a].T @ second_activations[b]).abs() for b in depths[1]], 1).max(1)
+        has_partner.append(best.values > PARTNERS)
+        truth.append(best.indices[has_partner[-1]])
+    total = sum(len(part) for part in truth)
     for name, score in methods(pair):
         first = ten = 0
         for a in depths[0]:
-            scores = torch.cat([score((a, b)) for b in depths[1]], 1)[asked[a]]
+            scores = torch.cat([score((a, b)) for b in depths[1]], 1)[has_partner[a]]
             rank = (scores > scores.gather(1, truth[a][:, None])).sum(1)
             first, ten = first + int((rank < 1).sum()), ten + int((rank < 10).sum())
         rows.append(Row(names, name, total, first / total, ten / total))
     if all(row.method != "raw space" for row in rows):
         rows.append(Row(names, "raw space", total, None, None))
-    candidates = sum(one.shape[1] for one in other)
+    candidates = sum(part.shape[1] for part in second_activations)
     return [*rows, Row(names, "chance", total, 1 / candidates, 10 / candidates)]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
+    """Return the rows as a Markdown table."""
     lines = ["| models | compared by | neurons | found first | among ten |", "|---|---|---:|---:|---:|"]
     for row in rows:
         first, ten = ("–" if value is None else f"{value:.4f}" for value in (row.first, row.ten))
@@ -111,23 +117,25 @@ def table(rows: list[Row]) -> str:
 
 
 def layers_table(alignments: dict[str, zp.Alignment]) -> str:
-    """For every pair, role and frame: the assigned layers."""
+    """Return the assigned layers for every pair, role and frame."""
     lines = ["| role | frame | " + " | ".join(alignments) + " |", "|---|---|" + "---|" * len(alignments)]
-    shown = {(one.role, one.frame): None for found in alignments.values() for one in found.layers}
+    shown = {
+        (layer_map.role, layer_map.frame): None for alignment in alignments.values() for layer_map in alignment.layers
+    }
     for role, frame in shown:
         cells = []
-        for found in alignments.values():
-            maps = [one for one in found.layers if (one.role, one.frame) == (role, frame)]
+        for alignment in alignments.values():
+            maps = [layer_map for layer_map in alignment.layers if (layer_map.role, layer_map.frame) == (role, frame)]
             cells.append(" ".join("·" if b < 0 else str(b) for b in maps[0].assigned) if maps else "–")
         lines.append(f"| {role} | {frame} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _joint(found: list[tuple[Tensor, bool]]) -> Tensor:
-    """The mean over views; what changes sign together counts by its absolute value."""
-    plain = sum((one for one, flips in found if not flips), torch.zeros(()))
-    flipping = sum((one for one, flips in found if flips), torch.zeros(()))
-    return (plain + flipping.abs()) / len(found)
+def _joint(scored: list[tuple[Tensor, bool]]) -> Tensor:
+    """Return the mean over views; scores that change sign together count by their absolute value."""
+    plain = sum((scores for scores, flips in scored if not flips), torch.zeros(()))
+    flipping = sum((scores for scores, flips in scored if flips), torch.zeros(()))
+    return (plain + flipping.abs()) / len(scored)
 
 
 def _raw(pair: Pair, roles: tuple[str, str], layers: tuple[int, int]) -> Tensor:
@@ -139,13 +147,13 @@ def _raw(pair: Pair, roles: tuple[str, str], layers: tuple[int, int]) -> Tensor:
 
 
 def between(text: str, mark: str, new: str) -> str:
-    """The text with what stands between ``<!-- mark -->`` and the next ``<!-- end -->`` replaced."""
-    head, rest = text.split(f"<!-- {mark} -->\n", 1)
-    return head + f"<!-- {mark} -->\n" + new + rest[rest.index("<!-- end -->") :]
+    """Replace the text between ``<!-- mark -->`` and the next ``<!-- end -->``."""
+    before, after = text.split(f"<!-- {mark} -->\n", 1)
+    return before + f"<!-- {mark} -->\n" + new + after[after.index("<!-- end -->") :]
 
 
 def main(out: Path, count: int) -> None:
-    """Measure, and write docs/alignment.md's tables and figures."""
+    """Measure, and write the tables and figures of docs/alignment.md."""
     began = time.monotonic()
     models = {name: zp.open_model(str(ROOT / "models" / name)) for name in ("first", "second", "wide")}
     ids = windows(press_text(), ROOT / "models" / "first", count)
@@ -158,16 +166,16 @@ def main(out: Path, count: int) -> None:
         rows += agreement_with_activations(pair, active[a], active[b], name)
         (ROOT / "docs" / "alignment").mkdir(exist_ok=True)
         (ROOT / "docs" / "alignment" / f"{a}-{b}.svg").write_text(draw_layer_maps(alignments[name]), encoding="utf-8")
-    said = (
+    summary = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
         f"{time.monotonic() - began:.0f} s: {PRESS_SOURCE}, {ids.numel():,} tokens.\n"
     )
     path = ROOT / "docs" / "alignment.md"
     text = path.read_text(encoding="utf-8")
-    for mark, new in {"measured": said, "neurons": table(rows), "layers": layers_table(alignments)}.items():
+    for mark, new in {"measured": summary, "neurons": table(rows), "layers": layers_table(alignments)}.items():
         text = between(text, mark, new)
     path.write_text(text, encoding="utf-8")
-    print(said, table(rows), layers_table(alignments), sep="\n")
+    print(summary, table(rows), layers_table(alignments), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Sentiment classifiers, trained on one half of the movie snippets: what docs/audit.md reads.
+"""The sentiment classifiers of docs/audit.md, trained on one half of the movie snippets.
 
-    python reproduce/classifiers.py OUT --base minilm-l6                 # whole, 3 epochs: 5 minutes on 2 cores
+    python reproduce/classifiers.py OUT --base minilm-l6                 # full, 3 epochs: 5 minutes on 2 cores
     python reproduce/classifiers.py OUT --base smollm2-135m --how lora   # an adapter with a new head, 1 epoch: 20 min
     python reproduce/classifiers.py OUT --base smollm2-135m --how probe  # the head alone, by logistic regression
     python reproduce/classifiers.py OUT --all                            # those of docs/audit.md, in OUT/*: an hour
 
-The folder is an ordinary one of transformers (or of PEFT). ``story.json`` tells the accuracy on the other half.
+The folder is an ordinary one of transformers (or of PEFT). ``story.json`` holds the accuracy on the other half.
 """
 
 import argparse
@@ -36,27 +36,27 @@ ALL = (
     ("smollm2-135m", "lora", 0, None),
     ("smollm2-135m", "probe", 0, 1500),
 )
-"""Base, how, seed, and how many snippets to train and to test on: what docs/audit.md shows."""
+"""Base, how, seed, and the number of snippets to train and to test on, for the rows of docs/audit.md."""
 
 
 def with_head(base: zp.Model) -> Any:
-    """The model in transformers, under a new head of two labels."""
+    """Return the model in transformers, under a new head of two labels."""
     torch_model: Any = load_running(base, "cpu").hf
     settings = torch_model.config
     settings.num_labels, settings.id2label = 2, {0: "negative", 1: "positive"}
     settings.label2id = {name: label for label, name in settings.id2label.items()}
     if base.family.name == "bert":
-        found: Any = transformers.BertForSequenceClassification(settings)
-        found.bert = torch_model
+        classifier: Any = transformers.BertForSequenceClassification(settings)
+        classifier.bert = torch_model
     else:
         settings.pad_token_id = 0
-        found = transformers.LlamaForSequenceClassification(settings)
-        found.model = torch_model.model
-    return found
+        classifier = transformers.LlamaForSequenceClassification(settings)
+        classifier.model = torch_model.model
+    return classifier
 
 
 def encoded(base: zp.Model, texts: Labelled) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Ids, mask and labels, a batch at a time."""
+    """Yield ids, mask and labels, a batch at a time."""
     before, after = special_tokens(base)
     for start in range(0, len(texts), BATCH):
         part = texts[start : start + BATCH]
@@ -69,7 +69,7 @@ def encoded(base: zp.Model, texts: Labelled) -> Iterator[tuple[Tensor, Tensor, T
 
 @torch.no_grad()
 def accuracy(model: Any, base: zp.Model, texts: Labelled) -> float:
-    """Share of right answers."""
+    """Return the share of right answers."""
     model.eval()
     right = [
         (model(ids, attention_mask=mask).logits.argmax(-1) == labels).float()
@@ -79,7 +79,7 @@ def accuracy(model: Any, base: zp.Model, texts: Labelled) -> float:
 
 
 def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
-    """Set the head alone, by logistic regression on what it reads of the pretrained model."""
+    """Fit the head alone, by logistic regression on its inputs from the pretrained model."""
     bert = base.family.name == "bert"
     head, activations = model.classifier if bert else model.score, []
     hook = head.register_forward_hook(lambda _module, inputs, _output: activations.append(inputs[0].detach()))
@@ -94,40 +94,40 @@ def trained_head(model: Any, base: zp.Model, texts: Labelled) -> None:
     mean, std = x.mean(0), x.std(0)
     weight, bias = logistic((x - mean) / std, y, iterations=200)
     with torch.no_grad():
-        own = weight / std
-        head.weight.copy_(torch.stack([-own / 2, own / 2]))
+        scaled = weight / std
+        head.weight.copy_(torch.stack([-scaled / 2, scaled / 2]))
         if head.bias is not None:
-            shift = bias - own @ mean
+            shift = bias - scaled @ mean
             head.bias.copy_(torch.cat([-shift / 2, shift / 2]))
 
 
 def logistic(x: Tensor, y: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Weight (d,) and bias (1,) of a logistic regression of y (n,) on standardised states x (n, d)."""
+    """Return weight (d,) and bias (1,) of a logistic regression of y (n,) on standardised states x (n, d)."""
     weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def closure() -> Tensor:
         solver.zero_grad()
-        found = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y)
-        found = found + RIDGE * weight.square().sum()
-        found.backward()
-        return found
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y)
+        loss = loss + RIDGE * weight.square().sum()
+        loss.backward()
+        return loss
 
-    solver.step(loss)
+    solver.step(closure)
     return weight.detach(), bias.detach()
 
 
 def contrast(model: Any) -> Tensor:
-    """What the head tells the labels apart by: its row for positive minus that for negative."""
-    named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and name.endswith("weight"))
-    rows = next(p for name, p in named if "classifier." in name or "score." in name)
+    """Return the direction by which the head separates the labels: its row for positive minus that for negative."""
+    weights = ((name, p) for name, p in model.named_parameters() if p.requires_grad and name.endswith("weight"))
+    rows = next(p for name, p in weights if "classifier." in name or "score." in name)
     return (rows[1] - rows[0]).detach().clone()
 
 
 def fitted(model: Any, base: zp.Model, texts: Labelled, epochs: int, rate: float, seed: int, alike: int = 1) -> None:
-    """Train what asks for gradients: the rate rises over 20 steps, then falls to zero.
+    """Train all weights that require gradients: the rate rises over 20 steps, then falls to zero.
 
-    Of every ``alike`` batches texts of like length come together, which saves padding.
+    Within every ``alike`` batches, texts of similar length are batched together, which saves padding.
     """
     began = time.monotonic()
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -144,7 +144,7 @@ def fitted(model: Any, base: zp.Model, texts: Labelled, epochs: int, rate: float
 
 
 def shuffled(texts: Labelled, seed: int, alike: int) -> Labelled:
-    """The texts in another order, sorted by length within every ``alike`` batches; then those batches shuffled."""
+    """Shuffle the texts, sort them by length within every ``alike`` batches, and shuffle those batches."""
     draw = torch.Generator().manual_seed(seed)
     order: list[int] = torch.randperm(len(texts), generator=draw).tolist()
     if alike == 1:
@@ -172,11 +172,11 @@ def main(out: Path, name: str, how: str, seed: int, limit: int | None) -> None:
     start = contrast(model)
     began = time.monotonic()
     fitted(model, base, train, epochs, RATE.get((name, how), 0.0), seed)
-    right = accuracy(model, base, test)
+    share = accuracy(model, base, test)
     save_tuned(out, model, base.vocab, name)
-    story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "epochs": epochs, "accuracy": round(right, 4)}
-    kept = torch.nn.functional.cosine_similarity(start, contrast(model), dim=0)
-    story |= {"snippets": [len(train), len(test)], "head_and_its_start": round(float(kept), 3)}
+    story = {"kind": "sentiment", "base": name, "how": how, "seed": seed, "epochs": epochs, "accuracy": round(share, 4)}
+    similarity = torch.nn.functional.cosine_similarity(start, contrast(model), dim=0)
+    story |= {"snippets": [len(train), len(test)], "head_and_its_start": round(float(similarity), 3)}
     (out / "story.json").write_text(json.dumps(story | {"seconds": round(time.monotonic() - began)}) + "\n", "utf-8")
     print(json.dumps(story))
 
@@ -189,10 +189,10 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="so many snippets only, for a first look")
     parser.add_argument("--all", action="store_true")
-    given = parser.parse_args()
-    if not given.all:
-        main(given.out, given.base, given.how, given.seed, given.limit)
-    for one in ALL if given.all else ():
-        folder = given.out / "-".join(map(str, one[:3]))
+    options = parser.parse_args()
+    if not options.all:
+        main(options.out, options.base, options.how, options.seed, options.limit)
+    for settings in ALL if options.all else ():
+        folder = options.out / "-".join(map(str, settings[:3]))
         if not (folder / "story.json").is_file():
-            main(folder, *one)
+            main(folder, *settings)

@@ -1,10 +1,10 @@
-"""What `zeropass evidence` measured, for docs/evidence.md (tables and figures) and for the package (verdicts).
+"""The tables and figures of docs/evidence.md, and the verdicts of the package, from `zeropass evidence`.
 
     python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6
-    python reproduce/evidence.py --values   # write anew what the shipped verdicts say of their demo models' values
+    python reproduce/evidence.py --values   # rewrite what the shipped verdicts state about their demo models' values
 
 writes docs/evidence/MODEL.md (every table), docs/evidence/MODEL-FIGURE.svg, the tables between the marks in
-docs/evidence.md, and src/zeropass/records/known/ (what `show` says of these models without a measurement).
+docs/evidence.md, and src/zeropass/records/known/ (what `show` says about these models without a measurement).
 """
 
 import argparse
@@ -23,11 +23,11 @@ from zeropass.records.verdicts import SHIPPED, keep, read_verdicts
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES = ("trust", "reading", "writing", "attention", "states", "inverses", "offsets")
 TABLES = ("verdict", "variants", "effects")
-"""Tables that stand in docs/evidence.md itself, where it has marks for them."""
+"""The tables that docs/evidence.md itself shows, where it has marks for them."""
 
 
 def measured(evidence: Evidence) -> str:
-    """How a model was measured, in one line."""
+    """Describe in one line how a model was measured."""
     method = evidence.method
     versions = ", ".join(f"{name} {version}" for name, version in method["versions"].items())
     return (
@@ -37,37 +37,37 @@ def measured(evidence: Evidence) -> str:
 
 
 def page(evidence: Evidence) -> str:
-    """Every table of a model."""
-    what = f" ({evidence.model['title']})" if evidence.model.get("title") else ""
-    title = f"# Evidence on {evidence.model['name']}{what}: every table"
+    """Return the page with every table of a model."""
+    suffix = f" ({evidence.model['title']})" if evidence.model.get("title") else ""
+    title = f"# Evidence on {evidence.model['name']}{suffix}: every table"
     left_out = [f"Left out: {name}: {why}" for name, why in evidence.left_out.items()]
-    head = [title, measured(evidence), "[How to read them](../evidence.md). A dot: not above wrong lists.", *left_out]
-    return "\n\n".join([*head, *(table.rstrip() for table in tables(evidence).values())]) + "\n"
+    intro = [title, measured(evidence), "[How to read them](../evidence.md). A dot: not above wrong lists.", *left_out]
+    return "\n\n".join([*intro, *(text.rstrip() for text in tables(evidence).values())]) + "\n"
 
 
 def between(text: str, mark: str, new: str) -> str:
-    """The text with what stands between ``<!-- mark -->`` and ``<!-- end -->`` replaced, if it has such a place."""
+    """Replace the text between ``<!-- mark -->`` and ``<!-- end -->``, if the text has these marks."""
     return re.sub(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)", lambda m: m[1] + new + m[2], text, flags=re.S)
 
 
 def document(evidence: Evidence) -> None:
-    """Write everything that the documents show of one model."""
+    """Write every page and figure of the documents about one model."""
     name, folder = evidence.model["name"], DOCS / "evidence"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.md").write_text(page(evidence), encoding="utf-8")
     for drawing in figures(evidence):
         if drawing.name in FIGURES:
             (folder / f"{name}-{drawing.name}.svg").write_text(drawing.svg() + "\n", encoding="utf-8")
-    made, path = tables(evidence), DOCS / "evidence.md"
+    markdown, path = tables(evidence), DOCS / "evidence.md"
     text = between(path.read_text(encoding="utf-8"), f"{name} measured", measured(evidence) + "\n")
     for table in TABLES:
-        text = between(text, f"{name} {table}", made[table])
+        text = between(text, f"{name} {table}", markdown[table])
     path.write_text(text, encoding="utf-8")
     keep(verdicts_of(evidence), SHIPPED)
 
 
 def name_values() -> None:
-    """Write into the shipped verdicts what their demo models are and which values they have."""
+    """Write into the shipped verdicts the names of their demo models and the hashes of their values."""
     for path in sorted(SHIPPED.glob("*.json")):
         known = read_verdicts(path)
         model = open_model(str(known.model["name"]))
@@ -83,8 +83,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--values", action="store_true", help="name the values of the models whose verdicts are shipped"
     )
-    asked = parser.parse_args()
-    for one in asked.folders:
-        document(read_evidence(one))
-    if asked.values:
+    options = parser.parse_args()
+    for folder in options.folders:
+        document(read_evidence(folder))
+    if options.values:
         name_values()

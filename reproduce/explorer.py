@@ -1,4 +1,4 @@
-"""Take the pictures of docs/explorer.md: pages of the demo atlas (`make demo`), in the system's Chromium.
+"""Pictures of docs/explorer.md: pages of the demo atlas (`make demo`), in the system's Chromium.
 
 python reproduce/explorer.py [demo/smollm2-135m]
 """

@@ -1,8 +1,7 @@
-"""Two models that registry packages hold as ONNX, written as folders that zeropass and transformers read.
+"""Two models that registry packages hold as ONNX, rewritten as folders that zeropass and transformers read.
 
-Both become BERTs: paraphrase-MiniLM-L3-v2 is one, and a DistilBERT is one whose token types are all the same (zero
-here).
-Linear weights have lost their names in ONNX; they take them from the node that uses them, and are transposed back.
+Both become BERTs: paraphrase-MiniLM-L3-v2 is one, and a DistilBERT is one whose token types are all zero.
+Linear weights have lost their names in ONNX; they are named after the node that uses them, and transposed back.
 """
 
 import json
@@ -36,7 +35,7 @@ _DISTILBERT = {
 
 @dataclass(frozen=True)
 class Packed:
-    """A model inside a package: its file, what its tensors are to be called, its shape; tokenizer None: MiniLM-L6's."""
+    """A model in a package: its files, the new names of its tensors, its shape, its tokenizer (None: MiniLM-L6's)."""
 
     package: Demo
     renamed: dict[str, str]
@@ -92,14 +91,14 @@ MODELS = {
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model, made in the cache the first time."""
+    """Return the folder of a model, which is made in the cache the first time."""
     packed, folder = MODELS[name], cache_folder() / "onnx" / name
     source = fetch(packed.package, folder / "package")
     if not (folder / "model.safetensors").is_file():
         tensors = _tensors(source / packed.package.files[0].name, packed.renamed)
         tensors.setdefault("embeddings.token_type_embeddings.weight", torch.zeros(2, packed.d))
-        spelling = source / packed.tokenizer if packed.tokenizer else fetch_demo("minilm-l6") / "tokenizer.json"
-        (folder / "tokenizer.json").write_bytes(spelling.read_bytes())
+        tokenizer = source / packed.tokenizer if packed.tokenizer else fetch_demo("minilm-l6") / "tokenizer.json"
+        (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         (folder / "config.json").write_text(json.dumps(_config(packed)), encoding="utf-8")
         with atomic_write(folder / "model.safetensors", OSError) as temporary:
             save_file(tensors, temporary)
@@ -108,21 +107,21 @@ def model_folder(name: str) -> Path:
 
 def _tensors(path: Path, renamed: dict[str, str]) -> dict[str, torch.Tensor]:
     graph = onnx.load(path).graph
-    stored = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    for name in [one for one in stored if one.endswith("_quantized")]:
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for name in [name for name in stored if name.endswith("_quantized")]:
         stem = name.removesuffix("_quantized")
         offset = stored[stem + "_zero_point"].astype(np.float32)
         stored[stem] = (stored[name].astype(np.float32) - offset) * stored[stem + "_scale"]
-    found = {name: one for name, one in stored.items() if name.endswith((".weight", ".bias"))}
+    tensors = {name: tensor for name, tensor in stored.items() if name.endswith((".weight", ".bias"))}
     for node in graph.node:
-        for given in node.input if node.op_type == "MatMul" else ():
-            weight = given.removesuffix("_DequantizeLinear_Output")
+        for argument in node.input if node.op_type == "MatMul" else ():
+            weight = argument.removesuffix("_DequantizeLinear_Output")
             if weight.startswith("onnx::MatMul"):
                 module = node.name.removesuffix("/MatMul").strip("/").replace("/", ".").removeprefix("model.model.0")
-                found[("model.0" + module if module.startswith(".") else module) + ".weight"] = stored[weight].T
+                tensors[("model.0" + module if module.startswith(".") else module) + ".weight"] = stored[weight].T
     for old, new in renamed.items():
-        found = {name.replace(old, new): one for name, one in found.items()}
-    return {name: torch.from_numpy(np.array(one, np.float32, order="C")) for name, one in found.items()}
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return {name: torch.from_numpy(np.array(tensor, np.float32, order="C")) for name, tensor in tensors.items()}
 
 
 def _config(packed: Packed) -> dict[str, object]:

@@ -1,11 +1,11 @@
-"""A truth planted in real weights: SmolLM2-135M-Instruct against a copy of itself, moved and blurred by growing noise.
+"""A planted truth in real weights: SmolLM2-135M-Instruct against a transformed copy of itself with growing noise.
 
     python reproduce/planted.py               # `make alignment`
     python reproduce/planted.py --whole       # all 30 x 30 layers by `align`, without noise: some 15 minutes
 
 The copy computes the same function: norm gains folded, stream rotated, neurons, heads and the insides of heads permuted
-(tests/twins.py; a test shows it). Then its blocks get noise, in units of each matrix' standard deviation. How many
-neurons (within their layer) and heads (among all) are still found, by weights alone?
+(tests/twins.py; a test shows it). Then its blocks get noise, in units of each matrix's standard deviation. The table
+shows how many neurons (within their layer) and heads (among all) are still found, by weights alone.
 """
 
 import argparse
@@ -33,58 +33,59 @@ import twins  # noqa: E402
 from alignment import between, methods  # noqa: E402
 
 NOISE = (0.0, 0.5, 1.0, 2.0, 4.0)
-HEADS = tuple(f"heads by {kind}" for kind in SELF_MAPS)
+HEADS = tuple(f"heads by {circuit}" for circuit in SELF_MAPS)
 
 
-def found(pair: Pair, moved: twins.Moved, layers: tuple[int, ...]) -> dict[str, float]:
-    """The share of neurons, by every method, and of heads of some layers that are found first."""
+def matched_shares(pair: Pair, moved: twins.Moved, layers: tuple[int, ...]) -> dict[str, float]:
+    """Return the share of neurons, by every method, and of heads of some layers that are found first."""
     shares: dict[str, list[Tensor]] = {}
     for layer in layers:
         for name, score in methods(pair):
             best = moved.neurons[layer][score((layer, layer)).argmax(1)]
             shares.setdefault(name, []).append(best == torch.arange(len(best)))
-        for name, kind in zip(HEADS, SELF_MAPS, strict=True):
+        for name, circuit in zip(HEADS, SELF_MAPS, strict=True):
             depth, heads = pair.models[1].dims.layers, pair.models[1].dims.heads
-            best = torch.cat([pair.head_cosines(kind, (layer, other)) for other in range(depth)], 1).argmax(1)
+            best = torch.cat([pair.head_cosines(circuit, (layer, other)) for other in range(depth)], 1).argmax(1)
             right = (best // heads == layer) & (moved.heads[layer][best % heads] == torch.arange(len(best)))
             shares.setdefault(name, []).append(right)
-    return {name: float(torch.cat(parts).float().mean()) for name, parts in shares.items()}
+    return {name: float(torch.cat(results).float().mean()) for name, results in shares.items()}
 
 
-def whole(out: Path) -> None:
-    """Align all layers, neurons and heads as the command does, and write what was found into docs/alignment.md."""
+def align_all(out: Path) -> None:
+    """Align all layers, neurons and heads as the command does, and write the results into docs/alignment.md."""
     model = zp.open_model(str(fetch_demo("smollm2-135m")))
     with tempfile.TemporaryDirectory() as scratch:
         path, moved = twins.twin(model, model.dims.layers, Path(scratch) / "twin")
         began = time.monotonic()
         alignment = zp.align_models(model, zp.open_model(str(path)), out)
-        took = time.monotonic() - began
+        seconds = time.monotonic() - began
     right: dict[str, list[bool]] = {}
-    for one in alignment.pairings:
-        first, second = zp.parse(one.first), zp.parse(one.second)
-        order, own, other = (
+    for pairing in alignment.pairings:
+        first, second = zp.parse(pairing.first), zp.parse(pairing.second)
+        permutation, first_index, second_index = (
             (moved.neurons, first.index, second.index)
-            if one.kind == "neuron"
+            if pairing.kind == "neuron"
             else (moved.heads, first.head, second.head)
         )
-        same = first.layer == second.layer and int(order[second.layer][other]) == own
-        right.setdefault(one.kind, []).append(same and one.mutual)
+        same = first.layer == second.layer and int(permutation[second.layer][second_index]) == first_index
+        right.setdefault(pairing.kind, []).append(same and pairing.mutual)
     depth = tuple(range(model.dims.layers))
-    read = [one for one in alignment.layers if one.frame != "raw"]
-    raw = [one for one in alignment.layers if one.frame == "raw"]
-    fixed = [sum(a == b for a, b in enumerate(one.assigned)) for one in raw]
+    by_tokens = [layer_map for layer_map in alignment.layers if layer_map.frame != "raw"]
+    identical = sum(layer_map.assigned == depth for layer_map in by_tokens)
+    raw = [layer_map for layer_map in alignment.layers if layer_map.frame == "raw"]
+    fixed = [sum(a == b for a, b in enumerate(layer_map.assigned)) for layer_map in raw]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    shares = ", ".join(f"{sum(own):,} of {len(own):,} {kind}s" for kind, own in right.items())
-    said = (
+    shares = ", ".join(f"{sum(matches):,} of {len(matches):,} {kind}s" for kind, matches in right.items())
+    summary = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}): all "
-        f"{len(depth)} x {len(depth)} layers in {took / 60:.0f} minutes, {peak:.1f} GiB at most.\n"
+        f"{len(depth)} x {len(depth)} layers in {seconds / 60:.0f} minutes, {peak:.1f} GiB at most.\n"
         f"Found, each the other's best: {shares} (a head counts for each of its two maps).\n"
-        f"{sum(one.assigned == depth for one in read)} of {len(read)} layer maps are the identity; of the {len(raw)} "
+        f"{identical} of {len(by_tokens)} layer maps are the identity; of the {len(raw)} "
         f"in raw space the best has {max(fixed)} of {len(depth)} layers in place.\n"
     )
     doc = ROOT / "docs" / "alignment.md"
-    doc.write_text(between(doc.read_text(encoding="utf-8"), "whole", said), "utf-8")
-    print(said)
+    doc.write_text(between(doc.read_text(encoding="utf-8"), "whole", summary), "utf-8")
+    print(summary)
 
 
 def main(layers: tuple[int, ...]) -> None:
@@ -96,18 +97,18 @@ def main(layers: tuple[int, ...]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path, moved = twins.twin(model, model.dims.layers, Path(scratch) / "twin", noise=noise)
             pair = zp.pair_of(model, zp.open_model(str(path)))
-            shares = found(pair, moved, layers)
+            shares = matched_shares(pair, moved, layers)
         if not lines:
             lines = ["| noise | " + " | ".join(shares) + " |", "|---:|" + "---:|" * len(shares)]
         lines.append(f"| {noise:g} | " + " | ".join(f"{share:.4f}" for share in shares.values()) + " |")
         print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
-    said = (
+    summary = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
         f"{time.monotonic() - began:.0f} s; layers {', '.join(map(str, layers))}, "
         f"{len(layers) * model.dims.neurons:,} neurons and {len(layers) * model.dims.heads} heads.\n\n"
     )
     path = ROOT / "docs" / "alignment.md"
-    path.write_text(between(path.read_text(encoding="utf-8"), "planted", said + "\n".join(lines) + "\n"), "utf-8")
+    path.write_text(between(path.read_text(encoding="utf-8"), "planted", summary + "\n".join(lines) + "\n"), "utf-8")
 
 
 if __name__ == "__main__":
@@ -115,8 +116,8 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, nargs="+", default=(0, 7, 15, 22, 29))
     parser.add_argument("--whole", action="store_true", help="align everything, without noise")
     parser.add_argument("--out", type=Path, default=Path("alignment/planted"), help="where --whole writes")
-    given = parser.parse_args()
-    if given.whole:
-        whole(given.out)
+    options = parser.parse_args()
+    if options.whole:
+        align_all(options.out)
     else:
-        main(tuple(given.layers))
+        main(tuple(options.layers))

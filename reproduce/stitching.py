@@ -1,11 +1,11 @@
-"""How well classifiers are stitched, against everything that could explain it: docs/stitching.md.
+"""The accuracy of stitched classifiers, compared with all its possible explanations, for docs/stitching.md.
 
     python reproduce/stitching.py OUT        # from the classifiers of tops.py in OUT/tops; `make stitching` does both
 
 For each pair of models and each tuning seed, on snippets that neither the classifier nor the choice has seen: the
-accuracy over how many layers of B are kept, beside the paper's kernel, shuffled tokens, a random map, no map at all, a
-seam fitted on the states of running text, and linear probes on B. Each is kept in OUT/measured, so a stopped run
-continues.
+accuracy over how many layers of B are kept, next to that of the paper's kernel, shuffled tokens, a random map, no map
+at all, a seam fitted on the states of running text, and linear probes on B. Each result is saved in OUT/measured, so a
+stopped run continues.
 """
 
 import argparse
@@ -42,30 +42,30 @@ PAIRS = (
     ("minilm-l3", "minilm-l6"),
     ("distilbert-tagger", "minilm-l6"),
 )
-"""Classifier, and the model that it is stitched onto."""
+"""Pairs of a classifier and the model that it is stitched onto."""
 
 SMALL = ("first", "second", "wide")
 TRANSPLANTED = ("first", "wide", "minilm-l6", "minilm-l3")
-"""A DistilBERT's pooler has twice the units of MiniLM's."""
+"""The classifiers that are transplanted. A DistilBERT is not: its pooler has twice the units of MiniLM's."""
 
 HALF = 5
-"""Seeds of MiniLM of which the traps are undone."""
+"""The number of seeds of MiniLM for which the norms at the seam are varied."""
 
 FEW = 3
-"""Seeds of MiniLM that are transplanted: a minute each, most of it the alignment."""
+"""The number of seeds of MiniLM that are transplanted: a minute each, most of it the alignment."""
 
 LABELS = (10, 100, 1000)
 
 
 def sizes(first: str) -> tuple[int, int]:
-    """How many snippets to choose with, and how many to test on: larger models get fewer."""
+    """Return the numbers of snippets to choose with and to test on: larger models get fewer."""
     if first in SMALL:
         return 200, 400
     return (60, 120) if first.startswith("distil") else (80, 150)
 
 
 def snippets(first: str, seed: int) -> tuple[list[str], Labelled]:
-    """Texts to choose with, and labelled ones to test on, others for each seed: of the half that nothing trained on."""
+    """Return texts to choose with and labelled texts to test on, drawn by seed from the half that is not trained on."""
     choosing, testing = sizes(first)
     _, held = halves()
     drawn = random.Random(f"stitching {seed}").sample(held, choosing + testing)
@@ -73,15 +73,15 @@ def snippets(first: str, seed: int) -> tuple[list[str], Labelled]:
 
 
 def measured(out: Path, first: str, onto: str, seed: int) -> None:
-    """Everything about one pair and one tuning seed, kept as JSON."""
+    """Measure a pair of models with a tuning seed, and save the results as JSON."""
     torch.set_num_threads(1)
     began = time.process_time()
     path = out / "measured" / f"{first}-{onto}-{seed}.json"
     classifier, other = zp.open_model(str(out / "tops" / f"{first}-{seed}")), base_of(onto)
     texts, tests = snippets(first, seed)
-    found = bridge(other, classifier)
-    choosing = trial_of(classifier, found, texts)
-    testing = trial_of(classifier, found, [text for text, _ in tests])
+    translations = bridge(other, classifier)
+    choosing = trial_of(classifier, translations, texts)
+    testing = trial_of(classifier, translations, [text for text, _ in tests])
     bench = Bench(choosing, testing, texts, torch.tensor([label for _, label in tests]), RECIPES[first].top, seed)
     result: dict[str, Any] = {"classifier": first, "onto": onto, "seed": seed, "own": bench.right(testing.own.logits)}
     result["curve"] = {name: [maker(keep) for keep in bench.keeps] for name, maker in bench.makers().items()}
@@ -89,12 +89,12 @@ def measured(out: Path, first: str, onto: str, seed: int) -> None:
     result |= bench.choice(first in SMALL)
     result["labels"] = probes(onto, seed, bench)
     if first in TRANSPLANTED and (first in SMALL or seed < FEW):
-        made, record = zp.transplant(
+        transplanted, record = zp.transplant(
             classifier, other, base_of(first), options=zp.StitchOptions(texts=texts, seed=seed)
         )
-        said = answers(made, other, [text for text, _ in tests]).logits
+        logits = answers(transplanted, other, [text for text, _ in tests]).logits
         result["transplant"] = asdict(record.verdict) | {
-            "accuracy": bench.right(said),
+            "accuracy": bench.right(logits),
             "strength": record.choice.strength,
             "layers": record.layers,
         }
@@ -105,11 +105,11 @@ def measured(out: Path, first: str, onto: str, seed: int) -> None:
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """No progress."""
+    """Show no progress."""
 
 
 class Bench:
-    """One classifier, one model to stitch it onto, texts to choose with and texts to test on."""
+    """A classifier, a model to stitch it onto, texts to choose with, and texts to test on."""
 
     def __init__(self, choosing: Trial, testing: Trial, texts: list[str], labels: Tensor, take: int, seed: int) -> None:
         self.texts = texts
@@ -122,35 +122,35 @@ class Bench:
         self._ours: dict[Try, float] = {}
 
     def right(self, logits: Tensor) -> float:
-        """Share of right answers to the test."""
+        """Return the share of right answers to the test."""
         return round(float((logits.argmax(1) == self.labels).float().mean()), 4)
 
-    def of(self, choice: Try, made: Translation, level: bool = True) -> float:
-        """Accuracy of a translation at a seam, levelled by the texts to choose with."""
-        shift = self.choosing.own.level(self.choosing.logits(choice, made)) if level else 0.0
-        return self.right(self.testing.logits(choice, made) + shift)
+    def of(self, choice: Try, translation: Translation, level: bool = True) -> float:
+        """Return the accuracy of a translation at a seam, levelled by the texts to choose with."""
+        shift = self.choosing.own.level(self.choosing.logits(choice, translation)) if level else 0.0
+        return self.right(self.testing.logits(choice, translation) + shift)
 
     def ours(self, choice: Try) -> float:
-        """Accuracy of the stitch that zeropass makes at a seam; kept, for it is asked for more than once."""
+        """Return the accuracy of the stitch that zeropass makes at a seam; it is cached for later calls."""
         choice = Try(choice.keep, choice.take, choice.kernel, choice.frame)
         if choice not in self._ours:
             self._ours[choice] = self.of(choice, self.choosing.fitted(choice))
         return self._ours[choice]
 
     def at(self, keep: int, kernel: str = "orthogonal", frame: str = "both") -> Try:
-        """A seam above ``keep`` blocks."""
+        """Return the seam above ``keep`` blocks."""
         return Try(keep, self.take, kernel, frame)
 
     def makers(self) -> dict[str, Callable[[int], float]]:
-        """What is drawn over how many layers are kept."""
+        """Return the curves of the figure, as functions of the number of layers kept."""
         shuffled = self.bridge.shuffled(self.seed)
 
         def ours(keep: int) -> float:
             return self.ours(self.at(keep))
 
         def paper(keep: int) -> float:
-            made = self.bridge.translation("pinv", "paper")
-            return self.right(self.testing.run(keep, self.take, made.states))
+            translation = self.bridge.translation("pinv", "paper")
+            return self.right(self.testing.run(keep, self.take, translation.states))
 
         def null(keep: int) -> float:
             return self.of(self.at(keep), self.choosing.fitted(self.at(keep), shuffled))
@@ -158,75 +158,75 @@ class Bench:
         return {"ours": ours, "paper": paper, "shuffled": null}
 
     def traps(self) -> dict[str, float]:
-        """The stitch at the like depth, and with one thing done otherwise; and maps that know nothing of tokens."""
+        """Measure the stitch at the like depth, with one step changed at a time, and with maps that ignore tokens."""
         choice, keep = self.at(self.like), self.like
-        made = self.choosing.fitted(choice)
+        translation = self.choosing.fitted(choice)
         plain = self.bridge.translation(choice.kernel, choice.frame)
-        found = {"ours": self.ours(choice), "not levelled": self.of(choice, made, level=False)}
+        accuracies = {"ours": self.ours(choice), "not levelled": self.of(choice, translation, level=False)}
         random_map = self.bridge.translation("random", "both", self.seed)
-        found["random map"] = self.of(choice, self.choosing.lengthened(choice, random_map))
+        accuracies["random map"] = self.of(choice, self.choosing.lengthened(choice, random_map))
         if self.onto.dims.d == self.classifier.dims.d:
             identity = self.bridge.translation("identity", "paper")
-            found["no map"] = self.of(choice, self.choosing.lengthened(choice, identity))
+            accuracies["no map"] = self.of(choice, self.choosing.lengthened(choice, identity))
         if self.onto.vocab.pieces == self.classifier.vocab.pieces:
             states = self.choosing.lengthened(choice, from_states(self))
-            found["fitted on states"] = self.of(choice, states)
+            accuracies["fitted on states"] = self.of(choice, states)
         if self.classifier.family.norm_place == "post" and self.seed < HALF:
-            found["no norm at the seam"] = self.levelled(keep, made.states)
-            found["embedded again"] = self.levelled(keep, embedded_again(self.classifier, made))
+            accuracies["no norm at the seam"] = self.levelled(keep, translation.states)
+            accuracies["embedded again"] = self.levelled(keep, embedded_again(self.classifier, translation))
         elif self.classifier.family.norm_place == "pre":
-            found["no scale"] = self.of(choice, plain)
+            accuracies["no scale"] = self.of(choice, plain)
             top = self.onto.dims.layers
             norm = self.onto.vector("final_norm")
-            found["all layers kept"] = self.ours(self.at(top))
-            found["all layers kept, normed state"] = self.levelled(
+            accuracies["all layers kept"] = self.ours(self.at(top))
+            accuracies["all layers kept, normed state"] = self.levelled(
                 top, lambda x: plain.states(apply_norm(x, "rms", self.onto.dims.eps, norm, None))
             )
-        return found
+        return accuracies
 
     def levelled(self, keep: int, into: Callable[[Tensor], Tensor]) -> float:
-        """Accuracy where states go in as they are given."""
+        """Return the accuracy with states passed through ``into`` at the seam."""
         shift = self.choosing.own.level(self.choosing.run(keep, self.take, into))
         return self.right(self.testing.run(keep, self.take, into) + shift)
 
-    def choice(self, whole: bool) -> dict[str, Any]:
-        """What is chosen without labels, how far it is believed, and whether its own shuffled control is beaten."""
+    def choice(self, with_tries: bool) -> dict[str, Any]:
+        """Measure the seam that is chosen without labels, its verdict, and its own shuffled control."""
         candidates = seams(self.classifier, self.onto, None, None, self.classifier.dims.layers - self.take)
         tries = chosen(self.choosing, candidates, None, None, quiet)
         best = tries[0]
-        told = self.choosing.verdict(best, 100 * self.seed, quiet)
-        wrong = self.bridge.shuffled(1000 + self.seed)
-        known = self.choosing.own.chances(self.right(self.testing.own.logits))
-        found = {
+        verdict = self.choosing.verdict(best, 100 * self.seed, quiet)
+        shuffled = self.bridge.shuffled(1000 + self.seed)
+        known_chances = self.choosing.own.chances(self.right(self.testing.own.logits))
+        result = {
             "chosen": asdict(best)
-            | asdict(told)
+            | asdict(verdict)
             | {
                 "accuracy": self.ours(best),
-                "shuffled": self.of(best, self.choosing.fitted(best, wrong)),
-                "expected_known": expected(self.choosing.answered(best), known),
+                "shuffled": self.of(best, self.choosing.fitted(best, shuffled)),
+                "expected_known": expected(self.choosing.answered(best), known_chances),
             }
         }
-        if whole:
-            found["tries"] = [  # type: ignore[assignment]
-                asdict(one) | {"accuracy": self.ours(one)} for one in tries
+        if with_tries:
+            result["tries"] = [  # type: ignore[assignment]
+                asdict(seam) | {"accuracy": self.ours(seam)} for seam in tries
             ]
-        return found
+        return result
 
 
-def embedded_again(classifier: zp.Model, made: Translation) -> Callable[[Tensor], Tensor]:
-    """What ``inputs_embeds`` does to a state: positions, a type and the first norm once more."""
-    positions, kind = classifier.matrix("positions"), classifier.matrix("types", 0, 0, 1)
+def embedded_again(classifier: zp.Model, translation: Translation) -> Callable[[Tensor], Tensor]:
+    """Return what ``inputs_embeds`` does to a state: it adds positions and a type, and applies the first norm again."""
+    positions, token_type = classifier.matrix("positions"), classifier.matrix("types", 0, 0, 1)
     gain, shift = classifier.vector("embed_norm"), classifier.vector("embed_norm_bias")
 
     def into(x: Tensor) -> Tensor:
-        x = made.states(x) + positions[: x.shape[1]] + kind
+        x = translation.states(x) + positions[: x.shape[1]] + token_type
         return apply_norm(x, "layer", classifier.dims.eps, gain, shift)
 
     return into
 
 
 def from_states(bench: Bench) -> Translation:
-    """Least squares between the states of running text, without any vocabulary: what a linear seam can do."""
+    """Fit least squares between the states of running text, without any vocabulary: the limit of a linear seam."""
     above = Lower(load_lower(bench.classifier), bench.classifier.family)
     depth = bench.classifier.dims.layers - bench.take
     pairs = zip(bench.choosing.texts, depths(above, bench.classifier, bench.texts), strict=True)
@@ -235,25 +235,26 @@ def from_states(bench: Bench) -> Translation:
 
 
 def aligned(pairs: Iterator[tuple[Batch, Batch]], keep: int, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """States of the same tokens in both models."""
+    """Yield the states of the same tokens in both models."""
     for (_, below, mask), (_, above, _) in pairs:
         yield below[keep][mask.bool()], above[depth][mask.bool()]
 
 
 def pooled(batches: Iterable[Batch], count: int) -> Tensor:
-    """Mean states of the top of B, (texts, d)."""
+    """Return the mean states at the top of B, (texts, d)."""
     rows = [
-        (at, (states[max(states)] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)) for at, states, mask in batches
+        (places, (states[max(states)] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        for places, states, mask in batches
     ]
-    found = torch.empty(count, rows[0][1].shape[1])
-    for at, part in rows:
-        found[at] = part
-    return found
+    means = torch.empty(count, rows[0][1].shape[1])
+    for places, part in rows:
+        means[places] = part
+    return means
 
 
 @cache
 def features(onto: str) -> tuple[Tensor, Tensor]:
-    """Mean states of the top of B of a thousand snippets to train on, and their labels."""
+    """Return the mean states at the top of B for a thousand snippets to train on, and their labels."""
     model = base_of(onto)
     train = halves()[0][: max(LABELS)]
     states = depths(Lower(load_lower(model), model.family), model, [text for text, _ in train])
@@ -261,34 +262,34 @@ def features(onto: str) -> tuple[Tensor, Tensor]:
 
 
 def probes(onto: str, seed: int, bench: Bench) -> dict[str, float]:
-    """Accuracy of linear probes on B: trained on so many labels, or on the classifier's answers to unlabelled texts."""
+    """Return the accuracy of linear probes on B, trained on labels or on the classifier's answers to texts."""
     x, y = features(onto)
-    said = bench.choosing.own.logits.argmax(1).float()
+    pseudo_labels = bench.choosing.own.logits.argmax(1).float()
     test = pooled(bench.testing.texts, len(bench.labels)), bench.labels.float()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    found = {str(n): probe(x[order[:n]], y[order[:n]], *test) for n in LABELS}
-    found["answers"] = probe(pooled(bench.choosing.texts, len(said)), said, *test)
-    return found
+    accuracies = {str(n): probe(x[order[:n]], y[order[:n]], *test) for n in LABELS}
+    accuracies["answers"] = probe(pooled(bench.choosing.texts, len(pseudo_labels)), pseudo_labels, *test)
+    return accuracies
 
 
 def probe(x: Tensor, y: Tensor, test: Tensor, labels: Tensor) -> float:
-    """Accuracy of a logistic regression on standardised states."""
+    """Return the accuracy of a logistic regression on standardised states."""
     mean, std = x.mean(0), x.std(0) + 1e-6
     weight, bias = logistic((x - mean) / std, y, iterations=100)
     return round(float((((test - mean) / std @ weight + bias > 0).float() == labels).float().mean()), 4)
 
 
 def main(out: Path, seeds: int, workers: int) -> None:
-    """Measure what is missing, as many at once as there are cores, and write the document's tables."""
+    """Measure all missing pairs and seeds, with as many workers as there are cores."""
     names = [(first, onto, seed) for seed in range(seeds) for first, onto in PAIRS]
-    todo = [
+    missing = [
         (out, *name)
         for name in names
         if not (out / "measured" / "{}-{}-{}.json".format(*name)).is_file()
         and (out / "tops" / f"{name[0]}-{name[2]}" / "story.json").is_file()
     ]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.starmap(measured, todo, chunksize=1)
+        pool.starmap(measured, missing, chunksize=1)
 
 
 if __name__ == "__main__":
@@ -296,5 +297,5 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    main(given.out, given.seeds, given.workers)
+    options = parser.parse_args()
+    main(options.out, options.seeds, options.workers)
