@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ from zeropass.tokens.vocabulary import View, Vocabulary
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
 
-def load(model: str, device: str = "cpu") -> "Lens":
+def load(model: str | Path, device: str = "cpu") -> "Lens":
     """Open a model for reading; no weights are read yet.
 
     Args:

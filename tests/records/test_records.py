@@ -60,7 +60,7 @@ def test_the_notebook_shows_a_token_and_never_runs_it(text: str) -> None:
         parser = Tags()
         parser.feed(shown)
         assert parser.tags <= {"table", "caption", "b", "i", "tr", "th", "td", "code", "small"}
-        assert parser.attributes == []
+        assert set(parser.attributes) <= {("style", "opacity:.6")}  # of a list in which no token stands out
         assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
         assert len(shown) < 2000
 
@@ -157,7 +157,7 @@ def test_the_public_names_are_these() -> None:
             "top_pairs",
         ),
         *("Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve"),
-        *("Stitch", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
+        *("Stitch", "StitchOptions", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__
     for name in zp.__all__:

@@ -124,9 +124,11 @@ def test_lookup_by_role_frame_and_layer() -> None:
 def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float, above: bool, words: str) -> None:
     for role, layer, kind in (("gate", 1, "gate lists of layer 1"), ("vo", 29, "vo maps of layer 29")):
         found = replace(verdict(role, "token", layer), value=value, null=chance, above=above)
-        assert found.words == f"{kind} {words}"
+        assert found.words == f"{kind}: {words}"
 
 
+GOOD = "correlation with the running model .28 (null .01)"
+BAD = "correlation with the running model .02, not above the null (.01)"
 BASIS = "10,000 tokens of a novel, n = 12 to 96 a layer, 2030-01-01"
 
 
@@ -140,8 +142,8 @@ def test_a_verdict_says_what_it_rests_on() -> None:
     assert replace(found, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
     assert replace(found, method={}, kinds=()).basis == ""
     assert footnote(found, "m") == (
-        "on text: rank correlation of all lists of a role and layer with the running model, beside that of wrong "
-        f"lists (chance); measured on {BASIS}."
+        "correlation: by ranks, of all lists of a role and layer with the running model; null: that of wrong lists; "
+        f"measured on {BASIS}."
     )
     told = found.of("gate", "token", 1)
     assert told is not None
@@ -375,12 +377,10 @@ def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
     gate, _, _, _, value = (r for r in lens["L1.ff.2"])
     qk, vo = lens["L1.attn.2"]
     assert printed(render(replace(gate, top=(), bottom=()))).startswith(
-        "L1.ff.2 gate  sees  no token stands out; gate lists of layer 1: correlation with the running model .28 (null .01)\n"
+        f"L1.ff.2 gate  sees  no token stands out; gate lists of layer 1: {GOOD}\n"
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
-    assert printed(render(loud)).startswith(
-        "L1.ff.2 value  writes  value lists of layer 1: correlation with the running model .02, not above the null (.01)\n"
-    )
+    assert printed(render(loud)).startswith(f"L1.ff.2 value  writes  value lists of layer 1: {BAD}\n")
     assert (
         "token frame, query 16 after key; qk maps of layer 1: correlation with the running model .28 (null .01)\n"
         in printed(render(qk))
@@ -415,7 +415,7 @@ def test_the_notebook_shows_the_same(llama: small.Built) -> None:
     )
     assert "correlation" not in llama.lens["L1.ff.2.gate"]._repr_html_()
     hits = tuple(Hit("L1.ff.2", "read", "gate", "token", 1.0, 2.0, above) for above in (True, False, None))
-    assert FindRecord((), hits)._repr_html_().count("not above chance") == 1
+    assert FindRecord((), hits)._repr_html_().count("not above the null") == 1
 
 
 def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:

@@ -32,8 +32,9 @@ _LAYERS = {
 }
 
 
-def write_alignment(alignment: Alignment, folder: Path) -> None:
+def write_alignment(alignment: Alignment, folder: str | Path) -> None:
     """Write the folder, each file completely or not at all; raise BadOption, naming the file, on failure."""
+    folder = Path(folder)
     make_folder(folder, BadOption)
     rows = [
         {"role": m.role, "frame": m.frame, "first": a, "second": b, "score": score, "assigned": m.assigned[a] == b}
@@ -49,8 +50,9 @@ def write_alignment(alignment: Alignment, folder: Path) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_alignment(folder: Path) -> Alignment:
+def read_alignment(folder: str | Path) -> Alignment:
     """Read what `write_alignment` wrote; raise BadOption, naming the file, if it holds anything else."""
+    folder = Path(folder)
     path, table = folder / "alignment.json", folder / "matches.parquet"
     with holding(path, "an alignment"):
         value = read_schema(path, SCHEMA_VERSION)

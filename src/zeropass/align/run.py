@@ -32,7 +32,9 @@ HEAD_NULLS = 4
 """Shuffles behind the null of the heads."""
 
 
-def align_models(first: Model, second: Model, folder: Path, *, seed: int = 0, progress: Progress = silent) -> Alignment:
+def align_models(
+    first: Model, second: Model, folder: str | Path, *, seed: int = 0, progress: Progress = silent
+) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
     Finished parts are saved in the folder; a repeated call continues from them.
@@ -50,6 +52,7 @@ def align_models(first: Model, second: Model, folder: Path, *, seed: int = 0, pr
     Raises:
         BadOption: The models share too few tokens, or the folder holds something else.
     """
+    folder = Path(folder)
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
     pair = pair_of(first, second)
     null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)

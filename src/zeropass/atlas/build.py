@@ -76,7 +76,7 @@ def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], 
 
 def build(
     model: Model,
-    out: Path,
+    out: str | Path,
     options: Options,
     progress: Progress = silent,
     run: RunJobs = here,
@@ -100,6 +100,7 @@ def build(
         BadAtlas: The folder holds something else or cannot be written.
         BadOption: A role, layer or frame does not exist, or the build takes more than ``memory``.
     """
+    out = Path(out)
     jobs, room = plan_jobs(model, options), None
     # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
     if memory is not None:

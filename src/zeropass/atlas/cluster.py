@@ -56,7 +56,9 @@ class _Work:
     threads: int
 
 
-def build_on_cluster(model: Model, out: Path, options: Options, progress: Progress = silent, engine: str = RAY) -> bool:
+def build_on_cluster(
+    model: Model, out: str | Path, options: Options, progress: Progress = silent, engine: str = RAY
+) -> bool:
     """Build an atlas as `build` does, to the same bytes, with its jobs on Ray.
 
     Args:
@@ -74,6 +76,7 @@ def build_on_cluster(model: Model, out: Path, options: Options, progress: Progre
         BadOption: There is no such engine, the cluster cannot be reached, or `build` raises it.
         ZeropassError: A job raised it; the message names the machine.
     """
+    out = Path(out)
     if engine != RAY and not engine.startswith(f"{RAY}://"):
         raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
     return build(model, out, options, progress, partial(_on_ray, engine))

@@ -1,7 +1,9 @@
 """The commands: each function reads its options, calls the library and prints the result."""
 
 import os
+import sys
 import time
+import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -411,16 +413,23 @@ def serve(
     processes: Annotated[
         int | None, typer.Option(min=1, max=64, help="How many processes make pages; as many as cores if not given.")
     ] = None,
+    in_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
     sources = zp.Sources(folder, model, second, second_model, alignment, diff)
     contexts = zp.open_sources(sources)
+
+    def say(address: str) -> None:
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        if in_browser and not webbrowser.open(address):
+            print("No browser could be opened here; open the address yourself.", file=sys.stderr)
+
     zp.serve(
         contexts,
         host,
         port,
         name or (),
-        say=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True),
+        say=say,
         processes=processes or os.cpu_count() or 1,
     )
 

@@ -37,7 +37,7 @@ CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
 
 
 def build_change(
-    base: Model, tuned: Model, out: Path, options: Options | None = None, progress: Progress = silent
+    base: Model, tuned: Model, out: str | Path, options: Options | None = None, progress: Progress = silent
 ) -> bool:
     """Build an atlas of what ``tuned`` changed in ``base``, or continue an unfinished one.
 
@@ -58,6 +58,7 @@ def build_change(
         BadOption: A qk map is asked for, but the model norms its queries and keys; or as for `atlas.build.build`.
         BadAtlas: As for `atlas.build.build`.
     """
+    out = Path(out)
     options = options or Options()
     pair = Comparison(base, tuned)
     if not prepare(out, _identity(pair, options)):

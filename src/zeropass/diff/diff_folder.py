@@ -22,7 +22,7 @@ _MATRICES = {"layer": "int32", "role": "string", "relative": "double", "rank": "
 CELL, LEFT, TOP = 18, 60, 44
 
 
-def write_diff(found: Diff, folder: Path) -> None:
+def write_diff(found: Diff, folder: str | Path) -> None:
     """Write a comparison to a folder, each file completely or not at all.
 
     Args:
@@ -32,6 +32,7 @@ def write_diff(found: Diff, folder: Path) -> None:
     Raises:
         BadOption: The folder or a file cannot be written; the message names it.
     """
+    folder = Path(folder)
     make_folder(folder, BadOption)
     rows = ({name: getattr(matrix, name) for name in _MATRICES} for matrix in found.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)

@@ -10,7 +10,7 @@ from rich.text import Text
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
 from zeropass.records.numbers import percent, share
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
-from zeropass.render.terminal import token_text
+from zeropass.render.terminal import Flow, token_text
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["render_diff"]
@@ -44,13 +44,14 @@ def render_diff(found: Diff) -> RenderableType:
     return Group(*parts)
 
 
-def _standouts(difference: Diff) -> Iterator[Text]:
+def _standouts(difference: Diff) -> Iterator[Flow]:
     """Yield a line for each side, with the tokens that all changes together concern most."""
     for name, standouts in (("sees", difference.sees), ("writes", difference.writes)):
-        line = Text.assemble((f"{name:<7}", "italic"))
-        for standout in standouts[:SHOWN]:
-            line.append_text(token_text(standout.token.token)).append(f" {standout.z:.1f}  ", style="dim")
-        yield line
+        tokens = [
+            Text.assemble(token_text(standout.token.token), (f" {standout.z:.1f}", "dim"))
+            for standout in standouts[:SHOWN]
+        ]
+        yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
 
 
 def _where(difference: Diff) -> Table:
@@ -131,7 +132,7 @@ def _outside(difference: Diff) -> Table:
         by = percent(change.relative) if change.before else "new"
         lists = [record for record in change.after if isinstance(record, VectorRecord)]
         for record in [record for record in lists if not record.faint] or lists:
-            row = Text(change.address, style="bold").append(f" {shown_text(change.label)}", style="italic")
+            row = Text.assemble((change.address, "bold"), (f" {shown_text(change.label)}", "italic"))
             words = _words(record.top).append("  − ", style="dim").append_text(_words(record.bottom))
             table.add_row(row, by, Text(record.verb, style="dim"), words)
     return table
@@ -164,7 +165,7 @@ def _moved(difference: Diff) -> Iterator[Text]:
     )
     for name, moved in sections:
         if moved:
-            yield Text(name, style="dim").append_text(Text(", ").join(map(_moved_vector, moved[:LINES])))
+            yield Text.assemble((name, "dim"), Text(", ").join(map(_moved_vector, moved[:LINES])))
 
 
 def _moved_vector(vector: Moved) -> Text:
@@ -178,7 +179,7 @@ def _watched(difference: Diff) -> Table:
         table.add_column(name)
     for word in difference.words[:WATCHED]:
         pieces = " + ".join(map(shown_text, word.pieces)) if word.split else ""
-        cell = Text(shown_text(word.word), style="bold").append(f"  split: {pieces}" if pieces else "", style="dim")
+        cell = Text.assemble((shown_text(word.word), "bold"), (f"  split: {pieces}" if pieces else "", "dim"))
         answer = "cannot tell" if word.concerned is None else "yes" if word.concerned else "no"
         place = next((f"L{matrix.layer} {matrix.role}" for matrix in difference.watch if matrix.word == word.word), "")
         table.add_row(

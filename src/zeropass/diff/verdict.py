@@ -80,8 +80,9 @@ def _unrelated(difference: Diff) -> Iterator[str]:
     elif embedding.state == "changed" and embedding.cosine > ALIKE:
         yield f"Their embeddings are alike (cosine {embedding.cosine:.2f}): neurons and heads may have been reordered."
     yield (
-        f"The RMS-relative difference of their blocks is {percent(difference.relative)}, which says nothing of what was "
-        "learned: no words are read from it and no alarm is raised. zeropass align finds what does the same in both."
+        f"The RMS-relative difference of their blocks is {percent(difference.relative)}, which says nothing of what "
+        "was learned: no words are read from it and no alarm is raised. zeropass align finds what does the same in "
+        "both."
     )
 
 
@@ -195,8 +196,8 @@ def _where(difference: Diff, changed: list[MatrixChange]) -> str:
     mean = sum(by_role[role]) / len(by_role[role])
     alone = f" and in {', '.join(by_role)} alone" if len(by_role) < difference.method.get("roles", 0) else ""
     return (
-        f"The RMS-relative change of the blocks is {percent(difference.relative)}, in {len(by_layer)} layers{alone}; most "
-        f"in layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
+        f"The RMS-relative change of the blocks is {percent(difference.relative)}, in {len(by_layer)} layers{alone}; "
+        f"most in layers {', '.join(map(str, layers))} and in {role} ({percent(mean)})."
     )
 
 

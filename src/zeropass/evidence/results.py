@@ -164,12 +164,13 @@ def result_from_json(value: dict[str, Any]) -> Result:
     return Result(**{f.name: value[f.name] for f in fields(Result) if f.name != "nulls"}, nulls=nulls)
 
 
-def read_evidence(folder: Path) -> Evidence:
+def read_evidence(folder: str | Path) -> Evidence:
     """Return the evidence that ``zeropass evidence --out`` wrote.
 
     Raises:
         BadOption: The file holds something else; the message names it.
     """
+    folder = Path(folder)
     path = folder / "evidence.json"
     with holding(path, "evidence"):
         return Evidence.from_json(read_schema(path, SCHEMA_VERSION))

@@ -39,9 +39,9 @@ class Collected:
 
 
 def collect_evidence(
-    model: str,
-    text: Path | None,
-    folder: Path,
+    model: str | Path,
+    text: str | Path | None,
+    folder: str | Path,
     *,
     tokens: int = Settings.tokens,
     only: tuple[str, ...] | None = None,
@@ -70,6 +70,8 @@ def collect_evidence(
     Raises:
         BadOption: The folder holds something else, the text cannot be used, or a measure does not exist.
     """
+    folder = Path(folder)
+    text = None if text is None else Path(text)
     claim_folder(folder, "evidence", ("evidence.json", "parts"))
     source = PRESS_SOURCE if text is None else text.name
     prose = press_text() if text is None else read_text(text)

@@ -183,7 +183,7 @@ class Adapted(Model):
         return next(sizes, 0) or 0
 
 
-def adapt(base: Model, folder: Path) -> Adapted:
+def adapt(base: Model, folder: str | Path) -> Adapted:
     """Put an adapter on a model.
 
     Args:
@@ -197,6 +197,7 @@ def adapt(base: Model, folder: Path) -> Adapted:
         BadModel: If zeropass does not read this kind of adapter.
         BadWeights: If the adapter does not fit the base; names the tensor and the shapes.
     """
+    folder = Path(folder)
     adapter = open_adapter(folder)
     layout = base.family.layout("hf")
     if layout is None or base.family not in FAMILIES:

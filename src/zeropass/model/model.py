@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -415,7 +416,7 @@ class _Embedding:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def open_model(model: str, device: str | torch.device = "cpu") -> Model:
+def open_model(model: str | Path, device: str | torch.device = "cpu") -> Model:
     """Open a model; this reads headers and the vocabulary, but no weights.
 
     Args:
@@ -431,9 +432,10 @@ def open_model(model: str, device: str | torch.device = "cpu") -> Model:
         BadOption: If the device cannot be used.
         NotFetched: If a hub or registry cannot be reached.
     """
-    path, separator, stack = model.rpartition("#")
-    path, stack = (path, stack) if separator and stack in ("encoder", "decoder") else (model, "")
-    return _opened(model, open_files(path), stack, usable_device(device))
+    name = str(model)
+    path, separator, stack = name.rpartition("#")
+    path, stack = (path, stack) if separator and stack in ("encoder", "decoder") else (name, "")
+    return _opened(name, open_files(path), stack, usable_device(device))
 
 
 def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:

@@ -110,7 +110,7 @@ class Running:
         yield self._state_hook(layer, recorder)
 
     def _state_hook(self, layer: int, recorder: Recorder) -> Any:
-        """Attach a hook to the stream after a layer: the next norm's input (pre-norm), or the output of the layer's last."""
+        """Attach a hook to the stream after a layer: the next norm's input (pre-norm) or its last output."""
         if self.model.family.stream_normed:
             return self.module("ff_norm", layer).register_forward_hook(_output_hook(recorder, layer, "state"))
         last = layer + 1 == self.model.dims.layers

@@ -124,7 +124,8 @@ class VectorRecord(AsJson):
             f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
             for sign, pole in (("+", self.top), ("−", self.bottom))
         )
-        return f"<table>{_html_caption(self)}{poles}</table>"
+        pale = ' style="opacity:.6"' if self.faint else ""
+        return f"<table{pale}>{_html_caption(self)}{poles}</table>"
 
 
 @dataclass(frozen=True)

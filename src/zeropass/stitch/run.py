@@ -76,7 +76,7 @@ NOT_CHECKED = Verdict(
 def stitch_models(
     classifier: Model,
     onto: Model,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     base: Model | None = None,
     keep: int | None = None,
@@ -104,6 +104,7 @@ def stitch_models(
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
     """
+    out = None if out is None else Path(out)
     options = options or StitchOptions()
     texts = options.texts
     _require(classifier, onto, options.labels)
@@ -132,7 +133,7 @@ def transplant(
     classifier: Model,
     onto: Model,
     base: Model,
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     strength: float | None = None,
     options: StitchOptions | None = None,
@@ -155,6 +156,7 @@ def transplant(
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
     """
+    out = None if out is None else Path(out)
     options = options or StitchOptions()
     texts = options.texts
     _require(classifier, onto, options.labels)

@@ -55,7 +55,7 @@ class Chosen:
 
 
 def export_site(
-    contexts: Sequence[Context], site: Path, chosen: Chosen | None = None, progress: Progress = silent
+    contexts: Sequence[Context], site: str | Path, chosen: Chosen | None = None, progress: Progress = silent
 ) -> int:
     """Write the pages of some contexts as a static site. Pages that it lacks are not linked.
 
@@ -71,6 +71,7 @@ def export_site(
     Raises:
         BadOption: If the site is not an empty folder or cannot be written, or the atlas does not have the layers.
     """
+    site = Path(site)
     chosen = chosen or Chosen()
     if site.exists() and (not site.is_dir() or any(site.iterdir())):
         raise BadOption(f"{site} exists; the site is written whole, into a folder of its own: give another.")

@@ -30,12 +30,12 @@ class Sources:
         diff: A folder that `zeropass diff --out` wrote.
     """
 
-    atlas: Path
-    model: str | None = None
-    second: Path | None = None
-    second_model: str | None = None
-    alignment: Path | None = None
-    diff: Path | None = None
+    atlas: str | Path
+    model: str | Path | None = None
+    second: str | Path | None = None
+    second_model: str | Path | None = None
+    alignment: str | Path | None = None
+    diff: str | Path | None = None
 
 
 def open_sources(sources: Sources) -> list[Context]:
@@ -47,12 +47,12 @@ def open_sources(sources: Sources) -> list[Context]:
     """
     atlas = open_atlas(sources.atlas)
     alignment = read_alignment(sources.alignment) if sources.alignment else None
-    diff = read_diff(sources.diff) if sources.diff else None
+    diff = read_diff(Path(sources.diff)) if sources.diff else None
     if alignment:
         _require(atlas, alignment.models[0], sources.alignment, "the first model")
     if diff and not atlas.is_change:
         _require(atlas, diff["base"], sources.diff, "the base")
-    contexts = [Context(atlas, weights=sources.model or local_name(atlas), alignment=alignment, diff=diff)]
+    contexts = [Context(atlas, weights=_name(sources.model) or local_name(atlas), alignment=alignment, diff=diff)]
     if sources.second:
         contexts.append(_second(sources, alignment))
         contexts[0].other, contexts[1].other = contexts[1], contexts[0]
@@ -63,10 +63,14 @@ def _second(sources: Sources, alignment: Alignment | None) -> Context:
     atlas = open_atlas(Path(str(sources.second)))
     if alignment:
         _require(atlas, alignment.models[1], sources.alignment, "the second model")
-    return Context(atlas, SECOND, sources.second_model or local_name(atlas), alignment=alignment, part=1)
+    return Context(atlas, SECOND, _name(sources.second_model) or local_name(atlas), alignment=alignment, part=1)
 
 
-def _require(atlas: Atlas, model: dict[str, Any], folder: Path | None, label: str) -> None:
+def _name(model: str | Path | None) -> str | None:
+    return None if model is None else str(model)
+
+
+def _require(atlas: Atlas, model: dict[str, Any], folder: str | Path | None, label: str) -> None:
     """Raise BadOption for a result of other weights than the atlas's. One that does not name its weights is trusted."""
     stored = model.get("sha256")
     if stored is not None and stored != atlas.manifest.get("weights_sha256"):
