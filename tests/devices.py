@@ -84,7 +84,7 @@ def checked(func: Any, args: Any, kwargs: Any) -> Any:
     def dressed(value: Tensor) -> Tensor:
         if there and id(value) in shells:  # written in place or into ``out``: return the same tensor
             return shells[id(value)]
-        value = value.clone() if devices else value  # a transfer copies; between shells it may have been a no-op
+        value = value.clone() if devices else value  # a transfer must copy, but on the CPU alone it may do nothing
         return Shell(value.resolve_conj()) if there else value  # a shell cannot mark itself as a conjugate
 
     return pytree.tree_map_only(Tensor, dressed, result)
