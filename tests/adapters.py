@@ -22,36 +22,37 @@ IDS = torch.arange(30)[None]
 
 
 def base_model(variant: str) -> PreTrainedModel:
-    """A tiny model of `tiny` or of the zoo."""
+    """Return a tiny model of `tiny` or of the zoo."""
     return tiny.make(variant) if variant in tiny.MAKERS else zoo.tiny_model(variant)
 
 
 def made(variant: str, folder: Path, **settings: Any) -> Adapted:
-    """A tiny base with a random LoRA on it, and beside it the model that PEFT makes of them."""
+    """Save a tiny base, a random LoRA and the model that PEFT merges them into; return the adapted model."""
     return trained(variant, folder, LoraConfig(r=settings.pop("r", 4), lora_alpha=6, **settings))
 
 
 def trained(variant: str, folder: Path, config: PeftConfig, stack: str = "") -> Adapted:
-    """A tiny base with a random adapter of any kind on it, and beside it the model that PEFT makes of them."""
+    """Save a tiny base, a random adapter and the model that PEFT merges them into; return the adapted model."""
     save(variant, folder, config)
     return adapt(zp.open_model(f"{folder / 'base'}{stack}"), folder / "adapter")
 
 
 def save(variant: str, folder: Path, config: PeftConfig) -> None:
-    """Write ``base``, ``adapter`` and ``merged``, which computes what PEFT's own model of the two computes."""
+    """Write ``base``, ``adapter`` and ``merged``, which computes what PEFT's model of the other two computes."""
     tiny.save(base_model(variant), folder / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hf: Any = get_peft_model(base_model(variant), config)
         randomise(hf)
         hf.save_pretrained(folder / "adapter")
-        whole = merged(variant, folder / "adapter")
-        tiny.save(whole, folder / "merged")
-        tiny.edit(folder / "merged", {"tie_word_embeddings": whole.config.tie_word_embeddings})  # gpt2 does not say it
+        merged_model = merged(variant, folder / "adapter")
+        tiny.save(merged_model, folder / "merged")
+        # GPT-2's configuration omits whether the tables are tied.
+        tiny.edit(folder / "merged", {"tie_word_embeddings": merged_model.config.tie_word_embeddings})
 
 
 def randomise(hf: Any) -> None:
-    """Draw every trained number at random; what begins as ones, lengths or copies keeps what it is, and noise."""
+    """Draw every trained number at random; parameters that start as ones, lengths or copies only get noise added."""
     draw, seen = torch.Generator().manual_seed(3), set()
     with torch.no_grad():
         for name, parameter in hf.named_parameters(remove_duplicate=False):
@@ -59,15 +60,15 @@ def randomise(hf: Any) -> None:
                 continue
             seen.add(parameter.data_ptr())
             noise = 0.3 * torch.randn(parameter.shape, generator=draw)
-            kept = not any(part in name for part in ("lora_A", "lora_B", "lora_embedding", "modules_to_save.default.w"))
-            parameter.copy_(parameter + noise if kept else noise)
+            drawn = any(part in name for part in ("lora_A", "lora_B", "lora_embedding", "modules_to_save.default.w"))
+            parameter.copy_(noise if drawn else parameter + noise)
 
 
 def merged(variant: str, adapter: Path) -> PreTrainedModel:
-    """The model that computes what PEFT's own does with an adapter.
+    """Return a plain model that computes what PEFT's model with an adapter computes.
 
-    PEFT merges a change of a tied table into both tables. So embedding and unembedding are taken from what its modules
-    put out, unmerged, and the logits of the result are held against PEFT's.
+    PEFT merges a change of a tied table into both tables. Embedding and unembedding are therefore taken from the
+    outputs of its unmerged modules, and the logits of the result are compared with PEFT's.
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -78,16 +79,16 @@ def merged(variant: str, adapter: Path) -> PreTrainedModel:
         theirs = running(**inputs)[0]
         head = inner.get_output_embeddings()
         tables = None if head is None or pair else (_embedding(inner), _unembedding(head))
-        whole: Any = running.merge_and_unload()
+        result: Any = running.merge_and_unload()
         if tables is not None:
-            _set_tables(whole, *tables)
-        ours = whole.eval()(**inputs)[0]
+            _set_tables(result, *tables)
+        ours = result.eval()(**inputs)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-    return whole
+    return result
 
 
 def _set_tables(hf: Any, embedding: Tensor, unembedding: Tensor) -> None:
-    """Give a model these tables; one where they are equal."""
+    """Give a model these tables, tied if they are equal."""
     hf.config.tie_word_embeddings = bool(torch.allclose(embedding, unembedding, atol=1e-6))
     for module, table in ((hf.get_input_embeddings(), embedding), (hf.get_output_embeddings(), unembedding)):
         module.weight = torch.nn.Parameter(table)
@@ -108,50 +109,50 @@ def _unembedding(head: Any) -> Tensor:
 
 
 def spoiled(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor | None]) -> Path:
-    """Change settings and tensors of an adapter's folder; None takes a tensor away."""
+    """Change settings and tensors in an adapter's folder; None removes a tensor."""
     config = folder / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | settings))
     path = folder / "adapter_model.safetensors"
-    kept = load_file(path) | tensors
-    save_file({name: tensor.contiguous() for name, tensor in kept.items() if tensor is not None}, path)
+    tensors_left = load_file(path) | tensors
+    save_file({name: tensor.contiguous() for name, tensor in tensors_left.items() if tensor is not None}, path)
     return folder
 
 
-def alike(found: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:
-    """Every canonical matrix and vector of two models is the same, and so are the tables that states are read with."""
-    layers = found.dims.layers
-    for role in found.family.vector_roles:
+def alike(model: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:
+    """Check that two models have the same canonical matrices and vectors, and the same tables to read states with."""
+    layers = model.dims.layers
+    for role in model.family.vector_roles:
         for layer in range(layers):
-            close(found.matrix(role, layer), merged.matrix(role, layer), atol, role)
-        close(found.matrix(role, layers - 1, 2, 5), merged.matrix(role, layers - 1, 2, 5), atol, role)
-    layout = found.family.layout("hf")
+            close(model.matrix(role, layer), merged.matrix(role, layer), atol, role)
+        close(model.matrix(role, layers - 1, 2, 5), merged.matrix(role, layers - 1, 2, 5), atol, role)
+    layout = model.family.layout("hf")
     assert layout is not None
-    for what, stored in layout.tensors.items():
-        if what in found.family.vector_roles or what in ("embedding", "unembedding", "relative"):
+    for name, stored in layout.tensors.items():
+        if name in model.family.vector_roles or name in ("embedding", "unembedding", "relative"):
             continue
         for layer in range(layers if "{layer}" in stored.name else 1):
-            assert found.has(what) == merged.has(what), what
-            if what in ("positions", "types", "embed_projection"):
-                if not found.has(what):
+            assert model.has(name) == merged.has(name), name
+            if name in ("positions", "types", "embed_projection"):
+                if not model.has(name):
                     continue
-                close(found.matrix(what), merged.matrix(what), atol, what)
+                close(model.matrix(name), merged.matrix(name), atol, name)
                 continue
-            mine, theirs = found.vector(what, layer), merged.vector(what, layer)
-            assert (mine is None) == (theirs is None), what
+            mine, theirs = model.vector(name, layer), merged.vector(name, layer)
+            assert (mine is None) == (theirs is None), name
             if mine is not None and theirs is not None:
-                close(mine, theirs, atol, what)
-    close(found.embedding, merged.embedding, atol, "embedding")
-    if found.family.causal or found.has("unembedding"):
-        close(found.unembedding, merged.unembedding, atol, "unembedding")
-        close(found.matrix(found.says, 0, 3, 9), merged.unembedding[3:9], atol, "some of the unembedding")
-        assert found.dims.tied == merged.dims.tied
+                close(mine, theirs, atol, name)
+    close(model.embedding, merged.embedding, atol, "embedding")
+    if model.family.causal or model.has("unembedding"):
+        close(model.unembedding, merged.unembedding, atol, "unembedding")
+        close(model.matrix(model.says, 0, 3, 9), merged.unembedding[3:9], atol, "some of the unembedding")
+        assert model.dims.tied == merged.dims.tied
     if "relative" in layout.tensors:
-        close(found.relative, merged.relative, atol, "relative")
-    for stem, (what, _, rows) in merged.tables().items():
-        assert found.tables()[stem][2] == rows == found.rows(what)
-    assert canonical_shape("embedding", found.dims) == tuple(found.matrix("embedding").shape)
+        close(model.relative, merged.relative, atol, "relative")
+    for stem, (name, _, rows) in merged.tables().items():
+        assert model.tables()[stem][2] == rows == model.rows(name)
+    assert canonical_shape("embedding", model.dims) == tuple(model.matrix("embedding").shape)
 
 
 def close(mine: Tensor, theirs: Tensor, atol: float, what: str) -> None:
-    """Two tensors agree."""
+    """Check that two tensors agree."""
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=atol, msg=lambda text: f"{what}: {text}")

@@ -12,7 +12,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder, and its folders."""
+    """Return the hash of every file below a folder, and the names of its folders."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""What canonical parameters make of a state, and models whose record is changed: for the tests."""
+"""Canonical parameters applied to a state, and models with a changed record, for tests."""
 
 from dataclasses import replace
 
@@ -12,27 +12,27 @@ from zeropass.numerics.projection import normed
 
 
 def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
-    """What the vectors of a role get from the stream: folded vectors, the norm's shift and the bias."""
+    """Return what the vectors of a role read from the stream: folded vectors, the norm's shift and the bias."""
     vectors, frames, norm = model.matrix(role, layer), Frames(model), norm_of(role)
     if not model.family.reads_bare(norm, layer):
         x = normed(x, model.family.norm, model.dims.eps)
-    found = x @ frames.fold(vectors, "token", "read", norm, layer).T
+    scores = x @ frames.fold(vectors, "token", "read", norm, layer).T
     shift = model.vector(f"{norm}_bias", layer) if model.family.reads_normed else None
     bias = model.vector(f"{role}_bias", layer)
-    found = found if shift is None else found + vectors @ shift
-    return found if bias is None else found + bias
+    scores = scores if shift is None else scores + vectors @ shift
+    return scores if bias is None else scores + bias
 
 
 def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
-    """The lone vectors of a set, summed; nothing where the model has none."""
+    """Return the sum of the vectors of a bias set, or 0 if the model has none."""
     return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
 
 
 def split(x: Tensor, model: Model) -> Tensor:
-    """(…, heads d_h) -> (…, heads, d_h)."""
+    """Reshape (…, heads d_h) to (…, heads, d_h)."""
     return x.unflatten(-1, (-1, model.dims.head_dim))
 
 
 def with_tensors(model: Model, **changed: Stored) -> Model:
-    """The same model, read by a record whose entries are changed."""
+    """Return the same model with some entries of its record changed."""
     return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))

@@ -1,4 +1,4 @@
-"""The command line as tests run it: in this process, or in one of its own."""
+"""The command line as tests run it: in this process or in a new one."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 class Run:
-    """Runs the command line in this process."""
+    """A callable that runs the command line in this process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capsys = monkeypatch, capsys
@@ -28,8 +28,8 @@ class Run:
                 cli.main()
         except SystemExit as end:
             code = end.code
-        found = self.capsys.readouterr()
-        return code or 0, found.out, found.err
+        captured = self.capsys.readouterr()
+        return code or 0, captured.out, captured.err
 
     def json(self, *arguments: object) -> Any:
         code, out, err = self(*arguments, "--json")
@@ -38,6 +38,7 @@ class Run:
 
 
 def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a new process."""
     line = [sys.executable, "-m", "zeropass", *map(str, arguments)]
     options = {"env": ENVIRONMENT, "timeout": 300, "text": True, "capture_output": True} | options
     return subprocess.run(line, **options)

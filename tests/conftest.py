@@ -15,28 +15,28 @@ from commands import Run
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.records import verdicts
 
-settings.register_profile("patient", deadline=None)  # a busy machine is no bug
+settings.register_profile("patient", deadline=None)  # a busy machine is not a bug
 settings.load_profile("patient")
 
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
 FIRST += ("test_resume", "test_devices", "test_server")
-"""The dearest files: with two workers that take a file each, what is long has to begin early."""
+"""The slowest files. Two workers take a file each, so long files must start early."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``real`` every test that uses real weights; the dearest files come first."""
+    """Mark every test that uses real weights as ``real``, and move the slowest files to the front."""
     for item in items:
         if REAL & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real)
-    place = {name: n for n, name in enumerate(FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    rank = {name: n for n, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @contextmanager
 def alone(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """A path that all workers of a run share; what one of them makes there, the others find made."""
+    """Yield a path that all workers of a run share, locked so that only the first of them makes its contents."""
     base = factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with path.with_suffix(".lock").open("w") as lock:
@@ -46,21 +46,21 @@ def alone(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def smollm2_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct, one GGUF file."""
+    """Return the path of SmolLM2-135M-Instruct, one GGUF file."""
     with alone(tmp_path_factory, "demo"):
         return fetch_demo("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
 def minilm_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2, a folder with safetensors."""
+    """Return the path of all-MiniLM-L6-v2, a folder with safetensors."""
     with alone(tmp_path_factory, "demo"):
         return fetch_demo("minilm-l6")
 
 
 @pytest.fixture(scope="session")
 def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An atlas of the layers of SmolLM2 that the README speaks of, all roles."""
+    """Return the path of an atlas of all roles in the layers of SmolLM2 that the README uses."""
     with alone(tmp_path_factory, "smollm2") as folder:
         zp.build(zp.open_model(str(smollm2_path)), folder, zp.Options(layers=(26, 30)))
         return folder
@@ -68,20 +68,21 @@ def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Matrices of tiny models lose more to waiting for threads than they gain."""
+    """Run with one thread: products of tiny matrices lose more by waiting for threads than they gain."""
     with small.one_thread():
         yield
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a callable that runs the command line in this process."""
     monkeypatch.setenv("COLUMNS", "120")
     return Run(monkeypatch, capsys)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a package without verdicts."""
+    """Return the path of an empty cache; the package has no verdicts either."""
     monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(verdicts, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "cache"

@@ -1,8 +1,8 @@
-"""A second device that every machine has: code that mixes devices fails on it as on a GPU, without one.
+"""A simulated second device, on which code that mixes devices fails as it does on a GPU.
 
-Inside `elsewhere()` a tensor asked for on ``ELSEWHERE`` computes on the processor, but it says that it lies there, and
-an operation on tensors of two devices is an error, with torch's own exceptions from that rule. NumPy cannot look at it,
-and a random generator of the processor does not fill it. The numbers are those of the processor, to the bit.
+Inside `elsewhere()` a tensor created on ``ELSEWHERE`` is computed on the CPU but reports ``ELSEWHERE`` as its device.
+An operation on tensors of two devices raises an error, with the same exceptions to that rule as in torch. NumPy cannot
+read such a tensor, and a random generator of the CPU cannot fill it. Results equal those of the CPU bit for bit.
 """
 
 from collections.abc import Iterator
@@ -19,22 +19,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zeropass.numerics import top_k
 
 ELSEWHERE = torch.device("lazy", 0)
-"""A device that every PyTorch knows by name and for which none of ours has kernels: nothing passes by unseen."""
+"""A device that every PyTorch knows by name, but for which our builds have no kernels, so nothing runs unnoticed."""
 
 _aten = torch.ops.aten
 _MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 _CARRIES = {_aten.copy_.default}
-"""Operations that take tensors of two devices, because that is what they are for."""
+"""Operations that take tensors of two devices by design."""
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
-"""Operations whose indices, always the second argument, may also lie on the processor."""
+"""Operations whose indices, always the second argument, may also be on the CPU."""
 
 
 class Shell(Tensor):
-    """A tensor that says it is elsewhere; what it holds lies on the processor."""
+    """A tensor that reports the simulated device and holds a tensor of the CPU."""
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "Shell":
-        made: Shell = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        shell: Shell = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             held.size(),
             strides=held.stride(),
@@ -42,8 +42,8 @@ class Shell(Tensor):
             dtype=held.dtype,
             device=ELSEWHERE,
         )
-        made.held = held
-        return made
+        shell.held = held
+        return shell
 
     held: Tensor
 
@@ -56,17 +56,17 @@ class Shell(Tensor):
 
 
 class _Checked(TorchDispatchMode):
-    """Every operation is `checked`."""
+    """A mode in which every operation is `checked`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return checked(func, args, kwargs or {})
 
 
 def checked(func: Any, args: Any, kwargs: Any) -> Any:
-    """Compute what is elsewhere on the processor; RuntimeError for what torch would refuse on a GPU."""
-    asked = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
-    there = asked[0].type == ELSEWHERE.type if asked else _refuse_mixed(func, args, kwargs)
-    if asked and there and kwargs.get("generator") is not None:
+    """Compute an operation on the CPU; raise RuntimeError for one that torch would refuse on a GPU."""
+    devices = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
+    there = devices[0].type == ELSEWHERE.type if devices else _refuse_mixed(func, args, kwargs)
+    if devices and there and kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: a generator of the processor for a tensor elsewhere")
     if there and torch.Tag.inplace_view in func.tags:
         raise NotImplementedError(f"{func} would reshape a tensor behind its shell")
@@ -79,19 +79,19 @@ def checked(func: Any, args: Any, kwargs: Any) -> Any:
         elsewhere = isinstance(value, torch.device) and value.type == ELSEWHERE.type
         return torch.device("cpu") if elsewhere else value
 
-    found = func(*pytree.tree_map(bare, args), **pytree.tree_map(bare, kwargs))
+    result = func(*pytree.tree_map(bare, args), **pytree.tree_map(bare, kwargs))
 
     def dressed(value: Tensor) -> Tensor:
-        if there and id(value) in shells:  # written in place, or into ``out``: the tensor that it was
+        if there and id(value) in shells:  # written in place or into ``out``: return the same tensor
             return shells[id(value)]
-        value = value.clone() if asked else value  # carried, which here alone may have been nothing to do
-        return Shell(value.resolve_conj()) if there else value  # a shell does not tell that it is a conjugate
+        value = value.clone() if devices else value  # a transfer must copy, but on the CPU alone it may do nothing
+        return Shell(value.resolve_conj()) if there else value  # a shell cannot mark itself as a conjugate
 
-    return pytree.tree_map_only(Tensor, dressed, found)
+    return pytree.tree_map_only(Tensor, dressed, result)
 
 
 def _refuse_mixed(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation's tensors are elsewhere; RuntimeError, as of torch, where only some of them are."""
+    """Tell whether an operation's tensors are elsewhere; raise torch's RuntimeError if only some of them are."""
     if func in _CARRIES:
         return isinstance(args[0], Shell)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -106,19 +106,19 @@ def _refuse_mixed(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _takes_numbers(func: Any) -> bool:
-    """Whether an operation takes a tensor without dimensions on the processor for a number, wherever the others are."""
+    """Tell whether an operation accepts a tensor without dimensions on the CPU as a number, whatever the device."""
     return torch.Tag.pointwise in func.tags or func in _INDEXED
 
 
 class _Python(TorchFunctionMode):
-    """What torch does below the reach of `_Checked`, said in operations that it sees."""
+    """A mode that rewrites operations which `_Checked` cannot intercept as ones that it can."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device"):
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
-        if func in _MATMUL:  # which reshapes its result in place
+        if func in _MATMUL:  # matmul reshapes its result in place
             return checked(_aten.matmul.default, args, kwargs)
         if func is Tensor.tolist and isinstance(args[0], Shell):
             return args[0].cpu().tolist()
@@ -128,13 +128,13 @@ class _Python(TorchFunctionMode):
 
 
 def multiply_float16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have surveys multiply float16 on any device, as they do on a GPU."""
+    """Make surveys multiply float16 on any device, as they do on a GPU."""
     monkeypatch.setattr(top_k, "_quantizes", lambda _: False)
     monkeypatch.setattr(top_k, "_rounds", lambda _: True)
 
 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
-    """The second device, while it is there."""
+    """Yield the second device, which exists while the context lasts."""
     with _Python(), _Checked():
         yield ELSEWHERE

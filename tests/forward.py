@@ -1,4 +1,4 @@
-"""What transformers computes, recorded at the places that a record names: the ground truth of every family."""
+"""Activations of transformers, recorded at the modules that a record names: the ground truth for every family."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ from zeropass.model.model import Model
 
 @dataclass
 class Forward:
-    """One forward pass: what modules took and gave, call by call, and what every softmax over keys took and gave."""
+    """One forward pass: inputs and outputs of modules, call by call, and those of every softmax over keys."""
 
     model: Model
     hf: Any
@@ -25,40 +25,40 @@ class Forward:
     result: Any = None
 
     def states(self, layer: int) -> Tensor:
-        """The stream before a layer."""
+        """Return the stream before a layer."""
         stack = self.model.family.stack
         return self.result[f"{stack}_hidden_states" if stack else "hidden_states"][layer]
 
     def call(self, layer: int, site: str = "attn") -> int:
-        """Which of all attentions of the pass is this one: an encoder's come first, then self and cross by turns."""
+        """Return the index of this attention in the pass: an encoder's come first, then self and cross alternate."""
         if self.model.family.stack != "decoder":
             return layer
         return len(self.result.encoder_attentions) + 2 * layer + (site == "cross")
 
     def memory(self) -> Tensor:
-        """What leaves the encoder's last block, not yet normed where the family norms it on the way."""
+        """Return the output of the encoder's last block, before the norm if the family has one there."""
         norm = self.model.layout.tensors.get("memory_norm")
         return self.into[norm.name.removesuffix(".weight")][0] if norm else self.result.encoder_last_hidden_state
 
     def took(self, what: str, layer: int = 0) -> Tensor:
-        """Input of the module that holds a canonical tensor; one that several layers share is called once by each."""
+        """Return the input of the module that holds a canonical tensor; layers that share it call it once each."""
         return _call(self.into[self.name(what, layer)], layer)
 
     def gave(self, what: str, layer: int = 0) -> Any:
-        """Output of the module that holds a canonical tensor."""
+        """Return the output of the module that holds a canonical tensor."""
         return _call(self.out[self.name(what, layer)], layer)
 
     def name(self, what: str, layer: int = 0) -> str:
-        """Full name of the module that holds a canonical tensor."""
+        """Return the full name of the module that holds a canonical tensor."""
         tensor = self.model.layout.tensors[what].name.format(layer=layer).removesuffix(".weight")
-        # transformers names the module of Mixtral's experts otherwise than its files do
-        for one in (
+        # transformers and the files of Mixtral name the module of the experts differently
+        for name in (
             self.model.prefix + tensor,
             tensor,
             (self.model.prefix + tensor).replace("block_sparse_moe", "mlp"),
         ):
-            if one in self.out:
-                return one
+            if name in self.out:
+                return name
         raise KeyError(tensor)
 
 
@@ -68,7 +68,7 @@ def _call(calls: list[Any], layer: int) -> Any:
 
 @torch.no_grad()
 def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
-    """Run the model on (batch, length) ids, listening."""
+    """Run the model on (batch, length) ids and record its activations."""
     forward = Forward(model, hf)
     with _hooks(hf, forward), _softmax(forward):
         if hf.config.is_encoder_decoder:
@@ -80,13 +80,13 @@ def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
 @contextmanager
 def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
     def tap(name: str) -> Any:
-        def listen(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def record(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 forward.into.setdefault(name, []).append(inputs[0].clone())
-            # cloned: some models add to what a module gave in place
+            # cloned: some models add to a module's output in place
             forward.out.setdefault(name, []).append(output.clone() if isinstance(output, Tensor) else output)
 
-        return listen
+        return record
 
     with ExitStack() as stack:
         for name, module in hf.named_modules():
@@ -96,18 +96,18 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
 
 @contextmanager
 def _softmax(forward: Forward) -> Iterator[None]:
-    """Keep what every softmax over four axes takes and gives: those of attention."""
+    """Record inputs and outputs of every softmax over four axes: those of attention."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        found = plain(x, *args, **kwargs)
+        weights = plain(x, *args, **kwargs)
         if x.ndim == 4:
             forward.logits.append(x.clone())
-            forward.weights.append(found)
-        return found
+            forward.weights.append(weights)
+        return weights
 
     def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **more: Any) -> Tensor:
-        """PyTorch's fused attention, spelled out: what it documents that it computes."""
+        """Compute what PyTorch documents for its fused attention, step by step."""
         logits = q @ k.mT * (more.get("scale") or q.shape[-1] ** -0.5)
         if more.get("is_causal"):
             attn_mask = torch.ones(logits.shape[-2:]).tril().bool()

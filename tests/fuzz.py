@@ -1,8 +1,8 @@
-"""Mutated inputs for every reader, in processes that are watched: `make fuzz`.
+"""Give mutated inputs to every reader, in supervised processes (`make fuzz`).
 
 ``python tests/fuzz.py [READER …] [--cases N] [--seed S] [--first N] [--workers N] [--json FILE]`` tries N cases of each
-reader; ``python tests/fuzz.py READER --seed S --case N`` repeats one and shows its traceback; ``--keep DIR`` keeps its
-files.
+reader. ``python tests/fuzz.py READER --seed S --case N`` repeats one case and shows its traceback; ``--keep DIR`` keeps
+its files.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is ever fetched for a damaged file
+os.environ["HF_HUB_OFFLINE"] = "1"  # a damaged file must not cause a download
 
 import torch
 
@@ -34,12 +34,12 @@ from zeropass.numerics.top_pairs import top_pairs
 
 CHUNK = 200
 GRACE = 3.0
-"""Seconds after which a process is killed whose code does not return to Python."""
+"""Seconds beyond its limit after which a process whose code does not return to Python is killed."""
 
 
 @dataclass
 class Tally:
-    """What became of a reader's cases."""
+    """The outcomes of a reader's cases."""
 
     read: int = 0
     refused: int = 0
@@ -62,13 +62,13 @@ class Tally:
 
 
 class Worker:
-    """A process that does one chunk of cases after the other, and what it is at."""
+    """A process that works through chunks of cases, and its current case."""
 
     def __init__(self, seeds: Path, seed: int) -> None:
         self.seeds, self.seed = seeds, seed
         self.now = multiprocessing.get_context("fork").RawArray(
             ctypes.c_double, 3
-        )  # case number, when it began, by the clock and by the processor
+        )  # case number, and its start in wall-clock and processor time
         self.chunk: tuple[str, int, int] | None = None
         self.start()
 
@@ -80,11 +80,11 @@ class Worker:
         other.close()
 
     def give(self, chunk: tuple[str, int, int]) -> None:
-        self.chunk, self.now[0], self.now[1] = chunk, -1, time.monotonic() + 240  # time to begin
+        self.chunk, self.now[0], self.now[1] = chunk, -1, time.monotonic() + 240  # time to start up
         self.pipe.send(chunk)
 
     def failed(self) -> Outcome | None:
-        """What is wrong with the case that it is at, if it died of it or does not come back."""
+        """Return what is wrong with the current case if the process died of it or hangs."""
         if self.gone:
             self.process.join()
             return Outcome("crash", f"exit code {self.process.exitcode}")
@@ -95,13 +95,13 @@ class Worker:
         return None
 
     def _processor(self) -> float:
-        """Seconds that it has computed."""
+        """Return the seconds of processor time that the process has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _warm() -> None:
-    """Load the compiled loops of the pair search, whose 60 MB would count as memory of the first case that searches."""
+    """Load the compiled loops of the pair search, whose 60 MB would otherwise count for the first search."""
     top_pairs(Factored(torch.randn(600, 8), torch.randn(600, 8)), 50)
 
 
@@ -128,10 +128,10 @@ def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
             pipe.send(None)
 
 
-def tried(
+def try_readers(
     folder: Path, names: list[str], cases: int, seed: int, first: int, workers: int, say: Any
 ) -> dict[str, Tally]:
-    """Try so many cases of each reader; what is done so far is returned on Ctrl-C."""
+    """Try some cases of each reader; on Ctrl-C, return the tallies so far."""
     last = {name: len(READERS[name].each) or first + cases for name in names}
     todo = [
         (name, n, min(n + CHUNK, last[name]))
@@ -147,7 +147,7 @@ def tried(
                 if worker.chunk is None and todo:
                     worker.give(todo.pop())
                 elif worker.chunk is not None:
-                    _listen(worker, tallies, todo, say)
+                    _collect(worker, tallies, todo, say)
             time.sleep(0.005)
     except KeyboardInterrupt:
         print("interrupted; what was done so far:", file=sys.stderr)
@@ -158,21 +158,22 @@ def tried(
     return tallies
 
 
-def _listen(worker: Worker, tallies: dict[str, Tally], todo: list[tuple[str, int, int]], say: Any) -> None:
+def _collect(worker: Worker, tallies: dict[str, Tally], todo: list[tuple[str, int, int]], say: Any) -> None:
+    """Add the outcomes that a worker has sent, and restart it if its case failed."""
     name, _, last = worker.chunk or ("", 0, 0)
     try:
         while worker.pipe.poll():
-            told = worker.pipe.recv()
-            if told is None:
+            message = worker.pipe.recv()
+            if message is None:
                 worker.chunk = None
                 say(name, tallies[name])
                 return
-            tallies[name].add(Case(name, worker.seed, told[0]), told[1])
+            tallies[name].add(Case(name, worker.seed, message[0]), message[1])
     except EOFError:
         worker.gone = True
     if (outcome := worker.failed()) is not None:
         number = int(worker.now[0])
-        if number < 0:  # the other readers are tried all the same
+        if number < 0:  # the other readers are still tried
             print(f"{name}: its seeds themselves cannot be read (see above).", file=sys.stderr)
             todo[:] = [chunk for chunk in todo if chunk[0] != name]
             last = 0
@@ -185,39 +186,39 @@ def _listen(worker: Worker, tallies: dict[str, Tally], todo: list[tuple[str, int
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    """The counts as Markdown."""
+    """Format the counts as a Markdown table."""
     lines = ["| reader | cases | read | refused | wrong | ms a case | slowest, s | most memory, MiB |"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for name, one in tallies.items():
-        each = 1000 * one.seconds / max(one.cases, 1)
+    for name, tally in tallies.items():
+        each = 1000 * tally.seconds / max(tally.cases, 1)
         lines.append(
-            f"| {name} | {one.cases:,} | {one.read:,} | {one.refused:,} | {len(one.wrong):,} | {each:.1f} "
-            f"| {one.slowest:.1f} | {one.most / 2**20:.0f} |"
+            f"| {name} | {tally.cases:,} | {tally.read:,} | {tally.refused:,} | {len(tally.wrong):,} | {each:.1f} "
+            f"| {tally.slowest:.1f} | {tally.most / 2**20:.0f} |"
         )
     return "\n".join(lines)
 
 
 def findings(tallies: dict[str, Tally]) -> list[str]:
-    """What is wrong, one of each kind, with what repeats it."""
+    """Describe what is wrong, one case of each kind, with the command that repeats it."""
     lines = []
-    for name, one in tallies.items():
-        kinds = Counter((found["kind"], found["where"]) for found in one.wrong)
+    for name, tally in tallies.items():
+        kinds = Counter((finding["kind"], finding["where"]) for finding in tally.wrong)
         for (kind, where), count in kinds.most_common():
-            first = next(found for found in one.wrong if (found["kind"], found["where"]) == (kind, where))
+            first = next(finding for finding in tally.wrong if (finding["kind"], finding["where"]) == (kind, where))
             lines.append(f"{name}: {count} x {kind} {where}: {first['detail'][:200]}\n    {first['repeat']}")
     return lines
 
 
-def repeated(folder: Path, case: Case, keep: Path | None) -> int:
-    """One case again, with its traceback."""
+def repeat(folder: Path, case: Case, keep: Path | None) -> int:
+    """Run one case again, with its traceback."""
     workplace = Workplace(folder, Path(tempfile.mkdtemp(dir=folder.parent)))
     if keep is not None:
-        with workplace.changed(case, Random(f"{case.reader} {case.seed} {case.number}")) as own:
-            if own.is_dir():
-                shutil.copytree(own, keep, dirs_exist_ok=True)
+        with workplace.changed(case, Random(f"{case.reader} {case.seed} {case.number}")) as path:
+            if path.is_dir():
+                shutil.copytree(path, keep, dirs_exist_ok=True)
             else:
-                shutil.copy2(own, keep)
-            print(f"{keep}: {(own.parent / 'changed.json').read_text()}")
+                shutil.copy2(path, keep)
+            print(f"{keep}: {(path.parent / 'changed.json').read_text()}")
     _warm()
     outcome = workplace.run(case, trace=True)
     print(outcome)
@@ -225,7 +226,7 @@ def repeated(folder: Path, case: Case, keep: Path | None) -> int:
 
 
 def main() -> int:
-    """Read the command line and do what it says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))
     parser.add_argument("--cases", type=int, default=20_000)
@@ -236,13 +237,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seeds", type=Path, help="where the seeds are, or are to be made")
-    asked = parser.parse_args()
-    names = [name for one in asked.readers for name in one.split(",")] or list(READERS)
+    options = parser.parse_args()
+    names = [name for argument in options.readers for name in argument.split(",")] or list(READERS)
     if unknown := [name for name in names if name not in READERS]:
         parser.error(f"no reader {', '.join(unknown)}; known: {', '.join(READERS)}")
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="zeropass-fuzz-", dir=memory if memory.is_dir() else None) as scratch:
-        folder = asked.seeds or Path(scratch) / "seeds"
+        folder = options.seeds or Path(scratch) / "seeds"
         os.environ["XDG_CACHE_HOME"] = str(Path(scratch) / "cache")
         if not folder.is_dir():
             maker = multiprocessing.get_context("fork").Process(target=seeds.make, args=(folder,))
@@ -250,8 +251,8 @@ def main() -> int:
             maker.join()
             if maker.exitcode:
                 raise SystemExit("the seeds could not be made")
-        if asked.case is not None:
-            return repeated(folder, Case(names[0], asked.seed, asked.case), asked.keep)
+        if options.case is not None:
+            return repeat(folder, Case(names[0], options.seed, options.case), options.keep)
         started = time.monotonic()
 
         def say(name: str, tally: Tally) -> None:
@@ -260,16 +261,16 @@ def main() -> int:
                 f"{took:6.0f} s  {name}: {tally.cases:,} cases, {len(tally.wrong)} wrong", file=sys.stderr, flush=True
             )
 
-        tallies = tried(folder, names, asked.cases, asked.seed, asked.first, asked.workers, say)
+        tallies = try_readers(folder, names, options.cases, options.seed, options.first, options.workers, say)
         took = time.monotonic() - started
     print(table(tallies), *findings(tallies), sep="\n")
-    print(f"{sum(one.cases for one in tallies.values()):,} cases in {took:.0f} s with {asked.workers} processes.")
-    if asked.json is not None:
-        about = {"seed": asked.seed, "first": asked.first, "seconds": round(took), "workers": asked.workers}
-        asked.json.write_text(
+    print(f"{sum(tally.cases for tally in tallies.values()):,} cases in {took:.0f} s with {options.workers} processes.")
+    if options.json is not None:
+        about = {"seed": options.seed, "first": options.first, "seconds": round(took), "workers": options.workers}
+        options.json.write_text(
             json.dumps(about | {"readers": {n: asdict(t) for n, t in tallies.items()}}, indent=1) + "\n"
         )
-    return int(any(one.wrong for one in tallies.values()))
+    return int(any(tally.wrong for tally in tallies.values()))
 
 
 if __name__ == "__main__":

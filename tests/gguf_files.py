@@ -1,6 +1,7 @@
-"""Checkpoints as GGUF files, just as llama.cpp's convert_hf_to_gguf.py writes them: its names, keys and changes.
+"""Checkpoints as GGUF files, with the names, keys and conversions of llama.cpp's convert_hf_to_gguf.py.
 
-Written from that script (class by class, in its order of keys) with the gguf package's own writer and table of names.
+The code follows that script class by class, in its order of keys, and uses the writer and the table of names of the
+gguf package.
 """
 
 import json
@@ -21,19 +22,19 @@ Keys = Callable[[gguf.GGUFWriter, Config], None]
 
 
 def convert(folder: Path, path: Path) -> Path:
-    """Write the checkpoint of a folder as one file; its tokenizer.json is byte-level BPE or, with scores, SPM."""
+    """Write the checkpoint of a folder as one file; its tokenizer.json is byte-level BPE or SentencePiece."""
     config = json.loads((folder / "config.json").read_text())
     name = {"gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
-    arch = next(one for one, its in gguf.MODEL_ARCH_NAMES.items() if its == name)
+    arch = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
     layers = config.get("num_hidden_layers") or config["n_layer"]
     names = gguf.get_tensor_name_map(arch, layers)
-    for own, values in _tensors(folder, arch, config):
-        found = own if own.startswith("rope_") else names.get_name(own, try_suffixes=(".weight", ".bias"))
-        assert found, f"llama.cpp has no name for {own}"
-        writer.add_tensor(found, np.ascontiguousarray(values[:rows] if "embed_tokens" in own else values))
+    for hf_name, values in _tensors(folder, arch, config):
+        gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
+        assert gguf_name, f"llama.cpp has no name for {hf_name}"
+        writer.add_tensor(gguf_name, np.ascontiguousarray(values[:rows] if "embed_tokens" in hf_name else values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -64,7 +65,7 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
 
 
 def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
-    """LlamaModel.permute: halves of each head become neighbours."""
+    """Interleave the halves of each head, as LlamaModel.permute does."""
     shape = (heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
     return weights.reshape(shape).swapaxes(1, 2).reshape(weights.shape)
 
@@ -73,7 +74,7 @@ def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _usual(writer: gguf.GGUFWriter, config: Config) -> None:
-    """TextModel, for configurations of the usual names."""
+    """Write the keys of TextModel, for configurations with the usual names."""
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -135,7 +136,7 @@ def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
     share = rope.get("partial_rotary_factor", 1.0)
     writer.add_rope_dimension_count(int(share * config["hidden_size"]) // config["num_attention_heads"])
     writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_sliding_window(config.get("sliding_window") or 0)  # 0 tells Phi-4, which has none
+    writer.add_sliding_window(config.get("sliding_window") or 0)  # 0 marks Phi-4, which has no window
     if rope.get("long_factor"):
         writer.add_rope_scaling_attn_factors(1.19)
 
@@ -164,11 +165,11 @@ KEYS: dict[MODEL_ARCH, Keys] = {
 
 
 def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> int:
-    """Tokens and their types; rows without one are named, or cut off. Returns how many rows stay."""
+    """Write tokens and their types, name or cut off rows without a token, and return how many rows stay."""
     spec = json.loads((folder / "tokenizer.json").read_text())
     names = {i: token for token, i in spec["model"]["vocab"].items()}
-    added = {one["id"]: one for one in spec["added_tokens"]}
-    names |= {i: one["content"] for i, one in added.items()}
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    names |= {i: token["content"] for i, token in added.items()}
     size = len(names) if cut else size
     spm = bool(spec["model"].get("byte_fallback"))
     types = [_type(names.get(i), added.get(i), spm) for i in range(size)]
@@ -197,7 +198,7 @@ def _type(token: str | None, added: dict[str, Any] | None, spm: bool) -> TokenTy
 
 
 def rope_divisors(rope: dict[str, float], width: int) -> np.ndarray:
-    """llama.cpp, LlamaModel.generate_extra_tensors: one divisor a frequency, for Llama 3.1's rule."""
+    """Return one divisor per frequency by the rule of Llama 3.1, as LlamaModel.generate_extra_tensors does."""
     old, factor = rope["original_max_position_embeddings"], rope["factor"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     divisors = []
@@ -210,7 +211,7 @@ def rope_divisors(rope: dict[str, float], width: int) -> np.ndarray:
 
 
 def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
-    """The checkpoint of a folder as llama.cpp's converter would write it, its blocks' matrices in one type."""
+    """Write the checkpoint of a folder as llama.cpp's converter would, the matrices of its blocks in one type."""
     model, config = open_model(str(folder)), json.loads((folder / "config.json").read_text())
     writer, dims = gguf.GGUFWriter(path, "llama"), model.dims
     writer.add_block_count(dims.layers)
@@ -231,9 +232,9 @@ def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
         values = tensor.numpy()
         if "q_proj" in name or "k_proj" in name:
             values = permuted(values, dims.heads if "q_proj" in name else dims.kv_heads)
-        own = gguf.GGMLQuantizationType[kind if values.ndim == 2 and "layers" in name else "F32"]
-        packed = gguf.quants.quantize(np.ascontiguousarray(values), own)
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), packed, raw_dtype=own)
+        type_ = gguf.GGMLQuantizationType[kind if values.ndim == 2 and "layers" in name else "F32"]
+        packed = gguf.quants.quantize(np.ascontiguousarray(values), type_)
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), packed, raw_dtype=type_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -242,7 +243,7 @@ def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
 
 
 def sentencepiece(size: int) -> str:
-    """A tokenizer.json as transformers makes it of a SentencePiece model: pieces, bytes, special tokens."""
+    """Return a tokenizer.json as transformers converts it from a SentencePiece model: pieces, bytes, special tokens."""
     pieces = ["▁", *(f"▁{a}{b}" for a in "bdfgl" for b in "aeio"), *(a + b for a in "mnprs" for b in "aeio")]
     bytes_ = [f"<0x{i:02X}>" for i in range(size - 3 - len(pieces))]
     tokens = ["<pad>", "<unk>", "<bos>", *bytes_, *pieces]

@@ -1,13 +1,13 @@
-"""Hash what zeropass writes and prints for a few small models, to see that a change of the code changes nothing.
+"""Hash what zeropass writes and prints for a few small models, to check that a refactoring changes nothing.
 
-    python tests/golden.py            compare with tests/golden.json; exit code 1 where something differs
+    python tests/golden.py            compare with tests/golden.json; exit code 1 if anything differs
     python tests/golden.py --record   write tests/golden.json
-    python tests/golden.py --form     compare the form alone, as `make test` does
+    python tests/golden.py --form     compare only the form, as `make test` does
     python tests/golden.py --keep DIR leave everything that was hashed in a folder, to compare two commits with diff -r
 
-Every item has two hashes. The form is what must be the same on any machine: names of files, keys, words and markup, all
-numbers being replaced; of a table its columns, types and count of rows. The whole holds every byte, and is compared on
-the machine it was recorded on alone, since processors round differently.
+Every item has two hashes. The form must be the same on any machine: names of files, keys, words and markup with all
+numbers replaced; for a table, its columns, types and number of rows. The whole covers every byte and is compared only
+on the machine that recorded it, since processors round differently.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-if __name__ == "__main__":  # before anything is imported that asks; where this is imported, nothing is set
+if __name__ == "__main__":  # set before the imports that read it, and only when run as a script
     os.environ |= {"COLUMNS": "100", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
 import numpy as np
@@ -42,11 +42,11 @@ from zeropass.cli import main as cli
 GOLDEN = Path(__file__).parent / "golden.json"
 MODELS = Path(__file__).parent.parent / "models"
 VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
-"""What a run took, between what stands around it."""
+"""A pattern of the time and memory that a run took, with the text around them."""
 
 SHOWN = ("L1.ff.3", "L0.attn.1", "L1.attn.2.qk", "L1.attn.2.vo", "L0.attn.1.q.2")
 OUTSIDE = {"llama": (), "gpt2": ("pos.3", "L0.ff.bias"), "bert": ("pos.3", "type.1", "L0.ff.bias")}
-"""Families, and addresses outside their blocks."""
+"""Addresses outside the blocks, by family."""
 
 TEXTUAL = (".txt", ".json", ".html", ".csv", ".svg")
 WORD = "bababa"
@@ -54,14 +54,14 @@ TEXTS = tuple(f"{what} {number} times" for what in ("good", "bad", "the end", "o
 
 
 class Golden:
-    """Items in the order they are made, under one folder."""
+    """Hashes of items below one folder, in the order they are made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.items: dict[str, dict[str, str]] = {}
 
     def run(self, name: str, *arguments: object, expected: int = 0) -> None:
-        """Run a command line, and note what it prints to both streams. Raises RuntimeError for another exit code."""
+        """Run a command line and note what it prints to both streams; raise RuntimeError for another exit code."""
         out, err = io.StringIO(), io.StringIO()
         code: object = 0
         with (
@@ -73,22 +73,22 @@ class Golden:
                 cli.main()
             except SystemExit as end:
                 code = end.code
-        said = f"{out.getvalue()}\n--- stderr\n{err.getvalue()}"
+        output = f"{out.getvalue()}\n--- stderr\n{err.getvalue()}"
         if (code or 0) != expected:
-            raise RuntimeError(f"{name}: exit code {code}: {said}")
+            raise RuntimeError(f"{name}: exit code {code}: {output}")
         path = self.folder / "said" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(said, encoding="utf-8")
+        path.write_text(output, encoding="utf-8")
         self.note(path)
 
     def files(self, folder: Path) -> None:
-        """Note every file of a folder; those that lie side by side are one item."""
+        """Note every file below a folder; the files of one folder are one item."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.note(path, str(path.parent.relative_to(self.folder)))
 
     def note(self, path: Path, item: str = "") -> None:
-        """Note a file, by itself or as one of several of an item."""
+        """Note a file, as an item of its own or as part of one."""
         name = str(path.relative_to(self.folder))
         if path.suffix in TEXTUAL:
             path.write_text(self._lasting(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -97,13 +97,13 @@ class Golden:
             noted[part] = _hash(f"{noted[part]} {name} {_hash(content)}".encode())
 
     def _lasting(self, text: str) -> str:
-        """The text without what differs from run to run: where this is, how long it took, what memory it took."""
+        """Return the text without what differs from run to run: paths, time and memory."""
         text = text.replace(str(self.folder), "FOLDER").replace(str(MODELS), "MODELS")
         return re.sub(VOLATILE, r"\1VOLATILE\3", text)
 
 
 def form(path: Path) -> bytes:
-    """Return what of a file is the same on any machine."""
+    """Return the part of a file that is the same on any machine."""
     if path.suffix == ".parquet":
         return f"{pq.read_metadata(path).num_rows} {pq.read_schema(path)}".encode()
     if path.suffix == ".npy":
@@ -112,7 +112,7 @@ def form(path: Path) -> bytes:
     if path.suffix in (".png", ".safetensors"):
         return path.suffix.encode()
     text = path.read_text(encoding="utf-8")
-    # Where numbers stand one beside another, how wide they are moves what stands around them.
+    # The width of numbers shifts the text around them, so runs of space and bars count as one space.
     return re.sub(r"[\s│─━█▏▎▍▌▋▊▉▇▆▅▄▃▂▁]+", " ", re.sub(r"-?\d[\d.,]*(e[-+]?\d+)?", "0", text)).encode()
 
 
@@ -121,7 +121,7 @@ def _hash(content: bytes) -> str:
 
 
 def make(golden: Golden) -> None:
-    """Run every command on small models, and note what each prints and writes."""
+    """Run every command on small models and note what each prints and writes."""
     golden.run("help", "--help")
     for command in typer.main.get_command(cli.app).commands:
         golden.run(f"help-{command}", command, "--help")
@@ -133,7 +133,7 @@ def make(golden: Golden) -> None:
 
 
 def _family(golden: Golden, family: str, addresses: Sequence[str]) -> None:
-    """An atlas and its pages, and what is read from it and from the weights."""
+    """Note an atlas and its pages, and what commands read from it and from the weights."""
     model = small.VARIANTS[family](golden.folder / "models" / family)
     atlas = golden.folder / "atlases" / family
     golden.run(f"{family}-build", "build", model, "--out", atlas)
@@ -154,7 +154,7 @@ def _family(golden: Golden, family: str, addresses: Sequence[str]) -> None:
 
 
 def _two(golden: Golden) -> None:
-    """What is made of two models."""
+    """Note what commands make of two models."""
     first, second = MODELS / "first", MODELS / "second"
     tuned = small.tuned(first, golden.folder / "models" / "tuned")
     aligned, change = golden.folder / "aligned", golden.folder / "change"
@@ -178,7 +178,7 @@ def _two(golden: Golden) -> None:
 
 
 def _mistakes(golden: Golden) -> None:
-    """What is said of what cannot be done."""
+    """Note the messages for requests that are refused."""
     atlas = golden.folder / "atlases" / "llama"
     for name, *arguments in (
         ("no-model", "explain", golden.folder / "nothing", "L0.ff.1"),
@@ -192,16 +192,16 @@ def _mistakes(golden: Golden) -> None:
 
 
 def differences(items: dict[str, dict[str, str]], recorded: dict[str, dict[str, str]], part: str) -> list[str]:
-    """Name the items that differ, are missing, or are new."""
+    """Name the items that differ, are missing or are new."""
     names = sorted(items.keys() | recorded.keys())
-    kinds = {name: "new" if name not in recorded else "missing" if name not in items else "differs" for name in names}
+    states = {name: "new" if name not in recorded else "missing" if name not in items else "differs" for name in names}
     return [
-        f"{kinds[name]}: {name}" for name in names if items.get(name, {}).get(part) != recorded.get(name, {}).get(part)
+        f"{states[name]}: {name}" for name in names if items.get(name, {}).get(part) != recorded.get(name, {}).get(part)
     ]
 
 
-def made(keep: Path | None = None) -> dict[str, dict[str, str]]:
-    """Make all items."""
+def make_items(keep: Path | None = None) -> dict[str, dict[str, str]]:
+    """Make all items, and copy their files to a folder if one is given."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="zeropass-golden-") as folder:
         golden = Golden(Path(folder))
@@ -212,22 +212,22 @@ def made(keep: Path | None = None) -> dict[str, dict[str, str]]:
 
 
 def main() -> int:
-    """Read the command line and do what it says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--form", action="store_true", help="compare nothing but the form")
+    parser.add_argument("--form", action="store_true", help="compare only the form")
     parser.add_argument("--keep", type=Path)
-    asked = parser.parse_args()
-    items = made(asked.keep)
-    if asked.record:
+    options = parser.parse_args()
+    items = make_items(options.keep)
+    if options.record:
         GOLDEN.write_text(json.dumps({"machine": machine.shape(), "items": items}, indent=1) + "\n", encoding="utf-8")
         print(f"{len(items)} items recorded")
         return 0
     recorded = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    here = recorded["machine"] == machine.shape() and not asked.form
-    found = differences(items, recorded["items"], "whole" if here else "form")
-    print(*found, f"{len(found)} of {len(items)} items differ in {'any byte' if here else 'form'}", sep="\n")
-    return 1 if found else 0
+    here = recorded["machine"] == machine.shape() and not options.form
+    changes = differences(items, recorded["items"], "whole" if here else "form")
+    print(*changes, f"{len(changes)} of {len(items)} items differ in {'any byte' if here else 'form'}", sep="\n")
+    return 1 if changes else 0
 
 
 if __name__ == "__main__":

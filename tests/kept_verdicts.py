@@ -1,4 +1,4 @@
-"""Verdicts on a model that nobody measured, for tests of what is shown beside words."""
+"""Invented verdicts on an invented model, for tests of what is shown next to words."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Builds that are killed at random moments, again and again, each in a process forked from this one.
+"""Kill builds at random moments, again and again, each in a process forked from this one.
 
-``python killing.py MODEL FOLDER KILLS``: this process makes one atlas itself, so that no build pays for imports and
-compiled loops, and keeps no thread. The builds are ``FOLDER/0``, undisturbed, ``FOLDER/1`` …, all ended; a line for
-each says how many files stood in it when it was killed.
+Usage: ``python killing.py MODEL FOLDER KILLS``. This process first makes an atlas itself, so that no build pays for
+imports and compiled loops; it keeps no threads. The builds are ``FOLDER/0``, which is not killed, ``FOLDER/1`` and so
+on, and all of them finish. For each build one line says how many files existed at every kill.
 """
 
 import os
@@ -23,7 +23,7 @@ OPTIONS = Options(k=6, pairs=5)
 
 
 def started(model: str, out: Path) -> int:
-    """Id of a process that builds an atlas and ends."""
+    """Fork a process that builds an atlas and exits; return its id."""
     if pid := os.fork():
         return pid
     build(open_model(model), out, OPTIONS)
@@ -31,29 +31,29 @@ def started(model: str, out: Path) -> int:
 
 
 def killed(pid: int, after: float | None) -> bool:
-    """Wait for a build, and kill it after so many seconds; False if it was done before."""
+    """Wait for a build and kill it after some seconds; return False if it finished first."""
     done = os.pidfd_open(pid)
     select.select([done], [], [], after)
     os.close(done)
     os.kill(pid, signal.SIGKILL)
-    how = os.waitpid(pid, 0)[1]
-    assert how in (0, signal.SIGKILL), how
-    return how == signal.SIGKILL
+    status = os.waitpid(pid, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status == signal.SIGKILL
 
 
 def main(model: str, folder: Path, kills: int) -> None:
-    """Kill until it was done often enough, and let every build end."""
+    """Kill builds until there were enough kills, and let every build finish."""
     torch.set_num_threads(1)
     build(open_model(model), folder / "warm", OPTIONS)
-    chance, takes, number = random.Random(0), 0.0, 0
+    rng, duration, number = random.Random(0), 0.0, 0
     while kills:
-        out, found = folder / str(number), []
-        begun = time.monotonic()
-        while killed(started(model, out), chance.uniform(0, takes) if number and kills else None):
-            found.append(sum(path.is_file() for path in out.rglob("*")))
+        out, file_counts = folder / str(number), []
+        start = time.monotonic()
+        while killed(started(model, out), rng.uniform(0, duration) if number and kills else None):
+            file_counts.append(sum(path.is_file() for path in out.rglob("*")))
             kills -= 1
-        takes = takes if found else time.monotonic() - begun  # of a build that was left in peace
-        print(*found)
+        duration = duration if file_counts else time.monotonic() - start  # the time of an undisturbed build
+        print(*file_counts)
         number += 1
 
 

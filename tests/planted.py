@@ -1,4 +1,4 @@
-"""Two tiny models for the evidence: one whose parameters are built to read and write known tokens, one at random."""
+"""Two tiny models for the evidence: one that reads and writes known tokens by construction, and a random one."""
 
 import random
 from pathlib import Path
@@ -10,20 +10,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 D, LAYERS, HEADS, V = 64, 3, 2, 256
 FAINT = 1e-3
-"""How strongly the planted model writes: enough to be read off its weights, too little to disturb its stream."""
+"""The strength of what the planted model writes: visible in its weights, too weak to disturb its stream."""
 
 
 def text(characters: int, seed: int = 0) -> str:
-    """Printable characters at random, the early ones more often: one token each, every type many times."""
+    """Draw printable characters, the early ones more often; each is one token, and each occurs many times."""
     letters = [chr(c) for c in range(33, 127)]
     weights = [1 / (i + 10) for i in range(len(letters))]
     return "".join(random.Random(seed).choices(letters, weights, k=characters))
 
 
 def planted(folder: Path) -> Path:
-    """Neuron i of every block but the first reads token i on gate and up and writes it; heads copy what they see.
+    """Write a model in which neuron i of every block but the first reads and writes token i, and heads copy tokens.
 
-    Block 0 writes nothing, so that the stream is the token's embedding, and little else, all the way up.
+    Neurons read by gate and up. Block 0 writes nothing, so the stream stays close to the token's embedding in all
+    layers.
     """
     hf = _llama()
     generator = torch.Generator().manual_seed(1)
@@ -44,7 +45,7 @@ def planted(folder: Path) -> Path:
 
 
 def at_random(folder: Path, seed: int = 0) -> Path:
-    """The same shape as transformers initialises it."""
+    """Write a model of the same shape as transformers initialises it."""
     torch.manual_seed(seed)
     return save(_llama(), folder)
 

@@ -1,4 +1,4 @@
-"""Scripts that are no package: imported as they import one another."""
+"""Imports of scripts that form no package, in the way they import one another."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def imported(folder: Path, names: Sequence[str]) -> list[Any]:
-    """Modules of a folder, as its scripts import them."""
+    """Import modules of a folder as its scripts import them."""
     sys.path.insert(0, str(folder))
     try:
         return [importlib.import_module(name) for name in names]

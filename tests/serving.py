@@ -1,4 +1,4 @@
-"""A server of some contexts on a free port of this machine, and what a page holds, for tests."""
+"""A server on a free local port, and the contents of a page, for tests."""
 
 import re
 import threading
@@ -19,7 +19,7 @@ from zeropass.web.security import DeadlineProtocol, Rules
 
 @contextmanager
 def serving(contexts: Sequence[Context], rules: Rules = Rules()) -> Iterator[str]:  # noqa: B008
-    """The address of a running server, without a slash at its end."""
+    """Run a server and yield its address, without a slash at the end."""
     config = uvicorn.Config(
         application(contexts, rules),
         log_level="error",
@@ -40,18 +40,18 @@ def serving(contexts: Sequence[Context], rules: Rules = Rules()) -> Iterator[str
 
 
 def contexts_of(atlas: Path, model: Path | None = None) -> list[Context]:
-    """The context of one atlas."""
+    """Return the contexts of a single atlas."""
     return open_sources(Sources(atlas, None if model is None else str(model)))
 
 
 def links_of(html: str) -> list[str]:
-    """Where a page leads and what it loads, without what is on the page itself; faster than `Seen`."""
-    found = re.findall(r'<[^>]*?\s(?:href|src|data-load)="([^"]*)"', html)
-    return [unescape(link.partition("#")[0]) for link in found if not link.startswith("#")]
+    """Return what a page links to and loads, except anchors on itself; faster than `Seen`."""
+    links = re.findall(r'<[^>]*?\s(?:href|src|data-load)="([^"]*)"', html)
+    return [unescape(link.partition("#")[0]) for link in links if not link.startswith("#")]
 
 
 class Seen(HTMLParser):
-    """What a page holds: tags, attributes, links, the text, and the texts of its tokens."""
+    """The contents of a page: tags, attributes, links, its text and the texts of its tokens."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -65,14 +65,14 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        own = {name: value or "" for name, value in attrs}
-        self.attributes += [(tag, name, value) for name, value in own.items()]
-        if tag == "a" and "href" in own:
-            self.links.append(own["href"])
+        attributes = {name: value or "" for name, value in attrs}
+        self.attributes += [(tag, name, value) for name, value in attributes.items()]
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
         for name in ("src", "href"):
-            if tag in ("script", "link") and name in own:
-                self.loads.append(own[name])
-        if self._chip or own.get("class") == "chip":
+            if tag in ("script", "link") and name in attributes:
+                self.loads.append(attributes[name])
+        if self._chip or attributes.get("class") == "chip":
             if not self._chip:
                 self.chips.append("")
             self._chip += 1

@@ -1,7 +1,7 @@
-"""Small seeded checkpoints of each family for tests of the atlas: no transformers needed, built in milliseconds.
+"""Small seeded checkpoints of three families for tests of the atlas, built in milliseconds without transformers.
 
 The vocabulary has words with and without a leading space, special and unused tokens, pieces of characters and,
-if asked for, tokens that try to do harm.
+on request, tokens that try to do harm.
 """
 
 import json
@@ -36,18 +36,17 @@ HOSTILE = (
     "x" * 10_000,
     "{0} %s {{",
 )
-"""Texts of tokens that must not reach a terminal or a notebook as they are."""
+"""Texts of tokens that must not reach a terminal or a notebook unescaped."""
 
 
 def words(count: int) -> list[str]:
-    """Distinct lower-case words."""
+    """Return distinct lower-case words."""
     parts = ("ba", "de", "fi", "go", "lu", "mo", "na", "pe", "ri", "so", "tu", "ve")
-    made = [a + b + c for a in parts for b in parts for c in parts]
-    return made[:count]
+    return [a + b + c for a in parts for b in parts for c in parts][:count]
 
 
 def tokenizer_json(texts: Sequence[str], hostile: Sequence[str] = (), special: int = 2) -> str:
-    """Byte-level tokenizer: 256 bytes, the texts, then added tokens: hostile ones as text, the rest special."""
+    """Return a byte-level tokenizer: 256 bytes, the texts, then hostile texts and special tokens as added ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = alphabet + ["Ġ" + text[1:] if text.startswith(" ") else text for text in texts]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
@@ -65,7 +64,7 @@ def tokenizer_json(texts: Sequence[str], hostile: Sequence[str] = (), special: i
 
 def _texts(hostile: Sequence[str]) -> list[str]:
     both = words(100)
-    count = V - 256 - len(hostile) - 2 - 8  # the last 8 rows stay without a token
+    count = V - 256 - len(hostile) - 2 - 8  # the last 8 rows have no token
     return ([" " + w for w in both] + both + [" " + w for w in words(400)[100:]])[:count]
 
 
@@ -78,7 +77,7 @@ def _wordpiece_json() -> str:
 
 
 class _Draw:
-    """Random tensors from one seed; norms' gains lie around one."""
+    """Random tensors from one seed; the gains of norms are around one."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -106,7 +105,7 @@ def _write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], tok
 
 
 def llama(folder: Path, seed: int = 0, hostile: Sequence[str] = (), biases: bool = False, layers: int = LAYERS) -> Path:
-    """Llama with grouped queries and an untied unembedding; ``biases`` adds those of attention."""
+    """Write a Llama with grouped queries and an untied unembedding; ``biases`` adds biases to attention."""
     config = {
         "model_type": "llama",
         "num_hidden_layers": layers,
@@ -141,7 +140,7 @@ def llama(folder: Path, seed: int = 0, hostile: Sequence[str] = (), biases: bool
 
 
 def tuned(model: Path, folder: Path, seed: int = 1) -> Path:
-    """A model of which every tensor is a little different from those of another."""
+    """Write a copy of a model in which every tensor is slightly different."""
     shutil.copytree(model, folder)
     draw = torch.Generator().manual_seed(seed)
     tensors = load_file(folder / "model.safetensors")
@@ -151,7 +150,7 @@ def tuned(model: Path, folder: Path, seed: int = 1) -> Path:
 
 
 def gpt2(folder: Path, seed: int = 0) -> Path:
-    """GPT-2: fused, transposed, with biases and positions; tied."""
+    """Write a GPT-2: fused and transposed matrices, biases, positions, tied embeddings."""
     config = {"model_type": "gpt2", "n_layer": LAYERS, "n_embd": D, "n_head": HEADS, "vocab_size": V}
     draw = _Draw(seed)
     draw.add("transformer.wte.weight", V, D)
@@ -169,7 +168,7 @@ def gpt2(folder: Path, seed: int = 0) -> Path:
 
 
 def bert(folder: Path, seed: int = 0) -> Path:
-    """BERT with its pooler: post-norm, WordPiece."""
+    """Write a BERT with its pooler: post-norm, WordPiece."""
     config = {
         "model_type": "bert",
         "num_hidden_layers": LAYERS,
@@ -212,7 +211,7 @@ _BUILT: dict[str, Built] = {}
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch: small products on busy cores are slower with several."""
+    """Give torch one thread: small products on busy cores are slower with several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -229,7 +228,7 @@ def build(model: Path, out: Path, options: zp.Options = OPTIONS) -> zp.Atlas:
 
 
 def built(kind: str, factory: pytest.TempPathFactory) -> Built:
-    """The one atlas of a kind of model that all test files share; nobody may change it."""
+    """Return the atlas of a variant that all test files share; tests must not change it."""
     if kind not in _BUILT:
         folder = factory.mktemp(f"small-{kind}")
         model = VARIANTS[kind](folder / "model")
@@ -252,7 +251,7 @@ def zero(model: Path, name: str) -> None:
 
 
 def spoil(model: Path, name: str, value: float) -> None:
-    """Put one bad number into a tensor of a model."""
+    """Write one bad number into a tensor of a model."""
     tensors = load_file(model / "model.safetensors")
     tensors[name][1, 2] = value
     save_file(tensors, model / "model.safetensors")

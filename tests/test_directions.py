@@ -1,4 +1,4 @@
-"""Which pole of a singular direction is +: one rule, wherever directions are shown, whatever computes them."""
+"""The sign of singular directions: one rule wherever they are shown, whatever library computes them."""
 
 import html
 import json
@@ -38,9 +38,9 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def signed(whole: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Directions of a whole matrix in float64: the largest entry of each left one is positive."""
-    u, _, vt = torch.linalg.svd(whole, full_matrices=False)
+def signed(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the directions of a full matrix in float64, with the largest entry of each left one positive."""
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
     left, right = u[:, :k], vt[:k].T
     signs = torch.stack([column[column.abs().argmax()].sign() for column in left.T])
     return left * signs, right * signs
@@ -51,17 +51,17 @@ def signed(whole: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def test_the_largest_entry_of_a_left_direction_is_positive(seed: int, m: int, n: int, r: int) -> None:
     k = min(m, n, r)
     product = Factored(draw(m, r, seed=seed).double(), draw(n, r, seed=seed + 1).double())
-    found = product.svd()
+    directions = product.svd()
     left, right = signed(product.left @ product.right.T, k)
-    sizes = found.left.abs().topk(2, dim=0).values
-    clear = ~found.close & (sizes[0] > 1.01 * sizes[1])
-    torch.testing.assert_close(found.left[:, clear], left[:, clear], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.right[:, clear], right[:, clear], rtol=1e-6, atol=1e-6)
+    sizes = directions.left.abs().topk(2, dim=0).values
+    clear = ~directions.close & (sizes[0] > 1.01 * sizes[1])
+    torch.testing.assert_close(directions.left[:, clear], left[:, clear], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(directions.right[:, clear], right[:, clear], rtol=1e-6, atol=1e-6)
 
 
 @given(st.integers(0, 2**31))
 @settings(max_examples=30)
-def test_signs_do_not_depend_on_those_of_the_library(seed: int) -> None:
+def test_signs_do_not_depend_on_the_library(seed: int) -> None:
     product = Factored(draw(30, 5, seed=seed), draw(20, 5, seed=seed + 1))
     expected, true = product.svd(), torch.linalg.svd
     turn = draw(5, seed=seed + 2).sign().double()
@@ -72,12 +72,12 @@ def test_signs_do_not_depend_on_those_of_the_library(seed: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.linalg, "svd", turned)
-        found = product.svd()
-    assert torch.equal(found.left, expected.left)
-    assert torch.equal(found.right, expected.right)
+        directions = product.svd()
+    assert torch.equal(directions.left, expected.left)
+    assert torch.equal(directions.right, expected.right)
 
 
-def test_equal_entries_are_told_apart_by_their_place_and_not_by_rounding() -> None:
+def test_ties_are_broken_by_position_and_not_by_rounding() -> None:
     column = torch.tensor([0.1, -0.5, 0.5, -0.2], dtype=torch.float64)
     for rounding in (-1e-9, 0.0, 1e-9):
         both = torch.stack([column, column + torch.tensor([0, 0, rounding, 0]), -column], 1)
@@ -88,10 +88,10 @@ def test_equal_entries_are_told_apart_by_their_place_and_not_by_rounding() -> No
 
 
 def poles(record: Any) -> list[tuple[list[str], ...]]:
-    """The first tokens of the four poles of each direction that stands by itself."""
+    """Return the first tokens of the four poles of each direction whose value is not close to another."""
     sides = ("left", "left_bottom", "right", "right_bottom")
-    clear = [one for one in record["directions"] if not one["close"]]
-    return [tuple([token["token"] for token in one[side][:3]] for side in sides) for one in clear]
+    clear = [direction for direction in record["directions"] if not direction["close"]]
+    return [tuple([token["token"] for token in direction[side][:3]] for side in sides) for direction in clear]
 
 
 @pytest.mark.parametrize("address", HEADS)
@@ -116,15 +116,15 @@ def test_command_line_lens_page_and_json_agree(
         for section in sections
         if "≈" not in section
     ]
-    told = [tuple([shown_text(token) for token in side] for side in one) for one in expected]
-    ordered = [(left, right, bottom, below) for left, bottom, right, below in told]
-    assert [tuple([html.unescape(t) for t in side] for side in one) for one in shown] == ordered
+    texts = [tuple([shown_text(token) for token in side] for side in direction) for direction in expected]
+    ordered = [(left, right, bottom, below) for left, bottom, right, below in texts]
+    assert [tuple([html.unescape(t) for t in side] for side in direction) for direction in shown] == ordered
 
 
 def test_plus_is_the_pole_of_the_most_extreme_left_token(built: small.Built) -> None:
     for address in HEADS:
         product = built.lens.head_map(address).svd(None)
-        for number, one in enumerate(built.lens.svd(address, tokens="all").directions):
+        for number, direction in enumerate(built.lens.svd(address, tokens="all").directions):
             column = product.left[:, number]
-            if not one.close:
-                assert int(column.abs().argmax()) == one.left[0].id
+            if not direction.close:
+                assert int(column.abs().argmax()) == direction.left[0].id

@@ -1,4 +1,4 @@
-"""A short, seeded part of `make fuzz`: some hundred mutated inputs of every reader, and all that were thought of."""
+"""A short, seeded part of `make fuzz`: 120 mutated inputs for every reader, and all hand-written ones."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent / "fuzz.py"
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of the cases, in processes of their own: they are watched, limited, and may die."""
+    """Return the outcomes of all cases, which run in separate processes with limits and may crash."""
     out = tmp_path_factory.mktemp("fuzz") / "fuzz.json"
     line = [sys.executable, str(SCRIPT), "--cases", str(CASES), "--workers", "1", "--json", str(out)]
     done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900)
@@ -27,15 +27,15 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_mutated_input_is_read_or_refused_by_name(tried: dict[str, Any]) -> None:
-    wrong = {f"{one['kind']} {one['where']}": one["repeat"] for of in tried.values() for one in of["wrong"]}
+    wrong = {f"{case['kind']} {case['where']}": case["repeat"] for tally in tried.values() for case in tally["wrong"]}
     assert wrong == {}
 
 
-def test_so_many_were_tried_and_some_of_each_kind(tried: dict[str, Any]) -> None:
+def test_every_reader_tries_all_cases_and_refuses_some(tried: dict[str, Any]) -> None:
     assert tried["written"]["read"] + tried["written"]["refused"] == len(written.WRITTEN)
-    for name, of in tried.items():
-        assert name == "written" or of["read"] + of["refused"] == CASES
-        assert of["refused"] > 0, name
+    for name, tally in tried.items():
+        assert name == "written" or tally["read"] + tally["refused"] == CASES
+        assert tally["refused"] > 0, name
 
 
 SEEDS = {
@@ -47,16 +47,16 @@ SEEDS = {
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_mutations_are_repeatable_and_nearly_all_different(name: str) -> None:
-    def made(number: int) -> bytes:
+    def mutated(number: int) -> bytes:
         return mutate.mutated(name, SEEDS[name], Random(number))
 
-    first = [made(number) for number in range(400)]
-    assert first == [made(number) for number in range(400)]
+    first = [mutated(number) for number in range(400)]
+    assert first == [mutated(number) for number in range(400)]
     assert len(set(first)) > 250
-    assert sum(one != SEEDS[name] for one in first) > 360
+    assert sum(data != SEEDS[name] for data in first) > 360
 
 
-def test_half_of_the_mutated_json_is_still_json() -> None:
+def test_about_half_of_the_mutated_json_still_parses() -> None:
     sound = 0
     for number in range(400):
         try:

@@ -1,4 +1,4 @@
-"""What zeropass writes and prints has the form that is recorded; `golden.py` says how to look into a difference."""
+"""The form of what zeropass writes and prints is as recorded; `golden.py` says how to inspect a difference."""
 
 import subprocess
 import sys
@@ -13,14 +13,14 @@ def test_the_form_of_everything_is_as_recorded() -> None:
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
 
 
-def test_a_form_is_blind_to_numbers_alone(tmp_path: Path) -> None:
+def test_a_form_ignores_numbers_and_nothing_else(tmp_path: Path) -> None:
     texts = ("a  12.5 | 3e-7", "a 1.25 | -4", "b 12.5 | 3", "a 12.5 | 3 | 4")
     paths = [tmp_path / f"{n}.txt" for n in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    one, same, word, more = map(golden.form, paths)
-    assert one == same
-    assert len({one, word, more}) == 3
+    first, same, word, more = map(golden.form, paths)
+    assert first == same
+    assert len({first, word, more}) == 3
 
 
 def test_differences_are_named() -> None:

@@ -1,4 +1,4 @@
-"""Names are the field's, docstrings are imperative: what ruff does not check of CONTRIBUTING's rules of style."""
+"""The rules of style in CONTRIBUTING.md that ruff cannot check: names without metaphors, imperative docstrings."""
 
 import ast
 import re
@@ -15,17 +15,17 @@ FILES = sorted(SOURCE.rglob("*.py"))
 METAPHORS = {"desk", "shelf", "book", "books", "patience", "sieve", "hit", "hits", "whole", "beside", "listen"}
 METAPHORS |= {"listening", "hear", "heard", "kinds", "near", "chance"}
 STORED = {"Hit", "hits", "kinds", "chance", "_hit_table"}
-"""Names that stand in files and JSON already, and what is named after them: the results of a search, a change's
-chance, the kinds of lists that verdicts are about."""
+"""Names that are stored in files and JSON, and code named after them: the results of a search, the chance of a
+change, the kinds of lists that verdicts are about."""
 STORED |= {"whole"}
-"""A value of records of families and adapters: queries normed over all heads, a tensor that replaces another."""
+"""A value in the records of families and adapters: queries normed over all heads, or a tensor that is replaced."""
 
 VAGUE = ("What", "Whether", "Which", "How", "Where", "Who", "Why")
 ARTICLES = ("A", "An", "The", "All", "One", "Some", "Its", "This", "These", "It")
 
 
 def named(tree: ast.AST) -> Iterator[str]:
-    """Every name that a module gives to something."""
+    """Yield every name that a module defines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -42,7 +42,7 @@ def words(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_names_are_no_metaphors(path: Path) -> None:
+def test_names_are_not_metaphors(path: Path) -> None:
     names = {path.stem, *named(ast.parse(path.read_text(encoding="utf-8")))} - STORED
     assert sorted(name for name in names if words(name) & METAPHORS) == []
 

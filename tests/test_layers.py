@@ -1,4 +1,4 @@
-"""The map of the package: which folders there are, and that imports go one way (CONTRIBUTING.md)."""
+"""The layers of the package: its folders, and imports that only go downwards (CONTRIBUTING.md)."""
 
 import ast
 import json
@@ -24,18 +24,18 @@ LAYERS = (
     ("__init__",),
     ("web", "cli", "__main__"),
 )
-"""From the bottom to the top: a package imports from rows below its own and, without a cycle, from its own row."""
+"""Rows from bottom to top. A package imports from rows below its own and, without a cycle, from its own row."""
 
 APPLICATIONS = ("align", "diff", "evidence", "stitch")
 ANATOMY = ("render", "results", "run")
-"""The files that every application has, and the only module names that stand more than once."""
+"""The modules that every application has; no other module name occurs twice."""
 
 TOP = 20
-"""Most entries that the top of the package may have."""
+"""The largest number of entries at the top of the package."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 LAZY = "zeropass"
-"""The package itself imports its names when they are first used; only the command line may go through it."""
+"""The package itself, which imports its names when they are first used."""
 
 WITHOUT_TORCH = (
     *("errors", "tokens.vocabulary", "arch.family_table", "model.address"),
@@ -47,22 +47,22 @@ WITHOUT_TORCH = (
 
 
 def inside(name: str) -> str:
-    """``zeropass.atlas.read`` as ``atlas.read``; the package itself as ``__init__``."""
+    """Shorten ``zeropass.atlas.read`` to ``atlas.read``, and the package itself to ``__init__``."""
     return name.removeprefix("zeropass").removeprefix(".") or "__init__"
 
 
 @lru_cache
 def modules() -> dict[str, Path]:
-    """Every module by its name below the package; packages by their own name."""
-    found = {}
+    """Return the path of every module by its name below the package; a package has the name of its folder."""
+    paths = {}
     for path in SOURCE.rglob("*.py"):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
+    return paths
 
 
 def imports(path: Path) -> set[str]:
-    """zeropass modules that a module imports when it runs; what only type checkers see is left out."""
+    """Return the zeropass modules that a module imports at run time, without those for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     branches = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     typed = {id(node) for branch in branches for node in ast.walk(branch)}
@@ -84,13 +84,13 @@ GRAPH = {name: {inside(target) for target in imports(path)} for name, path in mo
 
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_a_module_imports_nothing_above_it(name: str) -> None:
-    own = name.split(".")[0]
-    assert own in RANK, f"{name} has no place in the layers"
-    if own == "__init__":
-        return  # its names are looked up when they are used
+    package = name.split(".")[0]
+    assert package in RANK, f"{name} has no place in the layers"
+    if package == "__init__":
+        return  # its names are imported when they are first used
     for target in sorted(GRAPH[name]):
         row = RANK[target.split(".")[0]]
-        assert row <= RANK[own], f"{name} imports {target}, which stands above it"
+        assert row <= RANK[package], f"{name} imports {target}, which stands above it"
         assert target in GRAPH, f"{name} imports {target}, which is no module"
 
 
@@ -121,7 +121,7 @@ def test_there_is_no_cycle_of_packages() -> None:
     _check_acyclic(packages)
 
 
-def test_the_top_of_the_package_fits_a_glance() -> None:
+def test_the_top_of_the_package_has_few_entries() -> None:
     entries = sorted(path.name for path in SOURCE.iterdir() if path.name != "__pycache__")
     assert len(entries) <= TOP, entries
 
@@ -131,18 +131,18 @@ def test_every_application_has_the_same_anatomy(application: str) -> None:
     assert {f"{application}.{part}" for part in ANATOMY} <= GRAPH.keys()
 
 
-def test_no_other_module_name_stands_twice() -> None:
+def test_no_other_module_name_occurs_twice() -> None:
     names = [name.rpartition(".")[2] for name, path in modules().items() if path.name != "__init__.py"]
     assert sorted(name for name, count in Counter(names).items() if count > 1) == [*ANATOMY]
 
 
-def test_the_numerics_know_tensors_and_nothing_else() -> None:
+def test_the_numerics_import_only_errors_and_each_other() -> None:
     for name, targets in GRAPH.items():
         if name.startswith("numerics"):
             assert all(target == "errors" or target.startswith("numerics") for target in targets), name
 
 
-def test_no_import_hides_in_a_function() -> None:
+def test_no_function_contains_an_import() -> None:
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -150,7 +150,7 @@ def test_no_import_hides_in_a_function() -> None:
                 assert not inner, f"{name}.{node.name} imports inside the function"
 
 
-def test_what_only_reads_an_atlas_starts_without_torch() -> None:
+def test_modules_that_only_read_an_atlas_start_without_torch() -> None:
     code = (
         "import importlib, json, sys\n"
         f"for name in {WITHOUT_TORCH!r}:\n"
@@ -163,7 +163,7 @@ def test_what_only_reads_an_atlas_starts_without_torch() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_no_torch_is_reachable_from_them_by_imports() -> None:
+def test_modules_that_only_read_an_atlas_reach_no_torch() -> None:
     for start in WITHOUT_TORCH:
         seen, todo = set(), [start]
         while todo:

@@ -1,7 +1,7 @@
-"""Seeded, tiny, random checkpoints of every family, and taps on what transformers computes with them.
+"""Tiny, seeded, random checkpoints of three families, and a record of what transformers computes with them.
 
-Every norm gain, shift and bias is random, so that one that is left out shows. The constants (eps, head width,
-RoPE scaling) are chosen so that each of them matters by far more than rounding does.
+Every norm gain, shift and bias is random, so an omitted one is noticed. The constants (eps, head width, RoPE scaling)
+are chosen so that each of them matters far more than rounding.
 """
 
 import json
@@ -33,7 +33,7 @@ from transformers.models.llama import modeling_llama
 
 VOCAB = 61
 TOKENS = 58
-"""Tokens that the tokenizer has; the last rows of the embedding stay without one."""
+"""The number of tokens in the tokenizer; the last rows of the embedding have none."""
 
 _MODELING = {"llama": modeling_llama, "gpt2": modeling_gpt2, "bert": modeling_bert}
 _LLAMA3 = {
@@ -104,7 +104,7 @@ MAKERS = {
 
 
 def make(variant: str, seed: int = 0) -> PreTrainedModel:
-    """One of MAKERS, in float32, every parameter drawn at random."""
+    """Make one of MAKERS in float32, with every parameter drawn at random."""
     hf = MAKERS[variant]().float().eval()
     generator = torch.Generator().manual_seed(seed)
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower()}
@@ -116,7 +116,7 @@ def make(variant: str, seed: int = 0) -> PreTrainedModel:
 
 
 def save(hf: PreTrainedModel, folder: Path) -> Path:
-    """Write the model as users have it: config.json, model.safetensors, tokenizer.json."""
+    """Write the model as users store it: config.json, model.safetensors, tokenizer.json."""
     hf.save_pretrained(folder)
     wordpiece = hf.config.model_type == "bert"
     (folder / "tokenizer.json").write_text(tokenizer_json(TOKENS, wordpiece))
@@ -124,7 +124,7 @@ def save(hf: PreTrainedModel, folder: Path) -> Path:
 
 
 def tokenizer_json(size: int, wordpiece: bool = False) -> str:
-    """A tokenizer of ``size`` tokens: byte-level BPE, or WordPiece."""
+    """Return a tokenizer of ``size`` tokens: byte-level BPE or WordPiece."""
     if wordpiece:
         names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(size - 5))]
         tokenizer = Tokenizer(models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="[UNK]"))
@@ -138,19 +138,19 @@ def tokenizer_json(size: int, wordpiece: bool = False) -> str:
 
 
 def edit(folder: Path, config: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> Path:
-    """Change keys of config.json and tensors of model.safetensors; None takes one away."""
+    """Change keys of config.json and tensors of model.safetensors; None removes one."""
     settings = json.loads((folder / "config.json").read_text()) | (config or {})
     settings = {key: value for key, value in settings.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(settings))
     if tensors:
-        kept = load_file(folder / "model.safetensors") | tensors
-        save_file({n: t for n, t in kept.items() if t is not None}, folder / "model.safetensors")
+        tensors_left = load_file(folder / "model.safetensors") | tensors
+        save_file({n: t for n, t in tensors_left.items() if t is not None}, folder / "model.safetensors")
     return folder
 
 
 @dataclass(frozen=True)
 class Places:
-    """Names of modules inside a block; ``reads`` are those whose input is the stream that a site reads."""
+    """Names of modules inside a block; the input of those in ``reads`` is the stream that a site reads."""
 
     block: str
     reads: dict[str, str]
@@ -180,9 +180,9 @@ PLACES = {
 
 @dataclass
 class Run:
-    """What one forward pass computed: inputs and outputs of modules by name, and q, k, v of each layer.
+    """The record of one forward pass: inputs and outputs of modules by name, and q, k, v of each layer.
 
-    q, k, v are what the attention product takes: (batch, heads, length, d_h), after RoPE.
+    q, k, v are the inputs of the attention product, after RoPE: (batch, heads, length, d_h).
     """
 
     places: Places
@@ -193,36 +193,36 @@ class Run:
     result: Any = None
 
     def name(self, layer: int, place: str) -> str:
-        """Full name of a module inside a block."""
+        """Return the full name of a module inside a block."""
         return f"{self.places.block.format(layer)}.{place}"
 
     def reads(self, layer: int, site: str) -> Tensor:
-        """The stream that ``attn`` or ``ff`` of a layer reads, before any pre-norm."""
+        """Return the stream that ``attn`` or ``ff`` of a layer reads, before any pre-norm."""
         return self.into[self.name(layer, self.places.reads[site])]
 
     def linear(self, layer: int, role: str) -> tuple[Tensor, Tensor]:
-        """Input and output of the linear layer of a role."""
+        """Return the input and output of the linear layer of a role."""
         name = self.name(layer, self.places.linear[role])
         return self.into[name], self.out[name]
 
 
 @torch.no_grad()
 def run(hf: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> Run:
-    """Run the model on (batch, length) ids, with taps. ``positions`` (length,) for models with RoPE."""
-    found = Run(PLACES[hf.config.model_type])
+    """Run and record the model on ids (batch, length), with ``positions`` (length,) for models with RoPE."""
+    record = Run(PLACES[hf.config.model_type])
     more = {} if positions is None else {"position_ids": positions.expand_as(ids)}
-    with _hooks(hf.base_model, found), _attention(hf.config.model_type, found):
-        found.result = hf(ids, output_hidden_states=True, **more)
-    return found
+    with _hooks(hf.base_model, record), _attention(hf.config.model_type, record):
+        record.result = hf(ids, output_hidden_states=True, **more)
+    return record
 
 
 @contextmanager
-def _hooks(base: nn.Module, found: Run) -> Iterator[None]:
+def _hooks(base: nn.Module, record: Run) -> Iterator[None]:
     def tap(name: str, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor):
-            found.into[name] = inputs[0]
+            record.into[name] = inputs[0]
         if isinstance(output, Tensor):
-            found.out[name] = output
+            record.out[name] = output
 
     handles = [m.register_forward_hook(partial(tap, name)) for name, m in base.named_modules()]
     try:
@@ -233,15 +233,15 @@ def _hooks(base: nn.Module, found: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _attention(kind: str, found: Run) -> Iterator[None]:
-    """Keep what the model's own attention product gets, on its way there."""
-    module = _MODELING[kind]
+def _attention(family: str, record: Run) -> Iterator[None]:
+    """Record the inputs of the model's attention product, and its weights."""
+    module = _MODELING[family]
     plain = module.eager_attention_forward
 
     def tapped(owner: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:
         output, weights = plain(owner, q, k, v, *args, **kwargs)
-        found.qkv.append((q, k, v))
-        found.weights.append(weights)
+        record.qkv.append((q, k, v))
+        record.weights.append(weights)
         return output, weights
 
     module.eager_attention_forward = tapped
@@ -251,7 +251,7 @@ def _attention(kind: str, found: Run) -> Iterator[None]:
         module.eager_attention_forward = plain
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference, relative to the largest expected value."""
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
+def error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value."""
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max() / expected.abs().max())

@@ -1,4 +1,4 @@
-"""A tiny classifier, texts for it, and its logits, for tests of what stitches."""
+"""A tiny classifier, texts for it, and its logits, for tests of stitching."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ TEXTS = [" ".join(random.Random(n).choices(WORDS, k=3 + n % 11)) for n in range(
 
 
 def classifier(base: Path, folder: Path, amount: float = 0.02, first: int = 2) -> Path:
-    """A Llama with a random head, and noise in everything of its blocks from ``first`` on."""
+    """Write a Llama with a random head, and with noise in all weights of its blocks from ``first`` on."""
     torch.manual_seed(3)
     hf = LlamaForSequenceClassification.from_pretrained(base, num_labels=2, pad_token_id=0, dtype=torch.float32)
     with torch.no_grad():
@@ -31,9 +31,9 @@ def classifier(base: Path, folder: Path, amount: float = 0.02, first: int = 2) -
 
 
 def logits_of(hf: Any, model: zp.Model, texts: list[str]) -> Tensor:
-    """Logits (texts, labels) of a model that takes ids."""
-    found = torch.empty(len(texts), 2)
+    """Return the logits (texts, labels) of a model that takes ids."""
+    logits = torch.empty(len(texts), 2)
     with torch.inference_mode():
-        for at, ids, mask in batches(model, texts):
-            found[at] = hf(input_ids=ids, attention_mask=mask).logits.cpu()
-    return found
+        for rows, ids, mask in batches(model, texts):
+            logits[rows] = hf(input_ids=ids, attention_mask=mask).logits.cpu()
+    return logits

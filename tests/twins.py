@@ -1,7 +1,7 @@
-"""A model and its twin: the same function, with neurons, heads and the insides of heads permuted, the stream rotated.
+"""A model and its twin, which computes the same function with permuted neurons and heads and a rotated stream.
 
-Norm gains are folded into what reads first, so that the norm commutes with the rotation. What moved where is known, so
-every match can be checked.
+The insides of the heads are rotated too. Norm gains are first folded into the reading weights, so that the norm
+commutes with the rotation. The permutations are returned, so every match can be checked.
 """
 
 import json
@@ -17,14 +17,14 @@ from zeropass.model.model import Model
 
 @dataclass(frozen=True)
 class Moved:
-    """For each layer: neuron and query head of the twin -> that of the model."""
+    """The neuron and the query head of the model for each of the twin, by layer."""
 
     neurons: tuple[Tensor, ...]
     heads: tuple[Tensor, ...]
 
 
 def plain(model: Model, layers: int, folder: Path) -> Path:
-    """The first layers of a llama, as a folder of its own."""
+    """Write the first layers of a Llama to a new folder."""
     tensors = {"model.embed_tokens.weight": model.embedding, "model.norm.weight": _gain(model, "final_norm", 0)}
     if not model.dims.tied:
         tensors["lm_head.weight"] = model.unembedding
@@ -35,7 +35,7 @@ def plain(model: Model, layers: int, folder: Path) -> Path:
 
 
 def twin(model: Model, layers: int, folder: Path, seed: int = 7, noise: float = 0.0) -> tuple[Path, Moved]:
-    """The same layers, moved; ``noise`` (in units of each matrix' deviation) blurs what the blocks hold."""
+    """Write the twin of the same layers; ``noise`` (in units of each matrix's deviation) blurs its blocks."""
     draw = torch.Generator().manual_seed(seed)
     turn, ones = _rotation(model.dims.d, draw), torch.ones(model.dims.d)
     head = model.unembedding * _gain(model, "final_norm", 0)
@@ -68,7 +68,7 @@ _NAMES = {
 
 
 def _move_heads(model: Model, weights: dict[str, Tensor], draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-    """Groups of heads permuted, heads inside them too, and the inside of each v-o pair rotated."""
+    """Permute groups of heads and the heads inside them, and rotate the inside of each v-o pair."""
     dims = model.dims
     groups = torch.randperm(dims.kv_heads, generator=draw)
     heads = torch.cat([g * dims.group + torch.randperm(dims.group, generator=draw) for g in groups])
@@ -76,8 +76,8 @@ def _move_heads(model: Model, weights: dict[str, Tensor], draw: torch.Generator)
     q, o, k, v = cut["q"][heads], cut["o"][heads], cut["k"][groups], cut["v"][groups]
     for group in range(dims.kv_heads):
         inside = _rotation(dims.head_dim, draw)
-        own = slice(group * dims.group, (group + 1) * dims.group)
-        v[group], o[own] = inside @ v[group], inside @ o[own]
+        members = slice(group * dims.group, (group + 1) * dims.group)
+        v[group], o[members] = inside @ v[group], inside @ o[members]
     moved = {role: part.reshape(-1, dims.d) for role, part in (("q", q), ("k", k), ("v", v), ("o", o))}
     return moved, heads
 
@@ -100,8 +100,8 @@ def _rotation(size: int, draw: torch.Generator) -> Tensor:
 
 def _block(layer: int, weights: dict[str, Tensor], attn_norm: Tensor, ff_norm: Tensor) -> dict[str, Tensor]:
     stem = f"model.layers.{layer}."
-    found = {f"{stem}{_NAMES[role]}.weight": w.T if role in ("o", "value") else w for role, w in weights.items()}
-    return found | {stem + "input_layernorm.weight": attn_norm, stem + "post_attention_layernorm.weight": ff_norm}
+    tensors = {f"{stem}{_NAMES[role]}.weight": w.T if role in ("o", "value") else w for role, w in weights.items()}
+    return tensors | {stem + "input_layernorm.weight": attn_norm, stem + "post_attention_layernorm.weight": ff_norm}
 
 
 def _save(model: Model, layers: int, tensors: dict[str, Tensor], tied: bool, folder: Path) -> Path:

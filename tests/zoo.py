@@ -1,7 +1,7 @@
-"""A tiny random checkpoint of every family, from transformers' configuration of it: the list that a new family joins.
+"""A tiny random checkpoint of every family, from its transformers configuration; a new family is added here.
 
-More heads than key/value heads where it can be, biases on wherever there are some, untied where it can be; sizes are
-such that no two that could be taken for each other agree.
+Where the family allows it, a checkpoint has more heads than key/value heads, all biases, and untied embeddings. Sizes
+that could be confused with each other are different.
 """
 
 from typing import Any
@@ -158,12 +158,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
-    """One of the ZOO in float32, every parameter drawn at random; with its own attention, not a fused kernel's."""
+    """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""
     model, config, settings = ZOO[name]
     settings = {key: value for key, value in settings.items() if key != "stack"}
-    how = settings.pop("attn_implementation", "eager")
-    made = getattr(transformers, model)._from_config(getattr(transformers, config)(**settings), attn_implementation=how)
-    hf: PreTrainedModel = made.float().eval()
+    attention = settings.pop("attn_implementation", "eager")
+    configuration = getattr(transformers, config)(**settings)
+    hf: PreTrainedModel = (
+        getattr(transformers, model)._from_config(configuration, attn_implementation=attention).float().eval()
+    )
     draw = torch.Generator().manual_seed(seed)
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
     with torch.no_grad():

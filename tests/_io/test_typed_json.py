@@ -1,4 +1,4 @@
-"""Records from JSON: whatever `asdict` made comes back, and whatever else is refused with its place."""
+"""Records from JSON: the output of `asdict` is restored, and anything else is refused with its place."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -48,7 +48,7 @@ def stored() -> Any:
     return json.loads(json.dumps(asdict(WHOLE)))
 
 
-def test_a_record_comes_back() -> None:
+def test_a_record_survives_a_round_trip() -> None:
     assert from_json(Whole, stored()) == WHOLE
     assert from_json(Whole, stored() | {"both": [1, 2]}).both == (1, 2.0)
     assert type(from_json(Whole, stored() | {"both": [1, 2]}).both[1]) is float
@@ -56,7 +56,7 @@ def test_a_record_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"parts": None}, r"it\.parts is None"),
         ({"parts": [{"sizes": []}]}, r"it\.parts\[0\] lacks 'name'"),
@@ -78,12 +78,12 @@ def test_a_record_comes_back() -> None:
         ({"flag": 1}, r"it\.flag is 1, which is not bool"),
     ],
 )
-def test_what_is_something_else_is_named(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_value_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         from_json(Whole, stored() | change)
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}])
-def test_what_is_no_record_at_all(value: Any) -> None:
+def test_a_value_that_is_no_record_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="it "):
         from_json(Whole, value)

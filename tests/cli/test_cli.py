@@ -1,4 +1,4 @@
-"""The command line: its records, its messages, and what it must never print."""
+"""The command line: its records, its messages, and the characters that it must never print."""
 
 import hashlib
 import json
@@ -72,11 +72,13 @@ def check_map(record: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "explain"])
-def test_vector_records(run: Run, llama: small.Built, command: str) -> None:
+def test_vector_records_have_a_fixed_form(run: Run, llama: small.Built, command: str) -> None:
     where = llama.atlas.path if command == "show" else llama.folder
     records = run.json(command, where, "L1.ff.3", "-k", 7)
-    asked = [r for r in records if r["frame"] != "paper"]  # an atlas made with it shows it
-    assert [(r["role"], r["frame"]) for r in asked] == [
+    of_default_frames = [
+        r for r in records if r["frame"] != "paper"
+    ]  # an atlas that was built with this frame shows it
+    assert [(r["role"], r["frame"]) for r in of_default_frames] == [
         *(("gate", "token"), ("gate", "output"), ("up", "token"), ("up", "output"), ("value", "output")),
     ]
     assert {r["side"] for r in records if r["role"] == "value"} == {"write"}
@@ -85,25 +87,25 @@ def test_vector_records(run: Run, llama: small.Built, command: str) -> None:
         assert record["address"] == "L1.ff.3"
     assert isinstance(run.json(command, where, "L1.ff.3.gate"), list)
     assert isinstance(run.json(command, where, "L1.ff.3", "--frame", "output"), list)
-    one = run.json(command, where, "L1.ff.3.gate", "--frame", "output", "-k", 3)
-    check_vector(one, 3)
-    assert (one["role"], one["frame"], one["side"]) == ("gate", "output", "read")
+    single = run.json(command, where, "L1.ff.3.gate", "--frame", "output", "-k", 3)
+    check_vector(single, 3)
+    assert (single["role"], single["frame"], single["side"]) == ("gate", "output", "read")
 
 
 @pytest.mark.parametrize("command", ["show", "explain"])
-def test_map_records(run: Run, llama: small.Built, command: str) -> None:
+def test_map_records_have_a_fixed_form(run: Run, llama: small.Built, command: str) -> None:
     where = llama.atlas.path if command == "show" else llama.folder
     records = run.json(command, where, "L1.attn.3", "-k", 5)
     assert [(r["role"], r["frame"], r["offset"]) for r in records] == [("qk", "token", 16), ("vo", "token", 0)]
     for record in records:
         check_map(record, 5)
-    one = run.json(command, where, "L1.attn.3.vo", "--frame", "token", "-k", 4)
-    check_map(one, 4)
+    single = run.json(command, where, "L1.attn.3.vo", "--frame", "token", "-k", 4)
+    check_map(single, 4)
     if command == "explain":
         assert run.json(command, where, "L1.attn.3.qk", "--offset", 2)[0]["offset"] == 2
 
 
-def test_find_records(run: Run, llama: small.Built) -> None:
+def test_find_records_have_a_fixed_form(run: Run, llama: small.Built) -> None:
     record = run.json("find", llama.atlas.path, "babade", " bafigo", "-k", 3)
     assert list(record)[:2] == ["query", "hits"]
     assert [list(token) for token in record["query"]] == [["id", "token"]] * 3
@@ -118,14 +120,14 @@ def test_find_records(run: Run, llama: small.Built) -> None:
     assert {h["address"][:3] for h in run.json("find", llama.atlas.path, "babade", "--layers", "2")["hits"]} == {"L2."}
 
 
-def test_svd_records(run: Run, llama: small.Built) -> None:
+def test_svd_records_have_a_fixed_form(run: Run, llama: small.Built) -> None:
     record = run.json("explain", llama.folder, "L1.attn.3.vo", "--svd", "-k", 3)
     assert len(record["directions"]) == 3
     assert 0 < sum(d["share"] for d in record["directions"]) <= 1 + 1e-6
     check_tokens(record["directions"][0]["left"], 10, falling=True)
 
 
-def test_info_records(run: Run, llama: small.Built) -> None:
+def test_info_records_agree_for_model_and_atlas(run: Run, llama: small.Built) -> None:
     model, atlas = run.json("info", llama.folder), run.json("info", llama.atlas.path)
     assert (model["family"], model["layers"], model["d"]) == ("llama", small.LAYERS, small.D)
     assert model["fingerprint"] == atlas["weights_sha256"] != model["sha256"]
@@ -134,7 +136,7 @@ def test_info_records(run: Run, llama: small.Built) -> None:
     assert atlas["bytes"] > 0
 
 
-def test_info_shows_the_hash_of_each_file_whole(run: Run, llama: small.Built, tmp_path: Path) -> None:
+def test_info_shows_the_full_hash_of_each_file(run: Run, llama: small.Built, tmp_path: Path) -> None:
     tensors, expected = load_file(llama.folder / "model.safetensors"), {}
     shutil.copytree(llama.folder, tmp_path / "shards")
     (tmp_path / "shards" / "model.safetensors").unlink()
@@ -148,7 +150,7 @@ def test_info_shows_the_hash_of_each_file_whole(run: Run, llama: small.Built, tm
         assert any(line.endswith(f"{sha256} {name}") for line in lines), lines
 
 
-def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
+def test_text_output_has_the_expected_words(run: Run, llama: small.Built) -> None:
     for arguments, parts in (
         (("show", llama.atlas.path, "L1.ff.3"), ("sees", "is about to say", "writes", "are hidden", "+ ", "− ")),
         (("show", llama.atlas.path, "L1.attn.3"), ("as query attends to", "promotes", " → ", "exact")),
@@ -166,7 +168,7 @@ def test_text_says_the_same_in_words(run: Run, llama: small.Built) -> None:
         assert not CONTROLS.search(out)
 
 
-def test_a_tour_of_an_atlas_of_few_roles(run: Run, llama: small.Built, tmp_path: Path) -> None:
+def test_a_tour_works_on_an_atlas_of_few_roles(run: Run, llama: small.Built, tmp_path: Path) -> None:
     for name, roles in (("neurons", "gate"), ("maps", "vo"), ("writes", "value")):
         line = ("build", llama.folder, "--out", tmp_path / name, "--k", 5, "--pairs", 5, "--layers", "1:2")
         assert run(*line, "--roles", roles)[0] == 0
@@ -175,7 +177,7 @@ def test_a_tour_of_an_atlas_of_few_roles(run: Run, llama: small.Built, tmp_path:
         assert "Next" in out
 
 
-def test_a_map_with_fewer_stored_pairs_than_are_shown_unasked(run: Run, llama: small.Built, tmp_path: Path) -> None:
+def test_a_map_may_store_fewer_pairs_than_the_default(run: Run, llama: small.Built, tmp_path: Path) -> None:
     line = ("build", llama.folder, "--out", tmp_path / "a", "--k", 5, "--pairs", 5, "--layers", "1:2", "--roles", "vo")
     code, out, err = run(*line)
     assert code == 0
@@ -193,7 +195,7 @@ def test_a_map_with_fewer_stored_pairs_than_are_shown_unasked(run: Run, llama: s
 
 
 def mistakes() -> list[tuple[str, str]]:
-    """Command lines with A for the atlas and M for the model, and what the message says."""
+    """Return command lines with their messages; A is the atlas, M the model, G a GPT-2."""
     return [
         ("explain nowhere L0.ff.1", "no file or folder"),
         ("explain ./nowhere.gguf L0.ff.1", "no file or folder"),
@@ -246,16 +248,16 @@ def mistakes() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("line", "said"), mistakes())
+@pytest.mark.parametrize(("line", "message"), mistakes())
 def test_a_mistake_is_one_message_and_code_2(
-    run: Run, llama: small.Built, gpt2: small.Built, tmp_path: Path, line: str, said: str
+    run: Run, llama: small.Built, gpt2: small.Built, tmp_path: Path, line: str, message: str
 ) -> None:
     places = {"A": llama.atlas.path, "M": llama.folder, "G": gpt2.folder, "nothing": tmp_path / "nothing"}
     code, out, err = run(*(places.get(word, word) for word in line.split()))
     assert code == 2
     assert out == ""
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "nothing").exists()
 
@@ -276,7 +278,7 @@ def test_a_mistake_is_one_message_and_code_2(
         "show A L0.ff.1 --nonsense",
     ],
 )
-def test_a_line_that_does_not_parse_is_a_usage_message(run: Run, llama: small.Built, line: str) -> None:
+def test_a_line_that_does_not_parse_gives_a_usage_message(run: Run, llama: small.Built, line: str) -> None:
     code, out, err = run(*({"A": llama.atlas.path, "M": llama.folder}.get(word, word) for word in line.split()))
     assert code == 2
     assert out == ""
@@ -287,30 +289,30 @@ def test_a_line_that_does_not_parse_is_a_usage_message(run: Run, llama: small.Bu
 # --- Hostile tokens ------------------------------------------------------------------------------------------
 
 
-def test_no_token_reaches_the_terminal_as_it_is(run: Run, hostile: small.Built) -> None:
+def test_no_hostile_token_reaches_the_terminal_unescaped(run: Run, hostile: small.Built) -> None:
     vocab = hostile.lens.model.vocab
     ids = [i for i in range(vocab.size) if vocab.pieces[i] in small.HOSTILE]
     assert len(ids) == len(small.HOSTILE)
-    said = ""
+    output = ""
     for place in (hostile.atlas.path, hostile.folder):
         command = "show" if place == hostile.atlas.path else "explain"
         code, out, err = run(command, place, "L0.ff.1", "--tokens", "all", "-k", 600)
         assert (code, err) == (0, "")
-        said += out
+        output += out
     _, out, _ = run("explain", hostile.folder, "L0.attn.1", "--tokens", "all", "-k", 2000)
-    said += out + run("explain", hostile.folder, "L0.attn.1.vo", "--svd", "--tokens", "all")[1]
-    said += run("tour", hostile.atlas.path)[1]
+    output += out + run("explain", hostile.folder, "L0.attn.1.vo", "--svd", "--tokens", "all")[1]
+    output += run("tour", hostile.atlas.path)[1]
     for text in small.HOSTILE:
         code, out, err = run("find", hostile.atlas.path, text.replace("\x00", "") or "x")
-        said += out + err
-    assert not CONTROLS.search(said)
-    flat = re.sub(r"\s+", "", said)
+        output += out + err
+    assert not CONTROLS.search(output)
+    flat = re.sub(r"\s+", "", output)
     assert "[boldred]loud[/]" in flat
     assert r"\x1b[31mred" in flat
-    assert "x" * 41 not in said
+    assert "x" * 41 not in output
 
 
-def test_json_holds_every_token_as_it_is(run: Run, hostile: small.Built) -> None:
+def test_json_holds_every_token_unchanged(run: Run, hostile: small.Built) -> None:
     code, out, _ = run("show", hostile.atlas.path, "L0.ff.1", "--tokens", "all", "-k", 600, "--json")
     assert code == 0
     assert out.isascii()
@@ -319,8 +321,8 @@ def test_json_holds_every_token_as_it_is(run: Run, hostile: small.Built) -> None
     assert set(small.HOSTILE) <= tokens
 
 
-def test_a_hostile_atlas(run: Run, hostile: small.Built, tmp_path: Path) -> None:
-    """Names in a manifest that somebody else wrote are shown, not obeyed."""
+def test_a_hostile_manifest_is_shown_escaped(run: Run, hostile: small.Built, tmp_path: Path) -> None:
+    """Control sequences in the names of a manifest are shown, not obeyed."""
     manifest = hostile.atlas.manifest | {
         "model": hostile.atlas.model | {"name": "\x1b[31m[bold red]x[/]", "family": "[/]\x1b]0;t\x07"}
     }
@@ -373,7 +375,7 @@ def test_reading_an_atlas_loads_nothing_slow(llama: small.Built) -> None:
     assert "Usage" in done.stdout
 
 
-def test_the_shell_sees_the_message_and_the_code(llama: small.Built) -> None:
+def test_the_shell_gets_the_message_and_the_exit_code(llama: small.Built) -> None:
     for line in (("show", llama.atlas.path, "nonsense"), ("find", llama.atlas.path, "zzqq")):
         done = shell(*line)
         assert (done.returncode, done.stdout) == (2, "")
@@ -381,7 +383,7 @@ def test_the_shell_sees_the_message_and_the_code(llama: small.Built) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_goes_away_is_no_error(llama: small.Built) -> None:
+def test_a_closed_pipe_is_not_an_error(llama: small.Built) -> None:
     read, write = os.pipe()
     os.close(read)
     done = shell("find", llama.atlas.path, "babade", stdout=write, stderr=subprocess.PIPE, capture_output=False)
@@ -391,7 +393,7 @@ def test_a_reader_that_goes_away_is_no_error(llama: small.Built) -> None:
     assert done.returncode in (0, 1)
 
 
-def test_a_terminal_of_another_alphabet(llama: small.Built) -> None:
+def test_an_ascii_terminal_gets_escapes(llama: small.Built) -> None:
     done = shell("show", llama.atlas.path, "L1.attn.3", env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\u2192" in done.stdout
@@ -405,21 +407,21 @@ def test_help_names_every_command() -> None:
     assert shell().returncode == 2
 
 
-def test_show_reads_atlases_and_models_and_explain_is_another_name(llama: small.Built, run: Run) -> None:
+def test_show_and_explain_both_read_atlases_and_models(llama: small.Built, run: Run) -> None:
     for what in (llama.atlas.path, llama.folder):
         assert run("show", what, "L1.ff.3") == run("explain", what, "L1.ff.3")
-    assert [one["role"] for one in run.json("show", llama.folder, "L1.attn.2.vo")] == ["vo"]
+    assert [record["role"] for record in run.json("show", llama.folder, "L1.attn.2.vo")] == ["vo"]
     for option in (["--svd"], ["--offset", "3"], ["--device", "cuda"], ["--adapter", "x"]):
         code, out, err = run("show", llama.atlas.path, "L1.attn.2.qk", *option)
         assert (code, out) == (2, "")
         assert f"{option[0]} needs the weights, and {llama.atlas.path} is an atlas" in err.replace("\n", " ")
 
 
-def test_the_version_and_the_short_help_are_had_in_three_ways() -> None:
-    said = f"zeropass {zp.__version__}\n"
-    assert (shell("--version").stdout, shell("--version", "show").stdout) == (said, said)
+def test_version_and_help_have_several_spellings() -> None:
+    version = f"zeropass {zp.__version__}\n"
+    assert (shell("--version").stdout, shell("--version", "show").stdout) == (version, version)
     module = subprocess.run([sys.executable, "-m", "zeropass", "--version"], capture_output=True, text=True, check=True)
-    assert module.stdout == said
+    assert module.stdout == version
     assert shell("-h").stdout == shell("--help").stdout
     assert shell("show", "-h").stdout == shell("show", "--help").stdout
 
@@ -429,18 +431,18 @@ def test_the_version_and_the_short_help_are_had_in_three_ways() -> None:
     [("build", "ray"), ("evidence", "run"), ("classify", "run"), ("serve", "web"), ("export", "web")],
 )
 def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:
-    """In rich's markup [web] would be a style, and not be printed."""
+    """Unescaped, rich would read [web] as a style and not print it."""
     assert f"zeropass[{extra}]" in " ".join(shell(command, "--help").stdout.replace("│", " ").split())
 
 
-def test_the_tour_fits_a_narrow_console(llama: small.Built) -> None:
+def test_the_tour_fits_in_a_narrow_console(llama: small.Built) -> None:
     console = Console(width=60, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     with console.file:
         print_tour(console, llama.atlas)
     assert all(len(line) <= 60 or "zeropass" in line for line in console.export_text().splitlines())
 
 
-def test_a_script_that_keeps_an_atlas_ends_quietly(llama: small.Built) -> None:
+def test_a_script_that_keeps_an_atlas_exits_quietly(llama: small.Built) -> None:
     code = f"import zeropass as zp; atlas = zp.open_atlas({str(llama.atlas.path)!r}); atlas.find('babade')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -16,7 +16,7 @@ LEFT_OUT = ("zeropass.__main__", "zeropass.numerics.triton_kernels")
 
 
 def source(module: str) -> str:
-    """Return the source of a module, which is not imported."""
+    """Return the source of a module without importing it."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

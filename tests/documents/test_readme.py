@@ -1,6 +1,6 @@
-"""Every command and every Python block of the README and of some pages of docs/ runs, on real weights.
+"""The commands and Python blocks of the README and of some pages of docs/ run on real weights.
 
-Links lead somewhere, and the map in CONTRIBUTING.md is that of the folders.
+Links have targets, and the map in CONTRIBUTING.md matches the folders.
 """
 
 import re
@@ -21,7 +21,7 @@ PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "au
 LINKED = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 LONGEST_README = 150
-"""Lines."""
+"""The largest number of lines of the README."""
 
 
 def read(page: Path) -> str:
@@ -36,14 +36,14 @@ def blocks(language: str) -> list[str]:
 
 LINES = [line for text in blocks("console") for line in text.splitlines()]
 COMMANDS = list(dict.fromkeys(line[2:] for line in LINES if line.startswith("$ ")))
-# A longer command does what its beginning does: `zeropass diff …` is tried by `zeropass diff … --build`.
+# A longer command covers a shorter one: `zeropass diff … --build` also tests `zeropass diff …`.
 TRIED = [line for line in COMMANDS if not any(longer.startswith(f"{line} --") for longer in COMMANDS)]
 PRINTED = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", read(README), re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def folder(real_atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which the paths of the pages exist; the atlas covers the layers that their examples use."""
+    """Return a working folder in which the paths of the pages exist; its atlas has the layers of their examples."""
     path = tmp_path_factory.mktemp("readme")
     (path / "demo").mkdir()
     (path / "demo" / "smollm2-135m").symlink_to(real_atlas)
@@ -77,7 +77,7 @@ def test_commands_run(command: str, folder: Path, run: Run, monkeypatch: pytest.
 
 
 @pytest.mark.real
-def test_the_lists_in_the_readme_are_what_is_printed(
+def test_the_lists_in_the_readme_are_those_printed(
     folder: Path,
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,7 +91,7 @@ def test_the_lists_in_the_readme_are_what_is_printed(
 
 
 def serve(arguments: list[str]) -> None:
-    """Start a server, which serves until it is told to end; ask for its first page, and end it."""
+    """Start a server, request its first page, and terminate it."""
     line = [sys.executable, "-m", "zeropass", *arguments, "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -113,7 +113,7 @@ def test_python_runs(
     assert out == dict(PRINTED).get(code, out)
 
 
-# --- Pages by themselves ----------------------------------------------------------------------------------------------
+# --- Links and lengths of pages ---------------------------------------------------------------------------------------
 
 
 def anchors(page: Path) -> set[str]:
@@ -124,7 +124,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", read(page), flags=re.M | re.S)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in link:
@@ -140,7 +140,7 @@ def test_the_readme_is_short() -> None:
     assert len(read(README).splitlines()) < LONGEST_README
 
 
-def test_the_map_of_the_code_is_that_of_the_folders() -> None:
+def test_the_map_of_the_code_matches_the_folders() -> None:
     lines = re.findall(r"^[├└]── (\S+)", read(CONTRIBUTING), re.M)
     source = ROOT / "src" / "zeropass"
     names = [path.name for path in source.iterdir() if path.is_dir() or path.suffix == ".py"]
@@ -150,7 +150,7 @@ def test_the_map_of_the_code_is_that_of_the_folders() -> None:
     assert order == sorted(order)
 
 
-def test_every_path_in_contributing_is_there() -> None:
+def test_every_path_in_contributing_exists() -> None:
     paths = re.findall(r"`((?:src|tests|docs|models|reproduce|benchmarks)/[^`\s]*|Makefile)`", read(CONTRIBUTING))
     assert len(paths) > 40
     assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []

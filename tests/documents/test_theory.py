@@ -1,4 +1,4 @@
-"""docs/theory.md: its names exist, its defaults are the code's, every formula has a function, its identities hold."""
+"""docs/theory.md: its names exist, its defaults match the code, every formula has a function, its identities hold."""
 
 import re
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def embedding() -> Tensor:
-    """Rows with a common mean and unequal directions, so that the Gram matrix is far from a multiple of I."""
+    """Draw rows with a common mean and unequal directions, whose Gram matrix is far from a multiple of I."""
     return draw(V, D) * torch.logspace(-1, 0.5, D, dtype=torch.float64) + 1
 
 
@@ -81,7 +81,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def resolve(name: str) -> Any:
-    """Return what a name stands for: an attribute of a module, or a member of a class (fields without default too)."""
+    """Return the attribute of a module, or the member or field of a class, that a name refers to."""
     parts = name.split(".")
     if parts[0] != "zeropass":
         parts = [*HOMES[parts[0]].split("."), *parts]
@@ -98,12 +98,12 @@ def resolve(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_something_public(name: str) -> None:
+def test_a_name_exists_and_is_public(name: str) -> None:
     resolve(name)
     assert not any(part.startswith("_") for part in name.split("."))
 
 
-def test_a_wrong_name_would_be_seen() -> None:
+def test_a_wrong_name_is_noticed() -> None:
     for wrong in (
         "zeropass.numerics.projection.no_such",
         "zeropass.records.parameters.TokenScore.y",
@@ -115,7 +115,7 @@ def test_a_wrong_name_would_be_seen() -> None:
             resolve(wrong)
 
 
-def test_the_page_names_enough() -> None:
+def test_the_page_has_enough_names() -> None:
     assert len(NAMES) >= 20
     full = [name for name in NAME.findall(PAGE) if name.startswith("zeropass.")]
     assert PAGE.count("zeropass.") == len(full), "a name is not in backticks of its own"
@@ -145,7 +145,7 @@ def test_the_sections_are_in_order() -> None:
     assert re.findall(r"^## (\d)\. ", PAGE, re.M) == list("123456789")
 
 
-# What the page says of the code
+# Statements of the page about the code
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +164,12 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Frames]:
         ("frames", r"The default is (\d+)"),
     ],
 )
-def test_the_usual_offset_is_the_codes(page: str, sentence: str) -> None:
+def test_the_usual_offset_matches_the_code(page: str, sentence: str) -> None:
     (number,) = re.findall(sentence, (DOCS / f"{page}.md").read_text(encoding="utf-8"))
     assert int(number) == USUAL_OFFSET
 
 
-def test_where_the_offset_is_zero(frames: Callable[[str], Frames]) -> None:
+def test_the_offset_is_zero_where_the_page_says_so(frames: Callable[[str], Frames]) -> None:
     assert (
         "The offset is 0 for the formulas of the paper (`paper`), for `vo`, and where the model has no rotary" in PAGE
     )
@@ -189,19 +189,19 @@ def test_the_spaces_exist(frames: Callable[[str], Frames]) -> None:
     assert (space_of("token", "read", 0), space_of("token", "read", 1)) == ("embedded", "token")
 
 
-def test_the_nulls_are_the_codes() -> None:
+def test_the_nulls_match_the_code() -> None:
     answers = PAGE.split("answer different questions.")[1].split("The confound")[0]
     assert set(re.findall(r"`(\w+)`: ", answers)) == set(NULLS)
 
 
-def test_the_default_kernel_is_the_codes() -> None:
+def test_the_default_kernel_matches_the_code() -> None:
     paper, default = re.findall(r"kernel `(\w+)`; a rotation, kernel `(\w+)`, is the default", PAGE)[0]
     assert signature(translate).parameters["kernel"].default == default
     assert KERNELS[default].solve == "orthogonal"
     assert paper in KERNELS
 
 
-def test_the_sides_of_the_parameters() -> None:
+def test_the_sides_of_the_parameters_match_the_code() -> None:
     table = PAGE.split("| parameter | side |")[1].split("\n\n")[0]
     for names, side in re.findall(r"^\| (?:FF|subheads?) ([^|]*) \| (\w+) \|", table, re.M):
         assert set(names.split(", ")) <= set(READ_ROLES if side == "read" else WRITE_ROLES), names
@@ -210,13 +210,13 @@ def test_the_sides_of_the_parameters() -> None:
 # Section 3: maps
 
 
-def test_rotated_products_depend_on_the_distance_alone() -> None:
+def test_rotated_products_depend_only_on_the_distance() -> None:
     q, k, angles = draw(5, D), draw(5, D, seed=1), 100.0 ** -torch.arange(0, 1, 2 / D, dtype=torch.float64)
     for i, j in ((7, 3), (3, 7), (40, 0)):
         close((rotate(q, i, angles) * rotate(k, j, angles)).sum(1), (rotate(q, i - j, angles) * k).sum(1))
 
 
-def test_inner_product_of_two_maps() -> None:
+def test_the_inner_product_of_two_maps_is_that_of_their_matrices() -> None:
     a, b = (Factored(draw(20, 4, seed=s), draw(30, 4, seed=s + 1)) for s in (0, 2))
     product = ((a.left @ a.right.T) * (b.left @ b.right.T)).sum()
     assert a.inner(b) == pytest.approx(float(product))
@@ -257,7 +257,7 @@ def test_the_best_pair_is_within_the_bound_of_its_norms() -> None:
 # Section 4: to the vocabulary and back
 
 
-def test_a_right_inverse_gives_back_states_and_inner_products() -> None:
+def test_a_right_inverse_recovers_states_and_inner_products() -> None:
     e, x, y = embedding(), draw(3, D, seed=1), draw(3, D, seed=2)
     inverse = pseudo_inverse(e)
     close(e.T @ inverse, torch.eye(D))
@@ -265,7 +265,7 @@ def test_a_right_inverse_gives_back_states_and_inner_products() -> None:
     close((scores(x, e) * scores(y, inverse)).sum(1), (x * y).sum(1))
 
 
-def test_the_transpose_puts_the_gram_matrix_in_between() -> None:
+def test_the_transpose_inserts_the_gram_matrix() -> None:
     e, x, y = embedding(), draw(3, D, seed=1), draw(3, D, seed=2)
     of_rows = moments(e)
     gram = V * (of_rows.covariance + torch.outer(of_rows.mean, of_rows.mean))
@@ -275,7 +275,7 @@ def test_the_transpose_puts_the_gram_matrix_in_between() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 5, 40, V])
-def test_what_keep_k_leaves_of_an_inner_product(k: int) -> None:
+def test_keep_k_leaves_the_part_of_an_inner_product_in_the_kept_rows(k: int) -> None:
     e, x, y = embedding(), draw(1, D, seed=1), draw(1, D, seed=2)
     values, inverse = scores(x, e), pseudo_inverse(e)
     kept = keep_k(values, k)[0] != 0
@@ -285,7 +285,7 @@ def test_what_keep_k_leaves_of_an_inner_product(k: int) -> None:
     close(from_scores(values, inverse, k) @ y.T, x @ y.T - x @ gram_rest @ torch.linalg.inv(e.T @ e) @ y.T)
 
 
-def test_shares_of_tokens_in_the_identity() -> None:
+def test_the_shares_of_tokens_in_the_identity_sum_to_the_width() -> None:
     e = embedding()
     shares = (e * pseudo_inverse(e)).sum(1)
     assert float(shares.min()) >= 0
@@ -293,7 +293,7 @@ def test_shares_of_tokens_in_the_identity() -> None:
     assert float(shares.sum()) == pytest.approx(D)
 
 
-def test_kept_squares_grow_from_the_largest() -> None:
+def test_kept_squares_are_added_from_the_largest() -> None:
     e, x = embedding(), draw(1, D, seed=1)
     sums = torch.tensor([float(from_scores(scores(x, e), e, k) @ x.T) for k in range(1, V + 1)])
     steps = sums.diff()
@@ -315,7 +315,7 @@ def test_folded_reading_is_reading_the_normed_state(norm: Any) -> None:
 
 
 @NORMS
-def test_folded_writing_is_the_linear_part_of_the_norm_behind(norm: Any) -> None:
+def test_folded_writing_is_the_linear_part_of_the_norm_that_follows(norm: Any) -> None:
     parts, gain = draw(4, D), draw(D, seed=1)
     x = parts.sum(0)
     inner = x - x.mean() if norm == "layer" else x
@@ -324,8 +324,8 @@ def test_folded_writing_is_the_linear_part_of_the_norm_behind(norm: Any) -> None
 
 
 @NORMS
-def test_what_writing_a_vector_does_to_the_logits(norm: Any) -> None:
-    """Its list, minus a multiple of the logits that are there: the derivative through the final norm."""
+def test_writing_a_vector_changes_the_logits_by_the_formula(norm: Any) -> None:
+    """The derivative through the final norm is its list minus a multiple of the present logits."""
     x, v, gain, u = draw(D), draw(D, seed=1), draw(D, seed=2), draw(V, D, seed=3)
     gained = jacrev(lambda state: apply_norm(state, norm, 1e-3, gain, None) @ u.T)(x) @ v
     rows, n = fold_read(u, gain, norm), normed(x, norm, 1e-3)
@@ -344,7 +344,7 @@ def test_the_division_keeps_the_order_of_outputs_but_not_of_states() -> None:
 # Section 6: z
 
 
-def test_z_comes_from_mean_and_covariance_and_knows_no_scale() -> None:
+def test_z_comes_from_mean_and_covariance_and_does_not_depend_on_scale() -> None:
     e, w = embedding(), draw(3, D, seed=1)
     of_rows, full = moments(e), scores(w, e)
     close(((w @ of_rows.covariance) * w).sum(1), full.var(1, correction=0))
@@ -363,7 +363,7 @@ def test_z_comes_from_mean_and_covariance_and_knows_no_scale() -> None:
 
 @pytest.mark.parametrize(("size", "least"), [(0.1, 0.9), (1.0, 0.3)])
 def test_an_untrained_network_agrees_with_its_lists(size: float, least: float) -> None:
-    """Random blocks: any direction raises the logits of its own list, not those of another direction's list."""
+    """With random blocks, any direction raises the logits of its own list, not of another direction's list."""
     d, n = 32, 64
     for seed in range(4):
         first = 100 * seed
@@ -381,14 +381,14 @@ def test_an_untrained_network_agrees_with_its_lists(size: float, least: float) -
         assert abs(cosine(gained, lists.roll(1, 0))) < 0.15
 
 
-def test_turning_up_and_value_around_changes_nothing() -> None:
+def test_flipping_the_signs_of_up_and_value_changes_nothing() -> None:
     n, gate, up, value = draw(5, D), draw(6, D, seed=1), draw(6, D, seed=2), draw(6, D, seed=3)
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)[:, None]
     opened = functional.silu(n @ gate.T)
     close((opened * (n @ (signs * up).T)) @ (signs * value), (opened * (n @ up.T)) @ value)
 
 
-def test_the_height_below_which_a_list_is_faint() -> None:
+def test_a_list_is_faint_below_the_height_on_the_page() -> None:
     height = NormalDist().inv_cdf(1 - 0.05 / (2 * 47_029))
     assert f"V = 47,029 that is t = {height:.2f}" in PAGE
 

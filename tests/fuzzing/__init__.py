@@ -1,1 +1,1 @@
-"""Mutated inputs for every reader: of what (seeds), how (mutate), what reads them (readers), what must hold (judge)."""
+"""Mutated inputs for every reader: the files to start from, the mutations, the readers, and the judge of outcomes."""

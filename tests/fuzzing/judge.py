@@ -1,4 +1,4 @@
-"""One case: a changed file, the reader that meets it, and whether what followed is what is promised."""
+"""Run one case: give a changed file to a reader, and judge whether it was read or properly refused."""
 
 import contextlib
 import gc
@@ -29,21 +29,21 @@ from zeropass.errors import ZeropassError
 __all__ = ["ALLOWANCE", "LIMIT", "WAIT", "Case", "Outcome", "Workplace", "limit_memory"]
 
 LIMIT = 5.0
-"""Seconds of processor time that a case may take; a busy machine is no bug."""
+"""Seconds of processor time that a case may take; a busy machine is not a bug."""
 
 WAIT = 60.0
-"""Seconds that it may take by the clock, whatever it waits for."""
+"""Seconds of wall-clock time that a case may take, whatever it waits for."""
 
 ALLOWANCE = 64 << 20
-"""Bytes that a case may take beside ten times its files: what libraries load when they are first used."""
+"""Bytes that a case may take beyond ten times the size of its files, for what libraries load at first use."""
 
 HARD = 2 << 30
-"""Bytes beyond what a process has at its start, at which allocating ends: a guard for the machine."""
+"""Bytes that a process may allocate beyond what it has at its start; this protects the machine."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The number of a case; with the reader and the seed it says all of it."""
+    """A case, which its reader, seed and number determine completely."""
 
     reader: str
     seed: int
@@ -51,13 +51,13 @@ class Case:
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command that repeats the case."""
         return f"python tests/fuzz.py {self.reader} --seed {self.seed} --case {self.number}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: ``read`` or ``refused``, or what is wrong with how it ended, and where."""
+    """The outcome of a case: ``read``, ``refused``, or what went wrong, and where."""
 
     kind: str
     where: str = ""
@@ -67,88 +67,90 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether it ended as is promised."""
+        """True if the case ended as promised."""
         return self.kind in ("read", "refused")
 
 
 class TimeUp(BaseException):
-    """A case took too long."""
+    """An interruption of a case that took too long."""
 
 
 class Workplace:
-    """Copies of the seeds that one process changes and puts right again, case by case."""
+    """Copies of the seeds that one process changes and restores, case by case."""
 
     def __init__(self, seeds: Path, folder: Path) -> None:
         self.seeds, self.folder = seeds, folder
         self._files: dict[str, list[tuple[Path, list[Path]]]] = {}
 
     def places(self, reader: Reader) -> list[tuple[Path, list[Path]]]:
-        """The folders of a reader here, each with its files that may be changed."""
+        """Return the folders of a reader, each with the files that may be changed in it."""
         if reader.name not in self._files:
-            found = []
+            places = []
             for seed in sorted(path for pattern in reader.seeds for path in self.seeds.glob(pattern)):
-                own = self.folder / reader.name / seed.name / "it"
-                shutil.copytree(seed, own)
-                files = [file for pattern in reader.files for file in sorted(own.glob(pattern))]
-                found.append((own, files))
-            self._files[reader.name] = found
+                folder = self.folder / reader.name / seed.name / "it"
+                shutil.copytree(seed, folder)
+                files = [file for pattern in reader.files for file in sorted(folder.glob(pattern))]
+                places.append((folder, files))
+            self._files[reader.name] = places
         return self._files[reader.name]
 
     @contextlib.contextmanager
     def changed(self, case: Case, draw: Random) -> Iterator[Path]:
-        """The folder of a case, with one or two files changed while the context lasts."""
-        own, files = draw.choice(self.places(READERS[case.reader]))
+        """Yield the folder of a case, in which one or two files are changed while the context lasts."""
+        folder, files = draw.choice(self.places(READERS[case.reader]))
         chosen = draw.sample(files, min(len(files), 1 + (draw.random() < 0.1))) if files else []
         before = {file: file.read_bytes() for file in chosen}
-        entries = set(own.rglob("*"))
+        entries = set(folder.rglob("*"))
         try:
             for file, content in before.items():
                 file.write_bytes(mutated(file.name, content, draw))
-            (own.parent / "changed.json").write_text(json.dumps([file.name for file in chosen]))
-            yield own
+            (folder.parent / "changed.json").write_text(json.dumps([file.name for file in chosen]))
+            yield folder
         finally:
             for file, content in before.items():
                 file.write_bytes(content)
-            for path in sorted(set(own.rglob("*")) - entries, reverse=True):
+            for path in sorted(set(folder.rglob("*")) - entries, reverse=True):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def run(self, case: Case, trace: bool = False) -> Outcome:
-        """What becomes of a case."""
+        """Run a case and return its outcome."""
         draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
-        with self.changed(case, draw) as own:
+        with self.changed(case, draw) as folder:
             started, before = time.process_time(), _reset_peak()
             if case.number % reader.rarely == reader.rarely - 1:
-                found = _judged_command([str(one) for one in reader.command(own, self.seeds, draw)], reader, own, trace)
+                outcome = _judged_command(
+                    [str(argument) for argument in reader.command(folder, self.seeds, draw)], reader, folder, trace
+                )
             else:
-                found = _judged_use(reader.used(case.number), reader, own, self.seeds, draw, trace)
+                outcome = _judged_use(reader.used(case.number), reader, folder, self.seeds, draw, trace)
             took, grown = time.process_time() - started, _peak() - before
-            size = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
-        if found.kind == "read" and reader.each and (name := list(WRITTEN)[case.number]) not in HARMLESS:
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if outcome.kind == "read" and reader.each and (name := list(WRITTEN)[case.number]) not in HARMLESS:
             return Outcome("accepted", name, "it should be refused", took, grown)
-        if found.right and took > LIMIT:
+        if outcome.right and took > LIMIT:
             return Outcome("hang", "", f"{took:.1f} s", took, grown)
-        if found.right and grown > 10 * size + ALLOWANCE:
+        if outcome.right and grown > 10 * size + ALLOWANCE:
             return Outcome("memory", "", f"{grown >> 20} MiB for files of {size} bytes", took, grown)
-        return Outcome(found.kind, found.where, found.detail, took, grown)
+        return Outcome(outcome.kind, outcome.where, outcome.detail, took, grown)
 
     def clean(self, reader: Reader) -> None:
-        """Read the seeds themselves, which load what is loaded when it is first used; raises where one is refused."""
+        """Read the unchanged seeds, so that libraries load what they need; raise if a seed is refused."""
         for number in range(60):
             draw = Random(number)
-            for own, _ in self.places(reader):
-                (own.parent / "changed.json").write_text(json.dumps([path.name for path in own.glob("*.gguf")]))
+            for folder, _ in self.places(reader):
+                (folder.parent / "changed.json").write_text(json.dumps([path.name for path in folder.glob("*.gguf")]))
                 with contextlib.suppress(*(() if reader.named else (ZeropassError,))):
-                    reader.use(own, self.seeds, draw)
+                    reader.use(folder, self.seeds, draw)
             if number > 3 and len(self.places(reader)) > 4:
                 break
 
 
-def _judged_use(use: Use, reader: Reader, own: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
+def _judged_use(use: Use, reader: Reader, folder: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
     try:
         with _limited():
-            use(own, seeds, draw)
+            use(folder, seeds, draw)
     except ZeropassError as error:
-        return _judged_message(str(error), reader, own)
+        return _judged_message(str(error), reader, folder)
     except TimeUp as error:
         return Outcome("hang", _where(error), f"more than {LIMIT:g} s")
     except BaseException as error:
@@ -158,12 +160,12 @@ def _judged_use(use: Use, reader: Reader, own: Path, seeds: Path, draw: Random, 
     return Outcome("read")
 
 
-def _judged_message(message: str, reader: Reader, own: Path) -> Outcome:
+def _judged_message(message: str, reader: Reader, folder: Path) -> Outcome:
     if not message.strip():
         return Outcome("no message")
     if (
         reader.named
-        and str(own) not in message
+        and str(folder) not in message
         and not message.startswith(UNNAMED)
         and not (reader.unnamed and re.search(reader.unnamed, message))
     ):
@@ -171,8 +173,8 @@ def _judged_message(message: str, reader: Reader, own: Path) -> Outcome:
     return Outcome("refused", detail=message[:300])
 
 
-def _judged_command(arguments: list[str], reader: Reader, own: Path, trace: bool) -> Outcome:
-    """The same through the command line, in this process: exit code 2, one message, nothing on stdout; or it works."""
+def _judged_command(arguments: list[str], reader: Reader, folder: Path, trace: bool) -> Outcome:
+    """Judge a command in this process: it works, or ends with exit code 2, one message and nothing on stdout."""
     out, err = io.StringIO(), io.StringIO()
     argv, code = sys.argv, 0
     sys.argv = ["zeropass", *arguments]
@@ -189,11 +191,11 @@ def _judged_command(arguments: list[str], reader: Reader, own: Path, trace: bool
         return Outcome(type(error).__name__, _where(error), str(error)[:300])
     finally:
         sys.argv = argv
-    return judged_end(code, out.getvalue(), err.getvalue(), arguments, reader, own)
+    return judged_end(code, out.getvalue(), err.getvalue(), arguments, reader, folder)
 
 
-def judged_end(code: int, out: str, err: str, arguments: list[str], reader: Reader, own: Path) -> Outcome:
-    """Whether a command ended as it should, by its exit code and what it printed."""
+def judged_end(code: int, out: str, err: str, arguments: list[str], reader: Reader, folder: Path) -> Outcome:
+    """Judge how a command ended, by its exit code and output."""
     where = f"command {arguments[0]}"
     if code == 0:
         return Outcome("read") if not err else Outcome("stderr", where, err[:300])
@@ -203,17 +205,17 @@ def judged_end(code: int, out: str, err: str, arguments: list[str], reader: Read
         return Outcome("stdout", where, out[:300])
     if reader.named and (not err.startswith("error: ") or err.count("\n") != 1):
         return Outcome("message", where, err[:300])
-    return _judged_message(err, reader, own)
+    return _judged_message(err, reader, folder)
 
 
 def in_shell(workplace: Workplace, case: Case) -> Outcome:
-    """A case through the real command line."""
+    """Run a case through the real command line."""
     draw, reader = Random(f"{case.reader} {case.seed} {case.number}"), READERS[case.reader]
-    with workplace.changed(case, draw) as own:
-        arguments = [str(one) for one in reader.command(own, workplace.seeds, draw)]
+    with workplace.changed(case, draw) as folder:
+        arguments = [str(argument) for argument in reader.command(folder, workplace.seeds, draw)]
         line = [sys.executable, "-m", "zeropass", *arguments]
         done = subprocess.run(line, capture_output=True, text=True, timeout=60)
-        return judged_end(done.returncode, done.stdout, done.stderr, arguments, reader, own)
+        return judged_end(done.returncode, done.stdout, done.stderr, arguments, reader, folder)
 
 
 @contextlib.contextmanager
@@ -239,21 +241,21 @@ PACKAGE = str(Path(zeropass.__file__).parent)
 
 
 def _where(error: BaseException) -> str:
-    """The last place in our own code that an error passed."""
+    """Return the last place in zeropass that an error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
-    return f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno}" if own else ""
+    frames = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
+    return f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else ""
 
 
 def limit_memory(limited: bool) -> None:
-    """Let this process allocate no more than so much beyond what it has, or as much as it likes."""
+    """Limit what this process may allocate beyond what it has, or lift the limit."""
     gc.collect()
     most = _status("VmData") + HARD if limited else resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
 
 
 def _reset_peak() -> int:
-    """Begin to measure the most memory that is taken; returns what is taken now."""
+    """Start to measure peak memory, and return the memory in use now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

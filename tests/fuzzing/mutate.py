@@ -1,4 +1,4 @@
-"""Mutations of real files: of their bytes, and of what they hold (JSON, headers, tables). Repeatable by a seed."""
+"""Seeded mutations of real files: of their bytes, and of their contents (JSON, headers, tables)."""
 
 import io
 import json
@@ -48,25 +48,25 @@ RAW = (
     "1" + "0" * 5000,
 )
 RAW += ("[" * 3000 + "]" * 3000, '{"a":' * 500 + "1" + "}" * 500, '"\\ud800"', "01", "'x'", "", "tru", '"')
-"""What JSON cannot be made to say through Python's objects, or should not."""
+"""Raw JSON texts that Python's objects cannot express, or should not."""
 
 
 def mutated(name: str, data: bytes, draw: Random) -> bytes:
-    """The bytes of a file with one to three mutations, by the kind that its name tells."""
-    whole = next((own for ending, own in _KINDS.items() if name.endswith(ending)), None)
+    """Return the bytes of a file with one to three mutations that suit the suffix of its name."""
+    mutate = next((mutation for suffix, mutation in _KINDS.items() if name.endswith(suffix)), None)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        if whole is not None and draw.random() < 0.75:
+        if mutate is not None and draw.random() < 0.75:
             try:
-                data = whole(data, draw)
+                data = mutate(data, draw)
                 continue
             except Exception:
-                pass  # an earlier mutation left nothing with that structure
+                pass  # an earlier mutation destroyed the structure
         data = _bytes(data, draw)
     return data
 
 
 def mutated_text(text: str, draw: Random) -> str:
-    """A text with one to three mutations of its characters."""
+    """Return a text with one to three mutations of its characters."""
     for _ in range(draw.choice((1, 1, 2, 3))):
         at, to = sorted(draw.randrange(len(text) + 1) for _ in range(2))
         middle = draw.choice(("", text[at:to] * 2, draw.choice(TEXTS), str(draw.choice(INTEGERS)), chr(_point(draw))))
@@ -82,7 +82,7 @@ def _point(draw: Random) -> int:
 
 
 def _bytes(data: bytes, draw: Random) -> bytes:
-    """One mutation that knows of no structure. Most fall near the beginning or the end, where headers are."""
+    """Mutate bytes without regard to structure, mostly near the beginning or the end, where headers are."""
     where = draw.random()
     near = min(len(data), 400)
     at = draw.randrange(near + 1) if where < 0.5 else len(data) - draw.randrange(near + 1)
@@ -114,7 +114,7 @@ def _bytes(data: bytes, draw: Random) -> bytes:
 
 
 class _Raw(str):
-    """Text that goes into the JSON as it is."""
+    """Text that goes into JSON verbatim."""
 
 
 def _json(data: bytes, draw: Random) -> bytes:
@@ -122,16 +122,16 @@ def _json(data: bytes, draw: Random) -> bytes:
 
 
 def _text_of(value: Any, draw: Random) -> str:
-    """The JSON of a value, its raw parts as they are; now and then with a key twice."""
+    """Return the JSON of a value with its raw parts verbatim; sometimes a key occurs twice."""
     parts: list[str] = []
 
-    def plain(one: Any) -> Any:
-        if isinstance(one, _Raw):
-            parts.append(str(one))
+    def plain(item: Any) -> Any:
+        if isinstance(item, _Raw):
+            parts.append(str(item))
             return f"@raw {len(parts) - 1}@"
-        if isinstance(one, dict):
-            return {key: plain(inner) for key, inner in one.items()}
-        return [plain(inner) for inner in one] if isinstance(one, list) else one
+        if isinstance(item, dict):
+            return {key: plain(inner) for key, inner in item.items()}
+        return [plain(inner) for inner in item] if isinstance(item, list) else item
 
     text = json.dumps(plain(value), ensure_ascii=draw.random() < 0.5)
     for n, part in enumerate(parts):
@@ -143,13 +143,19 @@ def _text_of(value: Any, draw: Random) -> str:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container inside a value, with each of its keys."""
+    """Return every container inside a value, with each of its keys."""
     places, todo = [], [value]
     while todo:
-        one = todo.pop()
-        keys = list(one) if isinstance(one, dict) else range(len(one)) if isinstance(one, list) else ()
-        places += [(one, key) for key in keys]
-        todo += [one[key] for key in keys]
+        container = todo.pop()
+        keys = (
+            list(container)
+            if isinstance(container, dict)
+            else range(len(container))
+            if isinstance(container, list)
+            else ()
+        )
+        places += [(container, key) for key in keys]
+        todo += [container[key] for key in keys]
     return places
 
 
@@ -164,11 +170,11 @@ def _odd(draw: Random, plain: bool = False) -> Any:
 
 
 def _changed(value: Any, draw: Random) -> Any:
-    """The value with one place changed: taken out, doubled, renamed, of another type, or with an odd value."""
+    """Return a value with one entry removed, doubled, renamed, or given another type or an odd value."""
     places = _places(value)
     if not places or draw.random() < 0.02:
         return _odd(draw)
-    # Long lists and vocabularies would get all mutations: half of them go to where there are few.
+    # Long lists and vocabularies would get nearly all mutations, so more than half go to short containers.
     few = [place for place in places if len(place[0]) < 30] or places
     holder, key = draw.choice(few if draw.random() < 0.6 else places)
     old = holder[key]
@@ -205,21 +211,21 @@ def _of_other_type(old: Any, draw: Random) -> Any:
 
 
 def _safetensors(data: bytes, draw: Random) -> bytes:
-    """The JSON header changed, and its length put right; or the length itself."""
+    """Change the JSON header and correct its length, or change the length itself."""
     (length,) = struct.unpack_from("<Q", data)
     if draw.random() < 0.1:
         return struct.pack("<Q", draw.choice((*INTEGERS, length + 1, length - 1))) + data[8:]
     header = json.loads(data[8 : 8 + length])
     kind = draw.random()
-    tensors = [one for one in header.values() if isinstance(one, dict) and "data_offsets" in one]
+    tensors = [entry for entry in header.values() if isinstance(entry, dict) and "data_offsets" in entry]
     if kind < 0.4 and tensors:
-        one = draw.choice(tensors)
+        entry = draw.choice(tensors)
         if draw.random() < 0.5:
             at = draw.randrange(2)
-            one["data_offsets"][at] = draw.choice((*INTEGERS, one["data_offsets"][at] + draw.randint(-8, 8)))
+            entry["data_offsets"][at] = draw.choice((*INTEGERS, entry["data_offsets"][at] + draw.randint(-8, 8)))
         else:
-            one["shape"] = draw.choice(
-                (one["shape"][::-1], [], [0], one["shape"] + [1], [draw.choice(INTEGERS)], [1 << 32, 1 << 32])
+            entry["shape"] = draw.choice(
+                (entry["shape"][::-1], [], [0], entry["shape"] + [1], [draw.choice(INTEGERS)], [1 << 32, 1 << 32])
             )
     elif kind < 0.5 and tensors:
         kinds = ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "F8_E8M0", "C64", "Q4", "")
@@ -234,7 +240,7 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 def _gguf(data: bytes, draw: Random) -> bytes:
-    """One number of the header (a count, a length, a type, an offset), or one value of the metadata, changed."""
+    """Change one number of the header (a count, length, type or offset) or one value of the metadata."""
     at, width, counts = draw.choice(_gguf_places(data))
     if counts and draw.random() < 0.7:
         (old,) = struct.unpack_from("<" + {1: "B", 2: "H", 4: "I", 8: "Q"}[width], data, at)
@@ -245,7 +251,7 @@ def _gguf(data: bytes, draw: Random) -> bytes:
 
 
 def _gguf_places(data: bytes) -> list[tuple[int, int, bool]]:
-    """(offset, bytes, whether it is a number that says how to read on) of everything in a GGUF header."""
+    """Return (offset, bytes, True if it is a number that guides parsing) of everything in a GGUF header."""
     places = [(4, 4, True), (8, 8, True), (16, 8, True)]
     tensors, fields = struct.unpack_from("<QQ", data, 8)
     at = 24
@@ -285,12 +291,12 @@ def _gguf_places(data: bytes) -> list[tuple[int, int, bool]]:
 
 
 def _torch(data: bytes, draw: Random) -> bytes:
-    """A member of the archive changed and packed anew, so that its checksum is right; or the bytes of the pickle."""
+    """Change a member of the archive and repack it with a correct checksum, or change the bytes of a pickle."""
     if not data.startswith(b"PK"):
         return _pickle(data, draw)
     packed, out = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
-    members = {one.filename: packed.read(one) for one in packed.infolist()}
-    name = draw.choice([one for one in members if one.endswith("data.pkl")] * 8 + list(members))
+    members = {member.filename: packed.read(member) for member in packed.infolist()}
+    name = draw.choice([member for member in members if member.endswith("data.pkl")] * 8 + list(members))
     change = _pickle if name.endswith(".pkl") else _bytes
     members[name] = change(members[name], draw)
     if draw.random() < 0.1:
@@ -299,27 +305,29 @@ def _torch(data: bytes, draw: Random) -> bytes:
         members[draw.choice(("x/data.pkl", "../data.pkl", "archive/data/0"))] = draw.randbytes(20)
     how = draw.choice((zipfile.ZIP_STORED,) * 9 + (zipfile.ZIP_DEFLATED,))
     with zipfile.ZipFile(out, "w", how) as archive:
-        for one, content in members.items():
-            archive.writestr(one, content)
+        for member, content in members.items():
+            archive.writestr(member, content)
     return out.getvalue()
 
 
 def _pickle(data: bytes, draw: Random) -> bytes:
-    """One instruction of a pickle left out, doubled, replaced by another, or with another argument."""
-    steps = [place for _, _, place in pickletools.genops(data)]  # of a legacy file the first pickle: its magic number
+    """Remove, double or replace one instruction of a pickle, or change its argument."""
+    steps = [
+        place for _, _, place in pickletools.genops(data)
+    ]  # in a legacy file, the first pickle is its magic number
     if data.startswith(b"\x80") and len(steps) < 8:  # several pickles follow each other
         return _bytes(data, draw)
     n = draw.randrange(len(steps))
     start, stop = steps[n], steps[n + 1] if n + 1 < len(steps) else len(data)
-    own = data[start:stop]
+    step = data[start:stop]
     other = draw.randrange(len(steps) - 1)
     new = draw.choice(
         (
             b"",
-            own * 2,
+            step * 2,
             data[steps[other] : steps[other + 1]],
-            own[:1] + draw.randbytes(len(own) - 1),
-            bytes([draw.randrange(256)]) + own[1:],
+            step[:1] + draw.randbytes(len(step) - 1),
+            bytes([draw.randrange(256)]) + step[1:],
             b"M" + draw.randbytes(2),
             b"\x8a\x08" + draw.randbytes(8),
             b"cos\nsystem\n",
@@ -335,7 +343,7 @@ def _pickle(data: bytes, draw: Random) -> bytes:
 
 
 def _parquet(data: bytes, draw: Random) -> bytes:
-    """A table of other rows, columns, types or values, in a sound file."""
+    """Change rows, columns, types or values of a table, in a valid file."""
     table = pq.read_table(io.BytesIO(data))
     column = draw.randrange(table.num_columns)
     kind = draw.randrange(7)
@@ -387,24 +395,24 @@ def _other_value(old: Any, draw: Random) -> Any:
 def _lines(data: bytes, draw: Random) -> bytes:
     lines = data.split(b"\n")
     at = draw.randrange(len(lines))
-    own = lines[at]
+    line = lines[at]
     lines[at : at + draw.choice((0, 1, 1))] = draw.choice(
         (
             [],
-            [own] * 2,
-            [own + b" " + own],
+            [line] * 2,
+            [line + b" " + line],
             [draw.choice(lines)],
-            [mutated_text(own.decode("utf-8", "replace"), draw).encode("utf-8", "replace")],
+            [mutated_text(line.decode("utf-8", "replace"), draw).encode("utf-8", "replace")],
             [draw.choice(TEXTS).encode("utf-8", "surrogatepass")],
-            [b"\xff\xfe" + own],
-            [own + b"\r"],
+            [b"\xff\xfe" + line],
+            [line + b"\r"],
         )
     )
     return b"\n".join(lines)
 
 
 def _npy(data: bytes, draw: Random) -> bytes:
-    """The text of the header changed, and its length put right."""
+    """Change the text of the header, and correct its length."""
     (length,) = struct.unpack_from("<H", data, 8)
     header = data[10 : 10 + length].decode("latin-1")
     old, new = draw.choice(

@@ -1,4 +1,4 @@
-"""The readers that are tried: a name, the real files to begin with, which of them are changed, how they are used."""
+"""The readers under test: their names, the real files to start from, the files to change, and how they are used."""
 
 import contextlib
 import json
@@ -32,17 +32,21 @@ __all__ = ["READERS", "UNNAMED", "Reader", "Use"]
 
 Draw = random.Random
 Use = Callable[[Path, Path, Draw], None]
-"""Reads the folder that holds what was changed and uses it; the second path is the folder of all (unchanged) seeds."""
+"""A function that reads and uses the changed folder; its second path is the folder of all (unchanged) seeds."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What is tried.
+    """A reader under test.
 
-    ``seeds``: folders below that of all seeds; ``files``: patterns of files in them of which one or two are changed.
-    ``command``: what is asked of the command line for the same, given both folders; ``rarely``: one case in so many.
-    ``each``: instead of ``use``, one for each case, without chance.
-    ``named``: whether a refusal must name the changed folder, or a file in it, but where it matches ``unnamed``.
+    Attributes:
+        seeds: Folders below the folder of all seeds.
+        files: Patterns of files in them, of which one or two are changed.
+        use: A function that reads the changed folder.
+        command: Returns command-line arguments for the same use, given both folders.
+        rarely: The command is run in one case out of this many.
+        named: True if a refusal must name the changed folder or a file in it, unless it matches ``unnamed``.
+        each: Instead of ``use``, one function for each case, without randomness.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Reader:
     each: tuple[Use, ...] = ()
 
     def used(self, number: int) -> Use:
-        """How the case of a number is used."""
+        """Return the function that uses the case of a number."""
         return self.each[number % len(self.each)] if self.each else self.use
 
 
@@ -88,8 +92,8 @@ def _model(path: Path, _seeds: Path, draw: Draw) -> None:
 
 
 def _read(model: zp.Model, draw: Draw) -> None:
-    """Use of a model what its commands use, a part in each case."""
-    role = draw.choice([one for one in model.family.roles if one not in ("qk", "vo", "cross_qk", "cross_vo")])
+    """Use the parts of a model that commands use, some of them in each case."""
+    role = draw.choice([role for role in model.family.roles if role not in ("qk", "vo", "cross_qk", "cross_vo")])
     _allowing(lambda: model.matrix(role, draw.randrange(model.dims.layers)))
     _vocabulary(model.vocab, draw)
     kind = draw.random()
@@ -101,7 +105,7 @@ def _read(model: zp.Model, draw: Draw) -> None:
 
 
 def _allowing(use: Callable[[], object]) -> None:
-    """What a model does not have may be refused without its name."""
+    """Call a function that may refuse an address which the model lacks, without naming a file."""
     with contextlib.suppress(errors.BadAddress):
         use()
 
@@ -116,12 +120,12 @@ def _vocabulary(vocab: Any, draw: Draw) -> None:
         vocab.find(text)
     try:
         vocab.encode(text)
-    except errors.BadModel as error:  # told of the text; the file was named where the model was opened
+    except errors.BadModel as error:  # about the text; opening the model has already named the file
         raise replace_message(error) from error
 
 
 def replace_message(error: ZeropassError) -> ZeropassError:
-    """An error whose message need not name a file."""
+    """Return the error with a message that need not name a file."""
     error.args = (f"{UNNAMED}{error}",)
     return error
 
@@ -136,19 +140,19 @@ def _gguf(path: Path, seeds: Path, draw: Draw) -> None:
 
 
 def _gguf_tokenizer(path: Path, seeds: Path, draw: Draw) -> None:
-    """The metadata of a tokenizer as JSON keeps it; GGUF has no objects."""
+    """Use the metadata of a tokenizer that is stored as JSON; GGUF has no objects, so they become text."""
     file = path / draw.choice(_changed_names(path) or ["bytes.json"])
     try:
         metadata = json.loads(file.read_bytes(), parse_int=lambda text: int(text[:30]))
     except (ValueError, RecursionError):
         return
     if isinstance(metadata, dict):
-        plain = {key: str(one) if isinstance(one, dict) else one for key, one in metadata.items()}
+        plain = {key: str(value) if isinstance(value, dict) else value for key, value in metadata.items()}
         _vocabulary(Vocabulary.from_gguf(plain, VOCAB, str(file)), draw)
 
 
 def _changed_names(path: Path) -> list[str]:
-    """The file names that were changed; a case leaves them beside."""
+    """Return the names of the changed files, which a case stores next to the folder."""
     return json.loads((path.parent / "changed.json").read_text())
 
 
@@ -205,16 +209,16 @@ def _plan(path: Path, seeds: Path, draw: Draw) -> None:
 
 
 def _verdicts(path: Path, seeds: Path, draw: Draw) -> None:
-    found = read_verdicts(path / "verdicts.json")
-    for one in found.kinds:
-        found.of(one.role, one.frame, one.layer)
-        one.words.encode()
-    json.dumps(found.to_json(), allow_nan=False)
+    verdicts = read_verdicts(path / "verdicts.json")
+    for verdict in verdicts.kinds:
+        verdicts.of(verdict.role, verdict.frame, verdict.layer)
+        verdict.words.encode()
+    json.dumps(verdicts.to_json(), allow_nan=False)
 
 
 def _alignment(path: Path, seeds: Path, draw: Draw) -> None:
-    found = zp.read_alignment(path)
-    json.dumps(found.summary(), allow_nan=False)
+    alignment = zp.read_alignment(path)
+    json.dumps(alignment.summary(), allow_nan=False)
     _pages(
         Sources(seeds / "first-atlas", alignment=path),
         draw,
@@ -237,7 +241,7 @@ def _stitch(path: Path, seeds: Path, draw: Draw) -> None:
     json.dumps(zp.classify(path, [draw.choice(TEXTS[:3])]))
 
 
-# --- Words that a user types ----------------------------------------------------------------------------------------
+# --- Text that a user types ----------------------------------------------------------------------------------------
 
 
 ASKED = (*ADDRESSES, "L26.ff.1189.value", "L10.cross.3.q.bias", "type.0", "embed.norm", "L0.ff.e1.2", "L0.attn.1.k")
@@ -299,7 +303,7 @@ def _texts(path: Path, seeds: Path, draw: Draw) -> None:
     read_lines(file, "--text", "text", 5)
 
 
-# --- What is asked of the command line -------------------------------------------------------------------------------
+# --- Arguments of the command line ------------------------------------------------------------------------------------
 
 
 def _explain(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
@@ -308,7 +312,7 @@ def _explain(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
 
 
 def _explain_gguf(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
-    name = next((one for one in _changed_names(path) if one.endswith(".gguf")), "bytes.gguf")
+    name = next((name for name in _changed_names(path) if name.endswith(".gguf")), "bytes.gguf")
     return _explain(path / name, seeds, draw)
 
 
@@ -457,4 +461,4 @@ READERS = {
         ),
     )
 }
-"""All readers by their names."""
+"""All readers by name."""

@@ -1,4 +1,4 @@
-"""The real files that mutations start from: tiny random checkpoints in every format, and what is made of them."""
+"""The real files that mutations start from: tiny random checkpoints in every format, and zeropass output."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra")
 
 
 def make(folder: Path) -> Path:
-    """Write all seeds, a folder each."""
+    """Write all seeds, each in a folder of its own."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -49,17 +49,17 @@ def _checkpoints(folder: Path) -> Path:
     (llama / "generation_config.json").unlink()
     state = load_file(llama / "model.safetensors")
     for name, zipped in (("zip", True), ("legacy", False)):
-        own = _without_weights(llama, folder / name)
-        torch.save(state, own / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+        copy = _without_weights(llama, folder / name)
+        torch.save(state, copy / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     shards = _without_weights(llama, folder / "shards")
-    home = {one: f"model-{1 + n % 3:05}-of-00003.safetensors" for n, one in enumerate(state)}
+    home = {name: f"model-{1 + n % 3:05}-of-00003.safetensors" for n, name in enumerate(state)}
     for file in set(home.values()):
-        save_file({one: state[one] for one in state if home[one] == file}, shards / file)
+        save_file({name: state[name] for name in state if home[name] == file}, shards / file)
     index = {"metadata": {"total_size": 12345}, "weight_map": home}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
     for name in FAMILIES:
-        own = tiny.save(tiny_model(name), folder / "families" / name)
-        (own / "generation_config.json").unlink(missing_ok=True)
+        copy = tiny.save(tiny_model(name), folder / "families" / name)
+        (copy / "generation_config.json").unlink(missing_ok=True)
     _tokenizers(folder, llama)
     return llama
 
@@ -70,29 +70,29 @@ def _without_weights(source: Path, target: Path) -> Path:
 
 
 def _tokenizers(folder: Path, llama: Path) -> None:
-    """The same weights with tokenizers of each kind, and with the vocabulary files of older models."""
+    """Write the same weights with every type of tokenizer, and with the vocabulary files of older models."""
     for name, text in (
         ("bytes", _byte_level()),
         ("sentencepiece", sentencepiece(tiny.TOKENS)),
         ("wordpiece", tiny.tokenizer_json(tiny.TOKENS, wordpiece=True)),
         ("unigram", _unigram()),
     ):
-        own = shutil.copytree(llama, folder / "tokenizers" / name)
-        (own / "tokenizer.json").write_text(text)
+        copy = shutil.copytree(llama, folder / "tokenizers" / name)
+        (copy / "tokenizer.json").write_text(text)
     for name in ("bpe", "wordpiece"):
-        own = shutil.copytree(llama, folder / "vocabularies" / name)
-        (own / "tokenizer.json").unlink()
+        copy = shutil.copytree(llama, folder / "vocabularies" / name)
+        (copy / "tokenizer.json").unlink()
         special = {"unk_token": "[UNK]", "pad_token": {"content": "[PAD]", "special": True}, "bos_token": "!"}
-        (own / "special_tokens_map.json").write_text(json.dumps(special))
+        (copy / "special_tokens_map.json").write_text(json.dumps(special))
         settings = {"do_lower_case": True, "model_max_length": 512, "cls_token": "[CLS]", "tokenizer_class": "X"}
         size = 50 if name == "bpe" else 51
         added = {str(size): {"content": "<extra>", "special": True}}
-        (own / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": added}))
-        (own / "added_tokens.json").write_text(json.dumps({"<extra>": size}))
+        (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": added}))
+        (copy / "added_tokens.json").write_text(json.dumps({"<extra>": size}))
         if name == "bpe":
             spec = json.loads(_byte_level())["model"]
-            (own / "vocab.json").write_text(json.dumps(spec["vocab"]))
-            (own / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in spec["merges"]))
+            (copy / "vocab.json").write_text(json.dumps(spec["vocab"]))
+            (copy / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in spec["merges"]))
         else:
             names = [
                 "[PAD]",
@@ -102,14 +102,14 @@ def _tokenizers(folder: Path, llama: Path) -> None:
                 *(f"word{i}" for i in range(40)),
                 *(f"##{c}" for c in "abcdefg"),
             ]
-            (own / "vocab.txt").write_text("\n".join(names) + "\n")
+            (copy / "vocab.txt").write_text("\n".join(names) + "\n")
 
 
 def _byte_level() -> str:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:40]
     merges = [(letters[n], letters[n + 1]) for n in range(0, 20, 2)]
     pieces = [*letters, *(a + b for a, b in merges)]
-    tokenizer = Tokenizer(models.BPE({one: i for i, one in enumerate(pieces)}, merges))
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     spec = json.loads(tokenizer.to_str())
     split = {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}| ?\p{L}+|\s+(?!\S)|\s+"}, "behavior": "Isolated"}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -122,24 +122,24 @@ def _byte_level() -> str:
 
 def _unigram() -> str:
     pieces = ["<unk>", *(f"▁{a}{b}" for a in "bdfgl" for b in "aeio"), *"abcdefghilmnoprst▁"]
-    tokenizer = Tokenizer(models.Unigram([(one, -float(n)) for n, one in enumerate(pieces)], unk_id=0))
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(n)) for n, piece in enumerate(pieces)], unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     return tokenizer.to_str()
 
 
 def _ggufs(folder: Path, llama: Path) -> None:
-    own = folder / "gguf"
-    own.mkdir()
-    gguf_files.convert(llama, own / "bytes.gguf")
+    target = folder / "gguf"
+    target.mkdir()
+    gguf_files.convert(llama, target / "bytes.gguf")
     spm = shutil.copytree(llama, folder / "spm")
     (spm / "tokenizer.json").write_text(sentencepiece(tiny.TOKENS))
-    gguf_files.convert(spm, own / "pieces.gguf")
+    gguf_files.convert(spm, target / "pieces.gguf")
     shutil.rmtree(spm)
     (folder / "gguf-tokenizer").mkdir()
     for name in ("bytes", "pieces"):
-        metadata = GgufSource(own / f"{name}.gguf").metadata
-        kept = {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}
-        (folder / "gguf-tokenizer" / f"{name}.json").write_text(json.dumps(kept))
+        metadata = GgufSource(target / f"{name}.gguf").metadata
+        tokenizer = {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}
+        (folder / "gguf-tokenizer" / f"{name}.json").write_text(json.dumps(tokenizer))
 
 
 def _adapter(folder: Path) -> None:
@@ -148,9 +148,9 @@ def _adapter(folder: Path) -> None:
     for name, more in (("plain", {"alpha_pattern": {"o_proj": 3}}), ("dora", {"use_dora": True, "use_rslora": True})):
         settings: dict[str, Any] = {"r": 2, "lora_alpha": 6, "target_modules": targets} | more
         hf: Any = get_peft_model(tiny.make("llama"), LoraConfig(**settings))
-        own = folder / "adapters" / name
-        hf.save_pretrained(own)
-        (own / "README.md").unlink(missing_ok=True)
+        target = folder / "adapters" / name
+        hf.save_pretrained(target)
+        (target / "README.md").unlink(missing_ok=True)
 
 
 def _atlases(folder: Path, llama: Path) -> None:

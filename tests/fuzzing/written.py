@@ -1,4 +1,4 @@
-"""What chance does not find: inputs that were thought of, each a function that makes one in a folder and reads it."""
+"""Hand-written inputs that random mutation does not find, each a function that makes one in a folder and reads it."""
 
 import json
 import os
@@ -30,10 +30,10 @@ Make = Callable[[Path], object]
 
 
 def _model(make: Make, path: Path, seeds: Path, _draw: Any, seed: str = "llama") -> None:
-    """A copy of a tiny model, changed; then it is opened, read and asked."""
-    own = shutil.copytree(seeds / seed, path / "x")
-    make(own)
-    model = zp.open_model(str(own))
+    """Change a copy of a tiny model; then open, read and explain it."""
+    folder = shutil.copytree(seeds / seed, path / "x")
+    make(folder)
+    model = zp.open_model(str(folder))
     for role in ("q", "gate", "value"):
         model.matrix(role)
     model.vocab.mask("words")
@@ -43,22 +43,22 @@ def _model(make: Make, path: Path, seeds: Path, _draw: Any, seed: str = "llama")
 
 
 def _gguf(content: bytes, path: Path, _seeds: Path, _draw: Any) -> None:
-    own = path / "x.gguf"
-    own.write_bytes(content)
-    zp.open_model(str(own))
+    file = path / "x.gguf"
+    file.write_bytes(content)
+    zp.open_model(str(file))
 
 
 def _adapter(make: Make, path: Path, seeds: Path, _draw: Any) -> None:
-    own = shutil.copytree(seeds / "adapters" / "plain", path / "x")
-    make(own)
-    model = adapt(zp.open_model(str(seeds / "llama")), own)
+    folder = shutil.copytree(seeds / "adapters" / "plain", path / "x")
+    make(folder)
+    model = adapt(zp.open_model(str(seeds / "llama")), folder)
     zp.Lens(model).explain("L0.ff.1", k=3)
 
 
 def _atlas(make: Make, path: Path, seeds: Path, _draw: Any) -> None:
-    own = shutil.copytree(seeds / "atlas", path / "x")
-    make(own)
-    atlas = zp.open_atlas(own)
+    folder = shutil.copytree(seeds / "atlas", path / "x")
+    make(folder)
+    atlas = zp.open_atlas(folder)
     atlas.find("!", k=3)
     atlas.find(["!", "#"], k=3)
     atlas.explain("L0.ff.3")
@@ -74,36 +74,36 @@ def _file(make: Make, name: str, read: Callable[[Path], object], path: Path, _se
 # --- How files are made -----------------------------------------------------------------------------------------------
 
 
-def _safetensors(own: Path, header: Any, data: bytes = bytes(64), length: int | None = None) -> None:
+def _safetensors(folder: Path, header: Any, data: bytes = bytes(64), length: int | None = None) -> None:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     content = struct.pack("<Q", len(text) if length is None else length) + text + data
-    (own / "model.safetensors").write_bytes(content)
+    (folder / "model.safetensors").write_bytes(content)
 
 
 def _tensor(shape: list[int], start: int, stop: int) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
 
 
-def _config(own: Path, **changes: Any) -> None:
-    path = own / "config.json"
+def _config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def _config_text(own: Path, key: str, text: str) -> None:
-    _config(own, **{key: "@"})
-    path = own / "config.json"
+def _config_text(folder: Path, key: str, text: str) -> None:
+    _config(folder, **{key: "@"})
+    path = folder / "config.json"
     path.write_text(path.read_text().replace('"@"', text))
 
 
-def _tokenizer(own: Path, change: Callable[[Any], object]) -> None:
-    path = own / "tokenizer.json"
+def _tokenizer(folder: Path, change: Callable[[Any], object]) -> None:
+    path = folder / "tokenizer.json"
     spec = json.loads(path.read_text())
     change(spec)
     path.write_text(json.dumps(spec))
 
 
-def _deep(own: Path) -> None:
-    path = own / "tokenizer.json"
+def _deep(folder: Path) -> None:
+    path = folder / "tokenizer.json"
     path.write_text(path.read_text()[:-1] + ', "x": ' + "[" * 10**6 + "]" * 10**6 + "}")
 
 
@@ -113,23 +113,23 @@ def _regex(pattern: str, spec: Any) -> None:
 
 
 def _chained_merges(spec: Any) -> None:
-    """As many merges as there are, each of what the last one made: pieces of up to a thousand letters."""
+    """Replace the merges by a chain in which each extends the last, up to pieces of a thousand letters."""
     letter, vocab = next(iter(spec["model"]["vocab"])), spec["model"]["vocab"]
     spec["model"]["merges"] = [[letter * n, letter] for n in range(1, 1000)]
     for n in range(2, 1001):
         vocab[letter * n] = len(vocab)
 
 
-def _index(own: Path, shards: int) -> None:
-    (own / "model.safetensors").unlink()
+def _index(folder: Path, shards: int) -> None:
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {f"t{n}": f"m{n}.safetensors" for n in range(shards)}}
-    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _bomb(own: Path) -> None:
-    """An archive of a megabyte that unpacks to one gigabyte of pickle."""
-    (own / "model.safetensors").unlink()
-    with zipfile.ZipFile(own / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+def _bomb(folder: Path) -> None:
+    """Write an archive of a megabyte that unpacks to a pickle of a gigabyte."""
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("x/data.pkl", "w", force_zip64=True) as member:
             for _ in range(1 << 6):
                 member.write(bytes(1 << 24))
@@ -141,18 +141,18 @@ class _Runs:
         return os.system, ("touch /tmp/zeropass-ran",)
 
 
-def _running(own: Path, zipped: bool) -> None:
-    (own / "model.safetensors").unlink()
-    path = own / "pytorch_model.bin"
+def _running(folder: Path, zipped: bool) -> None:
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
     if zipped:
         torch.save({"a": _Runs()}, path)
     else:
         path.write_bytes(pickle.dumps({"a": _Runs()}))
 
 
-def _replaced(name: str, target: str, own: Path) -> None:
-    """A file that is a link to something else, or a pipe that nobody writes to."""
-    path = own / name
+def _replaced(name: str, target: str, folder: Path) -> None:
+    """Replace a file by a folder, a link to something else, or a pipe that nobody writes to."""
+    path = folder / name
     path.unlink(missing_ok=True)
     if target == "pipe":
         os.mkfifo(path)
@@ -166,8 +166,8 @@ def _itself(target: str, path: Path) -> None:
     _replaced(path.name, target, path.parent)
 
 
-def _manifest(own: Path, **changes: Any) -> None:
-    path = own / "manifest.json"
+def _manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
     value = json.loads(path.read_text())
     for name, change in changes.items():
         part, _, key = name.partition("__")
@@ -178,34 +178,34 @@ def _manifest(own: Path, **changes: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def _table(own: Path, name: str, column: str, value: Any) -> None:
-    table = pq.read_table(own / name)
+def _table(folder: Path, name: str, column: str, value: Any) -> None:
+    table = pq.read_table(folder / name)
     place = table.column_names.index(column)
     kind = pa.int64() if isinstance(value, int) else table.schema.field(column).type
     values = [value] * table.num_rows
-    pq.write_table(table.set_column(place, column, pa.array(values, kind)), own / name)
+    pq.write_table(table.set_column(place, column, pa.array(values, kind)), folder / name)
 
 
-def _twice(own: Path, name: str) -> None:
-    table = pq.read_table(own / name)
-    pq.write_table(pa.concat_tables([table, table]), own / name)
+def _twice(folder: Path, name: str) -> None:
+    table = pq.read_table(folder / name)
+    pq.write_table(pa.concat_tables([table, table]), folder / name)
 
 
-def _capitals(own: Path, name: str, column: str) -> None:
-    table = pq.read_table(own / name)
-    pq.write_table(table.rename_columns([c.upper() if c == column else c for c in table.column_names]), own / name)
+def _capitals(folder: Path, name: str, column: str) -> None:
+    table = pq.read_table(folder / name)
+    pq.write_table(table.rename_columns([c.upper() if c == column else c for c in table.column_names]), folder / name)
 
 
 def _stitched(settings: dict[str, Any], path: Path, seeds: Path, _draw: Any) -> None:
-    own = shutil.copytree(seeds / "stitch", path / "x")
-    config = json.loads((own / "config.json").read_text())
+    folder = shutil.copytree(seeds / "stitch", path / "x")
+    config = json.loads((folder / "config.json").read_text())
     config["upper"] = {key: value for key, value in (config["upper"] | settings).items() if value is not None}
-    (own / "config.json").write_text(json.dumps(config))
-    zp.classify(own, ["!"])
+    (folder / "config.json").write_text(json.dumps(config))
+    zp.classify(folder, ["!"])
 
 
-def _lying_footer(own: Path, length: int) -> None:
-    path = own / "parameters.parquet"
+def _lying_footer(folder: Path, length: int) -> None:
+    path = folder / "parameters.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-8] + struct.pack("<I", length) + content[-4:])
 
@@ -225,19 +225,21 @@ DEVICES = ("/dev/zero", "pipe", "config.json", "folder", "/dev/full")
 NUMBERS = ("1e999", "NaN", "-0", "-0.0", "1" + "0" * 400, "1" + "0" * 5000, "1e-400", "9223372036854775808")
 
 WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
-    "a header of 2^63 bytes": partial(_model, lambda own: _safetensors(own, {}, length=1 << 63)),
-    "a header of 2^64 - 1 bytes": partial(_model, lambda own: _safetensors(own, {}, length=(1 << 64) - 1)),
-    "a header of 90 MB that is not there": partial(_model, lambda own: _safetensors(own, {}, length=90 << 20)),
+    "a header of 2^63 bytes": partial(_model, lambda folder: _safetensors(folder, {}, length=1 << 63)),
+    "a header of 2^64 - 1 bytes": partial(_model, lambda folder: _safetensors(folder, {}, length=(1 << 64) - 1)),
+    "a header of 90 MB that is not there": partial(_model, lambda folder: _safetensors(folder, {}, length=90 << 20)),
     "a tensor of 2^64 numbers": partial(
-        _model, lambda own: _safetensors(own, {"a": _tensor([1 << 32, 1 << 32], 0, 64)})
+        _model, lambda folder: _safetensors(folder, {"a": _tensor([1 << 32, 1 << 32], 0, 64)})
     ),
-    "a tensor of 2^62 numbers": partial(_model, lambda own: _safetensors(own, {"a": _tensor([1 << 62], 0, 1 << 63)})),
+    "a tensor of 2^62 numbers": partial(
+        _model, lambda folder: _safetensors(folder, {"a": _tensor([1 << 62], 0, 1 << 63)})
+    ),
     "overlapping tensors": partial(
-        _model, lambda own: _safetensors(own, {"a": _tensor([16], 0, 64), "b": _tensor([8], 32, 64)})
+        _model, lambda folder: _safetensors(folder, {"a": _tensor([16], 0, 64), "b": _tensor([8], 32, 64)})
     ),
-    "offsets backwards": partial(_model, lambda own: _safetensors(own, {"a": _tensor([16], 64, 0)})),
-    "a header of 100,000 brackets": partial(_model, lambda own: _safetensors(own, b'{"a":' + b"[" * 100_000)),
-    "an empty safetensors file": partial(_model, lambda own: (own / "model.safetensors").write_bytes(b"")),
+    "offsets backwards": partial(_model, lambda folder: _safetensors(folder, {"a": _tensor([16], 64, 0)})),
+    "a header of 100,000 brackets": partial(_model, lambda folder: _safetensors(folder, b'{"a":' + b"[" * 100_000)),
+    "an empty safetensors file": partial(_model, lambda folder: (folder / "model.safetensors").write_bytes(b"")),
     "2^60 tensors": partial(_gguf, _gguf_of(1 << 60)),
     "2^60 keys": partial(_gguf, _gguf_of(0, 1 << 60)),
     "a key of 2^60 letters": partial(_gguf, _gguf_of(0, 1, struct.pack("<Q", 1 << 60))),
@@ -257,25 +259,29 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     "a pickle that runs": partial(_model, partial(_running, zipped=False)),
     "a million brackets": partial(_model, _deep),
     "a regular expression that takes exponential time": partial(
-        _model, lambda own: _tokenizer(own, partial(_regex, r"(a+)+$|(a|a)*b"))
+        _model, lambda folder: _tokenizer(folder, partial(_regex, r"(a+)+$|(a|a)*b"))
     ),
     "a regular expression with look-behind": partial(
-        _model, lambda own: _tokenizer(own, partial(_regex, r"(?<=(a*)*)b|(x+x+)+y|((a?){25})(a{25})z"))
+        _model, lambda folder: _tokenizer(folder, partial(_regex, r"(?<=(a*)*)b|(x+x+)+y|((a?){25})(a{25})z"))
     ),
-    "merges of merges": partial(_model, lambda own: _tokenizer(own, _chained_merges)),
+    "merges of merges": partial(_model, lambda folder: _tokenizer(folder, _chained_merges)),
     "token ids beyond 2^63": partial(
-        _model, lambda own: _tokenizer(own, lambda spec: spec["model"]["vocab"].update({"x": 1 << 70, "y": -(1 << 70)}))
+        _model,
+        lambda folder: _tokenizer(folder, lambda spec: spec["model"]["vocab"].update({"x": 1 << 70, "y": -(1 << 70)})),
     ),
     "an added token with id 2^40": partial(
-        _model, lambda own: _tokenizer(own, lambda spec: spec["added_tokens"].append({"id": 1 << 40, "content": "x"}))
+        _model,
+        lambda folder: _tokenizer(folder, lambda spec: spec["added_tokens"].append({"id": 1 << 40, "content": "x"})),
     ),
     "an index of 300,000 shards": partial(_model, partial(_index, shards=300_000)),
-    "10^9 layers": partial(_model, lambda own: _config(own, num_hidden_layers=10**9)),
-    "no heads": partial(_model, lambda own: _config(own, num_attention_heads=0)),
-    "10^18 heads": partial(_model, lambda own: _config(own, num_attention_heads=10**18, num_key_value_heads=10**18)),
-    "a vocabulary of 2^40": partial(_model, lambda own: _config(own, vocab_size=1 << 40)),
-    "a width of 2^62": partial(_model, lambda own: _config(own, hidden_size=1 << 62, head_dim=None)),
-    "a million experts": partial(_model, lambda own: _config(own, model_type="mixtral", num_local_experts=10**6)),
+    "10^9 layers": partial(_model, lambda folder: _config(folder, num_hidden_layers=10**9)),
+    "no heads": partial(_model, lambda folder: _config(folder, num_attention_heads=0)),
+    "10^18 heads": partial(
+        _model, lambda folder: _config(folder, num_attention_heads=10**18, num_key_value_heads=10**18)
+    ),
+    "a vocabulary of 2^40": partial(_model, lambda folder: _config(folder, vocab_size=1 << 40)),
+    "a width of 2^62": partial(_model, lambda folder: _config(folder, hidden_size=1 << 62, head_dim=None)),
+    "a million experts": partial(_model, lambda folder: _config(folder, model_type="mixtral", num_local_experts=10**6)),
     **{
         f"{key} of {text[:12]}": partial(_model, partial(_config_text, key=key, text=text))
         for key in ("rms_norm_eps", "num_hidden_layers", "rope_theta")
@@ -313,27 +319,30 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     "words of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "list.txt", read_words),
     "a text of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "text.txt", read_text),
     "a rank of 10^9": partial(
-        _adapter, lambda own: (own / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1000000000}')
+        _adapter, lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1000000000}')
     ),
     "a rank of 10^400": partial(
-        _adapter, lambda own: (own / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1' + "0" * 400 + "}")
+        _adapter,
+        lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1' + "0" * 400 + "}"),
     ),
-    "an atlas of 10^18 layers": partial(_atlas, lambda own: _manifest(own, model__layers=10**18)),
-    "an atlas of no experts": partial(_atlas, lambda own: _manifest(own, model__experts=0)),
-    "an atlas of a list of experts": partial(_atlas, lambda own: _manifest(own, model__experts=["token"])),
-    "an atlas of 10^18 tokens": partial(_atlas, lambda own: _manifest(own, model__vocabulary=10**18)),
-    "an atlas of 10^18 lists": partial(_atlas, lambda own: _manifest(own, lists=10**18)),
+    "an atlas of 10^18 layers": partial(_atlas, lambda folder: _manifest(folder, model__layers=10**18)),
+    "an atlas of no experts": partial(_atlas, lambda folder: _manifest(folder, model__experts=0)),
+    "an atlas of a list of experts": partial(_atlas, lambda folder: _manifest(folder, model__experts=["token"])),
+    "an atlas of 10^18 tokens": partial(_atlas, lambda folder: _manifest(folder, model__vocabulary=10**18)),
+    "an atlas of 10^18 lists": partial(_atlas, lambda folder: _manifest(folder, lists=10**18)),
     "an atlas whose lists lie elsewhere": partial(
-        _atlas, lambda own: _table(own, "parameters.parquet", "role", "../../../../secret")
+        _atlas, lambda folder: _table(folder, "parameters.parquet", "role", "../../../../secret")
     ),
     "an atlas with frames elsewhere": partial(
-        _atlas, lambda own: _table(own, "parameters.parquet", "frame", "/etc/passwd")
+        _atlas, lambda folder: _table(folder, "parameters.parquet", "frame", "/etc/passwd")
     ),
-    "ids beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "id", (1 << 63) - 1)),
-    "tokens beyond 2^62": partial(_atlas, lambda own: _table(own, "hits.parquet", "token", (1 << 63) - 1)),
-    "an atlas that has its tokens twice": partial(_atlas, lambda own: _twice(own, "tokens.parquet")),
-    "a column in capitals, of the tokens": partial(_atlas, lambda own: _capitals(own, "tokens.parquet", "piece")),
-    "a column in capitals, of the lists": partial(_atlas, lambda own: _capitals(own, "parameters.parquet", "std")),
+    "ids beyond 2^62": partial(_atlas, lambda folder: _table(folder, "hits.parquet", "id", (1 << 63) - 1)),
+    "tokens beyond 2^62": partial(_atlas, lambda folder: _table(folder, "hits.parquet", "token", (1 << 63) - 1)),
+    "an atlas that has its tokens twice": partial(_atlas, lambda folder: _twice(folder, "tokens.parquet")),
+    "a column in capitals, of the tokens": partial(_atlas, lambda folder: _capitals(folder, "tokens.parquet", "piece")),
+    "a column in capitals, of the lists": partial(
+        _atlas, lambda folder: _capitals(folder, "parameters.parquet", "std")
+    ),
     "a stitched classifier of 2,048 layers": partial(_stitched, {"num_hidden_layers": 2048}),
     "a stitched classifier of 10^300 layers": partial(_stitched, {"num_hidden_layers": 10**300}),
     "a stitched classifier of 10^9 labels": partial(_stitched, {"num_labels": 10**9}),
@@ -341,10 +350,10 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     "a footer of 2^31 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 31) - 1)),
     "a footer of 2^32 - 1 bytes": partial(_atlas, partial(_lying_footer, length=(1 << 32) - 1)),
     "an array of pickles": partial(
-        _atlas, lambda own: np.save(own / "rows" / "output-write.npy", np.array([{}], object), allow_pickle=True)
+        _atlas, lambda folder: np.save(folder / "rows" / "output-write.npy", np.array([{}], object), allow_pickle=True)
     ),
 }
-"""Every case by what it is."""
+"""All cases, by a description."""
 
 HARMLESS = {
     name for name in WRITTEN if name.startswith(("a regular expression", "rope_theta of", "rms_norm_eps of 9223"))
@@ -356,4 +365,4 @@ HARMLESS |= {
     "tokens beyond 2^62",
     "an added token with id 2^40",
 }
-"""Cases that may be read: what is odd in them is not used, or is a number like any other. All others are refused."""
+"""Cases that may be read, since their oddity is unused or a valid number. All others must be refused."""

@@ -1,7 +1,7 @@
-"""The same numbers on a second device, and nothing that mixes two: one that is pretended, and a GPU where there is one.
+"""The same numbers on a second device, and no operation that mixes two devices.
 
-The pretended device (devices.py) computes on the processor, so its results are those of the processor to the bit; those
-of a GPU are so to rounding.
+The second device is a simulated one and, where there is one, a GPU. The simulated device (devices.py) computes on the
+CPU, so its results equal those of the CPU bit for bit; those of a GPU agree up to rounding.
 """
 
 import contextlib
@@ -43,31 +43,34 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU 
 
 @pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=GPU)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    with elsewhere() if request.param == "elsewhere" else contextlib.nullcontext(torch.device("cuda")) as found:
-        yield found
+    with elsewhere() if request.param == "elsewhere" else contextlib.nullcontext(torch.device("cuda")) as second:
+        yield second
 
 
-def same(found: Any, expected: Any, carried: bool = False) -> None:
-    """Equal, to rounding on a GPU: tensors, numbers, records, and what holds them; a tensor that was moved stays so.
+def same(actual: Any, expected: Any, carried: bool = False) -> None:
+    """Check that tensors, numbers, records and their containers are equal, up to rounding on a GPU.
 
-    carried: a GPU computed the tensors, through many layers, and they lie on the processor.
+    Args:
+        actual: A result from the second device.
+        expected: The result of the CPU.
+        carried: True if a GPU computed the tensors, through many layers, and they are on the CPU now.
     """
     if isinstance(expected, Tensor):
-        bounds = {"rtol": 1e-4, "atol": 1e-4} if carried else {} if found.is_cuda else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(found.cpu(), expected, **bounds)
+        bounds = {"rtol": 1e-4, "atol": 1e-4} if carried else {} if actual.is_cuda else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(actual.cpu(), expected, **bounds)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert actual == pytest.approx(expected, rel=1e-4, abs=1e-4)
     elif isinstance(expected, dict):
-        same(list(found.items()), list(expected.items()), carried)
+        same(list(actual.items()), list(expected.items()), carried)
     elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            same(one, other, carried)
+        assert len(actual) == len(expected)
+        for item, other in zip(actual, expected, strict=True):
+            same(item, other, carried)
     else:
-        assert found == expected
+        assert actual == expected
 
 
-# --- The pretended device catches what a GPU would ----------------------------------------------------------------
+# --- The simulated device catches what a GPU would ----------------------------------------------------------------
 
 
 MISTAKES: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -114,13 +117,13 @@ def square() -> Tensor:
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_caught(mistake: Callable[[Tensor, Tensor], Any], square: Tensor) -> None:
-    mistake(square.clone(), square.clone())  # nothing is wrong with it on one device
+    mistake(square.clone(), square.clone())  # it is correct on one device
     with elsewhere() as there, pytest.raises(RuntimeError):
         mistake(square.clone(), square.to(there))
 
 
 @pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
-def test_what_is_right_gives_the_same_numbers(
+def test_correct_code_gives_the_same_numbers(
     right: Callable[[Tensor, Tensor], Tensor], square: Tensor, device: torch.device
 ) -> None:
     same(right(square.clone(), square.to(device)), right(square.clone(), square.clone()))
@@ -128,20 +131,22 @@ def test_what_is_right_gives_the_same_numbers(
 
 def test_tensors_stay_where_they_were_made() -> None:
     with elsewhere() as there:
-        made = torch.zeros(4, 2, device=there)
-        made[1:, 0] = 3
-        assert {one.device for one in (made, made.T, made.double(), made[made > 0], made.topk(1).values)} == {ELSEWHERE}
-        assert made.tolist() == [[0, 0], [3, 0], [3, 0], [3, 0]]
-        assert float(made.sum()) == 9
-        assert made.cpu().numpy().sum() == 9
+        tensor = torch.zeros(4, 2, device=there)
+        tensor[1:, 0] = 3
+        assert {x.device for x in (tensor, tensor.T, tensor.double(), tensor[tensor > 0], tensor.topk(1).values)} == {
+            ELSEWHERE
+        }
+        assert tensor.tolist() == [[0, 0], [3, 0], [3, 0], [3, 0]]
+        assert float(tensor.sum()) == 9
+        assert tensor.cpu().numpy().sum() == 9
 
 
 def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted mistake: the same code passes on the processor."""
+    """The same mistake passes on the CPU."""
     held = token_rows.Spaces._in_memory
     left = lambda *args: replace(space := held(*args), rows=space.rows.cpu())  # noqa: E731
     monkeypatch.setattr(token_rows.Spaces, "_in_memory", left)
-    monkeypatch.setattr(build, "ahead", map)  # what is pretended, one thread knows
+    monkeypatch.setattr(build, "ahead", map)  # the simulated device exists in one thread only
     model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
     assert zp.build(zp.open_model(model), tmp_path / "here", options)
     with elsewhere() as there, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
@@ -152,7 +157,7 @@ def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: 
 
 
 def numbers(move: Callable[[Tensor], Tensor]) -> list[Any]:
-    """What the numerics make of random rows and vectors that lie where ``move`` puts them."""
+    """Return what the numerics compute from random rows and vectors on the device to which ``move`` moves them."""
     draw = torch.Generator().manual_seed(0)
     rows, vectors = move(torch.randn(300, 16, generator=draw)), move(torch.randn(40, 16, generator=draw))
     keep = move(torch.rand(300, generator=draw) < 0.8)
@@ -170,62 +175,62 @@ def numbers(move: Callable[[Tensor], Tensor]) -> list[Any]:
         *(pseudo_inverse(rows), keep_k(z, 3), from_scores(z, rows, 3)),
         *(rotate(vectors, 3, frequencies), rotate(vectors, offsets, frequencies)),
         *(directions.values, product.inner(product), product.reduced().left.abs(), product.balanced().left.abs()),
-        *([one.left, one.right, one.scores, one.kth, one.complete] for one in pairs),
+        *([top.left, top.right, top.scores, top.kth, top.complete] for top in pairs),
     ]
 
 
-def test_numerics(device: torch.device) -> None:
+def test_numerics_are_the_same(device: torch.device) -> None:
     here = numbers(lambda x: x)
     there = numbers(lambda x: x.to(device))
-    for one, other in zip(here, there, strict=True):
-        assert not isinstance(one, Tensor) or other.device.type == device.type
-        same(other, one)
+    for expected, actual in zip(here, there, strict=True):
+        assert not isinstance(expected, Tensor) or actual.device.type == device.type
+        same(actual, expected)
 
 
-def hits(device: torch.device) -> list[Tensor]:
-    """Entries of a hit list that blocks fill until places overflow, and one that goes on from them."""
+def index_entries(device: torch.device) -> list[Tensor]:
+    """Return the entries of an index that blocks fill until places overflow, and of a second that continues from it."""
     draw = torch.Generator().manual_seed(0)
-    found, on = TokenIndex(50, 7, device), TokenIndex(50, 7, device)
+    index, resumed = TokenIndex(50, 7, device), TokenIndex(50, 7, device)
     for first in range(0, 1600, 400):
-        found.offer(torch.randn(400, 50, generator=draw).to(device), first)
-    for tokens, keys in found.entries(0, 900):
-        on.add(tokens, keys)
-    on.flush()
-    every = [one for hits in (found, on) for part in hits.entries(0, 1600) for one in part]
-    return [*every, *decode(found.keys)]
+        index.offer(torch.randn(400, 50, generator=draw).to(device), first)
+    for tokens, keys in index.entries(0, 900):
+        resumed.add(tokens, keys)
+    resumed.flush()
+    entries = [tensor for either in (index, resumed) for part in either.entries(0, 1600) for tensor in part]
+    return [*entries, *decode(index.keys)]
 
 
-def test_hits(device: torch.device) -> None:
-    same(hits(device), hits(torch.device("cpu")))
+def test_the_index_of_tokens_is_the_same(device: torch.device) -> None:
+    same(index_entries(device), index_entries(torch.device("cpu")))
 
 
 def surveyed(device: torch.device) -> list[Tensor]:
-    """What a survey keeps that multiplies float16, as on a GPU."""
+    """Return what a survey keeps when it multiplies float16, as on a GPU."""
     draw = torch.Generator().manual_seed(0)
     rows, vectors = (torch.randn(n, 24, generator=draw).to(device) for n in (900, 600))
-    ready, hits = top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance), TokenIndex(900, 5, device)
+    ready, index = top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance), TokenIndex(900, 5, device)
     assert ready.coarse is not None
-    found = top_k.survey(vectors, ready, 7, torch.arange(900, device=device), hits, 0)
-    return [*vars(found.extremes).values(), found.kurtosis, *hits.ranked()]
+    survey = top_k.survey(vectors, ready, 7, torch.arange(900, device=device), index, 0)
+    return [*vars(survey.extremes).values(), survey.kurtosis, *index.ranked()]
 
 
-def test_products_in_float16(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_in_float16_are_the_same(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     multiply_float16(monkeypatch)
     monkeypatch.setattr(half, "_FIRST", 128)
-    found, expected = surveyed(device), surveyed(torch.device("cpu"))
-    if device.type == "cuda":  # the kurtosis is of the rounded scores, which are not summed in the same order there
-        torch.testing.assert_close(found.pop(4).cpu(), expected.pop(4), rtol=1e-2, atol=1e-3)
-    same(found, expected)
+    actual, expected = surveyed(device), surveyed(torch.device("cpu"))
+    if device.type == "cuda":  # its kurtosis is that of rounded scores, summed in another order
+        torch.testing.assert_close(actual.pop(4).cpu(), expected.pop(4), rtol=1e-2, atol=1e-3)
+    same(actual, expected)
 
 
-# --- Whole uses ---------------------------------------------------------------------------------------------------
+# --- End to end ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both devices make all scores; that quantized products find the same is for test_top_k.py."""
+def all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make both devices compute all scores; test_top_k.py checks that quantized products find the same."""
     monkeypatch.setattr(top_k, "numba_kernels", None)
-    monkeypatch.setattr(build, "behind", at_once)  # what is pretended, one thread knows
+    monkeypatch.setattr(build, "behind", at_once)  # the simulated device exists in one thread only
     monkeypatch.setattr(build, "ahead", map)
 
 
@@ -234,9 +239,9 @@ def at_once() -> Iterator[Callable[[Callable[[], None]], None]]:
     yield lambda work: work()
 
 
-@pytest.mark.usefixtures("whole")
+@pytest.mark.usefixtures("all_scores")
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_an_atlas(kind: str, device: torch.device, tmp_path: Path) -> None:
+def test_an_atlas_is_the_same(kind: str, device: torch.device, tmp_path: Path) -> None:
     model, options = str(small.VARIANTS[kind](tmp_path / "model")), zp.Options(k=5, pairs=9, layers=(0, 1))
     for name, on in (("here", "cpu"), ("there", device)):
         assert zp.build(zp.open_model(model, on), tmp_path / name, options)
@@ -248,14 +253,14 @@ def test_an_atlas(kind: str, device: torch.device, tmp_path: Path) -> None:
         np.testing.assert_allclose(other, np.load(path), rtol=1e-4, atol=1e-4)
 
 
-def words(lens: zp.Lens) -> list[Any]:
-    """What a lens says, JSON-ready, without what a search happened to leave out."""
+def records(lens: zp.Lens) -> list[Any]:
+    """Return the records of a lens, JSON-ready, without the bounds of certificates, which depend on the search."""
     svd = lens.svd("L1.attn.2.vo", k=3)
-    maps = [zp.pairs_with(lens, "L1.attn.2.vo", lens.head_map("L1.attn.2.vo"), 0, **asked) for asked in FILTERS]
-    said = [one.to_json() for address in ADDRESSES for one in lens.explain(address, k=6)]
-    for one in said:
-        one.get("certificate", {}).pop("bound", None)
-    return [*said, [one.value for one in svd.directions], [one.to_json() for one in maps]]
+    maps = [zp.pairs_with(lens, "L1.attn.2.vo", lens.head_map("L1.attn.2.vo"), 0, **options) for options in FILTERS]
+    explained = [record.to_json() for address in ADDRESSES for record in lens.explain(address, k=6)]
+    for record in explained:
+        record.get("certificate", {}).pop("bound", None)
+    return [*explained, [direction.value for direction in svd.directions], [record.to_json() for record in maps]]
 
 
 FILTERS: tuple[dict[str, Any], ...] = (
@@ -266,25 +271,25 @@ FILTERS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_words(kind: str, device: torch.device, tmp_path: Path) -> None:
+def test_a_lens_gives_the_same_records(kind: str, device: torch.device, tmp_path: Path) -> None:
     model = str(small.VARIANTS[kind](tmp_path / "model"))
-    same(words(zp.load(model, device)), words(zp.load(model)))
+    same(records(zp.load(model, device)), records(zp.load(model)))
 
 
-def test_two_models(device: torch.device, tmp_path: Path) -> None:
+def test_two_models_compare_the_same(device: torch.device, tmp_path: Path) -> None:
     names = [str(small.llama(tmp_path / f"{seed}", seed, layers=1)) for seed in (0, 1)]
-    found = []
+    results = []
     for on in ("cpu", device):
         models = [zp.open_model(name, on) for name in names]
         aligned = zp.align_models(*models, tmp_path / f"aligned-{torch.device(on).type}")
         pair = zp.pair_of(*models)
         matched = [zp.match(pair, address, k=3).to_json() for address in ("L0.ff.2", "L0.attn.3", "L0.attn.2.k.1")]
-        found.append([asdict(aligned), matched, zp.compare(*models).to_json()])
-    same(found[1], found[0])
+        results.append([asdict(aligned), matched, zp.compare(*models).to_json()])
+    same(results[1], results[0])
 
 
-@pytest.mark.usefixtures("whole")
-def test_the_atlas_of_a_change(device: torch.device, adapted: zp.Adapted, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("all_scores")
+def test_the_atlas_of_a_change_is_the_same(device: torch.device, adapted: zp.Adapted, tmp_path: Path) -> None:
     options = zp.Options(k=3, pairs=3, tokens="all")
     for name, on in (("here", "cpu"), ("there", device)):
         base = zp.open_model(adapted.base.name, on)
@@ -307,28 +312,28 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> zp.Adapted:
     return adapters.made("llama", tmp_path_factory.mktemp("adapter"), target_modules=adapters.ALL)
 
 
-def test_an_adapter(device: torch.device, adapted: zp.Adapted) -> None:
+def test_an_adapter_changes_the_same(device: torch.device, adapted: zp.Adapted) -> None:
     base = zp.open_model(adapted.base.name, device)
     there = zp.compare(base, zp.adapt(base, adapted.adapter.path))
     same(there.to_json(), zp.compare(adapted.base, adapted).to_json())
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_translation(kernel: str, device: torch.device) -> None:
-    found = []
+def test_a_translation_is_the_same(kernel: str, device: torch.device) -> None:
+    results = []
     for on in ("cpu", device):
         across = bridge(*(zp.open_model(str(MODELS / name), on) for name in ("first", "second")))
-        found.append([(one.weight, one.bias) for one in (across.translation(kernel, frame) for frame in FRAMES)])
-    same(found[1], found[0])
+        results.append([(map_.weight, map_.bias) for map_ in (across.translation(kernel, frame) for frame in FRAMES)])
+    same(results[1], results[0])
 
 
-def test_a_stitch_and_a_transplant(device: torch.device, tuned: Path, moved: Path) -> None:
-    found = []
+def test_a_stitch_and_a_transplant_are_the_same(device: torch.device, tuned: Path, moved: Path) -> None:
+    results = []
     for on in ("cpu", device):
         models = [zp.open_model(str(name), on) for name in (tuned, moved, MODELS / "first")]
         stitch, _ = zp.stitch_models(*models[:2], keep=2, take=2)
         plant, _ = zp.transplant(*models, strength=1)
-        said = answers(plant, models[1], TEXTS[:9])
-        put_level(plant, torch.tensor([1.0, -1.0]), said.read)
-        found.append([said.logits, *(logits_of(one, models[1], TEXTS[:9]) for one in (stitch, plant))])
-    same(found[1], found[0], carried=device.type == "cuda")
+        reply = answers(plant, models[1], TEXTS[:9])
+        put_level(plant, torch.tensor([1.0, -1.0]), reply.read)
+        results.append([reply.logits, *(logits_of(hf, models[1], TEXTS[:9]) for hf in (stitch, plant))])
+    same(results[1], results[0], carried=device.type == "cuda")

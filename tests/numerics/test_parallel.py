@@ -1,4 +1,4 @@
-"""Work on many things at once: the same answers in the same order, errors that come up, torch's threads as before."""
+"""Parallel work: the same answers in the same order, errors that are raised, and torch's threads restored."""
 
 import threading
 import time
@@ -19,11 +19,11 @@ def threads(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_side_by_side_is_in_turn(threads: int, count: int) -> None:
+def test_side_by_side_gives_what_in_turn_gives(threads: int, count: int) -> None:
     assert side_by_side(lambda x: x * x, range(count)) == in_turn(lambda x: x * x, range(count))
 
 
-def test_each_piece_has_one_thread_and_as_many_work_at_once_as_there_are_threads(threads: int) -> None:
+def test_each_task_has_one_thread_and_there_are_as_many_at_once_as_threads(threads: int) -> None:
     together = threading.Barrier(threads, timeout=30)
 
     def work(_: int) -> int:
@@ -33,16 +33,16 @@ def test_each_piece_has_one_thread_and_as_many_work_at_once_as_there_are_threads
     assert side_by_side(work, range(2 * threads)) == [1] * (2 * threads)
 
 
-def test_threads_that_begin_later_have_all_of_torchs_threads(threads: int) -> None:
+def test_threads_that_start_later_have_all_of_torchs_threads(threads: int) -> None:
     side_by_side(lambda x: x, range(4))
-    found: list[int] = []
-    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    counts: list[int] = []
+    later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
     later.start()
     later.join()
-    assert found == [threads]
+    assert counts == [threads]
 
 
-def test_an_error_comes_up_and_work_that_waits_is_not_begun(threads: int) -> None:
+def test_an_error_is_raised_and_waiting_work_is_not_started(threads: int) -> None:
     begun: list[int] = []
 
     def work(x: int) -> None:
@@ -56,11 +56,11 @@ def test_an_error_comes_up_and_work_that_waits_is_not_begun(threads: int) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_what_is_made_ahead_comes_in_order(threads: int, count: int) -> None:
+def test_results_computed_ahead_come_in_order(threads: int, count: int) -> None:
     assert list(ahead(lambda x: (x, torch.get_num_threads()), range(count))) == [(x, 1) for x in range(count)]
 
 
-def test_the_next_is_made_while_the_caller_is_at_this_one_and_no_more() -> None:
+def test_only_the_next_result_is_computed_ahead() -> None:
     begun = [threading.Event() for _ in range(4)]
 
     def work(x: int) -> int:
@@ -68,18 +68,18 @@ def test_the_next_is_made_while_the_caller_is_at_this_one_and_no_more() -> None:
         return x
 
     for x in ahead(work, range(4)):
-        assert all(one.wait(30) for one in begun[: x + 2])
-        assert not any(one.is_set() for one in begun[x + 2 :])
+        assert all(event.wait(30) for event in begun[: x + 2])
+        assert not any(event.is_set() for event in begun[x + 2 :])
 
 
-def test_an_error_ahead_comes_up_in_its_turn() -> None:
-    found: list[float] = []
+def test_an_error_ahead_is_raised_in_its_turn() -> None:
+    values: list[float] = []
     with pytest.raises(ZeroDivisionError):
-        found.extend(ahead(lambda x: 1 / (1 - x), range(3)))
-    assert found == [1.0]
-    before, made = set(threading.enumerate()), ahead(lambda x: x, range(9))
-    assert next(made) == 0
-    made.close()  # a caller that does not go on leaves no thread behind
+        values.extend(ahead(lambda x: 1 / (1 - x), range(3)))
+    assert values == [1.0]
+    before, results = set(threading.enumerate()), ahead(lambda x: x, range(9))
+    assert next(results) == 0
+    results.close()  # a caller that stops early leaves no thread behind
     assert set(threading.enumerate()) <= before
 
 
@@ -88,7 +88,7 @@ def test_a_gpu_does_one_thing_at_a_time() -> None:
     assert each_core(torch.device("cpu")) is side_by_side
 
 
-def test_what_is_done_behind_is_done_in_order_and_by_the_end() -> None:
+def test_background_work_is_done_in_order_and_by_the_end() -> None:
     done: list[int] = []
 
     def slow(x: int) -> None:
@@ -98,11 +98,11 @@ def test_what_is_done_behind_is_done_in_order_and_by_the_end() -> None:
     with behind() as take:
         for x in range(5):
             take(lambda x=x: slow(x))
-            assert len(done) >= x  # no more than one waits
+            assert len(done) >= x  # at most one task waits
     assert done == [0, 1, 2, 3, 4]
 
 
-def test_what_went_wrong_behind_comes_up_with_the_next_piece_or_at_the_end() -> None:
+def test_a_background_error_is_raised_with_the_next_task_or_at_the_end() -> None:
     def fail() -> None:
         raise OSError("no room")
 

@@ -1,4 +1,4 @@
-"""Factored maps and their exact top pairs, against the product multiplied out in float64."""
+"""Factored maps and their exact top pairs, compared with the full product in float64."""
 
 import math
 from pathlib import Path
@@ -57,7 +57,7 @@ def products(draw: st.DrawFn) -> Factored:
 
 
 def brute(product: Factored, k: int, left: Tensor, right: Tensor, largest: bool = True) -> list[tuple[float, int, int]]:
-    """Every unmasked pair by score, then ids, from the sum in float64, rounded to float32."""
+    """Return the top pairs of all unmasked ones, by score and then ids, from sums in float64 rounded to float32."""
     i, j = left.nonzero()[:, 0], right.nonzero()[:, 0]
     i, j = i.repeat_interleave(len(j)), j.repeat(len(i))
     scores = product.entries(i, j)
@@ -68,7 +68,7 @@ def brute(product: Factored, k: int, left: Tensor, right: Tensor, largest: bool 
     return sorted(rows, key=lambda row: (sign * row[0], row[1], row[2]))[:k]
 
 
-def found(result: TopPairs) -> list[tuple[float, int, int]]:
+def rows_of(result: TopPairs) -> list[tuple[float, int, int]]:
     return list(zip(result.scores.tolist(), result.left.tolist(), result.right.tolist(), strict=True))
 
 
@@ -78,24 +78,24 @@ def ones(n: int) -> Tensor:
 
 @COMMON
 @given(products(), st.integers(0, 200), st.booleans(), st.integers(0, 10**6), st.sampled_from((0.0, 0.3, 0.9, 1.0)))
-def test_the_answer_is_that_of_the_whole_matrix(
+def test_the_answer_is_that_of_the_full_matrix(
     product: Factored, k: int, largest: bool, seed: int, share: float
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     masks = [torch.rand(n, generator=draw) < share for n in product.shape]
     result = top_pairs(product, k, left_mask=masks[0], right_mask=masks[1], largest=largest)
-    assert found(result) == brute(product, k, *masks, largest)
+    assert rows_of(result) == brute(product, k, *masks, largest)
     assert result.complete
     assert result.left.dtype == result.right.dtype == torch.int64
     assert result.scores.dtype == torch.float32
 
 
-@pytest.mark.parametrize("way", ["compiled", "whole", "plain"])
+@pytest.mark.parametrize("way", ["compiled", "int8", "plain"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_of_any_size_give_one_answer(kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tiles have edges everywhere; what is in no visited tile must be under the bound."""
+    """Small tiles have edges everywhere; pairs in no visited tile must be below the bound."""
     product = Factored(factor(kind, 150, 8, 1), factor(kind, 131, 8, 2))
-    monkeypatch.setattr(tiles, "_int8_pays", lambda _device: way == "whole")
+    monkeypatch.setattr(tiles, "_int8_pays", lambda _device: way == "int8")
     monkeypatch.setattr(search, "CORNER", 8)
     want = brute(product, 60, ones(150), ones(131))
     for step, area in ((9, 90), (40, 500), (100, 1 << 13)):
@@ -103,9 +103,9 @@ def test_tiles_of_any_size_give_one_answer(kind: str, way: str, monkeypatch: pyt
         seen, result = visited_pairs(
             product, 60, fastest_products if way == "compiled" else tiles.products_for, monkeypatch
         )
-        assert found(result) == want
+        assert rows_of(result) == want
         unseen = (product.left.double() @ product.right.double().T)[~seen]
-        if len(unseen) and kind not in ("zeros", "deficient"):  # spare zero rows are left out by their ids
+        if len(unseen) and kind not in ("zeros", "deficient"):  # surplus zero rows are omitted by their ids
             assert float(unseen.max()) <= result.bound < result.kth
         assert result.visited == pytest.approx(float(seen.float().mean()))
 
@@ -113,7 +113,7 @@ def test_tiles_of_any_size_give_one_answer(kind: str, way: str, monkeypatch: pyt
 def visited_pairs(
     product: Factored, k: int, ways: tiles.Ways, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Tensor, TopPairs]:
-    """Return which pairs a search multiplied, with its answer; each at most once."""
+    """Return the pairs that a search multiplied, each at most once, and its answer."""
     seen = torch.zeros(product.shape, dtype=torch.int64)
     multiply = search._Search.multiply
 
@@ -139,7 +139,7 @@ def test_steep_norms_leave_most_pairs_unvisited() -> None:
     result = top_pairs(product, 50)
     assert result.visited < 0.3
     assert -math.inf < result.bound < result.kth == result.scores[-1]
-    assert found(result) == found_by_topk(product, 50)
+    assert rows_of(result) == found_by_topk(product, 50)
 
 
 def found_by_topk(product: Factored, k: int) -> list[tuple[float, int, int]]:
@@ -151,23 +151,23 @@ def found_by_topk(product: Factored, k: int) -> list[tuple[float, int, int]]:
 
 
 @pytest.mark.parametrize(("left", "right"), [(1e20, 1e-20), (1e-20, 1e20), (1e15, 1e15), (1e-19, 1e-19), (1e-30, 1e30)])
-def test_huge_and_tiny_factors(left: float, right: float) -> None:
+def test_huge_and_tiny_factors_give_the_right_pairs(left: float, right: float) -> None:
     product = Factored(factor("heavy", 80, 8, 3) * left, factor("random", 90, 8, 4) * right)
-    assert found(top_pairs(product, 30)) == brute(product, 30, ones(80), ones(90))
+    assert rows_of(top_pairs(product, 30)) == brute(product, 30, ones(80), ones(90))
 
 
 def test_scores_that_underflow_tie_by_id() -> None:
     product = Factored(factor("random", 40, 4, 3) * 1e-25, factor("random", 30, 4, 4) * 1e-22)
-    assert found(top_pairs(product, 70)) == brute(product, 70, ones(40), ones(30))
+    assert rows_of(top_pairs(product, 70)) == brute(product, 70, ones(40), ones(30))
 
 
-def test_one_huge_row_does_not_blur_the_others() -> None:
+def test_masked_huge_rows_do_not_blur_the_others() -> None:
     left, right = factor("random", 900, 8, 5), factor("random", 800, 8, 6)
     left[::12] *= 1e9
     mask = ones(900)
     mask[::12] = False
     product = Factored(left, right)
-    assert found(top_pairs(product, 40, left_mask=mask)) == brute(product, 40, mask, ones(800))
+    assert rows_of(top_pairs(product, 40, left_mask=mask)) == brute(product, 40, mask, ones(800))
 
 
 def test_a_score_beyond_float32_is_refused() -> None:
@@ -183,7 +183,7 @@ def test_factors_must_be_finite(bad: float) -> None:
         top_pairs(product, 2)
 
 
-def test_bad_questions_are_refused() -> None:
+def test_bad_arguments_are_refused() -> None:
     product = Factored(torch.ones(9, 4), torch.ones(8, 4))
     with pytest.raises(ValueError, match="k is -1"):
         top_pairs(product, -1)
@@ -199,13 +199,13 @@ def test_bad_questions_are_refused() -> None:
         Factored(torch.ones(9, 4), torch.ones(8, 4, dtype=torch.float64))
 
 
-def test_empty_and_wholly_masked_maps_have_no_pairs() -> None:
+def test_empty_and_fully_masked_maps_have_no_pairs() -> None:
     for product, masks in (
         (Factored(torch.ones(0, 4), torch.ones(8, 4)), (None, None)),
         (Factored(torch.ones(9, 4), torch.ones(8, 4)), (torch.zeros(9, dtype=torch.bool), None)),
     ):
         result = top_pairs(product, 5, left_mask=masks[0], right_mask=masks[1])
-        assert found(result) == []
+        assert rows_of(result) == []
         assert result.complete
         assert result.kth == math.inf
 
@@ -213,17 +213,17 @@ def test_empty_and_wholly_masked_maps_have_no_pairs() -> None:
 def test_zero_maps_are_quick_and_ordered_by_id() -> None:
     product = Factored(torch.zeros(20_000, 8), factor("random", 20_000, 8, 1))
     result = top_pairs(product, 5)
-    assert found(result) == [(0.0, 0, j) for j in range(5)]
+    assert rows_of(result) == [(0.0, 0, j) for j in range(5)]
 
 
 def test_the_answer_does_not_depend_on_threads_or_precision() -> None:
     product = Factored(factor("heavy", 2000, 64, 7), factor("flat", 1500, 64, 8))
-    threads, want = torch.get_num_threads(), found(top_pairs(product, 100))
+    threads, want = torch.get_num_threads(), rows_of(top_pairs(product, 100))
     try:
         for count in (1, 2, 4):
             torch.set_num_threads(count)
             torch.set_float32_matmul_precision("medium")
-            assert found(top_pairs(product, 100)) == want
+            assert rows_of(top_pairs(product, 100)) == want
             assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_num_threads(threads)
@@ -234,21 +234,21 @@ def test_the_answer_does_not_depend_on_threads_or_precision() -> None:
 @given(products())
 def test_balancing_keeps_the_product_and_evens_the_grams(product: Factored) -> None:
     even = product.balanced()
-    whole = product.left.double() @ product.right.double().T
-    size = float(whole.norm()) + 1e-9
-    assert float((even.left.double() @ even.right.double().T - whole).norm()) < 1e-6 * size
+    dense = product.left.double() @ product.right.double().T
+    size = float(dense.norm()) + 1e-9
+    assert float((even.left.double() @ even.right.double().T - dense).norm()) < 1e-6 * size
     grams = [side.double().T @ side.double() for side in (even.left, even.right)]
     for gram in grams:
         assert torch.allclose(gram, grams[0].diagonal().diag(), atol=1e-6 * size)
-    values = torch.linalg.svdvals(whole)[: even.left.shape[1]]
+    values = torch.linalg.svdvals(dense)[: even.left.shape[1]]
     assert torch.allclose(grams[0].diagonal(), values, atol=2e-6 * size)
 
 
 def test_svd_gives_values_and_orthonormal_directions() -> None:
     product = Factored(factor("heavy", 50, 6, 1).double(), factor("random", 40, 6, 2).double())
-    whole = product.left @ product.right.T
+    dense = product.left @ product.right.T
     parts = product.svd()
-    assert torch.allclose(parts.left * parts.values @ parts.right.T, whole, atol=1e-9)
+    assert torch.allclose(parts.left * parts.values @ parts.right.T, dense, atol=1e-9)
     assert torch.allclose(parts.left.T @ parts.left, torch.eye(6, dtype=torch.float64), atol=1e-9)
     assert torch.equal(product.svd(2).values, parts.values[:2])
     assert product.svd(2).left.shape == (50, 2)
@@ -262,7 +262,7 @@ def test_missing_directions_are_zero_and_not_noise() -> None:
     assert parts.close.tolist() == [False, True, True, True, True, True]
 
 
-def test_close_values_are_told() -> None:
+def test_close_values_are_marked() -> None:
     values = torch.tensor([10.0, 9.7, 5.0, 4.0, 0.0])
     assert close_values(values).tolist() == [True, True, False, False, True]
     assert close_values(values[:0]).tolist() == []
@@ -283,7 +283,7 @@ def test_inner_needs_one_shape() -> None:
 
 @pytest.fixture(scope="module")
 def layer4(smollm2_path: Path) -> list[Tensor]:
-    """Embedding with rows of one length, and query and key weights of layer 4."""
+    """Return the embedding with rows of unit length, and query and key weights of layer 4."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2_path).tensors}
     embedding, query, key = (
         torch.from_numpy(gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type).copy())
@@ -294,14 +294,14 @@ def layer4(smollm2_path: Path) -> list[Tensor]:
 
 @pytest.mark.parametrize("head", [0, 7])
 def test_real_maps_agree_with_brute_force(layer4: list[Tensor], head: int) -> None:
-    """Every pair of 49,152 tokens, multiplied in float32 with room for its rounding, rescored, sorted."""
+    """Multiply all pairs of 49,152 tokens in float32, allow for its rounding, rescore and sort."""
     rows, query, key = layer4
     group = head // 3
     product = Factored(rows @ query[head * 64 : head * 64 + 64].T, rows @ key[group * 64 : group * 64 + 64].T)
     result = top_pairs(product, 100)
     i, j = all_above(product, result.kth - 1e-4 * abs(result.kth))
     scored = zip(product.entries(i, j).tolist(), i.tolist(), j.tolist(), strict=True)
-    assert found(result) == sorted(scored, key=lambda row: (-row[0], row[1], row[2]))[:100]
+    assert rows_of(result) == sorted(scored, key=lambda row: (-row[0], row[1], row[2]))[:100]
 
 
 def all_above(product: Factored, floor: float) -> tuple[Tensor, Tensor]:
@@ -317,21 +317,21 @@ def all_above(product: Factored, floor: float) -> tuple[Tensor, Tensor]:
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
-def test_a_reduced_product_is_the_same_with_the_columns_it_has(
+def test_a_reduced_product_is_the_same_with_as_few_columns_as_its_rank(
     m: int, n: int, width: int, rank: int, seed: int
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     left = torch.randn(m, rank, generator=draw) @ torch.randn(rank, width, generator=draw)
     product = Factored(left, torch.randn(n, width, generator=draw))
     dense = product.left.double() @ product.right.double().T
-    found = product.reduced()
+    reduced = product.reduced()
     scale = float(product.left.norm() * product.right.norm())
-    torch.testing.assert_close(found.left.double() @ found.right.double().T, dense, atol=3e-6 * scale, rtol=0)
-    assert found.left.shape[1] <= max(1, min(m, n, width, rank))
-    grams = [side.double().T @ side.double() for side in (found.left, found.right)]
+    torch.testing.assert_close(reduced.left.double() @ reduced.right.double().T, dense, atol=3e-6 * scale, rtol=0)
+    assert reduced.left.shape[1] <= max(1, min(m, n, width, rank))
+    grams = [side.double().T @ side.double() for side in (reduced.left, reduced.right)]
     torch.testing.assert_close(grams[0], grams[1], atol=1e-5 * scale, rtol=0)
 
 
 def test_a_product_of_nothing_reduces_to_nothing() -> None:
-    found = Factored(torch.zeros(5, 3), torch.ones(4, 3)).reduced()
-    assert not (found.left @ found.right.T).any()
+    reduced = Factored(torch.zeros(5, 3), torch.ones(4, 3)).reduced()
+    assert not (reduced.left @ reduced.right.T).any()

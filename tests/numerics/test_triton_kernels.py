@@ -1,7 +1,7 @@
-"""What is found in Triton is what torch finds. Runs on a GPU, or anywhere in Triton's interpreter, which is slow:
+"""The Triton kernels find what torch finds. The tests run on a GPU, or slowly anywhere in Triton's interpreter.
 
-TRITON_INTERPRET=1 python -m pytest tests/numerics/test_triton_kernels.py, where triton 3.6 is there
-and NumPy is older than 2.4.
+For the interpreter, run ``TRITON_INTERPRET=1 python -m pytest tests/numerics/test_triton_kernels.py`` with triton 3.6
+and a NumPy older than 2.4.
 """
 
 import os
@@ -26,7 +26,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks so small that few numbers need several, and a device that multiplies float16."""
+    """Make blocks so small that few numbers need several, and make the device multiply float16."""
     for name, size in (("GROUP", 16), ("_WIDE", 256), ("_TILE", 16), ("_DEPTH", 32)):
         monkeypatch.setattr(triton_kernels, name, size)
     monkeypatch.setattr(half, "_FIRST", 64)
@@ -35,64 +35,69 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drawn(vocab: int, d: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of unequal norms, and vectors."""
+    """Draw rows of unequal norms, and vectors."""
     g = torch.Generator().manual_seed(seed)
     rows = torch.randn(vocab, d, generator=g) * (0.4 * torch.randn(vocab, 1, generator=g)).exp()
     return rows.to(DEVICE), torch.randn(n, d, generator=g).to(DEVICE)
 
 
 def surveyed(rows: Tensor, vectors: Tensor, k: int, size: int) -> tuple[top_k.Survey, tuple[Tensor, ...]]:
-    """What a survey finds, beginning at id 5, and the tokens' hits."""
-    ready, hits = top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance), TokenIndex(len(rows), size, DEVICE)
-    return top_k.survey(vectors, ready, k, 2 * torch.arange(len(rows), device=DEVICE), hits, 5), hits.ranked()
+    """Return a survey that starts at id 5, and the ranked lists of the tokens."""
+    ready, index = (
+        top_k.prepare_rows(rows - rows.mean(0), moments(rows).covariance),
+        TokenIndex(len(rows), size, DEVICE),
+    )
+    return top_k.survey(vectors, ready, k, 2 * torch.arange(len(rows), device=DEVICE), index, 5), index.ranked()
 
 
-def both(monkeypatch: pytest.MonkeyPatch, *asked: Any) -> tuple[Any, Any, int]:
-    """What is found in Triton and in torch, and by how many calls of the former."""
+def both(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> tuple[Any, Any, int]:
+    """Return what Triton and torch find, and the number of calls of the former."""
     calls = []
     kept = half.kept
     with monkeypatch.context() as patch:
         patch.setattr(half, "kept", lambda *given: (calls.append(1), kept(*given))[1])
-        found = surveyed(*asked)
+        by_triton = surveyed(*arguments)
     with monkeypatch.context() as patch:
         patch.setattr(half, "triton_kernels", None)
-        return found, surveyed(*asked), len(calls)
+        return by_triton, surveyed(*arguments), len(calls)
 
 
 @pytest.mark.parametrize(
     ("vocab", "d", "n", "k", "size"), [(900, 24, 150, 5, 5), (1000, 70, 130, 7, 3), (600, 5, 140, 3, 40)]
 )
-def test_the_same_is_found(monkeypatch: pytest.MonkeyPatch, vocab: int, d: int, n: int, k: int, size: int) -> None:
+def test_triton_finds_what_torch_finds(
+    monkeypatch: pytest.MonkeyPatch, vocab: int, d: int, n: int, k: int, size: int
+) -> None:
     rows, vectors = drawn(vocab, d, n)
     vectors[70] = 0  # all its scores are equal
-    (found, hits), (expected, others), calls = both(monkeypatch, rows, vectors, k, size)
+    (found, lists), (expected, expected_lists), calls = both(monkeypatch, rows, vectors, k, size)
     assert calls
     for name in ("top", "bottom"):
         torch.testing.assert_close(getattr(found.extremes, name), getattr(expected.extremes, name), rtol=0, atol=1e-4)
         ids = getattr(found.extremes, f"{name}_ids"), getattr(expected.extremes, f"{name}_ids")
         assert torch.equal(*ids)
     torch.testing.assert_close(found.kurtosis, expected.kurtosis, rtol=1e-2, atol=1e-2)
-    assert torch.equal(hits[0], others[0])
-    assert torch.equal(hits[1], others[1])
-    torch.testing.assert_close(hits[2], others[2], rtol=0, atol=1e-4)
+    assert torch.equal(lists[0], expected_lists[0])
+    assert torch.equal(lists[1], expected_lists[1])
+    torch.testing.assert_close(lists[2], expected_lists[2], rtol=0, atol=1e-4)
 
 
-def test_more_than_was_expected_is_found_in_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that met small vectors first keep nothing that larger ones do not beat."""
+def test_more_matches_than_expected_need_the_full_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger vectors, which come later, replace all that the tokens have kept so far."""
     rows, vectors = drawn(700, 16, 160)
     vectors[:96] *= 0.01
-    wholes: list[int] = []
+    sizes: list[int] = []
     best = half._best_of_all
-    monkeypatch.setattr(half, "_best_of_all", lambda z, k: (wholes.append(len(z)), best(z, k))[1])
-    (found, hits), (expected, others), _ = both(monkeypatch, rows, vectors, 4, 4)
-    assert wholes
+    monkeypatch.setattr(half, "_best_of_all", lambda z, k: (sizes.append(len(z)), best(z, k))[1])
+    (found, lists), (expected, expected_lists), _ = both(monkeypatch, rows, vectors, 4, 4)
+    assert sizes
     assert torch.equal(found.extremes.top_ids, expected.extremes.top_ids)
     assert torch.equal(found.extremes.bottom_ids, expected.extremes.bottom_ids)
-    assert torch.equal(hits[1], others[1])
+    assert torch.equal(lists[1], expected_lists[1])
 
 
 def test_bounds_hold() -> None:
-    """The ends of groups are bounds of the exact scores; what is chosen holds all that reaches floors and limits."""
+    """The ends of groups bound the exact scores; the choice contains all that reaches floors and limits."""
     rows, vectors = drawn(500, 40, 20, seed=3)
     rough = half.product(half.to_half(vectors), half.to_half(rows))
     exact = (vectors.double() @ rows.double().T) / rough.unit

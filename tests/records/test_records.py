@@ -1,4 +1,4 @@
-"""Records: plain data, JSON, and a notebook display that no token can break out of."""
+"""Records: plain data, JSON, and a notebook display from which no token can escape."""
 
 import importlib
 import inspect
@@ -66,14 +66,14 @@ def test_the_notebook_shows_a_token_and_never_runs_it(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", small.HOSTILE)
-def test_json_keeps_a_token_as_it_is(text: str) -> None:
-    found = json.loads(json.dumps(vector(text).to_json(), allow_nan=False))
-    assert found["top"] == [{"id": 0, "token": text, "score": 1.5, "z": 2.25}]
+def test_json_keeps_a_token_unchanged(text: str) -> None:
+    record = json.loads(json.dumps(vector(text).to_json(), allow_nan=False))
+    assert record["top"] == [{"id": 0, "token": text, "score": 1.5, "z": 2.25}]
     assert json.loads(json.dumps(pair(text).to_json()))["pairs"][0]["left"] == {"id": 1, "token": text}
     assert json.loads(json.dumps(find(text).to_json()))["query"] == [{"id": 1, "token": text}]
 
 
-def test_the_notebook_display_of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_notebook_displays_every_type_of_record(tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built("llama", tmp_path_factory)
     shown = built.lens["L1.ff.2"]._repr_html_() + built.atlas["L1.attn.2"]._repr_html_()
     shown += built.lens.svd("L1.attn.2.vo")._repr_html_() + built.atlas.find("babade")._repr_html_()
@@ -85,15 +85,15 @@ def test_the_notebook_display_of_every_kind(tmp_path_factory: pytest.TempPathFac
 
 
 def test_records_are_a_sequence() -> None:
-    one, two = vector("a"), pair("b")
-    records = Records(iter([one, two]))
+    first, second = vector("a"), pair("b")
+    records = Records(iter([first, second]))
     assert len(records) == 2
-    assert list(records) == [one, two]
-    assert records[0] is one
-    assert records[-1] is two
-    assert records[:1] == (one,)
-    assert one in records
-    assert list(reversed(records)) == [two, one]
+    assert list(records) == [first, second]
+    assert records[0] is first
+    assert records[-1] is second
+    assert records[:1] == (first,)
+    assert first in records
+    assert list(reversed(records)) == [second, first]
     assert repr(records) == "Records(L1.ff.2.gate token, L1.attn.2.vo token)"
     assert [r["role"] for r in records.to_json()] == ["gate", "vo"]
     with pytest.raises(IndexError):
@@ -114,7 +114,7 @@ def test_a_list_says_what_it_does_in_words(side: str, frame: str, verb: str) -> 
     assert VectorRecord("L1.ff.2", "gate", side, frame, 1.0, (), (), 0.0, 1.0, HIDDEN).verb == verb
 
 
-def test_the_public_names_are_these() -> None:
+def test_the_public_names_are_as_listed() -> None:
     assert zp.__all__ == sorted(zp.__all__)
     assert set(zp.__all__) == {
         *(
@@ -167,22 +167,22 @@ def test_the_public_names_are_these() -> None:
 
 
 def _names(module: Any) -> list[str]:
-    own = [n for n, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
-    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])
+    defined = [n for n, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+    return getattr(module, "__all__", [name for name in defined if not name.startswith("_")])
 
 
 def _public(thing: Any) -> list[tuple[str, Any]]:
-    """A class or function and the public methods and properties that it defines itself."""
-    found = [(thing.__name__, thing)]
+    """Return a class or function, and the public methods and properties that the class itself defines."""
+    members = [(thing.__name__, thing)]
     if inspect.isclass(thing):
         for name, member in vars(thing).items():
             member = getattr(member, "func", member)  # cached_property
             if not name.startswith("_") and (callable(member) or isinstance(member, property | classmethod)):
-                found.append((f"{thing.__name__}.{name}", member))
-    return found
+                members.append((f"{thing.__name__}.{name}", member))
+    return members
 
 
-def test_everything_public_says_what_it_is() -> None:
+def test_everything_public_has_a_docstring() -> None:
     names = [info.name for info in pkgutil.walk_packages(zp.__path__, "zeropass.")]
     for module in map(
         importlib.import_module, sorted({*names} - {"zeropass.__main__", "zeropass.numerics.triton_kernels"})

@@ -1,4 +1,4 @@
-"""Verdicts: which results judge a kind of list, where they are kept, and what stands beside the words."""
+"""Verdicts: the results that judge a kind of list, where verdicts are stored, and how they are shown."""
 
 import io
 import json
@@ -72,10 +72,10 @@ def never() -> str:
     ],
 )
 def test_every_kind_of_list_has_its_judge(measure: str, target: str, role: str, frame: str) -> None:
-    found = verdicts_of(evidence(result(measure, target, role, frame, 2)))
-    assert found.kinds == (Verdict(role, frame, 2, measure, target, "spearman", 0.28, 0.01, 20, True),)
-    assert found.model["sha256"] == SHA
-    assert found.method == METHOD
+    judgement = verdicts_of(evidence(result(measure, target, role, frame, 2)))
+    assert judgement.kinds == (Verdict(role, frame, 2, measure, target, "spearman", 0.28, 0.01, 20, True),)
+    assert judgement.model["sha256"] == SHA
+    assert judgement.method == METHOD
 
 
 def test_other_results_judge_nothing() -> None:
@@ -96,19 +96,21 @@ def test_other_results_judge_nothing() -> None:
 
 
 @pytest.mark.parametrize(("beaten", "above"), [((True, True), True), ((True, False), False), ((False, True), False)])
-def test_above_means_above_every_wrong_list(beaten: tuple[bool, bool], above: bool) -> None:
-    nulls = tuple(null(*one) for one in zip(("permuted", "rotated"), (0.1, 0.2), beaten, strict=True))
-    (found,) = verdicts_of(evidence(result("reading", "current", "gate", "token", nulls=nulls))).kinds
-    assert (found.null, found.above) == (0.2, above)
+def test_above_means_above_every_null(beaten: tuple[bool, bool], above: bool) -> None:
+    nulls = tuple(null(*arguments) for arguments in zip(("permuted", "rotated"), (0.1, 0.2), beaten, strict=True))
+    (judgement,) = verdicts_of(evidence(result("reading", "current", "gate", "token", nulls=nulls))).kinds
+    assert (judgement.null, judgement.above) == (0.2, above)
 
 
-def test_lookup_by_role_frame_and_layer() -> None:
-    found = verdicts(verdict("gate", "token", 1), verdict("qk", "token", 1), verdict("gate", "output", 1, above=False))
-    assert found.of("gate", "token", 1) == replace(found.kinds[0], basis=found.basis)
-    assert found.of("qk", "token", 1, offset=16) == replace(found.kinds[1], basis=found.basis)
-    assert found.of("qk", "token", 1, offset=2) is None
+def test_a_verdict_is_looked_up_by_role_frame_and_layer() -> None:
+    judgement = verdicts(
+        verdict("gate", "token", 1), verdict("qk", "token", 1), verdict("gate", "output", 1, above=False)
+    )
+    assert judgement.of("gate", "token", 1) == replace(judgement.kinds[0], basis=judgement.basis)
+    assert judgement.of("qk", "token", 1, offset=16) == replace(judgement.kinds[1], basis=judgement.basis)
+    assert judgement.of("qk", "token", 1, offset=2) is None
     for other in (("gate", "token", 2), ("gate", "paper", 1), ("up", "token", 1), ("pos", "output", -1)):
-        assert found.of(*other) is None
+        assert judgement.of(*other) is None
 
 
 @pytest.mark.parametrize(
@@ -123,8 +125,8 @@ def test_lookup_by_role_frame_and_layer() -> None:
 )
 def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float, above: bool, words: str) -> None:
     for role, layer, kind in (("gate", 1, "gate lists of layer 1"), ("vo", 29, "vo maps of layer 29")):
-        found = replace(verdict(role, "token", layer), value=value, null=chance, above=above)
-        assert found.words == f"{kind}: {words}"
+        judgement = replace(verdict(role, "token", layer), value=value, null=chance, above=above)
+        assert judgement.words == f"{kind}: {words}"
 
 
 GOOD = "correlation with the running model .28 (null .01)"
@@ -132,28 +134,30 @@ BAD = "correlation with the running model .02, not above the null (.01)"
 BASIS = "10,000 tokens of a novel, n = 12 to 96 a layer, 2030-01-01"
 
 
-def test_a_verdict_says_what_it_rests_on() -> None:
+def test_a_verdict_says_what_it_is_based_on() -> None:
     judges = {"reading": ("gate", 96), "writing": ("value", 12), "promotes": ("vo", 16), "attention": ("qk", 40)}
     every = tuple(replace(verdict(role, "token", 1), measure=name, n=n) for name, (role, n) in judges.items())
     method = {"date": "2030-01-01", "text": "a novel", "tokens": 10_000}
-    found = Verdicts({"name": "m", "sha256": SHA, "bytes": 7}, method, every)
-    assert found.basis == BASIS
-    assert replace(found, kinds=every[:1]).basis == "10,000 tokens of a novel, n = 96 a layer, 2030-01-01, by reading"
-    assert replace(found, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
-    assert replace(found, method={}, kinds=()).basis == ""
-    assert footnote(found, "m") == (
+    judgement = Verdicts({"name": "m", "sha256": SHA, "bytes": 7}, method, every)
+    assert judgement.basis == BASIS
+    assert (
+        replace(judgement, kinds=every[:1]).basis == "10,000 tokens of a novel, n = 96 a layer, 2030-01-01, by reading"
+    )
+    assert replace(judgement, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
+    assert replace(judgement, method={}, kinds=()).basis == ""
+    assert footnote(judgement, "m") == (
         "correlation: by ranks, of all lists of a role and layer with the running model; null: that of wrong lists; "
         f"measured on {BASIS}."
     )
-    told = found.of("gate", "token", 1)
-    assert told is not None
-    assert (told.basis, told) == (BASIS, replace(every[0], basis=BASIS))
-    assert "basis" not in json.dumps(found.to_json())
+    judged = judgement.of("gate", "token", 1)
+    assert judged is not None
+    assert (judged.basis, judged) == (BASIS, replace(every[0], basis=BASIS))
+    assert "basis" not in json.dumps(judgement.to_json())
     assert footnote(None, "a b") == "No measurement of these weights is known: zeropass evidence 'a b' makes one."
     assert footnote(None, None) == "No measurement of these weights is known."
 
 
-def test_what_it_rests_on_stands_once_below_the_lists_and_in_every_json(llama: small.Built) -> None:
+def test_the_basis_is_shown_once_below_the_lists_and_in_every_json(llama: small.Built) -> None:
     lens, atlas = zp.Lens(llama.lens.model, verdicts=EVERY), zp.open_atlas(llama.atlas.path, verdicts=EVERY)
     for records in (lens["L1.ff.2"], atlas["L1.ff.2"], lens["L1.attn.2"]):
         assert {r.evidence.basis for r in records if r.evidence} == {EVERY.basis}
@@ -185,7 +189,7 @@ def test_lists_without_verdicts_say_once_that_nothing_is_known(llama: small.Buil
 # --- Files ---------------------------------------------------------------------------------------------------
 
 
-def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+def test_a_file_restores_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "verdicts.json"
     EVERY.write(path)
     assert read_verdicts(path) == EVERY
@@ -243,20 +247,20 @@ def test_a_damaged_file_is_refused_by_name_and_skipped_in_the_store(how: str, ca
     assert known_verdicts(7, lambda: SHA) == EVERY
 
 
-def test_what_comes_with_the_package_can_be_read() -> None:
-    shipped = list(SHIPPED.glob("*.json"))
-    assert len(shipped) == 2
-    for path in shipped:
-        found = read_verdicts(path)
-        assert found.kinds
-        assert path.name == f"{found.model['bytes']}-{found.model['sha256']}.json"
-        assert known_verdicts(found.model["bytes"], lambda found=found: found.model["sha256"]) is not None
+def test_the_verdicts_in_the_package_can_be_read() -> None:
+    paths = list(SHIPPED.glob("*.json"))
+    assert len(paths) == 2
+    for path in paths:
+        shipped = read_verdicts(path)
+        assert shipped.kinds
+        assert path.name == f"{shipped.model['bytes']}-{shipped.model['sha256']}.json"
+        assert known_verdicts(shipped.model["bytes"], lambda shipped=shipped: shipped.model["sha256"]) is not None
 
 
 # --- The store -----------------------------------------------------------------------------------------------
 
 
-def test_verdicts_are_kept_by_the_hash_of_the_weights(cache: Path) -> None:
+def test_verdicts_are_stored_by_the_hash_of_the_weights(cache: Path) -> None:
     path = keep(EVERY)
     assert path == cache / "evidence" / f"7-{SHA}.json"
     assert known_verdicts(7, lambda: SHA) == EVERY
@@ -271,7 +275,7 @@ def test_nothing_is_hashed_where_nothing_is_known(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_the_cache_wins_over_the_package(cache: Path, tmp_path: Path) -> None:
+def test_the_cache_takes_precedence_over_the_package(cache: Path, tmp_path: Path) -> None:
     keep(verdicts(said="shipped"), tmp_path / "shipped")
     other = verdicts(sha256="cd" * 32, said="another model of this size")
     keep(other)
@@ -292,7 +296,7 @@ def test_only_a_hash_becomes_a_file_name(name: Any, cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_user_without_a_home_still_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_without_a_home_can_still_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -343,7 +347,7 @@ def test_hits_say_whether_their_kind_is_above_chance(llama: small.Built) -> None
     assert {hit.above for hit in llama.atlas.find("babade").hits} == {None}
 
 
-def test_a_lens_and_an_atlas_find_what_is_known_of_their_weights(llama: small.Built, cache: Path) -> None:
+def test_a_lens_and_an_atlas_find_the_verdicts_on_their_weights(llama: small.Built, cache: Path) -> None:
     size = sum(path.stat().st_size for path in llama.lens.model.files.weight_files)
     kept = verdicts(*EVERY.kinds, sha256=llama.lens.model.fingerprint, size=size)
     keep(kept)
@@ -372,7 +376,7 @@ def printed(what: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_verdict_stands_beside_the_heading(llama: small.Built) -> None:
+def test_the_verdict_is_shown_next_to_the_heading(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     gate, _, _, _, value = (r for r in lens["L1.ff.2"])
     qk, vo = lens["L1.attn.2"]
@@ -403,7 +407,7 @@ def test_a_hit_of_a_kind_that_is_not_above_chance_is_marked() -> None:
     ]
 
 
-def test_the_notebook_shows_the_same(llama: small.Built) -> None:
+def test_the_notebook_shows_the_same_verdicts(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     assert (
         "<small>gate lists of layer 1: correlation with the running model .28 (null .01)</small></caption>"
@@ -431,7 +435,7 @@ def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: 
     contexts[0].atlas = zp.open_atlas(llama.atlas.path, verdicts=EVERY)
     with serving(contexts) as address:
         pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
-        told = httpx.get(f"{address}/at/L1.ff.2.json").json()
+        records = httpx.get(f"{address}/at/L1.ff.2.json").json()
     assert "gate lists of layer 1: correlation with the running model .28 (null .01)" in pages["/at/L1.ff.2"].text
     assert (
         "value lists of layer 1: correlation with the running model .02, not above the null (.01)"
@@ -445,6 +449,6 @@ def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: 
             "verdict",
             "verdict below",
         }
-    assert told[0]["evidence"] == EVERY.of("gate", "token", 1).__dict__
+    assert records[0]["evidence"] == EVERY.of("gate", "token", 1).__dict__
     style = (STATIC / "style.css").read_text(encoding="utf-8")
     assert "--good" not in style
