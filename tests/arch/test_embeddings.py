@@ -1,4 +1,4 @@
-"""Which stored tensors are E and U, against what transformers makes of the same files."""
+"""The stored tensors that are E and U, against what transformers makes of the same files."""
 
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 
 def names_of(hf: Any) -> tuple[str, str]:
-    """Names of the embedding and of the head that transformers ties to it."""
+    """Return the names of the embedding and of the head that transformers ties to it."""
     (head, embedding), *_ = ((k, v) for k, v in hf._tied_weights_keys.items() if k.endswith("weight"))
     return embedding, head
 
 
 def in_files(head: str, name: str) -> str:
-    """Return what a head is called in files: transformers 5 calls that of GPT-NeoX otherwise in memory."""
+    """Return the name of a head in files: transformers 5 gives that of GPT-NeoX another name in memory."""
     return "embed_out.weight" if name == "gpt_neox" else head
 
 
 def save(name: str, folder: Path, stored: str, flag: bool | None) -> Path:
-    """Write a checkpoint of the zoo with these of its two tables, and this ``tie_word_embeddings``."""
+    """Write a checkpoint of the zoo with the given tables and ``tie_word_embeddings``."""
     hf = tiny_model(name)
     tiny.save(hf, folder)
     embedding, head = names_of(hf)[0], in_files(names_of(hf)[1], name)
@@ -67,7 +67,7 @@ def test_e_and_u_are_those_of_transformers(name: str, stored: str, flag: bool | 
         assert "unembedding" in str(error)
         return
     assert torch.equal(model.embedding, hf.get_input_embeddings().weight)
-    if head in loading["missing_keys"]:  # an encoder without a head of its own says what it is made of
+    if head in loading["missing_keys"]:  # an encoder without its own head
         assert not model.family.causal
         return
     assert torch.equal(unembedding, hf.get_output_embeddings().weight)
@@ -84,29 +84,29 @@ SEQ2SEQ = {
 
 
 @pytest.mark.parametrize("flag", [True, False, None])
-@pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"])
+@pytest.mark.parametrize("table_name", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"])
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_an_encoder_decoder_that_kept_one_table_of_four(
-    family: str, kept: str, flag: bool | None, tmp_path: Path
+def test_an_encoder_decoder_with_one_of_its_four_tables_is_read(
+    family: str, table_name: str, flag: bool | None, tmp_path: Path
 ) -> None:
-    """Transformers 48154: a T5 that kept decoder.embed_tokens.weight alone."""
+    """A T5 may hold decoder.embed_tokens.weight alone (transformers issue 48154)."""
     folder = tiny.save(tiny_model(f"{family}-encoder"), tmp_path / family)
-    kind, shared = SEQ2SEQ[family]
+    class_name, shared = SEQ2SEQ[family]
     tensors = load_file(folder / "model.safetensors")
     table = tensors.pop(shared)
-    stem = "model." if family == "bart" and kept != "lm_head" else ""
-    save_file(tensors | {f"{stem}{kept}.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    stem = "model." if family == "bart" and table_name != "lm_head" else ""
+    save_file(tensors | {f"{stem}{table_name}.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
     tiny.edit(folder, {"tie_word_embeddings": flag, "scale_decoder_outputs": None})
-    hf, loading = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    hf, loading = getattr(transformers, class_name).from_pretrained(folder, output_loading_info=True)
     for mark, stack in (("", hf.get_encoder()), ("#decoder", hf.get_decoder())):
         try:
             model = open_model(f"{folder}{mark}")
             assert torch.equal(model.embedding, table)
-            lost = f"{hf.base_model_prefix if family == 'bart' else ''}.{mark[1:] or 'encoder'}.embed_tokens.weight"
-            if lost.lstrip(".") not in loading["missing_keys"]:
+            missing = f"{hf.base_model_prefix if family == 'bart' else ''}.{mark[1:] or 'encoder'}.embed_tokens.weight"
+            if missing.lstrip(".") not in loading["missing_keys"]:
                 assert torch.equal(model.embedding, stack.embed_tokens.weight)
-            else:  # before transformers 5 the stacks of BART shared their table whatever the configuration said
-                assert (family, kept, flag) == ("bart", "shared", False)
+            else:  # before transformers 5 the stacks of BART always shared their table
+                assert (family, table_name, flag) == ("bart", "shared", False)
         except BadWeights:
             assert any("embed_tokens" in key or "shared" in key for key in loading["missing_keys"])
     if family == "t5":
@@ -119,12 +119,12 @@ def test_an_encoder_decoder_that_kept_one_table_of_four(
 def test_a_stack_reads_its_own_copy_where_it_differs(stack: str, tmp_path: Path) -> None:
     folder = tiny.save(tiny_model("t5-encoder"), tmp_path / "t5")
     draw = torch.Generator().manual_seed(1)
-    own = {f"{one}.embed_tokens.weight": torch.randn(61, 24, generator=draw) for one in ("encoder", "decoder")}
-    tiny.edit(folder, tensors={**own, "lm_head.weight": torch.randn(61, 24, generator=draw)})
+    copies = {f"{side}.embed_tokens.weight": torch.randn(61, 24, generator=draw) for side in ("encoder", "decoder")}
+    tiny.edit(folder, tensors={**copies, "lm_head.weight": torch.randn(61, 24, generator=draw)})
     hf = transformers.T5ForConditionalGeneration.from_pretrained(folder)
     model = open_model(f"{folder}#{stack}")
     assert torch.equal(model.embedding, getattr(hf, f"get_{stack}")().embed_tokens.weight)
-    assert torch.equal(model.embedding, own[f"{stack}.embed_tokens.weight"])
+    assert torch.equal(model.embedding, copies[f"{stack}.embed_tokens.weight"])
     if stack == "decoder":
         assert torch.equal(model.unembedding, hf.lm_head.weight)
         assert not model.dims.tied
@@ -181,7 +181,7 @@ def test_tables_of_another_shape_are_refused(tmp_path: Path) -> None:
         open_model(str(folder))
 
 
-def test_padding_that_is_not_finite_tells_nothing(tmp_path: Path) -> None:
+def test_padding_that_is_not_finite_does_not_untie_tables(tmp_path: Path) -> None:
     folder = save("llama", tmp_path / "llama", "equal", True)
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()
     table[tiny.TOKENS :] = torch.nan

@@ -1,4 +1,4 @@
-"""``zeropass families``: what the table says of each family is what its checkpoints have."""
+"""``zeropass families``: its table describes each family as its checkpoints are."""
 
 import json
 import re
@@ -26,11 +26,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     folder = tmp_path_factory.mktemp("table")
 
     @cache
-    def made(name: str) -> Model:
+    def open_zoo(name: str) -> Model:
         mark = "#decoder" if ZOO[name][2].get("stack") == "decoder" else ""
         return open_model(f"{save(tiny_model(name), folder / name)}{mark}")
 
-    return made
+    return open_zoo
 
 
 def test_every_family_is_one_row() -> None:
@@ -65,7 +65,7 @@ def test_every_family_is_one_row() -> None:
         ("t5", "RMSNorm before", "relative", "heads, both ways or heads, cross", "plain or gated"),
     ],
 )
-def test_what_a_row_says(family: str, norm: str, positions: str, attention: str, mlp: str) -> None:
+def test_a_row_describes_its_family(family: str, norm: str, positions: str, attention: str, mlp: str) -> None:
     row = ROWS[family]
     assert [row[key] for key in ("norm", "positions", "attention", "mlp")] == [norm, positions, attention, mlp]
 
@@ -94,9 +94,9 @@ def test_a_row_is_true_of_a_checkpoint(name: str, opened: Callable[[str], Model]
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Callable[[str], Model]) -> None:
     model = opened(name)
-    dims, said = model.dims, " ".join(model.info()["notes"])
+    dims, notes = model.dims, " ".join(model.info()["notes"])
     assert set(model.info()["notes"]) <= set(notes_of(model.family)) <= set(ROWS[model.family.name]["notes"])
-    for word, there in (
+    for word, present in (
         ("QK-norm", model.has("q_norm")),
         ("clip_qkv", dims.clip),
         ("soft-caps", dims.logit_cap),
@@ -105,7 +105,7 @@ def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Calla
         ("experts", dims.experts > 1),
         ("RoPE scalings", False),
     ):
-        assert (word in said) == bool(there), word
+        assert (word in notes) == bool(present), word
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *line: str) -> str:
@@ -118,11 +118,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *li
 
 
 def flat(text: str) -> str:
-    """A page as one line."""
+    """Return a page as one line."""
     return " ".join(text.split())
 
 
-def test_the_command_lists_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_families(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(run(monkeypatch, capsys, "families", "--json")) == list(ROWS.values())
     shown = flat(run(monkeypatch, capsys, "families"))
     for row in ROWS.values():
@@ -130,7 +130,7 @@ def test_the_command_lists_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert all(note in shown for note in row["notes"])
 
 
-def test_info_says_what_a_model_has_and_leaves_out_what_it_has_not(
+def test_info_lists_the_features_of_a_model_and_no_others(
     opened: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mixtral = flat(run(monkeypatch, capsys, "info", opened("mixtral").name))
@@ -154,8 +154,8 @@ def test_usage_shows_what_the_command_prints(
     assert [line for line in lines if flat(line) not in printed and line != "…"] == []
 
 
-def test_the_page_shows_the_records_as_they_are() -> None:
-    """docs/adding-a-family.md: every line of its Python is a line of the source."""
+def test_the_page_on_adding_a_family_quotes_the_source() -> None:
+    """Every line of Python in docs/adding-a-family.md is a line of the source."""
     root = Path(__file__).parents[2]
     files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), root / "tests" / "zoo.py")
     source = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}

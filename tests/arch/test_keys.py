@@ -28,7 +28,7 @@ pytestmark = [
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A checkpoint of the zoo, its configuration as saved, and the model opened."""
+    """A checkpoint of the zoo, its saved configuration and the opened model."""
 
     hf: Any
     folder: Path
@@ -53,13 +53,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 
 def fields(case: Case) -> dict[str, Any]:
-    """Every key of the configuration class, and of what was saved, with its value."""
-    own = {field.name: getattr(case.hf.config, field.name, None) for field in dataclasses.fields(case.hf.config)}
-    return own | case.config
+    """Return every key of the configuration class and of the saved configuration, with its value."""
+    declared = {field.name: getattr(case.hf.config, field.name, None) for field in dataclasses.fields(case.hf.config)}
+    return declared | case.config
 
 
 def changed(value: Any) -> Iterator[Any]:
-    """Other values of the same kind."""
+    """Yield other values of the same type."""
     if isinstance(value, bool) or value is None:
         yield from (True, False)
     elif isinstance(value, int):
@@ -72,7 +72,7 @@ def changed(value: Any) -> Iterator[Any]:
 
 @torch.no_grad()
 def output(hf: Any, case: Case) -> torch.Tensor:
-    """What the stack that was opened computes, for a decoder from the same states of an encoder."""
+    """Return the output of the opened stack; a decoder gets fixed states of an encoder."""
     draw = torch.Generator().manual_seed(2)
     ids = torch.randint(2, tiny.TOKENS, (2, 6), generator=draw)
     hf.eval()
@@ -86,19 +86,19 @@ def output(hf: Any, case: Case) -> torch.Tensor:
 
 
 BY_THE_TENSORS = ("bias", "type_vocab_size", "word_embed_proj_dim", "relative_attention_num_buckets", "head_dim")
-"""What passes for harmless since the tensors tell it: a checkpoint that does not fit is refused by its shapes."""
+"""Keys that count as harmless because the tensors decide: a checkpoint that does not fit is refused by shape."""
 
 OTHERWISE = {"problem_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 OTHERWISE |= {"is_encoder_decoder"}
-"""Keys that do not reach a forward pass at all and cannot be given any value, or say how a model is called."""
+"""Keys that never reach a forward pass and cannot take any value, or that say how a model is called."""
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_what_passes_for_harmless_changes_nothing(name: str, cases: Callable[[str], Case]) -> None:
+def test_harmless_keys_change_nothing(name: str, cases: Callable[[str], Case]) -> None:
     case = cases(name)
     before = output(case.hf, case)
     tried = 0
-    kind: type[PretrainedConfig] = type(case.hf.config)
+    config_type: type[PretrainedConfig] = type(case.hf.config)
     used = set(_used(case.model.family, case.model.layout))
     for key, value in fields(case).items():
         if key in used | OTHERWISE or key.endswith(BY_THE_TENSORS):
@@ -107,12 +107,12 @@ def test_what_passes_for_harmless_changes_nothing(name: str, cases: Callable[[st
             if other == value or not is_harmless(case.model.files, case.model.layout, key, other):
                 continue
             try:
-                config = kind.from_dict(case.config | {key: other})
+                config = config_type.from_dict(case.config | {key: other})
                 config.return_dict, config.output_hidden_states = True, False
                 hf = type(case.hf)._from_config(config, attn_implementation=case.hf.config._attn_implementation)
                 hf.load_state_dict(case.hf.state_dict())
                 after = output(hf.float(), case)
-            except Exception:  # a value that transformers does not take is not what this is about
+            except Exception:  # values that transformers refuses are not tested here
                 continue
             assert tiny.error(after, before) < 1e-5, f"{key} = {other!r} is no harmless key"
             tried += 1
@@ -120,7 +120,7 @@ def test_what_passes_for_harmless_changes_nothing(name: str, cases: Callable[[st
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_a_key_that_is_not_known_is_refused_unless_it_is_off(name: str, cases: Callable[[str], Case]) -> None:
+def test_an_unknown_key_is_refused_unless_it_is_off(name: str, cases: Callable[[str], Case]) -> None:
     case = cases(name)
     for value in (True, 1, 0.5, "something", [1], {"a": 1}):
         assert not is_harmless(case.model.files, case.model.layout, "use_foo", value)
@@ -136,26 +136,26 @@ def test_a_refusal_names_the_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_a_key_that_is_missing_means_what_transformers_takes_it_to_mean(
+def test_a_missing_key_means_what_it_means_to_transformers(
     name: str, cases: Callable[[str], Case], tmp_path: Path
 ) -> None:
-    """Or the file is refused, where we do not say what it means."""
+    """Where its meaning is not defined here, the file is refused."""
     case = cases(name)
-    less, full = tmp_path / "less", tmp_path / "full"
-    for folder in (less, full):
+    partial, full = tmp_path / "less", tmp_path / "full"
+    for folder in (partial, full):
         shutil.copytree(case.folder, folder)
     for key in sorted(case.config.keys() - {"model_type", "vocab_size"}):  # the table says how many tokens there are
-        (less / "config.json").write_text(json.dumps({k: v for k, v in case.config.items() if k != key}))
+        (partial / "config.json").write_text(json.dumps({k: v for k, v in case.config.items() if k != key}))
         try:
-            found = open_model(f"{less}{case.mark}")
+            model = open_model(f"{partial}{case.mark}")
         except ZeropassError:
             continue
-        (full / "config.json").write_text(json.dumps(AutoConfig.from_pretrained(less).to_dict()))
+        (full / "config.json").write_text(json.dumps(AutoConfig.from_pretrained(partial).to_dict()))
         try:
             true = open_model(f"{full}{case.mark}")
         except (BadModel, BadWeights) as error:
             pytest.fail(f"{name} without {key}: read, though what transformers makes of it is refused: {error}")
-        assert (found.dims, found.family) == (true.dims, true.family), key
+        assert (model.dims, model.family) == (true.dims, true.family), key
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -166,7 +166,7 @@ def test_a_family_looks_ahead_as_its_forward_pass_does(name: str, cases: Callabl
 
 @torch.no_grad()
 def looks_ahead(hf: Any, mark: str = "") -> bool:
-    """Return whether what stands behind a token changes what is made of it."""
+    """Tell whether later tokens change the state of a token."""
     stack: Any = hf.base_model
     if hf.config.is_encoder_decoder:
         stack = hf.get_decoder() if mark else hf.get_encoder()
@@ -195,8 +195,8 @@ def test_a_gemma3_that_looks_both_ways_is_read_so(tmp_path: Path) -> None:
 def test_a_bert_that_is_a_decoder_is_read_so(name: str, tmp_path: Path) -> None:
     folder = tiny.save(tiny_model(name), tmp_path / name)
     tiny.edit(folder, {"is_decoder": True})
-    kind = {"bert": transformers.BertLMHeadModel, "roberta": transformers.RobertaForCausalLM}[name]
-    hf = kind.from_pretrained(folder)
+    model_class = {"bert": transformers.BertLMHeadModel, "roberta": transformers.RobertaForCausalLM}[name]
+    hf = model_class.from_pretrained(folder)
     assert not looks_ahead(hf)
     model = open_model(str(folder))
     assert model.family.causal
@@ -210,7 +210,8 @@ def test_a_bert_that_is_a_decoder_is_read_so(name: str, tmp_path: Path) -> None:
 def test_a_roberta_whose_positions_begin_elsewhere_is_refused(padding: int, tmp_path: Path) -> None:
     folder = tiny.save(tiny_model("roberta"), tmp_path / "roberta")
     tiny.edit(folder, {"pad_token_id": padding})
-    assert transformers.RobertaModel.from_pretrained(folder).embeddings.padding_idx == padding  # the first is behind it
+    # The first position follows the padding index.
+    assert transformers.RobertaModel.from_pretrained(folder).embeddings.padding_idx == padding
     with pytest.raises(UnknownFamily, match=f"pad_token_id is {padding}"):
         open_model(str(folder))
 
@@ -227,7 +228,7 @@ SWITCHED = [
 
 
 @pytest.mark.parametrize(("name", "key", "tensor", "size"), SWITCHED)
-def test_biases_and_the_key_that_says_they_are_there_must_agree(
+def test_biases_and_the_key_that_announces_them_must_agree(
     name: str, key: str, tensor: str, size: int, cases: Callable[[str], Case], tmp_path: Path
 ) -> None:
     case = cases(name)
@@ -239,9 +240,9 @@ def test_biases_and_the_key_that_says_they_are_there_must_agree(
         tiny.edit(folder, {key: off})
         with pytest.raises(BadWeights, match=f"but {key} is not true"):
             open_model(str(folder))
-    (config_off := tmp_path / "off").mkdir()
+    (without_biases := tmp_path / "off").mkdir()
     hf = type(case.hf)(type(case.hf.config).from_dict(case.config | {key: False}))
-    folder = tiny.save(hf, config_off)
+    folder = tiny.save(hf, without_biases)
     open_model(str(folder))
     tiny.edit(folder, {key: True})
     with pytest.raises(BadWeights, match=f"{key} is true, but"):
@@ -287,7 +288,8 @@ def test_a_left_over_quantisation_is_a_note(tmp_path: Path) -> None:
     (note,) = [note for note in model.info()["notes"] if "quantised" in note]
     assert "bitsandbytes, load_in_4bit" in note
     assert "BF16" in note
-    tiny.edit(folder, {"quantization_config": {"quant_method": "bitnet"}})  # its model computes with other numbers
+    # A BitNet model computes with other values than it stores.
+    tiny.edit(folder, {"quantization_config": {"quant_method": "bitnet"}})
     with pytest.raises(BadModel, match="bitnet"):
         open_model(str(folder))
 
@@ -296,8 +298,8 @@ WILD: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "wild_conf
 
 
 @pytest.mark.parametrize("name", sorted(WILD))
-def test_configurations_of_well_known_models_are_known(name: str) -> None:
-    """Their keys, as they were published: an allow-list that refuses them would be of no use."""
+def test_configurations_of_well_known_models_are_accepted(name: str) -> None:
+    """These are their keys as published; an allow-list that refuses them would be useless."""
     config = WILD[name]
     records = [family for family in FAMILIES if config["model_type"] in family.model_types and family.layout("hf")]
     fitting = []
@@ -320,7 +322,7 @@ def test_the_gelu_of_the_first_gemmas_is_its_approximation(name: str, tmp_path: 
         open_model(str(folder))
 
 
-def test_code_that_a_configuration_brings_is_a_note(tmp_path: Path) -> None:
+def test_custom_code_in_a_configuration_is_a_note(tmp_path: Path) -> None:
     folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
     assert not any("auto_map" in note for note in open_model(str(folder)).notes)
     tiny.edit(folder, {"auto_map": {"AutoModel": "modeling_own.OwnModel"}})

@@ -1,4 +1,4 @@
-"""What is not read is refused by name, with what was found and what is known: never a guess, never a traceback."""
+"""Unsupported models are refused by name, with what was found and what is known: no guesses, no tracebacks."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 @dataclass(frozen=True)
 class Refused:
-    """A checkpoint of the zoo, how it is changed, and what its refusal says."""
+    """A checkpoint of the zoo, its changes and the message of its refusal."""
 
     name: str
     says: tuple[str, ...]
@@ -42,14 +42,14 @@ class Refused:
 
 
 def quantised(method: str, *says: str, **more: Any) -> Refused:
-    """A format that the configuration names, and a tensor that is no plain number."""
+    """Return a refused checkpoint whose configuration names its format, with a tensor of integers."""
     config = {"quantization_config": {"quant_method": method, **more}}
     packed_weight = {f"{L0}self_attn.q_proj.weight": torch.ones(32, 24, dtype=torch.int8)}
     return Refused("llama", says, config, packed_weight, BadModel)
 
 
 def packed(says: str, *names: str) -> Refused:
-    """A format that only its tensors tell."""
+    """Return a refused checkpoint whose format shows in its tensors only."""
     first = f"{L0}self_attn.q_proj.{names[0]}"
     added: Tensors = {f"{L0}self_attn.q_proj.{name}": ONE.clone() for name in names}
     return Refused("llama", (says, first), tensors=added, error=BadModel)
@@ -118,7 +118,7 @@ UNKNOWN = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A checkpoint of the zoo whose tensors lie otherwise."""
+    """A checkpoint of the zoo with its tensors in another layout."""
 
     name: str
     change: Callable[[dict[str, Tensor]], Tensors]
@@ -171,14 +171,14 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Checkpoints of the zoo, each made once."""
+    """Return a function that saves each checkpoint of the zoo once."""
     folder = tmp_path_factory.mktemp("refusals")
     return lambda name: folder / name if (folder / name).exists() else save(tiny_model(name), folder / name)
 
 
 @pytest.fixture
 def copy(originals: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a checkpoint, changed."""
+    """Return a function that copies a checkpoint and changes the copy."""
 
     def changed(name: str, config: dict[str, Any], change: Callable[[dict[str, Tensor]], Tensors]) -> Path:
         folder = Path(shutil.copytree(originals(name), tmp_path / "model"))
@@ -187,9 +187,9 @@ def copy(originals: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path
     return changed
 
 
-def refusal(folder: Path, kind: type[ZeropassError]) -> str:
-    """The message of a refusal; it names the folder and ends like a sentence."""
-    with pytest.raises(kind) as caught:
+def refusal(folder: Path, error: type[ZeropassError]) -> str:
+    """Return the message with which a folder is refused."""
+    with pytest.raises(error) as caught:
         open_model(str(folder))
     return str(caught.value)
 
@@ -198,31 +198,31 @@ def refusal(folder: Path, kind: type[ZeropassError]) -> str:
 def test_a_format_or_a_variant_is_refused_by_name(case: str, copy: Callable[..., Path]) -> None:
     wrong = (QUANTISED | VARIANTS | UNKNOWN)[case]
     folder = copy(wrong.name, wrong.config, lambda _: wrong.tensors)
-    said = refusal(folder, wrong.error)
-    assert str(folder) in said
+    message = refusal(folder, wrong.error)
+    assert str(folder) in message
     for part in wrong.says:
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_another_layout_is_refused_by_tensor(case: str, copy: Callable[..., Path]) -> None:
     wrong = LAYOUTS[case]
-    said = refusal(copy(wrong.name, wrong.config, wrong.change), BadModel)
+    message = refusal(copy(wrong.name, wrong.config, wrong.change), BadModel)
     for part in wrong.says:
-        assert part in said
+        assert part in message
 
 
-def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
+def test_an_adapter_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "a/b", "peft_type": "LORA"}))
     save_file(
         {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ONE}, tmp_path / "adapter_model.safetensors"
     )
-    said = refusal(tmp_path, BadModel)
+    message = refusal(tmp_path, BadModel)
     for part in (str(tmp_path), "adapter", "--adapter", "a/b"):
-        assert part in said
+        assert part in message
 
 
-def test_a_part_of_a_gguf_file_is_no_model(tmp_path: Path) -> None:
+def test_a_part_of_a_gguf_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model-00001-of-00003.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_uint16("split.count", 3)
@@ -231,13 +231,13 @@ def test_a_part_of_a_gguf_file_is_no_model(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    said = refusal(path, BadModel)
+    message = refusal(path, BadModel)
     for part in (str(path), "3 parts", "model-00002-of-00003.gguf, model-00003-of-00003.gguf cannot be found"):
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize(("case", "line"), [("gptq", "info"), ("mamba", "build"), ("opt-350m", "explain")])
-def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Callable[..., Path]) -> None:
+def test_the_command_line_prints_one_message_and_exits_with_2(case: str, line: str, copy: Callable[..., Path]) -> None:
     wrong = (QUANTISED | VARIANTS | UNKNOWN)[case]
     folder = copy(wrong.name, wrong.config, lambda _: wrong.tensors)
     more = {"info": [], "build": ["--out", str(folder / "atlas")], "explain": ["L0.ff.1"]}[line]
@@ -258,7 +258,7 @@ def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Calla
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("qwen3", "queries and keys are changed"),
         ("olmo", "queries and keys are changed"),
@@ -268,7 +268,7 @@ def test_the_shell_sees_one_message_and_code_2(case: str, line: str, copy: Calla
         ("modernbert", "meets no norm before a block"),
     ],
 )
-def test_a_family_that_is_not_listened_to_says_why(name: str, said: str, tmp_path: Path) -> None:
+def test_a_family_that_cannot_be_measured_says_why(name: str, reason: str, tmp_path: Path) -> None:
     model = open_model(str(save(tiny_model(name), tmp_path / name)))
-    with pytest.raises(CannotRun, match=f"{said}.* cannot be measured yet"):
+    with pytest.raises(CannotRun, match=f"{reason}.* cannot be measured yet"):
         load_running(model)

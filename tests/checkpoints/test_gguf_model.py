@@ -1,4 +1,4 @@
-"""Real files and GGUF: canonical parameters equal to what transformers itself makes of the same file."""
+"""Real files and GGUF: canonical parameters equal those that transformers makes of the same file."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +41,7 @@ WRITES = ("o", "value")
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_path: Path) -> Iterator[tuple[Model, nn.Module]]:
-    """The GGUF file by zeropass, and by transformers in float32."""
+    """Yield the GGUF file as opened by zeropass, and by transformers in float32."""
     logging.disable_progress_bar()
     hf = AutoModelForCausalLM.from_pretrained(
         str(smollm2_path.parent), gguf_file=smollm2_path.name, dtype=torch.float32
@@ -51,12 +51,12 @@ def smollm2(smollm2_path: Path) -> Iterator[tuple[Model, nn.Module]]:
 
 
 def weight(module: nn.Module, role: str) -> Tensor:
-    """A torch Linear layer as (rows, d): written rows are its columns."""
+    """Return a torch Linear layer as (rows, d); written rows are its columns."""
     matrix = module.weight.detach()
     return matrix.T if role in WRITES else matrix
 
 
-def test_smollm2_every_matrix(smollm2: tuple[Model, nn.Module]):
+def test_every_matrix_of_smollm2_is_that_of_transformers(smollm2: tuple[Model, nn.Module]):
     model, hf = smollm2
     for layer, block in enumerate(hf.model.layers):
         for role, name in LLAMA_ROLES.items():
@@ -67,7 +67,7 @@ def test_smollm2_every_matrix(smollm2: tuple[Model, nn.Module]):
     assert layer == model.dims.layers - 1
 
 
-def test_smollm2_outside_the_blocks(smollm2: tuple[Model, nn.Module]):
+def test_smollm2_outside_the_blocks_is_that_of_transformers(smollm2: tuple[Model, nn.Module]):
     model, hf = smollm2
     assert model.dims.tied
     assert error(model.embedding, hf.model.embed_tokens.weight.detach()) < ROUNDING
@@ -80,23 +80,23 @@ def test_smollm2_outside_the_blocks(smollm2: tuple[Model, nn.Module]):
     assert model.dims.rope.theta == pytest.approx(config.rope_parameters["rope_theta"])
 
 
-def test_smollm2_parts_of_matrices(smollm2: tuple[Model, nn.Module]):
-    """Rows start:stop are the same rows as in the whole, also where a role is unpaired or transposed."""
+def test_parts_of_the_matrices_of_smollm2_equal_the_full_ones(smollm2: tuple[Model, nn.Module]):
+    """Rows start:stop are those of the full matrix, also where a role is unpaired or transposed."""
     model, _ = smollm2
     for role in (*LLAMA_ROLES, "embedding"):
-        whole = model.embedding if role == "embedding" else model.matrix(role, 7)
-        assert torch.equal(model.matrix(role, 7, 65, 130), whole[65:130]), role
+        full = model.embedding if role == "embedding" else model.matrix(role, 7)
+        assert torch.equal(model.matrix(role, 7, 65, 130), full[65:130]), role
     assert torch.equal(model.head("k", 7, 5), model.matrix("k", 7)[64:128])
 
 
-def test_smollm2_rows_left_paired_are_caught(smollm2: tuple[Model, nn.Module]):
+def test_rows_of_smollm2_that_stay_paired_are_caught(smollm2: tuple[Model, nn.Module]):
     model, hf = smollm2
     tensors = {**model.layout.tensors, "q": Stored("blk.{layer}.attn_q.weight")}
     wrong = replace(model, layout=replace(model.layout, tensors=tensors))
     assert error(wrong.matrix("q", 3), hf.model.layers[3].self_attn.q_proj.weight.detach()) > 0.1
 
 
-def test_minilm_canonical_parameters_and_one_forward_pass(minilm_path: Path):
+def test_parameters_of_minilm_are_those_of_transformers_and_of_a_forward_pass(minilm_path: Path):
     model, layer = open_model(str(minilm_path)), 3
     logging.disable_progress_bar()
     hf = BertModel.from_pretrained(minilm_path, dtype=torch.float32, attn_implementation="eager").eval()
@@ -117,12 +117,12 @@ def test_minilm_canonical_parameters_and_one_forward_pass(minilm_path: Path):
     assert error(written, text.linear(layer, "value")[1]) < 1e-4
 
 
-# A tiny GGUF file as llama.cpp's converter writes one, with what the real file lacks
+# A tiny GGUF file as llama.cpp's converter writes it, with features that the real file lacks
 
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
-    """One checkpoint (untied, GQA, biased, Llama 3.1's RoPE) as a folder and as a GGUF file."""
+    """Return one checkpoint (untied, GQA, biased, Llama 3.1's RoPE) as a folder and as a GGUF file."""
     folder = tmp_path_factory.mktemp("twins")
     save(make("llama-rope3"), folder)
     return open_model(str(folder)), open_model(str(write_gguf(folder, folder / "model.gguf")))
@@ -136,14 +136,14 @@ def test_gguf_and_folder_give_the_same_model(twins: tuple[Model, Model]):
     for layer in range(folder.dims.layers):
         for role in LLAMA_ROLES:
             assert torch.equal(file.matrix(role, layer), folder.matrix(role, layer)), role
-        for what in (*LLAMA_NORMS, "q_bias", "k_bias", "v_bias", "o_bias"):
-            assert torch.equal(file.vector(what, layer), folder.vector(what, layer)), what
+        for name in (*LLAMA_NORMS, "q_bias", "k_bias", "v_bias", "o_bias"):
+            assert torch.equal(file.vector(name, layer), folder.vector(name, layer)), name
 
 
-def test_gguf_frequencies_and_head_maps_at_an_offset(twins: tuple[Model, Model]):
+def test_gguf_frequencies_and_head_maps_at_an_offset_are_those_of_the_folder(twins: tuple[Model, Model]):
     folder, file = (Frames(model) for model in twins)
     assert error(file.frequencies(), folder.frequencies()) < ROUNDING
-    # The tokenizers differ in the tokens in use, so the means over keys do: compare them centred alike.
-    one, other = (frames.head_map(1, 3, "qk", offset=50) for frames in (folder, file))
-    centred = [m.left @ (m.right - m.right.mean(0)).T for m in (one, other)]
+    # The tokenizers use different tokens, so the means over keys differ: centre both maps in the same way.
+    products = [frames.head_map(1, 3, "qk", offset=50) for frames in (folder, file)]
+    centred = [m.left @ (m.right - m.right.mean(0)).T for m in products]
     assert error(centred[1], centred[0]) < 1e-4

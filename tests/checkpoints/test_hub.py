@@ -1,4 +1,4 @@
-"""The hub path against a local stand-in that serves the hub's own layout."""
+"""Models of the hub, from a local stand-in that serves the hub's own layout."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ OTHER = {
 
 @dataclass
 class Hub:
-    """What the stand-in serves, and what it was asked for."""
+    """The files that the stand-in serves, and the requests that it got."""
 
     repos: dict[str, dict[str, bytes]]
     url: str = ""
     gets: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     breaks: int = 0
-    """How many of the next downloads of weights break off half-way."""
+    """The number of coming downloads of weights that break off half-way."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,10 +58,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
-            self.api(*found.groups())
-        elif found := re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
-            self.resolve(found[1], found[3])
+        if match := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
+            self.api(*match.groups())
+        elif match := re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
+            self.resolve(match[1], match[3])
         else:
             self.reply(404, b"{}")
 
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running stand-in; huggingface_hub is pointed at it, with an empty cache."""
+    """Yield a running stand-in to which huggingface_hub is pointed, with an empty cache."""
     hub = Hub(
         {
             "owner/model": TEXT | OTHER | {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"never"},
@@ -136,7 +136,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    # The client reads these from the environment when it is imported.
+    # The client reads these from the environment on import, so they are patched.
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -151,7 +151,7 @@ def names(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-def test_only_wanted_files_are_fetched_and_only_once(hub: Hub) -> None:
+def test_only_needed_files_are_fetched_and_only_once(hub: Hub) -> None:
     folder = fetch_hub("owner/model")
     assert names(folder) == {*TEXT, "model.safetensors"}
     assert set(hub.gets) == names(folder)
@@ -161,11 +161,11 @@ def test_only_wanted_files_are_fetched_and_only_once(hub: Hub) -> None:
     assert hub.gets == []
 
 
-def test_bin_files_only_without_safetensors(hub: Hub) -> None:
+def test_bin_files_are_fetched_only_without_safetensors(hub: Hub) -> None:
     assert names(fetch_hub("owner/bin")) == {*TEXT, "pytorch_model.bin"}
 
 
-def test_other_vocabularies_are_fetched_only_where_there_is_no_usual_one(hub: Hub) -> None:
+def test_other_vocabularies_are_fetched_only_without_a_usual_one(hub: Hub) -> None:
     others = {"tokenizer.model": b"a", "tekken.json": b"{}", "qwen.tiktoken": b"b", "tokenizer.model.v3": b"c"}
     weights = {"model.safetensors": WEIGHTS}
     config = {"config.json": TEXT["config.json"]}
@@ -215,7 +215,7 @@ def test_an_unreachable_hub_reads_the_cache(hub: Hub, monkeypatch: pytest.Monkey
         ("owner/model", "v9", "owner/model has no revision 'v9'"),
     ],
 )
-def test_what_the_hub_does_not_give(hub: Hub, repo: str, revision: str | None, message: str) -> None:
+def test_a_model_that_the_hub_does_not_give_says_why(hub: Hub, repo: str, revision: str | None, message: str) -> None:
     with pytest.raises(NotFetched, match=message):
         fetch_hub(repo, revision)
 
@@ -242,13 +242,13 @@ def test_an_interrupted_download_completes_later(hub: Hub, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "../x", "a/..", "a/b c", "-a/b", "a--b/c", "a/b\n", "é/x"])
-def test_what_is_no_hub_id(repo: str) -> None:
+def test_a_bad_hub_id_is_refused(repo: str) -> None:
     with pytest.raises(BadModel, match=r"(?s)is no hub id.*MODEL may be"):
         fetch_hub(repo)
 
 
 @pytest.mark.parametrize("revision", ["", "../../x", "a//b", "-x", "a b"])
-def test_what_is_no_revision(revision: str) -> None:
+def test_a_bad_revision_is_refused(revision: str) -> None:
     with pytest.raises(BadModel, match="is no hub id"):
         fetch_hub("owner/model", revision)
 
@@ -270,7 +270,7 @@ def test_the_environment_is_respected(hub: Hub, tmp_path: Path) -> None:
     assert "NotFetched" in run("owner/bin", HF_HUB_OFFLINE="1").stderr
 
 
-# Weights as releases ship them ---------------------------------------------------------------------------
+# Weights in the layouts of releases -----------------------------------------------------------------------
 
 
 def index_of(*shards: str) -> dict[str, bytes]:
@@ -285,7 +285,7 @@ NAMED = {"base.safetensors": b"1", "new.safetensors": b"2"}
 
 
 @pytest.mark.parametrize(
-    ("shipped", "wanted"),
+    ("shipped", "read"),
     [
         (SHARD | VARIANT, SHARD),
         (SHARD | VARIANT | BIN, BIN),  # which is what transformers reads
@@ -295,12 +295,12 @@ NAMED = {"base.safetensors": b"1", "new.safetensors": b"2"}
         ({"model.safetensors": b"m"} | index_of("base.safetensors") | SHARD, {"model.safetensors": b"m"}),
     ],
 )
-def test_what_would_be_read_is_fetched_and_nothing_else(
-    hub: Hub, shipped: dict[str, bytes], wanted: dict[str, bytes]
+def test_files_that_would_be_read_are_fetched_and_no_others(
+    hub: Hub, shipped: dict[str, bytes], read: dict[str, bytes]
 ) -> None:
     hub.repos["owner/shipped"] = TEXT | OTHER | shipped
     indexed = "model.safetensors" not in shipped and "model.safetensors.index.json" in shipped
-    expected = {*TEXT, *wanted, *(index_of("") if indexed else ())}
+    expected = {*TEXT, *read, *(index_of("") if indexed else ())}
     assert names(fetch_hub("owner/shipped")) == expected
     assert set(hub.gets) == expected
 
@@ -319,7 +319,7 @@ def test_an_index_that_leaves_its_folder_fetches_nothing(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shipped", "said"),
+    ("shipped", "message"),
     [
         (TEXT | {"tf_model.h5": b"t"}, r"owner/other has no weights; .* It has tf_model\.h5: let transformers 4"),
         (
@@ -329,9 +329,9 @@ def test_an_index_that_leaves_its_folder_fetches_nothing(hub: Hub) -> None:
         (TEXT | {"model-00001-of-00002.safetensors": b"s"}, r"owner/other lacks 1 of its 2 shards"),
     ],
 )
-def test_a_model_that_is_not_read_says_what_it_has(hub: Hub, shipped: dict[str, bytes], said: str) -> None:
+def test_a_model_that_cannot_be_read_says_what_it_has(hub: Hub, shipped: dict[str, bytes], message: str) -> None:
     hub.repos["owner/other"] = shipped
-    with pytest.raises(BadModel, match=said):
+    with pytest.raises(BadModel, match=message):
         fetch_hub("owner/other")
     assert not {"tf_model.h5", "a-q4.gguf", "model-00001-of-00002.safetensors"} & set(hub.gets)
 

@@ -1,4 +1,4 @@
-"""Models read from storage, through fsspec's own memory file system."""
+"""Models in object stores, read through the memory file system of fsspec."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from zeropass.errors import BadModel, NotFetched
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model in storage, and a cache of the test's own."""
+    """Return the URL of a model in storage, with an empty cache."""
     monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
     folder = small.llama(tmp_path / "model")
     memory = fsspec.filesystem("memory")
@@ -26,16 +26,16 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "memory://bucket/model"
 
 
-def test_a_model_in_storage_is_the_model(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there, here = zp.open_model(bucket), zp.open_model(str(tmp_path / "model"))
-    assert torch.equal(there.embedding, here.embedding)
-    assert there.fingerprint == here.fingerprint
+def test_a_model_in_storage_is_read_as_its_folder(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote, local = zp.open_model(bucket), zp.open_model(str(tmp_path / "model"))
+    assert torch.equal(remote.embedding, local.embedding)
+    assert remote.fingerprint == local.fingerprint
     assert not list((tmp_path / "cache").rglob("readme*"))
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", None)  # a second time nothing is fetched
-    assert zp.open_model(bucket).fingerprint == here.fingerprint
+    assert zp.open_model(bucket).fingerprint == local.fingerprint
 
 
-def test_a_vocabulary_of_another_library_is_fetched_to_be_named(bucket: str) -> None:
+def test_a_vocabulary_of_another_library_is_named(bucket: str) -> None:
     memory = fsspec.filesystem("memory")
     memory.rm("/bucket/model/tokenizer.json")
     memory.pipe_file("/bucket/model/spiece.model", b"x")
@@ -43,7 +43,7 @@ def test_a_vocabulary_of_another_library_is_fetched_to_be_named(bucket: str) -> 
         zp.open_model(bucket)
 
 
-def test_what_changed_there_is_fetched_again(bucket: str) -> None:
+def test_a_changed_file_is_fetched_again(bucket: str) -> None:
     zp.open_model(bucket)
     fsspec.filesystem("memory").pipe_file("/bucket/model/config.json", b"{}")
     with pytest.raises(BadModel, match="model_type is None"):
@@ -51,19 +51,19 @@ def test_what_changed_there_is_fetched_again(bucket: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "said"),
+    ("url", "error", "message"),
     [
         ("memory://bucket/nothing", NotFetched, "memory://bucket/nothing cannot be fetched"),
         ("nonsense://bucket/model", NotFetched, "cannot be fetched: Protocol not known"),
         ("memory://bucket/none.gguf", NotFetched, "cannot be fetched"),
     ],
 )
-def test_no_model_there(bucket: str, url: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_a_url_without_a_model_is_refused(bucket: str, url: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         zp.open_model(url)
 
 
-def test_a_folder_without_a_model(bucket: str) -> None:
+def test_a_folder_without_a_model_is_refused(bucket: str) -> None:
     fsspec.filesystem("memory").pipe_file("/bucket/texts/a.txt", b"words")
     with pytest.raises(BadModel, match=r"has no config\.json"):
         zp.open_model("memory://bucket/texts")
@@ -79,7 +79,7 @@ def cached(tmp_path: Path) -> set[str]:
     return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".checksum"}
 
 
-def test_what_is_gone_from_there_is_no_longer_read(bucket: str, tmp_path: Path) -> None:
+def test_a_file_removed_from_storage_is_no_longer_read(bucket: str, tmp_path: Path) -> None:
     zp.open_model(bucket)
     memory = fsspec.filesystem("memory")
     tensors = load(memory.cat_file("/bucket/model/model.safetensors"))
@@ -94,7 +94,7 @@ def test_what_is_gone_from_there_is_no_longer_read(bucket: str, tmp_path: Path) 
     assert not {"model.safetensors", "model.fp16.safetensors"} & cached(tmp_path)
 
 
-def test_weights_that_are_not_read_are_named(bucket: str) -> None:
+def test_unsupported_weights_are_named(bucket: str) -> None:
     fsspec.filesystem("memory").rm_file("/bucket/model/model.safetensors")
     put(**{"tf_model.h5": b"t"})
     with pytest.raises(BadModel, match=r"memory://bucket/model has no weights; .* It has tf_model\.h5"):

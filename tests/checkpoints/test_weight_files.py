@@ -1,4 +1,4 @@
-"""Weights as releases ship them: shards and their index, wrappers, parts of a GGUF file, variants, and what is none."""
+"""Weights as releases ship them: shards and their index, wrappers, parts of a GGUF file, variants, other files."""
 
 import hashlib
 import json
@@ -45,13 +45,13 @@ STEMS = {"safetensors": "model", "bin": "pytorch_model"}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: Factory) -> Path:
-    """A tied llama as transformers saves it."""
+    """Return a tied llama as transformers saves it."""
     return tiny.save(tiny.make("llama-tied"), tmp_path_factory.mktemp("tied"))
 
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy of it without its weights; tests put them there in their own way."""
+    """Return a copy of `saved` without weights; each test writes them in its own layout."""
     shutil.copytree(saved, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     return tmp_path / "model"
@@ -63,7 +63,7 @@ def tensors(saved: Path) -> dict[str, Tensor]:
 
 
 def in_shards(folder: Path, shards: list[dict[str, Tensor]], index: dict[str, int] | None, suffix: str) -> list[Path]:
-    """Write shards, and an index that names a shard (from 1) for each tensor; gives the shards."""
+    """Write shards, and an index that names a shard (from 1) for each tensor; return the paths of the shards."""
     stem = STEMS[suffix]
     paths = [folder / f"{stem}-{i:05d}-of-{len(shards):05d}.{suffix}" for i in range(1, len(shards) + 1)]
     for path, shard in zip(paths, shards, strict=True):
@@ -100,11 +100,12 @@ def test_the_index_says_which_of_two_copies_counts(
     assert torch.equal(model.matrix("gate", 0), [tensors[GATE], changed[GATE]][counts - 1])
     (note, *more) = model.files.notes
     assert f"In several shards: {GATE!r}." in note
-    # transformers takes the last file's copy. Where the index says otherwise, it reads another model, and we say so.
+    # transformers takes the copy of the last file. Where the index says otherwise, it reads another model, which the
+    # notes say.
     theirs = loaded(folder).model.layers[0].mlp.gate_proj.weight
     assert torch.equal(theirs, changed[GATE])
     assert bool(more) == (not torch.equal(theirs, model.matrix("gate", 0)))
-    assert all("another copy" in one and "transformers 5" in one for one in more)
+    assert all("another copy" in note and "transformers 5" in note for note in more)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -127,7 +128,7 @@ def test_a_tensor_of_the_model_that_the_index_does_not_name_is_refused(
 ) -> None:
     head = tensors["model.embed_tokens.weight"] + 1
     in_shards(folder, [tensors | {"lm_head.weight": head}], dict.fromkeys(tensors, 1), "safetensors")
-    assert torch.equal(loaded(folder).lm_head.weight, head)  # to leave it out would be to read another model
+    assert torch.equal(loaded(folder).lm_head.weight, head)  # without it, another model would be read
     with pytest.raises(BadModel, match=r"tensor 'lm_head\.weight' is in a shard, but the index does not name it"):
         open_model(str(folder))
     wrapped = {f"module.{name}": tensor for name, tensor in (tensors | {"lm_head.weight": head}).items()}
@@ -151,35 +152,35 @@ def test_shards_that_the_index_does_not_name_are_named(folder: Path, tensors: di
     draw=st.data(),
 )
 @settings(max_examples=200, deadline=None)
-def test_an_index_is_obeyed_whatever_lies_in_the_shards(shards: list[set[str]], draw: st.DataObject) -> None:
+def test_an_index_is_obeyed_whatever_the_shards_hold(shards: list[set[str]], draw: st.DataObject) -> None:
     files = {Path(f"{i}"): sorted(names) for i, names in enumerate(shards)}
     homes = {name: [file for file in files if name in files[file]] for name in "abcdefgh"}
     index = {
-        name: draw.draw(st.sampled_from([file.name for file in there]))
-        for name, there in homes.items()
-        if there and draw.draw(st.booleans())
+        name: draw.draw(st.sampled_from([file.name for file in holders]))
+        for name, holders in homes.items()
+        if holders and draw.draw(st.booleans())
     }
     merged = merge_shards(files, index)
     assert {name: file.name for name, file in merged.home.items()} == index
-    assert merged.unindexed == {name for name, there in homes.items() if there} - index.keys()
+    assert merged.unindexed == {name for name, holders in homes.items() if holders} - index.keys()
     copied = [name for name in index if len(homes[name]) > 1]
     early = [name for name in copied if index[name] != homes[name][-1].name]
     assert len(merged.notes) == bool(copied) + bool(early) + bool(merged.unindexed)
-    if wrong := [name for name, there in homes.items() if len(there) < len(files)]:
+    if wrong := [name for name, holders in homes.items() if len(holders) < len(files)]:
         elsewhere = next(file.name for file in files if wrong[0] not in files[file])
         with pytest.raises(BadWeights, match="is not in it, though the index says so"):
             merge_shards(files, index | {wrong[0]: elsewhere})
-    if any(len(there) > 1 for there in homes.values()):
+    if any(len(holders) > 1 for holders in homes.values()):
         with pytest.raises(BadModel, match="without an index it must be in one shard"):
             merge_shards(files, None)
     else:
-        assert merge_shards(files, None).home == {name: there[0] for name, there in homes.items() if there}
+        assert merge_shards(files, None).home == {name: holders[0] for name, holders in homes.items() if holders}
 
 
 # Wrappers -----------------------------------------------------------------------------------------------
 
 
-def test_what_wraps_a_model_really_puts_this_before_its_names() -> None:
+def test_wrappers_of_torch_put_the_known_prefixes_before_names() -> None:
     plain = torch.nn.Linear(2, 2)
     wrapped = (torch.compile(plain, backend="eager"), torch.nn.DataParallel(plain), checkpoint_wrapper(plain))
     names = [next(iter(dict(torch.nn.Module.named_parameters(module)))) for module in wrapped]
@@ -191,7 +192,7 @@ def test_what_wraps_a_model_really_puts_this_before_its_names() -> None:
 
 @given(wrappers=st.lists(st.sampled_from(WRAPPERS), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
-def test_a_wrapped_model_is_the_model(saved: Path, tmp_path_factory: Factory, wrappers: list[str]) -> None:
+def test_a_wrapped_model_is_read_as_the_model(saved: Path, tmp_path_factory: Factory, wrappers: list[str]) -> None:
     folder = tmp_path_factory.mktemp("wrapped") / "model"
     shutil.copytree(saved, folder)
     wrapper = "".join(wrappers)
@@ -205,7 +206,7 @@ def test_a_wrapped_model_is_the_model(saved: Path, tmp_path_factory: Factory, wr
         assert model.source.shape(name) == tuple(tensor.shape)
         assert model.source.dtype(name) == "F32"
     assert any(repr(wrapper) in note for note in model.notes)
-    # A wrapper around some of them is none: it may be a second model.
+    # A prefix of some tensors only is no wrapper: they may be a second model.
     save_file(
         {(wrapper if i else "") + name: tensor for i, (name, tensor) in enumerate(sorted(tensors.items()))},
         folder / "model.safetensors",
@@ -215,13 +216,13 @@ def test_a_wrapped_model_is_the_model(saved: Path, tmp_path_factory: Factory, wr
 
 
 @pytest.mark.parametrize("variant", sorted(tiny.MAKERS))
-def test_names_that_fit_as_they_are_stay(variant: str, tmp_path: Path) -> None:
+def test_names_that_already_fit_stay(variant: str, tmp_path: Path) -> None:
     folder = tiny.save(tiny.make(variant), tmp_path / "plain")
     stored = load_file(folder / "model.safetensors")
     model = open_model(str(folder))
     assert set(model.source.names()) == set(stored)
     assert model.files.notes == ()
-    # The whole model under one more name, its head included.
+    # The full model, its head included, under one more prefix.
     shutil.copytree(folder, tmp_path / "wrapped")
     save_file({f"model.{name}": tensor for name, tensor in stored.items()}, tmp_path / "wrapped" / "model.safetensors")
     wrapped = open_model(str(tmp_path / "wrapped"))
@@ -231,7 +232,7 @@ def test_names_that_fit_as_they_are_stay(variant: str, tmp_path: Path) -> None:
     assert torch.equal(wrapped.matrix("q", 1), model.matrix("q", 1))
 
 
-def test_what_is_left_without_a_wrapper_has_to_fit(folder: Path, tensors: dict[str, Tensor]) -> None:
+def test_names_without_their_wrapper_have_to_fit(folder: Path, tensors: dict[str, Tensor]) -> None:
     save_file(
         {f"module.{name.replace('embed', 'x')}": tensor for name, tensor in tensors.items()},
         folder / "model.safetensors",
@@ -247,7 +248,7 @@ def test_what_is_left_without_a_wrapper_has_to_fit(folder: Path, tensors: dict[s
 
 
 def aligned(path: Path, alignment: int) -> Path:
-    """A GGUF file of this alignment; the package's own writer has only powers of two."""
+    """Write a GGUF file of an alignment; the package itself writes powers of two only."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.data_alignment = alignment
     writer.add_uint32("general.alignment", alignment)
@@ -276,7 +277,7 @@ def test_no_other_alignment_is_read(tmp_path: Path, alignment: int) -> None:
 
 @pytest.fixture(scope="module")
 def split(saved: Path, tmp_path_factory: Factory) -> list[Path]:
-    """The llama as one GGUF file, ``whole.gguf``, and beside it split as the package's own writer does."""
+    """Write the llama as one GGUF file, ``whole.gguf``, and split by the package's own writer; return the parts."""
     folder = tmp_path_factory.mktemp("split")
     convert(saved, folder / "whole.gguf")
     with pytest.MonkeyPatch.context() as patched:
@@ -287,18 +288,18 @@ def split(saved: Path, tmp_path_factory: Factory) -> list[Path]:
 
 @pytest.fixture
 def parts(split: list[Path], tmp_path: Path) -> list[Path]:
-    """A copy of the parts; tests break it."""
+    """Return a copy of the parts; tests break it."""
     return [Path(shutil.copy(part, tmp_path)) for part in split]
 
 
 def test_a_split_file_is_opened_as_one_from_any_of_its_parts(split: list[Path]) -> None:
     assert [part.name for part in split] == [f"model-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
-    whole = open_model(str(split[0].with_name("whole.gguf")))
+    full = open_model(str(split[0].with_name("whole.gguf")))
     for part in split:
         model = open_model(str(part))
-        assert_same(model, whole)
-        assert model.files.config == whole.files.config
-        assert model.vocab.pieces == whole.vocab.pieces
+        assert_same(model, full)
+        assert model.files.config == full.files.config
+        assert model.vocab.pieces == full.vocab.pieces
         assert model.files.weight_files == tuple(split)
         assert model.size == sum(part.stat().st_size for part in split)
         assert model.fingerprint == fingerprint(split)
@@ -306,29 +307,31 @@ def test_a_split_file_is_opened_as_one_from_any_of_its_parts(split: list[Path]) 
 
 
 @pytest.mark.parametrize("size", [1, 5, 19])
-def test_however_it_is_split_it_is_the_whole(
+def test_a_file_split_at_any_size_equals_the_full_file(
     saved: Path, split: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(gguf, "GGUFWriter", partial(gguf.GGUFWriter, split_max_tensors=size))
     convert(saved, tmp_path / "m.gguf")
-    whole = GgufSource(split[0].with_name("whole.gguf"))
+    full = GgufSource(split[0].with_name("whole.gguf"))
     parts = sorted(tmp_path.glob("m-*"))
-    assert len(parts) == -(-len(whole.names()) // size) > 1
+    assert len(parts) == -(-len(full.names()) // size) > 1
     source = GgufSource(parts[-1])
-    assert source.names() == whole.names()
-    for name in whole.names():
-        np.testing.assert_array_equal(source.rows(name, 1), whole.rows(name, 1))
+    assert source.names() == full.names()
+    for name in full.names():
+        np.testing.assert_array_equal(source.rows(name, 1), full.rows(name, 1))
 
 
-@pytest.mark.parametrize("gone", [0, 1, 2])
-def test_a_missing_part_is_named(parts: list[Path], gone: int) -> None:
-    parts[gone].unlink()
-    for part in parts[:gone] + parts[gone + 1 :]:
-        with pytest.raises(BadModel, match=rf"one of 3 parts of a model, of which {parts[gone].name} cannot be found"):
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_part_is_named(parts: list[Path], missing: int) -> None:
+    parts[missing].unlink()
+    for part in parts[:missing] + parts[missing + 1 :]:
+        with pytest.raises(
+            BadModel, match=rf"one of 3 parts of a model, of which {parts[missing].name} cannot be found"
+        ):
             open_model(str(part))
 
 
-def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
+def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(change(path.read_bytes()))
 
 
@@ -349,7 +352,7 @@ def test_parts_of_another_order_or_model_are_refused(parts: list[Path], split: l
 
 
 def number_after(key: bytes, size: int, value: int) -> Callable[[bytes], bytes]:
-    """Write another number behind a key of a header."""
+    """Return a change that writes another number behind a key of a header."""
 
     def change(content: bytes) -> bytes:
         at = content.index(key) + len(key) + 4
@@ -359,11 +362,11 @@ def number_after(key: bytes, size: int, value: int) -> Callable[[bytes], bytes]:
 
 
 def test_parts_whose_counts_do_not_agree_are_refused(parts: list[Path]) -> None:
-    rewritten(parts[2], number_after(b"split.tensors.count", 4, 99))
+    rewrite(parts[2], number_after(b"split.tensors.count", 4, 99))
     with pytest.raises(BadModel, match=r"model-00003.*split\.tensors\.count is not what model-00001-of-00003"):
         open_model(str(parts[1]))
     for part in parts[:2]:
-        rewritten(part, number_after(b"split.tensors.count", 4, 99))
+        rewrite(part, number_after(b"split.tensors.count", 4, 99))
     with pytest.raises(BadModel, match=r"split\.tensors\.count is 99, but its 3 parts hold 20"):
         open_model(str(parts[1]))
 
@@ -405,14 +408,14 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
     theirs = set(MODEL_ARCH_NAMES.values())
     assert set(LLAMA_CPP_NAMES) <= theirs - known
     assert set(LLAMA_CPP_NAMES.values()) <= known
-    # Every family whose name differs there only in how it is written.
+    # Families whose names differ there in spelling only.
     spelled = {name: kind for name in theirs - known for kind in known if bare(name) == bare(kind)}
     assert spelled.items() <= LLAMA_CPP_NAMES.items()
     assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {"phi2": "phi", "t5encoder": "t5"}
 
 
 @pytest.mark.parametrize("name", sorted(set(MODEL_ARCH_NAMES.values())))
-def test_a_gguf_file_of_a_family_that_is_known_as_safetensors_says_so(tmp_path: Path, name: str) -> None:
+def test_a_gguf_file_of_a_family_known_as_safetensors_says_so(tmp_path: Path, name: str) -> None:
     path = tmp_path / "m.gguf"
     writer = gguf.GGUFWriter(path, name)
     writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
@@ -424,23 +427,23 @@ def test_a_gguf_file_of_a_family_that_is_known_as_safetensors_says_so(tmp_path: 
     families = [family for family in FAMILIES if kind in family.model_types]
     with pytest.raises(ZeropassError) as caught:
         open_model(str(path))
-    said = str(caught.value)
+    message = str(caught.value)
     if not families:
         assert isinstance(caught.value, UnknownFamily)
-        assert f"general.architecture is {name!r}, which is not in the table of families" in said
+        assert f"general.architecture is {name!r}, which is not in the table of families" in message
     elif not any(family.layout("gguf") for family in families):
         assert isinstance(caught.value, UnknownFamily)
-        assert f"general.architecture is {name!r}; the family {families[0].name} is known, but not as a GGUF" in said
-        assert "Give the model as a folder or hub id of safetensors." in said
+        assert f"general.architecture is {name!r}; the family {families[0].name} is known, but not as a GGUF" in message
+        assert "Give the model as a folder or hub id of safetensors." in message
     else:
-        assert "known" not in said
+        assert "known" not in message
 
 
 # Hashes -------------------------------------------------------------------------------------------------
 
 
 def sha256sum(*files: Path) -> dict[str, str]:
-    """What the program of this name prints."""
+    """Return the hashes that the program sha256sum prints."""
     program = shutil.which("sha256sum") or pytest.skip("there is no sha256sum here")
     out = subprocess.run([program, *map(str, files)], check=True, capture_output=True, text=True).stdout
     return {Path(line.split(maxsplit=1)[1]).name: line.split()[0] for line in out.splitlines()}
@@ -470,7 +473,7 @@ def test_the_sha256_is_what_sha256sum_prints(
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_shards_without_an_index_are_read_if_all_are_there(
+def test_shards_without_an_index_are_read_if_none_is_missing(
     folder: Path, tensors: dict[str, Tensor], saved: Path, suffix: str, count: int
 ) -> None:
     names = list(tensors)
@@ -522,15 +525,15 @@ def test_a_variant_is_read_if_it_is_the_only_weights(folder: Path, suffix: str, 
     for name, tensor in theirs.named_parameters():
         np.testing.assert_array_equal(model.source.rows(name), tensor.detach())
     assert any("the variant 'fp16'" in note for note in model.notes)
-    whole = folder / f"{STEMS[suffix]}.ema.{suffix}"
-    SAVERS[suffix]({"w": torch.ones(1)}, whole)
+    second = folder / f"{STEMS[suffix]}.ema.{suffix}"
+    SAVERS[suffix]({"w": torch.ones(1)}, second)
     with pytest.raises(BadModel, match=r"weights of several variants \(ema, fp16\)"):
         open_model(str(folder))
-    whole.rename(folder / f"{STEMS[suffix]}.{suffix}")  # what has no variant goes before one
+    second.rename(folder / f"{STEMS[suffix]}.{suffix}")  # weights without a variant go first
     assert open_files(str(folder)).weight_files == (folder / f"{STEMS[suffix]}.{suffix}",)
 
 
-def test_what_transformers_reads_goes_first() -> None:
+def test_files_that_transformers_reads_go_first() -> None:
     order = [
         *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
         *("pytorch_model.pt", "model.pt", "model-00001-of-00001.safetensors", "pytorch_model-00001-of-00001.bin"),
@@ -562,7 +565,7 @@ def test_weights_that_the_configuration_names_are_read(folder: Path, tensors: di
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "advice"),
     [
         (["consolidated.safetensors"], "It has consolidated.safetensors: that is the layout of its authors' own code"),
         (["consolidated.00.pth", "consolidated.01.pth"], "It has consolidated.00.pth, consolidated.01.pth: that is"),
@@ -581,20 +584,20 @@ def test_weights_that_the_configuration_names_are_read(folder: Path, tensors: di
         (["training_args.bin", "optimizer.pt"], "pytorch_model.pt, model.pt."),
     ],
 )
-def test_weights_that_are_not_read_are_named_with_the_way(folder: Path, names: list[str], said: str) -> None:
+def test_unsupported_weights_are_named_with_advice(folder: Path, names: list[str], advice: str) -> None:
     for name in names:
         (folder / name).write_bytes(b"x")
     with pytest.raises(BadModel, match=r"has no weights; it should have one of model\.safetensors") as caught:
         open_model(str(folder))
-    assert said in str(caught.value)
-    assert ("It has" in said) == ("It has" in str(caught.value))
+    assert advice in str(caught.value)
+    assert ("It has" in advice) == ("It has" in str(caught.value))
     (folder / "config.json").unlink()
     with pytest.raises(BadModel, match=r"has no config\.json\. ") as caught:
         open_model(str(folder))
-    assert said in str(caught.value) or "It has" not in said
+    assert advice in str(caught.value) or "It has" not in advice
 
 
-# What lies in place of a file ---------------------------------------------------------------------------
+# Other things in place of a file --------------------------------------------------------------------------
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
@@ -602,18 +605,20 @@ PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "m.gguf"])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "description"),
     [(POINTER, "a pointer of Git LFS .* git lfs pull"), (PAGE, "a page of HTML"), (b"", r"empty \(0 bytes\)")],
     ids=["lfs", "html", "empty"],
 )
-def test_what_stands_in_for_a_file_is_called_by_its_name(folder: Path, name: str, content: bytes, said: str) -> None:
+def test_a_pointer_or_page_in_place_of_a_file_is_recognised(
+    folder: Path, name: str, content: bytes, description: str
+) -> None:
     (folder / name).write_bytes(content)
-    with pytest.raises(BadModel, match=rf"{name} is {said}"):
+    with pytest.raises(BadModel, match=rf"{name} is {description}"):
         open_model(str(folder / name if name.endswith("gguf") else folder))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "m.gguf"])
-def test_links_to_nothing_folders_and_closed_files_are_named(folder: Path, name: str) -> None:
+def test_broken_links_folders_and_pipes_are_named(folder: Path, name: str) -> None:
     path, model = folder / name, str(folder / name if name.endswith("gguf") else folder)
     path.unlink(missing_ok=True)
     if not name.endswith("gguf"):
@@ -631,16 +636,16 @@ def test_links_to_nothing_folders_and_closed_files_are_named(folder: Path, name:
     path.unlink()
 
 
-def test_a_file_that_is_closed_to_us_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     opened = Path.open
 
-    def closed(path: Path, *args: object, **more: object) -> object:
+    def refuse(path: Path, *args: object, **more: object) -> object:
         if path.name == "model.safetensors":
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *args, **more)
 
-    monkeypatch.setattr(Path, "open", closed)  # for the administrator no file is closed
+    monkeypatch.setattr(Path, "open", refuse)  # an administrator may read any file
     with pytest.raises(BadModel, match=r"model\.safetensors cannot be read: .*Permission denied"):
         open_model(str(folder))
 
@@ -669,7 +674,7 @@ def test_a_gguf_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
         open_model(str(tmp_path / "m.gguf"))
 
 
-def test_weights_of_mlx_in_plain_numbers_are_read(folder: Path, tensors: dict[str, Tensor], saved: Path) -> None:
+def test_unquantised_weights_of_mlx_are_read(folder: Path, tensors: dict[str, Tensor], saved: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "mlx"})
     assert_same(open_model(str(folder)), open_model(str(saved)))
     quantised = {GATE.replace("weight", kind): torch.ones(40, 1) for kind in ("scales", "biases")}

@@ -16,35 +16,35 @@ CHANGED: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None},  # the converter writes four times the width, whatever the configuration says
     "gemma3": {"sliding_window_pattern": 6, "num_hidden_layers": 7},  # the pattern itself is not written
 }
-"""How a checkpoint of the zoo is changed into one that llama.cpp can hold."""
+"""Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""
 
 SPM = ("llama", "gemma2", "gemma3", "phi3")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A checkpoint of the zoo, its configuration changed as asked."""
-    made = tmp_path_factory.mktemp("gguf")
+    """Return a function that saves a checkpoint of the zoo, with its configuration changed as asked."""
+    root = tmp_path_factory.mktemp("gguf")
 
     def make(name: str, key: str = "", **settings: Any) -> Path:
-        model, config, usual = ZOO[name]
+        model, config, defaults = ZOO[name]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ZOO, name, (model, config, usual | CHANGED.get(name, {}) | settings))
-            where = save(tiny_model(name), made / f"{name}{key}")
+            patch.setitem(ZOO, name, (model, config, defaults | CHANGED.get(name, {}) | settings))
+            path = save(tiny_model(name), root / f"{name}{key}")
         if name in SPM:
-            (where / "tokenizer.json").write_text(sentencepiece(58))
-        return where
+            (path / "tokenizer.json").write_text(sentencepiece(58))
+        return path
 
     return make
 
 
 @pytest.fixture(scope="module")
 def twins(folder: Callable[..., Path]) -> Callable[..., tuple[Model, Model]]:
-    """One checkpoint as a file and as a folder."""
+    """Return a function that opens one checkpoint as a file and as a folder."""
 
     @cache
     def opened(name: str) -> tuple[Model, Model]:
-        where = folder(name)
-        return open_model(str(convert(where, where / "model.gguf"))), open_model(str(where))
+        path = folder(name)
+        return open_model(str(convert(path, path / "model.gguf"))), open_model(str(path))
 
     return opened

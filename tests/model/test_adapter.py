@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT computes with them is what is read from their factors."""
+"""LoRA adapters: their factors give what PEFT computes with them."""
 
 import shutil
 from pathlib import Path
@@ -33,47 +33,48 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_adapter_is_what_peft_merges(name: str, tmp_path: Path) -> None:
-    found = made("llama", tmp_path, **CONFIGS[name])
+    adapted = made("llama", tmp_path, **CONFIGS[name])
     merged = zp.open_model(str(tmp_path / "merged"))
     for layer in range(2):
         for role in ("gate", "up", "value", "q", "k", "v", "o"):
-            torch.testing.assert_close(found.matrix(role, layer), merged.matrix(role, layer))
-            torch.testing.assert_close(found.matrix(role, layer, 3, 9), merged.matrix(role, layer, 3, 9))
+            torch.testing.assert_close(adapted.matrix(role, layer), merged.matrix(role, layer))
+            torch.testing.assert_close(adapted.matrix(role, layer, 3, 9), merged.matrix(role, layer, 3, 9))
     for table in ("embedding", "unembedding"):
-        torch.testing.assert_close(found.matrix(table), merged.matrix(table))
-        torch.testing.assert_close(found.matrix_on_cpu(table), merged.matrix(table))
-    # Tokens are judged by their rows, once where these are the base's.
-    assert (found.judgement is found.base.judgement) == (name != "tables")
-    torch.testing.assert_close(found.vector("final_norm"), merged.vector("final_norm"))
+        torch.testing.assert_close(adapted.matrix(table), merged.matrix(table))
+        torch.testing.assert_close(adapted.matrix_on_cpu(table), merged.matrix(table))
+    # Tokens are judged by their rows, so the base's judgement serves wherever its rows do.
+    assert (adapted.judgement is adapted.base.judgement) == (name != "tables")
+    torch.testing.assert_close(adapted.vector("final_norm"), merged.vector("final_norm"))
 
 
-def test_a_fused_module_is_cut_into_its_parts(tmp_path: Path) -> None:
-    found = made("gpt2", tmp_path, **FUSED)
+def test_a_fused_module_is_split_into_its_parts(tmp_path: Path) -> None:
+    adapted = made("gpt2", tmp_path, **FUSED)
     merged = zp.open_model(str(tmp_path / "merged"))
     for role in ("key", "value", "q", "k", "v", "o"):
-        torch.testing.assert_close(found.matrix(role, 1), merged.matrix(role, 1))
+        torch.testing.assert_close(adapted.matrix(role, 1), merged.matrix(role, 1))
 
 
 def test_an_adapted_model_is_read_like_any_other(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, **CONFIGS["plain"])
+    adapted = made("llama", tmp_path, **CONFIGS["plain"])
     merged = zp.load(str(tmp_path / "merged"))
-    own = zp.Lens(found)
+    lens = zp.Lens(adapted)
     for address in ("L1.ff.3", "L0.attn.1.vo", "L1.attn.2.qk"):
-        for mine, theirs in zip(own[address], merged[address], strict=True):
-            best = mine.top if hasattr(mine, "top") else mine.pairs
-            other = theirs.top if hasattr(theirs, "top") else theirs.pairs
-            assert [one.score for one in best] == pytest.approx([one.score for one in other], rel=1e-4)
+        for record, expected in zip(lens[address], merged[address], strict=True):
+            entries = record.top if hasattr(record, "top") else record.pairs
+            reference = expected.top if hasattr(expected, "top") else expected.pairs
+            scores = [entry.score for entry in entries]
+            assert scores == pytest.approx([entry.score for entry in reference], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
-    """A LoRA of q_proj; tests change copies of it."""
+    """Return a LoRA of q_proj; tests change copies of it."""
     return made("llama", tmp_path_factory.mktemp("plain"), target_modules=["q_proj"])
 
 
 @pytest.fixture
 def adapter(plain: Adapted, tmp_path: Path) -> Path:
-    """A copy of its folder."""
+    """Return a copy of the folder of `plain`."""
     return Path(shutil.copytree(plain.adapter.path, tmp_path / "adapter"))
 
 
@@ -110,7 +111,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ({}, {"base_model.model.visual.weight": torch.zeros(4)}, BadWeights, "does not have"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_said(
+def test_an_unreadable_adapter_is_refused_with_the_reason(
     settings: dict[str, Any],
     tensors: dict[str, Tensor | None],
     error: type[Exception],
@@ -123,9 +124,9 @@ def test_what_cannot_be_read_is_said(
 
 
 @pytest.mark.parametrize("value", [None, False, "", [], {}, 0])
-def test_a_key_that_is_not_known_may_be_there_unset(value: object, plain: Adapted, adapter: Path) -> None:
-    found = adapt(plain.base, spoiled(adapter, {"use_foo": value}, {}))
-    assert found.changed.keys() == plain.changed.keys()
+def test_an_unknown_key_may_be_present_but_unset(value: object, plain: Adapted, adapter: Path) -> None:
+    adapted = adapt(plain.base, spoiled(adapter, {"use_foo": value}, {}))
+    assert adapted.changed.keys() == plain.changed.keys()
 
 
 def test_a_pickle_is_refused(plain: Adapted, adapter: Path) -> None:

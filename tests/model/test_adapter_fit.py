@@ -1,4 +1,4 @@
-"""Where an adapter's changes belong: whole names, checked shapes, tokens of the base, the stack that is asked for."""
+"""The place of an adapter's changes: full names, checked shapes, tokens of the base, the requested stack."""
 
 import json
 import shutil
@@ -28,13 +28,13 @@ ROOT = "base_model.model."
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
-    """A LoRA of q_proj, on a base with two tables; tests change copies of it."""
+    """Return a LoRA of q_proj, on a base with two tables; tests change copies of it."""
     return made("llama", tmp_path_factory.mktemp("plain"), target_modules=["q_proj"])
 
 
 @pytest.fixture
 def adapter(plain: Adapted, tmp_path: Path) -> Iterator[Path]:
-    """A copy of its folder."""
+    """Yield a copy of the folder of `plain`."""
     shutil.copytree(plain.adapter.path, tmp_path / "adapter")
     yield tmp_path / "adapter"
 
@@ -74,8 +74,8 @@ def test_a_module_that_the_settings_leave_out_is_refused(plain: Adapted, adapter
     for targets in (["k_proj"], ["layers.0.self_attn.q_proj"], ["proj"]):
         with pytest.raises(BadModel, match=r"q_proj, which target_modules .* PEFT would leave it out"):
             adapt(plain.base, spoiled(adapter, {"target_modules": targets}, {}))
-    for kept in (["q_proj"], ["self_attn.q_proj"], None, r".*\.q_proj", []):
-        alike(adapt(plain.base, spoiled(adapter, {"target_modules": kept}, {})), plain)
+    for targets in (["q_proj"], ["self_attn.q_proj"], None, r".*\.q_proj", []):
+        alike(adapt(plain.base, spoiled(adapter, {"target_modules": targets}, {})), plain)
 
 
 def test_a_parameter_under_two_names_is_refused(plain: Adapted, adapter: Path) -> None:
@@ -124,11 +124,11 @@ def test_every_tensor_is_checked_by_shape(
 
 
 def resized(variant: str, folder: Path, rows: int, **settings: Any) -> Adapted:
-    """An adapter of a base whose vocabulary was resized before, and beside it the model that PEFT merges."""
+    """Return an adapter of a base whose vocabulary was resized first; write the model that PEFT merges beside it."""
     tiny.save(base_model(variant), folder / "base")
     draw = torch.Generator().manual_seed(9)
 
-    def grown() -> Any:
+    def resized_model() -> Any:
         hf = base_model(variant)
         hf.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():
@@ -136,11 +136,11 @@ def resized(variant: str, folder: Path, rows: int, **settings: Any) -> Adapted:
                 module.weight[61:] = 0.3 * torch.randn(module.weight[61:].shape, generator=draw.manual_seed(9))
         return hf
 
-    hf: Any = get_peft_model(grown(), LoraConfig(r=2, lora_alpha=6, **settings))
+    hf: Any = get_peft_model(resized_model(), LoraConfig(r=2, lora_alpha=6, **settings))
     randomise(hf)
     hf.save_pretrained(folder / "adapter", save_embedding_layers=True)
-    whole: Any = PeftModel.from_pretrained(grown(), str(folder / "adapter")).merge_and_unload()
-    whole.save_pretrained(folder / "merged")
+    merged: Any = PeftModel.from_pretrained(resized_model(), str(folder / "adapter")).merge_and_unload()
+    merged.save_pretrained(folder / "merged")
     return adapt(zp.open_model(str(folder / "base")), folder / "adapter")
 
 
@@ -154,39 +154,39 @@ def resized(variant: str, folder: Path, rows: int, **settings: Any) -> Adapted:
     ],
 )
 def test_rows_of_a_resized_vocabulary_are_matched_by_id(settings: dict[str, Any], tmp_path: Path) -> None:
-    found = resized("llama", tmp_path, 64, **settings)
+    adapted = resized("llama", tmp_path, 64, **settings)
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
-    close(found.embedding, tensors["model.embed_tokens.weight"][:61], 1e-5, "embedding")
-    close(found.unembedding, tensors["lm_head.weight"][:61], 1e-5, "unembedding")
-    assert found.remarks == (
+    close(adapted.embedding, tensors["model.embed_tokens.weight"][:61], 1e-5, "embedding")
+    close(adapted.unembedding, tensors["lm_head.weight"][:61], 1e-5, "unembedding")
+    assert adapted.remarks == (
         "the adapter's vocabulary has 64 rows, the base's 61: rows 61 to 63, tokens that were added, are left out",
     )
-    assert found.remarks[0] in found.info()["notes"]
-    if (added := found.change("unembedding")) is not None:
+    assert adapted.remarks[0] in adapted.info()["notes"]
+    if (added := adapted.change("unembedding")) is not None:
         assert tuple(added.shape) == (61, 24)
 
 
 def test_rows_without_a_token_may_be_missing(tmp_path: Path) -> None:
-    found = resized("llama", tmp_path, 58, target_modules=["lm_head"], modules_to_save=["embed_tokens"])
+    adapted = resized("llama", tmp_path, 58, target_modules=["lm_head"], modules_to_save=["embed_tokens"])
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
-    close(found.embedding[:58], tensors["model.embed_tokens.weight"], 1e-5, "embedding")
-    close(found.embedding[58:], found.base.embedding[58:], 0, "rows without a token")
-    close(found.unembedding[:58], tensors["lm_head.weight"], 1e-5, "unembedding")
-    close(found.unembedding[58:], found.base.unembedding[58:], 0, "rows without a token")
-    assert "rows 58 to 60, which have no token, stay as they are" in found.remarks[0]
+    close(adapted.embedding[:58], tensors["model.embed_tokens.weight"], 1e-5, "embedding")
+    close(adapted.embedding[58:], adapted.base.embedding[58:], 0, "rows without a token")
+    close(adapted.unembedding[:58], tensors["lm_head.weight"], 1e-5, "unembedding")
+    close(adapted.unembedding[58:], adapted.base.unembedding[58:], 0, "rows without a token")
+    assert "rows 58 to 60, which have no token, stay as they are" in adapted.remarks[0]
 
 
 def test_trained_tokens_that_the_base_does_not_have_are_left_out(tmp_path: Path) -> None:
-    found = made("llama-tied", tmp_path, target_modules=["q_proj"], trainable_token_indices=[3, 5])
-    again = adapt(found.base, spoiled(tmp_path / "adapter", {"trainable_token_indices": [3, 63]}, {}))
+    adapted = made("llama-tied", tmp_path, target_modules=["q_proj"], trainable_token_indices=[3, 5])
+    again = adapt(adapted.base, spoiled(tmp_path / "adapter", {"trainable_token_indices": [3, 63]}, {}))
     rows = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     (delta,) = [tensor for name, tensor in rows.items() if "trainable_tokens" in name]
     torch.testing.assert_close(again.embedding[3], delta[0])
-    torch.testing.assert_close(again.embedding[4:], found.base.embedding[4:])
+    torch.testing.assert_close(again.embedding[4:], adapted.base.embedding[4:])
     assert "1 tokens from id 63 on" in again.remarks[0]
     for ids in ([3], [3, 3], [3, -1], [3, 5.0], "all", {"wte": [3, 5]}, [True, 3]):
         with pytest.raises(BadModel):
-            adapt(found.base, spoiled(tmp_path / "adapter", {"trainable_token_indices": ids}, {}))
+            adapt(adapted.base, spoiled(tmp_path / "adapter", {"trainable_token_indices": ids}, {}))
 
 
 PAIRS: list[tuple[str, str, Any]] = [
@@ -206,18 +206,18 @@ PAIRS: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("variant", "stack", "config"), PAIRS)
-def test_an_adapter_of_two_stacks_is_read_for_the_one_asked_for(
+def test_an_adapter_of_two_stacks_is_read_for_the_requested_stack(
     variant: str, stack: str, config: Any, tmp_path: Path
 ) -> None:
-    found = trained(variant, tmp_path, config, stack)
-    alike(found, zp.open_model(f"{tmp_path / 'merged'}{stack}"))
-    assert "also changes the other stack" in found.remarks[0]
+    adapted = trained(variant, tmp_path, config, stack)
+    alike(adapted, zp.open_model(f"{tmp_path / 'merged'}{stack}"))
+    assert "also changes the other stack" in adapted.remarks[0]
     if stack:
         merged = zp.open_model(f"{tmp_path / 'merged'}{stack}")
-        close(Frames(found).rows("memory").matrix, Frames(merged).rows("memory").matrix, 1e-3, "memory")
+        close(Frames(adapted).rows("memory").matrix, Frames(merged).rows("memory").matrix, 1e-3, "memory")
 
 
-def test_each_stack_has_a_table_of_its_own(tmp_path: Path) -> None:
+def test_each_stack_has_its_own_table(tmp_path: Path) -> None:
     save(
         "bart-encoder",
         tmp_path,
@@ -235,36 +235,36 @@ def test_each_stack_has_a_table_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["shared", "encoder.block.0.layer.0.SelfAttention.z", "decoder.final_layer_norm.q"])
 def test_a_module_that_neither_stack_has_is_refused(module: str, tmp_path: Path) -> None:
-    found = trained("t5-encoder", tmp_path, LoraConfig(r=3, target_modules=["q"]))
+    adapted = trained("t5-encoder", tmp_path, LoraConfig(r=3, target_modules=["q"]))
     factors = {f"{ROOT}{module}.lora_A.weight": torch.ones(3, 24), f"{ROOT}{module}.lora_B.weight": torch.ones(24, 3)}
     with pytest.raises(BadWeights, match=rf"changes {module}\.weight"):
-        adapt(found.base, spoiled(tmp_path / "adapter", {"target_modules": None}, factors))
+        adapt(adapted.base, spoiled(tmp_path / "adapter", {"target_modules": None}, factors))
     with pytest.raises(BadWeights, match=r"changes decoder\.block\.0\.odd\.weight"):
-        whole: dict[str, Tensor | None] = {f"{ROOT}decoder.block.0.odd.weight": torch.ones(4)}
-        adapt(found.base, spoiled(tmp_path / "adapter", {}, dict.fromkeys(factors) | whole))
+        extra: dict[str, Tensor | None] = {f"{ROOT}decoder.block.0.odd.weight": torch.ones(4)}
+        adapt(adapted.base, spoiled(tmp_path / "adapter", {}, dict.fromkeys(factors) | extra))
 
 
-def test_what_all_layers_share_is_changed_in_all(tmp_path: Path) -> None:
-    found = trained("albert", tmp_path, LoraConfig(r=3, target_modules=["query", "ffn"], bias="all"))
-    alike(found, zp.open_model(str(tmp_path / "merged")))
-    assert found.touches("q", 1)
+def test_a_parameter_that_layers_share_changes_in_all_of_them(tmp_path: Path) -> None:
+    adapted = trained("albert", tmp_path, LoraConfig(r=3, target_modules=["query", "ffn"], bias="all"))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
+    assert adapted.touches("q", 1)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "phi3", "falcon-40b", "gemma3", "modernbert-biased", "bert"])
-def test_families_of_every_layout(family: str, tmp_path: Path) -> None:
-    found = trained(
+def test_adapters_of_every_layout_are_read(family: str, tmp_path: Path) -> None:
+    adapted = trained(
         family, tmp_path, LoraConfig(r=3, target_modules="all-linear", bias="all", modules_to_save=["norm"])
     )
-    alike(found, zp.open_model(str(tmp_path / "merged")))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
 
 
-def test_what_holds_no_parameter_of_the_stream_is_named(tmp_path: Path) -> None:
-    found = trained("electra", tmp_path, LoraConfig(r=3, target_modules=["query", "dense_prediction"]))
-    assert "dense_prediction" in " ".join(found.remarks) or found.has("mlm")
+def test_a_module_outside_the_stream_is_named(tmp_path: Path) -> None:
+    adapted = trained("electra", tmp_path, LoraConfig(r=3, target_modules=["query", "dense_prediction"]))
+    assert "dense_prediction" in " ".join(adapted.remarks) or adapted.has("mlm")
 
 
 def named(plain: Adapted, adapter: Path, base: str, opened: str | None = None, config: str | None = None) -> Adapted:
-    """The adapter with this base in its settings, on the base opened under this name."""
+    """Name a base in the adapter's settings and adapt the base, opened under the given name."""
     settings = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     files = plain.base.files
@@ -274,7 +274,7 @@ def named(plain: Adapted, adapter: Path, base: str, opened: str | None = None, c
 
 
 @pytest.mark.parametrize(
-    ("base", "opened", "config", "warned", "said"),
+    ("base", "opened", "config", "warned", "noted"),
     [
         ("", None, None, False, False),
         ("meta/Llama-3", "meta/Llama-3", None, False, False),
@@ -290,12 +290,12 @@ def named(plain: Adapted, adapter: Path, base: str, opened: str | None = None, c
     ],
 )
 def test_an_adapter_that_names_another_base_is_read_with_a_warning(
-    base: str, opened: str | None, config: str | None, warned: bool, said: bool, plain: Adapted, adapter: Path
+    base: str, opened: str | None, config: str | None, warned: bool, noted: bool, plain: Adapted, adapter: Path
 ) -> None:
-    found = named(plain, adapter, base, opened, config)
-    assert bool(found.warnings) == warned
-    assert any(base in note for note in found.notes if base) == said
-    close(found.matrix("q", 1), plain.matrix("q", 1), 0, "q")
+    adapted = named(plain, adapter, base, opened, config)
+    assert bool(adapted.warnings) == warned
+    assert any(base in note for note in adapted.notes if base) == noted
+    close(adapted.matrix("q", 1), plain.matrix("q", 1), 0, "q")
 
 
 def test_the_command_line_warns_on_stderr(
@@ -308,7 +308,7 @@ def test_the_command_line_warns_on_stderr(
     tiny.edit(base, {"_name_or_path": "meta/Llama-2"})
     spoiled(adapter, {"base_model_name_or_path": "meta/Llama-3\x1b[31m"}, {})
     code, _, err = run("explain", base, "L0.ff.3", "--adapter", adapter)
-    assert (code, err) == (0, "")  # no name of a hub
+    assert (code, err) == (0, "")  # not a valid hub id, so there is nothing to compare
     spoiled(adapter, {"base_model_name_or_path": "meta/Llama-3"}, {})
     for command in (("explain", base, "L0.ff.3"), ("diff", base)):
         code, shown, err = run(*command, "--adapter", adapter, "--json")
@@ -324,7 +324,7 @@ def test_two_adapters_are_an_error(run: Run, plain: Adapted, adapter: Path) -> N
         assert (code, "--adapter is given 2 times" in err) == (2, True)
 
 
-def test_the_parent_of_named_adapters_says_which_there_are(plain: Adapted, adapter: Path) -> None:
+def test_the_parent_of_named_adapters_lists_them(plain: Adapted, adapter: Path) -> None:
     for name in ("style", "facts"):
         shutil.copytree(adapter, adapter.parent / "all" / name)
     with pytest.raises(BadModel, match=r"its adapters are in facts, style: give one of these folders"):

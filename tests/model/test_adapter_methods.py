@@ -1,4 +1,4 @@
-"""Every kind of adapter that is read, against the model that PEFT makes of it."""
+"""Every supported adapter method, against the model that PEFT makes of it."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-OWN: dict[str, dict[str, Any]] = {
+WITH_FORMULA: dict[str, dict[str, Any]] = {
     "ADALORA": {"init_r": 4, "target_r": 2, "total_step": 10, "lora_alpha": 7},
     "IA3": {"feedforward_modules": ["down_proj", "o_proj"]},
     "LN_TUNING": {"target_modules": ["norm", "input_layernorm"]},
@@ -34,7 +34,7 @@ OWN: dict[str, dict[str, Any]] = {
     "LORA gaussian": {"r": 4, "init_lora_weights": "gaussian", "modules_to_save": ["norm"]},
     "LORA random": {"r": 4, "init_lora_weights": False, "exclude_modules": ["k_proj"], "layers_to_transform": [1]},
 }
-PEFTS: dict[str, dict[str, Any]] = {
+WITHOUT_FORMULA: dict[str, dict[str, Any]] = {
     "VERA": {"r": 4},
     "VERA drawn again": {"r": 4, "save_projection": False},
     "LOHA": {"r": 4, "alpha": 6, "rank_pattern": {"q_proj": 3}},
@@ -52,53 +52,53 @@ PEFTS: dict[str, dict[str, Any]] = {
 
 
 def config(name: str, settings: dict[str, Any]) -> peft.PeftConfig:
-    kind = peft.PeftType(name.split()[0])
-    made = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[kind](**({"target_modules": list(ALL)} | settings))
-    assert isinstance(made, peft.PeftConfig)
-    return made
+    config_type = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(name.split()[0])]
+    peft_config = config_type(**({"target_modules": list(ALL)} | settings))
+    assert isinstance(peft_config, peft.PeftConfig)
+    return peft_config
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", WITH_FORMULA)
 def test_a_formula_gives_what_peft_merges(name: str, tmp_path: Path) -> None:
-    found = trained("llama-biased", tmp_path, config(name, OWN[name]))
-    alike(found, zp.open_model(str(tmp_path / "merged")))
-    low = isinstance(found.change("q", 1), Factored)
-    assert low == (name.split()[0] in ("LORA", "ADALORA"))
+    adapted = trained("llama-biased", tmp_path, config(name, WITH_FORMULA[name]))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
+    factored = isinstance(adapted.change("q", 1), Factored)
+    assert factored == (name.split()[0] in ("LORA", "ADALORA"))
 
 
-@pytest.mark.parametrize("name", PEFTS)
-def test_peft_computes_what_has_no_formula_here(name: str, tmp_path: Path) -> None:
-    found = trained("llama-biased", tmp_path, config(name, PEFTS[name]))
-    alike(found, zp.open_model(str(tmp_path / "merged")))
+@pytest.mark.parametrize("name", WITHOUT_FORMULA)
+def test_peft_computes_methods_without_a_formula_here(name: str, tmp_path: Path) -> None:
+    adapted = trained("llama-biased", tmp_path, config(name, WITHOUT_FORMULA[name]))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
     assert (name.split()[0] in COMPUTED) and name.split()[0] not in METHODS
 
 
-def test_every_method_of_the_lists_is_tested() -> None:
-    assert {name.split()[0] for name in PEFTS} == set(COMPUTED)
-    assert {name.split()[0] for name in OWN} | {"TRAINABLE_TOKENS"} == set(METHODS)
+def test_every_listed_method_is_tested() -> None:
+    assert {name.split()[0] for name in WITHOUT_FORMULA} == set(COMPUTED)
+    assert {name.split()[0] for name in WITH_FORMULA} | {"TRAINABLE_TOKENS"} == set(METHODS)
 
 
-def test_every_key_that_is_known_is_one_of_peft() -> None:
+def test_every_known_key_is_a_field_of_peft() -> None:
     for method, keys in (METHODS | {name: keys for name, (_, keys) in COMPUTED.items()}).items():
-        kind = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method)]
-        assert keys.keys() <= kind.__dataclass_fields__.keys(), method
+        config_type = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method)]
+        assert keys.keys() <= config_type.__dataclass_fields__.keys(), method
     assert adapter_settings._EVERYWHERE.keys() <= LoraConfig.__dataclass_fields__.keys()
 
 
-def test_a_pruned_adalora_is_scaled_by_the_rank_that_it_began_with(tmp_path: Path) -> None:
-    found = trained("llama", tmp_path, config("ADALORA", OWN["ADALORA"]))
+def test_a_pruned_adalora_is_scaled_by_its_initial_rank(tmp_path: Path) -> None:
+    adapted = trained("llama", tmp_path, config("ADALORA", WITH_FORMULA["ADALORA"]))
     path = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors, kept = load_file(path), [True, False, True, False]
+    tensors, kept_ranks = load_file(path), [True, False, True, False]
     masks = {}
     for name, tensor in tensors.items():
         part = name.rpartition(".")[2]
-        tensors[name] = (tensor[:, kept] if part == "lora_B" else tensor[kept]).contiguous()
-        masks[name.removeprefix("base_model.model.")] = kept
+        tensors[name] = (tensor[:, kept_ranks] if part == "lora_B" else tensor[kept_ranks]).contiguous()
+        masks[name.removeprefix("base_model.model.")] = kept_ranks
     save_file(tensors, path)
     settings = path.with_name("adapter_config.json")
     masks = {name: mask for name, mask in masks.items() if name.endswith("lora_E")}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"rank_pattern": masks}))
-    again = adapt(found.base, path.parent)
+    again = adapt(adapted.base, path.parent)
     weight = {part: tensors[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part}"] for part in "ABE"}
     added = weight["B"] @ (weight["A"] * weight["E"]) * 7 / (4 + 1e-5)
     close(again.matrix("q", 0) - again.base.matrix("q", 0), added, 1e-5, "q")
@@ -109,20 +109,20 @@ FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 @pytest.mark.parametrize("parameters", [FUSED, FUSED[1:2], FUSED[:1]])
-def test_factors_of_stacked_experts(family: str, parameters: list[str], tmp_path: Path) -> None:
+def test_factors_of_stacked_experts_are_read(family: str, parameters: list[str], tmp_path: Path) -> None:
     lora = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj"], target_parameters=parameters)
-    found = trained(family, tmp_path, lora)
-    alike(found, zp.open_model(str(tmp_path / "merged")))
-    assert found.touches("gate", 1) == (FUSED[0] in parameters)
+    adapted = trained(family, tmp_path, lora)
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
+    assert adapted.touches("gate", 1) == (FUSED[0] in parameters)
 
 
-def test_factors_of_experts_that_peft_has_stacked_itself(tmp_path: Path) -> None:
-    found = trained("mixtral", tmp_path, LoraConfig(r=3, lora_alpha=6, target_modules="all-linear"))
-    alike(found, zp.open_model(str(tmp_path / "merged")))
+def test_factors_of_experts_that_peft_stacked_are_read(tmp_path: Path) -> None:
+    adapted = trained("mixtral", tmp_path, LoraConfig(r=3, lora_alpha=6, target_modules="all-linear"))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
 
 
-def test_factors_of_experts_one_by_one_are_those_of_transformers_4(tmp_path: Path) -> None:
-    """As PEFT 0.17 wrote them; PEFT 0.21 stacks them when it loads them, and merges."""
+def test_factors_of_separate_experts_are_read_under_the_names_of_transformers_4(tmp_path: Path) -> None:
+    """PEFT 0.17 wrote them one by one; PEFT 0.21 stacks them when it loads and merges them."""
     save("mixtral", tmp_path, LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj"]))
     draw, tensors = torch.Generator().manual_seed(1), {}
     for layer in range(2):
@@ -138,39 +138,40 @@ def test_factors_of_experts_one_by_one_are_those_of_transformers_4(tmp_path: Pat
     alike(adapt(zp.open_model(str(tmp_path / "base")), adapter), zp.open_model(str(tmp_path / "merged")))
 
 
-def turned(folder: Path) -> None:
-    """Rewrite factors of stacked experts as PEFT before 0.19.1 has them: of (out, in) transposed."""
+def transpose_factors(folder: Path) -> None:
+    """Rewrite factors of stacked experts as PEFT before 0.19.1 stores them: those of the transposed (out, in)."""
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     for name in [name for name in tensors if ".experts." in name and "lora_A" in name]:
         other = name.replace("lora_A", "lora_B")
         down, up = tensors[name], tensors[other]
         rank = down.shape[0] // 5
-        # B A of each expert is kept; A (r, in) of the turned one is Bᵀ, rows by expert, and columns of B by rank.
+        # Each expert keeps its product B A. The new A (r, in) is Bᵀ with its rows ordered by expert; the columns
+        # of the new B are ordered by rank.
         tensors[name] = up.reshape(-1, rank, 5).permute(2, 1, 0).reshape(rank * 5, -1).contiguous()
         tensors[other] = down.reshape(5, rank, -1).permute(2, 1, 0).reshape(-1, rank * 5).contiguous()
     save_file(tensors, path)
 
 
-def test_factors_of_stacked_experts_that_an_older_peft_turned(tmp_path: Path) -> None:
-    found = trained("mixtral", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[:2]))
-    turned(tmp_path / "adapter")
-    again = adapt(found.base, tmp_path / "adapter")
+def test_factors_of_stacked_experts_that_an_older_peft_transposed_are_read(tmp_path: Path) -> None:
+    adapted = trained("mixtral", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[:2]))
+    transpose_factors(tmp_path / "adapter")
+    again = adapt(adapted.base, tmp_path / "adapter")
     alike(again, zp.open_model(str(tmp_path / "merged")))
 
 
-def test_factors_of_square_experts_are_told_by_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, kind, settings = zoo.ZOO["mixtral"]
-    monkeypatch.setitem(zoo.ZOO, "square", (name, kind, settings | {"intermediate_size": 24}))
-    found = trained("square", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[1:2]))
+def test_the_version_says_how_factors_of_square_experts_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, config_class, settings = zoo.ZOO["mixtral"]
+    monkeypatch.setitem(zoo.ZOO, "square", (name, config_class, settings | {"intermediate_size": 24}))
+    adapted = trained("square", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[1:2]))
     merged = zp.open_model(str(tmp_path / "merged"))
-    alike(found, merged)
+    alike(adapted, merged)
     with pytest.raises(BadModel, match="peft_version does not say"):
-        adapt(found.base, spoiled(tmp_path / "adapter", {"peft_version": None}, {}))
-    turned(tmp_path / "adapter")
-    alike(adapt(found.base, spoiled(tmp_path / "adapter", {"peft_version": "0.18.1"}, {})), merged)
+        adapt(adapted.base, spoiled(tmp_path / "adapter", {"peft_version": None}, {}))
+    transpose_factors(tmp_path / "adapter")
+    alike(adapt(adapted.base, spoiled(tmp_path / "adapter", {"peft_version": "0.18.1"}, {})), merged)
     with pytest.raises(AssertionError):
-        alike(adapt(found.base, spoiled(tmp_path / "adapter", {"peft_version": "0.19.1"}, {})), merged)
+        alike(adapt(adapted.base, spoiled(tmp_path / "adapter", {"peft_version": "0.19.1"}, {})), merged)
 
 
 EXPERTS = "base_model.model.model.layers.0.mlp.experts.lora_A.weight"
@@ -186,26 +187,26 @@ EXPERTS = "base_model.model.model.layers.0.mlp.experts.lora_A.weight"
         ({}, {EXPERTS.replace("mlp.experts", "mlp.base.experts"): torch.zeros(15, 40)}, "does not name"),
     ],
 )
-def test_factors_of_stacked_experts_that_do_not_fit(
+def test_factors_of_stacked_experts_that_do_not_fit_are_refused(
     settings: dict[str, Any], tensors: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    found = trained("mixtral", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[1:2]))
+    adapted = trained("mixtral", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[1:2]))
     with pytest.raises(ZeropassError, match=words):
-        adapt(found.base, spoiled(tmp_path / "adapter", settings, tensors))
+        adapt(adapted.base, spoiled(tmp_path / "adapter", settings, tensors))
 
 
 def test_a_bias_that_the_base_does_not_have_is_added(tmp_path: Path) -> None:
-    found = trained("llama", tmp_path, LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"]))
+    adapted = trained("llama", tmp_path, LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"]))
     shift = torch.randn(32)
     bias = {"base_model.model.model.layers.1.self_attn.q_proj.lora_B.bias": shift}
     other = {"base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias": torch.zeros(32)}
-    again = adapt(found.base, spoiled(tmp_path / "adapter", {"lora_bias": True}, bias | other))
+    again = adapt(adapted.base, spoiled(tmp_path / "adapter", {"lora_bias": True}, bias | other))
     assert again.has("q_bias")
     assert not again.base.has("q_bias")
     torch.testing.assert_close(again.vector("q_bias", 1), shift * 3)
     assert (again.rows("q_bias", 1), again.is_vector("q_bias"), again.stored_type("q_bias")) == (32, True, "F32")
     with pytest.raises(BadWeights, match="lora_bias and the biases"):
-        adapt(found.base, spoiled(tmp_path / "adapter", {"lora_bias": False}, {}))
+        adapt(adapted.base, spoiled(tmp_path / "adapter", {"lora_bias": False}, {}))
 
 
 @pytest.mark.parametrize(
@@ -222,23 +223,23 @@ def test_a_bias_that_the_base_does_not_have_is_added(tmp_path: Path) -> None:
         ("VERA", {}, {"base_model.vera_A": None}, "were not present"),
     ],
 )
-def test_what_peft_cannot_compute_is_said(
+def test_an_adapter_that_peft_cannot_compute_is_refused(
     name: str, settings: dict[str, Any], tensors: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    found = trained("llama", tmp_path, config(name, {"r": 4, "target_modules": ["q_proj"]}))
+    adapted = trained("llama", tmp_path, config(name, {"r": 4, "target_modules": ["q_proj"]}))
     stem = "base_model.model.model.layers.0.self_attn."
     changed = {key if key.startswith("base") else stem + key: tensor for key, tensor in tensors.items()}
     with pytest.raises(BadModel, match=words):
-        adapt(found.base, spoiled(tmp_path / "adapter", settings, changed)).matrix("q")
+        adapt(adapted.base, spoiled(tmp_path / "adapter", settings, changed)).matrix("q")
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], ["c_fc"]])
-def test_peft_is_asked_about_plain_linear_modules_only(targets: list[str], tmp_path: Path) -> None:
+def test_peft_computes_plain_linear_modules_only(targets: list[str], tmp_path: Path) -> None:
     save("gpt2", tmp_path, config("FOURIERFT", {"n_frequency": 9, "target_modules": ["c_fc"]}))
     folder = tmp_path / "adapter"
     if targets == ["c_attn"]:
         path = folder / "adapter_model.safetensors"
-        save_file({name.replace("mlp.c_fc", "attn.c_attn"): one for name, one in load_file(path).items()}, path)
+        save_file({name.replace("mlp.c_fc", "attn.c_attn"): tensor for name, tensor in load_file(path).items()}, path)
         spoiled(folder, {"target_modules": None}, {})
     with pytest.raises(BadModel, match="plain linear modules"):
         adapt(zp.open_model(str(tmp_path / "base")), folder)

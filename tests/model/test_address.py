@@ -1,4 +1,4 @@
-"""Addresses: what is written is what is read, and nothing else is an address."""
+"""Addresses: each is parsed back from its own text, and nothing else is an address."""
 
 import pytest
 from hypothesis import given
@@ -12,21 +12,21 @@ GATED = ("gate", "up", "value")
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from(["", "gate", "up", "key", "value"]))
-def test_neurons(layer: int, neuron: int, role: str) -> None:
+def test_neurons_are_parsed(layer: int, neuron: int, role: str) -> None:
     address = parse(f"L{layer}.ff.{neuron}" + (f".{role}" if role else ""))
     assert address == Address(layer, "ff", index=neuron, role=role)
     assert str(address) == f"L{layer}.ff.{neuron}"
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from(["", "qk", "vo"]))
-def test_heads(layer: int, head: int, role: str) -> None:
+def test_heads_are_parsed(layer: int, head: int, role: str) -> None:
     address = parse(f"L{layer}.attn.{head}" + (f".{role}" if role else ""))
     assert address == Address(layer, "attn", head=head, role=role)
     assert str(address) == f"L{layer}.attn.{head}"
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from("qkvo"), NUMBERS)
-def test_subheads(layer: int, head: int, role: str, index: int) -> None:
+def test_vectors_of_a_head_are_parsed(layer: int, head: int, role: str, index: int) -> None:
     text = f"L{layer}.attn.{head}.{role}.{index}"
     assert parse(text) == Address(layer, "attn", head=head, index=index, role=role)
     assert str(parse(text)) == text
@@ -37,7 +37,7 @@ OUTSIDE = ("final.norm", "embed.norm", "pos.17", "type.0", "classifier.1", "mlm_
 
 
 @pytest.mark.parametrize("text", [*LONE, *OUTSIDE])
-def test_what_is_alone_or_outside_the_blocks(text: str) -> None:
+def test_single_vectors_and_those_outside_the_blocks_are_parsed(text: str) -> None:
     address = parse(text)
     assert str(address) == text
     assert parse(str(address)) == address
@@ -46,7 +46,7 @@ def test_what_is_alone_or_outside_the_blocks(text: str) -> None:
     assert with_roles(address, GATED) == [address]
 
 
-def test_space_around_is_ignored() -> None:
+def test_surrounding_space_is_ignored() -> None:
     assert parse("  L1.ff.2\n") == parse("L1.ff.2")
 
 
@@ -114,6 +114,6 @@ def test_an_address_without_a_role_stands_for_all_of_them() -> None:
     assert [a.role for a in with_roles(parse("L1.attn.2.k.3"), GATED)] == ["k"]
 
 
-def test_a_role_that_the_neurons_do_not_have_is_refused_with_those_they_have() -> None:
+def test_a_role_that_neurons_lack_is_refused_with_those_they_have() -> None:
     with pytest.raises(BadAddress, match="gate, up, value"):
         with_roles(parse("L1.ff.2.key"), GATED)

@@ -1,7 +1,7 @@
 """Every family of the table against its own forward pass in transformers, on tiny random checkpoints (tests/zoo.py).
 
-Each check takes the canonical parameters and says how far they are off, relative to the largest value of the truth, so
-that the corrupted records at the end can be put through the same ones.
+Each check takes the canonical parameters and returns their error relative to the largest true value. The corrupted
+records at the end go through the same checks.
 """
 
 import re
@@ -34,7 +34,7 @@ WRONG = 1e-2
 
 POSITIONS = torch.tensor([0, 1, 5, 40, 400])
 Spoil = Callable[[Model], Model | None]
-"""Makes a record wrong in one way; None where a family does not admit it."""
+"""A function that corrupts a record in one way; None where this is impossible in a family."""
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -44,7 +44,7 @@ pytestmark = [
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A checkpoint opened by both, and what transformers computes on a text."""
+    """A checkpoint opened by transformers and by zeropass, and what transformers computes on a text."""
 
     hf: Any
     model: Model
@@ -52,16 +52,15 @@ class Case:
 
     @cached_property
     def text(self) -> Forward:
-        """A run on text, at uneven positions where the family turns by them."""
+        """The run on a text, at uneven positions where the family rotates by them."""
         positions = POSITIONS.expand_as(self.ids) if self.model.dims.rope else None
         return run_forward(self.hf, self.model, self.ids, **placed(positions))
 
     def bare(self, ids: Tensor, **more: Any) -> Forward:
-        """A run without position embeddings."""
-        # nor what a decoder reads of an encoder
-        gone = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
-        tables = [p for n, p in self.hf.named_parameters() if any(part in n for part in gone)]
-        kept = [p.detach().clone() for p in tables]
+        """Run the model without position embeddings and without what a decoder reads from an encoder."""
+        zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
+        tables = [p for n, p in self.hf.named_parameters() if any(part in n for part in zeroed)]
+        originals = [p.detach().clone() for p in tables]
         with torch.no_grad():
             for p in tables:
                 p.zero_()
@@ -69,23 +68,23 @@ class Case:
             return run_forward(self.hf, self.model, ids, **more)
         finally:
             with torch.no_grad():
-                for p, old in zip(tables, kept, strict=True):
-                    p.copy_(old)
+                for p, original in zip(tables, originals, strict=True):
+                    p.copy_(original)
 
     @cached_property
     def alone(self) -> Forward:
-        """Every token as a text of its own."""
+        """The run on every token as a text of its own."""
         return self.bare(torch.arange(VOCAB)[:, None])
 
     def pairs(self, at: int, offset: int) -> Forward:
-        """A key, then a query: every token before the one token ``at``, so many positions before it."""
+        """Run on a key and a query: every token, followed by the token ``at`` so many positions later."""
         ids = torch.stack((torch.arange(VOCAB), torch.full((VOCAB,), at)), 1)
         positions = torch.tensor([3, 3 + offset]).expand_as(ids) if self.model.dims.rope else None
         return self.bare(ids, **placed(positions))
 
 
 def placed(positions: Tensor | None) -> dict[str, Tensor]:
-    """Positions for a run; with a mask, for transformers takes a jump between them for the start of another text."""
+    """Return positions for a run, with a mask: without it, transformers takes a jump for the start of another text."""
     return {} if positions is None else {"position_ids": positions, "attention_mask": torch.ones_like(positions)}
 
 
@@ -113,13 +112,13 @@ def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
 
 
 def norm(model: Model, name: str, layer: int, x: Tensor) -> Tensor:
-    """A whole norm layer."""
+    """Apply a norm layer with its gain and shift."""
     gain, shift = model.vector(name, layer), model.vector(f"{name}_bias", layer)
     return apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
 
 
 def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Tensor:
-    """The stream after one half of a block has written."""
+    """Return the stream after one half of a block has written."""
     if model.family.stream_normed:
         return norm(model, f"{site}_norm", layer, x + written)
     behind = f"{site}_post_norm"
@@ -127,7 +126,7 @@ def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Te
 
 
 def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
-    """The stream that a site reads."""
+    """Return the stream that a site reads."""
     x = case.text.states(layer)
     if site == "attn" or model.family.parallel:
         return x
@@ -138,7 +137,7 @@ def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
 
 
 def after(case: Case, model: Model, layer: int) -> Tensor:
-    """The stream after a layer, from what its parts wrote."""
+    """Return the stream after a layer, from what its parts wrote."""
     written = mlp_output(case, layer)
     if model.family.parallel:
         x = case.text.states(layer)
@@ -147,7 +146,7 @@ def after(case: Case, model: Model, layer: int) -> Tensor:
 
 
 def mlp_output(case: Case, layer: int) -> Tensor:
-    """What the MLP wrote: the output of its last module, or of the one that holds the router."""
+    """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not case.model.family.routed:
         return case.text.gave("value", layer).reshape_as(case.text.states(layer))
     return case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
@@ -157,14 +156,14 @@ def mlp_output(case: Case, layer: int) -> Tensor:
 
 
 def stream_error(case: Case, model: Model, layer: int) -> float:
-    """What the halves of a block write, through the norms behind them, makes the stream that the next block reads."""
+    """Compare what the halves of a block write, through their norms, with the stream that the next block reads."""
     if layer + 1 == model.dims.layers:  # the last state in transformers' list went through the final norm
         return 0.0
     return error(after(case, model, layer), case.text.states(layer + 1))
 
 
 def neurons_error(case: Case, model: Model, layer: int) -> float:
-    """The activation of every neuron, and its contribution: activation times value, summed, is what the MLP writes."""
+    """Compare the activation of every neuron, and the sum of activation times value with what the MLP writes."""
     x = read_at(case, model, "ff", layer)
     act = _ACTIVATIONS[model.dims.activation]
     gated = "gate" in model.family.ff_roles
@@ -172,11 +171,11 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
     active = active * read(model, "up", layer, x) if gated else active
     worst = 0.0
     if model.family.routed:
-        chances = read(model, ROUTER, layer, x)
-        worst = error(chances.flatten(0, -2), case.text.gave(ROUTER, layer)[0])
-        best, at = chances.softmax(-1).topk(model.dims.experts_used, -1)
+        router_logits = read(model, ROUTER, layer, x)
+        worst = error(router_logits.flatten(0, -2), case.text.gave(ROUTER, layer)[0])
+        best, at = router_logits.softmax(-1).topk(model.dims.experts_used, -1)
         best = best / best.sum(-1, keepdim=True) if model.dims.router_normed else best
-        share = torch.zeros_like(chances).scatter(-1, at, best)
+        share = torch.zeros_like(router_logits).scatter(-1, at, best)
         active = active * share.repeat_interleave(model.dims.expert_neurons, -1)
     else:
         worst = error(active, case.text.took("value", layer).reshape_as(active))
@@ -185,13 +184,13 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
 
 
 def logits_error(case: Case, model: Model, layer: int) -> float:
-    """Attention logits before softmax at the true offsets, scale, caps and position biases included."""
+    """Compare attention logits before softmax at the true offsets, with scale, caps and position biases."""
     x = case.text.states(layer)
     return attention_error(case, model, layer, "", x, x)
 
 
 def cross_error(case: Case, model: Model, layer: int) -> float:
-    """The same of a decoder's attention to its encoder; and what its heads write."""
+    """Compare logits and outputs of a decoder's attention to its encoder."""
     if not model.family.crosses:
         return 0.0
     x, memory = read_at(case, model, "cross", layer), case.text.memory()
@@ -200,12 +199,12 @@ def cross_error(case: Case, model: Model, layer: int) -> float:
 
 
 def heads_error(case: Case, model: Model, layer: int) -> float:
-    """Each head's output: its weights times its values; and all of them through o, with the bias, what is written."""
+    """Compare each head's output, its weights times its values; and what all heads write through o, with the bias."""
     return written_error(case, model, layer, "", case.text.states(layer))
 
 
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
-    """Logits of queries from states x, of keys from states y."""
+    """Compare the logits of queries from states x and keys from states y."""
     frames, dims = Frames(model), model.dims
     at = POSITIONS if dims.rope else torch.arange(x.shape[1])
     offsets = at[:, None] - at
@@ -216,20 +215,20 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         k = head_states(frames, f"{cross}k", layer, head, y)
         if dims.rope:
             frequencies = frames.frequencies(layer)
-            turned = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
+            rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
         else:
-            turned = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        found = dims.attention_scale * (turned * k[:, None]).sum(-1)
+            rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
+        logits = dims.attention_scale * (rotated * k[:, None]).sum(-1)
         bias = None if cross else frames.position_bias(head, offsets)
-        found = found if bias is None else found + bias
-        found = found if dims.attention_cap is None else dims.attention_cap * (found / dims.attention_cap).tanh()
+        logits = logits if bias is None else logits + bias
+        logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -1e20
-        worst = max(worst, error(centred(found, seen), centred(true[:, head], seen)))
+        worst = max(worst, error(centred(logits, seen), centred(true[:, head], seen)))
     return worst
 
 
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
-    """Queries or keys (…, d_h) of a head, not yet turned."""
+    """Return queries or keys (…, d_h) of a head before rotation."""
     model, norm = frames.model, norm_of(role)
     x = x if model.family.reads_bare(norm, layer) else frames._as_read(x)
     vectors = frames.fold(model.head(role, layer, head), "token", "read", norm, layer)
@@ -239,13 +238,13 @@ def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> 
 
 
 def centred(x: Tensor, seen: Tensor) -> Tensor:
-    """Minus the mean over the keys that are seen, which softmax cannot see; nothing elsewhere."""
+    """Subtract the mean over the visible keys, which softmax ignores, and set the others to zero."""
     x = x.where(seen, torch.zeros(()))
     return (x - x.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)).where(seen, torch.zeros(()))
 
 
 def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -> float:
-    """What the heads make of values from states x, one by one, and what all of them write."""
+    """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
     took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
@@ -259,27 +258,27 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
 
 
 def final_error(case: Case, model: Model, _layer: int = 0) -> float:
-    """Final logits from the rows of the output frame, the final norm's shift and the head's bias."""
+    """Compare final logits from the rows of the output frame, the final norm's shift and the head's bias."""
     dims, used = model.dims, torch.from_numpy(model.vocab.used)
     bias = model.vector("unembedding_bias")
     if not model.family.causal:
-        return said_error(case, model)
+        return encoder_error(case, model)
     x = after(case, model, dims.layers - 1)
     x = x if model.family.stream_normed else normed(x, model.family.norm, dims.eps)
-    found = x @ Frames(model).rows("output.write").matrix.T
+    logits = x @ Frames(model).rows("output.write").matrix.T
     shift = model.vector("final_norm_bias")
-    found = found if shift is None else found + model.unembedding @ shift
-    found = dims.logit_scale * found if bias is None else dims.logit_scale * found + bias
+    logits = logits if shift is None else logits + model.unembedding @ shift
+    logits = dims.logit_scale * logits if bias is None else dims.logit_scale * logits + bias
     true = case.text.result.logits
     true = true if dims.logit_cap is None else dims.logit_cap * (true / dims.logit_cap).atanh()
-    return error(*(one - one[..., used].mean(-1, keepdim=True) for one in (found, true)))
+    return error(*(scores - scores[..., used].mean(-1, keepdim=True) for scores in (logits, true)))
 
 
-def said_error(case: Case, model: Model) -> float:
-    """An encoder's last state, and its head behind a transform: what the last layer of it makes of what it gets."""
+def encoder_error(case: Case, model: Model) -> float:
+    """Compare an encoder's last state, and what the last layer of its head makes of its input."""
     last = case.text.states(model.dims.layers)
-    ended = after(case, model, model.dims.layers - 1)
-    worst = error(ended if model.family.stream_normed else norm(model, "final_norm", 0, ended), last)
+    stream = after(case, model, model.dims.layers - 1)
+    worst = error(stream if model.family.stream_normed else norm(model, "final_norm", 0, stream), last)
     head = case.hf.get_output_embeddings()
     if head is None or model.family.stack:
         return worst
@@ -289,12 +288,12 @@ def said_error(case: Case, model: Model) -> float:
 
 
 def carried_error(case: Case, model: Model, _layer: int = 0) -> float:
-    """The token frame's rows: what the model holds after block 0 for each token alone."""
+    """Compare the rows of the token frame with the stream after block 0 for each token alone."""
     return error(Frames(model).carried(), case.alone.states(1)[:, 0])
 
 
 def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
-    """The rows that cross attention reads: the encoder's tokens after its block 0 alone; and its maps over them."""
+    """Compare the rows that cross attention reads, each token alone after the encoder's block 0; and its maps."""
     if not model.family.crosses:
         return 0.0
     frames, states = Frames(model), case.alone.result.encoder_hidden_states[1][:, 0]
@@ -304,18 +303,18 @@ def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
     for head in range(model.dims.heads):
         product = frames.head_map(1, head, "cross_qk")
         q, k = (head_states(frames, f"cross_{r}", 1, head, x) for r, x in (("q", queries), ("k", states)))
-        found, true = product.left @ product.right.T, q @ k.T
-        worst = max(worst, error(*(one - one.mean(1, keepdim=True) for one in (found, true))))
+        entries, true = product.left @ product.right.T, q @ k.T
+        worst = max(worst, error(*(scores - scores.mean(1, keepdim=True) for scores in (entries, true))))
     return worst
 
 
 def first_logits(forward: Forward) -> Tensor:
-    """Attention logits of the first layer."""
+    """Return the attention logits of the first layer."""
     return forward.logits[forward.call(0)]
 
 
 def map_error(case: Case, model: Model, _layer: int = 0) -> float:
-    """A row of a head's qk map in layer 0: the logits of one query for every token as its key, at several offsets."""
+    """Compare a row of a head's qk map in layer 0, one query's logits for all keys, at several offsets."""
     frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
     worst = 0.0
     for offset in (0, 1, 7) if dims.rope else (0,):
@@ -323,8 +322,8 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
         true = true if dims.attention_cap is None else dims.attention_cap * (true / dims.attention_cap).atanh()
         for head in range(dims.heads):
             product = frames.head_map(0, head, "qk", offset=offset)
-            found = dims.attention_scale * product.left[17] @ product.right.T
-            worst = max(worst, error(*(one - one[used].mean() for one in (found, true[:, head]))))
+            row = dims.attention_scale * product.left[17] @ product.right.T
+            worst = max(worst, error(*(scores - scores[used].mean() for scores in (row, true[:, head]))))
     return worst
 
 
@@ -333,27 +332,27 @@ CHECKS += (carried_error, memory_error, map_error)
 BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error)
 
 
-@pytest.mark.parametrize("off", CHECKS)
-def test_a_family_is_what_its_forward_pass_says(case: Case, off: Callable[[Case, Model, int], float]) -> None:
-    for layer in range(case.model.dims.layers) if off in BY_LAYER else (0,):
-        assert off(case, case.model, layer) < TOLERANCE
+@pytest.mark.parametrize("measure", CHECKS)
+def test_a_family_is_what_its_forward_pass_says(case: Case, measure: Callable[[Case, Model, int], float]) -> None:
+    for layer in range(case.model.dims.layers) if measure in BY_LAYER else (0,):
+        assert measure(case, case.model, layer) < TOLERANCE
 
 
-# A record that is wrong must be caught
+# Wrong records must be caught
 
 
 def with_dims(model: Model, **changed: Any) -> Model:
-    """The same model with other constants."""
+    """Return the model with other constants."""
     return replace(model, dims=replace(model.dims, **changed))
 
 
 def with_family(model: Model, **changed: Any) -> Model:
-    """The same model, taken for one of another family."""
+    """Return the model as one of another family."""
     return replace(model, family=replace(model.family, **changed))
 
 
 class OffByOne(Model):
-    """Reads each expert's weights as those of the one before it."""
+    """A model that takes each expert's weights for those of the one before."""
 
     def _tensors(self, stored: Stored, layer: int) -> tuple[str, ...]:
         names = super()._tensors(stored, layer)
@@ -361,57 +360,57 @@ class OffByOne(Model):
 
 
 def without(name: str) -> Spoil:
-    """A record that lacks a vector, if the model has it."""
+    """Return a corruption that removes a vector, if the model has it."""
     return lambda m: with_tensors(m, **{name: Stored("^no such tensor")}) if m.has(name) else None
 
 
-def swapped(one: str, other: str) -> Spoil:
-    """A record that takes two tensors for each other, where they lie apart and have one shape."""
+def swapped(first: str, second: str) -> Spoil:
+    """Return a corruption that swaps two tensors, where they are separate and have one shape."""
 
     def spoil(model: Model) -> Model | None:
-        a, b = model.layout.tensors.get(one), model.layout.tensors.get(other)
-        if a is None or b is None or a == b or not model.has(one) or model.rows(one) != model.rows(other):
+        a, b = model.layout.tensors.get(first), model.layout.tensors.get(second)
+        if a is None or b is None or a == b or not model.has(first) or model.rows(first) != model.rows(second):
             return None
-        return with_tensors(model, **{one: b, other: a})
+        return with_tensors(model, **{first: b, second: a})
 
     return spoil
 
 
 def unsplit(model: Model) -> Model | None:
-    """A fused tensor that is split in the other way."""
-    fused = {what: one for what, one in model.layout.tensors.items() if one.fused}
+    """Split the fused tensors in the other way."""
+    fused = {name: stored for name, stored in model.layout.tensors.items() if stored.fused}
     other: dict[str, Any] = {"stacked": "grouped", "grouped": "stacked"}
-    changed = {what: replace(one, fused=other[one.fused]) for what, one in fused.items()}
-    # with one key/value head, both ways are one
+    changed = {name: replace(stored, fused=other[stored.fused]) for name, stored in fused.items()}
+    # with one key/value head, both ways are the same
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
 
 
 def interleaved(model: Model) -> Model | None:
-    """Rotary rows taken for neighbours where they are halves, or the other way."""
+    """Take rotary rows for neighbours where they are halves, or the reverse."""
     stored = {role: model.layout.tensors[role] for role in "qk"}
-    both = {role: replace(one, paired_rows=not one.paired_rows) for role, one in stored.items()}
+    both = {role: replace(tensor, paired_rows=not tensor.paired_rows) for role, tensor in stored.items()}
     return with_tensors(model, **both) if model.dims.rope else None
 
 
 def other_constant(field: str, value: Any) -> Spoil:
-    """Another constant, where the model's own is not that one."""
+    """Return a corruption that sets a constant to a value, where the model has another."""
     return lambda m: None if getattr(m.dims, field) == value else with_dims(m, **{field: value})
 
 
 def unscaled_rope(model: Model) -> Model | None:
-    """Rotary positions with another base, and without their scaling."""
+    """Give the rotary positions another base, without their scaling."""
     if model.dims.rope is None:
         return None
     return with_dims(model, rope=replace(model.dims.rope, kind="default", theta=3 * model.dims.rope.theta))
 
 
 def variant(field: str, value: Any) -> Spoil:
-    """Another family's way, where the family's own is not that one."""
+    """Return a corruption that sets a field of the family to a value, where it has another."""
     return lambda m: None if getattr(m.family, field) == value else with_family(m, **{field: value})
 
 
 def no_offset(model: Model) -> Model | None:
-    """Gains as the file has them, where it keeps them less one."""
+    """Take gains as the file has them, where it stores them minus one."""
     return replace(model, layout=replace(model.layout, gain_offset=0.0)) if model.layout.gain_offset else None
 
 
@@ -462,23 +461,23 @@ SPOILS: dict[str, Spoil] = {
 
 
 def crossed(model: Model) -> Model:
-    """Self attention and cross attention taken for each other."""
+    """Swap self attention and cross attention."""
     names = model.layout.tensors
     return with_tensors(model, **{r: names[f"cross_{r}"] for r in "qkvo"}, **{f"cross_{r}": names[r] for r in "qkvo"})
 
 
 def vars_of(model: Model) -> dict[str, Any]:
-    """The fields of a model."""
+    """Return the fields of a model."""
     return {field.name: getattr(model, field.name) for field in fields(Model)}
 
 
-def caught(case: Case, model: Model) -> float:
-    """How far off the worst check finds a model; one that it cannot even compute is off, too."""
+def largest_error(case: Case, model: Model) -> float:
+    """Return the largest error of any check; infinite if a check cannot even be computed."""
     worst = 0.0
-    for off in CHECKS:
-        for layer in range(case.model.dims.layers) if off in BY_LAYER else (0,):
+    for measure in CHECKS:
+        for layer in range(case.model.dims.layers) if measure in BY_LAYER else (0,):
             try:
-                worst = max(worst, off(case, model, layer))
+                worst = max(worst, measure(case, model, layer))
             except (RuntimeError, ZeropassError, AssertionError):
                 return float("inf")
             if worst > WRONG:
@@ -487,13 +486,13 @@ def caught(case: Case, model: Model) -> float:
 
 
 def test_a_wrong_record_is_caught(case: Case) -> None:
-    """Every way to be wrong that a family admits; none may pass all checks."""
-    passed = [name for name, spoil in SPOILS.items() if (m := spoil(case.model)) and caught(case, m) <= WRONG]
+    """Try every corruption that a family admits; none may pass all checks."""
+    passed = [name for name, spoil in SPOILS.items() if (m := spoil(case.model)) and largest_error(case, m) <= WRONG]
     assert not passed
 
 
 def test_each_way_to_be_wrong_is_tried(cases: Callable[[str], Case]) -> None:
-    tried = {name for name, spoil in SPOILS.items() for one in ZOO if spoil(cases(one).model) is not None}
+    tried = {name for name, spoil in SPOILS.items() for zoo_name in ZOO if spoil(cases(zoo_name).model) is not None}
     assert tried == set(SPOILS)
 
 
@@ -508,10 +507,10 @@ def test_a_tensor_too_few_or_too_many_is_refused(case: Case) -> None:
     for extra in (f"{model.prefix}layers.0.unheard_of.weight", "lm_head.adapter.weight"):
         with pytest.raises(UnknownFamily, match=extra):
             check(*known, names | {extra})
-    for what, stored in layout.tensors.items():
-        present = [name for one in expand(stored, model.dims) if (name := full_name(one, model.prefix)) in names]
-        assert present or what in layout.optional
-        for name in present if what not in layout.optional or len(present) > 1 else ():
+    for parameter, stored in layout.tensors.items():
+        present = [name for stem in expand(stored, model.dims) if (name := full_name(stem, model.prefix)) in names]
+        assert present or parameter in layout.optional
+        for name in present if parameter not in layout.optional or len(present) > 1 else ():
             with pytest.raises(BadWeights, match=re.escape(name)):
                 check(*known, names - {name})
 

@@ -1,4 +1,4 @@
-"""Every family that is read from GGUF: the same canonical parameters as from its safetensors (tests/gguf_files.py)."""
+"""Every family that is read from GGUF gives the same canonical parameters as its safetensors (tests/gguf_files.py)."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ from zeropass.model.model import Model, open_model
 
 ROUNDING = 1e-6
 SPREAD = 1e-4
-"""For what is summed and passed through norms."""
+"""The tolerance of values that are summed and pass through norms."""
 
-UNSAID = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
-"""What the converter does not write: a scale that follows from the size, and rows without a token, which it cuts."""
+UNWRITTEN = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
+"""Facts that the converter does not write: a scale that follows from the size, and rows without a token."""
 
 NAMES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
 Twins = tuple[Model, Model]
@@ -41,73 +41,75 @@ pytestmark = [
 # The comparison
 
 
-def off(found: Tensor | None, true: Tensor | None, most: float = ROUNDING) -> bool:
-    """Whether two tensors differ by more than rounding; rows that one of them lacks are not looked at."""
-    if found is None or true is None:
-        return found is not true
-    rows = min(len(found), len(true))
-    found, true = found[:rows], true[:rows]
-    return found.shape != true.shape or float((found - true).abs().max()) > most * float(true.abs().max())
+def differ(tensor: Tensor | None, true: Tensor | None, tolerance: float = ROUNDING) -> bool:
+    """Tell whether two tensors differ by more than rounding, ignoring rows that one of them lacks."""
+    if tensor is None or true is None:
+        return tensor is not true
+    rows = min(len(tensor), len(true))
+    tensor, true = tensor[:rows], true[:rows]
+    return tensor.shape != true.shape or float((tensor - true).abs().max()) > tolerance * float(true.abs().max())
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The numbers of a record by their paths."""
+    """Return the numbers of a record by their paths."""
     if not isinstance(value, dict):
         return {name: value}
-    return {path: one for key, inner in value.items() for path, one in flat(inner, f"{name}.{key}".strip(".")).items()}
+    return {
+        path: number for key, inner in value.items() for path, number in flat(inner, f"{name}.{key}".strip(".")).items()
+    }
 
 
 def constants(file: Model, true: Model) -> Iterator[str]:
-    """Names of the sizes and constants that differ."""
-    found, expected = flat(asdict(file.dims)), flat(asdict(true.dims))
-    for name in (found.keys() | expected.keys()) - UNSAID.get(true.family.name, set()):
-        one, other = found.get(name), expected.get(name)
-        if one != (pytest.approx(other) if isinstance(other, float) else other):
-            yield f"{name}: {one} instead of {other}"
+    """Yield the names of the sizes and constants that differ."""
+    values, true_values = flat(asdict(file.dims)), flat(asdict(true.dims))
+    for name in (values.keys() | true_values.keys()) - UNWRITTEN.get(true.family.name, set()):
+        value, expected = values.get(name), true_values.get(name)
+        if value != (pytest.approx(expected) if isinstance(expected, float) else expected):
+            yield f"{name}: {value} instead of {expected}"
 
 
 def tensors(file: Model, true: Model) -> Iterator[str]:
-    """Names of the canonical matrices and vectors that differ, all layers, both records' names."""
+    """Yield the canonical matrices and vectors that differ, in all layers, under the names of both records."""
     names = file.layout.tensors.keys() | true.layout.tensors.keys()
-    for what in sorted(names - {"rope_factors", "unembedding"}):
-        if file.has(what) != true.has(what):
-            yield what
+    for name in sorted(names - {"rope_factors", "unembedding"}):
+        if file.has(name) != true.has(name):
+            yield name
             continue
-        inside = any("{layer}" in model.layout.tensors[what].name for model in (file, true) if model.has(what))
-        for layer in range(true.dims.layers if inside else 1) if true.has(what) else ():
-            matrix = len(canonical_shape(what, true.dims)) == 2
-            found, expected = (getattr(m, "matrix" if matrix else "vector")(what, layer) for m in (file, true))
-            if off(found, expected):
-                yield f"{what} of layer {layer}"
-    if off(file.unembedding, true.unembedding):
+        inside = any("{layer}" in model.layout.tensors[name].name for model in (file, true) if model.has(name))
+        for layer in range(true.dims.layers if inside else 1) if true.has(name) else ():
+            matrix = len(canonical_shape(name, true.dims)) == 2
+            tensor, expected = (getattr(m, "matrix" if matrix else "vector")(name, layer) for m in (file, true))
+            if differ(tensor, expected):
+                yield f"{name} of layer {layer}"
+    if differ(file.unembedding, true.unembedding):
         yield "unembedding"
 
 
 def maps(file: Model, true: Model) -> Iterator[str]:
-    """Names of what is computed that differs: frequencies, the maps of heads in both layers, tokens after block 0."""
-    one, other = Frames(file), Frames(true)
+    """Yield the computed values that differ: frequencies, head maps in both layers, tokens after block 0."""
+    frames, true_frames = Frames(file), Frames(true)
     for layer in range(true.dims.layers) if true.dims.rope else ():
-        if off(one.frequencies(layer), other.frequencies(layer)):
+        if differ(frames.frequencies(layer), true_frames.frequencies(layer)):
             yield f"frequencies of layer {layer}"
     for layer in (0, 1):
         for head in range(true.dims.heads):
             for kind, offset in (("qk", 7 if true.dims.rope else 0), ("vo", 0)):
-                found, expected = (f.head_map(layer, head, kind, offset=offset) for f in (one, other))
-                if off(found.left, expected.left, SPREAD) or off(found.right, expected.right, SPREAD):
+                product, expected = (f.head_map(layer, head, kind, offset=offset) for f in (frames, true_frames))
+                if differ(product.left, expected.left, SPREAD) or differ(product.right, expected.right, SPREAD):
                     yield f"{kind} of L{layer}.attn.{head}"
-    if off(one.carried(), other.carried(), SPREAD):
+    if differ(frames.carried(), true_frames.carried(), SPREAD):
         yield "carried"
 
 
 def differences(file: Model, true: Model) -> list[str]:
-    """Everything in which a file is read otherwise than its folder; an error counts."""
-    found = []
+    """Return everything that is read differently from a file than from its folder; an error counts."""
+    descriptions = []
     for check in (constants, tensors, maps):
         try:
-            found += list(check(file, true))
+            descriptions += list(check(file, true))
         except (ZeropassError, RuntimeError, IndexError, ValueError) as error:
-            found.append(f"{check.__name__}: {error}")
-    return found
+            descriptions.append(f"{check.__name__}: {error}")
+    return descriptions
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +120,7 @@ def test_a_file_is_read_as_its_folder(name: str, twins: Callable[[str], Twins]) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_tokens_are_those_of_the_folder(name: str, twins: Callable[[str], Twins]) -> None:
+def test_a_file_has_the_tokens_of_its_folder(name: str, twins: Callable[[str], Twins]) -> None:
     file, true = twins(name)
     rows = range(file.vocab.size)
     assert [file.vocab.text(i) for i in rows if file.vocab.used[i]] == [
@@ -131,18 +133,18 @@ def test_its_tokens_are_those_of_the_folder(name: str, twins: Callable[[str], Tw
 
 
 def raised(model: Model) -> Model:
-    """Gains taken for a Gemma checkpoint's, which keeps them less one; the file has them whole."""
+    """Take gains for those of a Gemma checkpoint, which stores them minus one; the file stores them in full."""
     return replace(model, layout=replace(model.layout, gain_offset=1.0))
 
 
 def halved(model: Model) -> Model | None:
-    """Gate and up taken for each other where they are fused."""
+    """Swap gate and up where they are fused."""
     gate, up = (model.layout.tensors.get(role) for role in ("gate", "up"))
     return with_tensors(model, gate=up, up=gate) if gate and up and gate.part != up.part else None
 
 
-def turned(model: Model) -> Model:
-    """A matrix that is written taken for one that lies the other way round."""
+def transposed(model: Model) -> Model:
+    """Transpose a matrix that writes to the stream."""
     stored = model.layout.tensors["o"]
     return with_tensors(model, o=replace(stored, transpose=not stored.transpose))
 
@@ -152,13 +154,16 @@ SPOILS: dict[str, Callable[[Model], Model | None]] = {
     "gains raised": raised,
     "heads split otherwise": unsplit,
     "halves swapped": halved,
-    "o turned": turned,
+    "o transposed": transposed,
     "k and v swapped": swapped("k", "v"),
     "gate and up swapped": swapped("gate", "up"),
     "norms swapped": swapped("attn_norm", "ff_norm"),
     "norms behind swapped": swapped("attn_post_norm", "ff_post_norm"),
     "q norm and k norm swapped": swapped("q_norm", "k_norm"),
-    **{f"no {one}": without(one) for one in ("attn_post_norm", "q_norm", "q_bias", "o_bias", "gate_bias", "key_bias")},
+    **{
+        f"no {name}": without(name)
+        for name in ("attn_post_norm", "q_norm", "q_bias", "o_bias", "gate_bias", "key_bias")
+    },
     "another RoPE": lambda m: m.dims.rope and with_dims(m, rope=replace(m.dims.rope, theta=77.0)),
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "no layer local": lambda m: with_dims(m, local=()) if m.dims.local else None,
@@ -178,11 +183,11 @@ def test_each_way_to_be_wrong_is_tried(twins: Callable[[str], Twins]) -> None:
     assert {how for how, spoil in SPOILS.items() for name in NAMES if spoil(twins(name)[0])} == set(SPOILS)
 
 
-# What else converters write, or wrote
+# Other files that converters write, or used to write
 
 
 def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray | None) -> Model:
-    """The file with some keys and tensors changed, opened; None takes one away."""
+    """Change some keys and tensors of a file (None removes one) and open the result."""
     source = GgufSource(path)
     writer = gguf.GGUFWriter(out, source.metadata["general.architecture"])
     for key, value in (source.metadata | keys).items():
@@ -201,19 +206,19 @@ def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray | Non
 
 
 def path_of(model: Model) -> Path:
-    """The one file of a model."""
+    """Return the only file of a model."""
     return model.files.weight_files[0]
 
 
-def test_an_output_that_copies_the_embedding(twins: Callable[[str], Twins], tmp_path: Path) -> None:
-    """Converters before 2025 wrote GPT-2's tied head out."""
+def test_an_output_that_copies_the_embedding_is_tied(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """Converters before 2025 wrote GPT-2's tied head as a second tensor."""
     file, true = twins("gpt2")
     embedding = {"output.weight": true.embedding.numpy()}
     copied = edited(path_of(file), tmp_path / "copied.gguf", {}, **embedding)
     assert differences(copied, true) == []
 
 
-def test_what_is_stored_decides_whether_tables_are_tied(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+def test_the_stored_tables_decide_whether_they_are_tied(twins: Callable[[str], Twins], tmp_path: Path) -> None:
     file, true = twins("gpt2")
     embedding = true.embedding.numpy()
     alone = {"token_embd.weight": None, "output.weight": embedding}
@@ -226,7 +231,7 @@ def test_what_is_stored_decides_whether_tables_are_tied(twins: Callable[[str], T
 @pytest.mark.parametrize(
     ("key", "value"), [("residual_scale", 0.2), ("attention.causal", False), ("expert_count", 8), ("logit_scale", 2.0)]
 )
-def test_a_key_that_may_change_what_is_computed_is_refused(
+def test_a_key_that_may_change_the_computation_is_refused(
     key: str, value: Any, twins: Callable[[str], Twins], tmp_path: Path
 ) -> None:
     file, _ = twins("gpt2")
@@ -234,7 +239,7 @@ def test_a_key_that_may_change_what_is_computed_is_refused(
         edited(path_of(file), tmp_path / "odd.gguf", {f"gpt2.{key}": value})
 
 
-def test_keys_that_change_nothing_are_let_pass(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+def test_keys_that_change_nothing_are_accepted(twins: Callable[[str], Twins], tmp_path: Path) -> None:
     file, true = twins("gpt2")
     keys = {"gpt2.attention.causal": True, "gpt2.expert_count": 0, "quantize.imatrix.file": "a", "other.scale": 3.0}
     assert differences(edited(path_of(file), tmp_path / "more.gguf", keys), true) == []
@@ -243,7 +248,7 @@ def test_keys_that_change_nothing_are_let_pass(twins: Callable[[str], Twins], tm
 def test_gemma3_of_older_converters_has_no_base_for_its_local_layers(
     twins: Callable[[str], Twins], tmp_path: Path
 ) -> None:
-    """What it always was, then."""
+    """Such a file gets the base that every Gemma 3 has."""
     file, _ = twins("gemma3")
     older = edited(path_of(file), tmp_path / "older.gguf", {"gemma3.rope.freq_base_swa": None})
     assert older.dims.local_rope == replace(file.dims.local_rope, theta=10000.0)
@@ -252,7 +257,7 @@ def test_gemma3_of_older_converters_has_no_base_for_its_local_layers(
 @pytest.mark.parametrize(
     ("pattern", "local"), [(2, (0, 2, 4, 6)), ([True, False, False, True, True, False, False], (0, 3, 4))]
 )
-def test_a_pattern_of_windows_that_is_written(
+def test_a_written_pattern_of_windows_is_read(
     pattern: Any, local: tuple[int, ...], twins: Callable[[str], Twins], tmp_path: Path
 ) -> None:
     file, _ = twins("gemma3")
@@ -260,8 +265,8 @@ def test_a_pattern_of_windows_that_is_written(
     assert edited(path_of(file), tmp_path / "pattern.gguf", keys).dims.local == local
 
 
-def test_a_window_of_nothing_is_none(twins: Callable[[str], Twins], tmp_path: Path) -> None:
-    """Phi-4 is told from Phi-3 by it; and Gemma 3 without windows has one RoPE."""
+def test_without_a_window_there_is_none(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """This tells Phi-4 from Phi-3, and a Gemma 3 without windows has one RoPE."""
     assert twins("phi3")[0].dims.window is None
     windowed = edited(path_of(twins("phi3")[0]), tmp_path / "window.gguf", {"phi3.attention.sliding_window": 3})
     assert (windowed.dims.window, windowed.dims.local) == (3, (0, 1))
@@ -271,10 +276,10 @@ def test_a_window_of_nothing_is_none(twins: Callable[[str], Twins], tmp_path: Pa
 
 
 def test_factors_for_long_texts_are_not_ignored(folder: Callable[..., Path]) -> None:
-    """Which set counts depends on the text's length; the file says nothing of them but that they are there."""
+    """The length of a text decides which set applies; the file says only that there are some."""
     rope = {"rope_type": "longrope", "rope_theta": 50.0, "short_factor": [1.5] * 3, "long_factor": [4.0] * 3}
-    where = folder("phi3", "-long", rope_parameters=rope, original_max_position_embeddings=64)
-    for model in (open_model(str(where)), open_model(str(convert(where, where / "long.gguf")))):
+    path = folder("phi3", "-long", rope_parameters=rope, original_max_position_embeddings=64)
+    for model in (open_model(str(path)), open_model(str(convert(path, path / "long.gguf")))):
         frames = Frames(model)
         assert frames.usual_offset("qk", "token") == 0
         frames.head_map(1, 0, "qk")
@@ -283,12 +288,12 @@ def test_factors_for_long_texts_are_not_ignored(folder: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168)])
-def test_the_largest_gemmas_have_a_scale_of_their_own(
+def test_the_largest_gemmas_have_their_own_scale(
     name: str, layers: int, scalar: int, folder: Callable[..., Path], twins: Callable[[str], Twins]
 ) -> None:
-    """llama.cpp knows the 27B models by their layers, for no key says how their queries are scaled."""
-    where = folder(name, "-27b", num_hidden_layers=layers, query_pre_attn_scalar=scalar)
-    file, true = open_model(str(convert(where, where / "model.gguf"))), open_model(str(where))
+    """llama.cpp knows the 27B models by their number of layers, since no key says how their queries are scaled."""
+    path = folder(name, "-27b", num_hidden_layers=layers, query_pre_attn_scalar=scalar)
+    file, true = open_model(str(convert(path, path / "model.gguf"))), open_model(str(path))
     assert file.dims.attention_scale == pytest.approx(true.dims.attention_scale)
     assert twins(name)[0].dims.attention_scale == pytest.approx(8**-0.5)
 
@@ -300,15 +305,15 @@ OTHER_LAYOUTS = {
     "llama": {"ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"},  # Mixtral's experts
     "phi3": {"attn_q", "attn_k", "attn_v"},  # no converter writes them for it
 }
-"""Refused by name: a file with these lacks what the record reads."""
+"""Tensors that are refused by name: a file with them lacks tensors that the record reads."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_of_the_format_is_known(name: str) -> None:
     arch = next(arch for arch in KEYS if MODEL_ARCH_NAMES[arch] == name)
-    family = next(one for one in FAMILIES if name in one.model_types and one.layout("gguf"))
+    family = next(family for family in FAMILIES if name in family.model_types and family.layout("gguf"))
     layout = family.layout("gguf")
-    read = {one.name.replace("{layer}", "{bid}").removesuffix(".weight") for one in layout.tensors.values()}
+    read = {stored.name.replace("{layer}", "{bid}").removesuffix(".weight") for stored in layout.tensors.values()}
     for tensor in MODEL_TENSORS[arch]:
         stem = TENSOR_NAMES[tensor]
         example = stem.format(bid=0) + ".weight"

@@ -1,8 +1,8 @@
-"""Canonical parameters against the models themselves, on tiny random checkpoints: what test_every_family.py leaves.
+"""Canonical parameters against the models themselves, on tiny random checkpoints: cases beyond test_every_family.py.
 
-Variants of a family (one key/value head, scaled RoPE, other ties and activations), whole head maps, tables, addresses.
-Every check is a function of the canonical model that gives its error, so that the controls at the end can run the same
-one on a record that is wrong.
+These are variants of a family (one key/value head, scaled RoPE, other ties and activations), full head maps, tables
+and addresses. Every check is a function that returns the error of a canonical model, so that the controls at the end
+can run it on wrong records.
 """
 
 import re
@@ -42,7 +42,7 @@ LLAMAS = [v for v in VARIANTS if v.startswith("llama")]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A checkpoint, opened by both; one run on text, and one on every token alone at position 0."""
+    """A checkpoint opened by transformers and by zeropass, with a run on text."""
 
     hf: PreTrainedModel
     model: Model
@@ -50,10 +50,10 @@ class Case:
     ids: Tensor
 
     def alone(self, position: int = 0) -> Run:
-        """Every token of the vocabulary as a text of its own, without position embeddings."""
+        """Run every token of the vocabulary as a text of its own, without position embeddings."""
         hf = self.hf
         tables = [p for n, p in hf.named_parameters() if "wpe" in n or "position_embeddings" in n]
-        kept = [p.detach().clone() for p in tables]
+        originals = [p.detach().clone() for p in tables]
         with torch.no_grad():
             for p in tables:
                 p.zero_()
@@ -61,8 +61,8 @@ class Case:
             return run(hf, torch.arange(tiny.VOCAB)[:, None], torch.tensor([position]) if not tables else None)
         finally:
             with torch.no_grad():
-                for p, old in zip(tables, kept, strict=True):
-                    p.copy_(old)
+                for p, original in zip(tables, originals, strict=True):
+                    p.copy_(original)
 
 
 @pytest.fixture(scope="module")
@@ -88,25 +88,25 @@ def case(request: pytest.FixtureRequest, cases) -> Case:
     return cases(request.param)
 
 
-# What each role reads
+# Roles
 
 
 def ff_reads_error(case: Case, model: Model, layer: int = 1) -> float:
-    """Pre-activations of the MLP."""
+    """Compare the pre-activations of the MLP."""
     stream = case.text.reads(layer, "ff")
     roles = [role for role in model.family.ff_roles if side_of(role) == "read"]
     return max(error(read(model, role, layer, stream), case.text.linear(layer, role)[1]) for role in roles)
 
 
 def values_error(case: Case, model: Model, layer: int = 1) -> float:
-    """MLP output = Σ activation x value + bias."""
+    """Compare Σ activation x value + bias with the output of the MLP."""
     activation, written = case.text.linear(layer, "value")
-    found = activation @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
-    return error(found, written)
+    output = activation @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
+    return error(output, written)
 
 
 def logits_error(case: Case, model: Model, layer: int = 1) -> float:
-    """Attention logits before softmax, at the true offsets, from the query and the key side of a head map."""
+    """Compare attention logits before softmax at the true offsets, from the two sides of a head map."""
     frames, stream = Frames(model), case.text.reads(layer, "attn")
     x = normed(stream, model.family.norm, model.dims.eps) if model.family.norm_place == "pre" else stream
     keys = split(read(model, "k", layer, stream), model)
@@ -116,67 +116,67 @@ def logits_error(case: Case, model: Model, layer: int = 1) -> float:
     for head in range(model.dims.heads):
         folded = frames.fold(model.head("q", layer, head), "token", "read", "attn_norm", layer)
         queries = frames.as_query(x @ folded.T, layer, head, "token")
-        found = torch.empty_like(true[:, head])
+        logits = torch.empty_like(true[:, head])
         for i, at in enumerate(POSITIONS.tolist()):
             for j, key_at in enumerate(POSITIONS.tolist()):
                 offset = at - key_at if model.dims.rope else 0
                 query = rotate(queries[:, i], offset, frames.frequencies()) if offset else queries[:, i]
-                found[:, i, j] = (query * keys[:, j, model.kv_head("k", head)]).sum(-1)
-        worst = max(worst, error(found, true[:, head]))
+                logits[:, i, j] = (query * keys[:, j, model.kv_head("k", head)]).sum(-1)
+        worst = max(worst, error(logits, true[:, head]))
     return worst
 
 
 def heads_error(case: Case, model: Model, layer: int = 1) -> float:
-    """Attention output = Σ over heads of weight x (v through o), + b_v W_O of each head, + bias."""
+    """Compare Σ over heads of weight x (v through o), + b_v W_O of each head, + bias with the attention output."""
     bare = read(model, "v", layer, case.text.reads(layer, "attn"))
     bias = model.vector("v_bias", layer)
     values = split(bare if bias is None else bare - bias, model)
-    found = torch.zeros_like(case.text.linear(layer, "o")[1]) + bias_of(model, "attn_bias", layer)
+    output = torch.zeros_like(case.text.linear(layer, "o")[1]) + bias_of(model, "attn_bias", layer)
     for head in range(model.dims.heads):
         mixed = case.text.weights[layer][:, head] @ values[:, :, model.kv_head("v", head)]
-        found += mixed @ model.head("o", layer, head)
-    return error(found + bias_of(model, "v_bias", layer), case.text.linear(layer, "o")[1])
+        output += mixed @ model.head("o", layer, head)
+    return error(output + bias_of(model, "v_bias", layer), case.text.linear(layer, "o")[1])
 
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("check", [ff_reads_error, values_error, logits_error, heads_error])
 @pytest.mark.parametrize("variant", sorted({*VARIANTS} - IN_THE_ZOO))
-def test_parameters_do_what_the_model_does(variant: str, layer: int, check, cases):
+def test_parameters_compute_what_the_model_computes(variant: str, layer: int, check, cases):
     assert check(cases(variant), cases(variant).model, layer) < TOLERANCE
 
 
-def test_embedded_tokens_are_what_block_0_reads(case: Case):
+def test_block_0_reads_the_embedded_tokens(case: Case):
     model, stream = case.model, case.alone().reads(0, "attn")[:, 0]
     pre = model.family.norm_place == "pre"
     expected = normed(stream, model.family.norm, model.dims.eps) if pre else stream
     assert error(Frames(model).rows("embedded").matrix, expected) < TOLERANCE
 
 
-# Whole head maps, and what is written
+# Head maps, and vectors that write
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_qk_map_is_the_logit_of_two_tokens(case: Case, layer: int):
-    """Layers 0 and 1 read a lone token exactly as the token frame has it, so the map's entries are logits."""
+def test_a_qk_map_holds_the_logits_of_two_tokens(case: Case, layer: int):
+    """Layers 0 and 1 read a lone token exactly as the token frame has it, so the map holds logits."""
     frames, used = Frames(case.model), torch.from_numpy(case.model.vocab.used)
     for offset in (0, 1, 7, -3) if case.model.dims.rope else (0,):
         q = case.alone(max(offset, 0)).qkv[layer][0][:, :, 0]
         k = case.alone(max(-offset, 0)).qkv[layer][1][:, :, 0]
         for head in range(case.model.dims.heads):
             logits = q[:, head] @ k[:, case.model.kv_head("k", head)].T
-            found = frames.head_map(layer, head, "qk", offset=offset)
+            product = frames.head_map(layer, head, "qk", offset=offset)
             expected = logits - logits[:, used].mean(1, keepdim=True)
-            assert error(found.left @ found.right.T, expected) < TOLERANCE
+            assert error(product.left @ product.right.T, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_vo_maps_add_up_to_what_attention_says(case: Case, layer: int):
-    """A lone token attends to itself: Σ over heads of vo, plus constants, is its output seen through U."""
+def test_vo_maps_add_up_to_the_output_of_attention(case: Case, layer: int):
+    """A lone token attends to itself: Σ over heads of vo, plus constants, is its output read by U."""
     model, frames = case.model, Frames(case.model)
     written = case.alone().linear(layer, "o")[1][:, 0]
-    said = frames.fold(written, "output", "write", "attn_norm", layer) @ frames.rows("output.write").matrix.T
+    expected = frames.fold(written, "output", "write", "attn_norm", layer) @ frames.rows("output.write").matrix.T
     maps = [frames.head_map(layer, head, "vo") for head in range(model.dims.heads)]
-    found = sum(m.left @ m.right.T for m in maps)
+    total = sum(m.left @ m.right.T for m in maps)
     constant = bias_of(model, "attn_bias", layer) + bias_of(model, "v_bias", layer)
     shift = model.vector("attn_norm_bias", layer) if model.family.norm_place == "pre" else None
     if shift is not None:
@@ -184,11 +184,11 @@ def test_vo_maps_add_up_to_what_attention_says(case: Case, layer: int):
         constant = constant + sum(values[h] @ model.head("o", layer, h) for h in range(model.dims.heads))
     if isinstance(constant, Tensor):
         folded = frames.fold(constant[None], "output", "write", "attn_norm", layer)
-        found = found + folded @ frames.rows("output.write").matrix.T
-    assert error(found, said) < TOLERANCE
+        total = total + folded @ frames.rows("output.write").matrix.T
+    assert error(total, expected) < TOLERANCE
 
 
-def test_writes_pass_the_norm_after_a_post_norm_block(cases):
+def test_written_vectors_pass_the_norm_after_a_post_norm_block(cases):
     """Post-norm: the folded parts of stream, values and bias, over one deviation, plus the shift, are the output."""
     case = cases("bert")
     model, frames, layer = case.model, Frames(case.model), 1
@@ -202,18 +202,18 @@ def test_writes_pass_the_norm_after_a_post_norm_block(cases):
     assert error(folded / std + shift, case.text.result.hidden_states[layer + 1]) < TOLERANCE
 
 
-def test_query_bias_is_what_a_head_looks_for_whatever_the_query(cases):
-    """``b_q W_Kᵀ`` against a state is the bias times what the key vectors read there."""
+def test_the_query_bias_is_the_part_of_the_logits_that_ignores_the_query(cases):
+    """``b_q W_Kᵀ`` times a state is the bias times what the key vectors read from that state."""
     for variant in ("llama-biased", "llama-one-kv", "gpt2", "bert"):
         case = cases(variant)
         model, stream = case.model, case.text.reads(1, "attn")
         x = normed(stream, model.family.norm, model.dims.eps) if model.family.norm_place == "pre" else stream
-        found = vector_set(model, 1, "q_bias")
+        biases = vector_set(model, 1, "q_bias")
         bias = split(model.vector("q_bias", 1), model)
         keys = vector_set(model, 1, "k").vectors
         reads = split(x @ Frames(model).fold(keys, "token", "read", "attn_norm", 1).T, model)
         expected = torch.stack([reads[..., model.kv_head("k", h), :] @ bias[h] for h in range(model.dims.heads)], -1)
-        folded = Frames(model).fold(found.vectors, "token", found.side, found.norm, 1)
+        folded = Frames(model).fold(biases.vectors, "token", biases.side, biases.norm, 1)
         assert error(x @ folded.T, expected) < TOLERANCE
 
 
@@ -221,7 +221,7 @@ def test_query_bias_is_what_a_head_looks_for_whatever_the_query(cases):
 
 
 @pytest.mark.parametrize("variant", LLAMAS)
-def test_frequencies_are_the_models_own(variant: str, cases):
+def test_frequencies_are_those_of_the_model(variant: str, cases):
     case = cases(variant)
     assert error(Frames(case.model).frequencies(), case.hf.model.rotary_emb.inv_freq) < 1e-6
 
@@ -232,8 +232,8 @@ def test_activations_are_those_of_transformers(name: str):
     assert error(_ACTIVATIONS[name](x), ACT2FN[name](x)) < 1e-6
 
 
-def test_tables_outside_the_blocks(cases):
-    """Every table is the tensor that the model has, address by address."""
+def test_tables_outside_the_blocks_are_those_of_the_model(cases):
+    """Every table is the tensor of the model, and each row has its address."""
     expected = {
         "gpt2": {"pos": "transformer.wpe.weight"},
         "bert": {
@@ -250,26 +250,26 @@ def test_tables_outside_the_blocks(cases):
         case = cases(variant)
         for stem, name in tables.items():
             true = case.hf.state_dict()[name]
-            found = vector_set(case.model, OUTSIDE, stem)
-            torch.testing.assert_close(found.vectors, true if true.ndim == 2 else true[None])
-            assert len(found.addresses) == count_of(case.model, OUTSIDE, stem)
+            table = vector_set(case.model, OUTSIDE, stem)
+            torch.testing.assert_close(table.vectors, true if true.ndim == 2 else true[None])
+            assert len(table.addresses) == count_of(case.model, OUTSIDE, stem)
 
 
 def test_every_address_leads_back_to_its_vector(case: Case):
-    """Each set of the catalogue: its addresses, written out and read again, find the row they came with."""
+    """The addresses of each set of vectors, written out and parsed again, lead to their own rows."""
     model = case.model
     roles = (*model.family.vector_roles, *bias_roles(model))
     sets = [(1, role) for role in roles] + [(OUTSIDE, role) for role in table_roles(model)]
     for layer, role in sets:
-        found = vector_set(model, layer, role)
-        assert len(found.addresses) == len(found.vectors) == count_of(model, layer, role)
-        for row, address in enumerate(found.addresses):
+        vectors = vector_set(model, layer, role)
+        assert len(vectors.addresses) == len(vectors.vectors) == count_of(model, layer, role)
+        for row, address in enumerate(vectors.addresses):
             text = f"{address}.{role}" if role in FF_ROLES else str(address)
             assert locate(model, parse(text)) == (layer, role, row), text
-        last = len(found.addresses) - 1
+        last = len(vectors.addresses) - 1
         part = vector_set(model, layer, role, last, last + 1)
-        assert part.addresses == found.addresses[last:]
-        assert torch.equal(part.vectors, found.vectors[last:])
+        assert part.addresses == vectors.addresses[last:]
+        assert torch.equal(part.vectors, vectors.vectors[last:])
 
 
 def test_every_query_head_of_a_group_names_its_key_vectors(cases):
@@ -279,8 +279,8 @@ def test_every_query_head_of_a_group_names_its_key_vectors(cases):
         assert locate(model, parse(f"L1.attn.{head}.o.3")) == (1, "o", head * 8 + 3)
 
 
-def test_the_norm_of_the_embedding_is_all_of_it(cases):
-    """BERT: word, first type and norm, with the shift, are what enters block 0."""
+def test_the_norm_of_the_embedding_is_applied_in_full(cases):
+    """In BERT the word, the first type and the norm with its shift make the input of block 0."""
     case = cases("bert-mlm")
     model = case.model
     entering = model.embedding + model.matrix("types", 0, 0, 1)
@@ -320,7 +320,7 @@ WRONG_RECORDS = {
         lambda m: replace(m, dims=replace(m.dims, rope=replace(m.dims.rope, kind="default"))),
     ),
 }
-"""Ways to be wrong that test_every_family.py does not try."""
+"""Corruptions that test_every_family.py does not try."""
 
 
 @pytest.mark.parametrize("name", sorted(WRONG_RECORDS))
@@ -332,7 +332,7 @@ def test_a_wrong_record_is_caught(name: str, cases):
 
 
 def test_paired_rows_show_only_at_an_offset(cases):
-    """Why the logits are checked at offsets: reordering q and k alike changes nothing at offset 0."""
+    """Logits are checked at offsets because reordering q and k alike changes nothing at offset 0."""
     case = cases("llama")
     wrong = with_tensors(case.model, **{r: replace(case.model.layout.tensors[r], paired_rows=True) for r in "qk"})
     entries = {
@@ -344,8 +344,8 @@ def test_paired_rows_show_only_at_an_offset(cases):
     assert error(entries["wrong", 3], entries["right", 3]) > WRONG
 
 
-def test_the_first_berts_names_are_read(cases, tmp_path: Path):
-    """gamma and beta, as bert-base-uncased has them, are weight and bias."""
+def test_the_names_of_the_first_bert_are_read(cases, tmp_path: Path):
+    """bert-base-uncased names its weight and bias gamma and beta."""
     case = cases("bert")
     folder = save(case.hf, tmp_path / "old")
     tensors = load_file(folder / "model.safetensors")
@@ -353,6 +353,6 @@ def test_the_first_berts_names_are_read(cases, tmp_path: Path):
     old = {re.sub("|".join(names), lambda m: names[m[0]], name): tensor for name, tensor in tensors.items()}
     save_file(old, folder / "model.safetensors")
     model = open_model(str(folder))
-    for what in ("embed_norm", "attn_norm_bias", "ff_norm"):
-        assert torch.equal(model.vector(what, 0), case.model.vector(what, 0))
+    for name in ("embed_norm", "attn_norm_bias", "ff_norm"):
+        assert torch.equal(model.vector(name, 0), case.model.vector(name, 0))
     assert "LayerNorm" not in str(model.info()["tensors_unread"])

@@ -1,4 +1,4 @@
-"""Task heads: what a classifier's rows are in the stream, also where a pooler or an adapter stands before them."""
+"""Task heads: the rows of a classifier in the stream, also behind a pooler or from an adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ LABELS = {0: "negative", 1: "positive"}
 
 
 def llama(labels: int = 2) -> Any:
-    """A tiny Llama under a classifier, on the blocks that `tiny.make` gives."""
+    """Return a tiny Llama under a classifier, on the blocks of `tiny.make`."""
     plain = tiny.make("llama-tied")
     settings: LlamaConfig = plain.config
     settings.num_labels, settings.pad_token_id = labels, 0
@@ -33,25 +33,25 @@ def llama(labels: int = 2) -> Any:
     return hf
 
 
-def test_rows_are_minus_their_mean_which_softmax_cannot_see(tmp_path: Path) -> None:
+def test_rows_are_centred_because_softmax_ignores_their_mean(tmp_path: Path) -> None:
     hf = llama(3)
     model = zp.open_model(str(tiny.save(hf, tmp_path / "model")))
     rows = hf.score.weight.detach()
     torch.testing.assert_close(vector_set(model, OUTSIDE, "classifier").vectors, rows - rows.mean(0))
     torch.testing.assert_close(vector_set(model, OUTSIDE, "classifier", 1, 2).vectors, (rows - rows.mean(0))[1:2])
     tiny.edit(tmp_path / "model", {"problem_type": "multi_label_classification"})
-    alone = zp.open_model(str(tmp_path / "model"))
-    torch.testing.assert_close(vector_set(alone, OUTSIDE, "classifier").vectors, rows)
+    multi_label = zp.open_model(str(tmp_path / "model"))
+    torch.testing.assert_close(vector_set(multi_label, OUTSIDE, "classifier").vectors, rows)
 
 
-def test_a_reward_head_of_one_row_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_reward_head_of_one_row_is_not_centred(tmp_path: Path) -> None:
     hf = llama(1)
     model = zp.open_model(str(tiny.save(hf, tmp_path / "model")))
     torch.testing.assert_close(vector_set(model, OUTSIDE, "classifier").vectors, hf.score.weight.detach())
     assert [record.frame for record in zp.Lens(model)["classifier.0"]] == ["token", "output"]
 
 
-def test_through_a_pooler_it_is_the_slope_at_zero(tmp_path: Path) -> None:
+def test_a_classifier_behind_a_pooler_is_its_slope_at_zero(tmp_path: Path) -> None:
     hf: Any = tiny._bert(BertForSequenceClassification, num_labels=2).float().eval()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -60,8 +60,8 @@ def test_through_a_pooler_it_is_the_slope_at_zero(tmp_path: Path) -> None:
     model = zp.open_model(str(tiny.save(hf, tmp_path / "model")))
 
     def logits(state: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = hf.classifier(hf.bert.pooler(state[None, None]))[0]
-        return found - found.mean()
+        scores: torch.Tensor = hf.classifier(hf.bert.pooler(state[None, None]))[0]
+        return scores - scores.mean()
 
     slope: Any = torch.autograd.functional.jacobian(logits, torch.zeros(24))
     torch.testing.assert_close(vector_set(model, OUTSIDE, "classifier").vectors, slope)
@@ -76,25 +76,25 @@ def test_an_adapter_brings_its_head(run: Run, tmp_path: Path) -> None:
             if "lora_B" in name:
                 parameter.add_(0.2)
     hf.save_pretrained(tmp_path / "adapter")
-    found = adapt(base, tmp_path / "adapter")
-    assert found.tables()["classifier"] == ("classifier", "read", 2)
+    adapted = adapt(base, tmp_path / "adapter")
+    assert adapted.tables()["classifier"] == ("classifier", "read", 2)
     rows = hf.base_model.model.score.modules_to_save["default"].weight.detach()
-    torch.testing.assert_close(vector_set(found, OUTSIDE, "classifier").vectors, rows - rows.mean(0))
+    torch.testing.assert_close(vector_set(adapted, OUTSIDE, "classifier").vectors, rows - rows.mean(0))
     assert "classifier" not in base.tables()
-    diff = zp.compare(base, found)
-    assert [(one.address, one.before, one.relative) for one in diff.outside] == [
+    diff = zp.compare(base, adapted)
+    assert [(vector.address, vector.before, vector.relative) for vector in diff.outside] == [
         ("classifier.0", (), 1.0),
         ("classifier.1", (), 1.0),
     ]
-    assert {(one.role) for one in diff.matrices} == {"q", "up"}
+    assert {matrix.role for matrix in diff.matrices} == {"q", "up"}
     run.capsys.readouterr()
     shown = run.json("explain", tmp_path / "base", "classifier.1", "--adapter", tmp_path / "adapter")
-    assert [one["frame"] for one in shown] == ["token", "output"]
+    assert [record["frame"] for record in shown] == ["token", "output"]
     code, _, err = run("explain", tmp_path / "base", "classifier.1")
     assert (code, "no classifier" in err) == (2, True)
 
 
-def test_the_difference_says_what_the_labels_are_told_by(run: Run, tmp_path: Path) -> None:
+def test_a_difference_names_the_labels_of_a_new_classifier(run: Run, tmp_path: Path) -> None:
     tiny.save(tiny.make("llama-tied"), tmp_path / "base")
     hf = llama()
     with torch.no_grad():
@@ -105,8 +105,8 @@ def test_the_difference_says_what_the_labels_are_told_by(run: Run, tmp_path: Pat
     assert code == 0
     assert "It has a classifier that the base lacks:" in shown
     assert "classifier.1 positive  new" in shown
-    found = zp.compare(zp.open_model(str(tmp_path / "base")), zp.open_model(str(tmp_path / "tuned")))
-    assert [one.label for one in found.outside] == ["negative", "positive"]
+    diff = zp.compare(zp.open_model(str(tmp_path / "base")), zp.open_model(str(tmp_path / "tuned")))
+    assert [vector.label for vector in diff.outside] == ["negative", "positive"]
     atlas = tmp_path / "atlas"
     zp.build_change(
         *(zp.open_model(str(tmp_path / name)) for name in ("base", "tuned")), atlas, zp.Options(tokens="all")
@@ -117,8 +117,8 @@ def test_the_difference_says_what_the_labels_are_told_by(run: Run, tmp_path: Pat
         hf.score.weight[1].mul_(2)
     tiny.save(hf, tmp_path / "more")
     again = zp.compare(zp.open_model(str(tmp_path / "tuned")), zp.open_model(str(tmp_path / "more")))
-    assert [(one.address, round(one.relative, 3)) for one in again.outside] == [
+    assert [(vector.address, round(vector.relative, 3)) for vector in again.outside] == [
         ("classifier.0", 0),
         ("classifier.1", 1),
     ]
-    assert all(one.before for one in again.outside)
+    assert all(vector.before for vector in again.outside)

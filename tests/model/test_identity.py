@@ -1,4 +1,4 @@
-"""The same weights in another file: their values have one hash, and what was measured of them is found by it."""
+"""The same weights in another file: their values share one hash, which finds the verdicts on them."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     st.sampled_from(("embed_tokens", "lm_head", "self_attn", "mlp", "layernorm", "model.norm")), st.integers(0, 2**31)
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_change_of_any_tensor_is_another_hash(llama: Path, tmp_path_factory: Any, part: str, seed: int) -> None:
+def test_a_change_of_any_tensor_changes_the_hash(llama: Path, tmp_path_factory: Any, part: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tensors = load_file(llama / "model.safetensors")
     names = sorted(name for name in tensors if part in name)
@@ -58,7 +58,7 @@ def test_a_change_of_any_tensor_is_another_hash(llama: Path, tmp_path_factory: A
     assert values_sha256(zp.open_model(str(other))) != values_sha256(zp.open_model(str(llama)))
 
 
-def test_an_unreadable_sample_has_no_hash(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_have_no_hash(tmp_path: Path) -> None:
     path = small.llama(tmp_path)
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.1.mlp.gate_proj.weight"][:] = float("nan")
@@ -66,7 +66,7 @@ def test_an_unreadable_sample_has_no_hash(tmp_path: Path) -> None:
     assert values_sha256(zp.open_model(str(path))) is None
 
 
-def test_lists_of_the_same_values_find_what_was_measured(
+def test_lists_of_the_same_values_find_their_verdicts(
     tmp_path: Path,
     cache: Path,
     run: Run,
@@ -86,16 +86,16 @@ def test_lists_of_the_same_values_find_what_was_measured(
         zp.load(str(checkpoint)).explain("L1.ff.3.gate", frame="token"),
         zp.open_atlas(tmp_path / "before").explain("L1.ff.3.gate", frame="token"),
     ):
-        (found,) = [r.evidence for r in records]
-        assert found is not None
-        assert (found.value, found.above) == (by_hash.value, by_hash.above)
-        assert found.basis.endswith("in another file of the same values, the file")
+        (evidence,) = [r.evidence for r in records]
+        assert evidence is not None
+        assert (evidence.value, evidence.above) == (by_hash.value, by_hash.above)
+        assert evidence.basis.endswith("in another file of the same values, the file")
         assert "in another file of the same values, the file." in records.note
     shown = run("show", tmp_path / "before", "L1.ff.3")[1]
     assert "in another file of the same values, the file." in " ".join(shown.split())
 
 
-def test_values_are_looked_at_only_where_something_known_may_be_theirs(cache: Path) -> None:
+def test_values_are_hashed_only_where_known_verdicts_may_be_theirs(cache: Path) -> None:
     def never() -> str:
         raise AssertionError("the values were read")
 
@@ -108,12 +108,12 @@ def test_values_are_looked_at_only_where_something_known_may_be_theirs(cache: Pa
     assert known_verdicts(8, never) is None
     assert known_verdicts(8, never, 3, lambda: None) is None
     assert known_verdicts(8, never, 3, lambda: "00" * 32) is None
-    found = known_verdicts(8, never, 3, lambda: "ef" * 32)
-    assert found is not None
-    assert (found.kinds, found.by_values) == (kept.kinds, True)
+    known = known_verdicts(8, never, 3, lambda: "ef" * 32)
+    assert known is not None
+    assert (known.kinds, known.by_values) == (kept.kinds, True)
 
 
-def test_an_adapter_on_measured_weights_is_not_measured(tmp_path: Path, cache: Path) -> None:
+def test_an_adapter_on_measured_weights_has_no_verdicts(tmp_path: Path, cache: Path) -> None:
     base = zp.open_model("models/first")
     kept = verdicts(verdict("gate", "token", 1), sha256=base.fingerprint, size=base.size)
     kept.model.update(layers=base.dims.layers, values_sha256=values_sha256(base))
@@ -125,13 +125,13 @@ def test_an_adapter_on_measured_weights_is_not_measured(tmp_path: Path, cache: P
     assert records.note == "No measurement of these weights is known."
 
 
-def test_what_comes_with_the_package_names_its_values() -> None:
+def test_shipped_verdicts_name_the_hash_of_their_values() -> None:
     for path in SHIPPED.glob("*.json"):
         assert len(str(read_verdicts(path).model["values_sha256"])) == 64
 
 
 def test_the_demo_model_as_safetensors_keeps_its_verdicts(smollm2_path: Path, tmp_path: Path) -> None:
-    """Transformers reads the GGUF file's values, and they are written as safetensors."""
+    """Transformers reads the values of the GGUF file, and safetensors writes them."""
     hf = AutoModelForCausalLM.from_pretrained(
         smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32, local_files_only=True
     )

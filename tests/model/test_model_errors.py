@@ -1,4 +1,4 @@
-"""Bad models and bad questions: each refused with one of our errors, whose message says what and where."""
+"""Bad models and bad questions: each is refused with a zeropass error that says what is wrong and where."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(originals: Path, tmp_path: Path) -> Callable[..., str]:
-    """A fresh copy of a good checkpoint with some keys of its configuration or some tensors changed."""
+    """Return a function that copies a good checkpoint and changes keys of its configuration or tensors."""
 
     def changed(variant: str, config: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> str:
         shutil.copytree(originals / variant, tmp_path / variant)
@@ -123,8 +123,8 @@ def test_tensors_must_have_the_configured_shape(name: str, copy):
     assert message in str(caught.value)
 
 
-def test_rope_of_an_unknown_kind_only_matters_at_an_offset(copy):
-    """At offset 0 nothing turns, so the model opens and reads; other offsets are refused, not approximated."""
+def test_an_unknown_rope_is_refused_only_at_an_offset(copy):
+    """At offset 0 nothing rotates, so the model opens and is read; other offsets are refused, not approximated."""
     path = copy("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}})
     lens = Lens(open_model(path), tokens="all")
     assert lens.explain("L1.attn.0.qk", k=3)
@@ -132,7 +132,7 @@ def test_rope_of_an_unknown_kind_only_matters_at_an_offset(copy):
         lens.explain("L1.attn.0.qk", k=3, offset=2)
 
 
-def test_unknown_activation_is_refused_where_it_matters(copy):
+def test_an_unknown_activation_is_refused_where_it_matters(copy):
     """The token frame runs block 0; the other frames need no activation."""
     lens = Lens(open_model(copy("gpt2", {"activation_function": "quick_gelu"})), tokens="all")
     assert lens.explain("L1.ff.0.key", frame="output", k=3)
@@ -143,7 +143,7 @@ def test_unknown_activation_is_refused_where_it_matters(copy):
 # Tensors
 
 
-def test_leftover_tensor_is_refused_by_name(copy):
+def test_a_leftover_tensor_is_refused_by_name(copy):
     extra = {ATTN + "q_norm.weight": torch.ones(8), "model.layers.1.mlp.experts\x1b[31m": torch.ones(2)}
     with pytest.raises(UnknownFamily, match=r"not the llama layout .*layers\.1\.self_attn\.q_norm\.weight") as caught:
         open_model(copy("llama", tensors=extra))
@@ -166,7 +166,7 @@ def test_fewer_layers_than_the_file_has_are_refused(copy):
         ("bert", "encoder.layer.0.output.LayerNorm.bias"),
     ],
 )
-def test_missing_tensor_is_named(variant: str, name: str, copy):
+def test_a_missing_tensor_is_named(variant: str, name: str, copy):
     with pytest.raises(BadWeights) as caught:
         open_model(copy(variant, tensors={name: None}))
     assert name.removeprefix("model.") in str(caught.value)
@@ -185,7 +185,7 @@ def test_missing_tensor_is_named(variant: str, name: str, copy):
         ("bert", "embeddings.LayerNorm.weight", torch.zeros(24, 1)),
     ],
 )
-def test_wrong_shape_is_named(variant: str, name: str, tensor: torch.Tensor, copy):
+def test_a_wrong_shape_is_named(variant: str, name: str, tensor: torch.Tensor, copy):
     with pytest.raises(BadWeights) as caught:
         open_model(copy(variant, tensors={name: tensor}))
     assert name in str(caught.value)
@@ -205,10 +205,10 @@ def test_wrong_shape_is_named(variant: str, name: str, tensor: torch.Tensor, cop
     ],
 )
 def test_values_that_are_not_finite_are_named_and_counted(variant: str, name: str, address: str, value: float, copy):
-    """Whether the vector itself is bad, or what its frame is made of: nothing of it reaches a list."""
+    """No bad value reaches a list, whether it is in the vector itself or in the rows of its frame."""
     good = make(variant).state_dict()[name].clone()
     good.view(-1)[:3] = value
-    if good.ndim == 2:  # in the row and column that are asked for
+    if good.ndim == 2:  # all of it, so that the requested row and column are bad
         good[:] = value
     lens = Lens(open_model(copy(variant, tensors={name: good})), tokens="all")
     with pytest.raises(BadWeights, match=r"holds \d+ values that are NaN or infinite") as caught:
@@ -227,21 +227,21 @@ def test_one_bad_value_is_counted_as_one(copy):
 # Vocabulary
 
 
-def test_tokenizer_larger_than_the_embedding(copy):
+def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
     path = Path(copy("llama"))
     (path / "tokenizer.json").write_text(tokenizer_json(VOCAB + 9))
     with pytest.raises(BadModel, match=r"tokenizer\.json .* another model: 9 of its 70 tokens, .* beyond the 61 rows"):
         open_model(str(path))
 
 
-def test_no_tokenizer(copy):
+def test_a_missing_tokenizer_is_named(copy):
     path = Path(copy("llama"))
     (path / "tokenizer.json").unlink()
     with pytest.raises(BadModel, match=r"no tokenizer\.json"):
         open_model(str(path))
 
 
-def test_configuration_that_is_no_object(copy):
+def test_a_configuration_that_is_no_object_is_refused(copy):
     path = Path(copy("llama"))
     (path / "config.json").write_text(json.dumps([1, 2]))
     with pytest.raises(BadModel, match="holds a JSON list"):
@@ -271,7 +271,7 @@ OUT_OF_RANGE = {
 
 
 @pytest.mark.parametrize(("variant", "address"), sorted(OUT_OF_RANGE))
-def test_out_of_range_says_the_range(variant: str, address: str, good):
+def test_an_address_out_of_range_is_refused_with_the_range(variant: str, address: str, good):
     with pytest.raises(BadAddress) as caught:
         good(variant).explain(address, k=3)
     assert OUT_OF_RANGE[variant, address] in str(caught.value)
@@ -293,13 +293,13 @@ NOT_THERE = {
 
 
 @pytest.mark.parametrize(("variant", "address"), sorted(NOT_THERE))
-def test_what_the_family_lacks_is_refused_with_what_it_has(variant: str, address: str, good):
+def test_a_vector_that_the_family_lacks_is_refused_with_those_it_has(variant: str, address: str, good):
     with pytest.raises(BadAddress) as caught:
         good(variant).explain(address, k=3)
     assert NOT_THERE[variant, address] in str(caught.value)
 
 
-def test_sets_that_a_model_lacks(good):
+def test_sets_that_a_model_lacks_are_refused(good):
     for variant, layer, role in (
         ("llama", 1, "key"),
         ("llama", 1, "ff_bias"),
@@ -317,7 +317,7 @@ def test_sets_that_a_model_lacks(good):
             vector_set(good("llama").model, 1, "gate", start, stop)
 
 
-def test_offset_without_rotary_positions(good):
+def test_an_offset_without_rotary_positions_is_refused(good):
     for variant in ("gpt2", "bert"):
         with pytest.raises(BadOption, match="no rotary positions: only offset 0"):
             good(variant).explain("L1.attn.0.qk", offset=1, k=3)
@@ -325,12 +325,12 @@ def test_offset_without_rotary_positions(good):
             good(variant).head_map("L1.attn.0.qk", offset=-1)
 
 
-def test_offset_means_nothing_for_vo(good):
+def test_an_offset_is_refused_for_vo(good):
     with pytest.raises(BadOption, match="qk only"):
         Frames(good("llama").model).head_map(1, 0, "vo", offset=1)
 
 
-def test_frames_that_do_not_exist_or_do_not_fit(good):
+def test_frames_that_do_not_exist_or_do_not_fit_are_refused(good):
     lens = good("llama")
     with pytest.raises(BadOption, match="token, output, paper"):
         lens.explain("L1.ff.0", frame="logit")
@@ -340,7 +340,7 @@ def test_frames_that_do_not_exist_or_do_not_fit(good):
         Frames(lens.model).head_map(1, 0, "ov")
 
 
-def test_locate_needs_a_role_that_names_one_vector(good):
+def test_locate_needs_an_address_of_one_vector(good):
     model = good("llama").model
     for text in ("L1.ff.3", "L1.attn.3", "L1.attn.3.qk"):
         with pytest.raises(BadAddress):
@@ -350,6 +350,6 @@ def test_locate_needs_a_role_that_names_one_vector(good):
 
 
 @pytest.mark.parametrize("text", ["", "L1", "L-1.ff.0", "L1.ff.-1", "L1.attn.0.z.1", "L1.ff.1e3", "pos.x", "L1.mlp.3"])
-def test_what_is_no_address(text: str, good):
+def test_other_texts_are_no_addresses(text: str, good):
     with pytest.raises(BadAddress, match="is not an address"):
         good("llama").explain(text)

@@ -1,4 +1,4 @@
-"""The spaces of a model by their names: each has its own rows, and another name is refused wherever it is given."""
+"""The spaces of a model by their names: each has its own rows, and unknown names are refused everywhere."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ UNKNOWN = (
     "memory",
     "../x",
 )
-DOORS: dict[str, Callable[[Any, str], Any]] = {
+METHODS: dict[str, Callable[[Any, str], Any]] = {
     "rows": lambda frames, space: frames.rows(space),
     "matrix": lambda frames, space: frames.matrix(space),
     "blocks": lambda frames, space: list(frames.blocks(space)),
@@ -43,22 +43,22 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 
 @pytest.mark.parametrize("space", UNKNOWN)
-@pytest.mark.parametrize("door", DOORS)
-def test_an_unknown_space_is_refused_with_the_names(llama: small.Built, door: str, space: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unknown_space_is_refused_with_the_names(llama: small.Built, method: str, space: str) -> None:
     for frames in (llama.lens.frames, zp.lens_of(llama.atlas, str(llama.folder)).frames):
         with pytest.raises(BadOption) as error:
-            DOORS[door](frames, space)
+            METHODS[method](frames, space)
         assert str(error.value).startswith(f"There is no space {space!r} of ")
         assert str(error.value).endswith(f"; it has {', '.join(SPACES)}.")
 
 
-def test_every_name_has_rows_of_its_own(llama: small.Built) -> None:
+def test_every_space_has_its_own_rows(llama: small.Built) -> None:
     frames = llama.lens.frames
     assert frames.spaces == SPACES
-    found = [frames.matrix(space) for space in SPACES]
-    for n, one in enumerate(found):
-        assert torch.equal(one, frames.rows(SPACES[n]).matrix)
-        assert not any(torch.equal(one, other) for other in found[:n])
+    matrices = [frames.matrix(space) for space in SPACES]
+    for n, matrix in enumerate(matrices):
+        assert torch.equal(matrix, frames.rows(SPACES[n]).matrix)
+        assert not any(torch.equal(matrix, other) for other in matrices[:n])
     assert torch.equal(frames.matrix("paper.read"), llama.lens.model.embedding)
     assert torch.equal(frames.matrix("paper.write"), llama.lens.model.unembedding)
 
@@ -78,7 +78,7 @@ def test_an_atlas_names_the_spaces_that_it_holds(llama: small.Built) -> None:
         llama.atlas.rows("foo")
 
 
-def test_frames_that_are_compared_and_folds_are_taken_by_name(llama: small.Built) -> None:
+def test_unknown_frames_are_refused_in_comparisons_and_folds(llama: small.Built) -> None:
     spaces = Spaces(llama.lens.frames, torch.zeros(0))
     for frame in ("foo", "token.foo", "output.foo", "embedding"):
         with pytest.raises(BadOption, match=rf"no frame '{frame}' to compare; there are paper, paper\.inverse"):

@@ -1,4 +1,4 @@
-"""From one stream to another: every kernel against the obvious formula, and on a model that was rotated."""
+"""Translation from one stream to another: every kernel against the plain formula and on a rotated model."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def first() -> zp.Model:
 
 @pytest.fixture(scope="module")
 def moved(first: zp.Model, tmp_path_factory: pytest.TempPathFactory) -> zp.Model:
-    """The same function: rotated, permuted, signs flipped."""
+    """Return a model that computes the same function: rotated, permuted, with signs flipped."""
     return zp.open_model(str(twins.twin(first, 4, tmp_path_factory.mktemp("twin") / "model")[0]))
 
 
@@ -37,7 +37,7 @@ def across(first: zp.Model, moved: zp.Model) -> Bridge:
 
 
 def rows(draw: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Anchors of two widths that have something to do with each other, and weights."""
+    """Draw related anchors of two widths, and weights."""
     n, a, b = draw(st.integers(30, 60)), draw(st.integers(2, 9)), draw(st.integers(2, 9))
     seed = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     x = torch.randn(n, a, generator=seed) + torch.randn(a, generator=seed)
@@ -47,7 +47,7 @@ def rows(draw: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_kernels_are_the_obvious_formulas(data: st.DataObject) -> None:
+def test_kernels_are_the_plain_formulas(data: st.DataObject) -> None:
     x, y, w = rows(data.draw)
     ids = torch.arange(len(x))
     a, b = x.double(), y.double()
@@ -60,30 +60,30 @@ def test_kernels_are_the_obvious_formulas(data: st.DataObject) -> None:
     wide = _sums((root * a).float(), (root * b).float(), (ids, ids), None)
     torch.testing.assert_close(_SOLVED["ridge"](weighted, 0), _SOLVED["ridge"](wide, 0), rtol=1e-4, atol=1e-5)
     if a.shape[1] == b.shape[1]:
-        turn = torch.from_numpy(orthogonal_procrustes(a.numpy(), b.numpy())[0])
-        found = _SOLVED["orthogonal"](plain, 0)
-        torch.testing.assert_close(found / found.norm(), turn / turn.norm(), rtol=1e-5, atol=1e-6)
-    found = _SOLVED["orthogonal"](plain, 0)
-    assert float((a @ found).norm()) == pytest.approx(float(b.norm()), rel=1e-9)
+        rotation = torch.from_numpy(orthogonal_procrustes(a.numpy(), b.numpy())[0])
+        weight = _SOLVED["orthogonal"](plain, 0)
+        torch.testing.assert_close(weight / weight.norm(), rotation / rotation.norm(), rtol=1e-5, atol=1e-6)
+    weight = _SOLVED["orthogonal"](plain, 0)
+    assert float((a @ weight).norm()) == pytest.approx(float(b.norm()), rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_centring_is_subtracting_the_means(data: st.DataObject) -> None:
+def test_centring_subtracts_the_means(data: st.DataObject) -> None:
     x, y, w = rows(data.draw)
     ids, share = torch.arange(len(x)), (w / w.sum())[:, None].double()
-    found = _sums(x, y, (ids, ids), w).centred
+    centred = _sums(x, y, (ids, ids), w).centred
     a, b = x.double() - (share * x).sum(0), y.double() - (share * y).sum(0)
-    for own, slow in ((found.xx, (a.T * w) @ a), (found.yy, (b.T * w) @ b), (found.xy, (a.T * w) @ b)):
-        torch.testing.assert_close(own, slow, rtol=1e-6, atol=1e-6)
+    for product, slow in ((centred.xx, (a.T * w) @ a), (centred.yy, (b.T * w) @ b), (centred.xy, (a.T * w) @ b)):
+        torch.testing.assert_close(product, slow, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_rotation_is_found(across: Bridge, first: zp.Model, moved: zp.Model, kernel: str, frame: str) -> None:
-    made = across.translation(kernel, frame)
-    off = (made.states(first.embedding) - moved.embedding).norm() / moved.embedding.norm()
-    assert off < (1e-3 if kernel in EXACT else 0.2)
+    translation = across.translation(kernel, frame)
+    distance = (translation.states(first.embedding) - moved.embedding).norm() / moved.embedding.norm()
+    assert distance < (1e-3 if kernel in EXACT else 0.2)
     assert across.fit(kernel, frame) > 0.99
     assert across.shuffled(0).fit(kernel, frame) < 0.05
 
@@ -91,23 +91,25 @@ def test_a_rotation_is_found(across: Bridge, first: zp.Model, moved: zp.Model, k
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_wrong_partners_share_the_sums_of_the_right_ones(across: Bridge, kernel: str, frame: str) -> None:
-    found = across.shuffled(3).translation(kernel, frame)
+    fast = across.shuffled(3).translation(kernel, frame)
     slow = Bridge(across.first, across.second, across.shared.shuffled(3)).translation(kernel, frame)
-    torch.testing.assert_close(found.weight, slow.weight, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found.bias, slow.bias, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(fast.weight, slow.weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(fast.bias, slow.bias, rtol=1e-4, atol=1e-6)
 
 
-def test_readers_go_the_other_way(across: Bridge, moved: zp.Model) -> None:
-    made = across.translation("ridge", "both")
+def test_readers_are_translated_by_the_transpose(across: Bridge, moved: zp.Model) -> None:
+    translation = across.translation("ridge", "both")
     draw = torch.Generator().manual_seed(0)
     x, w = torch.randn(5, moved.dims.d, generator=draw), torch.randn(3, moved.dims.d, generator=draw)
-    scores = made.states(x) @ w.T
-    torch.testing.assert_close(x @ made.readers(w).T + w @ made.bias, scores, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(made.directions(x), made.states(x) - made.bias, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(made.scaled(2.0).states(x), 2 * made.states(x))
+    scores = translation.states(x) @ w.T
+    torch.testing.assert_close(x @ translation.readers(w).T + w @ translation.bias, scores, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        translation.directions(x), translation.states(x) - translation.bias, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(translation.scaled(2.0).states(x), 2 * translation.states(x))
 
 
-def test_what_reads_and_what_writes_is_carried_to_its_twin(first: zp.Model, moved: zp.Model) -> None:
+def test_vectors_that_read_and_write_are_translated_to_their_twins(first: zp.Model, moved: zp.Model) -> None:
     gain = first.vector("ff_norm", 1)
     assert gain is not None
     for role, side, vectors in (
@@ -119,7 +121,7 @@ def test_what_reads_and_what_writes_is_carried_to_its_twin(first: zp.Model, move
         assert float(cosines.abs().amax(1).min()) > 0.999
 
 
-def test_both_ways_of_one_bridge_share_what_was_read(across: Bridge) -> None:
+def test_both_directions_of_a_bridge_share_their_tables(across: Bridge) -> None:
     across.translation("pinv", "token")
     back = across.back
     assert back.first is across.second
@@ -128,20 +130,20 @@ def test_both_ways_of_one_bridge_share_what_was_read(across: Bridge) -> None:
     torch.testing.assert_close(there, torch.eye(len(there)), rtol=0, atol=1e-3)
 
 
-def test_other_widths_and_a_part_of_the_vocabulary(first: zp.Model) -> None:
+def test_models_of_other_widths_that_share_part_of_the_vocabulary_are_bridged(first: zp.Model) -> None:
     wide = bridge(first, zp.open_model(str(MODELS / "wide")))
-    made = wide.translation("centred", "both")
-    assert made.weight.shape == (192, 224)
+    translation = wide.translation("centred", "both")
+    assert translation.weight.shape == (192, 224)
     assert wide.fit("centred", "both") > 0.9
     with pytest.raises(BadOption, match="one width; these have 192 and 224"):
         wide.translation("identity")
     rows = wide._rows("token")
-    lengths = [one[ids].square().sum(1).mean().sqrt() for one, ids in zip(rows, wide.shared.pairs, strict=True)]
-    carried = made.states(rows[0][wide.shared.first]).square().sum(1).mean().sqrt()
+    lengths = [table[ids].square().sum(1).mean().sqrt() for table, ids in zip(rows, wide.shared.pairs, strict=True)]
+    carried = translation.states(rows[0][wide.shared.first]).square().sum(1).mean().sqrt()
     assert float(carried / lengths[1]) == pytest.approx(1, abs=0.1)
 
 
-def test_a_random_map_knows_nothing_but_the_lengths(across: Bridge) -> None:
+def test_a_random_map_keeps_the_lengths_only(across: Bridge) -> None:
     first, second = (across.translation("random", "token", seed).weight for seed in (0, 1))
     assert float((first * second).sum() / first.norm() / second.norm()) < 0.1
     assert float(first.norm()) == pytest.approx(float(across.translation("orthogonal", "token").weight.norm()), rel=0.1)
@@ -161,7 +163,7 @@ def test_frequent_tokens_weigh_more(across: Bridge) -> None:
         ({"frame": "output"}, "no frame 'output' to translate in; frames are both, token, paper"),
     ],
 )
-def test_what_does_not_exist_is_refused(across: Bridge, options: dict[str, str], message: str) -> None:
+def test_unknown_kernels_and_frames_are_refused(across: Bridge, options: dict[str, str], message: str) -> None:
     with pytest.raises(BadOption, match=message):
         across.translation(**options)
 

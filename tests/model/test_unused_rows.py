@@ -1,4 +1,4 @@
-"""Rows of the embeddings without a token: whatever the file holds there, nothing that zeropass says depends on it."""
+"""Rows of the embeddings without a token: no result depends on what the file holds there."""
 
 import json
 from functools import partial
@@ -35,18 +35,18 @@ TABLES = {
     "bert": ("embeddings.word_embeddings.weight",),
 }
 MAKE = {"llama": small.llama, "gpt2": small.gpt2, "bert": small.bert}
-PLACES = ("L0.ff.1", "L1.attn.2.qk", "L1.attn.0.vo")
+ADDRESSES = ("L0.ff.1", "L1.attn.2.qk", "L1.attn.0.vo")
 
 
 def absent_rows(folder: Path) -> Tensor:
-    """Rows that no token of tokenizer.json has."""
+    """Return the rows that no token of tokenizer.json has."""
     spec = json.loads((folder / "tokenizer.json").read_text())
     ids = {*spec["model"]["vocab"].values(), *(token["id"] for token in spec["added_tokens"])}
     return torch.tensor([i for i in range(small.V) if i not in ids])
 
 
-def make_page(folder: Path, tables: tuple[str, ...], rows: Tensor, value: float) -> Path:
-    """The model with a value in some rows of its token tables."""
+def fill_rows(folder: Path, tables: tuple[str, ...], rows: Tensor, value: float) -> Path:
+    """Write a value into some rows of a model's token tables."""
     tensors = load_file(folder / "model.safetensors")
     for name in tables:
         tensors[name][rows] = value
@@ -54,56 +54,56 @@ def make_page(folder: Path, tables: tuple[str, ...], rows: Tensor, value: float)
     return folder
 
 
-def told(model: Model, view: Any) -> list[Any]:
-    """What the lens says of some places in all frames."""
+def lens_records(model: Model, view: Any) -> list[Any]:
+    """Return the lens records of some addresses in all frames."""
     lens = zp.Lens(model)
     frames = ("token", "output", "paper")
     records = []
-    for place in PLACES:
+    for address in ADDRESSES:
         for frame in frames:
             try:
-                records += [record.to_json() for record in lens.explain(place, frame=frame, tokens=view, k=40)]
+                records += [record.to_json() for record in lens.explain(address, frame=frame, tokens=view, k=40)]
             except (BadOption, BadAddress):  # not in this family, or not in this frame
                 continue
     return records
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_what_is_in_rows_without_a_token_changes_nothing(kind: str, tmp_path: Path, one_thread: None) -> None:
+def test_values_in_rows_without_a_token_change_nothing(kind: str, tmp_path: Path, one_thread: None) -> None:
     folder = MAKE[kind](tmp_path / "model")
     rows = absent_rows(folder)
     assert len(rows) >= 8
-    plain = open_model(str(make_page(folder, TABLES[kind], rows, 0.0)))
-    expected = {view: told(plain, view) for view in ("default", "all")}
+    plain = open_model(str(fill_rows(folder, TABLES[kind], rows, 0.0)))
+    expected = {view: lens_records(plain, view) for view in ("default", "all")}
     moments = {space: Frames(plain).rows(space).moments for space in ("token", "output.read", "output.write")}
     assert len(expected["all"]) > 4
     for value in GARBAGE[::3]:
-        model = open_model(str(make_page(folder, TABLES[kind], rows, value)))
-        finite = value == 1e4  # such rows stay what they are: no part in moments and judgement, but in head maps
+        model = open_model(str(fill_rows(folder, TABLES[kind], rows, value)))
+        finite = value == 1e4  # finite rows stay: they count in head maps, but not in moments and judgement
         assert torch.equal(model.embedding, plain.embedding) != finite
         assert torch.equal(model.unembedding, plain.unembedding) != finite
         assert np.array_equal(model.judgement.undertrained, plain.judgement.undertrained)
         for view, records in expected.items():
-            assert finite or told(model, view) == records
-        for space, found in moments.items():
-            assert torch.equal(Frames(model).rows(space).moments.covariance, found.covariance)
+            assert finite or lens_records(model, view) == records
+        for space, expected_moments in moments.items():
+            assert torch.equal(Frames(model).rows(space).moments.covariance, expected_moments.covariance)
             assert Frames(model).rows(space).matrix.isfinite().all()
 
 
-def test_an_atlas_of_a_model_with_nan_padding_is_that_without(tmp_path: Path, one_thread: None) -> None:
+def test_nan_padding_does_not_change_an_atlas(tmp_path: Path, one_thread: None) -> None:
     options = zp.Options(k=15, pairs=20, roles=("gate", "value", "vo"), tokens="all")
     folder = small.llama(tmp_path / "model", layers=1)
     rows = absent_rows(folder)
     atlases = []
     for name, value in (("zero", 0.0), ("nan", float("nan"))):
-        make_page(folder, TABLES["llama"], rows, value)
+        fill_rows(folder, TABLES["llama"], rows, value)
         atlases.append(small.build(folder, tmp_path / name, options))
-    for place in ("L0.ff.1", "L0.attn.0.vo"):
-        found = [[record.to_json() for record in atlas.explain(place)] for atlas in atlases]
-        assert found[0] == found[1]
+    for address in ("L0.ff.1", "L0.attn.0.vo"):
+        records = [[record.to_json() for record in atlas.explain(address)] for atlas in atlases]
+        assert records[0] == records[1]
     word = atlases[0].vocab.text(300)
-    hits = [atlas.find(word).to_json()["hits"] for atlas in atlases]
-    assert hits[0] == hits[1] and hits[0]
+    matches = [atlas.find(word).to_json()["hits"] for atlas in atlases]
+    assert matches[0] == matches[1] and matches[0]
     for path in (tmp_path / "nan").rglob("*.npy"):
         assert np.isfinite(np.load(path)).all(), path
 
@@ -113,14 +113,14 @@ def test_an_atlas_of_a_model_with_nan_padding_is_that_without(tmp_path: Path, on
 def test_nan_in_a_row_of_a_token_is_refused_by_the_name_of_the_tensor(table: str, value: float, tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model", layers=1)
     rows = absent_rows(folder)
-    make_page(folder, (table,), rows, float("nan"))
-    make_page(folder, (table,), rows[:1] - 1, value)  # the last special token
+    fill_rows(folder, (table,), rows, float("nan"))
+    fill_rows(folder, (table,), rows[:1] - 1, value)  # the last special token
     model = open_model(str(folder))
     with pytest.raises(BadWeights, match=rf"model\.safetensors: tensor '{table}' holds {small.D} values"):
         model.tokens("embedding" if "embed" in table else "unembedding", slice(0, small.V))
 
 
-def test_a_placeholder_that_is_not_finite_is_zero_and_one_that_is_stays(tmp_path: Path) -> None:
+def test_a_placeholder_that_is_not_finite_becomes_zero_and_a_finite_one_stays(tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model", layers=1)
     path = folder / "tokenizer.json"
     spec = json.loads(path.read_text())
@@ -128,7 +128,7 @@ def test_a_placeholder_that_is_not_finite_is_zero_and_one_that_is_stays(tmp_path
     for number, token in enumerate(spec["added_tokens"]):
         token["content"] = f"<|reserved_{number}|>"
     path.write_text(json.dumps(spec))
-    make_page(folder, ("model.embed_tokens.weight",), torch.tensor(ids[:1]), float("nan"))
+    fill_rows(folder, ("model.embed_tokens.weight",), torch.tensor(ids[:1]), float("nan"))
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     model = open_model(str(folder))
     assert model.vocab.unused[ids].all() and not model.vocab.absent[ids].any()
@@ -138,7 +138,7 @@ def test_a_placeholder_that_is_not_finite_is_zero_and_one_that_is_stays(tmp_path
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_only_spare_rows_are_forgiven_whatever_is_read(data: st.DataObject, tmp_path_factory: Any) -> None:
+def test_bad_values_are_forgiven_in_spare_rows_only(data: st.DataObject, tmp_path_factory: Any) -> None:
     rows, columns = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 4)))
     flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
     bad, spare = np.array(data.draw(flags)), np.array(data.draw(flags))
@@ -158,32 +158,32 @@ def test_only_spare_rows_are_forgiven_whatever_is_read(data: st.DataObject, tmp_
     np.testing.assert_array_equal(SafetensorsSource((path,)).rows("t", start, stop, spare=spare[part]), expected[part])
 
 
-def test_token_tables_lie_with_a_token_a_row_in_every_family() -> None:
+def test_token_tables_have_a_row_for_each_token_in_every_family() -> None:
     tables = [
         stored
         for family in FAMILIES
         for layout in family.layouts
-        for what, stored in layout.tensors.items()
-        if what in ("embedding", "unembedding")
+        for name, stored in layout.tensors.items()
+        if name in ("embedding", "unembedding")
     ]
     assert len(tables) > 50 and not any(stored.transpose for stored in tables)
 
 
-def test_rows_without_a_token_have_no_part_in_the_judgement(tmp_path: Path) -> None:
+def test_rows_without_a_token_do_not_count_in_the_judgement(tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model", layers=1)
     table = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].numpy()
-    make_page(folder, TABLES["llama"], absent_rows(folder), 1e4)
+    fill_rows(folder, TABLES["llama"], absent_rows(folder), 1e4)
     model = open_model(str(folder))
-    kept = ~model.vocab.absent
-    expected = judge(table[kept], model.vocab.swallowed()[kept])
-    assert np.array_equal(model.judgement.undertrained[kept], expected.undertrained)
-    assert np.array_equal(model.judgement.fragments[kept], expected.fragments)
-    assert not model.judgement.undertrained[~kept].any()
+    present = ~model.vocab.absent
+    expected = judge(table[present], model.vocab.swallowed()[present])
+    assert np.array_equal(model.judgement.undertrained[present], expected.undertrained)
+    assert np.array_equal(model.judgement.fragments[present], expected.fragments)
+    assert not model.judgement.undertrained[~present].any()
 
 
-def test_a_checkpoint_of_old_names_is_read_alike(tmp_path: Path) -> None:
+def test_a_checkpoint_with_old_names_is_read_in_the_same_way(tmp_path: Path) -> None:
     folder = small.bert(tmp_path / "model")
-    make_page(folder, TABLES["bert"], absent_rows(folder), float("nan"))
+    fill_rows(folder, TABLES["bert"], absent_rows(folder), float("nan"))
     tensors = load_file(folder / "model.safetensors")
     old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in tensors.items()}
     save_file(old, folder / "model.safetensors")
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_old_names_is_read_alike(tmp_path: Path) -> None:
 
 
 def gguf_model(folder: Path, path: Path, table: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:
-    """The tiny tied llama of a folder as GGUF, its table as given; rows without a token are named as llama.cpp does."""
+    """Write the tiny tied llama of a folder as GGUF with another table; name rows without a token as llama.cpp does."""
     config = json.loads((folder / "config.json").read_text())
     spec = json.loads((folder / "tokenizer.json").read_text())
     writer = gguf.GGUFWriter(path, "llama")
@@ -246,7 +246,7 @@ def test_padding_of_a_gguf_file_may_be_anything(kind: str, tmp_path: Path, monke
         broken.embedding  # noqa: B018 - read for its error
 
 
-def test_the_running_model_says_no_nan(tmp_path: Path) -> None:
+def test_the_running_model_has_finite_logits(tmp_path: Path) -> None:
     folder = save(make("llama"), tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     ids = torch.arange(0, TOKENS, 3)[None]

@@ -1,4 +1,4 @@
-"""A word that is no token: refused by the same rule everywhere, with what may have been meant."""
+"""Words that are no tokens: refused by the same rule everywhere, with suggestions."""
 
 import pickle
 import shutil
@@ -39,7 +39,7 @@ def web(llama: small.Built) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "suggestions"),
     [
         ("paris", ["Paris"]),
         ("PARIS", ["Paris"]),
@@ -62,35 +62,37 @@ def web(llama: small.Built) -> Iterator[httpx.Client]:
         (" ", []),
     ],
 )
-def test_case_spaces_and_number_are_suggested_and_nothing_else(text: str, meant: list[str]) -> None:
-    assert VOCAB.suggestions(text) == meant
+def test_other_cases_spaces_and_numbers_are_suggested_and_nothing_else(text: str, suggestions: list[str]) -> None:
+    assert VOCAB.suggestions(text) == suggestions
 
 
 @given(st.text("abcdefgABCs ", max_size=5), st.lists(st.text("abcdefgABCs", min_size=1, max_size=4), max_size=20))
 @settings(max_examples=200)
-def test_a_suggestion_is_a_token_like_the_text_and_not_the_text(text: str, words: list[str]) -> None:
+def test_a_suggestion_is_a_token_that_resembles_the_text(text: str, words: list[str]) -> None:
     vocab = vocabulary(list(dict.fromkeys(f" {word}" for word in words)))
-    found = vocab.suggestions(text)
-    assert len(found) == len(set(found)) <= 3
-    for one in found:
-        assert one != text
-        assert vocab.find(one)
-        stem, other = one.lower(), text.strip().lower()
+    suggestions = vocab.suggestions(text)
+    assert len(suggestions) == len(set(suggestions)) <= 3
+    for suggestion in suggestions:
+        assert suggestion != text
+        assert vocab.find(suggestion)
+        stem, other = suggestion.lower(), text.strip().lower()
         assert stem == other or {stem, other} in [{w, w + end} for w in (stem, other) for end in ("s", "es")]
     for word in words:
         if word.lower() == text.strip().lower() and word in (word.capitalize(), word.lower(), word.upper()) and text:
-            assert word in (*found, text, text.strip())
+            assert word in (*suggestions, text, text.strip())
 
 
-def test_the_error_says_it_and_holds_it() -> None:
+def test_the_error_says_and_holds_the_suggestions() -> None:
     with pytest.raises(UnknownWord) as error:
         VOCAB.find("paris")
-    said = r"'paris' is not one token; it is split as Ġ + p + a + r + i + s. Did you mean Paris? If not, ask for one or"
-    assert str(error.value).replace("␣", "Ġ").startswith(said)
+    message = (
+        r"'paris' is not one token; it is split as Ġ + p + a + r + i + s. Did you mean Paris? If not, ask for one or"
+    )
+    assert str(error.value).replace("␣", "Ġ").startswith(message)
     assert (error.value.text, error.value.suggestions) == ("paris", ("Paris",))
     assert [VOCAB.text(i) for i in error.value.pieces] == [" ", "p", "a", "r", "i", "s"]
-    sent = pickle.loads(pickle.dumps(error.value))
-    assert (str(sent), vars(sent)) == (str(error.value), vars(error.value))
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert (str(copy), vars(copy)) == (str(error.value), vars(error.value))
     with pytest.raises(UnknownWord, match=r"split as .*\. Ask for one or more of these pieces\.$"):
         VOCAB.find("Parix")
 
@@ -105,37 +107,37 @@ def test_command_line_python_and_explorer_refuse_alike(
     with pytest.raises(UnknownWord, match="Did you mean babade") as error:
         llama.atlas.find(word)
     assert run("find", llama.atlas.path, word) == (2, "", f"error: {error.value}\n")
-    asked = f'"{word}"' if " " in word else word
-    for path, query in (("/find", {"q": asked}), ("/map/L1.attn.2.vo", {"left": word})):
+    query_text = f'"{word}"' if " " in word else word
+    for path, query in (("/find", {"q": query_text}), ("/map/L1.attn.2.vo", {"left": word})):
         page = web.get(path, params=query)
         assert page.status_code == 404
         seen = Seen(page.text)
         assert str(error.value) in seen.text
         assert "A concept" not in seen.text
         assert seen.chips == [llama.atlas.vocab.shown(i) for i in error.value.pieces]
-        (link,) = [one for one in seen.links if "babade" in one]
-        meant = web.get(link, follow_redirects=True)
-        assert meant.status_code == 200
-        assert str(meant.url.path) in ("/token/257", "/token/256", "/map/L1.attn.2.vo")
-        told = web.get(f"{path}.json", params=query).json()
-        assert (told["error"], told["meant"]) == (str(error.value), ["babade"])
-        assert [one["id"] for one in told["pieces"]] == list(error.value.pieces)
-    (pieces,) = [one for one in seen.links if "q=%23" in one]
+        (link,) = [href for href in seen.links if "babade" in href]
+        target = web.get(link, follow_redirects=True)
+        assert target.status_code == 200
+        assert str(target.url.path) in ("/token/257", "/token/256", "/map/L1.attn.2.vo")
+        response = web.get(f"{path}.json", params=query).json()
+        assert (response["error"], response["meant"]) == (str(error.value), ["babade"])
+        assert [piece["id"] for piece in response["pieces"]] == list(error.value.pieces)
+    (pieces,) = [href for href in seen.links if "q=%23" in href]
     concept = web.get(pieces)
     assert "A concept" in concept.text
 
 
-def test_the_suggestion_stands_in_the_whole_search(web: httpx.Client) -> None:
-    told = web.get("/find.json", params={"q": '#300 Babade " babafi"'})
-    assert told.status_code == 404
-    assert told.json()["meant"] == ['#300 babade " babafi"']
+def test_the_suggestion_keeps_the_rest_of_the_search(web: httpx.Client) -> None:
+    response = web.get("/find.json", params={"q": '#300 Babade " babafi"'})
+    assert response.status_code == 404
+    assert response.json()["meant"] == ['#300 babade " babafi"']
     seen = Seen(web.get("/find", params={"q": '#300 Babade " babafi"'}).text)
-    (link,) = [one for one in seen.links if "babade" in one]
+    (link,) = [href for href in seen.links if "babade" in href]
     assert "A concept" in web.get(link).text
     assert ("input", "value", '#300 Babade " babafi"') in seen.attributes
 
 
-def test_hostile_words_stay_words(web: httpx.Client, llama: small.Built) -> None:
+def test_hostile_words_are_escaped(web: httpx.Client, llama: small.Built) -> None:
     for word in ("<script>alert(1)</script>", "\x1b[31m", '"><b>', "{{7*7}}"):
         page = web.get("/find", params={"q": f'"{word}"' if '"' not in word else word})
         assert page.status_code == 404
@@ -151,11 +153,11 @@ def test_a_tokenizer_that_cannot_split_still_refuses(
 ) -> None:
     folder = shutil.copytree(llama.atlas.path, tmp_path / "atlas")
     (folder / "tokenizer.json").write_text("{")
-    said = "'Babade' is not one token of this vocabulary, and its tokenizer cannot split it. Did you mean babade?"
-    assert run("find", folder, "Babade") == (2, "", f"error: {said}\n")
+    message = "'Babade' is not one token of this vocabulary, and its tokenizer cannot split it. Did you mean babade?"
+    assert run("find", folder, "Babade") == (2, "", f"error: {message}\n")
     with serving(contexts_of(folder)) as address:
-        told = httpx.get(f"{address}/find.json?q=Babade")
-    assert (told.status_code, told.json()) == (
+        response = httpx.get(f"{address}/find.json?q=Babade")
+    assert (response.status_code, response.json()) == (
         404,
-        {"status": 404, "error": said, "meant": ["babade"], "pieces": []},
+        {"status": 404, "error": message, "meant": ["babade"], "pieces": []},
     )

@@ -1,4 +1,4 @@
-"""Tokenizers in whatever files they are kept: ids, special tokens and splits as transformers itself has them."""
+"""Tokenizers in all their files: ids, special tokens and splits are those of transformers."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ ROWS = tiny.VOCAB
 
 
 def put(folder: Path, **files: Any) -> Path:
-    """Write files into a folder: ``added_tokens__json=…`` is added_tokens.json; None takes one away."""
+    """Write files into a folder: ``added_tokens__json=…`` is added_tokens.json; None removes a file."""
     for key, content in files.items():
         path = folder / key.replace("__", ".")
         if content is None:
@@ -50,7 +50,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "ab", "##b", "#
 
 @pytest.fixture
 def gpt2(tmp_path: Path) -> Path:
-    """A GPT-2 with vocab.json and merges.txt."""
+    """Return a GPT-2 with vocab.json and merges.txt."""
     folder = tiny.save(tiny.make("gpt2"), tmp_path / "gpt2")
     vocab = {piece: i for i, piece in enumerate(PIECES)}
     return put(folder, tokenizer__json=None, vocab__json=vocab, merges__txt=MERGES)
@@ -58,7 +58,7 @@ def gpt2(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Path:
-    """A BERT with vocab.txt."""
+    """Return a BERT with vocab.txt."""
     folder = tiny.save(tiny.make("bert"), tmp_path / "bert")
     return put(folder, tokenizer__json=None, vocab__txt="\n".join(WORDS) + "\n")
 
@@ -68,12 +68,12 @@ def token(content: str, special: bool = False, **flags: bool) -> dict[str, Any]:
 
 
 def require_like_transformers(folder: Path) -> Model:
-    """Every id below the rows, every special token and every split must be that of transformers."""
+    """Require the ids within the rows, the special tokens and the splits of transformers."""
     model, reference = open_model(str(folder)), AutoTokenizer.from_pretrained(folder)
     vocab = model.vocab
     ids = {i: piece for piece, i in reference.get_vocab().items()}
     assert vocab.pieces == [ids.get(i, "") for i in range(ROWS)]
-    special = {i for i, one in reference.added_tokens_decoder.items() if one.special and i < ROWS}
+    special = {i for i, added in reference.added_tokens_decoder.items() if added.special and i < ROWS}
     assert set(np.flatnonzero(vocab.special | vocab.unused & np.array([bool(p) for p in vocab.pieces]))) == special
     for text in TEXTS:
         expected = reference.encode(text, add_special_tokens=False)
@@ -235,11 +235,11 @@ def test_ids_that_contradict_each_other_are_refused(name: str, gpt2: Path) -> No
         open_model(str(put(gpt2, **files)))
 
 
-# Ids above the rows
+# Ids beyond the rows
 
 
 def soft_token(folder: Path, in_vocabulary: bool = True) -> Path:
-    """As gemma-3-1b has it: one added token more than the embedding has rows, in the vocabulary or behind it."""
+    """Add one token more than the embedding has rows, in the vocabulary or after it, as gemma-3-1b has it."""
     spec = json.loads((folder / "tokenizer.json").read_text())
     ids = [*spec["model"]["vocab"].values(), *(token["id"] for token in spec["added_tokens"])]
     flags = {"special": True, **FLAGS}
@@ -247,7 +247,7 @@ def soft_token(folder: Path, in_vocabulary: bool = True) -> Path:
     more.append({"id": small.V, "content": "<image_soft_token>", **flags})
     spec["added_tokens"] += more
     if in_vocabulary:
-        spec["model"]["vocab"] |= {one["content"]: one["id"] for one in spec["added_tokens"]}
+        spec["model"]["vocab"] |= {added["content"]: added["id"] for added in spec["added_tokens"]}
         spec["model"]["merges"] = [["b", "a"], ["ba", "b"], ["<image_soft_token", ">"]]
         spec["model"]["vocab"] |= {"ba": 256, "bab": 257, "<image_soft_token": 258}
         for i in (256, 257, 258):
@@ -276,16 +276,16 @@ def test_a_token_beyond_the_rows_is_left_out_and_named(in_vocabulary: bool, tmp_
         model.vocab.find("<image_soft_token>")
 
 
-def test_an_atlas_keeps_the_vocabulary_that_has_rows(tmp_path: Path, one_thread: None) -> None:
+def test_an_atlas_keeps_the_tokens_that_have_rows(tmp_path: Path, one_thread: None) -> None:
     folder = soft_token(small.llama(tmp_path / "model", layers=1))
     atlas = small.build(folder, tmp_path / "atlas", zp.Options(k=5, roles=("value",), frames=("output",)))
     vocab = open_model(str(folder)).vocab
     assert atlas.vocab.pieces == vocab.pieces
     text = "bab<image_soft_token> bade"
     assert atlas.vocab.encode(text) == vocab.encode(text)
-    kept = Vocabulary.from_tokenizer_json(vocab.to_tokenizer_json(), small.V)
-    assert kept.pieces == vocab.pieces and not kept.notes
-    saved = Tokenizer.from_str(vocab.to_tokenizer_json())  # what a folder of a stitched model is given
+    stored = Vocabulary.from_tokenizer_json(vocab.to_tokenizer_json(), small.V)
+    assert stored.pieces == vocab.pieces and not stored.notes
+    saved = Tokenizer.from_str(vocab.to_tokenizer_json())  # as written for a stitched model
     assert max(saved.get_vocab().values()) == small.V - 1
 
 
@@ -332,13 +332,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_tokenizer_that_cannot_be_right_is_refused(name: str) -> None:
+def test_an_inconsistent_tokenizer_is_refused(name: str) -> None:
     spec, message = REFUSED[name]
     with pytest.raises(BadModel, match=message):
         Vocabulary.from_tokenizer_json(json.dumps(spec), 2)
 
 
-def test_an_added_token_gets_the_id_that_the_library_gives_and_a_note_says_so() -> None:
+def test_an_added_token_gets_the_id_of_the_library_and_a_note_says_so() -> None:
     text = json.dumps(spec_of({"a": 0, "b": 1, "c": 2}, [(1, "<x>")]))
     vocab = Vocabulary.from_tokenizer_json(text, 5)
     assert Tokenizer.from_str(text).token_to_id("<x>") == 3
@@ -349,7 +349,7 @@ def test_an_added_token_gets_the_id_that_the_library_gives_and_a_note_says_so() 
     assert vocab.encode("a<x>b") == [0, 3, 1]
 
 
-def test_a_token_named_beside_does_not_hide_the_note(tmp_path: Path) -> None:
+def test_a_token_of_another_file_does_not_hide_the_note(tmp_path: Path) -> None:
     folder = tiny.save(tiny.make("llama"), tmp_path / "model")
     spec = json.loads((folder / "tokenizer.json").read_text())
     spec["added_tokens"] = [{"id": 3, **token("<x>")}]
@@ -359,7 +359,7 @@ def test_a_token_named_beside_does_not_hide_the_note(tmp_path: Path) -> None:
     assert ["<x> (58)" in note for note in model.notes] == [True]
 
 
-def test_a_panic_of_the_library_is_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_panic_of_the_library_becomes_a_refusal(capfd: pytest.CaptureFixture[str]) -> None:
     spec = spec_of({"a": 0, "b": 1}, merges=[["a", "b"]])
     with pytest.raises(BadModel, match="tokenizers library cannot use"):
         Vocabulary.from_tokenizer_json(json.dumps(spec), 2).encode("ab")
@@ -396,25 +396,25 @@ def test_every_id_is_that_of_the_library_or_the_tokenizer_is_refused(
     names = [content for _, content in added]
     consistent = len({*names}) == len(names) and all(reference.token_to_id(name) == i for i, name in added)
     try:
-        found = Vocabulary.from_tokenizer_json(spec, rows)
+        vocabulary = Vocabulary.from_tokenizer_json(spec, rows)
     except BadModel:
         tidy = sorted(model_ids.values()) == list(range(len(ids))) and all(i < rows for i in model_ids.values())
         assert not (tidy and consistent) or {*ids, *names} <= {"[unused3]"} or rows == 1
         return
     inside = {i: piece for piece, i in reference.get_vocab().items() if i < rows}
-    assert found.pieces == [inside.get(i, "") for i in range(rows)]
+    assert vocabulary.pieces == [inside.get(i, "") for i in range(rows)]
     try:
         expected = reference.encode(text, add_special_tokens=False).ids
-    except Exception:  # the library's own: an unknown token that is not there
+    except Exception:  # the library's own exception: the unknown token does not exist
         return
     if max(expected, default=0) < rows:
-        assert found.encode(text) == expected
+        assert vocabulary.encode(text) == expected
     else:
-        assert found.notes
+        assert vocabulary.notes
         try:
-            assert max(found.encode(text), default=0) < rows
+            assert max(vocabulary.encode(text), default=0) < rows
         except BadModel:
-            assert kind != "BPE"  # without its unknown token it cannot write this
+            assert kind != "BPE"  # it cannot encode the text without its unknown token
 
 
 UNIGRAM = ["<unk>", "▁", "a", "▁ab", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -435,7 +435,7 @@ def test_unigram_with_bytes_reads_as_the_library_decodes() -> None:
     assert vocab.find("ab") == [3] and vocab.encode("ab é<x>") == reference.encode("ab é<x>").ids
 
 
-def test_unigram_pieces_beyond_the_rows_are_no_longer_written() -> None:
+def test_unigram_pieces_beyond_the_rows_are_never_encoded() -> None:
     scored = [[piece, -float(n)] for n, piece in enumerate([*UNIGRAM, "<x>", "▁<x>"])]
     added = [(261, "<x>"), (262, "▁<x>")]
     spec = json.dumps(spec_of(scored, added, type="Unigram", unk_id=0, byte_fallback=True))
@@ -471,7 +471,7 @@ def sentencepiece(
 
 
 def merged_pieces(user: tuple[str, ...] = ()) -> list[tuple[str, float, int]]:
-    """Unknown, controls, all bytes, then pieces that merge, best first, and their letters."""
+    """Return the unknown piece, controls, all bytes, then pieces that merge, best first, and their letters."""
     start = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((text, 0.0, 4) for text in user)]
     start += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
     texts = ["▁a", "ab", "▁ab", "ba", "aba", "▁▁", "bab", "abab", "a", "b", "▁", "c", "é"]
@@ -479,7 +479,7 @@ def merged_pieces(user: tuple[str, ...] = ()) -> list[tuple[str, float, int]]:
 
 
 def model_of(vocab_size: int, model_type: str, tmp_path: Path) -> Path:
-    """A llama of any number of rows without a tokenizer."""
+    """Write a llama of a model type without a tokenizer."""
     folder = small.llama(tmp_path / "model", layers=1)
     assert vocab_size <= small.V
     config = json.loads((folder / "config.json").read_text()) | {"model_type": model_type}
@@ -487,7 +487,7 @@ def model_of(vocab_size: int, model_type: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("prefix", "user"), [(True, ()), (False, ()), (False, ("▁▁▁", "<b>", "▁▁"))])
-def test_sentencepiece_alone_is_what_transformers_makes_of_it(
+def test_sentencepiece_alone_is_converted_as_by_transformers(
     prefix: bool, user: tuple[str, ...], tmp_path: Path
 ) -> None:
     listed = [piece for piece in merged_pieces(user) if piece[0] not in user or piece[2] == 4]
@@ -586,22 +586,22 @@ ALONE: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_a_vocabulary_that_is_not_converted_is_named_with_the_way(name: str, tmp_path: Path) -> None:
-    file, model_type, content, says = ALONE[name]
+def test_an_unsupported_vocabulary_is_named_with_advice(name: str, tmp_path: Path) -> None:
+    file, model_type, content, message = ALONE[name]
     folder = model_of(10, model_type, tmp_path)
     (folder / file).write_bytes(content())
-    with pytest.raises(BadModel, match=says) as caught:
+    with pytest.raises(BadModel, match=message) as caught:
         open_model(str(folder))
     assert file in str(caught.value)
     assert f"AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')" in str(caught.value)
 
 
-WHOLE = sentencepiece(merged_pieces()).SerializeToString()
+COMPLETE = sentencepiece(merged_pieces()).SerializeToString()
 
 
-@given(data=st.binary(max_size=60) | st.integers(0, len(WHOLE)).map(lambda n: WHOLE[:n]))
+@given(data=st.binary(max_size=60) | st.integers(0, len(COMPLETE)).map(lambda n: COMPLETE[:n]))
 @settings(max_examples=100, deadline=None)
-def test_any_bytes_are_sentencepiece_or_refused(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_arbitrary_bytes_are_sentencepiece_or_refused(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("x")
     put(folder, config__json={"model_type": "llama"})
     (folder / "tokenizer.model").write_bytes(data)
@@ -636,11 +636,11 @@ def tekken(special: list[dict[str, Any]] | None = SPECIAL, **config: Any) -> dic
 
 
 @pytest.mark.parametrize("config", [{}, {"default_num_special_tokens": None, "default_vocab_size": None}])
-def test_tekken_alone_is_what_transformers_makes_of_it(config: dict[str, Any], tmp_path: Path) -> None:
+def test_tekken_alone_is_converted_as_by_transformers(config: dict[str, Any], tmp_path: Path) -> None:
     folder = put(model_of(300, "llama", tmp_path), tekken__json=tekken(**config))
     vocab, reference = open_model(str(folder)).vocab, MistralConverter(str(folder / "tekken.json")).converted()
     assert vocab.pieces == [reference.id_to_token(i) or "" for i in range(small.V)]
-    special = [i for i, one in reference.get_added_tokens_decoder().items() if one.special]
+    special = [i for i, added in reference.get_added_tokens_decoder().items() if added.special]
     assert np.flatnonzero(vocab.special).tolist() == sorted(special)
     texts = ["ab abab", " ab[INST]é bab", "日\n", "<SPECIAL_4>a"]
     assert [vocab.encode(text) for text in texts] == [reference.encode(text).ids for text in texts]
@@ -659,7 +659,7 @@ def test_ranks_out_of_order_are_refused(change: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "no_vocab", "t5", "rwkv", "plamo2", "gemma4", "hybriddna"])
-def test_a_kind_of_llama_cpp_that_is_not_read_is_said_by_name(kind: str) -> None:
+def test_an_unsupported_tokenizer_of_llama_cpp_is_named(kind: str) -> None:
     metadata = {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": ["a"]}
     with pytest.raises(BadModel, match=rf"'{kind}' \(.*\), which is not read; known are gpt2, llama, bert"):
         Vocabulary.from_gguf(metadata, 1)
@@ -671,7 +671,7 @@ def gguf_metadata(types: list[int]) -> dict[str, Any]:
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
 
 
-def test_tokens_of_gguf_beyond_the_rows_are_left_out_unless_they_are_ordinary() -> None:
+def test_added_tokens_of_gguf_beyond_the_rows_are_left_out_and_ordinary_ones_refused() -> None:
     control, user, unused = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED, gguf.TokenType.UNUSED
     vocab = Vocabulary.from_gguf(gguf_metadata([1] * 58 + [control, user, unused, control]), 59, "a.gguf")
     assert vocab.size == 59 and vocab.pieces[58] == "<0>" and vocab.special[58]
@@ -684,8 +684,8 @@ def test_tokens_of_gguf_beyond_the_rows_are_left_out_unless_they_are_ordinary() 
 
 
 @pytest.mark.parametrize("number", [2**32 + 1, 48 * 10**9, 230_196_224])
-def test_ids_that_the_library_cuts_down_or_fills_memory_with_are_refused(number: int, tmp_path: Path) -> None:
-    """Found by `tests/fuzz.py vocabulary-files --seed 0 --case 322`: the process died of it."""
+def test_ids_too_large_for_the_library_are_refused(number: int, tmp_path: Path) -> None:
+    """`tests/fuzz.py vocabulary-files --seed 0 --case 322` found such an id, which killed the process."""
     vocab = {chr(ord("a") + n): n for n in range(20)} | {"t": number}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")

@@ -1,4 +1,4 @@
-"""Vocabulary: text of tokens, look-up, masks, GGUF; and which tokens are under-trained."""
+"""Vocabularies: the text of tokens, look-up, masks, GGUF; and under-trained tokens."""
 
 import json
 import unicodedata
@@ -66,7 +66,7 @@ def sentencepiece() -> dict[str, Any]:
     return {f"tokenizer.ggml.{k}": v for k, v in keys.items()}
 
 
-def one(piece: str, special: bool = False) -> Vocabulary:
+def single(piece: str, special: bool = False) -> Vocabulary:
     no, yes = np.array([False]), np.array([True])
     return Vocabulary("plain", [piece], yes if special else no, no, yes)
 
@@ -95,15 +95,15 @@ def test_shown_is_safe_for_a_terminal(piece: str, kind: Any) -> None:
         ("", "<no token 0>"),
     ],
 )
-def test_shown(piece: str, shown: str) -> None:
-    assert one(piece).shown(0) == shown
+def test_a_piece_is_shown_readably(piece: str, shown: str) -> None:
+    assert single(piece).shown(0) == shown
 
 
-def test_escape_leaves_plain_text_alone() -> None:
+def test_escape_keeps_plain_text() -> None:
     assert escape("naïve, 日本 🙂") == "naïve, 日本 🙂"
 
 
-def test_bytes_text_find_and_encode(bpe: Vocabulary) -> None:
+def test_a_byte_level_vocabulary_is_decoded_searched_and_encoded(bpe: Vocabulary) -> None:
     assert [bpe.text(i) for i in bpe.find("cat")] == [" cat", "cat"]
     assert [bpe.shown(i) for i in bpe.find(" cat")] == ["␣cat"]
     assert bpe.find("<|end|>") == [bpe.pieces.index("<|end|>")]
@@ -114,7 +114,7 @@ def test_bytes_text_find_and_encode(bpe: Vocabulary) -> None:
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @settings(max_examples=50)
-def test_bytes_come_back(text: str) -> None:
+def test_bytes_survive_a_round_trip(text: str) -> None:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = Vocabulary.from_gguf(byte_level(letters, [], [1] * 256))
     pieces = "".join(vocab.pieces[i] for i in vocab.encode(text))
@@ -135,13 +135,13 @@ def test_an_unknown_word_says_how_it_is_split(bpe: Vocabulary, wordpiece: Vocabu
 
 
 def test_without_a_tokenizer_a_known_word_is_still_found() -> None:
-    vocab = one("cat")
+    vocab = single("cat")
     assert vocab.find("cat") == [0]
     with pytest.raises(UnknownWord, match="cannot split"):
         vocab.find("dog")
 
 
-def test_wordpiece(wordpiece: Vocabulary) -> None:
+def test_a_wordpiece_vocabulary_is_decoded_searched_and_encoded(wordpiece: Vocabulary) -> None:
     assert wordpiece.uncased and wordpiece.kind == "wordpiece"
     assert [wordpiece.pieces[i] for i in wordpiece.find("Paris")] == ["paris"]
     assert wordpiece.find(" paris") == wordpiece.find("paris")
@@ -154,7 +154,7 @@ def test_wordpiece(wordpiece: Vocabulary) -> None:
     assert np.isnan(wordpiece.swallowed()).all() and not wordpiece.merge_steps().any()
 
 
-def test_sentencepiece() -> None:
+def test_a_sentencepiece_vocabulary_is_decoded_searched_and_encoded() -> None:
     vocab = Vocabulary.from_gguf(sentencepiece())
     assert [vocab.text(i) for i in range(2, 10)] == ["\n", r"\xe4", " ", "a", "b", " a", "ab", " ab"]
     assert vocab.find("ab") == [9, 8] and vocab.find(" a") == [7]
@@ -173,14 +173,14 @@ def test_gguf_wordpiece_is_spelled_back() -> None:
     assert vocab.uncased and vocab.encode("Cats,") == [2, 3, 4]
 
 
-def test_merge_steps_and_their_share(bpe: Vocabulary) -> None:
+def test_merge_steps_have_the_share_that_longer_tokens_swallow(bpe: Vocabulary) -> None:
     share = dict(zip(bpe.pieces, bpe.swallowed().tolist(), strict=True))
     assert share["Ġc"] == pytest.approx(1 / 3) and share["at"] == pytest.approx(2 / 3)
     assert share["Ġcats"] == share["em"] == 0
     assert np.isnan(share["a"]) and np.isnan(share["<|end|>"])
 
 
-def test_masks_and_counts(bpe: Vocabulary) -> None:
+def test_masks_hide_tokens_and_count_them(bpe: Vocabulary) -> None:
     shown = bpe.mask("default")
     hidden = bpe.hidden("default")
     assert hidden["special"] == 1 and hidden["unused"] == 3  # a reserved token and two rows of padding
@@ -188,10 +188,10 @@ def test_masks_and_counts(bpe: Vocabulary) -> None:
     assert bpe.mask("all").all() and bpe.hidden("all") == {}
     assert not bpe.mask("ascii")[bpe.non_ascii].any()
     assert np.array_equal(bpe.mask("ascii"), shown & ~bpe.non_ascii)
-    hardly = np.zeros(bpe.size, dtype=bool)
-    hardly[bpe.pieces.index("em")] = True
-    assert bpe.hidden("default", hardly) == hidden | {"under-trained": 1}
-    assert bpe.hidden("words", fragments=hardly)["fragment"] == 1
+    undertrained_tokens = np.zeros(bpe.size, dtype=bool)
+    undertrained_tokens[bpe.pieces.index("em")] = True
+    assert bpe.hidden("default", undertrained_tokens) == hidden | {"under-trained": 1}
+    assert bpe.hidden("words", fragments=undertrained_tokens)["fragment"] == 1
     words = {bpe.text(i) for i in np.flatnonzero(bpe.mask("words"))}
     assert {" cat", "cat", " cats", ",", "7"} <= words
     assert not {"at", "em", "two  words", "Ġ"} & words
@@ -201,7 +201,7 @@ def test_masks_and_counts(bpe: Vocabulary) -> None:
 
 
 @pytest.mark.parametrize("metadata", [sentencepiece(), "bpe"])
-def test_round_trip_through_a_stored_tokenizer(metadata: Any, bpe: Vocabulary) -> None:
+def test_a_vocabulary_survives_a_stored_tokenizer(metadata: Any, bpe: Vocabulary) -> None:
     vocab = bpe if metadata == "bpe" else Vocabulary.from_gguf(metadata)
     back = Vocabulary.from_tokenizer_json(vocab.to_tokenizer_json(), vocab.size)
     assert (back.pieces, back.kind, back.uncased) == (vocab.pieces, vocab.kind, vocab.uncased)
@@ -226,14 +226,14 @@ def test_known_splits_are_exact(pre: str) -> None:
     assert len(vocab.encode("12")) == (1 if pre in ("gpt-2", "llama-bpe") else 2)
 
 
-def test_an_unknown_split_is_said() -> None:
+def test_an_unknown_split_is_called_approximate() -> None:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = Vocabulary.from_gguf(byte_level(letters, [], [1] * 256, "new\x1b"))
     with pytest.raises(UnknownWord, match=r"approximately: the pre-tokenizer 'new\\x1b' is not known"):
         vocab.find("ab")
 
 
-def test_tokens_spelled_alike_keep_the_first() -> None:
+def test_of_tokens_with_one_spelling_the_first_counts() -> None:
     vocab = Vocabulary.from_gguf(byte_level(["a", "b", "a"], [], [1, 1, 5]))
     assert vocab.pieces == ["a", "b", ""] and vocab.unused.tolist() == [False, False, True]
 
@@ -294,34 +294,34 @@ def random_table(seed: int, rows: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("seed", "d"), [(0, 4), (1, 16), (2, 64), (3, 64)])
-def test_nothing_stands_out_of_random_rows(seed: int, d: int) -> None:
+def test_no_random_row_is_under_trained(seed: int, d: int) -> None:
     judged = judge(*random_table(seed, 6000, d))
     assert not judged.undertrained.any() and not judged.fragments.any()
 
 
-def test_long_merge_steps_are_found_and_whole_words_are_not() -> None:
+def test_long_merge_steps_are_found_and_full_words_are_not() -> None:
     table, share = random_table(5, 8000, 64)
     steps = np.flatnonzero(share > 0)[:300]
     table[steps] *= 2.5
-    found = undertrained(table, share)
-    assert found[steps].mean() > 0.95
-    assert found.sum() - found[steps].sum() <= 6  # at a false discovery rate of 1%
-    whole = np.flatnonzero(share == 0)[:300]
+    flagged = undertrained(table, share)
+    assert flagged[steps].mean() > 0.95
+    assert flagged.sum() - flagged[steps].sum() <= 6  # at a false discovery rate of 1%
+    full_words = np.flatnonzero(share == 0)[:300]
     table, share = random_table(5, 8000, 64)
-    table[whole] *= 2.5
+    table[full_words] *= 2.5
     assert not undertrained(table, share).any()
 
 
-def test_rows_that_no_text_ever_reached_are_found() -> None:
+def test_rows_that_training_never_reached_are_found() -> None:
     table, _ = random_table(6, 6000, 32)
     unseen = np.arange(5000, 5400)
     rng = np.random.default_rng(7)
     table[unseen] = table.mean(0) + 0.2 * rng.normal(size=(400, 32))
-    found = undertrained(table, np.full(6000, np.nan))
-    assert found[unseen].mean() > 0.98 and found.sum() <= 402
+    flagged = undertrained(table, np.full(6000, np.nan))
+    assert flagged[unseen].mean() > 0.98 and flagged.sum() <= 402
 
 
-def test_copies_are_found() -> None:
+def test_copied_rows_are_found() -> None:
     table, share = random_table(8, 6000, 64)
     copies = np.array([3, 700, 5000, 5999])
     table[copies] = table[3] + 1e-4
@@ -331,7 +331,7 @@ def test_copies_are_found() -> None:
 
 def test_small_and_degenerate_tables_are_not_judged() -> None:
     assert not undertrained(np.zeros((4, 2), np.float32), np.zeros(4)).any()
-    undertrained(np.zeros((2000, 16), np.float32), np.zeros(2000))  # no division by zero: a warning fails
+    undertrained(np.zeros((2000, 16), np.float32), np.zeros(2000))  # a warning about a division by zero would fail
 
 
 def test_discoveries_follow_benjamini_and_hochberg() -> None:
@@ -348,7 +348,7 @@ def smollm2(smollm2_path: Path) -> tuple[Vocabulary, Any]:
     return vocab, judge(source.rows("token_embd.weight"), vocab.swallowed())
 
 
-def test_smollm2_hides_hardly_trained_tokens_and_no_common_word(smollm2: tuple[Vocabulary, Any]) -> None:
+def test_smollm2_hides_under_trained_tokens_and_no_common_word(smollm2: tuple[Vocabulary, Any]) -> None:
     vocab, judged = smollm2
     for text in (" strugg", " necessit", " enthus", "emetery", " preserv", " acknowled"):
         assert judged.undertrained[vocab.find(text)].all(), text
@@ -359,7 +359,7 @@ def test_smollm2_hides_hardly_trained_tokens_and_no_common_word(smollm2: tuple[V
     assert set(vocab.hidden("default", judged.undertrained)) == {"special", "non-text", "under-trained"}
 
 
-def test_smollm2_words(smollm2: tuple[Vocabulary, Any]) -> None:
+def test_smollm2_has_common_words_and_no_fragments_in_its_word_view(smollm2: tuple[Vocabulary, Any]) -> None:
     vocab, judged = smollm2
     words = vocab.mask("words", *judged)
     seen = "started begun first beginning UK BBC wellbeing whilst Whilst organisation realised Monday Paris 2 second"
@@ -370,7 +370,7 @@ def test_smollm2_words(smollm2: tuple[Vocabulary, Any]) -> None:
     assert words[vocab.find("!")].all() and words[vocab.find('."')].all()
 
 
-def test_smollm2_round_trip_and_split(smollm2: tuple[Vocabulary, Any]) -> None:
+def test_smollm2_survives_a_round_trip_and_splits_as_the_library(smollm2: tuple[Vocabulary, Any]) -> None:
     vocab, _ = smollm2
     back = Vocabulary.from_tokenizer_json(vocab.to_tokenizer_json(), vocab.size)
     assert back.pieces == vocab.pieces and (back.special == vocab.special).all()
@@ -378,13 +378,13 @@ def test_smollm2_round_trip_and_split(smollm2: tuple[Vocabulary, Any]) -> None:
     tokenizer = Tokenizer.from_str(vocab.to_tokenizer_json())
     assert tokenizer.decode(vocab.encode(text)) == text
     texts = tokenizer.decode_batch([[i] for i in range(vocab.size)], skip_special_tokens=False)
-    whole = ~vocab.non_text
-    assert all(texts[i] == vocab.text(i) for i in np.flatnonzero(whole))
+    textual = ~vocab.non_text
+    assert all(texts[i] == vocab.text(i) for i in np.flatnonzero(textual))
     with pytest.raises(UnknownWord, match=r"split as ␣strugg \+ lings"):
         vocab.find("strugglings")
 
 
-def test_minilm(minilm_path: Path) -> None:
+def test_minilm_has_the_vocabulary_of_the_library(minilm_path: Path) -> None:
     data = (minilm_path / "tokenizer.json").read_bytes()
     vocab = Vocabulary.from_tokenizer_json(data, 30522)
     assert vocab.kind == "wordpiece" and vocab.uncased
