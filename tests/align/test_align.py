@@ -281,7 +281,7 @@ def test_noise_hides_a_twin_gradually(tmp_path: Path) -> None:
     assert shares[1] > 0.9
 
 
-# --- Null distributions--------------------------------------------------------------------------------------------
+# --- Null distributions -------------------------------------------------------------------------------------------
 
 
 def test_random_models_give_no_match(tmp_path: Path) -> None:

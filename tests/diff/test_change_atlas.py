@@ -46,9 +46,7 @@ def test_merging_an_adapter_does_not_change_the_atlas(tmp_path: Path) -> None:
     for address in ("L0.ff.3", "L1.ff.17", "L1.attn.2.v.5", "L0.attn.1.q.0", "L1.attn.3", "L0.attn.0"):
         for mine, theirs in zip(unmerged[address], merged[address], strict=True):
             best, rest = (r.top if hasattr(r, "top") else r.pairs for r in (mine, theirs))
-            assert [unmerged.score for unmerged in best] == pytest.approx(
-                [unmerged.score for unmerged in rest], rel=1e-3, abs=1e-4
-            )
+            assert [entry.score for entry in best] == pytest.approx([entry.score for entry in rest], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["llama", "llama-biased", "gpt2", "bert"])
