@@ -314,17 +314,17 @@ def test_match_and_align_work_from_the_command_line(
         return err if code else out
 
     first, second = (model.files.path for model in llama_and_twin[0].models)
-    found = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
-    assert list(found) == ["query", "matches"]
-    assert found["query"] == "L2.ff.17"
-    assert list(found["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
-    assert len(found["matches"]) == 3
+    search = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
+    assert list(search) == ["query", "matches"]
+    assert search["query"] == "L2.ff.17"
+    assert list(search["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
+    assert len(search["matches"]) == 3
     shown = command("match", first, "L2.ff.17", second)
-    assert found["matches"][0]["address"] in shown
+    assert search["matches"][0]["address"] in shown
     assert all(heading in shown for heading in ("gate sees", "value writes"))
     query, twin = (
         next(line.split() for line in shown.splitlines() if line.startswith(f"{address} "))
-        for address in ("L2.ff.17", found["matches"][0]["address"])
+        for address in ("L2.ff.17", search["matches"][0]["address"])
     )
     assert query[1] == twin[3], "the first word of the query is that of its twin, behind score and effect"
     assert "vo when attended to," in command("match", first, "L1.attn.2", second, "-k", 1)

@@ -308,7 +308,7 @@ def test_a_model_in_another_format_is_equal(tmp_path: Path) -> None:
     assert (difference.relation, difference.constants) == ("equal", ())
     other = replace(file, dims=replace(file.dims, rope=replace(file.dims.rope, theta=5.0)))  # type: ignore[type-var]
     difference = zp.compare(folder, other)
-    assert [one.name for one in difference.constants] == ["rope"]
+    assert [constant.name for constant in difference.constants] == ["rope"]
     assert difference.relation == "changed"
 
 
