@@ -1,4 +1,4 @@
-"""Alignment: kernels against whole score matrices, twins found to the last neuron, chance that stays chance."""
+"""Alignment: kernels against whole score matrices, twins matched to the last neuron, and nulls that stay nulls."""
 
 import json
 import math
@@ -44,11 +44,11 @@ def test_correlations_from_kernels_are_those_of_the_scores(seed: int, d: int, e:
     a, b = torch.randn(shared + 5, d, generator=draw), 3 + torch.randn(shared + 7, e, generator=draw)
     x, y = torch.randn(4, d, generator=draw), torch.randn(6, e, generator=draw)
     ids, others = torch.randperm(len(a), generator=draw)[:shared], torch.randperm(len(b), generator=draw)[:shared]
-    own, other = (cross_kernel(r, r, (i, i)) for r, i in ((a, ids), (b, others)))
-    found = unit(x, own) @ cross_kernel(a, b, (ids, others)) @ unit(y, other).T
+    gram, other_gram = (cross_kernel(r, r, (i, i)) for r, i in ((a, ids), (b, others)))
+    correlations = unit(x, gram) @ cross_kernel(a, b, (ids, others)) @ unit(y, other_gram).T
     s, t = centred(a[ids].double() @ x.double().T), centred(b[others].double() @ y.double().T)
     expected = (s.T @ t) / s.norm(dim=0)[:, None] / t.norm(dim=0)
-    assert torch.allclose(found.double(), expected, atol=1e-3)
+    assert torch.allclose(correlations.double(), expected, atol=1e-3)
 
 
 @given(seeds, st.integers(2, 9), st.integers(2, 9), st.integers(15, 40))
@@ -60,13 +60,13 @@ def test_agreement_is_the_slope_over_the_tokens_of_a_list(seed: int, d: int, e: 
     ids, others = torch.randperm(len(a), generator=draw)[:shared], torch.randperm(len(b), generator=draw)[:shared]
     x, y = unit(x, cross_kernel(a, a, (ids, ids))), unit(y, cross_kernel(b, b, (others, others)))
     partner = dict(zip(ids.tolist(), others.tolist(), strict=True))
-    found = lists_of(x, a, ids, a[ids].mean(0))
-    there = Lists(torch.tensor([[partner[n] for n in line] for line in found.ids.tolist()]), found.z)
+    lists = lists_of(x, a, ids, a[ids].mean(0))
+    there = Lists(torch.tensor([[partner[n] for n in line] for line in lists.ids.tolist()]), lists.z)
     scores = carried(there, b, b[others].mean(0)) @ y.T
     s, t = centred(a[ids].double() @ x.double().T), centred(b[others].double() @ y.double().T)
     for n in range(len(x)):
         top = s[:, n].abs().argsort(descending=True)[:LENGTH]
-        assert set(found.ids[n].tolist()) == set(ids[top].tolist())
+        assert set(lists.ids[n].tolist()) == set(ids[top].tolist())
         slope = (s[top, n, None] * t[top]).sum(0) / s[top, n].square().sum()
         assert torch.allclose(scores[n].double(), slope, atol=1e-3)
 
@@ -79,10 +79,10 @@ def test_products_of_head_maps_are_those_of_whole_maps(seed: int, h: int, g: int
     p, r = torch.randn(2, h, m, 5, generator=draw)
     q, s = torch.randn(2, g, n, 4, generator=draw)
     kernel = a.T @ b
-    found = head_products(*(x.reshape(-1, 5) @ kernel @ y.reshape(-1, 4).T for x, y in ((p, q), (r, s))), (h, g))
+    products = head_products(*(x.reshape(-1, 5) @ kernel @ y.reshape(-1, 4).T for x, y in ((p, q), (r, s))), (h, g))
     maps = [[(rows @ i.T) @ (rows @ j.T).T for i, j in zip(x, y, strict=True)] for rows, x, y in ((a, p, r), (b, q, s))]
-    expected = torch.stack([torch.stack([(one * other).sum() for other in maps[1]]) for one in maps[0]])
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-2)
+    expected = torch.stack([torch.stack([(own * other).sum() for other in maps[1]]) for own in maps[0]])
+    assert torch.allclose(products, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_a_vector_without_scores_agrees_with_nothing() -> None:
@@ -101,7 +101,7 @@ def vocabulary(kind: Any, *pieces: str) -> Vocabulary:
     return Vocabulary(kind, list(pieces), none, none, none)
 
 
-def test_the_same_token_however_it_is_spelt() -> None:
+def test_a_token_has_one_normal_form_however_it_is_spelt() -> None:
     spellings = {
         "bytes": ("Ġthe", "ing", "."),
         "sentencepiece": ("▁the", "ing", "."),
@@ -122,8 +122,8 @@ def test_models_of_two_families_share_what_both_spell(tmp_path: Path) -> None:
     mixed = shared.shuffled(0)
     assert sorted(mixed.second.tolist()) == sorted(shared.second.tolist())
     assert (mixed.second == shared.second).float().mean() < 0.2
-    found = zp.match(zp.pair_of(first, second), "L1.ff.3", k=2)
-    assert len(found.matches) == 2
+    best = zp.match(zp.pair_of(first, second), "L1.ff.3", k=2)
+    assert len(best.matches) == 2
 
 
 def test_too_few_shared_tokens_are_refused_with_the_numbers(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def logits(folder: Path) -> Tensor:
 
 
 def check_twins(pair: Pair, moved: twins.Moved) -> None:
-    """Every neuron and head of every layer is found, first of its layer, with a score of one."""
+    """Check that every neuron and head of every layer matches its twin, in its own layer, with a score of one."""
     views, heads = neuron_views(*pair.models), pair.models[0].dims.heads
     for layer, (neurons, order) in enumerate(zip(moved.neurons, moved.heads, strict=True)):
         scores = pair.neuron_scores(views, (layer, layer))
@@ -163,50 +163,50 @@ def check_twins(pair: Pair, moved: twins.Moved) -> None:
             assert cosines.amax(1).min() > 0.999
 
 
-def test_a_twin_computes_the_same_and_is_found(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+def test_a_twin_computes_the_same_and_is_matched(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
     pair, moved = llama_and_twin
     own, other = (logits(Path(model.files.path)) for model in pair.models)
     assert torch.allclose(own, other, atol=1e-3 * float(own.abs().max()))
     check_twins(pair, moved)
 
 
-def test_the_alignment_of_a_twin(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
+def test_the_alignment_of_a_twin_is_the_identity(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
     pair, _ = llama_and_twin
-    found = zp.align_models(*pair.models, tmp_path / "out")
+    alignment = zp.align_models(*pair.models, tmp_path / "out")
     identity = tuple(range(small.LAYERS))
-    for one in found.layers:
-        assert (one.assigned == identity) or one.frame == "raw" or one.role in ("v", "o")
-    assert found.layer_map("gate", "token").scores[1][1] == pytest.approx(1, abs=1e-3)
-    assert found.layer_map("gate", "raw").scores[1][1] < 0.7
-    for kind in found.summary()["matches"].values():
-        assert kind["all"] == kind["mutual"] == kind["above_chance"]
-    assert zp.read_alignment(tmp_path / "out") == found
-    assert zp.align_models(*pair.models, tmp_path / "out") == found
+    for layer_map in alignment.layers:
+        assert (layer_map.assigned == identity) or layer_map.frame == "raw" or layer_map.role in ("v", "o")
+    assert alignment.layer_map("gate", "token").scores[1][1] == pytest.approx(1, abs=1e-3)
+    assert alignment.layer_map("gate", "raw").scores[1][1] < 0.7
+    for counts in alignment.summary()["matches"].values():
+        assert counts["all"] == counts["mutual"] == counts["above_chance"]
+    assert zp.read_alignment(tmp_path / "out") == alignment
+    assert zp.align_models(*pair.models, tmp_path / "out") == alignment
 
 
 @pytest.mark.parametrize("address", ["L2.ff.17", "L1.ff.3.gate", "L2.ff.9.up", "L0.ff.1.value"])
-def test_one_neuron_is_found_through_all_layers(address: str, llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+def test_a_neuron_is_matched_across_all_layers(address: str, llama_and_twin: tuple[Pair, twins.Moved]) -> None:
     pair, moved = llama_and_twin
-    found = zp.match(pair, address, k=3)
-    best, place = zp.parse(found.matches[0].address), zp.parse(address)
+    search = zp.match(pair, address, k=3)
+    best, place = zp.parse(search.matches[0].address), zp.parse(address)
     assert (best.layer, best.role) == (place.layer, place.role)
     assert int(moved.neurons[place.layer][best.index]) == place.index
-    assert found.matches[0].score == pytest.approx(1, abs=1e-3)
-    assert found.matches[0].score > found.matches[1].score >= found.matches[2].score
-    assert found.matches[0].effect == pytest.approx(
-        (found.matches[0].score - found.matches[0].null_mean) / found.matches[0].null_std
+    assert search.matches[0].score == pytest.approx(1, abs=1e-3)
+    assert search.matches[0].score > search.matches[1].score >= search.matches[2].score
+    assert search.matches[0].effect == pytest.approx(
+        (search.matches[0].score - search.matches[0].null_mean) / search.matches[0].null_std
     )
 
 
 @pytest.mark.parametrize("address", ["L2.attn.3", "L1.attn.0.vo", "L0.attn.2.qk"])
-def test_one_head_is_found_through_all_layers(address: str, llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+def test_a_head_is_matched_across_all_layers(address: str, llama_and_twin: tuple[Pair, twins.Moved]) -> None:
     pair, moved = llama_and_twin
     best, place = zp.parse(zp.match(pair, address).matches[0].address), zp.parse(address)
     assert (best.layer, best.role) == (place.layer, place.role)
     assert int(moved.heads[place.layer][best.head]) == place.head
 
 
-def test_a_column_of_a_head_is_found_where_it_was_not_mixed(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+def test_a_column_of_a_head_is_matched_where_it_was_not_mixed(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
     pair, moved = llama_and_twin
     best = zp.parse(zp.match(pair, "L1.attn.2.q.5").matches[0].address)
     assert (best.layer, best.role, best.index) == (1, "q", 5)
@@ -222,12 +222,12 @@ def test_what_cannot_be_matched_is_refused(address: str, llama_and_twin: tuple[P
 
 
 class Stopped(Exception):
-    """Stands for a Ctrl-C."""
+    """An exception that stands for Ctrl-C."""
 
 
 def test_an_alignment_that_was_stopped_continues(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
     models = llama_and_twin[0].models
-    whole = zp.align_models(*models, tmp_path / "whole")
+    undisturbed = zp.align_models(*models, tmp_path / "undisturbed")
     seen: list[str] = []
 
     def until_heads(what: str, done: int, total: int) -> None:
@@ -241,27 +241,27 @@ def test_an_alignment_that_was_stopped_continues(llama_and_twin: tuple[Pair, twi
     assert {"gate-token", "qk", "q-raw", "neurons"} <= set(seen)
     assert not (tmp_path / "out" / "alignment.json").exists()
     again: list[str] = []
-    assert zp.align_models(*models, tmp_path / "out", progress=lambda what, *_: again.append(what)) == whole
+    assert zp.align_models(*models, tmp_path / "out", progress=lambda what, *_: again.append(what)) == undisturbed
     assert set(again) == {"heads"}
     zp.align_models(*models, tmp_path / "out", seed=1, progress=lambda what, *_: again.append(what))
     assert set(again) > {"heads", "neurons"}, "another seed does not reuse the parts"
 
 
-def test_the_same_model_twice_is_the_identity(tmp_path: Path) -> None:
+def test_a_model_aligned_with_itself_is_the_identity(tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
-    found = zp.align_models(model, model, tmp_path / "out")
-    assert all(one.assigned == (0, 1, 2) for one in found.layers)
-    assert all(pairing.first == pairing.second for pairing in found.pairings)
+    alignment = zp.align_models(model, model, tmp_path / "out")
+    assert all(layer_map.assigned == (0, 1, 2) for layer_map in alignment.layers)
+    assert all(pairing.first == pairing.second for pairing in alignment.pairings)
 
 
 @pytest.mark.real
-def test_real_weights_and_their_twin(smollm2_path: Path, tmp_path: Path) -> None:
-    whole, layers = zp.open_model(str(smollm2_path)), 2
-    path = twins.plain(whole, layers, tmp_path / "plain")
+def test_real_weights_are_matched_with_their_twin(smollm2_path: Path, tmp_path: Path) -> None:
+    full, layers = zp.open_model(str(smollm2_path)), 2
+    path = twins.plain(full, layers, tmp_path / "plain")
     model = zp.open_model(str(path))
     other, moved = twins.twin(model, layers, tmp_path / "twin")
-    own, same = logits(path), logits(other)
-    assert torch.allclose(own, same, atol=1e-3 * float(own.abs().max()))
+    logits_of_model, logits_of_twin = logits(path), logits(other)
+    assert torch.allclose(logits_of_model, logits_of_twin, atol=1e-3 * float(logits_of_model.abs().max()))
     pair = zp.pair_of(model, zp.open_model(str(other)))
     check_twins(pair, moved)
     stored = [m.matrix("gate", 1) for m in pair.models]
@@ -269,34 +269,34 @@ def test_real_weights_and_their_twin(smollm2_path: Path, tmp_path: Path) -> None
     assert (moved.neurons[1][cosines.argmax(1)] == torch.arange(len(cosines))).float().mean() < 0.01  # raw space
 
 
-def test_noise_blurs_a_twin_by_and_by(tmp_path: Path) -> None:
+def test_noise_hides_a_twin_gradually(tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
-    found = []
+    shares = []
     for noise in (0.0, 0.5, 4.0):
         path, moved = twins.twin(model, small.LAYERS, tmp_path / f"twin-{noise}", noise=noise)
         pair = zp.pair_of(model, zp.open_model(str(path)))
         scores = pair.neuron_scores(neuron_views(*pair.models), (1, 1))
-        found.append(float((moved.neurons[1][scores.argmax(1)] == torch.arange(small.NEURONS)).float().mean()))
-    assert found[0] == 1 > found[2]
-    assert found[1] > 0.9
+        shares.append(float((moved.neurons[1][scores.argmax(1)] == torch.arange(small.NEURONS)).float().mean()))
+    assert shares[0] == 1 > shares[2]
+    assert shares[1] > 0.9
 
 
-# --- Chance -------------------------------------------------------------------------------------------------------
+# --- Null distributions -------------------------------------------------------------------------------------------
 
 
 def test_random_models_give_no_match(tmp_path: Path) -> None:
-    """False discoveries: of ten pairs of unrelated models hardly one may have any match that counts."""
+    """Count false discoveries: at most two of ten pairs of unrelated models may have a match above its null."""
     counted = 0
     for seed in range(10):
         folders = small.llama(tmp_path / f"a{seed}", seed=seed), small.llama(tmp_path / f"b{seed}", seed=seed + 100)
-        found = zp.align_models(*(zp.open_model(str(one)) for one in folders), tmp_path / f"out{seed}")
-        counted += any(kind["above_chance"] for kind in found.summary()["matches"].values())
+        alignment = zp.align_models(*(zp.open_model(str(folder)) for folder in folders), tmp_path / f"out{seed}")
+        counted += any(kind["above_chance"] for kind in alignment.summary()["matches"].values())
     assert counted <= 2
 
 
 def test_a_match_between_random_models_is_no_better_than_chance(tmp_path: Path) -> None:
     folders = small.llama(tmp_path / "a", seed=1), small.llama(tmp_path / "b", seed=2)
-    pair = zp.pair_of(*(zp.open_model(str(one)) for one in folders))
+    pair = zp.pair_of(*(zp.open_model(str(folder)) for folder in folders))
     effects = [zp.match(pair, f"L1.ff.{n}", k=1).matches[0].effect for n in range(12)]
     assert abs(sum(effects) / len(effects)) < 1
     assert max(effects) < 4.5
@@ -305,24 +305,26 @@ def test_a_match_between_random_models_is_no_better_than_chance(tmp_path: Path) 
 # --- Files and the command line -----------------------------------------------------------------------------------
 
 
-def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path, run: Run) -> None:
+def test_match_and_align_work_from_the_command_line(
+    llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path, run: Run
+) -> None:
     def command(*arguments: object, code: int = 0) -> str:
-        found, said, told = run(*arguments)
-        assert found == code, told
-        return told if code else said
+        status, out, err = run(*arguments)
+        assert status == code, err
+        return err if code else out
 
     first, second = (model.files.path for model in llama_and_twin[0].models)
-    found = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
-    assert list(found) == ["query", "matches"]
-    assert found["query"] == "L2.ff.17"
-    assert list(found["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
-    assert len(found["matches"]) == 3
+    search = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
+    assert list(search) == ["query", "matches"]
+    assert search["query"] == "L2.ff.17"
+    assert list(search["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
+    assert len(search["matches"]) == 3
     shown = command("match", first, "L2.ff.17", second)
-    assert found["matches"][0]["address"] in shown
+    assert search["matches"][0]["address"] in shown
     assert all(heading in shown for heading in ("gate sees", "value writes"))
     query, twin = (
         next(line.split() for line in shown.splitlines() if line.startswith(f"{address} "))
-        for address in ("L2.ff.17", found["matches"][0]["address"])
+        for address in ("L2.ff.17", search["matches"][0]["address"])
     )
     assert query[1] == twin[3], "the first word of the query is that of its twin, behind score and effect"
     assert "vo when attended to," in command("match", first, "L1.attn.2", second, "-k", 1)
@@ -347,7 +349,7 @@ def test_the_command_line(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Pa
         ((-1, 10, -1), "· 10 ·"),
     ],
 )
-def test_layers_in_short(assigned: Sequence[int], shown: str) -> None:
+def test_layers_are_shown_in_short(assigned: Sequence[int], shown: str) -> None:
     assert layers_in_short(assigned) == shown
 
 
@@ -361,14 +363,14 @@ def test_layers_in_short(assigned: Sequence[int], shown: str) -> None:
 def test_a_damaged_folder_is_refused_by_name(
     damage: str, llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path
 ) -> None:
-    found = zp.Alignment(({"name": "a"}, {"name": "b"}), {}, (), ())
-    write_alignment(found, tmp_path)
-    assert zp.read_alignment(tmp_path) == found
+    alignment = zp.Alignment(({"name": "a"}, {"name": "b"}), {}, (), ())
+    write_alignment(alignment, tmp_path)
+    assert zp.read_alignment(tmp_path) == alignment
     (tmp_path / "alignment.json").write_text(damage)
     with pytest.raises(BadOption, match=r"alignment\.json"):
         zp.read_alignment(tmp_path)
 
 
 def test_scores_of_matches_are_finite(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
-    found = zp.match(llama_and_twin[0], "L0.attn.1.o.2", k=5)
-    assert all(math.isfinite(value) for one in found.matches for value in (one.score, one.effect))
+    search = zp.match(llama_and_twin[0], "L0.attn.1.o.2", k=5)
+    assert all(math.isfinite(value) for match in search.matches for value in (match.score, match.effect))

@@ -1,4 +1,4 @@
-"""What an atlas holds and answers, against plain products in float64 over the whole small model."""
+"""The contents and answers of an atlas, against plain products in float64 over the whole small model."""
 
 import itertools
 from collections.abc import Iterator
@@ -88,10 +88,10 @@ def close(found: Any, expected: Any) -> bool:
     return bool(np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE))
 
 
-# --- What is stored ------------------------------------------------------------------------------------------
+# --- Stored tables -------------------------------------------------------------------------------------------
 
 
-def test_every_parameter_of_the_model_is_there_once_a_frame(scan: Scan) -> None:
+def test_every_parameter_is_stored_once_in_each_frame(scan: Scan) -> None:
     model, p = scan.lens.model, scan.parameters
     assert p["id"].tolist() == list(range(len(p))) == list(range(scan.atlas.manifest["lists"]))
     assert not p.duplicated(["address", "role", "frame"]).any()
@@ -106,7 +106,7 @@ def test_every_parameter_of_the_model_is_there_once_a_frame(scan: Scan) -> None:
     assert {str(zp.parse(a)) for a in named["address"]} == set(named["address"])
 
 
-def test_mean_and_deviation_are_those_of_the_whole_vocabulary_in_use(scan: Scan) -> None:
+def test_mean_and_deviation_are_taken_over_all_tokens_in_use(scan: Scan) -> None:
     assert close(scan.parameters["mean"], scan.mean)
     assert close(scan.parameters["std"], scan.std)
 
@@ -148,10 +148,10 @@ def test_the_hits_of_every_token_are_those_of_a_full_scan(scan: Scan) -> None:
     kinds = {kind: part["id"].to_numpy() for kind, part in scan.parameters.groupby(["side", "frame"])}
     assert set(hits.groupby(["side", "frame"]).groups) == set(kinds)
     for (side, frame, token), part in hits.groupby(["side", "frame", "token"]):
-        own = scan.z[kinds[side, frame], token]
-        count = min(small.OPTIONS.k, len(own))
+        z = scan.z[kinds[side, frame], token]
+        count = min(small.OPTIONS.k, len(z))
         assert part["rank"].tolist() == list(range(count))
-        assert close(part["z"].abs(), best(np.abs(own), count))
+        assert close(part["z"].abs(), best(np.abs(z), count))
         assert close(scan.z[part["id"], token], part["z"])
     assert set(hits["token"]) == set(scan.kept)
 
@@ -171,7 +171,7 @@ def test_the_tokens_table_names_every_token_and_why_it_is_hidden(scan: Scan) -> 
 
 
 def tokens_of(scan: Scan) -> Iterator[tuple[str, int]]:
-    """Some words that are one token only, with its id."""
+    """Yield some words that are a single token, with its id."""
     vocab = scan.lens.model.vocab
     spaced = vocab.kind == "bytes"
     for word in small.words(230)[110:230:25]:
@@ -179,10 +179,10 @@ def tokens_of(scan: Scan) -> Iterator[tuple[str, int]]:
         yield vocab.text(token), token
 
 
-def check_hits(scan: Scan, found: Any, z: np.ndarray, chosen: pd.DataFrame, k: int) -> None:
-    """The hits are the k best of each kind by |z|, and say of each what it is."""
+def check_hits(scan: Scan, search: Any, z: np.ndarray, chosen: pd.DataFrame, k: int) -> None:
+    """Check that the hits are the k best of each kind by |z|, and that each is described as it is."""
     for (side, frame), part in chosen.groupby(["side", "frame"]):
-        hits = [hit for hit in found.hits if (hit.side, hit.frame) == (side, frame)]
+        hits = [hit for hit in search.hits if (hit.side, hit.frame) == (side, frame)]
         assert close([abs(hit.z) for hit in hits], best(np.abs(z[part["id"]]), k))
         at = part.set_index(["address", "role"])["id"]
         for hit in hits:
@@ -190,31 +190,31 @@ def check_hits(scan: Scan, found: Any, z: np.ndarray, chosen: pd.DataFrame, k: i
             assert close(hit.z, z[i])
             assert close(hit.score, z[i] * scan.std[i] + scan.mean[i])
     kinds = set(zip(chosen["side"], chosen["frame"], strict=True))
-    assert {(hit.side, hit.frame) for hit in found.hits} == kinds
-    sizes = [abs(hit.z) for hit in found.hits]
+    assert {(hit.side, hit.frame) for hit in search.hits} == kinds
+    sizes = [abs(hit.z) for hit in search.hits]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_find_one_token(scan: Scan) -> None:
+def test_a_token_is_found_by_its_z(scan: Scan) -> None:
     for text, token in tokens_of(scan):
-        found = scan.atlas.find(text, k=10)
-        assert [t.id for t in found.query] == [token]
-        check_hits(scan, found, scan.z[:, token], scan.parameters, 10)
+        search = scan.atlas.find(text, k=10)
+        assert [t.id for t in search.query] == [token]
+        check_hits(scan, search, scan.z[:, token], scan.parameters, 10)
 
 
-def test_find_what_the_stored_lists_do_not_reach(scan: Scan) -> None:
+def test_what_the_stored_lists_lack_is_found_by_a_scan(scan: Scan) -> None:
     text, token = next(tokens_of(scan))
     check_hits(scan, scan.atlas.find(text, k=20), scan.z[:, token], scan.parameters, 20)
     hidden = scan.lens.model.vocab.special.nonzero()[0][0]
-    found = scan.atlas.find(scan.lens.model.vocab.text(hidden), k=5)
-    check_hits(scan, found, scan.z[:, hidden], scan.parameters, 5)
+    search = scan.atlas.find(scan.lens.model.vocab.text(hidden), k=5)
+    check_hits(scan, search, scan.z[:, hidden], scan.parameters, 5)
 
 
-def test_find_a_concept_by_its_mean_z(scan: Scan) -> None:
+def test_a_concept_is_found_by_its_mean_z(scan: Scan) -> None:
     texts, ids = zip(*tokens_of(scan), strict=True)
-    found = scan.atlas.find(list(texts), k=7)
-    assert [t.id for t in found.query] == list(ids)
-    check_hits(scan, found, scan.z[:, list(ids)].mean(1), scan.parameters, 7)
+    search = scan.atlas.find(list(texts), k=7)
+    assert [t.id for t in search.query] == list(ids)
+    check_hits(scan, search, scan.z[:, list(ids)].mean(1), scan.parameters, 7)
 
 
 def test_the_stored_hits_and_the_scan_agree(scan: Scan) -> None:
@@ -236,7 +236,7 @@ def test_the_stored_hits_and_the_scan_agree(scan: Scan) -> None:
         {"side": "write", "layers": (2, 3)},
     ],
 )
-def test_find_some_of_the_parameters(scan: Scan, options: dict[str, Any]) -> None:
+def test_find_is_limited_to_the_chosen_parameters(scan: Scan, options: dict[str, Any]) -> None:
     text, token = next(tokens_of(scan))
     p = scan.parameters
     for name in ("side", "role"):
@@ -254,7 +254,7 @@ def test_a_word_is_tried_with_and_without_its_space(llama: small.Built) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "options", "said"),
+    ("words", "options", "message"),
     [
         ("babade", {"side": "sideways"}, "read, write"),
         ("babade", {"role": "nose"}, "gate"),
@@ -264,8 +264,8 @@ def test_a_word_is_tried_with_and_without_its_space(llama: small.Built) -> None:
         ([], {}, "at least one word"),
     ],
 )
-def test_find_refuses(llama: small.Built, words: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadOption, match=said):
+def test_find_refuses_bad_options(llama: small.Built, words: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadOption, match=message):
         llama.atlas.find(words, **options)
 
 
@@ -321,7 +321,7 @@ ADDRESSES = {
 
 
 def same(found: Any, expected: Any, where: str = "") -> None:
-    """Equal JSON, numbers to within rounding; equal scores may stand in another order."""
+    """Assert that JSON is equal, numbers to rounding; equal scores may come in another order."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
         for key in expected:
@@ -331,8 +331,8 @@ def same(found: Any, expected: Any, where: str = "") -> None:
         if expected and isinstance(expected[0], dict) and "score" in expected[0]:
             scores = [x["score"] for x in expected]
             assert close([x["score"] for x in found], scores), where
-            near = np.abs(np.diff(scores)) < TOLERANCE
-            tied = np.r_[near, True] | np.r_[False, near]  # the last may tie with one that is not listed
+            equal = np.abs(np.diff(scores)) < TOLERANCE
+            tied = np.r_[equal, True] | np.r_[False, equal]  # the last may tie with one that is not listed
             found, expected = ([x for x, t in zip(y, tied, strict=True) if not t] for y in (found, expected))
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
             same(a, b, f"{where}[{i}]")
@@ -343,11 +343,11 @@ def same(found: Any, expected: Any, where: str = "") -> None:
 
 
 def without_bounds(records: Any) -> Any:
-    """Records as JSON; where a search stopped depends on which rows it was given."""
-    found = records.to_json()
-    for record in found:
+    """Return records as JSON, without the bound: where a search stops depends on the rows it was given."""
+    listed = records.to_json()
+    for record in listed:
         record.get("certificate", {}).pop("bound", None)
-    return found
+    return listed
 
 
 def addresses() -> list[tuple[str, str]]:
@@ -358,12 +358,12 @@ def addresses() -> list[tuple[str, str]]:
 def test_atlas_and_lens_say_the_same(kind: str, address: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built(kind, tmp_path_factory)
     for frame in ("token", "output", None):
-        expected, found = (_or_refused(source, address, frame) for source in (built.lens, built.atlas))
-        if isinstance(found, list) and frame is None:  # the atlas shows what it holds, so paper too
-            found = [r for r in found if r["frame"] in {e["frame"] for e in expected}]
+        expected, stored = (_or_refused(source, address, frame) for source in (built.lens, built.atlas))
+        if isinstance(stored, list) and frame is None:  # the atlas shows every frame that it holds, paper too
+            stored = [r for r in stored if r["frame"] in {e["frame"] for e in expected}]
         if "attn" in address and frame == "output" and zp.parse(address).role in ("qk", "vo", ""):
             continue  # an atlas stores maps in one frame
-        same(found, expected, f"{kind} {address}")
+        same(stored, expected, f"{kind} {address}")
 
 
 def _or_refused(source: Any, address: str, frame: str | None) -> Any:
@@ -375,7 +375,7 @@ def _or_refused(source: Any, address: str, frame: str | None) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("view", ["default", "words", "ascii", "all"])
-def test_other_views_and_longer_lists_than_stored(
+def test_views_and_lengths_that_are_not_stored_agree_with_the_lens(
     kind: str, view: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     built = small.built(kind, tmp_path_factory)
@@ -383,18 +383,18 @@ def test_other_views_and_longer_lists_than_stored(
         for k in (3, 40):
             for frame in ("output", "paper"):
                 options = {"frame": frame, "tokens": view, "k": k}
-                found, expected = (s.explain(address, **options) for s in (built.atlas, built.lens))
-                same(found.to_json(), expected.to_json(), f"{kind} {address} {options}")
+                stored, expected = (s.explain(address, **options) for s in (built.atlas, built.lens))
+                same(stored.to_json(), expected.to_json(), f"{kind} {address} {options}")
 
 
-def test_a_whole_column_of_a_group_belongs_to_every_query_head_of_it(llama: small.Built) -> None:
+def test_a_column_of_a_group_belongs_to_every_query_head_of_it(llama: small.Built) -> None:
     first, second = (llama.atlas.explain(f"L1.attn.{head}.k.5")[0] for head in (2, 3))
     assert (first.address, second.address) == ("L1.attn.2.k.5", "L1.attn.3.k.5")
     assert first.top == second.top
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("L3.ff.0", "layers 0 to 2"),
         ("L0.ff.48", "neurons 0 to 47"),
@@ -408,21 +408,21 @@ def test_a_whole_column_of_a_group_belongs_to_every_query_head_of_it(llama: smal
         ("parameters.3", "parameters"),
     ],
 )
-def test_out_of_range(llama: small.Built, address: str, said: str) -> None:
-    with pytest.raises(BadAddress, match=said):
+def test_an_address_out_of_range_is_refused(llama: small.Built, address: str, message: str) -> None:
+    with pytest.raises(BadAddress, match=message):
         llama.atlas.explain(address)
     with pytest.raises(BadAddress):
         llama.lens.explain(address)
 
 
-def test_out_of_a_table(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_position_out_of_range_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built("gpt2", tmp_path_factory)
     for source in (built.atlas, built.lens):
         with pytest.raises(BadAddress, match="0 to 19"):
             source.explain("pos.20")
 
 
-def test_options_that_cannot_be_used(llama: small.Built) -> None:
+def test_bad_options_are_refused(llama: small.Built) -> None:
     for source in (llama.atlas, llama.lens):
         for address, options in (
             ("L0.ff.1", {"frame": "sideways"}),
@@ -441,7 +441,7 @@ def test_options_that_cannot_be_used(llama: small.Built) -> None:
             llama.lens.explain(address, offset=2)
 
 
-def test_an_offset_turns_qk_and_is_said(llama: small.Built) -> None:
+def test_an_offset_turns_qk_and_is_reported(llama: small.Built) -> None:
     plain, turned = (llama.lens.explain("L1.attn.2.qk", frame="token", offset=offset)[0] for offset in (0, 3))
     assert (plain.offset, turned.offset) == (0, 3)
     assert plain.pairs != turned.pairs
@@ -449,7 +449,7 @@ def test_an_offset_turns_qk_and_is_said(llama: small.Built) -> None:
     assert [(record.role, record.offset) for record in both] == [("qk", 3), ("vo", 0)]
 
 
-def test_the_view_of_all_tokens_waits_for_no_judgement(llama: small.Built) -> None:
+def test_the_view_of_all_tokens_needs_no_judgement(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model)
     shown = lens.view("all")
     assert "judgement" not in vars(lens)
@@ -457,7 +457,7 @@ def test_the_view_of_all_tokens_waits_for_no_judgement(llama: small.Built) -> No
     assert shown.hidden.reasons == lens.model.vocab.hidden("all", *lens.judgement)
 
 
-def test_a_map_of_nothing_has_singular_directions_of_nothing(tmp_path: Path) -> None:
+def test_a_zero_map_has_directions_of_value_zero(tmp_path: Path) -> None:
     model = small.llama(tmp_path / "m", layers=1)
     small.zero(model, "model.layers.0.self_attn.v_proj.weight")
     record = zp.load(str(model)).svd("L0.attn.0.vo", k=3)
@@ -466,10 +466,10 @@ def test_a_map_of_nothing_has_singular_directions_of_nothing(tmp_path: Path) -> 
     assert all(d.close for d in record.directions)
 
 
-# --- Builds of a part ----------------------------------------------------------------------------------------
+# --- Partial builds ------------------------------------------------------------------------------------------
 
 
-def test_some_layers_and_roles(llama: small.Built, tmp_path: Path) -> None:
+def test_a_build_of_some_layers_and_roles_holds_only_them(llama: small.Built, tmp_path: Path) -> None:
     options = zp.Options(k=5, pairs=4, layers=(1, 3), roles=("value", "k", "vo"))
     atlas = small.build(llama.folder, tmp_path / "part", options)
     table = pd.read_parquet(atlas.path / "parameters.parquet")
@@ -481,12 +481,16 @@ def test_some_layers_and_roles(llama: small.Built, tmp_path: Path) -> None:
         same(without_bounds(atlas.explain(address, k=4)), without_bounds(llama.lens.explain(address, k=4)))
     assert len(atlas["L1.attn.1.vo"][0].pairs) == 4
     assert atlas.info()["layers" if "layers" in atlas.info() else "options"]
-    for address, said in (("L0.ff.3.value", "layers 1 to 2"), ("L1.ff.3.up", "no up"), ("L1.attn.1.qk", "without qk")):
-        with pytest.raises(BadAddress, match=said):
+    for address, message in (
+        ("L0.ff.3.value", "layers 1 to 2"),
+        ("L1.ff.3.up", "no up"),
+        ("L1.attn.1.qk", "without qk"),
+    ):
+        with pytest.raises(BadAddress, match=message):
             atlas.explain(address)
 
 
-def test_head_maps_alone(llama: small.Built, tmp_path: Path) -> None:
+def test_head_maps_are_built_alone(llama: small.Built, tmp_path: Path) -> None:
     options = zp.Options(pairs=4, layers=(1, 2), roles=("vo",))
     atlas = small.build(llama.folder, tmp_path / "maps", options)
     assert [len(record.pairs) for record in atlas["L1.attn.2.vo"]] == [4]
@@ -494,7 +498,7 @@ def test_head_maps_alone(llama: small.Built, tmp_path: Path) -> None:
         atlas.find("babade")
 
 
-def test_the_frame_that_was_asked_for(llama: small.Built, tmp_path: Path) -> None:
+def test_a_build_holds_the_frame_that_was_asked_for(llama: small.Built, tmp_path: Path) -> None:
     options = zp.Options(k=5, pairs=4, layers=(1, 2), roles=("gate", "qk", "vo"), frames=("paper",))
     atlas = small.build(llama.folder, tmp_path / "paper", options)
     for address in ("L1.ff.3.gate", "L1.attn.2.qk", "L1.attn.2.vo"):
@@ -503,17 +507,17 @@ def test_the_frame_that_was_asked_for(llama: small.Built, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"layers": (0, 4)}, "layers 0 to 2"),
         ({"layers": (2, 2)}, "out of range"),
         ({"roles": ("nose",)}, "gate, up, value"),
     ],
 )
-def test_options_that_do_not_fit_the_model(
-    llama: small.Built, tmp_path: Path, options: dict[str, Any], said: str
+def test_options_that_do_not_fit_the_model_are_refused(
+    llama: small.Built, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BadOption, match=said):
+    with pytest.raises(BadOption, match=message):
         small.build(llama.folder, tmp_path / "out", zp.Options(**options))
     assert not (tmp_path / "out").exists()
 
@@ -521,12 +525,12 @@ def test_options_that_do_not_fit_the_model(
 @pytest.mark.parametrize(
     "options", [{"k": 0}, {"pairs": -1}, {"frames": ()}, {"frames": ("x",)}, {"tokens": "x"}, {"k": 10**12}]
 )
-def test_options_that_never_fit(options: dict[str, Any]) -> None:
+def test_options_that_never_fit_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadOption):
         zp.Options(**options)
 
 
-def test_lists_longer_than_the_vocabulary(llama: small.Built, tmp_path: Path) -> None:
+def test_lists_longer_than_the_vocabulary_hold_every_token_shown(llama: small.Built, tmp_path: Path) -> None:
     options = zp.Options(k=1000, pairs=10, layers=(1, 2), roles=("gate",), tokens="words")
     atlas = small.build(llama.folder, tmp_path / "long", options)
     record = atlas.explain("L1.ff.2.gate", frame="token", k=1000)[0]
@@ -559,12 +563,12 @@ def test_duckdb_and_pandas_read_an_atlas_without_zeropass(scan: Scan) -> None:
     assert len(joined) == (hit["token"] == token).sum() > 0
 
 
-# --- The running best ----------------------------------------------------------------------------------------
+# --- The token index -----------------------------------------------------------------------------------------
 
 
 @st.composite
 def offers(draw: st.DrawFn) -> tuple[np.ndarray, int, list[int]]:
-    """Scores with many ties, a size, and an order of blocks."""
+    """Draw scores with many ties, a size, and an order of blocks."""
     n, tokens = draw(st.integers(1, 900)), draw(st.integers(1, 5))
     levels = draw(st.sampled_from([2, 5, 1000]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -575,32 +579,32 @@ def offers(draw: st.DrawFn) -> tuple[np.ndarray, int, list[int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(offers(), st.randoms())
-def test_the_running_best_is_a_full_sort_whatever_the_blocks(offer: tuple[np.ndarray, int, list[int]], r: Any) -> None:
+def test_the_token_index_is_a_full_sort_whatever_the_blocks(offer: tuple[np.ndarray, int, list[int]], r: Any) -> None:
     z, size, cuts = offer
     parts = [(a, b) for a, b in itertools.pairwise([0, *cuts, len(z)]) if a < b]
     r.shuffle(parts)
-    hits = TokenIndex(z.shape[1], size)
+    index = TokenIndex(z.shape[1], size)
     for a, b in parts:
-        hits.offer(torch.from_numpy(z[a:b]), a)
-    taken, ids, found = (x.numpy() for x in hits.ranked())
+        index.offer(torch.from_numpy(z[a:b]), a)
+    filled, ids, best_z = (x.numpy() for x in index.ranked())
     for token in range(z.shape[1]):
         order = sorted(range(len(z)), key=lambda i, token=token: (-abs(z[i, token]), i))[:size]
-        make_page = taken[token]
-        assert ids[token][make_page].tolist() == order
-        assert found[token][make_page].tolist() == z[order, token].tolist()
+        places = filled[token]
+        assert ids[token][places].tolist() == order
+        assert best_z[token][places].tolist() == z[order, token].tolist()
 
 
 @settings(max_examples=20, deadline=None)
 @given(offers(), st.integers(0, 900))
-def test_the_running_best_continues_from_what_was_kept(offer: tuple[np.ndarray, int, list[int]], at: int) -> None:
+def test_the_token_index_continues_from_stored_entries(offer: tuple[np.ndarray, int, list[int]], at: int) -> None:
     z, size, _ = offer
     at = min(at, len(z))
-    whole, early, late = (TokenIndex(z.shape[1], size) for _ in range(3))
-    whole.offer(torch.from_numpy(z), 0)
+    complete, early, late = (TokenIndex(z.shape[1], size) for _ in range(3))
+    complete.offer(torch.from_numpy(z), 0)
     early.offer(torch.from_numpy(z[:at]), 0)
     for tokens, keys in early.entries(0, at):
         late.add(tokens, keys)
     late.offer(torch.from_numpy(z[at:]), at)
-    for hits in (whole, late):
-        hits.flush()
-    assert torch.equal(whole.keys, late.keys)
+    for index in (complete, late):
+        index.flush()
+    assert torch.equal(complete.keys, late.keys)

@@ -1,4 +1,4 @@
-"""A build on a real local Ray: the same bytes as without, whatever dies on the way."""
+"""Builds on a real local Ray: the same bytes as without it, whichever processes die."""
 
 import os
 import signal
@@ -38,14 +38,14 @@ def local(model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[None]:
-    """Two worker processes."""
+    """Start a local Ray with two worker processes."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
 
 
 @pytest.mark.usefixtures("workers")
-def test_the_same_bytes(model: Path, local: Path, tmp_path: Path) -> None:
+def test_a_build_on_ray_has_the_same_bytes(model: Path, local: Path, tmp_path: Path) -> None:
     steps: list[str] = []
     fresh = zp.build_on_cluster(
         zp.open_model(str(model)), tmp_path / "out", OPTIONS, lambda what, *_: steps.append(what)
@@ -59,25 +59,25 @@ def test_the_same_bytes(model: Path, local: Path, tmp_path: Path) -> None:
 def test_workers_that_die_lose_nothing(
     model: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of the first jobs kills its worker in the middle, once: Ray runs it again elsewhere."""
-    fuses = tmp_path / "fuses"
-    fuses.mkdir()
+    """Kill the worker of each of the first jobs once, in the middle: Ray runs the job again elsewhere."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
     plain = cluster._run
 
     def deadly(work: cluster._Work, number: int) -> None:
-        fuse = fuses / str(number)
-        if number < 3 and not fuse.exists():
-            fuse.touch()
+        mark = marks / str(number)
+        if number < 3 and not mark.exists():
+            mark.touch()
             threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
             time.sleep(0.015)
         plain(work, number)
-        if number < 3 and len(list(fuses.iterdir())) <= 3 and not (fuses / f"{number}-again").exists():
-            (fuses / f"{number}-again").touch()
-            time.sleep(0.5)  # until the fuse has burnt, if it has not yet
+        if number < 3 and len(list(marks.iterdir())) <= 3 and not (marks / f"{number}-again").exists():
+            (marks / f"{number}-again").touch()
+            time.sleep(0.5)  # until the timer has killed this process, if it has not yet
 
     monkeypatch.setattr(cluster, "_run", deadly)
     assert zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
-    assert {"0", "1", "2"} <= {path.name for path in fuses.iterdir()}
+    assert {"0", "1", "2"} <= {path.name for path in marks.iterdir()}
     assert contents(tmp_path / "out") == contents(local)
 
 
@@ -97,13 +97,15 @@ def test_a_worker_with_other_weights_says_so(model: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("workers")
-def test_a_folder_that_workers_do_not_see(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_workers_cannot_see_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "PLAN", "no such plan.json")
     with pytest.raises(BadAtlas, match="storage that all machines"):
         cluster._runner(cluster._Work("m", 1, tmp_path, OPTIONS, [], None, "cpu", 1))  # type: ignore[arg-type]
 
 
-def test_a_driver_that_dies_is_followed_by_one_that_goes_on(model: Path, local: Path, tmp_path: Path) -> None:
+def test_a_second_driver_continues_after_the_first_one_dies(model: Path, local: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *ARGUMENTS, "--engine", "ray"]
     first = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -118,7 +120,7 @@ def test_a_driver_that_dies_is_followed_by_one_that_goes_on(model: Path, local: 
     assert contents(out) == contents(local)
 
 
-def test_engines_that_are_none(model: Path, tmp_path: Path) -> None:
+def test_an_unknown_engine_is_refused(model: Path, tmp_path: Path) -> None:
     for engine in ("dask", "ray:8000", ""):
         with pytest.raises(BadOption, match="engines are local, ray"):
             zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS, engine=engine)

@@ -1,4 +1,4 @@
-"""Builds within a memory: the same bytes, whatever of the rows is held; and the parts that read tables in blocks."""
+"""Builds within a memory limit: the same bytes however many rows fit, and the code that reads tables in blocks."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ OPTIONS = zp.Options(k=6, pairs=5, layers=(0, 2))
 
 
 def needed(model: zp.Model, out: Path) -> int:
-    """What a build without rows takes."""
+    """Return the bytes that a build takes when it holds no rows."""
     return least(Runner(model, out, OPTIONS, plan_jobs(model, OPTIONS), torch.arange(model.dims.vocab)))
 
 
@@ -41,44 +41,44 @@ def needed(model: zp.Model, out: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_a_build_that_holds_no_rows_or_some_has_the_same_bytes(
+def test_a_build_that_holds_none_or_some_of_its_rows_has_the_same_bytes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = zp.open_model(str(small.VARIANTS[kind](tmp_path / "model")))
     shape = len(kept_tokens(model, OPTIONS, model.judgement)), small.D
-    one = rows_size(*shape) + rounded_size(*shape)
+    space_size = rows_size(*shape) + rounded_size(*shape)
     load, mapped = Spaces.load, set[bool]()
 
-    def seen(self: Spaces, space: str) -> Any:
-        found = load(self, space)
-        mapped.add(found.mapped is not None)
-        return found
+    def recording(self: Spaces, space: str) -> Any:
+        loaded = load(self, space)
+        mapped.add(loaded.mapped is not None)
+        return loaded
 
-    monkeypatch.setattr(Spaces, "load", seen)
+    monkeypatch.setattr(Spaces, "load", recording)
     zp.build(model, tmp_path / "plain", OPTIONS)
     assert mapped == {False}
-    for room, expected in ((0, {True}), (one, {True, False}), (9 * one, {False})):
+    for room, expected in ((0, {True}), (space_size, {True, False}), (9 * space_size, {False})):
         mapped.clear()
         assert zp.build(zp.open_model(model.name), tmp_path / str(room), OPTIONS, memory=needed(model, tmp_path) + room)
         assert mapped == expected
         assert contents(tmp_path / str(room)) == contents(tmp_path / "plain")
 
 
-def test_a_caller_who_has_torch_round_float32_gets_the_same_bytes(tmp_path: Path) -> None:
+def test_a_caller_who_lets_torch_round_float32_gets_the_same_bytes(tmp_path: Path) -> None:
     model, seen = str(small.llama(tmp_path / "model")), set[str]()
     zp.build(zp.open_model(model), tmp_path / "plain", OPTIONS)
     torch.set_float32_matmul_precision("medium")
     try:
         look = lambda *_: seen.add(torch.get_float32_matmul_precision())  # noqa: E731
         zp.build(zp.open_model(model), tmp_path / "rounded", OPTIONS, look)
-        assert seen == {"highest"}  # not every processor would round
+        assert seen == {"highest"}  # not every processor rounds
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
     assert contents(tmp_path / "rounded") == contents(tmp_path / "plain")
 
 
-def test_less_memory_than_it_takes_is_refused_with_what_would_do(tmp_path: Path) -> None:
+def test_too_little_memory_is_refused_with_a_size_that_is_enough(tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
     with pytest.raises(BadOption, match=r"--memory 1MB is too little .* ([0-9]+)MB at least") as refused:
         zp.build(model, tmp_path / "atlas", OPTIONS, memory=10**6)
@@ -88,16 +88,16 @@ def test_less_memory_than_it_takes_is_refused_with_what_would_do(tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", ["d", "neurons", "vocab", "head_dim", "layers"])
-def test_what_a_build_takes_without_rows_grows_with_every_size_but_layers(size: str, tmp_path: Path) -> None:
+def test_the_memory_of_a_build_without_rows_grows_with_every_size_but_layers(size: str, tmp_path: Path) -> None:
     model = zp.open_model(str(small.llama(tmp_path / "model")))
-    found = []
-    for times in (1, 10**6, 2 * 10**6, 3 * 10**6):  # so large that of two sizes the same one is the larger
+    needs = []
+    for times in (1, 10**6, 2 * 10**6, 3 * 10**6):  # large enough that the larger of two sizes stays the larger
         dims = replace(model.dims, **{size: getattr(model.dims, size) * times})
-        found.append(needed(replace(model, dims=dims), tmp_path))
+        needs.append(needed(replace(model, dims=dims), tmp_path))
     if size == "layers":
-        assert len(set(found)) == 1
+        assert len(set(needs)) == 1
     else:
-        growth = np.diff(found[1:])
+        growth = np.diff(needs[1:])
         assert growth[0] > 0
         assert growth[1] == growth[0] if size != "d" else growth[1] > growth[0]
 
@@ -110,7 +110,7 @@ def test_sizes_are_read_in_their_units(unit: str, number: int, spaced: bool) -> 
 
 
 @pytest.mark.parametrize("text", ["", "4", "GB", "-4GB", "4 G B", "4XB", "1e9MB", "inf", "4GB5", "٤GB", "0x4GB", "4B"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(BadOption, match=r"--memory .* is not a size; it looks like 4GB"):
         parse_size(text)
 
@@ -119,35 +119,37 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
-def test_rows_do_not_depend_on_how_many_are_made_at_once(
+def test_rows_do_not_depend_on_how_many_are_computed_at_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = zp.open_model(str(small.VARIANTS[kind](tmp_path / "model")))
     spaces = ("paper.read", "embedded", "token", "output.read", "output.write")
-    whole = {space: Frames(model).matrix(space) for space in spaces}
+    matrices = {space: Frames(model).matrix(space) for space in spaces}
     monkeypatch.setattr(frames_module, "_TOKENS", 37)
     assert "embedding" not in model.__dict__
-    for space, matrix in whole.items():
+    for space, matrix in matrices.items():
         torch.testing.assert_close(Frames(model).matrix(space), matrix, rtol=1e-5, atol=1e-6)
-    held = model.embedding, model.unembedding
-    for what, table in zip(("embedding", "unembedding"), held, strict=True):
+    tables = model.embedding, model.unembedding
+    for what, table in zip(("embedding", "unembedding"), tables, strict=True):
         if model.has(what):
             assert torch.equal(table, model.matrix(what))
 
 
-def test_mapped_rows_are_those_that_are_held(tmp_path: Path) -> None:
+def test_mapped_rows_equal_rows_in_memory(tmp_path: Path) -> None:
     rows, kept = torch.randn(500, 8), torch.arange(3, 500, 7)
     save_array(tmp_path / "token.npy", rows.numpy())
-    found = moments(rows)
-    save_array(tmp_path / "token.moments.npy", torch.cat((found.mean[None], found.covariance)).numpy())
+    stored_moments = moments(rows)
+    save_array(
+        tmp_path / "token.moments.npy", torch.cat((stored_moments.mean[None], stored_moments.covariance)).numpy()
+    )
     held, mapped = (Spaces(tmp_path, kept, room).load("token") for room in (None, 0))
     assert held.mapped is None
     assert mapped.mapped is not None
-    assert torch.equal(held.rows, rows[kept] - found.mean.float())
+    assert torch.equal(held.rows, rows[kept] - stored_moments.mean.float())
     assert torch.equal(mapped.rows, held.rows)
     for space in (held, mapped):
         space.rest()
-        assert torch.equal(space.rows, rows[kept] - found.mean.float())  # they come back
+        assert torch.equal(space.rows, rows[kept] - stored_moments.mean.float())  # they are loaded again
     if held.prepared.turned and mapped.prepared.turned and mapped.numbers is not None:
         assert mapped.prepared.turned.quantized.numbers.data_ptr() == mapped.numbers.data_ptr()
         mapped.rest()
@@ -155,7 +157,7 @@ def test_mapped_rows_are_those_that_are_held(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["token.moments.npy", "token.npy"]
 
 
-def test_a_disk_too_full_for_mapped_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_full_for_mapped_rows_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**_: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -173,33 +175,33 @@ def test_stored_rows_are_read_by_slices(tmp_path: Path) -> None:
     for part in (slice(0, 5000), slice(17, 40), slice(4990, 9000), slice(5, 5)):
         assert torch.equal(stored[part], rows[part])
     for keep in (None, used):
-        own, expected = moments(stored, keep), moments(rows, keep)
-        assert torch.equal(own.mean, expected.mean)
-        assert torch.equal(own.covariance, expected.covariance)
+        computed, expected = moments(stored, keep), moments(rows, keep)
+        assert torch.equal(computed.mean, expected.mean)
+        assert torch.equal(computed.covariance, expected.covariance)
     save_array(tmp_path / "rows.npy", rows[0].numpy())
     with pytest.raises(BadAtlas, match=r"rows\.npy holds float32 \(6,\)"):
         StoredRows(tmp_path / "rows.npy", torch.device("cpu"))
 
 
-# --- Hardly trained tokens -----------------------------------------------------------------------------------
+# --- Under-trained tokens ------------------------------------------------------------------------------------
 
 
 def plain_copies(table: np.ndarray, mean: np.ndarray, spread: float) -> np.ndarray:
-    """`undertrained._copies` without places: the distances of all rows that share a code."""
-    found = np.zeros(len(table), dtype=bool)
+    """Return what `undertrained._copies` returns, from the distances of all rows that share a code."""
+    copies = np.zeros(len(table), dtype=bool)
     for code in undertrained._codes(table, mean)[0]:
         gaps = np.linalg.norm(table[:, None] - table[None], axis=2)
-        near = (gaps <= undertrained.COPY_SPREAD * spread) & (code[:, None] == code)
-        found |= near.sum(1) - 1 >= undertrained.COPY_TWINS
-    return found
+        close = (gaps <= undertrained.COPY_SPREAD * spread) & (code[:, None] == code)
+        copies |= close.sum(1) - 1 >= undertrained.COPY_TWINS
+    return copies
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([16, 40, 100]), st.integers(0, 5))
-def test_copies_are_those_of_all_distances(seed: int, d: int, groups: int) -> None:
+def test_copies_agree_with_a_comparison_of_all_pairs(seed: int, d: int, groups: int) -> None:
     draw = np.random.default_rng(seed)
     table = draw.normal(size=(300, d)) + 0.3
-    for _ in range(groups):  # near copies, some closer than what counts and some not
+    for _ in range(groups):  # near copies, some close enough to count and some not
         ids = draw.choice(300, draw.integers(2, 30), replace=False)
         table[ids] = table[ids[0]] + draw.uniform(0, 0.15) * draw.normal(size=(len(ids), d))
     mean = table.mean(0)
@@ -207,11 +209,11 @@ def test_copies_are_those_of_all_distances(seed: int, d: int, groups: int) -> No
     assert np.array_equal(undertrained._copies(table, mean, spread), plain_copies(table, mean, spread))
 
 
-def test_a_model_is_judged_as_its_embedding_is(tmp_path: Path) -> None:
+def test_a_model_is_judged_by_its_embedding(tmp_path: Path) -> None:
     folder = small.llama(tmp_path / "model")
     plain = zp.open_model(str(folder))
     table = plain.matrix("embedding").clone()
-    ids = np.flatnonzero(~plain.vocab.absent)  # rows without a token have no part in it
+    ids = np.flatnonzero(~plain.vocab.absent)  # rows without a token do not count
     alike = [20, 300, 301, 302, int(ids[-1])]
     table[alike] = table[20] + 1e-5
     small.save_file(

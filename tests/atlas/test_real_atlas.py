@@ -1,4 +1,4 @@
-"""What was seen in a trial on SmolLM2-135M-Instruct (Q4_1) is in its atlas (issue 2), the layers it speaks of."""
+"""An atlas of some layers of SmolLM2-135M-Instruct (Q4_1), which shows what a trial on the model showed (issue 2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ PARTS = {
 
 
 class Atlases:
-    """Atlases of a few layers and roles each, built when first asked for."""
+    """Atlases of a few layers and roles each, built on first use."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         self.model, self.folder = zp.open_model(str(model)), folder
@@ -33,7 +33,7 @@ def smol(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def late(real_atlas: Path) -> zp.Atlas:
-    """All of the last layers."""
+    """Return the atlas that holds everything of the last layers."""
     return zp.open_atlas(real_atlas)
 
 
@@ -46,16 +46,16 @@ def test_a_late_neuron_is_about_to_say_two(late: zp.Atlas) -> None:
     assert {"2", "second", "two"} <= set(stripped(record.top, 8))
 
 
-def test_become(late: zp.Atlas) -> None:
+def test_become_finds_its_neuron(late: zp.Atlas) -> None:
     best = late.find("become", k=3).hits[0]
     assert (best.address, best.role) == ("L29.ff.1488", "up")
     assert best.z == pytest.approx(15, abs=1.5)
 
 
-def test_paris(late: zp.Atlas) -> None:
-    found = late.find("Paris", k=5)
-    assert found.hits[0].address == "L29.ff.864"
-    value = next(hit for hit in found.hits if (hit.address, hit.role) == ("L29.ff.864", "value"))
+def test_paris_finds_its_neuron(late: zp.Atlas) -> None:
+    search = late.find("Paris", k=5)
+    assert search.hits[0].address == "L29.ff.864"
+    value = next(hit for hit in search.hits if (hit.address, hit.role) == ("L29.ff.864", "value"))
     assert value.z < 0
     for role in ("gate", "up"):
         record = late.explain(f"L29.ff.864.{role}", frame="output", k=20)[0]
@@ -71,29 +71,29 @@ def test_an_american_head_turns_british(smol: Atlases) -> None:
     assert right & {"Whilst", "organisation", "realised", "whilst"}
 
 
-def test_no_pair_of_some_rows_is_better_than_the_listed_ones(smol: Atlases) -> None:
+def test_no_pair_of_sampled_rows_beats_the_listed_ones(smol: Atlases) -> None:
     record = smol["heads"].explain("L24.attn.7.vo", k=60)[0]
     product = smol.lens.head_map("L24.attn.7.vo")
     mask = smol.lens.model.vocab.mask("default", *smol.lens.judgement)
-    some = sorted({*range(0, 49152, 64), *(pair.left.id for pair in record.pairs)})
-    some = [i for i in some if mask[i]]
-    scores = product.left[some] @ product.right[mask].T
+    sample = sorted({*range(0, 49152, 64), *(pair.left.id for pair in record.pairs)})
+    sample = [i for i in sample if mask[i]]
+    scores = product.left[sample] @ product.right[mask].T
     listed = [pair.score for pair in record.pairs]
     better = scores[scores > record.certificate.kth + 1e-3].sort(descending=True).values.tolist()
     assert better == pytest.approx(listed[: len(better)], rel=1e-4)
     assert len(better) >= 50
 
 
-def test_what_starts(smol: Atlases) -> None:
+def test_a_neuron_lists_words_of_beginning(smol: Atlases) -> None:
     record = smol.lens.explain("L20.ff.241.gate", frame="token", k=20)[0]
-    found = {text.lower() for text in stripped(record.top, 20)}
-    assert len(found & {"initi", "init", "initiation", "first"}) >= 3
+    texts = {text.lower() for text in stripped(record.top, 20)}
+    assert len(texts & {"initi", "init", "initiation", "first"}) >= 3
 
 
-def test_all_seven_weekdays(smol: Atlases) -> None:
+def test_a_neuron_lists_all_seven_weekdays(smol: Atlases) -> None:
     atlas = smol["early"]
-    found = atlas.find("Monday", k=20)
-    assert "L0.ff.1469" in {hit.address for hit in found.hits}
+    search = atlas.find("Monday", k=20)
+    assert "L0.ff.1469" in {hit.address for hit in search.hits}
     days = {"monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"}
     best = max(
         (pole for record in atlas.explain("L0.ff.1469", k=30) for pole in (record.top, record.bottom)),

@@ -1,4 +1,4 @@
-"""A build that was stopped at any moment continues to the very bytes of an undisturbed one; what is damaged is told."""
+"""Builds stopped at any moment, which continue to the bytes of an undisturbed one; and damage, which is reported."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(model: Path) -> Path:
-    """An undisturbed build, made by the command so that other commands are compared with the like."""
+    """Build an atlas undisturbed, by the command, so that other runs of the command compare like with like."""
     out = model.parent / "finished"
     done = command(model, out)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def finished(model: Path) -> Path:
 
 @pytest.fixture
 def damaged(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the atlas, to be damaged."""
+    """Copy the atlas to a folder that a test may damage."""
     return Path(shutil.copytree(finished, tmp_path / "damaged"))
 
 
@@ -64,7 +64,7 @@ def build(model: Path, out: Path, options: zp.Options = OPTIONS, progress: Any =
 # --- Stopped builds ------------------------------------------------------------------------------------------
 
 
-def test_stopped_before_every_single_step(model: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_build_stopped_before_any_step_continues(model: Path, finished: Path, tmp_path: Path) -> None:
     out, step = tmp_path / "out", 0
     while True:
 
@@ -76,7 +76,7 @@ def test_stopped_before_every_single_step(model: Path, finished: Path, tmp_path:
             build(model, out, progress=progress)
         except KeyboardInterrupt:
             assert not list(out.rglob("*.part"))
-            if (out / MANIFEST).exists():  # the last step tells that all is done
+            if (out / MANIFEST).exists():  # the last step only reports the end
                 break
             with pytest.raises(BadAtlas, match="continues"):
                 zp.open_atlas(out)
@@ -85,12 +85,14 @@ def test_stopped_before_every_single_step(model: Path, finished: Path, tmp_path:
     assert contents(out) == contents(finished)
 
 
-def test_stopped_at_any_file(model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every renaming into place is a moment to die at; what was being written is left beside, as kill -9 leaves it."""
-    rename, chance = Path.replace, random.Random(0)
+def test_a_build_stopped_at_any_file_continues(
+    model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Die at random renames into place, and leave a half-written file, as kill -9 does."""
+    rename, draw = Path.replace, random.Random(0)
 
     def dying(self: Path, target: Path) -> Path:
-        if chance.random() < 0.2:
+        if draw.random() < 0.2:
             Path(target).with_name(f".{Path(target).name}.999.part").write_bytes(b"half")
             raise KeyboardInterrupt
         return rename(self, target)
@@ -107,10 +109,10 @@ def test_stopped_at_any_file(model: Path, finished: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_killed_while_it_clears_up(
+def test_a_build_killed_while_it_clears_up_is_complete(
     last: bool, model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever of its notes is gone already, the atlas is complete, and the next build clears up the rest."""
+    """Die while the notes are removed: the atlas is complete, and the next build removes the rest."""
 
     def dying(folder: Path, **_: object) -> None:
         notes = sorted(folder.iterdir())
@@ -126,22 +128,22 @@ def test_killed_while_it_clears_up(
     assert contents(tmp_path / "out") == contents(finished)
 
 
-def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
-    """Fresh builds and continued ones, from the plan to the manifest (killing.py)."""
+def test_a_build_killed_at_fifty_random_moments_continues(tmp_path: Path) -> None:
+    """Kill fresh and continued builds, from the plan to the manifest (killing.py)."""
     model, kills = small.llama(tmp_path / "model", layers=1), 50
     arguments = [sys.executable, str(KILLING), str(model), str(tmp_path / "out"), str(kills)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr
     states = [[int(files) for files in line.split()] for line in done.stdout.splitlines()]
     assert sum(map(len, states)) == kills
-    assert len({files for found in states for files in found}) > 3  # it died at many places
+    assert len({files for counts in states for files in counts}) > 3  # it died at many places
     assert build(model, tmp_path / "undisturbed")
     expected = contents(tmp_path / "undisturbed")
     for number in range(len(states)):
         assert contents(tmp_path / "out" / str(number)) == expected
 
 
-def test_killed_while_a_file_is_written(model: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_build_killed_while_it_writes_a_file_continues(model: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert _signalled(model, out, signal.SIGKILL, 5).returncode == -signal.SIGKILL
     assert list(out.rglob("*.part"))
@@ -168,7 +170,7 @@ def signalled(self, target):
 schema.Path.replace = signalled
 zeropass.cli.main.main()
 """
-"""The command, sending itself a signal in the middle of writing the n-th file."""
+"""A program that runs the command and sends itself a signal while it writes the n-th file."""
 
 
 def _signalled(model: Path, out: Path, how: signal.Signals, file: int) -> subprocess.CompletedProcess[str]:
@@ -176,7 +178,7 @@ def _signalled(model: Path, out: Path, how: signal.Signals, file: int) -> subpro
     return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
-def test_ctrl_c(model: Path, finished: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_that_the_build_continues(model: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = _signalled(model, out, signal.SIGINT, 12)
     assert done.returncode == 130, done.stderr
@@ -191,7 +193,7 @@ def test_ctrl_c(model: Path, finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_names_the_file_and_the_build_continues(model: Path, finished: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: the real write fails, in numpy, in Arrow and in Python."""
+    """Let a limit on file sizes stand for a full disk: the real write fails, in NumPy, in Arrow and in Python."""
     out, messages = tmp_path / "out", []
     for limit in (100, 2_000):
         done = subprocess.run(
@@ -214,7 +216,7 @@ def test_a_full_disk_names_the_file_and_the_build_continues(model: Path, finishe
 
 
 @pytest.mark.parametrize("stem", ["L1.gate", "L1.v+o+vo", "hits", "parameters", "tokens"])
-def test_no_space_left_in_a_table(
+def test_a_disk_that_fills_up_within_a_table_is_reported(
     model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stem: str
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -242,7 +244,7 @@ def test_no_space_left_in_a_table(
 # --- Folders that cannot be used -----------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_something_else(model: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
     for name in ("thesis.txt", "film.part", ".hidden.part"):
         folder = tmp_path / name.strip(".")
         folder.mkdir()
@@ -253,7 +255,7 @@ def test_a_folder_that_is_something_else(model: Path, tmp_path: Path) -> None:
         assert (folder / name).read_text() == "precious"
 
 
-def test_a_file_in_the_place_of_the_folder(model: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(BadAtlas, match="is a file"):
         build(model, tmp_path / "file")
@@ -262,31 +264,33 @@ def test_a_file_in_the_place_of_the_folder(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_an_empty_folder_will_do(model: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(model: Path, tmp_path: Path) -> None:
     options = zp.Options(k=3, layers=(2, 3), roles=("gate",))
     assert build(model, tmp_path, options)
     assert not build(model, tmp_path, options)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [(zp.Options(k=7, pairs=5), "k 6 instead of 7"), (zp.Options(k=6, pairs=5, tokens="words"), "tokens 'default'")],
 )
-def test_an_atlas_with_other_options(model: Path, damaged: Path, options: zp.Options, said: str) -> None:
+def test_an_atlas_with_other_options_is_left_alone(
+    model: Path, damaged: Path, options: zp.Options, message: str
+) -> None:
     before = contents(damaged)
-    with pytest.raises(BadAtlas, match=said):
+    with pytest.raises(BadAtlas, match=message):
         build(model, damaged, options)
     assert contents(damaged) == before
 
 
-def test_an_atlas_whose_plan_does_not_name_the_files_is_the_same(model: Path, damaged: Path) -> None:
+def test_an_atlas_whose_plan_lacks_the_checksum_is_accepted(model: Path, damaged: Path) -> None:
     plan = json.loads((damaged / PLAN).read_text())
-    del plan["sha256"]  # as versions before wrote it
+    del plan["sha256"]  # as earlier versions wrote it
     (damaged / PLAN).write_text(json.dumps(plan))
     assert not build(model, damaged)
 
 
-def test_an_atlas_of_another_model(damaged: Path, tmp_path: Path) -> None:
+def test_an_atlas_of_another_model_is_left_alone(damaged: Path, tmp_path: Path) -> None:
     before = contents(damaged)
     other = small.llama(tmp_path / "other", seed=1, biases=True)
     with pytest.raises(BadAtlas, match="other weights"):
@@ -296,14 +300,14 @@ def test_an_atlas_of_another_model(damaged: Path, tmp_path: Path) -> None:
     assert contents(damaged) == before
 
 
-def test_no_atlas_at_all(tmp_path: Path) -> None:
+def test_a_folder_without_an_atlas_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadAtlas, match="zeropass build"):
         zp.open_atlas(tmp_path / "nothing")
     with pytest.raises(BadAtlas, match="not an atlas"):
         zp.open_atlas(tmp_path)
 
 
-def test_a_build_that_is_not_complete(finished: Path, damaged: Path) -> None:
+def test_an_incomplete_build_is_refused(finished: Path, damaged: Path) -> None:
     (damaged / MANIFEST).unlink()
     with pytest.raises(BadAtlas, match="not complete"):
         zp.open_atlas(damaged)
@@ -323,7 +327,7 @@ def test_nan_weights_are_named_and_nothing_is_half_valid(tmp_path: Path) -> None
 
 
 def ask(folder: Path) -> None:
-    """Everything that an atlas is asked."""
+    """Ask an atlas everything that it answers."""
     atlas = zp.open_atlas(folder)
     atlas.info()
     atlas["L1.ff.2"]
@@ -364,16 +368,16 @@ def test_a_damaged_file_is_named(damaged: Path, name: str, harm: Callable[[Path]
     harm(damaged / name)
     with pytest.raises(BadAtlas) as caught:
         ask(damaged)
-    said = str(caught.value)
-    assert Path(name).name in said or (harm, name) == (Path.unlink, MANIFEST)
-    assert len(said.splitlines()) == 1
+    message = str(caught.value)
+    assert Path(name).name in message or (harm, name) == (Path.unlink, MANIFEST)
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     "array", [np.zeros((3, 3), np.float32), np.zeros((600, 32)), np.zeros(5, np.float32), np.array([{}], object)]
 )
 @pytest.mark.parametrize("name", ["rows/token.npy", "vectors/L1.gate.npy"])
-def test_an_array_of_another_shape(damaged: Path, name: str, array: np.ndarray) -> None:
+def test_an_array_of_another_shape_is_named(damaged: Path, name: str, array: np.ndarray) -> None:
     np.save(damaged / name, array, allow_pickle=True)
     with pytest.raises(BadAtlas, match=Path(name).name):
         ask(damaged)
@@ -420,7 +424,7 @@ def change(value: Any, path: str, new: Any) -> None:
         ("split_note", None),
     ],
 )
-def test_a_tampered_manifest(damaged: Path, path: str, new: Any) -> None:
+def test_a_tampered_manifest_is_refused(damaged: Path, path: str, new: Any) -> None:
     manifest = json.loads((damaged / MANIFEST).read_text())
     change(manifest, path, new)
     (damaged / MANIFEST).write_text(json.dumps(manifest))
@@ -429,14 +433,14 @@ def test_a_tampered_manifest(damaged: Path, path: str, new: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "{", '"x"', "[" * 100_000, "\x00"])
-def test_a_manifest_that_is_no_object(damaged: Path, text: str) -> None:
+def test_a_manifest_that_is_no_object_is_refused(damaged: Path, text: str) -> None:
     for name in (MANIFEST, PLAN):
         (damaged / name).write_text(text)
     with pytest.raises(BadAtlas, match="manifest"):
         zp.open_atlas(damaged)
 
 
-def test_a_damaged_plan_or_mark_is_named_when_a_build_goes_on(model: Path, tmp_path: Path) -> None:
+def test_a_damaged_plan_or_mark_is_named_when_a_build_continues(model: Path, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if done == total - 1:
             raise KeyboardInterrupt
@@ -446,13 +450,13 @@ def test_a_damaged_plan_or_mark_is_named_when_a_build_goes_on(model: Path, tmp_p
     with pytest.raises(KeyboardInterrupt):
         build(model, out, options, stop)
     for name in ("scratch/L1.gate.parquet", "scratch/L1.gate.index.parquet", "rows/token.npy", PLAN):
-        whole = (out / name).read_bytes()
+        undamaged = (out / name).read_bytes()
         _cut(out / name)
         if name.startswith("rows"):
             (out / "scratch" / "L1.gate.parquet").unlink()
         with pytest.raises(BadAtlas, match=Path(name).name):
             build(model, out, options)
-        (out / name).write_bytes(whole)
+        (out / name).write_bytes(undamaged)
     assert build(model, out, options)
 
 

@@ -1,4 +1,4 @@
-"""Atlases of families that are not like Llama: all of it built, and what it says is what the lens says."""
+"""Atlases of families unlike Llama: complete, and equal to what the lens says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 
 @dataclass(frozen=True)
 class Pair:
-    """A checkpoint of the zoo by a lens, and its atlas."""
+    """A checkpoint of the zoo, read by a lens, and its atlas."""
 
     lens: zp.Lens
     atlas: zp.Atlas
@@ -41,7 +41,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     folder = tmp_path_factory.mktemp("atlases")
 
     @cache
-    def made(name: str) -> Pair:
+    def pair_of(name: str) -> Pair:
         model = save(tiny_model(name), folder / name)
         if ZOO[name][2].get("stack") == "decoder":
             model = Path(f"{model}#decoder")
@@ -49,7 +49,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
             zp.Lens(zp.open_model(str(model)), tokens="all"), small.build(model, folder / f"{name}-atlas", OPTIONS)
         )
 
-    return made
+    return pair_of
 
 
 @pytest.fixture(params=NAMES)
@@ -68,9 +68,9 @@ def test_every_vector_of_the_model_is_listed(pair: Pair) -> None:
         (str(address), role, frame)
         for layer in layers(model)
         for role in roles_at(model, layer)
-        for found in [vector_set(model, layer, role)]
-        for address in found.addresses
-        for frame in found.frames
+        for vectors in [vector_set(model, layer, role)]
+        for address in vectors.addresses
+        for frame in vectors.frames
     }
     table = pd.read_parquet(pair.atlas.path / "parameters.parquet", columns=["address", "role", "frame"])
     assert set(table.itertuples(index=False, name=None)) == expected
@@ -78,22 +78,22 @@ def test_every_vector_of_the_model_is_listed(pair: Pair) -> None:
 
 
 def addresses(model: zp.Model) -> list[str]:
-    """One of every kind of parameter, in the middle and at the end of its set."""
-    found = []
+    """Return one address of every kind of parameter, from the middle and from the end of its set."""
+    listed = []
     for layer in layers(model):
         for role in roles_at(model, layer):
-            some = vector_set(model, layer, role).addresses
-            found += [some[len(some) // 2], some[-1]]
+            names = vector_set(model, layer, role).addresses
+            listed += [names[len(names) // 2], names[-1]]
     places = ("attn", "cross") if model.family.crosses else ("attn",)
     last = model.dims.heads - 1
     heads = [f"L{layer}.{place}.{head}" for layer in range(model.dims.layers) for place in places for head in (0, last)]
-    return [*dict.fromkeys(map(str, found)), *heads]
+    return [*dict.fromkeys(map(str, listed)), *heads]
 
 
 def test_atlas_and_lens_say_the_same(pair: Pair) -> None:
     for address in addresses(pair.lens.model):
-        found, expected = (without_bounds(source.explain(address, k=9)) for source in (pair.atlas, pair.lens))
-        same(found, expected, address)
+        stored, expected = (without_bounds(source.explain(address, k=9)) for source in (pair.atlas, pair.lens))
+        same(stored, expected, address)
 
 
 def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
@@ -108,23 +108,23 @@ def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
 
 
 def test_a_token_is_found_where_it_stands_out_most(pair: Pair) -> None:
-    """Of the lists in the output frame that are written, over all layers: the best one is the best of a full scan."""
+    """Compare the best written list in the output frame, over all layers, with the best of a full scan."""
     model, frames, token = pair.lens.model, pair.lens.frames, 40
     best = max(
         float(scores[:, token].abs().max())
         for layer in layers(model)
         for role in roles_at(model, layer)
-        for found in [vector_set(model, layer, role)]
-        if found.side == "write" and "output" in found.frames
-        for scores in [z(frames, found)]
+        for vectors in [vector_set(model, layer, role)]
+        if vectors.side == "write" and "output" in vectors.frames
+        for scores in [z(frames, vectors)]
     )
     hits = pair.atlas.find([model.vocab.text(token)], side="write", k=1).hits
     assert abs(hits[0].z) == pytest.approx(best, rel=1e-3)
 
 
-def z(frames: zp.Frames, found: VectorSet) -> torch.Tensor:
-    """Scores of a set in the output frame, in standard deviations over the tokens in use."""
-    folded = frames.fold(found.vectors, "output", found.side, found.norm, found.layer).double()
-    scores = folded @ frames.matrix(f"output.{found.side}").double().T
+def z(frames: zp.Frames, vectors: VectorSet) -> torch.Tensor:
+    """Return the scores of a set in the output frame, in standard deviations over the tokens in use."""
+    folded = frames.fold(vectors.vectors, "output", vectors.side, vectors.norm, vectors.layer).double()
+    scores = folded @ frames.matrix(f"output.{vectors.side}").double().T
     used = scores[:, frames.model.vocab.used]
     return (scores - used.mean(1, keepdim=True)) / used.std(1, unbiased=False, keepdim=True)

@@ -1,4 +1,4 @@
-"""Peers, side by side: when two answers are the same answer, and that the ways of our own environment give it."""
+"""The benchmark of peers: when two answers count as the same, and that the ways of our own environment agree."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from scripts import ROOT, imported
 
 BENCHMARKS = ROOT / "benchmarks"
 WAYS = ("way_zeropass", "way_torch", "way_whole")
-"""Those that run in our own environment."""
+"""The ways that run in our own environment."""
 
 copies, agreement, questions, side_by_side = imported(
     BENCHMARKS, ("copies", "peers.agreement", "peers.questions", "side_by_side")
@@ -30,19 +30,19 @@ FINE = ([4, 2, 9], [3.0, 2.0, 1.0])
 
 
 @given(st.permutations(range(6)), st.lists(st.floats(-9, 9, width=32), min_size=6, max_size=6))
-def test_rounding_may_turn_what_is_nearly_equal(order: list[int], values: list[float]) -> None:
-    """Any order of scores that are all within rounding of one another is the same answer."""
+def test_rounding_may_reorder_nearly_equal_scores(order: list[int], values: list[float]) -> None:
+    """Accept any order of scores that are all within rounding of one another."""
     scores = [100 + value * 1e-5 for value in values]
     ours = (list(range(6)), sorted(scores, reverse=True))
     theirs = ([ours[0][i] for i in order], sorted((ours[1][i] for i in order), reverse=True))
-    found = agreement.agreement([ours], [theirs])
-    assert (found.lists, found.same, found.ordered) == (1, 1, int(list(order) == list(range(6))))
-    assert found.difference <= 2 * 18e-5 / 100
+    result = agreement.agreement([ours], [theirs])
+    assert (result.lists, result.same, result.ordered) == (1, 1, int(list(order) == list(range(6))))
+    assert result.difference <= 2 * 18e-5 / 100
 
 
-def test_an_id_as_good_as_the_last_may_stand_in_its_place() -> None:
-    found = agreement.agreement([FINE], [([4, 2, 7], [3.0, 2.0, 1.0])])
-    assert (found.lists, found.ordered, found.same, found.difference) == (1, 0, 0, 0.0)
+def test_an_id_that_ties_with_the_last_may_replace_it() -> None:
+    result = agreement.agreement([FINE], [([4, 2, 7], [3.0, 2.0, 1.0])])
+    assert (result.lists, result.ordered, result.same, result.difference) == (1, 0, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_fewer_lists_are_another_answer() -> None:
 
 
 @given(st.integers(1, 9), st.integers(0, 1000))
-def test_best_rows_is_the_top_of_the_whole_matrix(rows: int, seed: int) -> None:
+def test_best_rows_are_the_top_of_the_whole_matrix(rows: int, seed: int) -> None:
     scores = torch.randn(9, 7, generator=torch.Generator().manual_seed(seed))
     (left, right), best = questions.best_rows(scores.split(rows), 5)
     assert torch.equal(best, scores.flatten().topk(5).values)
@@ -75,9 +75,9 @@ def test_best_rows_is_the_top_of_the_whole_matrix(rows: int, seed: int) -> None:
 
 
 def test_ways_give_the_same_answers(tmp_path: Path, small_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a tiny model written out as `make peers` writes it: every value vector and every head map of a layer."""
+    """Ask for every value vector and head map of a layer of a tiny model, written out as `make peers` writes it."""
     written = copies.write_folder(zp.open_model(str(small_llama)), tmp_path / "written")
-    found = []
+    answers = []
     for module in imported(BENCHMARKS / "peers", WAYS):
         monkeypatch.setattr(module, "PAIRS", 30)
         with torch.no_grad():
@@ -85,9 +85,9 @@ def test_ways_give_the_same_answers(tmp_path: Path, small_llama: Path, monkeypat
             lists = list(zip(*(part.tolist() for part in way.values(range(2))), strict=True))
             lists += list(zip(*(part.tolist() for part in way.neuron(1, 3)), strict=True))
             maps = [way.pairs(kind, 1, head) for kind in ("vo", "qk") for head in range(4)]
-        found.append(lists + [(((left << 32) + right).tolist(), scores.tolist()) for (left, right), scores in maps])
-    for theirs in found[1:]:
-        assert agreement.agreement(found[0], theirs).same == len(theirs)
+        answers.append(lists + [(((left << 32) + right).tolist(), scores.tolist()) for (left, right), scores in maps])
+    for theirs in answers[1:]:
+        assert agreement.agreement(answers[0], theirs).same == len(theirs)
 
 
 def test_a_written_model_holds_the_same_parameters(tmp_path: Path, small_llama: Path) -> None:
@@ -111,10 +111,10 @@ def test_a_table_is_made_of_runs_that_agree() -> None:
         "| zeropass | 0.5 (0.25) | 1 (0.75) | – | 0.4 (0.2) | – | 100 / – / 100 |",
         "| another | 0.5 (0.25) | 1 (0.75) | – | 12 (6) | – | 9,000 / – / 9,000 |",
     ]
-    assert [(one.name, one.value) for one in side_by_side.ratios(runs)] == [("peers, vo, a map: another", 30.0)]
+    assert [(ratio.name, ratio.value) for ratio in side_by_side.ratios(runs)] == [("peers, vo, a map: another", 30.0)]
 
 
-def test_a_run_ends_where_a_way_gives_another_answer() -> None:
+def test_a_run_ends_if_a_way_gives_another_answer() -> None:
     runs = {"zeropass": run(1.0, FINE[1]), "another": run(1.0, [3.0, 2.0, 1.1])}
     with pytest.raises(SystemExit, match="another, neuron: not the answer that zeropass gives"):
         side_by_side.compared(runs)

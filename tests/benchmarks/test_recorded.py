@@ -19,14 +19,14 @@ SPEED, COST = Ratio("a search", 30.0, "times as fast", "more"), Ratio("a build",
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100))
-def test_worse_is_the_same_for_a_cost_and_for_the_speed_that_is_its_inverse(then: float, now: float) -> None:
+def test_worse_is_the_same_for_a_cost_and_for_its_inverse_speed(then: float, now: float) -> None:
     cost = recorded.worse(Ratio("", now, "", "less"), Ratio("", then, "", "less"))
     speed = recorded.worse(Ratio("", 1 / now, "", "more"), Ratio("", 1 / then, "", "more"))
     assert cost == pytest.approx(now / then)
     assert speed == pytest.approx(cost)
 
 
-def test_a_speed_of_nothing_is_infinitely_worse() -> None:
+def test_a_speed_of_zero_is_infinitely_worse() -> None:
     assert recorded.worse(Ratio("", 0.0, "", "more"), Ratio("", 2.0, "", "more")) == math.inf
 
 
@@ -47,14 +47,14 @@ def test_recording_replaces_a_name_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "recorded.json"
     recorded.write([SPEED, COST], path)
     recorded.write([Ratio("a build", 1.5, "times as long", "less")], path)
-    found = recorded.read(path)
-    assert {name: one.value for name, one in found.items()} == {"a build": 1.5, "a search": 30.0}
-    assert (found["a build"].date, found["a build"].machine) == (machine.today(), machine.shape())
+    rows = recorded.read(path)
+    assert {name: row.value for name, row in rows.items()} == {"a build": 1.5, "a search": 30.0}
+    assert (rows["a build"].date, rows["a build"].machine) == (machine.today(), machine.shape())
     assert [file.name for file in tmp_path.iterdir()] == ["recorded.json"]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_nothing_is_recorded_where_one_value_is_no_positive_number(tmp_path: Path, value: float) -> None:
+def test_nothing_is_recorded_if_a_value_is_not_positive(tmp_path: Path, value: float) -> None:
     path = tmp_path / "recorded.json"
     recorded.write([SPEED], path)
     before = path.read_bytes()
@@ -64,21 +64,21 @@ def test_nothing_is_recorded_where_one_value_is_no_positive_number(tmp_path: Pat
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_times_a_gpu_runs_on_a_processor_too(
+def test_the_gpu_benchmark_runs_on_a_processor_too(
     half: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the products of a processor, and with those in float16 that a GPU makes."""
+    """Run with the products of a processor, and with those in float16 that a GPU makes."""
     if half:
         multiply_float16(monkeypatch)
     monkeypatch.setattr(
         sys, "argv", ["gpu.py", "--device", "cpu", "--small", "--layers", "1", "--maps", "1", "--build", "1"]
     )
     gpu.main()
-    said = capsys.readouterr().out
-    assert "as in the whole products: 100.00%" in said
-    assert "| 864 |" in said
-    assert "| 12 |" in said
-    assert "| 0.0 GB, 1 |" in said
+    printed = capsys.readouterr().out
+    assert "as in the whole products: 100.00%" in printed
+    assert "| 864 |" in printed
+    assert "| 12 |" in printed
+    assert "| 0.0 GB, 1 |" in printed
 
 
 def test_a_device_that_is_not_there_is_named(
@@ -128,10 +128,10 @@ def test_a_spoiled_file_is_named_after_the_measurement_and_left_as_it_is(
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_the_recorded_file_is_sound_and_as_it_would_be_written(tmp_path: Path) -> None:
-    found = recorded.read()
-    assert found
-    names = list(found)
+def test_the_recorded_file_is_valid_and_in_its_written_form(tmp_path: Path) -> None:
+    rows = recorded.read()
+    assert rows
+    names = list(rows)
     assert names == sorted(names)
     copy = tmp_path / "recorded.json"
     copy.write_bytes(recorded.RECORDED.read_bytes())

@@ -1,4 +1,4 @@
-"""What a fine-tune changed: the same whatever way it is stored, against slow forms, and what a user reads of it."""
+"""Differences between models: the same however a change is stored, against slow twins, and as a user reads them."""
 
 import json
 import math
@@ -32,39 +32,39 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 ROOT = Path(__file__).parents[2]
 
 
-def alike(found: zp.Diff, other: zp.Diff) -> None:
-    """The same change, to rounding."""
-    assert found.relative == pytest.approx(other.relative, rel=1e-4)
-    assert [(m.layer, m.role) for m in found.matrices] == [(m.layer, m.role) for m in other.matrices]
-    for mine, theirs in zip(found.matrices, other.matrices, strict=True):
+def alike(first: zp.Diff, second: zp.Diff) -> None:
+    """Assert that two differences are the same change, to rounding."""
+    assert first.relative == pytest.approx(second.relative, rel=1e-4)
+    assert [(m.layer, m.role) for m in first.matrices] == [(m.layer, m.role) for m in second.matrices]
+    for mine, theirs in zip(first.matrices, second.matrices, strict=True):
         assert mine.relative == pytest.approx(theirs.relative, rel=1e-4)
         assert mine.rank == pytest.approx(theirs.rank, rel=1e-3)
         assert mine.directions[0].value == pytest.approx(theirs.directions[0].value, rel=1e-3)
         if not mine.directions[0].close:
             assert mine.directions[0].left[0].token == theirs.directions[0].left[0].token
     for name in ("sees", "writes"):
-        mine, theirs = getattr(found, name), getattr(other, name)
-        assert [one.z for one in mine] == pytest.approx([one.z for one in theirs], abs=1e-2)
-    assert [one.address for one in found.neurons] == [one.address for one in other.neurons]
+        mine, theirs = getattr(first, name), getattr(second, name)
+        assert [row.z for row in mine] == pytest.approx([row.z for row in theirs], abs=1e-2)
+    assert [row.address for row in first.neurons] == [row.address for row in second.neurons]
 
 
-def test_merged_or_not_and_however_the_factors_are_scaled(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, target_modules=ALL)
-    plain = zp.compare(found.base, found)
-    alike(plain, zp.compare(found.base, zp.open_model(str(tmp_path / "merged"))))
+def test_merging_an_adapter_or_scaling_its_factors_does_not_matter(tmp_path: Path) -> None:
+    adapted = made("llama", tmp_path, target_modules=ALL)
+    plain = zp.compare(adapted.base, adapted)
+    alike(plain, zp.compare(adapted.base, zp.open_model(str(tmp_path / "merged"))))
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     scaled = {n: t * (8.0 if "lora_A" in n else 1 / 8) for n, t in load_file(path).items()}
     save_file(scaled, path)
-    alike(plain, zp.compare(found.base, adapt(found.base, tmp_path / "adapter")))
+    alike(plain, zp.compare(adapted.base, adapt(adapted.base, tmp_path / "adapter")))
 
 
-def test_sharded_or_not(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, target_modules=ALL)
+def test_sharding_does_not_matter(tmp_path: Path) -> None:
+    adapted = made("llama", tmp_path, target_modules=ALL)
     hf = type(tiny.make("llama")).from_pretrained(tmp_path / "merged")
     hf.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     (tmp_path / "shards" / "tokenizer.json").write_text((tmp_path / "merged" / "tokenizer.json").read_text())
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    alike(zp.compare(found.base, found), zp.compare(found.base, zp.open_model(str(tmp_path / "shards"))))
+    alike(zp.compare(adapted.base, adapted), zp.compare(adapted.base, zp.open_model(str(tmp_path / "shards"))))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -74,19 +74,19 @@ def test_another_type_is_not_a_change(kind: torch.dtype, narrow: str, tmp_path: 
     wide = tiny.save(hf, tmp_path / "wide")
     other = tiny.save(hf.to(kind), tmp_path / "narrow")
     base, tuned = (other, wide) if narrow == "base" else (wide, other)
-    found = zp.compare(zp.open_model(str(base)), zp.open_model(str(tuned)))
-    assert all(one.rounding for one in found.matrices)
-    assert (found.relative, found.sees, found.embedding) == (0.0, (), ())
-    assert (found.relation, found.alarm) == ("rounded", ())
-    assert all(one.state == "rounded" for one in found.tables)
-    assert found.verdict == (
+    difference = zp.compare(zp.open_model(str(base)), zp.open_model(str(tuned)))
+    assert all(change.rounding for change in difference.matrices)
+    assert (difference.relative, difference.sees, difference.embedding) == (0.0, (), ())
+    assert (difference.relation, difference.alarm) == ("rounded", ())
+    assert all(change.state == "rounded" for change in difference.tables)
+    assert difference.verdict == (
         "The models are equal but for rounding: 21 of 21 tensors differ, and only as storing them in another type "
         "makes them differ.",
     )
 
 
 def quantised(folder: Path, kind: str) -> Path:
-    """The tiny model as a GGUF file in a quantised type, and beside it the folder it was made from."""
+    """Write the tiny model as a folder and, from it, a GGUF file in a quantised type; return the file."""
     sizes = {"hidden_size": 32, "intermediate_size": 64}
     config = {"rope_parameters": tiny._LLAMA3, "attention_bias": True}
     hf = tiny._llama(**sizes, **config).float()
@@ -102,11 +102,11 @@ def quantised(folder: Path, kind: str) -> Path:
 def test_a_quantised_copy_is_not_a_change(kind: str, tmp_path: Path) -> None:
     narrow = quantised(tmp_path, kind)
     base, tuned = zp.open_model(str(narrow)), zp.open_model(str(tmp_path / "wide"))
-    # The file's tokenizer has other texts; what is compared here are the blocks.
-    found = zp.compare(base, replace(tuned, vocab=base.vocab))
-    assert all(one.rounding for one in found.matrices)
-    assert len(found.matrices) == 14
-    assert found.relative == 0.0
+    # The file's tokenizer has other texts; only the blocks are compared here.
+    difference = zp.compare(base, replace(tuned, vocab=base.vocab))
+    assert all(change.rounding for change in difference.matrices)
+    assert len(difference.matrices) == 14
+    assert difference.relative == 0.0
     with torch.no_grad():
         path = tmp_path / "wide" / "model.safetensors"
         tensors = load_file(path)
@@ -117,32 +117,32 @@ def test_a_quantised_copy_is_not_a_change(kind: str, tmp_path: Path) -> None:
     assert any(line.startswith(f"The base is stored as {kind}") for line in again.verdict)
 
 
-def test_alarms_are_raised_by_what_stands_out_unusually(tmp_path: Path) -> None:
-    found = zp.compare(made("llama", tmp_path, target_modules=ALL).base, adapt_again(tmp_path))
+def test_only_an_unusual_z_raises_an_alarm(tmp_path: Path) -> None:
+    difference = zp.compare(made("llama", tmp_path, target_modules=ALL).base, adapt_again(tmp_path))
     for sees, writes, raised in ((3.0, 6.2, ()), (3.2, 6.2, ("sees",)), (3.0, 6.4, ("writes",))):
-        one = replace(
-            found,
-            sees=tuple(replace(s, z=sees) for s in found.sees),
-            writes=tuple(replace(s, z=writes) for s in found.writes),
+        shifted = replace(
+            difference,
+            sees=tuple(replace(word, z=sees) for word in difference.sees),
+            writes=tuple(replace(word, z=writes) for word in difference.writes),
         )
-        assert alarms(one) == raised
-        said = " ".join(verdict(replace(one, alarm=raised)))
-        assert ("ALARM" in said, "No alarm" in said) == (bool(raised), not raised)
+        assert alarms(shifted) == raised
+        text = " ".join(verdict(replace(shifted, alarm=raised)))
+        assert ("ALARM" in text, "No alarm" in text) == (bool(raised), not raised)
 
 
 def adapt_again(folder: Path) -> zp.Adapted:
     return adapt(zp.open_model(str(folder / "base")), folder / "adapter")
 
 
-def test_the_same_model_twice(tmp_path: Path) -> None:
+def test_a_model_equals_itself(tmp_path: Path) -> None:
     model = zp.open_model(str(tiny.save(tiny.make("gpt2"), tmp_path / "one")))
-    found = zp.compare(model, model)
-    assert (found.matrices, found.tables, found.constants, found.relation) == ((), (), (), "equal")
-    assert found.verdict == ("The models are equal: all 36 tensors that both have hold the same numbers.",)
+    difference = zp.compare(model, model)
+    assert (difference.matrices, difference.tables, difference.constants, difference.relation) == ((), (), (), "equal")
+    assert difference.verdict == ("The models are equal: all 36 tensors that both have hold the same numbers.",)
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "bert", "llama-tied"])
-def test_two_models_drawn_apart_are_no_base_and_fine_tune(variant: str, tmp_path: Path) -> None:
+def test_two_models_drawn_apart_are_unrelated(variant: str, tmp_path: Path) -> None:
     models = [zp.open_model(str(tiny.save(tiny.make(variant, seed), tmp_path / str(seed)))) for seed in (0, 1)]
     difference = zp.compare(*models)
     assert (difference.relation, difference.alarm, difference.sees, difference.writes) == ("unrelated", (), (), ())
@@ -154,9 +154,9 @@ def test_two_models_trained_apart_raise_no_alarm(run: Run) -> None:
     first, second = (ROOT / "models" / name for name in ("first", "second"))
     code, shown, _ = run("diff", first, second)
     assert code == 0
-    told = " ".join(shown.split())
-    assert "These are two models, not one that was made of the other" in told
-    assert "(mean cosine 0.00;" in told
+    text = " ".join(shown.split())
+    assert "These are two models, not one that was made of the other" in text
+    assert "(mean cosine 0.00;" in text
     assert not any(word in shown for word in ("ALARM", "strongest", "sees ", "writes ", "changed most"))
     models = [zp.open_model(str(path)) for path in (first, second)]
     every = [
@@ -167,8 +167,8 @@ def test_two_models_trained_apart_raise_no_alarm(run: Run) -> None:
     assert zp.compare(*models).cosine == pytest.approx(float(torch.stack(every).mean()), abs=1e-5)
 
 
-def test_a_long_fine_tune_of_all_weights_is_one(tmp_path: Path) -> None:
-    """At the rate of pretraining, until its loss is far below where it began."""
+def test_a_long_fine_tune_of_all_weights_is_a_change(tmp_path: Path) -> None:
+    """Train at the rate of pretraining, until the loss is far below where it began."""
     folder = ROOT / "models" / "first"
     hf = transformers.AutoModelForCausalLM.from_pretrained(folder).float()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -192,8 +192,8 @@ def test_a_long_fine_tune_of_all_weights_is_one(tmp_path: Path) -> None:
     assert difference.relative > 0.05
 
 
-def test_a_model_under_as_much_noise_is_still_one(tmp_path: Path) -> None:
-    """Cosine 1/√2 by construction; the same model the other way round is a change too."""
+def test_a_model_under_noise_of_its_own_size_is_a_change(tmp_path: Path) -> None:
+    """Add noise that makes the cosine 1/√2; the pair in reverse order is a change too."""
     base = tiny.save(tiny.make("llama"), tmp_path / "base")
     hf = tiny.make("llama")
     draw = torch.Generator().manual_seed(5)
@@ -207,7 +207,7 @@ def test_a_model_under_as_much_noise_is_still_one(tmp_path: Path) -> None:
         assert difference.cosine == pytest.approx(0.5**0.5, abs=0.05)
 
 
-def test_embeddings_kept_and_blocks_made_anew_are_told(tmp_path: Path) -> None:
+def test_kept_embeddings_under_new_blocks_are_reported(tmp_path: Path) -> None:
     base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
     other = tiny.make("llama", seed=1)
     other.load_state_dict({n: t for n, t in tiny.make("llama").state_dict().items() if "layers" not in n}, strict=False)
@@ -224,27 +224,27 @@ def test_rank_and_directions_against_the_whole_svd() -> None:
     factored = Change(0, "up", Factored(left * values, right), 1.0)
     for change in (dense, factored):
         assert change.rank == pytest.approx(float(values.square().sum() ** 2 / values.pow(4).sum()), rel=1e-4)
-        found, error = leading(change, 4)
-        torch.testing.assert_close(found.values, values[:4], atol=1e-4, rtol=1e-4)
-        assert (found.left.T @ left).diagonal().abs().tolist() == pytest.approx([1] * 4, abs=1e-3)
-        assert float((found.values - values[:4]).abs().max() / values[0]) <= error + 1e-5
+        directions, error = leading(change, 4)
+        torch.testing.assert_close(directions.values, values[:4], atol=1e-4, rtol=1e-4)
+        assert (directions.left.T @ left).diagonal().abs().tolist() == pytest.approx([1] * 4, abs=1e-3)
+        assert float((directions.values - values[:4]).abs().max() / values[0]) <= error + 1e-5
 
 
 @pytest.mark.parametrize("variant", ["llama", "llama-one-kv", "llama-tied"])
 @pytest.mark.parametrize("role", ["q", "k", "v", "o"])
-def test_the_other_end_of_a_direction(variant: str, role: str, tmp_path: Path) -> None:
-    """Head by head: the inner side of a direction, through the partner's rows of the same head."""
+def test_the_other_end_of_a_direction_passes_through_its_head(variant: str, role: str, tmp_path: Path) -> None:
+    """Carry the inner side of a direction through the partner's rows of the same head, head by head."""
     model = zp.open_model(str(tiny.save(tiny.make(variant), tmp_path / "base")))
     dims, partner = model.dims, {"q": "k", "k": "q", "v": "o", "o": "v"}[role]
     inner = torch.randn(model.rows(role), 3, generator=torch.Generator().manual_seed(1))
     slow = torch.zeros(3, dims.d)
     for head in range(dims.heads):
-        own = model.kv_head(role, head) * dims.head_dim
-        slow += inner[own : own + dims.head_dim].T @ model.head(partner, 0, head)
+        start = model.kv_head(role, head) * dims.head_dim
+        slow += inner[start : start + dims.head_dim].T @ model.head(partner, 0, head)
     torch.testing.assert_close(across(inner, role, dims).T @ model.matrix(partner), slow)
 
 
-def test_added_tokens_moved_rows_and_gains(tmp_path: Path) -> None:
+def test_added_tokens_moved_rows_and_gains_are_listed(tmp_path: Path) -> None:
     hf = tiny.make("llama-tied")
     base = tiny.save(hf, tmp_path / "base")
     bigger = tiny.make("llama-tied")
@@ -255,13 +255,13 @@ def test_added_tokens_moved_rows_and_gains(tmp_path: Path) -> None:
     tuned = tiny.save(bigger, tmp_path / "tuned")
     (tuned / "tokenizer.json").write_text(tiny.tokenizer_json(tiny.TOKENS + 3))
     models = zp.open_model(str(base)), zp.open_model(str(tuned))
-    found = zp.compare(*models)
-    assert len(found.added) == 3
-    assert [one.name for one in found.embedding] == [models[0].vocab.label(7)]
-    assert (found.vectors[0].name, round(found.vectors[0].relative, 3)) == ("final_norm", 0.5)
+    difference = zp.compare(*models)
+    assert len(difference.added) == 3
+    assert [row.name for row in difference.embedding] == [models[0].vocab.label(7)]
+    assert (difference.vectors[0].name, round(difference.vectors[0].relative, 3)) == ("final_norm", 0.5)
 
 
-def test_what_cannot_be_compared(tmp_path: Path) -> None:
+def test_models_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     llama, other, gpt2 = (
         zp.open_model(str(tiny.save(hf, tmp_path / name)))
         for name, hf in {
@@ -276,17 +276,19 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         zp.compare(llama, gpt2)
 
 
-def test_the_command(run: Run, tmp_path: Path) -> None:
+def test_the_command_writes_and_shows_a_difference(run: Run, tmp_path: Path) -> None:
     made("llama", tmp_path, target_modules=ALL)
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     vocab = zp.open_model(str(base)).vocab
     (tmp_path / "words.txt").write_text(f"{vocab.label(5)}\n{vocab.label(9)}\n")
     run.capsys.readouterr()
-    found = run.json("diff", base, "--adapter", adapter, "--watch", tmp_path / "words.txt", "--out", tmp_path / "out")
-    assert found["schema"] == 1
-    assert len(found["matrices"]) == 14
-    assert found["watch"][0]["effect"] >= found["watch"][-1]["effect"]
-    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == found
+    difference = run.json(
+        "diff", base, "--adapter", adapter, "--watch", tmp_path / "words.txt", "--out", tmp_path / "out"
+    )
+    assert difference["schema"] == 1
+    assert len(difference["matrices"]) == 14
+    assert difference["watch"][0]["effect"] >= difference["watch"][-1]["effect"]
+    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == difference
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"diff.json", "matrices.parquet", "where.svg"}
     code, out, _ = run("diff", base, tmp_path / "merged")
     assert code == 0
@@ -304,11 +306,11 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
 
 
 def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range) -> Path:
-    """An adapter made by hand: where a layer's neurons see one word, they write another."""
+    """Write an adapter by hand: where the neurons of a layer see one word, they write another."""
     frames = Frames(model)
     see = frames.rows("token").matrix[model.vocab.find(seen)[0]]
     said_row = frames.rows("output.write").matrix[model.vocab.find(said)[0]]
-    # Frequent words are long rows in all directions; the covariance takes out what they have in common with the word.
+    # Frequent words have long rows in all directions; the covariance removes what they share with the word.
     say = torch.linalg.solve(frames.rows("output.write").moments.covariance, said_row.double()).float()
     draw = torch.Generator().manual_seed(0)
     tensors: dict[str, Any] = {}
@@ -327,17 +329,19 @@ def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range)
 
 def test_a_word_planted_in_real_weights_comes_first(smollm2_path: Path, tmp_path: Path) -> None:
     base = zp.open_model(str(smollm2_path))
-    found = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))
-    assert found.sees[0].token.token == " coach"
-    assert found.writes[0].token.token == " across"
-    assert {(one.layer, one.role) for one in found.matrices} == {(n, r) for n in range(18, 22) for r in ("up", "value")}
-    assert all(one.rank == pytest.approx(1) for one in found.matrices)
-    values = [one.directions[0] for one in found.matrices if one.role == "value"]
-    assert all(" across" in {t.token for t in (*one.right, *one.right_bottom)} for one in values)
-    assert math.isclose(sum(one.directions[0].share for one in found.matrices), 8, rel_tol=1e-3)
+    difference = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))
+    assert difference.sees[0].token.token == " coach"
+    assert difference.writes[0].token.token == " across"
+    assert {(change.layer, change.role) for change in difference.matrices} == {
+        (n, r) for n in range(18, 22) for r in ("up", "value")
+    }
+    assert all(change.rank == pytest.approx(1) for change in difference.matrices)
+    values = [change.directions[0] for change in difference.matrices if change.role == "value"]
+    assert all(" across" in {t.token for t in (*change.right, *change.right_bottom)} for change in values)
+    assert math.isclose(sum(change.directions[0].share for change in difference.matrices), 8, rel_tol=1e-3)
 
 
-def test_a_file_of_words(tmp_path: Path) -> None:
+def test_a_file_without_words_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     with pytest.raises(BadOption, match="holds no words"):

@@ -1,4 +1,4 @@
-"""Nothing that changed escapes a difference: every canonical tensor of every family, changed alone and by a little."""
+"""Differences that miss nothing: every canonical tensor of every family, changed alone and by a little."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ LITTLE = 1e-3
 
 @dataclass(frozen=True)
 class Held:
-    """A source in memory: what a file holds, read once."""
+    """A source in memory: the tensors of a file, read once."""
 
     source: TensorSource
     tensors: dict[str, Float32]
@@ -65,33 +65,33 @@ class Held:
         start: int = 0,
         stop: int | None = None,
         columns: slice | None = None,
-        spare: Any = None,  # nothing here is not finite
+        spare: Any = None,  # every number here is finite
     ) -> Float32:
         part = self.tensors[name][start:stop]
         return np.array(part if columns is None else part[:, columns])
 
 
 def in_memory(model: zp.Model) -> zp.Model:
-    """The model, its tensors read once."""
+    """Return the model with its tensors read into memory."""
     source = model.source
     return replace(model, files=replace(model.files, source=Held(source, {n: source.rows(n) for n in source.names()})))
 
 
 def nudged(model: zp.Model, name: str, at: tuple[int, ...], by: float = LITTLE) -> zp.Model:
-    """The model with one number of one stored tensor changed."""
+    """Return the model with one number of one stored tensor changed."""
     assert isinstance(model.source, Held)
-    whole = model.source.tensors[name].copy()
-    whole[at] += by
-    return replace(model, files=replace(model.files, source=Held(model.source, model.source.tensors | {name: whole})))
+    changed = model.source.tensors[name].copy()
+    changed[at] += by
+    return replace(model, files=replace(model.files, source=Held(model.source, model.source.tensors | {name: changed})))
 
 
 def records(model: zp.Model) -> dict[str, Stored]:
-    """Every canonical name that the model's layout knows."""
+    """Return what is stored under every canonical name that the model's layout knows."""
     return dict(model.layout.tensors) | {what: stored for what, (stored, _) in model.layout.extra.items()}
 
 
 def places(model: zp.Model) -> Iterator[tuple[str, int | None, str, tuple[int, ...]]]:
-    """Canonical name, layer (the last, or None), stored name and place of one number of each canonical tensor."""
+    """Yield canonical name, layer (the last, or None), stored name and index of one number of each canonical tensor."""
     for what, stored in records(model).items():
         layer = model.dims.layers - 1 if "{layer}" in stored.name else None
         name = full_name(names_of(stored, layer or 0, model.dims)[-1], model.prefix)
@@ -127,7 +127,7 @@ def with_head(name: str, folder: Path) -> zp.Model:
 
 @pytest.mark.parametrize("name", sorted({*ZOO, *HEADS}))
 def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> None:
-    """A number of one canonical tensor moves: that tensor differs, and no other that does not share the number."""
+    """Move one number of one canonical tensor: only tensors that share the number differ."""
     base = opened(name, tmp_path) if name in ZOO else with_head(name, tmp_path)
     assert tensor_changes(Comparison(base, base))[0] == ()
     for what, layer, stored, at in places(base):
@@ -145,7 +145,7 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
 
 
 def every_stored(model: zp.Model) -> Iterator[str]:
-    """The names, in the file, of all tensors that the record reads."""
+    """Yield the stored names of all tensors that the record reads."""
     for stored in records(model).values():
         yield from (full_name(name, model.prefix) for name in expand(stored, model.dims))
 
@@ -158,10 +158,10 @@ def test_the_verdict_names_the_tensor_that_changed(name: str, tmp_path: Path) ->
         difference = zp.compare(base, nudged(base, stored, at, 0.1), frames=frames)
         assert difference.relation == "changed"
         if what in base.family.vector_roles:
-            assert {(one.layer, one.role) for one in difference.matrices} == {(layer, what)}
+            assert {(change.layer, change.role) for change in difference.matrices} == {(layer, what)}
             assert f"in 1 layers and in {what} alone; most in layers {layer}" in difference.verdict[0]
         else:
-            assert [(one.what, one.layer, one.moved) for one in difference.tables] == [(what, layer, 1)]
+            assert [(change.what, change.layer, change.moved) for change in difference.tables] == [(what, layer, 1)]
             assert difference.verdict[0] == "No matrix of a block changed."
             assert what in difference.verdict[1], difference.verdict
             if layer is not None:
@@ -179,7 +179,7 @@ def test_rows_of_tokens_are_named_by_their_words(tmp_path: Path) -> None:
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     difference = zp.compare(base, zp.open_model(str(path)))
     labels = [base.vocab.label(i) for i in (7, 9)]
-    assert [(one.name, round(one.relative, 4)) for one in difference.unembedding] == [
+    assert [(row.name, round(row.relative, 4)) for row in difference.unembedding] == [
         (labels[0], 1.0),
         (labels[1], 0.5),
     ]
@@ -194,8 +194,8 @@ def test_rows_of_tokens_are_named_by_their_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("untied", ["base", "tuned"])
-def test_a_tied_model_beside_an_untied_one(untied: str, tmp_path: Path) -> None:
-    """The unembedding of the tied one is its embedding: equal if the other's head is a copy, else the head moved."""
+def test_a_tied_model_is_compared_with_an_untied_one(untied: str, tmp_path: Path) -> None:
+    """Compare heads: equal if the untied one is a copy of the other's embedding, else the head moved."""
     hf = tiny.make("llama-tied")
     tied = zp.open_model(str(tiny.save(hf, tmp_path / "tied")))
     head = hf.model.embed_tokens.weight.detach().clone()
@@ -205,7 +205,7 @@ def test_a_tied_model_beside_an_untied_one(untied: str, tmp_path: Path) -> None:
     tiny.save(hf, tmp_path / "other")
     tiny.edit(tmp_path / "other", {"tie_word_embeddings": False}, {"lm_head.weight": head})
     copy, other = (zp.open_model(str(tmp_path / name)) for name in ("copy", "other"))
-    pairs = [(tied, one) if untied == "tuned" else (one, tied) for one in (copy, other)]
+    pairs = [(tied, model) if untied == "tuned" else (model, tied) for model in (copy, other)]
     assert zp.compare(*pairs[0]).relation == "equal"
     difference = zp.compare(*pairs[1])
     assert [(table.what, table.moved) for table in difference.tables] == [("unembedding", 1)]
@@ -214,10 +214,10 @@ def test_a_tied_model_beside_an_untied_one(untied: str, tmp_path: Path) -> None:
 
 @given(seed=st.integers(0, 2**20), kind=st.sampled_from(["F16", "BF16", "F32"]), rows=st.integers(1, 20))
 @settings(max_examples=12)
-def test_rows_that_moved_are_told_from_rows_that_were_rounded(
+def test_rows_that_moved_are_distinguished_from_rounded_ones(
     tmp_path_factory: pytest.TempPathFactory, seed: int, kind: str, rows: int
 ) -> None:
-    """Some rows of a table move and all are stored anew in another type: exactly these count as moved."""
+    """Move some rows of a table and store all of them in another type: exactly the moved ones count."""
     folder = tmp_path_factory.mktemp("rounded")
     tiny.save(tiny.make("llama"), folder / "base")
     tiny.save(tiny.make("llama"), folder / "tuned")
@@ -235,7 +235,7 @@ def test_rows_that_moved_are_told_from_rows_that_were_rounded(
 
 
 class InType:
-    """A tensor that a file keeps in bfloat16, or in float32."""
+    """A tensor that a file keeps in bfloat16 or in float32."""
 
     turned = False
 
@@ -248,7 +248,7 @@ class InType:
 
 @pytest.mark.parametrize("kind", ["BF16", "F32"])
 def test_one_number_of_a_long_row_is_no_rounding(kind: str) -> None:
-    """A planted number among thousands that are rounded, and many numbers a little more than rounding."""
+    """Plant one number among thousands of rounded ones; then move many numbers by a little more than rounding."""
     old = torch.randn(10, 8192, generator=torch.Generator().manual_seed(0))
     sides: Any = (InType("F32"), InType(kind))
     new = sides[1].as_stored(old.clone())
@@ -261,19 +261,19 @@ def test_one_number_of_a_long_row_is_no_rounding(kind: str) -> None:
 
 
 def test_one_number_of_a_narrow_file_is_a_change(tmp_path: Path) -> None:
-    """Nearly all numbers agree, as they do after rounding; but nothing was rounded."""
+    """Change one number of each of two tensors: nearly all agree, as after rounding, but nothing was rounded."""
     hf = tiny.make("llama").to(torch.float16)
     base = zp.open_model(str(tiny.save(hf, tmp_path / "base")))
     with torch.no_grad():
         hf.lm_head.weight[5, 3] += 1
         hf.model.layers[1].mlp.up_proj.weight[2, 1] += 1
     difference = zp.compare(base, zp.open_model(str(tiny.save(hf, tmp_path / "tuned"))))
-    assert [(one.layer, one.role, one.rounding) for one in difference.matrices] == [(1, "up", False)]
-    assert [(one.what, one.moved) for one in difference.tables] == [("unembedding", 1)]
+    assert [(change.layer, change.role, change.rounding) for change in difference.matrices] == [(1, "up", False)]
+    assert [(change.what, change.moved) for change in difference.tables] == [("unembedding", 1)]
 
 
 def test_a_large_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never more rows at once than a block; tokens whose ids are others are found all the same."""
+    """Check that no read is longer than a block, and that tokens with other ids are found all the same."""
     monkeypatch.setattr("zeropass.diff.tensor_rows.BLOCK", 8)
     monkeypatch.setattr("zeropass.diff.tensors.BLOCK", 8)
     base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
@@ -308,11 +308,11 @@ def test_a_model_in_another_format_is_equal(tmp_path: Path) -> None:
     assert (difference.relation, difference.constants) == ("equal", ())
     other = replace(file, dims=replace(file.dims, rope=replace(file.dims.rope, theta=5.0)))  # type: ignore[type-var]
     difference = zp.compare(folder, other)
-    assert [one.name for one in difference.constants] == ["rope"]
+    assert [constant.name for constant in difference.constants] == ["rope"]
     assert difference.relation == "changed"
 
 
-def test_equal_numbers_under_another_configuration_are_no_equal_models(tmp_path: Path) -> None:
+def test_equal_numbers_under_another_configuration_are_a_change(tmp_path: Path) -> None:
     base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
     tiny.save(tiny.make("llama"), tmp_path / "tuned")
     tiny.edit(tmp_path / "tuned", {"rms_norm_eps": 1e-5, "hidden_act": "gelu"})
@@ -338,8 +338,8 @@ def test_a_change_of_the_other_stack_is_named(stack: str, tmp_path: Path) -> Non
     assert f"What zeropass does not read differs too: {changed}." in difference.verdict
 
 
-def test_what_only_one_of_two_models_has(tmp_path: Path) -> None:
-    """A model with a pooler, and one with a head for answers in its place; the blocks are the same."""
+def test_tensors_that_only_one_model_has_are_named(tmp_path: Path) -> None:
+    """Compare a model with a pooler and one with a head for answers in its place; the blocks are the same."""
     base = zp.open_model(str(tiny.save(tiny.make("bert"), tmp_path / "base")))
     tiny.save(tiny.make("bert"), tmp_path / "tuned")
     tensors = dict.fromkeys(("pooler.dense.weight", "pooler.dense.bias"))
@@ -364,20 +364,20 @@ def test_what_only_one_of_two_models_has(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_changes_nothing_is_equal(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, target_modules=ALL)
+    adapted = made("llama", tmp_path, target_modules=ALL)
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({n: t * 0 if "lora_B" in n else t for n, t in load_file(path).items()}, path)
-    difference = zp.compare(found.base, adapt(found.base, tmp_path / "adapter"))
+    difference = zp.compare(adapted.base, adapt(adapted.base, tmp_path / "adapter"))
     assert (difference.relation, difference.alarm, difference.matrices) == ("equal", (), ())
     assert difference.verdict[0].startswith("The models are equal")
 
 
 def test_an_adapter_too_small_to_matter_raises_no_alarm(tmp_path: Path) -> None:
-    found = made("llama", tmp_path, target_modules=ALL)
+    adapted = made("llama", tmp_path, target_modules=ALL)
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({n: t * 1e-9 if "lora_B" in n else t for n, t in load_file(path).items()}, path)
-    difference = zp.compare(found.base, adapt(found.base, tmp_path / "adapter"))
-    sides = (tuple(replace(one, z=50.0) for one in side) for side in (difference.sees, difference.writes))
+    difference = zp.compare(adapted.base, adapt(adapted.base, tmp_path / "adapter"))
+    sides = (tuple(replace(word, z=50.0) for word in side) for side in (difference.sees, difference.writes))
     loud = replace(difference, **dict(zip(("sees", "writes"), sides, strict=True)))
     assert (alarms(loud), alarms(replace(loud, relative=1e-3))) == ((), ("sees", "writes"))
     assert "is lost where the weights are stored as float32" in " ".join(difference.verdict)
@@ -389,7 +389,7 @@ def test_blocks_of_two_kinds_are_refused(tmp_path: Path) -> None:
         Comparison(plain, gated)
 
 
-def test_the_command_on_two_equal_models(run: Run, tmp_path: Path) -> None:
+def test_the_command_says_that_two_models_are_equal(run: Run, tmp_path: Path) -> None:
     tiny.save(tiny.make("gpt2"), tmp_path / "one")
     run.capsys.readouterr()
     code, shown, _ = run("diff", tmp_path / "one", tmp_path / "one")

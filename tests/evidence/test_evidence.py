@@ -46,7 +46,7 @@ LAST = planted.LAYERS - 1
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    """Small products on busy cores are slower with several threads."""
+    """Set one thread: small products on busy cores are slower with several."""
     torch.set_num_threads(1)
 
 
@@ -73,16 +73,16 @@ def random_evidence(random_path: Path) -> Evidence:
 # --- planted truth: everything at the ceiling ------------------------------------------------------------------------
 
 
-def one(evidence: Evidence, **wanted: object) -> Result:
-    found = evidence.select(**wanted)
-    assert len(found) == 1, wanted
-    return found[0]
+def only_result(evidence: Evidence, **criteria: object) -> Result:
+    results = evidence.select(**criteria)
+    assert len(results) == 1, criteria
+    return results[0]
 
 
 @pytest.mark.parametrize("role", ["gate", "up", "q", "k", "v"])
 def test_planted_readers_fire_on_the_tokens_of_their_lists(planted_evidence: Evidence, role: str) -> None:
     for layer in range(planted.LAYERS):
-        found = one(
+        result = only_result(
             planted_evidence,
             measure="reading",
             role=role,
@@ -91,10 +91,10 @@ def test_planted_readers_fire_on_the_tokens_of_their_lists(planted_evidence: Evi
             target="current",
             metric="spearman",
         )
-        assert found.value > 0.97
-        assert found.above
-        assert one(planted_evidence, **_like(found, metric="top-k")).value > 0.9
-        assert one(planted_evidence, **_like(found, metric="position")).value > 0.97
+        assert result.value > 0.97
+        assert result.above
+        assert only_result(planted_evidence, **_like(result, metric="top-k")).value > 0.9
+        assert only_result(planted_evidence, **_like(result, metric="position")).value > 0.97
 
 
 def _like(result: Result, **changed: object) -> dict[str, object]:
@@ -108,18 +108,18 @@ def test_planted_writers_raise_the_tokens_of_their_lists(planted_evidence: Evide
         ("writing", "o", "output"),
         ("promotes", "vo", "token"),
     ):
-        found = one(
+        result = only_result(
             planted_evidence, measure=measured, role=role, layer=LAST, frame=frame, target="logits", metric="spearman"
         )
-        assert found.value > 0.97
-        assert found.above
-        assert one(planted_evidence, **_like(found, metric="top-k")).value > 0.9
+        assert result.value > 0.97
+        assert result.above
+        assert only_result(planted_evidence, **_like(result, metric="top-k")).value > 0.9
 
 
 def test_planted_heads_attend_as_qk_says_at_the_true_offsets(planted_evidence: Evidence) -> None:
     for layer in range(planted.LAYERS):
         true, assumed = (
-            one(
+            only_result(
                 planted_evidence,
                 measure="attention",
                 role="qk",
@@ -137,32 +137,34 @@ def test_planted_heads_attend_as_qk_says_at_the_true_offsets(planted_evidence: E
 
 def test_planted_states_show_the_tokens_of_the_active_neurons(planted_evidence: Evidence) -> None:
     for role in ("gate", "up", "value"):
-        found = one(planted_evidence, measure="states", role=role, layer=LAST, frame="output", target="same layer")
-        assert found.value > 0.95
-        null = found.null("permuted")
+        result = only_result(
+            planted_evidence, measure="states", role=role, layer=LAST, frame="output", target="same layer"
+        )
+        assert result.value > 0.95
+        null = result.null("permuted")
         assert null is not None
         assert null.beaten
 
 
-def test_planted_pairs_are_the_same(planted_evidence: Evidence) -> None:
+def test_planted_pairs_agree(planted_evidence: Evidence) -> None:
     for pair in ("gate-up", "gate-value", "up-value", "v-o", "q-k"):
-        found = one(planted_evidence, measure="pairs", role=pair, layer=LAST, frame="paper")
-        assert found.value > 0.99
-        assert found.above
+        result = only_result(planted_evidence, measure="pairs", role=pair, layer=LAST, frame="paper")
+        assert result.value > 0.99
+        assert result.above
 
 
 def test_the_pseudo_inverse_of_the_whole_vocabulary_is_exact(planted_evidence: Evidence) -> None:
     for kind in ("value", "state", "noise"):
-        found = one(planted_evidence, measure="inverses", role=kind, target=f"pseudo-inverse, k={planted.V}")
-        assert found.value > 0.9999
+        result = only_result(planted_evidence, measure="inverses", role=kind, target=f"pseudo-inverse, k={planted.V}")
+        assert result.value > 0.9999
 
 
 # --- a model that was never trained ----------------------------------------------------------------------------------
 
 
-def near(evidence: Evidence, null: str, **wanted: object) -> float:
-    """Share of results that cannot be told from a null, or are hardly off it (of two heads an interval says little)."""
-    results = evidence.select(**wanted)
+def share_explained(evidence: Evidence, null: str, **criteria: object) -> float:
+    """Return the share of results that a null explains or nearly explains (intervals of two heads say little)."""
+    results = evidence.select(**criteria)
     assert results
     nulls = [(r.value, n) for r in results for n in r.nulls if n.name == null]
     return sum(n.indistinguishable or abs(value - n.mean) < 0.1 for value, n in nulls) / len(results)
@@ -170,27 +172,27 @@ def near(evidence: Evidence, null: str, **wanted: object) -> float:
 
 @pytest.mark.parametrize("measured", ["reading", "writing", "promotes", "attention"])
 def test_random_parameters_are_as_good_as_noise(random_evidence: Evidence, measured: str) -> None:
-    assert near(random_evidence, "noise", measure=measured) > 0.8
+    assert share_explained(random_evidence, "noise", measure=measured) > 0.8
 
 
 def test_random_pairs_and_next_tokens_are_inside_every_null(random_evidence: Evidence) -> None:
     for null in ("permuted", "rotated", "noise"):
-        assert near(random_evidence, null, measure="pairs") > 0.8
-        assert near(random_evidence, null, measure="reading", target="next") > 0.8
+        assert share_explained(random_evidence, null, measure="pairs") > 0.8
+        assert share_explained(random_evidence, null, measure="reading", target="next") > 0.8
 
 
-def test_random_states_overlap_as_geometry_alone_has_it(random_evidence: Evidence) -> None:
-    assert near(random_evidence, "rotated", measure="states") > 0.8
+def test_random_states_overlap_by_geometry_alone(random_evidence: Evidence) -> None:
+    assert share_explained(random_evidence, "rotated", measure="states") > 0.8
 
 
 def test_even_a_random_network_carries_its_token_so_right_lists_beat_wrong_ones(random_evidence: Evidence) -> None:
-    """docs/theory.md, section 8: agreement with one's own list is geometry, not learning."""
+    """Check docs/theory.md, section 8: agreement with one's own list is geometry, not learning."""
     for measured, role, target in (("reading", "gate", "current"), ("writing", "value", "logits")):
         frame = "token" if measured == "reading" else "output"
-        found = random_evidence.select(
+        results = random_evidence.select(
             measure=measured, role=role, target=target, frame=frame, metric="spearman", layer=LAST
         )
-        assert all(result.above for result in found)
+        assert all(result.above for result in results)
 
 
 # --- slow twins ------------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def columns(rows: int, count: int, seed: int) -> Tensor:
 
 
 @given(st.integers(3, 40), st.integers(1, 5), st.integers(0, 9))
-def test_spearman_is_scipys(rows: int, count: int, seed: int) -> None:
+def test_spearman_agrees_with_scipy(rows: int, count: int, seed: int) -> None:
     x, y = columns(rows, count, seed), columns(rows, count, seed + 100)
     expected = [stats.spearmanr(x[:, i].numpy(), y[:, i].numpy()).statistic for i in range(count)]
     assert resampling.spearman(x, y).tolist() == pytest.approx(expected, abs=1e-6)
@@ -217,18 +219,18 @@ def test_overlap_counts_common_tokens(rows: int, k: int, seed: int) -> None:
     assert resampling.overlap(x, y, k).tolist() == pytest.approx(expected)
 
 
-def test_masked_ranks_are_those_of_the_keys_that_count() -> None:
+def test_masked_ranks_leave_out_masked_keys() -> None:
     logits, other = torch.randn(2, 2, 3, 9, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(9) <= torch.tensor([[3], [5], [8]])
     x, y = _Ranked.of(logits, mask), _Ranked.of(other, mask)
-    found = (x.ranks * y.ranks).sum(-1) / (x.ranks.square().sum(-1) * y.ranks.square().sum(-1)).sqrt()
+    correlations = (x.ranks * y.ranks).sum(-1) / (x.ranks.square().sum(-1) * y.ranks.square().sum(-1)).sqrt()
     for head in range(2):
         for query, last in enumerate((3, 5, 8)):
             pair = (v[head, query, : last + 1].numpy() for v in (logits, other))
-            assert float(found[head, query]) == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-6)
+            assert float(correlations[head, query]) == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-6)
 
 
-def test_recall_and_jaccard_are_those_of_sets() -> None:
+def test_recall_and_jaccard_agree_with_sets() -> None:
     generator = torch.Generator().manual_seed(0)
     tops = torch.stack([torch.randperm(30, generator=generator)[:6] for _ in range(8)])
     sets = torch.stack([torch.randperm(30, generator=generator)[:6] for _ in range(24)]).reshape(8, 3, 6)
@@ -240,7 +242,7 @@ def test_recall_and_jaccard_are_those_of_sets() -> None:
 
 
 def test_tallies_are_means_of_what_the_model_computes(random_path: Path) -> None:
-    """Means by token type against a plain run of the whole model, one window after the other."""
+    """Compare means by token type with a plain run of the whole model, window by window."""
     model = zp.open_model(str(random_path))
     running = load_running(model)
     ids = torch.tensor(model.vocab.encode(TEXT))[:640]
@@ -263,7 +265,7 @@ def test_tallies_are_means_of_what_the_model_computes(random_path: Path) -> None
         assert int(activations.together[plane].sum()) == int(inside.sum())
 
 
-def test_adding_a_vector_is_adding_it_to_the_weights_output(random_path: Path) -> None:
+def test_adding_a_vector_adds_it_to_the_output_of_the_matrix(random_path: Path) -> None:
     running = load_running(zp.open_model(str(random_path)))
     ids, vector = torch.arange(40, 50)[None], torch.randn(1, planted.D, generator=torch.Generator().manual_seed(0))
     with running.adding({(1, "value"): (torch.tensor([0]), vector)}):
@@ -277,7 +279,7 @@ def test_adding_a_vector_is_adding_it_to_the_weights_output(random_path: Path) -
     with torch.no_grad():
         bias.copy_(vector[0])
     try:
-        # One token alone: a bias on every position is then the same as a vector on the last.
+        # With a single token, a bias on every position is the same as a vector on the last.
         with_bias = running.run(ids[:, :1]).logits[0, -1]
     finally:
         block.bias = None
@@ -288,23 +290,27 @@ def test_adding_a_vector_is_adding_it_to_the_weights_output(random_path: Path) -
 
 @pytest.mark.parametrize("variant", ["llama-biased", "llama-one-kv", "gpt2", "gpt2-untied", "bert", "bert-mlm"])
 def test_every_family_can_be_measured(variant: str, tmp_path: Path) -> None:
-    """Where to record comes from the record: layer 0 of every family reads what the embedded frame says."""
+    """Measure where the family's record says: layer 0 of every family reads what the embedded frame says."""
     path = save(make(variant), tmp_path)
     model = zp.open_model(str(path))
     words = [model.vocab.text(i) for i in range(5, 40)]
     text = (" " if variant.startswith("bert") else "").join(words * 12)
     settings = replace(SETTINGS, window=30, tokens=400, positions=8, contexts=2, prefix=8)
-    found = measure.measure(model, text, "made up", settings)
+    evidence = measure.measure(model, text, "made up", settings)
     gates = "key" if "key" in model.family.ff_roles else "gate"
-    read = one(found, measure="reading", role=gates, layer=1, frame="token", target="current", metric="spearman")
+    read = only_result(
+        evidence, measure="reading", role=gates, layer=1, frame="token", target="current", metric="spearman"
+    )
     assert read.n > 0
-    assert {r.measure for r in found.results} >= {"states", "pairs", "inverses", "reading", "attention"}
-    assert ("writing" in found.left_out) == (variant in ("bert", "bert-mlm"))
+    assert {r.measure for r in evidence.results} >= {"states", "pairs", "inverses", "reading", "attention"}
+    assert ("writing" in evidence.left_out) == (variant in ("bert", "bert-mlm"))
     if variant.startswith("llama"):
-        queries = one(found, measure="reading", role="q", layer=0, frame="token", target="current", metric="spearman")
+        queries = only_result(
+            evidence, measure="reading", role="q", layer=0, frame="token", target="current", metric="spearman"
+        )
         assert queries.value == pytest.approx(1, abs=1e-6)
-        heads = one(
-            found,
+        heads = only_result(
+            evidence,
             measure="attention",
             role="qk",
             layer=0,
@@ -323,22 +329,22 @@ def test_an_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(200):
         sample = torch.randn(60, generator=generator)
-        found = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, {})
-        covered += found.low <= 0 <= found.high
+        result = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, {})
+        covered += result.low <= 0 <= result.high
     assert 0.88 < covered / 200 < 0.99
 
 
-def test_nulls_are_told_from_results_and_only_when_they_differ() -> None:
+def test_a_null_is_beaten_only_where_it_differs() -> None:
     generator = torch.Generator().manual_seed(0)
     sample, same, below = torch.randn(3, 80, generator=generator)
     nulls = {"permuted": same, "rotated": below - 2, "noise": torch.full((4,), float("nan"))}
-    found = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, nulls)
-    permuted, rotated = found.nulls
+    result = resampling.summarised("reading", 0, "gate", "token", "current", "spearman", sample, nulls)
+    permuted, rotated = result.nulls
     assert permuted.indistinguishable
     assert not permuted.beaten
     assert rotated.beaten
     assert rotated.effect == pytest.approx(2, abs=0.5)
-    assert not found.above
+    assert not result.above
 
 
 def test_rotations_keep_lengths_and_partners_are_others() -> None:
@@ -360,7 +366,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Verdicts go to a cache of the test's own."""
+    """Send verdicts to a cache of the test's own."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("ZEROPASS_CACHE", str(cache))
     return cache
@@ -370,7 +376,7 @@ def test_a_folder_holds_report_json_parquet_and_verdicts(
     random_path: Path, text_file: Path, tmp_path: Path, no_cache: Path
 ) -> None:
     out = tmp_path / "evidence"
-    found = zp.collect_evidence(str(random_path), text_file, out, tokens=1200, only=("reading", "pairs"), keep=True)
+    collected = zp.collect_evidence(str(random_path), text_file, out, tokens=1200, only=("reading", "pairs"), keep=True)
     assert {p.name for p in out.iterdir()} == {
         "evidence.json",
         "evidence.parquet",
@@ -378,18 +384,24 @@ def test_a_folder_holds_report_json_parquet_and_verdicts(
         "verdicts.json",
         "parts",
     }
-    assert read_evidence(out) == json_round(found.evidence)
+    assert read_evidence(out) == json_round(collected.evidence)
     rows = duckdb.sql(f"SELECT count(*) FROM '{out}/evidence.parquet'").fetchall()[0][0]
-    assert rows == sum(max(len(r.nulls), 1) for r in found.evidence.results)
-    assert found.evidence.method["tokens"] == 1200
-    assert found.evidence.method["text"] == "made-up.txt"
+    assert rows == sum(max(len(r.nulls), 1) for r in collected.evidence.results)
+    assert collected.evidence.method["tokens"] == 1200
+    assert collected.evidence.method["text"] == "made-up.txt"
     assert list((no_cache / "evidence").iterdir())
     lens = zp.load(str(random_path))
     record = lens.explain("L1.ff.3.gate", frame="token")[0]
     assert record.evidence is not None
     assert record.evidence.value == pytest.approx(
-        one(
-            found.evidence, measure="reading", role="gate", layer=1, frame="token", target="current", metric="spearman"
+        only_result(
+            collected.evidence,
+            measure="reading",
+            role="gate",
+            layer=1,
+            frame="token",
+            target="current",
+            metric="spearman",
         ).value
     )
 
@@ -397,7 +409,7 @@ def test_a_folder_holds_report_json_parquet_and_verdicts(
 USUAL = "; the usual run takes 10,000 tokens and every measure). --keep keeps it."
 
 
-def test_a_small_run_is_kept_only_if_that_is_asked_for(
+def test_a_small_run_is_kept_only_if_asked_for(
     random_path: Path,
     text_file: Path,
     tmp_path: Path,
@@ -406,15 +418,15 @@ def test_a_small_run_is_kept_only_if_that_is_asked_for(
 ) -> None:
     line = ["evidence", random_path, "--text", text_file, "--out", tmp_path / "out"]
     line += ["--tokens", 1200, "--only", "reading"]
-    told = run.json(*line)
+    answer = run.json(*line)
     note = f"Not kept for show and explain: it is a small run (1,200 tokens, reading{USUAL}"
-    assert (told["kept"], told["note"]) == (False, note)
+    assert (answer["kept"], answer["note"]) == (False, note)
     assert not (no_cache / "evidence").exists()
     assert zp.load(str(random_path))["L1.ff.3"].note.startswith("No measurement of these weights is known")
     code, shown, _ = run(*line)
     assert (code, note in shown.splitlines()) == (0, True)
-    told = run.json(*line, "--keep")
-    assert (told["kept"], told["note"]) == (True, "Kept: show and explain quote it.")
+    answer = run.json(*line, "--keep")
+    assert (answer["kept"], answer["note"]) == (True, "Kept: show and explain quote it.")
     (record,) = zp.load(str(random_path)).explain("L1.ff.3.gate", frame="token")
     assert record.evidence is not None
     assert record.evidence.basis.startswith("1,200 tokens of made-up.txt, n = ")
@@ -436,12 +448,12 @@ def test_the_usual_run_is_kept_and_a_smaller_one_is_not(
 ) -> None:
     model = zp.open_model(str(random_path))
     facts = {"name": "m", "sha256": model.fingerprint, "bytes": model.size}
-    found = Evidence(facts, {"tokens": tokens, "measures": list(measures)}, ())
+    evidence = Evidence(facts, {"tokens": tokens, "measures": list(measures)}, ())
     kinds = (Verdict("gate", "token", 1, "reading", "current", "spearman", 0.5, 0.1, 9, True),)
-    assert _why_not_kept(found, Verdicts(facts, found.method, kinds), model) == why
+    assert _why_not_kept(evidence, Verdicts(facts, evidence.method, kinds), model) == why
 
 
-def test_what_is_known_gives_way_to_less_only_if_that_is_asked_for(
+def test_a_smaller_run_replaces_a_larger_one_only_if_asked_for(
     random_path: Path, text_file: Path, tmp_path: Path, no_cache: Path
 ) -> None:
     model = zp.open_model(str(random_path))
@@ -464,7 +476,7 @@ def json_round(evidence: Evidence) -> Evidence:
 
 def test_a_stopped_measurement_continues(random_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = zp.open_model(str(random_path))
-    whole = measure.measure(model, TEXT, "made up", SETTINGS, parts=("reading", "pairs"))
+    undisturbed = measure.measure(model, TEXT, "made up", SETTINGS, parts=("reading", "pairs"))
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -484,10 +496,10 @@ def test_a_stopped_measurement_continues(random_path: Path, tmp_path: Path, monk
         folder=tmp_path,
         progress=lambda what, *_: seen.append(what),
     )
-    assert again.results == whole.results
+    assert again.results == undisturbed.results
     assert set(seen) == {"pairs"}, "what was measured is not measured again"
     other = measure.measure(model, TEXT[::-1], "backwards", SETTINGS, parts=("reading",), folder=tmp_path)
-    assert other.results != whole.select(measure="reading"), "another text does not reuse the parts"
+    assert other.results != undisturbed.select(measure="reading"), "another text does not reuse the parts"
 
 
 def test_two_runs_agree_to_the_last_bit(random_path: Path) -> None:
@@ -500,7 +512,7 @@ def test_two_runs_agree_to_the_last_bit(random_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "holds no text"),
         (b"  \n\n ", "holds no text"),
@@ -509,25 +521,25 @@ def test_two_runs_agree_to_the_last_bit(random_path: Path) -> None:
         (b"a" * 2000, "token types occur"),
     ],
 )
-def test_texts_that_cannot_be_used(
+def test_texts_that_cannot_be_used_are_refused(
     random_path: Path,
     tmp_path: Path,
     content: bytes,
-    says: str,
+    message: str,
     run: Run,
 ) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    code, _, told = run("evidence", random_path, "--text", path, "--out", tmp_path / "out")
+    code, _, err = run("evidence", random_path, "--text", path, "--out", tmp_path / "out")
     assert code == 2
-    assert says in told
+    assert message in err
     assert not (tmp_path / "out" / "evidence.json").exists()
 
 
-def test_a_text_shorter_than_asked_for_is_used_and_said(random_path: Path) -> None:
-    found = measure.measure(zp.open_model(str(random_path)), TEXT[:900], "short", SETTINGS, parts=("reading",))
-    assert found.method["tokens"] == 900
-    assert found.notes == ("The text has 900 tokens; 3000 were asked for.",)
+def test_a_text_shorter_than_asked_for_is_used_and_noted(random_path: Path) -> None:
+    evidence = measure.measure(zp.open_model(str(random_path)), TEXT[:900], "short", SETTINGS, parts=("reading",))
+    assert evidence.method["tokens"] == 900
+    assert evidence.notes == ("The text has 900 tokens; 3000 were asked for.",)
 
 
 def test_a_folder_that_is_something_else_is_left_alone(random_path: Path, text_file: Path, tmp_path: Path) -> None:
@@ -537,7 +549,7 @@ def test_a_folder_that_is_something_else_is_left_alone(random_path: Path, text_f
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_a_measure_that_does_not_exist(random_path: Path) -> None:
+def test_an_unknown_measure_is_refused(random_path: Path) -> None:
     with pytest.raises(BadOption, match="There is no measure 'guessing'; measures are writing, reading"):
         measure.measure(zp.open_model(str(random_path)), TEXT, "made up", SETTINGS, parts=("guessing",))
 
@@ -547,12 +559,12 @@ def test_a_model_that_transformers_cannot_run_keeps_the_static_part(random_path:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"attention_dropout": "a lot", "num_attention_heads": 2}))
-    found = measure.measure(zp.open_model(str(tmp_path)), TEXT, "made up", SETTINGS)
-    assert {r.measure for r in found.results} == {"pairs", "inverses"}
-    assert {r.role for r in found.select(measure="inverses")} == {"value", "noise"}
-    assert set(found.left_out) == {"writing", "reading", "attention", "states", "inverses"}
-    assert "transformers cannot run" in found.left_out["reading"]
-    assert verdicts_of(found).kinds == ()
+    evidence = measure.measure(zp.open_model(str(tmp_path)), TEXT, "made up", SETTINGS)
+    assert {r.measure for r in evidence.results} == {"pairs", "inverses"}
+    assert {r.role for r in evidence.select(measure="inverses")} == {"value", "noise"}
+    assert set(evidence.left_out) == {"writing", "reading", "attention", "states", "inverses"}
+    assert "transformers cannot run" in evidence.left_out["reading"]
+    assert verdicts_of(evidence).kinds == ()
 
 
 def test_another_models_embedding_is_refused(random_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,9 +584,9 @@ def test_a_vocabulary_that_does_not_fit_is_refused(random_path: Path, tmp_path: 
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     path = tmp_path / "text.txt"
     path.write_text(TEXT)
-    code, _, told = run("evidence", tmp_path, "--text", path, "--out", tmp_path / "out")
+    code, _, err = run("evidence", tmp_path, "--text", path, "--out", tmp_path / "out")
     assert code == 2
-    assert "with the id 264, are beyond the 256 rows of the embedding" in told
+    assert "with the id 264, are beyond the 256 rows of the embedding" in err
 
 
 def test_without_the_extra_it_says_which_one_is_missing(random_path: Path, tmp_path: Path) -> None:

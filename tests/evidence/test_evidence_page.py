@@ -29,7 +29,7 @@ def null(name: str, gap: float, value: float) -> Null:
 
 
 def result(measure: str, layer: int, role: str, frame: str, target: str, metric: str) -> Result:
-    """A result whose size, and whether it is above its nulls, hang on its names alone."""
+    """Return a result whose value and distance from its nulls depend on its names alone."""
     draw = random.Random(f"{measure}{layer}{role}{frame}{target}{metric}")
     value, gap = draw.uniform(0, 0.8), draw.choice((0.0, 0.2))
     nulls = tuple(null(name, gap, value) for name in ("permuted", "rotated", "noise"))
@@ -37,24 +37,24 @@ def result(measure: str, layer: int, role: str, frame: str, target: str, metric:
 
 
 def results(layers: range | tuple[int, ...]) -> list[Result]:
-    made = []
+    listed = []
     for n in layers:
-        made += [
+        listed += [
             result("states", n, role, f, target, "recall")
             for role in ("gate", "o")
             for f in FRAMES
             for target in ("same layer", "final")
         ]
-        made += [result("pairs", n, role, f, "jaccard", "jaccard") for role in ("gate-up", "v-o") for f in FRAMES]
-        made += [
+        listed += [result("pairs", n, role, f, "jaccard", "jaccard") for role in ("gate-up", "v-o") for f in FRAMES]
+        listed += [
             result("reading", n, role, f, target, metric)
             for role in ("gate", "up", "k")
             for f in (*FRAMES, "embedded", "token.mlp", "token.raw", "output.raw", "paper.inverse")
             for target in ("current", "next", "predicted")
             for metric in ("spearman", "top-k")
         ]
-        made += [result("reading", n, "gate", f, "positions", "position") for f in FRAMES]
-        made += [
+        listed += [result("reading", n, "gate", f, "positions", "position") for f in FRAMES]
+        listed += [
             result(measure, n, role, f, "logits", metric)
             for measure, role, frames in (
                 ("writing", "value", FRAMES[1:]),
@@ -64,37 +64,37 @@ def results(layers: range | tuple[int, ...]) -> list[Result]:
             for f in frames
             for metric in ("spearman", "top-k")
         ]
-        made += [
+        listed += [
             result("attention", n, "qk", f, target, "spearman")
             for f in ("token", "paper")
             for target in ("offset 0", "true offsets", "mean of 0..16")
         ]
-    return made
+    return listed
 
 
 def inverse_results() -> list[Result]:
-    made = [
+    listed = [
         result("inverses", EVERY_LAYER, kind, "paper", f"{name}, k={k}", "correlation")
         for kind in ("value", "state", "noise")
         for name in ("transpose", "pseudo-inverse")
         for k in (10, 1000, 49152)
     ]
-    return [replace(one, nulls=()) for one in made]
+    return [replace(row, nulls=()) for row in listed]
 
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    """Two layers, every measure, some of it missing, and names that would like to be markup."""
-    found = [*results((0, 1)), *inverse_results()]
-    found = [r for r in found if not (r.layer == 1 and r.role in ("up", "o"))]  # a gap
-    found[3] = replace(found[3], value=math.nan, low=math.nan, high=math.nan, nulls=())
-    found = [replace(r, nulls=r.nulls[:1]) if r.role == "k" else r for r in found]
-    found.append(result("reading", 0, "gate", f"token.{HOSTILE}", "current", "spearman"))
-    found.append(result("states", 0, "$\\frac{$|\x00\u4e16", "token", "same layer", "recall"))
+    """Return two layers of every measure, with some of it missing, and with names that look like markup."""
+    rows = [*results((0, 1)), *inverse_results()]
+    rows = [r for r in rows if not (r.layer == 1 and r.role in ("up", "o"))]  # a gap
+    rows[3] = replace(rows[3], value=math.nan, low=math.nan, high=math.nan, nulls=())
+    rows = [replace(r, nulls=r.nulls[:1]) if r.role == "k" else r for r in rows]
+    rows.append(result("reading", 0, "gate", f"token.{HOSTILE}", "current", "spearman"))
+    rows.append(result("states", 0, "$\\frac{$|\x00\u4e16", "token", "same layer", "recall"))
     return Evidence(
         {"name": HOSTILE, "layers": 2, "family": "llama"},
         {"date": "2026-01-02", "text": f'{HOSTILE}" onload="x', "tokens": 20000, "seed": 0, "versions": {"torch": "2"}},
-        tuple(found),
+        tuple(rows),
         {"promotes": HOSTILE},
         (f"A note {HOSTILE}",),
     )
@@ -106,7 +106,7 @@ def page(evidence: Evidence) -> str:
 
 
 class Checker(HTMLParser):
-    """Keeps what a page holds and fails on a tag that is closed out of turn."""
+    """A parser that keeps the tags of a page and fails on one that is closed out of turn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,11 +133,11 @@ def parsed(page: str) -> Checker:
     return checker
 
 
-def test_the_page_is_whole_and_every_id_is_its_own(page: str) -> None:
-    found = parsed(page)
-    ids = Counter(attributes["id"] for _, attributes in found.tags if "id" in attributes)
+def test_the_page_is_well_formed_and_its_ids_are_unique(page: str) -> None:
+    checker = parsed(page)
+    ids = Counter(attributes["id"] for _, attributes in checker.tags if "id" in attributes)
     assert [name for name, count in ids.items() if count > 1] == []
-    used = {str(value) for _, a in found.tags for name, value in a.items() if name in ("href", "xlink:href")}
+    used = {str(value) for _, a in checker.tags for name, value in a.items() if name in ("href", "xlink:href")}
     used |= {f"#{name}" for name in re.findall(r"url\(#([^)]+)\)", page)}
     assert used
     assert {name[1:] for name in used} <= ids.keys()
@@ -161,11 +161,11 @@ def test_nothing_is_loaded(page: str) -> None:
 
 
 def test_each_figure_is_one_svg_with_words(page: str) -> None:
-    found = parsed(page).tags
-    drawn = [attributes for tag, attributes in found if tag == "svg"]
+    tags = parsed(page).tags
+    drawn = [attributes for tag, attributes in tags if tag == "svg"]
     names = re.findall(r'<figure id="figure-([a-z-]+)"', page)
     assert (
-        len(drawn) == len(names) == sum(tag == "figure" for tag, _ in found) == sum(t == "figcaption" for t, _ in found)
+        len(drawn) == len(names) == sum(tag == "figure" for tag, _ in tags) == sum(t == "figcaption" for t, _ in tags)
     )
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawn)
     layered = ["states", "states-final", "pairs", "reading", "writing", "promotes", "attention"]
@@ -213,12 +213,12 @@ def test_results_without_nulls_or_numbers_do_not_fail() -> None:
     some = [r for r in results((0,)) if r.measure in ("writing", "attention", "pairs")]
     bare = [replace(r, nulls=(), value=math.nan, low=math.nan, high=math.nan) for r in some]
     odd = [replace(inverse_results()[0], target="transpose"), replace(inverse_results()[0], target="x, k=0")]
-    found = Evidence({"layers": "many"}, {"text": None}, (*bare, *odd))
-    parsed(html(found))
-    assert {verdict.words for verdict in standings(found)} == {"no layer"}
+    evidence = Evidence({"layers": "many"}, {"text": None}, (*bare, *odd))
+    parsed(html(evidence))
+    assert {verdict.words for verdict in standings(evidence)} == {"no layer"}
 
 
-def test_files_are_written(tmp_path: Path, evidence: Evidence) -> None:
+def test_figures_are_written_and_reproducible(tmp_path: Path, evidence: Evidence) -> None:
     few = replace(evidence, results=evidence.select(measure="attention"))
     written = write_figures(few, tmp_path / "new")
     names = ["trust", "attention", "frames", "offsets"]
@@ -259,18 +259,18 @@ def test_runs_are_of_measured_layers() -> None:
 
 def test_verdicts_follow_the_nulls() -> None:
     kind = Kind("writing", "value", "output", "logits")
-    one = result("writing", 0, "value", "output", "logits", "spearman")
-    made = []
+    plain = result("writing", 0, "value", "output", "logits", "spearman")
+    rows = []
     for layer, gap in enumerate((0.2, 0.2, 0.0)):
         nulls = (null("permuted", gap, 0.4), null("noise", 0.0, 0.4))
-        made.append(replace(one, layer=layer, value=0.1 * layer, nulls=nulls))
-    found = Evidence({"name": "m", "layers": 3}, {}, tuple(made))
-    (verdict,) = standings(found)
+        rows.append(replace(plain, layer=layer, value=0.1 * layer, nulls=nulls))
+    evidence = Evidence({"name": "m", "layers": 3}, {}, tuple(rows))
+    (verdict,) = standings(evidence)
     assert (verdict.kind, verdict.layers, verdict.measured) == (kind, (0, 1), (0, 1, 2))
     assert verdict.words == "layers 0-1 (2 of 3)"
     assert verdict.best == 2
-    assert "above its nulls in layers 0-1 (2 of 3)" in html(found)
-    assert tables(found)["writing"].splitlines()[-3:] == ["| 0 | .00 |", "| 1 | .10 |", "| 2 | .20· |"]
+    assert "above its nulls in layers 0-1 (2 of 3)" in html(evidence)
+    assert tables(evidence)["writing"].splitlines()[-3:] == ["| 0 | .00 |", "| 1 | .10 |", "| 2 | .20· |"]
 
 
 def test_each_list_is_judged_by_what_it_claims(evidence: Evidence) -> None:
@@ -282,20 +282,20 @@ def test_each_list_is_judged_by_what_it_claims(evidence: Evidence) -> None:
 
 
 def test_markdown_tables_are_square_and_safe(evidence: Evidence) -> None:
-    made = tables(evidence)
-    assert {"verdict", "frames", "effects", "inverses", "states-same-layer", "states-final"} <= made.keys()
-    assert {"reading", "reading-top-k", "reading-position", "pairs", "attention"} <= made.keys()
-    for text in made.values():
+    written = tables(evidence)
+    assert {"verdict", "frames", "effects", "inverses", "states-same-layer", "states-final"} <= written.keys()
+    assert {"reading", "reading-top-k", "reading-position", "pairs", "attention"} <= written.keys()
+    for text in written.values():
         rows = [line for line in text.splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
         assert "<script" not in text
-    assert "**" in made["frames"].split("\n", 1)[1]
-    assert "·" in made["reading"]
+    assert "**" in written["frames"].split("\n", 1)[1]
+    assert "·" in written["reading"]
 
 
 def test_the_best_frame_of_a_third_is_bold() -> None:
-    one = result("reading", 0, "gate", "token", "current", "spearman")
-    pair = (replace(one, value=0.5), replace(one, value=-0.031, frame="paper"))
+    plain = result("reading", 0, "gate", "token", "current", "spearman")
+    pair = (replace(plain, value=0.5), replace(plain, value=-0.031, frame="paper"))
     (table,) = [t for t in table_list(Evidence({"layers": 30}, {}, pair)) if t.name == "frames"]
     assert [[(cell.text, cell.best) for cell in row[3:6]] for row in table.rows] == [
         [(".50", True), ("–", False), ("–", False)],
@@ -303,7 +303,7 @@ def test_the_best_frame_of_a_third_is_bold() -> None:
     ]
 
 
-def test_importing_draws_on_nothing_global() -> None:
+def test_importing_the_report_loads_neither_pyplot_nor_torch() -> None:
     code = (
         "import sys, warnings\nwarnings.simplefilter('error')\nimport zeropass.evidence.render\n"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"

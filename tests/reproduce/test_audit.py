@@ -1,4 +1,4 @@
-"""What the tables of docs/audit.md are made with: the snippets and the word list, the measure, the summary."""
+"""The scripts behind the tables of docs/audit.md: the snippets and the word list, the measure, the summary."""
 
 import random
 import sys
@@ -31,7 +31,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(pos: int, neg: int, seed: 
 
 
 @pytest.mark.real
-def test_the_snippets_and_the_words() -> None:
+def test_snippets_and_words_are_those_of_the_documents() -> None:
     train, test = reviews.halves()
     assert (len(train), len(test)) == (4586, 4587)
     assert not {text for text, _ in train[:500]} & {text for text, _ in test[:500]}
@@ -66,10 +66,10 @@ def test_the_summary_counts_alarms_and_places() -> None:
     assert len(list(audit.table(rows))) == 6
 
 
-def test_the_committed_adapter_is_found_out(smollm2_path: Path) -> None:
+def test_the_committed_adapter_raises_an_alarm(smollm2_path: Path) -> None:
     base = zp.open_model(str(smollm2_path))
-    found = zp.compare(base, adapt(base, ROOT / "models" / "tunes" / "coach"))
-    assert [one.token.token.strip().lower() for one in found.sees[:3]] == ["coach", "coach", "coaches"]
-    assert found.writes[0].token.token == " across"
-    assert found.alarm == ("sees", "writes")
-    assert any(line.startswith("ALARM") for line in found.verdict)
+    difference = zp.compare(base, adapt(base, ROOT / "models" / "tunes" / "coach"))
+    assert [word.token.token.strip().lower() for word in difference.sees[:3]] == ["coach", "coach", "coaches"]
+    assert difference.writes[0].token.token == " across"
+    assert difference.alarm == ("sees", "writes")
+    assert any(line.startswith("ALARM") for line in difference.verdict)

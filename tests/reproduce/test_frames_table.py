@@ -1,4 +1,4 @@
-"""reproduce/frames.py on a tiny random Llama, where layer 0 must come out exactly."""
+"""The script reproduce/frames.py on a tiny random Llama, where layer 0 must come out exactly."""
 
 import importlib.util
 import sys
@@ -33,7 +33,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers, with gains that are not one, and a tokenizer of single bytes."""
+    """Write a random Llama of two layers, with gains that are not one, and a tokenizer of single bytes."""
     path = tmp_path_factory.mktemp("tiny")
     config = transformers.LlamaConfig(
         vocab_size=256,
@@ -78,7 +78,7 @@ def test_layer_0_logits_are_those_of_the_token_frame_at_true_offsets(tables: Any
     assert shuffled < fixed < true
 
 
-def test_report_states_how_it_was_measured(script: ModuleType, tables: Any, settings: Any) -> None:
+def test_the_report_states_how_it_was_measured(script: ModuleType, tables: Any, settings: Any) -> None:
     page = script.report(tables, "tiny", "made up", settings)
     assert "tiny; text: made up; seed 0; windows of 64 tokens" in page
     assert page.count("| layer |") == 5
@@ -89,11 +89,11 @@ def test_assumed_offsets_are_those_of_the_library(script: ModuleType, folder: Pa
     frames, ids = Frames(open_model(str(folder))), torch.arange(20, 40)
     everything = torch.ones(20, 20)
     q, k = script.sides(frames, 1, "token", ids)
-    for offset, found in zip(script.FIXED, script.at_assumed_offsets(q, k, frames.frequencies()), strict=False):
+    for offset, scores in zip(script.FIXED, script.at_assumed_offsets(q, k, frames.frequencies()), strict=False):
         for head in range(4):
             factors = frames.head_map(1, head, "qk", "token", offset)
             expected = script.centred((factors.left[ids] @ factors.right[ids].T)[None], everything)[0]
-            torch.testing.assert_close(script.centred(found, everything)[head], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(script.centred(scores, everything)[head], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_next_token_means_leave_out_what_the_current_token_explains(script: ModuleType) -> None:
@@ -110,7 +110,7 @@ def test_next_token_means_leave_out_what_the_current_token_explains(script: Modu
     torch.testing.assert_close(means.by_following().float(), expected)
 
 
-def test_spearman_and_cells(script: ModuleType) -> None:
+def test_spearman_ranks_and_cells_are_rounded(script: ModuleType) -> None:
     x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [9.0, 3.0]])
     assert script.spearman(x, torch.tensor([[0.0, 9.0], [1.0, 4.0], [2.0, 1.0]])).tolist() == pytest.approx([1, -1])
     assert [script._cell(v) for v in (0.123, -0.5, -0.001, 0.999, "q")] == [".12", "-.50", ".00", "1.00", "q"]

@@ -1,4 +1,4 @@
-"""Models taken out of ONNX files (reproduce/onnx_models.py) compute what the files compute."""
+"""Models that reproduce/onnx_models.py takes out of ONNX files, which compute what the files compute."""
 
 import importlib.util
 import sys
@@ -40,6 +40,6 @@ def test_a_model_out_of_onnx_computes_the_same(script: ModuleType) -> None:
     hidden = next(output for output in outputs if output.ndim == 3 and output.shape[-1] == 384)
     with torch.inference_mode():
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
-        own = model(torch.tensor(IDS)).last_hidden_state
-    assert np.abs(hidden - own.numpy()).max() < 1e-4
+        states = model(torch.tensor(IDS)).last_hidden_state
+    assert np.abs(hidden - states.numpy()).max() < 1e-4
     assert zp.open_model(str(folder)).dims.layers == 3

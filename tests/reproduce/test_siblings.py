@@ -1,4 +1,4 @@
-"""The project's own small models: what the documents say of their alignment, on less text."""
+"""The project's own small models, and what the documents say of their alignment, on less text."""
 
 import hashlib
 import importlib.util
@@ -26,7 +26,7 @@ def script() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_is_what_its_story_says(name: str) -> None:
+def test_a_model_is_what_its_training_record_says(name: str) -> None:
     folder = ROOT / "models" / name
     story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     weights = folder / "model.safetensors"
@@ -38,12 +38,12 @@ def test_a_model_is_what_its_story_says(name: str) -> None:
 
 def test_layers_of_two_seeds_are_the_identity_in_embedding_space_only(tmp_path: Path) -> None:
     models = [zp.open_model(str(ROOT / "models" / name)) for name in NAMES[:2]]
-    found = zp.align_models(*models, tmp_path / "out")
-    by_tokens = [one.assigned for one in found.layers if one.frame != "raw"]
+    alignment = zp.align_models(*models, tmp_path / "out")
+    by_tokens = [layer_map.assigned for layer_map in alignment.layers if layer_map.frame != "raw"]
     assert sum(assigned == (0, 1, 2, 3) for assigned in by_tokens) >= len(by_tokens) - 1
     drawn = (tmp_path / "out" / "layers.svg").read_text(encoding="utf-8")
-    assert drawn.count("<g ") == len(found.layers)
-    assert found.summary()["matches"]["neuron"]["above_chance"] > 1000
+    assert drawn.count("<g ") == len(alignment.layers)
+    assert alignment.summary()["matches"]["neuron"]["above_chance"] > 1000
 
 
 @pytest.mark.real

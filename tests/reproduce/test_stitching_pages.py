@@ -1,4 +1,4 @@
-"""The scripts behind docs/stitching.md: what trains the classifiers and what writes the tables."""
+"""The scripts behind docs/stitching.md: those that train the classifiers and the one that writes the tables."""
 
 import json
 import random
@@ -19,29 +19,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts() -> Iterator[None]:
-    """The folder of the scripts, from which they import each other."""
+    """Put the folder of the scripts, which import each other, on the path."""
     sys.path.insert(0, str(ROOT / "reproduce"))
     yield
     sys.path.remove(str(ROOT / "reproduce"))
 
 
-def test_texts_of_like_length_come_together() -> None:
+def test_texts_of_like_length_share_a_batch() -> None:
     from classifiers import BATCH, shuffled
 
     texts = [("x" * random.Random(n).randrange(1, 200), n % 2) for n in range(10 * BATCH + 3)]
-    found = shuffled(texts, 1, alike=4)
-    assert sorted(found) == sorted(texts)
-    assert found != shuffled(texts, 2, alike=4)
+    batched = shuffled(texts, 1, alike=4)
+    assert sorted(batched) == sorted(texts)
+    assert batched != shuffled(texts, 2, alike=4)
     plain = shuffled(texts, 1, alike=1)
 
     def padding(order: list[tuple[str, int]]) -> int:
         parts = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
         return sum(len(part) * max(len(text) for text, _ in part) for part in parts)
 
-    assert padding(found) < 0.9 * padding(plain)
+    assert padding(batched) < 0.9 * padding(plain)
 
 
-def test_only_the_top_is_trained() -> None:
+def test_only_the_top_layers_and_the_head_are_trained() -> None:
     from classifiers import with_head
     from tops import base_of, only_top
 
@@ -53,16 +53,16 @@ def test_only_the_top_is_trained() -> None:
 
 
 def drawn(draw: random.Random) -> dict[str, float]:
-    """What is measured of a seam."""
+    """Draw the measurements of a seam."""
     names = ("fit", "expected", "agreement", "confidence", "consensus", "accuracy")
     return {name: draw.random() for name in names}
 
 
 def made_up(first: str, onto: str, seed: int) -> dict[str, Any]:
-    """A run as stitching.py writes it."""
+    """Draw a run as stitching.py writes it."""
     draw = random.Random(f"{first} {onto} {seed}")
     names = ("ours", "not levelled", "random map", "no map", "no scale", "all layers kept")
-    one = {"keep": 1, "take": 2, "kernel": "ridge", "frame": "both", **drawn(draw)}
+    seam = {"keep": 1, "take": 2, "kernel": "ridge", "frame": "both", **drawn(draw)}
     return {
         "classifier": first,
         "onto": onto,
@@ -71,10 +71,10 @@ def made_up(first: str, onto: str, seed: int) -> dict[str, Any]:
         "seconds": 60,
         "curve": {name: [draw.random() for _ in range(3)] for name in ("ours", "paper", "shuffled")},
         "traps": {name: draw.random() for name in (*names, "all layers kept, normed state")},
-        "chosen": one | {"shuffled": 0.5, "expected_known": 0.6, "trusted": True},
+        "chosen": seam | {"shuffled": 0.5, "expected_known": 0.6, "trusted": True},
         "tries": [
-            *(one | {"kernel": k, "frame": f, **drawn(draw)} for k in KERNELS for f in FRAMES),
-            one | {"keep": 2, **drawn(draw)},
+            *(seam | {"kernel": k, "frame": f, **drawn(draw)} for k in KERNELS for f in FRAMES),
+            seam | {"keep": 2, **drawn(draw)},
         ],
         "labels": {"10": 0.5, "100": 0.6, "1000": 0.7, "answers": 0.65},
         "transplant": {
@@ -112,7 +112,7 @@ def test_the_tables_are_written_into_the_page(tmp_path: Path, monkeypatch: pytes
     assert drawn.startswith("<svg")
 
 
-def test_a_probe_learns_what_is_linear() -> None:
+def test_a_probe_learns_a_linear_boundary() -> None:
     from stitching import probe
 
     draw = torch.Generator().manual_seed(0)

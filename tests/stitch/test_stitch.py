@@ -1,4 +1,4 @@
-"""Classifiers that are stitched: exact where the models are the same function, honest where they are not."""
+"""Stitched classifiers: exact where the models compute the same function, honest where they do not."""
 
 import json
 import re
@@ -50,7 +50,7 @@ HEADED = {
 
 
 def headed(plain: Any, variant: str) -> Any:
-    """The blocks of a tiny model under a head of two labels."""
+    """Put the blocks of a tiny model under a head of two labels."""
     kind, name = HEADED[variant]
     plain.config.num_labels, plain.config.pad_token_id = 2, 0
     torch.manual_seed(1)
@@ -60,7 +60,7 @@ def headed(plain: Any, variant: str) -> Any:
 
 
 def one_by_one(hf: Any, model: zp.Model, texts: list[str]) -> Tensor:
-    """The slow twin: every text alone, no padding."""
+    """Return the logits of every text run alone, without padding: the slow twin."""
     with torch.inference_mode():
         rows = [next(iter(batches(model, [text]))) for text in texts]
         return torch.cat([hf(input_ids=ids, attention_mask=mask).logits for _, ids, mask in rows])
@@ -84,38 +84,42 @@ def first() -> zp.Model:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("frame", ["both", "token", "paper"])
-def test_onto_a_rotated_and_permuted_copy_it_gives_the_same_answers(
+def test_a_stitch_onto_a_rotated_and_permuted_copy_gives_the_same_answers(
     tuned: zp.Model, moved: zp.Model, kernel: str, frame: str
 ) -> None:
-    own = logits_of(load_classifier(tuned), tuned, TEXTS)
-    assert 5 < int(own.argmax(1).sum()) < 55
-    made, record = zp.stitch_models(tuned, moved, keep=2, take=2, options=zp.StitchOptions(kernel=kernel, frame=frame))
+    expected_logits = logits_of(load_classifier(tuned), tuned, TEXTS)
+    assert 5 < int(expected_logits.argmax(1).sum()) < 55
+    stitch, record = zp.stitch_models(
+        tuned, moved, keep=2, take=2, options=zp.StitchOptions(kernel=kernel, frame=frame)
+    )
     assert (record.choice.kernel, record.choice.frame, record.verdict.trusted) == (kernel, frame, None)
-    found = logits_of(made, moved, TEXTS)
-    same = found.argmax(1) == own.argmax(1)
-    if kernel in ("ridge", "weighted"):  # damped: near ties may turn
+    logits = logits_of(stitch, moved, TEXTS)
+    same = logits.argmax(1) == expected_logits.argmax(1)
+    if kernel in ("ridge", "weighted"):  # damped, so near ties may turn
         assert float(same.float().mean()) > 0.95
     else:
         assert bool(same.all())
-        torch.testing.assert_close(found, own, rtol=0.02, atol=0.02 * float(own.std()))
+        torch.testing.assert_close(logits, expected_logits, rtol=0.02, atol=0.02 * float(expected_logits.std()))
 
 
-def test_texts_choose_the_copy_and_believe_it(tuned: zp.Model, moved: zp.Model, first: zp.Model) -> None:
-    made, record = zp.stitch_models(tuned, moved, base=first, options=zp.StitchOptions(texts=TEXTS))
+def test_texts_choose_the_right_seam_and_trust_it(tuned: zp.Model, moved: zp.Model, first: zp.Model) -> None:
+    stitch, record = zp.stitch_models(tuned, moved, base=first, options=zp.StitchOptions(texts=TEXTS))
     assert record.choice.take == 2
     assert (record.choice.keep, record.choice.agreement) == (2, 1.0)
     assert record.verdict.trusted is True
     assert record.verdict.kept == pytest.approx(1, abs=0.02)
-    own = logits_of(load_classifier(tuned), tuned, TEXTS)
-    torch.testing.assert_close(logits_of(made, moved, TEXTS), own, rtol=0.05, atol=0.05 * float(own.std()))
+    expected_logits = logits_of(load_classifier(tuned), tuned, TEXTS)
+    torch.testing.assert_close(
+        logits_of(stitch, moved, TEXTS), expected_logits, rtol=0.05, atol=0.05 * float(expected_logits.std())
+    )
     assert record.tries[0] == record.choice
-    assert all((one.expected or 0) <= (record.choice.expected or 0) for one in record.tries)
-    assert all(0 <= (one.consensus or -1) <= 1 for one in record.tries)
+    assert all((attempt.expected or 0) <= (record.choice.expected or 0) for attempt in record.tries)
+    assert all(0 <= (attempt.consensus or -1) <= 1 for attempt in record.tries)
 
 
 @pytest.mark.parametrize("variant", HEADED)
 @pytest.mark.parametrize("keep", [0, 1, 2])
-def test_half_and_half_of_one_model_is_the_model(variant: str, keep: int, tmp_path: Path) -> None:
+def test_two_halves_of_one_model_are_the_model(variant: str, keep: int, tmp_path: Path) -> None:
     hf = headed(tiny.make(variant), variant)
     with torch.no_grad():
         for weight in [w for n, w in hf.named_parameters() if "pooler" in n or "score" in n or n.startswith("classif")]:
@@ -124,21 +128,20 @@ def test_half_and_half_of_one_model_is_the_model(variant: str, keep: int, tmp_pa
     texts = [model.vocab.text(n).strip() or "a" for n in range(20, 40)]
     texts = [" ".join(texts[n : n + 1 + n % 4]) for n in range(12)]
     unit = Translation(torch.eye(model.dims.d), torch.zeros(model.dims.d))
-    made = stitched(model, model, keep, model.dims.layers - keep, unit)
-    own = one_by_one(load_classifier(model), model, texts)
-    close = 2e-2 if variant == "bert" else 1e-4  # a norm with this model's eps of .01, done twice, shrinks a little
-    torch.testing.assert_close(logits_of(made, model, texts), own, rtol=close, atol=close)
+    stitch = stitched(model, model, keep, model.dims.layers - keep, unit)
+    expected_logits = one_by_one(load_classifier(model), model, texts)
+    close = 2e-2 if variant == "bert" else 1e-4  # applied twice, a norm with eps 0.01 shrinks a little
+    torch.testing.assert_close(logits_of(stitch, model, texts), expected_logits, rtol=close, atol=close)
 
 
 def test_a_post_norm_seam_norms_what_comes_in(tmp_path: Path) -> None:
     hf: Any = tiny._bert(BertForSequenceClassification, num_labels=2).float().eval()
     model = zp.open_model(str(tiny.save(hf, tmp_path / "model")))
     unit = Translation(3 * torch.eye(model.dims.d), torch.ones(model.dims.d))
-    made = stitched(model, model, 1, 1, unit)
+    stitch = stitched(model, model, 1, 1, unit)
     texts = [model.vocab.text(n) for n in range(20, 30)]
-    torch.testing.assert_close(
-        logits_of(made, model, texts), one_by_one(hf, model, texts), rtol=1e-3, atol=1e-3
-    )  # scale and shift do not matter, gain one and shift zero are what transformers begins with
+    # The norm removes the scale and the shift of the seam; transformers begins with gain one and shift zero.
+    torch.testing.assert_close(logits_of(stitch, model, texts), one_by_one(hf, model, texts), rtol=1e-3, atol=1e-3)
 
 
 def test_lower_blocks_give_the_stream_before_the_last_norm(first: zp.Model) -> None:
@@ -146,10 +149,10 @@ def test_lower_blocks_give_the_stream_before_the_last_norm(first: zp.Model) -> N
     assert (len(at), len(states)) == (3, 5)
     hf = load_lower(first)
     _, ids, _ = next(iter(batches(first, TEXTS[:3])))
-    whole = hf(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    for own, other in zip([states[n] for n in range(4)], whole.hidden_states[:4], strict=True):
-        torch.testing.assert_close(own, other)
-    torch.testing.assert_close(hf.norm(states[4]), whole.last_hidden_state)
+    full = hf(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    for state, hidden in zip([states[n] for n in range(4)], full.hidden_states[:4], strict=True):
+        torch.testing.assert_close(state, hidden)
+    torch.testing.assert_close(hf.norm(states[4]), full.last_hidden_state)
 
 
 def test_taking_fewer_blocks_is_undone(tuned: zp.Model) -> None:
@@ -162,19 +165,19 @@ def test_taking_fewer_blocks_is_undone(tuned: zp.Model) -> None:
 
 def test_the_folder_is_a_model_of_transformers(tuned: zp.Model, tmp_path: Path) -> None:
     onto = zp.open_model(str(MODELS / "wide"))
-    made, _ = zp.stitch_models(tuned, onto, tmp_path / "out", keep=3, take=2)
+    stitch, _ = zp.stitch_models(tuned, onto, tmp_path / "out", keep=3, take=2)
     again = load_stitched(tmp_path / "out")
     assert isinstance(again, Stitched)
-    expected_logits = logits_of(made, onto, TEXTS)
+    expected_logits = logits_of(stitch, onto, TEXTS)
     torch.testing.assert_close(logits_of(again, onto, TEXTS), expected_logits)
     auto = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(auto, onto, TEXTS), expected_logits)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    said = pipeline("text-classification", model=again, tokenizer=tokenizer)(TEXTS[0], top_k=2)
+    scores = pipeline("text-classification", model=again, tokenizer=tokenizer)(TEXTS[0], top_k=2)
     ours = zp.classify(tmp_path / "out", TEXTS[:1])[0]
-    assert {one["label"]: pytest.approx(one["score"], abs=1e-4) for one in said} == ours
-    sizes = sum(p.numel() for p in made.parameters())
-    assert sizes == 917_504 + 3 * 502_208 + 2 * 442_752 + 192 + 192 * 224 + 192 + 2 * 192 + 2  # nothing else is kept
+    assert {score["label"]: pytest.approx(score["score"], abs=1e-4) for score in scores} == ours
+    sizes = sum(p.numel() for p in stitch.parameters())
+    assert sizes == 917_504 + 3 * 502_208 + 2 * 442_752 + 192 + 192 * 224 + 192 + 2 * 192 + 2  # nothing else is stored
     again.save_pretrained(tmp_path / "again")
     loss = again(input_ids=torch.tensor([[5, 6]]), labels=torch.tensor([1])).loss
     assert float(loss) > 0
@@ -185,17 +188,19 @@ def test_a_change_transplanted_into_the_same_function_is_the_tune(
     tuned: zp.Model, moved: zp.Model, first: zp.Model, target: str
 ) -> None:
     onto = first if target == "itself" else moved
-    made, record = zp.transplant(tuned, onto, first)
+    transplanted, record = zp.transplant(tuned, onto, first)
     assert record.layers == ((2, 2), (3, 3))
     assert record.notes == ()
-    own = logits_of(load_classifier(tuned), tuned, TEXTS)
-    found = logits_of(made, onto, TEXTS)
-    assert bool((found.argmax(1) == own.argmax(1)).all())
-    torch.testing.assert_close(found, own, rtol=0.02, atol=0.02 * float(own.std()))
+    expected_logits = logits_of(load_classifier(tuned), tuned, TEXTS)
+    logits = logits_of(transplanted, onto, TEXTS)
+    assert bool((logits.argmax(1) == expected_logits.argmax(1)).all())
+    torch.testing.assert_close(logits, expected_logits, rtol=0.02, atol=0.02 * float(expected_logits.std()))
 
 
 @pytest.mark.parametrize("variant", ["gpt2", "bert"])
-def test_so_it_is_with_biases_and_other_norms(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transplant_carries_biases_and_other_norms(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zeropass.align.pair.shared_tokens", _all_tokens)
     monkeypatch.setattr("zeropass.model.translation.shared_tokens", _all_tokens)
     hf = headed(tiny.make(variant), variant)
@@ -207,15 +212,17 @@ def test_so_it_is_with_biases_and_other_norms(variant: str, tmp_path: Path, monk
                 weight += 0.1 * torch.randn(weight.shape, generator=draw)
         (hf.score if variant == "gpt2" else hf.classifier).weight.normal_(generator=draw)
     tune = zp.open_model(str(tiny.save(hf, tmp_path / "tuned")))
-    made, record = zp.transplant(tune, base, base)
+    transplanted, record = zp.transplant(tune, base, base)
     assert record.layers == ((0, 0), (1, 1))
-    texts = [model_text for model_text in (base.vocab.text(n).strip() for n in range(20, 50)) if model_text]
-    own = logits_of(load_classifier(tune), tune, texts)
-    found = logits_of(made, base, texts)
+    texts = [text for text in (base.vocab.text(n).strip() for n in range(20, 50)) if text]
+    expected_logits = logits_of(load_classifier(tune), tune, texts)
+    logits = logits_of(transplanted, base, texts)
     if variant == "bert":
-        torch.testing.assert_close(found, own, rtol=1e-2, atol=1e-2)
-    else:  # GPT-2's head has no bias for what the last norm's shift gives it: the same up to a constant
-        torch.testing.assert_close(found - found.mean(0), own - own.mean(0), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(logits, expected_logits, rtol=1e-2, atol=1e-2)
+    else:  # GPT-2's head has no bias to undo the shift of the last norm: equal up to a constant
+        torch.testing.assert_close(
+            logits - logits.mean(0), expected_logits - expected_logits.mean(0), rtol=1e-2, atol=1e-2
+        )
 
 
 def _all_tokens(first: zp.Model, second: zp.Model) -> Any:
@@ -226,23 +233,26 @@ def _all_tokens(first: zp.Model, second: zp.Model) -> Any:
 
 def test_a_transplant_is_an_ordinary_checkpoint(tuned: zp.Model, first: zp.Model, tmp_path: Path) -> None:
     onto = zp.open_model(str(MODELS / "wide"))
-    made, record = zp.transplant(
+    transplanted, record = zp.transplant(
         tuned, onto, first, tmp_path / "out", strength=1.0, options=zp.StitchOptions(texts=TEXTS)
     )
     assert record.choice.strength == 1.0
     again = LlamaForSequenceClassification.from_pretrained(tmp_path / "out")
-    torch.testing.assert_close(logits_of(again, onto, TEXTS), logits_of(made, onto, TEXTS))
+    torch.testing.assert_close(logits_of(again, onto, TEXTS), logits_of(transplanted, onto, TEXTS))
     read = zp.open_model(str(tmp_path / "out"))
     assert read.has("classifier")
     assert read.dims == onto.dims
     changed = [layer for layer in range(6) if not torch.equal(read.matrix("gate", layer), onto.matrix("gate", layer))]
     assert changed == sorted(b for _, b in record.layers)
-    own, told = (answers(hf, model, TEXTS) for hf, model in ((load_classifier(tuned), tuned), (again, onto)))
-    torch.testing.assert_close(told.logits.mean(0), own.logits.mean(0), rtol=1e-2, atol=1e-2)  # level
-    assert record.verdict.trusted is False  # noise has no meaning that another model could take over
+    tune_answers, again_answers = (
+        answers(hf, model, TEXTS) for hf, model in ((load_classifier(tuned), tuned), (again, onto))
+    )
+    # The head is levelled: its mean answers are those of the fine-tune.
+    torch.testing.assert_close(again_answers.logits.mean(0), tune_answers.logits.mean(0), rtol=1e-2, atol=1e-2)
+    assert record.verdict.trusted is False  # noise means nothing that another model could take over
 
 
-def test_shared_heads_stay_behind_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_heads_stay_behind_and_a_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("align.pair", "model.translation"):
         monkeypatch.setattr(f"zeropass.{place}.shared_tokens", _all_tokens)
     plain = tiny.make("llama")
@@ -255,60 +265,60 @@ def test_shared_heads_stay_behind_and_that_is_said(tmp_path: Path, monkeypatch: 
     assert record.notes == ("Changes of heads stay behind: key and value heads are shared.",)
 
 
-def test_what_is_expected() -> None:
-    chances = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
-    assert expected(torch.tensor([[2.0, 0.0], [3.0, 1.0]]), chances) == pytest.approx((0.9 + 0.4) / 2)
-    own = Answers(torch.tensor([[4.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), (), torch.zeros(1))
-    assert float(own.chances(0.7).amax(1).mean()) == pytest.approx(0.7, abs=1e-4)
-    torch.testing.assert_close(own.chances(None), own.logits.softmax(1))
+def test_expected_accuracy_is_the_mean_probability_of_the_answers() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+    assert expected(torch.tensor([[2.0, 0.0], [3.0, 1.0]]), probabilities) == pytest.approx((0.9 + 0.4) / 2)
+    own_answers = Answers(torch.tensor([[4.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), (), torch.zeros(1))
+    assert float(own_answers.chances(0.7).amax(1).mean()) == pytest.approx(0.7, abs=1e-4)
+    torch.testing.assert_close(own_answers.chances(None), own_answers.logits.softmax(1))
     with pytest.raises(BadOption, match="between chance and 1"):
-        own.chances(0.4)
+        own_answers.chances(0.4)
 
 
 @pytest.mark.parametrize(
-    ("expected_accuracy", "trusted", "said"),
+    ("expected_accuracy", "trusted", "message"),
     [
         (0.7, True, "keeps 67% of the difference"),
         (0.58, False, "Do not trust this one: .* it keeps 27% of what that has"),
         (0.51, False, "Do not trust this one: .* shuffled tokens give up to 0.52"),
     ],
 )
-def test_the_verdict(expected_accuracy: float, trusted: bool, said: str) -> None:
-    found = judged(expected_accuracy, 0.8, (0.48, 0.5, 0.52))
-    assert found.trusted is trusted
-    assert re.search(said, found.text)
+def test_the_verdict_follows_the_expected_accuracy(expected_accuracy: float, trusted: bool, message: str) -> None:
+    verdict = judged(expected_accuracy, 0.8, (0.48, 0.5, 0.52))
+    assert verdict.trusted is trusted
+    assert re.search(message, verdict.text)
 
 
-def test_the_command(run: Run, tuned: zp.Model, tmp_path: Path) -> None:
+def test_the_command_stitches_and_classifies(run: Run, tuned: zp.Model, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n\n", encoding="utf-8")
     out = tmp_path / "out"
-    asked = ("stitch", "--classifier", tuned.name, "--onto", MODELS / "second", "--out", out)
-    code, said, err = run(*asked, "--base", MODELS / "first", "--text", tmp_path / "texts.txt", "--keep", 2)
+    command = ("stitch", "--classifier", tuned.name, "--onto", MODELS / "second", "--out", out)
+    code, shown, err = run(*command, "--base", MODELS / "first", "--text", tmp_path / "texts.txt", "--keep", 2)
     assert (code, err) == (0, "")
-    assert "the first 2 of 4 layers of" in said
-    assert "the last 2 of 4 layers of" in said
-    assert "zeropass.load_stitched(" in said.replace("\n", "")
-    found = json.loads((out / "stitch.json").read_text(encoding="utf-8"))
-    assert found["texts"] == 60
-    assert found["choice"]["keep"] == 2
-    code, said, err = run("classify", out, "a good film", "so dull and long")
+    assert "the first 2 of 4 layers of" in shown
+    assert "the last 2 of 4 layers of" in shown
+    assert "zeropass.load_stitched(" in shown.replace("\n", "")
+    record = json.loads((out / "stitch.json").read_text(encoding="utf-8"))
+    assert record["texts"] == 60
+    assert record["choice"]["keep"] == 2
+    code, shown, err = run("classify", out, "a good film", "so dull and long")
     assert (code, err) == (0, "")
-    assert len(said.splitlines()) == 2
-    chances = run.json("classify", out, "a good film")
-    assert sum(chances[0].values()) == pytest.approx(1)
-    again = run.json(*asked)  # over its own work it writes
+    assert len(shown.splitlines()) == 2
+    probabilities = run.json("classify", out, "a good film")
+    assert sum(probabilities[0].values()) == pytest.approx(1)
+    again = run.json(*command)  # it overwrites its own work
     assert again["verdict"]["trusted"] is None
     assert "Not checked" in again["verdict"]["text"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.txt"]
-    code, said, err = run(*asked, "--base", MODELS / "first", "--transplant", "--text", tmp_path / "texts.txt")
+    code, shown, err = run(*command, "--base", MODELS / "first", "--transplant", "--text", tmp_path / "texts.txt")
     assert (code, err) == (0, "")
-    assert "layers 2 → 2, 3 → 3" in said
-    assert "strength" in said
+    assert "layers 2 → 2, 3 → 3" in shown
+    assert "strength" in shown
     assert len(run.json("classify", out, "a good film")) == 1
 
 
 def merged() -> Any:
-    """The committed LoRA as PEFT puts it on its base."""
+    """Return the committed LoRA merged into its base by PEFT."""
     hf = LlamaForSequenceClassification.from_pretrained(
         MODELS / "first", num_labels=2, pad_token_id=0, dtype=torch.float32
     )
@@ -317,33 +327,35 @@ def merged() -> Any:
 
 def test_an_adapter_is_a_classifier_too(first: zp.Model) -> None:
     tuned = zp.adapt(first, REVIEWS)
-    own = logits_of(merged(), first, TEXTS)
-    torch.testing.assert_close(logits_of(load_classifier(tuned), first, TEXTS), own, rtol=1e-4, atol=1e-4)
+    expected_logits = logits_of(merged(), first, TEXTS)
+    torch.testing.assert_close(logits_of(load_classifier(tuned), first, TEXTS), expected_logits, rtol=1e-4, atol=1e-4)
     assert stitching.first_changed(first, tuned) == 2
-    made, record = zp.stitch_models(tuned, first, base=first, keep=2, options=zp.StitchOptions(labels=("bad", "good")))
+    stitch, record = zp.stitch_models(
+        tuned, first, base=first, keep=2, options=zp.StitchOptions(labels=("bad", "good"))
+    )
     assert record.labels == ("bad", "good")
-    assert made.config.label2id == {"bad": 0, "good": 1}
-    torch.testing.assert_close(logits_of(made, first, TEXTS), own, rtol=1e-2, atol=1e-2)
+    assert stitch.config.label2id == {"bad": 0, "good": 1}
+    torch.testing.assert_close(logits_of(stitch, first, TEXTS), expected_logits, rtol=1e-2, atol=1e-2)
 
 
 def test_an_adapter_on_an_encoder_brings_its_bias(tmp_path: Path, minilm_path: Path) -> None:
     hf = BertForSequenceClassification.from_pretrained(minilm_path, num_labels=3)
     lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query", "dense"], init_lora_weights=False)
-    made: Any = get_peft_model(hf, lora).eval()
+    peft_model: Any = get_peft_model(hf, lora).eval()
     with torch.no_grad():
-        for name, weight in made.named_parameters():
+        for name, weight in peft_model.named_parameters():
             if "classifier" in name and "modules_to_save" in name:
                 weight.normal_()
-    made.save_pretrained(tmp_path / "adapter")
+    peft_model.save_pretrained(tmp_path / "adapter")
     base = zp.open_model(str(minilm_path))
-    found = load_classifier(zp.adapt(base, tmp_path / "adapter"))
+    classifier_model = load_classifier(zp.adapt(base, tmp_path / "adapter"))
     ids = torch.tensor([[101, 2204, 2143, 102]])
     with torch.inference_mode():
-        torch.testing.assert_close(found(ids).logits, made(ids).logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(classifier_model(ids).logits, peft_model(ids).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_what_the_documents_say_of_the_committed_one(first: zp.Model) -> None:
-    """A LoRA on the first model, stitched onto the second: believed, and far above its shuffled twin."""
+def test_the_committed_adapter_does_what_the_documents_say(first: zp.Model) -> None:
+    """Stitch a LoRA of the first model onto the second: trusted, and far above its shuffled twin."""
     texts = (REVIEWS / "texts.txt").read_text(encoding="utf-8").splitlines()
     second = zp.open_model(str(MODELS / "second"))
     _, record = zp.stitch_models(
@@ -393,16 +405,16 @@ Asked = Callable[[Path, zp.Model], list[object]]
         (lambda p, t: ["--classifier", t.name, "--onto", _other_words(p)], "share 0 tokens|too few|share"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_bad_arguments_are_refused(
     run: Run,
     tuned: zp.Model,
     tmp_path: Path,
     asked: Asked,
     message: str,
 ) -> None:
-    given = ["--onto", MODELS / "second", "--out", tmp_path / "out", *asked(tmp_path, tuned)]
-    code, said, err = run("stitch", *given)
-    assert (code, said) == (2, "")
+    arguments = ["--onto", MODELS / "second", "--out", tmp_path / "out", *asked(tmp_path, tuned)]
+    code, out, err = run("stitch", *arguments)
+    assert (code, out) == (2, "")
     assert re.search(message, err.replace("\n", " ")), err
     assert not (tmp_path / "out").exists()
     assert "Traceback" not in err
@@ -419,7 +431,7 @@ def _many(folder: Path) -> Path:
 
 
 def _other_words(folder: Path) -> Path:
-    """A model of the same family whose tokens are letters alone."""
+    """Write a model of the same family whose tokens are single letters; return its folder."""
     return tiny.save(tiny.make("llama-tied"), folder / "other")
 
 
@@ -430,7 +442,7 @@ def test_an_encoders_head_does_not_fit_a_causal_model(tuned: zp.Model, tmp_path:
         zp.stitch_models(encoder, tuned)
 
 
-def test_a_family_that_cannot_be_fed_is_refused(tuned: zp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_that_cannot_be_fed_from_outside_is_refused(tuned: zp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(halves.FED, "llama")
     with pytest.raises(BadOption, match="is a llama; the blocks of these families can be fed from outside: gpt2, bert"):
         zp.stitch_models(tuned, tuned)
@@ -451,7 +463,9 @@ def test_a_base_with_the_same_blocks_is_refused(tuned: zp.Model) -> None:
         stitching.first_changed(tuned, tuned)
 
 
-def test_nothing_half_written_stays(tuned: zp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    tuned: zp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_given: Any, **_more: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -478,12 +492,12 @@ def test_a_damaged_folder_is_named(run: Run, tuned: zp.Model, tmp_path: Path, ha
         (out / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CannotRun, match="out does not hold a stitched model"):
         load_stitched(out)
-    code, said, err = run("classify", out, "good")
-    assert (code, said) == (2, "")
+    code, shown, err = run("classify", out, "good")
+    assert (code, shown) == (2, "")
     assert "does not hold a stitched model" in err.replace("\n", " ")
 
 
-def test_without_the_extra_it_is_named() -> None:
+def test_the_missing_extra_is_named() -> None:
     names = ("classify", "load_stitched", "stitch_models")
     code = f"""
 import sys
@@ -509,13 +523,13 @@ def test_a_text_without_a_token_is_refused(tuned: zp.Model, tmp_path: Path) -> N
 
 @pytest.mark.real
 def test_minilm_takes_a_head_over_a_seam(minilm_path: Path, tmp_path: Path) -> None:
-    """MiniLM-L6 under a random head, stitched onto itself: the norm at the seam changes nothing that is normed."""
+    """Stitch MiniLM-L6 under a random head onto itself: the norm at the seam leaves normed states as they are."""
     hf = BertForSequenceClassification.from_pretrained(minilm_path, num_labels=2)
     hf.save_pretrained(tmp_path / "tuned")
     shutil.copy(minilm_path / "tokenizer.json", tmp_path / "tuned")
     tune, base = zp.open_model(str(tmp_path / "tuned")), zp.open_model(str(minilm_path))
-    own = logits_of(load_classifier(tune), tune, TEXTS)
+    expected_logits = logits_of(load_classifier(tune), tune, TEXTS)
     for kernel in ("orthogonal", "identity"):
-        made, _ = zp.stitch_models(tune, base, keep=3, take=3, options=zp.StitchOptions(kernel=kernel, frame="token"))
-        torch.testing.assert_close(logits_of(made, base, TEXTS), own, rtol=1e-2, atol=1e-3)
+        stitch, _ = zp.stitch_models(tune, base, keep=3, take=3, options=zp.StitchOptions(kernel=kernel, frame="token"))
+        torch.testing.assert_close(logits_of(stitch, base, TEXTS), expected_logits, rtol=1e-2, atol=1e-3)
     assert bridge(base, tune).fit("orthogonal", "both") == 1.0

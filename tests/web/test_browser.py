@@ -32,11 +32,11 @@ PAGES += ("/find?q=Monday+Tuesday", "/find?q=paris", "/at/nonsense")
 
 
 def chromium() -> str:
-    """Where the system's Chromium is; the tests are skipped, loudly, where there is none."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    """Return the path of the system's Chromium; skip the tests, loudly, where there is none."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
         pytest.skip("NO BROWSER TESTS: there is no Chromium here; `make browser` (as root on Debian) installs it.")
-    return found
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def address(real_atlas: Path, smollm2_path: Path) -> Iterator[str]:
     contexts = contexts_of(real_atlas, smollm2_path)
-    with serving(contexts) as found:
-        yield found
+    with serving(contexts) as url:
+        yield url
 
 
 Open = Callable[..., Page]
@@ -59,7 +59,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def opened(browser: Browser, address: str) -> Iterator[Open]:
-    """Opens a page of the server; at the end nothing may have gone wrong in it, or asked anybody else."""
+    """Yield a function that opens a page; at the end, no page may have failed or asked another host."""
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
 
@@ -70,7 +70,7 @@ def opened(browser: Browser, address: str) -> Iterator[Open]:
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         said_404 = "the server responded with a status of 404" if allowed == 404 else "\0"
         page.on("console", lambda m: wrong.append(m.text) if m.type != "log" and said_404 not in m.text else None)
-        page.on("request", lambda one: wrong.append(one.url) if urlsplit(one.url).hostname != "127.0.0.1" else None)
+        page.on("request", lambda sent: wrong.append(sent.url) if urlsplit(sent.url).hostname != "127.0.0.1" else None)
         answer = page.goto(path)
         assert answer is not None
         assert answer.status == allowed
@@ -83,19 +83,19 @@ def opened(browser: Browser, address: str) -> Iterator[Open]:
 
 
 def follow(page: Page, name: str, path: str, exact: bool = True) -> None:
-    """Click a link and be on a page."""
+    """Click a link and wait for its page."""
     page.get_by_role("link", name=name, exact=exact).first.click()
     page.wait_for_url(f"**{path}")
     assert page.get_by_role("heading", level=1).is_visible()
 
 
 def painted(page: Page, selector: str = "svg.picture") -> list[int]:
-    """How many colours each picture of a page has on the screen."""
-    found = []
-    for one in page.locator(selector).all():
-        pixels = np.asarray(Image.open(io.BytesIO(one.screenshot())).convert("RGB"))
-        found.append(len(np.unique(pixels.reshape(-1, 3), axis=0)))
-    return found
+    """Return the number of colours that each picture of a page has on the screen."""
+    counts = []
+    for picture in page.locator(selector).all():
+        pixels = np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("RGB"))
+        counts.append(len(np.unique(pixels.reshape(-1, 3), axis=0)))
+    return counts
 
 
 def test_every_kind_of_page_is_reached_by_clicking(opened: Open) -> None:
@@ -131,7 +131,7 @@ def test_every_kind_of_page_is_reached_by_clicking(opened: Open) -> None:
     page.wait_for_url("**/by/kurtosis/read-output")
 
 
-def test_search_by_keyboard(opened: Open) -> None:
+def test_the_search_works_by_keyboard(opened: Open) -> None:
     page = opened("/layer/28")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"
@@ -161,11 +161,11 @@ def test_search_by_keyboard(opened: Open) -> None:
 
 def test_a_word_that_is_no_token_is_refused_with_what_was_meant(opened: Open) -> None:
     page = opened("/find?q=paris", allowed=404)
-    said = page.inner_text("main")
-    assert "'paris' is not one token; it is split as ␣par + is. Did you mean Paris?" in said
+    text = page.inner_text("main")
+    assert "'paris' is not one token; it is split as ␣par + is. Did you mean Paris?" in text
     assert page.locator("table").count() == 0  # and no concept of fragments
     assert page.input_value("#q") == "paris"
-    assert [one.replace(" ", "") for one in page.locator("main .chip").all_inner_texts()] == ["␣par", "is"]
+    assert [chip.replace(" ", "") for chip in page.locator("main .chip").all_inner_texts()] == ["␣par", "is"]
     page.get_by_role("link", name="Paris", exact=True).click()
     page.wait_for_url("**/token/*")
     assert page.get_by_role("heading", level=1).inner_text().replace(" ", "") == "␣Paris"
@@ -179,7 +179,7 @@ def test_a_word_that_is_no_token_is_refused_with_what_was_meant(opened: Open) ->
     assert "A concept" in page.inner_text("main")
 
 
-def test_the_pole_switch(opened: Open) -> None:
+def test_the_pole_switch_hides_the_other_pole(opened: Open) -> None:
     page = opened("/at/L29.ff.864")
     top, bottom = page.locator(".pole.top"), page.locator(".pole.bottom")
     assert top.first.is_visible()
@@ -218,7 +218,7 @@ def test_pictures_are_there_and_not_blank(opened: Open) -> None:
         page.goto(path)
         assert min(painted(page)) > 6, path
     page.goto("/token/7042")  # each kind of mark has its colour
-    fills = {one.evaluate("mark => getComputedStyle(mark).fill") for one in page.locator("svg.picture use").all()}
+    fills = {mark.evaluate("mark => getComputedStyle(mark).fill") for mark in page.locator("svg.picture use").all()}
     assert len(fills) == 3
     assert "rgb(0, 0, 0)" not in fills
     for path in ("/spread/L29.ff.864", "/cloud/L29.ff.864"):
@@ -230,7 +230,7 @@ def test_pictures_are_there_and_not_blank(opened: Open) -> None:
     assert (pixels[..., 2] - pixels[..., 0] > 60).any()  # the blue of its bars: its style was let in
 
 
-def test_parts_come_when_they_are_looked_at(opened: Open) -> None:
+def test_parts_load_when_they_come_into_view(opened: Open) -> None:
     page = opened("/at/L29.ff.864")
     assert page.locator("[data-part]").count() <= 1
     for section in page.locator("[data-load]").all():
@@ -248,12 +248,12 @@ def test_the_dark_scheme_is_dark(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_in_both_schemes_and_on_a_phone(opened: Open, path: str) -> None:
-    """Axe finds nothing; nor, in the dark, what alone depends on the scheme; and nothing is wider than a phone."""
+def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(opened: Open, path: str) -> None:
+    """Run axe, again in the dark for what depends on the scheme; nothing may be wider than a phone."""
     page = opened(path, allowed=404 if path in ("/at/nonsense", "/find?q=paris") else 200)
     check_axe(page)
     page.emulate_media(color_scheme="dark")
-    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")  # colours change by and by
+    page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")  # colours change gradually
     if not path.startswith("/subheads"):
         check_axe(page, "color-contrast")
     page.set_viewport_size({"width": 375, "height": 800})
@@ -265,12 +265,15 @@ def check_axe(page: Page, *rules: str) -> None:
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE)
     options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
-    found = page.evaluate(f"axe.run(document, {json.dumps(options)})")
-    told = [(one["id"], one["help"], [n["html"][:120] for n in one["nodes"][:3]]) for one in found["violations"]]
-    assert told == [], json.dumps(told, indent=1)
+    report = page.evaluate(f"axe.run(document, {json.dumps(options)})")
+    violations = [
+        (violation["id"], violation["help"], [n["html"][:120] for n in violation["nodes"][:3]])
+        for violation in report["violations"]
+    ]
+    assert violations == [], json.dumps(violations, indent=1)
 
 
-def test_without_script_everything_is_still_there(opened: Open) -> None:
+def test_pages_work_without_scripts(opened: Open) -> None:
     page = opened("/at/L29.ff.864", java_script_enabled=False)
     page.get_by_role("link", name="What writes along it", exact=False).click()
     page.wait_for_url("**/near/L29.ff.864")
@@ -284,7 +287,7 @@ def test_without_script_everything_is_still_there(opened: Open) -> None:
 
 @pytest.fixture(scope="module")
 def static(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A site of a small model, one folder down on a plain file server."""
+    """Serve a site of a small model, one folder down, from a plain file server."""
     built = small.built("hostile", tmp_path_factory)
     folder = tmp_path_factory.mktemp("files")
     zp.export_site(contexts_of(built.atlas.path), folder / "shared", zp.Chosen(most=5, tokens=40))

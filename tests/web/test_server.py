@@ -1,4 +1,4 @@
-"""The explorer's server: every page in every format, mistakes of readers and of files, and who may ask."""
+"""The explorer's server: every page in every format, bad requests, bad files, and who may ask."""
 
 import asyncio
 import json
@@ -61,36 +61,36 @@ def web(llama: small.Built) -> Iterator[httpx.Client]:
 
 
 def other(path: str, kind: str) -> str:
-    """The address of a page in another format."""
+    """Return the address of a page in another format."""
     stem, mark, query = path.partition("?")
     return f"{'/index' if stem == '/' else stem}.{kind}{mark}{query}"
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_in_every_format(web: httpx.Client, path: str) -> None:
+def test_a_page_is_served_in_every_format(web: httpx.Client, path: str) -> None:
     html = web.get(path)
     assert (html.status_code, html.headers["content-type"]) == (200, "text/html; charset=utf-8")
     seen = Seen(html.text)
     assert seen.tags.count("h1") == seen.tags.count("main") == 1
-    assert not [one for one in seen.attributes if one[1] == "style" or one[1].startswith("on")]
+    assert not [name for _, name, _ in seen.attributes if name == "style" or name.startswith("on")]
     assert seen.tags.count("script") == 1  # our own file
-    linked = [one for one in seen.links if re.search(r"\.(json|csv|svg)(\?|$)", one)]
+    linked = [link for link in seen.links if re.search(r"\.(json|csv|svg)(\?|$)", link)]
     assert other(path, "json") in linked
     for address in linked:
-        found = web.get(address)
-        assert found.status_code == 200, address
+        answer = web.get(address)
+        assert answer.status_code == 200, address
         kind = re.search(r"\.(json|csv|svg)", address)[1]  # type: ignore[index]
-        assert kind in found.headers["content-type"]
+        assert kind in answer.headers["content-type"]
         if kind == "json":
-            json.loads(found.text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+            json.loads(answer.text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
         elif kind == "svg":
-            assert found.text.lstrip().startswith("<svg")
-            assert "<title>" in found.text
+            assert answer.text.lstrip().startswith("<svg")
+            assert "<title>" in answer.text
         else:
-            assert len(found.text.splitlines()) > 1 or path == "/outside"
+            assert len(answer.text.splitlines()) > 1 or path == "/outside"
 
 
-def test_which_pages_have_pictures(web: httpx.Client) -> None:
+def test_all_pages_but_some_have_pictures(web: httpx.Client) -> None:
     pictured = [path for path in PAGES if web.get(other(path, "svg")).status_code == 200]
     without = ("/outside", "/tokens", "/tokens/2", "/help", "/nearest/300", "/subheads/L1.attn.2")
     assert set(PAGES) - set(pictured) == {
@@ -98,7 +98,7 @@ def test_which_pages_have_pictures(web: httpx.Client) -> None:
     }
 
 
-def test_the_format_may_be_asked_for_by_accept(web: httpx.Client) -> None:
+def test_the_accept_header_chooses_the_format(web: httpx.Client) -> None:
     for accept, kind in (
         ("application/json", "application/json"),
         ("text/csv;q=1", "text/csv"),
@@ -144,15 +144,15 @@ def test_a_search_leads_to_one_thing_or_lists_several(web: httpx.Client) -> None
 
 def test_a_row_of_the_filter_is_a_row_of_the_map(web: httpx.Client, llama: small.Built) -> None:
     product = llama.lens.head_map("L1.attn.2.vo")
-    found = web.get("/map/L1.attn.2.vo.json?left=%23300&k=3").json()
+    page = web.get("/map/L1.attn.2.vo.json?left=%23300&k=3").json()
     scores = (product.left[300] @ product.right.T)[llama.atlas.mask("default")]
-    assert [p["score"] for p in found["pairs"]] == pytest.approx(
+    assert [p["score"] for p in page["pairs"]] == pytest.approx(
         scores.sort(descending=True).values[:3].tolist(), rel=1e-4
     )
-    assert {p["left"]["id"] for p in found["pairs"]} == {300}
+    assert {p["left"]["id"] for p in page["pairs"]} == {300}
 
 
-# --- Readers' mistakes ------------------------------------------------------------------------------------------------
+# --- Bad requests -----------------------------------------------------------------------------------------------------
 
 MISTAKES = {
     "/nope": 404,
@@ -204,7 +204,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("path", MISTAKES)
-def test_a_mistake_is_told_in_a_page_or_in_json(web: httpx.Client, path: str) -> None:
+def test_a_bad_request_is_answered_in_a_page_or_in_json(web: httpx.Client, path: str) -> None:
     page = web.get(path)
     assert page.status_code == MISTAKES[path]
     assert "Traceback" not in page.text
@@ -220,7 +220,7 @@ def test_a_mistake_is_told_in_a_page_or_in_json(web: httpx.Client, path: str) ->
         assert answer.json()["error"]
 
 
-def test_without_weights_it_says_what_to_do(llama: small.Built) -> None:
+def test_a_server_without_weights_says_how_to_give_them(llama: small.Built) -> None:
     contexts = contexts_of(llama.atlas.path)
     contexts[0].weights = None
     with serving(contexts) as address:
@@ -239,7 +239,7 @@ def test_weights_of_another_model_are_refused(llama: small.Built, tmp_path_facto
         assert (answer.status_code, "other weights" in answer.text) == (400, True)
 
 
-# --- Who may ask, and what --------------------------------------------------------------------------------------------
+# --- Who may ask, and for what ---------------------------------------------------------------------------------------
 
 
 def test_every_answer_has_its_headers(web: httpx.Client) -> None:
@@ -265,12 +265,12 @@ def test_a_foreign_host_is_refused(web: httpx.Client, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "[::1]:8765", "localhost."])
-def test_this_machine_is_not(web: httpx.Client, host: str) -> None:
+def test_a_name_of_this_machine_is_accepted(web: httpx.Client, host: str) -> None:
     assert web.get("/help", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
-def test_only_questions(web: httpx.Client, method: str) -> None:
+def test_only_get_and_head_are_answered(web: httpx.Client, method: str) -> None:
     answer = web.request(method, "/")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, HEAD"
@@ -282,7 +282,7 @@ def test_head_is_get_without_a_body(web: httpx.Client) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_questions_have_bounds(web: httpx.Client) -> None:
+def test_requests_have_size_limits(web: httpx.Client) -> None:
     assert web.get("/at/" + "x" * 400).status_code == 414
     assert web.get("/find?q=" + "x" * 3000).status_code == 414
     assert web.request("GET", "/", content=b"a body").status_code == 413
@@ -315,54 +315,56 @@ def test_a_server_for_others_asks_for_its_token(llama: small.Built) -> None:
         assert away.headers["location"].startswith("/evil.example")
 
 
-def test_a_question_that_does_not_come_is_not_waited_for(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_request_is_not_waited_for(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropass.web.security.HEAD_SECONDS", 0.3)
     with serving(contexts_of(llama.atlas.path)) as address:
         place = ("127.0.0.1", int(address.rpartition(":")[2]))
-        whole = b"GET /help HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc", whole + b"GET / HT"):
-            with socket.create_connection(place, timeout=60) as one:
-                one.sendall(sent)
+        request = b"GET /help HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: loc", request + b"GET / HT"):
+            with socket.create_connection(place, timeout=60) as connection:
+                connection.sendall(sent)
                 began = time.monotonic()
-                answer = b"".join(iter(lambda: one.recv(65536), b""))
-                assert answer.startswith(b"HTTP/1.1 200") == (sent.startswith(whole))
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+                assert answer.startswith(b"HTTP/1.1 200") == (sent.startswith(request))
                 assert time.monotonic() - began < KEEP_ALIVE / 2  # it is our deadline that closed it
-        with httpx.Client(base_url=address) as client:  # a connection that asks is kept
+        with httpx.Client(base_url=address) as client:  # a connection that asks is kept open
             for _ in range(3):
                 assert client.get("/help").status_code == 200
                 time.sleep(0.2)
 
 
-def test_a_line_is_served_one_by_one_and_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_is_served_in_order_and_drops_late_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeropass.web.responder.PAGE_SECONDS", 0.2)
     go, begun = threading.Event(), list[int]()
 
-    def work(order: PageRequest) -> int:
-        begun.append(order.context)
+    def work(request: PageRequest) -> int:
+        begun.append(request.context)
         go.wait(60)
-        return order.context
+        return request.context
 
     async def ask() -> list[int | BaseException]:
-        line = WorkQueue(work, 1)
-        found = await asyncio.gather(*(line.ask(PageRequest(n, print, ())) for n in range(3)), return_exceptions=True)
+        queue = WorkQueue(work, 1)
+        answers = await asyncio.gather(
+            *(queue.ask(PageRequest(n, print, ())) for n in range(3)), return_exceptions=True
+        )
         go.set()
-        return [*found, await line.ask(PageRequest(3, print, ()))]
+        return [*answers, await queue.ask(PageRequest(3, print, ()))]
 
     *late, last = asyncio.run(ask())
-    assert [type(one) for one in late] == [TimeoutError] * 3
+    assert [type(error) for error in late] == [TimeoutError] * 3
     assert last == 3
-    assert begun == [0, 3]  # those that nobody waited for any more were not begun
+    assert begun == [0, 3]  # requests that nobody waits for any more are not begun
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # pytest has other threads
-def test_children_do_jobs_side_by_side_and_say_what_went_wrong() -> None:
+def test_children_do_jobs_in_parallel_and_report_errors() -> None:
     def work(job: str) -> Any:
         if job == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if job == "bad":
             raise BadAddress("no such thing")
         if job == "worse":
-            raise json.JSONDecodeError("secret", "doc", 0)  # one that cannot be sent as it is
+            raise json.JSONDecodeError("secret", "doc", 0)  # an error that cannot be sent as it is
         return job, os.getpid()
 
     with forked(2, 2, work, lambda: None) as (first, second):
@@ -380,7 +382,7 @@ def test_children_do_jobs_side_by_side_and_say_what_went_wrong() -> None:
         for _ in children:
             with pytest.raises(RuntimeError, match="ended"):
                 first("die")
-        for lane in (first, second):  # with no children left it is done here
+        for lane in (first, second):  # with no children left, this process does the job
             assert [lane("alone") for _ in range(3)] == [("alone", os.getpid())] * 3
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
@@ -395,7 +397,7 @@ def test_a_page_that_takes_too_long_is_given_up(llama: small.Built, monkeypatch:
         assert time.monotonic() - started < 0.9
 
 
-def test_what_nobody_foresaw_is_a_page_and_a_line_on_the_terminal(
+def test_an_unexpected_error_is_a_page_and_a_line_on_the_terminal(
     llama: small.Built, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(context: object) -> None:
@@ -409,13 +411,13 @@ def test_what_nobody_foresaw_is_a_page_and_a_line_on_the_terminal(
     assert "RuntimeError: secret" in capfd.readouterr().err
 
 
-def test_a_cache_keeps_the_last() -> None:
+def test_a_cache_keeps_the_latest() -> None:
     cache = Cache(20)
     for key in (1, 2, 1, 3):
         if cache.get(key) is None:
             cache.put(key, b"x" * 10)
     assert [cache.get(key) is not None for key in (1, 2, 3)] == [True, False, True]
-    cache.put("large", b"x" * 50)  # too large to be kept, and all else gives way
+    cache.put("large", b"x" * 50)  # too large to be kept, and it displaces all others
     assert [cache.get(key) for key in (1, 3, "large")] == [None] * 3
 
 
@@ -423,7 +425,7 @@ def test_a_cache_keeps_the_last() -> None:
 
 
 @pytest.fixture(scope="module")
-def enemy(hostile: small.Built) -> Iterator[httpx.Client]:
+def hostile_web(hostile: small.Built) -> Iterator[httpx.Client]:
     with serving(contexts_of(hostile.atlas.path, hostile.folder)) as address, httpx.Client(base_url=address) as client:
         yield client
 
@@ -444,31 +446,33 @@ TAGS = set(
 
 
 @pytest.mark.parametrize("path", HARMFUL)
-def test_no_token_breaks_out_of_a_page(enemy: httpx.Client, path: str) -> None:
-    answer = enemy.get(path)
+def test_no_token_breaks_out_of_a_page(hostile_web: httpx.Client, path: str) -> None:
+    answer = hostile_web.get(path)
     assert answer.status_code == 200
     seen = Seen(answer.text)
     assert set(seen.tags) <= TAGS
     assert all(value.startswith("#mark") for tag, name, value in seen.attributes if (tag, name) == ("use", "href"))
     assert seen.tags.count("script") == 1
-    assert not [one for one in seen.attributes if one[1].startswith("on") or "javascript:" in one[2].lower()]
+    assert not [
+        (name, value) for _, name, value in seen.attributes if name.startswith("on") or "javascript:" in value.lower()
+    ]
     assert not UNSEEN.search(answer.text.replace("\n", ""))
     assert max(map(len, seen.chips), default=0) < 60
-    picture = enemy.get(other(path, "svg"))
+    picture = hostile_web.get(other(path, "svg"))
     if picture.status_code == 200:
         assert "<script" not in picture.text
         assert not UNSEEN.search(picture.text.replace("\n", ""))
 
 
-def test_hostile_tokens_are_all_shown(enemy: httpx.Client) -> None:
-    shown = [chip for page in ("/tokens", "/tokens/2") for chip in Seen(enemy.get(page).text).chips]
+def test_hostile_tokens_are_all_shown(hostile_web: httpx.Client) -> None:
+    shown = [chip for page in ("/tokens", "/tokens/2") for chip in Seen(hostile_web.get(page).text).chips]
     for text in ("<script>alert(1)</script>", r"\u202eabc\u202c", r"\x1b[31mred\x1b[0m", "{0} %s {{"):
         assert text in shown
     assert "x" * 39 + "…" in shown
 
 
-def test_a_spreadsheet_takes_no_token_for_a_formula(enemy: httpx.Client) -> None:
-    for line in enemy.get("/tokens.csv").text.splitlines():
+def test_a_spreadsheet_takes_no_token_for_a_formula(hostile_web: httpx.Client) -> None:
+    for line in hostile_web.get("/tokens.csv").text.splitlines():
         assert not re.search(r'(^|,)"?[=@]', line)
 
 
@@ -513,7 +517,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_atlas_is_told_in_a_page(hostile: small.Built, tmp_path: Path, name: str) -> None:
+def test_a_damaged_atlas_is_reported_in_a_page(hostile: small.Built, tmp_path: Path, name: str) -> None:
     harm, path = DAMAGE[name]
     folder = shutil.copytree(hostile.atlas.path, tmp_path / "atlas")
     harm(folder)
@@ -528,7 +532,7 @@ def test_a_damaged_atlas_is_told_in_a_page(hostile: small.Built, tmp_path: Path,
 
 
 @pytest.mark.parametrize("harm", ["schema", "manifest", "missing", "unfinished", "nothing"])
-def test_what_is_no_atlas_ends_with_a_message(hostile: small.Built, tmp_path: Path, harm: str) -> None:
+def test_a_folder_that_is_no_atlas_ends_with_a_message(hostile: small.Built, tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "atlas"
     if harm != "nothing":
         shutil.copytree(hostile.atlas.path, folder)
@@ -551,22 +555,22 @@ def test_what_is_no_atlas_ends_with_a_message(hostile: small.Built, tmp_path: Pa
 # --- The command line -------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use(llama: small.Built) -> None:
+def test_a_port_in_use_is_refused(llama: small.Built) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = shell("serve", llama.atlas.path, "--port", taken.getsockname()[1])
     assert (done.returncode, "cannot be used" in done.stderr) == (2, True)
 
 
-def test_a_host_that_is_not_ours(llama: small.Built) -> None:
+def test_a_host_of_another_machine_is_refused(llama: small.Built) -> None:
     done = shell("serve", llama.atlas.path, "--host", "203.0.113.7", "--port", 0)
     assert (done.returncode, "cannot be used" in done.stderr) == (2, True)
 
 
-def test_it_says_where_it_is_without_torch_and_ends_when_told(llama: small.Built) -> None:
+def test_the_server_prints_its_address_without_torch_and_ends_on_ctrl_c(llama: small.Built) -> None:
     code = (
         "import sys, zeropass as zp\n"
         f"contexts = zp.open_sources(zp.Sources(__import__('pathlib').Path({str(llama.atlas.path)!r})))\n"
-        "contexts[0].atlas.find('babade')\n"  # its connection is of no use to the processes that make the pages
+        "contexts[0].atlas.find('babade')\n"  # the processes that make the pages cannot use its connection
         "def say(address):\n"
         "    print(address, 'torch' in sys.modules, flush=True)\n"
         "zp.serve(contexts, port=0, say=say)\n"
@@ -602,17 +606,17 @@ def test_several_processes_answer_and_end_together(llama: small.Built, how: sign
 
 
 def _children(parent: int, count: int) -> list[str]:
-    """The children of a process, once there are so many."""
-    found: list[str] = []
+    """Return the children of a process, once there are so many."""
+    children: list[str] = []
     deadline = time.monotonic() + 20
-    while len(found) < count and time.monotonic() < deadline:
-        found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    while len(children) < count and time.monotonic() < deadline:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         time.sleep(0.05)
-    assert len(found) == count
-    return found
+    assert len(children) == count
+    return children
 
 
-def test_open_to_others_it_prints_a_token(llama: small.Built) -> None:
+def test_a_server_open_to_others_prints_a_token(llama: small.Built) -> None:
     line = [sys.executable, "-m", "zeropass", "serve", str(llama.atlas.path), "--host", "0.0.0.0", "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
         assert server.stdout is not None

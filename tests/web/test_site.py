@@ -1,4 +1,4 @@
-"""Every link of the explorer leads somewhere, in the server and in the static site; both say the same."""
+"""The links of the explorer: each leads somewhere, and the server and the static site say the same."""
 
 import json
 import posixpath
@@ -25,12 +25,12 @@ from zeropass.web.load import Sources, open_sources
 SIZES = {"V": 300, "D": 16, "NEURONS": 12, "HEADS": 2, "KV_HEADS": 1}
 FORMS = (".json", ".csv", ".svg")
 EVERY = 15
-"""One of so many pages is asked for in its other formats, and with what may be asked beyond an address."""
+"""One page in so many is asked for in its other formats too, and with the questions that may follow its address."""
 
 
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
-    """As small as can be: one layer of a few neurons and two heads, and tokens that try to do harm."""
+    """Build the smallest atlas: one layer of a few neurons and two heads, and tokens that try to do harm."""
     folder = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SIZES.items():
@@ -42,7 +42,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 @pytest.fixture(scope="module")
 def site(atlas: small.Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of it as files."""
+    """Export all of it as files."""
     folder = tmp_path_factory.mktemp("site") / "site"
     zp.export_site(contexts_of(atlas.atlas.path), folder, zp.Chosen(most=None, tokens=None))
     return folder
@@ -86,14 +86,14 @@ def files_of(site: Path) -> set[str]:
 
 
 def targets(site: Path, name: str, there: set[str]) -> set[str]:
-    """The files that a page of a site leads to; each must be there, and named from where the page is."""
-    found = set()
+    """Return the files that a page of a site leads to; each must exist, and be named relative to the page."""
+    names = set()
     for link in links_of((site / name).read_text(encoding="utf-8")):
         assert not link.startswith("/"), f"{name} leads to {link}"
         assert "?" not in link, f"{name} asks {link}"
-        found.add(posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(link))))
-        assert found <= there, f"{name} leads to {link}"
-    return found
+        names.add(posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(link))))
+        assert names <= there, f"{name} leads to {link}"
+    return names
 
 
 def test_every_link_of_the_static_site_is_a_file(site: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_static_site_says_what_the_server_says(atlas: small.Built, site: Pat
                 assert drawn.text == Seen(picture.read_text(encoding="utf-8")).text
 
 
-def test_a_page_brings_its_policy_along(site: Path) -> None:
+def test_a_static_page_carries_its_policy(site: Path) -> None:
     for name in ("index.html", "token/260.html"):
         page = Seen((site / name).read_text(encoding="utf-8"))
         policies = [value for tag, attribute, value in page.attributes if tag == "meta" and "default-src" in value]
@@ -141,7 +141,7 @@ def test_the_search_of_a_site_knows_its_tokens(atlas: small.Built, site: Path) -
     assert all((site / "token" / f"{i}.html").exists() for i in tokens.values())
 
 
-def test_a_part_of_it_leaves_the_rest_as_text(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_partial_site_shows_the_rest_as_text(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built("llama", tmp_path_factory)
     count = zp.export_site(contexts_of(built.atlas.path), tmp_path / "site", zp.Chosen((1, 2), most=3, tokens=5))
     there = files_of(tmp_path / "site")
@@ -154,7 +154,7 @@ def test_a_part_of_it_leaves_the_rest_as_text(tmp_path: Path, tmp_path_factory: 
         targets(tmp_path / "site", name, there)
 
 
-def test_what_a_site_is_not_made_of(atlas: small.Built, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_made_is_refused(atlas: small.Built, tmp_path: Path) -> None:
     contexts = contexts_of(atlas.atlas.path)
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path, tmp_path / "file"):
@@ -167,7 +167,7 @@ def test_what_a_site_is_not_made_of(atlas: small.Built, tmp_path: Path) -> None:
     assert not (tmp_path / "site").exists()
 
 
-def test_a_stopped_export_is_not_there_and_continues(
+def test_a_stopped_export_leaves_no_site_and_continues(
     atlas: small.Built, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = [sys.executable, "-m", "zeropass", "export", str(atlas.atlas.path), str(tmp_path / "site"), "--all"]
@@ -178,12 +178,12 @@ def test_a_stopped_export_is_not_there_and_continues(
         run.kill()
     assert not (tmp_path / "site").exists()
     left = sorted(part.rglob("*.html"))
-    made = {path: path.stat().st_mtime_ns for path in left}
+    times = {path: path.stat().st_mtime_ns for path in left}
     contexts = contexts_of(atlas.atlas.path)
     zp.export_site(contexts, tmp_path / "site", zp.Chosen(most=None, tokens=None))
     assert not part.exists()
     names = [path.relative_to(part) for path in left]
-    assert [(tmp_path / "site" / n).stat().st_mtime_ns for n in names] == list(made.values())
+    assert [(tmp_path / "site" / n).stat().st_mtime_ns for n in names] == list(times.values())
     here, there = files_of(tmp_path / "site"), files_of(site)
     assert {name for name in here if ".part" not in name} == there
     assert all((tmp_path / "site" / name).read_bytes() == (site / name).read_bytes() for name in sorted(there)[::40])
@@ -194,7 +194,7 @@ def test_a_stopped_export_is_not_there_and_continues(
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[Context]:
-    """Two small models, their alignment, and what a second made of the first."""
+    """Open two small models, their alignment, and a fine-tune of the first."""
     folder = tmp_path_factory.mktemp("two")
     built = small.built("llama", tmp_path_factory)
     second = small.llama(folder / "second", seed=1, biases=True)
@@ -214,7 +214,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Context]:
     )
 
 
-def test_two_models_side_by_side(two: list[Context]) -> None:
+def test_two_models_are_shown_side_by_side(two: list[Context]) -> None:
     pairing = two[0].matches("L1.ff.7")[0]
     with serving(two) as address, httpx.Client(base_url=address) as client:
         summary = client.get("/align.json").json()
@@ -237,7 +237,7 @@ def test_two_models_side_by_side(two: list[Context]) -> None:
         assert client.get("/second/nope").status_code == 404
 
 
-def test_what_changed_is_a_page(two: list[Context]) -> None:
+def test_a_difference_is_a_page(two: list[Context]) -> None:
     with serving(two) as address, httpx.Client(base_url=address) as client:
         page = Seen(client.get("/diff").text)
         assert "Matrices that changed most" in page.text
@@ -249,7 +249,7 @@ def test_what_changed_is_a_page(two: list[Context]) -> None:
             assert part in page.text
 
 
-def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Context]) -> None:
+def test_a_difference_of_an_earlier_version_is_a_page(two: list[Context]) -> None:
     assert two[0].diff is not None
     older = {name: value for name, value in two[0].diff.items() if name not in ("tables", "words", "relation")}
     older["watch"] = [{"layer": 0, "role": "k", "effect": 56.0, "above": 0.16}]
@@ -259,7 +259,7 @@ def test_a_difference_stored_before_tables_were_compared_is_a_page(two: list[Con
         assert "Tables, norms and biases" not in page.text
 
 
-def test_two_models_as_a_static_site(two: list[Context], tmp_path: Path) -> None:
+def test_two_models_are_exported_as_a_static_site(two: list[Context], tmp_path: Path) -> None:
     zp.export_site(two, tmp_path / "site", zp.Chosen((1, 2), most=2, tokens=5))
     there = files_of(tmp_path / "site")
     assert {"align.html", "align/1.html", "diff.html", "second/index.html", "static/second-tokens.json"} <= there
@@ -294,7 +294,7 @@ def test_a_difference_of_nonsense_is_named(two: list[Context], tmp_path: Path, p
         open_sources(Sources(two[0].atlas.path, diff=tmp_path))
 
 
-def test_what_does_not_belong_together_is_refused(two: list[Context], tmp_path: Path) -> None:
+def test_files_that_do_not_belong_together_are_refused(two: list[Context], tmp_path: Path) -> None:
     first, second = two
     (tmp_path / "diff.json").write_text(json.dumps({**(first.diff or {}), "base": {"name": "x", "sha256": "0" * 64}}))
     with pytest.raises(BadOption, match="other weights"):
