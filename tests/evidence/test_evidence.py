@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-import planted
+import planted_models as planted
 import zeropass as zp
 from commands import Run
 from tiny import make, save

@@ -142,6 +142,6 @@ def test_the_demo_model_as_safetensors_keeps_its_verdicts(smollm2_path: Path, tm
     model = zp.open_model(str(smollm2_path))
     (tmp_path / "tokenizer.json").write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
     records = zp.load(str(tmp_path)).explain("L29.ff.864.gate", frame="output")
-    assert records[0].evidence.words == "gate lists of layer 29: correlation with the running model .16 (null -.01)"
+    assert records[0].evidence.words == "gate lists of layer 29: correlation .16 (null -.01)"
     assert "in another file of the same values, smollm2-135m" in records.note
     assert json.dumps(records.to_json()).count("another file of the same values") == 1

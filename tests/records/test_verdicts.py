@@ -116,11 +116,11 @@ def test_a_verdict_is_looked_up_by_role_frame_and_layer() -> None:
 @pytest.mark.parametrize(
     ("value", "chance", "above", "words"),
     [
-        (0.281, 0.0149, True, "correlation with the running model .28 (null .01)"),
-        (0.02, 0.01, False, "correlation with the running model .02, not above the null (.01)"),
-        (-0.001, -0.3, False, "correlation with the running model .00, not above the null (-.30)"),
-        (0.999, -0.999, True, "correlation with the running model 1.00 (null -1.00)"),
-        (1.0, 0.0, True, "correlation with the running model 1.00 (null .00)"),
+        (0.281, 0.0149, True, "correlation .28 (null .01)"),
+        (0.02, 0.01, False, "correlation .02, not above the null (.01)"),
+        (-0.001, -0.3, False, "correlation .00, not above the null (-.30)"),
+        (0.999, -0.999, True, "correlation 1.00 (null -1.00)"),
+        (1.0, 0.0, True, "correlation 1.00 (null .00)"),
     ],
 )
 def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float, above: bool, words: str) -> None:
@@ -129,8 +129,8 @@ def test_a_verdict_in_words_is_about_a_kind_of_list(value: float, chance: float,
         assert judgement.words == f"{kind}: {words}"
 
 
-GOOD = "correlation with the running model .28 (null .01)"
-BAD = "correlation with the running model .02, not above the null (.01)"
+GOOD = "correlation .28 (null .01)"
+BAD = "correlation .02, not above the null (.01)"
 BASIS = "10,000 tokens of a novel, n = 12 to 96 a layer, 2030-01-01"
 
 
@@ -146,7 +146,7 @@ def test_a_verdict_says_what_it_is_based_on() -> None:
     assert replace(judgement, by_values=True).basis == f"{BASIS}, in another file of the same values, m"
     assert replace(judgement, method={}, kinds=()).basis == ""
     assert footnote(judgement, "m") == (
-        "correlation: by ranks, of all lists of a role and layer with the running model; null: that of wrong lists; "
+        "correlation: of ranks, all lists of a role and layer with the running model; null: the same for wrong lists; "
         f"measured on {BASIS}."
     )
     judged = judgement.of("gate", "token", 1)
@@ -386,11 +386,11 @@ def test_the_verdict_is_shown_next_to_the_heading(llama: small.Built) -> None:
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
     assert printed(render(loud)).startswith(f"L1.ff.2 value  writes  value lists of layer 1: {BAD}\n")
     assert (
-        "token frame, query 16 after key; qk maps of layer 1: correlation with the running model .28 (null .01)\n"
+        "token frame, query 16 after key; qk maps of layer 1: correlation .28 (null .01)\n"
         in printed(render(qk))
     )
     assert (
-        "token frame; vo maps of layer 1: correlation with the running model .02, not above the null (.01)\n"
+        "token frame; vo maps of layer 1: correlation .02, not above the null (.01)\n"
         in printed(render(vo))
     )
     for record in (loud, vo):
@@ -410,11 +410,11 @@ def test_a_hit_of_a_kind_that_is_not_above_chance_is_marked() -> None:
 def test_the_notebook_shows_the_same_verdicts(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     assert (
-        "<small>gate lists of layer 1: correlation with the running model .28 (null .01)</small></caption>"
+        "<small>gate lists of layer 1: correlation .28 (null .01)</small></caption>"
         in lens["L1.ff.2.gate"]._repr_html_()
     )
     assert (
-        "<small>vo maps of layer 1: correlation with the running model .02, not above the null (.01)</small>"
+        "<small>vo maps of layer 1: correlation .02, not above the null (.01)</small>"
         in lens["L1.attn.2.vo"]._repr_html_()
     )
     assert "correlation" not in llama.lens["L1.ff.2.gate"]._repr_html_()
@@ -427,7 +427,7 @@ def test_a_tour_explains_what_it_shows(llama: small.Built) -> None:
         console = Console(file=io.StringIO(), width=160)
         print_tour(console, zp.open_atlas(llama.atlas.path, verdicts=known))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
-        assert (shown.count("correlation: by ranks, of all") == 1) == ("null .01)" in shown) == (known is not None)
+        assert (shown.count("correlation: of ranks, all") == 1) == ("null .01)" in shown) == (known is not None)
 
 
 def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: small.Built) -> None:
@@ -436,12 +436,12 @@ def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: 
     with serving(contexts) as address:
         pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
         records = httpx.get(f"{address}/at/L1.ff.2.json").json()
-    assert "gate lists of layer 1: correlation with the running model .28 (null .01)" in pages["/at/L1.ff.2"].text
+    assert "gate lists of layer 1: correlation .28 (null .01)" in pages["/at/L1.ff.2"].text
     assert (
-        "value lists of layer 1: correlation with the running model .02, not above the null (.01)"
+        "value lists of layer 1: correlation .02, not above the null (.01)"
         in pages["/at/L1.ff.2"].text
     )
-    assert "qk maps of layer 1: correlation with the running model .28 (null .01)" in pages["/at/L1.attn.2"].text
+    assert "qk maps of layer 1: correlation .28 (null .01)" in pages["/at/L1.attn.2"].text
     assert "lists of its layer" in pages["/token/257"].text
     for page in pages.values():
         assert page.text.count(footnote(EVERY, "m")) == 1

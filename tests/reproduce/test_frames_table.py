@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import planted
+import planted_models as planted
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.model import open_model

@@ -72,7 +72,7 @@ class Verdict:
     def words(self) -> str:
         """The verdict as text next to a heading."""
         value, null = coefficient(self.value), coefficient(self.null)
-        measured = f"{self.kind}: correlation with the running model {value}"
+        measured = f"{self.kind}: correlation {value}"
         return f"{measured} (null {null})" if self.above else f"{measured}, not above the null ({null})"
 
 
@@ -195,7 +195,7 @@ def footnote(verdicts: Verdicts | None, model: str | None) -> str:
         model: The name of the model for `zeropass evidence`; None if that cannot measure it.
     """
     if verdicts:
-        measure = "by ranks, of all lists of a role and layer with the running model; null: that of wrong lists"
+        measure = "of ranks, all lists of a role and layer with the running model; null: the same for wrong lists"
         return f"correlation: {measure}; measured on {verdicts.basis}."
     if model is None:
         return "No measurement of these weights is known."
