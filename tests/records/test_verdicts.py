@@ -385,14 +385,8 @@ def test_the_verdict_is_shown_next_to_the_heading(llama: small.Built) -> None:
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
     assert printed(render(loud)).startswith(f"L1.ff.2 value  writes  value lists of layer 1: {BAD}\n")
-    assert (
-        "token frame, query 16 after key; qk maps of layer 1: correlation .28 (null .01)\n"
-        in printed(render(qk))
-    )
-    assert (
-        "token frame; vo maps of layer 1: correlation .02, not above the null (.01)\n"
-        in printed(render(vo))
-    )
+    assert "token frame, query 16 after key; qk maps of layer 1: correlation .28 (null .01)\n" in printed(render(qk))
+    assert "token frame; vo maps of layer 1: correlation .02, not above the null (.01)\n" in printed(render(vo))
     for record in (loud, vo):
         assert "text" not in printed(render(replace(record, evidence=None)))
 
@@ -437,10 +431,7 @@ def test_the_explorer_says_what_a_verdict_is_about_and_paints_none_green(llama: 
         pages = {path: Seen(httpx.get(address + path).text) for path in ("/at/L1.ff.2", "/at/L1.attn.2", "/token/257")}
         records = httpx.get(f"{address}/at/L1.ff.2.json").json()
     assert "gate lists of layer 1: correlation .28 (null .01)" in pages["/at/L1.ff.2"].text
-    assert (
-        "value lists of layer 1: correlation .02, not above the null (.01)"
-        in pages["/at/L1.ff.2"].text
-    )
+    assert "value lists of layer 1: correlation .02, not above the null (.01)" in pages["/at/L1.ff.2"].text
     assert "qk maps of layer 1: correlation .28 (null .01)" in pages["/at/L1.attn.2"].text
     assert "lists of its layer" in pages["/token/257"].text
     for page in pages.values():

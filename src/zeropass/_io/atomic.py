@@ -12,7 +12,7 @@ from typing import Any
 from zeropass._io.parse import load_json
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["Parts", "atomic_write", "claim_folder", "key_of", "make_folder"]
+__all__ = ["Parts", "atomic_write", "claim_folder", "key_of", "make_folder", "write_json", "write_text"]
 
 
 @contextmanager
@@ -35,6 +35,17 @@ def atomic_write(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, failure: type[ZeropassError] = BadOption) -> None:
+    """Write a text file completely or not at all; raise ``failure``, naming the file, if that is not possible."""
+    with atomic_write(path, failure) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, failure: type[ZeropassError] = BadOption) -> None:
+    """Write a JSON-ready value in one line, completely or not at all."""
+    write_text(path, json.dumps(value, allow_nan=False) + "\n", failure)
 
 
 def make_folder(folder: Path, failure: type[ZeropassError]) -> None:

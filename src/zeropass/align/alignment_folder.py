@@ -8,11 +8,10 @@
     matches.parquet    one row for each neuron and head of the first model, with its best match in the second
 """
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parquet import columns_of, read_rows, write_rows
 from zeropass._io.parse import holding, read_schema
 from zeropass._io.typed_json import from_json
@@ -45,9 +44,7 @@ def write_alignment(alignment: Alignment, folder: str | Path) -> None:
     write_rows(rows, folder / "layers.parquet", _LAYERS, BadOption)
     write_rows(map(asdict, alignment.pairings), folder / "matches.parquet", columns_of(Pairing), BadOption)
     value = {"schema": SCHEMA_VERSION, "models": alignment.models, "method": alignment.method}
-    with atomic_write(folder / "alignment.json", BadOption) as temporary:
-        text = json.dumps(value | {"layers": [asdict(m) for m in alignment.layers]}, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "alignment.json", value | {"layers": [asdict(m) for m in alignment.layers]})
 
 
 def read_alignment(folder: str | Path) -> Alignment:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zeropass._io.atomic import Parts, atomic_write, claim_folder, key_of
+from zeropass._io.atomic import Parts, claim_folder, key_of, write_text
 from zeropass._io.progress import Progress, silent
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
@@ -72,8 +72,7 @@ def align_models(
     pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(SELF_MAPS))
     alignment = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
     write_alignment(alignment, folder)
-    with atomic_write(folder / "layers.svg", BadOption) as temporary:
-        temporary.write_text(draw_layer_maps(alignment), encoding="utf-8")
+    write_text(folder / "layers.svg", draw_layer_maps(alignment))
     return alignment
 
 

@@ -25,7 +25,7 @@ from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_k import Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
-__all__ = ["COLUMNS", "Finds", "Meet", "Runner", "Scored"]
+__all__ = ["COLUMNS", "JobResults", "OnScores", "Runner", "Scored"]
 
 _ROWS = 4096
 """Number of rows that are multiplied with the columns of heads at once."""
@@ -69,7 +69,7 @@ class Scored:
         return scores
 
 
-Meet = Callable[[Scored, slice, Tensor], None]
+OnScores = Callable[[Scored, slice, Tensor], None]
 """A function that is called with a set, a part of it, and the scores of that part less their means, (V', m).
 
 The scores are overwritten afterwards.
@@ -77,7 +77,7 @@ The scores are overwritten afterwards.
 
 
 @dataclass(frozen=True, eq=False)
-class Finds:
+class JobResults:
     """The results of a job.
 
     Attributes:
@@ -124,7 +124,7 @@ class Runner:
         """Return the sets of vectors that a job needs, by role."""
         return {role: self.vectors(job.layer, role) for role in needed_roles(job)}
 
-    def look(self, job: Job, sets: dict[str, VectorSet]) -> Finds:
+    def look(self, job: Job, sets: dict[str, VectorSet]) -> JobResults:
         """Compute the results of a job, and write its vectors."""
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         surveys: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
@@ -146,7 +146,7 @@ class Runner:
                 scored, parts = surveys[role, frame]
                 lists[role].append(self._list_block(scored, joined(parts)))
             self._save_vectors(sets[role])
-        return Finds(job, lists, pairs)
+        return JobResults(job, lists, pairs)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return the set of vectors of a layer and role."""
@@ -229,7 +229,7 @@ class Runner:
             extremes=lists.extremes,
         )
 
-    def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: Meet) -> Iterator[PairRow]:
+    def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: OnScores) -> Iterator[PairRow]:
         """Yield the top pairs of every head of a layer.
 
         Key/value heads come in chunks, each followed by its query heads, so that few factors are held at once; with
@@ -274,7 +274,7 @@ class Runner:
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)
 
-    def _columns(self, scored: Scored, heads: range, meet: Meet) -> list[tuple[int, Tensor]]:
+    def _columns(self, scored: Scored, heads: range, meet: OnScores) -> list[tuple[int, Tensor]]:
         """Return each stored head with the scores of its columns over the rows, less their means, (V', d_h)."""
         width = self.model.dims.head_dim
         part = slice(heads.start * width, heads.stop * width)
@@ -320,7 +320,7 @@ class Runner:
             path = self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame)
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 
-    def write(self, finds: Finds) -> None:
+    def write(self, finds: JobResults) -> None:
         """Write lists and pairs of a job, and its mark last; the next job may run meanwhile."""
         job, pairs = finds.job, finds.pairs
         for role, list_blocks in finds.lists.items():

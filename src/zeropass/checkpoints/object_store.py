@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 
-from zeropass._io.atomic import atomic_write
+from zeropass._io.atomic import atomic_write, write_text
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.hub import TEXT_FILES
@@ -100,5 +100,4 @@ def _fetch(storage: Any, remote: str, local: Path) -> None:
         return
     with atomic_write(local, NotFetched) as temporary:
         storage.get_file(remote, str(temporary))
-    with atomic_write(mark, NotFetched) as temporary:
-        temporary.write_text(checksum, encoding="utf-8")
+    write_text(mark, checksum, NotFetched)

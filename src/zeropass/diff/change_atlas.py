@@ -18,7 +18,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import carry_out, kept_tokens
-from zeropass.atlas.jobs import Meet, Runner, Scored, needed_roles
+from zeropass.atlas.jobs import OnScores, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
 from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import PairRow
@@ -159,7 +159,7 @@ class _ChangeRunner(Runner):
         scale = torch.full_like(deviations, usual)
         return Scored(vectors, frame, space, standardised(folded, scale), mean, scale, deviations / scale)
 
-    def map_heads(self, kind: str, sets: dict[str, VectorSet], _meet: Meet) -> Iterator[PairRow]:
+    def map_heads(self, kind: str, sets: dict[str, VectorSet], _meet: OnScores) -> Iterator[PairRow]:
         """Yield the top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
         layer = sets[kind[0]].layer
         sides = [_MapSide(self, sets[role], self.map_frame(role)) for role in kind]

@@ -8,10 +8,9 @@
 """
 
 import html
-import json
 from pathlib import Path
 
-from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.atomic import make_folder, write_json, write_text
 from zeropass._io.parquet import write_rows
 from zeropass.diff.results import Diff
 from zeropass.errors import BadOption
@@ -36,10 +35,8 @@ def write_diff(found: Diff, folder: str | Path) -> None:
     make_folder(folder, BadOption)
     rows = ({name: getattr(matrix, name) for name in _MATRICES} for matrix in found.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)
-    with atomic_write(folder / "where.svg", BadOption) as temporary:
-        temporary.write_text(picture(found), encoding="utf-8")
-    with atomic_write(folder / "diff.json", BadOption) as temporary:
-        temporary.write_text(json.dumps(found.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+    write_text(folder / "where.svg", picture(found))
+    write_json(folder / "diff.json", found.to_json())
 
 
 def picture(found: Diff) -> str:

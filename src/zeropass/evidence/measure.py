@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass._io.atomic import Parts, atomic_write, key_of
+from zeropass._io.atomic import Parts, key_of, write_json, write_text
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
@@ -99,11 +99,9 @@ def measure(
 
 def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:
     """Write ``evidence.json``, ``evidence.parquet`` and ``report.html`` into a folder, each file atomically."""
-    with atomic_write(folder / "evidence.json", BadOption) as temporary:
-        temporary.write_text(json.dumps(evidence.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "evidence.json", evidence.to_json())
     write_parquet(evidence.results, folder / "evidence.parquet")
-    with atomic_write(folder / "report.html", BadOption) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(folder / "report.html", html)
 
 
 @dataclass(frozen=True, eq=False)

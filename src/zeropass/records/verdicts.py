@@ -6,7 +6,6 @@ contains those of some models. An atlas or a lens finds them by that hash, or el
 (`zeropass.model.identity`), which files of other formats share. Nothing here imports torch.
 """
 
-import json
 import math
 import re
 import shlex
@@ -16,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zeropass._io.atomic import atomic_write, make_folder
+from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parse import holding, load_json
 from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
@@ -136,8 +135,7 @@ class Verdicts:
     def write(self, path: Path) -> None:
         """Write the JSON completely or not at all; raise BadOption, with the name of the file, if that fails."""
         make_folder(path.parent, BadOption)
-        with atomic_write(path, BadOption) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_json())
 
 
 def default_name(model: str) -> str:
