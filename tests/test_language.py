@@ -62,3 +62,12 @@ def test_docstrings_begin_with_a_verb(path: Path) -> None:
         if first in VAGUE or (verb and first in ARTICLES):
             wrong.append(f"{getattr(node, 'name', 'the module')}: {first} …")
     assert wrong == []
+
+
+VAGUE_NAMES = {"found", "one", "said", "told"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_variables_are_named_after_what_they_hold(path: Path) -> None:
+    names = set(named(ast.parse(path.read_text(encoding="utf-8"))))
+    assert sorted(names & VAGUE_NAMES) == []

@@ -21,11 +21,11 @@ _MATRICES = {"layer": "int32", "role": "string", "relative": "double", "rank": "
 CELL, LEFT, TOP = 18, 60, 44
 
 
-def write_diff(found: Diff, folder: str | Path) -> None:
+def write_diff(difference: Diff, folder: str | Path) -> None:
     """Write a comparison to a folder, each file completely or not at all.
 
     Args:
-        found: The comparison.
+        difference: The comparison.
         folder: The folder, made if it does not exist.
 
     Raises:
@@ -33,17 +33,17 @@ def write_diff(found: Diff, folder: str | Path) -> None:
     """
     folder = Path(folder)
     make_folder(folder, BadOption)
-    rows = ({name: getattr(matrix, name) for name in _MATRICES} for matrix in found.matrices)
+    rows = ({name: getattr(matrix, name) for name in _MATRICES} for matrix in difference.matrices)
     write_rows(rows, folder / "matrices.parquet", _MATRICES, BadOption)
-    write_text(folder / "where.svg", picture(found))
-    write_json(folder / "diff.json", found.to_json())
+    write_text(folder / "where.svg", picture(difference))
+    write_json(folder / "diff.json", difference.to_json())
 
 
-def picture(found: Diff) -> str:
+def picture(difference: Diff) -> str:
     """Draw the relative change of every matrix as an SVG heat map: one row per role, one column per layer."""
-    roles = list(dict.fromkeys(matrix.role for matrix in found.matrices))
-    layers = 1 + max((matrix.layer for matrix in found.matrices), default=0)
-    most = max((matrix.relative for matrix in found.matrices), default=0.0) or 1.0
+    roles = list(dict.fromkeys(matrix.role for matrix in difference.matrices))
+    layers = 1 + max((matrix.layer for matrix in difference.matrices), default=0)
+    most = max((matrix.relative for matrix in difference.matrices), default=0.0) or 1.0
     width, height = LEFT + max(layers * CELL, 320) + 10, TOP + len(roles) * CELL + 30
     title = html.escape(f"Relative change by layer (across) and role (down); darkest is {most:.2%}")
     parts = [
@@ -52,7 +52,7 @@ def picture(found: Diff) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/><text x="8" y="18">{title}</text>',
     ]
     parts += [f'<text x="8" y="{TOP + n * CELL + 13}">{html.escape(role)}</text>' for n, role in enumerate(roles)]
-    for matrix in found.matrices:
+    for matrix in difference.matrices:
         x, y = LEFT + matrix.layer * CELL, TOP + roles.index(matrix.role) * CELL
         size = f'width="{CELL - 1}" height="{CELL - 1}"'
         parts.append(

@@ -20,26 +20,26 @@ SHOWN, WORDS, LINES, WATCHED = 10, 5, 6, 10
 """Limits of the output: tokens of all changes, words of a list, lines of a section, watched words."""
 
 
-def render_diff(found: Diff) -> RenderableType:
+def render_diff(difference: Diff) -> RenderableType:
     """Return the first screen of a comparison, at most sixty lines."""
     names = Text.assemble(
-        (shown_text(str(found.base["name"])), "bold"), " → ", (shown_text(str(found.tuned["name"])), "bold")
+        (shown_text(str(difference.base["name"])), "bold"), " → ", (shown_text(str(difference.tuned["name"])), "bold")
     )
-    parts: list[RenderableType] = [names, *(Text(line) for line in found.verdict)]
-    if found.relation == "unrelated":
+    parts: list[RenderableType] = [names, *(Text(line) for line in difference.verdict)]
+    if difference.relation == "unrelated":
         return Group(*parts)
-    if found.words:
-        parts += [Text(), _watched(found)]
-    changed = any(not matrix.rounding for matrix in found.matrices)
-    if changed and found.sees and found.writes:
-        parts += [Text(), *_standouts(found)]
-    if found.outside:
-        parts += [Text(), _outside(found)]
+    if difference.words:
+        parts += [Text(), _watched(difference)]
+    changed = any(not matrix.rounding for matrix in difference.matrices)
+    if changed and difference.sees and difference.writes:
+        parts += [Text(), *_standouts(difference)]
+    if difference.outside:
+        parts += [Text(), _outside(difference)]
     if changed:
-        parts += [Text(), _where(found), Text(), *_directions(found), Text(), _parameters(found)]
-    parts += _moved(found)
-    if found.added:
-        shown = Text(" ").join(token_text(token) for token in found.added[:SHOWN])
+        parts += [Text(), _where(difference), Text(), *_directions(difference), Text(), _parameters(difference)]
+    parts += _moved(difference)
+    if difference.added:
+        shown = Text(" ").join(token_text(token) for token in difference.added[:SHOWN])
         parts.append(Text.assemble(("tokens added: ", "dim"), shown))
     return Group(*parts)
 

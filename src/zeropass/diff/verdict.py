@@ -31,39 +31,41 @@ SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
 
 
-def alarms(found: Diff) -> tuple[str, ...]:
+def alarms(difference: Diff) -> tuple[str, ...]:
     """Return the sides, ``sees`` or ``writes``, with an unusual token; none if float32 loses the change."""
-    if found.relative < SMALLEST:
+    if difference.relative < SMALLEST:
         return ()
-    sides = {"sees": found.sees, "writes": found.writes}
+    sides = {"sees": difference.sees, "writes": difference.writes}
     return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
 
 
-def verdict(found: Diff) -> tuple[str, ...]:
+def verdict(difference: Diff) -> tuple[str, ...]:
     """Return the sentences of the first screen: where and how the model changed, and which words that concerns."""
-    if found.relation == "unrelated":
-        return tuple(_unrelated(found))
-    changed = [matrix for matrix in found.matrices if not matrix.rounding]
-    rounded = len(found.matrices) - len(changed)
+    if difference.relation == "unrelated":
+        return tuple(_unrelated(difference))
+    changed = [matrix for matrix in difference.matrices if not matrix.rounding]
+    rounded = len(difference.matrices) - len(changed)
     lines = []
-    if found.relation in ("equal", "rounded"):
-        lines.append(_equal(found))
+    if difference.relation in ("equal", "rounded"):
+        lines.append(_equal(difference))
     elif not changed:
         lines.append("No matrix of a block changed.")
     else:
-        lines += [_where(found, changed), _ranks(changed)]
-    lines += _tables(found)
-    if rounded and found.relation == "changed":
+        lines += [_where(difference, changed), _ranks(changed)]
+    lines += _tables(difference)
+    if rounded and difference.relation == "changed":
         lines.append(f"{rounded} matrices differ only as storing them in another type makes them differ.")
-    if changed and (quantised := _quantised(found)):
+    if changed and (quantised := _quantised(difference)):
         lines.append(quantised)
-    if found.added or found.removed:
-        lines.append(f"{len(found.added)} tokens were added, {len(found.removed)} taken away.")
-    lines += _classifiers(found)
-    if found.sees and found.writes:
-        lines.append(f"It acts most where it sees {_words(found.sees)}, and most on writing {_words(found.writes)}.")
-        lines.append(_alarm(found))
-    lines += _watched(found)
+    if difference.added or difference.removed:
+        lines.append(f"{len(difference.added)} tokens were added, {len(difference.removed)} taken away.")
+    lines += _classifiers(difference)
+    if difference.sees and difference.writes:
+        lines.append(
+            f"It acts most where it sees {_words(difference.sees)}, and most on writing {_words(difference.writes)}."
+        )
+        lines.append(_alarm(difference))
+    lines += _watched(difference)
     return tuple(lines)
 
 

@@ -299,7 +299,7 @@ def raise_ends(products, of_rows, start, ends):
 
 
 @numba.njit(nogil=True, cache=True)
-def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, found, exact):
+def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, pairs, exact):
     """Search the products of quantized vectors and rows, and compute exactly the scores that may matter.
 
     Args:
@@ -313,11 +313,11 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
         lowest: The least scores that the poles keep, (2, n); changed.
         heaps: The keys of the poles, (2, n, k); changed.
         sums: Sums of the first four powers of the scores, (4, n); changed.
-        found: Vector and row of each score that a token may keep, (2, t · n); written.
+        pairs: Vector and row of each score that a token may keep, (2, t · n); written.
         exact: These scores, (t · n); written.
 
     Returns:
-        The number of scores in ``found`` and ``exact``.
+        The number of scores in ``pairs`` and ``exact``.
     """
     n, count = products.shape[1], 0
     scale = np.float32(1) / of_vectors[0]  # scores are compared in units of the vector's step
@@ -342,7 +342,7 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
                 lowest[1, i] = max(lowest[1, i], _put(heaps[1, i], _key(-score, start + j)))
                 low[i] = lowest[1, i] * scale[i]
             if abs(score) >= floors[j]:
-                found[0, count], found[1, count], exact[count] = i, start + j, score
+                pairs[0, count], pairs[1, count], exact[count] = i, start + j, score
                 count += 1
     unit = np.ones(n)
     for power in range(4):
@@ -352,19 +352,19 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
 
 
 @numba.njit(nogil=True, cache=True)
-def keep(found, exact, first_id, keys, floors):
+def keep(pairs, exact, first_id, keys, floors):
     """Put the scores that `look` wrote for the tokens into their heaps, and raise their floors.
 
     Args:
-        found: Vector and row of each score, (2, m).
+        pairs: Vector and row of each score, (2, m).
         exact: The scores, (m,).
         first_id: The id of the first vector.
         keys: The heaps of a `TokenIndex`, (tokens, size); changed.
         floors: Its thresholds, (tokens,); changed.
     """
     for at in range(exact.shape[0]):
-        token, score = found[1, at], exact[at]
-        low = 2 * (first_id + found[0, at]) + (1 if score < 0 else 0)
+        token, score = pairs[1, at], exact[at]
+        low = 2 * (first_id + pairs[0, at]) + (1 if score < 0 else 0)
         floors[token] = max(floors[token], _put(keys[token], _key(abs(score), low)))
 
 

@@ -269,11 +269,11 @@ def _most(d: int) -> int:
     return min(_VECTORS, max(1, _NUMBERS // d))
 
 
-def joined(found: Sequence[Survey]) -> Survey:
+def joined(surveys: Sequence[Survey]) -> Survey:
     """Return the surveys of consecutive vectors as one."""
     names = "top", "top_ids", "bottom", "bottom_ids"
-    poles = (torch.cat([getattr(part.extremes, name) for part in found]) for name in names)
-    return Survey(Extremes(*poles), torch.cat([part.kurtosis for part in found]))
+    poles = (torch.cat([getattr(part.extremes, name) for part in surveys]) for name in names)
+    return Survey(Extremes(*poles), torch.cat([part.kurtosis for part in surveys]))
 
 
 def _product(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
