@@ -40,7 +40,16 @@ def in_short(parts: Iterable[str]) -> str:
 
 
 class ZeropassError(Exception):
-    """The base class of all errors that zeropass raises on purpose."""
+    """The base class of all errors that zeropass raises on purpose.
+
+    Example:
+        >>> import zeropass as zp
+        >>> try:
+        ...     zp.parse("L1.nonsense")
+        ... except zp.ZeropassError as error:
+        ...     print(type(error).__name__)
+        BadAddress
+    """
 
 
 class BadModel(ZeropassError):

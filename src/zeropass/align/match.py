@@ -54,6 +54,12 @@ def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
 
     Raises:
         BadAddress: The first model does not have the address, or it names something else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> pair = zp.pair_of(zp.open_model("models/first"), zp.open_model("models/second"))
+        >>> [match.address for match in zp.match(pair, "L2.ff.3", k=2).matches]
+        ['L2.ff.210', 'L1.ff.394']
     """
     check_count(k)
     place = parse(address)

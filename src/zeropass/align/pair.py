@@ -252,7 +252,14 @@ class Pair:
 
 
 def pair_of(first: Model, second: Model) -> Pair:
-    """Pair two models; raise BadOption if they share too few tokens."""
+    """Pair two models; raise BadOption if they share too few tokens.
+
+    Example:
+        >>> import zeropass as zp
+        >>> pair = zp.pair_of(zp.open_model("models/first"), zp.open_model("models/second"))
+        >>> len(pair.shared), pair.shared.identical
+        (4095, True)
+    """
     shared = shared_tokens(first, second)
     return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
 

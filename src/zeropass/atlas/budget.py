@@ -60,7 +60,13 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "T
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; raise BadOption for anything else."""
+    """Return the bytes of a size such as ``4GB``, ``3500MB`` or ``1.5GiB``; raise BadOption for anything else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.parse_size("4GB")
+        4000000000
+    """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([MGT]I?B)", text.strip().upper())
     if match is None:
         raise BadOption(f"--memory {text!r} is not a size; it looks like 4GB, 3500MB or 1.5GiB.")

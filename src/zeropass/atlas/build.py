@@ -99,6 +99,16 @@ def build(
     Raises:
         BadAtlas: The folder holds something else or cannot be written.
         BadOption: A role, layer or frame does not exist, or the build takes more than ``memory``.
+
+    Example:
+        >>> import tempfile
+        >>> import zeropass as zp
+        >>> folder = tempfile.mkdtemp()
+        >>> options = zp.Options(k=10, layers=(1, 2), roles=("gate",))
+        >>> zp.build(zp.open_model("models/first"), folder, options)
+        True
+        >>> zp.open_atlas(folder).layers
+        (1, 2)
     """
     out = Path(out)
     jobs, room = plan_jobs(model, options), None

@@ -59,6 +59,17 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
 
     Raises:
         BadAtlas: The folder is not an atlas, or the atlas is not complete or has another version.
+
+    Example:
+        >>> import tempfile
+        >>> import zeropass as zp
+        >>> folder = tempfile.mkdtemp()
+        >>> fresh = zp.build(zp.open_model("models/first"), folder, zp.Options(k=10, layers=(1, 2), roles=("gate",)))
+        >>> atlas = zp.open_atlas(folder)
+        >>> atlas.explain("L1.ff.3.gate")
+        Records(L1.ff.3.gate token, L1.ff.3.gate output)
+        >>> len(atlas.find(" the", k=2).hits)
+        4
     """
     path = Path(folder)
     if not path.is_dir():

@@ -70,6 +70,11 @@ class Options:
         roles: Roles of the lists and maps; None for all.
         frames: Frames of the lists.
         tokens: View of the tokens in which the lists are made.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.Options(k=20, layers=(0, 2), roles=("gate", "value")).to_json()["layers"]
+        [0, 2]
     """
 
     k: int = 50

@@ -73,6 +73,13 @@ def compare(
     Raises:
         BadModel: The models cannot be compared.
         UnknownWord: The vocabulary cannot write a word.
+
+    Example:
+        >>> import zeropass as zp
+        >>> base = zp.open_model("models/first")
+        >>> difference = zp.compare(base, zp.adapt(base, "models/tunes/reviews"))
+        >>> difference.relation, sorted({matrix.layer for matrix in difference.matrices})
+        ('changed', [2, 3])
     """
     words = looked_up(base.vocab, watch)
     work = _Work(Comparison(base, tuned), frames or Frames(base))

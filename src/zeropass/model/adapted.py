@@ -34,6 +34,12 @@ class Adapted(Model):
             does not have. The gain of a norm is as transformers keeps it. A place may be in ``changed`` as well.
         remarks: Notes that the adapter adds to those of the model.
         warnings: Notes that make it doubtful whether the adapter belongs to this base.
+
+    Example:
+        >>> import zeropass as zp
+        >>> model = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> isinstance(model, zp.Model), model.warnings
+        (True, ())
     """
 
     base: Model = field(kw_only=True)
@@ -196,6 +202,12 @@ def adapt(base: Model, folder: str | Path) -> Adapted:
     Raises:
         BadModel: If zeropass does not read this kind of adapter.
         BadWeights: If the adapter does not fit the base; names the tensor and the shapes.
+
+    Example:
+        >>> import zeropass as zp
+        >>> model = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> model.name, model.dims.layers
+        ('models/first with reviews', 4)
     """
     folder = Path(folder)
     adapter = open_adapter(folder)

@@ -43,6 +43,12 @@ class Address:
         index: The neuron, the column of a subhead or the row of a table; -1 for an entire head or a lone vector.
         role: The role; empty where all roles are meant.
         expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router.
+
+    Example:
+        >>> import zeropass as zp
+        >>> address = zp.parse("L10.attn.3.v.17")
+        >>> address.layer, address.head, address.index, address.role
+        (10, 3, 17, 'v')
     """
 
     layer: int
@@ -79,6 +85,13 @@ def parse(text: str) -> Address:
 
     Raises:
         BadAddress: If the text is no address; the message shows examples.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.parse("L10.attn.3.vo")
+        Address(layer=10, part='attn', head=3, index=-1, role='vo', expert=-1)
+        >>> str(zp.parse("L26.ff.1189.gate")), zp.parse("L26.ff.1189.gate").role
+        ('L26.ff.1189', 'gate')
     """
     text = text.strip()
     if m := _NEURON.fullmatch(text):

@@ -84,7 +84,16 @@ class Lengths:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The spaces of one model, computed when first asked for and kept."""
+    """The spaces of one model, computed when first asked for and kept.
+
+    Example:
+        >>> import zeropass as zp
+        >>> frames = zp.Frames(zp.open_model("models/first"))
+        >>> frames.rows("token").matrix.shape
+        torch.Size([4096, 192])
+        >>> frames.head_map(1, 0, "qk").left.shape
+        torch.Size([4096, 32])
+    """
 
     model: Model
     _kept: dict[str, Rows] = field(default_factory=dict, repr=False)

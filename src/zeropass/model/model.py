@@ -63,6 +63,12 @@ class Model:
         files: The files.
         prefix: The prefix of the names of tensors.
         device: The device of the tensors that are returned.
+
+    Example:
+        >>> import zeropass as zp
+        >>> model = zp.open_model("models/first")
+        >>> model.matrix("gate", 1).shape, model.head("q", 1, 0).shape
+        (torch.Size([512, 192]), torch.Size([32, 192]))
     """
 
     name: str
@@ -431,6 +437,12 @@ def open_model(model: str | Path, device: str | torch.device = "cpu") -> Model:
         BadModel: Or a subclass of it, if the files do not fit each other or the family is not known.
         BadOption: If the device cannot be used.
         NotFetched: If a hub or registry cannot be reached.
+
+    Example:
+        >>> import zeropass as zp
+        >>> model = zp.open_model("models/first")
+        >>> model.family.name, model.dims.layers, model.dims.d, model.vocab.size
+        ('llama', 4, 192, 4096)
     """
     name = str(model)
     path, separator, stack = name.rpartition("#")

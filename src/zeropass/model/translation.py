@@ -230,6 +230,12 @@ def bridge(first: Model, second: Model) -> Bridge:
 
     Raises:
         BadOption: If they share too few tokens.
+
+    Example:
+        >>> import zeropass as zp
+        >>> bridge = zp.bridge(zp.open_model("models/first"), zp.open_model("models/second"))
+        >>> round(bridge.fit("orthogonal", "both"), 1)
+        0.9
     """
     return Bridge(Frames(first), Frames(second), shared_tokens(first, second))
 

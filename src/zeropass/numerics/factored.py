@@ -42,6 +42,13 @@ class Factored:
 
     Raises:
         ValueError: The factors are no matrices of the same width, floating type and device.
+
+    Example:
+        >>> import torch
+        >>> import zeropass as zp
+        >>> product = zp.Factored(torch.eye(3), 2 * torch.eye(3))
+        >>> product.entries(torch.tensor([0, 1]), torch.tensor([0, 2]))
+        tensor([2., 0.])
     """
 
     left: Tensor

@@ -95,6 +95,13 @@ def top_pairs(
     Raises:
         ValueError: k is negative, the factors are not finite float32 numbers, a mask has another length or type, or a
             best score is beyond float32.
+
+    Example:
+        >>> import torch
+        >>> import zeropass as zp
+        >>> best = zp.top_pairs(zp.Factored(torch.eye(4), 2 * torch.eye(4)), 2)
+        >>> best.left.tolist(), best.right.tolist(), best.scores.tolist(), best.complete
+        ([0, 1], [0, 1], [2.0, 2.0], True)
     """
     _check(product, k)
     signed = product if largest else Factored(-product.left, product.right)

@@ -57,6 +57,11 @@ class StitchOptions:
         accuracy: The classifier's accuracy, from 0 to 1, if it is known.
         labels: Names of the answers that replace the classifier's own.
         seed: The seed of the shuffled tokens.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.StitchOptions(kernel="orthogonal", labels=("bad", "good"))
+        StitchOptions(kernel='orthogonal', frame=None, texts=(), accuracy=None, labels=('bad', 'good'), seed=0)
     """
 
     kernel: str | None = None

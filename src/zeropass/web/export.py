@@ -47,6 +47,11 @@ class Chosen:
         layers: The first layer and the one after the last; None for all.
         most: The number of neurons, and of columns of heads, of each layer, most telling first; None for all.
         tokens: The number of tokens that have a page, most mentioned first; None for all.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.Chosen(layers=(0, 4), most=10)
+        Chosen(layers=(0, 4), most=10, tokens=1000)
     """
 
     layers: tuple[int, int] | None = None

@@ -28,6 +28,11 @@ class Sources:
         second_model: The model that the second atlas was built from.
         alignment: A folder that `zeropass align` wrote.
         diff: A folder that `zeropass diff --out` wrote.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.Sources("demo/smollm2-135m", model="smollm2-135m").model
+        'smollm2-135m'
     """
 
     atlas: str | Path
