@@ -293,7 +293,7 @@ def test_the_command_writes_and_shows_a_difference(run: Run, tmp_path: Path) -> 
     code, out, _ = run("diff", base, tmp_path / "merged")
     assert code == 0
     assert len(out.splitlines()) <= 60
-    assert "The blocks changed by" in out
+    assert "The RMS-relative change of the blocks is" in out
     for arguments, words in (
         (("diff", base), "give one of the two"),
         (("diff", base, tmp_path / "merged", "--adapter", adapter), "give one of the two"),
