@@ -21,7 +21,7 @@ import numpy as np
 import zeropass as zp
 from machine import called, machine
 from recorded import Ratio, add_record, report
-from top_k import hits, sets
+from top_k import sets, token_index
 from zeropass.numerics import numba_kernels
 from zeropass.numerics.tiles import products_for
 from zeropass.numerics.top_k import survey
@@ -91,7 +91,7 @@ def main() -> None:
             unit, ready = scored.unit[:512].contiguous(), scored.space.prepared
 
             def work() -> object:
-                return survey(unit, ready, 50, ids, hits(len(ids), 50, True), 0)  # noqa: B023
+                return survey(unit, ready, 50, ids, token_index(len(ids), 50, True), 0)  # noqa: B023
 
             usual = seconds(work)
             for loop, plain in (("_dots", plain_dots), ("_chosen", plain_chosen)):
