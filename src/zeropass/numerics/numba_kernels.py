@@ -3,8 +3,9 @@
 Four loops are written in the compiler's own language (LLVM IR), through numba's extension interface: dot products with
 a fixed order of summation, the bits of 64 marks, the lowest bit of a word, and a tile of int8 products with VNNI.
 numba cannot say the last three, and turns the first into slower code: without them lists take 1.3 to 1.7 times as
-long, and pairs 1.2 to 1.4 times (`docs/benchmarks.md`). They stand here, and not in a file of their own, because numba looks only at the time of this file
-when it decides whether what it has cached is out of date. Without numba torch does the same (`compiled`).
+long, and pairs 1.2 to 1.4 times (`docs/benchmarks.md`). They stand here, and not in a file of their own, because numba
+looks only at the time of this file when it decides whether what it has cached is out of date. Without numba torch does
+the same (`compiled`).
 
 ``vpdpbusd`` adds four products of an unsigned and a signed number to each of 16 sums. So 128 is added to the numbers
 of the right block of a tile. This adds 128 times the sum of the left row to a product, and the same is added to its
