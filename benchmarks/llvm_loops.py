@@ -8,8 +8,7 @@ real vectors with each loop replaced by ordinary numba code that gives the same.
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import zeropass as zp
 from machine import called, machine
 from recorded import Ratio, add_record, report
-from top_k import sets, token_index
+from top_k import seconds, sets, token_index
 from zeropass.numerics import numba_kernels
 from zeropass.numerics.tiles import products_for
 from zeropass.numerics.top_k import survey
@@ -58,17 +57,6 @@ def replaced(name: str, loop: Any) -> Iterator[None]:
         look = numba.njit(nogil=True)(numba_kernels.look.py_func)
         with mock.patch.object(numba_kernels, "look", look):
             yield
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the best of five times, after one that compiles."""
-    work()
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def main() -> None:

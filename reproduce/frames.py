@@ -130,7 +130,7 @@ class Types:
     following_at: Tensor
     """The next type at each position, (n,); B if it is none of them, or if the current type is none."""
     both: Tensor
-    """How often next type b follows current type a, (B, A) float64."""
+    """Count of current type a followed by next type b, (B, A) float64."""
 
     @classmethod
     def of(cls, ids: Tensor, following: Tensor, least: int) -> "Types":

@@ -71,3 +71,16 @@ VAGUE_NAMES = {"found", "one", "said", "told"}
 def test_variables_are_named_after_what_they_hold(path: Path) -> None:
     names = set(named(ast.parse(path.read_text(encoding="utf-8"))))
     assert sorted(names & VAGUE_NAMES) == []
+
+
+def described(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts that stand as statements: docstrings, and what describes constants and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_description_begins_with_a_question(path: Path) -> None:
+    texts = described(ast.parse(path.read_text(encoding="utf-8")))
+    assert [text for text in texts if text.split()[0].rstrip(",:") in VAGUE] == []

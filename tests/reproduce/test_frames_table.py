@@ -1,7 +1,5 @@
 """The script reproduce/frames.py on a tiny random Llama, where layer 0 must come out exactly."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,25 +8,19 @@ import pytest
 import torch
 
 import planted_models as planted
+from scripts import ROOT, imported
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.model import open_model
 
 transformers = pytest.importorskip("transformers")
 
-SCRIPT = Path(__file__).parents[2] / "reproduce" / "frames.py"
 TEXT = "the cat sat on the mat and the dog saw that the cat had the hat " * 8
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduce_frames", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported(ROOT / "reproduce", ["frames"])[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """Models that reproduce/onnx_models.py takes out of ONNX files, which compute what the files compute."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,20 +10,14 @@ from onnx.reference import ReferenceEvaluator
 from transformers import AutoModel
 
 import zeropass as zp
+from scripts import ROOT, imported
 
-SCRIPT = Path(__file__).parents[2] / "reproduce" / "onnx_models.py"
 IDS = [[101, 2023, 2003, 1037, 3231, 102]]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("onnx_models", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported(ROOT / "reproduce", ["onnx_models"])[0]
 
 
 @pytest.mark.real

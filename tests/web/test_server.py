@@ -21,6 +21,7 @@ import pytest
 
 import small
 import zeropass as zp
+from builds import ENVIRONMENT
 from commands import Run, shell
 from serving import Seen, contexts_of, serving
 from zeropass.errors import BadAddress
@@ -30,7 +31,6 @@ from zeropass.web.responder import Cache, PageRequest, WorkQueue
 from zeropass.web.security import Rules
 from zeropass.web.workers import forked
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MODEL_PAGES = ("/", "/by/kurtosis/read-output", "/by/best/write-output", "/layer/1", "/outside", "/tokens", "/tokens/2")
 MODEL_PAGES += ("/help", "/token/300", "/nearest/300", "/find?q=babade+babafi", "/find?q=babade&all=1")
 VECTOR_PAGES = ("/at/L1.ff.7", "/near/L1.ff.7", "/spread/L1.ff.7", "/cloud/L1.ff.7", "/at/L1.attn.2.v.3")

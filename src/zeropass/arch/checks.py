@@ -65,7 +65,7 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
 
 
 _FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": "GGUF file"}
-"""What a user gives as a model, by format."""
+"""The files that a user gives as a model, by format."""
 
 _NO_TRANSFORMER = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),

@@ -35,7 +35,7 @@ __all__ = ["build_on_cluster"]
 RAY = "ray"
 
 RETRIES = 20
-"""How often a job is run again, from its beginning, after its worker has died."""
+"""Number of times that a job is run again, from its beginning, after its worker has died."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ _BY_ID = ("positions", "types", "relative")
 """Tables whose rows have ids that are not tokens."""
 
 _ADDABLE = ("unembedding", "pooler_bias", "head_bias")
-"""What an adapter may bring, besides task heads, to a base that does not have it."""
+"""Parameters that an adapter may bring, besides task heads, to a base that lacks them."""
 
 _UNTRANSPOSED_SINCE = (0, 19, 1)
 """The first version of PEFT whose factors of stacked experts are those of (out, in); before, of its transpose."""

@@ -20,12 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zeropass.numerics.compiled import numba_kernels
+from zeropass.numerics import compiled
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.quantize import full_precision, spectral_bound, to_int8
 from zeropass.numerics.tiles import PANEL, Products, Ways, products_for
-
-_FASTEST: Ways = numba_kernels.fastest_products if numba_kernels is not None else products_for
 
 Triple = tuple[Tensor, Tensor, Tensor]
 Falling = npt.NDArray[np.float64]
@@ -74,7 +72,7 @@ def top_pairs(
     left_mask: Tensor | None = None,
     right_mask: Tensor | None = None,
     largest: bool = True,
-    ways: Ways = _FASTEST,
+    ways: Ways | None = None,
 ) -> TopPairs:
     """Return exactly the k largest (or smallest) entries of ``product`` over rows whose mask is True.
 
@@ -87,7 +85,7 @@ def top_pairs(
         left_mask: The rows on the left that count, (m,) bool.
         right_mask: The rows on the right that count, (n,) bool.
         largest: True for the largest entries, False for the smallest.
-        ways: Chooses how tiles are multiplied; the result is the same.
+        ways: Chooses how tiles are multiplied, the fastest way if not given; the result is the same.
 
     Returns:
         The pairs with their certificate.
@@ -107,10 +105,16 @@ def top_pairs(
     signed = product if largest else Factored(-product.left, product.right)
     masks = _mask(product.left, left_mask, "left"), _mask(product.right, right_mask, "right")
     with full_precision():
-        search = _Search(signed, k, masks, ways)
+        search = _Search(signed, k, masks, ways or _fastest())
         if search.k:
             search.run()
     return search.result(1.0 if largest else -1.0)
+
+
+def _fastest() -> Ways:
+    """Return the fastest way to multiply tiles that this machine has."""
+    kernels = compiled.numba_kernels
+    return products_for if kernels is None else kernels.fastest_products
 
 
 def _check(product: Factored, k: int) -> None:
