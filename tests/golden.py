@@ -44,6 +44,14 @@ MODELS = Path(__file__).parent.parent / "models"
 VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
 """A pattern of the time and memory that a run took, with the text around them."""
 
+MEASURED = {
+    r'"above": (true|false)|(?<=<td) class="[a-z ]*"|·(?=</td>)|</?strong>': "",
+    r"[-−+]?(\d[\d.,]*|\.\d+)(e[-+]?\d+)?": "0",
+    r"[\s│─━█▏▎▍▌▋▊▉▇▆▅▄▃▂▁]+": " ",
+}
+"""Patterns of what rounding can change, with their replacements: judgements of a value beside its null, numbers and
+their signs, and space and bars, whose width follows the numbers beside them."""
+
 SHOWN = ("L1.ff.3", "L0.attn.1", "L1.attn.2.qk", "L1.attn.2.vo", "L0.attn.1.q.2")
 OUTSIDE = {"llama": (), "gpt2": ("pos.3", "L0.ff.bias"), "bert": ("pos.3", "type.1", "L0.ff.bias")}
 """Addresses outside the blocks, by family."""
@@ -112,8 +120,9 @@ def form(path: Path) -> bytes:
     if path.suffix in (".png", ".safetensors"):
         return path.suffix.encode()
     text = path.read_text(encoding="utf-8")
-    # The width of numbers shifts the text around them, so runs of space and bars count as one space.
-    return re.sub(r"[\s│─━█▏▎▍▌▋▊▉▇▆▅▄▃▂▁]+", " ", re.sub(r"-?\d[\d.,]*(e[-+]?\d+)?", "0", text)).encode()
+    for pattern, replacement in MEASURED.items():
+        text = re.sub(pattern, replacement, text)
+    return text.encode()
 
 
 def _hash(content: bytes) -> str:

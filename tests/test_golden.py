@@ -14,12 +14,12 @@ def test_the_form_of_everything_is_as_recorded() -> None:
 
 
 def test_a_form_ignores_numbers_and_nothing_else(tmp_path: Path) -> None:
-    texts = ("a  12.5 | 3e-7", "a 1.25 | -4", "b 12.5 | 3", "a 12.5 | 3 | 4")
+    texts = ("a  12.5 | 3e-7", "a 1.25 | -4", "b 12.5 | 3", "a 12.5 | 3 | 4", "a .5 | -.4")
     paths = [tmp_path / f"{n}.txt" for n in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    first, same, word, more = map(golden.form, paths)
-    assert first == same
+    first, same, word, more, sign = map(golden.form, paths)
+    assert first == same == sign
     assert len({first, word, more}) == 3
 
 
