@@ -22,7 +22,8 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.frames import _ACTIVATIONS, Frames
+from zeropass.model.blocks import ACTIVATIONS
+from zeropass.model.frames import Frames
 from zeropass.model.model import Model, open_model
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
@@ -165,7 +166,7 @@ def stream_error(case: Case, model: Model, layer: int) -> float:
 def neurons_error(case: Case, model: Model, layer: int) -> float:
     """Compare the activation of every neuron, and the sum of activation times value with what the MLP writes."""
     x = read_at(case, model, "ff", layer)
-    act = _ACTIVATIONS[model.dims.activation]
+    act = ACTIVATIONS[model.dims.activation]
     gated = "gate" in model.family.ff_roles
     active = act(read(model, "gate" if gated else "key", layer, x))
     active = active * read(model, "up", layer, x) if gated else active

@@ -22,7 +22,8 @@ from canonical import bias_of, read, split, with_tensors
 from tiny import Run, error, make, run, save
 from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
 from zeropass.model.address import parse
-from zeropass.model.frames import _ACTIVATIONS, Frames
+from zeropass.model.blocks import ACTIVATIONS
+from zeropass.model.frames import Frames
 from zeropass.model.model import Model, open_model
 from zeropass.model.vectors import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
@@ -226,10 +227,10 @@ def test_frequencies_are_those_of_the_model(variant: str, cases):
     assert error(Frames(case.model).frequencies(), case.hf.model.rotary_emb.inv_freq) < 1e-6
 
 
-@pytest.mark.parametrize("name", sorted(_ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activations_are_those_of_transformers(name: str):
     x = torch.linspace(-6, 6, 401)
-    assert error(_ACTIVATIONS[name](x), ACT2FN[name](x)) < 1e-6
+    assert error(ACTIVATIONS[name](x), ACT2FN[name](x)) < 1e-6
 
 
 def test_tables_outside_the_blocks_are_those_of_the_model(cases):

@@ -160,6 +160,7 @@ class Family:
         causal: True if a token attends only to itself and earlier tokens.
         stack: The half of an encoder-decoder; a file holds both, `open_model` opens one.
         bare_start: True if the first block reads the stream as it is, because the embedding is normed already.
+        first_position: The row of the first position; those before it are padding.
         parallel: True if both halves of a block read the same stream and their outputs are added together.
         qk_norm: Queries and keys are RMS-normed, each ``head`` separately or all heads as a ``whole``.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
@@ -184,6 +185,7 @@ class Family:
     causal: bool = True
     stack: Literal["", "encoder", "decoder"] = ""
     bare_start: bool = False
+    first_position: int = 0
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
     alibi: Literal["", "plain", "scaled"] = ""

@@ -4,21 +4,17 @@ A frame gives the rows (V, d) that stand for the tokens, and says how a paramete
 these rows. Everything is computed from the weights alone.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zeropass.arch.spec import (
     FRAMES,
     MEMORY,
-    ROUTER,
     USUAL_OFFSET,
-    Rope,
     Side,
     base_role,
     norm_of,
@@ -27,8 +23,10 @@ from zeropass.arch.spec import (
     sides_of,
     space_of,
 )
-from zeropass.errors import BadModel, BadOption
+from zeropass.errors import BadOption
+from zeropass.model.blocks import Block, model_input
 from zeropass.model.model import Model
+from zeropass.model.positions import KNOWN_ROPE, frequencies, position_bias
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments
@@ -43,15 +41,6 @@ _SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "pa
 
 _FOLDED = (*FRAMES, "embedded")
 """The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +228,10 @@ class Frames:
         Returns:
             The states (V, d), not yet normed for a reader.
         """
-        block = _FirstBlock(self.model, self._norm, attended)
+        block = Block(self.model, 0)
         out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part in blocks(out.shape[0], _TOKENS):
-            out[part] = block(self._embedded(part))
+            out[part] = block.alone(self._embedded(part), attended)
         return out
 
     @staticmethod
@@ -340,26 +329,8 @@ class Frames:
         return Lengths(torch.cat(each), length(mean[None]))
 
     def position_bias(self, head: int, offsets: Tensor) -> Tensor | None:
-        """Return the bias that positions add to the attention logits of a head, in any layer.
-
-        ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of
-        distances (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance.
-
-        Args:
-            head: The query head.
-            offsets: Positions from the key to the query, of any shape.
-
-        Returns:
-            The biases, shaped like ``offsets``; None if the model adds none.
-        """
-        dims, family = self.model.dims, self.model.family
-        if family.alibi:
-            slope = _alibi_slopes(dims.heads)[head]
-            return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
-        if not self.model.has("relative"):
-            return None
-        table = self.model.relative
-        return table[_buckets(offsets, len(table), family.causal), head]
+        """Return `positions.position_bias` of the model."""
+        return position_bias(self.model, head, offsets)
 
     @property
     def _nonlinear(self) -> bool:
@@ -406,23 +377,12 @@ class Frames:
         rope = self.model.dims.rope
         if kind != "qk" or frame == "paper":
             return 0
-        known = rope is not None and (self.model.rope_factors is not None or rope.kind in _KNOWN_ROPE)
+        known = rope is not None and (self.model.rope_factors is not None or rope.kind in KNOWN_ROPE)
         return USUAL_OFFSET if known else 0
 
     def frequencies(self, layer: int = 0) -> Tensor:
-        """Return the rotary frequencies (r/2,) of a layer in radians per position.
-
-        Raises:
-            BadOption: If the model has no RoPE, or scales it by a rule that is not known.
-        """
-        dims = self.model.dims
-        rope = (dims.local_rope if layer in dims.local else None) or dims.rope
-        if rope is None:
-            raise BadOption(f"{self.model.name} has no rotary positions: only offset 0 has a meaning.")
-        plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
-        factors = self.model.rope_factors
-        scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
-        return scaled.float().to(self.model.device)
+        """Return `positions.frequencies` of the model."""
+        return frequencies(self.model, layer)
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
         """Return the scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""
@@ -440,8 +400,8 @@ class Frames:
             bare = model.family.reads_bare("attn_norm", 0)
             return self._embedded if bare else lambda part: self._as_read(self._embedded(part))
         if frame == "token":
-            block = _FirstBlock(model, self._norm)
-            return lambda part: self._as_read(block(self._embedded(part)))
+            block = Block(model, 0)
+            return lambda part: self._as_read(block.alone(self._embedded(part)))
         if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
@@ -464,143 +424,13 @@ class Frames:
         return (total / int(self.used.sum())).float()
 
     def _embedded(self, part: slice) -> Tensor:
-        """Return the input of block 0 for a slice of tokens: e_a, scaled, or normed with its type."""
+        """Return the input of block 0 for a slice of tokens, without positions."""
         model = self.model
-        if not model.has("embed_norm"):
-            return model.tokens("embedding", part) * model.dims.embed_scale
         narrow = model.has("embed_projection")
-        e = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
-        e = e * model.dims.embed_scale
-        e = e + model.matrix("types", 0, 0, 1) if model.has("types") else e
-        x = apply_norm(e, model.family.norm, model.dims.eps, *self._norm("embed_norm", 0))
-        if not narrow:
-            return x
-        bias = model.vector("embed_projection_bias")
-        x = x @ model.matrix("embed_projection").T
-        return x if bias is None else x + bias
+        rows = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
+        return model_input(model, rows)
 
     def _as_read(self, x: Tensor) -> Tensor:
         """Return a state as the next block reads it, without the gain, which is folded into the parameters."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
-
-    def _norm(self, name: str, layer: int) -> tuple[Tensor | None, Tensor | None]:
-        return self.model.vector(name, layer), self.model.vector(f"{name}_bias", layer)
-
-
-class _FirstBlock:
-    """Block 0 on single tokens: each attends only to itself, with weight ``attended``."""
-
-    def __init__(
-        self,
-        model: Model,
-        norm: Callable[[str, int], tuple[Tensor | None, Tensor | None]],
-        attended: float = 1.0,
-    ) -> None:
-        if model.dims.activation not in _ACTIVATIONS:
-            known = ", ".join(sorted(_ACTIVATIONS))
-            raise BadModel(f"{model.files.path}: activation {model.dims.activation!r} is not one of {known}.")
-        self.model = model
-        self.norms = {name: norm(f"{name}_norm", 0) for name in ("attn", "cross", "ff", "attn_post", "ff_post")}
-        roles = ("v", "o", *model.family.ff_roles, *((ROUTER,) if model.family.routed else ()))
-        self.matrices = {role: model.matrix(role) for role in roles}
-        self.biases = {role: model.vector(f"{role}_bias") for role in self.matrices}
-        self.activation = _ACTIVATIONS[model.dims.activation]
-        self.attended = attended
-
-    def __call__(self, x: Tensor) -> Tensor:
-        family = self.model.family
-        if family.parallel:
-            return x + self._added(x, "attn", self._attend) + self._added(x, "ff", self._feed)
-        for site, inner in (("attn", self._attend), ("ff", self._feed)):
-            x = self._normed(x + inner(x), site) if family.stream_normed else x + self._added(x, site, inner)
-            if site == "attn" and family.crosses and family.stream_normed:
-                x = self._normed(x, "cross")  # cross attention depends on the encoder's text; only its norm is kept
-        return x
-
-    def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
-        bare = self.model.family.reads_bare(f"{site}_norm", 0)
-        y = inner(x if bare else self._normed(x, site))
-        return self._normed(y, f"{site}_post") if self.model.has(f"{site}_post_norm") else y
-
-    def _normed(self, x: Tensor, site: str) -> Tensor:
-        return apply_norm(x, self.model.family.norm, self.model.dims.eps, *self.norms[site])
-
-    def _attend(self, x: Tensor) -> Tensor:
-        dims = self.model.dims
-        v = self._linear(x, "v")
-        v = v if dims.clip is None else v.clamp(-dims.clip, dims.clip)
-        v = v.reshape(-1, dims.kv_heads, dims.head_dim)
-        return self.attended * self._written(v.repeat_interleave(dims.group, 1).flatten(1), "o")
-
-    def _feed(self, x: Tensor) -> Tensor:
-        active = self._active(x)
-        if ROUTER in self.matrices:
-            active = active * self._routed(x).repeat_interleave(self.model.dims.expert_neurons, 1)
-        return self._written(active, "value")
-
-    def _active(self, x: Tensor) -> Tensor:
-        """Return the activations (n, neurons)."""
-        if "gate" in self.matrices:
-            return self.activation(self._linear(x, "gate")) * self._linear(x, "up")
-        return self.activation(self._linear(x, "key"))
-
-    def _routed(self, x: Tensor) -> Tensor:
-        """Return the weight (n, experts) of each expert for each token; zero for experts that are not used."""
-        probabilities = self._linear(x, ROUTER).softmax(1)
-        best, experts = probabilities.topk(self.model.dims.experts_used, 1)
-        best = best / best.sum(1, keepdim=True) if self.model.dims.router_normed else best
-        return torch.zeros_like(probabilities).scatter(1, experts, best)
-
-    def _linear(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self.matrices[role].T, self.biases[role]
-        return y if bias is None else y + bias
-
-    def _written(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self.matrices[role], self.biases[role]
-        return y if bias is None else y + bias
-
-
-def _alibi_slopes(heads: int) -> list[float]:
-    """Return a slope for each head (Press et al. 2022, §3 and their code).
-
-    They are a geometric series; if the number of heads is no power of two, every other slope of the next one follows.
-    """
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
-
-
-def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> Tensor:
-    """Return T5's bucket of each distance: one for each short distance, then logarithmic steps up to ``farthest``."""
-    distances = offsets
-    first = torch.zeros_like(offsets)
-    if causal:
-        distances = offsets.clamp_min(0)
-    else:
-        count //= 2
-        first = (offsets < 0).long() * count  # a key after the query
-        distances = offsets.abs()
-    exact = count // 2
-    far = (distances.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
-    return first + torch.where(distances < exact, distances, (exact + far.long()).clamp_max(count - 1))
-
-
-_KNOWN_ROPE = ("default", "linear", "llama3")
-
-
-def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
-    """Return frequencies under the model's scaling rule, and refuse a rule that is not known instead of ignoring it."""
-    if rope.kind == "default":
-        return frequencies
-    factor = rope.options.get("factor", 1.0)
-    if rope.kind == "linear":
-        return frequencies / factor
-    if rope.kind != "llama3":
-        raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(_KNOWN_ROPE)}): only offset 0 is exact.")
-    # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.
-    low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
-    turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    blend = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * (blend + (1 - blend) / factor)

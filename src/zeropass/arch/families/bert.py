@@ -105,6 +105,7 @@ ROBERTA = replace(
             ),
         ),
     ),
+    first_position=2,
     notes=("the first rows of pos are padding: position i is pos.(i + 2)",),
 )
 ROBERTA_DECODER = replace(ROBERTA, causal=True, when={"is_decoder": (True,), **_ROBERTA_PADDING})

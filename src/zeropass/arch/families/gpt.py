@@ -252,6 +252,7 @@ OPT = Family(
         "enable_bias": (True, None),
         "layer_norm_elementwise_affine": (True, None),
     },
+    first_position=2,
     notes=("the first two rows of pos are padding: position i is pos.(i + 2)", "OPT-350m (post-norm) is refused"),
 )
 

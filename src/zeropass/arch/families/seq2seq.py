@@ -209,6 +209,7 @@ BART_ENCODER = Family(
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
+    first_position=2,
     notes=(
         "the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",
         "the first two rows of pos are padding: position i is pos.(i + 2)",

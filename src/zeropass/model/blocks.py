@@ -1,0 +1,379 @@
+"""The forward pass, one block at a time, from the canonical parameters of any family.
+
+It needs nothing but the weights, so it runs whatever can be read: any family, any file format, with an adapter, and one
+layer at a time where a model is larger than memory. tests/model/test_blocks.py compares it with transformers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zeropass.arch.spec import ROUTER
+from zeropass.errors import BadModel, CannotRun
+from zeropass.model.model import Model
+from zeropass.model.positions import frequencies, position_bias
+from zeropass.numerics.projection import apply_norm, fold_read, normed, rotate
+from zeropass.numerics.statistics import blocks
+
+__all__ = [
+    "ACTIVATIONS",
+    "Block",
+    "Cache",
+    "Recorder",
+    "embedded",
+    "final_logits",
+    "model_input",
+    "require_forward",
+    "token_rows",
+]
+
+Recorder = Callable[[str, Tensor], None]
+"""A callback for activations (batch, tokens, width): the name, and the values; names are those of `Block`."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+_ROWS = 4096
+"""The number of rows of a table that are read at once."""
+
+
+@dataclass
+class Cache:
+    """The keys, rotated, and the values of the tokens so far, in one layer: (batch, heads, tokens, d_h) each."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of tokens so far."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values, and return all."""
+        self.keys = keys if self.keys is None else torch.cat((self.keys, keys), 2)
+        self.values = values if self.values is None else torch.cat((self.values, values), 2)
+        return self.keys, self.values
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One layer of a model, with its parameters read once.
+
+    Activations that a recorder receives, each (batch, tokens, width), in this order:
+
+        attn.stream, ff.stream   the stream that the attention and the MLP read, before their norm
+        attn, ff                 the same behind the norm, gain included
+        q, k, v                  queries, keys and values as the linear layers give them
+        rotated.q, rotated.k     queries and keys as they meet
+        gate, up or key          inputs of the MLP's activation function, and what multiplies its output
+        router                   the weight of each expert
+        o.in, value.in           inputs of the output layers
+
+    Attributes:
+        model: The model.
+        layer: The layer.
+
+    Example:
+        >>> import torch, zeropass as zp
+        >>> from zeropass.model.blocks import Block, embedded
+        >>> model = zp.open_model("models/first")
+        >>> states = embedded(model, torch.tensor([[5, 6, 7]]))
+        >>> Block(model, 0)(states).shape
+        torch.Size([1, 3, 192])
+    """
+
+    model: Model
+    layer: int
+    _matrices: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.model.dims.activation not in ACTIVATIONS:
+            known = ", ".join(sorted(ACTIVATIONS))
+            raise BadModel(f"{self.model.files.path}: activation {self.model.dims.activation!r} is not one of {known}.")
+
+    def __call__(self, x: Tensor, cache: Cache | None = None, record: Recorder | None = None) -> Tensor:
+        """Return the stream behind the block.
+
+        Args:
+            x: The stream before it, (batch, tokens, d).
+            cache: Keys and values of earlier tokens, which are extended.
+            record: Receives the activations.
+
+        Returns:
+            The stream, shaped like ``x``.
+        """
+        return self._run(x, lambda y: self._attend(y, cache or Cache(), record), record)
+
+    def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
+        """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
+
+        A decoder's attention to its encoder is left out, since it depends on the encoder's text; its norm is kept.
+        """
+        return self._run(x, lambda y: self._written(attended * self._of_queries(self._values(y)), "o"), None)
+
+    def _run(self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
+        family = self.model.family
+        inner = {"attn": attend, "ff": lambda y: self._feed(y, record)}
+        if family.parallel:
+            return x + self._added(x, "attn", inner["attn"], record) + self._added(x, "ff", inner["ff"], record)
+        for site, of_site in inner.items():
+            written = self._added(x, site, of_site, record)
+            x = self._normed(x + written, f"{site}_norm") if family.stream_normed else x + written
+            if site == "attn" and family.crosses and family.stream_normed:
+                x = self._normed(x, "cross_norm")
+        return x
+
+    def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
+        """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
+        y = x if self.model.family.reads_bare(f"{site}_norm", self.layer) else self._normed(x, f"{site}_norm")
+        _record(record, **{f"{site}.stream": x, site: y})
+        written = inner(y)
+        behind = f"{site}_post_norm"
+        return self._normed(written, behind) if self.model.has(behind) else written
+
+    def _normed(self, x: Tensor, name: str) -> Tensor:
+        return apply_norm(
+            x, self.model.family.norm, self.model.dims.eps, self._vector(name), self._vector(f"{name}_bias")
+        )
+
+    # Attention
+
+    def _attend(self, y: Tensor, cache: Cache, record: Recorder | None) -> Tensor:
+        """Return what all heads write for normed states (batch, tokens, d)."""
+        dims, start = self.model.dims, cache.length
+        q, k, v = (self._linear(y, role) for role in "qkv")
+        _record(record, q=q, k=k, v=v)
+        at = torch.arange(start, start + y.shape[1], device=y.device)
+        queries, keys = (self._turned(self._heads(self._bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
+        _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
+        keys, values = cache.extend(keys, self._heads(self._clipped(v)))
+        mixed = (
+            functional.scaled_dot_product_attention(
+                queries,
+                keys.repeat_interleave(dims.group, 1),
+                values.repeat_interleave(dims.group, 1),
+                self.mask(at, keys.shape[2]),
+                scale=dims.attention_scale,
+            )
+            if dims.attention_cap is None
+            else self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
+        )
+        mixed = _flat(mixed)
+        _record(record, **{"o.in": mixed})
+        return self._written(mixed, "o")
+
+    def weights(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
+        """Return the attention weights (batch, heads, queries, keys) of queries at positions ``at`` (queries,).
+
+        Args:
+            queries: Rotated queries, (batch, heads, queries, d_h).
+            keys: Rotated keys of positions 0 and on, (batch, key heads, keys, d_h).
+            at: The positions of the queries.
+        """
+        dims = self.model.dims
+        logits = dims.attention_scale * queries @ keys.repeat_interleave(dims.group, 1).mT
+        mask = self.mask(at, keys.shape[2])
+        if dims.attention_cap is not None:
+            logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
+        return (logits + mask).softmax(-1)
+
+    def mask(self, at: Tensor, count: int) -> Tensor:
+        """Return what is added to the attention logits of queries at positions (queries,) and ``count`` keys.
+
+        Returns:
+            Biases of positions, and minus infinity for keys that are not attended to; (1 or heads, queries, keys).
+        """
+        dims, family = self.model.dims, self.model.family
+        offsets = at[:, None] - torch.arange(count, device=at.device)
+        hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
+        if self.layer in dims.local and dims.window is not None:
+            hidden = hidden | (offsets.abs() >= dims.window)
+        biases = [position_bias(self.model, head, offsets) for head in range(dims.heads)]
+        present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
+        bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
+        return bias.masked_fill(hidden, float("-inf"))
+
+    def _turned(self, x: Tensor, at: Tensor) -> Tensor:
+        """Rotate queries or keys (batch, heads, tokens, d_h) by their positions (tokens,)."""
+        return x if self._frequencies is None else rotate(x, at, self._frequencies)
+
+    @cached_property
+    def _frequencies(self) -> Tensor | None:
+        return frequencies(self.model, self.layer) if self.model.dims.rope else None
+
+    def _bounded(self, x: Tensor, role: str) -> Tensor:
+        """Norm and clip queries or keys (batch, tokens, width), where the family does."""
+        gain, dims = self._vector(f"{role}_norm"), self.model.dims
+        if self.model.family.qk_norm == "head":
+            each = x.reshape(*x.shape[:-1], -1, dims.head_dim)
+            x = apply_norm(each, "rms", dims.eps, gain, None).flatten(-2)
+        elif self.model.family.qk_norm == "whole":
+            x = apply_norm(x, "rms", dims.eps, gain, None)
+        return self._clipped(x)
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        clip = self.model.dims.clip
+        return x if clip is None else x.clamp(-clip, clip)
+
+    def _values(self, y: Tensor) -> Tensor:
+        return self._clipped(self._linear(y, "v"))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Cut (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
+        return x.reshape(*x.shape[:-1], -1, self.model.dims.head_dim).transpose(-2, -3)
+
+    def _of_queries(self, values: Tensor) -> Tensor:
+        """Repeat the values (n, width) of key heads for the query heads that share them."""
+        dims = self.model.dims
+        heads = values.reshape(*values.shape[:-1], dims.kv_heads, dims.head_dim)
+        return heads.repeat_interleave(dims.group, -2).flatten(-2)
+
+    # The MLP
+
+    def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
+        """Return what the MLP writes for normed states (…, d)."""
+        active = self._active(y, record)
+        if self.model.family.routed:
+            share = self._routed(y)
+            _record(record, router=share)
+            active = active * share.repeat_interleave(self.model.dims.expert_neurons, -1)
+        _record(record, **{"value.in": active})
+        return self._written(active, "value")
+
+    def _active(self, y: Tensor, record: Recorder | None) -> Tensor:
+        """Return the activations (…, neurons)."""
+        activation = ACTIVATIONS[self.model.dims.activation]
+        if "gate" not in self.model.family.ff_roles:
+            key = self._linear(y, "key")
+            _record(record, key=key)
+            return activation(key)
+        gate, up = self._linear(y, "gate"), self._linear(y, "up")
+        _record(record, gate=gate, up=up)
+        return activation(gate) * up
+
+    def _routed(self, y: Tensor) -> Tensor:
+        """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
+        probabilities = self._linear(y, ROUTER).softmax(-1)
+        best, experts = probabilities.topk(self.model.dims.experts_used, -1)
+        best = best / best.sum(-1, keepdim=True) if self.model.dims.router_normed else best
+        return torch.zeros_like(probabilities).scatter(-1, experts, best)
+
+    # Parameters
+
+    def _linear(self, x: Tensor, role: str) -> Tensor:
+        y, bias = x @ self._matrix(role).T, self._vector(f"{role}_bias")
+        return y if bias is None else y + bias
+
+    def _written(self, x: Tensor, role: str) -> Tensor:
+        y, bias = x @ self._matrix(role), self._vector(f"{role}_bias")
+        return y if bias is None else y + bias
+
+    def _matrix(self, role: str) -> Tensor:
+        if role not in self._matrices:
+            self._matrices[role] = self.model.matrix(role, self.layer)
+        return self._matrices[role]
+
+    def _vector(self, name: str) -> Tensor | None:
+        return self.model.vector(name, self.layer)
+
+
+def require_forward(model: Model) -> None:
+    """Raise CannotRun, with the reason, for a model whose forward pass `Block` does not compute."""
+    if model.family.crosses:
+        raise CannotRun(
+            f"{model.name} is a decoder that reads an encoder's text, which a pass over its own tokens lacks; "
+            "its encoder can be run."
+        )
+
+
+def token_rows(model: Model, ids: Tensor) -> Tensor:
+    """Return the rows of the embedding for token ids of any shape, (…, embed); only what is needed is read."""
+    unique, at = torch.unique(ids, return_inverse=True)
+    rows = torch.empty(len(unique), model.dims.embed or model.dims.d, device=model.device)
+    for part in blocks(model.dims.vocab, _ROWS):
+        first, last = torch.searchsorted(unique, torch.tensor([part.start, part.stop], device=unique.device)).tolist()
+        if last > first:
+            block = model.matrix("embedding", 0, part.start, part.stop)
+            rows[first:last] = block[(unique[first:last] - part.start).to(block.device)]
+    return rows[at.to(rows.device)]
+
+
+def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:
+    """Return the stream before block 0, with positions.
+
+    Args:
+        model: The model.
+        ids: Token ids, (batch, tokens).
+        start: The position of the first token.
+
+    Returns:
+        The states, (batch, tokens, d).
+    """
+    return model_input(model, token_rows(model, ids), start if model.has("positions") else None)
+
+
+def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
+    """Return the stream before block 0 for rows of the embedding table.
+
+    Args:
+        model: The model.
+        rows: Rows of the table, (…, tokens, embed).
+        start: The position of the first token; None leaves positions out.
+
+    Returns:
+        The states, (…, tokens, d): scaled, with positions and the first token type, normed and projected to the
+        stream's width, each where the model does it.
+    """
+    x = rows * model.dims.embed_scale
+    if start is not None:
+        first = model.family.first_position + start
+        if first + x.shape[-2] > model.rows("positions"):
+            raise CannotRun(f"{model.name} has {model.rows('positions')} positions; the text is longer.")
+        x = x + model.matrix("positions", 0, first, first + x.shape[-2])
+    x = x + model.matrix("types", 0, 0, 1) if model.has("types") else x
+    if model.has("embed_norm"):
+        gain, shift = model.vector("embed_norm"), model.vector("embed_norm_bias")
+        x = apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
+    if not model.has("embed_projection"):
+        return x
+    bias = model.vector("embed_projection_bias")
+    x = x @ model.matrix("embed_projection").T
+    return x if bias is None else x + bias
+
+
+def final_logits(model: Model, states: Tensor) -> Tensor:
+    """Return the logits (…, V) of the stream behind the last block, (…, d); scale and cap included."""
+    family, dims = model.family, model.dims
+    x = states if family.stream_normed else normed(states, family.norm, dims.eps)
+    shift, bias = model.vector("final_norm_bias"), model.vector("unembedding_bias")
+    parts = []
+    for part in blocks(dims.vocab, _ROWS):
+        rows = model.tokens(model.says, part)
+        folded = rows if family.stream_normed else fold_read(rows, model.vector("final_norm"), family.norm)
+        scores = x @ folded.T
+        parts.append(scores if shift is None else scores + rows @ shift)
+    logits = torch.cat(parts, -1) * dims.logit_scale
+    logits = logits if bias is None else logits + bias
+    return logits if dims.logit_cap is None else dims.logit_cap * (logits / dims.logit_cap).tanh()
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Join heads, (batch, heads, tokens, d_h), to (batch, tokens, width)."""
+    return x.transpose(-2, -3).flatten(-2)
+
+
+def _record(record: Recorder | None, **activations: Tensor) -> None:
+    if record is not None:
+        for name, values in activations.items():
+            record(name, values)

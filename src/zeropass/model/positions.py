@@ -1,0 +1,96 @@
+"""Positions: the rotations and the biases by which attention tells distances (docs/theory.md §3)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from zeropass.arch.spec import Rope
+from zeropass.errors import BadOption
+from zeropass.model.model import Model
+
+__all__ = ["KNOWN_ROPE", "frequencies", "position_bias"]
+
+KNOWN_ROPE = ("default", "linear", "llama3")
+"""The rules for scaling rotary frequencies that are known."""
+
+
+def frequencies(model: Model, layer: int = 0) -> Tensor:
+    """Return the rotary frequencies (r/2,) of a layer in radians per position.
+
+    Raises:
+        BadOption: If the model has no RoPE, or scales it by a rule that is not known.
+    """
+    dims = model.dims
+    rope = (dims.local_rope if layer in dims.local else None) or dims.rope
+    if rope is None:
+        raise BadOption(f"{model.name} has no rotary positions: only offset 0 has a meaning.")
+    plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
+    factors = model.rope_factors
+    scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
+    return scaled.float().to(model.device)
+
+
+def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
+    """Return the bias that positions add to the attention logits of a head, in any layer.
+
+    ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of
+    distances (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance.
+
+    Args:
+        model: The model.
+        head: The query head.
+        offsets: Positions from the key to the query, of any shape.
+
+    Returns:
+        The biases, shaped like ``offsets``; None if the model adds none.
+    """
+    dims, family = model.dims, model.family
+    if family.alibi:
+        slope = _alibi_slopes(dims.heads)[head]
+        return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
+    if not model.has("relative"):
+        return None
+    table = model.relative
+    return table[_buckets(offsets, len(table), family.causal), head]
+
+
+def _alibi_slopes(heads: int) -> list[float]:
+    """Return a slope for each head (Press et al. 2022, §3 and their code).
+
+    They are a geometric series; if the number of heads is no power of two, every other slope of the next one follows.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+
+
+def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> Tensor:
+    """Return T5's bucket of each distance: one for each short distance, then logarithmic steps up to ``farthest``."""
+    distances = offsets
+    first = torch.zeros_like(offsets)
+    if causal:
+        distances = offsets.clamp_min(0)
+    else:
+        count //= 2
+        first = (offsets < 0).long() * count  # a key after the query
+        distances = offsets.abs()
+    exact = count // 2
+    far = (distances.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
+    return first + torch.where(distances < exact, distances, (exact + far.long()).clamp_max(count - 1))
+
+
+def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
+    """Return frequencies under the model's scaling rule, and refuse a rule that is not known instead of ignoring it."""
+    if rope.kind == "default":
+        return frequencies
+    factor = rope.options.get("factor", 1.0)
+    if rope.kind == "linear":
+        return frequencies / factor
+    if rope.kind != "llama3":
+        raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(KNOWN_ROPE)}): only offset 0 is exact.")
+    # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.
+    low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
+    turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (blend + (1 - blend) / factor)

@@ -1,0 +1,86 @@
+"""The forward pass of `blocks` is that of transformers, for every family, and goes on where a cache left off."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny import TOKENS, error, save
+from zeropass.errors import CannotRun
+from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
+from zeropass.model.frames import Frames
+from zeropass.model.model import Model, open_model
+from zoo import ZOO, tiny_model
+
+TOLERANCE = 1e-4
+LENGTH = 12
+FIRST = 2
+"""The first token id of a text: RoBERTa gives id 1, its padding, no position."""
+DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+def passed(model: Model, ids: Tensor) -> list[Tensor]:
+    """Return the stream before block 0 and behind every block."""
+    states = [embedded(model, ids)]
+    for layer in range(model.dims.layers):
+        states.append(Block(model, layer)(states[-1]))
+    return states
+
+
+@pytest.fixture(params=sorted(set(ZOO) - set(DECODERS)))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@torch.no_grad()
+def test_states_and_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    hf = tiny_model(family)
+    model = open_model(str(save(hf, tmp_path / family)))
+    ids = torch.randint(FIRST, TOKENS, (3, LENGTH), generator=torch.Generator().manual_seed(1))
+    encoder = hf.get_encoder() if hf.config.is_encoder_decoder else hf
+    result = encoder(ids, output_hidden_states=True)
+    states = passed(model, ids)
+    for layer, true in enumerate(result.hidden_states[: model.dims.layers]):
+        assert error(states[layer], true) < TOLERANCE, layer
+    if model.family.causal:
+        assert error(final_logits(model, states[-1]), result.logits) < TOLERANCE
+    elif model.family.stream_normed:
+        assert error(states[-1], result.hidden_states[-1]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_cache_continues(family: str, tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model(family), tmp_path / family)))
+    if not model.family.causal:
+        return
+    ids = torch.randint(FIRST, TOKENS, (2, LENGTH), generator=torch.Generator().manual_seed(2))
+    caches = [Cache() for _ in range(model.dims.layers)]
+    parts = []
+    for start, stop in ((0, 5), (5, 6), (6, LENGTH)):
+        x = embedded(model, ids[:, start:stop], start)
+        for layer, cache in enumerate(caches):
+            x = Block(model, layer)(x, cache)
+        parts.append(x)
+    assert error(torch.cat(parts, 1), passed(model, ids)[-1]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_token_alone_is_a_text_of_one_token(family: str, tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model(family), tmp_path / family)))
+    if model.has("positions"):
+        return
+    ids = torch.arange(1, TOKENS)
+    assert error(Frames(model).carried()[1:TOKENS], passed(model, ids[:, None])[1][:, 0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_that_reads_an_encoder_is_refused(name: str, tmp_path: Path) -> None:
+    model = open_model(f"{save(tiny_model(name), tmp_path / name)}#decoder")
+    with pytest.raises(CannotRun, match="an encoder's text"):
+        require_forward(model)
