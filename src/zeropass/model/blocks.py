@@ -16,7 +16,7 @@ from zeropass.arch.spec import ROUTER
 from zeropass.errors import BadModel, CannotRun
 from zeropass.model.model import Model
 from zeropass.model.positions import frequencies, position_bias
-from zeropass.numerics.projection import apply_norm, fold_read, normed, rotate
+from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
 
 __all__ = [
@@ -79,6 +79,8 @@ class Block:
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
         o.in, value.in           inputs of the output layers
+        attn.out, ff.out         what they write, before the norm behind them if there is one
+        attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
     Attributes:
         model: The model.
@@ -96,6 +98,7 @@ class Block:
     model: Model
     layer: int
     _matrices: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _vectors: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.model.dims.activation not in ACTIVATIONS:
@@ -129,7 +132,10 @@ class Block:
             return x + self._added(x, "attn", inner["attn"], record) + self._added(x, "ff", inner["ff"], record)
         for site, of_site in inner.items():
             written = self._added(x, site, of_site, record)
-            x = self._normed(x + written, f"{site}_norm") if family.stream_normed else x + written
+            x = x + written
+            if family.stream_normed:
+                _record(record, **{f"{site}.sum": x})
+                x = self._normed(x, f"{site}_norm")
             if site == "attn" and family.crosses and family.stream_normed:
                 x = self._normed(x, "cross_norm")
         return x
@@ -139,6 +145,7 @@ class Block:
         y = x if self.model.family.reads_bare(f"{site}_norm", self.layer) else self._normed(x, f"{site}_norm")
         _record(record, **{f"{site}.stream": x, site: y})
         written = inner(y)
+        _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
         return self._normed(written, behind) if self.model.has(behind) else written
 
@@ -285,7 +292,9 @@ class Block:
         return self._matrices[role]
 
     def _vector(self, name: str) -> Tensor | None:
-        return self.model.vector(name, self.layer)
+        if name not in self._vectors:
+            self._vectors[name] = self.model.vector(name, self.layer)
+        return self._vectors[name]
 
 
 def require_forward(model: Model) -> None:
@@ -355,14 +364,10 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
 def final_logits(model: Model, states: Tensor) -> Tensor:
     """Return the logits (…, V) of the stream behind the last block, (…, d); scale and cap included."""
     family, dims = model.family, model.dims
-    x = states if family.stream_normed else normed(states, family.norm, dims.eps)
-    shift, bias = model.vector("final_norm_bias"), model.vector("unembedding_bias")
-    parts = []
-    for part in blocks(dims.vocab, _ROWS):
-        rows = model.tokens(model.says, part)
-        folded = rows if family.stream_normed else fold_read(rows, model.vector("final_norm"), family.norm)
-        scores = x @ folded.T
-        parts.append(scores if shift is None else scores + rows @ shift)
+    gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
+    x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
+    parts = [x @ model.tokens(model.says, part).T for part in blocks(dims.vocab, _ROWS)]
+    bias = model.vector("unembedding_bias")
     logits = torch.cat(parts, -1) * dims.logit_scale
     logits = logits if bias is None else logits + bias
     return logits if dims.logit_cap is None else dims.logit_cap * (logits / dims.logit_cap).tanh()

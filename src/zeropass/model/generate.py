@@ -1,0 +1,75 @@
+"""Tokens for a calibration that are nobody's text: drawn at random, or written by the model itself."""
+
+import torch
+from torch import Tensor
+
+from zeropass._io.progress import Progress, silent
+from zeropass.errors import CannotRun
+from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
+from zeropass.model.model import Model
+
+__all__ = ["own_text", "random_tokens"]
+
+_ZIPF_SHIFT = 30
+"""The number added to a token's id before it counts as its rank: Zipf's law with Mandelbrot's shift."""
+
+
+def random_tokens(model: Model, count: int, seed: int = 0) -> Tensor:
+    """Draw tokens by Zipf's law over their ids.
+
+    The ids of BPE, WordPiece and Unigram vocabularies rise, roughly, as tokens become rare.
+
+    Args:
+        model: The model whose vocabulary they are drawn from; unused, special and under-trained tokens are left out.
+        count: The number of tokens.
+        seed: The seed.
+
+    Returns:
+        Token ids, (count,).
+
+    Example:
+        >>> import zeropass as zp
+        >>> from zeropass.model.generate import random_tokens
+        >>> random_tokens(zp.open_model("models/first"), 5).shape
+        torch.Size([5])
+    """
+    vocab = model.vocab
+    eligible = torch.from_numpy(vocab.mask("default", *model.judgement))
+    weights = torch.where(eligible, 1 / (torch.arange(vocab.size) + _ZIPF_SHIFT), 0.0)
+    return weights.multinomial(count, replacement=True, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Progress = silent) -> Tensor:
+    """Sample text from a causal model, each piece from one random token on, at temperature one.
+
+    Args:
+        model: The model.
+        pieces: The number of pieces, which are written side by side.
+        length: Tokens in each piece.
+        seed: The seed.
+        progress: Reports progress.
+
+    Returns:
+        Token ids, (pieces, length).
+
+    Raises:
+        CannotRun: If the model predicts no next token.
+    """
+    require_forward(model)
+    if not model.family.causal:
+        raise CannotRun(f"{model.name} does not predict the next token, so it writes no text.")
+    generator = torch.Generator().manual_seed(seed)
+    _ = model.unembedding  # kept, since every step reads it
+    eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special)
+    ids = random_tokens(model, pieces, seed)[:, None]
+    blocks = [Block(model, layer) for layer in range(model.dims.layers)]
+    caches = [Cache() for _ in blocks]
+    for position in range(length - 1):
+        x = embedded(model, ids[:, -1:], position)
+        for block, cache in zip(blocks, caches, strict=True):
+            x = block(x, cache)
+        logits = final_logits(model, x[:, 0]).cpu().masked_fill(~eligible, float("-inf"))
+        ids = torch.cat((ids, logits.softmax(-1).multinomial(1, generator=generator)), 1)
+        progress("writing text", position + 2, length)
+    return ids
