@@ -301,7 +301,13 @@ def _drawing(
     roles = ", ".join(_label(role) for role in _unique(result.role for result in results))
     layers = sorted({result.layer for result in results if result.layer >= 0})
     span = f", layers {layers[0]} to {layers[-1]}" if layers else ""
-    return Drawing(name, title, caption, f"{title}: {roles}{span}. The numbers are in the tables.", draw())
+    return Drawing(
+        name=name,
+        title=title,
+        caption=caption,
+        alt=f"{title}: {roles}{span}. The numbers are in the tables.",
+        figure=draw(),
+    )
 
 
 def _null_words(results: Sequence[Result]) -> str:

@@ -155,7 +155,13 @@ class Evidence:
     def from_json(cls, value: dict[str, Any]) -> "Evidence":
         """Return evidence from its JSON; raise KeyError or TypeError if it is something else."""
         results = tuple(result_from_json(result) for result in value["results"])
-        return cls(value["model"], value["method"], results, value["left_out"], tuple(value["notes"]))
+        return cls(
+            model=value["model"],
+            method=value["method"],
+            results=results,
+            left_out=value["left_out"],
+            notes=tuple(value["notes"]),
+        )
 
 
 def result_from_json(value: dict[str, Any]) -> Result:

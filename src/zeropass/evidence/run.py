@@ -86,8 +86,20 @@ def collect_evidence(
     verdicts.write(folder / "verdicts.json")
     reason = _why_not_kept(evidence, verdicts, opened)
     if not verdicts.kinds or (reason and not keep):
-        return Collected(evidence, verdicts, summary(evidence), None, f"Not kept for show and explain: {reason}")
-    return Collected(evidence, verdicts, summary(evidence), keep_verdicts(verdicts), "Kept: show and explain quote it.")
+        return Collected(
+            evidence=evidence,
+            verdicts=verdicts,
+            summary=summary(evidence),
+            kept=None,
+            note=f"Not kept for show and explain: {reason}",
+        )
+    return Collected(
+        evidence=evidence,
+        verdicts=verdicts,
+        summary=summary(evidence),
+        kept=keep_verdicts(verdicts),
+        note="Kept: show and explain quote it.",
+    )
 
 
 def _why_not_kept(evidence: Evidence, verdicts: Verdicts, model: Model) -> str:

@@ -469,7 +469,15 @@ class _Search:
         complete = len(scores) == self.k and bound < kth
         visited = self.visited / self.total if self.total else 1.0
         # Adding zero turns a negative zero into a positive one.
-        return TopPairs(left, right, scores * sign + 0.0, kth * sign, bound * sign, complete, visited)
+        return TopPairs(
+            left=left,
+            right=right,
+            scores=scores * sign + 0.0,
+            kth=kth * sign,
+            bound=bound * sign,
+            complete=complete,
+            visited=visited,
+        )
 
 
 def _corner(k: int, rows: int, columns: int) -> tuple[int, int]:

@@ -117,4 +117,4 @@ def judged(expected: float, own: float, nulls: tuple[float, ...]) -> Verdict:
     else:
         trusted = True
         text = f"{numbers[0].upper()}{numbers[1:]}, shuffled tokens {null:.2f}: it keeps {kept:.0%} of the difference."
-    return Verdict(trusted, text, expected, own, null, best, kept)
+    return Verdict(trusted=trusted, text=text, expected=expected, own=own, null=null, null_best=best, kept=kept)

@@ -449,7 +449,18 @@ def _from_spec(
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
     source = text if max(names) < rows else partial(without_rows, text, rows)
-    return Vocabulary(vocab_kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes), path)
+    return Vocabulary(
+        kind=vocab_kind,
+        pieces=pieces,
+        special=special & ~empty,
+        unused=empty,
+        literal=literal,
+        uncased=lower,
+        tokenizer=source,
+        split_note=note,
+        notes=tuple(notes),
+        path=path,
+    )
 
 
 def _checked_size(names: dict[int, str], spare: Collection[int], size: int | None, path: str) -> int:
