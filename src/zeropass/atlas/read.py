@@ -98,6 +98,16 @@ class Atlas(Files):
 
     Attributes:
         verdicts: Verdicts on the model's types of list, if there are any.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> options = zp.Options(k=10, layers=(1, 2), roles=("gate",))
+        >>> with TemporaryDirectory() as folder:
+        ...     fresh = zp.build(zp.open_model("models/first"), folder, options)
+        ...     atlas = zp.open_atlas(folder)
+        ...     [(record.frame, len(record.top)) for record in atlas.explain("L1.ff.3.gate", k=5)]
+        [('token', 5), ('output', 5)]
     """
 
     verdicts: Verdicts | None = None

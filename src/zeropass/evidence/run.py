@@ -69,6 +69,16 @@ def collect_evidence(
 
     Raises:
         BadOption: The folder holds something else, the text cannot be used, or a measure does not exist.
+
+    Example:
+        >>> import os
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> model, text = "models/first", "models/tunes/reviews/texts.txt"
+        >>> with TemporaryDirectory() as folder:
+        ...     collected = zp.collect_evidence(model, text, folder, tokens=600, only=("inverses",))
+        ...     "report.html" in os.listdir(folder), collected.evidence.method["measures"]
+        (True, ['inverses'])
     """
     folder = Path(folder)
     text = None if text is None else Path(text)

@@ -54,6 +54,12 @@ class TopPairs:
         bound: No pair outside the visited tiles has a better score than this; infinite if all were visited.
         complete: True if kth beats the bound, which certifies that these are the best k.
         visited: The visited share of the unmasked pairs.
+
+    Example:
+        >>> import zeropass as zp
+        >>> pairs = zp.top_pairs(zp.load("models/first").head_map("L1.attn.0.vo"), 5)
+        >>> len(pairs.scores), pairs.complete
+        (5, True)
     """
 
     left: Tensor

@@ -79,6 +79,13 @@ class Stitch:
         notes: Sentences for the user.
         labels: The names of the labels.
         layers: Layers of the classifier, each with the layer of the other model that took over its change (transplant).
+
+    Example:
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> _, record = zp.stitch_models(tuned, zp.open_model("models/second"), keep=2, take=2)
+        >>> record.choice.keep, record.choice.take, record.shared["tokens"]
+        (2, 2, 4095)
     """
 
     kind: str

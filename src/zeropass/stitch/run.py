@@ -108,6 +108,13 @@ def stitch_models(
 
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> stitched, record = zp.stitch_models(tuned, zp.open_model("models/second"), keep=2, take=2)
+        >>> type(stitched).__name__, record.choice.kernel, record.verdict.trusted
+        ('Stitched', 'orthogonal', None)
     """
     out = None if out is None else Path(out)
     options = options or StitchOptions()
@@ -160,6 +167,13 @@ def transplant(
 
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> base, onto = zp.open_model("models/first"), zp.open_model("models/second")
+        >>> model, record = zp.transplant(zp.adapt(base, "models/tunes/reviews"), onto, base)
+        >>> type(model).__name__, record.layers
+        ('LlamaForSequenceClassification', ((2, 2), (3, 3)))
     """
     out = None if out is None else Path(out)
     options = options or StitchOptions()
