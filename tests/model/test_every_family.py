@@ -16,6 +16,7 @@ from torch import Tensor
 
 from canonical import bias_of, read, split, with_tensors
 from forward import Forward, run_forward
+from position_bias import position_bias
 from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
@@ -219,7 +220,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
         logits = dims.attention_scale * (rotated * k[:, None]).sum(-1)
-        bias = None if cross else frames.position_bias(head, offsets)
+        bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -1e20

@@ -339,28 +339,6 @@ class Frames:
         each = [length(part + shift) for part in torch.split(rows, 4096)]
         return Lengths(torch.cat(each), length(mean[None]))
 
-    def position_bias(self, head: int, offsets: Tensor) -> Tensor | None:
-        """Return the bias that positions add to the attention logits of a head, in any layer.
-
-        ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of
-        distances (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance.
-
-        Args:
-            head: The query head.
-            offsets: Positions from the key to the query, of any shape.
-
-        Returns:
-            The biases, shaped like ``offsets``; None if the model adds none.
-        """
-        dims, family = self.model.dims, self.model.family
-        if family.alibi:
-            slope = _alibi_slopes(dims.heads)[head]
-            return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
-        if not self.model.has("relative"):
-            return None
-        table = self.model.relative
-        return table[_buckets(offsets, len(table), family.causal), head]
-
     @property
     def _nonlinear(self) -> bool:
         """True if queries and keys go through something nonlinear."""
@@ -560,31 +538,6 @@ class _FirstBlock:
     def _written(self, x: Tensor, role: str) -> Tensor:
         y, bias = x @ self.matrices[role], self.biases[role]
         return y if bias is None else y + bias
-
-
-def _alibi_slopes(heads: int) -> list[float]:
-    """Return a slope for each head (Press et al. 2022, §3 and their code).
-
-    They are a geometric series; if the number of heads is no power of two, every other slope of the next one follows.
-    """
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    return slopes + [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
-
-
-def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> Tensor:
-    """Return T5's bucket of each distance: one for each short distance, then logarithmic steps up to ``farthest``."""
-    distances = offsets
-    first = torch.zeros_like(offsets)
-    if causal:
-        distances = offsets.clamp_min(0)
-    else:
-        count //= 2
-        first = (offsets < 0).long() * count  # a key after the query
-        distances = offsets.abs()
-    exact = count // 2
-    far = (distances.clamp_min(1).float() / exact).log() / math.log(farthest / exact) * (count - exact)
-    return first + torch.where(distances < exact, distances, (exact + far.long()).clamp_max(count - 1))
 
 
 _KNOWN_ROPE = ("default", "linear", "llama3")

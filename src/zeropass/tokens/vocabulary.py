@@ -202,10 +202,6 @@ class Vocabulary:
         """Return the merges of a BPE tokenizer in order; none for other tokenizers."""
         return merges_of(self._spec["model"])
 
-    def merge_steps(self) -> Bools:
-        """Return a mask (V,) of the tokens that some merge joins to a longer token; none for WordPiece and Unigram."""
-        return np.asarray(self.swallowed() > 0, dtype=np.bool_)
-
     def swallowed(self) -> Floats:
         """Estimate the largest share of each token's occurrences that one longer token takes: (V,), 0 to 1.
 
