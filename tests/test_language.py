@@ -1,4 +1,4 @@
-"""The rules of style in CONTRIBUTING.md that ruff cannot check: names without metaphors, imperative docstrings."""
+"""The rules of style in CONTRIBUTING.md that ruff cannot check: names, docstrings, and records built by keyword."""
 
 import ast
 import re
@@ -84,3 +84,41 @@ def described(tree: ast.AST) -> Iterator[str]:
 def test_no_description_begins_with_a_question(path: Path) -> None:
     texts = described(ast.parse(path.read_text(encoding="utf-8")))
     assert [text for text in texts if text.split()[0].rstrip(",:") in VAGUE] == []
+
+
+BY_KEYWORD = ("records", "web", "align", "diff", "evidence", "stitch")
+"""The folders whose dataclasses are built by keyword: records, pages and the results of applications have many values
+of the same type, so that two in the wrong order would go unnoticed."""
+
+
+def dataclasses_of(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of the dataclasses of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(made) for made in node.decorator_list):
+            yield node.name
+
+
+RECORDS = {
+    name
+    for folder in BY_KEYWORD
+    for path in (SOURCE / folder).rglob("*.py")
+    for name in dataclasses_of(ast.parse(path.read_text(encoding="utf-8")))
+}
+
+
+def constructions(tree: ast.Module) -> Iterator[ast.Call]:
+    """Yield the calls that build a record."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    foreign = {name.name for node in imports if not f"{node.module}".startswith("zeropass") for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).removeprefix("zp.") in RECORDS - foreign:
+            yield node
+        elif isinstance(node, ast.ClassDef) and node.name in RECORDS:
+            calls = (call for call in ast.walk(node) if isinstance(call, ast.Call))
+            yield from (call for call in calls if ast.unparse(call.func) == "cls")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_records_with_more_than_three_values_are_built_by_keyword(path: Path) -> None:
+    calls = constructions(ast.parse(path.read_text(encoding="utf-8")))
+    assert [f"line {call.lineno}: {ast.unparse(call.func)}" for call in calls if len(call.args) > 3] == []

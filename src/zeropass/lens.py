@@ -174,18 +174,30 @@ class Lens:
         close = close_values(svd.values)[:k].tolist()
         sides = svd.left.T[:k], svd.right.T[:k]
         energy = svd.values.square().sum().clamp_min(torch.finfo(svd.values.dtype).tiny)  # a map may be zero
-        directions = [
-            Direction(
-                float(value),
-                float(value.square() / energy),
-                bool(is_close),
-                *self.poles(left, view),
-                *self.poles(right, view),
+        directions = []
+        for value, is_close, left, right in zip(svd.values[:k], close, *sides, strict=True):
+            (left_top, left_bottom), (right_top, right_bottom) = self.poles(left, view), self.poles(right, view)
+            directions.append(
+                Direction(
+                    value=float(value),
+                    share=float(value.square() / energy),
+                    close=bool(is_close),
+                    left=left_top,
+                    left_bottom=left_bottom,
+                    right=right_top,
+                    right_bottom=right_bottom,
+                )
             )
-            for value, is_close, left, right in zip(svd.values[:k], close, *sides, strict=True)
-        ]
         note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
-        return SvdRecord(str(place), place.role, offset, frame, tuple(directions), view.hidden, note)
+        return SvdRecord(
+            address=str(place),
+            role=place.role,
+            offset=offset,
+            frame=frame,
+            directions=tuple(directions),
+            hidden=view.hidden,
+            note=note,
+        )
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
@@ -229,7 +241,7 @@ class Lens:
         return Shown(
             mask,
             mask.nonzero()[:, 0],
-            Hidden(name, int((~mask).sum()), int(mask.sum()), vocab.hidden(name, *judgement)),
+            Hidden(view=name, count=int((~mask).sum()), shown=int(mask.sum()), reasons=vocab.hidden(name, *judgement)),
         )
 
     def _lists(self, place: Address, frame: str | None, view: "Shown", k: int) -> list[Record]:
@@ -349,7 +361,15 @@ def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> Top
     best, order = best[:k], order[:k]
     kth = float(best[-1]) if k else float("inf")
     # Every pair was scored, so there is no rest to bound.
-    return TopPairs(rows[order // len(columns)], columns[order % len(columns)], best, kth, float("inf"), True, 1.0)
+    return TopPairs(
+        left=rows[order // len(columns)],
+        right=columns[order % len(columns)],
+        scores=best,
+        kth=kth,
+        bound=float("inf"),
+        complete=True,
+        visited=1.0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,7 +392,7 @@ def scored_tokens(
 ) -> tuple[TokenScore, ...]:
     """Return tokens with raw score and z, which is 0 in a list without spread."""
     z: Callable[[float], float] = lambda score: (score - mean) / std if std > 0 else 0.0  # noqa: E731
-    return tuple(TokenScore(i, vocab.label(i), s, z(s)) for i, s in zip(ids, scores, strict=True))
+    return tuple(TokenScore(id=i, token=vocab.label(i), score=s, z=z(s)) for i, s in zip(ids, scores, strict=True))
 
 
 def pair_record(
@@ -384,18 +404,26 @@ def pair_record(
         for a, b, s in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.scores.tolist(), strict=True)
     )
     bound = pairs.bound if math.isfinite(pairs.bound) else None
-    return PairRecord(address, role, offset, frame, scored, Certificate(pairs.kth, bound, pairs.complete), hidden)
+    return PairRecord(
+        address=address,
+        role=role,
+        offset=offset,
+        frame=frame,
+        pairs=scored,
+        certificate=Certificate(pairs.kth, bound, pairs.complete),
+        hidden=hidden,
+    )
 
 
 def _single(vectors: VectorSet, row: int) -> VectorSet:
     """Return one vector of a set as a set of its own."""
     return VectorSet(
-        vectors.layer,
-        vectors.role,
-        vectors.side,
-        vectors.addresses[row : row + 1],
-        vectors.vectors[row : row + 1],
-        vectors.norm,
-        vectors.frames,
-        vectors.reads_at,
+        layer=vectors.layer,
+        role=vectors.role,
+        side=vectors.side,
+        addresses=vectors.addresses[row : row + 1],
+        vectors=vectors.vectors[row : row + 1],
+        norm=vectors.norm,
+        frames=vectors.frames,
+        reads_at=vectors.reads_at,
     )

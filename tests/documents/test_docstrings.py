@@ -43,12 +43,12 @@ def test_examples_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WITHOUT = {
-    *("__version__", "Alignment", "Atlas", "Diff", "Evidence", "Stitch", "TopPairs"),  # what functions return
-    *("align_models", "build_change", "build_on_cluster", "collect_evidence", "stitch_models", "transplant"),
-    *("classify", "export_site", "load_stitched", "open_sources", "read_alignment", "read_evidence", "serve"),
-    *("translate", "write_diff"),
+    "__version__",  # a text
+    *("align_models", "read_alignment", "Alignment"),  # aligning the smallest two models takes half a minute
+    "build_on_cluster",  # needs a cluster
+    "serve",  # runs until Ctrl-C
 }
-"""Public names without an example of their own: results, and functions that take minutes, an extra or a folder."""
+"""Public names without an example of their own."""
 
 
 @pytest.mark.parametrize("name", sorted(set(zeropass.__all__) - WITHOUT))

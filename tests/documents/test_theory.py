@@ -223,16 +223,16 @@ def test_the_inner_product_of_two_maps_is_that_of_their_matrices() -> None:
 
 
 def test_a_map_does_not_depend_on_the_basis_of_its_head() -> None:
-    """W_V T and T⁻¹ W_O make the same map; so does balancing."""
+    """W_V T and T⁻¹ W_O make the same map; so do balanced factors."""
     rows, v, o, turn = embedding(), draw(D, 4), draw(4, D, seed=1), draw(4, 4, seed=2)
     plain = Factored(rows @ v, rows @ o.T)
     i, j = torch.arange(V), torch.arange(V).flip(0)
-    for other in (Factored(rows @ v @ turn, rows @ (torch.linalg.inv(turn) @ o).T), plain.balanced()):
+    for other in (Factored(rows @ v @ turn, rows @ (torch.linalg.inv(turn) @ o).T), plain.reduced()):
         torch.testing.assert_close(other.entries(i, j), plain.entries(i, j), rtol=1e-5, atol=1e-5)
 
 
 def test_balanced_factors_have_equal_and_diagonal_gram_matrices() -> None:
-    balanced = Factored(embedding(), draw(V, D, seed=1)).balanced()
+    balanced = Factored(embedding(), draw(V, D, seed=1)).reduced()
     gram = balanced.left.T @ balanced.left
     close(balanced.right.T @ balanced.right, gram)
     close(gram, gram.diagonal().diag())
@@ -240,7 +240,7 @@ def test_balanced_factors_have_equal_and_diagonal_gram_matrices() -> None:
 
 def test_pair_search_scores_the_factors_as_given_and_does_not_balance_them(monkeypatch: pytest.MonkeyPatch) -> None:
     product = Factored(embedding().float(), draw(V, D, seed=1).float())
-    monkeypatch.delattr(Factored, "balanced")
+    monkeypatch.delattr(Factored, "reduced")
     pairs = top_pairs(product, 20)
     assert pairs.complete
     assert torch.equal(pairs.scores, product.entries(pairs.left, pairs.right))

@@ -25,6 +25,7 @@ from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import ACTIVATIONS
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model, open_model
+from zeropass.model.positions import position_bias
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -220,7 +221,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
         logits = dims.attention_scale * (rotated * k[:, None]).sum(-1)
-        bias = None if cross else frames.position_bias(head, offsets)
+        bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -1e20

@@ -174,7 +174,7 @@ def numbers(move: Callable[[Tensor], Tensor]) -> list[Any]:
         *(best.top, best.top_ids, best.bottom, best.bottom_ids),
         *(pseudo_inverse(rows), keep_k(z, 3), from_scores(z, rows, 3)),
         *(rotate(vectors, 3, frequencies), rotate(vectors, offsets, frequencies)),
-        *(directions.values, product.inner(product), product.reduced().left.abs(), product.balanced().left.abs()),
+        *(directions.values, product.inner(product), product.reduced().left.abs()),
         *([top.left, top.right, top.scores, top.kth, top.complete] for top in pairs),
     ]
 

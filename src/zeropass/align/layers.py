@@ -88,7 +88,14 @@ def _map(
         scores.append([likeness(real((a, b))) for b in depths[1]])
     assignment = assigned(scores)
     nulls = [likeness(null((a, b))) for a, b in enumerate(assignment) if b >= 0]
-    return LayerMap(role, frame, _rows(scores), assignment, float(np.mean(nulls)), float(np.std(nulls)))
+    return LayerMap(
+        role=role,
+        frame=frame,
+        scores=_rows(scores),
+        assigned=assignment,
+        null=float(np.mean(nulls)),
+        null_std=float(np.std(nulls)),
+    )
 
 
 def raw_map(pair: Pair, roles: tuple[str, str], tick: Tick = lambda: None) -> LayerMap:
@@ -101,7 +108,7 @@ def raw_map(pair: Pair, roles: tuple[str, str], tick: Tick = lambda: None) -> La
     for x in stored[0]:
         tick()
         scores.append([likeness(x @ y.T) for y in stored[1]])
-    return LayerMap(roles[0], RAW, _rows(scores), assigned(scores))
+    return LayerMap(role=roles[0], frame=RAW, scores=_rows(scores), assigned=assigned(scores))
 
 
 def assigned(scores: Iterable[Iterable[float]]) -> tuple[int, ...]:

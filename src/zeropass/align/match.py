@@ -73,7 +73,13 @@ def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
     return Matches(
         address,
         tuple(
-            Match(name(*owners[n]), score, mean, std, (score - mean) / std if std else 0.0)
+            Match(
+                address=name(*owners[n]),
+                score=score,
+                null_mean=mean,
+                null_std=std,
+                effect=(score - mean) / std if std else 0.0,
+            )
             for score, n in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ),
     )

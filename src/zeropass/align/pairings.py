@@ -79,7 +79,9 @@ def _best(scores: Tensor, null: Tensor, names: Sequence[str], others: Sequence[s
     scores, null = scores.cpu(), null.cpu()  # p is computed on the CPU
     top = scores.max(1)
     mutual = scores.argmax(0)[top.indices] == torch.arange(len(scores))
-    return _Best(names, [others[n] for n in top.indices.tolist()], top.values, mutual, null)
+    return _Best(
+        names=names, others=[others[n] for n in top.indices.tolist()], score=top.values, mutual=mutual, null=null
+    )
 
 
 def _pairings(pairing_kind: str, groups: Sequence[_Best]) -> list[Pairing]:
@@ -98,7 +100,17 @@ def _pairings(pairing_kind: str, groups: Sequence[_Best]) -> list[Pairing]:
     p = (1 + len(null_effects) - np.searchsorted(null_effects, all_effects)) / (1 + len(null_effects))
     q = iter(false_discovery_control(p).tolist())
     return [
-        Pairing(pairing_kind, first, second, float(score), mean, std, float(effect), next(q), bool(mutual))
+        Pairing(
+            kind=pairing_kind,
+            first=first,
+            second=second,
+            score=float(score),
+            null_mean=mean,
+            null_std=std,
+            effect=float(effect),
+            q=next(q),
+            mutual=bool(mutual),
+        )
         for group, (mean, std), group_effects in zip(groups, moments, effects, strict=True)
         for first, second, score, effect, mutual in zip(
             group.names, group.others, group.score.tolist(), group_effects, group.mutual.tolist(), strict=True

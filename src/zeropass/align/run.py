@@ -70,7 +70,12 @@ def align_models(
     pairings = work.pairings("neurons", partial(neuron_pairings, pair, neurons, layers, null))
     nulls = [pair.null(seed + n) for n in range(HEAD_NULLS)]
     pairings += work.pairings("heads", partial(head_pairings, pair, nulls), rounds=len(SELF_MAPS))
-    alignment = Alignment((_facts(first), _facts(second)), _method(pair, seed, layers), tuple(maps), tuple(pairings))
+    alignment = Alignment(
+        models=(_facts(first), _facts(second)),
+        method=_method(pair, seed, layers),
+        layers=tuple(maps),
+        pairings=tuple(pairings),
+    )
     write_alignment(alignment, folder)
     write_text(folder / "layers.svg", draw_layer_maps(alignment))
     return alignment

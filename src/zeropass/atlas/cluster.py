@@ -88,14 +88,14 @@ def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str,
         return
     model = runner.model
     work = _Work(
-        _shared_name(model.name),
-        model.size,
-        runner.out.resolve(),
-        runner.options,
-        runner.jobs,
-        runner.kept.cpu(),
-        str(model.device),
-        torch.get_num_threads(),
+        model=_shared_name(model.name),
+        size=model.size,
+        out=runner.out.resolve(),
+        options=runner.options,
+        jobs=runner.jobs,
+        kept=runner.kept.cpu(),
+        device=str(model.device),
+        threads=torch.get_num_threads(),
     )
     report("cluster", 0)
     with _connected(engine):

@@ -62,18 +62,18 @@ def _spread(atlas: Atlas, record: VectorRecord, z: Floats) -> Spread:
     step = STEP * max(1, int(np.ceil((high - low) / (STEP * WIDEST))))
     counts = np.bincount(((shown - low) / step).astype(np.int64))
     return Spread(
-        record.address,
-        record.role,
-        record.side,
-        record.frame,
-        float(low),
-        float(step),
-        tuple(counts.tolist()),
-        _kurtosis(shown),
-        record.top,
-        record.bottom,
-        record.hidden,
-        record.evidence,
+        address=record.address,
+        role=record.role,
+        side=record.side,
+        frame=record.frame,
+        low=float(low),
+        step=float(step),
+        counts=tuple(counts.tolist()),
+        kurtosis=_kurtosis(shown),
+        top=record.top,
+        bottom=record.bottom,
+        hidden=record.hidden,
+        evidence=record.evidence,
     )
 
 
@@ -102,12 +102,14 @@ def _cloud(atlas: Atlas, record: VectorRecord, row: Row) -> Cloud:
     points = np.asarray(atlas.rows(space)[[token.id for token in listed]], np.float64) - moments(atlas, space)[0]
     flat, shares = plane(points)
     return Cloud(
-        record.address,
-        record.role,
-        record.side,
-        record.frame,
-        tuple(Point(t.id, t.token, t.z, float(x), float(y)) for t, (x, y) in zip(listed, flat, strict=True)),
-        shares,
+        address=record.address,
+        role=record.role,
+        side=record.side,
+        frame=record.frame,
+        points=tuple(
+            Point(id=t.id, token=t.token, z=t.z, x=float(x), y=float(y)) for t, (x, y) in zip(listed, flat, strict=True)
+        ),
+        shares=shares,
     )
 
 
@@ -179,5 +181,10 @@ class Neighbours:
         mean, std = float(cosines[shown].mean()), float(cosines[shown].std()) or 1.0
         shown = shown[shown != token]
         best = shown[np.argsort(-cosines[shown], kind="stable")[:k]].tolist()
-        scores = tuple(TokenScore(i, atlas.label(i), float(cosines[i]), (float(cosines[i]) - mean) / std) for i in best)
-        return NearestRecord(Token(token, atlas.label(token)), self.space, scores, atlas.hidden(atlas.view))
+        scores = tuple(
+            TokenScore(id=i, token=atlas.label(i), score=float(cosines[i]), z=(float(cosines[i]) - mean) / std)
+            for i in best
+        )
+        return NearestRecord(
+            token=Token(token, atlas.label(token)), space=self.space, tokens=scores, hidden=atlas.hidden(atlas.view)
+        )

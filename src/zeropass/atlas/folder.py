@@ -256,7 +256,7 @@ class Files:
     def hidden(self, view: str) -> Hidden:
         """Return how many tokens a view hides, by reason."""
         reasons = self.manifest["tokens_hidden"][view]
-        return Hidden(view, sum(reasons.values()), int(self.mask(view).sum()), reasons)
+        return Hidden(view=view, count=sum(reasons.values()), shown=int(self.mask(view).sum()), reasons=reasons)
 
     @cached_property
     def runs(self) -> list[Run]:

@@ -269,7 +269,14 @@ class Runner:
         pairs = top_pairs(product, self.options.pairs)
         pairs = replace(pairs, left=self.kept[pairs.left], right=self.kept[pairs.right])
         offset = self.frames.usual_offset(kind, frame)
-        return PairRow(str(Address(layer, site_of(kind), head=head)), kind, head, offset, frame, pairs)
+        return PairRow(
+            address=str(Address(layer, site_of(kind), head=head)),
+            role=kind,
+            head=head,
+            offset=offset,
+            frame=frame,
+            pairs=pairs,
+        )
 
     def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
         return list_frames(self.model, self.options, vectors.layer, vectors.role)

@@ -103,10 +103,12 @@ def _wiring(atlas: Atlas, query: Row, k: int) -> Wiring:
         wires.append((run.first + row, run.role, product, product / size if size else 0.0))
     names = _addresses(atlas, [wire[0] for wire in wires])
     return Wiring(
-        query.run.role,
-        query.run.side,
-        tuple(Wire(names[i], role, product, cosine) for i, role, product, cosine in wires),
-        tuple(Part(layer, part, total**0.5) for (layer, part), total in sorted(parts.items())),
+        role=query.run.role,
+        side=query.run.side,
+        wires=tuple(
+            Wire(address=names[i], role=role, product=product, cosine=cosine) for i, role, product, cosine in wires
+        ),
+        parts=tuple(Part(layer, part, total**0.5) for (layer, part), total in sorted(parts.items())),
     )
 
 
@@ -147,7 +149,12 @@ def _alike(atlas: Atlas, query: Row, k: int) -> Alike:
     correlations = [_correlations(atlas, run, image, query) for run in runs]
     best = [(run.first + row, float(c[row])) for (run, row), c in _with_values(runs, correlations, k, query)]
     names = _addresses(atlas, [i for i, _ in best])
-    return Alike(query_run.role, query_run.side, query_run.frame, tuple(Likeness(names[i], value) for i, value in best))
+    return Alike(
+        role=query_run.role,
+        side=query_run.side,
+        frame=query_run.frame,
+        best=tuple(Likeness(names[i], value) for i, value in best),
+    )
 
 
 def _correlations(atlas: Atlas, run: Run, image: Floats, query: Row) -> Floats:

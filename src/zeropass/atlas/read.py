@@ -98,6 +98,16 @@ class Atlas(Files):
 
     Attributes:
         verdicts: Verdicts on the model's types of list, if there are any.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> options = zp.Options(k=10, layers=(1, 2), roles=("gate",))
+        >>> with TemporaryDirectory() as folder:
+        ...     fresh = zp.build(zp.open_model("models/first"), folder, options)
+        ...     atlas = zp.open_atlas(folder)
+        ...     [(record.frame, len(record.top)) for record in atlas.explain("L1.ff.3.gate", k=5)]
+        [('token', 5), ('output', 5)]
     """
 
     verdicts: Verdicts | None = None
@@ -309,7 +319,17 @@ class Atlas(Files):
                 raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
             address, side, role, frame, layer, mean, std = by_id[i]
             verdict = self._verdict(role, frame, layer)
-            records.append(Hit(address, side, role, frame, z * std + mean, z, verdict.above if verdict else None))
+            records.append(
+                Hit(
+                    address=address,
+                    side=side,
+                    role=role,
+                    frame=frame,
+                    score=z * std + mean,
+                    z=z,
+                    above=verdict.above if verdict else None,
+                )
+            )
         return tuple(records)
 
     def _stored_parts(self, place: Address) -> list[Address]:
@@ -394,7 +414,20 @@ class Atlas(Files):
             verdict = self._verdict(role, frame, place.layer)
             spread = spread if self.is_change else None
             records.append(
-                VectorRecord(str(place), role, run.side, frame, norm, top, bottom, mean, std, hidden, verdict, spread)
+                VectorRecord(
+                    address=str(place),
+                    role=role,
+                    side=run.side,
+                    frame=frame,
+                    norm=norm,
+                    top=top,
+                    bottom=bottom,
+                    mean=mean,
+                    std=std,
+                    hidden=hidden,
+                    evidence=verdict,
+                    spread=spread,
+                )
             )
         return records
 
@@ -411,7 +444,9 @@ class Atlas(Files):
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
 
     def _token_scores(self, ids: Sequence[int], zs: Sequence[float], mean: float, std: float) -> tuple[TokenScore, ...]:
-        return tuple(TokenScore(i, self.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+        return tuple(
+            TokenScore(id=i, token=self.label(i), score=z * std + mean, z=z) for i, z in zip(ids, zs, strict=True)
+        )
 
     def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
         """Return the stored top pairs of a head map."""
@@ -438,7 +473,17 @@ class Atlas(Files):
         kth = pairs[-1].score if pairs else kth  # The stored score is that of the last pair that was searched for.
         certificate = Certificate(kth, bound if np.isfinite(bound) else None, complete)
         verdict = self._verdict(place.role, frame, place.layer, offset)
-        return PairRecord(str(place), place.role, offset, frame, pairs, certificate, hidden, verdict, self.is_change)
+        return PairRecord(
+            address=str(place),
+            role=place.role,
+            offset=offset,
+            frame=frame,
+            pairs=pairs,
+            certificate=certificate,
+            hidden=hidden,
+            evidence=verdict,
+            change=self.is_change,
+        )
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:

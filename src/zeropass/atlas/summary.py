@@ -63,7 +63,7 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
         frame=frame,
         roles=[*FF_ROLES, *HEAD_ROLES],
     )
-    return Overview(side, frame, measure, MEASURES[measure], tuple(_cells(atlas, rows)))
+    return Overview(side=side, frame=frame, measure=measure, about=MEASURES[measure], cells=tuple(_cells(atlas, rows)))
 
 
 def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
@@ -76,7 +76,7 @@ def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
     for (layer, site, head), entries in sorted(parts.items()):
         best = max(entries, key=lambda entry: entry[1])
         part = site if head < 0 else f"{site}.{head}"
-        yield Cell(layer, part, fmean(entry[0] for entry in entries), best[1], best[2])
+        yield Cell(layer=layer, part=part, mean=fmean(entry[0] for entry in entries), most=best[1], address=best[2])
 
 
 def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerRecord:
@@ -105,7 +105,9 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     )
     total = rows[0][2] if rows else atlas.query(f"SELECT count(DISTINCT address) {neurons}", **parameters)[0][0]
     lists = _in_short(atlas, [i for *_, ids in rows for i in ids])
-    return LayerRecord(layer, first, total, tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows))
+    return LayerRecord(
+        layer=layer, first=first, count=total, rows=tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows)
+    )
 
 
 def has_columns(atlas: Atlas, layer: int) -> bool:
@@ -212,10 +214,12 @@ def _shorts(atlas: Atlas, rows: Iterable[Sequence[Any]]) -> dict[str, tuple[floa
     """Return for each address the strength of its best list, and all its lists in short."""
     shorts: dict[str, tuple[float, list[Short]]] = {}
     for address, layer, role, side, frame, mean, std, strength, ids, zs in rows:
-        tokens = tuple(TokenScore(i, atlas.label(i), z * std + mean, z) for i, z in zip(ids, zs, strict=True))
+        tokens = tuple(
+            TokenScore(id=i, token=atlas.label(i), score=z * std + mean, z=z) for i, z in zip(ids, zs, strict=True)
+        )
         evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
         pole = "−" if zs and zs[0] < 0 else "+"
         most, lists = shorts.get(address, (strength, []))
-        lists.append(Short(role, side, frame, pole, tokens, evidence))
+        lists.append(Short(role=role, side=side, frame=frame, pole=pole, tokens=tokens, evidence=evidence))
         shorts[address] = (max(most, strength), lists)
     return shorts

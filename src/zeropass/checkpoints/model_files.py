@@ -132,7 +132,16 @@ def _open_gguf(name: str, path: Path) -> ModelFiles:
     source = GgufSource(path)
     tokenizer = {k: v for k, v in source.metadata.items() if k.startswith("tokenizer.")}
     config = {k: v for k, v in source.metadata.items() if not k.startswith(("tokenizer.", "split."))}
-    return ModelFiles(name, "gguf", source.files[0], config, _require_tensors(source), None, tokenizer, source.files)
+    return ModelFiles(
+        name=name,
+        format="gguf",
+        path=source.files[0],
+        config=config,
+        source=_require_tensors(source),
+        tokenizer_json=None,
+        tokenizer_metadata=tokenizer,
+        weight_files=source.files,
+    )
 
 
 def _open_folder(name: str, folder: Path) -> ModelFiles:

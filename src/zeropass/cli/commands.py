@@ -416,7 +416,9 @@ def serve(
     in_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
-    sources = zp.Sources(folder, model, second, second_model, alignment, diff)
+    sources = zp.Sources(
+        atlas=folder, model=model, second=second, second_model=second_model, alignment=alignment, diff=diff
+    )
     contexts = zp.open_sources(sources)
 
     def say(address: str) -> None:

@@ -57,6 +57,17 @@ def build_change(
         BadModel: The models cannot be compared, or no parameter that an atlas holds changed.
         BadOption: A qk map is asked for, but the model norms its queries and keys; or as for `atlas.build.build`.
         BadAtlas: As for `atlas.build.build`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> base = zp.open_model("models/first")
+        >>> options = zp.Options(k=10, layers=(2, 3), roles=("gate",))
+        >>> with TemporaryDirectory() as folder:
+        ...     zp.build_change(base, zp.adapt(base, "models/tunes/reviews"), folder, options)
+        ...     zp.open_atlas(folder).explain("L2.ff.3.gate")
+        True
+        Records(L2.ff.3.gate token, L2.ff.3.gate output)
     """
     out = Path(out)
     options = options or Options()

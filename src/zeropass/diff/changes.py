@@ -133,10 +133,17 @@ class Comparison:
         if isinstance(self.tuned, Adapted) and (what, layer) not in self.tuned.replaced:
             added = self.tuned.change(what, layer)
             added = torch.zeros_like(before) if added is None else added
-            return Change(layer, what, added, length, inner=_inner(before, added))
+            return Change(layer=layer, role=what, added=added, before=length, inner=_inner(before, added))
         after = self.tuned.matrix(what, layer)
         added = after - before
-        return Change(layer, what, added, length, self.rounded(what, layer, before, after), _inner(before, added))
+        return Change(
+            layer=layer,
+            role=what,
+            added=added,
+            before=length,
+            rounding=self.rounded(what, layer, before, after),
+            inner=_inner(before, added),
+        )
 
     def touched(self, what: str, layer: int = 0) -> bool:
         """Tell whether a tensor may differ; an adapter knows which ones it leaves alone, without reading them."""
@@ -156,7 +163,7 @@ class Comparison:
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
         """Tell whether two tensors differ, but no more than if one were stored in the type of the other."""
         form: Form = "rows" if before.ndim == 2 else "vector"
-        sides = [TensorRows(model, what, layer, form) for model in (self.base, self.tuned)]
+        sides = [TensorRows(model=model, what=what, layer=layer, form=form) for model in (self.base, self.tuned)]
         old, new = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (before, after))
         moved, rounded = moved_rows(sides[0], sides[1], old, new)
         return rounded and not bool(moved.any())

@@ -30,6 +30,17 @@ def write_diff(difference: Diff, folder: str | Path) -> None:
 
     Raises:
         BadOption: The folder or a file cannot be written; the message names it.
+
+    Example:
+        >>> import os
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> base = zp.open_model("models/first")
+        >>> difference = zp.compare(base, zp.adapt(base, "models/tunes/reviews"))
+        >>> with TemporaryDirectory() as folder:
+        ...     zp.write_diff(difference, folder)
+        ...     sorted(os.listdir(folder))
+        ['diff.json', 'matrices.parquet', 'where.svg']
     """
     folder = Path(folder)
     make_folder(folder, BadOption)

@@ -201,6 +201,15 @@ class Diff:
         constants: Constants of the configuration that differ.
         words: A verdict on each watched word.
         compared: The number of tensors that both models have.
+
+    Example:
+        >>> import zeropass as zp
+        >>> base = zp.open_model("models/first")
+        >>> difference = zp.compare(base, zp.adapt(base, "models/tunes/reviews"))
+        >>> difference.relation, round(difference.relative, 2)
+        ('changed', 0.19)
+        >>> max(difference.matrices, key=lambda matrix: matrix.relative).role
+        'k'
     """
 
     base: dict[str, Any]

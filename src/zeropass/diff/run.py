@@ -178,7 +178,14 @@ class _Work:
             directions, error = leading(change, DIRECTIONS)
             ends.append(self._ends(change, directions))
         return MatrixChange(
-            change.layer, change.role, change.relative, change.rank, change.rounding, (), error, change.cosine
+            layer=change.layer,
+            role=change.role,
+            relative=change.relative,
+            rank=change.rank,
+            rounding=change.rounding,
+            directions=(),
+            error=error,
+            cosine=change.cosine,
         )
 
     def _ends(self, change: Change, directions: Directions) -> "_Ends":
@@ -189,7 +196,7 @@ class _Work:
         inner = partner, across(directions.left, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
         reads = base_role(role) in ("gate", "up", "key", "q", "v")
         sides = (stream, inner) if reads else (inner, stream)
-        return _Ends(len(self.matrices), change.norm, directions, sides)
+        return _Ends(place=len(self.matrices), norm=change.norm, directions=directions, sides=sides)
 
     def _describe(self, layer: int, ends: Sequence["_Ends"]) -> None:
         """Fill in the directions of a layer's changes, in words."""
@@ -207,8 +214,17 @@ class _Work:
             # The sign of a direction is arbitrary: the pole that stands out more, on either side, comes first.
             both = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
             sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
-            poles = (*self._poles(sign * left[:, n]), *self._poles(sign * right[:, n]))
-            yield Direction(float(values[n]), float(values[n]) ** 2 / ends.norm**2, bool(close[n]), *poles)
+            left_top, left_bottom = self._poles(sign * left[:, n])
+            right_top, right_bottom = self._poles(sign * right[:, n])
+            yield Direction(
+                value=float(values[n]),
+                share=float(values[n]) ** 2 / ends.norm**2,
+                close=bool(close[n]),
+                left=left_top,
+                left_bottom=left_bottom,
+                right=right_top,
+                right_bottom=right_bottom,
+            )
 
     def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
         """Return z (V, n) of the vectors of each side, over the tokens that they see or write.
@@ -364,7 +380,12 @@ class _Work:
         """Return the lists of neurons, or the pairs of heads, before and after."""
         places = [(value, name, name if ".ff." in name else f"{name}.vo") for value, name in sorted(best, reverse=True)]
         return tuple(
-            ParameterChange(name, value, tuple(self.lens.explain(place, k=10)), tuple(after.explain(place, k=10)))
+            ParameterChange(
+                address=name,
+                relative=value,
+                before=tuple(self.lens.explain(place, k=10)),
+                after=tuple(after.explain(place, k=10)),
+            )
             for value, name, place in places
         )
 
@@ -382,7 +403,13 @@ class _Work:
                 name = f"{stem}.{row}"
                 before = () if new else tuple(self.lens.explain(name, k=10))
                 label = labels.get(str(row), labels.get(row, "")) if stem == "classifier" else ""
-                yield ParameterChange(name, float(moved[row]), before, tuple(after.explain(name, k=10)), str(label))
+                yield ParameterChange(
+                    address=name,
+                    relative=float(moved[row]),
+                    before=before,
+                    after=tuple(after.explain(name, k=10)),
+                    label=str(label),
+                )
 
     def _row_changes(self, what: str) -> Tensor:
         """Return the size of the change of each row of a table, relative to its length before."""

@@ -88,7 +88,7 @@ def rows_of(model: Model, what: str, layer: int) -> TensorRows | None:
         return TensorRows(model, what, layer)
     if model.vector(what, layer) is None:
         return None
-    return TensorRows(model, what, layer, "column" if what == "unembedding_bias" else "vector")
+    return TensorRows(model=model, what=what, layer=layer, form="column" if what == "unembedding_bias" else "vector")
 
 
 def gathered(tensor: TensorRows, ids: Tensor) -> Tensor:

@@ -70,7 +70,16 @@ def _tensor_change(
     sizes = before.rows, after.rows
     labels = what in pair.base.layout.extra and before.form == "rows"
     if before.width != after.width or (labels and before.rows != after.rows):
-        return TensorChange(name, what, layer, "replaced", *sizes, moved=after.rows, relative=1.0)
+        return TensorChange(
+            name=name,
+            what=what,
+            layer=layer,
+            state="replaced",
+            rows_before=before.rows,
+            rows_after=after.rows,
+            moved=after.rows,
+            relative=1.0,
+        )
     tally = _Tally(pair, what)
     for ids in _matched_ids(pair, what, *sizes):
         tally.take(before, after, ids)
@@ -80,7 +89,17 @@ def _tensor_change(
 def _one_sided(name: str, what: str, layer: int | None, rows: int, new: bool, read: bool = True) -> TensorChange:
     """Return the change of a tensor that only one of the models has."""
     state, before, after = ("new", 0, rows) if new else ("gone", rows, 0)
-    return TensorChange(name, what, layer, state, before, after, moved=rows, relative=1.0, read=read)
+    return TensorChange(
+        name=name,
+        what=what,
+        layer=layer,
+        state=state,
+        rows_before=before,
+        rows_after=after,
+        moved=rows,
+        relative=1.0,
+        read=read,
+    )
 
 
 @dataclass(eq=False)
@@ -124,16 +143,16 @@ class _Tally:
             return None
         length, other = (math.sqrt(square) for square in self.squares)
         return TensorChange(
-            name,
-            self.what,
-            layer,
-            "changed" if self.moved or resized else "rounded",
-            rows_before,
-            rows_after,
-            self.moved,
-            math.sqrt(self.square) / (length or 1.0),
-            self.inner / (length * other) if length and other else 0.0,
-            tuple(moved for *_, moved in self.best) if rows_before > 1 else (),
+            name=name,
+            what=self.what,
+            layer=layer,
+            state="changed" if self.moved or resized else "rounded",
+            rows_before=rows_before,
+            rows_after=rows_after,
+            moved=self.moved,
+            relative=math.sqrt(self.square) / (length or 1.0),
+            cosine=self.inner / (length * other) if length and other else 0.0,
+            most=tuple(moved for *_, moved in self.best) if rows_before > 1 else (),
         )
 
     def _name(self, row: int) -> str:
@@ -226,7 +245,17 @@ def _stored_change(name: str, before: tuple[TensorSource, str], after: tuple[Ten
     shape, shape_after = (source.shape(stored) for source, stored in sides)
     rows, rows_after = ((sizes or (1,))[0] for sizes in (shape, shape_after))
     if shape != shape_after:
-        return TensorChange(name, name, None, "replaced", rows, rows_after, moved=rows_after, relative=1.0, read=False)
+        return TensorChange(
+            name=name,
+            what=name,
+            layer=None,
+            state="replaced",
+            rows_before=rows,
+            rows_after=rows_after,
+            moved=rows_after,
+            relative=1.0,
+            read=False,
+        )
     moved, square, length, rounded = 0, 0.0, 0.0, False
     for part in blocks(rows, BLOCK):
         old, new = (torch.from_numpy(s.rows(stored, part.start, part.stop)).reshape(-1) for s, stored in sides)
@@ -242,7 +271,17 @@ def _stored_change(name: str, before: tuple[TensorSource, str], after: tuple[Ten
         return None
     state = "changed" if moved else "rounded"
     relative = math.sqrt(square / length) if length else float(bool(moved))
-    return TensorChange(name, name, None, state, rows, rows, moved, relative, read=False)
+    return TensorChange(
+        name=name,
+        what=name,
+        layer=None,
+        state=state,
+        rows_before=rows,
+        rows_after=rows,
+        moved=moved,
+        relative=relative,
+        read=False,
+    )
 
 
 def _is_narrowed(narrow: Tensor, wide: Tensor, stored: tuple[TensorSource, str]) -> bool:

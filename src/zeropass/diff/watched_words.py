@@ -75,7 +75,7 @@ class Watching:
         for i, place in self.place.items():
             effect = float(relative[place])
             above = float((relative[self.peers[i]] < effect).float().mean()) if len(self.peers[i]) else 0.0
-            matrices = [*self.matrices.get(i, ()), Watched(layer, role, effect, above)]
+            matrices = [*self.matrices.get(i, ()), Watched(layer=layer, role=role, effect=effect, above=above)]
             self.matrices[i] = sorted(matrices, key=_by_effect)[:MATRICES]
 
     def finish(self, totals: dict[str, Tensor]) -> tuple[tuple[WatchedWord, ...], tuple[Watched, ...]]:

@@ -225,14 +225,14 @@ class _Recorder:
 
     def activations(self) -> Activations:
         return Activations(
-            self.types,
-            self.targets,
-            self.together,
-            self.chosen,
-            self.tallies,
-            self.flat[self.positions],
-            {key: torch.cat(values) for key, values in self.values.items()},
-            self.attention,
+            types=self.types,
+            targets=self.targets,
+            together=self.together,
+            chosen=self.chosen,
+            tallies=self.tallies,
+            at=self.flat[self.positions],
+            kept={key: torch.cat(values) for key, values in self.values.items()},
+            attention=self.attention,
         )
 
     def _types(self) -> tuple[Tensor, Tensor]:

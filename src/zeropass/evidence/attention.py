@@ -156,15 +156,15 @@ class _Pair:
             torch.zeros(2, dims.heads, dims.head_dim) if frame.startswith("paper") else _constants(frames, layer)
         )
         return cls(
-            layer,
-            q,
-            k.repeat_interleave(dims.group, 0),
-            noise_q,
-            noise_k,
-            constants,
-            frequencies,
-            frame in ("token", "paper"),
-            settings.seed,
+            layer=layer,
+            q=q,
+            k=k.repeat_interleave(dims.group, 0),
+            noise_q=noise_q,
+            noise_k=noise_k,
+            constants=constants,
+            frequencies=frequencies,
+            full=frame in ("token", "paper"),
+            seed=settings.seed,
         )
 
     def compared(

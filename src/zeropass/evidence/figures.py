@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps, style
@@ -38,7 +37,6 @@ from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Drawing", "attention_offsets", "by_layer", "figures", "frames_compared", "inverses", "svg", "trust"]
-__all__ += ["write_figures"]
 
 Dash = str | tuple[float, Sequence[float]]
 
@@ -101,19 +99,6 @@ def figures(evidence: Evidence) -> tuple[Drawing, ...]:
     drawn.append(_drawing("inverses", inverted, lambda: inverses(evidence)))
     drawn.append(_drawing("offsets", offsets, lambda: attention_offsets(evidence)))
     return tuple(drawing for drawing in drawn if drawing)
-
-
-def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
-    """Write every figure to a folder as ``NAME.svg`` and ``NAME.png`` (1600 px wide); return the paths written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for drawing in figures(evidence):
-        vector, raster = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
-        vector.write_text(drawing.svg() + "\n", encoding="utf-8")
-        with _styled():
-            drawing.figure.savefig(raster, format="png", dpi=200, metadata={"Software": None})
-        written += [vector, raster]
-    return written
 
 
 def svg(figure: Figure, name: str = "figure", label: str = "") -> str:
@@ -301,7 +286,13 @@ def _drawing(
     roles = ", ".join(_label(role) for role in _unique(result.role for result in results))
     layers = sorted({result.layer for result in results if result.layer >= 0})
     span = f", layers {layers[0]} to {layers[-1]}" if layers else ""
-    return Drawing(name, title, caption, f"{title}: {roles}{span}. The numbers are in the tables.", draw())
+    return Drawing(
+        name=name,
+        title=title,
+        caption=caption,
+        alt=f"{title}: {roles}{span}. The numbers are in the tables.",
+        figure=draw(),
+    )
 
 
 def _null_words(results: Sequence[Result]) -> str:

@@ -56,7 +56,7 @@ def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
         if result.metric == "spearman" and result.measure in _JUDGED and result.layer >= 0:
             target = _judging(result, rotary)
             if result.target == target:
-                list_type = Kind(result.measure, result.role, result.frame, target)
+                list_type = Kind(measure=result.measure, role=result.role, frame=result.frame, target=target)
                 results.setdefault(list_type, {})[result.layer] = result
     return {list_type: dict(sorted(results[list_type].items())) for list_type in sorted(results, key=_list_type_order)}
 

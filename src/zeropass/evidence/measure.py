@@ -80,7 +80,7 @@ def measure(
         if part not in PARTS:
             raise BadOption(f"There is no measure {part!r}; measures are {', '.join(PARTS)}.")
     stopwatch = _Stopwatch()
-    measurement = _Measurement(model, text, settings, device, progress)
+    measurement = _Measurement(model=model, text=text, settings=settings, device=device, progress=progress)
     require_tokens(measurement.ids, settings.fewest, model)
     stored = _StoredParts(Parts(folder, _key(measurement), BadOption), stopwatch) if folder is not None else None
     results: list[Result] = []
@@ -94,7 +94,9 @@ def measure(
             stored.save(part, part_results)
         results += part_results
     method = _method(measurement, source, stopwatch) | {"measures": [part for part in PARTS if part in parts]}
-    return Evidence(_model_facts(model), method, tuple(results), left_out, measurement.notes)
+    return Evidence(
+        model=_model_facts(model), method=method, results=tuple(results), left_out=left_out, notes=measurement.notes
+    )
 
 
 def write_evidence(evidence: Evidence, folder: Path, html: str) -> None:

@@ -53,7 +53,7 @@ class _View:
         same = frame in ("token", "paper") and (frame == "token" or spaces.frames.model.dims.tied)
         writes = reads if same else spaces.matrix(frame, "write", 1)[shown]
         turn = rotation(spaces.frames.model.dims.d, settings.seed)
-        return cls(spaces, frame, writes, reads, turn, settings.k)
+        return cls(spaces=spaces, frame=frame, writes=writes, reads=reads, turn=turn, k=settings.k)
 
     def tops(self, vectors: Tensor, rows: Tensor, turned: bool = False, absolute: bool = False) -> Tensor:
         """Return the top k tokens (n, k) of vectors (n, d), as numbers among the shown tokens."""

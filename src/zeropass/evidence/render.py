@@ -259,7 +259,12 @@ def _verdict_table(evidence: Evidence) -> Table:
         texts = (f"{list_type.role}, {list_type.frame}", list_type.target, *thirds, above, above_noise, best)
         rows.append(tuple(Cell(_shown(text)) for text in texts))
     head = ("list", "held against", *_THIRDS, "above its nulls in layers", "above noise", "best")
-    return Table("verdict", "Where each kind of list is above its nulls (Spearman correlation)", head, tuple(rows))
+    return Table(
+        name="verdict",
+        caption="Where each kind of list is above its nulls (Spearman correlation)",
+        head=head,
+        rows=tuple(rows),
+    )
 
 
 def _variants_table(evidence: Evidence) -> Table:
@@ -277,7 +282,7 @@ def _variants_table(evidence: Evidence) -> Table:
         cells = (Cell(text, best=text == top) for text, top in zip(texts, best, strict=True))
         rows.append((Cell(_shown(frame)), *cells))
     caption = "Frames and variants, each against what its list claims: mean from layer 1 on, best of a role in bold"
-    return Table("variants", caption, ("frame", *map(_shown, roles)), tuple(rows))
+    return Table(name="variants", caption=caption, head=("frame", *map(_shown, roles)), rows=tuple(rows))
 
 
 def _frames_table(evidence: Evidence) -> Table:
@@ -290,7 +295,12 @@ def _frames_table(evidence: Evidence) -> Table:
                 groups.setdefault((measure, role, result.target), {}).setdefault(frame, []).append(result)
     rows = [row for key, frames in groups.items() for row in _frame_rows(key, frames, _depth(evidence))]
     head = ("role", "held against", "frame", *_THIRDS, "above its nulls")
-    return Table("frames", "Frames compared: mean Spearman correlation by depth, best in bold", head, tuple(rows))
+    return Table(
+        name="frames",
+        caption="Frames compared: mean Spearman correlation by depth, best in bold",
+        head=head,
+        rows=tuple(rows),
+    )
 
 
 def _frame_rows(
@@ -350,7 +360,7 @@ def _layer_table(name: str, caption: str, results: Sequence[Result]) -> Table:
     rows = [
         (Cell(str(n) if n >= 0 else "all"), *(_cell(by_place.get((n, *column))) for column in columns)) for n in layers
     ]
-    return Table(name, caption, ("layer", *head), tuple(rows))
+    return Table(name=name, caption=caption, head=("layer", *head), rows=tuple(rows))
 
 
 def _inverses_table(evidence: Evidence) -> Table:
@@ -360,7 +370,9 @@ def _inverses_table(evidence: Evidence) -> Table:
     sizes = sorted({k for k, *_ in by_place})
     rows = [(Cell(f"{k:,}"), *(_cell(by_place.get((k, *key))) for key in lines)) for k in sizes]
     head = ("k", *(_shown(f"{role}, {name}") for role, name in lines))
-    return Table("inverses", "Correlation of inner products with k scores kept", head, tuple(rows))
+    return Table(
+        name="inverses", caption="Correlation of inner products with k scores kept", head=head, rows=tuple(rows)
+    )
 
 
 def _effects_table(evidence: Evidence) -> Table:
@@ -375,7 +387,7 @@ def _effects_table(evidence: Evidence) -> Table:
         if any(cell.text != NOTHING for cell in cells):
             rows.append((Cell(_shown(f"{role}, {frame}: {target}")), Cell(measure), *cells))
     caption = "Effect sizes (Cohen's d) against each null: median over the layers, and the range"
-    return Table("effects", caption, ("list", "measure", *NULLS), tuple(rows))
+    return Table(name="effects", caption=caption, head=("list", "measure", *NULLS), rows=tuple(rows))
 
 
 def _effect(results: Sequence[Result], name: str) -> str:

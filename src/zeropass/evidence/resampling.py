@@ -44,12 +44,12 @@ def summarised(
     means = _resampled(items, 0)
     low, high = _interval(means)
     return Result(
-        measure,
-        layer,
-        role,
-        frame,
-        target,
-        metric,
+        measure=measure,
+        layer=layer,
+        role=role,
+        frame=frame,
+        target=target,
+        metric=metric,
         n=len(items),
         value=_mean(items),
         std=_std(items),
@@ -67,7 +67,17 @@ def _null(name: str, items: Tensor, means: Tensor, null_items: Tensor) -> Null:
     pooled = ((items.var(correction=0) + null_items.var(correction=0)) / 2).sqrt() if len(items) else torch.tensor(0.0)
     gap = _mean(items) - _mean(null_items)
     effect = gap / float(pooled) if float(pooled) > 0 else None
-    return Null(name, _mean(null_items), _std(null_items), low, high, len(null_items), gap_low, gap_high, effect)
+    return Null(
+        name=name,
+        mean=_mean(null_items),
+        std=_std(null_items),
+        low=low,
+        high=high,
+        n=len(null_items),
+        gap_low=gap_low,
+        gap_high=gap_high,
+        effect=effect,
+    )
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -135,6 +135,16 @@ class Evidence:
         results: All results.
         left_out: The reason, by measure, why a measure was not taken.
         notes: Other things that a reader must know.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> model, text = "models/first", "models/tunes/reviews/texts.txt"
+        >>> with TemporaryDirectory() as folder:
+        ...     evidence = zp.collect_evidence(model, text, folder, tokens=600, only=("inverses",)).evidence
+        >>> result = evidence.select(role="value", target="pseudo-inverse, k=4096")[0]
+        >>> result.metric, round(result.value, 3), result.above
+        ('correlation', 1.0, True)
     """
 
     model: dict[str, Any]
@@ -155,7 +165,13 @@ class Evidence:
     def from_json(cls, value: dict[str, Any]) -> "Evidence":
         """Return evidence from its JSON; raise KeyError or TypeError if it is something else."""
         results = tuple(result_from_json(result) for result in value["results"])
-        return cls(value["model"], value["method"], results, value["left_out"], tuple(value["notes"]))
+        return cls(
+            model=value["model"],
+            method=value["method"],
+            results=results,
+            left_out=value["left_out"],
+            notes=tuple(value["notes"]),
+        )
 
 
 def result_from_json(value: dict[str, Any]) -> Result:
@@ -169,6 +185,15 @@ def read_evidence(folder: str | Path) -> Evidence:
 
     Raises:
         BadOption: The file holds something else; the message names it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> model, text = "models/first", "models/tunes/reviews/texts.txt"
+        >>> with TemporaryDirectory() as folder:
+        ...     collected = zp.collect_evidence(model, text, folder, tokens=600, only=("inverses",))
+        ...     zp.read_evidence(folder) == collected.evidence
+        True
     """
     folder = Path(folder)
     path = folder / "evidence.json"

@@ -69,6 +69,16 @@ def collect_evidence(
 
     Raises:
         BadOption: The folder holds something else, the text cannot be used, or a measure does not exist.
+
+    Example:
+        >>> import os
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> model, text = "models/first", "models/tunes/reviews/texts.txt"
+        >>> with TemporaryDirectory() as folder:
+        ...     collected = zp.collect_evidence(model, text, folder, tokens=600, only=("inverses",))
+        ...     "report.html" in os.listdir(folder), collected.evidence.method["measures"]
+        (True, ['inverses'])
     """
     folder = Path(folder)
     text = None if text is None else Path(text)
@@ -86,8 +96,20 @@ def collect_evidence(
     verdicts.write(folder / "verdicts.json")
     reason = _why_not_kept(evidence, verdicts, opened)
     if not verdicts.kinds or (reason and not keep):
-        return Collected(evidence, verdicts, summary(evidence), None, f"Not kept for show and explain: {reason}")
-    return Collected(evidence, verdicts, summary(evidence), keep_verdicts(verdicts), "Kept: show and explain quote it.")
+        return Collected(
+            evidence=evidence,
+            verdicts=verdicts,
+            summary=summary(evidence),
+            kept=None,
+            note=f"Not kept for show and explain: {reason}",
+        )
+    return Collected(
+        evidence=evidence,
+        verdicts=verdicts,
+        summary=summary(evidence),
+        kept=keep_verdicts(verdicts),
+        note="Kept: show and explain quote it.",
+    )
 
 
 def _why_not_kept(evidence: Evidence, verdicts: Verdicts, model: Model) -> str:

@@ -103,7 +103,7 @@ def writing(
         rows = spaces.matrix(frame, "write", 1)[shown]
         for (layer, role), (measured, random) in _paired(groups).items():
             for source in _sources(frame, groups[measured]):
-                lists = _Lists(spaces, rows, sample, frame, source)
+                lists = _Lists(spaces=spaces, rows=rows, sample=sample, frame=frame, source=source)
                 name = (layer, role, source if role == "vo" else frame)
                 results += _compared(lists, groups, effects, measured, random, turn, name)
         tell("writing, lists", number + 1, len(WRITE_FRAMES))
@@ -142,7 +142,7 @@ def _vectors(model: Model, activations: Activations, settings: Settings) -> Iter
 def _group(layer: int, role: str, random: bool, vectors: Tensor, scale: float) -> Group:
     """Return a group of vectors, scaled to one norm."""
     added = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-20) * scale
-    return Group(layer, role, random, added, {"": vectors})
+    return Group(layer=layer, role=role, random=random, added=added, predicted={"": vectors})
 
 
 def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iterator[Group]:
@@ -184,7 +184,13 @@ def _head_group(
         for frame, frame_rows in rows.items():
             predicted[frame].append(frame_rows[position] @ spaces.folded(reads, "v", layer, frame).T @ writes)
     added = _group(layer, "vo", False, torch.stack(written), scale).added
-    return Group(layer, "vo", False, added, {frame: torch.stack(vectors) for frame, vectors in predicted.items()})
+    return Group(
+        layer=layer,
+        role="vo",
+        random=False,
+        added=added,
+        predicted={frame: torch.stack(vectors) for frame, vectors in predicted.items()},
+    )
 
 
 def _random_head_group(
@@ -199,7 +205,9 @@ def _random_head_group(
         frame: torch.stack([frame_rows[p] @ spaces.folded(reads[i], "v", layer, frame).T @ writes[i] for i, p in pairs])
         for frame, frame_rows in rows.items()
     }
-    return Group(layer, "vo", True, _group(layer, "vo", True, written, scale).added, predicted)
+    return Group(
+        layer=layer, role="vo", random=True, added=_group(layer, "vo", True, written, scale).added, predicted=predicted
+    )
 
 
 def _contexts(running: Running, ids: Tensor, settings: Settings) -> list[Tensor]:
@@ -249,8 +257,8 @@ class _CachedContext:
         cache: Any = transformers.DynamicCache()  # A cache of plain attention: its layers hold keys and values.
         running.run(context[None, :-1], cache)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-        empty = cls(context[-1:], layers, torch.zeros(()), shown)
-        return cls(context[-1:], layers, empty.logits_with(running, 1), shown)
+        empty = cls(last=context[-1:], layers=layers, logits=torch.zeros(()), shown=shown)
+        return cls(last=context[-1:], layers=layers, logits=empty.logits_with(running, 1), shown=shown)
 
     def logits_with(self, running: Running, batch: int) -> Tensor:
         cache = transformers.DynamicCache()

@@ -162,9 +162,9 @@ class Block:
         q, k, v = (self._linear(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
-        queries, keys = (self._turned(self._heads(self._bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
+        queries, keys = (self._turned(self.heads(self._bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
-        keys, values = cache.extend(keys, self._heads(self._clipped(v)))
+        keys, values = cache.extend(keys, self.heads(self._clipped(v)))
         mixed = (
             functional.scaled_dot_product_attention(
                 queries,
@@ -236,7 +236,7 @@ class Block:
     def _values(self, y: Tensor) -> Tensor:
         return self._clipped(self._linear(y, "v"))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
         """Cut (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
         return x.reshape(*x.shape[:-1], -1, self.model.dims.head_dim).transpose(-2, -3)
 

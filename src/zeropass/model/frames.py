@@ -26,7 +26,7 @@ from zeropass.arch.spec import (
 from zeropass.errors import BadOption
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.model import Model
-from zeropass.model.positions import KNOWN_ROPE, frequencies, position_bias
+from zeropass.model.positions import KNOWN_ROPE, frequencies
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments
@@ -327,10 +327,6 @@ class Frames:
         shift = mean if centred else torch.zeros_like(mean)
         each = [length(part + shift) for part in torch.split(rows, 4096)]
         return Lengths(torch.cat(each), length(mean[None]))
-
-    def position_bias(self, head: int, offsets: Tensor) -> Tensor | None:
-        """Return `positions.position_bias` of the model."""
-        return position_bias(self.model, head, offsets)
 
     @property
     def _nonlinear(self) -> bool:

@@ -1,8 +1,7 @@
 """The mean-field Jacobian of a block, in closed form from means over states (docs/theory.md §10).
 
 `Block` passes states on; `BlockMeans` gathers what their Jacobians need: two means for each neuron, the mean slope of
-every norm, and for each head the mean attention of a token to itself and the mean covariance of keys and values. A
-product of means stands for a mean of products; tests/model/test_mean_field.py measures what that costs.
+every norm, and the mean attention of a token to itself in each head. A product of means stands for a mean of products.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from zeropass.model.blocks import ACTIVATIONS, Block
-from zeropass.numerics.projection import rotate
 
 __all__ = ["BlockJacobians", "BlockMeans", "chained", "slope"]
 
@@ -79,15 +77,9 @@ class BlockJacobians:
 
 @dataclass
 class BlockMeans:
-    """Means over the states that pass a block; hand `record` to `Block`.
-
-    Attributes:
-        block: The block.
-        attention: False leaves attention out of the Jacobian.
-    """
+    """Means over the states that pass a block; hand `record` to `Block`."""
 
     block: Block
-    attention: bool = True
     _means: dict[str, _Mean] = field(default_factory=dict)
     _window: dict[str, Tensor] = field(default_factory=dict)
 
@@ -95,9 +87,9 @@ class BlockMeans:
         """Take the activations (batch, tokens, width) of one point of the block."""
         if name.endswith((".stream", ".out", ".sum")):
             self._add_norm(name, values[:, _FIRST:])
-        elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k", "v"):
+        elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k"):
             self._window[name] = values
-        elif name == "o.in" and self.attention:
+        elif name == "o.in":
             self._add_attention()
         elif name == "value.in":
             self._add_mlp()
@@ -106,9 +98,8 @@ class BlockMeans:
         """Return the mean Jacobians of everything that was recorded."""
         family = self.block.model.family
         behind = {site: self._norm_slope(f"{site}.sum", f"{site}_norm") for site in ("attn", "ff")}
-        attn = self._of_heads() if self.attention else torch.zeros(self.block.model.dims.d, self.block.model.dims.d)
         return BlockJacobians(
-            attn=self._framed("attn", attn),
+            attn=self._framed("attn", self._of_heads()),
             ff=self._framed("ff", self._of_neurons()),
             behind=behind if family.stream_normed else {},
             parallel=family.parallel,
@@ -127,7 +118,7 @@ class BlockMeans:
         self._mean(f"{name}.product").add((unit * inverse).T @ unit, len(x))
 
     def _norm_slope(self, name: str, norm: str) -> Tensor:
-        """Return the mean Jacobian of a norm: E[1/σ (I − n nᵀ/d)] diag(γ), centred for LayerNorm (docs/theory.md §5)."""
+        """Return the mean Jacobian of a norm, E[1/σ (I − n nᵀ/d)] diag(γ), centred for LayerNorm."""
         model, d = self.block.model, self.block.model.dims.d
         if f"{name}.inverse" not in self._means:
             return torch.eye(d)
@@ -176,34 +167,19 @@ class BlockMeans:
     # Attention
 
     def _add_attention(self) -> None:
-        """Add each head's mean attention to the same position, and the mean covariance of its keys and values."""
-        block, dims = self.block, self.block.model.dims
-        q, k, v = (block._heads(self._window.pop(name)) for name in ("rotated.q", "rotated.k", "v"))
-        at = torch.arange(q.shape[2], device=q.device)
-        weights = block.weights(q, k, at)
-        k, v = (x.repeat_interleave(dims.group, 1) for x in (k, v))
+        """Add each head's mean attention to the same position."""
+        block = self.block
+        q, k = (block.heads(self._window.pop(name)) for name in ("rotated.q", "rotated.k"))
+        weights = block.weights(q, k, torch.arange(q.shape[2], device=q.device))
         own = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
         self._mean("own").add(own.sum((0, 2)), own.shape[0] * own.shape[2])
-        frequencies = block._frequencies
-        sums = torch.zeros(dims.heads, dims.head_dim, dims.head_dim, device=q.device)
-        for position in range(_FIRST, q.shape[2], 4):
-            alpha = weights[:, :, position, :, None]
-            centred = alpha * (k - (alpha * k).sum(2, keepdim=True))
-            covariance = centred.mT @ v  # (batch, heads, d_h of keys, d_h of values)
-            if frequencies is not None:  # back to the query before its rotation: q R k = q (k Rᵀ)
-                covariance = rotate(covariance.mT, -position, frequencies).mT
-            sums += covariance.sum(0)
-        self._mean("covariance").add(sums, q.shape[0] * len(range(_FIRST, q.shape[2], 4)))
 
     def _of_heads(self) -> Tensor:
-        """Return the mean Jacobian of attention at one position: through its value, and through its query."""
+        """Return the mean Jacobian of attention at one position, through its own value: Σ_h E[α_ii] W_V W_O."""
         model, layer = self.block.model, self.block.layer
-        own, covariance = self._means["own"].value, self._means["covariance"].value * model.dims.attention_scale
         total = torch.zeros(model.dims.d, model.dims.d, device=model.device)
-        for head in range(model.dims.heads):
-            o = model.head("o", layer, head)
-            total += own[head] * model.head("v", layer, head).T @ o
-            total += model.head("q", layer, head).T @ covariance[head] @ o
+        for head, own in enumerate(self._means["own"].value.tolist()):
+            total += own * model.head("v", layer, head).T @ model.head("o", layer, head)
         return total
 
     def _mean(self, name: str) -> _Mean:

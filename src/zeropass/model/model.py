@@ -466,7 +466,16 @@ def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> 
     dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
     check(files, family, tables.layout, dims, prefix, names)
     _refuse_unindexed(files, layout, dims, prefix)
-    return Model(model, family, tables.layout, dims, _vocabulary(files, dims), files, prefix, device)
+    return Model(
+        name=model,
+        family=family,
+        layout=tables.layout,
+        dims=dims,
+        vocab=_vocabulary(files, dims),
+        files=files,
+        prefix=prefix,
+        device=device,
+    )
 
 
 def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:

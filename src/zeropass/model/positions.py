@@ -34,8 +34,8 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
 def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
     """Return the bias that positions add to the attention logits of a head, in any layer.
 
-    ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of
-    distances (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance.
+    ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of distances
+    (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance, so head maps leave them out.
 
     Args:
         model: The model.

@@ -260,6 +260,13 @@ def translate(
 
     Raises:
         BadOption: If the width is not the first model's, a name is not known, or too few tokens are shared.
+
+    Example:
+        >>> import zeropass as zp
+        >>> first, second = zp.open_model("models/first"), zp.open_model("models/second")
+        >>> values = zp.load("models/first").vectors(1, "value").vectors[:2]
+        >>> zp.translate(values, first, second).shape
+        torch.Size([2, 192])
     """
     if vectors.shape[-1] != first.dims.d:
         raise BadOption(f"The vectors have {vectors.shape[-1]} numbers each; {first.name} is {first.dims.d} wide.")

@@ -240,7 +240,16 @@ def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | Non
     vectors = model.matrix(role, layer, start, stop)
     name = _subhead_name(model, layer, role) if role in HEAD_ROLES else _neuron_name(model, layer, role)
     addresses = tuple(name(start + i) for i in range(vectors.shape[0]))
-    return VectorSet(layer, role, side, addresses, vectors, norm_of(role), frames, reads_at(model, layer, role))
+    return VectorSet(
+        layer=layer,
+        role=role,
+        side=side,
+        addresses=addresses,
+        vectors=vectors,
+        norm=norm_of(role),
+        frames=frames,
+        reads_at=reads_at(model, layer, role),
+    )
 
 
 def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
@@ -272,7 +281,16 @@ def _outside_set(model: Model, role: str, start: int, stop: int | None) -> Vecto
         vectors = model.widened(vectors) if what in ("positions", "types") else vectors
     addresses = tuple(Address(OUTSIDE, role, index=start + i, role=role) for i in range(vectors.shape[0]))
     norm = "final_norm" if side == "read" and not model.family.stream_normed else None
-    return VectorSet(OUTSIDE, role, side, addresses, vectors, norm, frames, model.dims.layers)
+    return VectorSet(
+        layer=OUTSIDE,
+        role=role,
+        side=side,
+        addresses=addresses,
+        vectors=vectors,
+        norm=norm,
+        frames=frames,
+        reads_at=model.dims.layers,
+    )
 
 
 def _classifier(model: Model, role: str) -> Tensor:
@@ -303,7 +321,14 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         vectors = _required(model, BIAS_TENSORS[role], layer)[None]
         side, frames = kind_of(model, layer, role)
         return VectorSet(
-            layer, role, side, (Address(layer, site, role="bias"),), vectors, f"{site}_norm", frames, layer
+            layer=layer,
+            role=role,
+            side=side,
+            addresses=(Address(layer, site, role="bias"),),
+            vectors=vectors,
+            norm=f"{site}_norm",
+            frames=frames,
+            reads_at=layer,
         )
     return _through_heads(model, layer, role)
 
@@ -324,12 +349,30 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in range(model.dims.heads))
     side, frames = kind_of(model, layer, role)
     place = reads_at(model, layer, role)
-    return VectorSet(layer, role, side, addresses, torch.stack(rows), norm_of(outer), frames, place)
+    return VectorSet(
+        layer=layer,
+        role=role,
+        side=side,
+        addresses=addresses,
+        vectors=torch.stack(rows),
+        norm=norm_of(outer),
+        frames=frames,
+        reads_at=place,
+    )
 
 
 def _shift_set(model: Model, layer: int, role: str, address: Address, shift: Tensor) -> VectorSet:
     side, frames = kind_of(model, layer, role)
-    return VectorSet(layer, role, side, (address,), shift[None], None, frames, layer)
+    return VectorSet(
+        layer=layer,
+        role=role,
+        side=side,
+        addresses=(address,),
+        vectors=shift[None],
+        norm=None,
+        frames=frames,
+        reads_at=layer,
+    )
 
 
 def _required(model: Model, what: str, layer: int) -> Tensor:

@@ -73,22 +73,13 @@ class Factored:
         """The shape (m, n) of the product."""
         return self.left.shape[0], self.right.shape[0]
 
-    def balanced(self) -> "Factored":
-        """Return the same product with factors whose Gram matrices are equal and diagonal (docs/theory.md §3).
-
-        With ``left = Q_A R_A``, ``right = Q_B R_B`` and the SVD ``R_A R_Bᵀ = U S Vᵀ`` (float64) the new factors
-        are ``Q_A U √S`` and ``Q_B V √S``: min(m, n, r) columns, both Grams diag(S), S falling. Columns of
-        directions that the product lacks are zero.
-        """
-        left, values, right = self._svd()
-        root = values.sqrt()
-        return Factored((left * root).to(self.left.dtype), (right * root).to(self.left.dtype))
-
     def reduced(self) -> "Factored":
         """Return the same product, to float32 rounding, without the columns of directions that it lacks.
 
-        The factors are balanced as by `balanced`, but computed from their Gram matrices (float64), which is several
-        times as fast. Directions below 1e-6 of a factor's norm are dropped: a Gram matrix holds few of their digits.
+        The new factors are balanced (docs/theory.md §3): both Gram matrices are the diagonal matrix of the product's
+        singular values, which fall. They are computed from the Gram matrices of the old ones (float64), which is
+        several times as fast as a QR decomposition. Directions below 1e-6 of a factor's norm are dropped: a Gram
+        matrix holds few of their digits.
         """
         sides = []
         for factor in (self.left, self.right):

@@ -1,11 +1,10 @@
 """The inner loops of `top_k.survey` and of `tiles`, compiled by numba on their first run and cached on disk.
 
-Four loops are written in the compiler's own language (LLVM IR), through numba's extension interface: dot products with
-a fixed order of summation, the bits of 64 marks, the lowest bit of a word, and a tile of int8 products with VNNI.
-numba cannot say the last three, and turns the first into slower code: without them lists take 1.3 to 1.7 times as
-long, and pairs 1.2 to 1.4 times (`docs/benchmarks.md`). They stand here, and not in a file of their own, because numba
-looks only at the time of this file when it decides whether what it has cached is out of date. Without numba torch does
-the same (`compiled`).
+Two loops are written in the compiler's own language (LLVM IR), through numba's extension interface: dot products with
+a fixed order of summation, and a tile of int8 products with VNNI. numba cannot say the second, and turns the first
+into slower code: without them lists take 1.3 to 1.7 times as long, and pairs 1.2 to 1.4 times (`docs/benchmarks.md`).
+They stand here, and not in a file of their own, because numba looks only at the time of this file when it decides
+whether what it has cached is out of date. Without numba torch does the same (`compiled`).
 
 ``vpdpbusd`` adds four products of an unsigned and a signed number to each of 16 sums. So 128 is added to the numbers
 of the right block of a tile. This adds 128 times the sum of the left row to a product, and the same is added to its
@@ -43,8 +42,8 @@ round differently from one that loads them from disk, and builds would not have 
 _TOGETHER = 4 if _FEATURES.get("avx512f") else 1
 """The vectors that meet a row together, so that its numbers are loaded only once: as many as fit the registers."""
 
-_WORD = 64
-"""The number of vectors whose marks are read as one integer."""
+_WORD = 8
+"""The number of vectors whose marks, a byte each, are read as one integer."""
 
 _TILE_ROWS = 4
 """The left rows that meet a panel together: 4 x 4 vectors of 16 sums fill half of the registers."""
@@ -97,30 +96,6 @@ def _in_pairs(builder, numbers):
 
 
 dots_in_lanes: Any = intrinsic(_dots_in_lanes)
-
-
-def _bits_of_marks(_typing, _marks):
-    """Return the 64 marks at an address as the bits of an integer."""
-
-    def generate(_context, builder, _signature, arguments):
-        bytes64 = ir.VectorType(ir.IntType(8), _WORD)
-        marks = builder.load(builder.inttoptr(arguments[0], bytes64.as_pointer()), align=1)
-        return builder.bitcast(builder.icmp_unsigned("!=", marks, ir.Constant(bytes64, [0] * _WORD)), ir.IntType(_WORD))
-
-    return types.uint64(types.intp), generate
-
-
-def _lowest_set(_typing, _bits):
-    """Return the place of the lowest bit that is set in an integer other than zero."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
-
-    return types.int64(types.uint64), generate
-
-
-bits_of_marks: Any = intrinsic(_bits_of_marks)
-lowest_set: Any = intrinsic(_lowest_set)
 
 
 def _tile(_typing, _left, _stride, _panel, _steps, _floors, _masks):
@@ -271,14 +246,17 @@ def _mark(products, row, floor, high, low, size, lost, scale, marks):
 
 @numba.njit
 def _chosen(marks, places):
-    """Write the places of the marks that are set, and return their number; marks come in full words."""
-    count = 0
-    for first in range(0, marks.shape[0], _WORD):
-        bits = bits_of_marks(marks[first:].ctypes.data)
-        while bits:
-            places[count] = first + lowest_set(bits)
-            count += 1
-            bits &= bits - np.uint64(1)
+    """Write the places of the marks that are set, and return their number; marks come in full words.
+
+    Few are set, so most words are skipped with one comparison.
+    """
+    count, words = 0, marks.view(np.uint64)
+    for word in range(words.shape[0]):
+        if words[word]:
+            for place in range(_WORD * word, _WORD * word + _WORD):
+                if marks[place]:
+                    places[count] = place
+                    count += 1
     return count
 
 

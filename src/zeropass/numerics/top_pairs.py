@@ -54,6 +54,12 @@ class TopPairs:
         bound: No pair outside the visited tiles has a better score than this; infinite if all were visited.
         complete: True if kth beats the bound, which certifies that these are the best k.
         visited: The visited share of the unmasked pairs.
+
+    Example:
+        >>> import zeropass as zp
+        >>> pairs = zp.top_pairs(zp.load("models/first").head_map("L1.attn.0.vo"), 5)
+        >>> len(pairs.scores), pairs.complete
+        (5, True)
     """
 
     left: Tensor
@@ -469,7 +475,15 @@ class _Search:
         complete = len(scores) == self.k and bound < kth
         visited = self.visited / self.total if self.total else 1.0
         # Adding zero turns a negative zero into a positive one.
-        return TopPairs(left, right, scores * sign + 0.0, kth * sign, bound * sign, complete, visited)
+        return TopPairs(
+            left=left,
+            right=right,
+            scores=scores * sign + 0.0,
+            kth=kth * sign,
+            bound=bound * sign,
+            complete=complete,
+            visited=visited,
+        )
 
 
 def _corner(k: int, rows: int, columns: int) -> tuple[int, int]:

@@ -79,6 +79,13 @@ class Stitch:
         notes: Sentences for the user.
         labels: The names of the labels.
         layers: Layers of the classifier, each with the layer of the other model that took over its change (transplant).
+
+    Example:
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> _, record = zp.stitch_models(tuned, zp.open_model("models/second"), keep=2, take=2)
+        >>> record.choice.keep, record.choice.take, record.shared["tokens"]
+        (2, 2, 4095)
     """
 
     kind: str
@@ -117,4 +124,4 @@ def judged(expected: float, own: float, nulls: tuple[float, ...]) -> Verdict:
     else:
         trusted = True
         text = f"{numbers[0].upper()}{numbers[1:]}, shuffled tokens {null:.2f}: it keeps {kept:.0%} of the difference."
-    return Verdict(trusted, text, expected, own, null, best, kept)
+    return Verdict(trusted=trusted, text=text, expected=expected, own=own, null=null, null_best=best, kept=kept)

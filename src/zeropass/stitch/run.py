@@ -108,6 +108,13 @@ def stitch_models(
 
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> stitched, record = zp.stitch_models(tuned, zp.open_model("models/second"), keep=2, take=2)
+        >>> type(stitched).__name__, record.choice.kernel, record.verdict.trusted
+        ('Stitched', 'orthogonal', None)
     """
     out = None if out is None else Path(out)
     options = options or StitchOptions()
@@ -160,6 +167,13 @@ def transplant(
 
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
+
+    Example:
+        >>> import zeropass as zp
+        >>> base, onto = zp.open_model("models/first"), zp.open_model("models/second")
+        >>> model, record = zp.transplant(zp.adapt(base, "models/tunes/reviews"), onto, base)
+        >>> type(model).__name__, record.layers
+        ('LlamaForSequenceClassification', ((2, 2), (3, 3)))
     """
     out = None if out is None else Path(out)
     options = options or StitchOptions()
@@ -177,7 +191,7 @@ def transplant(
         progress,
     )
     strengths = (strength,) if strength is not None else STRENGTHS if texts else (1.0,)
-    choice = Try(onto.dims.layers, len(plan.layers), plan.kernel, plan.frame)
+    choice = Try(keep=onto.dims.layers, take=len(plan.layers), kernel=plan.kernel, frame=plan.frame)
     if texts:
         model, tries, judgement = _best_strength(plan, choice, strengths, options, progress)
     else:
@@ -262,7 +276,7 @@ def _by_vocabulary(
     """Return the middle of the depths, in the kernel and frame that are best overall (docs/stitching.md)."""
     keep, take = candidates[len(candidates) // 2]
     kernel, frame = kernel or FIRST[0], frame or FIRST[1]
-    return Try(keep, take, kernel, frame, fit=to_classifier.fit(kernel, frame))
+    return Try(keep=keep, take=take, kernel=kernel, frame=frame, fit=to_classifier.fit(kernel, frame))
 
 
 def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple[Stitched, Verdict]:
@@ -316,7 +330,17 @@ def _record(
     """Return the record of a model that was made from a classifier and another model as in the first of the tries."""
     classifier, onto = map(_facts, models)
     shared = {"tokens": len(to_classifier.shared), "of": list(to_classifier.shared.sizes)}
-    return Stitch(command, classifier, onto, shared, tries[0], tries, judgement, texts, labels=labels)
+    return Stitch(
+        kind=command,
+        classifier=classifier,
+        onto=onto,
+        shared=shared,
+        choice=tries[0],
+        tries=tries,
+        verdict=judgement,
+        texts=texts,
+        labels=labels,
+    )
 
 
 def _write_if_asked(model: _Classifier, onto: Model, record: Stitch, out: Path | None) -> tuple[_Classifier, Stitch]:

@@ -178,7 +178,14 @@ def trial_of(
     own = answers(hf, classifier, texts, lambda done, total: progress("classifier", done, total))
     lower = Lower(load_lower(onto), onto.family)
     batched = tuple(depths(lower, onto, texts, keeps, lambda done, total: progress("states", done, total)))
-    return Trial(classifier, bridge, Upper(hf, classifier.family), own, batched, own.chances(accuracy))
+    return Trial(
+        classifier=classifier,
+        bridge=bridge,
+        upper=Upper(hf, classifier.family),
+        own=own,
+        texts=batched,
+        chances=own.chances(accuracy),
+    )
 
 
 def require_texts(texts: Sequence[str]) -> Sequence[str]:
@@ -271,7 +278,7 @@ def chosen(
             logits_of[choice] = trial.answered(choice)
 
     for keep, take in candidates:
-        try_out(Try(keep, take, kernel or FIRST[0], frame or FIRST[1]))
+        try_out(Try(keep=keep, take=take, kernel=kernel or FIRST[0], frame=frame or FIRST[1]))
     best = max(logits_of, key=lambda choice: expected(logits_of[choice], trial.chances))
     for kernel_name in kernels:
         for frame_name in frames:

@@ -167,6 +167,15 @@ def load_stitched(folder: str | Path, device: str = "cpu") -> Any:
 
     Raises:
         CannotRun: The folder holds something else; the message names it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> with TemporaryDirectory() as folder:
+        ...     stitched, record = zp.stitch_models(tuned, zp.open_model("models/second"), folder, keep=2, take=2)
+        ...     zp.load_stitched(folder).config.num_labels
+        2
     """
     path = Path(folder)
     if not (path / "stitch.json").is_file():
@@ -246,6 +255,17 @@ def classify(folder: str | Path, texts: Sequence[str], device: str = "cpu") -> l
     Raises:
         BadOption: A text has no token.
         CannotRun: The folder holds something else.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> tuned = zp.adapt(zp.open_model("models/first"), "models/tunes/reviews")
+        >>> onto, options = zp.open_model("models/second"), zp.StitchOptions(labels=("negative", "positive"))
+        >>> with TemporaryDirectory() as folder:
+        ...     stitched, record = zp.stitch_models(tuned, onto, folder, keep=2, options=options)
+        ...     probabilities = zp.classify(folder, ["A wonderful film, full of joy.", "A dull film. I hated it."])
+        >>> [max(text, key=text.get) for text in probabilities]
+        ['positive', 'negative']
     """
     model = load_stitched(folder, device)
     results = []

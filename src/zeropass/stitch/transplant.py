@@ -312,7 +312,16 @@ def transplant_of(
         )
     pair = pair_of(base, onto)
     bridge = Bridge(pair.first.frames, pair.second.frames, pair.shared).back
-    return Transplant(base, tuned, onto, moved_layers(pair, first, progress), pair, bridge, kernel, frame)
+    return Transplant(
+        base=base,
+        tuned=tuned,
+        onto=onto,
+        layers=moved_layers(pair, first, progress),
+        pair=pair,
+        bridge=bridge,
+        kernel=kernel,
+        frame=frame,
+    )
 
 
 def put_level(hf: Any, level: Tensor, state: Tensor) -> None:

@@ -202,10 +202,6 @@ class Vocabulary:
         """Return the merges of a BPE tokenizer in order; none for other tokenizers."""
         return merges_of(self._spec["model"])
 
-    def merge_steps(self) -> Bools:
-        """Return a mask (V,) of the tokens that some merge joins to a longer token; none for WordPiece and Unigram."""
-        return np.asarray(self.swallowed() > 0, dtype=np.bool_)
-
     def swallowed(self) -> Floats:
         """Estimate the largest share of each token's occurrences that one longer token takes: (V,), 0 to 1.
 
@@ -449,7 +445,18 @@ def _from_spec(
     literal = _flags(rows, added)
     lower = '"lowercase": true' in json.dumps(spec.get("normalizer")) or _has(spec.get("normalizer"), "Lowercase")
     source = text if max(names) < rows else partial(without_rows, text, rows)
-    return Vocabulary(vocab_kind, pieces, special & ~empty, empty, literal, lower, source, note, tuple(notes), path)
+    return Vocabulary(
+        kind=vocab_kind,
+        pieces=pieces,
+        special=special & ~empty,
+        unused=empty,
+        literal=literal,
+        uncased=lower,
+        tokenizer=source,
+        split_note=note,
+        notes=tuple(notes),
+        path=path,
+    )
 
 
 def _checked_size(names: dict[int, str], spare: Collection[int], size: int | None, path: str) -> int:

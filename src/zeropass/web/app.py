@@ -67,8 +67,7 @@ def application(contexts: Sequence[Context], rules: Rules = Rules(), makers: Mak
     cores = os.cpu_count() or 2
     work = partial(make_page, contexts)
     stored, computed = makers or ((work, 2 * cores), (work, cores))
-    queues = WorkQueue(*stored), WorkQueue(*computed)
-    cache = Cache(CACHE_BYTES)
+    stored_queue, computed_queue, cache = WorkQueue(*stored), WorkQueue(*computed), Cache(CACHE_BYTES)
 
     @app.get("/favicon.ico")
     async def icon() -> Response:  # browsers request it for a picture that is opened alone
@@ -78,7 +77,8 @@ def application(contexts: Sequence[Context], rules: Rules = Rules(), makers: Mak
     by_prefix = sorted(enumerate(contexts), key=lambda entry: -len(entry[1].prefix))
     for number, context in by_prefix:  # the empty prefix last: its routes would match all addresses
         root = f"/{context.prefix}".rstrip("/")
-        app.include_router(router(Responder(number, root, *queues, cache)), prefix=root)
+        responder = Responder(number=number, root=root, stored=stored_queue, computed=computed_queue, cache=cache)
+        app.include_router(router(responder), prefix=root)
     _handle_errors(app, contexts)
     return Guard(Suffixes(app), rules)  # type: ignore[arg-type]
 

@@ -75,6 +75,17 @@ def export_site(
 
     Raises:
         BadOption: If the site is not an empty folder or cannot be written, or the atlas does not have the layers.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> with TemporaryDirectory() as folder:
+        ...     atlas, site = Path(folder, "atlas"), Path(folder, "site")
+        ...     fresh = zp.build(zp.open_model("models/first"), atlas, zp.Options(k=10, layers=(1, 2), roles=("gate",)))
+        ...     pages = zp.export_site(zp.open_sources(zp.Sources(atlas)), site, zp.Chosen(most=1, tokens=5))
+        ...     Path(site, "index.html").is_file()
+        True
     """
     site = Path(site)
     chosen = chosen or Chosen()

@@ -89,7 +89,7 @@ class Site:
             pieces: The tokens of the unknown word.
             query: The query, for the search field.
         """
-        page = Page("", "error.html", title, {}, crumbs=((context.name, ""),))
+        page = Page(path="", template="error.html", title=title, data={}, crumbs=((context.name, ""),))
         template, text = _environment().get_template("error.html"), shown_text(message, 2000)
         values = {"page": page, "status": status, "message": text, "meant": meant, "pieces": pieces, "query": query}
         return template.render(**self._names(context), **values)

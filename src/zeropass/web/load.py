@@ -49,6 +49,16 @@ def open_sources(sources: Sources) -> list[Context]:
     Raises:
         BadAtlas: If a folder is not an atlas.
         BadOption: If an alignment or a difference is of other models.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> options = zp.Options(k=10, layers=(1, 2), roles=("gate",))
+        >>> with TemporaryDirectory() as folder:
+        ...     fresh = zp.build(zp.open_model("models/first"), folder, options)
+        ...     contexts = zp.open_sources(zp.Sources(folder))
+        >>> [context.name for context in contexts]
+        ['models/first']
     """
     atlas = open_atlas(sources.atlas)
     alignment = read_alignment(sources.alignment) if sources.alignment else None

@@ -131,7 +131,9 @@ class Responder:
         key = url.path, url.query, suffix
         body = self.cache.get(key)
         if body is None:
-            page_request = PageRequest(self.number, make, rest, url.path, url.query, suffix)
+            page_request = PageRequest(
+                context=self.number, make=make, rest=rest, path=url.path, query=url.query, kind=suffix
+            )
             body = bytes(await (self.computed if computed else self.stored).ask(page_request))
             self.cache.put(key, body)
         return respond(body, suffix)

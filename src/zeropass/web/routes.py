@@ -90,7 +90,7 @@ def _add_parameter_routes(routes: APIRouter, responder: Responder) -> None:
         right: Short = "",
         k: Count = 50,
     ) -> Response:
-        asked = Asked(_offset(offset), left, right, k)
+        asked = Asked(offset=_offset(offset), left=left, right=right, k=k)
         computed = asked != Asked(k=k)
         return await responder.answer(request, parameter_pages.head_map, address, asked, computed=computed)
 

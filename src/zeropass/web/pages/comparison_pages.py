@@ -43,14 +43,14 @@ def alignment(context: Context) -> Page:
         for a, b in enumerate(layer_map.assigned)
     ]
     return Page(
-        "align",
-        "align.html",
-        f"{aligned.models[0].get('name', 'A')} beside {aligned.models[1].get('name', 'B')}",
-        aligned.summary,
-        {"alignment": aligned, "counts": counts, "rows": rows, "layers": align_layers(aligned)},
-        Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
-        Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(aligned))}),  # noqa: S704 - made and escaped by us
-        ((context.name, ""),),
+        path="align",
+        template="align.html",
+        title=f"{aligned.models[0].get('name', 'A')} beside {aligned.models[1].get('name', 'B')}",
+        data=aligned.summary,
+        shown={"alignment": aligned, "counts": counts, "rows": rows, "layers": align_layers(aligned)},
+        table=Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
+        picture=Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(aligned))}),  # noqa: S704 - made and escaped by us
+        crumbs=((context.name, ""),),
     )
 
 
@@ -93,11 +93,11 @@ def align_layer(context: Context, number: int, page: int = 1) -> Page:
     second = _words(context.other.atlas, [pairing.second for pairing in page_pairings]) if context.other else {}
     place = layers.index(number)
     return Page(
-        f"align/{number}" if page == 1 else f"align/{number}/{page}",
-        "align_layer.html",
-        f"Layer {number}: matches",
-        [asdict(pairing) for pairing in page_pairings],
-        {
+        path=f"align/{number}" if page == 1 else f"align/{number}/{page}",
+        template="align_layer.html",
+        title=f"Layer {number}: matches",
+        data=[asdict(pairing) for pairing in page_pairings],
+        shown={
             "rows": [
                 (pairing, first.get(pairing.first, ()), second.get(pairing.second, ())) for pairing in page_pairings
             ],
@@ -107,11 +107,10 @@ def align_layer(context: Context, number: int, page: int = 1) -> Page:
             "pages": pages,
             "count": len(pairings),
         },
-        Table(PAIRING_COLUMNS, [tuple(asdict(pairing).values()) for pairing in page_pairings]),
-        None,
-        ((context.name, ""), ("Alignment", "align")),
-        f"align/{layers[place - 1]}" if place else None,
-        f"align/{layers[place + 1]}" if place + 1 < len(layers) else None,
+        table=Table(PAIRING_COLUMNS, [tuple(asdict(pairing).values()) for pairing in page_pairings]),
+        crumbs=((context.name, ""), ("Alignment", "align")),
+        before=f"align/{layers[place - 1]}" if place else None,
+        after=f"align/{layers[place + 1]}" if place + 1 < len(layers) else None,
     )
 
 
@@ -153,14 +152,14 @@ def difference(context: Context) -> Page:
     columns = ("layer", "role", "relative", "rank", "rounding")
     rows = [tuple(matrix.get(name) for name in columns) for matrix in diff["matrices"]]
     return Page(
-        "diff",
-        "diff.html",
-        f"{diff['base'].get('name', '?')} → {diff['tuned'].get('name', '?')}",
-        diff,
-        {"diff": diff, "strongest": _strongest(diff["matrices"])},
-        Table(columns, rows),
-        _where(diff),
-        ((context.name, ""),),
+        path="diff",
+        template="diff.html",
+        title=f"{diff['base'].get('name', '?')} → {diff['tuned'].get('name', '?')}",
+        data=diff,
+        shown={"diff": diff, "strongest": _strongest(diff["matrices"])},
+        table=Table(columns, rows),
+        picture=_where(diff),
+        crumbs=((context.name, ""),),
     )
 
 

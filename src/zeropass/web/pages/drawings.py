@@ -30,7 +30,6 @@ class Label:
         text: The text.
         path: The path of the page that it links.
         at_x: The x of what it labels.
-        at_y: The y of what it labels.
     """
 
     x: float
@@ -38,7 +37,6 @@ class Label:
     text: str
     path: str
     at_x: float
-    at_y: float
 
 
 def short(text: str) -> str:
@@ -160,7 +158,7 @@ def _above(tokens: Sequence[TokenScore], place: Callable[[float], float]) -> Ite
         for n, row in enumerate(taken):
             if all(end < a or start > b for a, b in row):
                 row.append((start, end))
-                yield Label(start, 24 + (LABEL_ROWS - n) * LINE - 4, text, token(item.id), x, 24 + LABEL_ROWS * LINE)
+                yield Label(x=start, y=24 + (LABEL_ROWS - n) * LINE - 4, text=text, path=token(item.id), at_x=x)
                 break
 
 
@@ -207,7 +205,7 @@ def _dot_labels(spots: Sequence[tuple[float, float, Point]]) -> Iterator[Label]:
             inside = box[0] >= 8 and box[2] <= SIDE_X - 8 and box[1] >= 24 and box[3] <= SIDE_Y - 2
             if inside and not any(_cover(box, taken_box) for taken_box in taken if taken_box != dot_box):
                 taken.append(box)
-                yield Label(left, foot, text, token(point.id), x, y)
+                yield Label(x=left, y=foot, text=text, path=token(point.id), at_x=x)
                 break
 
 

@@ -28,7 +28,9 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
     atlas = context.atlas
     list_types = summary.list_types_of(atlas)
     if not list_types:
-        return Page("", "model.html", context.name, atlas.info(), {"map": None, "starts": []})
+        return Page(
+            path="", template="model.html", title=context.name, data=atlas.info(), shown={"map": None, "starts": []}
+        )
     side, frame = list_types[-1] if kind is None else _list_type(kind)
     overview = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
     starts = summary.in_short(atlas, [cell.address for cell in _starts(overview)])
@@ -47,14 +49,14 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
     title = context.name if not path else f"{context.name}: {overview.measure}, {overview.verb}"
     crumbs = () if not path else ((context.name, ""),)
     return Page(
-        path,
-        "model.html",
-        title,
-        partial(_model_json, context, overview),
-        shown,
-        Table(columns, rows),
-        drawings.heat_map(overview),
-        crumbs,
+        path=path,
+        template="model.html",
+        title=title,
+        data=partial(_model_json, context, overview),
+        shown=shown,
+        table=Table(columns, rows),
+        picture=drawings.heat_map(overview),
+        crumbs=crumbs,
     )
 
 
@@ -89,16 +91,16 @@ def layer(context: Context, number: int, page: int = 1) -> Page:
     lone = summary.outside(atlas, number) if page == 1 else []
     shown = {"layer": record, "number": page, "pages": pages, "heads": heads, "lone": lone}
     return Page(
-        layer_path(number, page),
-        "layer.html",
-        f"Layer {number}" + (f", page {page}" if page > 1 else ""),
-        partial(_layer_json, record, heads),
-        shown,
-        Table(SHORT_COLUMNS, partial(short_rows, (*record.rows, *lone))),
-        drawings.strengths(summary.strengths(atlas, number)) if page == 1 else None,
-        ((context.name, ""),) if page == 1 else ((context.name, ""), (f"Layer {number}", layer_path(number))),
-        layer_path(number - 1) if number > first else None,
-        layer_path(number + 1) if number + 1 < stop else None,
+        path=layer_path(number, page),
+        template="layer.html",
+        title=f"Layer {number}" + (f", page {page}" if page > 1 else ""),
+        data=partial(_layer_json, record, heads),
+        shown=shown,
+        table=Table(SHORT_COLUMNS, partial(short_rows, (*record.rows, *lone))),
+        picture=drawings.strengths(summary.strengths(atlas, number)) if page == 1 else None,
+        crumbs=((context.name, ""),) if page == 1 else ((context.name, ""), (f"Layer {number}", layer_path(number))),
+        before=layer_path(number - 1) if number > first else None,
+        after=layer_path(number + 1) if number + 1 < stop else None,
     )
 
 
@@ -133,7 +135,15 @@ def outside(context: Context) -> Page:
     shown = {"rows": rows, "most": summary.OUTSIDE_ROWS}
     data = [{"address": row.address, "strength": row.strength} for row in rows]
     table = Table(SHORT_COLUMNS, short_rows(rows))
-    return Page("outside", "outside.html", "Outside the blocks", data, shown, table, None, ((context.name, ""),))
+    return Page(
+        path="outside",
+        template="outside.html",
+        title="Outside the blocks",
+        data=data,
+        shown=shown,
+        table=table,
+        crumbs=((context.name, ""),),
+    )
 
 
 def tokens(context: Context, page: int = 1) -> Page:
@@ -146,16 +156,15 @@ def tokens(context: Context, page: int = 1) -> Page:
     ids = range((page - 1) * TOKENS, min(page * TOKENS, size))
     rows = [(i, vocab.label(i), bool(mask[i])) for i in ids]
     return Page(
-        tokens_path(page),
-        "tokens.html",
-        f"Tokens {ids.start:,} to {ids.stop - 1:,}",
-        [{"id": i, "token": text, "shown": shown} for i, text, shown in rows],
-        {"rows": rows, "number": page, "pages": pages, "size": size},
-        Table(("id", "token", "shown"), rows),
-        None,
-        ((context.name, ""),),
-        tokens_path(page - 1) if page > 1 else None,
-        tokens_path(page + 1) if page < pages else None,
+        path=tokens_path(page),
+        template="tokens.html",
+        title=f"Tokens {ids.start:,} to {ids.stop - 1:,}",
+        data=[{"id": i, "token": text, "shown": shown} for i, text, shown in rows],
+        shown={"rows": rows, "number": page, "pages": pages, "size": size},
+        table=Table(("id", "token", "shown"), rows),
+        crumbs=((context.name, ""),),
+        before=tokens_path(page - 1) if page > 1 else None,
+        after=tokens_path(page + 1) if page < pages else None,
     )
 
 
@@ -167,7 +176,13 @@ def tokens_path(page: int) -> str:
 def help_page(context: Context) -> Page:
     """Return the page that explains how to read the others."""
     verbs = [verb_of(*list_type) for list_type in summary.list_types_of(context.atlas)]
-    return Page("help", "help.html", "How to read this", {"kinds": verbs}, {}, None, None, ((context.name, ""),))
+    return Page(
+        path="help",
+        template="help.html",
+        title="How to read this",
+        data={"kinds": verbs},
+        crumbs=((context.name, ""),),
+    )
 
 
 def parents(context: Context, address: str) -> tuple[tuple[str, str], ...]:

@@ -66,16 +66,15 @@ def parameter(context: Context, address: str, view: View | None = None, k: int |
     }
     before, after = _adjacent_paths(context, place)
     return Page(
-        at(address),
-        "vector.html",
-        address,
-        records.to_json,
-        shown,
-        Table(LIST_COLUMNS, partial(list_rows, records)),
-        None,
-        parents(context, address),
-        before,
-        after,
+        path=at(address),
+        template="vector.html",
+        title=address,
+        data=records.to_json,
+        shown=shown,
+        table=Table(LIST_COLUMNS, partial(list_rows, records)),
+        crumbs=parents(context, address),
+        before=before,
+        after=after,
     )
 
 
@@ -131,16 +130,16 @@ def _head(context: Context, place: Address, records: Records) -> Page:
         "columns": summary.has_columns(context.atlas, place.layer),
     }
     return Page(
-        at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),
-        "head.html",
-        address,
-        records.to_json,
-        shown,
-        Table(PAIR_COLUMNS, partial(_pair_rows, records)),
-        drawings.pair_map(records[0]),
-        parents(context, address),
-        before,
-        after,
+        path=at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),
+        template="head.html",
+        title=address,
+        data=records.to_json,
+        shown=shown,
+        table=Table(PAIR_COLUMNS, partial(_pair_rows, records)),
+        picture=drawings.pair_map(records[0]),
+        crumbs=parents(context, address),
+        before=before,
+        after=after,
     )
 
 
@@ -162,18 +161,19 @@ def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
         "address": str(place),
         "map": address,
     }
-    before, after = _adjacent_paths(context, replace(place, role=""))
-    adjacent = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in (before, after))
+    heads = _adjacent_paths(context, replace(place, role=""))
+    before, after = (path and f"map/{path.removeprefix('at/')}.{base_role(place.role)}" for path in heads)
     return Page(
-        f"map/{address}",
-        "map.html",
-        address,
-        record.to_json,
-        shown,
-        Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
-        drawings.pair_map(record),
-        (*parents(context, address), (str(place), at(place))),
-        *adjacent,
+        path=f"map/{address}",
+        template="map.html",
+        title=address,
+        data=record.to_json,
+        shown=shown,
+        table=Table(PAIR_COLUMNS, partial(_pair_rows, [record])),
+        picture=drawings.pair_map(record),
+        crumbs=(*parents(context, address), (str(place), at(place))),
+        before=before,
+        after=after,
     )
 
 
@@ -211,14 +211,13 @@ def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
     record = context.lens().svd(address, offset=asked.offset)
     columns = ("direction", "share", "close", "side", "pole", "rank", "id", "token", "score", "z")
     return Page(
-        f"svd/{address}",
-        "svd.html",
-        f"{address}: singular directions",
-        record.to_json,
-        {"record": record, "address": str(place), "map": address, "usual": USUAL_OFFSET},
-        Table(columns, partial(_direction_rows, record)),
-        None,
-        (*parents(context, address), (str(place), at(place))),
+        path=f"svd/{address}",
+        template="svd.html",
+        title=f"{address}: singular directions",
+        data=record.to_json,
+        shown={"record": record, "address": str(place), "map": address, "usual": USUAL_OFFSET},
+        table=Table(columns, partial(_direction_rows, record)),
+        crumbs=(*parents(context, address), (str(place), at(place))),
     )
 
 
@@ -246,23 +245,22 @@ def subheads(context: Context, address: str) -> Page:
     def rows() -> list[Telling]:
         return [row for columns in summary.subheads(context.atlas, place.layer, place.head).values() for row in columns]
 
-    before, after = _adjacent_paths(context, place)
-    adjacent = (path and path.replace("at/", "subheads/", 1) for path in (before, after))
+    before, after = (path and path.replace("at/", "subheads/", 1) for path in _adjacent_paths(context, place))
     return Page(
-        f"subheads/{address}",
-        "subheads.html",
-        f"{address}: its columns",
-        lambda: [asdict(row) for row in rows()],
-        {
+        path=f"subheads/{address}",
+        template="subheads.html",
+        title=f"{address}: its columns",
+        data=lambda: [asdict(row) for row in rows()],
+        shown={
             "by_role": summary.subheads(context.atlas, place.layer, place.head, COLUMNS),
             "address": address,
             "group": _group(context, place),
             "most": COLUMNS,
         },
-        Table(SHORT_COLUMNS, lambda: short_rows(rows())),
-        None,
-        (*parents(context, address), (address, at(address))),
-        *adjacent,
+        table=Table(SHORT_COLUMNS, lambda: short_rows(rows())),
+        crumbs=(*parents(context, address), (address, at(address))),
+        before=before,
+        after=after,
     )
 
 
@@ -291,14 +289,14 @@ def surroundings(context: Context, address: str) -> Page:
         for rank, like in enumerate(alike.best, 1)
     ]
     return Page(
-        f"near/{address}",
-        "near.html",
-        f"{address}: what stands near",
-        record.to_json,
-        {"neighbours": record, "address": address},
-        Table(columns, rows),
-        drawings.wiring(record),
-        (*parents(context, address), (address, at(address))),
+        path=f"near/{address}",
+        template="near.html",
+        title=f"{address}: what stands near",
+        data=record.to_json,
+        shown={"neighbours": record, "address": address},
+        table=Table(columns, rows),
+        picture=drawings.wiring(record),
+        crumbs=(*parents(context, address), (address, at(address))),
     )
 
 
@@ -311,14 +309,14 @@ def spread(context: Context, address: str) -> Page:
         for n, count in enumerate(record.counts)
     ]
     return Page(
-        f"spread/{address}",
-        "spread.html",
-        f"{address}: spread of its scores",
-        [record.to_json() for record in records],
-        {"spreads": records, "address": address},
-        Table(("role", "side", "frame", "from z", "width", "tokens"), rows),
-        drawings.spreads(records),
-        (*parents(context, address), (address, at(address))),
+        path=f"spread/{address}",
+        template="spread.html",
+        title=f"{address}: spread of its scores",
+        data=[record.to_json() for record in records],
+        shown={"spreads": records, "address": address},
+        table=Table(("role", "side", "frame", "from z", "width", "tokens"), rows),
+        picture=drawings.spreads(records),
+        crumbs=(*parents(context, address), (address, at(address))),
     )
 
 
@@ -331,14 +329,14 @@ def cloud(context: Context, address: str) -> Page:
         for p in record.points
     ]
     return Page(
-        f"cloud/{address}",
-        "cloud.html",
-        f"{address}: its tokens in a plane",
-        [record.to_json() for record in records],
-        {"clouds": records, "address": address},
-        Table(("role", "side", "frame", "id", "token", "z", "x", "y"), rows),
-        drawings.clouds(records),
-        (*parents(context, address), (address, at(address))),
+        path=f"cloud/{address}",
+        template="cloud.html",
+        title=f"{address}: its tokens in a plane",
+        data=[record.to_json() for record in records],
+        shown={"clouds": records, "address": address},
+        table=Table(("role", "side", "frame", "id", "token", "z", "x", "y"), rows),
+        picture=drawings.clouds(records),
+        crumbs=(*parents(context, address), (address, at(address))),
     )
 
 

@@ -34,16 +34,16 @@ def of_token(context: Context, i: int) -> Page:
         "k": k,
     }
     return Page(
-        token(i),
-        "token.html",
-        f"Token {shown_text(record.query[0].token) or i}",
-        record.to_json,
-        shown,
-        Table(PARAMETER_COLUMNS, partial(_rows, record)),
-        drawings.parameter_marks(record, atlas.model["layers"]),
-        ((context.name, ""), ("Tokens", "tokens")),
-        token(i - 1) if i > 0 else None,
-        token(i + 1) if i + 1 < len(atlas.vocab) else None,
+        path=token(i),
+        template="token.html",
+        title=f"Token {shown_text(record.query[0].token) or i}",
+        data=record.to_json,
+        shown=shown,
+        table=Table(PARAMETER_COLUMNS, partial(_rows, record)),
+        picture=drawings.parameter_marks(record, atlas.model["layers"]),
+        crumbs=((context.name, ""), ("Tokens", "tokens")),
+        before=token(i - 1) if i > 0 else None,
+        after=token(i + 1) if i + 1 < len(atlas.vocab) else None,
     )
 
 
@@ -74,14 +74,13 @@ def nearest(context: Context, i: int) -> Page:
     record = context.neighbours.nearest(i)
     rows = [(n, t.id, t.token, t.score, t.z) for n, t in enumerate(record.tokens, 1)]
     return Page(
-        f"nearest/{i}",
-        "nearest.html",
-        f"Nearest to {shown_text(record.token.token)}",
-        record.to_json,
-        {"nearest": record},
-        Table(("rank", "id", "token", "cosine", "z"), rows),
-        None,
-        ((context.name, ""), ("Tokens", "tokens"), (shown_text(record.token.token) or str(i), token(i))),
+        path=f"nearest/{i}",
+        template="nearest.html",
+        title=f"Nearest to {shown_text(record.token.token)}",
+        data=record.to_json,
+        shown={"nearest": record},
+        table=Table(("rank", "id", "token", "cosine", "z"), rows),
+        crumbs=((context.name, ""), ("Tokens", "tokens"), (shown_text(record.token.token) or str(i), token(i))),
     )
 
 
@@ -134,12 +133,12 @@ def find(context: Context, text: str, k: int = 20) -> Page:
     ids = list(dict.fromkeys(i for word in words for i in token_ids(context, word)))
     record = context.atlas.find_tokens(ids, k=k)
     return Page(
-        "find",
-        "find.html",
-        f"Found for {shown_text(text, 80)}",
-        record.to_json,
-        {"found": record, "groups": by_kind(record), "query": text, "k": k},
-        Table(PARAMETER_COLUMNS, partial(_rows, record)),
-        drawings.parameter_marks(record, context.atlas.model["layers"]),
-        ((context.name, ""),),
+        path="find",
+        template="find.html",
+        title=f"Found for {shown_text(text, 80)}",
+        data=record.to_json,
+        shown={"found": record, "groups": by_kind(record), "query": text, "k": k},
+        table=Table(PARAMETER_COLUMNS, partial(_rows, record)),
+        picture=drawings.parameter_marks(record, context.atlas.model["layers"]),
+        crumbs=((context.name, ""),),
     )
