@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 __all__ = [
     "BadAddress",
     "BadAtlas",
+    "BadLens",
     "BadModel",
     "BadOption",
     "BadWeights",
@@ -94,6 +95,10 @@ class BadOption(ZeropassError):
 
 class BadAtlas(ZeropassError):
     """A folder that is not an atlas, or is incomplete, damaged or of another version."""
+
+
+class BadLens(ZeropassError):
+    """A lens that is missing, damaged, or made for other weights."""
 
 
 class CannotRun(ZeropassError):

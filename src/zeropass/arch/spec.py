@@ -34,7 +34,10 @@ BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
 
 FRAMES = ("token", "output", "paper")
+"""The frames that need the weights alone."""
 
+LENS_FRAMES = {"seen": "token", "effect": "output"}
+"""The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, ``effect`` writes."""
 
 USUAL_OFFSET = 16
 """The default distance from a key to its query in ``qk``, in tokens.
@@ -355,8 +358,15 @@ def default_frames(side: Side) -> tuple[str, ...]:
     return ("token", "output") if side == "read" else ("output",)
 
 
+def with_lens(frames: tuple[str, ...], side: Side) -> tuple[str, ...]:
+    """Return the frames that are shown where there is a lens: ``seen`` for ``token``, ``effect`` for what writes."""
+    replaced = {"token": "seen"} if side == "read" else {"output": "effect"}
+    return tuple(replaced.get(frame, frame) for frame in frames)
+
+
 def space_of(frame: str, side: Side, layer: int) -> str:
     """Return the name of the rows of a frame: layer 0 reads the embedding, later layers the output of block 0."""
+    frame = LENS_FRAMES.get(frame, frame)
     if frame == "token":
         if side == "write":
             raise BadOption("The token frame is for what reads; what writes has the frames output and paper.")
@@ -375,5 +385,5 @@ def check_count(k: int) -> None:
 
 def check_frame(frame: str | None) -> None:
     """Raise BadOption for a frame that does not exist."""
-    if frame is not None and frame not in FRAMES:
-        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join(FRAMES)}.")
+    if frame is not None and frame not in (*FRAMES, *LENS_FRAMES):
+        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join((*FRAMES, *LENS_FRAMES))}.")

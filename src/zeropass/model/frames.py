@@ -13,7 +13,9 @@ from torch import Tensor
 
 from zeropass.arch.spec import (
     FRAMES,
+    LENS_FRAMES,
     MEMORY,
+    OUTSIDE,
     USUAL_OFFSET,
     Side,
     base_role,
@@ -25,6 +27,7 @@ from zeropass.arch.spec import (
 )
 from zeropass.errors import BadOption
 from zeropass.model.blocks import Block, model_input
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.positions import KNOWN_ROPE, frequencies
 from zeropass.numerics.factored import Factored
@@ -39,7 +42,7 @@ _TOKENS = 512
 _SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
 """The spaces of every model; a decoder that reads an encoder also has ``memory``."""
 
-_FOLDED = (*FRAMES, "embedded")
+_FOLDED = (*FRAMES, *LENS_FRAMES, "embedded")
 """The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
 
 
@@ -85,11 +88,12 @@ class Frames:
     """
 
     model: Model
+    lens: LensMaps | None = None
     _kept: dict[str, Rows] = field(default_factory=dict, repr=False)
 
     def of(self, model: Model) -> "Frames":
         """Return frames with the same rows for other parameters of the same stream, such as those of a fine-tune."""
-        return Frames(model, self._kept)
+        return Frames(model, self.lens, self._kept)
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -143,7 +147,8 @@ class Frames:
         """Fold a norm into vectors, as a frame reads them.
 
         A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm after a block (Gemma 2,
-        OLMo 2) scales what the block writes. ``paper`` folds nothing (docs/theory.md §5).
+        OLMo 2) scales what the block writes. ``paper`` folds nothing (docs/theory.md §5). In the frames of a lens its
+        map is folded in as well (§10).
 
         Args:
             vectors: Canonical vectors, (n, d).
@@ -158,19 +163,38 @@ class Frames:
         Raises:
             BadOption: If there is no such frame or side.
         """
-        model = self.model
         if frame not in _FOLDED or side not in ("read", "write"):
             known = ", ".join(_FOLDED)
             raise BadOption(
                 f"There is no frame {frame!r} of a side {side!r}: frames are {known}, sides read and write."
             )
-        if frame == "paper" or norm is None:
-            return vectors
+        folded = vectors if frame == "paper" or norm is None else self._with_norm(vectors, side, norm, layer)
+        return self._with_lens(folded, frame, side, norm, layer) if frame in LENS_FRAMES else folded
+
+    def _with_norm(self, vectors: Tensor, side: Side, norm: str, layer: int) -> Tensor:
+        model = self.model
         if side == "read":
             bare = model.family.reads_bare(norm, layer)
             return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
         after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
         return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
+
+    def _with_lens(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
+        lens = self.require_lens(frame)
+        if side != ("read" if frame == "seen" else "write"):
+            raise BadOption(f"The frame {frame} is for what {'reads' if frame == 'seen' else 'writes'}.")
+        if frame == "effect":
+            return vectors @ lens.effect(layer if norm else OUTSIDE, "ff" if norm == "ff_norm" else "attn")
+        seen = lens.seen(layer)
+        return vectors if seen is None else vectors @ seen[0].T
+
+    def require_lens(self, frame: str) -> LensMaps:
+        """Return the lens; raise BadOption, which names the frame that needs it, if there is none."""
+        if self.lens is None:
+            raise BadOption(
+                f"The frame {frame} needs a lens of the model: `zeropass calibrate {self.model.name}` makes one."
+            )
+        return self.lens
 
     def constant(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> Tensor | None:
         """Return the part of rows of q or k that no token changes, (rows,): the norm's shift through them, and bias."""

@@ -4,14 +4,17 @@
 every norm, and the mean attention of a token to itself in each head. A product of means stands for a mean of products.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from zeropass.model.blocks import ACTIVATIONS, Block
+from zeropass.model.model import Model
 
-__all__ = ["BlockJacobians", "BlockMeans", "chained", "slope"]
+__all__ = ["BlockJacobians", "BlockMeans", "final_slope", "slope"]
 
 _FIRST = 1
 """The first position of a window that counts: models park attention on position 0, whose state is like no other."""
@@ -30,6 +33,32 @@ class _Mean:
     @property
     def value(self) -> Tensor:
         return torch.as_tensor(self.total / self.count)
+
+
+@dataclass
+class _NormMeans:
+    """The mean slope of a norm over states: E[1/σ (I − n nᵀ/d)], centred for LayerNorm (docs/theory.md §10)."""
+
+    norm: Literal["rms", "layer"]
+    eps: float
+    inverse: _Mean = field(default_factory=_Mean)
+    product: _Mean = field(default_factory=_Mean)
+
+    def add(self, x: Tensor) -> None:
+        """Add states, (…, d)."""
+        x = x.reshape(-1, x.shape[-1])
+        x = x - x.mean(-1, keepdim=True) if self.norm == "layer" else x
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        unit = x * inverse
+        self.inverse.add(inverse.sum(), len(x))
+        self.product.add((unit * inverse).T @ unit, len(x))
+
+    def slope(self, gain: Tensor | None) -> Tensor:
+        """Return the mean Jacobian of the norm for row vectors, (d, d)."""
+        product = self.product.value
+        slope = self.inverse.value * torch.eye(len(product), device=product.device) - product / len(product)
+        slope = slope - slope.mean(0, keepdim=True) if self.norm == "layer" else slope
+        return slope if gain is None else slope * gain
 
 
 @dataclass(frozen=True)
@@ -81,12 +110,14 @@ class BlockMeans:
 
     block: Block
     _means: dict[str, _Mean] = field(default_factory=dict)
+    _norms: dict[str, _NormMeans] = field(default_factory=dict)
     _window: dict[str, Tensor] = field(default_factory=dict)
 
     def record(self, name: str, values: Tensor) -> None:
         """Take the activations (batch, tokens, width) of one point of the block."""
         if name.endswith((".stream", ".out", ".sum")):
-            self._add_norm(name, values[:, _FIRST:])
+            model = self.block.model
+            self._norms.setdefault(name, _NormMeans(model.family.norm, model.dims.eps)).add(values[:, _FIRST:])
         elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k"):
             self._window[name] = values
         elif name == "o.in":
@@ -97,43 +128,26 @@ class BlockMeans:
     def jacobians(self) -> BlockJacobians:
         """Return the mean Jacobians of everything that was recorded."""
         family = self.block.model.family
-        behind = {site: self._norm_slope(f"{site}.sum", f"{site}_norm") for site in ("attn", "ff")}
+        sites = ("attn", "ff") if family.stream_normed else ()
         return BlockJacobians(
             attn=self._framed("attn", self._of_heads()),
             ff=self._framed("ff", self._of_neurons()),
-            behind=behind if family.stream_normed else {},
+            behind={site: self._slope(f"{site}.sum", f"{site}_norm") for site in sites},
             parallel=family.parallel,
         )
 
     # Norms
 
-    def _add_norm(self, name: str, x: Tensor) -> None:
-        """Add the inverse length of states, and the products of normed states that its derivative needs."""
-        model = self.block.model
-        x = x.reshape(-1, model.dims.d)
-        x = x - x.mean(-1, keepdim=True) if model.family.norm == "layer" else x
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + model.dims.eps)
-        unit = x * inverse
-        self._mean(f"{name}.inverse").add(inverse.sum(), len(x))
-        self._mean(f"{name}.product").add((unit * inverse).T @ unit, len(x))
-
-    def _norm_slope(self, name: str, norm: str) -> Tensor:
-        """Return the mean Jacobian of a norm, E[1/σ (I − n nᵀ/d)] diag(γ), centred for LayerNorm."""
-        model, d = self.block.model, self.block.model.dims.d
-        if f"{name}.inverse" not in self._means:
-            return torch.eye(d)
-        slope = self._means[f"{name}.inverse"].value * torch.eye(d) - self._means[f"{name}.product"].value / d
-        slope = slope - slope.mean(0, keepdim=True) if model.family.norm == "layer" else slope
-        gain = model.vector(norm, self.block.layer)
-        return slope if gain is None else slope * gain
+    def _slope(self, name: str, norm: str) -> Tensor:
+        return self._norms[name].slope(self.block.model.vector(norm, self.block.layer))
 
     def _framed(self, site: str, inner: Tensor) -> Tensor:
         """Return the Jacobian of a half, between the norms before and behind it."""
         family = self.block.model.family
         if not family.reads_bare(f"{site}_norm", self.block.layer):
-            inner = self._norm_slope(f"{site}.stream", f"{site}_norm") @ inner
+            inner = self._slope(f"{site}.stream", f"{site}_norm") @ inner
         behind = f"{site}_post_norm"
-        return inner @ self._norm_slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
+        return inner @ self._slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
 
     # The MLP
 
@@ -186,29 +200,21 @@ class BlockMeans:
         return self._means.setdefault(name, _Mean())
 
 
-def chained(jacobians: list[BlockJacobians], last: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what vectors that attention and MLP of each layer write have become before the final norm.
+def final_slope(model: Model, states: Tensor) -> Tensor:
+    """Return the mean slope of the final norm over states (…, d), without its gain and up to a factor, (d, d).
 
-    Args:
-        jacobians: Those of all layers.
-        last: The slope of the final norm without its gain, or the identity, (d, d).
-
-    Returns:
-        The maps (d, d) of what attention writes, and of what the MLP writes, by layer.
+    The gain is in the rows of the ``output`` frame. A model that norms the stream itself has no final norm.
     """
-    attn: list[Tensor] = []
-    ff: list[Tensor] = []
-    after = last
-    for block in reversed(jacobians):
-        attn.append(block.through("attn", after))
-        ff.append(block.through("ff", after))
-        after = block.whole(after)
-    return attn[::-1], ff[::-1]
+    if model.family.stream_normed:
+        return torch.eye(model.dims.d)
+    means = _NormMeans(model.family.norm, model.dims.eps)
+    means.add(states)
+    return means.slope(None) / means.inverse.value
 
 
-def slope(activation: object, x: Tensor) -> Tensor:
+def slope(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the derivative of an activation function at every entry of x."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(activation(x).sum(), x)  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(activation(x).sum(), x)
     return gradient

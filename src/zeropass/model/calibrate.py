@@ -1,0 +1,297 @@
+"""Calibrate a lens: one pass over a few thousand tokens, a layer at a time, gives its maps (docs/theory.md §10).
+
+The tokens of all windows go through layer l before any goes through layer l + 1, so only one layer is in memory. What a
+layer gave is saved before the next one begins, and a stopped calibration continues there.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zeropass._io.atomic import atomic_write, claim_folder, key_of, make_folder
+from zeropass._io.progress import Progress, silent
+from zeropass.errors import BadLens, BadOption
+from zeropass.model.blocks import Block, embedded, require_forward
+from zeropass.model.frames import Frames
+from zeropass.model.generate import own_text, random_tokens
+from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, read_lens, write_lens
+from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
+from zeropass.model.model import Model
+from zeropass.numerics.projection import normed
+
+__all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]
+
+SOURCES = ("own", "random")
+"""The origins of tokens that are nobody's text: written by the model, or drawn by Zipf's law."""
+
+TOKENS = 6144
+"""The number of tokens by default."""
+
+_WINDOW = 128
+_BATCH = 1024
+"""The number of tokens that pass a layer at once."""
+
+_RIDGE = 0.3
+"""The penalty of the fit, in units of the mean variance of a coordinate of the rows."""
+
+_SHRINK = 0.5
+"""The share of the best multiple of the identity towards which the fit is shrunk."""
+
+_SATURATION = 4
+"""The count at which a token's mean state is known about as well as it will be; more occurrences add little weight."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a calibration is made from.
+
+    Attributes:
+        model: The model.
+        source: ``own``, ``random`` or the name of a text.
+        text: The text, if the source is one.
+        tokens: The number of tokens.
+        seed: The seed of what is drawn.
+    """
+
+    model: Model
+    source: str
+    text: str | None
+    tokens: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The key of everything that the maps depend on."""
+        text = hashlib.sha256((self.text or "").encode()).hexdigest()
+        return key_of(SCHEMA, self.model.fingerprint, self.source, text, self.tokens, self.seed, torch.__version__)
+
+    @property
+    def words(self) -> str:
+        """The source in words."""
+        return {"own": "the model's own text", "random": "random tokens"}.get(self.source, self.source)
+
+    def ids(self, progress: Progress) -> Tensor:
+        """Return the token ids, (windows, tokens in each)."""
+        pieces = self.tokens // _WINDOW
+        if self.text is not None:
+            ids = torch.tensor(self.model.vocab.encode(self.text)[: self.tokens], dtype=torch.long)
+            if len(ids) < self.tokens:
+                raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {self.tokens:,} are needed.")
+            return ids[: pieces * _WINDOW].reshape(pieces, _WINDOW)
+        if self.source == "random":
+            return random_tokens(self.model, pieces * _WINDOW, self.seed).reshape(pieces, _WINDOW)
+        return own_text(self.model, pieces, _WINDOW, self.seed, progress)
+
+
+@torch.no_grad()
+def calibrate(
+    model: Model,
+    out: str | Path | None = None,
+    *,
+    source: str = "",
+    text: str | None = None,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> LensMaps:
+    """Calibrate the mean-field lens of a model.
+
+    Args:
+        model: The model. It runs on its device, from its parameters; transformers is not needed.
+        out: The folder to write the lens into; a stopped calibration continues there. None keeps it in memory.
+        source: ``own`` for text that the model writes, ``random`` for tokens drawn at random, or a name for the text
+            that is given. By default ``own`` where the model predicts the next token, else ``random``.
+        text: A text to calibrate on.
+        tokens: The number of tokens, in windows of 128.
+        seed: The seed of what is drawn.
+        progress: Reports progress.
+
+    Returns:
+        The lens.
+
+    Raises:
+        BadLens: If the folder holds something else.
+        BadOption: If there are too few tokens, or if there is no such source.
+        CannotRun: If the model reads the text of an encoder.
+
+    Example:
+        >>> import zeropass as zp
+        >>> lens = zp.calibrate(zp.open_model("models/first"), source="random", tokens=512)
+        >>> lens.facts.words
+        'mean-field lens from 512 tokens of random tokens'
+    """
+    require_forward(model)
+    source = source or ("own" if model.family.causal else "random")
+    if text is None and source not in SOURCES:
+        raise BadOption(f"There is no source {source!r}; sources are {', '.join(SOURCES)}, or a text.")
+    if tokens < 2 * _WINDOW:
+        raise BadOption(f"{tokens} tokens are too few; at least {2 * _WINDOW} are needed.")
+    plan = _Plan(model, source, text, tokens, seed)
+    if out is None:
+        with TemporaryDirectory(prefix="zeropass-lens-") as folder:
+            return _calibrated(plan, Path(folder), progress)
+    claim_folder(Path(out), "a lens", ("lens.json", "lens.safetensors", "parts"), BadLens)
+    _calibrated(plan, Path(out), progress)
+    return read_lens(out, model)
+
+
+def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
+    started, model = time.monotonic(), plan.model
+    work = _Work(plan, folder / "parts", progress)
+    tensors: dict[str, Tensor] = {}
+    for layer in range(model.dims.layers):
+        tensors |= work.seen(layer)
+    tensors = {name: tensor.half() for name, tensor in (tensors | work.effects()).items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise BadLens(f"{model.name}: the Jacobians of its blocks multiply to numbers beyond half precision.")
+    facts = LensFacts(
+        schema=SCHEMA,
+        kind="mean-field",
+        model=model.name,
+        fingerprint=model.fingerprint,
+        layers=model.dims.layers,
+        d=model.dims.d,
+        source=plan.words,
+        tokens=work.ids.numel(),
+        window=work.ids.shape[1],
+        seed=plan.seed,
+        date=date.today().isoformat(),
+        seconds=round(time.monotonic() - started),
+    )
+    write_lens(facts, tensors, folder)
+    work.remove()
+    return LensMaps(facts, tensors, model.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """A calibration in progress: each layer's Jacobians, read map and outgoing states are a file in a folder."""
+
+    plan: _Plan
+    folder: Path
+    progress: Progress
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """The token ids, (windows, tokens in each)."""
+        saved = self._load("ids")
+        if saved is None:
+            saved = {"ids": self.plan.ids(self.progress)}
+            self._save("ids", saved)
+        return saved["ids"]
+
+    def seen(self, layer: int) -> dict[str, Tensor]:
+        """Pass all windows through a layer, unless that was done, and return its read map."""
+        part = self.layer(layer)
+        self.progress("calibrating", layer + 1, self.plan.model.dims.layers)
+        return {name: tensor for name, tensor in part.items() if name.startswith("seen")}
+
+    def layer(self, layer: int) -> dict[str, Tensor]:
+        """Return what was saved of a layer, after passing the windows through it if it was not yet."""
+        saved = self._load(f"layer-{layer}")
+        if saved is not None:
+            return saved
+        model = self.plan.model
+        states = embedded(model, self.ids) if layer == 0 else self._entering(layer)
+        block = Block(model, layer)
+        means = BlockMeans(block)
+        windows = max(_BATCH // states.shape[1], 1)
+        batches = torch.split(states, windows)
+        left = torch.cat([block(batch.to(model.device), record=means.record).cpu() for batch in batches])
+        jacobians = means.jacobians()
+        part = {"jacobian.attn": jacobians.attn, "jacobian.ff": jacobians.ff}
+        part |= {f"behind.{site}": slope for site, slope in jacobians.behind.items()}
+        if layer:
+            linear, shift = fitted_map(self._rows, self.ids[:, 1:], self._as_read(states[:, 1:]))
+            part |= {f"seen.{layer}": linear, f"seen.{layer}.shift": shift}
+        self._save(f"states-{layer + 1}", {"states": left})
+        self._save(f"layer-{layer}", part)
+        self._path(f"states-{layer}").unlink(missing_ok=True)
+        return part
+
+    def effects(self) -> dict[str, Tensor]:
+        """Return the maps of what is written, from the last layer to the first."""
+        model = self.plan.model
+        after = final_slope(model, self._entering(model.dims.layers)[:, 1:])
+        tensors: dict[str, Tensor] = {}
+        for layer in reversed(range(model.dims.layers)):
+            part = self.layer(layer)
+            behind = {site: part[f"behind.{site}"] for site in ("attn", "ff") if f"behind.{site}" in part}
+            block = BlockJacobians(part["jacobian.attn"], part["jacobian.ff"], behind, model.family.parallel)
+            tensors |= {f"effect.{layer}.{site}": block.through(site, after) for site in ("attn", "ff")}
+            after = block.whole(after)
+        return tensors | {"effect.start": after}
+
+    def remove(self) -> None:
+        """Remove the saved parts."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+        self.folder.rmdir()
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """The rows of the ``token`` frame for the tokens of the text, by id, (V, d)."""
+        return Frames(self.plan.model).rows("token").matrix
+
+    def _as_read(self, states: Tensor) -> Tensor:
+        family = self.plan.model.family
+        return normed(states, family.norm, self.plan.model.dims.eps) if family.reads_normed else states
+
+    def _entering(self, layer: int) -> Tensor:
+        """Return the states that enter a layer; they are kept until the layer is done."""
+        saved = self._load(f"states-{layer}")
+        if saved is None:
+            raise BadLens(f"{self.folder} lacks the states of layer {layer}; remove it and calibrate again.")
+        return saved["states"]
+
+    def _load(self, name: str) -> dict[str, Tensor] | None:
+        try:
+            return load_file(self._path(name)) if self._path(name).is_file() else None
+        except (SafetensorError, OSError):
+            return None
+
+    def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        make_folder(self.folder, BadLens)
+        with atomic_write(self._path(name), BadLens) as temporary:
+            save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.{self.plan.key[:16]}.safetensors"
+
+
+def fitted_map(rows: Tensor, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit the map from token rows to states: a ridge, shrunk towards a multiple of the identity.
+
+    Each token type counts with its mean state, and with a weight that stops growing after a few occurrences, so that
+    the map is one of types, not of the most frequent ones.
+
+    Args:
+        rows: The rows that stand for tokens, (V, d).
+        ids: The token of each state, of any shape.
+        states: The states, (…, d).
+
+    Returns:
+        The map (d, d) and the shift (d,): a state is about ``row @ map + shift``.
+    """
+    d = rows.shape[1]
+    types, at, counts = torch.unique(ids.flatten(), return_inverse=True, return_counts=True)
+    means = torch.zeros(len(types), d).index_add_(0, at, states.reshape(-1, d)) / counts[:, None]
+    x, weights = rows[types.to(rows.device)].cpu(), (counts / (1 + counts / _SATURATION))[:, None]
+    weights = weights / weights.sum()
+    x_mean, y_mean = (weights * x).sum(0), (weights * means).sum(0)
+    x, y = x - x_mean, means - y_mean
+    gram, cross = (weights * x).T @ x, (weights * x).T @ y
+    scale = _SHRINK * cross.trace() / gram.trace().clamp_min(torch.finfo(gram.dtype).tiny)
+    identity = torch.eye(d)
+    penalty = _RIDGE * gram.diagonal().mean() * identity
+    linear = torch.linalg.solve(gram + penalty, cross - scale * gram) + scale * identity
+    return linear, y_mean - x_mean @ linear

@@ -1,0 +1,183 @@
+"""The maps of a lens: what carries a parameter's vector from its layer to where tokens have rows.
+
+A vector that a block writes is multiplied by the mean Jacobian of the blocks behind it, and meets the rows of the
+``output`` frame: frame ``effect``. A vector that reads layer l is multiplied by the fitted map from token rows to the
+states that enter layer l, and meets the rows of the ``token`` frame: frame ``seen``. Both are one product with a d x d
+matrix; everything behind it is as without a lens (docs/theory.md §10).
+
+A lens is a folder with ``lens.json`` and ``lens.safetensors``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zeropass._io.atomic import atomic_write, make_folder, write_json
+from zeropass._io.parse import load_json
+from zeropass._io.typed_json import from_json
+from zeropass.arch.spec import Site
+from zeropass.checkpoints.base import TensorSource
+from zeropass.checkpoints.demo import cache_folder
+from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.errors import BadLens, ZeropassError
+from zeropass.model.model import Model
+
+__all__ = ["LensFacts", "LensMaps", "kept_lens", "kept_place", "read_lens", "write_lens"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LensFacts:
+    """The facts about a lens: what it is, of which model, and what it was made from.
+
+    Attributes:
+        schema: The version of the format.
+        kind: The kind of the lens.
+        model: The name of the model.
+        fingerprint: The `Model.fingerprint` of its weights.
+        layers: The layers of the model.
+        d: The width of the residual stream.
+        source: The origin of the tokens that it was calibrated on, in words.
+        tokens: The number of these tokens.
+        window: Tokens that the model saw at a time.
+        seed: The seed of what was drawn.
+        date: The day it was made.
+        seconds: The time that it took.
+    """
+
+    schema: int
+    kind: Literal["mean-field"]
+    model: str
+    fingerprint: str
+    layers: int
+    d: int
+    source: str
+    tokens: int
+    window: int
+    seed: int
+    date: str
+    seconds: int
+
+    @property
+    def words(self) -> str:
+        """The lens in words, for a line under a list."""
+        return f"{self.kind} lens from {self.tokens:,} tokens of {self.source}"
+
+
+@dataclass(frozen=True, eq=False)
+class LensMaps:
+    """A lens of one model; its maps are read when they are needed.
+
+    Attributes:
+        facts: What it is.
+        tensors: Its maps: ``seen.L`` (d, d) and ``seen.L.shift`` (d,) for the states that enter layer L > 0;
+            ``effect.L.attn`` and ``effect.L.ff`` (d, d) for what the halves of layer L write; ``effect.start`` for what
+            is added before layer 0.
+        device: The device of what is returned.
+
+    Example:
+        >>> import zeropass as zp
+        >>> lens = zp.calibrate(zp.open_model("models/first"), source="random", tokens=512)
+        >>> lens.effect(1, "ff").shape
+        torch.Size([192, 192])
+    """
+
+    facts: LensFacts
+    tensors: TensorSource | Mapping[str, Tensor]
+    device: torch.device
+
+    def effect(self, layer: int, site: Site) -> Tensor:
+        """Return what a row vector that a half of a layer writes has become before the final norm, (d, d).
+
+        Args:
+            layer: The layer; below zero for what is added to the stream before layer 0.
+            site: The half of the block.
+        """
+        return self._map("effect.start" if layer < 0 else f"effect.{layer}.{'ff' if site == 'ff' else 'attn'}")
+
+    def seen(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Return the map from token rows to the states that enter a layer, (d, d), and its shift, (d,).
+
+        A state is ``row @ map + shift``. Layer 0 needs none, and gets None: there the row is the state.
+        """
+        return None if layer <= 0 else (self._map(f"seen.{layer}"), self._map(f"seen.{layer}.shift"))
+
+    def _map(self, name: str) -> Tensor:
+        if isinstance(self.tensors, Mapping):
+            return self.tensors[name].to(self.device, torch.float32)
+        return torch.from_numpy(self.tensors.rows(name)).to(self.device)
+
+
+def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
+    """Return the names of the maps of a lens, with their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {"effect.start": (d, d)}
+    for layer in range(layers):
+        shapes |= {f"effect.{layer}.attn": (d, d), f"effect.{layer}.ff": (d, d)}
+        if layer:
+            shapes |= {f"seen.{layer}": (d, d), f"seen.{layer}.shift": (d,)}
+    return shapes
+
+
+def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write a lens, its maps before its facts: an unfinished one has no ``lens.json``."""
+    make_folder(folder, BadLens)
+    with atomic_write(folder / "lens.safetensors", BadLens) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_json(folder / "lens.json", asdict(facts), BadLens)
+
+
+def read_lens(folder: str | Path, model: Model) -> LensMaps:
+    """Read the lens of a model from a folder; its maps stay in the file until they are needed.
+
+    Args:
+        folder: The folder.
+        model: The model that it must belong to.
+
+    Returns:
+        The lens.
+
+    Raises:
+        BadLens: If the folder holds no lens, a damaged one, or that of another model.
+    """
+    folder = Path(folder)
+    path = folder / "lens.json"
+    if not path.is_file():
+        raise BadLens(f"{folder} holds no lens: there is no lens.json. `zeropass calibrate` makes one.")
+    try:
+        facts = from_json(LensFacts, load_json(path), "lens")
+    except (OSError, ValueError) as error:
+        raise BadLens(f"{path} cannot be read: {error}.") from error
+    if facts.schema != SCHEMA:
+        raise BadLens(f"{path} has schema {facts.schema}; this version reads {SCHEMA}. Calibrate again.")
+    if facts.fingerprint != model.fingerprint:
+        raise BadLens(f"{folder} is a lens of {facts.model}, whose weights are not those of {model.name}.")
+    try:
+        source = SafetensorsSource([folder / "lens.safetensors"])
+        shapes = {name: tuple(source.shape(name)) for name in source.names()}
+    except ZeropassError as error:
+        raise BadLens(str(error)) from error
+    if (expected := map_shapes(model.dims.layers, model.dims.d)) != shapes:
+        names = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
+        raise BadLens(f"{folder / 'lens.safetensors'} is damaged: {names[0]!r} is missing, unknown or of another size.")
+    return LensMaps(facts, source, model.device)
+
+
+def kept_place(model: Model) -> Path:
+    """Return the folder in the cache where the lens of a model is kept, by size and hash of its weights."""
+    return cache_folder() / "lenses" / f"{model.size}-{model.fingerprint}"
+
+
+def kept_lens(model: Model) -> LensMaps | None:
+    """Return the lens of a model that is kept in the cache, or None."""
+    try:
+        of_size = any((cache_folder() / "lenses").glob(f"{model.size}-*/lens.json"))
+    except RuntimeError:  # this user has no home folder
+        return None
+    # weights are hashed only if there is a lens for a file of their size
+    return read_lens(place, model) if of_size and (place := kept_place(model)).is_dir() else None
