@@ -73,7 +73,7 @@ def test_every_link_of_the_server_leads_to_a_page(atlas: small.Built) -> None:
         pages = set(crawl(client))
     for kind in ("layer", "at", "map", "svd", "subheads", "near", "spread", "cloud", "token", "nearest", "by"):
         assert any(path.startswith(f"/{kind}/") for path in pages), kind
-    assert {"/outside", "/help", "/tokens"} <= pages
+    assert {"/outside", "/help", "/glossary", "/tokens"} <= pages
     every = atlas.atlas.mask("all")
     assert sum(path.startswith("/token/") for path in pages) == len(every)
     neurons = {f"/at/L0.ff.{i}" for i in range(SIZES["NEURONS"])}
