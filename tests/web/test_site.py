@@ -243,7 +243,7 @@ def test_a_difference_is_a_page(two: list[Context]) -> None:
         assert "Matrices that changed most" in page.text
         assert "/at/" in "".join(page.links)
         assert len(client.get("/diff.csv").text.splitlines()) > 10
-        assert client.get("/diff.svg").status_code == 200
+        assert client.get("/diff.svg").text == (two[1].atlas.path.parent / "diff" / "where.svg").read_text("utf-8")
         assert client.get("/diff.json").json()["schema"] == 1
         for part in ("Tables, norms and biases", "unembedding", "Watched words", "babade"):
             assert part in page.text
