@@ -428,7 +428,14 @@ def test_version_and_help_have_several_spellings() -> None:
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("build", "ray"), ("evidence", "run"), ("classify", "run"), ("serve", "web"), ("export", "web")],
+    [
+        ("build", "ray"),
+        ("evidence", "run"),
+        ("stitch", "run"),
+        ("classify", "run"),
+        ("serve", "web"),
+        ("export", "web"),
+    ],
 )
 def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:
     """Unescaped, rich would read [web] as a style and not print it."""
