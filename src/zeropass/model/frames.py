@@ -197,7 +197,7 @@ class Frames:
         start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
         return self.constant(layer, role, start, start + width)
 
-    def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int = 0) -> Factored:
+    def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
         """Return a map of a head between tokens, as V x d_h factors (docs/theory.md §3).
 
         The query side of ``qk`` includes biases and is turned by the RoPE offset. From the key side its mean over keys,
@@ -210,7 +210,7 @@ class Frames:
             kind: ``qk`` (token a, as query, attends to token b), ``vo`` (attending to a promotes b), or one of these
                 with the prefix ``cross_``.
             frame: The frame.
-            offset: The number of positions from the key to the query; for ``qk`` only.
+            offset: The number of positions from the key to the query, for ``qk`` only; `usual_offset` if None.
 
         Returns:
             The factors of the map.
@@ -218,6 +218,7 @@ class Frames:
         Raises:
             BadOption: If ``vo`` gets an offset, or if `frequencies` cannot give the rotation.
         """
+        offset = self.usual_offset(kind, frame) if offset is None else offset
         if kind != "qk" and offset:
             raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
         left_role, right_role = sides_of(kind)
@@ -256,7 +257,7 @@ class Frames:
         layer: int,
         head: int,
         frame: str,
-        offset: int = 0,
+        offset: int,
         lengths: "Lengths | None" = None,
         role: str = "q",
     ) -> Tensor:
