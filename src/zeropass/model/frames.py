@@ -436,7 +436,7 @@ class Frames:
         """Return the function that computes the rows of a space for a slice of tokens."""
         model, (frame, _, side) = self.model, space.partition(".")
         if frame == "paper":
-            return partial(model.tokens, "embedding" if side == "read" else model.says)
+            return partial(model.tokens, "embedding" if side == "read" else model.logit_table)
         if frame == "embedded":
             bare = model.family.reads_bare("attn_norm", 0)
             return self._embedded if bare else lambda part: self._as_read(self._embedded(part))
@@ -452,7 +452,7 @@ class Frames:
 
     def _output_rows(self, part: slice) -> Tensor:
         """Return ``U ⊙ γ_f``, the rows through which a state becomes logits (docs/theory.md §1)."""
-        model, rows = self.model, self.model.tokens(self.model.says, part)
+        model, rows = self.model, self.model.tokens(self.model.logit_table, part)
         if model.family.stream_normed:
             return rows
         return fold_read(rows, model.vector("final_norm"), model.family.norm)
