@@ -98,6 +98,15 @@ def test_all_pages_but_some_have_pictures(web: httpx.Client) -> None:
     }
 
 
+def test_ov_is_shown_as_vo(web: httpx.Client) -> None:
+    for kind in ("at", "map", "svd"):
+        for suffix in ("", ".json"):
+            assert web.get(f"/{kind}/L1.attn.2.ov{suffix}").text.replace("L1.attn.2.ov", "L1.attn.2.vo") == (
+                web.get(f"/{kind}/L1.attn.2.vo{suffix}").text
+            )
+    assert "<h1>L1.attn.2.vo" in web.get("/map/L1.attn.2.ov").text
+
+
 def test_the_glossary_of_the_documentation_is_a_page(web: httpx.Client) -> None:
     text = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")
     page, terms = Seen(web.get("/glossary").text), web.get("/glossary.json").json()

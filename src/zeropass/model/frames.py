@@ -28,6 +28,7 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.errors import BadModel, BadOption
+from zeropass.model.address import canonical_role
 from zeropass.model.model import Model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -207,8 +208,8 @@ class Frames:
         Args:
             layer: The layer.
             head: The query head.
-            kind: ``qk`` (token a, as query, attends to token b), ``vo`` (attending to a promotes b), or one of these
-                with the prefix ``cross_``.
+            kind: ``qk`` (token a, as query, attends to token b), ``vo`` or ``ov`` (attending to a promotes b), or one
+                of these with the prefix ``cross_``.
             frame: The frame.
             offset: The number of positions from the key to the query, for ``qk`` only; `usual_offset` if None.
 
@@ -218,6 +219,7 @@ class Frames:
         Raises:
             BadOption: If ``vo`` gets an offset, or if `frequencies` cannot give the rotation.
         """
+        kind = canonical_role(kind)
         offset = self.usual_offset(kind, frame) if offset is None else offset
         if kind != "qk" and offset:
             raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
