@@ -3,6 +3,7 @@
 python reproduce/explorer.py [demo/smollm2-135m]
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -39,4 +40,6 @@ def main(atlas: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "demo/smollm2-135m")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("atlas", nargs="?", default="demo/smollm2-135m")
+    main(parser.parse_args().atlas)

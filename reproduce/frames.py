@@ -265,7 +265,7 @@ def sides(frames: Frames, layer: int, frame: str, ids: Tensor) -> tuple[Tensor, 
     dims, space = frames.model.dims, space_of(frame, "read", layer)
     q, k = (list_scores(frames, layer, role, frame, space, ids) for role in ("q", "k"))
     q, k = (x.reshape(len(ids), -1, dims.head_dim).swapaxes(0, 1) for x in (q, k))
-    queries = torch.stack([frames.as_query(q[head], layer, head, frame) for head in range(dims.heads)])
+    queries = torch.stack([frames.as_query(q[head], layer, head, frame, 0) for head in range(dims.heads)])
     return queries, k.repeat_interleave(dims.group, 0)
 
 

@@ -144,7 +144,7 @@ def alike(model: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:
     close(model.embedding, merged.embedding, atol, "embedding")
     if model.family.causal or model.has("unembedding"):
         close(model.unembedding, merged.unembedding, atol, "unembedding")
-        close(model.matrix(model.says, 0, 3, 9), merged.unembedding[3:9], atol, "some of the unembedding")
+        close(model.matrix(model.logit_table, 0, 3, 9), merged.unembedding[3:9], atol, "some of the unembedding")
         assert model.dims.tied == merged.dims.tied
     if "relative" in layout.tensors:
         close(model.relative, merged.relative, atol, "relative")

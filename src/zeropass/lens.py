@@ -209,7 +209,7 @@ class Lens:
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
         require_head(self.model, place)
-        return self.frames.head_map(place.layer, place.head, place.role, frame, self._offset(place.role, frame, offset))
+        return self.frames.head_map(place.layer, place.head, place.role, frame, offset)
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""

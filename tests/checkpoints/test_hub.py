@@ -347,3 +347,21 @@ def test_weights_that_the_cache_lacks_are_named_when_the_hub_cannot_be_asked(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(NotFetched, match="The weights of owner/model are not in the hub's cache"):
         fetch_hub("owner/model")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("429 Too Many Requests"), "The weights of owner/model are not in the hub's cache.*429 Too Many"),
+        (ValueError("Expecting value: line 1"), "list of the files of owner/model cannot be read: Expecting value"),
+    ],
+)
+def test_a_list_of_files_that_fails_says_why(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("zeropass.checkpoints.hub.HfApi.list_repo_files", fail)
+    with pytest.raises(NotFetched, match=message):
+        fetch_hub("owner/model")

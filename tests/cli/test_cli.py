@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -175,6 +176,18 @@ def test_a_tour_works_on_an_atlas_of_few_roles(run: Run, llama: small.Built, tmp
         code, out, err = run("tour", tmp_path / name)
         assert (code, err) == (0, "")
         assert "Next" in out
+
+
+def test_ov_is_accepted_where_vo_is(run: Run, llama: small.Built) -> None:
+    for verb, what in (("explain", llama.folder), ("show", llama.atlas.path)):
+        assert run.json(verb, what, "L1.attn.3.ov") == run.json(verb, what, "L1.attn.3.vo")
+    by_name = [run.json("explain", llama.folder, f"L1.attn.3.{name}", "--svd", "-k", 3) for name in ("ov", "vo")]
+    assert by_name[0] == by_name[1]
+    assert zp.Options(roles=("gate", "ov")) == zp.Options(roles=("gate", "vo"))
+    assert llama.atlas.head_maps(1, "ov") == llama.atlas.head_maps(1, "vo") != []
+    maps = [llama.lens.frames.head_map(1, 3, name) for name in ("ov", "vo")]
+    assert torch.equal(maps[0].left, maps[1].left)
+    assert torch.equal(maps[0].right, maps[1].right)
 
 
 def test_a_map_may_store_fewer_pairs_than_the_default(run: Run, llama: small.Built, tmp_path: Path) -> None:
@@ -428,7 +441,14 @@ def test_version_and_help_have_several_spellings() -> None:
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("build", "ray"), ("evidence", "run"), ("classify", "run"), ("serve", "web"), ("export", "web")],
+    [
+        ("build", "ray"),
+        ("evidence", "run"),
+        ("stitch", "run"),
+        ("classify", "run"),
+        ("serve", "web"),
+        ("export", "web"),
+    ],
 )
 def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:
     """Unescaped, rich would read [web] as a style and not print it."""

@@ -95,7 +95,7 @@ def places(model: zp.Model) -> Iterator[tuple[str, int | None, str, tuple[int, .
     for what, stored in records(model).items():
         layer = model.dims.layers - 1 if "{layer}" in stored.name else None
         name = full_name(names_of(stored, layer or 0, model.dims)[-1], model.prefix)
-        if name not in model.source.names() or (what == "unembedding" and model.says == "embedding"):
+        if name not in model.source.names() or (what == "unembedding" and model.logit_table == "embedding"):
             continue
         index = row_index(stored, what, model.dims)
         row = 0 if index is None else int(index[-1])

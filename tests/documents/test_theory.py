@@ -179,6 +179,7 @@ def test_the_offset_is_zero_where_the_page_says_so(frames: Callable[[str], Frame
     assert absolute.usual_offset("qk", "token") == 0
     asked, unasked = (Lens.over(rotary).head_map("L1.attn.0.qk", offset=offset) for offset in (USUAL_OFFSET, None))
     assert torch.equal(asked.left, unasked.left)
+    assert torch.equal(asked.left, rotary.head_map(1, 0, "qk").left)
 
 
 def test_the_spaces_exist(frames: Callable[[str], Frames]) -> None:

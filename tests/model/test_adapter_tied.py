@@ -48,7 +48,7 @@ def test_a_tied_base_is_read_as_peft_runs_it(settings: dict[str, Any], tied: boo
     adapted = made("llama-tied", tmp_path, **({"target_modules": ["q_proj"]} | settings))
     merged = zp.open_model(str(tmp_path / "merged"))
     assert adapted.dims.tied == merged.dims.tied == tied
-    assert adapted.says == ("embedding" if tied else "unembedding")
+    assert adapted.logit_table == ("embedding" if tied else "unembedding")
     alike(adapted, merged)
     torch.testing.assert_close(
         Frames(adapted).rows("output.read").matrix, Frames(merged).rows("output.read").matrix, rtol=1e-3, atol=1e-4
@@ -167,7 +167,7 @@ def test_trained_tokens_alone_are_read(targets: list[str], tied: bool, tmp_path:
 def test_an_encoder_without_a_head_is_read_through_its_embedding(tmp_path: Path) -> None:
     adapted = made("bert", tmp_path, target_modules=["word_embeddings"])
     assert adapted.dims.tied
-    assert adapted.says == "embedding"
+    assert adapted.logit_table == "embedding"
     torch.testing.assert_close(adapted.unembedding, adapted.embedding)
     assert not torch.equal(adapted.embedding, adapted.base.embedding)
 

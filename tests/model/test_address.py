@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropass.errors import BadAddress
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, canonical_role, parse, with_roles
 
 NUMBERS = st.integers(0, 10**9 - 1)
 GATED = ("gate", "up", "value")
@@ -23,6 +23,14 @@ def test_heads_are_parsed(layer: int, head: int, role: str) -> None:
     address = parse(f"L{layer}.attn.{head}" + (f".{role}" if role else ""))
     assert address == Address(layer, "attn", head=head, role=role)
     assert str(address) == f"L{layer}.attn.{head}"
+
+
+@pytest.mark.parametrize("part", ["attn", "cross"])
+def test_ov_is_another_name_of_vo(part: str) -> None:
+    assert parse(f"L3.{part}.2.ov") == parse(f"L3.{part}.2.vo")
+    assert [canonical_role(role) for role in ("ov", "cross_ov", "vo", "o", "qk", "over")] == [
+        *("vo", "cross_vo", "vo", "o", "qk", "over")
+    ]
 
 
 @given(NUMBERS, NUMBERS, st.sampled_from("qkvo"), NUMBERS)

@@ -116,7 +116,7 @@ def logits_error(case: Case, model: Model, layer: int = 1) -> float:
     worst = 0.0
     for head in range(model.dims.heads):
         folded = frames.fold(model.head("q", layer, head), "token", "read", "attn_norm", layer)
-        queries = frames.as_query(x @ folded.T, layer, head, "token")
+        queries = frames.as_query(x @ folded.T, layer, head, "token", 0)
         logits = torch.empty_like(true[:, head])
         for i, at in enumerate(POSITIONS.tolist()):
             for j, key_at in enumerate(POSITIONS.tolist()):

@@ -337,7 +337,7 @@ def test_frames_that_do_not_exist_or_do_not_fit_are_refused(good):
     with pytest.raises(BadOption, match="token frame is for what reads"):
         lens.explain("L1.ff.0.value", frame="token")
     with pytest.raises(BadOption, match="what writes has the frames output and paper"):
-        Frames(lens.model).head_map(1, 0, "ov")
+        Frames(lens.model).head_map(1, 0, "qo")
 
 
 def test_locate_needs_an_address_of_one_vector(good):

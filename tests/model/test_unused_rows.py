@@ -136,6 +136,12 @@ def test_a_placeholder_that_is_not_finite_becomes_zero_and_a_finite_one_stays(tm
     assert torch.equal(model.embedding[ids[1]], table[ids[1]])
 
 
+def test_a_mask_of_another_length_is_refused(tmp_path: Path) -> None:
+    save_file({"t": torch.ones(4, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(BadWeights, match=r"'t': the mask for the rows 1:4 has the shape \(1,\)"):
+        SafetensorsSource((tmp_path / "a.safetensors",)).rows("t", 1, 4, spare=np.ones(1, bool))
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_bad_values_are_forgiven_in_spare_rows_only(data: st.DataObject, tmp_path_factory: Any) -> None:

@@ -28,7 +28,7 @@ AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(enc
 PAGES = ("/", "/by/kurtosis/read-output", "/layer/27", "/layer/27/2", "/at/L29.ff.864", "/at/L27.attn.1")
 PAGES += ("/at/L27.attn.1.v.17", "/map/L27.attn.1.qk", "/svd/L27.attn.1.vo", "/subheads/L27.attn.1", "/near/L29.ff.864")
 PAGES += ("/spread/L29.ff.864", "/cloud/L29.ff.864", "/token/7042", "/nearest/7042", "/tokens", "/outside", "/help")
-PAGES += ("/find?q=Monday+Tuesday", "/find?q=paris", "/at/nonsense")
+PAGES += ("/glossary", "/find?q=Monday+Tuesday", "/find?q=paris", "/at/nonsense")
 
 
 def chromium() -> str:
@@ -125,6 +125,8 @@ def test_every_kind_of_page_is_reached_by_clicking(opened: Open) -> None:
     page.wait_for_url("**/nearest/*")
     for name in ("Tokens", "Outside", "How to read", "zeropass"):
         page.get_by_role("navigation", name="Main").get_by_role("link", name=name, exact=True).click()
+        if name == "How to read":
+            follow(page, "no token stands out", "/glossary#no-token-stands-out")
     page.get_by_role("link", name="kurtosis", exact=True).click()
     page.wait_for_url("**/by/kurtosis/write-output")
     page.get_by_role("link", name="is about to say", exact=True).click()

@@ -32,7 +32,7 @@ from zeropass.web.security import Rules
 from zeropass.web.workers import forked
 
 MODEL_PAGES = ("/", "/by/kurtosis/read-output", "/by/best/write-output", "/layer/1", "/outside", "/tokens", "/tokens/2")
-MODEL_PAGES += ("/help", "/token/300", "/nearest/300", "/find?q=babade+babafi", "/find?q=babade&all=1")
+MODEL_PAGES += ("/help", "/glossary", "/token/300", "/nearest/300", "/find?q=babade+babafi", "/find?q=babade&all=1")
 VECTOR_PAGES = ("/at/L1.ff.7", "/near/L1.ff.7", "/spread/L1.ff.7", "/cloud/L1.ff.7", "/at/L1.attn.2.v.3")
 VECTOR_PAGES += ("/at/L1.ff.7?tokens=words", "/at/L1.ff.7?k=50&tokens=all", "/near/L1.attn.2.o.3", "/at/L1.ff.7.value")
 HEAD_PAGES = ("/at/L1.attn.2", "/at/L1.attn.2.vo", "/map/L1.attn.2.qk", "/map/L1.attn.2.vo", "/subheads/L1.attn.2")
@@ -92,10 +92,35 @@ def test_a_page_is_served_in_every_format(web: httpx.Client, path: str) -> None:
 
 def test_all_pages_but_some_have_pictures(web: httpx.Client) -> None:
     pictured = [path for path in PAGES if web.get(other(path, "svg")).status_code == 200]
-    without = ("/outside", "/tokens", "/tokens/2", "/help", "/nearest/300", "/subheads/L1.attn.2")
+    without = ("/outside", "/tokens", "/tokens/2", "/help", "/glossary", "/nearest/300", "/subheads/L1.attn.2")
     assert set(PAGES) - set(pictured) == {
         p for p in PAGES if p in without or p.startswith(("/svd", "/at/L1.ff", "/at/L1.attn.2.v."))
     }
+
+
+def test_ov_is_shown_as_vo(web: httpx.Client) -> None:
+    for kind in ("at", "map", "svd"):
+        for suffix in ("", ".json"):
+            assert web.get(f"/{kind}/L1.attn.2.ov{suffix}").text.replace("L1.attn.2.ov", "L1.attn.2.vo") == (
+                web.get(f"/{kind}/L1.attn.2.vo{suffix}").text
+            )
+    assert "<h1>L1.attn.2.vo" in web.get("/map/L1.attn.2.ov").text
+
+
+def test_the_glossary_of_the_documentation_is_a_page(web: httpx.Client) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")
+    page, terms = Seen(web.get("/glossary").text), web.get("/glossary.json").json()
+    assert [term["term"] for term in terms] == re.findall("^### (.*)$", text, re.MULTILINE)
+    assert all(term["text"] in text for term in terms)
+    anchors = [value for _, name, value in page.attributes if name == "id"]
+    assert len(anchors) == len(set(anchors))
+    own = {link[1:] for link in page.links if link.startswith("#")}
+    linked = {link.partition("#")[2] for link in Seen(web.get("/help").text).links if link.startswith("/glossary#")}
+    assert {"z", "frame", "pole", "no-token-stands-out", "verdict", "address"} <= linked
+    assert own | linked <= set(anchors)
+    assert {term["anchor"] for term in terms} <= own
+    assert "theory.md, section 1" in page.text  # other files are not shipped: named, not linked
+    assert not [link for link in page.links if ".md" in link]
 
 
 def test_the_accept_header_chooses_the_format(web: httpx.Client) -> None:
@@ -432,6 +457,7 @@ def hostile_web(hostile: small.Built) -> Iterator[httpx.Client]:
 
 HARMFUL = ("/", "/layer/0", "/at/L0.ff.7?k=500&tokens=all", "/at/L0.attn.2", "/map/L0.attn.2.vo", "/svd/L0.attn.2.vo")
 HARMFUL += ("/near/L0.ff.7", "/spread/L0.ff.7", "/cloud/L0.ff.7", "/tokens", "/tokens/2", "/subheads/L0.attn.1")
+HARMFUL += ("/help", "/glossary")
 HARMFUL += tuple(f"/token/{i}" for i in range(small.V - 10 - len(small.HOSTILE), small.V - 10))
 HARMFUL += tuple(f"/nearest/{i}" for i in range(small.V - 10 - len(small.HOSTILE), small.V - 10))
 UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -439,8 +465,8 @@ TAGS = set(
     re.findall(
         "[a-z0-9]+",
         """a abbr b body button circle code dd defs div dl dt em fieldset figure footer form g h1 h2 h3 head header html
-        i input kbd label legend li link main meta nav output p path rect script section small span svg table tbody td
-        text th thead title tr ul use""",
+        i input kbd label legend li link main meta nav output p path rect script section small span strong svg table
+        tbody td text th thead title tr ul use""",
     )
 )
 

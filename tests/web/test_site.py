@@ -73,7 +73,7 @@ def test_every_link_of_the_server_leads_to_a_page(atlas: small.Built) -> None:
         pages = set(crawl(client))
     for kind in ("layer", "at", "map", "svd", "subheads", "near", "spread", "cloud", "token", "nearest", "by"):
         assert any(path.startswith(f"/{kind}/") for path in pages), kind
-    assert {"/outside", "/help", "/tokens"} <= pages
+    assert {"/outside", "/help", "/glossary", "/tokens"} <= pages
     every = atlas.atlas.mask("all")
     assert sum(path.startswith("/token/") for path in pages) == len(every)
     neurons = {f"/at/L0.ff.{i}" for i in range(SIZES["NEURONS"])}
@@ -243,7 +243,7 @@ def test_a_difference_is_a_page(two: list[Context]) -> None:
         assert "Matrices that changed most" in page.text
         assert "/at/" in "".join(page.links)
         assert len(client.get("/diff.csv").text.splitlines()) > 10
-        assert client.get("/diff.svg").status_code == 200
+        assert client.get("/diff.svg").text == (two[1].atlas.path.parent / "diff" / "where.svg").read_text("utf-8")
         assert client.get("/diff.json").json()["schema"] == 1
         for part in ("Tables, norms and biases", "unembedding", "Watched words", "babade"):
             assert part in page.text

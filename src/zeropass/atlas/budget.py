@@ -42,7 +42,7 @@ from zeropass.model.model import Model
 from zeropass.model.vectors import count_of, kind_of
 from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 
-__all__ = ["give_back", "least", "parse_size", "room_for_rows"]
+__all__ = ["least", "parse_size", "return_freed_memory", "room_for_rows"]
 
 MERGING = 4600
 """Bytes for each token while an index is merged, as measured: a few copies of the keys of 128 vectors."""
@@ -73,7 +73,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def give_back() -> None:
+def return_freed_memory() -> None:
     """Make glibc return blocks to the system when they are freed; do nothing with another C library.
 
     Once a block of up to 32 MB has been freed, glibc keeps such blocks in a heap for each thread, and these heaps

@@ -15,7 +15,7 @@ import torch
 
 from zeropass._io.progress import Progress, silent
 from zeropass.atlas import schema
-from zeropass.atlas.budget import give_back, room_for_rows
+from zeropass.atlas.budget import return_freed_memory, room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
@@ -28,14 +28,14 @@ from zeropass.numerics.quantize import full_precision
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import VIEWS
 
-__all__ = ["RunJobs", "build", "carry_out", "here", "kept_tokens"]
+__all__ = ["RunJobs", "build", "carry_out", "kept_tokens", "run_in_process"]
 
 
 RunJobs = Callable[[Runner, list[Job], Callable[[str, int], None]], None]
-"""A function that runs jobs: `here`, or one that runs them on a cluster."""
+"""A function that runs jobs: `run_in_process`, or one that runs them on a cluster."""
 
 
-def here(runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
+def run_in_process(runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
     """Run jobs in this process: one on each core, unless memory is limited or a GPU does the work.
 
     Args:
@@ -71,7 +71,7 @@ def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], 
         for step, job in enumerate(todo):
             report(job.name, step)
             runner.spaces.keep_only(set().union(*uses[step:]))
-            submit(partial(runner.write, runner.look(job, next(reads))))
+            submit(partial(runner.write, runner.compute(job, next(reads))))
 
 
 def build(
@@ -79,7 +79,7 @@ def build(
     out: str | Path,
     options: Options,
     progress: Progress = silent,
-    run: RunJobs = here,
+    run: RunJobs = run_in_process,
     *,
     memory: int | None = None,
 ) -> bool:
@@ -115,7 +115,7 @@ def build(
     # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
     if memory is not None:
         room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab)), memory)
-        give_back()
+        return_freed_memory()
     if not prepare(out, identity(model, options)):
         return False
     judgement = model.judgement
@@ -126,7 +126,7 @@ def build(
 
 
 @full_precision()
-def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = here) -> None:
+def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = run_in_process) -> None:
     """Run all jobs that are not done, in a folder that `prepare` has prepared, and finish the atlas."""
     jobs = runner.jobs
     spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))

@@ -83,7 +83,7 @@ def build_on_cluster(
 
 
 def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
-    """Run jobs on a cluster, as `build.here` runs them in this process."""
+    """Run jobs on a cluster, as `build.run_in_process` runs them in this process."""
     if not todo:
         return
     model = runner.model

@@ -205,11 +205,11 @@ class Files:
         return rows
 
     def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return the rows of a file whose columns have the wanted values, in the order of the file.
+        """Return the rows of a file that have the first wanted value, in the order of the file.
 
         Args:
             path: A Parquet file of the atlas.
-            wanted: The values.
+            wanted: The values. All rows that have the first one have the others too, so DuckDB is not asked for those.
             columns: Names of the columns to return.
 
         Raises:

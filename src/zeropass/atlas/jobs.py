@@ -118,13 +118,13 @@ class Runner:
 
     def run(self, job: Job) -> None:
         """Run one job."""
-        self.write(self.look(job, self.sets(job)))
+        self.write(self.compute(job, self.sets(job)))
 
     def sets(self, job: Job) -> dict[str, VectorSet]:
         """Return the sets of vectors that a job needs, by role."""
         return {role: self.vectors(job.layer, role) for role in needed_roles(job)}
 
-    def look(self, job: Job, sets: dict[str, VectorSet]) -> JobResults:
+    def compute(self, job: Job, sets: dict[str, VectorSet]) -> JobResults:
         """Compute the results of a job, and write its vectors."""
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
         surveys: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}

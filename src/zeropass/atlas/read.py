@@ -25,7 +25,7 @@ from zeropass.atlas.schema import (
     read_json,
 )
 from zeropass.errors import BadAddress, BadAtlas, BadOption
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.records.parameters import (
     Certificate,
     FindRecord,
@@ -262,9 +262,10 @@ class Atlas(Files):
 
         Args:
             layer: The layer.
-            kind: ``qk`` or ``vo``.
+            kind: ``qk`` or ``vo``, also called ``ov``.
             k: Pairs of each map; by default all that are stored.
         """
+        kind = canonical_role(kind)
         path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
         if not path.exists():
             return []

@@ -24,7 +24,7 @@ from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
-from zeropass.model.address import Address
+from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
 
 __all__ = [
@@ -67,7 +67,7 @@ class Options:
         k: Tokens of each pole of a list.
         pairs: Top pairs of each head map.
         layers: Half-open range of layers; None for all.
-        roles: Roles of the lists and maps; None for all.
+        roles: Roles of the lists and maps, with ``ov`` kept as ``vo``; None for all.
         frames: Frames of the lists.
         tokens: View of the tokens in which the lists are made.
 
@@ -93,6 +93,8 @@ class Options:
             check_frame(frame)
         if not self.frames:
             raise BadOption("At least one frame is needed.")
+        if self.roles is not None:  # a build that was begun under one name continues under the other
+            object.__setattr__(self, "roles", tuple(map(canonical_role, self.roles)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as they stand in plan.json."""

@@ -57,6 +57,8 @@ class CheckedSource(ABC):
         end = length if stop is None else stop
         if not 0 <= start <= end <= length:
             raise BadWeights(f"{self._where(name)} has rows 0 to {length}; rows {start}:{end} were asked for.")
+        if spare is not None and spare.shape != (end - start,):
+            raise BadWeights(f"{self._where(name)}: the mask for the rows {start}:{end} has the shape {spare.shape}.")
         values = self._read(name, slice(start, end), self._columns(name, shape, columns))
         return self._finite(name, values, spare)
 

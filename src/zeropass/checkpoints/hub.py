@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -49,7 +50,7 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     if not REPO_ID.fullmatch(repo_id) or not (revision is None or REVISION.fullmatch(revision)):
         raise BadModel(f"{label!r} is no hub id. {MODEL_FORMS}")
     folder = _snapshot(repo_id, revision, TEXT_FILES)
-    listed = _list_files(repo_id, revision)
+    listed, reason = _list_files(repo_id, revision)
     names = [file.name for file in folder.iterdir()] if listed is None else listed
     if "config.json" not in names:
         raise no_config(label, names)
@@ -57,7 +58,7 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     if choice is None and listed is None:
         raise NotFetched(
             f"The weights of {label} are not in the hub's cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
-            "set."
+            f"set: {reason}"
         )
     if choice is None:
         raise no_weights(label, names)
@@ -70,12 +71,14 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     return _snapshot(repo_id, revision, [*texts, *choice.files])
 
 
-def _list_files(repo_id: str, revision: str | None) -> list[str] | None:
-    """Return the names of a model's files on the hub; None if the hub cannot be reached."""
+def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, str]:
+    """Return the names of a model's files on the hub; None, and the reason, if it cannot be reached or refuses."""
     try:
-        return HfApi().list_repo_files(repo_id, revision=revision)
-    except Exception:  # releases of huggingface_hub differ in their network library and its errors
-        return None
+        return HfApi().list_repo_files(repo_id, revision=revision), ""
+    except (OSError, HTTPError) as error:  # requests derives its errors from the first, httpx from its HTTPError
+        return None, _first_line(error)
+    except Exception as error:
+        raise NotFetched(f"The hub's list of the files of {repo_id} cannot be read: {_first_line(error)}") from error
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:

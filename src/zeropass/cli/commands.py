@@ -347,7 +347,7 @@ def stitch(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Make a classifier of a model that was only pretrained, from a classifier of another; nothing is trained."""
+    """Make a classifier of a pretrained model from that of another model, without training (needs zeropass[run])."""
     if transplant and base is None:
         raise BadOption("--transplant moves what tuning changed: it needs --base, what the classifier was tuned from.")
     if transplant and (keep is not None or take is not None):

@@ -1,5 +1,6 @@
-"""A comparison as text for a terminal: the verdict first, then places, directions and parameters."""
+"""A comparison as text for a terminal: the verdict first, then places, directions and parameters; and as a heat map."""
 
+import html
 import math
 from collections.abc import Iterator, Sequence
 
@@ -10,14 +11,18 @@ from rich.text import Text
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
 from zeropass.records.numbers import percent, share
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
+from zeropass.render.heat_map import svg_file
 from zeropass.render.terminal import Flow, token_text
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["render_diff"]
+__all__ = ["draw_changes", "render_diff"]
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN, WORDS, LINES, WATCHED = 10, 5, 6, 10
 """Limits of the output: tokens of all changes, words of a list, lines of a section, watched words."""
+
+CELL, LEFT, TOP = 18, 60, 30
+"""The size of a cell of the heat map, and the place of the first, in pixels."""
 
 
 def render_diff(difference: Diff) -> RenderableType:
@@ -197,3 +202,28 @@ def _watched(difference: Diff) -> Table:
 def _p_value(p_value: float) -> str:
     """Format a p-value as a percentage."""
     return f"{p_value:.1%}" if p_value < 0.1 else f"{p_value:.0%}"
+
+
+def draw_changes(matrices: Sequence[tuple[int, str, float, float]]) -> str:
+    """Draw the relative change of every matrix as an SVG heat map: one row per role, one column per layer.
+
+    Args:
+        matrices: The layer and role of each matrix, and the size and rank of its change.
+    """
+    roles = list(dict.fromkeys(role for _, role, _, _ in matrices))
+    layers = 1 + max((layer for layer, _, _, _ in matrices), default=0)
+    most = max((relative for _, _, relative, _ in matrices), default=0.0) or 1.0
+    labels = [html.escape(shown_text(role)) for role in roles]
+    parts = [f'<text x="8" y="{TOP + n * CELL + 13}">{label}</text>' for n, label in enumerate(labels)]
+    for layer, role, relative, rank in matrices:
+        row = roles.index(role)
+        shade = 0.04 + 0.96 * min(1.0, max(0.0, relative / most))  # the least of them can still be seen
+        parts.append(
+            f'<rect class="cell" x="{LEFT + layer * CELL}" y="{TOP + row * CELL}" width="{CELL - 1}" '
+            f'height="{CELL - 1}" fill="#084594" fill-opacity="{shade:.3f}" stroke="#ddd">'
+            f"<title>L{layer} {labels[row]}: {relative:.3%}, rank {rank:.1f}</title></rect>"
+        )
+    foot = TOP + len(roles) * CELL + 16
+    parts += [f'<text class="faint" x="{LEFT + n * CELL}" y="{foot}">{n}</text>' for n in range(0, layers, 5)]
+    title = f"Relative change by layer (across) and role (down); darkest is {most:.2%}"
+    return svg_file(title, max(LEFT + layers * CELL, 430) + 10, foot + 14, parts)

@@ -299,7 +299,7 @@ class _Work:
         changed, total = (sum(squares) for squares in zip(*self.squares, strict=True))
         differing, compared = tensor_changes(self.pair)
         tables = (*differing, *unread_changes(self.pair))
-        tied = base.family.causal and base.says == tuned.says == "embedding"
+        tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
         words, watch = self.watching.finish(self.effects) if self.watching is not None else ((), ())
         difference = Diff(
             base=self._facts(base),

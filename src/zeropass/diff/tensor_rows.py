@@ -82,7 +82,7 @@ def rows_of(model: Model, what: str, layer: int) -> TensorRows | None:
 
     The unembedding of a tied model is its embedding.
     """
-    if what == "unembedding" and model.says == "embedding":
+    if what == "unembedding" and model.logit_table == "embedding":
         what = "embedding"
     if model.has(what) and not model.is_vector(what):
         return TensorRows(model, what, layer)

@@ -50,7 +50,7 @@ def _places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     for layout in (base.layout, tuned.layout):
         for what, stored in (*layout.tensors.items(), *((what, stored) for what, (stored, _) in layout.extra.items())):
             in_layers[what] = in_layers.get(what, False) or "{layer}" in stored.name
-    if base.says == tuned.says == "embedding":
+    if base.logit_table == tuned.logit_table == "embedding":
         in_layers.pop("unembedding", None)
     for what, layered in in_layers.items():
         if what not in pair.roles:

@@ -159,7 +159,7 @@ def record_activations(running: Running, ids: Tensor, settings: Settings, progre
         for number, part in enumerate(parts):
             recorder.begin(number)
             output = running.run(part[None].to(running.device))
-            recorder.end(output.logits[0].argmax(-1).cpu() if running.speaks else None)
+            recorder.end(output.logits[0].argmax(-1).cpu() if running.predicts_next else None)
             progress("recording", number + 1, len(parts))
     return recorder.activations()
 
@@ -172,7 +172,7 @@ class _Recorder:
         self.flat = torch.cat(parts)
         self.following = torch.cat((self.flat[1:], self.flat[:1]))
         self.starts = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
-        self.targets = ("current", "next", "predicted") if running.speaks else ("current",)
+        self.targets = ("current", "next", "predicted") if running.predicts_next else ("current",)
         self.types, self.numbers = self._types()
         size = len(self.types)
         self.together = torch.zeros(len(self.targets), size, size)

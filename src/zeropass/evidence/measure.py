@@ -137,7 +137,7 @@ class _Measurement:
             reasons = {part: str(self.running) for part in PARTS if part != "pairs"}
             return reasons | {"inverses": f"{self.running} Hidden states are missing."}
         headless = f"{self.model.name} has no language model's head that writes could be measured by."
-        return {} if self.running.speaks else {"writing": headless}
+        return {} if self.running.predicts_next else {"writing": headless}
 
     @cached_property
     def activations(self) -> Activations | None:

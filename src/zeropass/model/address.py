@@ -5,7 +5,8 @@ Grammar::
     L{layer}.ff.{neuron}[.gate|.up|.key|.value]     a neuron
     L{layer}.ff.e{expert}.{neuron}[.role]           a neuron of an expert
     L{layer}.ff.e{expert}                           an expert: what its router row reads
-    L{layer}.attn.{head}[.qk|.vo]                   a head; L{layer}.cross.{head} in a decoder's cross attention
+    L{layer}.attn.{head}[.qk|.vo]                   a head; L{layer}.cross.{head} in a decoder's cross attention;
+                                                    .ov is read as .vo
     L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
     L{layer}.attn.{head}.{q|v}.bias                 what a head looks for, or writes, regardless of the tokens
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
@@ -20,12 +21,12 @@ from dataclasses import dataclass, replace
 from zeropass.arch.spec import ROUTER, base_role
 from zeropass.errors import BadAddress
 
-__all__ = ["Address", "parse", "with_roles"]
+__all__ = ["Address", "canonical_role", "parse", "with_roles"]
 
 _N = "[0-9]{1,9}"  # fits the integers of Python, Parquet and every model
 _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
 _EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router))?")
-_HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo))?")
+_HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
@@ -90,6 +91,8 @@ def parse(text: str) -> Address:
         >>> import zeropass as zp
         >>> zp.parse("L10.attn.3.vo")
         Address(layer=10, part='attn', head=3, index=-1, role='vo', expert=-1)
+        >>> zp.parse("L10.attn.3.ov") == zp.parse("L10.attn.3.vo")
+        True
         >>> str(zp.parse("L26.ff.1189.gate")), zp.parse("L26.ff.1189.gate").role
         ('L26.ff.1189', 'gate')
     """
@@ -99,7 +102,7 @@ def parse(text: str) -> Address:
     if m := _EXPERT.fullmatch(text):
         return Address(int(m[1]), "ff", role=ROUTER, expert=int(m[2]))
     if m := _HEAD.fullmatch(text):
-        return Address(int(m[1]), m[2], head=int(m[3]), role=_role(m[2], m[4]) if m[4] else "")
+        return Address(int(m[1]), m[2], head=int(m[3]), role=canonical_role(_role(m[2], m[4])) if m[4] else "")
     if m := _SUBHEAD.fullmatch(text):
         return _subhead(text, m)
     if m := _BLOCK.fullmatch(text):
@@ -129,6 +132,11 @@ def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
     if place.part in ("attn", "cross") and place.head >= 0 and not place.role:
         return [place.with_role(_role(place.part, map_role)) for map_role in ("qk", "vo")]
     return [place]
+
+
+def canonical_role(role: str) -> str:
+    """Return a role under the name that files and outputs use: ``vo`` for the field's name of that map, ``ov``."""
+    return re.sub("^(cross_)?ov$", r"\1vo", role)
 
 
 def _role(part: str, role: str) -> str:

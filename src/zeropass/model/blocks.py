@@ -366,7 +366,7 @@ def final_logits(model: Model, states: Tensor) -> Tensor:
     family, dims = model.family, model.dims
     gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
     x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
-    parts = [x @ model.tokens(model.says, part).T for part in blocks(dims.vocab, _ROWS)]
+    parts = [x @ model.tokens(model.logit_table, part).T for part in blocks(dims.vocab, _ROWS)]
     bias = model.vector("unembedding_bias")
     logits = torch.cat(parts, -1) * dims.logit_scale
     logits = logits if bias is None else logits + bias

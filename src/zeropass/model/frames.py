@@ -26,6 +26,7 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.errors import BadOption
+from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
@@ -210,7 +211,7 @@ class Frames:
         start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
         return self.constant(layer, role, start, start + width)
 
-    def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int = 0) -> Factored:
+    def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
         """Return a map of a head between tokens, as V x d_h factors (docs/theory.md §3).
 
         The query side of ``qk`` includes biases and is turned by the RoPE offset. From the key side its mean over keys,
@@ -220,10 +221,10 @@ class Frames:
         Args:
             layer: The layer.
             head: The query head.
-            kind: ``qk`` (token a, as query, attends to token b), ``vo`` (attending to a promotes b), or one of these
-                with the prefix ``cross_``.
+            kind: ``qk`` (token a, as query, attends to token b), ``vo`` or ``ov`` (attending to a promotes b), or one
+                of these with the prefix ``cross_``.
             frame: The frame.
-            offset: The number of positions from the key to the query; for ``qk`` only.
+            offset: The number of positions from the key to the query, for ``qk`` only; `usual_offset` if None.
 
         Returns:
             The factors of the map.
@@ -231,6 +232,8 @@ class Frames:
         Raises:
             BadOption: If ``vo`` gets an offset, or if `frequencies` cannot give the rotation.
         """
+        kind = canonical_role(kind)
+        offset = self.usual_offset(kind, frame) if offset is None else offset
         if kind != "qk" and offset:
             raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
         left_role, right_role = sides_of(kind)
@@ -269,7 +272,7 @@ class Frames:
         layer: int,
         head: int,
         frame: str,
-        offset: int = 0,
+        offset: int,
         lengths: "Lengths | None" = None,
         role: str = "q",
     ) -> Tensor:
@@ -415,7 +418,7 @@ class Frames:
         """Return the function that computes the rows of a space for a slice of tokens."""
         model, (frame, _, side) = self.model, space.partition(".")
         if frame == "paper":
-            return partial(model.tokens, "embedding" if side == "read" else model.says)
+            return partial(model.tokens, "embedding" if side == "read" else model.logit_table)
         if frame == "embedded":
             bare = model.family.reads_bare("attn_norm", 0)
             return self._embedded if bare else lambda part: self._as_read(self._embedded(part))
@@ -431,7 +434,7 @@ class Frames:
 
     def _output_rows(self, part: slice) -> Tensor:
         """Return ``U ⊙ γ_f``, the rows through which a state becomes logits (docs/theory.md §1)."""
-        model, rows = self.model, self.model.tokens(self.model.says, part)
+        model, rows = self.model, self.model.tokens(self.model.logit_table, part)
         if model.family.stream_normed:
             return rows
         return fold_read(rows, model.vector("final_norm"), model.family.norm)

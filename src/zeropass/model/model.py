@@ -174,11 +174,11 @@ class Model:
 
     @cached_property
     def unembedding(self) -> Tensor:
-        """The unembedding U, (V, d), kept once read; the same tensor as E where `says` is the embedding."""
-        return self.embedding if self.says == "embedding" else self.matrix("unembedding")
+        """The unembedding U, (V, d), kept once read; the same tensor as E where `logit_table` is the embedding."""
+        return self.embedding if self.logit_table == "embedding" else self.matrix("unembedding")
 
     @property
-    def says(self) -> TokenTable:
+    def logit_table(self) -> TokenTable:
         """The table that turns states into logits: E when tied, and in an encoder without a language model's head.
 
         Raises:

@@ -56,7 +56,7 @@ class Running:
     prefix: str
 
     @property
-    def speaks(self) -> bool:
+    def predicts_next(self) -> bool:
         """True if it predicts the next token: a causal language model with its head."""
         return self.model.family.causal and self.hf.get_output_embeddings() is not None
 

@@ -1,10 +1,10 @@
-"""Heat maps in one plain SVG picture: panels in rows and columns, each with its own scale."""
+"""Pictures as plain SVG files: heat maps in rows and columns of panels, each with its own scale."""
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Panel", "heat_maps"]
+__all__ = ["Panel", "heat_maps", "svg_file"]
 
 SIDE, GAP, LEFT, TOP = 150, 46, 60, 50
 LEVELS = 24
@@ -43,20 +43,34 @@ def heat_maps(title: str, panels: Sequence[Panel]) -> str:
     columns = list(dict.fromkeys(panel.column for panel in panels))
     width = LEFT + len(columns) * (SIDE + GAP)
     height = TOP + len(rows) * (SIDE + GAP)
-    title = html.escape(title)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
-        f'font-family="sans-serif" font-size="12" aria-label="{title}">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/><text x="{LEFT}" y="18">{title}</text>',
-    ]
-    parts += [
         f'<text x="{LEFT + n * (SIDE + GAP)}" y="{TOP - 10}">{html.escape(c)}</text>' for n, c in enumerate(columns)
     ]
     parts += [f'<text x="8" y="{TOP + n * (SIDE + GAP) + 14}">{html.escape(r)}</text>' for n, r in enumerate(rows)]
     for panel in panels:
         x, y = LEFT + columns.index(panel.column) * (SIDE + GAP), TOP + rows.index(panel.row) * (SIDE + GAP)
         parts += [f'<g transform="translate({x} {y})">', *_cells(panel), "</g>"]
-    return "".join([*parts, "</svg>\n"])
+    return svg_file(title, width, height, parts)
+
+
+def svg_file(title: str, width: int, height: int, parts: Iterable[str]) -> str:
+    """Return a picture with its title as a complete SVG file.
+
+    Its colours are attributes, so it can stand alone; on a page of the explorer the style sheet overrides them.
+
+    Args:
+        title: The title as plain text; it is escaped here.
+        width: The width in pixels.
+        height: The height in pixels, with the uppermost 30 for the title.
+        parts: The elements of the picture.
+    """
+    title = html.escape(title)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="picture" viewBox="0 0 {width} {height}" width="{width}" '
+        f'role="img" font-family="sans-serif" font-size="12" aria-label="{title}">'
+        f'<rect class="paper" width="{width}" height="{height}" fill="#fff"/><text x="8" y="18">{title}</text>'
+    )
+    return "".join([head, *parts, "</svg>\n"])
 
 
 def _cells(panel: Panel) -> Iterator[str]:

@@ -24,7 +24,7 @@ from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.overviews import LayerRecord
 from zeropass.web.context import Context
-from zeropass.web.pages import comparison_pages, model_pages, parameter_pages, word_pages
+from zeropass.web.pages import comparison_pages, glossary_page, model_pages, parameter_pages, word_pages
 from zeropass.web.pages.page import Page, at, by, count_pages, layer_path, token
 
 try:
@@ -194,7 +194,11 @@ def _finish(part: Path, site: Path, contexts: Sequence[Context], plans: Sequence
 def plan(context: Context, chosen: Chosen) -> Makers:
     """Return the pages of a context that are written: for each path, a function that makes the page."""
     layers = _layers(context, chosen)
-    pages: Makers = {"": partial(model_pages.model, context), "help": partial(model_pages.help_page, context)}
+    pages: Makers = {
+        "": partial(model_pages.model, context),
+        "help": partial(model_pages.help_page, context),
+        "glossary": partial(glossary_page.glossary, context),
+    }
     for side, frame in summary.list_types_of(context.atlas):
         for measure in summary.MEASURES:
             pages[by(measure, side, frame)] = partial(model_pages.model, context, measure, f"{side}-{frame}")

@@ -10,7 +10,7 @@ from zeropass.errors import BadOption
 from zeropass.tokens.vocabulary import View
 from zeropass.web.context import Context
 from zeropass.web.formats import FORMATS
-from zeropass.web.pages import comparison_pages, model_pages, parameter_pages, word_pages
+from zeropass.web.pages import comparison_pages, glossary_page, model_pages, parameter_pages, word_pages
 from zeropass.web.pages.page import Page
 from zeropass.web.pages.parameter_pages import Asked
 from zeropass.web.responder import Responder, wanted
@@ -68,6 +68,10 @@ def router(responder: Responder) -> APIRouter:
     @routes.get("/help")
     async def help_page(request: Request) -> Response:
         return await responder.answer(request, model_pages.help_page)
+
+    @routes.get("/glossary")
+    async def glossary(request: Request) -> Response:
+        return await responder.answer(request, glossary_page.glossary)
 
     _add_parameter_routes(routes, responder)
     _add_word_routes(routes, responder)

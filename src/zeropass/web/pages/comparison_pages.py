@@ -14,6 +14,7 @@ from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import Alignment, Pairing
 from zeropass.atlas import summary
 from zeropass.atlas.read import Atlas
+from zeropass.diff.render import draw_changes
 from zeropass.diff.results import SCHEMA_VERSION, Diff
 from zeropass.errors import BadAddress, ZeropassError
 from zeropass.records.overviews import Telling
@@ -49,9 +50,13 @@ def alignment(context: Context) -> Page:
         data=aligned.summary,
         shown={"alignment": aligned, "counts": counts, "rows": rows, "layers": align_layers(aligned)},
         table=Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
-        picture=Picture("drawn.svg", {"drawn": Markup(draw_layer_maps(aligned))}),  # noqa: S704 - made and escaped by us
+        picture=_drawn(draw_layer_maps(aligned)),
         crumbs=((context.name, ""),),
     )
+
+
+def _drawn(svg: str) -> Picture:
+    return Picture("drawn.svg", {"drawn": Markup(svg)})  # noqa: S704 - made and escaped by us
 
 
 def _alignment(context: Context) -> Alignment:
@@ -158,7 +163,7 @@ def difference(context: Context) -> Page:
         data=diff,
         shown={"diff": diff, "strongest": _strongest(diff["matrices"])},
         table=Table(columns, rows),
-        picture=_where(diff),
+        picture=_drawn(draw_changes([row[:4] for row in rows])) if rows else None,
         crumbs=((context.name, ""),),
     )
 
@@ -167,33 +172,3 @@ def _strongest(matrices: Iterable[dict[str, Any]], count: int = 24) -> list[dict
     return sorted((matrix for matrix in matrices if matrix["directions"]), key=lambda matrix: -matrix["relative"])[
         :count
     ]
-
-
-def _where(diff: dict[str, Any]) -> Picture | None:
-    """Draw the relative change of each matrix: roles down, layers across, darker where more changed."""
-    matrices = diff["matrices"]
-    if not matrices:
-        return None
-    roles = list(dict.fromkeys(str(matrix["role"]) for matrix in matrices))
-    most = max(float(matrix["relative"]) for matrix in matrices) or 1.0
-    cells = [
-        {
-            "x": 60 + int(matrix["layer"]) * 18,
-            "y": 12 + roles.index(str(matrix["role"])) * 18,
-            "shade": round(0.04 + 0.96 * min(1.0, max(0.0, float(matrix["relative"]) / most)), 3),
-            "name": f"L{int(matrix['layer'])} {matrix['role']}: {float(matrix['relative']):.3%}, "
-            f"rank {float(matrix['rank']):.1f}",
-        }
-        for matrix in matrices
-    ]
-    layers = 1 + max(int(matrix["layer"]) for matrix in matrices)
-    shown = {
-        "title": f"Relative change by layer (across) and role (down); darkest is {most:.2%}",
-        "cells": cells,
-        "roles": [(12 + n * 18 + 13, role) for n, role in enumerate(roles)],
-        "across": [(60 + n * 18 + 9, str(n)) for n in range(0, layers, 5)],
-        "foot": 12 + len(roles) * 18 + 14,
-        "width": max(60 + layers * 18 + 10, 340),
-        "height": 12 + len(roles) * 18 + 24,
-    }
-    return Picture("where.svg", shown)

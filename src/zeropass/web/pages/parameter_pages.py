@@ -145,7 +145,7 @@ def _head(context: Context, place: Address, records: Records) -> Page:
 
 def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
     """Return the page of a head map: its stored pairs, or those at another offset or with a token, from the weights."""
-    place = _map_place(address)
+    place, address = _map_place(address)
     if asked.offset is not None and not (place.role == "qk" and context.rotary):
         raise BadOption(f"{address}: only a qk map of a model with rotary positions depends on an offset.")
     stored = context.atlas.explain(address, k=int(context.atlas.options["pairs"]))[0]  # raises BadAddress if absent
@@ -177,11 +177,12 @@ def head_map(context: Context, address: str, asked: Asked = Asked()) -> Page:
     )
 
 
-def _map_place(address: str) -> Address:
+def _map_place(address: str) -> tuple[Address, str]:
+    """Return the place of a head map, and its address with the role as outputs have it."""
     place = parse(address)
     if place.role not in MAP_ROLES:
         raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
-    return place
+    return place, f"{place}.{base_role(place.role)}"
 
 
 def _asked(context: Context, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
@@ -206,7 +207,7 @@ def token_ids(context: Context, text: str) -> list[int]:
 
 def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
     """Return the page of the singular directions of a head map, from the weights."""
-    place = _map_place(address)
+    place, address = _map_place(address)
     context.atlas.explain(address, k=1)
     record = context.lens().svd(address, offset=asked.offset)
     columns = ("direction", "share", "close", "side", "pole", "rank", "id", "token", "score", "z")
