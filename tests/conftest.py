@@ -13,6 +13,7 @@ import small
 import zeropass as zp
 from commands import Run
 from zeropass.checkpoints.demo import fetch_demo
+from zeropass.model import lens_maps
 from zeropass.records import verdicts
 
 settings.register_profile("patient", deadline=None)  # a busy machine is not a bug
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real)
     rank = {name: n for n, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(autouse=True)
+def no_kept_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the lenses that this user has made: tests expect lists of the weights alone."""
+    monkeypatch.setattr(lens_maps, "kept_lens", lambda _model: None)
 
 
 @contextmanager

@@ -38,9 +38,11 @@ import machine
 import small
 from tiny_classifiers import classifier
 from zeropass.cli import main as cli
+from zeropass.model import lens_maps
 
 GOLDEN = Path(__file__).parent / "golden.json"
 MODELS = Path(__file__).parent.parent / "models"
+DATE = r"\b20\d\d-\d\d-\d\d\b"
 VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
 """A pattern of the time and memory that a run took, with the text around them."""
 
@@ -105,9 +107,9 @@ class Golden:
             noted[part] = _hash(f"{noted[part]} {name} {_hash(content)}".encode())
 
     def _lasting(self, text: str) -> str:
-        """Return the text without what differs from run to run: paths, time and memory."""
+        """Return the text without what differs from run to run: paths, days, time and memory."""
         text = text.replace(str(self.folder), "FOLDER").replace(str(MODELS), "MODELS")
-        return re.sub(VOLATILE, r"\1VOLATILE\3", text)
+        return re.sub(VOLATILE, r"\1VOLATILE\3", re.sub(DATE, "DATE", text))
 
 
 def form(path: Path) -> bytes:
@@ -138,6 +140,7 @@ def make(golden: Golden) -> None:
     for family, outside in OUTSIDE.items():
         _family(golden, family, (*SHOWN, *outside))
     _two(golden)
+    _lens(golden)
     _mistakes(golden)
 
 
@@ -186,6 +189,16 @@ def _two(golden: Golden) -> None:
     golden.run("classify", "classify", stitch, *TEXTS[::9], "--json")
 
 
+def _lens(golden: Golden) -> None:
+    """Note a lens, and what is read through it."""
+    first, lens = MODELS / "first", golden.folder / "lens"
+    golden.run("calibrate", "calibrate", first, "--source", "random", "--tokens", "512", "--out", lens)
+    for address in ("L1.ff.3", "L1.attn.2.vo", "L1.attn.2.qk"):
+        golden.run(f"lens-show-{address}", "show", first, address, "--lens", lens)
+        golden.run(f"lens-show-{address}-json", "show", first, address, "--lens", lens, "--json")
+    golden.files(lens)
+
+
 def _mistakes(golden: Golden) -> None:
     """Note the messages for requests that are refused."""
     atlas = golden.folder / "atlases" / "llama"
@@ -212,6 +225,7 @@ def differences(items: dict[str, dict[str, str]], recorded: dict[str, dict[str, 
 def make_items(keep: Path | None = None) -> dict[str, dict[str, str]]:
     """Make all items, and copy their files to a folder if one is given."""
     torch.set_num_threads(1)
+    lens_maps.kept_lens = lambda _model: None  # a lens that this user has made changes nothing
     with tempfile.TemporaryDirectory(prefix="zeropass-golden-") as folder:
         golden = Golden(Path(folder))
         make(golden)

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from zeropass.lens import Lens, load, pairs_with
     from zeropass.model.adapted import Adapted, adapt
     from zeropass.model.address import Address, parse
+    from zeropass.model.calibrate import calibrate
     from zeropass.model.frames import Frames
+    from zeropass.model.lens_maps import LensMaps, read_lens
     from zeropass.model.model import Model, open_model
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
@@ -61,6 +63,7 @@ __all__ = [
     "Factored",
     "Frames",
     "Lens",
+    "LensMaps",
     "Model",
     "Options",
     "Sources",
@@ -75,6 +78,7 @@ __all__ = [
     "build",
     "build_change",
     "build_on_cluster",
+    "calibrate",
     "classify",
     "collect_evidence",
     "compare",
@@ -92,6 +96,7 @@ __all__ = [
     "parse_size",
     "read_alignment",
     "read_evidence",
+    "read_lens",
     "serve",
     "stitch_models",
     "top_pairs",
@@ -123,7 +128,9 @@ _NAMES_BY_MODULE = {
     "zeropass.evidence.run": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),
+    "zeropass.model.calibrate": ("calibrate",),
     "zeropass.model.frames": ("Frames",),
+    "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model", "open_model"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import MAP_ROLES, check_count, check_frame, space_of
+from zeropass.arch.spec import LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, parse, with_roles
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model, open_model
 from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
@@ -40,12 +41,14 @@ from zeropass.tokens.vocabulary import View, Vocabulary
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
 
-def load(model: str | Path, device: str = "cpu") -> "Lens":
+def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | None = "auto") -> "Lens":
     """Open a model for reading; no weights are read yet.
 
     Args:
         model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         device: Where to compute: ``cpu`` or ``cuda``.
+        lens: The lens to read through: one from `calibrate`, the folder of one, ``auto`` for the one that is kept for
+            these weights if there is one, or None for the weights alone.
 
     Returns:
         A lens that reads the parameters of the model as words.
@@ -56,7 +59,8 @@ def load(model: str | Path, device: str = "cpu") -> "Lens":
         >>> lens["L1.ff.3"]
         Records(L1.ff.3.gate token, L1.ff.3.gate output, L1.ff.3.up token, L1.ff.3.up output, L1.ff.3.value output)
     """
-    return Lens(open_model(model, device))
+    opened = open_model(model, device)
+    return Lens(opened, frames=Frames.through(opened, lens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,7 @@ class Lens:
             BadAddress: The address is out of range.
             BadOption: The parameter has no such frame, view or offset.
         """
-        check_frame(frame)
+        check_frame(frame, lenses=True)
         check_count(k)
         place = parse(address)
         if offset and place.role in MAP_ROLES and place.role != "qk":
@@ -129,7 +133,8 @@ class Lens:
         records: list[Record] = []
         for parameter in with_roles(place, self.model.family.ff_roles):
             if parameter.role in MAP_ROLES:
-                records.append(self._pairs(parameter, frame or "token", view, k, offset))
+                usual = "token" if self.frames.lens is None else "seen"
+                records.append(self._pairs(parameter, frame or usual, view, k, offset))
             elif offset:
                 raise BadOption(f"{address}: an offset has a meaning for the qk map of a head only.")
             else:
@@ -137,7 +142,9 @@ class Lens:
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
-        return Records(records, footnote(self._verdicts, measurable))
+        lenses = dict.fromkeys(words for record in records if (words := getattr(record, "lens", "")))
+        notes = (*(f"Read through a {words}." for words in lenses), footnote(self._verdicts, measurable))
+        return Records(records, " ".join(notes))
 
     def svd(
         self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int | None = None
@@ -162,7 +169,7 @@ class Lens:
             BadAddress: The address is no head map of the model.
             BadOption: The map has no such frame, view or offset.
         """
-        check_frame(frame)
+        check_frame(frame, lenses=True)
         check_count(k)
         place = parse(address)
         if place.role not in MAP_ROLES:
@@ -250,7 +257,10 @@ class Lens:
         vector = vector_set(self.model, layer, role, row, row + 1)
         if len(vector.addresses) > 1:
             vector = _single(vector, row)
-        frames = vector.frames if frame is None else tuple(f for f in (*vector.frames, "paper") if f == frame)[:1]
+        through_lens = with_lens(vector.frames, vector.side)
+        usual = vector.frames if self.frames.lens is None else through_lens
+        known = (*vector.frames, *through_lens, "paper")
+        frames = usual if frame is None else tuple(f for f in known if f == frame)[:1]
         return [self._list(place, vector, name, view, k) for name in frames]
 
     def _list(self, place: Address, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
@@ -277,6 +287,7 @@ class Lens:
             std=std,
             hidden=view.hidden,
             evidence=self._verdict(vector.role, frame, place.layer),
+            lens=self._lens_words(frame),
         )
 
     def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
@@ -289,7 +300,12 @@ class Lens:
         except ValueError as error:  # the weights are damaged: scores of sound weights fit into float32
             raise BadWeights(f"{self.model.source.path}: {place}.{place.role}: {error}") from error
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, pairs, view.hidden)
-        return replace(record, evidence=self._verdict(place.role, frame, place.layer, shift))
+        verdict = self._verdict(place.role, frame, place.layer, shift)
+        return replace(record, evidence=verdict, lens=self._lens_words(frame))
+
+    def _lens_words(self, frame: str) -> str:
+        """Return the lens that a frame needs, in words; nothing for a frame of the weights alone."""
+        return self.frames.require_lens(frame).facts.words if frame in LENS_FRAMES else ""
 
     def poles(self, direction: Tensor, view: "Shown") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
         """Return the shown tokens at both ends of a direction's scores (V,), ten each, best first."""

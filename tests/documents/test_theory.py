@@ -43,6 +43,7 @@ PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")
 HOMES = {
     "Factored": "zeropass.numerics.factored",
     "Frames": "zeropass.model.frames",
+    "LensMaps": "zeropass.model.lens_maps",
     "Model": "zeropass.model.model",
     "Moments": "zeropass.numerics.statistics",
     "Null": "zeropass.evidence.results",

@@ -383,7 +383,12 @@ def check_count(k: int) -> None:
         raise BadOption(f"-k is {k}; it must be at least 1.")
 
 
-def check_frame(frame: str | None) -> None:
-    """Raise BadOption for a frame that does not exist."""
+def check_frame(frame: str | None, lenses: bool = False) -> None:
+    """Raise BadOption for a frame that does not exist, or that needs a lens where none can be used."""
+    if frame in LENS_FRAMES and not lenses:
+        raise BadOption(
+            f"The frame {frame} needs a lens, which atlases do not hold yet; `zeropass show MODEL` reads it."
+        )
     if frame is not None and frame not in (*FRAMES, *LENS_FRAMES):
-        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join((*FRAMES, *LENS_FRAMES))}.")
+        known = (*FRAMES, *LENS_FRAMES) if lenses else FRAMES
+        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join(known)}.")

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import webbrowser
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,7 @@ from zeropass.cli.options import (
     Frame,
     Json,
     Layers,
+    LensOption,
     Model,
     Second,
     Tokens,
@@ -44,6 +46,7 @@ from zeropass.diff.render import render_diff
 from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
+from zeropass.evidence.corpus import read_text
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
@@ -139,25 +142,28 @@ def show(
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
     ] = None,
+    lens: LensOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, from an atlas or straight from the weights."""
     if is_atlas(Path(what)):
-        refuse_weights_only(what, {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"})
+        only_weights = {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
+        refuse_weights_only(what, only_weights | {"lens": lens not in ("auto", "none")})
         records = zp.open_atlas(what).explain(address, frame=frame, tokens=tokens, k=k)
         print_records(records, address, frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
     model = open_named(what, device)
-    lens = zp.Lens(put_adapter(model, folder) if folder else model)
+    frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
+    reader = zp.Lens.over(frames)
     if svd:
-        record = lens.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
+        record = reader.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
                 console.print(render(record, k))
         return
-    print_records(lens.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+    print_records(reader.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
 
 
 @app.command()
@@ -196,6 +202,39 @@ def families(as_json: Json = False) -> None:
     if not print_json(rows, as_json):
         with text_output() as console:
             console.print(render_families(rows))
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to calibrate on, instead of --source.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="own: text that the model writes; random: random tokens. own if the model writes text."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens.")] = 6144,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write to; the cache if not given. A stopped run continues.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Make a lens of MODEL, which gives words to early and middle layers: one pass over text that it writes itself."""
+    with progress_bar() as report:
+        lens = zp.calibrate(
+            open_named(model, device),
+            out,
+            keep=out is None,
+            source=text.name if text else source or "",
+            text=read_text(text) if text else None,
+            tokens=tokens,
+            seed=seed,
+            progress=report,
+        )
+    if not print_json(asdict(lens.facts), as_json):
+        place = "kept for show" if out is None else shown_text(str(out), limit=500)
+        print(f"{shown_text(lens.facts.words, limit=500)}: {place}, {duration(lens.facts.seconds)}.")
 
 
 @app.command()

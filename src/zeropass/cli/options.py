@@ -15,7 +15,12 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an at
 Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Frame = Annotated[str | None, typer.Option(help="token, output or paper; the usual ones if not given.")]
+Frame = Annotated[
+    str | None, typer.Option(help="token, output or paper; with a lens seen or effect; the usual ones if not given.")
+]
+LensOption = Annotated[
+    str, typer.Option("--lens", help="The folder of a lens; auto for the one that is kept; none for the weights alone.")
+]
 Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]

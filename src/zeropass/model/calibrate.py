@@ -1,4 +1,4 @@
-"""Calibrate a lens: one pass over a few thousand tokens, a layer at a time, gives its maps (docs/theory.md §10).
+"""Calibrate a lens: one pass over a few thousand tokens, a layer at a time, gives its maps (docs/theory.md §9).
 
 The tokens of all windows go through layer l before any goes through layer l + 1, so only one layer is in memory. What a
 layer gave is saved before the next one begins, and a stopped calibration continues there.
@@ -23,7 +23,7 @@ from zeropass.errors import BadLens, BadOption
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
-from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, read_lens, write_lens
+from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
 from zeropass.numerics.projection import normed
@@ -52,7 +52,7 @@ _SATURATION = 4
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a calibration is made from.
+    """The settings of a calibration.
 
     Attributes:
         model: The model.
@@ -77,7 +77,9 @@ class _Plan:
     @property
     def words(self) -> str:
         """The source in words."""
-        return {"own": "the model's own text", "random": "random tokens"}.get(self.source, self.source)
+        return {"own": "tokens of the model's own text", "random": "random tokens"}.get(
+            self.source, f"tokens of {self.source}"
+        )
 
     def ids(self, progress: Progress) -> Tensor:
         """Return the token ids, (windows, tokens in each)."""
@@ -97,6 +99,7 @@ def calibrate(
     model: Model,
     out: str | Path | None = None,
     *,
+    keep: bool = False,
     source: str = "",
     text: str | None = None,
     tokens: int = TOKENS,
@@ -107,7 +110,8 @@ def calibrate(
 
     Args:
         model: The model. It runs on its device, from its parameters; transformers is not needed.
-        out: The folder to write the lens into; a stopped calibration continues there. None keeps it in memory.
+        out: The folder to write the lens into; a stopped calibration continues there. None leaves it in memory.
+        keep: Write it into the cache instead, where `load` and ``zeropass show`` find it by the hash of the weights.
         source: ``own`` for text that the model writes, ``random`` for tokens drawn at random, or a name for the text
             that is given. By default ``own`` where the model predicts the next token, else ``random``.
         text: A text to calibrate on.
@@ -127,7 +131,7 @@ def calibrate(
         >>> import zeropass as zp
         >>> lens = zp.calibrate(zp.open_model("models/first"), source="random", tokens=512)
         >>> lens.facts.words
-        'mean-field lens from 512 tokens of random tokens'
+        'mean-field lens from 512 random tokens'
     """
     require_forward(model)
     source = source or ("own" if model.family.causal else "random")
@@ -136,6 +140,8 @@ def calibrate(
     if tokens < 2 * _WINDOW:
         raise BadOption(f"{tokens} tokens are too few; at least {2 * _WINDOW} are needed.")
     plan = _Plan(model, source, text, tokens, seed)
+    if keep:
+        out = kept_place(model)
     if out is None:
         with TemporaryDirectory(prefix="zeropass-lens-") as folder:
             return _calibrated(plan, Path(folder), progress)
@@ -210,9 +216,8 @@ class _Work:
         jacobians = means.jacobians()
         part = {"jacobian.attn": jacobians.attn, "jacobian.ff": jacobians.ff}
         part |= {f"behind.{site}": slope for site, slope in jacobians.behind.items()}
-        if layer:
-            linear, shift = fitted_map(self._rows, self.ids[:, 1:], self._as_read(states[:, 1:]))
-            part |= {f"seen.{layer}": linear, f"seen.{layer}.shift": shift}
+        linear, shift = fitted_map(self._rows, self.ids[:, 1:], self._as_read(left[:, 1:]))
+        part |= {f"seen.{layer + 1}": linear, f"seen.{layer + 1}.shift": shift}
         self._save(f"states-{layer + 1}", {"states": left})
         self._save(f"layer-{layer}", part)
         self._path(f"states-{layer}").unlink(missing_ok=True)

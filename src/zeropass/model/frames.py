@@ -7,6 +7,7 @@ these rows. Everything is computed from the weights alone.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from zeropass.arch.spec import (
 from zeropass.errors import BadOption
 from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
-from zeropass.model.lens_maps import LensMaps
+from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
 from zeropass.model.positions import KNOWN_ROPE, frequencies
 from zeropass.numerics.factored import Factored
@@ -92,6 +93,11 @@ class Frames:
     lens: LensMaps | None = None
     _kept: dict[str, Rows] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def through(cls, model: Model, lens: str | Path | LensMaps | None) -> "Frames":
+        """Return frames with the lens that a user asks for: see `lens_maps.chosen_lens`."""
+        return cls(model, chosen_lens(model, lens))
+
     def of(self, model: Model) -> "Frames":
         """Return frames with the same rows for other parameters of the same stream, such as those of a fine-tune."""
         return Frames(model, self.lens, self._kept)
@@ -149,7 +155,7 @@ class Frames:
 
         A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm after a block (Gemma 2,
         OLMo 2) scales what the block writes. ``paper`` folds nothing (docs/theory.md §5). In the frames of a lens its
-        map is folded in as well (§10).
+        map is folded in as well (§9).
 
         Args:
             vectors: Canonical vectors, (n, d).
@@ -186,7 +192,7 @@ class Frames:
             raise BadOption(f"The frame {frame} is for what {'reads' if frame == 'seen' else 'writes'}.")
         if frame == "effect":
             return vectors @ lens.effect(layer if norm else OUTSIDE, "ff" if norm == "ff_norm" else "attn")
-        seen = lens.seen(layer)
+        seen = lens.seen(self.model.dims.layers if layer == OUTSIDE else layer)
         return vectors if seen is None else vectors @ seen[0].T
 
     def require_lens(self, frame: str) -> LensMaps:
@@ -197,19 +203,27 @@ class Frames:
             )
         return self.lens
 
-    def constant(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> Tensor | None:
-        """Return the part of rows of q or k that no token changes, (rows,): the norm's shift through them, and bias."""
-        shift = self.model.vector(f"{norm_of(role)}_bias", layer) if self.model.family.reads_normed else None
-        shifted = None if shift is None else self.model.matrix(role, layer, start, stop) @ shift
-        bias = self.model.vector(f"{role}_bias", layer)
-        if bias is None:
-            return shifted
-        return bias[start:stop] if shifted is None else shifted + bias[start:stop]
+    def constant(
+        self, layer: int, role: str, start: int = 0, stop: int | None = None, frame: str = "token"
+    ) -> Tensor | None:
+        """Return the part of rows of q or k that no token changes, (rows,).
 
-    def head_constant(self, layer: int, head: int, role: str = "q") -> Tensor | None:
+        It is the norm's shift through them, their bias and, in the frame ``seen``, what all states share.
+        """
+        model, norm = self.model, norm_of(role)
+        parts = []
+        if model.family.reads_normed and (shift := model.vector(f"{norm}_bias", layer)) is not None:
+            parts.append(model.matrix(role, layer, start, stop) @ shift)
+        if (bias := model.vector(f"{role}_bias", layer)) is not None:
+            parts.append(bias[start:stop])
+        if frame == "seen" and (seen := self.require_lens(frame).seen(layer)) is not None:
+            parts.append(self.fold(model.matrix(role, layer, start, stop), "token", "read", norm, layer) @ seen[1])
+        return torch.stack(parts).sum(0) if parts else None
+
+    def head_constant(self, layer: int, head: int, role: str = "q", frame: str = "token") -> Tensor | None:
         """Return `constant` of one head, (d_h,)."""
         start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
-        return self.constant(layer, role, start, start + width)
+        return self.constant(layer, role, start, start + width, frame)
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
         """Return a map of a head between tokens, as V x d_h factors (docs/theory.md §3).
@@ -241,7 +255,9 @@ class Frames:
         right, mean = self._head_scores(layer, head, right_role, self.right_frame(kind, frame))
         if base_role(kind) == "qk":
             rows = self.rows(space_of(frame, "read", layer))
-            lengths = [self._kept_lengths(layer, role, rows) for role in "qk"] if frame != "paper" else [None, None]
+            lengths = (
+                [self._kept_lengths(layer, role, rows, frame) for role in "qk"] if frame != "paper" else [None, None]
+            )
             left = self.as_query(left, layer, head, frame, offset, lengths[0], left_role)
             right = self.as_key(right, mean, layer, head, frame, lengths[1], right_role)
         return Factored(left, right)
@@ -264,7 +280,9 @@ class Frames:
     @staticmethod
     def right_frame(kind: str, frame: str) -> str:
         """Return the frame of a head map's second side: ``vo`` promotes tokens of the output."""
-        return "output" if base_role(kind) == "vo" and frame != "paper" else frame
+        if base_role(kind) != "vo" or frame == "paper":
+            return frame
+        return "effect" if frame in LENS_FRAMES else "output"
 
     def as_query(
         self,
@@ -327,7 +345,9 @@ class Frames:
         zero = self._state(mean[None], layer, head, role, frame, of_mean)
         return self._state(scores, layer, head, role, frame, each) - zero
 
-    def lengths(self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False) -> "Lengths | None":
+    def lengths(
+        self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False, frame: str = "token"
+    ) -> "Lengths | None":
         """Return root mean squares of q or k over all heads, for a model that norms all heads as one.
 
         Args:
@@ -336,14 +356,15 @@ class Frames:
             rows: Rows that stand for tokens, (n, d).
             mean: Their mean, (d,).
             centred: True if the mean is already subtracted from the rows.
+            frame: The frame, which may be that of a lens.
 
         Returns:
             The root mean squares; None for another model.
         """
         if self.model.family.qk_norm != "whole":
             return None
-        folded = self.fold(self.model.matrix(role, layer), "token", "read", "attn_norm", layer)
-        constant = self.constant(layer, role)
+        folded = self.fold(self.model.matrix(role, layer), frame, "read", "attn_norm", layer)
+        constant = self.constant(layer, role, frame=frame)
 
         def length(x: Tensor) -> Tensor:
             x = x @ folded.T
@@ -366,7 +387,7 @@ class Frames:
         """Return scores (n, d_h) as the query or key that meets the other: with its constant, normed and clipped."""
         if frame == "paper":
             return scores
-        constant, model = self.head_constant(layer, head, role), self.model
+        constant, model = self.head_constant(layer, head, role, frame), self.model
         scores = scores if constant is None else scores + constant
         if model.family.qk_norm:
             gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
@@ -379,13 +400,13 @@ class Frames:
         clip = model.dims.clip
         return scores if clip is None else scores.clamp(-clip, clip)
 
-    def _kept_lengths(self, layer: int, role: str, rows: Rows) -> "Lengths | None":
+    def _kept_lengths(self, layer: int, role: str, rows: Rows, frame: str) -> "Lengths | None":
         """Return `lengths`, kept for the heads of one layer."""
-        key = layer, role, rows.space
+        key = layer, role, frame
         if key not in self._lengths:
             if len(self._lengths) > 1:
                 self._lengths.clear()
-            self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean)
+            self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean, frame=frame)
         return self._lengths[key]
 
     @cached_property

@@ -3,7 +3,7 @@
 A vector that a block writes is multiplied by the mean Jacobian of the blocks behind it, and meets the rows of the
 ``output`` frame: frame ``effect``. A vector that reads layer l is multiplied by the fitted map from token rows to the
 states that enter layer l, and meets the rows of the ``token`` frame: frame ``seen``. Both are one product with a d x d
-matrix; everything behind it is as without a lens (docs/theory.md §10).
+matrix; everything behind it is as without a lens (docs/theory.md §9).
 
 A lens is a folder with ``lens.json`` and ``lens.safetensors``.
 """
@@ -27,7 +27,7 @@ from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadLens, ZeropassError
 from zeropass.model.model import Model
 
-__all__ = ["LensFacts", "LensMaps", "kept_lens", "kept_place", "read_lens", "write_lens"]
+__all__ = ["LensFacts", "LensMaps", "chosen_lens", "kept_lens", "kept_place", "read_lens", "write_lens"]
 
 SCHEMA = 1
 
@@ -43,7 +43,7 @@ class LensFacts:
         fingerprint: The `Model.fingerprint` of its weights.
         layers: The layers of the model.
         d: The width of the residual stream.
-        source: The origin of the tokens that it was calibrated on, in words.
+        source: The tokens that it was calibrated on, in words: ``random tokens``.
         tokens: The number of these tokens.
         window: Tokens that the model saw at a time.
         seed: The seed of what was drawn.
@@ -67,7 +67,7 @@ class LensFacts:
     @property
     def words(self) -> str:
         """The lens in words, for a line under a list."""
-        return f"{self.kind} lens from {self.tokens:,} tokens of {self.source}"
+        return f"{self.kind} lens from {self.tokens:,} {self.source}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,8 @@ class LensMaps:
     def seen(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return the map from token rows to the states that enter a layer, (d, d), and its shift, (d,).
 
-        A state is ``row @ map + shift``. Layer 0 needs none, and gets None: there the row is the state.
+        A state is ``row @ map + shift``. Layer 0 needs none, and gets None: there the row is the state. The number of
+        layers stands for the states behind the last.
         """
         return None if layer <= 0 else (self._map(f"seen.{layer}"), self._map(f"seen.{layer}.shift"))
 
@@ -119,8 +120,7 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"effect.start": (d, d)}
     for layer in range(layers):
         shapes |= {f"effect.{layer}.attn": (d, d), f"effect.{layer}.ff": (d, d)}
-        if layer:
-            shapes |= {f"seen.{layer}": (d, d), f"seen.{layer}.shift": (d,)}
+        shapes |= {f"seen.{layer + 1}": (d, d), f"seen.{layer + 1}.shift": (d,)}
     return shapes
 
 
@@ -144,6 +144,14 @@ def read_lens(folder: str | Path, model: Model) -> LensMaps:
 
     Raises:
         BadLens: If the folder holds no lens, a damaged one, or that of another model.
+
+    Example:
+        >>> import tempfile, zeropass as zp
+        >>> model = zp.open_model("models/first")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = zp.calibrate(model, folder, source="random", tokens=256)
+        ...     zp.read_lens(folder, model).facts.words
+        'mean-field lens from 256 random tokens'
     """
     folder = Path(folder)
     path = folder / "lens.json"
@@ -181,3 +189,28 @@ def kept_lens(model: Model) -> LensMaps | None:
         return None
     # weights are hashed only if there is a lens for a file of their size
     return read_lens(place, model) if of_size and (place := kept_place(model)).is_dir() else None
+
+
+def chosen_lens(model: Model, lens: "str | Path | LensMaps | None") -> LensMaps | None:
+    """Return the lens that a user asks for.
+
+    Args:
+        model: The model that is read.
+        lens: A lens, the folder of one, ``auto`` for the one that is kept in the cache if there is one, or None or
+            ``none`` for the weights alone.
+
+    Returns:
+        The lens; None to read without one.
+
+    Raises:
+        BadLens: If the lens belongs to another model, or cannot be read.
+    """
+    if lens is None or lens == "none":
+        return None
+    if lens == "auto":
+        return kept_lens(model)
+    if not isinstance(lens, LensMaps):
+        return read_lens(lens, model)
+    if lens.facts.fingerprint != model.fingerprint:
+        raise BadLens(f"The lens is one of {lens.facts.model}, whose weights are not those of {model.name}.")
+    return lens

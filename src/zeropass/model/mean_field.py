@@ -1,4 +1,4 @@
-"""The mean-field Jacobian of a block, in closed form from means over states (docs/theory.md §10).
+"""The mean-field Jacobian of a block, in closed form from means over states (docs/theory.md §9).
 
 `Block` passes states on; `BlockMeans` gathers what their Jacobians need: two means for each neuron, the mean slope of
 every norm, and the mean attention of a token to itself in each head. A product of means stands for a mean of products.
@@ -37,7 +37,7 @@ class _Mean:
 
 @dataclass
 class _NormMeans:
-    """The mean slope of a norm over states: E[1/σ (I − n nᵀ/d)], centred for LayerNorm (docs/theory.md §10)."""
+    """The mean slope of a norm over states: E[1/σ (I − n nᵀ/d)], centred for LayerNorm (docs/theory.md §9)."""
 
     norm: Literal["rms", "layer"]
     eps: float

@@ -31,8 +31,14 @@ __all__ = [
     "verb_of",
 ]
 
-SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
-"""The verbs for what lists of the usual sides and frames say."""
+SEES = {
+    ("read", "token"): "sees",
+    ("read", "output"): "is about to say",
+    ("write", "output"): "writes",
+    ("read", "seen"): "sees",
+    ("write", "effect"): "writes",
+}
+"""The verbs for what lists of the usual sides and frames say; ``seen`` and ``effect`` are those of a lens."""
 
 
 def verb_of(side: str, frame: str) -> str:
@@ -91,6 +97,7 @@ class VectorRecord(AsJson):
         evidence: The verdict of a text on lists of this role, frame and layer, if the model was measured.
         spread: For the list of a change, the standard deviation of its scores over the usual one of lists of this role
             and layer before the change, which is the unit of z; else None.
+        lens: The lens through which the vector is read, in words; empty for the weights alone.
     """
 
     address: str
@@ -105,6 +112,7 @@ class VectorRecord(AsJson):
     hidden: Hidden
     evidence: Verdict | None = None
     spread: float | None = None
+    lens: str = ""
 
     @property
     def faint(self) -> bool:
@@ -154,6 +162,7 @@ class PairRecord(AsJson):
         offset: Query position minus key position (RoPE).
         evidence: The verdict of a text on head maps of this role, frame and layer, if the model was measured.
         change: True if the map is the change of a head map, so that the pairs are those whose score rose most.
+        lens: The lens through which the map is read, in words; empty for the weights alone.
     """
 
     address: str
@@ -165,6 +174,7 @@ class PairRecord(AsJson):
     hidden: Hidden
     evidence: Verdict | None = None
     change: bool = False
+    lens: str = ""
 
     @property
     def verb(self) -> str:

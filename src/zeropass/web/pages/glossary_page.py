@@ -40,7 +40,12 @@ def glossary(context: Context) -> Page:
     terms, html = read_glossary()
     crumbs = ((context.name, ""), ("How to read this", "help"))
     return Page(
-        "glossary", "glossary.html", "Glossary", [asdict(term) for term in terms], {"html": html}, crumbs=crumbs
+        path="glossary",
+        template="glossary.html",
+        title="Glossary",
+        data=[asdict(term) for term in terms],
+        shown={"html": html},
+        crumbs=crumbs,
     )
 
 
