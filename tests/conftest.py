@@ -38,7 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_kept_lens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the lenses that this user has made: tests expect lists of the weights alone."""
-    monkeypatch.setattr(lens_maps, "kept_lens", lambda _model: None)
+
+    def kept_lens(_model: zp.Model) -> None:
+        """Find no lens."""
+
+    monkeypatch.setattr(lens_maps, "kept_lens", kept_lens)
 
 
 @contextmanager

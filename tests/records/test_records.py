@@ -127,6 +127,7 @@ def test_the_public_names_are_as_listed() -> None:
             "Factored",
             "Frames",
             "Lens",
+            "LensMaps",
             "Model",
             "Options",
             "TopPairs",
@@ -136,6 +137,7 @@ def test_the_public_names_are_as_listed() -> None:
             "__version__",
             "build",
             "build_on_cluster",
+            "calibrate",
             "collect_evidence",
             "compare",
             "load",
@@ -144,6 +146,7 @@ def test_the_public_names_are_as_listed() -> None:
             "parse",
             "parse_size",
             "read_evidence",
+            "read_lens",
         ),
         *(
             "adapt",

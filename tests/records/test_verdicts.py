@@ -325,7 +325,7 @@ def test_records_carry_the_verdict_on_their_kind_and_layer(llama: small.Built) -
         json.dumps([source["L1.ff.2"].to_json(), source["L1.attn.2"].to_json()], allow_nan=False)
     record = lens["L1.ff.2.gate"][0].to_json()
     assert record["evidence"]["above"] is True
-    assert list(record)[-2:] == ["evidence", "spread"]
+    assert list(record)[-3:] == ["evidence", "spread", "lens"]
     assert llama.lens["L2.ff.2"][0].to_json()["evidence"] is None
     assert {above(r) for r in atlas.explain("L1.ff.2", frame="paper")} == {None}
 

@@ -31,19 +31,15 @@ __all__ = [
     "verb_of",
 ]
 
-SEES = {
-    ("read", "token"): "sees",
-    ("read", "output"): "is about to say",
-    ("write", "output"): "writes",
-    ("read", "seen"): "sees",
-    ("write", "effect"): "writes",
-}
-"""The verbs for what lists of the usual sides and frames say; ``seen`` and ``effect`` are those of a lens."""
+SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
+"""The verbs for what lists of the usual sides and frames say."""
+
+_THROUGH_LENS = {("read", "seen"): "sees", ("write", "effect"): "writes"}
 
 
 def verb_of(side: str, frame: str) -> str:
     """Return the verb for what a list of a side and frame says: sees, is about to say, writes, or reads (frame)."""
-    return SEES.get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
+    return (SEES | _THROUGH_LENS).get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
 
 
 class AsJson:

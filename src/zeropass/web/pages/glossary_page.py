@@ -93,4 +93,4 @@ def _terms(tokens: Sequence[Token], lines: Sequence[str]) -> Iterator[Term]:
             section = content.content
         else:
             text = "\n".join(lines[start + 1 : stop]).strip()
-            yield Term(section, content.content, str(heading.attrGet("id")), text)
+            yield Term(section=section, term=content.content, anchor=str(heading.attrGet("id")), text=text)
