@@ -236,7 +236,10 @@ class Lens:
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         """Return the verdict on the lists of a role, frame and layer, if there is one."""
-        return self._verdicts.of(role, frame, layer, offset) if self._verdicts else None
+        verdicts = self._verdicts
+        if verdicts is None or (frame in LENS_FRAMES and verdicts.lens != self._lens_words(frame)):
+            return None
+        return verdicts.of(role, frame, layer, offset)
 
     def view(self, name: View) -> "Shown":
         """Return the tokens that lists of a view may show; raise BadOption if the view hides them all."""

@@ -254,6 +254,7 @@ def evidence(
     keep: Annotated[
         bool, typer.Option("--keep", help="Let show and explain quote it even if it is smaller than the usual run.")
     ] = False,
+    lens: LensOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -268,6 +269,7 @@ def evidence(
             only=parse_names(only),
             seed=seed,
             keep=keep,
+            lens=lens,
             device=device,
             progress=report,
         )

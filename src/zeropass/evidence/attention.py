@@ -14,7 +14,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.arch.spec import USUAL_OFFSET
 from zeropass.evidence.activations import Activations, Attention, Settings
-from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
+from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.frames import Frames
@@ -48,7 +48,7 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
         for number, window in enumerate(activations.attention)
         for layer in range(dims.layers)
     }
-    for number, frame in enumerate(READ_FRAMES):
+    for number, frame in enumerate(spaces.read_frames):
         for layer in range(dims.layers):
             pair = _Pair.of(spaces, frame, layer, noise, frequencies[layer], settings)
             agreements = [
@@ -56,7 +56,7 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
                 for w, window in enumerate(activations.attention)
             ]
             results += _results(agreements, layer, frame)
-        tell("attention", number + 1, len(READ_FRAMES))
+        tell("attention", number + 1, len(spaces.read_frames))
     return results
 
 
@@ -101,7 +101,7 @@ class _Truth:
         return cls(_Ranked.of(logits, mask), _Ranked.of(random_logits, mask), mask)
 
 
-def _constants(frames: Frames, layer: int) -> Tensor:
+def _constants(frames: Frames, layer: int, frame: str) -> Tensor:
     """Return the parts of queries and keys that do not depend on the token, (2, heads, d_h).
 
     The constant of the keys changes ranks only through the distance.
@@ -110,7 +110,7 @@ def _constants(frames: Frames, layer: int) -> Tensor:
     constants = torch.zeros(2, dims.heads, dims.head_dim)
     for side, role in enumerate(("q", "k")):
         for head in range(dims.heads):
-            constant = frames.head_constant(layer, head, role)
+            constant = frames.head_constant(layer, head, role, frame)
             if constant is not None:
                 constants[side, head] = constant
     return constants
@@ -152,9 +152,8 @@ class _Pair:
         noise_q, noise_k = (
             spaces.folded(columns.flatten(0, 1), "q", layer, frame).reshape(columns.shape) for columns in noise
         )
-        constants = (
-            torch.zeros(2, dims.heads, dims.head_dim) if frame.startswith("paper") else _constants(frames, layer)
-        )
+        nothing = torch.zeros(2, dims.heads, dims.head_dim)
+        constants = nothing if frame.startswith("paper") else _constants(frames, layer, frame)
         return cls(
             layer=layer,
             q=q,
@@ -163,7 +162,7 @@ class _Pair:
             noise_k=noise_k,
             constants=constants,
             frequencies=frequencies,
-            full=frame in ("token", "paper"),
+            full=frame in ("token", "seen", "paper"),
             seed=settings.seed,
         )
 

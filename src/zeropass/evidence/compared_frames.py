@@ -6,12 +6,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Side, side_of, site_of
+from zeropass.arch.spec import LENS_FRAMES, Side, side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.numerics.projection import normed, pseudo_inverse
 
-__all__ = ["READ_FRAMES", "WRITE_FRAMES", "Spaces"]
+__all__ = ["MAP_FRAMES", "READ_FRAMES", "WRITE_FRAMES", "Spaces"]
 
 READ_FRAMES = {
     "paper": "raw rows of E, nothing folded",
@@ -37,6 +37,16 @@ WRITE_FRAMES = {
 }
 """The frames of writing vectors."""
 
+MAP_FRAMES = {
+    "token": "output",
+    "token.mlp": "output",
+    "token.raw": "output",
+    "token.inverse": "output",
+    "embedded": "output",
+    "output": "output",
+    "paper": "paper",
+}
+"""The frames of the attended token in ``vo``, each with the frame of the promoted tokens."""
 
 _SHARES = {"mlp": 0.0, "half": 0.5, "raw": 1.0}
 """The weight of the attention of block 0 in a variant of ``token``."""
@@ -57,16 +67,31 @@ class Spaces:
     frames: Frames
     ids: Tensor
 
+    @property
+    def read_frames(self) -> tuple[str, ...]:
+        """The frames of reading vectors that are compared: `READ_FRAMES`, and that of a lens if there is one."""
+        return (*READ_FRAMES, *(() if self.frames.lens is None else ("seen",)))
+
+    @property
+    def write_frames(self) -> tuple[str, ...]:
+        """The frames of writing vectors that are compared: `WRITE_FRAMES`, and that of a lens if there is one."""
+        return (*WRITE_FRAMES, *(() if self.frames.lens is None else ("effect",)))
+
+    @property
+    def map_frames(self) -> dict[str, str]:
+        """The frames of ``vo`` that are compared: `MAP_FRAMES`, and those of a lens if there is one."""
+        return MAP_FRAMES if self.frames.lens is None else MAP_FRAMES | {"seen": "effect"}
+
     @cached_property
     def _gathered(self) -> dict[tuple[str, bool], Tensor]:
         return {}
 
     def matrix(self, frame: str, side: Side, layer: int) -> Tensor:
         """Return the rows (V, d) of a frame for a layer; raise BadOption for a frame that is not compared."""
-        if frame not in {*READ_FRAMES, *WRITE_FRAMES}:
-            known = ", ".join(dict.fromkeys((*READ_FRAMES, *WRITE_FRAMES)))
-            raise BadOption(f"There is no frame {frame!r} to compare; there are {known}.")
-        name, _, variant = frame.partition(".")
+        known = dict.fromkeys((*self.read_frames, *self.write_frames))
+        if frame not in known:
+            raise BadOption(f"There is no frame {frame!r} to compare; there are {', '.join(known)}.")
+        name, _, variant = LENS_FRAMES.get(frame, frame).partition(".")
         if name == "token" and layer == 0 and side == "read":
             name, variant = "embedded", variant if variant in ("raw", "inverse") else ""
         if variant == "inverse":
@@ -82,7 +107,7 @@ class Spaces:
 
     def rows(self, frame: str, layer: int, ids: Tensor) -> Tensor:
         """Return the rows (n, d) of some tokens of the text, as the reading vectors of a layer meet them."""
-        first = layer == 0 and frame.startswith("token")
+        first = layer == 0 and (frame.startswith("token") or frame == "seen")
         if (frame, first) not in self._gathered:
             self._gathered[frame, first] = self.matrix(frame, "read", 0 if first else 1)[self.ids].clone()
         return self._gathered[frame, first][torch.searchsorted(self.ids, ids)]

@@ -36,6 +36,7 @@ from zeropass.evidence.results import SCHEMA_VERSION, Evidence, Result, result_f
 from zeropass.evidence.writing import writing
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.running import Running, load_running, require_tokens, transformers
 
@@ -53,6 +54,7 @@ def measure(
     *,
     parts: tuple[str, ...] = PARTS,
     folder: Path | None = None,
+    lens: LensMaps | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Evidence:
@@ -65,6 +67,7 @@ def measure(
         settings: The extent of the measurement; by default `Settings()`.
         parts: Some of `PARTS`.
         folder: Where finished parts are stored; the same call then continues there.
+        lens: A lens whose frames are measured as well.
         device: Where the model runs.
         progress: Reports progress.
 
@@ -80,7 +83,7 @@ def measure(
         if part not in PARTS:
             raise BadOption(f"There is no measure {part!r}; measures are {', '.join(PARTS)}.")
     stopwatch = _Stopwatch()
-    measurement = _Measurement(model=model, text=text, settings=settings, device=device, progress=progress)
+    measurement = _Measurement(model=model, text=text, settings=settings, lens=lens, device=device, progress=progress)
     require_tokens(measurement.ids, settings.fewest, model)
     stored = _StoredParts(Parts(folder, _key(measurement), BadOption), stopwatch) if folder is not None else None
     results: list[Result] = []
@@ -113,6 +116,7 @@ class _Measurement:
     model: Model
     text: str
     settings: Settings
+    lens: LensMaps | None
     device: str
     progress: Progress
 
@@ -149,7 +153,9 @@ class _Measurement:
     @cached_property
     def spaces(self) -> Spaces:
         """The rows of every frame for the tokens of the text."""
-        return Spaces(Frames(self.model), torch.zeros(0) if self.activations is None else self.activations.ids)
+        return Spaces(
+            Frames(self.model, self.lens), torch.zeros(0) if self.activations is None else self.activations.ids
+        )
 
     @cached_property
     def shown(self) -> Tensor:
@@ -251,7 +257,8 @@ class _Stopwatch:
 def _key(measurement: _Measurement) -> str:
     """Return the key of everything that a part depends on: weights, tokens, settings and the version of torch."""
     settings, ids = asdict(measurement.settings), measurement.ids.tolist()
-    return key_of(SCHEMA_VERSION, measurement.model.fingerprint, ids, settings, torch.__version__)
+    lens = [] if measurement.lens is None else [asdict(measurement.lens.facts)]
+    return key_of(SCHEMA_VERSION, measurement.model.fingerprint, ids, settings, torch.__version__, *lens)
 
 
 def _model_facts(model: Model) -> dict[str, Any]:
@@ -269,7 +276,8 @@ def _model_facts(model: Model) -> dict[str, Any]:
 
 def _method(measurement: _Measurement, source: str, stopwatch: _Stopwatch) -> dict[str, Any]:
     ids = measurement.ids.tolist()
-    return {
+    lens = {} if measurement.lens is None else {"lens": measurement.lens.facts.words}
+    return lens | {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
         "versions": {

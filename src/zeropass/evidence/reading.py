@@ -12,7 +12,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.arch.spec import site_of
 from zeropass.evidence.activations import Activations, Settings, Tally
-from zeropass.evidence.compared_frames import READ_FRAMES, Spaces
+from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import correlation, overlap, partner, ranks, rotation, summarised
 from zeropass.evidence.results import Result
 
@@ -35,13 +35,13 @@ def reading(
     measured = {key: _Measured.of(activations, tally, settings.least) for key, tally in activations.tallies.items()}
     turn = rotation(spaces.frames.model.dims.d, settings.seed)
     results: list[Result] = []
-    for number, frame in enumerate(READ_FRAMES):
+    for number, frame in enumerate(spaces.read_frames):
         for layer, role in activations.chosen:
             lists = _Lists.of(spaces, activations, noise, frame, layer, role, turn)
             for target in _targets(frame, activations.targets):
                 sides = (measured[layer, role], measured[layer, f"noise.{site_of(role)}"])
                 results += _compared(lists, *sides, activations.targets.index(target), (layer, role, frame, target))
-        tell("reading", number + 1, len(READ_FRAMES))
+        tell("reading", number + 1, len(spaces.read_frames))
     return results
 
 

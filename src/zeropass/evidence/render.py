@@ -43,6 +43,7 @@ MARK = "·"
 _THIRDS = ("early", "middle", "late")
 _SIDES = {
     ("reading", "token"): "What a parameter sees",
+    ("reading", "seen"): "What a parameter sees, through the lens",
     ("reading", "output"): "What it is about to say",
     ("reading", "paper"): "What it sees, by the raw embedding as published",
     ("writing", ""): "What a parameter says",

@@ -12,6 +12,7 @@ from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.render import html, summary
 from zeropass.evidence.results import Evidence
+from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model, open_model
 from zeropass.records.verdicts import Verdicts, known_verdicts
 from zeropass.records.verdicts import keep as keep_verdicts
@@ -47,6 +48,7 @@ def collect_evidence(
     only: tuple[str, ...] | None = None,
     seed: int = 0,
     keep: bool = False,
+    lens: str | Path | LensMaps | None = "auto",
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Collected:
@@ -61,6 +63,7 @@ def collect_evidence(
         seed: The seed of every sample.
         keep: Whether to keep the verdicts of a run that is smaller than the usual one (fewer tokens, or not every
             measure) or than the known one.
+        lens: The lens whose frames are measured as well: see `load`.
         device: Where the model runs.
         progress: Reports progress.
 
@@ -88,7 +91,15 @@ def collect_evidence(
     opened = open_model(model)
     settings = Settings(tokens=tokens, seed=seed)
     evidence = measure(
-        opened, prose, source, settings, parts=only or PARTS, folder=folder, device=device, progress=progress
+        opened,
+        prose,
+        source,
+        settings,
+        parts=only or PARTS,
+        folder=folder,
+        lens=chosen_lens(opened, lens),
+        device=device,
+        progress=progress,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_evidence(evidence, folder, html(evidence))

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from zeropass._io.progress import Progress
 from zeropass.evidence.activations import Activations, Settings
-from zeropass.evidence.compared_frames import WRITE_FRAMES, Spaces
+from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.model import Model
 from zeropass.model.running import Running, transformers
 from zeropass.model.vectors import count_of
 
-__all__ = ["MAP_FRAMES", "writing"]
+__all__ = ["writing"]
 
 STRENGTH = 0.1
 """The norm of an added vector, in units of the stream's median norm at the layer."""
@@ -32,17 +32,6 @@ SAMPLED = 4096
 TOP = 50
 BATCH = 64
 NOISE_HEADS = 6
-
-MAP_FRAMES = {
-    "token": "output",
-    "token.mlp": "output",
-    "token.raw": "output",
-    "token.inverse": "output",
-    "embedded": "output",
-    "output": "output",
-    "paper": "paper",
-}
-"""The frames of the attended token in ``vo``, each with the frame of the promoted tokens."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +88,22 @@ def writing(
     effects = _effects(running, groups, _contexts(running, ids, settings), shown, sample, tell)
     turn = rotation(running.model.dims.d, settings.seed)
     results: list[Result] = []
-    for number, frame in enumerate(WRITE_FRAMES):
+    for number, frame in enumerate(spaces.write_frames):
         rows = spaces.matrix(frame, "write", 1)[shown]
         for (layer, role), (measured, random) in _paired(groups).items():
-            for source in _sources(frame, groups[measured]):
+            for source in _sources(spaces, frame, groups[measured]):
                 lists = _Lists(spaces=spaces, rows=rows, sample=sample, frame=frame, source=source)
                 name = (layer, role, source if role == "vo" else frame)
                 results += _compared(lists, groups, effects, measured, random, turn, name)
-        tell("writing, lists", number + 1, len(WRITE_FRAMES))
+        tell("writing, lists", number + 1, len(spaces.write_frames))
     return results
 
 
-def _sources(frame: str, group: Group) -> tuple[str, ...]:
+def _sources(spaces: Spaces, frame: str, group: Group) -> tuple[str, ...]:
     """Return the keys of a group's predictions that a frame of writing vectors takes."""
     if group.role != "vo":
         return ("",)
-    return tuple(source for source, target in MAP_FRAMES.items() if target == frame)
+    return tuple(source for source, target in spaces.map_frames.items() if target == frame)
 
 
 def _paired(groups: list[Group]) -> dict[tuple[int, str], tuple[int, int]]:
@@ -150,7 +139,7 @@ def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iter
     model = spaces.frames.model
     for layer in range(model.dims.layers):
         scale = STRENGTH * float(activations.kept["state", layer].norm(dim=-1).median())
-        rows = {frame: spaces.rows(frame, layer, activations.at) for frame in MAP_FRAMES}
+        rows = {frame: spaces.rows(frame, layer, activations.at) for frame in spaces.map_frames}
         count = 2 * settings.written // 3 * 2
         items = _head_items(model, len(activations.at), count, settings.generator(5000 + layer))
         yield _head_group(spaces, activations, layer, items, rows, scale)

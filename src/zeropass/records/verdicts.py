@@ -28,11 +28,11 @@ SCHEMA_VERSION = 1
 SHIPPED = Path(__file__).parent / "known"
 
 JUDGES = (
-    (READ_ROLES, ("token", "paper"), "reading", "current"),
+    (READ_ROLES, ("token", "seen", "paper"), "reading", "current"),
     (READ_ROLES, ("output",), "reading", "predicted"),
-    (WRITE_ROLES, ("output", "paper"), "writing", "logits"),
-    (("vo",), FRAMES, "promotes", "logits"),
-    (("qk",), FRAMES, "attention", r"offset \d+"),
+    (WRITE_ROLES, ("output", "effect", "paper"), "writing", "logits"),
+    (("vo",), (*FRAMES, "seen"), "promotes", "logits"),
+    (("qk",), (*FRAMES, "seen"), "attention", r"offset \d+"),
 )
 """Roles, frames, and the measure and target (a pattern) that judge their lists, always by rank correlation."""
 
@@ -103,6 +103,11 @@ class Verdicts:
         more += [f"by {', '.join(measures)}" if set() < set(measures) < {judge[2] for judge in JUDGES} else ""]
         more += [f"in another file of the same values, {self.model.get('name')}" if self.by_values else ""]
         return ", ".join(part for part in (" ".join(filter(None, parts)), *more) if part)
+
+    @property
+    def lens(self) -> str:
+        """The lens whose frames were measured, in words; empty if none was."""
+        return str(self.method.get("lens", ""))
 
     def of(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         """Return the verdict on the lists of a role, frame and layer, for qk at an offset, if there is one."""
