@@ -22,6 +22,7 @@ from zeropass.errors import ZeropassError
 from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
+from zeropass.model.frames import Frames
 from zeropass.records.verdicts import read_verdicts
 from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web.load import Sources, open_sources
@@ -214,6 +215,13 @@ def _verdicts(path: Path, seeds: Path, draw: Draw) -> None:
         verdicts.of(verdict.role, verdict.frame, verdict.layer)
         verdict.words.encode()
     json.dumps(verdicts.to_json(), allow_nan=False)
+
+
+def _lens(path: Path, seeds: Path, draw: Draw) -> None:
+    frames = Frames.through(zp.open_model(seeds / "first"), path)
+    frames.require_lens("seen").facts.words.encode()
+    records = zp.Lens.over(frames)[draw.choice(("L1.ff.3", "L0.attn.1.o.2", "L1.attn.0.vo", "L1.attn.0.qk"))]
+    json.dumps(records.to_json(), allow_nan=False)
 
 
 def _alignment(path: Path, seeds: Path, draw: Draw) -> None:
@@ -410,6 +418,13 @@ READERS = {
         ),
         Reader("atlas-arrays", ("atlas",), ("rows/*.npy", "vectors/L0.*.npy", "tokenizer.json"), _atlas, _show),
         Reader("verdicts", ("verdicts",), ("verdicts.json",), _verdicts, lambda p, s, d: ("families",), rarely=10**9),
+        Reader(
+            "lens",
+            ("lens",),
+            ("lens.json", "lens.safetensors"),
+            _lens,
+            lambda path, seeds, draw: ("show", seeds / "first", "L1.ff.3", "--lens", path),
+        ),
         Reader(
             "alignment",
             ("alignment",),

@@ -160,6 +160,7 @@ def _atlases(folder: Path, llama: Path) -> None:
     second = small.llama(folder / "second", seed=1, layers=2)
     model, other = zp.open_model(str(first)), zp.open_model(str(second))
     zp.build(model, folder / "first-atlas", options)
+    zp.calibrate(model, folder / "lens", source="random", tokens=256)
     zp.align_models(model, other, folder / "alignment")
     shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
     tuned = shutil.copytree(first, folder / "tuned")

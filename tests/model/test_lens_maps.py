@@ -79,6 +79,23 @@ def test_a_stopped_calibration_continues(model: zp.Model, folder: Path, tmp_path
     assert sorted(path.name for path in (tmp_path / "lens").iterdir()) == ["lens.json", "lens.safetensors"]
 
 
+def test_a_finished_lens_is_read_not_made_again(model: zp.Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = (folder / "lens.safetensors").stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(Block, "__call__", lambda *_: pytest.fail("the model ran"))
+        zp.calibrate(model, folder, source="random", tokens=TOKENS)
+    assert (folder / "lens.safetensors").stat().st_mtime_ns == written
+
+
+def test_what_a_file_says_of_itself_is_shown_safely(model: zp.Model, folder: Path, tmp_path: Path) -> None:
+    facts = json.loads((folder / "lens.json").read_text()) | {"source": "\x1b[31mred\n" + "x" * 9999}
+    (tmp_path / "lens.json").write_text(json.dumps(facts))
+    (tmp_path / "lens.safetensors").write_bytes((folder / "lens.safetensors").read_bytes())
+    words = zp.read_lens(tmp_path, model).facts.words
+    assert len(words) <= 210
+    assert words.isprintable()
+
+
 def test_the_seed_decides(model: zp.Model, folder: Path, tmp_path: Path) -> None:
     zp.calibrate(model, tmp_path / "again", source="random", tokens=TOKENS)
     zp.calibrate(model, tmp_path / "other", source="random", tokens=TOKENS, seed=1)

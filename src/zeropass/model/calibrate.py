@@ -6,7 +6,7 @@ layer gave is saved before the next one begins, and a stopped calibration contin
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,10 @@ _SATURATION = 4
 """The count at which a token's mean state is known about as well as it will be; more occurrences add little weight."""
 
 
+_OF_THE_RUN = ("model", "date", "seconds")
+"""The facts that do not change the maps."""
+
+
 @dataclass(frozen=True)
 class _Plan:
     """The settings of a calibration.
@@ -71,8 +75,27 @@ class _Plan:
     @property
     def key(self) -> str:
         """The key of everything that the maps depend on."""
-        text = hashlib.sha256((self.text or "").encode()).hexdigest()
-        return key_of(SCHEMA, self.model.fingerprint, self.source, text, self.tokens, self.seed, torch.__version__)
+        facts = {name: value for name, value in asdict(self.facts(0)).items() if name not in _OF_THE_RUN}
+        return key_of(facts, torch.__version__)
+
+    def facts(self, seconds: int) -> LensFacts:
+        """Return the facts about the lens that this makes, after so many seconds."""
+        model = self.model
+        return LensFacts(
+            schema=SCHEMA,
+            kind="mean-field",
+            model=model.name,
+            fingerprint=model.fingerprint,
+            layers=model.dims.layers,
+            d=model.dims.d,
+            source=self.words,
+            tokens=self.tokens // _WINDOW * _WINDOW,
+            window=_WINDOW,
+            seed=self.seed,
+            text_sha256="" if self.text is None else hashlib.sha256(self.text.encode()).hexdigest(),
+            date=date.today().isoformat(),
+            seconds=seconds,
+        )
 
     @property
     def words(self) -> str:
@@ -110,7 +133,8 @@ def calibrate(
 
     Args:
         model: The model. It runs on its device, from its parameters; transformers is not needed.
-        out: The folder to write the lens into; a stopped calibration continues there. None leaves it in memory.
+        out: The folder to write the lens into; a stopped calibration continues there, and a finished one is read.
+            None leaves it in memory.
         keep: Write it into the cache instead, where `load` and ``zeropass show`` find it by the hash of the weights.
         source: ``own`` for text that the model writes, ``random`` for tokens drawn at random, or a name for the text
             that is given. By default ``own`` where the model predicts the next token, else ``random``.
@@ -145,9 +169,21 @@ def calibrate(
     if out is None:
         with TemporaryDirectory(prefix="zeropass-lens-") as folder:
             return _calibrated(plan, Path(folder), progress)
+    if (finished := _finished(plan, Path(out))) is not None:
+        return finished
     claim_folder(Path(out), "a lens", ("lens.json", "lens.safetensors", "parts"), BadLens)
     _calibrated(plan, Path(out), progress)
     return read_lens(out, model)
+
+
+def _finished(plan: _Plan, folder: Path) -> LensMaps | None:
+    """Return the lens that a folder holds if it is the one that is asked for."""
+    try:
+        lens = read_lens(folder, plan.model)
+    except BadLens:
+        return None
+    same = {name: (asdict(lens.facts)[name], value) for name, value in asdict(plan.facts(0)).items()}
+    return lens if all(old == new for name, (old, new) in same.items() if name not in _OF_THE_RUN) else None
 
 
 def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
@@ -159,20 +195,7 @@ def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
     tensors = {name: tensor.half() for name, tensor in (tensors | work.effects()).items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadLens(f"{model.name}: the Jacobians of its blocks multiply to numbers beyond half precision.")
-    facts = LensFacts(
-        schema=SCHEMA,
-        kind="mean-field",
-        model=model.name,
-        fingerprint=model.fingerprint,
-        layers=model.dims.layers,
-        d=model.dims.d,
-        source=plan.words,
-        tokens=work.ids.numel(),
-        window=work.ids.shape[1],
-        seed=plan.seed,
-        date=date.today().isoformat(),
-        seconds=round(time.monotonic() - started),
-    )
+    facts = plan.facts(round(time.monotonic() - started))
     write_lens(facts, tensors, folder)
     work.remove()
     return LensMaps(facts, tensors, model.device)

@@ -60,6 +60,7 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
     if not model.family.causal:
         raise CannotRun(f"{model.name} does not predict the next token, so it writes no text.")
     generator = torch.Generator().manual_seed(seed)
+    progress("writing text", 1, length)
     _ = model.unembedding  # kept, since every step reads it
     eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special)
     ids = random_tokens(model, pieces, seed)[:, None]

@@ -26,6 +26,7 @@ from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadLens, ZeropassError
 from zeropass.model.model import Model
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["LensFacts", "LensMaps", "chosen_lens", "kept_lens", "kept_place", "read_lens", "write_lens"]
 
@@ -47,6 +48,7 @@ class LensFacts:
         tokens: The number of these tokens.
         window: Tokens that the model saw at a time.
         seed: The seed of what was drawn.
+        text_sha256: The hash of the text, if one was given.
         date: The day it was made.
         seconds: The time that it took.
     """
@@ -61,13 +63,14 @@ class LensFacts:
     tokens: int
     window: int
     seed: int
+    text_sha256: str
     date: str
     seconds: int
 
     @property
     def words(self) -> str:
         """The lens in words, for a line under a list."""
-        return f"{self.kind} lens from {self.tokens:,} {self.source}"
+        return shown_text(f"{self.kind} lens from {self.tokens:,} {self.source}", limit=200)
 
 
 @dataclass(frozen=True, eq=False)
