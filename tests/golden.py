@@ -43,7 +43,7 @@ from zeropass.model import lens_maps
 GOLDEN = Path(__file__).parent / "golden.json"
 MODELS = Path(__file__).parent.parent / "models"
 DATE = r"\b20\d\d-\d\d-\d\d\b"
-VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.]+)(\b| s)"""
+VOLATILE = r"""("peak_mb": |"seconds": |(?:peak mb|seconds)</dt>\s*<dd>| MB, )([\d.,]+(?:e[-+]?\d+)?)(\b| s)"""
 """A pattern of the time and memory that a run took, with the text around them."""
 
 MEASURED = {

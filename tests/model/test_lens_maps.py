@@ -255,6 +255,13 @@ def test_what_cannot_be_calibrated_is_refused(model: zp.Model, tmp_path: Path) -
         zp.calibrate(encoder, source="own")
 
 
+def test_a_text_is_named_whatever_it_is_called(model: zp.Model) -> None:
+    text = "the good and the bad of it all " * 200
+    assert (
+        zp.calibrate(model, source="own", text=text, tokens=256).facts.words == "mean-field lens from 256 tokens of own"
+    )
+
+
 def test_an_encoder_is_calibrated_on_random_tokens(tmp_path: Path) -> None:
     encoder = zp.open_model(str(save(tiny_model("bert"), tmp_path / "bert")))
     lens = zp.calibrate(encoder, tokens=256)

@@ -99,10 +99,10 @@ class _Plan:
 
     @property
     def words(self) -> str:
-        """The source in words."""
-        return {"own": "tokens of the model's own text", "random": "random tokens"}.get(
-            self.source, f"tokens of {self.source}"
-        )
+        """The tokens in words."""
+        if self.text is not None:
+            return f"tokens of {self.source}"
+        return "random tokens" if self.source == "random" else "tokens of the model's own text"
 
     def ids(self, progress: Progress) -> Tensor:
         """Return the token ids, (windows, tokens in each)."""
