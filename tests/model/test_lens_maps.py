@@ -190,6 +190,8 @@ def test_a_kept_lens_is_found(model: zp.Model, folder: Path, tmp_path: Path, mon
     zp.calibrate(model, keep=True, source="random", tokens=TOKENS)
     assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "effect"
     assert zp.load(ROOT / "models" / "second")["L2.ff.3.value"][0].frame == "output"
+    lens_maps.kept_place(model).joinpath("lens.json").write_text("{}")
+    assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "output"
 
 
 def test_the_lens_of_another_model_is_refused(folder: Path, lens: zp.LensMaps) -> None:

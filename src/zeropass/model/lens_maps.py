@@ -185,13 +185,15 @@ def kept_place(model: Model) -> Path:
 
 
 def kept_lens(model: Model) -> LensMaps | None:
-    """Return the lens of a model that is kept in the cache, or None."""
+    """Return the lens of a model that is kept in the cache; None if there is none, or one that cannot be read."""
     try:
         of_size = any((cache_folder() / "lenses").glob(f"{model.size}-*/lens.json"))
     except RuntimeError:  # this user has no home folder
         return None
-    # weights are hashed only if there is a lens for a file of their size
-    return read_lens(place, model) if of_size and (place := kept_place(model)).is_dir() else None
+    try:  # weights are hashed only if there is a lens for a file of their size
+        return read_lens(kept_place(model), model) if of_size else None
+    except BadLens:  # made for another file of this size, by another version, or damaged
+        return None
 
 
 def chosen_lens(model: Model, lens: "str | Path | LensMaps | None") -> LensMaps | None:
