@@ -24,20 +24,14 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.arch.spec import Site, site_of
 from zeropass.evidence.corpus import press_text
+from zeropass.evidence.resampling import spearman
+from zeropass.evidence.writing import SAMPLED, STRENGTH
 from zeropass.model.blocks import Block, Cache, embedded, final_logits
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 
 CONTEXTS, PREFIX, WINDOW = 12, 64, 256
-VECTORS, COLUMNS, SAMPLED, LEAST = 16, 100, 4096, 5
-STRENGTH = 0.1
-
-
-def spearman(first: Tensor, second: Tensor) -> Tensor:
-    """Return the rank correlation of the rows of two arrays, (n,)."""
-    ranks = [x.argsort(-1).argsort(-1).double() for x in (first, second)]
-    a, b = (x - x.mean(-1, keepdim=True) for x in ranks)
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+VECTORS, COLUMNS, LEAST = 16, 100, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +104,12 @@ def writing(
             unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-20)
             changes = contexts.changes(layer, site, length * unit, sample)
             mean, lists = changes.mean(0), effect @ rows.T
-            halves = spearman(changes[::2].mean(0), changes[1::2].mean(0)).mean().clamp_min(0)
-            agreements = (spearman(direct @ rows.T, mean), spearman(lists, mean), spearman(lists.roll(1, 0), mean))
+            halves = spearman(changes[::2].mean(0), changes[1::2].mean(0), 1).mean().clamp_min(0)
+            agreements = (
+                spearman(direct @ rows.T, mean, 1),
+                spearman(lists, mean, 1),
+                spearman(lists.roll(1, 0), mean, 1),
+            )
             ceiling = (2 * halves / (1 + halves)).sqrt()
             yield role, layer, [*(float(x.mean()) for x in agreements), float(ceiling)]
 
@@ -141,7 +139,7 @@ def reading(frames: Frames, ids: Tensor, layers: list[int]) -> Iterator[tuple[st
             means = torch.zeros(len(types), len(vectors)).index_add_(0, at, active) / counts[:, None]
             true = means[frequent].T
             token, seen = (frames.fold(vectors, f, "read", f"{site}_norm", layer) @ rows.T for f in ("token", "seen"))
-            agreements = (spearman(token, true), spearman(seen, true), spearman(seen.roll(1, 0), true))
+            agreements = (spearman(token, true, 1), spearman(seen, true, 1), spearman(seen.roll(1, 0), true, 1))
             yield " ".join(roles), layer, [float(a.mean()) for a in agreements]
 
 

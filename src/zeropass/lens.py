@@ -436,13 +436,5 @@ def pair_record(
 
 def _single(vectors: VectorSet, row: int) -> VectorSet:
     """Return one vector of a set as a set of its own."""
-    return VectorSet(
-        layer=vectors.layer,
-        role=vectors.role,
-        side=vectors.side,
-        addresses=vectors.addresses[row : row + 1],
-        vectors=vectors.vectors[row : row + 1],
-        norm=vectors.norm,
-        frames=vectors.frames,
-        reads_at=vectors.reads_at,
-    )
+    at = slice(row, row + 1)
+    return replace(vectors, addresses=vectors.addresses[at], vectors=vectors.vectors[at])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from zeropass._io.parse import read_text
 from zeropass.errors import BadOption, NotFetched
 from zeropass.evidence import corpus
-from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text, untagged
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text, untagged
 
 MEMBERS = {
     "package/ca02": "\n\tSecond/jj ./.\n",

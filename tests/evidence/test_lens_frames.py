@@ -43,10 +43,10 @@ def evidence(lens: zp.LensMaps) -> Evidence:
 
 
 def test_every_kind_of_list_is_measured_through_the_lens(evidence: Evidence) -> None:
-    found = {(r.measure, r.role, r.frame) for r in evidence.results}
-    assert {("reading", role, "seen") for role in ("gate", "up", "q", "k", "v")} <= found
-    assert {("writing", "value", "effect"), ("writing", "o", "effect")} <= found
-    assert {("promotes", "vo", "seen"), ("attention", "qk", "seen")} <= found
+    measured = {(r.measure, r.role, r.frame) for r in evidence.results}
+    assert {("reading", role, "seen") for role in ("gate", "up", "q", "k", "v")} <= measured
+    assert {("writing", "value", "effect"), ("writing", "o", "effect")} <= measured
+    assert {("promotes", "vo", "seen"), ("attention", "qk", "seen")} <= measured
 
 
 def test_layer_0_reads_the_same_with_and_without_a_lens(evidence: Evidence) -> None:
@@ -69,8 +69,8 @@ def test_without_a_lens_its_frames_are_not_measured(evidence: Evidence) -> None:
 def test_verdicts_are_those_of_one_lens(evidence: Evidence, lens: zp.LensMaps) -> None:
     verdicts, model = verdicts_of(evidence), zp.open_model(FIRST)
     assert verdicts.lens == evidence.method["lens"] == lens.facts.words
-    other = replace(lens, facts=replace(lens.facts, tokens=1024))
-    for used, quoted in ((lens, True), (other, False)):
+    shorter = replace(lens, facts=replace(lens.facts, tokens=1024))
+    for used, quoted in ((lens, True), (shorter, False)):
         reader = zp.Lens(model, verdicts=verdicts, frames=Frames(model, used))
         records = [*reader["L2.ff.3"], *reader["L2.attn.1.vo"], *reader["L2.attn.1.qk"]]
         assert [r.evidence is not None for r in records if r.frame in ("seen", "effect")] == [quoted] * 5

@@ -15,11 +15,10 @@ from fuzzing.mutate import mutated_text
 from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import errors
-from zeropass._io.parse import read_lines
+from zeropass._io.parse import read_lines, read_text
 from zeropass.atlas.plan import prepare
 from zeropass.diff.results import read_words
 from zeropass.errors import ZeropassError
-from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
 from zeropass.model.frames import Frames

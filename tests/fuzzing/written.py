@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import torch
 
 import zeropass as zp
+from zeropass._io.parse import read_text
 from zeropass.align.alignment_folder import read_alignment
 from zeropass.diff.results import read_words
-from zeropass.evidence.corpus import read_text
 from zeropass.model.adapted import adapt
 from zeropass.records.verdicts import read_verdicts
 from zeropass.web.pages.comparison_pages import read_diff

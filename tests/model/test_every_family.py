@@ -232,7 +232,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
     """Return queries or keys (…, d_h) of a head before rotation."""
     model, norm = frames.model, norm_of(role)
-    x = x if model.family.reads_bare(norm, layer) else frames._as_read(x)
+    x = x if model.family.reads_bare(norm, layer) else frames.as_read(x)
     vectors = frames.fold(model.head(role, layer, head), "token", "read", norm, layer)
     lengths = frames.lengths(layer, role, x.flatten(0, -2), torch.zeros(x.shape[-1]))
     each = None if lengths is None else lengths.each.unflatten(0, x.shape[:-1])

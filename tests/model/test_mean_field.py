@@ -31,12 +31,12 @@ class Fixed(Block):
         return self.share
 
 
-def fixed_pass(block: Fixed, own: Tensor, others: Tensor, x: Tensor) -> Tensor:
+def fixed_pass(block: Fixed, diagonal: Tensor, others: Tensor, x: Tensor) -> Tensor:
     """Pass one state (d,) through a block in which it attends to itself with given weights (heads,)."""
 
     def attend(y: Tensor) -> Tensor:
-        values = block._of_queries(block._values(y)).reshape(len(own), -1)
-        return block._written((own[:, None] * values + others).flatten()[None], "o")
+        values = block._of_queries(block._values(y)).reshape(len(diagonal), -1)
+        return block._written((diagonal[:, None] * values + others).flatten()[None], "o")
 
     return block._run(x[None], attend, None)[0]
 
@@ -59,14 +59,14 @@ def test_the_jacobian_of_one_state_is_that_of_autograd(family: str, tmp_path: Pa
 
         with torch.no_grad():
             following = Block(model, layer)(states, record=record)
-        own = means._means["own"].value
+        diagonal = means._means["diagonal"].value
         block.__dict__["share"] = seen["router"][:, 1] if "router" in seen else torch.ones(())
-        values = block._of_queries(block._values(seen["attn"][:, 1])).reshape(len(own), -1)
-        others = seen["o.in"][0, 1].reshape(len(own), -1) - own[:, None] * values
+        values = block._of_queries(block._values(seen["attn"][:, 1])).reshape(len(diagonal), -1)
+        others = seen["o.in"][0, 1].reshape(len(diagonal), -1) - diagonal[:, None] * values
         state = states[0, 1].clone()
-        passed = fixed_pass(block, own, others, state)
+        passed = fixed_pass(block, diagonal, others, state)
         assert error(passed, following[0, 1]) < TOLERANCE
-        true = torch.autograd.functional.jacobian(lambda x: fixed_pass(block, own, others, x), state)  # noqa: B023
+        true = torch.autograd.functional.jacobian(lambda x: fixed_pass(block, diagonal, others, x), state)  # noqa: B023
         whole = means.jacobians().whole(torch.eye(model.dims.d))
         assert error(whole.T, true) < TOLERANCE, layer
         states = following

@@ -114,11 +114,11 @@ def test_the_glossary_of_the_documentation_is_a_page(web: httpx.Client) -> None:
     assert all(term["text"] in text for term in terms)
     anchors = [value for _, name, value in page.attributes if name == "id"]
     assert len(anchors) == len(set(anchors))
-    own = {link[1:] for link in page.links if link.startswith("#")}
+    targets = {link[1:] for link in page.links if link.startswith("#")}
     linked = {link.partition("#")[2] for link in Seen(web.get("/help").text).links if link.startswith("/glossary#")}
     assert {"z", "frame", "pole", "no-token-stands-out", "verdict", "address"} <= linked
-    assert own | linked <= set(anchors)
-    assert {term["anchor"] for term in terms} <= own
+    assert targets | linked <= set(anchors)
+    assert {term["anchor"] for term in terms} <= targets
     assert "theory.md, section 1" in page.text  # other files are not shipped: named, not linked
     assert not [link for link in page.links if ".md" in link]
 

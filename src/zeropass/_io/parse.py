@@ -11,7 +11,7 @@ from typing import Any
 
 from zeropass.errors import BadOption
 
-__all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "require_text"]
+__all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "read_text", "require_text"]
 
 _DEEPEST, _TOO_DEEP = 100, "its objects are nested too deeply"
 _DIGITS = 300
@@ -91,6 +91,20 @@ def require_text(path: Path) -> None:
     """Raise OSError for a path that is neither a file nor a pipe, such as an endless device."""
     if path.exists() and not (path.is_file() or path.is_fifo()):
         raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file; raise BadOption, naming the file, if it is missing, not UTF-8 or blank."""
+    try:
+        require_text(path)
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadOption(f"{path} cannot be read ({error.strerror or error}); --text names a text file.") from error
+    except UnicodeDecodeError as error:
+        raise BadOption(f"{path} is not UTF-8 text (byte {error.start}); convert it first.") from error
+    if not text.strip():
+        raise BadOption(f"{path} holds no text; --text names a file with some thousand words.")
+    return text
 
 
 def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tuple[str, ...]:

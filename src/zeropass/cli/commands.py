@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import zeropass as zp
-from zeropass._io.parse import read_lines
+from zeropass._io.parse import read_lines, read_text
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.cli.inputs import (
@@ -46,7 +46,6 @@ from zeropass.diff.render import render_diff
 from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
-from zeropass.evidence.corpus import read_text
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
@@ -234,7 +233,7 @@ def calibrate(
         )
     if not print_json(asdict(lens.facts), as_json):
         place = "kept for show" if out is None else shown_text(str(out), limit=500)
-        print(f"{shown_text(lens.facts.words, limit=500)}: {place}, {duration(lens.facts.seconds)}.")
+        print(f"{lens.facts.words}: {place}, {duration(lens.facts.seconds)}.")
 
 
 @app.command()

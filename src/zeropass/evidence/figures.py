@@ -42,8 +42,14 @@ Dash = str | tuple[float, Sequence[float]]
 
 _BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 _COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, "#000000")
-_BASES = {"token": _BLUE, "output": _VERMILLION, "paper": "#555555", "embedded": _GREEN}
-_BASES |= {"seen": _SKY, "effect": _ORANGE}
+_BASES = {
+    "token": _BLUE,
+    "output": _VERMILLION,
+    "paper": "#555555",
+    "embedded": _GREEN,
+    "seen": _SKY,
+    "effect": _ORANGE,
+}
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _NULL_LINES = {"permuted": "-", "rotated": "--", "noise": ":"}
 _NULL_WORDS = {"permuted": "solid", "rotated": "dashed", "noise": "dotted"}

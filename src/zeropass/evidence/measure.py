@@ -257,7 +257,7 @@ class _Stopwatch:
 def _key(measurement: _Measurement) -> str:
     """Return the key of everything that a part depends on: weights, tokens, settings and the version of torch."""
     settings, ids = asdict(measurement.settings), measurement.ids.tolist()
-    lens = [] if measurement.lens is None else [asdict(measurement.lens.facts)]
+    lens = [] if measurement.lens is None else [measurement.lens.facts.identity]
     return key_of(SCHEMA_VERSION, measurement.model.fingerprint, ids, settings, torch.__version__, *lens)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from zeropass._io.atomic import claim_folder
+from zeropass._io.parse import read_text
 from zeropass._io.progress import Progress, silent
-from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.render import html, summary

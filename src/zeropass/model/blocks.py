@@ -151,7 +151,7 @@ class Block:
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         return apply_norm(
-            x, self.model.family.norm, self.model.dims.eps, self._vector(name), self._vector(f"{name}_bias")
+            x, self.model.family.norm, self.model.dims.eps, self.vector(name), self.vector(f"{name}_bias")
         )
 
     # Attention
@@ -165,17 +165,13 @@ class Block:
         queries, keys = (self._turned(self.heads(self._bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
-        mixed = (
-            functional.scaled_dot_product_attention(
-                queries,
-                keys.repeat_interleave(dims.group, 1),
-                values.repeat_interleave(dims.group, 1),
-                self.mask(at, keys.shape[2]),
-                scale=dims.attention_scale,
-            )
-            if dims.attention_cap is None
-            else self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
-        )
+        if dims.attention_cap is None:
+            keys = keys.repeat_interleave(dims.group, 1)
+            mask = self.mask(at, keys.shape[2])
+            values = values.repeat_interleave(dims.group, 1)
+            mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=dims.attention_scale)
+        else:  # a cap has no fused form
+            mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
         mixed = _flat(mixed)
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
@@ -221,7 +217,7 @@ class Block:
 
     def _bounded(self, x: Tensor, role: str) -> Tensor:
         """Norm and clip queries or keys (batch, tokens, width), where the family does."""
-        gain, dims = self._vector(f"{role}_norm"), self.model.dims
+        gain, dims = self.vector(f"{role}_norm"), self.model.dims
         if self.model.family.qk_norm == "head":
             each = x.reshape(*x.shape[:-1], -1, dims.head_dim)
             x = apply_norm(each, "rms", dims.eps, gain, None).flatten(-2)
@@ -279,19 +275,21 @@ class Block:
     # Parameters
 
     def _linear(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self._matrix(role).T, self._vector(f"{role}_bias")
+        y, bias = x @ self.matrix(role).T, self.vector(f"{role}_bias")
         return y if bias is None else y + bias
 
     def _written(self, x: Tensor, role: str) -> Tensor:
-        y, bias = x @ self._matrix(role), self._vector(f"{role}_bias")
+        y, bias = x @ self.matrix(role), self.vector(f"{role}_bias")
         return y if bias is None else y + bias
 
-    def _matrix(self, role: str) -> Tensor:
+    def matrix(self, role: str) -> Tensor:
+        """Return all vectors of a role in this layer, read once: see `Model.matrix`."""
         if role not in self._matrices:
             self._matrices[role] = self.model.matrix(role, self.layer)
         return self._matrices[role]
 
-    def _vector(self, name: str) -> Tensor | None:
+    def vector(self, name: str) -> Tensor | None:
+        """Return a norm's gain or shift or a bias in this layer, read once: see `Model.vector`."""
         if name not in self._vectors:
             self._vectors[name] = self.model.vector(name, self.layer)
         return self._vectors[name]

@@ -5,8 +5,9 @@ layer gave is saved before the next one begins, and a stopped calibration contin
 """
 
 import hashlib
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +15,18 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from zeropass._io.atomic import atomic_write, claim_folder, key_of, make_folder
+from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadLens, BadOption
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
-from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, write_lens
+from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
-from zeropass.numerics.projection import normed
 
 __all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]
 
@@ -50,10 +50,6 @@ _SATURATION = 4
 """The count at which a token's mean state is known about as well as it will be; more occurrences add little weight."""
 
 
-_OF_THE_RUN = ("model", "date", "seconds")
-"""The facts that do not change the maps."""
-
-
 @dataclass(frozen=True)
 class _Plan:
     """The settings of a calibration.
@@ -72,11 +68,10 @@ class _Plan:
     tokens: int
     seed: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The key of everything that the maps depend on."""
-        facts = {name: value for name, value in asdict(self.facts(0)).items() if name not in _OF_THE_RUN}
-        return key_of(facts, torch.__version__)
+        return key_of(self.facts(0).identity, torch.__version__)
 
     def facts(self, seconds: int) -> LensFacts:
         """Return the facts about the lens that this makes, after so many seconds."""
@@ -182,8 +177,7 @@ def _finished(plan: _Plan, folder: Path) -> LensMaps | None:
         lens = read_lens(folder, plan.model)
     except BadLens:
         return None
-    same = {name: (asdict(lens.facts)[name], value) for name, value in asdict(plan.facts(0)).items()}
-    return lens if all(old == new for name, (old, new) in same.items() if name not in _OF_THE_RUN) else None
+    return lens if lens.facts.identity == plan.facts(0).identity else None
 
 
 def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
@@ -197,7 +191,7 @@ def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
         raise BadLens(f"{model.name}: the Jacobians of its blocks multiply to numbers beyond half precision.")
     facts = plan.facts(round(time.monotonic() - started))
     write_lens(facts, tensors, folder)
-    work.remove()
+    shutil.rmtree(work.folder)
     return LensMaps(facts, tensors, model.device)
 
 
@@ -239,7 +233,7 @@ class _Work:
         jacobians = means.jacobians()
         part = {"jacobian.attn": jacobians.attn, "jacobian.ff": jacobians.ff}
         part |= {f"behind.{site}": slope for site, slope in jacobians.behind.items()}
-        linear, shift = fitted_map(self._rows, self.ids[:, 1:], self._as_read(left[:, 1:]))
+        linear, shift = fitted_map(self._rows, self.ids[:, 1:], self._frames.as_read(left[:, 1:]))
         part |= {f"seen.{layer + 1}": linear, f"seen.{layer + 1}.shift": shift}
         self._save(f"states-{layer + 1}", {"states": left})
         self._save(f"layer-{layer}", part)
@@ -259,20 +253,14 @@ class _Work:
             after = block.whole(after)
         return tensors | {"effect.start": after}
 
-    def remove(self) -> None:
-        """Remove the saved parts."""
-        for path in self.folder.glob("*"):
-            path.unlink()
-        self.folder.rmdir()
+    @cached_property
+    def _frames(self) -> Frames:
+        return Frames(self.plan.model)
 
     @cached_property
     def _rows(self) -> Tensor:
-        """The rows of the ``token`` frame for the tokens of the text, by id, (V, d)."""
-        return Frames(self.plan.model).rows("token").matrix
-
-    def _as_read(self, states: Tensor) -> Tensor:
-        family = self.plan.model.family
-        return normed(states, family.norm, self.plan.model.dims.eps) if family.reads_normed else states
+        """The rows of the ``token`` frame, (V, d)."""
+        return self._frames.matrix("token")
 
     def _entering(self, layer: int) -> Tensor:
         """Return the states that enter a layer; they are kept until the layer is done."""
@@ -288,9 +276,7 @@ class _Work:
             return None
 
     def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
-        make_folder(self.folder, BadLens)
-        with atomic_write(self._path(name), BadLens) as temporary:
-            save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+        save_tensors(tensors, self._path(name))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.{self.plan.key[:16]}.safetensors"

@@ -442,10 +442,10 @@ class Frames:
             return partial(model.tokens, "embedding" if side == "read" else model.logit_table)
         if frame == "embedded":
             bare = model.family.reads_bare("attn_norm", 0)
-            return self._embedded if bare else lambda part: self._as_read(self._embedded(part))
+            return self._embedded if bare else lambda part: self.as_read(self._embedded(part))
         if frame == "token":
             block = Block(model, 0)
-            return lambda part: self._as_read(block.alone(self._embedded(part)))
+            return lambda part: self.as_read(block.alone(self._embedded(part)))
         if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
@@ -474,7 +474,7 @@ class Frames:
         rows = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
         return model_input(model, rows)
 
-    def _as_read(self, x: Tensor) -> Tensor:
+    def as_read(self, x: Tensor) -> Tensor:
         """Return a state as the next block reads it, without the gain, which is folded into the parameters."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x

@@ -28,7 +28,7 @@ from zeropass.errors import BadLens, ZeropassError
 from zeropass.model.model import Model
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["LensFacts", "LensMaps", "chosen_lens", "kept_lens", "kept_place", "read_lens", "write_lens"]
+__all__ = ["LensFacts", "LensMaps", "chosen_lens", "kept_lens", "kept_place", "read_lens", "save_tensors", "write_lens"]
 
 SCHEMA = 1
 
@@ -66,6 +66,11 @@ class LensFacts:
     text_sha256: str
     date: str
     seconds: int
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The facts that the maps depend on: all but the model's name, the day and the time."""
+        return {name: value for name, value in asdict(self).items() if name not in ("model", "date", "seconds")}
 
     @property
     def words(self) -> str:
@@ -129,10 +134,15 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
 
 def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write a lens, its maps before its facts: an unfinished one has no ``lens.json``."""
-    make_folder(folder, BadLens)
-    with atomic_write(folder / "lens.safetensors", BadLens) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    save_tensors(tensors, folder / "lens.safetensors")
     write_json(folder / "lens.json", asdict(facts), BadLens)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors completely or not at all, in a folder that is made if it is missing."""
+    make_folder(path.parent, BadLens)
+    with atomic_write(path, BadLens) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def read_lens(folder: str | Path, model: Model) -> LensMaps:
@@ -196,7 +206,7 @@ def kept_lens(model: Model) -> LensMaps | None:
         return None
 
 
-def chosen_lens(model: Model, lens: "str | Path | LensMaps | None") -> LensMaps | None:
+def chosen_lens(model: Model, lens: str | Path | LensMaps | None) -> LensMaps | None:
     """Return the lens that a user asks for.
 
     Args:

@@ -139,7 +139,7 @@ class BlockMeans:
     # Norms
 
     def _slope(self, name: str, norm: str) -> Tensor:
-        return self._norms[name].slope(self.block.model.vector(norm, self.block.layer))
+        return self._norms[name].slope(self.block.vector(norm))
 
     def _framed(self, site: str, inner: Tensor) -> Tensor:
         """Return the Jacobian of a half, between the norms before and behind it."""
@@ -170,12 +170,11 @@ class BlockMeans:
 
     def _of_neurons(self) -> Tensor:
         """Return the mean Jacobian of the MLP between its norms: Σ_i E[∂f/∂(n·k_i)] k_iᵀ v_i."""
-        model, layer = self.block.model, self.block.layer
-        values, d = model.matrix("value", layer), model.dims.d
+        values, d = self.block.matrix("value"), self.block.model.dims.d
         total = torch.zeros(d, d, device=values.device)
         for role in ("gate", "up", "key"):
             if role in self._means:
-                total += (model.matrix(role, layer).T * self._means[role].value) @ values
+                total += (self.block.matrix(role).T * self._means[role].value) @ values
         return total
 
     # Attention
@@ -185,15 +184,16 @@ class BlockMeans:
         block = self.block
         q, k = (block.heads(self._window.pop(name)) for name in ("rotated.q", "rotated.k"))
         weights = block.weights(q, k, torch.arange(q.shape[2], device=q.device))
-        own = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
-        self._mean("own").add(own.sum((0, 2)), own.shape[0] * own.shape[2])
+        diagonal = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
+        self._mean("diagonal").add(diagonal.sum((0, 2)), diagonal.shape[0] * diagonal.shape[2])
 
     def _of_heads(self) -> Tensor:
         """Return the mean Jacobian of attention at one position, through its own value: Σ_h E[α_ii] W_V W_O."""
-        model, layer = self.block.model, self.block.layer
-        total = torch.zeros(model.dims.d, model.dims.d, device=model.device)
-        for head, own in enumerate(self._means["own"].value.tolist()):
-            total += own * model.head("v", layer, head).T @ model.head("o", layer, head)
+        dims = self.block.model.dims
+        v, o = (self.block.matrix(role).reshape(-1, dims.head_dim, dims.d) for role in "vo")
+        total = torch.zeros(dims.d, dims.d, device=o.device)
+        for head, weight in enumerate(self._means["diagonal"].value.tolist()):
+            total += weight * v[head // dims.group].T @ o[head]
         return total
 
     def _mean(self, name: str) -> _Mean:
