@@ -22,10 +22,11 @@ import transformers
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from zeropass._io.parse import read_text
 from zeropass.arch.spec import space_of
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.errors import BadOption, ZeropassError
-from zeropass.evidence.corpus import PRESS_SOURCE, press_text, read_text
+from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.resampling import spearman
 from zeropass.model.frames import Frames
 from zeropass.model.model import open_model

@@ -1,6 +1,7 @@
 """The layers of the package: its folders, and imports that only go downwards (CONTRIBUTING.md)."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -175,3 +176,19 @@ def test_modules_that_only_read_an_atlas_reach_no_torch() -> None:
             assert "\nimport torch" not in text, f"{start} reaches torch through {name}"
             assert "\nfrom torch" not in text, f"{start} reaches torch through {name}"
             todo += GRAPH[name] & GRAPH.keys()
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "reproduce", "tests"])
+def test_scripts_import_only_names_that_exist(folder: str) -> None:
+    """No type check reads these folders, so a name that moved would be missed in a script that no test runs."""
+    missing = []
+    for path in (SOURCE.parent.parent / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "zeropass":
+                home = importlib.import_module(node.module or "")
+                missing += [
+                    f"{folder}/{path.name}:{node.lineno} {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(home, alias.name) and inside(f"{node.module}.{alias.name}") not in modules()
+                ]
+    assert not missing
