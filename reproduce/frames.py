@@ -190,7 +190,7 @@ class Means:
 def list_scores(frames: Frames, layer: int, role: str, frame: str, space: str, ids: Tensor) -> Tensor:
     """Return the scores (len(ids), n) of some tokens in the lists of all n vectors of a role."""
     vectors = vector_set(frames.model, layer, role)
-    folded = frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.reads_at)
+    folded = frames.folded(vectors, frame)
     return frames.rows(space).matrix[ids] @ folded.T
 
 

@@ -35,14 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
-@pytest.fixture(autouse=True)
-def no_kept_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def no_kept_lens() -> Iterator[None]:
     """Leave out the lenses that this user has made: tests expect lists of the weights alone."""
 
     def kept_lens(_model: zp.Model) -> None:
         """Find no lens."""
 
-    monkeypatch.setattr(lens_maps, "kept_lens", kept_lens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lens_maps, "kept_lens", kept_lens)
+        yield
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 import zeropass as zp
+from zeropass.arch.spec import ALL_FRAMES
 
 V, D, LAYERS, NEURONS, HEADS, KV_HEADS = 600, 32, 3, 48, 4, 2
 HOSTILE = (
@@ -206,6 +207,7 @@ class Built:
 
 
 OPTIONS = zp.Options(k=15, pairs=30, frames=("token", "output", "paper"))
+LENS_OPTIONS = zp.Options(k=15, pairs=30, frames=ALL_FRAMES)
 _BUILT: dict[str, Built] = {}
 
 
@@ -220,20 +222,34 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def build(model: Path, out: Path, options: zp.Options = OPTIONS) -> zp.Atlas:
+def build(model: Path, out: Path, options: zp.Options = OPTIONS, lens: zp.LensMaps | None = None) -> zp.Atlas:
     """Build the atlas of a small model."""
     with one_thread():
-        zp.build(zp.open_model(str(model)), out, options)
+        zp.build(zp.open_model(str(model)), out, options, lens=lens)
     return zp.open_atlas(out)
 
 
 def built(kind: str, factory: pytest.TempPathFactory) -> Built:
-    """Return the atlas of a variant that all test files share; tests must not change it."""
+    """Return the atlas of a variant that all test files share; tests must not change it.
+
+    Args:
+        kind: One of `VARIANTS`; with ``+lens`` its lists are made in all frames, those of a lens included.
+        factory: Makes the folder.
+    """
     if kind not in _BUILT:
         folder = factory.mktemp(f"small-{kind}")
-        model = VARIANTS[kind](folder / "model")
-        _BUILT[kind] = Built(model, zp.load(str(model)), build(model, folder / "atlas"))
+        name, _, has_lens = kind.partition("+")
+        model = VARIANTS[name](folder / "model")
+        maps = calibrated(model, folder / "lens") if has_lens else None
+        atlas = build(model, folder / "atlas", LENS_OPTIONS if has_lens else OPTIONS, maps)
+        _BUILT[kind] = Built(model, zp.load(str(model), lens=maps), atlas)
     return _BUILT[kind]
+
+
+def calibrated(model: Path, folder: Path) -> zp.LensMaps:
+    """Make a lens of a small model from a few random tokens."""
+    with one_thread():
+        return zp.calibrate(zp.open_model(str(model)), folder, source="random", tokens=512)
 
 
 VARIANTS: dict[str, Callable[[Path], Path]] = {

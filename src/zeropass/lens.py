@@ -124,7 +124,7 @@ class Lens:
             BadAddress: The address is out of range.
             BadOption: The parameter has no such frame, view or offset.
         """
-        check_frame(frame, lenses=True)
+        check_frame(frame)
         check_count(k)
         place = parse(address)
         if offset and place.role in MAP_ROLES and place.role != "qk":
@@ -133,8 +133,7 @@ class Lens:
         records: list[Record] = []
         for parameter in with_roles(place, self.model.family.ff_roles):
             if parameter.role in MAP_ROLES:
-                usual = "token" if self.frames.lens is None else "seen"
-                records.append(self._pairs(parameter, frame or usual, view, k, offset))
+                records.append(self._pairs(parameter, frame or self.map_frame, view, k, offset))
             elif offset:
                 raise BadOption(f"{address}: an offset has a meaning for the qk map of a head only.")
             else:
@@ -142,12 +141,17 @@ class Lens:
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
-        lenses = dict.fromkeys(words for record in records if (words := getattr(record, "lens", "")))
-        notes = (*(f"Read through a {words}." for words in lenses), footnote(self._verdicts, measurable))
-        return Records(records, " ".join(notes))
+        lenses = [getattr(record, "lens", "") for record in records]
+        return Records(records, footnote(self._verdicts, measurable, lenses))
 
     def svd(
-        self, address: str, *, frame: str = "token", tokens: View | None = None, k: int = 8, offset: int | None = None
+        self,
+        address: str,
+        *,
+        frame: str | None = None,
+        tokens: View | None = None,
+        k: int = 8,
+        offset: int | None = None,
     ) -> SvdRecord:
         """Return the leading singular directions of a head map over the vocabulary.
 
@@ -157,7 +161,7 @@ class Lens:
 
         Args:
             address: The address of a head map (``L10.attn.3.vo``).
-            frame: The frame to read in.
+            frame: The frame to read in; ``seen`` if not given and there is a lens, else ``token``.
             tokens: The view of the tokens; that of the lens if not given.
             k: The number of directions.
             offset: Query position minus key position, for ``qk``; `Frames.usual_offset` if not given.
@@ -169,12 +173,12 @@ class Lens:
             BadAddress: The address is no head map of the model.
             BadOption: The map has no such frame, view or offset.
         """
-        check_frame(frame, lenses=True)
+        check_frame(frame)
         check_count(k)
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
-        view = self.view(tokens or self.tokens)
+        view, frame = self.view(tokens or self.tokens), frame or self.map_frame
         offset = self._offset(place.role, frame, offset)
         product = self.head_map(address, frame=frame, offset=offset)
         svd = product.svd()  # all of them: whether the last one is close depends on the next
@@ -204,19 +208,25 @@ class Lens:
             directions=tuple(directions),
             hidden=view.hidden,
             note=note,
+            lens=self.words_of(frame),
         )
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
-    def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
+    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address} is not a head map; one looks like L10.attn.3.qk or L10.attn.3.vo.")
         require_head(self.model, place)
-        return self.frames.head_map(place.layer, place.head, place.role, frame, offset)
+        return self.frames.head_map(place.layer, place.head, place.role, frame or self.map_frame, offset)
+
+    @property
+    def map_frame(self) -> str:
+        """The frame in which head maps are read by default."""
+        return "token" if self.frames.lens is None else "seen"
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""
@@ -237,9 +247,7 @@ class Lens:
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         """Return the verdict on the lists of a role, frame and layer, if there is one."""
         verdicts = self._verdicts
-        if verdicts is None or (frame in LENS_FRAMES and verdicts.lens != self._lens_words(frame)):
-            return None
-        return verdicts.of(role, frame, layer, offset)
+        return None if verdicts is None else verdicts.of(role, frame, layer, offset, lens=self.words_of(frame))
 
     def view(self, name: View) -> "Shown":
         """Return the tokens that lists of a view may show; raise BadOption if the view hides them all."""
@@ -269,7 +277,7 @@ class Lens:
     def _list(self, place: Address, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
         """Return the list of a set of one vector in one frame."""
         rows = self.frames.rows(space_of(frame, vector.side, vector.reads_at))
-        folded = self.frames.fold(vector.vectors, frame, vector.side, vector.norm, vector.layer)
+        folded = self.frames.folded(vector, frame)
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
         values = (rows.matrix @ folded[0])[view.ids]
         best = extremes(values[None], k, view.ids)
@@ -290,7 +298,7 @@ class Lens:
             std=std,
             hidden=view.hidden,
             evidence=self._verdict(vector.role, frame, place.layer),
-            lens=self._lens_words(frame),
+            lens=self.words_of(frame),
         )
 
     def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
@@ -304,9 +312,9 @@ class Lens:
             raise BadWeights(f"{self.model.source.path}: {place}.{place.role}: {error}") from error
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, pairs, view.hidden)
         verdict = self._verdict(place.role, frame, place.layer, shift)
-        return replace(record, evidence=verdict, lens=self._lens_words(frame))
+        return replace(record, evidence=verdict, lens=self.words_of(frame))
 
-    def _lens_words(self, frame: str) -> str:
+    def words_of(self, frame: str) -> str:
         """Return the lens that a frame needs, in words; nothing for a frame of the weights alone."""
         return self.frames.require_lens(frame).facts.words if frame in LENS_FRAMES else ""
 
@@ -337,7 +345,7 @@ def pairs_with(
     Args:
         lens: The lens on the model.
         address: The address of the map (``L10.attn.3.qk``).
-        product: The map in the token frame, as `Lens.head_map` returns it for ``offset``.
+        product: The map, as `Lens.head_map` returns it for ``offset``.
         offset: Query position minus key position.
         left: Ids of the left tokens, hidden ones allowed; all that the view shows if empty.
         right: Ids of the right tokens, hidden ones allowed; all that the view shows if empty.
@@ -369,7 +377,8 @@ def pairs_with(
     columns = torch.tensor(sorted(set(right)), device=view.ids.device) if right else view.ids
     pairs = _best_pairs(product, rows, columns, k)
     place, _, role = address.rpartition(".")
-    return pair_record(lens.model.vocab, place, role, offset, "token", pairs, view.hidden)
+    record = pair_record(lens.model.vocab, place, role, offset, lens.map_frame, pairs, view.hidden)
+    return replace(record, lens=lens.words_of(lens.map_frame))
 
 
 def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> TopPairs:

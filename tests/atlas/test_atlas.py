@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
-from zeropass.arch.spec import space_of
+from zeropass.arch.spec import LENS_FRAMES, space_of
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.token_index import TokenIndex
 
 TOLERANCE = 1e-4
-KINDS = ["llama", "gpt2", "bert"]
+KINDS = ["llama", "gpt2", "bert", "llama+lens", "bert+lens"]
 
 
 class Scan:
@@ -45,7 +45,7 @@ class Scan:
         vectors = vector_set(self.lens.model, layer, role)
         assert len(vectors.addresses) == count
         frames = self.lens.frames
-        folded = frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer).double().numpy()
+        folded = frames.folded(vectors, frame).double().numpy()
         rows = frames.rows(space_of(frame, vectors.side, vectors.reads_at)).matrix.double().numpy()
         scores = folded @ rows.T
         used = scores[:, self.lens.model.vocab.used]
@@ -351,17 +351,18 @@ def without_bounds(records: Any) -> Any:
 
 
 def addresses() -> list[tuple[str, str]]:
-    return [(kind, address) for kind in KINDS for address in ADDRESSES[kind]]
+    return [(kind, address) for kind in KINDS for address in ADDRESSES[kind.partition("+")[0]]]
 
 
 @pytest.mark.parametrize(("kind", "address"), addresses())
 def test_atlas_and_lens_say_the_same(kind: str, address: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     built = small.built(kind, tmp_path_factory)
-    for frame in ("token", "output", None):
+    for frame in ("token", "output", None, *(LENS_FRAMES if built.atlas.lens else ())):
         expected, stored = (_or_refused(source, address, frame) for source in (built.lens, built.atlas))
         if isinstance(stored, list) and frame is None:  # the atlas shows every frame that it holds, paper too
-            stored = [r for r in stored if r["frame"] in {e["frame"] for e in expected}]
-        if "attn" in address and frame == "output" and zp.parse(address).role in ("qk", "vo", ""):
+            usual = {(record["role"], record["frame"]) for record in expected}
+            stored = [record for record in stored if (record["role"], record["frame"]) in usual]
+        if "attn" in address and zp.parse(address).role in ("qk", "vo", "") and stored == "refused":
             continue  # an atlas stores maps in one frame
         same(stored, expected, f"{kind} {address}")
 
@@ -379,9 +380,9 @@ def test_views_and_lengths_that_are_not_stored_agree_with_the_lens(
     kind: str, view: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     built = small.built(kind, tmp_path_factory)
-    for address in ("L1.ff.2", "L2.attn.3.v.1", "L0.attn.0.o.2"):
+    for address, seen in (("L1.ff.2", "seen"), ("L2.attn.3.v.1", "seen"), ("L0.attn.0.o.2", "effect")):
         for k in (3, 40):
-            for frame in ("output", "paper"):
+            for frame in ("output", "paper", seen) if built.atlas.lens else ("output", "paper"):
                 options = {"frame": frame, "tokens": view, "k": k}
                 stored, expected = (s.explain(address, **options) for s in (built.atlas, built.lens))
                 same(stored.to_json(), expected.to_json(), f"{kind} {address} {options}")

@@ -19,7 +19,7 @@ from builds import contents
 from zeropass.atlas.budget import least, parse_size
 from zeropass.atlas.build import kept_tokens
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import plan_jobs
+from zeropass.atlas.plan import plan_jobs, resolve
 from zeropass.atlas.token_rows import Spaces, StoredRows, rows_size, save_array
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model import frames as frames_module
@@ -34,7 +34,8 @@ OPTIONS = zp.Options(k=6, pairs=5, layers=(0, 2))
 
 def needed(model: zp.Model, out: Path) -> int:
     """Return the bytes that a build takes when it holds no rows."""
-    return least(Runner(model, out, OPTIONS, plan_jobs(model, OPTIONS), torch.arange(model.dims.vocab)))
+    options, _ = resolve(OPTIONS, None, model.name)
+    return least(Runner(model, out, options, plan_jobs(model, options), torch.arange(model.dims.vocab)))
 
 
 # --- Builds --------------------------------------------------------------------------------------------------

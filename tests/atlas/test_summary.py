@@ -21,7 +21,7 @@ from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord
 from zeropass.tokens.vocabulary import View
 
-KINDS = ("llama", "gpt2", "bert")
+KINDS = ("llama", "gpt2", "bert", "llama+lens")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -45,7 +45,7 @@ def z_of(built: small.Built, address: str, role: str, frame: str) -> np.ndarray:
     lens, place = built.lens, zp.parse(address)
     vectors = lens.vectors(place.layer, role)
     row = [str(name) for name in vectors.addresses].index(address)
-    folded = lens.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)[row].double()
+    folded = lens.frames.folded(vectors, frame)[row].double()
     space = space_of(frame, vectors.side, vectors.reads_at)
     rows = lens.frames.rows(space).matrix.double()
     scores = rows @ folded
@@ -165,7 +165,7 @@ def test_short_lists_are_given_for_any_addresses(llama: small.Built) -> None:
 def vectors(built: small.Built, role: str, layer: int) -> tuple[list[str], torch.Tensor]:
     vector_set = built.lens.vectors(layer, role)
     frame = vector_set.frames[-1]
-    folded = built.lens.frames.fold(vector_set.vectors, frame, vector_set.side, vector_set.norm, vector_set.layer)
+    folded = built.lens.frames.folded(vector_set, frame)
     return [str(address) for address in vector_set.addresses], folded.double()
 
 

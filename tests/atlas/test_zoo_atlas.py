@@ -124,7 +124,7 @@ def test_a_token_is_found_where_it_stands_out_most(pair: Pair) -> None:
 
 def z(frames: zp.Frames, vectors: VectorSet) -> torch.Tensor:
     """Return the scores of a set in the output frame, in standard deviations over the tokens in use."""
-    folded = frames.fold(vectors.vectors, "output", vectors.side, vectors.norm, vectors.layer).double()
+    folded = frames.folded(vectors, "output").double()
     scores = folded @ frames.matrix(f"output.{vectors.side}").double().T
     used = scores[:, frames.model.vocab.used]
     return (scores - used.mean(1, keepdim=True)) / used.std(1, unbiased=False, keepdim=True)

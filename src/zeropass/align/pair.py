@@ -107,7 +107,7 @@ class Half:
     def _compute_vectors(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
         stored = vector_set(self.model, layer, role)
         space = space_of(frame, stored.side, stored.reads_at)
-        folded = self.frames.fold(stored.vectors, frame, stored.side, stored.norm, layer)
+        folded = self.frames.folded(stored, frame)
         return space, unit(folded, self.kernel(space))
 
     def head_maps(self, layer: int, kind: str) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:

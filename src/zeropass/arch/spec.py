@@ -39,6 +39,9 @@ FRAMES = ("token", "output", "paper")
 LENS_FRAMES = {"seen": "token", "effect": "output"}
 """The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, ``effect`` writes."""
 
+ALL_FRAMES = ("token", "seen", "output", "effect", "paper")
+"""Every frame, in the order in which lists are shown."""
+
 USUAL_OFFSET = 16
 """The default distance from a key to its query in ``qk``, in tokens.
 
@@ -314,10 +317,10 @@ def side_of(role: str) -> Side:
 
 
 def site_of(role: str) -> Site:
-    """Return the part of a block that a role belongs to."""
+    """Return the part of a block that a role belongs to, or the bias or norm of such a part."""
     if role.startswith(_CROSS):
         return "cross"
-    return "ff" if role in FF_ROLES or role == ROUTER else "attn"
+    return "ff" if role in FF_ROLES or role == ROUTER or role.startswith("ff_") else "attn"
 
 
 def base_role(role: str) -> str:
@@ -364,6 +367,24 @@ def with_lens(frames: tuple[str, ...], side: Side) -> tuple[str, ...]:
     return tuple(replaced.get(frame, frame) for frame in frames)
 
 
+def lens_map(side: Side, site: Site, layer: int, layers: int) -> str:
+    """Return the name of the map of a lens for vectors of one side; an empty one where the lens changes nothing.
+
+    What reads layer 0 meets the embedding itself. What is outside the blocks writes before layer 0, or reads behind the
+    last.
+
+    Args:
+        side: The side of the vectors.
+        site: The part of the block that they belong to.
+        layer: Their layer, or `OUTSIDE`.
+        layers: The number of layers of the model.
+    """
+    if side == "write":
+        return "effect.start" if layer == OUTSIDE else f"effect.{layer}.{'ff' if site == 'ff' else 'attn'}"
+    state = layers if layer == OUTSIDE else layer
+    return f"seen.{state}" if state > 0 else ""
+
+
 def space_of(frame: str, side: Side, layer: int) -> str:
     """Return the name of the rows of a frame: layer 0 reads the embedding, later layers the output of block 0."""
     frame = LENS_FRAMES.get(frame, frame)
@@ -383,12 +404,7 @@ def check_count(k: int) -> None:
         raise BadOption(f"-k is {k}; it must be at least 1.")
 
 
-def check_frame(frame: str | None, lenses: bool = False) -> None:
-    """Raise BadOption for a frame that does not exist, or that needs a lens where none can be used."""
-    if frame in LENS_FRAMES and not lenses:
-        raise BadOption(
-            f"The frame {frame} needs a lens, which atlases do not hold yet; `zeropass show MODEL` reads it."
-        )
-    if frame is not None and frame not in (*FRAMES, *LENS_FRAMES):
-        known = (*FRAMES, *LENS_FRAMES) if lenses else FRAMES
-        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join(known)}.")
+def check_frame(frame: str | None) -> None:
+    """Raise BadOption for a frame that does not exist."""
+    if frame is not None and frame not in ALL_FRAMES:
+        raise BadOption(f"There is no frame {frame!r}; frames are {', '.join(ALL_FRAMES)}.")

@@ -17,11 +17,12 @@ from zeropass._io.progress import Progress, silent
 from zeropass.atlas import schema
 from zeropass.atlas.budget import return_freed_memory, room_for_rows
 from zeropass.atlas.jobs import Runner
-from zeropass.atlas.plan import clear, identity, plan_jobs, prepare
+from zeropass.atlas.plan import clear, identity, plan_jobs, prepare, resolve
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
 from zeropass.atlas.tables import write_parameters, write_token_index, write_tokens
 from zeropass.errors import BadOption
 from zeropass.model.identity import values_sha256
+from zeropass.model.lens_maps import LensMaps, chosen_lens, copy_lens
 from zeropass.model.model import Model
 from zeropass.numerics.parallel import ahead, behind, side_by_side
 from zeropass.numerics.quantize import full_precision
@@ -82,6 +83,7 @@ def build(
     run: RunJobs = run_in_process,
     *,
     memory: int | None = None,
+    lens: str | Path | LensMaps | None = "auto",
 ) -> bool:
     """Build the atlas of a model, or continue a build that was stopped.
 
@@ -92,12 +94,14 @@ def build(
         progress: Called with each step.
         run: Runs the jobs; in this process by default.
         memory: Bytes that the build may take (`budget`); they do not change the atlas.
+        lens: The lens to make lists through, as in `load`: by default the one that is kept for these weights.
 
     Returns:
         False if the atlas was complete already.
 
     Raises:
         BadAtlas: The folder holds something else or cannot be written.
+        BadLens: The lens cannot be read, or is one of other weights.
         BadOption: A role, layer or frame does not exist, or the build takes more than ``memory``.
 
     Example:
@@ -111,15 +115,18 @@ def build(
         (1, 2)
     """
     out = Path(out)
+    options, maps = resolve(options, chosen_lens(model, lens), model.name)
     jobs, room = plan_jobs(model, options), None
     # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
     if memory is not None:
-        room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab)), memory)
+        room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab), maps), memory)
         return_freed_memory()
-    if not prepare(out, identity(model, options)):
+    if not prepare(out, identity(model, options, maps)):
         return False
+    if maps is not None:
+        copy_lens(maps, out / schema.LENS)
     judgement = model.judgement
-    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement))
+    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement), maps)
     runner.spaces.room = room
     carry_out(runner, judgement, progress, run)
     return True

@@ -20,8 +20,9 @@ from zeropass._io.progress import Progress, silent
 from zeropass.atlas.build import build
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import sweep
-from zeropass.atlas.schema import PLAN, Job, Options
+from zeropass.atlas.schema import LENS, PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
+from zeropass.model.lens_maps import LensMaps, read_lens
 from zeropass.model.model import Model, open_model
 
 try:
@@ -44,6 +45,7 @@ class _Work:
 
     Attributes:
         size: Bytes of the weight files, by which a worker notices that it has others.
+        has_lens: True if lists are made through the lens in the folder of the atlas.
     """
 
     model: str
@@ -54,10 +56,17 @@ class _Work:
     kept: Tensor
     device: str
     threads: int
+    has_lens: bool
 
 
 def build_on_cluster(
-    model: Model, out: str | Path, options: Options, progress: Progress = silent, engine: str = RAY
+    model: Model,
+    out: str | Path,
+    options: Options,
+    progress: Progress = silent,
+    engine: str = RAY,
+    *,
+    lens: str | Path | LensMaps | None = "auto",
 ) -> bool:
     """Build an atlas as `build` does, to the same bytes, with its jobs on Ray.
 
@@ -67,6 +76,7 @@ def build_on_cluster(
         options: What the atlas shall hold.
         progress: Called with each step.
         engine: ``ray`` (on this machine, or where RAY_ADDRESS says) or ``ray://…``.
+        lens: The lens to make lists through, as for `build`.
 
     Returns:
         False if the atlas was complete already.
@@ -79,7 +89,7 @@ def build_on_cluster(
     out = Path(out)
     if engine != RAY and not engine.startswith(f"{RAY}://"):
         raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
-    return build(model, out, options, progress, partial(_on_ray, engine))
+    return build(model, out, options, progress, partial(_on_ray, engine), lens=lens)
 
 
 def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str, int], None]) -> None:
@@ -96,6 +106,7 @@ def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str,
         kept=runner.kept.cpu(),
         device=str(model.device),
         threads=torch.get_num_threads(),
+        has_lens=runner.lens is not None,
     )
     report("cluster", 0)
     with _connected(engine):
@@ -178,5 +189,6 @@ def _runner(work: _Work) -> Runner:
         if model.size != work.size:
             raise BadModel(f"{work.model}: other weights are here ({model.size} bytes) than there ({work.size}).")
         _runners.clear()
-        _runners[key] = Runner(model, work.out, work.options, work.jobs, work.kept.to(model.device))
+        lens = read_lens(work.out / LENS, model) if work.has_lens else None
+        _runners[key] = Runner(model, work.out, work.options, work.jobs, work.kept.to(model.device), lens)
     return _runners[key]

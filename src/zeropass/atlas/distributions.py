@@ -47,7 +47,7 @@ def _with_scores(
     scores: dict[int, Floats] = {}
     for space in dict.fromkeys(atlas.space(row.run) for row in record_rows):
         space_rows = [row for row in record_rows if atlas.space(row.run) == space]
-        vectors = np.stack([atlas.vectors(row.run)[row.row] for row in space_rows])
+        vectors = np.stack([atlas.vector(row.run, row.row) for row in space_rows])
         scores |= zip([row.id for row in space_rows], vectors @ atlas.rows(space).T, strict=True)
     return [(record, _z(scores[row.id], record)) for record, row in zip(records, record_rows, strict=True)]
 

@@ -10,9 +10,10 @@ from typing import Any
 import duckdb
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
-from zeropass.arch.spec import FRAMES, OUTSIDE, space_of
-from zeropass.atlas.schema import PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
+from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, OUTSIDE, Side, lens_map, site_of, space_of
+from zeropass.atlas.schema import LENS, MAPS, PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.records.parameters import Hidden
@@ -268,12 +269,29 @@ class Files:
         runs = [Run(*row) for row in rows]
         starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
         known = all(
-            run.side in ("read", "write") and run.frame in FRAMES and run.layer >= OUTSIDE and run.role.isidentifier()
+            run.side in ("read", "write")
+            and run.frame in self._frames
+            and run.layer >= OUTSIDE
+            and run.role.isidentifier()
             for run in runs  # They become parts of file names.
         )
         if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
             raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
         return runs
+
+    @property
+    def lens(self) -> str:
+        """The lens that lists were made through, in words; empty for the weights alone."""
+        return str(self.manifest["lens"]["words"]) if self.manifest.get("lens") else ""
+
+    def lens_of(self, frame: str) -> str:
+        """Return the lens of the lists of a frame, in words; empty for a frame of the weights alone."""
+        return self.lens if frame in LENS_FRAMES else ""
+
+    @property
+    def _frames(self) -> tuple[str, ...]:
+        """The frames that lists of the atlas may have."""
+        return tuple(frame for frame in ALL_FRAMES if self.lens or frame not in LENS_FRAMES)
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
@@ -316,8 +334,53 @@ class Files:
         return self._arrays[file]
 
     def vectors(self, run: Run) -> Floats:
-        """Return the folded vectors of a run's lists, (n, d)."""
-        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
+        """Return the folded vectors of a run's lists without the lens, (n, d)."""
+        frame = LENS_FRAMES.get(run.frame, run.frame)
+        return self._array(f"vectors/{vector_file(run.layer, run.role, frame)}", run.count)
+
+    def vector(self, run: Run, row: int) -> Floats:
+        """Return the vector that gave a list, through the lens if the run has one, (d,)."""
+        carried, vector = self._lens_map(run), np.asarray(self.vectors(run)[row], np.float32)
+        return vector if carried is None else np.asarray(vector @ carried, np.float32)
+
+    def products(self, run: Run, row: Floats) -> Floats:
+        """Return the products of a row (d,) with all vectors that gave a run's lists, (n,).
+
+        The row is taken back through the lens, which costs as much as one vector.
+        """
+        carried = self._lens_map(run)
+        direction = row if carried is None else np.asarray(carried @ row, np.float32)
+        return np.asarray(self.vectors(run) @ direction, np.float32)
+
+    def _lens_map(self, run: Run) -> Floats | None:
+        """Return the map of the lens that a run's vectors are multiplied by from the right, (d, d), if there is one."""
+        if run.frame not in LENS_FRAMES:
+            return None
+        side: Side = "read" if run.side == "read" else "write"
+        name = lens_map(side, site_of(run.role), run.layer, self.model["layers"])
+        if not name:
+            return None
+        if name not in self._lens_maps:
+            self._lens_maps[name] = self._read_map(name)
+        return self._lens_maps[name].T if side == "read" else self._lens_maps[name]
+
+    def _read_map(self, name: str) -> Floats:
+        """Return a map of the lens in single precision; raise BadAtlas if it is damaged."""
+        file, d = f"{LENS}/{MAPS}", self.model["d"]
+        self._require_file(self.path / file)
+        try:
+            with safe_open(self.path / file, framework="np") as tensors:
+                stored = tensors.get_tensor(name)
+        except (SafetensorError, OSError, TypeError) as error:
+            raise self._damaged(file, error) from error
+        if stored.shape != (d, d) or stored.dtype not in (np.float16, np.float32) or not np.isfinite(stored).all():
+            raise self._damaged(file, f"{name} is {stored.dtype} {stored.shape}, or not finite")
+        matrix: Floats = stored.astype(np.float32)
+        return matrix
+
+    @cached_property
+    def _lens_maps(self) -> dict[str, Floats]:
+        return {}
 
     def rows(self, space: str) -> Floats:
         """Return the rows of the tokens in a space, (V, d); raise BadOption for one in which the atlas has no list."""

@@ -9,13 +9,14 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FRAMES, HEAD_ROLES, MAP_ROLES, base_role, sides_of, site_of, space_of
+from zeropass.arch.spec import ALL_FRAMES, HEAD_ROLES, LENS_FRAMES, MAP_ROLES, base_role, sides_of, site_of, space_of
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, file_name, vector_file
 from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
 from zeropass.atlas.token_rows import Space, Spaces, save_array
 from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Lengths
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.vectors import VectorSet, count_of, kind_of, reads_at, vector_set
 from zeropass.numerics.factored import Factored
@@ -101,6 +102,7 @@ class Runner:
         options: Options of the build.
         jobs: All jobs of the build, in order.
         kept: Ids of the tokens that lists may show, (V',).
+        lens: The lens through which lists are made, if there is one.
     """
 
     model: Model
@@ -108,9 +110,10 @@ class Runner:
     options: Options
     jobs: list[Job]
     kept: Tensor
+    lens: LensMaps | None = None
 
     def __post_init__(self) -> None:
-        self.frames = Frames(self.model)
+        self.frames = Frames(self.model, self.lens)
         self.spaces = Spaces(self.out / "rows", self.kept)
         self.bases = list_bases(self.model, self.options, self.jobs)
         self._lengths: dict[tuple[int, str, str], Lengths | None] = {}
@@ -154,7 +157,7 @@ class Runner:
 
     def folded(self, vectors: VectorSet, frame: str) -> Tensor:
         """Return the vectors of a set, folded for a frame, (n, d)."""
-        return self.frames.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer)
+        return self.frames.folded(vectors, frame)
 
     def mark(self, job: Job) -> Path:
         """Return the path of a job's mark, written when the job is done, which holds its entries of the token index."""
@@ -193,8 +196,9 @@ class Runner:
         return spaces
 
     def map_frame(self, role: str) -> str:
-        """Return the frame in which a role enters the stored head maps: the first of the options."""
-        first = next(frame for frame in FRAMES if frame in self.options.frames)
+        """Return the frame in which a role enters the stored head maps: that of a lens, or the first of the options."""
+        frames = ("seen",) if self.lens else self.options.frames or ()
+        first = next(frame for frame in ALL_FRAMES if frame in frames)
         return self.frames.right_frame("vo", first) if base_role(role) == "o" else first
 
     def scored(self, vectors: VectorSet, frame: str) -> Scored:
@@ -316,14 +320,14 @@ class Runner:
                 # Jobs that run at once may belong to adjacent layers.
                 self._lengths = {name: lengths for name, lengths in self._lengths.items() if abs(name[0] - key[0]) < 2}
                 rows, mean = scored.space.rows, scored.space.moments.mean
-                self._lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True)
+                self._lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True, frame=key[2])
             return self._lengths[key]
 
     def _save_vectors(self, vectors: VectorSet) -> None:
         """Write the folded vectors of a set, for questions that the lists cannot answer."""
         frames = self._listed_frames(vectors)
         for paper in sorted({frame == "paper" for frame in frames}):
-            frame = "paper" if paper else next(f for f in frames if f != "paper")
+            frame = "paper" if paper else next(LENS_FRAMES.get(f, f) for f in frames if f != "paper")
             path = self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame)
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 

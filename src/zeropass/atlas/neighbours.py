@@ -137,14 +137,14 @@ def _part(run: Run) -> str:
     """Return the part of a layer that a run belongs to; outside the blocks, its role."""
     if run.layer == OUTSIDE:
         return run.role
-    return "ff" if run.role.startswith("ff") else site_of(run.role)
+    return site_of(run.role)
 
 
 def _alike(atlas: Atlas, query: Row, k: int) -> Alike:
     """Return the lists of the same role and frame that correlate most with a list."""
     query_run, space = query.run, atlas.space(query.run)
     runs = [r for r in atlas.runs if (r.role, r.frame) == (query_run.role, query_run.frame) and atlas.space(r) == space]
-    vector = np.asarray(atlas.vectors(query_run)[query.row])
+    vector = atlas.vector(query_run, query.row)
     image = (moments(atlas, space)[1:] @ vector).astype(np.float32)
     correlations = [_correlations(atlas, run, image, query) for run in runs]
     best = [(run.first + row, float(c[row])) for (run, row), c in _with_values(runs, correlations, k, query)]
@@ -169,7 +169,7 @@ def _correlations(atlas: Atlas, run: Run, image: Floats, query: Row) -> Floats:
     deviations = atlas.stds * atlas.spreads
     size = deviations[run.first : run.first + run.count] * deviations[query.id]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(size > 0, (atlas.vectors(run) @ image) / size, 0).astype(np.float32)
+        return np.where(size > 0, atlas.products(run, image) / size, 0).astype(np.float32)
 
 
 def _with_values(

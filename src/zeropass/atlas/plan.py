@@ -2,17 +2,20 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zeropass._io.atomic import claim_folder
-from zeropass.arch.spec import FRAMES, MAP_ROLES, OUTSIDE, sides_of, site_of
+from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, MAP_ROLES, OUTSIDE, default_frames, sides_of, site_of, with_lens
 from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
 from zeropass.errors import BadAtlas, BadOption
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.vectors import bias_roles, count_of, kind_of, table_roles
 
-__all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "sweep", "vector_roles"]
+__all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "resolve"]
+__all__ += ["sweep", "vector_roles"]
 
 ListKey = tuple[int, str, str]
 """(layer, role, frame): the key of a run of list ids."""
@@ -38,8 +41,30 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
     return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in requested]
 
 
-def identity(model: Model, options: Options) -> dict[str, Any]:
-    """Return the plan of a build, by which two builds are the same: weights, vocabulary and options."""
+def resolve(options: Options, lens: LensMaps | None, model: str) -> tuple[Options, LensMaps | None]:
+    """Return the options and the lens that a build uses.
+
+    Without a lens the usual frames are those of the weights alone; a lens that no frame needs is left out.
+
+    Args:
+        options: The options.
+        lens: The lens, if there is one.
+        model: The name of the model.
+
+    Raises:
+        BadOption: A frame needs a lens, but there is none.
+    """
+    if options.frames is None:
+        return (options if lens else replace(options, frames=default_frames("read"))), lens
+    needing = [frame for frame in options.frames if frame in LENS_FRAMES]
+    if needing and lens is None:
+        raise BadOption(f"The frame {needing[0]} needs a lens of {model}: `zeropass calibrate` makes one.")
+    return options, lens if needing else None
+
+
+def identity(model: Model, options: Options, lens: LensMaps | None = None) -> dict[str, Any]:
+    """Return the plan of a build, by which two builds are the same: weights, vocabulary, options and lens."""
+    facts = {} if lens is None else {"lens": {"words": lens.facts.words} | lens.facts.identity}
     vocabulary = hashlib.sha256("\0".join(model.vocab.pieces).encode("utf-8", "surrogatepass")).hexdigest()
     return {
         "schema": SCHEMA_VERSION,
@@ -65,7 +90,7 @@ def identity(model: Model, options: Options) -> dict[str, Any]:
         "sha256": model.sha256,
         "vocabulary_sha256": vocabulary,
         "options": options.to_json(),
-    }
+    } | facts
 
 
 def prepare(out: Path, plan: dict[str, Any]) -> bool:
@@ -114,10 +139,12 @@ def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(stored: dict[str, Any], plan: dict[str, Any]) -> str:
     """Return the first difference of two plans, in words."""
-    for part in ("options", "model"):
-        a, b = stored.get(part), plan[part]
+    for part in ("options", "model", "lens"):
+        a, b = stored.get(part, {}), plan.get(part, {})
         if not isinstance(a, dict):
             return f"its {part} is no object"
+        if bool(a) != bool(b):
+            return f"{part}: {'one' if a else 'none'} instead of {'one' if b else 'none'}"
         for key in (key for key in b if key != "name"):
             if a.get(key) != b[key]:
                 return f"{key} {a.get(key)!r} instead of {b[key]!r}"
@@ -131,10 +158,13 @@ def vector_roles(job: Job) -> list[str]:
 
 def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[str, ...]:
     """Return the frames in which a set is listed: those of the options that it has, or the only one it has."""
-    frames = kind_of(model, layer, role)[1]
+    side, frames = kind_of(model, layer, role)
+    through_lens = with_lens(frames, side)
     if frames == ("paper",):
         return frames
-    return tuple(f for f in FRAMES if f in options.frames and (f in frames or f == "paper"))
+    if options.frames is None:
+        return through_lens
+    return tuple(f for f in ALL_FRAMES if f in options.frames and f in (*frames, *through_lens, "paper"))
 
 
 def list_bases(model: Model, options: Options, jobs: list[Job]) -> dict[ListKey, int]:

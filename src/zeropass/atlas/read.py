@@ -149,11 +149,13 @@ class Atlas(Files):
 
     @property
     def note(self) -> str:
-        """A note on the measurement behind the verdicts, or on the lack of one.
+        """A note on the lens, and on the measurement behind the verdicts or on the lack of one.
 
         It is empty for an atlas of a change, whose lists are not measured.
         """
-        return "" if self.is_change and not self.verdicts else footnote(self.verdicts, str(self.model["name"]))
+        if self.is_change and not self.verdicts:
+            return ""
+        return footnote(self.verdicts, str(self.model["name"]), (self.lens,))
 
     def find(
         self,
@@ -222,7 +224,7 @@ class Atlas(Files):
             spaces = {self.space(run) for run in runs}
             means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in spaces}
             for run in runs:
-                z[run.first : run.first + run.count] = self.vectors(run) @ means[self.space(run)]
+                z[run.first : run.first + run.count] = self.products(run, means[self.space(run)])
             z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")
@@ -275,7 +277,7 @@ class Atlas(Files):
         return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
-        return self.verdicts.of(role, frame, layer, offset) if self.verdicts else None
+        return self.verdicts.of(role, frame, layer, offset, lens=self.lens_of(frame)) if self.verdicts else None
 
     def _is_shown(self, token: int) -> bool:
         return bool(self.mask(self.view)[token])
@@ -428,6 +430,7 @@ class Atlas(Files):
                     hidden=hidden,
                     evidence=verdict,
                     spread=spread,
+                    lens=self.lens_of(frame),
                 )
             )
         return records
@@ -436,7 +439,7 @@ class Atlas(Files):
         """Compute both poles of one vector in any view from the stored vector and rows: one product with V rows."""
         ids = np.flatnonzero(self.mask(view))
         with np.errstate(all="ignore"):
-            z = (self.rows(self.space(run)) @ self.vectors(run)[row])[ids]
+            z = (self.rows(self.space(run)) @ self.vector(run, row))[ids]
             z = (z - mean) / std if std > 0 else np.zeros_like(z)
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")
@@ -484,6 +487,7 @@ class Atlas(Files):
             hidden=hidden,
             evidence=verdict,
             change=self.is_change,
+            lens=self.lens_of(frame),
         )
 
 

@@ -5,8 +5,9 @@
     plan.json              what is being built; written first, compared when a build continues
     manifest.json          the plan and the results; written last: an atlas without it is not complete
     tokens.parquet         id, text and views of every token;  tokenizer.json to split words
+    lens/                  the lens, if lists were made through one: a copy of its folder
     rows/{space}.npy       (V, d) float32: the rows that stand for the tokens, one file for each space
-    vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role
+    vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role, without the lens
     lists/{name}.parquet   top-k and bottom-k tokens of these vectors, one row for each vector and frame
     pairs/{name}.parquet   top pairs of the head maps of one layer
     parameters.parquet     one row for each list: id, address, mean, std, how telling it is, its first words
@@ -47,6 +48,7 @@ SCHEMA_VERSION = 3
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, TOKEN_INDEX = "parameters.parquet", "hits.parquet"
+LENS, MAPS = "lens", "lens.safetensors"
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
 
@@ -68,7 +70,7 @@ class Options:
         pairs: Top pairs of each head map.
         layers: Half-open range of layers; None for all.
         roles: Roles of the lists and maps, with ``ov`` kept as ``vo``; None for all.
-        frames: Frames of the lists.
+        frames: Frames of the lists; None for the usual ones, through the lens of the build if it has one.
         tokens: View of the tokens in which the lists are made.
 
     Example:
@@ -81,7 +83,7 @@ class Options:
     pairs: int = 100
     layers: tuple[int, int] | None = None
     roles: tuple[str, ...] | None = None
-    frames: tuple[str, ...] = ("token", "output")
+    frames: tuple[str, ...] | None = None
     tokens: View = "default"
 
     def __post_init__(self) -> None:
@@ -89,9 +91,9 @@ class Options:
             if not 1 <= value <= most:
                 raise BadOption(f"{name} is {value}; it must be at least 1 and at most {most}.")
         check_view(self.tokens)
-        for frame in self.frames:
+        for frame in self.frames or ():
             check_frame(frame)
-        if not self.frames:
+        if self.frames == ():
             raise BadOption("At least one frame is needed.")
         if self.roles is not None:  # a build that was begun under one name continues under the other
             object.__setattr__(self, "roles", tuple(map(canonical_role, self.roles)))
@@ -199,6 +201,7 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", counted),
+        ("lens", manifest.get("lens") is None or type(_entry(manifest, "lens.words")) is str),
     )
     for entry, valid in checks:
         if not valid:

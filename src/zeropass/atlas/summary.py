@@ -10,7 +10,7 @@ from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS
 from zeropass.errors import BadAddress, BadOption
 from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
-from zeropass.records.parameters import TokenScore
+from zeropass.records.parameters import TokenScore, verbs_of
 
 __all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "list_types_of", "outside", "overview", "strengths"]
 __all__ += ["subheads", "telling"]
@@ -31,9 +31,8 @@ BIN = 0.25
 
 def list_types_of(atlas: Atlas) -> list[tuple[str, str]]:
     """Return the (side, frame) of the lists that an atlas holds in its blocks, ``read`` before ``write``."""
-    sides, frames = ("read", "write"), ("token", "output", "paper")
     types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
-    return sorted(types, key=lambda list_type: (sides.index(list_type[0]), frames.index(list_type[1])))
+    return list(verbs_of(types))
 
 
 def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:

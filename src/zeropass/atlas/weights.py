@@ -10,10 +10,11 @@ from torch import Tensor
 
 from zeropass.atlas.neighbours import moments
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import safe_name
+from zeropass.atlas.schema import LENS, safe_name
 from zeropass.errors import BadOption
 from zeropass.lens import Lens, Shown
 from zeropass.model.frames import Frames, Rows
+from zeropass.model.lens_maps import read_lens
 from zeropass.model.model import open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
@@ -49,7 +50,8 @@ def lens_of(atlas: Atlas, model: str) -> Lens:
     source = open_model(model)
     if source.fingerprint != atlas.manifest.get("weights_sha256"):
         raise BadOption(f"{model} has other weights than those that {atlas.path} was built from.")
-    return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, atlas=atlas), atlas=atlas)
+    lens = read_lens(atlas.path / LENS, source) if atlas.lens else None
+    return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, lens, atlas=atlas), atlas=atlas)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ class _Lens(Lens):
 
     atlas: Atlas = field(kw_only=True, repr=False)
 
-    def head_map(self, address: str, *, frame: str = "token", offset: int | None = None) -> Factored:
+    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
         """Return a head map as its two factors."""
         product = super().head_map(address, frame=frame, offset=offset)
         return _Map(product.left, product.right)

@@ -88,7 +88,11 @@ def build(
     roles: Annotated[
         str | None, typer.Option(help="Roles to read, with commas: gate,value,vo; all if not given.")
     ] = None,
-    frame: Annotated[str, typer.Option(help="Frames, with commas.")] = "token,output",
+    frame: Annotated[
+        str | None,
+        typer.Option(help="Frames, with commas; the usual ones if not given, through the lens if there is one."),
+    ] = None,
+    lens: LensOption = "auto",
     tokens: Annotated[View, typer.Option(help="Tokens that lists may show.")] = "default",
     device: Device = "cpu",
     engine: Annotated[
@@ -104,7 +108,7 @@ def build(
         pairs=pairs,
         layers=parse_layers(layers),
         roles=parse_names(roles),
-        frames=parse_names(frame) or (),
+        frames=parse_names(frame),
         tokens=tokens,
     )
     if memory is not None and engine != "local":
@@ -114,7 +118,7 @@ def build(
     started = time.monotonic()
     with progress_bar() as report:
         report("opening", 0, 1)
-        is_new = build_atlas(zp.open_model(model, device), out, options, report)
+        is_new = build_atlas(zp.open_model(model, device), out, options, report, lens=lens)
     seconds = time.monotonic() - started
     path = shown_text(str(out), limit=500)
     if is_new:
@@ -157,7 +161,7 @@ def show(
     frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
     reader = zp.Lens.over(frames)
     if svd:
-        record = reader.svd(address, frame=frame or "token", tokens=tokens, k=min(k, 8), offset=offset)
+        record = reader.svd(address, frame=frame, tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
                 console.print(render(record, k))

@@ -19,7 +19,7 @@ from zeropass._io.progress import Progress, silent
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import carry_out, kept_tokens
 from zeropass.atlas.jobs import OnScores, Runner, Scored, needed_roles
-from zeropass.atlas.plan import identity, plan_jobs, prepare, vector_roles
+from zeropass.atlas.plan import identity, plan_jobs, prepare, resolve, vector_roles
 from zeropass.atlas.schema import Job, Options
 from zeropass.atlas.tables import PairRow
 from zeropass.diff.changes import Comparison
@@ -70,7 +70,7 @@ def build_change(
         Records(L2.ff.3.gate token, L2.ff.3.gate output)
     """
     out = Path(out)
-    options = options or Options()
+    options, _ = resolve(options or Options(), None, f"the change from {base.name}")
     pair = Comparison(base, tuned)
     if not prepare(out, _identity(pair, options)):
         return False
@@ -192,7 +192,7 @@ class _ChangeRunner(Runner):
 
     @staticmethod
     def _fold(frames: Frames, vectors: VectorSet, rows: Tensor, frame: str) -> Tensor:
-        return frames.fold(rows, frame, vectors.side, vectors.norm, vectors.layer)
+        return frames.folded(replace(vectors, vectors=rows), frame)
 
 
 class _MapSide:

@@ -26,6 +26,7 @@ __all__ = [
     "Recorder",
     "embedded",
     "final_logits",
+    "longest_text",
     "model_input",
     "require_forward",
     "token_rows",
@@ -330,6 +331,11 @@ def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:
     return model_input(model, token_rows(model, ids), start if model.has("positions") else None)
 
 
+def longest_text(model: Model) -> int | None:
+    """Return the number of tokens that the positions of a model are enough for; None for any number."""
+    return model.rows("positions") - model.family.first_position if model.has("positions") else None
+
+
 def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
     """Return the stream before block 0 for rows of the embedding table.
 
@@ -344,9 +350,9 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
     """
     x = rows * model.dims.embed_scale
     if start is not None:
-        first = model.family.first_position + start
-        if first + x.shape[-2] > model.rows("positions"):
-            raise CannotRun(f"{model.name} has {model.rows('positions')} positions; the text is longer.")
+        first, longest = model.family.first_position + start, longest_text(model)
+        if longest is not None and start + x.shape[-2] > longest:
+            raise CannotRun(f"{model.name} has {longest} positions; the text is longer.")
         x = x + model.matrix("positions", 0, first, first + x.shape[-2])
     x = x + model.matrix("types", 0, 0, 1) if model.has("types") else x
     if model.has("embed_norm"):

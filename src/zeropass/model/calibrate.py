@@ -5,6 +5,7 @@ layer gave is saved before the next one begins, and a stopped calibration contin
 """
 
 import hashlib
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadLens, BadOption
-from zeropass.model.blocks import Block, embedded, require_forward
+from zeropass.model.blocks import Block, embedded, longest_text, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
@@ -84,13 +85,23 @@ class _Plan:
             layers=model.dims.layers,
             d=model.dims.d,
             source=self.words,
-            tokens=self.tokens // _WINDOW * _WINDOW,
-            window=_WINDOW,
+            tokens=self.pieces * self.window,
+            window=self.window,
             seed=self.seed,
             text_sha256="" if self.text is None else hashlib.sha256(self.text.encode()).hexdigest(),
             date=date.today().isoformat(),
             seconds=seconds,
         )
+
+    @cached_property
+    def window(self) -> int:
+        """The number of tokens that the model sees at once."""
+        return min(_WINDOW, longest_text(self.model) or _WINDOW)
+
+    @property
+    def pieces(self) -> int:
+        """The number of windows."""
+        return self.tokens // self.window
 
     @property
     def words(self) -> str:
@@ -101,15 +112,15 @@ class _Plan:
 
     def ids(self, progress: Progress) -> Tensor:
         """Return the token ids, (windows, tokens in each)."""
-        pieces = self.tokens // _WINDOW
+        shape = self.pieces, self.window
         if self.text is not None:
             ids = torch.tensor(self.model.vocab.encode(self.text)[: self.tokens], dtype=torch.long)
             if len(ids) < self.tokens:
                 raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {self.tokens:,} are needed.")
-            return ids[: pieces * _WINDOW].reshape(pieces, _WINDOW)
+            return ids[: math.prod(shape)].reshape(shape)
         if self.source == "random":
-            return random_tokens(self.model, pieces * _WINDOW, self.seed).reshape(pieces, _WINDOW)
-        return own_text(self.model, pieces, _WINDOW, self.seed, progress)
+            return random_tokens(self.model, math.prod(shape), self.seed).reshape(shape)
+        return own_text(self.model, *shape, self.seed, progress)
 
 
 @torch.no_grad()
@@ -134,7 +145,7 @@ def calibrate(
         source: ``own`` for text that the model writes, ``random`` for tokens drawn at random, or a name for the text
             that is given. By default ``own`` where the model predicts the next token, else ``random``.
         text: A text to calibrate on.
-        tokens: The number of tokens, in windows of 128.
+        tokens: The number of tokens, in windows of 128 or as many as the model has positions for.
         seed: The seed of what is drawn.
         progress: Reports progress.
 

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import (
-    FRAMES,
+    ALL_FRAMES,
     LENS_FRAMES,
     MEMORY,
-    OUTSIDE,
     USUAL_OFFSET,
     Side,
+    Site,
     base_role,
+    lens_map,
     norm_of,
     reads_memory,
     side_of,
     sides_of,
+    site_of,
     space_of,
 )
 from zeropass.errors import BadOption
@@ -32,6 +34,7 @@ from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
 from zeropass.model.positions import KNOWN_ROPE, frequencies
+from zeropass.model.vectors import VectorSet
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments
@@ -44,7 +47,7 @@ _TOKENS = 512
 _SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
 """The spaces of every model; a decoder that reads an encoder also has ``memory``."""
 
-_FOLDED = (*FRAMES, *LENS_FRAMES, "embedded")
+_FOLDED = (*ALL_FRAMES, "embedded")
 """The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
 
 
@@ -150,7 +153,13 @@ class Frames:
         self._require(space)
         self._kept.pop(space, None)
 
-    def fold(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
+    def folded(self, vectors: VectorSet, frame: str) -> Tensor:
+        """Return the vectors of a set folded for a frame, (n, d): see `fold`."""
+        return self.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer, vectors.site)
+
+    def fold(
+        self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int, site: Site | None = None
+    ) -> Tensor:
         """Fold a norm into vectors, as a frame reads them.
 
         A pre-norm model norms what is read, a post-norm one (BERT) what was written; a norm after a block (Gemma 2,
@@ -163,6 +172,7 @@ class Frames:
             side: ``read`` or ``write``.
             norm: The norm that the vectors meet, if any.
             layer: The layer of the norm.
+            site: The part of the block that the vectors belong to; that of the norm if not given.
 
         Returns:
             The folded vectors, (n, d).
@@ -176,7 +186,9 @@ class Frames:
                 f"There is no frame {frame!r} of a side {side!r}: frames are {known}, sides read and write."
             )
         folded = vectors if frame == "paper" or norm is None else self._with_norm(vectors, side, norm, layer)
-        return self._with_lens(folded, frame, side, norm, layer) if frame in LENS_FRAMES else folded
+        if frame not in LENS_FRAMES:
+            return folded
+        return self._with_lens(folded, frame, side, site or site_of(norm or ""), layer)
 
     def _with_norm(self, vectors: Tensor, side: Side, norm: str, layer: int) -> Tensor:
         model = self.model
@@ -186,14 +198,14 @@ class Frames:
         after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
         return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
 
-    def _with_lens(self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int) -> Tensor:
+    def _with_lens(self, vectors: Tensor, frame: str, side: Side, site: Site, layer: int) -> Tensor:
         lens = self.require_lens(frame)
         if side != ("read" if frame == "seen" else "write"):
             raise BadOption(f"The frame {frame} is for what {'reads' if frame == 'seen' else 'writes'}.")
-        if frame == "effect":
-            return vectors @ lens.effect(layer if norm else OUTSIDE, "ff" if norm == "ff_norm" else "attn")
-        seen = lens.seen(self.model.dims.layers if layer == OUTSIDE else layer)
-        return vectors if seen is None else vectors @ seen[0].T
+        name = lens_map(side, site, layer, self.model.dims.layers)
+        if not name:
+            return vectors
+        return vectors @ (lens.map(name).T if side == "read" else lens.map(name))
 
     def require_lens(self, frame: str) -> LensMaps:
         """Return the lens; raise BadOption, which names the frame that needs it, if there is none."""

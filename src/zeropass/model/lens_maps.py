@@ -8,6 +8,7 @@ matrix; everything behind it is as without a lens (docs/theory.md §9).
 A lens is a folder with ``lens.json`` and ``lens.safetensors``.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import Site
+from zeropass.arch.spec import Site, lens_map
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.safetensors import SafetensorsSource
@@ -28,9 +29,11 @@ from zeropass.errors import BadLens, ZeropassError
 from zeropass.model.model import Model
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["LensFacts", "LensMaps", "chosen_lens", "kept_lens", "kept_place", "read_lens", "save_tensors", "write_lens"]
+__all__ = ["MAPS", "LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "kept_place", "read_lens"]
+__all__ += ["save_tensors", "write_lens"]
 
 SCHEMA = 1
+FACTS, MAPS = "lens.json", "lens.safetensors"
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class LensMaps:
             layer: The layer; below zero for what is added to the stream before layer 0.
             site: The half of the block.
         """
-        return self._map("effect.start" if layer < 0 else f"effect.{layer}.{'ff' if site == 'ff' else 'attn'}")
+        return self.map(lens_map("write", site, layer, self.facts.layers))
 
     def seen(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return the map from token rows to the states that enter a layer, (d, d), and its shift, (d,).
@@ -115,9 +118,10 @@ class LensMaps:
         A state is ``row @ map + shift``. Layer 0 needs none, and gets None: there the row is the state. The number of
         layers stands for the states behind the last.
         """
-        return None if layer <= 0 else (self._map(f"seen.{layer}"), self._map(f"seen.{layer}.shift"))
+        return None if layer <= 0 else (self.map(f"seen.{layer}"), self.map(f"seen.{layer}.shift"))
 
-    def _map(self, name: str) -> Tensor:
+    def map(self, name: str) -> Tensor:
+        """Return a map by its name (`lens_map`), or a shift, in full precision."""
         if isinstance(self.tensors, Mapping):
             return self.tensors[name].to(self.device, torch.float32)
         return torch.from_numpy(self.tensors.rows(name)).to(self.device)
@@ -134,8 +138,21 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
 
 def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write a lens, its maps before its facts: an unfinished one has no ``lens.json``."""
-    save_tensors(tensors, folder / "lens.safetensors")
-    write_json(folder / "lens.json", asdict(facts), BadLens)
+    save_tensors(tensors, folder / MAPS)
+    write_json(folder / FACTS, asdict(facts), BadLens)
+
+
+def copy_lens(lens: LensMaps, folder: Path) -> None:
+    """Write a lens into another folder, unless it is there."""
+    if (folder / FACTS).exists():
+        return
+    if isinstance(lens.tensors, Mapping):
+        write_lens(lens.facts, lens.tensors, folder)
+        return
+    make_folder(folder, BadLens)
+    with atomic_write(folder / MAPS, BadLens) as temporary:
+        shutil.copyfile(lens.tensors.path, temporary)
+    write_json(folder / FACTS, asdict(lens.facts), BadLens)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -167,7 +184,7 @@ def read_lens(folder: str | Path, model: Model) -> LensMaps:
         'mean-field lens from 256 random tokens'
     """
     folder = Path(folder)
-    path = folder / "lens.json"
+    path = folder / FACTS
     if not path.is_file():
         raise BadLens(f"{folder} holds no lens: there is no lens.json. `zeropass calibrate` makes one.")
     try:
@@ -179,13 +196,13 @@ def read_lens(folder: str | Path, model: Model) -> LensMaps:
     if facts.fingerprint != model.fingerprint:
         raise BadLens(f"{folder} is a lens of {facts.model}, whose weights are not those of {model.name}.")
     try:
-        source = SafetensorsSource([folder / "lens.safetensors"])
+        source = SafetensorsSource([folder / MAPS])
         shapes = {name: tuple(source.shape(name)) for name in source.names()}
     except ZeropassError as error:
         raise BadLens(str(error)) from error
     if (expected := map_shapes(model.dims.layers, model.dims.d)) != shapes:
         names = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
-        raise BadLens(f"{folder / 'lens.safetensors'} is damaged: {names[0]!r} is missing, unknown or of another size.")
+        raise BadLens(f"{folder / MAPS} is damaged: {names[0]!r} is missing, unknown or of another size.")
     return LensMaps(facts, source, model.device)
 
 

@@ -14,6 +14,7 @@ from zeropass.arch.spec import (
     OUTSIDE,
     ROUTER,
     Side,
+    Site,
     base_role,
     default_frames,
     norm_of,
@@ -76,6 +77,11 @@ class VectorSet:
     norm: str | None
     frames: tuple[str, ...]
     reads_at: int
+
+    @property
+    def site(self) -> Site:
+        """The part of the block that the vectors belong to."""
+        return site_of(self.role)
 
 
 def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
+from zeropass.arch.spec import ALL_FRAMES
 from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [
-    "SEES",
+    "VERBS",
     "AsJson",
     "Certificate",
     "Direction",
@@ -29,17 +30,37 @@ __all__ = [
     "TokenScore",
     "VectorRecord",
     "verb_of",
+    "verbs_of",
 ]
 
-SEES = {("read", "token"): "sees", ("read", "output"): "is about to say", ("write", "output"): "writes"}
+VERBS = {
+    ("read", "seen"): "sees",
+    ("read", "token"): "sees",
+    ("read", "output"): "is about to say",
+    ("write", "effect"): "writes",
+    ("write", "output"): "writes",
+}
 """The verbs for what lists of the usual sides and frames say."""
-
-_THROUGH_LENS = {("read", "seen"): "sees", ("write", "effect"): "writes"}
 
 
 def verb_of(side: str, frame: str) -> str:
     """Return the verb for what a list of a side and frame says: sees, is about to say, writes, or reads (frame)."""
-    return (SEES | _THROUGH_LENS).get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
+    return VERBS.get((side, frame), {"read": "reads", "write": "writes"}[side] + f" ({frame})")
+
+
+def verbs_of(list_types: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the verb of each (side, frame), in the order of pages; those of one verb get their frames as well.
+
+    Example:
+        >>> verbs_of([("write", "output"), ("read", "token"), ("write", "effect")])
+        {('read', 'token'): 'sees', ('write', 'effect'): 'writes (effect)', ('write', 'output'): 'writes (output)'}
+    """
+    ordered = sorted(set(list_types), key=lambda kind: (kind[0], ALL_FRAMES.index(kind[1])))
+    verbs = [verb_of(*kind) for kind in ordered]
+    return {
+        kind: f"{verb} ({kind[1]})" if verbs.count(verb) > 1 else verb
+        for kind, verb in zip(ordered, verbs, strict=True)
+    }
 
 
 class AsJson:
@@ -210,6 +231,7 @@ class SvdRecord(AsJson):
     directions: tuple[Direction, ...]
     hidden: Hidden
     note: str = ""
+    lens: str = ""
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -245,7 +267,7 @@ class Hit:
     @property
     def verb(self) -> str:
         """The verb for what the parameter does with the word."""
-        return SEES.get((self.side, self.frame), f"{self.side} ({self.frame})")
+        return verb_of(self.side, self.frame)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ contains those of some models. An atlas or a lens finds them by that hash, or el
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parse import holding, load_json
-from zeropass.arch.spec import FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
+from zeropass.arch.spec import FRAMES, LENS_FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 from zeropass.records.numbers import coefficient
@@ -109,8 +109,18 @@ class Verdicts:
         """The lens whose frames were measured, in words; empty if none was."""
         return str(self.method.get("lens", ""))
 
-    def of(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
-        """Return the verdict on the lists of a role, frame and layer, for qk at an offset, if there is one."""
+    def of(self, role: str, frame: str, layer: int, offset: int = 0, *, lens: str = "") -> Verdict | None:
+        """Return the verdict on the lists of a role, frame and layer, if there is one.
+
+        Args:
+            role: The role.
+            frame: The frame.
+            layer: The layer.
+            offset: The offset, for ``qk`` only.
+            lens: The lens that the lists were made through, in words: a verdict holds for no other.
+        """
+        if frame in LENS_FRAMES and lens != self.lens:
+            return None
         return self._by_list_type.get((role, frame, layer, f"offset {offset}" if role == "qk" else ""))
 
     @cached_property
@@ -190,13 +200,19 @@ def _undamaged(path: Path) -> Verdicts | None:
         return None
 
 
-def footnote(verdicts: Verdicts | None, model: str | None) -> str:
-    """Return a note for the reader of lists: what their verdicts rest on, or how to measure some if there are none.
+def footnote(verdicts: Verdicts | None, model: str | None, lenses: Iterable[str] = ()) -> str:
+    """Return a note for the reader of lists: their lens, and what their verdicts rest on or how to measure some.
 
     Args:
         verdicts: The verdicts on the model, if it was measured.
         model: The name of the model for `zeropass evidence`; None if that cannot measure it.
+        lenses: The lens of each list, in words; empty for one of the weights alone.
     """
+    through = [f"Read through a {lens}." for lens in dict.fromkeys(lenses) if lens]
+    return " ".join((*through, _measured(verdicts, model)))
+
+
+def _measured(verdicts: Verdicts | None, model: str | None) -> str:
     if verdicts:
         measure = "of ranks, all lists of a role and layer with the running model; null: the same for wrong lists"
         return f"correlation: {measure}; measured on {verdicts.basis}."

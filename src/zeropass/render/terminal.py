@@ -10,7 +10,7 @@ from rich.text import Text
 
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import (
-    SEES,
+    VERBS,
     FindRecord,
     Hit,
     PairRecord,
@@ -18,6 +18,7 @@ from zeropass.records.parameters import (
     Records,
     SvdRecord,
     VectorRecord,
+    verbs_of,
 )
 from zeropass.tokens.vocabulary import shown_text
 
@@ -80,11 +81,11 @@ def render_find(record: FindRecord, k: int) -> RenderableType:
     label = Text("tokens used:", style="dim")
     query = Flow([label, *(token_text(token.token) for token in record.query)], indent=0)
     parts: list[RenderableType] = [query]
-    for list_type, verb in SEES.items():
+    verbs = verbs_of(list_type for match in record.hits if (list_type := (match.side, match.frame)) in VERBS)
+    for list_type, verb in verbs.items():
         matches = [match for match in record.hits if (match.side, match.frame) == list_type]
-        if matches:
-            parts += [Text(verb, style="bold"), _match_table(matches[:k])]
-    others = [match for match in record.hits if (match.side, match.frame) not in SEES]
+        parts += [Text(verb, style="bold"), _match_table(matches[:k])]
+    others = [match for match in record.hits if (match.side, match.frame) not in VERBS]
     if others:
         parts += [Text("other frames", style="bold"), _match_table(others[:k])]
     with_notes = any(match.doubt for match in record.hits) or all(match.above is None for match in record.hits)

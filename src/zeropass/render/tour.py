@@ -54,7 +54,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     console.print(
         f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
         f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
-        f"{atlas.manifest['lists']:,} lists of words were read from its weights; it was never run.\n",
+        f"{atlas.manifest['lists']:,} lists of words were read from its weights"
+        f"{', through a lens (below)' if atlas.lens else '; it was never run'}.\n",
         highlight=False,
     )
     console.print(
@@ -71,7 +72,8 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     """Print the most telling neurons of some layers: late ones by what they write, others by what they see."""
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    role, frame = ("value", "output") if name == "Late" else (reading, "token")
+    direct, through_lens = ("output", "effect") if name == "Late" else ("token", "seen")
+    role, frame = "value" if name == "Late" else reading, through_lens if atlas.lens else direct
     candidates = atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
     for address in best[:_NEURONS]:

@@ -75,7 +75,7 @@ class Context:
         return lens
 
     def head_map(self, address: str, offset: int) -> "Factored":
-        """Return a head map in the token frame as its factors. The last few are cached (25 MB each for SmolLM2)."""
+        """Return a head map in the usual frame as its factors. The last few are cached (25 MB each for SmolLM2)."""
         factored: Factored = self._maps(address, offset)
         return factored
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from zeropass.atlas.summary import BIN
 from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring
-from zeropass.records.parameters import SEES, FindRecord, PairRecord, TokenScore, verb_of
+from zeropass.records.parameters import VERBS, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
@@ -220,14 +220,14 @@ STRIP = 220
 
 def parameter_marks(record: FindRecord, layers: int) -> Picture:
     """Draw the parameters that rank a token high: layers across, z up. Every mark is a link."""
-    list_types = list(dict.fromkeys([*SEES, *((row.side, row.frame) for row in record.hits)]))
+    verbs = list(dict.fromkeys([*VERBS.values(), *(row.verb for row in record.hits)]))
     most = max((abs(row.z) for row in record.hits), default=1.0) or 1.0
     step = min(CELL, 960 / (layers + 1))
     marks = []
     for row in record.hits:
         head, _, _ = row.address.partition(".")
         layer = int(head[1:]) if head[:1] == "L" and head[1:].isdigit() else -1
-        type_index = list_types.index((row.side, row.frame))
+        type_index = verbs.index(row.verb)
         marks.append(
             {
                 "x": round(LEFT + (layer + 1) * step + (type_index - 1) * step / 4, 1),
@@ -241,7 +241,7 @@ def parameter_marks(record: FindRecord, layers: int) -> Picture:
     shown = {
         "title": "Parameters of this token by layer (across) and z (up)",
         "marks": marks,
-        "legend": [(n, verb_of(*list_type)) for n, list_type in enumerate(list_types[:4])],
+        "legend": list(enumerate(verbs[:4])),
         "across": [(LEFT + (n + 1) * step, str(n)) for n in range(0, layers, interval)],
         "most": most,
         "middle": TOP + STRIP / 2,

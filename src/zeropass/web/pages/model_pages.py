@@ -10,7 +10,7 @@ from zeropass.atlas import summary
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
 from zeropass.records.overviews import LayerRecord, Overview, Telling
-from zeropass.records.parameters import PairRecord, verb_of
+from zeropass.records.parameters import PairRecord, verbs_of
 from zeropass.web.context import Context
 from zeropass.web.pages import drawings
 from zeropass.web.pages.page import Page, Table, at, by, count_pages, layer_path, token
@@ -38,7 +38,7 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
         "map": overview,
         "starts": starts,
         "measures": list(summary.MEASURES),
-        "list_types": [(*list_type, verb_of(*list_type)) for list_type in list_types],
+        "list_types": [(*list_type, verb) for list_type, verb in verbs_of(list_types).items()],
         "layers": range(*atlas.layers),
         "model": atlas.model,
         "manifest": atlas.manifest,
@@ -175,7 +175,7 @@ def tokens_path(page: int) -> str:
 
 def help_page(context: Context) -> Page:
     """Return the page that explains how to read the others."""
-    verbs = [verb_of(*list_type) for list_type in summary.list_types_of(context.atlas)]
+    verbs = list(verbs_of(summary.list_types_of(context.atlas)).values())
     return Page(
         path="help",
         template="help.html",

@@ -186,11 +186,11 @@ def _map_place(address: str) -> tuple[Address, str]:
 
 
 def _asked(context: Context, address: str, stored: PairRecord, asked: Asked) -> PairRecord:
-    """Return the requested pairs from the weights, in the token frame, which the atlas may not have stored."""
+    """Return the requested pairs from the weights, in the usual frame, which the atlas may not have stored."""
     offset = stored.offset if asked.offset is None else asked.offset
     lens = context.lens()
     if not asked.left and not asked.right:
-        unfiltered: PairRecord = lens.explain(address, frame="token", k=asked.k, offset=offset or None)[0]
+        unfiltered: PairRecord = lens.explain(address, k=asked.k, offset=offset or None)[0]
         return unfiltered
     left, right = (token_ids(context, text) if text else [] for text in (asked.left, asked.right))
     product = context.head_map(address, offset)

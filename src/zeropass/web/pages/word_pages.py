@@ -6,7 +6,7 @@ from typing import Any
 
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.address import parse
-from zeropass.records.parameters import SEES, FindRecord, Hit, verb_of
+from zeropass.records.parameters import FindRecord, Hit, verbs_of
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.context import Context
 from zeropass.web.pages import drawings
@@ -49,12 +49,10 @@ def of_token(context: Context, i: int) -> Page:
 
 def by_kind(record: FindRecord) -> list[tuple[str, list[Hit]]]:
     """Return the found parameters by what they do with the word, in words; best first."""
-    list_types = dict.fromkeys([*SEES, *((row.side, row.frame) for row in record.hits)])
-    groups = [
-        (verb_of(*list_type), [row for row in record.hits if (row.side, row.frame) == list_type])
-        for list_type in list_types
+    verbs = verbs_of((row.side, row.frame) for row in record.hits)
+    return [
+        (verb, [row for row in record.hits if (row.side, row.frame) == list_type]) for list_type, verb in verbs.items()
     ]
-    return [(verb, rows) for verb, rows in groups if rows]
 
 
 def by_layer(record: FindRecord) -> list[tuple[int, list[Hit]]]:
