@@ -12,6 +12,7 @@ WORKERS ?= 2
 demo: $(VENV)/.user
 	@echo "Reading SmolLM2-135M-Instruct (Q4_1): the weights are fetched once (93 MB), the atlas takes some minutes the first time."
 	@$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
+	@$(BIN)/zeropass calibrate smollm2-135m
 	@$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	@$(BIN)/zeropass tour $(ATLAS)
 	@echo "  In the browser: $(BIN)/zeropass serve $(ATLAS)"

@@ -56,6 +56,14 @@ def test_a_build_on_ray_has_the_same_bytes(model: Path, local: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("workers")
+def test_workers_read_the_lens_in_the_folder_of_the_atlas(model: Path, tmp_path: Path) -> None:
+    lens, opened = small.calibrated(model, tmp_path / "lens"), zp.open_model(str(model))
+    zp.build(opened, tmp_path / "local", OPTIONS, lens=lens)
+    zp.build_on_cluster(opened, tmp_path / "out", OPTIONS, lens=lens)
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+@pytest.mark.usefixtures("workers")
 def test_workers_that_die_lose_nothing(
     model: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,7 +139,7 @@ def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(stored: dict[str, Any], plan: dict[str, Any]) -> str:
     """Return the first difference of two plans, in words."""
-    for part in ("options", "model", "lens"):
+    for part in ("lens", "options", "model"):
         a, b = stored.get(part, {}), plan.get(part, {})
         if not isinstance(a, dict):
             return f"its {part} is no object"

@@ -1,0 +1,158 @@
+"""Atlases whose lists were made through a lens: what they hold, what continues them, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import small
+import zeropass as zp
+from builds import OPTIONS, contents
+from zeropass.atlas import neighbours
+from zeropass.errors import BadAtlas, BadLens, BadOption
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small.llama(tmp_path_factory.mktemp("lens") / "model", biases=True)
+
+
+@pytest.fixture(scope="module")
+def lens(model: Path) -> zp.LensMaps:
+    return small.calibrated(model, model.parent / "lens")
+
+
+@pytest.fixture(scope="module")
+def atlas(model: Path, lens: zp.LensMaps) -> zp.Atlas:
+    return small.build(model, model.parent / "atlas", OPTIONS, lens)
+
+
+def frames_of(atlas: zp.Atlas, address: str) -> list[tuple[str, str]]:
+    return [(record.role, record.frame) for record in atlas.explain(address, k=3)]
+
+
+def test_the_usual_frames_are_those_of_the_lens(atlas: zp.Atlas) -> None:
+    assert frames_of(atlas, "L1.ff.2") == [
+        ("gate", "seen"),
+        ("gate", "output"),
+        ("up", "seen"),
+        ("up", "output"),
+        ("value", "effect"),
+    ]
+    assert frames_of(atlas, "L1.attn.2") == [("qk", "seen"), ("vo", "seen")]
+    assert {record.lens for record in atlas.explain("L1.attn.2", k=3)} == {atlas.lens}
+    assert atlas.lens == "mean-field lens from 512 random tokens"
+    assert atlas.note.startswith(f"Read through a {atlas.lens}. ")
+
+
+def test_without_a_lens_an_atlas_has_the_frames_of_the_weights_alone(model: Path, tmp_path: Path) -> None:
+    plain = small.build(model, tmp_path / "plain", OPTIONS)
+    assert frames_of(plain, "L1.ff.2.value") == [("value", "output")]
+    assert "lens" not in plain.manifest
+    assert not (plain.path / "lens").exists()
+    assert plain.options["frames"] == ["token", "output"]
+
+
+def test_a_lens_that_no_frame_needs_is_left_out(model: Path, lens: zp.LensMaps, tmp_path: Path) -> None:
+    options = zp.Options(k=5, layers=(1, 2), roles=("gate",), frames=("token",))
+    named = small.build(model, tmp_path / "named", options, lens)
+    assert contents(named.path) == contents(small.build(model, tmp_path / "plain", options).path)
+
+
+def test_the_lens_of_an_atlas_is_that_of_its_folder(model: Path, lens: zp.LensMaps, atlas: zp.Atlas) -> None:
+    stored = zp.read_lens(atlas.path / "lens", zp.open_model(str(model)))
+    assert torch.equal(stored.effect(1, "ff"), lens.effect(1, "ff"))
+    again = zp.lens_of(atlas, str(model))
+    assert again.frames.lens is not None
+    stored_pairs, pairs = (reader.explain("L1.attn.2.qk", k=3)[0].pairs for reader in (atlas, again))
+    assert [pair.score for pair in pairs] == pytest.approx([pair.score for pair in stored_pairs], rel=1e-5)
+
+
+def test_a_build_that_was_stopped_continues_to_the_same_bytes(
+    model: Path, lens: zp.LensMaps, atlas: zp.Atlas, tmp_path: Path
+) -> None:
+    def stop(_what: str, step: int, _total: int) -> None:
+        if step == 9:
+            raise KeyboardInterrupt
+
+    opened = zp.open_model(str(model))
+    with pytest.raises(KeyboardInterrupt):
+        zp.build(opened, tmp_path / "out", OPTIONS, stop, lens=lens)
+    with pytest.raises(BadAtlas, match="lens: one instead of none"):
+        zp.build(opened, tmp_path / "out", zp.Options(k=6, pairs=5), lens=None)
+    assert zp.build(opened, tmp_path / "out", OPTIONS, lens=lens)
+    assert not zp.build(opened, tmp_path / "out", OPTIONS, lens=lens)
+    assert contents(tmp_path / "out") == contents(atlas.path)
+
+
+def test_another_lens_makes_another_atlas(model: Path, atlas: zp.Atlas, tmp_path: Path) -> None:
+    opened = zp.open_model(str(model))
+    other = zp.calibrate(opened, tmp_path / "other", source="random", tokens=512, seed=1)
+    with pytest.raises(BadAtlas, match="seed 0 instead of 1"):
+        zp.build(opened, atlas.path, OPTIONS, lens=other)
+
+
+def test_frames_of_a_lens_need_one(model: Path, tmp_path: Path) -> None:
+    options = zp.Options(frames=("seen",))
+    with pytest.raises(BadOption, match="frame seen needs a lens"):
+        zp.build(zp.open_model(str(model)), tmp_path / "out", options, lens=None)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadLens, match="holds no lens"):
+        zp.build(zp.open_model(str(model)), tmp_path / "out", options, lens=tmp_path)
+
+
+def test_similar_lists_are_those_of_the_lens(model: Path, lens: zp.LensMaps, atlas: zp.Atlas) -> None:
+    """The correlations of neighbours are those of the lists over all tokens in use."""
+    reader = zp.Lens(zp.open_model(str(model)), frames=zp.Frames(zp.open_model(str(model)), lens))
+    vectors = reader.vectors(1, "value")
+    rows = reader.frames.rows("output.write").matrix[torch.from_numpy(reader.model.vocab.used)]
+    lists = (reader.frames.folded(vectors, "effect") @ rows.T).double()
+    expected = torch.corrcoef(lists)[2]
+    alike = next(each for each in neighbours.neighbours_of(atlas, "L1.ff.2.value", k=400).alike)
+    correlations = {like.address: like.correlation for like in alike.best}
+    inside = {row: correlations[f"L1.ff.{row}"] for row in range(48) if f"L1.ff.{row}" in correlations}
+    assert len(inside) > 40
+    assert all(abs(value - expected[row]) < 1e-3 for row, value in inside.items())
+
+
+@pytest.mark.parametrize("damage", ["shape", "missing", "nan", "type", "cut"])
+def test_a_damaged_lens_is_refused(atlas: zp.Atlas, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(atlas.path, tmp_path / "atlas")
+    path = folder / "lens" / "lens.safetensors"
+    tensors = load_file(path)
+    name = "effect.1.ff"
+    match damage:
+        case "shape":
+            tensors[name] = tensors[name][:5].contiguous()
+        case "missing":
+            del tensors[name]
+        case "nan":
+            tensors[name][3, 3] = float("nan")
+        case "type":
+            tensors[name] = tensors[name].to(torch.int32)
+    save_file(tensors, path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadAtlas, match=r"lens\.safetensors cannot be read"):
+        zp.open_atlas(folder).explain("L1.ff.2.value", tokens="words")
+    shutil.rmtree(folder / "lens")
+    with pytest.raises(BadAtlas, match="no such file"):
+        zp.open_atlas(folder).find_tokens([300], side="write")
+
+
+def test_a_manifest_without_words_for_its_lens_is_refused(atlas: zp.Atlas, tmp_path: Path) -> None:
+    folder = shutil.copytree(atlas.path, tmp_path / "atlas")
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(manifest.replace('"words": "mean', '"word": "mean'))
+    with pytest.raises(BadAtlas, match="lens is"):
+        zp.open_atlas(folder)
+
+
+def test_products_with_a_row_are_those_with_the_vectors_through_the_lens(atlas: zp.Atlas) -> None:
+    for run in atlas.runs:
+        row = np.linspace(-1, 1, atlas.model["d"], dtype=np.float32)
+        slow = np.stack([atlas.vector(run, i) for i in range(run.count)]) @ row
+        np.testing.assert_allclose(atlas.products(run, row), slow, rtol=1e-3, atol=1e-3)
