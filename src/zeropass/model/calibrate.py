@@ -27,6 +27,7 @@ from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
+from zeropass.model.texts import special_tokens, windows
 
 __all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]
 
@@ -96,20 +97,25 @@ class _Plan:
     def words(self) -> str:
         """The tokens in words."""
         if self.text is not None:
-            return f"tokens of {self.source}"
-        return "random tokens" if self.source == "random" else "tokens of the model's own text"
+            words = f"tokens of {self.source}"
+        else:
+            words = "random tokens" if self.source == "random" else "tokens of the model's own text"
+        before, after = (" ".join(self.model.vocab.pieces[i] for i in part) for part in special_tokens(self.model))
+        return f"{words} in {before}…{after}" if before or after else words
 
     def ids(self, progress: Progress) -> Tensor:
-        """Return the token ids, (windows, tokens in each)."""
-        pieces = self.tokens // _WINDOW
+        """Return the token ids, (windows, tokens in each), between the special tokens that an encoder expects."""
+        pieces, around = self.tokens // _WINDOW, special_tokens(self.model)
+        needed = pieces * (_WINDOW - sum(map(len, around)))
         if self.text is not None:
-            ids = torch.tensor(self.model.vocab.encode(self.text)[: self.tokens], dtype=torch.long)
-            if len(ids) < self.tokens:
-                raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {self.tokens:,} are needed.")
-            return ids[: pieces * _WINDOW].reshape(pieces, _WINDOW)
-        if self.source == "random":
-            return random_tokens(self.model, pieces * _WINDOW, self.seed).reshape(pieces, _WINDOW)
-        return own_text(self.model, pieces, _WINDOW, self.seed, progress)
+            ids = torch.tensor(self.model.vocab.encode(self.text)[:needed], dtype=torch.long)
+            if len(ids) < needed:
+                raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {needed:,} are needed.")
+        elif self.source == "random":
+            ids = random_tokens(self.model, needed, self.seed)
+        else:
+            return own_text(self.model, pieces, _WINDOW, self.seed, progress)
+        return torch.stack(list(windows(ids, _WINDOW, around)))
 
 
 @torch.no_grad()
