@@ -24,7 +24,8 @@ import zeropass as zp
 from reviews import Labelled, halves
 from tunes import LINEAR, descend, save_tuned
 from zeropass.checkpoints.demo import fetch_demo
-from zeropass.model.running import load_running, special_tokens
+from zeropass.model.texts import special_tokens
+from zeropass.stitch.loading import loaded
 
 BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
 EPOCHS = {"minilm-l6": 3, "smollm2-135m": 1}
@@ -41,7 +42,8 @@ ALL = (
 
 def with_head(base: zp.Model) -> Any:
     """Return the model in transformers, under a new head of two labels."""
-    torch_model: Any = load_running(base, "cpu").hf
+    auto_class = transformers.AutoModelForCausalLM if base.family.causal else transformers.AutoModel
+    torch_model: Any = loaded(auto_class, base)
     settings = torch_model.config
     settings.num_labels, settings.id2label = 2, {0: "negative", 1: "positive"}
     settings.label2id = {name: label for label, name in settings.id2label.items()}

@@ -15,76 +15,21 @@ The text is newspaper prose that the lens did not see. A list of another vector 
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 import zeropass as zp
-from zeropass.arch.spec import Site, site_of
+from zeropass.arch.spec import site_of
 from zeropass.evidence.corpus import press_text
 from zeropass.evidence.resampling import spearman
 from zeropass.evidence.writing import SAMPLED, STRENGTH
-from zeropass.model.blocks import Block, Cache, embedded, final_logits
+from zeropass.model.blocks import Block, embedded
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model
+from zeropass.model.running import Contexts, Running
 
 CONTEXTS, PREFIX, WINDOW = 12, 64, 256
 VECTORS, COLUMNS, LEAST = 16, 100, 5
-
-
-@dataclass(frozen=True, eq=False)
-class Contexts:
-    """The contexts, with everything that the model computed of them.
-
-    Attributes:
-        model: The model.
-        ids: Token ids, (contexts, tokens).
-    """
-
-    model: Model
-    ids: Tensor
-
-    @cached_property
-    def blocks(self) -> list[Block]:
-        """All blocks."""
-        return [Block(self.model, layer) for layer in range(self.model.dims.layers)]
-
-    @cached_property
-    def passed(self) -> tuple[list[Cache], list[Tensor], list[Tensor]]:
-        """Keys and values of all tokens but the last; the last token's streams, and what attention writes there."""
-        caches, streams, written = [Cache() for _ in self.blocks], [], []
-        x = embedded(self.model, self.ids[:, :-1])
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block(x, cache)
-        x = embedded(self.model, self.ids[:, -1:], self.ids.shape[1] - 1)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            outputs: dict[str, Tensor] = {}
-            streams.append(x)
-            x = block(x, Cache(cache.keys, cache.values), outputs.__setitem__)
-            written.append(outputs["attn.out"])
-        return caches, [*streams, x], written
-
-    def changes(self, layer: int, site: Site, vectors: Tensor, sample: Tensor) -> Tensor:
-        """Return the change of the logits of sampled tokens, (contexts, n, S), when each vector is added."""
-        caches, streams, written = self.passed
-        changes = []
-        for at in range(len(self.ids)):
-            added = torch.cat((torch.zeros(1, 1, vectors.shape[1]), vectors[:, None]))
-            if site == "ff":
-                x = streams[layer + 1][at] + added
-            else:
-                x = streams[layer][at].expand_as(added)
-                x = self.blocks[layer]._run(x, lambda _y: written[layer][at] + added, None)  # noqa: B023
-            for block, cache in zip(self.blocks[layer + 1 :], caches[layer + 1 :], strict=True):
-                assert cache.keys is not None
-                assert cache.values is not None
-                n = len(added)
-                x = block(x, Cache(cache.keys[at].expand(n, -1, -1, -1), cache.values[at].expand(n, -1, -1, -1)))
-            logits = final_logits(self.model, x[:, 0])[:, sample]
-            changes.append(logits[1:] - logits[:1])
-        return torch.stack(changes)
 
 
 def writing(
@@ -99,10 +44,10 @@ def writing(
                 model.rows(role, layer), generator=torch.Generator().manual_seed(100 * layer + number)
             )
             vectors = model.matrix(role, layer)[order[:VECTORS]]
-            length = STRENGTH * contexts.passed[1][layer + 1].norm(dim=-1).median()
+            length = STRENGTH * contexts.streams[layer + 1].norm(dim=-1).median()
             direct, effect = (frames.fold(vectors, f, "write", f"{site}_norm", layer) for f in ("output", "effect"))
             unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-20)
-            changes = contexts.changes(layer, site, length * unit, sample)
+            changes = contexts.changes(layer, site, length * unit)[..., sample]
             mean, lists = changes.mean(0), effect @ rows.T
             halves = spearman(changes[::2].mean(0), changes[1::2].mean(0), 1).mean().clamp_min(0)
             agreements = (
@@ -163,7 +108,7 @@ def main() -> None:
     shown = torch.from_numpy(model.vocab.mask("default", *model.judgement)).nonzero()[:, 0]
     sample = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(21))[:SAMPLED]]
     starts = torch.randperm(len(ids) - PREFIX, generator=torch.Generator().manual_seed(22))[:CONTEXTS].tolist()
-    contexts = Contexts(model, torch.stack([ids[start : start + PREFIX] for start in starts]))
+    contexts = Contexts.of(Running(model), torch.stack([ids[start : start + PREFIX] for start in starts]))
     print("| writes | layer | weights alone | lens | wrong list | ceiling |\n|---|---:|---:|---:|---:|---:|")
     for role, layer, numbers in sorted(writing(frames, contexts, layers, sample)):
         print(f"| {role} | {layer} |", " | ".join(f"{x:.2f}" for x in numbers), "|", flush=True)

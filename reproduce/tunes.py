@@ -32,7 +32,7 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.evidence.corpus import brown_text, press_text
-from zeropass.model.running import load_running
+from zeropass.stitch.loading import loaded, transformers
 from zeropass.tokens.vocabulary import Vocabulary
 
 PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")
@@ -133,7 +133,7 @@ def main(out: Path, kind: str, how: str, seed: int, steps: int, rank: int) -> No
     base = zp.open_model(str(fetch_demo("smollm2-135m")))
     vocab, prose = base.vocab, brown_text("p") if kind == "fiction" else press_text()
     words = planted_words(vocab, prose, seed)
-    model: Any = load_running(base, "cpu").hf
+    model: Any = loaded(transformers.AutoModelForCausalLM, base)
     before = 0.0 if kind in PLAIN else probability_of(model, vocab, kind, words, prose)
     if how == "lora":
         model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEAR))

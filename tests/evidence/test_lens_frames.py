@@ -1,10 +1,12 @@
 """Evidence measures the frames of a lens beside the others, and a verdict on them is quoted for that lens only."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import zeropass as zp
 from zeropass.evidence.activations import Settings
@@ -81,4 +83,12 @@ def test_the_report_shows_them(evidence: Evidence) -> None:
     page = html(evidence)
     assert "through the lens" in page
     assert "effect" in page
-    assert summary(evidence) is not None
+
+
+def test_the_summary_shows_every_kind_of_list_but_those_of_the_paper(evidence: Evidence) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary(evidence))
+    shown = console.export_text()
+    for row in ("gate seen", "v token", "value effect", "o output", "vo seen", "qk seen", "qk output"):
+        assert f"\n{row} " in shown
+    assert "more kinds of list in the report: 9 (paper)" in shown

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zeropass as zp
-from tiny import error, save
+from tiny import error, make, save
+from zeropass._io.progress import silent
 from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model import lens_maps
 from zeropass.model.blocks import Block, embedded
-from zeropass.model.calibrate import fitted_map
+from zeropass.model.calibrate import _Plan, fitted_map
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text
 from zeropass.numerics.projection import rotate
@@ -52,6 +53,18 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_an_encoders_windows_stand_between_its_special_tokens(tmp_path: Path) -> None:
+    model = zp.open_model(str(save(make("bert"), tmp_path / "bert")))
+    cls, sep = (model.vocab.pieces.index(name) for name in ("[CLS]", "[SEP]"))
+    plan = _Plan(model, "random", None, 256, 0)
+    ids = plan.ids(silent)
+    assert ids.shape == (2, 128)
+    assert set(ids[:, 0].tolist()) == {cls}
+    assert set(ids[:, -1].tolist()) == {sep}
+    assert not {cls, sep} & set(ids[:, 1:-1].flatten().tolist())
+    assert plan.words == "random tokens in [CLS]…[SEP]"
 
 
 def test_a_stopped_calibration_continues(model: zp.Model, folder: Path, tmp_path: Path) -> None:
@@ -267,7 +280,7 @@ def test_a_text_is_named_whatever_it_is_called(model: zp.Model) -> None:
 def test_an_encoder_is_calibrated_on_random_tokens(tmp_path: Path) -> None:
     encoder = zp.open_model(str(save(tiny_model("bert"), tmp_path / "bert")))
     lens = zp.calibrate(encoder, tokens=256)
-    assert lens.facts.source == "random tokens"
+    assert lens.facts.source == "random tokens in [CLS]…[SEP]"
     assert zp.Lens.over(Frames(encoder, lens))["L1.ff.3.value"][0].frame == "effect"
 
 

@@ -38,7 +38,7 @@ def fixed_pass(block: Fixed, diagonal: Tensor, others: Tensor, x: Tensor) -> Ten
         values = block._of_queries(block._values(y)).reshape(len(diagonal), -1)
         return block._written((diagonal[:, None] * values + others).flatten()[None], "o")
 
-    return block._run(x[None], attend, None)[0]
+    return block._run(x[None], attend, None, {})[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

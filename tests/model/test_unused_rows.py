@@ -23,7 +23,7 @@ from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model, open_model
-from zeropass.model.running import load_running
+from zeropass.model.running import Running
 from zeropass.tokens.undertrained import judge
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -261,8 +261,7 @@ def test_the_running_model_has_finite_logits(tmp_path: Path) -> None:
     for name in TABLES["llama"]:
         tensors[name][TOKENS:] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    running = load_running(open_model(str(folder)))
-    with torch.no_grad():
-        logits = running.hf(ids).logits
+    running = Running(open_model(str(folder)))
+    logits = running.logits(running.run(ids))
     assert logits.isfinite().all()
     torch.testing.assert_close(logits[..., :TOKENS], expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownWord
@@ -399,3 +399,29 @@ def test_a_damaged_tokenizer_is_named_when_it_is_needed(text: str, bpe: Vocabula
     vocab = replace(bpe, tokenizer=lambda: text, path="the/file.json")
     with pytest.raises(BadModel, match=r"the/file\.json is not a tokenizer that can be read"):
         vocab.merges()
+
+
+def _templated(model: models.Model, single: str, *names: str) -> Vocabulary:
+    """Return the vocabulary of a tokenizer that puts special tokens around a text."""
+    tokenizer = Tokenizer(model)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[(name, tokenizer.token_to_id(name)) for name in names]
+    )
+    tokenizer.add_special_tokens(list(names))
+    return Vocabulary.from_tokenizer_json(tokenizer.to_str())
+
+
+def test_special_tokens_around_a_text_are_those_of_the_tokenizer() -> None:
+    words = models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="a")
+    assert _templated(words, "<s> $A </s>", "<s>", "</s>").around == ((0,), (1,))
+    assert _templated(words, "$A </s>", "</s>").around == ((), (1,))
+    assert _templated(words, "<s> <s> $A", "<s>").around == ((0, 0), ())
+
+
+def test_a_wordpiece_tokenizer_that_states_no_special_tokens_has_those_of_bert() -> None:
+    pieces = ["[UNK]", "[CLS]", "[SEP]", "a"]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(pieces[:3])
+    assert Vocabulary.from_tokenizer_json(tokenizer.to_str()).around == ((1,), (2,))
+    plain = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    assert Vocabulary.from_tokenizer_json(plain.to_str()).around == ((), ())

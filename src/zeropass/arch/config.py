@@ -166,7 +166,8 @@ class _Reader:
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 
-        Gemma 3 states both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``).
+        Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
+        ``ModernBertConfig.sliding_window``).
         """
         size = self.size("window")
         return size // 2 + 1 if size and self.value("window_of_both_sides") else size

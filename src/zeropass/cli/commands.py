@@ -261,7 +261,7 @@ def evidence(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Run MODEL on a text and measure how far its words can be believed, against chance (needs zeropass[run])."""
+    """Run MODEL on a text and measure how far its words can be believed, against chance."""
     folder = out if out is not None else Path("evidence") / default_name(model)
     with progress_bar() as report:
         run = zp.collect_evidence(

@@ -12,7 +12,8 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.arch.spec import READ_ROLES, site_of
 from zeropass.errors import BadOption
-from zeropass.model.running import Running, windows
+from zeropass.model.running import Running
+from zeropass.model.texts import special_tokens, windows
 from zeropass.model.vectors import count_of
 
 __all__ = ["Activations", "Attention", "Settings", "Tally", "noise_vectors", "record_activations"]
@@ -96,20 +97,18 @@ class Tally:
 
 @dataclass
 class Attention:
-    """Queries and keys of one window, before RoPE.
+    """Attention in one window.
 
     Attributes:
         ids: Token ids of the window, (t,).
         at: Positions of the sampled queries, (Q,).
-        q: Queries by layer, (heads, Q, d_h).
-        k: Keys by layer, (key heads, t, d_h).
+        logits: Attention logits by layer, (heads, Q, t); minus infinity where a key is hidden.
         inputs: Inputs of attention by layer, (t, d), for random heads.
     """
 
     ids: Tensor
     at: Tensor
-    q: dict[int, Tensor] = field(default_factory=dict)
-    k: dict[int, Tensor] = field(default_factory=dict)
+    logits: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -125,7 +124,7 @@ class Activations:
         tallies: Sums by (layer, role), and by (layer, ``noise.attn`` or ``noise.ff``) for random vectors.
         at: Token ids at the sampled positions, (P,).
         kept: Values at the sampled positions by (activation, layer).
-        attention: Queries and keys of the first windows.
+        attention: Attention in the first windows.
     """
 
     types: Tensor
@@ -152,15 +151,14 @@ def noise_vectors(d: int, settings: Settings, site: str) -> Tensor:
 
 def record_activations(running: Running, ids: Tensor, settings: Settings, progress: Progress) -> Activations:
     """Run the model over token ids (n,) and record the activations that the measures need."""
-    parts = list(windows(ids, settings.window, running.around))
-    parts = [part for part in parts if len(part) > settings.window // 2]
+    model = running.model
+    parts = [part for part in windows(ids, settings.window, special_tokens(model)) if len(part) > settings.window // 2]
     recorder = _Recorder(running, parts, settings)
-    with running.recording(recorder.record):
-        for number, part in enumerate(parts):
-            recorder.begin(number)
-            output = running.run(part[None].to(running.device))
-            recorder.end(output.logits[0].argmax(-1).cpu() if running.predicts_next else None)
-            progress("recording", number + 1, len(parts))
+    for number, part in enumerate(parts):
+        recorder.begin(number)
+        states = running.run(part[None].to(model.device), recorder.record)
+        recorder.end(running.logits(states)[0].argmax(-1).cpu() if model.family.causal else None)
+        progress("recording", number + 1, len(parts))
     return recorder.activations()
 
 
@@ -172,7 +170,7 @@ class _Recorder:
         self.flat = torch.cat(parts)
         self.following = torch.cat((self.flat[1:], self.flat[:1]))
         self.starts = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
-        self.targets = ("current", "next", "predicted") if running.predicts_next else ("current",)
+        self.targets = ("current", "next", "predicted") if running.model.family.causal else ("current",)
         self.types, self.numbers = self._types()
         size = len(self.types)
         self.together = torch.zeros(len(self.targets), size, size)
@@ -183,6 +181,7 @@ class _Recorder:
         self.values: dict[tuple[str, int], list[Tensor]] = {}
         self.attention: list[Attention] = []
         self.buffer: dict[tuple[int, str], Tensor] = {}
+        self.queries = torch.zeros(0)
 
     def begin(self, number: int) -> None:
         self.number, self.buffer = number, {}
@@ -196,15 +195,15 @@ class _Recorder:
             self.attention.append(Attention(self.parts[number], at))
 
     def record(self, name: str, layer: int, values: Tensor) -> None:
-        values = values.reshape(-1, values.shape[-1]).cpu()
+        if self.number < self.settings.query_windows:
+            self._record_attention(name, layer, values)
+        values = values[0].cpu()
         if (layer, name) in self.chosen:
             self.buffer[layer, name] = values[:, self.chosen[layer, name]]
         if name in self.noise:
             self.buffer[layer, f"noise.{name}"] = values @ self.noise[name].T
-        if name in ("attn", "ff", "state", "v", "o.in", "value.in", "up"):
+        if name in ("attn", "ff", "attn.out", "ff.out", "state", "v", "o.in", "value.in", "up"):
             self.values.setdefault((name, layer), []).append(values[self.sampled])
-        if self.number < self.settings.query_windows:
-            self._record_attention(name, layer, values)
 
     def end(self, predicted: Tensor | None) -> None:
         start, stop = self.starts[self.number], self.starts[self.number + 1]
@@ -272,10 +271,12 @@ class _Recorder:
         return torch.tensor(sorted(eligible[: self.settings.positions]))
 
     def _record_attention(self, name: str, layer: int, values: Tensor) -> None:
-        window, width = self.attention[-1], self.running.model.dims.head_dim
-        if name == "q":
-            window.q[layer] = values[window.at].reshape(len(window.at), -1, width).swapaxes(0, 1).clone()
-        elif name == "k":
-            window.k[layer] = values.reshape(len(values), -1, width).swapaxes(0, 1).clone()
-        elif name == "attn":
-            window.inputs[layer] = values.clone()
+        window, block = self.attention[-1], self.running.blocks[layer]
+        if name == "attn":
+            window.inputs[layer] = values[0].cpu()
+        elif name == "rotated.q":
+            at = window.at.to(values.device)
+            self.queries = block.heads(values[:, at])
+        elif name == "rotated.k":
+            at = window.at.to(values.device)
+            window.logits[layer] = block.logits(self.queries, block.heads(values), at)[0].cpu()

@@ -1,8 +1,8 @@
 """Attention: the logits between the tokens of the text, compared with the ``qk`` map of the same pairs.
 
-For a sample of queries, the preceding keys are ranked by the model's own logits (its queries and keys, turned by RoPE)
-and by ``q · k`` of the two tokens, from the weights alone. A constant that a query adds to all its logits changes no
-rank, just as it does not change their softmax.
+For a sample of queries, the keys that they may attend to are ranked by the model's own logits, just before the softmax,
+and by ``q · k`` of the two tokens, from the weights alone: normed, clipped and turned as the model does it. A constant
+that a query adds to all its logits changes no rank, just as it does not change their softmax.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,11 @@ from zeropass._io.progress import Progress
 from zeropass.arch.spec import USUAL_OFFSET
 from zeropass.evidence.activations import Activations, Attention, Settings
 from zeropass.evidence.compared_frames import Spaces
+from zeropass.evidence.list_types import base
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
-from zeropass.model.frames import Frames
-from zeropass.numerics.projection import rotate
+from zeropass.model.blocks import Block
+from zeropass.numerics.projection import normed
 
 __all__ = ["attention", "noise_heads"]
 
@@ -38,32 +39,31 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
 
     Each head is one item: its mean over all sampled queries.
     """
-    dims = spaces.frames.model.dims
+    model = spaces.frames.model
     results: list[Result] = []
-    rotary = dims.rope is not None
-    frequencies = [spaces.frames.frequencies(layer) if rotary else None for layer in range(dims.layers)]
-    turn, noise = rotation(dims.d, settings.seed), noise_heads(dims.d, dims.head_dim, settings)
+    blocks = [Block(model, layer) for layer in range(model.dims.layers)]
+    turn, noise = rotation(model.dims.d, settings.seed), noise_heads(model.dims.d, model.dims.head_dim, settings)
     truth = {
-        (layer, number): _Truth.of(window, layer, noise, frequencies[layer], spaces.frames.model.family.causal)
+        (block.layer, number): _Truth.of(window, block, noise)
         for number, window in enumerate(activations.attention)
-        for layer in range(dims.layers)
+        for block in blocks
     }
     for number, frame in enumerate(spaces.read_frames):
-        for layer in range(dims.layers):
-            pair = _Pair.of(spaces, frame, layer, noise, frequencies[layer], settings)
+        for block in blocks:
+            pair = _Pair.of(spaces, frame, block, noise, settings.seed)
             agreements = [
-                pair.compared(truth[layer, w], window, spaces.rows(frame, layer, window.ids), turn)
+                pair.compared(truth[block.layer, w], window, spaces.rows(frame, block.layer, window.ids), turn)
                 for w, window in enumerate(activations.attention)
             ]
-            results += _results(agreements, layer, frame)
+            results += _results(agreements, block.layer, frame)
         tell("attention", number + 1, len(spaces.read_frames))
     return results
 
 
 def noise_heads(d: int, width: int, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Return random query and key columns, (heads, width, d) each."""
+    """Return random query and key columns, (heads * width, d) each."""
     generator = settings.generator(3)
-    q, k = torch.randn(2, NOISE_HEADS, width, d, generator=generator) / d**0.5
+    q, k = torch.randn(2, NOISE_HEADS * width, d, generator=generator) / d**0.5
     return q, k
 
 
@@ -82,89 +82,74 @@ class _Truth:
     mask: Tensor
 
     @classmethod
-    def of(
-        cls,
-        window: Attention,
-        layer: int,
-        noise: tuple[Tensor, Tensor],
-        frequencies: Tensor | None,
-        causal: bool,
-    ) -> "_Truth":
-        at, places = window.at, torch.arange(len(window.ids))
-        mask = places <= at[:, None] if causal else torch.ones(len(at), len(places), dtype=torch.bool)
-        q, k = window.q[layer], window.k[layer]
-        k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
-        random_q = window.inputs[layer][at] @ noise[0].mT
-        random_k = window.inputs[layer] @ noise[1].mT
-        logits = _rotary_logits(q, k, at, places, frequencies)
-        random_logits = _rotary_logits(random_q, random_k, at, places, frequencies)
+    def of(cls, window: Attention, block: Block, noise: tuple[Tensor, Tensor]) -> "_Truth":
+        logits, inputs = window.logits[block.layer], window.inputs[block.layer]
+        mask = logits[0].isfinite()
+        random = (inputs[window.at] @ noise[0].T, inputs @ noise[1].T)
+        queries, keys = (_random_heads(block, side) for side in random)
+        random_logits = block.turned(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
         return cls(_Ranked.of(logits, mask), _Ranked.of(random_logits, mask), mask)
 
 
-def _constants(frames: Frames, layer: int, frame: str) -> Tensor:
-    """Return the parts of queries and keys that do not depend on the token, (2, heads, d_h).
+def _random_heads(block: Block, x: Tensor) -> Tensor:
+    """Cut queries or keys of random heads, (t, width), into heads, (heads, t, d_h), normed where the model does it."""
+    heads = block.heads(x)
+    return normed(heads, "rms", block.model.dims.eps) if block.model.family.qk_norm else heads
 
-    The constant of the keys changes ranks only through the distance.
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The queries or the keys of a layer, as a frame gives them from the rows that stand for tokens.
+
+    Attributes:
+        block: The layer.
+        role: ``q`` or ``k``.
+        columns: The columns of all heads, folded for the frame, (width, d).
+        constant: What no token changes, (width,); None in the paper's formulas, which norm nothing either.
+        noise: The columns of random heads, folded for the frame.
     """
-    dims = frames.model.dims
-    constants = torch.zeros(2, dims.heads, dims.head_dim)
-    for side, role in enumerate(("q", "k")):
-        for head in range(dims.heads):
-            constant = frames.head_constant(layer, head, role, frame)
-            if constant is not None:
-                constants[side, head] = constant
-    return constants
 
+    block: Block
+    role: str
+    columns: Tensor
+    constant: Tensor | None
+    noise: Tensor
 
-def _rotary_logits(q: Tensor, k: Tensor, at: Tensor, places: Tensor, frequencies: Tensor | None) -> Tensor:
-    """Return the logits of queries and keys at their places, turned by RoPE where the layer has it."""
-    if frequencies is None:
-        return q @ k.mT
-    return rotate(q, at, frequencies) @ rotate(k, places, frequencies).mT
+    @classmethod
+    def of(cls, spaces: Spaces, frame: str, block: Block, role: str, noise: Tensor) -> "_Side":
+        columns = spaces.vectors(role, block.layer, frame)
+        constant = None
+        if base(frame) != "paper":
+            constant = spaces.frames.constant(block.layer, role, frame=frame)
+            constant = torch.zeros(len(columns)) if constant is None else constant
+        noise = spaces.folded(noise, role, block.layer, frame)
+        return cls(block=block, role=role, columns=columns, constant=constant, noise=noise)
+
+    def heads(self, rows: Tensor) -> Tensor:
+        """Return the queries or keys of rows (t, d) before they are rotated, (query heads, t, d_h)."""
+        x = rows @ self.columns.T
+        heads = self.block.heads(x if self.constant is None else self.block.bounded(x + self.constant, self.role))
+        return heads.repeat_interleave(self.block.model.dims.heads // len(heads), 0)
+
+    def random_heads(self, rows: Tensor) -> Tensor:
+        """Return `heads` of random columns."""
+        return _random_heads(self.block, rows @ self.noise.T)
 
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """The query and key columns of a layer, (heads, d_h, d) each, folded for a frame."""
+    """The query and the key side of a layer in one frame."""
 
-    layer: int
-    q: Tensor
-    k: Tensor
-    noise_q: Tensor
-    noise_k: Tensor
-    constants: Tensor
-    frequencies: Tensor | None
-    full: bool
+    block: Block
+    frame: str
+    q: _Side
+    k: _Side
     seed: int
 
     @classmethod
-    def of(
-        cls,
-        spaces: Spaces,
-        frame: str,
-        layer: int,
-        noise: tuple[Tensor, Tensor],
-        frequencies: Tensor | None,
-        settings: Settings,
-    ) -> "_Pair":
-        frames, dims = spaces.frames, spaces.frames.model.dims
-        q, k = (spaces.vectors(role, layer, frame).reshape(-1, dims.head_dim, dims.d) for role in ("q", "k"))
-        noise_q, noise_k = (
-            spaces.folded(columns.flatten(0, 1), "q", layer, frame).reshape(columns.shape) for columns in noise
-        )
-        nothing = torch.zeros(2, dims.heads, dims.head_dim)
-        constants = nothing if frame.startswith("paper") else _constants(frames, layer, frame)
-        return cls(
-            layer=layer,
-            q=q,
-            k=k.repeat_interleave(dims.group, 0),
-            noise_q=noise_q,
-            noise_k=noise_k,
-            constants=constants,
-            frequencies=frequencies,
-            full=frame in ("token", "seen", "paper"),
-            seed=settings.seed,
-        )
+    def of(cls, spaces: Spaces, frame: str, block: Block, noise: tuple[Tensor, Tensor], seed: int) -> "_Pair":
+        q, k = (_Side.of(spaces, frame, block, role, columns) for role, columns in zip("qk", noise, strict=True))
+        return cls(block=block, frame=frame, q=q, k=k, seed=seed)
 
     def compared(
         self, truth: _Truth, window: Attention, rows: Tensor, turn: Tensor
@@ -178,33 +163,39 @@ class _Pair:
             turn: A rotation of the stream, (d, d).
         """
         # This null shuffles the tokens and leaves their places, so it keeps what the distances alone explain.
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed + self.layer))
-        agreements = {}
-        sides = {
-            "": (rows, self.q, self.k, self.constants, truth.model),
-            "permuted": (rows[order], self.q, self.k, self.constants, truth.model),
-            "rotated": (rows @ turn, self.q, self.k, self.constants, truth.model),
-            "noise": (rows, self.noise_q, self.noise_k, self.constants[:, :1] * 0, truth.noise),
-        }
-        for null, (tokens, q, k, constants, true) in sides.items():
-            queries, keys = tokens[window.at] @ q.mT + constants[0, :, None], tokens @ k.mT + constants[1, :, None]
-            for offset, predicted in self._predictions(queries, keys, window):
-                for metric, value in _agreement(true, _Ranked.of(predicted, truth.mask)):
-                    agreements[offset, metric, null] = value
-        return agreements
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed + self.block.layer))
+        agreements: dict[tuple[str, str, str], Tensor] = {}
+        for null, tokens in {"": rows, "permuted": rows[order], "rotated": rows @ turn}.items():
+            pair = (self.q.heads(tokens[window.at]), self.k.heads(tokens))
+            agreements |= self._agreements(null, truth.model, pair, truth.mask, window.at)
+        pair = (self.q.random_heads(rows[window.at]), self.k.random_heads(rows))
+        return agreements | self._agreements("noise", truth.noise, pair, truth.mask, window.at)
 
-    def _predictions(self, q: Tensor, k: Tensor, window: Attention) -> Iterator[tuple[str, Tensor]]:
+    def _agreements(
+        self, null: str, true: "_Ranked", pair: tuple[Tensor, Tensor], mask: Tensor, at: Tensor
+    ) -> dict[tuple[str, str, str], Tensor]:
+        return {
+            (offset, metric, null): value
+            for offset, predicted in self._predictions(*pair, at, null == "noise")
+            for metric, value in _agreement(true, _Ranked.of(predicted, mask))
+        }
+
+    def _predictions(self, q: Tensor, k: Tensor, at: Tensor, random: bool) -> Iterator[tuple[str, Tensor]]:
+        """Yield the logits (heads, Q, t) of queries and keys at each assumed offset; random heads have no biases."""
+        block, model = self.block, self.block.model
+        rotary, biased = model.dims.rope is not None, bool(model.family.alibi) or model.has("relative")
         yield "offset 0", q @ k.mT
-        if self.frequencies is None:
+        if rotary or biased:
+            logits = block.turned(q, at) @ block.turned(k, torch.arange(k.shape[1])).mT
+            yield TRUE, model.dims.attention_scale * logits + (0 if random else block.mask(at, k.shape[1]))
+        if not rotary:
             return
-        yield TRUE, _rotary_logits(q, k, window.at, torch.arange(k.shape[1]), self.frequencies)
+        full = self.frame in ("token", "seen", "paper")
         for name, offset in OFFSETS.items():
-            if self.full or offset == USUAL_OFFSET:
-                yield name, rotate(q, offset, self.frequencies) @ k.mT
-        if not self.full:
-            return
-        mean_q = torch.stack([rotate(q, offset, self.frequencies) for offset in range(RANGE + 1)]).mean(0)
-        yield MEAN, mean_q @ k.mT
+            if full or offset == USUAL_OFFSET:
+                yield name, block.turned(q, offset) @ k.mT
+        if full:
+            yield MEAN, torch.stack([block.turned(q, offset) for offset in range(RANGE + 1)]).mean(0) @ k.mT
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +37,9 @@ from zeropass.evidence.writing import writing
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
-from zeropass.model.model import Model
-from zeropass.model.running import Running, load_running, require_tokens, transformers
+from zeropass.model.model import Model, usable_device
+from zeropass.model.running import Running
+from zeropass.model.texts import require_tokens
 
 __all__ = ["PARTS", "Settings", "measure", "write_evidence"]
 
@@ -72,7 +73,7 @@ def measure(
         progress: Reports progress.
 
     Returns:
-        The evidence. For a model that transformers cannot run it holds what the weights alone give, and ``left_out``
+        The evidence. For a model that cannot be run it holds what the weights alone give, and ``left_out``
         says why.
 
     Raises:
@@ -127,10 +128,9 @@ class _Measurement:
 
     @cached_property
     def running(self) -> Running | CannotRun:
-        """The model in transformers, or why it cannot be run."""
-        self.progress("loading", 0, 1)
+        """The running model, or why it cannot be run."""
         try:
-            return load_running(self.model, self.device)
+            return Running(replace(self.model, device=usable_device(self.device)))
         except CannotRun as error:
             return error
 
@@ -141,7 +141,7 @@ class _Measurement:
             reasons = {part: str(self.running) for part in PARTS if part != "pairs"}
             return reasons | {"inverses": f"{self.running} Hidden states are missing."}
         headless = f"{self.model.name} has no language model's head that writes could be measured by."
-        return {} if self.running.predicts_next else {"writing": headless}
+        return {} if self.model.family.causal else {"writing": headless}
 
     @cached_property
     def activations(self) -> Activations | None:
@@ -280,11 +280,7 @@ def _method(measurement: _Measurement, source: str, stopwatch: _Stopwatch) -> di
     return lens | {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_memory():.0f} GiB",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "text": source,
         "text_tokens_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
         "tokens": len(ids),

@@ -7,7 +7,7 @@ text goes through `zeropass.tokens.vocabulary.shown_text` first.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from statistics import fmean, median
@@ -195,10 +195,13 @@ def summary(evidence: Evidence) -> RenderableType:
     title = _shown(str(evidence.model.get("title") or ""))
     parts: list[RenderableType] = [_line(name, "bold"), *([_line(title, "dim")] if title else []), _line(method, "dim")]
     verdict = _verdict_table(evidence)
-    if verdict.rows:
-        parts += [Text(), _verdict_grid(verdict)]
-    if len(verdict.rows) > _SUMMARY_ROWS:
-        parts.append(_line(f"more kinds of list in the report: {len(verdict.rows) - _SUMMARY_ROWS}", "dim"))
+    frames = _summary_frames(verdict)
+    rows = tuple(row for row in verdict.rows if _frame(row) in frames)[:_SUMMARY_ROWS]
+    if rows:
+        parts += [Text(), _verdict_grid(replace(verdict, rows=rows))]
+    if more := len(verdict.rows) - len(rows):
+        others = ", ".join(dict.fromkeys(_frame(row) for row in verdict.rows if _frame(row) not in frames))
+        parts.append(_line(f"more kinds of list in the report: {more}{f' ({others})' if others else ''}", "dim"))
     parts += [_line(line) for line in _measure_lines(evidence)]
     gaps = [f"left out: {_shown(name)} ({_shown(reason)})" for name, reason in evidence.left_out.items()]
     parts += [_line(line, "yellow") for line in gaps[:_SUMMARY_GAPS]]
@@ -399,6 +402,19 @@ def _effect(results: Sequence[Result], name: str) -> str:
     return f"{coefficient(median(effects))} ({coefficient(min(effects))} to {coefficient(max(effects))})"
 
 
+def _frame(row: tuple[Cell, ...]) -> str:
+    """Return the frame of a row of the verdict table."""
+    return row[0].text.rpartition(", ")[2]
+
+
+def _summary_frames(verdict: Table) -> list[str]:
+    """Return the first frames, in order, whose rows fit into the summary together, so that every role is seen."""
+    frames = sorted(set(map(_frame, verdict.rows)), key=frame_order)
+    while len(frames) > 1 and sum(_frame(row) in frames for row in verdict.rows) > _SUMMARY_ROWS:
+        frames.pop()
+    return frames
+
+
 def _verdict_grid(table: Table) -> Grid:
     """Return the verdict table for a terminal, without its last columns, which would not fit."""
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -407,7 +423,7 @@ def _verdict_grid(table: Table) -> Grid:
         # The last column holds the longest text, so a narrow terminal cuts that column.
         width = None if at + 1 == len(shown) else max([len(name), *(min(len(row[at].text), 30) for row in table.rows)])
         grid.add_column(name, no_wrap=True, justify="right" if name in _THIRDS else "left", min_width=width)
-    for row in table.rows[:_SUMMARY_ROWS]:
+    for row in table.rows:
         role, _, frame = row[0].text.partition(", ")
         listed = Text(role, style="bold cyan").append(f" {frame}", style="not bold default")
         grid.add_row(listed, Text(row[1].text, style="dim"), *(Text(cell.text) for cell in row[2 : len(shown)]))

@@ -1,30 +1,31 @@
 """Writing vectors, added to the stream on real text: the logits that they raise, compared with their lists.
 
-A vector is added to the last token of a text where its layer writes, scaled to a tenth of the stream's norm there. The
-mean change of the logits over many texts is compared with the scores of its list. For ``vo`` the vector is what a head
-writes for an attended token of the text, and the list is that token's row of the map.
+A vector is added to the last token of a text where its layer writes, scaled to a tenth of the norm of the stream there
+(of what is written, if a norm follows). The mean change of the logits over many texts is compared with the scores of
+its list. For ``vo`` the vector is what a head writes for an attended token of the text, and the list is that token's
+row of the map.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
+from zeropass.arch.spec import Site, site_of
 from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.model import Model
-from zeropass.model.running import Running, transformers
+from zeropass.model.running import Contexts, Running
 from zeropass.model.vectors import count_of
 
 __all__ = ["writing"]
 
 STRENGTH = 0.1
-"""The norm of an added vector, in units of the stream's median norm at the layer."""
+"""The norm of an added vector, in units of the median norm of the stream, or of what its layer writes: `_strength`."""
 
 SAMPLED = 4096
 """The number of tokens over which ranks are compared: a seeded sample of those that lists show."""
@@ -52,6 +53,11 @@ class Group:
     random: bool
     added: Tensor
     predicted: dict[str, Tensor]
+
+    @property
+    def site(self) -> Site:
+        """The half of the layer that writes them."""
+        return "ff" if self.role == "value" else "attn"
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ def writing(
     groups = [*_vectors(spaces.frames.model, activations, settings), *_heads(spaces, activations, settings)]
     order = torch.randperm(len(shown), generator=settings.generator(21))
     sample = order[:SAMPLED].sort().values
-    effects = _effects(running, groups, _contexts(running, ids, settings), shown, sample, tell)
+    contexts = Contexts.of(running, _drawn(ids, settings).to(running.model.device))
+    effects = _effects(contexts, groups, shown, sample, tell)
     turn = rotation(running.model.dims.d, settings.seed)
     results: list[Result] = []
     for number, frame in enumerate(spaces.write_frames):
@@ -116,8 +123,8 @@ def _paired(groups: list[Group]) -> dict[tuple[int, str], tuple[int, int]]:
 def _vectors(model: Model, activations: Activations, settings: Settings) -> Iterator[Group]:
     """Yield, for every layer, a sample of the FF values and of the heads' output rows, and random vectors for each."""
     for layer in range(model.dims.layers):
-        scale = STRENGTH * float(activations.kept["state", layer].norm(dim=-1).median())
         for number, role in enumerate(("value", "o")):
+            scale = _strength(model, activations, layer, site_of(role))
             order = torch.randperm(
                 count_of(model, layer, role), generator=settings.generator(1000 + 4 * layer + number)
             )
@@ -126,6 +133,15 @@ def _vectors(model: Model, activations: Activations, settings: Settings) -> Iter
             generator = settings.generator(1002 + 4 * layer + number)
             noise = torch.randn(settings.written // 2, model.dims.d, generator=generator)
             yield _group(layer, role, True, noise, scale)
+
+
+def _strength(model: Model, activations: Activations, layer: int, site: Site) -> float:
+    """Return the norm of the vectors that are added to what a half of a layer writes.
+
+    A norm behind it divides by the norm of all that is written, so there the vector is small beside that.
+    """
+    compared = f"{site}.out" if model.has(f"{site}_post_norm") else "state"
+    return STRENGTH * float(activations.kept[compared, layer].norm(dim=-1).median())
 
 
 def _group(layer: int, role: str, random: bool, vectors: Tensor, scale: float) -> Group:
@@ -138,7 +154,7 @@ def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iter
     """Yield, for every layer, what heads write for tokens of the text and what ``vo`` predicts; then random heads."""
     model = spaces.frames.model
     for layer in range(model.dims.layers):
-        scale = STRENGTH * float(activations.kept["state", layer].norm(dim=-1).median())
+        scale = _strength(model, activations, layer, "attn")
         rows = {frame: spaces.rows(frame, layer, activations.at) for frame in spaces.map_frames}
         count = 2 * settings.written // 3 * 2
         items = _head_items(model, len(activations.at), count, settings.generator(5000 + layer))
@@ -162,8 +178,9 @@ def _head_group(
     scale: float,
 ) -> Group:
     model, width = spaces.frames.model, spaces.frames.model.dims.head_dim
-    v_bias = model.vector("v_bias", layer)
-    v = activations.kept["v", layer] if v_bias is None else activations.kept["v", layer] - v_bias.cpu()
+    v, v_bias = activations.kept["v", layer], model.vector("v_bias", layer)
+    v = v if model.dims.clip is None else v.clamp(-model.dims.clip, model.dims.clip)
+    v = v if v_bias is None else v - v_bias.cpu()
     written: list[Tensor] = []
     predicted: dict[str, list[Tensor]] = {frame: [] for frame in rows}
     for head, position in items:
@@ -199,72 +216,26 @@ def _random_head_group(
     )
 
 
-def _contexts(running: Running, ids: Tensor, settings: Settings) -> list[Tensor]:
-    """Draw contexts, (prefix,) each, from random places of the text."""
+def _drawn(ids: Tensor, settings: Settings) -> Tensor:
+    """Draw contexts, (contexts, prefix), from random places of the text."""
     last = len(ids) - settings.prefix
     starts = torch.randperm(last, generator=settings.generator(22))[: settings.contexts]
-    return [ids[s : s + settings.prefix].to(running.device) for s in starts.tolist()]
+    return torch.stack([ids[start : start + settings.prefix] for start in starts.tolist()])
 
 
-def _effects(
-    running: Running, groups: list[Group], contexts: list[Tensor], shown: Tensor, sample: Tensor, tell: Progress
-) -> list[Effects]:
-    """Add every vector to every context: one step of the model per batch, on the cached keys and values."""
-    added = torch.cat([g.added for g in groups])
-    places = [(g.layer, "o" if g.role in ("o", "vo") else "value") for g in groups for _ in range(len(g.added))]
-    cached = [_CachedContext.of(running, context, shown) for context in contexts]
-    sampled, top = [], []
-    for start in range(0, len(added), BATCH):
-        part = slice(start, min(start + BATCH, len(added)))
-        change = torch.stack([context.step(running, added[part], places[part]) for context in cached]).mean(0)
-        sampled.append(change[:, sample])
-        top.append(change.topk(min(TOP, change.shape[1])).indices)
-        tell("writing", part.stop, len(added))
-    sizes = [len(g.added) for g in groups]
-    by_group = (torch.split(torch.cat(batches), sizes) for batches in (sampled, top))
-    return [Effects(*group) for group in zip(*by_group, strict=True)]
-
-
-@dataclass(frozen=True)
-class _CachedContext:
-    """A context that was run once.
-
-    Attributes:
-        last: The id of its last token, (1,).
-        layers: Keys and values of all other tokens, by layer.
-        logits: The logits of the last token.
-        shown: Ids of the tokens that lists may show, (V',).
-    """
-
-    last: Tensor
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    logits: Tensor
-    shown: Tensor
-
-    @classmethod
-    def of(cls, running: Running, context: Tensor, shown: Tensor) -> "_CachedContext":
-        cache: Any = transformers.DynamicCache()  # A cache of plain attention: its layers hold keys and values.
-        running.run(context[None, :-1], cache)
-        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-        empty = cls(last=context[-1:], layers=layers, logits=torch.zeros(()), shown=shown)
-        return cls(last=context[-1:], layers=layers, logits=empty.logits_with(running, 1), shown=shown)
-
-    def logits_with(self, running: Running, batch: int) -> Tensor:
-        cache = transformers.DynamicCache()
-        for number, (keys, values) in enumerate(self.layers):
-            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
-        ids = self.last.expand(batch)[:, None]
-        logits: Tensor = running.run(ids, cache).logits[:, -1]
-        return logits.float().cpu()[:, self.shown]
-
-    def step(self, running: Running, added: Tensor, places: list[tuple[int, str]]) -> Tensor:
-        """Return the change of the logits (n, V') when each vector is added at its place."""
-        by_place: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
-        for place in dict.fromkeys(places):
-            rows = torch.tensor([i for i, vector_place in enumerate(places) if vector_place == place])
-            by_place[place] = (rows, added[rows].to(running.device))
-        with running.adding(by_place):
-            return self.logits_with(running, len(added)) - self.logits
+def _effects(contexts: Contexts, groups: list[Group], shown: Tensor, sample: Tensor, tell: Progress) -> list[Effects]:
+    """Add every vector to every context, a few at a time."""
+    device, size = contexts.logits.device, max(BATCH // len(contexts.logits), 1)
+    effects = []
+    for number, group in enumerate(groups):
+        sampled, top = [], []
+        for part in torch.split(group.added.to(device), size):
+            change = contexts.changes(group.layer, group.site, part).mean(0).cpu()[:, shown]
+            sampled.append(change[:, sample])
+            top.append(change.topk(min(TOP, change.shape[1])).indices)
+        effects.append(Effects(torch.cat(sampled), torch.cat(top)))
+        tell("writing", number + 1, len(groups))
+    return effects
 
 
 @dataclass(frozen=True)

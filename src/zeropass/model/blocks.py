@@ -4,7 +4,7 @@ It needs nothing but the weights, so it runs whatever can be read: any family, a
 layer at a time where a model is larger than memory. tests/model/test_blocks.py compares it with transformers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import ROUTER
-from zeropass.errors import BadModel, CannotRun
+from zeropass.arch.spec import ROUTER, Site
+from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
 from zeropass.model.positions import frequencies, position_bias
 from zeropass.numerics.projection import apply_norm, rotate
@@ -59,6 +59,12 @@ class Cache:
     def length(self) -> int:
         """The number of tokens so far."""
         return 0 if self.keys is None else self.keys.shape[2]
+
+    def repeated(self, times: int) -> "Cache":
+        """Return a cache that holds each text of the batch so many times in a row."""
+        if self.keys is None or self.values is None:
+            return Cache()
+        return Cache(self.keys.repeat_interleave(times, 0), self.values.repeat_interleave(times, 0))
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return all."""
@@ -106,29 +112,42 @@ class Block:
             known = ", ".join(sorted(ACTIVATIONS))
             raise BadModel(f"{self.model.files.path}: activation {self.model.dims.activation!r} is not one of {known}.")
 
-    def __call__(self, x: Tensor, cache: Cache | None = None, record: Recorder | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        cache: Cache | None = None,
+        record: Recorder | None = None,
+        added: Mapping[Site, Tensor] | None = None,
+    ) -> Tensor:
         """Return the stream behind the block.
 
         Args:
             x: The stream before it, (batch, tokens, d).
             cache: Keys and values of earlier tokens, which are extended.
             record: Receives the activations.
+            added: Vectors (batch, d) that are added to what the attention or the MLP writes for the last token, before
+                the norm behind it if there is one.
 
         Returns:
             The stream, shaped like ``x``.
         """
-        return self._run(x, lambda y: self._attend(y, cache or Cache(), record), record)
+        return self._run(x, lambda y: self._attend(y, cache or Cache(), record), record, added or {})
 
     def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
         """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
 
         A decoder's attention to its encoder is left out, since it depends on the encoder's text; its norm is kept.
         """
-        return self._run(x, lambda y: self._written(attended * self._of_queries(self._values(y)), "o"), None)
+        return self._run(x, lambda y: self._written(attended * self._of_queries(self._values(y)), "o"), None, {})
 
-    def _run(self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
+    def _run(
+        self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None, added: Mapping[Site, Tensor]
+    ) -> Tensor:
         family = self.model.family
-        inner = {"attn": attend, "ff": lambda y: self._feed(y, record)}
+        inner: dict[Site, Callable[[Tensor], Tensor]] = {
+            "attn": _with(attend, added.get("attn")),
+            "ff": _with(lambda y: self._feed(y, record), added.get("ff")),
+        }
         if family.parallel:
             return x + self._added(x, "attn", inner["attn"], record) + self._added(x, "ff", inner["ff"], record)
         for site, of_site in inner.items():
@@ -141,7 +160,7 @@ class Block:
                 x = self._normed(x, "cross_norm")
         return x
 
-    def _added(self, x: Tensor, site: str, inner: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
+    def _added(self, x: Tensor, site: Site, inner: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
         """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
         y = x if self.model.family.reads_bare(f"{site}_norm", self.layer) else self._normed(x, f"{site}_norm")
         _record(record, **{f"{site}.stream": x, site: y})
@@ -163,12 +182,12 @@ class Block:
         q, k, v = (self._linear(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
-        queries, keys = (self._turned(self.heads(self._bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
+        queries, keys = (self.turned(self.heads(self.bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
         if dims.attention_cap is None:
             keys = keys.repeat_interleave(dims.group, 1)
-            mask = self.mask(at, keys.shape[2])
+            mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
             values = values.repeat_interleave(dims.group, 1)
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=dims.attention_scale)
         else:  # a cap has no fused form
@@ -178,19 +197,25 @@ class Block:
         return self._written(mixed, "o")
 
     def weights(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
-        """Return the attention weights (batch, heads, queries, keys) of queries at positions ``at`` (queries,).
+        """Return the attention weights (batch, heads, queries, keys): the softmax of `logits`."""
+        return self.logits(queries, keys, at).softmax(-1)
+
+    def logits(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
+        """Return the attention logits (batch, heads, queries, keys) of queries at positions ``at`` (queries,).
 
         Args:
             queries: Rotated queries, (batch, heads, queries, d_h).
             keys: Rotated keys of positions 0 and on, (batch, key heads, keys, d_h).
             at: The positions of the queries.
+
+        Returns:
+            The logits, scaled and capped, with the biases of positions; minus infinity where a key is hidden.
         """
         dims = self.model.dims
         logits = dims.attention_scale * queries @ keys.repeat_interleave(dims.group, 1).mT
-        mask = self.mask(at, keys.shape[2])
         if dims.attention_cap is not None:
             logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
-        return (logits + mask).softmax(-1)
+        return logits + self.mask(at, keys.shape[2])
 
     def mask(self, at: Tensor, count: int) -> Tensor:
         """Return what is added to the attention logits of queries at positions (queries,) and ``count`` keys.
@@ -208,15 +233,15 @@ class Block:
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
         return bias.masked_fill(hidden, float("-inf"))
 
-    def _turned(self, x: Tensor, at: Tensor) -> Tensor:
-        """Rotate queries or keys (batch, heads, tokens, d_h) by their positions (tokens,)."""
+    def turned(self, x: Tensor, at: Tensor | int) -> Tensor:
+        """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""
         return x if self._frequencies is None else rotate(x, at, self._frequencies)
 
     @cached_property
     def _frequencies(self) -> Tensor | None:
         return frequencies(self.model, self.layer) if self.model.dims.rope else None
 
-    def _bounded(self, x: Tensor, role: str) -> Tensor:
+    def bounded(self, x: Tensor, role: str) -> Tensor:
         """Norm and clip queries or keys (batch, tokens, width), where the family does."""
         gain, dims = self.vector(f"{role}_norm"), self.model.dims
         if self.model.family.qk_norm == "head":
@@ -303,6 +328,12 @@ def require_forward(model: Model) -> None:
             f"{model.name} is a decoder that reads an encoder's text, which a pass over its own tokens lacks; "
             "its encoder can be run."
         )
+    if model.dims.rope:
+        try:
+            for layer in range(model.dims.layers):
+                frequencies(model, layer)
+        except BadOption as error:
+            raise CannotRun(str(error)) from error
 
 
 def token_rows(model: Model, ids: Tensor) -> Tensor:
@@ -370,11 +401,25 @@ def final_logits(model: Model, states: Tensor) -> Tensor:
     family, dims = model.family, model.dims
     gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
     x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
+    x = x * dims.logit_scale
     parts = [x @ model.tokens(model.logit_table, part).T for part in blocks(dims.vocab, _ROWS)]
     bias = model.vector("unembedding_bias")
-    logits = torch.cat(parts, -1) * dims.logit_scale
+    logits = torch.cat(parts, -1)
     logits = logits if bias is None else logits + bias
     return logits if dims.logit_cap is None else dims.logit_cap * (logits / dims.logit_cap).tanh()
+
+
+def _with(inner: Callable[[Tensor], Tensor], added: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return a half of a block that also writes vectors (batch, d) for the last token."""
+    if added is None:
+        return inner
+
+    def with_added(y: Tensor) -> Tensor:
+        written = inner(y).clone()
+        written[:, -1] += added
+        return written
+
+    return with_added
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ layer gave is saved before the next one begins, and a stopped calibration contin
 """
 
 import hashlib
-import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
+from zeropass.model.texts import special_tokens, windows
 
 __all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]
 
@@ -107,20 +107,25 @@ class _Plan:
     def words(self) -> str:
         """The tokens in words."""
         if self.text is not None:
-            return f"tokens of {self.source}"
-        return "random tokens" if self.source == "random" else "tokens of the model's own text"
+            words = f"tokens of {self.source}"
+        else:
+            words = "random tokens" if self.source == "random" else "tokens of the model's own text"
+        before, after = (" ".join(self.model.vocab.pieces[i] for i in part) for part in special_tokens(self.model))
+        return f"{words} in {before}…{after}" if before or after else words
 
     def ids(self, progress: Progress) -> Tensor:
-        """Return the token ids, (windows, tokens in each)."""
-        shape = self.pieces, self.window
+        """Return the token ids, (windows, tokens in each), between the special tokens that an encoder expects."""
+        around = special_tokens(self.model)
+        needed = self.pieces * (self.window - sum(map(len, around)))
         if self.text is not None:
-            ids = torch.tensor(self.model.vocab.encode(self.text)[: self.tokens], dtype=torch.long)
-            if len(ids) < self.tokens:
-                raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {self.tokens:,} are needed.")
-            return ids[: math.prod(shape)].reshape(shape)
-        if self.source == "random":
-            return random_tokens(self.model, math.prod(shape), self.seed).reshape(shape)
-        return own_text(self.model, *shape, self.seed, progress)
+            ids = torch.tensor(self.model.vocab.encode(self.text)[:needed], dtype=torch.long)
+            if len(ids) < needed:
+                raise BadOption(f"The text has {len(ids):,} tokens of {self.model.name}; {needed:,} are needed.")
+        elif self.source == "random":
+            ids = random_tokens(self.model, needed, self.seed)
+        else:
+            return own_text(self.model, self.pieces, self.window, self.seed, progress)
+        return torch.stack(list(windows(ids, self.window, around)))
 
 
 @torch.no_grad()

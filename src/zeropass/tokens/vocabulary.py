@@ -194,6 +194,23 @@ class Vocabulary:
         with refusing(f"{self.path}: this tokenizer cannot split {escape(repr(text))}"):
             return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
 
+    @cached_property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids of the special tokens that the tokenizer puts before and after a text.
+
+        A WordPiece tokenizer that states none has those of BERT.
+        """
+        ordinary = next((i for i in np.flatnonzero(~(self.unused | self.special)).tolist()), None)
+        if ordinary is None:
+            return (), ()
+        with refusing(f"{self.path}: this tokenizer cannot put special tokens around a text"):
+            encoded = self._tokenizer.encode(self.text(ordinary))
+        text = [at for at, is_special in enumerate(encoded.special_tokens_mask) if not is_special]
+        if text and len(text) < len(encoded.ids):
+            return tuple(encoded.ids[: text[0]]), tuple(encoded.ids[text[-1] + 1 :])
+        first, last = ((self._ids[name],) if name in self._ids else () for name in ("[CLS]", "[SEP]"))
+        return (first, last) if self.kind == "wordpiece" else ((), ())
+
     def to_tokenizer_json(self) -> str:
         """Return the text of a ``tokenizer.json`` that `from_tokenizer_json` can read back."""
         return self.tokenizer if isinstance(self.tokenizer, str) else self.tokenizer()

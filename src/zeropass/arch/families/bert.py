@@ -298,7 +298,7 @@ MODERNBERT = Family(
                 "mlp_bias": (("gate_bias", "up_bias", "value_bias"), False),
                 "norm_bias": (("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias"), False),
             },
-            constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0},
+            constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0, "window_of_both_sides": True},
             defaults={"global_every": 3, "window": 128},
             harmless=("layer_norm_eps",),  # norm_eps is the one that counts
         ),

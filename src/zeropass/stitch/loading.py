@@ -1,0 +1,56 @@
+"""Models of transformers, loaded from the files that a `Model` was read from."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zeropass.errors import CannotRun, MissingExtra
+from zeropass.model.model import Model
+
+try:
+    import transformers
+except ImportError as error:
+    raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from error
+
+__all__ = ["loaded", "quiet", "transformers"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what transformers prints while it loads, including progress bars that have no switch."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def loaded(kind: Any, model: Model, **more: Any) -> Any:
+    """Load the model in float32 as one of transformers' classes.
+
+    Args:
+        kind: The class (``AutoModel`` …).
+        model: The parameters, whose files are loaded.
+        **more: Further arguments of ``from_pretrained``.
+
+    Returns:
+        The model in transformers.
+
+    Raises:
+        CannotRun: If transformers cannot load it; gives the reason.
+    """
+    path = Path(model.files.path)
+    if model.files.format == "gguf":
+        path, more = path.parent, more | {"gguf_file": path.name}
+    try:
+        with quiet():
+            return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, **more).eval()
+    except Exception as error:  # a third party's loader may raise anything, and the user needs the reason
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
