@@ -133,7 +133,7 @@ class Lens:
         records: list[Record] = []
         for parameter in with_roles(place, self.model.family.ff_roles):
             if parameter.role in MAP_ROLES:
-                usual = "token" if self.frames.lens is None else "seen"
+                (usual,) = with_lens(("token",), "read", self.frames.lens_frames)
                 records.append(self._pairs(parameter, frame or usual, view, k, offset))
             elif offset:
                 raise BadOption(f"{address}: an offset has a meaning for the qk map of a head only.")
@@ -142,8 +142,8 @@ class Lens:
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
-        lenses = dict.fromkeys(words for record in records if (words := getattr(record, "lens", "")))
-        notes = (*(f"Read through a {words}." for words in lenses), footnote(self._verdicts, measurable))
+        through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
+        notes = (*(() if through is None else (through.facts.note,)), footnote(self._verdicts, measurable))
         return Records(records, " ".join(notes))
 
     def svd(
@@ -260,9 +260,8 @@ class Lens:
         vector = vector_set(self.model, layer, role, row, row + 1)
         if len(vector.addresses) > 1:
             vector = _single(vector, row)
-        through_lens = with_lens(vector.frames, vector.side)
-        usual = vector.frames if self.frames.lens is None else through_lens
-        known = (*vector.frames, *through_lens, "paper")
+        usual = with_lens(vector.frames, vector.side, self.frames.lens_frames)
+        known = (*vector.frames, *with_lens(vector.frames, vector.side, LENS_FRAMES), "paper")
         frames = usual if frame is None else tuple(f for f in known if f == frame)[:1]
         return [self._list(place, vector, name, view, k) for name in frames]
 
