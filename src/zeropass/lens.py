@@ -47,8 +47,8 @@ def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | N
     Args:
         model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         device: Where to compute: ``cpu`` or ``cuda``.
-        lens: The lens to read through: one from `calibrate`, the folder of one, ``auto`` for the one that is kept for
-            these weights if there is one, or None for the weights alone.
+        lens: The lens to read through: one from `calibrate`, the path or hub id of one (`read_lens`), ``auto`` for the
+            one that is kept for these weights if there is one, or None for the weights alone.
 
     Returns:
         A lens that reads the parameters of the model as words.

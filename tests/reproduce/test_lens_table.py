@@ -11,7 +11,7 @@ from tiny import error
 from zeropass.model.running import load_running
 
 ROOT = Path(__file__).parents[2]
-script, published = imported(ROOT / "reproduce", ["lens", "published_lenses"])
+script, published, middle = imported(ROOT / "reproduce", ["lens", "published_lenses", "middle_of_block"])
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +46,9 @@ def test_published_lenses_are_made_and_compared(
     assert "| reads" not in out
     values = next(line for line in out.splitlines() if line.startswith("| value")).split("|")[3:-1]
     assert all(float(x) > float(values[4]) + 0.3 for x in values[:4])
+    monkeypatch.setattr("sys.argv", ["x", first, str(tmp_path / "same.pt"), "--layers", "2"])
+    middle.main()
+    assert all(float(x) > 0.8 for x in capsys.readouterr().out.splitlines()[-1].split("|")[2:-1])
 
 
 @pytest.mark.parametrize(("site", "role"), [("ff", "value"), ("attn", "o")])
