@@ -221,6 +221,7 @@ def _located(lens: str | Path) -> Path:
 
 
 def _read_calibrated(folder: Path, model: Model) -> LensMaps:
+    """Read what `write_lens` wrote."""
     path = folder / "lens.json"
     try:
         facts = from_json(LensFacts, load_json(path), "lens")
