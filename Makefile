@@ -70,6 +70,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt constraints.txt
 	@touch $@
 
 evidence: $(VENV)/.dev
+	$(BIN)/zeropass calibrate smollm2-135m
+	$(BIN)/zeropass calibrate minilm-l6
 	$(BIN)/zeropass evidence smollm2-135m --out evidence/smollm2-135m
 	$(BIN)/zeropass evidence minilm-l6 --out evidence/minilm-l6
 	$(BIN)/python reproduce/evidence.py evidence/smollm2-135m evidence/minilm-l6

@@ -1,6 +1,8 @@
-"""Measure what a lens is worth: its lists beside those of the weights alone, held against the running model.
+"""Measure what lenses are worth: their lists beside those of the weights alone, held against the running model.
 
-    python reproduce/lens.py [MODEL] [--lens DIR] [--tokens 8000] [--layers 1,4,7]
+    python reproduce/lens.py [MODEL] [--lens LENS]... [--tokens 8000] [--layers 1,4,7]
+
+Several lenses are compared; reproduce/published_lenses.py makes some of the kinds that others publish.
 
 Writing: vectors are added to the stream where their layer writes, at the last token of 12 contexts of 64 tokens, scaled
 to a tenth of the stream's median norm there. The mean change of the logits over 4,096 sampled tokens is compared with
@@ -33,10 +35,10 @@ VECTORS, COLUMNS, LEAST = 16, 100, 5
 
 
 def writing(
-    frames: Frames, contexts: Contexts, layers: list[int], sample: Tensor
+    lenses: list[Frames], contexts: Contexts, layers: list[int], sample: Tensor
 ) -> Iterator[tuple[str, int, list[float]]]:
-    """Yield role, layer and agreements: without a lens, through it, with a wrong list, of a perfect list."""
-    model, rows = frames.model, frames.rows("output.write").matrix[sample]
+    """Yield role, layer and agreements: without a lens, through each, with a wrong list, of a perfect list."""
+    model, rows = contexts.running.model, lenses[0].rows("output.write").matrix[sample]
     for layer in layers:
         for number, role in enumerate(("value", "o")):
             site = site_of(role)
@@ -45,16 +47,13 @@ def writing(
             )
             vectors = model.matrix(role, layer)[order[:VECTORS]]
             length = STRENGTH * contexts.streams[layer + 1].norm(dim=-1).median()
-            direct, effect = (frames.fold(vectors, f, "write", f"{site}_norm", layer) for f in ("output", "effect"))
+            direct = lenses[0].fold(vectors, "output", "write", f"{site}_norm", layer)
+            effects = [lens.fold(vectors, "effect", "write", f"{site}_norm", layer) for lens in lenses]
             unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-20)
             changes = contexts.changes(layer, site, length * unit)[..., sample]
-            mean, lists = changes.mean(0), effect @ rows.T
+            mean, lists = changes.mean(0), [folded @ rows.T for folded in (direct, *effects)]
             halves = spearman(changes[::2].mean(0), changes[1::2].mean(0), 1).mean().clamp_min(0)
-            agreements = (
-                spearman(direct @ rows.T, mean, 1),
-                spearman(lists, mean, 1),
-                spearman(lists.roll(1, 0), mean, 1),
-            )
+            agreements = [spearman(scores, mean, 1) for scores in (*lists, lists[1].roll(1, 0))]
             ceiling = (2 * halves / (1 + halves)).sqrt()
             yield role, layer, [*(float(x.mean()) for x in agreements), float(ceiling)]
 
@@ -93,13 +92,14 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2-135m")
-    parser.add_argument("--lens", default="auto")
+    parser.add_argument("--lens", action="append", help="may be given several times; the lens that is kept if not")
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--layers", default="")
     options = parser.parse_args()
     model = zp.open_model(options.model)
-    frames = Frames.through(model, options.lens)
-    print(f"{model.name}, {frames.require_lens('effect').facts.words}\n")
+    lenses = [Frames.through(model, lens) for lens in options.lens or ["auto"]]
+    for lens in lenses:
+        print(f"{model.name}, {lens.require_lens('effect').facts.words}\n")
     ids = torch.tensor(model.vocab.encode(press_text())[-options.tokens :])
     windows = ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
     layers = (
@@ -109,12 +109,24 @@ def main() -> None:
     sample = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(21))[:SAMPLED]]
     starts = torch.randperm(len(ids) - PREFIX, generator=torch.Generator().manual_seed(22))[:CONTEXTS].tolist()
     contexts = Contexts.of(Running(model), torch.stack([ids[start : start + PREFIX] for start in starts]))
-    print("| writes | layer | weights alone | lens | wrong list | ceiling |\n|---|---:|---:|---:|---:|---:|")
-    for role, layer, numbers in sorted(writing(frames, contexts, layers, sample)):
-        print(f"| {role} | {layer} |", " | ".join(f"{x:.2f}" for x in numbers), "|", flush=True)
-    print("\n| reads | layer | weights alone | lens | wrong list |\n|---|---:|---:|---:|---:|")
-    for roles, layer, numbers in sorted(reading(frames, windows, layers)):
-        print(f"| {roles} | {layer} |", " | ".join(f"{x:.2f}" for x in numbers), "|", flush=True)
+    names = [lens.require_lens("effect").facts.kind for lens in lenses]
+    _print_table(["writes", "layer", "weights alone", *names, "wrong list", "ceiling"])
+    for role, layer, numbers in sorted(writing(lenses, contexts, layers, sample)):
+        _print_row(role, layer, numbers)
+    for lens in lenses:
+        if "seen" in lens.lens_frames:
+            print()
+            _print_table(["reads", "layer", "weights alone", lens.require_lens("seen").facts.kind, "wrong list"])
+            for roles, layer, numbers in sorted(reading(lens, windows, layers)):
+                _print_row(roles, layer, numbers)
+
+
+def _print_table(heads: list[str]) -> None:
+    print(f"| {' | '.join(heads)} |\n|---{'|---:' * (len(heads) - 1)}|")
+
+
+def _print_row(roles: str, layer: int, numbers: list[float]) -> None:
+    print(f"| {roles} | {layer} |", " | ".join(f"{x:.2f}" for x in numbers), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | N
     Args:
         model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
         device: Where to compute: ``cpu`` or ``cuda``.
-        lens: The lens to read through: one from `calibrate`, the folder of one, ``auto`` for the one that is kept for
-            these weights if there is one, or None for the weights alone.
+        lens: The lens to read through: one from `calibrate`, the path or hub id of one (`read_lens`), ``auto`` for the
+            one that is kept for these weights if there is one, or None for the weights alone.
 
     Returns:
         A lens that reads the parameters of the model as words.
@@ -141,8 +141,8 @@ class Lens:
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
-        lenses = [getattr(record, "lens", "") for record in records]
-        return Records(records, footnote(self._verdicts, measurable, lenses))
+        through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
+        return Records(records, footnote(self._verdicts, measurable, through.facts.note if through else ""))
 
     def svd(
         self,
@@ -226,7 +226,7 @@ class Lens:
     @property
     def map_frame(self) -> str:
         """The frame in which head maps are read by default."""
-        return "token" if self.frames.lens is None else "seen"
+        return with_lens(("token",), "read", self.frames.lens_frames)[0]
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""
@@ -268,9 +268,8 @@ class Lens:
         vector = vector_set(self.model, layer, role, row, row + 1)
         if len(vector.addresses) > 1:
             vector = _single(vector, row)
-        through_lens = with_lens(vector.frames, vector.side)
-        usual = vector.frames if self.frames.lens is None else through_lens
-        known = (*vector.frames, *through_lens, "paper")
+        usual = with_lens(vector.frames, vector.side, self.frames.lens_frames)
+        known = (*vector.frames, *with_lens(vector.frames, vector.side, LENS_FRAMES), "paper")
         frames = usual if frame is None else tuple(f for f in known if f == frame)[:1]
         return [self._list(place, vector, name, view, k) for name in frames]
 

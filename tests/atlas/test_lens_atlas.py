@@ -156,3 +156,12 @@ def test_products_with_a_row_are_those_with_the_vectors_through_the_lens(atlas: 
         row = np.linspace(-1, 1, atlas.model["d"], dtype=np.float32)
         slow = np.stack([atlas.vector(run, i) for i in range(run.count)]) @ row
         np.testing.assert_allclose(atlas.products(run, row), slow, rtol=1e-3, atol=1e-3)
+
+
+def test_a_lens_of_what_writes_alone_is_refused(model: Path, tmp_path: Path) -> None:
+    d = small.D
+    layers = {layer: torch.eye(d) for layer in range(small.LAYERS - 1)}
+    torch.save({"J": layers, "n_prompts": 1, "source_layers": list(layers), "d_model": d}, tmp_path / "lens.pt")
+    with pytest.raises(BadOption, match="what reads and of what writes"):
+        zp.build(zp.open_model(str(model)), tmp_path / "out", OPTIONS, lens=tmp_path / "lens.pt")
+    assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
-from zeropass.checkpoints.hub import fetch_hub
+from zeropass.checkpoints.hub import fetch_hub, fetch_lens, is_lens_id
 from zeropass.checkpoints.model_files import open_files
-from zeropass.errors import BadModel, NotFetched
+from zeropass.errors import BadLens, BadModel, NotFetched
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
@@ -29,6 +29,13 @@ OTHER = {
     "onnx/model.onnx": b"x" * 99,
     "training_args.bin": b"x",
     "1_Pooling/config.json": b"{}",
+}
+LENSES = {
+    "gpt/a.pt": b"a",
+    "gpt/b.pt": b"b",
+    "lens/x/config.json": b"{}",
+    "lens/x/params.pt": b"p",
+    "lens/x/y.bin": b"y",
 }
 
 
@@ -58,9 +65,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if match := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
+        if match := re.fullmatch(r"/api/(?:models|spaces)/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
             self.api(*match.groups())
-        elif match := re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
+        elif match := re.fullmatch(r"/(?:spaces/)?([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
             self.resolve(match[1], match[3])
         else:
             self.reply(404, b"{}")
@@ -130,6 +137,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             "owner/model": TEXT | OTHER | {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"never"},
             "owner/bin": TEXT | OTHER | {"pytorch_model.bin": b"bin"},
             "owner/empty": {"README.md": b"# x"},
+            "owner/lenses": LENSES,
         }
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
@@ -365,3 +373,28 @@ def test_a_list_of_files_that_fails_says_why(
     monkeypatch.setattr("zeropass.checkpoints.hub.HfApi.list_repo_files", fail)
     with pytest.raises(NotFetched, match=message):
         fetch_hub("owner/model")
+
+
+def test_only_the_files_of_one_lens_are_fetched(hub: Hub) -> None:
+    assert fetch_lens("owner/lenses/gpt/a.pt").read_bytes() == b"a"
+    assert hub.gets == ["gpt/a.pt"]
+    for name in ("spaces/owner/lenses/lens/x", "owner/lenses/lens/x@v1"):
+        hub.gets.clear()
+        assert sorted(path.name for path in fetch_lens(name).iterdir()) == ["config.json", "params.pt"]
+        assert sorted(hub.gets) == ["lens/x/config.json", "lens/x/params.pt"]
+
+
+def test_what_is_no_lens_on_the_hub_is_refused(hub: Hub) -> None:
+    for name, error, message in (
+        ("owner/lenses/gpt/c.pt", BadLens, "there is no lens 'gpt/c.pt' on the hub"),
+        ("owner/lenses/lens/y", BadLens, "there is no lens 'lens/y' on the hub"),
+        ("owner/nothing/lens", NotFetched, "There is no model owner/nothing"),
+        ("spaces/owner/nothing/lens", NotFetched, "There is no space owner/nothing"),
+        ("owner/lenses/lens/x@v2", NotFetched, "no revision 'v2'"),
+        ("owner/lenses/lens/x@ v2", BadLens, "no hub id of a lens"),
+    ):
+        with pytest.raises(error, match=message):
+            fetch_lens(name)
+    assert is_lens_id("spaces/owner/lenses/lens/x@v1")
+    for name in ("lens", "../owner/lens", "./owner/lens", "owner/../lens", "owner/lens/../..", "a b/c", "owner/le*ns"):
+        assert not is_lens_id(name), name

@@ -68,6 +68,32 @@ def test_without_a_lens_its_frames_are_not_measured(evidence: Evidence) -> None:
     assert others == list(plain.results)
 
 
+def test_of_a_published_lens_only_what_writes_is_measured(tmp_path: Path) -> None:
+    model = zp.open_model(FIRST)
+    layers, d = model.dims.layers, model.dims.d
+    jacobian = {
+        "J": {n: torch.eye(d) for n in range(layers - 1)},
+        "n_prompts": 9,
+        "source_layers": [*range(layers - 1)],
+    }
+    torch.save(jacobian | {"d_model": d}, tmp_path / "lens.pt")
+    lens = zp.read_lens(tmp_path, model)
+    results = measure(model, press_text(), "press", SETTINGS, parts=PARTS, lens=lens)
+    assert results.method["lens"] == lens.facts.words
+    assert {(r.measure, r.role) for r in results.results if r.frame == "effect"} == {
+        ("writing", "value"),
+        ("writing", "o"),
+    }
+    assert "seen" not in {r.frame for r in results.results}
+    through, direct = (
+        [r.value for r in results.results if (r.measure, r.frame) == ("writing", frame)]
+        for frame in ("effect", "output")
+    )
+    assert through == direct  # every map is the identity
+    reader = zp.Lens(model, verdicts=verdicts_of(results), frames=Frames(model, lens))
+    assert reader["L2.ff.3.value"][0].evidence is not None
+
+
 def test_verdicts_are_those_of_one_lens(evidence: Evidence, lens: zp.LensMaps) -> None:
     verdicts, model = verdicts_of(evidence), zp.open_model(FIRST)
     assert verdicts.lens == evidence.method["lens"] == lens.facts.words

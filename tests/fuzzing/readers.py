@@ -218,8 +218,8 @@ def _verdicts(path: Path, seeds: Path, draw: Draw) -> None:
 
 def _lens(path: Path, seeds: Path, draw: Draw) -> None:
     frames = Frames.through(zp.open_model(seeds / "first"), path)
-    frames.require_lens("seen").facts.words.encode()
-    records = zp.Lens.over(frames)[draw.choice(("L1.ff.3", "L0.attn.1.o.2", "L1.attn.0.vo", "L1.attn.0.qk"))]
+    frames.require_lens("effect").facts.note.encode()
+    records = zp.Lens.over(frames)[draw.choice(("L1.ff.3", "L0.ff.3", "L0.attn.1.o.2", "L1.attn.0.vo", "L1.attn.0.qk"))]
     json.dumps(records.to_json(), allow_nan=False)
 
 
@@ -335,6 +335,10 @@ def _show(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
     return draw.choice(commands)
 
 
+def _show_lens(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
+    return ("show", seeds / "first", draw.choice(("L0.ff.3", "L1.ff.3")), "--lens", path)
+
+
 def _export(option: str, path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
     site = path.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
@@ -417,13 +421,9 @@ READERS = {
         ),
         Reader("atlas-arrays", ("atlas",), ("rows/*.npy", "vectors/L0.*.npy", "tokenizer.json"), _atlas, _show),
         Reader("verdicts", ("verdicts",), ("verdicts.json",), _verdicts, lambda p, s, d: ("families",), rarely=10**9),
-        Reader(
-            "lens",
-            ("lens",),
-            ("lens.json", "lens.safetensors"),
-            _lens,
-            lambda path, seeds, draw: ("show", seeds / "first", "L1.ff.3", "--lens", path),
-        ),
+        Reader("lens", ("lens",), ("lens.json", "lens.safetensors"), _lens, _show_lens),
+        Reader("jacobian-lens", ("jacobian",), ("lens.pt",), _lens, _show_lens),
+        Reader("tuned-lens", ("tuned-lens",), ("config.json", "params.pt"), _lens, _show_lens),
         Reader(
             "alignment",
             ("alignment",),

@@ -161,6 +161,7 @@ def _atlases(folder: Path, llama: Path) -> None:
     model, other = zp.open_model(str(first)), zp.open_model(str(second))
     zp.build(model, folder / "first-atlas", options)
     zp.calibrate(model, folder / "lens", source="random", tokens=256)
+    _published_lenses(folder, model.dims.layers, model.dims.d)
     zp.align_models(model, other, folder / "alignment")
     shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
     tuned = shutil.copytree(first, folder / "tuned")
@@ -177,6 +178,19 @@ def _atlases(folder: Path, llama: Path) -> None:
     )
     about = {"name": "first", "bytes": model.size, "sha256": model.fingerprint}
     Verdicts(about, {"text": "made up", "tokens": 1200, "seed": 0}, kinds).write(folder / "verdicts" / "verdicts.json")
+
+
+def _published_lenses(folder: Path, layers: int, d: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    matrices = [0.1 * torch.randn(d, d, generator=draw) for _ in range(layers)]
+    (folder / "jacobian").mkdir()
+    jacobian = {"J": dict(enumerate(matrices[1:])), "n_prompts": 9, "source_layers": [*range(layers - 1)], "d_model": d}
+    torch.save(jacobian, folder / "jacobian" / "lens.pt")
+    (folder / "tuned-lens").mkdir()
+    translators = {f"{n}.{part}": t for n, m in enumerate(matrices) for part, t in (("weight", m), ("bias", m[0]))}
+    torch.save(translators, folder / "tuned-lens" / "params.pt")
+    config = {"base_model_name_or_path": "first", "d_model": d, "num_hidden_layers": layers, "unembed_hash": "0" * 64}
+    (folder / "tuned-lens" / "config.json").write_text(json.dumps(config | {"lens_type": "linear_tuned_lens"}))
 
 
 def _stitched(folder: Path, first: Path, onto: zp.Model) -> None:

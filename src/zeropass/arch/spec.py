@@ -4,7 +4,7 @@ A `Family` describes once what its blocks compute. One `Layout` for each format 
 of its tensors. Nothing is inferred from a shape: every transform is named.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,7 +39,7 @@ FRAMES = ("token", "output", "paper")
 LENS_FRAMES = {"seen": "token", "effect": "output"}
 """The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, ``effect`` writes."""
 
-ALL_FRAMES = ("token", "seen", "output", "effect", "paper")
+ALL_FRAMES = ("seen", "token", "effect", "output", "paper")
 """Every frame, in the order in which lists are shown."""
 
 USUAL_OFFSET = 16
@@ -361,10 +361,16 @@ def default_frames(side: Side) -> tuple[str, ...]:
     return ("token", "output") if side == "read" else ("output",)
 
 
-def with_lens(frames: tuple[str, ...], side: Side) -> tuple[str, ...]:
-    """Return the frames that are shown where there is a lens: ``seen`` for ``token``, ``effect`` for what writes."""
-    replaced = {"token": "seen"} if side == "read" else {"output": "effect"}
-    return tuple(replaced.get(frame, frame) for frame in frames)
+def with_lens(frames: tuple[str, ...], side: Side, lens_frames: Collection[str]) -> tuple[str, ...]:
+    """Return the frames that are shown where there is a lens: ``seen`` for ``token``, ``effect`` for what writes.
+
+    Args:
+        frames: The frames without it.
+        side: The side of the vectors.
+        lens_frames: The frames that the lens has maps for.
+    """
+    plain, frame = ("token", "seen") if side == "read" else ("output", "effect")
+    return tuple(frame if name == plain and frame in lens_frames else name for name in frames)
 
 
 def lens_map(side: Side, site: Site, layer: int, layers: int) -> str:

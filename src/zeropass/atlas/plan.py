@@ -52,8 +52,13 @@ def resolve(options: Options, lens: LensMaps | None, model: str) -> tuple[Option
         model: The name of the model.
 
     Raises:
-        BadOption: A frame needs a lens, but there is none.
+        BadOption: A frame needs a lens, but there is none, or the lens lacks a frame.
     """
+    if lens is not None and not set(LENS_FRAMES) <= set(lens.frames):
+        raise BadOption(
+            f"An atlas is made through a lens of what reads and of what writes, as `zeropass calibrate {model}` makes; "
+            f"this is a {lens.facts.words}. --lens none leaves it out, and zeropass show reads through it."
+        )
     if options.frames is None:
         return (options if lens else replace(options, frames=default_frames("read"))), lens
     needing = [frame for frame in options.frames if frame in LENS_FRAMES]
@@ -64,7 +69,7 @@ def resolve(options: Options, lens: LensMaps | None, model: str) -> tuple[Option
 
 def identity(model: Model, options: Options, lens: LensMaps | None = None) -> dict[str, Any]:
     """Return the plan of a build, by which two builds are the same: weights, vocabulary, options and lens."""
-    facts = {} if lens is None else {"lens": {"words": lens.facts.words} | lens.facts.identity}
+    facts = {} if lens is None else {"lens": {"words": lens.facts.words, "note": lens.facts.note} | lens.facts.identity}
     vocabulary = hashlib.sha256("\0".join(model.vocab.pieces).encode("utf-8", "surrogatepass")).hexdigest()
     return {
         "schema": SCHEMA_VERSION,
@@ -159,7 +164,7 @@ def vector_roles(job: Job) -> list[str]:
 def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[str, ...]:
     """Return the frames in which a set is listed: those of the options that it has, or the only one it has."""
     side, frames = kind_of(model, layer, role)
-    through_lens = with_lens(frames, side)
+    through_lens = with_lens(frames, side, tuple(LENS_FRAMES))
     if frames == ("paper",):
         return frames
     if options.frames is None:

@@ -155,7 +155,7 @@ class Atlas(Files):
         """
         if self.is_change and not self.verdicts:
             return ""
-        return footnote(self.verdicts, str(self.model["name"]), (self.lens,))
+        return footnote(self.verdicts, str(self.model["name"]), str(self.manifest["lens"]["note"]) if self.lens else "")
 
     def find(
         self,

@@ -49,6 +49,7 @@ PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, TOKEN_INDEX = "parameters.parquet", "hits.parquet"
 LENS, MAPS = "lens", "lens.safetensors"
+LENS_TEXTS = ("words", "note")
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
 
@@ -201,7 +202,7 @@ def check_manifest(manifest: dict[str, Any], path: Path) -> None:
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", counted),
-        ("lens", manifest.get("lens") is None or type(_entry(manifest, "lens.words")) is str),
+        ("lens", manifest.get("lens") is None or all(type(_entry(manifest, f"lens.{x}")) is str for x in LENS_TEXTS)),
     )
     for entry, valid in checks:
         if not valid:

@@ -1,4 +1,4 @@
-"""Models of a Hugging Face hub: only the files that zeropass reads are fetched, into the hub's own cache.
+"""Models and lenses of a Hugging Face hub: only the files that zeropass reads are fetched, into the hub's own cache.
 
 The settings of huggingface_hub apply: ``HF_HOME`` and ``HF_HUB_CACHE`` (the cache), ``HF_ENDPOINT`` (the server),
 ``HF_HUB_OFFLINE`` (the cache only), ``HF_TOKEN`` (access to gated models).
@@ -20,15 +20,19 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
-from zeropass.errors import BadModel, NotFetched
+from zeropass.errors import BadLens, BadModel, NotFetched
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
-__all__ = ["fetch_hub"]
+__all__ = ["fetch_hub", "fetch_lens", "is_lens_id"]
 
 REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
+LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
+"""The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
+
 TEXT_FILES = ["config.json", *TOKENIZER_FILES]
+LENS_FILES = ["lens.json", "lens.safetensors", "config.json", "params.pt", "lens.pt"]
 
 
 def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
@@ -71,6 +75,36 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     return _snapshot(repo_id, revision, [*texts, *choice.files])
 
 
+def is_lens_id(name: str) -> bool:
+    """Tell whether a name that is no path can be the hub id of a lens: see `fetch_lens`."""
+    return LENS_ID.fullmatch(name) is not None
+
+
+def fetch_lens(name: str) -> Path:
+    """Return the local path of a lens on the hub, a file or a folder, after fetching what the cache lacks.
+
+    Args:
+        name: ``owner/name``, behind ``spaces/`` for a Space, with the path of a file or folder in the repository and
+            ``@revision`` if need be, as in ``spaces/AlignmentResearch/tuned-lens/lens/gpt2`` or
+            ``neuronpedia/jacobian-lens/qwen3-4b/lens.pt``. Of a folder only the files of lenses are fetched.
+
+    Raises:
+        BadLens: If the repository holds no such file or folder of a lens.
+        NotFetched: As for a model (`fetch_hub`).
+    """
+    match = LENS_ID.fullmatch(name)
+    if match is None or not (match[4] is None or REVISION.fullmatch(match[4])):
+        raise BadLens(f"{name!r} is no hub id of a lens; one looks like owner/name/path@revision.")
+    place = match[3].removeprefix("/")
+    files = [place] if place.endswith(".pt") else [f"{place}/{file}".removeprefix("/") for file in LENS_FILES]
+    path = _snapshot(match[2], match[4], files, "space" if match[1] else "model") / place
+    if not path.exists():
+        raise BadLens(
+            f"Of {match[1] or ''}{match[2]} there is no lens {place!r} on the hub, or in its cache if offline."
+        )
+    return path
+
+
 def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, str]:
     """Return the names of a model's files on the hub; None, and the reason, if it cannot be reached or refuses."""
     try:
@@ -81,11 +115,11 @@ def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, s
         raise NotFetched(f"The hub's list of the files of {repo_id} cannot be read: {_first_line(error)}") from error
 
 
-def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
-    """Fetch the files of a model that match some patterns, and return their folder."""
+def _snapshot(repo_id: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
+    """Fetch the files of a repository that match some patterns, and return their folder."""
     label = repo_id if revision is None else f"{repo_id}@{revision}"
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo_id, repo_type=kind, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         raise BadModel(f"{label!r} is no hub id: {_first_line(error)} {MODEL_FORMS}") from error
     except GatedRepoError as error:
@@ -96,7 +130,7 @@ def _snapshot(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
         raise NotFetched(f"{repo_id} has no revision {revision!r} on the hub.") from error
     except RepositoryNotFoundError as error:
         raise NotFetched(
-            f"There is no model {label} on the hub, or it is private (then log in), and no such local folder."
+            f"There is no {kind} {label} on the hub, or it is private (then log in), and no such local folder."
         ) from error
     except LocalEntryNotFoundError as error:
         raise NotFetched(

@@ -15,36 +15,24 @@ from zeropass.checkpoints.checked import CheckedSource
 from zeropass.checkpoints.shards import merge_shards
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["TorchBinSource"]
+__all__ = ["TorchBinSource", "TorchTensors", "read_torch"]
 
 READABLE = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-class TorchBinSource(CheckedSource):
-    """The tensors of one state dict, or of the shards of one.
+class TorchTensors(CheckedSource):
+    """Named tensors of a file that `read_torch` has read.
 
     Args:
-        files: The file, or the shards in their order.
-        index: Tensor name to shard file name, as in ``pytorch_model.bin.index.json``.
-
-    Attributes:
-        merged: The file of each tensor, and the tensors that the index omits.
-
-    Raises:
-        BadModel: If a file is damaged, is no state dict, or would need unpickling, or if a tensor is in two shards
-            without an index.
-        BadWeights: If a tensor that the index names is not in its shard.
+        path: The file, for messages.
+        tensors: The tensors.
     """
 
-    def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
-        self.path = str(files[0] if len(files) == 1 else files[0].parent)
-        states = {file: _load(file) for file in files}
-        self.merged = merge_shards({file: list(state) for file, state in states.items()}, index)
-        self._file_of = self.merged.home
-        self._tensors = {name: states[file][name] for name, file in self._file_of.items()}
+    def __init__(self, path: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.path, self._tensors = path, tensors
 
     def names(self) -> list[str]:
-        """Return the names of all tensors, shard by shard."""
+        """Return the names of all tensors, in the order of the file(s)."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -55,9 +43,6 @@ class TorchBinSource(CheckedSource):
         """Return the name of the stored type, as safetensors spells it, or else PyTorch."""
         dtype = self._find(name).dtype
         return READABLE.get(dtype, str(dtype).removeprefix("torch."))
-
-    def _file(self, name: str) -> str:
-        return str(self._file_of[name])
 
     def _find(self, name: str) -> torch.Tensor:
         if name not in self._tensors:
@@ -80,27 +65,62 @@ class TorchBinSource(CheckedSource):
         return np.array(part.detach().to(torch.float32).numpy(), dtype=np.float32, order="C")
 
 
-def _load(file: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict, leaving the tensors in the mapped file where the format allows it."""
+class TorchBinSource(TorchTensors):
+    """The tensors of one state dict, or of the shards of one.
+
+    Args:
+        files: The file, or the shards in their order.
+        index: Tensor name to shard file name, as in ``pytorch_model.bin.index.json``.
+
+    Attributes:
+        merged: The file of each tensor, and the tensors that the index omits.
+
+    Raises:
+        BadModel: If a file is damaged, is no state dict, or would need unpickling, or if a tensor is in two shards
+            without an index.
+        BadWeights: If a tensor that the index names is not in its shard.
+    """
+
+    def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
+        states = {file: _state_dict(file) for file in files}
+        self.merged = merge_shards({file: list(state) for file, state in states.items()}, index)
+        tensors = {name: states[file][name] for name, file in self.merged.home.items()}
+        super().__init__(str(files[0] if len(files) == 1 else files[0].parent), tensors)
+
+    def _file(self, name: str) -> str:
+        return str(self.merged.home[name])
+
+
+def _state_dict(file: Path) -> dict[str, torch.Tensor]:
+    """Read a dictionary from names to tensors; raise BadModel for anything else (`read_torch`)."""
+    state = read_torch(file)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise BadModel(f"{file} is not a state dict (a dictionary from names to tensors).")
+    return state
+
+
+def read_torch(file: Path) -> object:
+    """Read what torch.save wrote, leaving tensors in the mapped file where the format allows it.
+
+    Raises:
+        BadModel: If the file is damaged, or would need unpickling.
+    """
     check_file(file)
     _refuse_compressed(file)
     try:
         # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's warnings about unusual pickles do not help our users
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise BadModel(
             f"{file} cannot be read without unpickling objects, which can run any code; it is refused. "
-            "Use a .safetensors file of this model."
+            "Of a model, use a .safetensors file."
         ) from error
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise BadModel(f"{file} is not a whole PyTorch file: {error!r}. Download it again.") from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise BadModel(f"{file} is not a state dict (a dictionary from names to tensors).")
-    return state
 
 
 def _refuse_compressed(file: Path) -> None:

@@ -235,9 +235,10 @@ def calibrate(
             seed=seed,
             progress=report,
         )
-    if not print_json(asdict(lens.facts), as_json):
+    facts = asdict(lens.facts)
+    if not print_json(facts, as_json):
         place = "kept for show" if out is None else shown_text(str(out), limit=500)
-        print(f"{lens.facts.words}: {place}, {duration(lens.facts.seconds)}.")
+        print(f"{lens.facts.words}: {place}, {duration(facts['seconds'])}.")
 
 
 @app.command()

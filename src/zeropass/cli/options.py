@@ -19,7 +19,12 @@ Frame = Annotated[
     str | None, typer.Option(help="token, output or paper; with a lens seen or effect; the usual ones if not given.")
 ]
 LensOption = Annotated[
-    str, typer.Option("--lens", help="The folder of a lens; auto for the one that is kept; none for the weights alone.")
+    str,
+    typer.Option(
+        "--lens",
+        help="The folder of a lens, or a published one: a file, a folder or a hub id; auto for the lens that is kept; "
+        "none for the weights alone.",
+    ),
 ]
 Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]

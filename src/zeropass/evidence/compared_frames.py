@@ -68,24 +68,23 @@ class Spaces:
     ids: Tensor
 
     @property
-    def _lens_frames(self) -> dict[str, str]:
-        """The frames of a lens if there is one: that of reading vectors, with that of writing ones."""
-        return {} if self.frames.lens is None else {"seen": "effect"}
-
-    @property
     def read_frames(self) -> tuple[str, ...]:
-        """The frames of reading vectors that are compared: `READ_FRAMES`, and that of a lens if there is one."""
-        return (*READ_FRAMES, *self._lens_frames)
+        """The frames of reading vectors that are compared: `READ_FRAMES`, and that of a lens if it has one."""
+        return (*READ_FRAMES, *self._of_lens("seen"))
 
     @property
     def write_frames(self) -> tuple[str, ...]:
-        """The frames of writing vectors that are compared: `WRITE_FRAMES`, and that of a lens if there is one."""
-        return (*WRITE_FRAMES, *self._lens_frames.values())
+        """The frames of writing vectors that are compared: `WRITE_FRAMES`, and that of a lens if it has one."""
+        return (*WRITE_FRAMES, *self._of_lens("effect"))
 
     @property
     def map_frames(self) -> dict[str, str]:
-        """The frames of ``vo`` that are compared: `MAP_FRAMES`, and those of a lens if there is one."""
-        return MAP_FRAMES | self._lens_frames
+        """The frames of ``vo`` that are compared: `MAP_FRAMES`, and those of a lens if it has both."""
+        return MAP_FRAMES | dict.fromkeys(self._of_lens("seen"), "effect")
+
+    def _of_lens(self, frame: str) -> tuple[str, ...]:
+        """Return a frame of a lens, if there is one that has it."""
+        return (frame,) if frame in self.frames.lens_frames else ()
 
     @cached_property
     def _gathered(self) -> dict[tuple[str, bool], Tensor]:

@@ -207,11 +207,21 @@ class Frames:
             return vectors
         return vectors @ (lens.map(name).T if side == "read" else lens.map(name))
 
+    @property
+    def lens_frames(self) -> tuple[str, ...]:
+        """The frames that the lens has maps for; none without a lens."""
+        return () if self.lens is None else self.lens.frames
+
     def require_lens(self, frame: str) -> LensMaps:
-        """Return the lens; raise BadOption, which names the frame that needs it, if there is none."""
+        """Return the lens; raise BadOption, which names the frame that needs it, if there is none that has it."""
         if self.lens is None:
             raise BadOption(
                 f"The frame {frame} needs a lens of the model: `zeropass calibrate {self.model.name}` makes one."
+            )
+        if frame not in self.lens_frames:
+            raise BadOption(
+                f"The {self.lens.facts.words} has the frame {', '.join(self.lens_frames)} only; {frame} needs a lens "
+                f"that `zeropass calibrate {self.model.name}` makes."
             )
         return self.lens
 

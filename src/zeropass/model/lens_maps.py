@@ -5,7 +5,7 @@ A vector that a block writes is multiplied by the mean Jacobian of the blocks be
 states that enter layer l, and meets the rows of the ``token`` frame: frame ``seen``. Both are one product with a d x d
 matrix; everything behind it is as without a lens (docs/theory.md §9).
 
-A lens is a folder with ``lens.json`` and ``lens.safetensors``.
+A calibrated lens is a folder with ``lens.json`` and ``lens.safetensors``; a published one has no map of what is read.
 """
 
 import shutil
@@ -21,12 +21,14 @@ from torch import Tensor
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import Site, lens_map
+from zeropass.arch.spec import LENS_FRAMES, Site, lens_map
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
+from zeropass.checkpoints.hub import fetch_lens, is_lens_id
 from zeropass.checkpoints.safetensors import SafetensorsSource
-from zeropass.errors import BadLens, ZeropassError
+from zeropass.errors import BadLens, BadModel
 from zeropass.model.model import Model
+from zeropass.model.published_lenses import PublishedFacts, read_jacobian, read_tuned
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["MAPS", "LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "kept_place", "read_lens"]
@@ -80,6 +82,17 @@ class LensFacts:
         """The lens in words, for a line under a list."""
         return shown_text(f"{self.kind} lens from {self.tokens:,} {self.source}", limit=200)
 
+    @property
+    def note(self) -> str:
+        """The sentence under lists that were read through the lens."""
+        return f"Read through a {self.words}."
+
+    def require(self, model: Model, place: str = "The lens") -> None:
+        """Raise BadLens, which names the place of the lens, for a model with other weights."""
+        if self.fingerprint != model.fingerprint:
+            other = shown_text(self.model, limit=200)
+            raise BadLens(f"{place} is a lens of {other}, whose weights are not those of {model.name}.")
+
 
 @dataclass(frozen=True, eq=False)
 class LensMaps:
@@ -87,9 +100,9 @@ class LensMaps:
 
     Attributes:
         facts: What it is.
-        tensors: Its maps: ``seen.L`` (d, d) and ``seen.L.shift`` (d,) for the states that enter layer L > 0;
-            ``effect.L.attn`` and ``effect.L.ff`` (d, d) for what the halves of layer L write; ``effect.start`` for what
-            is added before layer 0.
+        tensors: Its maps. ``seen.L`` (d, d) and ``seen.L.shift`` (d,) are for the states that enter layer L > 0, which
+            a published lens lacks; ``effect.L.attn`` and ``effect.L.ff`` (d, d) for what the halves of layer L write;
+            ``effect.start`` for what is added before layer 0.
         device: The device of what is returned.
 
     Example:
@@ -99,9 +112,16 @@ class LensMaps:
         torch.Size([192, 192])
     """
 
-    facts: LensFacts
+    facts: LensFacts | PublishedFacts
     tensors: TensorSource | Mapping[str, Tensor]
     device: torch.device
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """The frames that the lens has maps for."""
+        names = self.tensors if isinstance(self.tensors, Mapping) else self.tensors.names()
+        held = {name.partition(".")[0] for name in names}
+        return tuple(frame for frame in LENS_FRAMES if frame in held)
 
     def effect(self, layer: int, site: Site) -> Tensor:
         """Return what a row vector that a half of a layer writes has become before the final norm, (d, d).
@@ -143,15 +163,15 @@ def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) ->
 
 
 def copy_lens(lens: LensMaps, folder: Path) -> None:
-    """Write a lens into another folder, unless it is there."""
+    """Write a calibrated lens into another folder, unless it is there."""
     if (folder / FACTS).exists():
         return
     if isinstance(lens.tensors, Mapping):
-        write_lens(lens.facts, lens.tensors, folder)
-        return
-    make_folder(folder, BadLens)
-    with atomic_write(folder / MAPS, BadLens) as temporary:
-        shutil.copyfile(lens.tensors.path, temporary)
+        save_tensors(lens.tensors, folder / MAPS)
+    else:
+        make_folder(folder, BadLens)
+        with atomic_write(folder / MAPS, BadLens) as temporary:
+            shutil.copyfile(lens.tensors.path, temporary)
     write_json(folder / FACTS, asdict(lens.facts), BadLens)
 
 
@@ -162,18 +182,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
-def read_lens(folder: str | Path, model: Model) -> LensMaps:
-    """Read the lens of a model from a folder; its maps stay in the file until they are needed.
+def read_lens(lens: str | Path, model: Model) -> LensMaps:
+    """Read a lens of a model; its maps stay in the file until they are needed.
 
     Args:
-        folder: The folder.
-        model: The model that it must belong to.
+        lens: The folder of a lens from `calibrate` or of a tuned lens, the file of a Jacobian lens (or a folder in
+            which it is called ``lens.pt``), or the hub id of any (``owner/name/path@revision``; ``spaces/owner/…``).
+        model: The model that it must belong to. A published lens does not say which weights it belongs to; the number
+            of layers and their width must be those of the model.
 
     Returns:
         The lens.
 
     Raises:
-        BadLens: If the folder holds no lens, a damaged one, or that of another model.
+        BadLens: If there is no lens, or a damaged one, or that of another model.
+        NotFetched: If a lens of the hub cannot be downloaded.
 
     Example:
         >>> import tempfile, zeropass as zp
@@ -183,23 +206,49 @@ def read_lens(folder: str | Path, model: Model) -> LensMaps:
         ...     zp.read_lens(folder, model).facts.words
         'mean-field lens from 256 random tokens'
     """
-    folder = Path(folder)
+    path = _located(lens)
+    try:
+        if path.is_file():
+            return LensMaps(*read_jacobian(path, model), model.device)
+        if (path / FACTS).is_file():
+            return _read_calibrated(path, model)
+        if (path / "params.pt").is_file():
+            return LensMaps(*read_tuned(path, model), model.device)
+        if (path / "lens.pt").is_file():
+            return LensMaps(*read_jacobian(path / "lens.pt", model), model.device)
+    except BadModel as error:
+        raise BadLens(str(error)) from error
+    raise BadLens(
+        f"{path} holds no lens: there is no lens.json (which `zeropass calibrate` makes), no params.pt (of a tuned "
+        "lens) and no lens.pt (a Jacobian lens)."
+    )
+
+
+def _located(lens: str | Path) -> Path:
+    """Return the local path of a lens; a name that is no path may be a hub id."""
+    try:
+        path = Path(lens).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long, a folder without permission, an unknown ~user
+        raise BadLens(f"{str(lens)!r} cannot be looked up: {error}.") from error
+    if isinstance(lens, str) and is_lens_id(lens):
+        return fetch_lens(lens)
+    raise BadLens(f"There is no lens {str(lens)!r}: it may be a folder, a file, or a hub id (owner/name/path).")
+
+
+def _read_calibrated(folder: Path, model: Model) -> LensMaps:
+    """Read what `write_lens` wrote."""
     path = folder / FACTS
-    if not path.is_file():
-        raise BadLens(f"{folder} holds no lens: there is no lens.json. `zeropass calibrate` makes one.")
     try:
         facts = from_json(LensFacts, load_json(path), "lens")
     except (OSError, ValueError) as error:
         raise BadLens(f"{path} cannot be read: {error}.") from error
     if facts.schema != SCHEMA:
         raise BadLens(f"{path} has schema {facts.schema}; this version reads {SCHEMA}. Calibrate again.")
-    if facts.fingerprint != model.fingerprint:
-        raise BadLens(f"{folder} is a lens of {facts.model}, whose weights are not those of {model.name}.")
-    try:
-        source = SafetensorsSource([folder / MAPS])
-        shapes = {name: tuple(source.shape(name)) for name in source.names()}
-    except ZeropassError as error:
-        raise BadLens(str(error)) from error
+    facts.require(model, str(folder))
+    source = SafetensorsSource([folder / MAPS])
+    shapes = {name: tuple(source.shape(name)) for name in source.names()}
     if (expected := map_shapes(model.dims.layers, model.dims.d)) != shapes:
         names = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
         raise BadLens(f"{folder / MAPS} is damaged: {names[0]!r} is missing, unknown or of another size.")
@@ -228,8 +277,8 @@ def chosen_lens(model: Model, lens: str | Path | LensMaps | None) -> LensMaps | 
 
     Args:
         model: The model that is read.
-        lens: A lens, the folder of one, ``auto`` for the one that is kept in the cache if there is one, or None or
-            ``none`` for the weights alone.
+        lens: A lens, what `read_lens` takes, ``auto`` for the one that is kept in the cache if there is one, or None
+            or ``none`` for the weights alone.
 
     Returns:
         The lens; None to read without one.
@@ -243,6 +292,5 @@ def chosen_lens(model: Model, lens: str | Path | LensMaps | None) -> LensMaps | 
         return kept_lens(model)
     if not isinstance(lens, LensMaps):
         return read_lens(lens, model)
-    if lens.facts.fingerprint != model.fingerprint:
-        raise BadLens(f"The lens is one of {lens.facts.model}, whose weights are not those of {model.name}.")
+    lens.facts.require(model)
     return lens

@@ -9,7 +9,7 @@ contains those of some models. An atlas or a lens finds them by that hash, or el
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -200,16 +200,15 @@ def _undamaged(path: Path) -> Verdicts | None:
         return None
 
 
-def footnote(verdicts: Verdicts | None, model: str | None, lenses: Iterable[str] = ()) -> str:
+def footnote(verdicts: Verdicts | None, model: str | None, through: str = "") -> str:
     """Return a note for the reader of lists: their lens, and what their verdicts rest on or how to measure some.
 
     Args:
         verdicts: The verdicts on the model, if it was measured.
         model: The name of the model for `zeropass evidence`; None if that cannot measure it.
-        lenses: The lens of each list, in words; empty for one of the weights alone.
+        through: A sentence on the lens; empty for the weights alone.
     """
-    through = [f"Read through a {lens}." for lens in dict.fromkeys(lenses) if lens]
-    return " ".join((*through, _measured(verdicts, model)))
+    return " ".join(filter(None, (through, _measured(verdicts, model))))
 
 
 def _measured(verdicts: Verdicts | None, model: str | None) -> str:
