@@ -1,8 +1,8 @@
 """Hold the top pairs of value-output maps against the running model, without a lens and through it.
 
 A pair (a, b) of a head says: attending to a promotes b. Here a stands behind four texts that the model wrote itself;
-what the head really writes there is added to the stream at the last token of eight others, and b's rank in the change of
-the logits is reported, mean over these texts. The table is in docs/evidence.md::
+what the head really writes there is added to the stream at the last token of eight others, and b's rank in the change
+of the logits is reported, mean over these texts. The table is in docs/evidence.md::
 
     python reproduce/top_pairs.py smollm2-135m --layers 12,18,23,29
 """

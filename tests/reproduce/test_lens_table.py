@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import zeropass as zp
 from scripts import imported
+from zeropass.model.blocks import Block, embedded
 
 ROOT = Path(__file__).parents[2]
-script, published, middle = imported(ROOT / "reproduce", ["lens", "published_lenses", "middle_of_block"])
+NAMES = ["lens", "published_lenses", "middle_of_block", "top_pairs", "coherence"]
+script, published, middle, top_pairs, coherence = imported(ROOT / "reproduce", NAMES)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,3 +49,52 @@ def test_published_lenses_are_made_and_compared(
     monkeypatch.setattr("sys.argv", ["x", first, str(tmp_path / "same.pt"), "--layers", "2"])
     middle.main()
     assert all(float(x) > 0.8 for x in capsys.readouterr().out.splitlines()[-1].split("|")[2:-1])
+
+
+def test_top_pairs_are_held_against_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ROOT / "models" / "first"
+    zp.calibrate(zp.open_model(str(first)), tmp_path / "lens", source="random", tokens=2048)
+    monkeypatch.setattr("sys.argv", ["x", str(first), "--layers", "2", "--lens", str(tmp_path / "lens")])
+    top_pairs.main()
+    token, seen = (line.split("|") for line in capsys.readouterr().out.splitlines()[-2:])
+    assert (token[2].strip(), seen[2].strip()) == ("token", "seen")
+    assert float(seen[4]) > 0.5  # of 4,096 tokens
+
+
+def test_what_a_head_writes_for_a_token_is_what_a_forward_pass_writes() -> None:
+    model = zp.open_model(str(ROOT / "models" / "first"))
+    before, layer, head, token = torch.tensor([[300, 301, 302]]), 2, 1, 400
+    x = torch.cat((before, torch.tensor([[token]])), 1)
+    states, width = embedded(model, x), model.dims.head_dim
+    for number in range(layer):
+        states = Block(model, number)(states)
+    values: dict[str, torch.Tensor] = {}
+    Block(model, layer)(states, record=values.__setitem__)
+    expected = values["v"][0, -1, width : 2 * width] @ model.head("o", layer, head)
+    written = top_pairs.written(model, layer, torch.tensor([head]), torch.tensor([token]), before)
+    torch.testing.assert_close(written[0], expected)
+
+
+def test_coherence_is_the_mean_cosine_of_the_top_tokens() -> None:
+    generator = torch.Generator().manual_seed(3)
+    folded, rows = torch.randn(5, 8, generator=generator), torch.randn(60, 8, generator=generator)
+    other = coherence.unit(torch.randn(60, 6, generator=generator))
+    for vector, measured in zip(folded, coherence.coherence(folded, rows, other), strict=True):
+        z = torch.nn.functional.normalize((rows @ vector - (rows @ vector).mean())[None])[0]
+        pole = max((z, -z), key=lambda pole: float(pole.topk(10).values[-1]))
+        cosines = other[pole.topk(10).indices] @ other[pole.topk(10).indices].T
+        assert float(measured) == pytest.approx(float((cosines.sum() - 10) / 90), abs=1e-5)
+
+
+def test_late_lists_are_more_coherent_than_random_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ROOT / "models" / "first"
+    zp.calibrate(zp.open_model(str(first)), tmp_path / "lens", source="random", tokens=512)
+    monkeypatch.setattr("sys.argv", ["x", str(first), "--layers", "3", "--lens", str(tmp_path / "lens")])
+    coherence.main()
+    cells = capsys.readouterr().out.splitlines()[-1].split("|")[2:-1]
+    assert len(cells) == 6
+    assert float(cells[1].split()[0]) > 0.05

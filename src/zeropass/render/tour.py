@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["print_tour"]
 
 _WORDS = ("Paris", "Monday", "become", "second")
+_EARLY = (
+    "What an early neuron writes passes through all the blocks behind it. That it reads as words is their doing more "
+    "than its own: random directions do so as often."
+)
 _TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
 
 
@@ -71,6 +75,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
     """Print the most telling neurons of some layers: late ones by what they write, others by what they see."""
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
+    if name == "Early" and atlas.lens:
+        console.print(Text(_EARLY, style="dim"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
     direct, through_lens = ("output", "effect") if name == "Late" else ("token", "seen")
     role, frame = "value" if name == "Late" else reading, through_lens if atlas.lens else direct
