@@ -1,10 +1,10 @@
 """Measure how far the tokens of a list belong together, beside the same for random directions.
 
-The coherence of a list is the mean cosine of its ten top tokens to each other, in rows other than those that made
-it: the ``token`` frame for what writes, the ``output`` frame for what reads, each less its mean. A random direction is a sum
-of all the layer's vectors of the role with normal weights, so it has their covariance, and goes through the same lens.
-Reported is the share of the layer's own vectors above the 95th percentile of the random ones, which is .05 if they are
-no more coherent than these. The table is in docs/evidence.md::
+The coherence of a list is the mean cosine of its ten top tokens to each other, in rows other than those that made it:
+the ``token`` frame for what writes, the ``output`` frame for what reads, each less its mean. A random direction is a
+sum of all the layer's vectors of the role with normal weights, so it has their covariance, and goes through the same
+lens. Reported is the share of the layer's own vectors above the 95th percentile of the random ones, which is .05 if
+they are no more coherent than these. The table is in docs/evidence.md::
 
     python reproduce/coherence.py smollm2-135m --layers 0,6,12,18,24
 """

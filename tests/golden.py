@@ -196,12 +196,12 @@ def _lens(golden: Golden) -> None:
     for address in ("L1.ff.3", "L1.attn.2.vo", "L1.attn.2.qk"):
         golden.run(f"lens-show-{address}", "show", first, address, "--lens", lens)
         golden.run(f"lens-show-{address}-json", "show", first, address, "--lens", lens, "--json")
-    golden.files(lens)
     atlas = golden.folder / "atlases" / "lens"
     golden.run("lens-build", "build", first, "--lens", lens, "--layers", "1:3", "--k", "10", "--out", atlas)
-    golden.files(atlas)
     golden.run("lens-find", "find", atlas, "the", "--layers", "1:2")
     golden.run("lens-tour", "tour", atlas)
+    golden.files(atlas)
+    golden.files(lens)
 
 
 def _mistakes(golden: Golden) -> None:
