@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="smollm2-135m")
     add_record(parser)
     arguments = parser.parse_args()
-    lens, ratios = zp.load(arguments.model), []
+    lens, ratios = zp.load(arguments.model, lens=None), []
     print(f"Loops in LLVM IR, {called(arguments.model)} ({machine()})\n")
     print("| search | ordinary loops take, times as long |\n|---|---:|")
     for name in MAPS:

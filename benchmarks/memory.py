@@ -224,7 +224,7 @@ def _cgroup(limit: int | None) -> Iterator[Path | None]:
 
 def build(model: Path, out: Path, options: list[str]) -> list[str]:
     """Return the command that builds."""
-    return [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), *options]
+    return [sys.executable, "-m", "zeropass", "build", str(model), "--out", str(out), "--lens", "none", *options]
 
 
 # --- Tables --------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Map:
 
 def real_maps(model: str, frames: list[str], count: int | None) -> Iterator[Map]:
     """Yield ``count`` maps of each frame (all if None), spread over layers, heads and both circuits."""
-    lens = zp.load(model)
+    lens = zp.load(model, lens=None)
     dims = lens.model.dims
     places = [
         (layer, head, circuit) for layer in range(dims.layers) for head in range(dims.heads) for circuit in ("qk", "vo")

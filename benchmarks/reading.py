@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
         path = arguments.atlas or Path(folder) / "atlas"
         if not arguments.atlas:
-            zp.build(zp.open_model("smollm2-135m"), path, zp.Options(layers=(29, 30)))
+            zp.build(zp.open_model("smollm2-135m"), path, zp.Options(layers=(29, 30)), lens=None)
         atlas = zp.open_atlas(path)
         commands = {
             "--help": ["--help"],

@@ -36,17 +36,25 @@ def unit(rows: Tensor) -> Tensor:
     return centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-20)
 
 
-def coherence(folded: Tensor, rows: Tensor, other: Tensor) -> Tensor:
+def deviations(folded: Tensor, rows: Tensor) -> Tensor:
+    """Return the deviation of each token's score among vectors (n, d), over rows (V', d): √(r C rᵀ), (V',)."""
+    centred = folded - folded.mean(0)
+    return ((rows @ (centred.T @ centred / len(centred))) * rows).sum(1).clamp_min(1e-20).sqrt()
+
+
+def coherence(folded: Tensor, rows: Tensor, other: Tensor, scale: Tensor | None = None) -> Tensor:
     """Return the coherence of the stronger pole of each list, (n,).
 
     Args:
         folded: The vectors of the lists, (n, d).
         rows: The rows that make the lists, (V', d).
         other: The rows that they are judged by, of length one, (V', d).
+        scale: What each token's score is divided by, (V',): its deviation among the vectors of the layer, so that what
+            all of them do is taken out.
     """
     results = []
     for part in folded.split(64):
-        scores = part @ rows.T
+        scores = part @ rows.T if scale is None else part @ rows.T / scale
         z = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
         up, down = z.topk(TOP, 1), (-z).topk(TOP, 1)
         stronger = (up.values[:, -1] >= down.values[:, -1])[:, None]
@@ -57,7 +65,7 @@ def coherence(folded: Tensor, rows: Tensor, other: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shares(frames: Frames, role: str, frame: str, layer: int) -> tuple[float, float, float]:
+def shares(frames: Frames, role: str, frame: str, layer: int, distinctive: bool = False) -> tuple[float, float, float]:
     """Return the share of a layer's lists above random ones, and the mean coherence of both."""
     model, side = frames.model, side_of(role)
     shown = torch.from_numpy(model.vocab.mask("default", *model.judgement)).nonzero()[:, 0]
@@ -67,7 +75,8 @@ def shares(frames: Frames, role: str, frame: str, layer: int) -> tuple[float, fl
     generator = torch.Generator().manual_seed(layer)
     random = torch.randn(RANDOM, len(folded), generator=generator) @ folded
     lists = folded[torch.randperm(len(folded), generator=generator)[:OWN]]
-    scores, null = coherence(lists, rows, other), coherence(random, rows, other)
+    scale = deviations(folded, rows) if distinctive else None
+    scores, null = coherence(lists, rows, other, scale), coherence(random, rows, other, scale)
     return float((scores > null.quantile(0.95)).float().mean()), float(scores.mean()), float(null.mean())
 
 
@@ -77,13 +86,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--layers", default="0,3,6,9,12,15,18,21,24,27,29")
     parser.add_argument("--lens", default="auto")
+    parser.add_argument("--distinctive", action="store_true", help="divide each token's scores by their deviation")
     options = parser.parse_args()
     frames = Frames.through(zp.open_model(options.model), options.lens)
     frames.require_lens("seen")
     kinds = [(role, frame) for role, frame in KINDS if role in frames.model.family.vector_roles]
     print(f"| layer | {' | '.join(f'{role} {frame}' for role, frame in kinds)} |\n|---:|{'---:|' * len(kinds)}")
     for layer in map(int, options.layers.split(",")):
-        cells = [shares(frames, role, frame, layer) for role, frame in kinds]
+        cells = [shares(frames, role, frame, layer, options.distinctive) for role, frame in kinds]
         texts = [f"{share:.2f} ({mean:.2f}, random {null:.2f})" for share, mean, null in cells]
         print(f"| {layer} | {' | '.join(texts)} |", flush=True)
 

@@ -25,7 +25,7 @@ class Builder:
             k=TOKENS, layers=(layers.start, layers.stop), roles=("value",), frames=("paper",), tokens="all"
         )
         with tempfile.TemporaryDirectory(prefix="zeropass-bench-") as folder:
-            zp.build(self.model, Path(folder) / "atlas", options)
+            zp.build(self.model, Path(folder) / "atlas", options, lens=None)
             atlas = zp.open_atlas(Path(folder) / "atlas")
             lists = [
                 row

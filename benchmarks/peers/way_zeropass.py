@@ -33,7 +33,7 @@ class Reader:
 
 
 def opened(folder: Path) -> Reader:
-    return Reader(zp.load(str(folder)))
+    return Reader(zp.load(str(folder), lens=None))
 
 
 if __name__ == "__main__":

@@ -443,7 +443,6 @@ def test_version_and_help_have_several_spellings() -> None:
     ("command", "extra"),
     [
         ("build", "ray"),
-        ("evidence", "run"),
         ("stitch", "run"),
         ("classify", "run"),
         ("serve", "web"),

@@ -98,3 +98,9 @@ def test_late_lists_are_more_coherent_than_random_ones(
     cells = capsys.readouterr().out.splitlines()[-1].split("|")[2:-1]
     assert len(cells) == 6
     assert float(cells[1].split()[0]) > 0.05
+
+
+def test_deviations_are_those_of_the_scores_of_all_vectors() -> None:
+    folded, rows = torch.randn(50, 8), torch.randn(30, 8)
+    expected = (folded @ rows.T).std(0, correction=0)
+    torch.testing.assert_close(coherence.deviations(folded, rows), expected, rtol=1e-4, atol=1e-5)
