@@ -155,7 +155,8 @@ def _adapter(folder: Path) -> None:
 
 def _atlases(folder: Path, llama: Path) -> None:
     options = zp.Options(k=4, pairs=4)
-    zp.build(zp.open_model(str(llama)), folder / "atlas", options)
+    opened = zp.open_model(str(llama))
+    zp.build(opened, folder / "atlas", options, lens=zp.calibrate(opened, source="random", tokens=256))
     first = small.llama(folder / "first", layers=2)
     second = small.llama(folder / "second", seed=1, layers=2)
     model, other = zp.open_model(str(first)), zp.open_model(str(second))
