@@ -42,13 +42,13 @@ def deviations(folded: Tensor, rows: Tensor) -> Tensor:
     return ((rows @ (centred.T @ centred / len(centred))) * rows).sum(1).clamp_min(1e-20).sqrt()
 
 
-def coherence(folded: Tensor, rows: Tensor, other: Tensor, scale: Tensor | None = None) -> Tensor:
+def coherence(folded: Tensor, rows: Tensor, judges: Tensor, scale: Tensor | None = None) -> Tensor:
     """Return the coherence of the stronger pole of each list, (n,).
 
     Args:
         folded: The vectors of the lists, (n, d).
         rows: The rows that make the lists, (V', d).
-        other: The rows that they are judged by, of length one, (V', d).
+        judges: The rows that they are judged by, of length one, (V', d).
         scale: What each token's score is divided by, (V',): its deviation among the vectors of the layer, so that what
             all of them do is taken out.
     """
@@ -58,7 +58,7 @@ def coherence(folded: Tensor, rows: Tensor, other: Tensor, scale: Tensor | None 
         z = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
         up, down = z.topk(TOP, 1), (-z).topk(TOP, 1)
         stronger = (up.values[:, -1] >= down.values[:, -1])[:, None]
-        chosen = other[torch.where(stronger, up.indices, down.indices)]
+        chosen = judges[torch.where(stronger, up.indices, down.indices)]
         total = chosen.sum(1).square().sum(1)  # the sum of all cosines, each token's with itself included
         results.append((total - TOP) / (TOP * (TOP - 1)))
     return torch.cat(results)
@@ -70,13 +70,13 @@ def shares(frames: Frames, role: str, frame: str, layer: int, distinctive: bool 
     model, side = frames.model, side_of(role)
     shown = torch.from_numpy(model.vocab.mask("default", *model.judgement)).nonzero()[:, 0]
     rows = frames.rows(space_of(frame, side, layer)).matrix[shown]
-    other = unit(frames.rows(space_of("token", "read", 1) if side == "write" else "output.write").matrix[shown])
+    judges = unit(frames.rows(space_of("token", "read", 1) if side == "write" else "output.write").matrix[shown])
     folded = frames.folded(vector_set(model, layer, role), frame)
     generator = torch.Generator().manual_seed(layer)
     random = torch.randn(RANDOM, len(folded), generator=generator) @ folded
     lists = folded[torch.randperm(len(folded), generator=generator)[:OWN]]
     scale = deviations(folded, rows) if distinctive else None
-    scores, null = coherence(lists, rows, other, scale), coherence(random, rows, other, scale)
+    scores, null = coherence(lists, rows, judges, scale), coherence(random, rows, judges, scale)
     return float((scores > null.quantile(0.95)).float().mean()), float(scores.mean()), float(null.mean())
 
 

@@ -208,7 +208,7 @@ class Lens:
             directions=tuple(directions),
             hidden=view.hidden,
             note=note,
-            lens=self.words_of(frame),
+            lens=self.lens_words(frame),
         )
 
     def vectors(self, layer: int, role: str) -> VectorSet:
@@ -247,7 +247,7 @@ class Lens:
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         """Return the verdict on the lists of a role, frame and layer, if there is one."""
         verdicts = self._verdicts
-        return None if verdicts is None else verdicts.of(role, frame, layer, offset, lens=self.words_of(frame))
+        return None if verdicts is None else verdicts.of(role, frame, layer, offset, lens=self.lens_words(frame))
 
     def view(self, name: View) -> "Shown":
         """Return the tokens that lists of a view may show; raise BadOption if the view hides them all."""
@@ -297,7 +297,7 @@ class Lens:
             std=std,
             hidden=view.hidden,
             evidence=self._verdict(vector.role, frame, place.layer),
-            lens=self.words_of(frame),
+            lens=self.lens_words(frame),
         )
 
     def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
@@ -311,9 +311,9 @@ class Lens:
             raise BadWeights(f"{self.model.source.path}: {place}.{place.role}: {error}") from error
         record = pair_record(self.model.vocab, str(place), place.role, shift, frame, pairs, view.hidden)
         verdict = self._verdict(place.role, frame, place.layer, shift)
-        return replace(record, evidence=verdict, lens=self.words_of(frame))
+        return replace(record, evidence=verdict, lens=self.lens_words(frame))
 
-    def words_of(self, frame: str) -> str:
+    def lens_words(self, frame: str) -> str:
         """Return the lens that a frame needs, in words; nothing for a frame of the weights alone."""
         return self.frames.require_lens(frame).facts.words if frame in LENS_FRAMES else ""
 
@@ -377,7 +377,7 @@ def pairs_with(
     pairs = _best_pairs(product, rows, columns, k)
     place, _, role = address.rpartition(".")
     record = pair_record(lens.model.vocab, place, role, offset, lens.map_frame, pairs, view.hidden)
-    return replace(record, lens=lens.words_of(lens.map_frame))
+    return replace(record, lens=lens.lens_words(lens.map_frame))
 
 
 def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> TopPairs:

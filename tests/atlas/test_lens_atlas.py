@@ -90,9 +90,9 @@ def test_a_build_that_was_stopped_continues_to_the_same_bytes(
 
 def test_another_lens_makes_another_atlas(model: Path, atlas: zp.Atlas, tmp_path: Path) -> None:
     opened = zp.open_model(str(model))
-    other = zp.calibrate(opened, tmp_path / "other", source="random", tokens=512, seed=1)
+    reseeded = zp.calibrate(opened, tmp_path / "reseeded", source="random", tokens=512, seed=1)
     with pytest.raises(BadAtlas, match="seed 0 instead of 1"):
-        zp.build(opened, atlas.path, OPTIONS, lens=other)
+        zp.build(opened, atlas.path, OPTIONS, lens=reseeded)
 
 
 def test_frames_of_a_lens_need_one(model: Path, tmp_path: Path) -> None:

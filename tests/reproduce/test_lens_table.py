@@ -1,6 +1,8 @@
 """`reproduce/lens.py` runs."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -51,14 +53,25 @@ def test_published_lenses_are_made_and_compared(
     assert all(float(x) > 0.8 for x in capsys.readouterr().out.splitlines()[-1].split("|")[2:-1])
 
 
-def test_top_pairs_are_held_against_the_model(
+@pytest.fixture
+def printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+) -> Callable[[ModuleType, int], list[list[str]]]:
+    """Return a function that gives the rows of a script's table for one layer of a model, read through a lens."""
     first = ROOT / "models" / "first"
-    zp.calibrate(zp.open_model(str(first)), tmp_path / "lens", source="random", tokens=2048)
-    monkeypatch.setattr("sys.argv", ["x", str(first), "--layers", "2", "--lens", str(tmp_path / "lens")])
-    top_pairs.main()
-    token, seen = (line.split("|") for line in capsys.readouterr().out.splitlines()[-2:])
+
+    def rows(module: ModuleType, layer: int) -> list[list[str]]:
+        zp.calibrate(zp.open_model(str(first)), tmp_path / "lens", source="random", tokens=2048)
+        arguments = ["x", str(first), "--layers", str(layer), "--lens", str(tmp_path / "lens")]
+        monkeypatch.setattr("sys.argv", arguments)
+        module.main()
+        return [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+
+    return rows
+
+
+def test_top_pairs_are_held_against_the_model(printed: Callable[[ModuleType, int], list[list[str]]]) -> None:
+    token, seen = printed(top_pairs, 2)
     assert (token[2].strip(), seen[2].strip()) == ("token", "seen")
     assert float(seen[4]) > 0.5  # of 4,096 tokens
 
@@ -80,22 +93,16 @@ def test_what_a_head_writes_for_a_token_is_what_a_forward_pass_writes() -> None:
 def test_coherence_is_the_mean_cosine_of_the_top_tokens() -> None:
     generator = torch.Generator().manual_seed(3)
     folded, rows = torch.randn(5, 8, generator=generator), torch.randn(60, 8, generator=generator)
-    other = coherence.unit(torch.randn(60, 6, generator=generator))
-    for vector, measured in zip(folded, coherence.coherence(folded, rows, other), strict=True):
+    judges = coherence.unit(torch.randn(60, 6, generator=generator))
+    for vector, measured in zip(folded, coherence.coherence(folded, rows, judges), strict=True):
         z = torch.nn.functional.normalize((rows @ vector - (rows @ vector).mean())[None])[0]
         pole = max((z, -z), key=lambda pole: float(pole.topk(10).values[-1]))
-        cosines = other[pole.topk(10).indices] @ other[pole.topk(10).indices].T
+        cosines = judges[pole.topk(10).indices] @ judges[pole.topk(10).indices].T
         assert float(measured) == pytest.approx(float((cosines.sum() - 10) / 90), abs=1e-5)
 
 
-def test_late_lists_are_more_coherent_than_random_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = ROOT / "models" / "first"
-    zp.calibrate(zp.open_model(str(first)), tmp_path / "lens", source="random", tokens=512)
-    monkeypatch.setattr("sys.argv", ["x", str(first), "--layers", "3", "--lens", str(tmp_path / "lens")])
-    coherence.main()
-    cells = capsys.readouterr().out.splitlines()[-1].split("|")[2:-1]
+def test_late_lists_are_more_coherent_than_random_ones(printed: Callable[[ModuleType, int], list[list[str]]]) -> None:
+    cells = printed(coherence, 3)[-1][2:-1]
     assert len(cells) == 6
     assert float(cells[1].split()[0]) > 0.05
 

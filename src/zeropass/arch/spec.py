@@ -39,6 +39,9 @@ FRAMES = ("token", "output", "paper")
 LENS_FRAMES = {"seen": "token", "effect": "output"}
 """The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, ``effect`` writes."""
 
+LENS_MAPS = "lens.safetensors"
+"""The file in the folder of a lens that holds its maps."""
+
 ALL_FRAMES = ("seen", "token", "effect", "output", "paper")
 """Every frame, in the order in which lists are shown."""
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, OUTSIDE, Side, lens_map, site_of, space_of
-from zeropass.atlas.schema import LENS, MAPS, PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
+from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, OUTSIDE, Side, lens_map, site_of, space_of
+from zeropass.atlas.schema import LENS, PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.records.parameters import Hidden
@@ -284,7 +284,7 @@ class Files:
         """The lens that lists were made through, in words; empty for the weights alone."""
         return str(self.manifest["lens"]["words"]) if self.manifest.get("lens") else ""
 
-    def lens_of(self, frame: str) -> str:
+    def lens_words(self, frame: str) -> str:
         """Return the lens of the lists of a frame, in words; empty for a frame of the weights alone."""
         return self.lens if frame in LENS_FRAMES else ""
 
@@ -335,8 +335,7 @@ class Files:
 
     def vectors(self, run: Run) -> Floats:
         """Return the folded vectors of a run's lists without the lens, (n, d)."""
-        frame = LENS_FRAMES.get(run.frame, run.frame)
-        return self._array(f"vectors/{vector_file(run.layer, run.role, frame)}", run.count)
+        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
 
     def vector(self, run: Run, row: int) -> Floats:
         """Return the vector that gave a list, through the lens if the run has one, (d,)."""
@@ -366,7 +365,7 @@ class Files:
 
     def _read_map(self, name: str) -> Floats:
         """Return a map of the lens in single precision; raise BadAtlas if it is damaged."""
-        file, d = f"{LENS}/{MAPS}", self.model["d"]
+        file, d = f"{LENS}/{LENS_MAPS}", self.model["d"]
         self._require_file(self.path / file)
         try:
             with safe_open(self.path / file, framework="np") as tensors:

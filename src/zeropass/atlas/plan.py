@@ -164,9 +164,9 @@ def vector_roles(job: Job) -> list[str]:
 def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[str, ...]:
     """Return the frames in which a set is listed: those of the options that it has, or the only one it has."""
     side, frames = kind_of(model, layer, role)
-    through_lens = with_lens(frames, side, tuple(LENS_FRAMES))
     if frames == ("paper",):
         return frames
+    through_lens = with_lens(frames, side, LENS_FRAMES)
     if options.frames is None:
         return through_lens
     return tuple(f for f in ALL_FRAMES if f in options.frames and f in (*frames, *through_lens, "paper"))

@@ -277,7 +277,7 @@ class Atlas(Files):
         return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
-        return self.verdicts.of(role, frame, layer, offset, lens=self.lens_of(frame)) if self.verdicts else None
+        return self.verdicts.of(role, frame, layer, offset, lens=self.lens_words(frame)) if self.verdicts else None
 
     def _is_shown(self, token: int) -> bool:
         return bool(self.mask(self.view)[token])
@@ -430,7 +430,7 @@ class Atlas(Files):
                     hidden=hidden,
                     evidence=verdict,
                     spread=spread,
-                    lens=self.lens_of(frame),
+                    lens=self.lens_words(frame),
                 )
             )
         return records
@@ -487,7 +487,7 @@ class Atlas(Files):
             hidden=hidden,
             evidence=verdict,
             change=self.is_change,
-            lens=self.lens_of(frame),
+            lens=self.lens_words(frame),
         )
 
 

@@ -48,8 +48,7 @@ SCHEMA_VERSION = 3
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, TOKEN_INDEX = "parameters.parquet", "hits.parquet"
-LENS, MAPS = "lens", "lens.safetensors"
-LENS_TEXTS = ("words", "note")
+LENS, LENS_TEXTS = "lens", ("words", "note")
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
 

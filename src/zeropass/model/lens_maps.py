@@ -21,7 +21,7 @@ from torch import Tensor
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import LENS_FRAMES, Site, lens_map
+from zeropass.arch.spec import LENS_FRAMES, LENS_MAPS, Site, lens_map
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.hub import fetch_lens, is_lens_id
@@ -31,11 +31,11 @@ from zeropass.model.model import Model
 from zeropass.model.published_lenses import PublishedFacts, read_jacobian, read_tuned
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["MAPS", "LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "kept_place", "read_lens"]
+__all__ = ["LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "kept_place", "read_lens"]
 __all__ += ["save_tensors", "write_lens"]
 
 SCHEMA = 1
-FACTS, MAPS = "lens.json", "lens.safetensors"
+FACTS = "lens.json"
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class LensFacts:
     def require(self, model: Model, place: str = "The lens") -> None:
         """Raise BadLens, which names the place of the lens, for a model with other weights."""
         if self.fingerprint != model.fingerprint:
-            other = shown_text(self.model, limit=200)
-            raise BadLens(f"{place} is a lens of {other}, whose weights are not those of {model.name}.")
+            owner = shown_text(self.model, limit=200)
+            raise BadLens(f"{place} is a lens of {owner}, whose weights are not those of {model.name}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
 
 def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write a lens, its maps before its facts: an unfinished one has no ``lens.json``."""
-    save_tensors(tensors, folder / MAPS)
+    save_tensors(tensors, folder / LENS_MAPS)
     write_json(folder / FACTS, asdict(facts), BadLens)
 
 
@@ -167,10 +167,10 @@ def copy_lens(lens: LensMaps, folder: Path) -> None:
     if (folder / FACTS).exists():
         return
     if isinstance(lens.tensors, Mapping):
-        save_tensors(lens.tensors, folder / MAPS)
+        save_tensors(lens.tensors, folder / LENS_MAPS)
     else:
         make_folder(folder, BadLens)
-        with atomic_write(folder / MAPS, BadLens) as temporary:
+        with atomic_write(folder / LENS_MAPS, BadLens) as temporary:
             shutil.copyfile(lens.tensors.path, temporary)
     write_json(folder / FACTS, asdict(lens.facts), BadLens)
 
@@ -247,11 +247,11 @@ def _read_calibrated(folder: Path, model: Model) -> LensMaps:
     if facts.schema != SCHEMA:
         raise BadLens(f"{path} has schema {facts.schema}; this version reads {SCHEMA}. Calibrate again.")
     facts.require(model, str(folder))
-    source = SafetensorsSource([folder / MAPS])
+    source = SafetensorsSource([folder / LENS_MAPS])
     shapes = {name: tuple(source.shape(name)) for name in source.names()}
     if (expected := map_shapes(model.dims.layers, model.dims.d)) != shapes:
         names = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
-        raise BadLens(f"{folder / MAPS} is damaged: {names[0]!r} is missing, unknown or of another size.")
+        raise BadLens(f"{folder / LENS_MAPS} is damaged: {names[0]!r} is missing, unknown or of another size.")
     return LensMaps(facts, source, model.device)
 
 
