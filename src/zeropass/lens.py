@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
+from zeropass.arch.spec import FIRST, LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, parse, with_roles
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
+from zeropass.model.list_coherence import ListCoherence
 from zeropass.model.model import Model, open_model
 from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
@@ -23,6 +24,7 @@ from zeropass.numerics.projection import extremes
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
 from zeropass.records.parameters import (
     Certificate,
+    Coherence,
     Direction,
     Hidden,
     PairRecord,
@@ -226,11 +228,15 @@ class Lens:
     @property
     def map_frame(self) -> str:
         """The frame in which head maps are read by default."""
-        return with_lens(("token",), "read", self.frames.lens_frames)[0]
+        return with_lens(("token",), "q", "read", self.frames.lens_frames)[0]
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""
         return self.frames.usual_offset(role, frame) if offset is None else offset
+
+    @cached_property
+    def _coherence(self) -> ListCoherence:
+        return ListCoherence(self.frames)
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -268,22 +274,20 @@ class Lens:
         vector = vector_set(self.model, layer, role, row, row + 1)
         if len(vector.addresses) > 1:
             vector = _single(vector, row)
-        usual = with_lens(vector.frames, vector.side, self.frames.lens_frames)
-        known = (*vector.frames, *with_lens(vector.frames, vector.side, LENS_FRAMES), "paper")
+        usual = with_lens(vector.frames, role, vector.side, self.frames.lens_frames)
+        known = (*vector.frames, *with_lens(vector.frames, role, vector.side, LENS_FRAMES), "paper")
         frames = usual if frame is None else tuple(f for f in known if f == frame)[:1]
         return [self._list(place, vector, name, view, k) for name in frames]
 
     def _list(self, place: Address, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
         """Return the list of a set of one vector in one frame."""
-        rows = self.frames.rows(space_of(frame, vector.side, vector.reads_at))
-        folded = self.frames.folded(vector, frame)
-        mean, std = (float(x) for x in rows.moments.of_scores(folded))
-        values = (rows.matrix @ folded[0])[view.ids]
-        best = extremes(values[None], k, view.ids)
+        scores, mean, std = self._scores(vector, frame)
+        best = extremes(scores[view.ids][None], max(k, FIRST), view.ids)
         norm = float(vector.vectors.norm())
         ends = (*best.top.flatten().tolist(), *best.bottom.flatten().tolist())
         if not all(map(math.isfinite, (norm, mean, std, *ends))):
             raise BadWeights(f"{self.model.source.path}: the scores of {place}.{vector.role} are beyond float32.")
+        null = self._coherence.null(vector, frame, view.hidden.view, view.ids)
         vocab = self.model.vocab
         return VectorRecord(
             address=str(place),
@@ -291,14 +295,24 @@ class Lens:
             side=vector.side,
             frame=frame,
             norm=norm,
-            top=scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
-            bottom=scored_tokens(vocab, best.bottom_ids[0].tolist(), best.bottom[0].tolist(), mean, std),
+            top=scored_tokens(vocab, best.top_ids[0, :k].tolist(), best.top[0, :k].tolist(), mean, std),
+            bottom=scored_tokens(vocab, best.bottom_ids[0, :k].tolist(), best.bottom[0, :k].tolist(), mean, std),
             mean=mean,
             std=std,
             hidden=view.hidden,
             evidence=self._verdict(vector.role, frame, place.layer),
             lens=self.lens_words(frame),
+            coherence=None if null is None else Coherence(float(self._coherence.of(best, vector.side, mean)), null),
         )
+
+    def _scores(self, vector: VectorSet, frame: str) -> tuple[Tensor, float, float]:
+        """Return the scores (V,) of a set of one vector in a frame, with their mean and standard deviation."""
+        rows = self.frames.rows(space_of(frame, vector.side, vector.reads_at))
+        folded = self.frames.folded(vector, frame)
+        mean, std = (float(x) for x in rows.moments.of_scores(folded))
+        scores = rows.matrix @ folded[0]
+        factors = self.frames.factors(vector.layer, vector.role, frame)
+        return (scores, mean, std) if factors is None else ((scores - mean) * factors, 0.0, std)
 
     def _pairs(self, place: Address, frame: str, view: "Shown", k: int, offset: int | None) -> PairRecord:
         """Return the top pairs of a head map; an offset counts for ``qk`` only."""

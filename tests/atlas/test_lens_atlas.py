@@ -40,6 +40,7 @@ def test_the_usual_frames_are_those_of_the_lens(atlas: zp.Atlas) -> None:
         ("gate", "output"),
         ("up", "seen"),
         ("up", "output"),
+        ("value", "distinctive"),
         ("value", "effect"),
     ]
     assert frames_of(atlas, "L1.attn.2") == [("qk", "seen"), ("vo", "seen")]
@@ -116,6 +117,83 @@ def test_similar_lists_are_those_of_the_lens(model: Path, lens: zp.LensMaps, atl
     inside = {row: correlations[f"L1.ff.{row}"] for row in range(48) if f"L1.ff.{row}" in correlations}
     assert len(inside) > 40
     assert all(abs(value - expected[row]) < 1e-3 for row, value in inside.items())
+
+
+@pytest.mark.parametrize("view", ["default", "words", "ascii"])
+@pytest.mark.parametrize("address", ["L1.ff.2", "L2.attn.1.o.3", "L0.attn.2.k.1"])
+def test_lists_and_their_coherence_are_those_of_the_weights(
+    model: Path, lens: zp.LensMaps, tmp_path: Path, address: str, view: str
+) -> None:
+    """An atlas and a lens on the model say the same in every frame and view."""
+    opened, k = zp.open_model(str(model)), 15
+    reader = zp.Lens(opened, frames=zp.Frames(opened, lens))
+    atlas = small.build(model, tmp_path / "out", zp.Options(k=k, layers=(int(address[1]), int(address[1]) + 1)), lens)
+    stored, computed = (source.explain(address, tokens=view, k=k) for source in (atlas, reader))
+    assert [(record.role, record.frame) for record in stored] == [(record.role, record.frame) for record in computed]
+    for ours, theirs in zip(stored, computed, strict=True):
+        assert [token.id for token in ours.top] == [token.id for token in theirs.top]
+        assert [token.id for token in ours.bottom] == [token.id for token in theirs.bottom]
+        np.testing.assert_allclose([t.z for t in ours.top], [t.z for t in theirs.top], rtol=1e-3, atol=1e-3)
+        assert ours.coherence is not None
+        assert theirs.coherence is not None
+        assert ours.coherence.value == pytest.approx(theirs.coherence.value, abs=1e-4)
+        # The lists of random directions that are stored for other views are those that show enough of fifty tokens.
+        assert ours.coherence.null == pytest.approx(theirs.coherence.null, abs=1e-4 if view == "default" else 0.1)
+
+
+def test_a_word_is_found_in_distinctive_lists(atlas: zp.Atlas) -> None:
+    """The stored index, a scan and every list in turn give the same vectors."""
+    token = int(np.flatnonzero(atlas.mask("default"))[70])
+    runs = [run for run in atlas.runs if run.frame == "distinctive"]
+    assert {run.role for run in runs} == {"value", "o"}
+    z = {run.first + row: atlas.scores(run, row)[token] / atlas.stds[run.first + row] for run in runs for row in (0, 1)}
+    scanned = dict(atlas.scan([token], k=10**6))
+    assert all(abs(scanned[i] - value) < 1e-3 for i, value in z.items())
+    best = sorted((abs(scanned[i]) for run in runs for i in range(run.first, run.first + run.count)), reverse=True)
+    hits = [hit for hit in atlas.find_tokens([token], k=5).hits if hit.frame == "distinctive"]
+    np.testing.assert_allclose([abs(hit.z) for hit in hits], best[:5], rtol=1e-3)
+    together = atlas.scan([token, token + 1], runs, k=3)
+    other = dict(atlas.scan([token + 1], k=10**6))
+    assert all(abs(value - (scanned[i] + other[i]) / 2) < 1e-3 for i, value in together)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "nan"])
+def test_damaged_factors_are_refused(atlas: zp.Atlas, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(atlas.path, tmp_path / "atlas")
+    path = folder / "vectors" / "L1.value.distinctive.npy"
+    factors = np.load(path)
+    match damage:
+        case "missing":
+            path.unlink()
+        case "shape":
+            np.save(path, factors[:-1])
+        case "nan":
+            np.save(path, np.full_like(factors, np.nan))
+    with pytest.raises(BadAtlas, match=r"distinctive|not finite"):
+        zp.open_atlas(folder).explain("L1.ff.2.value", tokens="words")
+
+
+def test_a_missing_or_damaged_table_of_coherence_is_refused(atlas: zp.Atlas, tmp_path: Path) -> None:
+    folder = shutil.copytree(atlas.path, tmp_path / "atlas")
+    (folder / "coherence.parquet").write_bytes(b"no table")
+    with pytest.raises(BadAtlas, match=r"coherence\.parquet cannot be read"):
+        zp.open_atlas(folder).explain("L1.ff.2.value")
+    (folder / "coherence.parquet").unlink()
+    with pytest.raises(BadAtlas, match=r"lacks coherence\.parquet"):
+        zp.open_atlas(folder)
+
+
+def test_coherent_lists_are_those_above_random_directions(atlas: zp.Atlas) -> None:
+    layers = atlas.layers
+    addresses = atlas.coherent("value", "distinctive", layers, 1000)
+    expected = set()
+    for layer in range(*layers):
+        for place in range(atlas.model["neurons"]):
+            record = atlas.explain(f"L{layer}.ff.{place}.value", frame="distinctive")[0]
+            if record.coherence.above:
+                expected.add(record.address)
+    assert 0 < len(expected) < layers[1] * atlas.model["neurons"] / 2
+    assert set(addresses) == expected
 
 
 @pytest.mark.parametrize("damage", ["shape", "missing", "nan", "type", "cut"])

@@ -142,6 +142,37 @@ def test_the_frame_effect_multiplies_by_the_map(model: zp.Model, lens: zp.LensMa
     assert error(frames.fold(value, "effect", "write", "ff_norm", last), direct) < 0.5  # only the final norm is between
 
 
+def test_a_distinctive_list_is_z_over_its_size_among_the_vectors_of_the_layer(
+    model: zp.Model, lens: zp.LensMaps
+) -> None:
+    reader = zp.Lens(model, tokens="all", frames=Frames(model, lens))
+    for address, layer, role, place in (("L2.ff.7.value", 2, "value", 7), ("L1.attn.1.o.3", 1, "o", 35)):
+        rows = reader.frames.rows("output.write").matrix
+        used = torch.from_numpy(model.vocab.used)
+        scores = (reader.frames.folded(reader.vectors(layer, role), "effect") @ rows.T).double()
+        z = (scores - scores[:, used].mean(1, keepdim=True)) / scores[:, used].std(1, keepdim=True, correction=0)
+        expected = z[place] / z.square().mean(0).sqrt()
+        expected[~used] = 0
+        record = reader.explain(address, frame="distinctive", k=30)[0]
+        for pole in (record.top, record.bottom):
+            torch.testing.assert_close(
+                torch.tensor([token.z for token in pole]).double(),
+                expected[[token.id for token in pole]],
+                rtol=1e-3,
+                atol=1e-3,
+            )
+        assert abs(record.top[0].z - expected.max()) < 1e-3
+        assert abs(record.bottom[0].z - expected.min()) < 1e-3
+
+
+def test_lone_vectors_have_no_distinctive_list(model: zp.Model, lens: zp.LensMaps) -> None:
+    frames = Frames(model, lens)
+    assert frames.factors(2, "value", "effect") is None
+    reader = zp.Lens(model, frames=frames)
+    with pytest.raises(BadOption, match="no list in the distinctive frame"):
+        reader.explain("L2.ff.7.gate", frame="distinctive")
+
+
 def test_the_frame_seen_is_the_state_that_the_map_predicts(model: zp.Model, lens: zp.LensMaps) -> None:
     frames = Frames(model, lens)
     linear, shift = lens.seen(2) or pytest.fail("layer 2 has a map")
@@ -176,10 +207,12 @@ def test_a_reader_with_a_lens_uses_it_and_says_so(lens: zp.LensMaps) -> None:
     reader = zp.load(ROOT / "models" / "first", lens=lens)
     records = reader["L2.ff.3"]
     frames = {(record.role, record.frame) for record in records}
-    assert frames == {("gate", "seen"), ("gate", "output"), ("up", "seen"), ("up", "output"), ("value", "effect")}
+    reads = {("gate", "seen"), ("gate", "output"), ("up", "seen"), ("up", "output")}
+    assert frames == reads | {("value", "distinctive"), ("value", "effect")}
     assert {record.frame: record.lens for record in records} == {
         "seen": lens.facts.words,
         "output": "",
+        "distinctive": lens.facts.words,
         "effect": lens.facts.words,
     }
     assert lens.facts.words in records.note
@@ -201,7 +234,7 @@ def test_a_kept_lens_is_found(model: zp.Model, folder: Path, tmp_path: Path, mon
     monkeypatch.setattr(lens_maps, "kept_lens", KEPT_LENS)
     assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "output"
     zp.calibrate(model, keep=True, source="random", tokens=TOKENS)
-    assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "effect"
+    assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "distinctive"
     assert zp.load(ROOT / "models" / "second")["L2.ff.3.value"][0].frame == "output"
     lens_maps.kept_place(model).joinpath("lens.json").write_text("{}")
     assert zp.load(ROOT / "models" / "first")["L2.ff.3.value"][0].frame == "output"
@@ -281,7 +314,7 @@ def test_an_encoder_is_calibrated_on_random_tokens(tmp_path: Path) -> None:
     encoder = zp.open_model(str(save(tiny_model("bert"), tmp_path / "bert")))
     lens = zp.calibrate(encoder, tokens=256)
     assert lens.facts.source == "random tokens in [CLS]…[SEP]"
-    assert zp.Lens.over(Frames(encoder, lens))["L1.ff.3.value"][0].frame == "effect"
+    assert zp.Lens.over(Frames(encoder, lens))["L1.ff.3.value"][0].frame == "distinctive"
 
 
 def test_the_fit_recovers_a_linear_map() -> None:

@@ -110,6 +110,35 @@ def test_rows_of_very_unequal_lengths(way) -> None:
     check(vectors, rows.float() * 2.0 ** torch.randint(-6, 6, (400, 1), generator=g), 7, 7)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 300), st.integers(1, 20), st.integers(1, 12))
+@SETTINGS
+def test_scaled_rows(way, seed: int, n: int, v: int, d: int, k: int) -> None:
+    """Rows scaled after they were prepared give what rows scaled before give, without an index too."""
+    rng = np.random.default_rng(seed)
+    vectors, rows = (torch.from_numpy(rng.integers(-3, 4, (m, d)).astype(np.float32)) for m in (n, v))
+    factors = torch.from_numpy(2.0 ** rng.integers(-4, 5, v)).float() * torch.from_numpy(rng.integers(0, 2, v))
+    ids, late, early = torch.arange(v), TokenIndex(v, k), TokenIndex(v, k)
+    scaled = top_k.survey(vectors, prepared(rows).scaled(factors), k, ids, late, 0)
+    plain = top_k.survey(vectors, prepared(rows * factors[:, None]), k, ids, early, 0)
+    bare = top_k.survey(vectors, prepared(rows).scaled(factors), k, ids, None, 0)
+    for name in ("top", "top_ids", "bottom", "bottom_ids"):
+        assert torch.equal(getattr(scaled.extremes, name), getattr(plain.extremes, name))
+        assert torch.equal(getattr(scaled.extremes, name), getattr(bare.extremes, name))
+    for ours, theirs in zip(late.ranked(), early.ranked(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_factors_that_round_the_rows(way) -> None:
+    """With real numbers, the poles are those of the full product up to rounding."""
+    g = torch.Generator().manual_seed(3)
+    vectors, rows = torch.randn(40, 64, generator=g), torch.randn(2000, 64, generator=g)
+    factors = torch.rand(2000, generator=g).exp()
+    extremes = top_k.survey(vectors, prepared(rows).scaled(factors), 20, torch.arange(2000), None, 0).extremes
+    values, at = sorted_rows((vectors @ rows.T) * factors, 20, descending=True)
+    torch.testing.assert_close(extremes.top, values, rtol=1e-5, atol=1e-5)
+    assert (extremes.top_ids == at).float().mean() > 0.999
+
+
 def test_a_sample_that_promises_too_much(way, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the rows of the sample are long, so fewer than k scores reach the floor that it suggests."""
     monkeypatch.setattr(top_k, "SAMPLE", 32)

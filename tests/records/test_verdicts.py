@@ -19,7 +19,7 @@ from zeropass.errors import BadOption
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
 from zeropass.records import verdicts as module
-from zeropass.records.parameters import FindRecord, Hit, PairRecord, VectorRecord
+from zeropass.records.parameters import COHERENCE_NOTE, FindRecord, Hit, PairRecord, VectorRecord
 from zeropass.records.verdicts import SHIPPED, Verdict, Verdicts, footnote, keep, known_verdicts, read_verdicts
 from zeropass.render.terminal import render, render_find, show_records
 from zeropass.render.tour import print_tour
@@ -165,7 +165,8 @@ def test_the_basis_is_shown_once_below_the_lists_and_in_every_json(llama: small.
         show_records(console, records, 5)
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert shown.count("made up") == 1
-        assert shown.endswith(f"{footnote(EVERY, 'm')}\n")
+        coherent = f" {COHERENCE_NOTE}" if isinstance(records[0], VectorRecord) else ""
+        assert shown.endswith(f"{footnote(EVERY, 'm')}{coherent}\n")
         assert records._repr_html_().count("made up") == 1
         assert json.dumps(records.to_json()).count(EVERY.basis) == sum(r.evidence is not None for r in records)
     found = atlas.find("babade")
@@ -176,9 +177,9 @@ def test_the_basis_is_shown_once_below_the_lists_and_in_every_json(llama: small.
 def test_lists_without_verdicts_say_once_that_nothing_is_known(llama: small.Built, cache: Path) -> None:
     name = str(llama.folder)
     for source in (zp.load(name), zp.open_atlas(llama.atlas.path)):
-        assert (
-            source["L1.ff.2"].note == f"No measurement of these weights is known: zeropass evidence {name} makes one."
-        )
+        known = f"No measurement of these weights is known: zeropass evidence {name} makes one."
+        assert source["L1.ff.2"].note == f"{known} {COHERENCE_NOTE}"
+        assert source["L1.attn.2"].note == known
     console = Console(file=io.StringIO(), width=400)
     show_records(console, zp.load(name)["L1.ff.2"], 5)
     assert console.file.getvalue().count("zeropass evidence") == 1  # type: ignore[attr-defined]
@@ -325,7 +326,7 @@ def test_records_carry_the_verdict_on_their_kind_and_layer(llama: small.Built) -
         json.dumps([source["L1.ff.2"].to_json(), source["L1.attn.2"].to_json()], allow_nan=False)
     record = lens["L1.ff.2.gate"][0].to_json()
     assert record["evidence"]["above"] is True
-    assert list(record)[-3:] == ["evidence", "spread", "lens"]
+    assert list(record)[-4:] == ["evidence", "spread", "lens", "coherence"]
     assert llama.lens["L2.ff.2"][0].to_json()["evidence"] is None
     assert {above(r) for r in atlas.explain("L1.ff.2", frame="paper")} == {None}
 
@@ -380,7 +381,7 @@ def test_the_verdict_is_shown_next_to_the_heading(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     gate, _, _, _, value = (r for r in lens["L1.ff.2"])
     qk, vo = lens["L1.attn.2"]
-    assert printed(render(replace(gate, top=(), bottom=()))).startswith(
+    assert printed(render(replace(gate, top=(), bottom=(), coherence=None))).startswith(
         f"L1.ff.2 gate  sees  no token stands out; gate lists of layer 1: {GOOD}\n"
     )
     loud = replace(value, top=(replace(value.top[0], z=99.0),))
@@ -403,10 +404,7 @@ def test_a_hit_of_a_kind_that_is_not_above_chance_is_marked() -> None:
 
 def test_the_notebook_shows_the_same_verdicts(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
-    assert (
-        "<small>gate lists of layer 1: correlation .28 (null .01)</small></caption>"
-        in lens["L1.ff.2.gate"]._repr_html_()
-    )
+    assert "; gate lists of layer 1: correlation .28 (null .01)</small></caption>" in lens["L1.ff.2.gate"]._repr_html_()
     assert (
         "<small>vo maps of layer 1: correlation .02, not above the null (.01)</small>"
         in lens["L1.attn.2.vo"]._repr_html_()

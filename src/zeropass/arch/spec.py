@@ -36,14 +36,20 @@ BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 FRAMES = ("token", "output", "paper")
 """The frames that need the weights alone."""
 
-LENS_FRAMES = {"seen": "token", "effect": "output"}
-"""The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, ``effect`` writes."""
+LENS_FRAMES = {"seen": "token", "distinctive": "output", "effect": "output"}
+"""The frames that need a lens, each with the frame whose rows it uses; ``seen`` reads, the others write."""
+
+RELATIVE = {"distinctive": "effect"}
+"""The frames that divide each token's score in another frame by its root mean square among the layer's vectors."""
 
 LENS_MAPS = "lens.safetensors"
 """The file in the folder of a lens that holds its maps."""
 
-ALL_FRAMES = ("seen", "token", "effect", "output", "paper")
+ALL_FRAMES = ("seen", "token", "distinctive", "effect", "output", "paper")
 """Every frame, in the order in which lists are shown."""
+
+FIRST = 10
+"""The number of tokens of a list whose coherence counts (`numerics.coherence`)."""
 
 USUAL_OFFSET = 16
 """The default distance from a key to its query in ``qk``, in tokens.
@@ -364,16 +370,22 @@ def default_frames(side: Side) -> tuple[str, ...]:
     return ("token", "output") if side == "read" else ("output",)
 
 
-def with_lens(frames: tuple[str, ...], side: Side, lens_frames: Collection[str]) -> tuple[str, ...]:
-    """Return the frames that are shown where there is a lens: ``seen`` for ``token``, ``effect`` for what writes.
+def with_lens(frames: tuple[str, ...], role: str, side: Side, lens_frames: Collection[str]) -> tuple[str, ...]:
+    """Return the frames that are shown where there is a lens.
+
+    ``seen`` takes the place of ``token``; ``distinctive`` and ``effect`` that of ``output`` for what writes, where
+    ``distinctive`` compares the many vectors of a matrix.
 
     Args:
         frames: The frames without it.
-        side: The side of the vectors.
+        role: The role of the vectors.
+        side: Their side.
         lens_frames: The frames that the lens has maps for.
     """
-    plain, frame = ("token", "seen") if side == "read" else ("output", "effect")
-    return tuple(frame if name == plain and frame in lens_frames else name for name in frames)
+    plain = "token" if side == "read" else "output"
+    lists = [name for name in LENS_FRAMES if name in lens_frames and (name not in RELATIVE or role in WRITE_ROLES)]
+    through = [name for name in lists if LENS_FRAMES[name] == plain] or [plain]
+    return tuple(name for frame in frames for name in (through if frame == plain else [frame]))
 
 
 def lens_map(side: Side, site: Site, layer: int, layers: int) -> str:
@@ -405,6 +417,14 @@ def space_of(frame: str, side: Side, layer: int) -> str:
         return "embedded" if layer <= 0 else "token"
     check_frame(frame)
     return f"{frame}.{side}"
+
+
+def judge_space(side: Side) -> str:
+    """Return the rows in which the tokens of lists of a side are compared: other ones than those that made the lists.
+
+    The source of `numerics.coherence`: ``token`` for what writes, the output's for what reads.
+    """
+    return "token" if side == "write" else "output.write"
 
 
 def check_count(k: int) -> None:

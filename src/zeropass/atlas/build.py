@@ -19,7 +19,7 @@ from zeropass.atlas.budget import return_freed_memory, room_for_rows
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import clear, identity, plan_jobs, prepare, resolve
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
-from zeropass.atlas.tables import write_parameters, write_token_index, write_tokens
+from zeropass.atlas.tables import write_all_coherence, write_parameters, write_token_index, write_tokens
 from zeropass.errors import BadOption
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps, chosen_lens, copy_lens
@@ -126,7 +126,10 @@ def build(
     if maps is not None:
         copy_lens(maps, out / schema.LENS)
     judgement = model.judgement
-    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement), maps)
+    views: dict[str, torch.Tensor] = {
+        view: torch.from_numpy(model.vocab.mask(view, *judgement)).to(model.device) for view in VIEWS
+    }
+    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement), maps, views)
     runner.spaces.room = room
     carry_out(runner, judgement, progress, run)
     return True
@@ -136,7 +139,7 @@ def build(
 def carry_out(runner: Runner, judgement: Judgement, progress: Progress, run: RunJobs = run_in_process) -> None:
     """Run all jobs that are not done, in a folder that `prepare` has prepared, and finish the atlas."""
     jobs = runner.jobs
-    spaces = sorted(set().union(*(runner.spaces_of(job) for job in jobs)))
+    spaces = sorted(set().union(*(runner.stored_spaces(job) for job in jobs)))
     total = len(spaces) + len(jobs) + 1
     for step, space in enumerate(spaces):
         progress(f"rows {space}", step, total)
@@ -167,8 +170,9 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         partial(write_token_index, out / schema.TOKEN_INDEX, runner.indexes, runner.kept),
         partial(write_tokens, out / schema.TOKENS, model.vocab, judgement),
         partial(write_parameters, out / schema.PARAMETERS, index_files),
+        partial(write_all_coherence, out / schema.COHERENCE, [runner.coherence_part(job) for job in runner.jobs]),
     ]
-    _, _, lists = side_by_side(lambda write: write(), writes)
+    _, _, lists, _ = side_by_side(lambda write: write(), writes)
     with atlas_file(out / schema.TOKENIZER) as temporary:
         temporary.write_text(model.vocab.to_tokenizer_json(), encoding="utf-8")
     manifest = read_json(out / schema.PLAN) | {

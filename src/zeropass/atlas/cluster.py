@@ -54,6 +54,7 @@ class _Work:
     options: Options
     jobs: list[Job]
     kept: Tensor
+    views: dict[str, Tensor]
     device: str
     threads: int
     has_lens: bool
@@ -104,6 +105,7 @@ def _on_ray(engine: str, runner: Runner, todo: list[Job], report: Callable[[str,
         options=runner.options,
         jobs=runner.jobs,
         kept=runner.kept.cpu(),
+        views={name: mask.cpu() for name, mask in runner.views.items()},
         device=str(model.device),
         threads=torch.get_num_threads(),
         has_lens=runner.lens is not None,
@@ -190,5 +192,6 @@ def _runner(work: _Work) -> Runner:
             raise BadModel(f"{work.model}: other weights are here ({model.size} bytes) than there ({work.size}).")
         _runners.clear()
         lens = read_lens(work.out / LENS, model) if work.has_lens else None
-        _runners[key] = Runner(model, work.out, work.options, work.jobs, work.kept.to(model.device), lens)
+        views = {name: mask.to(model.device) for name, mask in work.views.items()}
+        _runners[key] = Runner(model, work.out, work.options, work.jobs, work.kept.to(model.device), lens, views)
     return _runners[key]

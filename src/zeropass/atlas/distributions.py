@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.atlas.neighbours import Row, moments, rows_of
+from zeropass.atlas.neighbours import Row, rows_of
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.records.overviews import Cloud, NearestRecord, Point, Spread
@@ -48,7 +48,9 @@ def _with_scores(
     for space in dict.fromkeys(atlas.space(row.run) for row in record_rows):
         space_rows = [row for row in record_rows if atlas.space(row.run) == space]
         vectors = np.stack([atlas.vector(row.run, row.row) for row in space_rows])
-        scores |= zip([row.id for row in space_rows], vectors @ atlas.rows(space).T, strict=True)
+        for row, products in zip(space_rows, vectors @ atlas.rows(space).T, strict=True):
+            factors = atlas.factors(row.run)
+            scores[row.id] = products if factors is None else products * factors
     return [(record, _z(scores[row.id], record)) for record, row in zip(records, record_rows, strict=True)]
 
 
@@ -99,7 +101,7 @@ def clouds(atlas: Atlas, address: str, tokens: int = 20) -> list[Cloud]:
 def _cloud(atlas: Atlas, record: VectorRecord, row: Row) -> Cloud:
     space = atlas.space(row.run)
     listed = list({token.id: token for token in (*record.top, *record.bottom)}.values())
-    points = np.asarray(atlas.rows(space)[[token.id for token in listed]], np.float64) - moments(atlas, space)[0]
+    points = np.asarray(atlas.rows(space)[[token.id for token in listed]], np.float64) - atlas.moments(space)[0]
     flat, shares = plane(points)
     return Cloud(
         address=record.address,
@@ -156,7 +158,7 @@ class Neighbours:
 
     @cached_property
     def _mean(self) -> Floats:
-        mean: Floats = moments(self.atlas, self.space)[0].astype(np.float32)
+        mean: Floats = self.atlas.moments(self.space)[0].astype(np.float32)
         return mean
 
     @cached_property

@@ -12,8 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, OUTSIDE, Side, lens_map, site_of, space_of
-from zeropass.atlas.schema import LENS, PARAMETERS, TOKENIZER, TOKENS, Wanted, safe_name, vector_file
+from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, OUTSIDE, RELATIVE, Side, lens_map, site_of, space_of
+from zeropass.atlas.schema import (
+    COHERENCE,
+    LENS,
+    PARAMETERS,
+    TOKENIZER,
+    TOKENS,
+    Wanted,
+    factor_file,
+    safe_name,
+    vector_file,
+)
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.records.parameters import Hidden
@@ -26,8 +36,10 @@ Floats = npt.NDArray[np.float32]
 COLUMN_TYPES: dict[str, type] = {
     **dict.fromkeys(("id", "layer", "head", "index", "offset", "token", "rank"), int),
     **dict.fromkeys(("top_ids", "bottom_ids", "left_ids", "right_ids", "words"), int),
-    **dict.fromkeys(("address", "role", "side", "frame", "piece"), str),
-    **dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "z", "kth", "bound"), float),
+    **dict.fromkeys(("address", "role", "side", "frame", "view", "piece"), str),
+    **dict.fromkeys(
+        ("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "coherence", "z", "kth", "bound"), float
+    ),
     **dict.fromkeys(("top_z", "bottom_z", "scores", "words_z"), float),
     **dict.fromkeys(("complete", "special", "unused", "literal", *(f"in_{view}" for view in VIEWS)), bool),
 }
@@ -294,6 +306,12 @@ class Files:
         return tuple(frame for frame in ALL_FRAMES if self.lens or frame not in LENS_FRAMES)
 
     @cached_property
+    def random_coherence(self) -> dict[tuple[int, str, str, str], float]:
+        """The coherence that random directions stay below, by (layer, role, frame, view)."""
+        query = "SELECT layer, role, frame, view, coherence FROM read_parquet($file)"
+        return {(*key,): null for *key, null in self.query(query, file=str(self.path / COHERENCE))}
+
+    @cached_property
     def _columns(self) -> dict[str, Floats]:
         columns = self._numpy(("mean", "std", "spread"), PARAMETERS)
         finite = all(np.isfinite(values).all() for values in columns.values())
@@ -320,22 +338,22 @@ class Files:
     def _arrays(self) -> dict[str, Floats]:
         return {}
 
-    def _array(self, file: str, count: int) -> Floats:
-        """Map an array (count, d) of the atlas into memory; raise BadAtlas for pickles and other shapes."""
+    def _array(self, file: str, *shape: int) -> Floats:
+        """Map an array of the atlas into memory; raise BadAtlas for pickles and other shapes."""
         if file not in self._arrays:
             self._require_file(self.path / file)
             try:
                 array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
             except Exception as error:  # NumPy raises nearly any error for a damaged header.
                 raise self._damaged(file, error) from error
-            if (array.shape, array.dtype) != ((count, self.model["d"]), np.dtype(np.float32)):
-                raise self._damaged(file, f"{array.dtype} {array.shape} instead of {(count, self.model['d'])}")
+            if (array.shape, array.dtype) != (shape, np.dtype(np.float32)):
+                raise self._damaged(file, f"{array.dtype} {array.shape} instead of {shape}")
             self._arrays[file] = array
         return self._arrays[file]
 
     def vectors(self, run: Run) -> Floats:
         """Return the folded vectors of a run's lists without the lens, (n, d)."""
-        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count)
+        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count, self.model["d"])
 
     def vector(self, run: Run, row: int) -> Floats:
         """Return the vector that gave a list, through the lens if the run has one, (d,)."""
@@ -386,7 +404,51 @@ class Files:
         file = f"rows/{safe_name(space)}.npy"
         if not (self.path / file).is_file() and space not in (known := sorted({self.space(run) for run in self.runs})):
             raise BadOption(f"There is no space {space!r} in {self.path}; it has {', '.join(known)}.")
+        return self._array(file, self.model["vocabulary"], self.model["d"])
+
+    def has_rows(self, space: str) -> bool:
+        """Tell whether the atlas holds the rows of a space."""
+        return (self.path / f"rows/{safe_name(space)}.npy").is_file()
+
+    def scores(self, run: Run, row: int) -> Floats:
+        """Return the scores of all tokens in one list, (V,): one product with the rows of the vocabulary."""
+        scores = np.asarray(self.rows(self.space(run)) @ self.vector(run, row), np.float32)
+        return scores if (factors := self.factors(run)) is None else scores * factors
+
+    def token_rows(self, run: Run, ids: Sequence[int]) -> Floats:
+        """Return the rows of some tokens as the lists of a run score them, (n, d)."""
+        rows, factors = self.rows(self.space(run))[list(ids)], self.factors(run)
+        return rows if factors is None else rows * factors[list(ids), None]
+
+    def factors(self, run: Run) -> Floats | None:
+        """Return what the frame of a run multiplies the scores of the tokens by, (V,), if it is a relative one."""
+        if run.frame not in RELATIVE:
+            return None
+        file = f"vectors/{factor_file(run.layer, run.role, run.frame)}"
         return self._array(file, self.model["vocabulary"])
+
+    def moments(self, space: str) -> npt.NDArray[np.float64]:
+        """Return the mean row of a space, with the covariance below it, (1 + d, d); raise BadAtlas if it is damaged."""
+        if space not in self._moments:
+            path, d = self.path / "rows" / f"{safe_name(space)}.moments.npy", self.model["d"]
+            try:
+                stacked = np.load(path, allow_pickle=False)
+            except Exception as error:  # NumPy raises nearly any error for a damaged header.
+                raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build it again.") from error
+            if stacked.shape != (d + 1, d) or stacked.dtype != np.float64:
+                raise BadAtlas(f"{path} holds {stacked.dtype} {stacked.shape}; delete the folder and build it again.")
+            self._moments[space] = stacked
+        return self._moments[space]
+
+    def unit_rows(self, space: str, ids: Sequence[int]) -> Floats:
+        """Return the rows of some tokens less the mean row, each of length one, (n, d)."""
+        centred = self.rows(space)[list(ids)] - self.moments(space)[0].astype(np.float32)
+        unit: Floats = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-20)
+        return unit
+
+    @cached_property
+    def _moments(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {}
 
     def space(self, run: Run) -> str:
         """Return the name of the space whose rows a run's lists score."""

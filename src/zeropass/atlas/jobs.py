@@ -1,7 +1,7 @@
 """Run the jobs of a build: lists and token index from a survey of the scores, pairs from the factors of head maps."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -9,24 +9,58 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import ALL_FRAMES, HEAD_ROLES, LENS_FRAMES, MAP_ROLES, base_role, sides_of, site_of, space_of
+from zeropass.arch.spec import (
+    ALL_FRAMES,
+    FF_ROLES,
+    FIRST,
+    HEAD_ROLES,
+    LENS_FRAMES,
+    MAP_ROLES,
+    RELATIVE,
+    base_role,
+    judge_space,
+    sides_of,
+    site_of,
+    space_of,
+)
 from zeropass.atlas.plan import list_bases, list_frames, vector_roles
-from zeropass.atlas.schema import Job, Options, file_name, vector_file
-from zeropass.atlas.tables import Kind, ListBlock, PairRow, read_mark, write_index, write_lists, write_mark, write_pairs
+from zeropass.atlas.schema import Job, Options, factor_file, file_name, vector_file
+from zeropass.atlas.tables import (
+    Kind,
+    ListBlock,
+    PairRow,
+    read_mark,
+    write_coherence,
+    write_index,
+    write_lists,
+    write_mark,
+    write_pairs,
+)
 from zeropass.atlas.token_rows import Space, Spaces, save_array
 from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Lengths
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.vectors import VectorSet, count_of, kind_of, reads_at, vector_set
+from zeropass.numerics.coherence import coherence, percentile, random_sums, stronger_pole, within
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.parallel import each_core, in_turn
-from zeropass.numerics.statistics import blocks, standardised
+from zeropass.numerics.projection import Extremes
+from zeropass.numerics.statistics import blocks, relative_factors, standardised
 from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_k import Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
 __all__ = ["COLUMNS", "JobResults", "OnScores", "Runner", "Scored"]
+
+_COMPARED = (*FF_ROLES, *HEAD_ROLES)
+"""The roles with many vectors a layer: their lists are compared with those of random directions."""
+
+_LONG = 50
+"""Tokens of each pole of a random direction's list: enough for ten of them to be in most views."""
+
+_JUDGED = 3_000_000
+"""Coordinates of the rows that are gathered at once for coherence."""
 
 _ROWS = 4096
 """Number of rows that are multiplied with the columns of heads at once."""
@@ -47,6 +81,7 @@ class Scored:
         mean: Mean of each vector's scores, (n,).
         std: Standard deviation of each vector's scores, (n,).
         spread: Standard deviation of z, (n,): one, unless ``std`` is not that of the scores (`diff.change_atlas`).
+        factors: What a relative frame multiplies the scores of all tokens by, (V,); None in another frame.
     """
 
     vectors: VectorSet
@@ -56,6 +91,7 @@ class Scored:
     mean: Tensor
     std: Tensor
     spread: Tensor
+    factors: Tensor | None = None
 
     def over_rows(self, part: slice) -> Tensor:
         """Return the scores of some of the vectors over the rows, less their means, (V', m)."""
@@ -85,11 +121,13 @@ class JobResults:
         job: The job.
         lists: The lists of each role, a block for each frame.
         pairs: The top pairs of each head map.
+        nulls: The coherence that random directions stay below, by (role, frame, view).
     """
 
     job: Job
     lists: dict[str, list[ListBlock]]
     pairs: list[PairRow]
+    nulls: dict[tuple[str, str, str], float]
 
 
 @dataclass(eq=False)
@@ -103,6 +141,8 @@ class Runner:
         jobs: All jobs of the build, in order.
         kept: Ids of the tokens that lists may show, (V',).
         lens: The lens through which lists are made, if there is one.
+        views: The tokens that each view shows, (V,), for the coherence of random directions; without any, it is not
+            computed.
     """
 
     model: Model
@@ -111,6 +151,7 @@ class Runner:
     jobs: list[Job]
     kept: Tensor
     lens: LensMaps | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.frames = Frames(self.model, self.lens)
@@ -130,6 +171,7 @@ class Runner:
     def compute(self, job: Job, sets: dict[str, VectorSet]) -> JobResults:
         """Compute the results of a job, and write its vectors."""
         lists: dict[str, list[ListBlock]] = {role: [] for role in vector_roles(job)}
+        nulls: dict[tuple[str, str, str], float] = {}
         surveys: dict[tuple[str, str], tuple[Scored, list[Survey]]] = {}
 
         def meet(scored: Scored, part: slice, scores: Tensor) -> None:
@@ -148,8 +190,12 @@ class Runner:
                     surveys[role, frame] = scored, [self._survey(scored, slice(None))]
                 scored, parts = surveys[role, frame]
                 lists[role].append(self._list_block(scored, joined(parts)))
+                nulls |= {(role, frame, view): null for view, null in self._random_coherence(scored)}
+                if scored.factors is not None:
+                    path = self.out / "vectors" / factor_file(job.layer, role, frame)
+                    save_array(path, scored.factors.cpu().numpy())
             self._save_vectors(sets[role])
-        return JobResults(job, lists, pairs)
+        return JobResults(job, lists, pairs, nulls)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return the set of vectors of a layer and role."""
@@ -162,6 +208,10 @@ class Runner:
     def mark(self, job: Job) -> Path:
         """Return the path of a job's mark, written when the job is done, which holds its entries of the token index."""
         return self.out / "scratch" / f"{job.name}.parquet"
+
+    def coherence_part(self, job: Job) -> Path:
+        """Return the path of a job's part of the table of random directions' coherence, a temporary file."""
+        return self.out / "scratch" / f"{job.name}.coherence.parquet"
 
     def index(self, layer: int, role: str) -> Path:
         """Return the path of one layer and role's part of the index over all lists, a temporary file."""
@@ -195,6 +245,11 @@ class Runner:
             spaces |= {space_of(frame, side, reads_at(self.model, job.layer, role)) for frame in frames}
         return spaces
 
+    def stored_spaces(self, job: Job) -> set[str]:
+        """Return the names of the spaces whose rows a job needs in the folder: also those that judge coherence."""
+        roles = [role for role in vector_roles(job) if role in _COMPARED]
+        return self.spaces_of(job) | {judge_space(kind_of(self.model, job.layer, role)[0]) for role in roles}
+
     def map_frame(self, role: str) -> str:
         """Return the frame in which a role enters the stored head maps: that of a lens, or the first of the options."""
         frames = ("seen",) if self.lens else self.options.frames or ()
@@ -205,7 +260,14 @@ class Runner:
         """Return a set folded and scaled for a frame."""
         space, folded = self.space(vectors, frame), self.folded(vectors, frame)
         mean, std = space.moments.of_scores(folded)
-        return Scored(vectors, frame, space, standardised(folded, std), mean, std, torch.ones_like(std))
+        unit, ones = standardised(folded, std), torch.ones_like(std)
+        if frame not in RELATIVE:
+            return Scored(vectors, frame, space, unit, mean, std, ones)
+        rows, _ = self.spaces.stored(space_of(frame, vectors.side, vectors.reads_at))
+        factors = relative_factors(rows, unit)
+        return Scored(
+            vectors, frame, space.scaled(factors[self.kept]), unit, torch.zeros_like(mean), std, ones, factors
+        )
 
     def space(self, vectors: VectorSet, frame: str) -> Space:
         """Return the rows that a set is multiplied with in a frame."""
@@ -216,7 +278,8 @@ class Runner:
         source = scored.vectors
         first, index = self.bases[source.layer, source.role, scored.frame], self.indexes[source.side, scored.frame]
         unit, first_id = scored.unit[part], first + (part.start or 0)
-        return survey(unit, scored.space.prepared, self.options.k, self.kept, index, first_id, scores)
+        k = max(self.options.k, FIRST)  # coherence is that of ten tokens, however many are stored
+        return survey(unit, scored.space.prepared, k, self.kept, index, first_id, scores)
 
     def _list_block(self, scored: Scored, lists: Survey) -> ListBlock:
         """Return the lists of a set with the data about its vectors that the tables hold."""
@@ -230,8 +293,31 @@ class Runner:
             std=scored.std,
             spread=scored.spread,
             kurtosis=lists.kurtosis,
-            extremes=lists.extremes,
+            coherence=self._coherence(source, lists.extremes),
+            extremes=lists.extremes.first(self.options.k),
         )
+
+    def _coherence(self, vectors: VectorSet, lists: Extremes) -> Tensor:
+        """Return the coherence of the lists of some vectors, (n,); zero for lone vectors, which have no null."""
+        if vectors.role not in _COMPARED:
+            return torch.zeros_like(lists.top[:, 0])
+        rows, mean = self.spaces.stored(judge_space(vectors.side))
+        ids = stronger_pole(lists, FIRST)
+        parts = torch.split(ids, max(1, _JUDGED // (ids.shape[1] * self.model.dims.d)))
+        return torch.cat([coherence(rows.of(part), mean) for part in parts])
+
+    def _random_coherence(self, scored: Scored) -> Iterator[tuple[str, float]]:
+        """Yield each view with the coherence that random directions stay below, as `ListCoherence.null`."""
+        vectors = scored.vectors
+        views = {name: mask for name, mask in self.views.items() if bool(mask[self.kept].sum() == mask.sum())}
+        if vectors.role not in _COMPARED or not views:
+            return
+        directions = random_sums(scored.unit, vectors.layer)
+        lists = survey(directions, scored.space.prepared, _LONG, self.kept, None, 0).extremes
+        for name, mask in views.items():
+            null = percentile(self._coherence(vectors, within(lists, mask, FIRST)))
+            if null is not None:
+                yield name, null
 
     def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: OnScores) -> Iterator[PairRow]:
         """Yield the top pairs of every head of a layer.
@@ -341,6 +427,7 @@ class Runner:
                 write_index(self.index(job.layer, role), list_blocks, job.layer, role, side)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
+        write_coherence(self.coherence_part(job), job.layer, finds.nulls)
         write_mark(self.mark(job), self._index_entries(job))
 
     def _index_entries(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE, site_of
+from zeropass.arch.spec import MAP_ROLES, OUTSIDE, RELATIVE, site_of
 from zeropass.atlas.folder import Run
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import PARAMETERS, of_address, safe_name
-from zeropass.errors import BadAddress, BadAtlas
+from zeropass.atlas.schema import PARAMETERS, of_address
+from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse, with_roles
 from zeropass.records.overviews import Alike, Likeness, NeighbourRecord, Part, Wire, Wiring
 
-__all__ = ["Row", "moments", "neighbours_of", "rows_of"]
+__all__ = ["Row", "neighbours_of", "rows_of"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,7 +74,7 @@ def neighbours_of(atlas: Atlas, address: str, k: int = 12) -> NeighbourRecord:
     return NeighbourRecord(
         str(parse(address)),
         tuple(_wiring(atlas, row, k) for row in _one_per_role(rows)),
-        tuple(_alike(atlas, row, k) for row in rows),
+        tuple(_alike(atlas, row, k) for row in rows if row.run.frame not in RELATIVE),
     )
 
 
@@ -145,7 +145,7 @@ def _alike(atlas: Atlas, query: Row, k: int) -> Alike:
     query_run, space = query.run, atlas.space(query.run)
     runs = [r for r in atlas.runs if (r.role, r.frame) == (query_run.role, query_run.frame) and atlas.space(r) == space]
     vector = atlas.vector(query_run, query.row)
-    image = (moments(atlas, space)[1:] @ vector).astype(np.float32)
+    image = (atlas.moments(space)[1:] @ vector).astype(np.float32)
     correlations = [_correlations(atlas, run, image, query) for run in runs]
     best = [(run.first + row, float(c[row])) for (run, row), c in _with_values(runs, correlations, k, query)]
     names = _addresses(atlas, [i for i, _ in best])
@@ -203,16 +203,3 @@ def _addresses(atlas: Atlas, ids: Sequence[int]) -> dict[int, str]:
         ids=list(ids),
     )
     return dict(rows)
-
-
-def moments(atlas: Atlas, space: str) -> npt.NDArray[np.float64]:
-    """Return the mean row of a space, with the covariance below it, (1 + d, d); raise BadAtlas if they are damaged."""
-    path = atlas.path / "rows" / f"{safe_name(space)}.moments.npy"
-    d = atlas.model["d"]
-    try:
-        stacked = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy raises nearly any error for a damaged header.
-        raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build it again.") from error
-    if stacked.shape != (d + 1, d) or stacked.dtype != np.float64:
-        raise BadAtlas(f"{path} holds {stacked.dtype} {stacked.shape}; delete the folder and build it again.")
-    return stacked  # type: ignore[no-any-return]

@@ -166,7 +166,7 @@ def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[
     side, frames = kind_of(model, layer, role)
     if frames == ("paper",):
         return frames
-    through_lens = with_lens(frames, side, LENS_FRAMES)
+    through_lens = with_lens(frames, role, side, LENS_FRAMES)
     if options.frames is None:
         return through_lens
     return tuple(f for f in ALL_FRAMES if f in options.frames and f in (*frames, *through_lens, "paper"))

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
+from zeropass.arch.spec import FF_ROLES, FIRST, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, judge_space
 from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.schema import (
+    COHERENCE,
     MANIFEST,
     PARAMETERS,
     PLAN,
@@ -28,6 +29,7 @@ from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.records.parameters import (
     Certificate,
+    Coherence,
     FindRecord,
     Hidden,
     Hit,
@@ -43,7 +45,7 @@ from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdict
 
 __all__ = ["Atlas", "open_atlas"]
 
-_LIST = ("id", "frame", "norm", "mean", "std", "spread", "top_ids", "top_z", "bottom_ids", "bottom_z")
+_LIST = ("id", "frame", "norm", "mean", "std", "spread", "coherence", "top_ids", "top_z", "bottom_ids", "bottom_z")
 _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", "complete")
 
 _K = 20
@@ -84,7 +86,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
             f"{folder} has schema version {manifest.get('schema')!r}, this zeropass reads {SCHEMA_VERSION}; rebuild it."
         )
     check_manifest(manifest, path / MANIFEST)
-    missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, TOKEN_INDEX) if not (path / name).is_file()]
+    missing = [name for name in (TOKENS, TOKENIZER, PARAMETERS, TOKEN_INDEX, COHERENCE) if not (path / name).is_file()]
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
     layers, values = manifest["model"]["layers"], manifest.get("values_sha256")
@@ -221,10 +223,8 @@ class Atlas(Files):
         runs = self.runs if runs is None else runs
         z = np.zeros(len(self.means), np.float32)
         with np.errstate(all="ignore"):
-            spaces = {self.space(run) for run in runs}
-            means = {space: np.asarray(self.rows(space)[list(ids)].mean(0)) for space in spaces}
             for run in runs:
-                z[run.first : run.first + run.count] = self.products(run, means[self.space(run)])
+                z[run.first : run.first + run.count] = self.products(run, self.token_rows(run, ids).mean(0))
             z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")
@@ -256,6 +256,30 @@ class Atlas(Files):
             stop=layers[1],
             frame=frame,
             k=len(self.means) if k is None else k,
+        )
+        return [address for (address,) in rows]
+
+    def coherent(self, role: str, frame: str, layers: tuple[int, int], k: int) -> list[str]:
+        """Return the addresses of the strongest lists whose tokens belong together more than random directions' do.
+
+        Args:
+            role: The role of the lists.
+            frame: Their frame.
+            layers: Half-open range of layers.
+            k: The largest number of addresses.
+        """
+        nulls = {layer: self.random_coherence.get((layer, role, frame, self.view), 1.0) for layer in range(*layers)}
+        rows = self.query(
+            "SELECT address FROM read_parquet($file) WHERE role = $role AND frame = $frame AND layer >= $first "
+            "AND layer < $stop AND coherence > list_extract($nulls, layer - $first + 1) "
+            "ORDER BY strength DESC, id LIMIT $k",
+            file=str(self.path / PARAMETERS),
+            role=role,
+            frame=frame,
+            first=layers[0],
+            stop=layers[1],
+            nulls=list(nulls.values()),
+            k=k,
         )
         return [address for (address,) in rows]
 
@@ -407,12 +431,15 @@ class Atlas(Files):
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
         hidden = self.hidden(view)
         records = []
-        for i, frame, norm, mean, std, spread, *lists in rows:
+        for i, frame, norm, mean, std, spread, coherence, *lists in rows:
             run = next((run for run in self.runs if run.first <= i < run.first + run.count), None)
             if run is None:
                 raise self._damaged(PARAMETERS, f"there is no list {i}")
             if view != self.view or k > len(lists[0]):
-                lists = self._new_poles(run, i - run.first, mean, std, k, view)
+                lists = self._new_poles(run, i - run.first, mean, std, max(k, FIRST), view)
+            null = self.random_coherence.get((run.layer, role, frame, view))
+            if view != self.view and null is not None:
+                coherence = self._coherence(run, lists)
             top, bottom = (self._token_scores(ids[:k], zs[:k], mean, std) for ids, zs in (lists[:2], lists[2:]))
             verdict = self._verdict(role, frame, place.layer)
             spread = spread if self.is_change else None
@@ -431,15 +458,26 @@ class Atlas(Files):
                     evidence=verdict,
                     spread=spread,
                     lens=self.lens_words(frame),
+                    coherence=None if null is None else Coherence(coherence, null),
                 )
             )
         return records
+
+    def _coherence(self, run: Run, lists: Sequence[Any]) -> float:
+        """Return the coherence of the first tokens of a list's stronger pole, as `numerics.coherence` computes it."""
+        top_ids, top_z, bottom_ids, bottom_z = lists
+        last = min(FIRST, len(top_z)) - 1
+        ids = (top_ids if top_z[last] >= -bottom_z[last] else bottom_ids)[: last + 1]
+        if last < 1:
+            return 0.0
+        unit = self.unit_rows(judge_space("read" if run.side == "read" else "write"), ids)
+        return float((np.square(unit.sum(0)).sum() - np.square(unit).sum()) / ((last + 1) * last))
 
     def _new_poles(self, run: Run, row: int, mean: float, std: float, k: int, view: str) -> list[list[Any]]:
         """Compute both poles of one vector in any view from the stored vector and rows: one product with V rows."""
         ids = np.flatnonzero(self.mask(view))
         with np.errstate(all="ignore"):
-            z = (self.rows(self.space(run)) @ self.vector(run, row))[ids]
+            z = self.scores(run, row)[ids]
             z = (z - mean) / std if std > 0 else np.zeros_like(z)
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")

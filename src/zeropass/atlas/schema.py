@@ -8,9 +8,11 @@
     lens/                  the lens, if lists were made through one: a copy of its folder
     rows/{space}.npy       (V, d) float32: the rows that stand for the tokens, one file for each space
     vectors/{name}.npy     (n, d) float32: folded vectors of one layer and role, without the lens
+    vectors/{name}.{frame}.npy  (V,) float32: what a relative frame multiplies the tokens' scores by
     lists/{name}.parquet   top-k and bottom-k tokens of these vectors, one row for each vector and frame
     pairs/{name}.parquet   top pairs of the head maps of one layer
     parameters.parquet     one row for each list: id, address, mean, std, how telling it is, its first words
+    coherence.parquet      for each type of list, layer and view: the coherence that random directions stay below
     hits.parquet           for each token and type of list the parameters that rank highest by |z|
 """
 
@@ -36,6 +38,7 @@ __all__ = [
     "atlas_file",
     "check_manifest",
     "check_view",
+    "factor_file",
     "file_name",
     "of_address",
     "read_json",
@@ -44,10 +47,10 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
-PARAMETERS, TOKEN_INDEX = "parameters.parquet", "hits.parquet"
+PARAMETERS, TOKEN_INDEX, COHERENCE = "parameters.parquet", "hits.parquet", "coherence.parquet"
 LENS, LENS_TEXTS = "lens", ("words", "note")
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
@@ -124,6 +127,11 @@ def file_name(layer: int, role: str) -> str:
 def vector_file(layer: int, role: str, frame: str) -> str:
     """Return the file name of folded vectors of a layer and role: ``paper`` folds no norms, the other frames do."""
     return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
+
+
+def factor_file(layer: int, role: str, frame: str) -> str:
+    """Return the file name of the factors of the tokens in a relative frame: ``L12.value.distinctive.npy``."""
+    return f"{file_name(layer, role)}.{frame}.npy"
 
 
 def atlas_file(path: Path) -> AbstractContextManager[Path]:

@@ -18,6 +18,7 @@ __all__ += ["subheads", "telling"]
 MEASURES = {
     "strength": "|z| of the tenth token of a list's stronger pole",
     "best": "highest |z| in a list",
+    "coherence": "mean cosine of a list's ten first tokens to each other, in other rows than its own",
     "kurtosis": "kurtosis of a list's scores: 0 for normal ones, high where few tokens stand far out",
 }
 """Measures of how telling a list is: each a column of ``parameters.parquet``, with its meaning in words."""
@@ -216,7 +217,8 @@ def _shorts(atlas: Atlas, rows: Iterable[Sequence[Any]]) -> dict[str, tuple[floa
         tokens = tuple(
             TokenScore(id=i, token=atlas.label(i), score=z * std + mean, z=z) for i, z in zip(ids, zs, strict=True)
         )
-        evidence = atlas.verdicts.of(role, frame, layer) if atlas.verdicts else None
+        lens = atlas.lens_words(frame)
+        evidence = atlas.verdicts.of(role, frame, layer, lens=lens) if atlas.verdicts else None
         pole = "−" if zs and zs[0] < 0 else "+"
         most, lists = shorts.get(address, (strength, []))
         lists.append(Short(role=role, side=side, frame=frame, pole=pole, tokens=tokens, evidence=evidence))

@@ -1,6 +1,6 @@
 """The Parquet files of an atlas: equal content gives equal bytes, and every file is written atomically."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +45,7 @@ class ListBlock:
         std: Standard deviation of these scores, (n,).
         spread: Standard deviation of z over the tokens in use, (n,).
         kurtosis: Kurtosis of the scores of the shown tokens, (n,).
+        coherence: How far the first tokens of the stronger pole belong together, (n,).
         extremes: Top and bottom tokens.
     """
 
@@ -56,6 +57,7 @@ class ListBlock:
     std: Tensor
     spread: Tensor
     kurtosis: Tensor
+    coherence: Tensor
     extremes: Extremes
 
     @cached_property
@@ -75,6 +77,7 @@ class ListBlock:
             "strength": _column(strength(e)),
             "best": _column(strength(e, rank=1)),
             "kurtosis": _column(self.kurtosis),
+            "coherence": _column(self.coherence),
         }
 
 
@@ -186,9 +189,23 @@ WORDS = 6
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
-    | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis"), pa.float32())
+    | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "coherence"), pa.float32())
     | {"words": pa.list_(pa.int32()), "words_z": pa.list_(pa.float32())}
 )
+
+
+def write_coherence(path: Path, layer: int, nulls: Mapping[tuple[str, str, str], float]) -> None:
+    """Write a layer's part of the coherence that random directions stay below, by (role, frame, view)."""
+    columns: dict[str, Any] = {"layer": pa.array([layer] * len(nulls), pa.int32())}
+    for place, name in enumerate(("role", "frame", "view")):
+        columns[name] = pa.array([key[place] for key in nulls], pa.string())
+    columns["coherence"] = pa.array(list(nulls.values()), pa.float32())
+    write_table(path, pa.table(columns))
+
+
+def write_all_coherence(path: Path, parts: Iterable[Path]) -> None:
+    """Write the table of random directions' coherence from its parts, in their order."""
+    write_table(path, pa.concat_tables(map(_read, parts)))
 
 
 def write_tokens(path: Path, vocab: Vocabulary, judgement: Judgement) -> None:

@@ -49,6 +49,12 @@ class Space:
         """Release the memory of mapped rows for now; the system keeps them in its cache if it can."""
         _rest(self.mapped)
 
+    def scaled(self, factors: Tensor) -> "Space":
+        """Return the same rows, each multiplied by a factor, (V',), for `prepared` alone: the moments stay."""
+        space = Space(self.rows, self.moments, self.mapped, self.numbers)
+        space.__dict__["_prepared"] = self.prepared.scaled(factors)
+        return space
+
     @property
     def prepared(self) -> PreparedRows:
         """The rows prepared for `top_k.survey`, which take a quarter of their size in addition."""
@@ -79,6 +85,7 @@ class Spaces:
     def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
         self.folder, self.kept, self.room = folder, kept, room
         self._loaded: dict[str, Space] = {}
+        self._stored: dict[str, tuple[StoredRows, Tensor]] = {}
         self._lock = Lock()
 
     def write(self, frames: Frames, space: str) -> None:
@@ -101,6 +108,14 @@ class Spaces:
             if space not in self._loaded:
                 self._loaded[space] = self._read(space)
             return self._loaded[space]
+
+    def stored(self, space: str) -> tuple["StoredRows", Tensor]:
+        """Return the rows of a space in its file, and their mean, (d,)."""
+        if space not in self._stored:
+            path, moments_path = self._paths(space)
+            mean = torch.from_numpy(load_array(moments_path)[0].astype(np.float32)).to(self.kept.device)
+            self._stored[space] = StoredRows(path, self.kept.device), mean
+        return self._stored[space]
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget all spaces except those that later jobs need."""
@@ -178,6 +193,13 @@ class StoredRows:
         if stored.ndim != 2 or stored.dtype != np.float32 or not isinstance(stored, np.memmap):
             raise BadAtlas(f"{path} holds {stored.dtype} {stored.shape}; rebuild the atlas.")
         self.path, self.device, self.shape, self._offset = path, device, stored.shape, stored.offset
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Return the rows of some tokens, (…, d) for ids (…)."""
+        unique, places = torch.unique(ids.cpu(), return_inverse=True)
+        # The file is mapped for this one call, so that no pages stay with the process.
+        mapped = np.memmap(self.path, np.float32, "r", self._offset, self.shape)
+        return torch.from_numpy(np.asarray(mapped[unique.numpy()])).to(self.device)[places.to(self.device)]
 
     def __getitem__(self, part: slice) -> Tensor:
         start, stop, _ = part.indices(self.shape[0])

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass.atlas.neighbours import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import LENS, safe_name
 from zeropass.errors import BadOption
@@ -67,7 +66,7 @@ class _Frames(Frames):
         self.atlas.rows(space)  # raises BadAtlas if the file has another shape
         # torch warns of memory that cannot be written to, so the file is mapped copy-on-write; nothing writes to it.
         matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        mean_and_covariance = torch.from_numpy(moments(self.atlas, space))
+        mean_and_covariance = torch.from_numpy(self.atlas.moments(space))
         return Rows(space, matrix, Moments(mean_and_covariance[0], mean_and_covariance[1:], len(matrix)))
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:

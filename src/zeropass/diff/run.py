@@ -28,13 +28,14 @@ from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
 from zeropass.diff.verdict import alarms, verdict
 from zeropass.diff.watch_list import looked_up
-from zeropass.diff.watched_words import Watching, quadratic
+from zeropass.diff.watched_words import Watching
 from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
+from zeropass.numerics.statistics import quadratic
 from zeropass.records.parameters import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]

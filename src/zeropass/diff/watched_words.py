@@ -19,10 +19,10 @@ from zeropass.arch.spec import side_of
 from zeropass.diff.results import LEVEL, Watched, WatchedWord
 from zeropass.diff.tensor_rows import BLOCK
 from zeropass.diff.watch_list import Word
-from zeropass.numerics.statistics import blocks
+from zeropass.numerics.statistics import blocks, quadratic
 from zeropass.tokens.vocabulary import Vocabulary
 
-__all__ = ["PEERS", "Watching", "effects", "quadratic"]
+__all__ = ["PEERS", "Watching", "effects"]
 
 PEERS = 2000
 """The number of tokens of similar frequency that a word is compared with."""
@@ -145,11 +145,6 @@ def effects(rows: Tensor, root: Tensor) -> Tensor:
     if len(root) > root.shape[1]:
         return quadratic(rows, root.T @ root)
     return torch.cat([(rows[part] @ root.T).square().sum(1) for part in blocks(len(rows), BLOCK)])
-
-
-def quadratic(rows: Tensor, gram: Tensor) -> Tensor:
-    """Return ``r G rᵀ`` (n,) for rows (n, d) and a Gram matrix G (d, d), block by block."""
-    return torch.cat([((rows[part] @ gram) * rows[part]).sum(1) for part in blocks(len(rows), BLOCK)])
 
 
 def _by_effect(matrix: Watched) -> float:

@@ -74,8 +74,8 @@ class Spaces:
 
     @property
     def write_frames(self) -> tuple[str, ...]:
-        """The frames of writing vectors that are compared: `WRITE_FRAMES`, and that of a lens if it has one."""
-        return (*WRITE_FRAMES, *self._of_lens("effect"))
+        """The frames of writing vectors that are compared: `WRITE_FRAMES`, and those of a lens if it has them."""
+        return (*WRITE_FRAMES, *self._of_lens("effect"), *self._of_lens("distinctive"))
 
     @property
     def map_frames(self) -> dict[str, str]:

@@ -49,6 +49,7 @@ _BASES = {
     "embedded": _GREEN,
     "seen": _SKY,
     "effect": _ORANGE,
+    "distinctive": _GREEN,
 }
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _NULL_LINES = {"permuted": "-", "rotated": "--", "noise": ":"}

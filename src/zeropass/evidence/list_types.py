@@ -17,7 +17,7 @@ __all__ += ["layer_results", "own_target", "primary", "role_order"]
 METRIC = {"states": "recall", "pairs": "jaccard", "inverses": "correlation"}
 """The metric by which a measure is shown first; ``spearman`` for all others."""
 
-MAIN_FRAMES = ("token", "seen", "output", "effect", "paper")
+MAIN_FRAMES = ("token", "seen", "output", "effect", "distinctive", "paper")
 """The frames in which lists are judged; any other name is a variant, shown only where frames are compared."""
 
 _ROLES = ("gate", "up", "key", "q", "k", "v", "value", "o", "vo", "qk")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import Site, site_of
+from zeropass.arch.spec import RELATIVE, Site, site_of
 from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised
@@ -62,7 +62,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Effects:
-    """The mean changes of the logits for added vectors: at the sampled tokens (n, S), and the top tokens (n, k)."""
+    """Scores of vectors, or the mean changes of the logits by them: at sampled tokens (n, S), and top tokens (n, k)."""
 
     sampled: Tensor
     top: Tensor
@@ -92,14 +92,15 @@ def writing(
     order = torch.randperm(len(shown), generator=settings.generator(21))
     sample = order[:SAMPLED].sort().values
     contexts = Contexts.of(running, _drawn(ids, settings).to(running.model.device))
-    effects = _effects(contexts, groups, shown, sample, tell)
+    changes = list(_changes(contexts, groups, shown, sample, tell))
     turn = rotation(running.model.dims.d, settings.seed)
     results: list[Result] = []
     for number, frame in enumerate(spaces.write_frames):
         rows = spaces.matrix(frame, "write", 1)[shown]
+        effects = [change.relative if frame in RELATIVE else change.plain for change in changes]
         for (layer, role), (measured, random) in _paired(groups).items():
             for source in _sources(spaces, frame, groups[measured]):
-                lists = _Lists(spaces=spaces, rows=rows, sample=sample, frame=frame, source=source)
+                lists = _Lists(spaces=spaces, rows=rows, shown=shown, sample=sample, frame=frame, source=source)
                 name = (layer, role, source if role == "vo" else frame)
                 results += _compared(lists, groups, effects, measured, random, turn, name)
         tell("writing, lists", number + 1, len(spaces.write_frames))
@@ -223,19 +224,37 @@ def _drawn(ids: Tensor, settings: Settings) -> Tensor:
     return torch.stack([ids[start : start + settings.prefix] for start in starts.tolist()])
 
 
-def _effects(contexts: Contexts, groups: list[Group], shown: Tensor, sample: Tensor, tell: Progress) -> list[Effects]:
-    """Add every vector to every context, a few at a time."""
+@dataclass(frozen=True)
+class Changes:
+    """The effects of a group's vectors, and the same relative to the measured vectors of the layer and role.
+
+    The latter are z of each effect over the tokens, each divided by its root mean square over the vectors, as the frame
+    ``distinctive`` divides scores.
+    """
+
+    plain: Effects
+    relative: Effects
+
+
+def _changes(
+    contexts: Contexts, groups: list[Group], shown: Tensor, sample: Tensor, tell: Progress
+) -> Iterator[Changes]:
+    """Add every vector to every context, a few at a time; the random groups are compared with the measured ones."""
     device, size = contexts.logits.device, max(BATCH // len(contexts.logits), 1)
-    effects = []
+    sizes: dict[tuple[int, str], Tensor] = {}
     for number, group in enumerate(groups):
-        sampled, top = [], []
-        for part in torch.split(group.added.to(device), size):
-            change = contexts.changes(group.layer, group.site, part).mean(0).cpu()[:, shown]
-            sampled.append(change[:, sample])
-            top.append(change.topk(min(TOP, change.shape[1])).indices)
-        effects.append(Effects(torch.cat(sampled), torch.cat(top)))
+        parts = torch.split(group.added.to(device), size)
+        change = torch.cat([contexts.changes(group.layer, group.site, part).mean(0).cpu()[:, shown] for part in parts])
+        z = (change - change.mean(1, keepdim=True)) / change.std(1, keepdim=True).clamp_min(1e-20)
+        # The measured group of a layer and role comes before its random counterpart.
+        usual = sizes.setdefault((group.layer, group.role), z.square().mean(0).sqrt().clamp_min(1e-20))
+        yield Changes(_ends(change, sample), _ends(z / usual, sample))
         tell("writing", number + 1, len(groups))
-    return effects
+
+
+def _ends(scores: Tensor, sample: Tensor) -> Effects:
+    """Return scores (n, V') at the sampled tokens, and the tokens at the top."""
+    return Effects(scores[:, sample], scores.topk(min(TOP, scores.shape[1])).indices)
 
 
 @dataclass(frozen=True)
@@ -244,6 +263,7 @@ class _Lists:
 
     spaces: Spaces
     rows: Tensor
+    shown: Tensor
     sample: Tensor
     frame: str
     source: str
@@ -253,7 +273,8 @@ class _Lists:
         role = "o" if group.role == "vo" else group.role
         vectors = self.spaces.folded(group.predicted[self.source], role, group.layer, self.frame)
         scores = (vectors if turn is None else vectors @ turn) @ self.rows.T
-        return Effects(scores[:, self.sample], scores.topk(min(TOP, scores.shape[1])).indices)
+        factors = self.spaces.frames.factors(group.layer, role, self.frame)
+        return _ends(scores if factors is None else scores * factors[self.shown], self.sample)
 
 
 def _compared(

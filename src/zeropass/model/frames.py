@@ -16,6 +16,7 @@ from zeropass.arch.spec import (
     ALL_FRAMES,
     LENS_FRAMES,
     MEMORY,
+    RELATIVE,
     USUAL_OFFSET,
     Side,
     Site,
@@ -34,10 +35,10 @@ from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
 from zeropass.model.positions import KNOWN_ROPE, frequencies
-from zeropass.model.vectors import VectorSet
+from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
-from zeropass.numerics.statistics import Moments, blocks, moments
+from zeropass.numerics.statistics import Moments, blocks, moments, relative_factors, standardised
 
 __all__ = ["Frames", "Lengths", "Rows"]
 
@@ -156,6 +157,28 @@ class Frames:
     def folded(self, vectors: VectorSet, frame: str) -> Tensor:
         """Return the vectors of a set folded for a frame, (n, d): see `fold`."""
         return self.fold(vectors.vectors, frame, vectors.side, vectors.norm, vectors.layer, vectors.site)
+
+    def factors(self, layer: int, role: str, frame: str) -> Tensor | None:
+        """Return what a frame multiplies each token's score by, (V,); None for a frame that leaves scores as they are.
+
+        In the frame ``distinctive`` it is one over the root mean square of the token's z among all vectors of the layer
+        and role (docs/theory.md §9).
+        """
+        if frame not in RELATIVE:
+            return None
+        key = layer, role
+        if key not in self._factors:
+            self._factors.clear()
+            vectors = vector_set(self.model, layer, role)
+            folded = self.folded(vectors, RELATIVE[frame])
+            rows = self.rows(space_of(frame, vectors.side, vectors.reads_at))
+            std = rows.moments.of_scores(folded)[1]
+            self._factors[key] = relative_factors(rows.matrix, standardised(folded, std))
+        return self._factors[key]
+
+    @cached_property
+    def _factors(self) -> dict[tuple[int, str], Tensor]:
+        return {}
 
     def fold(
         self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int, site: Site | None = None

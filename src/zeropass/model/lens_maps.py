@@ -21,7 +21,7 @@ from torch import Tensor
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import LENS_FRAMES, LENS_MAPS, Site, lens_map
+from zeropass.arch.spec import LENS_FRAMES, LENS_MAPS, RELATIVE, Site, lens_map
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.hub import fetch_lens, is_lens_id
@@ -121,7 +121,7 @@ class LensMaps:
         """The frames that the lens has maps for."""
         names = self.tensors if isinstance(self.tensors, Mapping) else self.tensors.names()
         held = {name.partition(".")[0] for name in names}
-        return tuple(frame for frame in LENS_FRAMES if frame in held)
+        return tuple(frame for frame in LENS_FRAMES if RELATIVE.get(frame, frame) in held)
 
     def effect(self, layer: int, site: Site) -> Tensor:
         """Return what a row vector that a half of a layer writes has become before the final norm, (d, d).

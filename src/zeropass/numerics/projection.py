@@ -110,6 +110,10 @@ class Extremes:
     bottom: Tensor
     bottom_ids: Tensor
 
+    def first(self, k: int) -> "Extremes":
+        """Return the k most extreme scores of each pole."""
+        return Extremes(self.top[:, :k], self.top_ids[:, :k], self.bottom[:, :k], self.bottom_ids[:, :k])
+
 
 def extremes(values: Tensor, k: int, ids: Tensor | None = None) -> Extremes:
     """Return the top and bottom k of scores (n, V); ``ids`` (V,) names the columns if they are a selection."""

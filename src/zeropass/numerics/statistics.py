@@ -9,7 +9,11 @@ from torch import Tensor
 
 from zeropass.numerics.parallel import each_core
 
-__all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "standardised"]
+__all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "quadratic", "relative_factors"]
+__all__ += ["standardised"]
+
+_PRODUCTS = 4096
+"""Rows that are multiplied at once in float32."""
 
 _BLOCK, _VECTORS = 512, 256
 """Rows, and vectors of each core, in float64 at once.
@@ -90,6 +94,27 @@ def gram(rows: Tensor) -> Tensor:
     for block in _kept_blocks(rows, None):
         total += block.T @ block
     return total
+
+
+def quadratic(rows: TokenRows, gram: Tensor) -> Tensor:
+    """Return ``r G rᵀ`` (V,) for rows r (V, d) and a Gram matrix G (d, d), block by block."""
+    parts = (rows[part] for part in blocks(rows.shape[0], _PRODUCTS))
+    return torch.cat([((block @ gram) * block).sum(1) for block in parts])
+
+
+def relative_factors(rows: TokenRows, vectors: Tensor) -> Tensor:
+    """Return what makes the scores of rows relative to those of a set of vectors (docs/theory.md §9).
+
+    Args:
+        rows: Rows (V, d).
+        vectors: The vectors of the set, (n, d), scaled so that their scores are z.
+
+    Returns:
+        One over the root mean square of each row's scores, (V,): 1/√(r G rᵀ) with G = WᵀW/n for the vectors W; zero
+        for a row that all of them score zero.
+    """
+    squares = quadratic(rows, (gram(vectors) / len(vectors)).float())
+    return torch.where(squares > 0, squares.rsqrt(), torch.zeros_like(squares))
 
 
 def standardised(vectors: Tensor, std: Tensor) -> Tensor:

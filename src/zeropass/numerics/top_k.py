@@ -136,15 +136,32 @@ class PreparedRows:
         rest: Called after each tile of the rows; if they are mapped from a file, it can release their memory.
         turned: The rows, turned and quantized.
         coarse: The rows in float16.
+        factors: What each row is multiplied by, (V',), if not yet done in ``rows``: see `scaled`.
     """
 
     rows: Tensor
     rest: Callable[[], None]
     turned: Turned | None = None
     coarse: HalfRows | None = None
+    factors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, part: slice) -> Tensor:
+        """Return some rows (t, d), multiplied by their factors."""
+        return self.rows[part] if self.factors is None else self.rows[part] * self.factors[part, None]
+
+    def scaled(self, factors: Tensor) -> "PreparedRows":
+        """Return the same rows, each multiplied by a factor of zero or more, (V',); quantized rows stay as they are."""
+        if self.turned is None:
+            rows = self.rows * factors[:, None]
+            return PreparedRows(rows, self.rest, coarse=None if self.coarse is None else to_half(rows))
+        # What quantized rows stand for, and how far they are off, grows with them; 1e-6 is for rounding these bounds.
+        column, grown = factors[:, None], torch.tensor([1.0, 1 + 1e-6, 1 + 1e-6])
+        quantized = replace(self.turned.quantized, bounds=self.turned.quantized.bounds * column * grown)
+        turned = replace(self.turned, quantized=quantized, bounds=self.turned.bounds * column * grown)
+        return replace(self, turned=turned, factors=factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +198,8 @@ def prepare_rows(
         norms[part], size = torch.linalg.vector_norm(rows[part], dim=1), block.bounds[:, 1]
         longest = max(longest, float(torch.where(size > 0, norms[part] / size, 0.0).amax()))
         rest()
-    # An exact score is a dot product in float32, which is rounded too.
-    slack = (drift + rows.shape[1] * 2.0**-24) * longest * 1.01
+    # An exact score is a dot product in float32, which is rounded too, as is the factor of a row.
+    slack = (drift + (rows.shape[1] + 1) * 2.0**-24) * longest * 1.01
     return PreparedRows(rows, rest, Turned(quantized, _bounds_of_exact(norms), replace(turn, loss=turn.loss + slack)))
 
 
@@ -203,7 +220,7 @@ def survey(
     rows: PreparedRows,
     k: int,
     ids: Tensor,
-    index: TokenIndex,
+    index: TokenIndex | None,
     first_id: int,
     made: Scores | None = None,
 ) -> Survey:
@@ -214,7 +231,7 @@ def survey(
         rows: Rows (V', d) that `prepare_rows` prepared.
         k: Scores of each pole.
         ids: Token ids of the rows, (V',).
-        index: Takes in the scores.
+        index: Takes in the scores; None if only the poles are wanted.
         first_id: The id of the first vector in the index.
         made: The product in float32, if it has been computed anyway; the results are the same.
 
@@ -225,15 +242,17 @@ def survey(
     if rows.coarse is not None:
         surveys: list[Survey] = []
         while len(vectors):
-            part, vectors = vectors.tensor_split([half.part_size(len(rows), index.seen, vectors.device)])
+            seen = 0 if index is None else index.seen
+            part, vectors = vectors.tensor_split([half.part_size(len(rows), seen, vectors.device)])
             surveys.append(_rounded(part, rows, k, ids, index, first_id))
             first_id += len(part)
         return joined(surveys)
     if rows.turned is None:
         parts = blocks(len(vectors), SCORES)
         return joined([_product(vectors[part], rows, k, ids, index, first_id + part.start) for part in parts])
-    with index.lock:
-        index.flush()
+    if index is not None:
+        with index.lock:
+            index.flush()
     tiles = _tiles(len(rows), first_id)
     shares = list(_shares(len(vectors), _most(vectors.shape[1]), torch.get_num_threads()))
 
@@ -242,8 +261,9 @@ def survey(
         return _Survey(vectors[part], rows, k, index, first_id + part.start, scores).run(ids, tiles)
 
     surveys = side_by_side(survey_share, shares)
-    with index.lock:
-        index.seen += len(vectors)
+    if index is not None:
+        with index.lock:
+            index.seen += len(vectors)
     return joined(surveys)
 
 
@@ -276,18 +296,25 @@ def joined(surveys: Sequence[Survey]) -> Survey:
     return Survey(Extremes(*poles), torch.cat([part.kurtosis for part in surveys]))
 
 
-def _product(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
+def _product(
+    vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex | None, first_id: int
+) -> Survey:
     """Survey the vectors from their full product in float32."""
     scores = vectors @ rows.rows.T
-    with index.lock:
-        index.offer(scores, first_id)
+    if index is not None:
+        with index.lock:
+            index.offer(scores, first_id)
     return Survey(extremes(scores, k, ids), kurtosis(scores))
 
 
-def _rounded(vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex, first_id: int) -> Survey:
+def _rounded(
+    vectors: Tensor, rows: PreparedRows, k: int, ids: Tensor, index: TokenIndex | None, first_id: int
+) -> Survey:
     """Survey the vectors from their product in float16."""
     assert rows.coarse is not None
     rough = half.product(to_half(vectors), rows.coarse)
+    if index is None:
+        return Survey(half.poles_of(rough, vectors, rows.rows, k, ids), kurtosis(rough.scores))
     if index.seen >= index.keys.shape[1] and half.fused(vectors.device, len(rows), k):
         with index.lock:
             poles, means = half.kept(rough, vectors, rows.rows, k, ids, index, first_id)
@@ -301,7 +328,13 @@ class _Survey:
     """The running best scores of both poles of each vector, and the sums of powers over all scores."""
 
     def __init__(
-        self, vectors: Tensor, rows: PreparedRows, k: int, index: TokenIndex, first_id: int, scores: Scores | None
+        self,
+        vectors: Tensor,
+        rows: PreparedRows,
+        k: int,
+        index: TokenIndex | None,
+        first_id: int,
+        scores: Scores | None,
     ) -> None:
         assert rows.turned is not None
         self.vectors, self.rows, self.k, self.index = vectors, rows, k, index
@@ -355,13 +388,14 @@ class _Survey:
         of_vectors = self.quantized.bounds.T.contiguous().numpy()
         for part in tiles:
             products = self.product(part, self.turned.quantized.numbers[part])
-            floors = self.floors(part, products) if for_tokens else torch.full((len(products),), torch.inf)
+            index = self.index if for_tokens else None
+            floors = torch.full((len(products),), torch.inf) if index is None else self.floors(index, part, products)
             count = numba_kernels.look(
                 products.numpy(),
                 of_vectors,
                 self.of_rows[part].numpy(),
                 self.vectors.numpy(),
-                self.rows.rows[part].numpy(),
+                self.rows.part(part).numpy(),
                 part.start,
                 floors.numpy(),
                 lowest.numpy(),
@@ -370,15 +404,16 @@ class _Survey:
                 pairs,
                 exact,
             )
-            with self.index.lock:
-                keys, raised = self.index.keys.numpy(), self.index.threshold.numpy()
-                numba_kernels.keep(pairs[:, :count], exact[:count], self.first_id, keys, raised)
+            if index is not None:
+                with index.lock:
+                    keys, raised = index.keys.numpy(), index.threshold.numpy()
+                    numba_kernels.keep(pairs[:, :count], exact[:count], self.first_id, keys, raised)
             self.rows.rest()
 
-    def floors(self, part: slice, products: Tensor) -> Tensor:
+    def floors(self, index: TokenIndex, part: slice, products: Tensor) -> Tensor:
         """Return the least |score| that some tokens keep; where they have met too few, a lower bound of it."""
-        floors, size = self.index.threshold[part].clone(), self.index.keys.shape[1]
-        if self.index.seen < size <= len(self.vectors) and not bool(floors.all()):
+        floors, size = index.threshold[part].clone(), index.keys.shape[1]
+        if index.seen < size <= len(self.vectors) and not bool(floors.all()):
             (step, norm, lost), bounds = self.quantized.bounds.T, self.of_rows[part, :, None]
             errors = lost * bounds[:, 1] + norm * bounds[:, 2]
             certain = (products * (bounds[:, 0] * step)).abs() - errors

@@ -11,13 +11,16 @@ from statistics import NormalDist
 from typing import Any
 
 from zeropass.arch.spec import ALL_FRAMES
+from zeropass.records.numbers import coefficient
 from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [
+    "COHERENCE_NOTE",
     "VERBS",
     "AsJson",
     "Certificate",
+    "Coherence",
     "Direction",
     "FindRecord",
     "Hidden",
@@ -37,6 +40,7 @@ VERBS = {
     ("read", "seen"): "sees",
     ("read", "token"): "sees",
     ("read", "output"): "is about to say",
+    ("write", "distinctive"): "writes distinctively",
     ("write", "effect"): "writes",
     ("write", "output"): "writes",
 }
@@ -107,6 +111,37 @@ class Hidden:
 
 
 @dataclass(frozen=True)
+class Coherence:
+    """The coherence of a list, by which its first tokens belong together, beside that of random directions.
+
+    Attributes:
+        value: The mean cosine of the ten first tokens of the stronger pole to each other, in rows other than those that
+            made the list (`numerics.coherence`).
+        null: What 19 of 20 random directions of the layer stay below.
+    """
+
+    value: float
+    null: float
+
+    @property
+    def above(self) -> bool:
+        """True if the tokens belong together more than those of random directions do."""
+        return self.value > self.null
+
+    @property
+    def words(self) -> str:
+        """The coherence as text next to a heading."""
+        value, null = coefficient(self.value), coefficient(self.null)
+        return f"coherence {value} (random {null})" if self.above else f"coherence {value}, not above random ({null})"
+
+
+COHERENCE_NOTE = (
+    "Coherence: mean cosine of a list's ten first tokens to each other, in other rows than its own; random: what 19 of "
+    "20 random directions of the layer stay below."
+)
+
+
+@dataclass(frozen=True)
 class VectorRecord(AsJson):
     """The list of one vector of the stream in one frame: both poles, best first.
 
@@ -115,6 +150,7 @@ class VectorRecord(AsJson):
         spread: For the list of a change, the standard deviation of its scores over the usual one of lists of this role
             and layer before the change, which is the unit of z; else None.
         lens: The lens through which the vector is read, in words; empty for the weights alone.
+        coherence: How far its first tokens belong together; None for a lone vector, and where it was not computed.
     """
 
     address: str
@@ -130,6 +166,7 @@ class VectorRecord(AsJson):
     evidence: Verdict | None = None
     spread: float | None = None
     lens: str = ""
+    coherence: Coherence | None = None
 
     @property
     def faint(self) -> bool:
@@ -297,11 +334,13 @@ Record = VectorRecord | PairRecord | SvdRecord
 class Records(Sequence[Record]):
     """The records of one address, in order, which a notebook displays.
 
-    ``note`` says what their verdicts rest on, or that no measurement of the weights is known.
+    ``note`` says what their verdicts rest on, or that no measurement of the weights is known, and what coherence is.
     """
 
     def __init__(self, records: Iterable[Record], note: str = "") -> None:
-        self._records, self.note = tuple(records), note
+        self._records = tuple(records)
+        measured = any(isinstance(record, VectorRecord) and record.coherence for record in self._records)
+        self.note = " ".join(filter(None, (note, COHERENCE_NOTE if measured else "")))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -329,8 +368,10 @@ def _html_title(record: Record) -> str:
 
 
 def _html_caption(record: VectorRecord | PairRecord) -> str:
-    verdict = f" <small>{html.escape(record.evidence.words)}</small>" if record.evidence else ""
-    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{verdict}</caption>"
+    coherent = record.coherence if isinstance(record, VectorRecord) else None
+    notes = "; ".join(entry.words for entry in (coherent, record.evidence) if entry)
+    small = f" <small>{html.escape(notes)}</small>" if notes else ""
+    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{small}</caption>"
 
 
 def _html_token(text: str, z: float | None = None) -> str:

@@ -30,7 +30,7 @@ SHIPPED = Path(__file__).parent / "known"
 JUDGES = (
     (READ_ROLES, ("token", "seen", "paper"), "reading", "current"),
     (READ_ROLES, ("output",), "reading", "predicted"),
-    (WRITE_ROLES, ("output", "effect", "paper"), "writing", "logits"),
+    (WRITE_ROLES, ("output", "effect", "distinctive", "paper"), "writing", "logits"),
     (("vo",), (*FRAMES, "seen"), "promotes", "logits"),
     (("qk",), (*FRAMES, "seen"), "attention", r"offset \d+"),
 )

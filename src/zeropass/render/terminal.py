@@ -134,9 +134,11 @@ def token_text(text: str, style: str = "") -> Text:
 
 
 def heading(record: VectorRecord) -> Text:
-    """Return the heading of a list, with its verdict and a note if no token stands out."""
+    """Return the heading of a list, with its coherence, its verdict and a note if no token stands out."""
     change = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
-    return _heading(record, record.verb, change, "no token stands out" if record.faint else "", _verdict(record))
+    faint = "no token stands out" if record.faint else ""
+    coherent = record.coherence.words if record.coherence else ""
+    return _heading(record, record.verb, change, faint, coherent, _verdict(record))
 
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
+from zeropass.arch.spec import RELATIVE, judge_space
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
 from zeropass.render.terminal import heading, render, render_find
@@ -65,7 +67,9 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     console.print(
         "Each list has two poles. z says how many standard deviations a token stands from the mean of all. "
         "[bold]sees[/]: the token it stands on. [bold]is about to say[/]: the token the stream is turning into. "
-        "[bold]writes[/]: the token it pushes for.\n",
+        "[bold]writes[/]: the token it pushes for; [bold]distinctively[/], compared with others of its layer. "
+        "[bold]coherence[/]: how far the first tokens of a list belong together; random directions stay below the "
+        "number in brackets.\n",
         highlight=False,
     )
     if atlas.note:
@@ -73,18 +77,27 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
-    """Print the most telling neurons of some layers: late ones by what they write, others by what they see."""
+    """Print the most telling neurons of some layers, by what they write or see, with coherent lists if there are any.
+
+    Late ones are chosen by what they write. With a lens, so are those of middle layers, whose distinctive lists belong
+    to the neuron more often than what it sees.
+    """
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     if name == "Early" and atlas.lens:
         console.print(Text(_EARLY, style="dim"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    direct, through_lens = ("output", "effect") if name == "Late" else ("token", "seen")
-    role, frame = "value" if name == "Late" else reading, through_lens if atlas.lens else direct
-    candidates = atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
+    if name == "Late" or (name == "Middle" and atlas.lens):
+        role, frame = "value", "distinctive" if atlas.lens else "output"
+    else:
+        role, frame = reading, "seen" if atlas.lens else "token"
+    candidates = atlas.coherent(role, frame, layers, _CANDIDATES)
+    candidates = candidates or atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
     for address in best[:_NEURONS]:
-        for record in atlas.explain(address, tokens="words", k=_TOKENS):
-            if record.role != "up":
+        records = atlas.explain(address, tokens="words", k=_TOKENS)
+        compared = {RELATIVE[record.frame] for record in records if record.frame in RELATIVE}
+        for record in records:
+            if record.role != "up" and record.frame not in compared:
                 console.print(_brief(record))
         console.print()
 
@@ -108,7 +121,7 @@ def _fifth_word(atlas: Atlas, pole: Sequence[TokenScore]) -> float:
 
 
 def _heads(console: Console, atlas: Atlas) -> None:
-    """Print the heads whose top pairs hold the most different words: one token paired with everything says little."""
+    """Print the heads whose pairs of words belong together most, among those that have enough different words."""
     console.print(Rule("Heads: exact top pairs of the query-key and value-output maps", align="left"))
     first, stop = atlas.layers
     for role, verb in (
@@ -116,15 +129,29 @@ def _heads(console: Console, atlas: Atlas) -> None:
         ("qk", "the first, as query, attends to the second"),
     ):
         console.print(Text(f"{role}: {verb}", style="italic"))
-        for record in _varied(atlas, role, range(max(first, 1), stop))[:_NEURONS]:
+        for record in _related(atlas, role, range(max(first, 1), stop))[:_NEURONS]:
             console.print(render(record, _TOKENS))
         console.print()
 
 
-def _varied(atlas: Atlas, role: str, layers: range) -> list[PairRecord]:
-    """Return stored head maps, reduced to pairs of different words, those with the most such pairs first."""
+def _related(atlas: Atlas, role: str, layers: range) -> list[PairRecord]:
+    """Return stored head maps, reduced to pairs of different words, those whose words belong together most first.
+
+    Maps with fewer pairs than are shown come last: one token paired with everything says little.
+    """
     maps = [_distinct(atlas, record) for layer in layers for record in atlas.head_maps(layer, role)]
-    return sorted(maps, key=lambda record: -len(record.pairs))
+    return sorted(maps, key=lambda record: (-min(len(record.pairs), _TOKENS), -_relation(atlas, record)))
+
+
+def _relation(atlas: Atlas, record: PairRecord) -> float:
+    """Return how far the words of the shown pairs belong together: their mean cosine, less that of shuffled pairs."""
+    pairs, space = record.pairs[:_TOKENS], judge_space("write")
+    if len(pairs) < 2 or not atlas.has_rows(space):
+        return 0.0
+    left, right = (atlas.unit_rows(space, ids) for ids in ([p.left.id for p in pairs], [p.right.id for p in pairs]))
+    cosines = left @ right.T
+    paired = float(np.trace(cosines))
+    return paired / len(pairs) - (float(cosines.sum()) - paired) / (len(pairs) * (len(pairs) - 1))
 
 
 def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
