@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
-from zeropass.arch.spec import FF_ROLES, space_of
+from zeropass.arch.spec import FF_ROLES, RELATIVE, space_of
 from zeropass.atlas import distributions, neighbours, summary
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAddress, BadAtlas, BadOption
@@ -45,12 +45,14 @@ def z_of(built: small.Built, address: str, role: str, frame: str) -> np.ndarray:
     lens, place = built.lens, zp.parse(address)
     vectors = lens.vectors(place.layer, role)
     row = [str(name) for name in vectors.addresses].index(address)
-    folded = lens.frames.folded(vectors, frame)[row].double()
+    folded = lens.frames.folded(vectors, frame).double()
     space = space_of(frame, vectors.side, vectors.reads_at)
     rows = lens.frames.rows(space).matrix.double()
-    scores = rows @ folded
-    used = scores[torch.from_numpy(lens.model.vocab.used)]
-    return ((scores - used.mean()) / used.std(correction=0)).numpy()
+    scores = folded @ rows.T
+    used = scores[:, torch.from_numpy(lens.model.vocab.used)]
+    z = (scores - used.mean(1, keepdim=True)) / used.std(1, correction=0, keepdim=True)
+    sizes = z.square().mean(0).sqrt() if frame in RELATIVE else torch.ones_like(z[0])
+    return (z[row] / torch.where(sizes > 0, sizes, torch.inf)).numpy()
 
 
 # --- Kurtosis and best, stored by the build ---------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_damaged_moments_are_named(llama: small.Built, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "token.moments.npy").write_bytes(b"\x93NUMPY nonsense")
     with pytest.raises(BadAtlas, match=r"token\.moments"):
-        neighbours.moments(Atlas(tmp_path, llama.atlas.manifest), "token")
+        Atlas(tmp_path, llama.atlas.manifest).moments("token")
 
 
 # --- From an atlas to its weights -------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_lists_without_verdicts_say_once_that_nothing_is_known(llama: small.Buil
     console = Console(file=io.StringIO(), width=400)
     show_records(console, zp.load(name)["L1.ff.2"], 5)
     assert console.file.getvalue().count("zeropass evidence") == 1  # type: ignore[attr-defined]
-    assert zp.open_atlas(llama.atlas.path).find("babade").notes == (zp.load(name)["L1.ff.2"].note,)
+    assert zp.open_atlas(llama.atlas.path).find("babade").notes == (zp.load(name)["L1.attn.2"].note,)
     assert not cache.exists()
 
 
@@ -384,7 +384,7 @@ def test_the_verdict_is_shown_next_to_the_heading(llama: small.Built) -> None:
     assert printed(render(replace(gate, top=(), bottom=(), coherence=None))).startswith(
         f"L1.ff.2 gate  sees  no token stands out; gate lists of layer 1: {GOOD}\n"
     )
-    loud = replace(value, top=(replace(value.top[0], z=99.0),))
+    loud = replace(value, top=(replace(value.top[0], z=99.0),), coherence=None)
     assert printed(render(loud)).startswith(f"L1.ff.2 value  writes  value lists of layer 1: {BAD}\n")
     assert "token frame, query 16 after key; qk maps of layer 1: correlation .28 (null .01)\n" in printed(render(qk))
     assert "token frame; vo maps of layer 1: correlation .02, not above the null (.01)\n" in printed(render(vo))

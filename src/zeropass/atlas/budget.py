@@ -11,7 +11,9 @@ a list and heads of width d_h:
                         4 V for the scores, and 4 V for the factors of a chunk of key/value heads
               and, for the job that takes the most:
               moments   12 d² + 4096 d for each space of rows in use: what turns vectors, and a sample
-              lens      10 d², if there is one: a map as it is stored, and in full precision
+              lens      10 d² + 40 V, if there is one: a map as it is stored, and in full precision; the factors of the
+                        tokens in a relative frame, and the bounds of rows that are multiplied by them
+              coherence 20 MB: the rows of the first tokens of some lists, and copies
               finds     96 k for each list, and the same for the job before, whose lists are written meanwhile
               vectors   4 n d for each set, and the larger of
               reading   3 times the largest set: read, folded, scaled
@@ -35,7 +37,7 @@ from operator import or_
 import torch
 
 from zeropass.arch.spec import MAP_ROLES
-from zeropass.atlas.jobs import COLUMNS, Runner, needed_roles
+from zeropass.atlas.jobs import COLUMNS, JUDGED, Runner, needed_roles
 from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job
 from zeropass.errors import BadOption
@@ -150,6 +152,6 @@ def _job_memory(runner: Runner, job: Job, using: int) -> int:
     """Return the bytes of a job's vectors, of what uses them (``using``), and of the lists of two jobs in a row."""
     model, options, layer = runner.model, runner.options, job.layer
     sizes = [4 * model.dims.d * count_of(model, layer, role) for role in needed_roles(job)]
-    lens = 10 * model.dims.d**2 if runner.lens else 0
+    lens = 10 * model.dims.d**2 + 40 * model.dims.vocab if runner.lens else 0
     lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]
-    return lens + sum(sizes) + max(3 * max(sizes), sum(sizes) + using) + 96 * options.k * sum(lists)
+    return lens + 20 * JUDGED + sum(sizes) + max(3 * max(sizes), sum(sizes) + using) + 96 * options.k * sum(lists)

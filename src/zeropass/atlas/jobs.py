@@ -51,7 +51,7 @@ from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_k import Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
-__all__ = ["COLUMNS", "JobResults", "OnScores", "Runner", "Scored"]
+__all__ = ["COLUMNS", "JUDGED", "JobResults", "OnScores", "Runner", "Scored"]
 
 _COMPARED = (*FF_ROLES, *HEAD_ROLES)
 """The roles with many vectors a layer: their lists are compared with those of random directions."""
@@ -59,7 +59,7 @@ _COMPARED = (*FF_ROLES, *HEAD_ROLES)
 _LONG = 50
 """Tokens of each pole of a random direction's list: enough for ten of them to be in most views."""
 
-_JUDGED = 3_000_000
+JUDGED = 1_000_000
 """Coordinates of the rows that are gathered at once for coherence."""
 
 _ROWS = 4096
@@ -303,7 +303,7 @@ class Runner:
             return torch.zeros_like(lists.top[:, 0])
         rows, mean = self.spaces.stored(judge_space(vectors.side))
         ids = stronger_pole(lists, FIRST)
-        parts = torch.split(ids, max(1, _JUDGED // (ids.shape[1] * self.model.dims.d)))
+        parts = torch.split(ids, max(1, JUDGED // (ids.shape[1] * self.model.dims.d)))
         return torch.cat([coherence(rows.of(part), mean) for part in parts])
 
     def _random_coherence(self, scored: Scored) -> Iterator[tuple[str, float]]:

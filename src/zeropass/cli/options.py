@@ -16,7 +16,8 @@ Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Frame = Annotated[
-    str | None, typer.Option(help="token, output or paper; with a lens seen or effect; the usual ones if not given.")
+    str | None,
+    typer.Option(help="token, output or paper; with a lens seen, effect or distinctive; the usual ones if not given."),
 ]
 LensOption = Annotated[
     str,

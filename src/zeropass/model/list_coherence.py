@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import FF_ROLES, FIRST, HEAD_ROLES, Side, judge_space, space_of
-from zeropass.model.frames import Frames
+from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.coherence import coherence, percentile, random_sums, stronger_pole
 from zeropass.numerics.projection import Extremes, extremes
 from zeropass.numerics.statistics import standardised
 
 __all__ = ["ListCoherence"]
+
+_TOGETHER = 128
+"""The number of directions whose scores are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +50,33 @@ class ListCoherence:
             return None
         key = vectors.layer, vectors.role, frame, view
         if key not in self._nulls:
-            self._nulls[key] = percentile(self.of(self._random_lists(vectors, frame, ids), vectors.side))
+            every = vector_set(self.frames.model, vectors.layer, vectors.role)
+            directions = random_sums(self.scaled(every, frame), vectors.layer)
+            self._nulls[key] = percentile(self.of_directions(directions, every, frame, ids))
         return self._nulls[key]
 
-    def _random_lists(self, vectors: VectorSet, frame: str, ids: Tensor) -> Extremes:
-        """Return the lists of random directions, by z."""
-        rows = self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))
-        folded = self.frames.folded(vector_set(self.frames.model, vectors.layer, vectors.role), frame)
-        directions = random_sums(standardised(folded, rows.moments.of_scores(folded)[1]), vectors.layer)
-        scores = directions @ (rows.matrix[ids] - rows.moments.mean.float()).T
-        if (factors := self.frames.factors(vectors.layer, vectors.role, frame)) is not None:
-            scores *= factors[ids]
-        return extremes(scores / scores.std(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny), FIRST, ids)
+    def scaled(self, vectors: VectorSet, frame: str) -> Tensor:
+        """Return vectors folded for a frame, each scaled so that its scores are z, (n, d)."""
+        folded = self.frames.folded(vectors, frame)
+        return standardised(folded, self._rows(vectors, frame).moments.of_scores(folded)[1])
+
+    def of_directions(self, directions: Tensor, vectors: VectorSet, frame: str, ids: Tensor) -> Tensor:
+        """Return the coherence of the lists of some directions, (n,).
+
+        Args:
+            directions: Folded vectors of any length, (n, d).
+            vectors: Vectors of the layer and role whose frame they are read in.
+            frame: The frame.
+            ids: Ids of the tokens that lists may show, (V',).
+        """
+        rows, factors = self._rows(vectors, frame), self.frames.factors(vectors.layer, vectors.role, frame)
+        centred = rows.matrix[ids] - rows.moments.mean.float()
+        coherences = []
+        for part in torch.split(directions, _TOGETHER):
+            scores = part @ centred.T
+            scores = scores if factors is None else scores * factors[ids]
+            coherences.append(self.of(extremes(scores, FIRST, ids), vectors.side))
+        return torch.cat(coherences)
+
+    def _rows(self, vectors: VectorSet, frame: str) -> Rows:
+        return self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))

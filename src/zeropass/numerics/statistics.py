@@ -12,9 +12,6 @@ from zeropass.numerics.parallel import each_core
 __all__ = ["Moments", "TokenRows", "blocks", "gram", "kurtosis", "moments", "quadratic", "relative_factors"]
 __all__ += ["standardised"]
 
-_PRODUCTS = 4096
-"""Rows that are multiplied at once in float32."""
-
 _BLOCK, _VECTORS = 512, 256
 """Rows, and vectors of each core, in float64 at once.
 
@@ -98,7 +95,7 @@ def gram(rows: Tensor) -> Tensor:
 
 def quadratic(rows: TokenRows, gram: Tensor) -> Tensor:
     """Return ``r G rᵀ`` (V,) for rows r (V, d) and a Gram matrix G (d, d), block by block."""
-    parts = (rows[part] for part in blocks(rows.shape[0], _PRODUCTS))
+    parts = (rows[part] for part in blocks(rows.shape[0]))
     return torch.cat([((block @ gram) * block).sum(1) for block in parts])
 
 

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["print_tour"]
 
 _WORDS = ("Paris", "Monday", "become", "second")
-_EARLY = (
-    "What an early neuron writes passes through all the blocks behind it. That it reads as words is their doing more "
-    "than its own: random directions do so as often."
-)
 _TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
 
 
@@ -83,8 +79,6 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     to the neuron more often than what it sees.
     """
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
-    if name == "Early" and atlas.lens:
-        console.print(Text(_EARLY, style="dim"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
     if name == "Late" or (name == "Middle" and atlas.lens):
         role, frame = "value", "distinctive" if atlas.lens else "output"
