@@ -16,7 +16,8 @@ from zeropass.model.address import Address, parse, with_roles
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
 from zeropass.numerics.projection import extremes
@@ -41,12 +42,22 @@ from zeropass.tokens.vocabulary import View, Vocabulary
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
 
-def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | None = "auto") -> "Lens":
+def load(
+    model: object,
+    tokenizer: object = None,
+    *,
+    config: object = None,
+    device: str | torch.device | None = None,
+    lens: str | Path | LensMaps | None = "auto",
+) -> "Lens":
     """Open a model for reading; no weights are read yet.
 
     Args:
-        model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        device: Where to compute: ``cpu`` or ``cuda``.
+        model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id; a model in memory; or what
+            `open_model` returned.
+        tokenizer: The tokenizer of a model in memory (`open_model`).
+        config: The configuration of a state dict (`open_model`).
+        device: Where to compute: ``cpu``, which is the default, or ``cuda``.
         lens: The lens to read through: one from `calibrate`, the path or hub id of one (`read_lens`), ``auto`` for the
             one that is kept for these weights if there is one, or None for the weights alone.
 
@@ -59,7 +70,7 @@ def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | N
         >>> lens["L1.ff.3"]
         Records(L1.ff.3.gate token, L1.ff.3.gate output, L1.ff.3.up token, L1.ff.3.up output, L1.ff.3.value output)
     """
-    opened = open_model(model, device)
+    opened = open_model(model, tokenizer, config=config, device=device)
     return Lens(opened, frames=Frames.through(opened, lens))
 
 

@@ -15,7 +15,7 @@ from zeropass.errors import BadOption
 from zeropass.lens import Lens, Shown
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.lens_maps import read_lens
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
 from zeropass.tokens.vocabulary import View

@@ -118,7 +118,7 @@ def build(
     started = time.monotonic()
     with progress_bar() as report:
         report("opening", 0, 1)
-        is_new = build_atlas(zp.open_model(model, device), out, options, report, lens=lens)
+        is_new = build_atlas(zp.open_model(model, device=device), out, options, report, lens=lens)
     seconds = time.monotonic() - started
     path = shown_text(str(out), limit=500)
     if is_new:
@@ -298,7 +298,7 @@ def align(
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
     with progress_bar() as report:
         report("opening", 0, 1)
-        models = zp.open_model(first, device), zp.open_model(second, device)
+        models = zp.open_model(first, device=device), zp.open_model(second, device=device)
         alignment = zp.align_models(*models, folder, seed=seed, progress=report)
     if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
         with text_output() as console:
@@ -316,7 +316,7 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Find the parameters of B that do what one of A does, searching every layer of B."""
-    pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
+    pair = zp.pair_of(zp.open_model(first, device=device), zp.open_model(second, device=device))
     record = zp.match(pair, address, k)
     if not print_json(record.to_json(), as_json):
         a, b = (zp.Lens.over(half.frames) for half in pair.halves)
@@ -349,9 +349,9 @@ def diff(
     words = read_words(watch) if watch else ()
     with progress_bar() as report:
         report("opening", 0, 1)
-        model = zp.open_model(base, device)
+        model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
-        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device)
+        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device=device)
         if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
@@ -401,8 +401,8 @@ def stitch(
         raise BadOption("--strength is for --transplant.")
     with progress_bar() as report:
         report("opening", 0, 1)
-        before = zp.open_model(base, device) if base else None
-        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device)
+        before = zp.open_model(base, device=device) if base else None
+        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
         options = zp.StitchOptions(
             kernel=kernel,
             frame=frame,

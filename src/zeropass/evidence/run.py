@@ -14,7 +14,8 @@ from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.render import html, summary
 from zeropass.evidence.results import Evidence
 from zeropass.model.lens_maps import LensMaps, chosen_lens
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.records.verdicts import Verdicts, known_verdicts
 from zeropass.records.verdicts import keep as keep_verdicts
 
