@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from zeropass.checkpoints.adapter_files import CONFIG, adapter_files
 from zeropass.checkpoints.adapter_methods import Adapter, read_adapter
 from zeropass.checkpoints.adapter_settings import Settings
 from zeropass.checkpoints.state_dict import StateDictSource
-from zeropass.checkpoints.torch_modules import package_of, tensors_of
+from zeropass.checkpoints.torch_modules import name_of, package_of, tensors_of
 from zeropass.errors import BadModel, MissingExtra
 
 try:
@@ -38,14 +37,12 @@ class PeftModules:
 
     Attributes:
         model: A model of PEFT, or one of transformers with adapters.
-        name: The name of the model, for messages.
 
     Raises:
         BadModel: If the adapters change no weights, or in a way that is not known.
     """
 
     model: Any
-    name: str
 
     def __post_init__(self) -> None:
         """Raise BadModel for adapters that are not read."""
@@ -54,6 +51,11 @@ class PeftModules:
         if not self.layers:
             methods = ", ".join(sorted({_plain(config.peft_type) for config in self.model.peft_config.values()}))
             raise BadModel(f"{self.name}: its adapter ({methods}) changes no weights that could be read.")
+
+    @property
+    def name(self) -> str:
+        """The name of the base."""
+        return name_of(self.base)
 
     @property
     def base(self) -> nn.Module:
@@ -91,8 +93,8 @@ class PeftModules:
         An initialisation that changes the base is none here: the base in memory is the changed one.
         """
         values = json.loads(json.dumps(self.model.peft_config[name].to_dict(), default=_plain))
-        values |= {"init_lora_weights": True, "base_model_name_or_path": None}
-        return Settings(Path(f"{self.name}: {CONFIG} of {name}"), values)
+        values |= {"init_lora_weights": None, "base_model_name_or_path": None}
+        return Settings(f"{self.name}: {CONFIG} of {name}", values)
 
     @property
     def merged(self) -> "MergedSource":

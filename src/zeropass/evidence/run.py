@@ -15,7 +15,7 @@ from zeropass.evidence.render import html, summary
 from zeropass.evidence.results import Evidence
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.opening import open_model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.records.verdicts import Verdicts, known_verdicts
 from zeropass.records.verdicts import keep as keep_verdicts
 
@@ -42,7 +42,7 @@ class Collected:
 
 
 def collect_evidence(
-    model: str | Path,
+    model: ModelLike,
     text: str | Path | None,
     folder: str | Path,
     *,
@@ -57,7 +57,7 @@ def collect_evidence(
     """Measure a model and write a folder; keep the verdicts in the cache, where `show` and `explain` find them.
 
     Args:
-        model: The model, as the command line takes it.
+        model: The model, or its name.
         text: A text file; None for newspaper prose.
         folder: The folder to write.
         tokens: Tokens of the text.

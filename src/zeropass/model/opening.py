@@ -13,7 +13,10 @@ from zeropass.errors import BadOption
 from zeropass.model.adapted import adapt
 from zeropass.model.model import Model, opened, usable_device
 
-__all__ = ["open_model"]
+__all__ = ["ModelLike", "open_model"]
+
+ModelLike = str | Path | Model
+"""A model where one is needed: an open one, or the name or path of one. `open_model` opens what is in memory."""
 
 _STACKS = ("encoder", "decoder")
 
@@ -92,15 +95,16 @@ def _in_memory(model: object, tokenizer: object, config: object, stack: str, dev
         return opened(name, _files(name, StateDictSource(name, model), config, tokenizer), stack, device)
     inner = held(model)
     tokenizer = inner.tokenizer if tokenizer is None else tokenizer
-    module, name = inner.module, name_of(inner.module)
+    module, adapter, merged = inner.module, None, None
+    if any(package_of(part) == "peft" for part in module.modules()):
+        adapters = import_module("zeropass.checkpoints.peft_modules").PeftModules(module)
+        module, adapter = adapters.base, adapters.adapter
+        merged = adapters.merged if adapter is None else None
+    name = name_of(module)
+    state = StateDictSource(name, tensors_of(module)) if merged is None else merged
     settings = getattr(module, "config", None) if config is None else config
-    if not any(package_of(part) == "peft" for part in module.modules()):
-        return opened(name, _files(name, StateDictSource(name, tensors_of(module)), settings, tokenizer), stack, device)
-    adapters = import_module("zeropass.checkpoints.peft_modules").PeftModules(module, name)
-    if (adapter := adapters.adapter) is None:
-        return opened(name, _files(name, adapters.merged, settings, tokenizer), stack, device)
-    state = StateDictSource(name, tensors_of(adapters.base))
-    return adapt(opened(name, _files(name, state, settings, tokenizer), stack, device), adapter)
+    base = opened(name, _files(name, state, settings, tokenizer), stack, device)
+    return base if adapter is None else adapt(base, adapter)
 
 
 def _files(name: str, state: StateDictSource, config: object, tokenizer: object) -> ModelFiles:
