@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
+from zeropass.model.vectors import VectorSet, locate, neuron_address, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
-from zeropass.numerics.projection import extremes
+from zeropass.numerics.projection import extremes, strength
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
 from zeropass.records.parameters import (
     Certificate,
@@ -35,11 +36,15 @@ from zeropass.records.parameters import (
     TokenScore,
     VectorRecord,
 )
+from zeropass.records.sequences import Parameters
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import View, Vocabulary
 
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
+
+_TOGETHER = 64
+"""The number of vectors whose scores of all tokens are in memory at once."""
 
 
 def load(
@@ -74,8 +79,8 @@ def load(
     return Lens(opened, frames=Frames.through(opened, lens))
 
 
-@dataclass(frozen=True, eq=False)
-class Lens:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lens(ShortRepr):
     """A reader of a model's parameters as words.
 
     Attributes:
@@ -105,13 +110,17 @@ class Lens:
         """Return a lens that uses existing frames and the rows that they have computed."""
         return cls(frames.model, frames=frames)
 
-    def __getitem__(self, address: str) -> Records:
+    def _repr_words(self) -> str:
+        maps = self.frames.lens
+        return f"{self.model}, {'the weights alone' if maps is None else maps.facts.words}"
+
+    def __getitem__(self, address: str | Address) -> Records:
         """Return the records of an address in all its roles and usual frames."""
         return self.explain(address)
 
     def explain(
         self,
-        address: str,
+        address: str | Address,
         *,
         frame: str | None = None,
         tokens: View | None = None,
@@ -157,7 +166,7 @@ class Lens:
 
     def svd(
         self,
-        address: str,
+        address: str | Address,
         *,
         frame: str | None = None,
         tokens: View | None = None,
@@ -226,7 +235,68 @@ class Lens:
         """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
-    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def neurons(self, layer: int, role: str | None = None) -> Parameters:
+        """Return the neurons of a layer, in one role or in all; their records are made when they are asked for.
+
+        Raises:
+            BadAddress: The model has no such layer, or its neurons have no such role.
+        """
+        self.model.require_layer(layer)
+        (first, *_) = with_roles(Address(layer, "ff", index=0, role=role or ""), self.model.family.ff_roles)
+        count, suffix = self.model.rows(first.role, layer), f".{role}" if role else ""
+        addresses = [f"{neuron_address(self.model, layer, first.role, row)}{suffix}" for row in range(count)]
+        return Parameters(addresses, self.explain, self._strengths)
+
+    def heads(self, layer: int | None = None, role: str | None = None) -> Parameters:
+        """Return the attention heads of a layer or of all, with one map or both; their pairs are found when asked for.
+
+        Raises:
+            BadAddress: The model has no such layer, or heads have no such map.
+        """
+        layers = range(self.model.dims.layers) if layer is None else [layer]
+        places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.heads)]
+        addresses = [f"{place}.{canonical_role(role)}" if role else str(place) for place in places]
+        require_head(self.model, parse(addresses[0]))
+        return Parameters(addresses, self.explain)
+
+    def _strengths(self, addresses: Sequence[str], frame: str | None) -> list[float]:
+        """Return how telling the lists of neurons of one layer are (`strength`), the best list of each."""
+        view = self.view(self.tokens)
+        best = torch.full((len(addresses),), -torch.inf)
+        places = [with_roles(parse(address), self.model.family.ff_roles) for address in addresses]
+        for of_role in zip(*places, strict=True):
+            layer, role, _ = locate(self.model, of_role[0])
+            rows = [locate(self.model, place)[2] for place in of_role]
+            vectors = self.vectors(layer, role)
+            vectors = replace(vectors, vectors=vectors.vectors[rows], addresses=of_role)
+            for usual in with_lens(vectors.frames, vectors.side, self.frames.lens_frames):
+                if frame in (None, usual):
+                    best = torch.maximum(best, self._telling(vectors, usual, view).cpu())
+        if addresses and not best.isfinite().all():
+            raise BadOption(f"{addresses[0]} … have no list in the {frame} frame, or scores beyond float32.")
+        return [float(value) for value in best]
+
+    def _telling(self, vectors: VectorSet, frame: str, view: "Shown") -> Tensor:
+        """Return how telling the list of each vector of a set is in one frame, (n,)."""
+        rows = self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))
+        parts = []
+        for folded in torch.split(self.frames.folded(vectors, frame), _TOGETHER):
+            mean, std = (value[:, None] for value in rows.moments.of_scores(folded))
+            scores = (folded @ rows.matrix.T)[:, view.ids]
+            parts.append(strength(extremes(torch.where(std > 0, (scores - mean) / std, 0.0), 10)))
+        return torch.cat(parts)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what a notebook completes between the brackets: heads with their maps, and where neurons begin."""
+        layers = range(self.model.dims.layers)
+        return [f"L{layer}.ff." for layer in layers] + [
+            f"L{layer}.attn.{head}{suffix}"
+            for layer in layers
+            for head in range(self.model.dims.heads)
+            for suffix in ("", ".qk", ".vo")
+        ]
+
+    def head_map(self, address: str | Address, *, frame: str | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
@@ -410,8 +480,8 @@ def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> Top
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
+@dataclass(frozen=True, eq=False, repr=False)
+class Shown(ShortRepr):
     """The tokens that a view shows.
 
     Attributes:

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import default_frames, side_of, space_of
 from zeropass.model.frames import Frames
@@ -39,8 +40,8 @@ class View:
     flips: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Half:
+@dataclass(frozen=True, eq=False, repr=False)
+class Half(ShortRepr):
     """One model of a pair, with all that does not depend on how the shared tokens are paired.
 
     Attributes:
@@ -152,8 +153,8 @@ class Half:
         return space_of(frame, side_of(role), layer), folded
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pair(ShortRepr):
     """A pair of models and the tokens that they share.
 
     Attributes:

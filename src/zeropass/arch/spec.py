@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 
 Format = Literal["hf", "gguf"]
@@ -105,8 +106,8 @@ def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool =
     return {**dict.fromkeys("qkv", weight), **dict.fromkeys(("q_bias", "k_bias", "v_bias"), bias)}
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, repr=False)
+class Layout(ShortRepr):
     """The configuration keys and tensor names of a family in one file format.
 
     Attributes:
@@ -147,8 +148,8 @@ class Layout:
     harmless: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Family:
+@dataclass(frozen=True, repr=False)
+class Family(ShortRepr):
     """The computation of a family's blocks, and the layouts in which the family is stored.
 
     Attributes:
@@ -257,8 +258,8 @@ class Rope:
     options: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Dimensions:
+@dataclass(frozen=True, repr=False)
+class Dimensions(ShortRepr):
     """The sizes and constants of one model, whatever its configuration calls them.
 
     Attention logits are ``attention_scale · q·k``, capped where ``attention_cap`` is given (``c tanh(x / c)``); final

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,7 @@ from zeropass.atlas.schema import (
     of_address,
     read_json,
 )
+from zeropass.atlas.sql import connected, result_of
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.records.parameters import (
@@ -92,7 +95,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
     return Atlas(path, manifest, known)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Atlas(Files):
     """A complete atlas on disk, with its queries.
 
@@ -112,12 +115,16 @@ class Atlas(Files):
 
     verdicts: Verdicts | None = None
 
-    def __getitem__(self, address: str) -> Records:
+    def _repr_words(self) -> str:
+        layers = "layers {}:{}".format(*self.layers)
+        return f"{str(self.path)!r}, {self.model['name']}, {layers}, {self.manifest['lists']} lists"
+
+    def __getitem__(self, address: str | Address) -> Records:
         """Return the records of an address in all its roles and stored frames."""
         return self.explain(address)
 
     def explain(
-        self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
+        self, address: str | Address, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
     ) -> Records:
         """Return the records of an address as `Lens.explain` does, from the stored lists.
 
@@ -146,6 +153,40 @@ class Atlas(Files):
         if not records:
             raise BadOption(f"{address} has no {frame} list in {self.path}; zeropass show can make it from the model.")
         return Records(records, self.note)
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Return the result of a query on the tables ``parameters``, ``tokens``, ``hits``, ``lists`` and ``pairs``.
+
+        docs/atlas.md says what they hold.
+
+        Args:
+            query: SQL of DuckDB.
+
+        Returns:
+            DuckDB's relation: ``.df()`` is a data frame of pandas, ``.fetchall()`` the rows, ``.show()`` prints them.
+
+        Raises:
+            BadOption: DuckDB cannot run the query.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> import zeropass as zp
+            >>> with TemporaryDirectory() as folder:
+            ...     fresh = zp.build("models/first", folder, zp.Options(layers=(1, 2), roles=("gate",)))
+            ...     zp.open_atlas(folder).sql("SELECT count(*) FROM parameters WHERE frame = 'token'").fetchall()
+            [(512,)]
+        """
+        return result_of(self._tables, query)
+
+    @cached_property
+    def _tables(self) -> duckdb.DuckDBPyConnection:
+        return connected(self.path)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what a notebook completes between the brackets: heads, and where neurons begin."""
+        layers = range(*self.layers)
+        heads = [f"L{layer}.attn.{head}" for layer in layers for head in range(self.model["heads"])]
+        return [f"L{layer}.ff." for layer in layers] + heads
 
     @property
     def note(self) -> str:

@@ -13,6 +13,7 @@ from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import LENS, safe_name
 from zeropass.errors import BadOption
 from zeropass.lens import Lens, Shown
+from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.lens_maps import read_lens
 from zeropass.model.opening import ModelLike, open_model
@@ -54,7 +55,7 @@ def lens_of(atlas: Atlas, model: ModelLike) -> Lens:
     return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, lens, atlas=atlas), atlas=atlas)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Frames(Frames):
     """Frames that take the rows of an atlas where it has them."""
 
@@ -93,13 +94,13 @@ class _Map(Factored):
         return left / root, values, right / root
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Lens(Lens):
     """A lens with the views of an atlas, which already knows the under-trained tokens."""
 
     atlas: Atlas = field(kw_only=True, repr=False)
 
-    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def head_map(self, address: str | Address, *, frame: str | None = None, offset: int | None = None) -> Factored:
         """Return a head map as its two factors."""
         product = super().head_map(address, frame=frame, offset=offset)
         return _Map(product.left, product.right)

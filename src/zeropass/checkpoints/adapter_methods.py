@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.atomic import key_of
+from zeropass._io.short_repr import ShortRepr
 from zeropass.checkpoints.adapter_changes import Added, Change, LowRank, Rows, Scaled
 from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
 from zeropass.checkpoints.adapter_settings import COMPUTED, Settings
@@ -51,8 +52,8 @@ class StackedFactors:
     down: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Adapter:
+@dataclass(frozen=True, eq=False, repr=False)
+class Adapter(ShortRepr):
     """An adapter's changes, by the base model's names of parameters (``model.layers.0.self_attn.q_proj.weight``).
 
     Attributes:

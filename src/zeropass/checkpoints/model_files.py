@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import DEMOS, MODEL_FORMS, fetch_demo
@@ -39,8 +40,8 @@ class Hashes:
     sha256: dict[str, str]
 
 
-@dataclass(frozen=True)
-class ModelFiles:
+@dataclass(frozen=True, repr=False)
+class ModelFiles(ShortRepr):
     """The opened files of one model, or their like in memory; no tensor has been read yet.
 
     Attributes:

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from zeropass._io.atomic import claim_folder
 from zeropass._io.parse import read_text
 from zeropass._io.progress import Progress, silent
+from zeropass._io.short_repr import ShortRepr
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
@@ -22,8 +23,8 @@ from zeropass.records.verdicts import keep as keep_verdicts
 __all__ = ["Collected", "collect_evidence"]
 
 
-@dataclass(frozen=True)
-class Collected:
+@dataclass(frozen=True, repr=False)
+class Collected(ShortRepr):
     """Evidence with its verdicts on each kind of list and a summary for a terminal.
 
     Attributes:

@@ -21,7 +21,7 @@ from zeropass.tokens.undertrained import Judgement
 __all__ = ["Adapted", "adapt"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapted(Model):
     """A base model with the changes of an adapter.
 

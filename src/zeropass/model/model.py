@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.embeddings import settle
@@ -49,8 +50,8 @@ _DEFAULTS = {
 """The values that `Model.info` omits, as it omits what is absent."""
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(ShortRepr):
     """The parameters of one model in canonical shape, read only when they are asked for.
 
     Attributes:
@@ -79,6 +80,10 @@ class Model:
     files: ModelFiles
     prefix: str
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def _repr_words(self) -> str:
+        sizes = f"{self.dims.layers} layers of {self.dims.d}, {self.dims.vocab} tokens"
+        return f"{self.name!r}, {self.family.name}, {sizes}, on {self.device}"
 
     @property
     def source(self) -> TensorSource:

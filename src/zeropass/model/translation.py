@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import Side
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
@@ -67,8 +68,8 @@ CONTROLS = {"identity": Kernel("identity"), "random": Kernel("random")}
 """The controls: no map at all (where widths agree), and a random rotation."""
 
 
-@dataclass(frozen=True, eq=False)
-class Translation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Translation(ShortRepr):
     """A map ``x ↦ x W + b`` from states of one model to states of another.
 
     Attributes:
@@ -118,8 +119,8 @@ class _Sums:
         return _Sums(xx, yy, xy, torch.zeros_like(x), torch.zeros_like(y), n)
 
 
-@dataclass(frozen=True, eq=False)
-class Bridge:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bridge(ShortRepr):
     """Two models and their shared tokens, from which every translation from the first to the second is made.
 
     Attributes:

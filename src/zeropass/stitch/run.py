@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder
 from zeropass._io.progress import Progress, silent
+from zeropass._io.short_repr import ShortRepr
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
@@ -47,8 +48,8 @@ STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 """Factors of a transplanted change that are tried."""
 
 
-@dataclass(frozen=True)
-class StitchOptions:
+@dataclass(frozen=True, repr=False)
+class StitchOptions(ShortRepr):
     """Options for making a classifier from two models, stitched or transplanted.
 
     Attributes:
