@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
+from zeropass.arch.spec import (
+    LENS_FRAMES,
+    MAP_ROLES,
+    Frame,
+    MapRole,
+    NeuronRole,
+    check_count,
+    check_frame,
+    space_of,
+    with_lens,
+)
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, canonical_role, parse, with_roles
@@ -122,7 +132,7 @@ class Lens(ShortRepr):
         self,
         address: str | Address,
         *,
-        frame: str | None = None,
+        frame: Frame | None = None,
         tokens: View | None = None,
         k: int = 20,
         offset: int | None = None,
@@ -168,7 +178,7 @@ class Lens(ShortRepr):
         self,
         address: str | Address,
         *,
-        frame: str | None = None,
+        frame: Frame | None = None,
         tokens: View | None = None,
         k: int = 8,
         offset: int | None = None,
@@ -198,9 +208,9 @@ class Lens(ShortRepr):
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
-        view, frame = self.view(tokens or self.tokens), frame or self.map_frame
-        offset = self._offset(place.role, frame, offset)
-        product = self.head_map(address, frame=frame, offset=offset)
+        view, name = self.view(tokens or self.tokens), frame or self.map_frame
+        offset = self._offset(place.role, name, offset)
+        product = self.head_map(address, frame=name, offset=offset)
         svd = product.svd()  # all of them: whether the last one is close depends on the next
         close = close_values(svd.values)[:k].tolist()
         sides = svd.left.T[:k], svd.right.T[:k]
@@ -224,18 +234,18 @@ class Lens(ShortRepr):
             address=str(place),
             role=place.role,
             offset=offset,
-            frame=frame,
+            frame=name,
             directions=tuple(directions),
             hidden=view.hidden,
             note=note,
-            lens=self.lens_words(frame),
+            lens=self.lens_words(name),
         )
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
-    def neurons(self, layer: int, role: str | None = None) -> Parameters:
+    def neurons(self, layer: int, role: NeuronRole | None = None) -> Parameters:
         """Return the neurons of a layer, in one role or in all; their records are made when they are asked for.
 
         Raises:
@@ -247,7 +257,7 @@ class Lens(ShortRepr):
         addresses = [f"{neuron_address(self.model, layer, first.role, row)}{suffix}" for row in range(count)]
         return Parameters(addresses, self.explain, self._strengths)
 
-    def heads(self, layer: int | None = None, role: str | None = None) -> Parameters:
+    def heads(self, layer: int | None = None, role: MapRole | None = None) -> Parameters:
         """Return the attention heads of a layer or of all, with one map or both; their pairs are found when asked for.
 
         Raises:
@@ -296,7 +306,7 @@ class Lens(ShortRepr):
             for suffix in ("", ".qk", ".vo")
         ]
 
-    def head_map(self, address: str | Address, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
@@ -305,9 +315,9 @@ class Lens(ShortRepr):
         return self.frames.head_map(place.layer, place.head, place.role, frame or self.map_frame, offset)
 
     @property
-    def map_frame(self) -> str:
+    def map_frame(self) -> Frame:
         """The frame in which head maps are read by default."""
-        return with_lens(("token",), "read", self.frames.lens_frames)[0]
+        return "seen" if "seen" in self.frames.lens_frames else "token"
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""

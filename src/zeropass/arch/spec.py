@@ -6,7 +6,7 @@ of its tensors. Nothing is inferred from a shape: every transform is named.
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
@@ -14,6 +14,9 @@ from zeropass.errors import BadOption
 Format = Literal["hf", "gguf"]
 Site = Literal["attn", "cross", "ff"]
 Side = Literal["read", "write"]
+Frame = Literal["seen", "token", "effect", "output", "paper"]
+NeuronRole = Literal["gate", "up", "key", "value"]
+MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 
 ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
@@ -26,8 +29,8 @@ CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The roles of cross attention: k and v read the encoder's stream, q and o the decoder's."""
 
 HEAD_ROLES = (*SELF_ROLES, *CROSS_ROLES)
-SELF_MAPS = ("qk", "vo")
-MAP_ROLES = (*SELF_MAPS, "cross_qk", "cross_vo")
+SELF_MAPS: tuple[MapRole, ...] = ("qk", "vo")
+MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels, of an entire text or of each token."""
 
@@ -43,7 +46,7 @@ LENS_FRAMES = {"seen": "token", "effect": "output"}
 LENS_MAPS = "lens.safetensors"
 """The file in the folder of a lens that holds its maps."""
 
-ALL_FRAMES = ("seen", "token", "effect", "output", "paper")
+ALL_FRAMES: tuple[Frame, ...] = get_args(Frame)
 """Every frame, in the order in which lists are shown."""
 
 USUAL_OFFSET = 16

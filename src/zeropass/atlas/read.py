@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame
+from zeropass.arch.spec import FF_ROLES, MAP_ROLES, OUTSIDE, Frame, MapRole, Side, base_role, check_count, check_frame
 from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.schema import (
     MANIFEST,
@@ -43,6 +43,7 @@ from zeropass.records.parameters import (
     VectorRecord,
 )
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
+from zeropass.tokens.vocabulary import View
 
 __all__ = ["Atlas", "open_atlas"]
 
@@ -124,7 +125,7 @@ class Atlas(Files):
         return self.explain(address)
 
     def explain(
-        self, address: str | Address, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
+        self, address: str | Address, *, frame: Frame | None = None, tokens: View | None = None, k: int | None = None
     ) -> Records:
         """Return the records of an address as `Lens.explain` does, from the stored lists.
 
@@ -202,7 +203,7 @@ class Atlas(Files):
         self,
         words: str | Sequence[str],
         *,
-        side: str | None = None,
+        side: Side | None = None,
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
@@ -231,7 +232,7 @@ class Atlas(Files):
         self,
         ids: Sequence[int],
         *,
-        side: str | None = None,
+        side: Side | None = None,
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
@@ -277,7 +278,7 @@ class Atlas(Files):
         return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
 
     def strongest(
-        self, roles: Sequence[str], layers: tuple[int, int], *, frame: str | None = None, k: int | None = None
+        self, roles: Sequence[str], layers: tuple[int, int], *, frame: Frame | None = None, k: int | None = None
     ) -> list[str]:
         """Return the addresses with the most telling lists, best first: highest |z| of the tenth token of a pole.
 
@@ -300,7 +301,7 @@ class Atlas(Files):
         )
         return [address for (address,) in rows]
 
-    def head_maps(self, layer: int, kind: str, k: int | None = None) -> list[PairRecord]:
+    def head_maps(self, layer: int, kind: MapRole, k: int | None = None) -> list[PairRecord]:
         """Return the stored head maps of a layer, none if the atlas was built without them.
 
         Args:
@@ -308,14 +309,14 @@ class Atlas(Files):
             kind: ``qk`` or ``vo``, also called ``ov``.
             k: Pairs of each map; by default all that are stored.
         """
-        kind = canonical_role(kind)
-        path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
+        role = canonical_role(kind)
+        path = self.path / "pairs" / f"{file_name(layer, role)}.parquet"
         if not path.exists():
             return []
         columns = ", ".join(f'"{name}"' for name in _PAIRS)
         rows = self.query(f"SELECT address, {columns} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
         k, hidden = min(k or self.options["pairs"], self.options["pairs"]), self.hidden(self.view)
-        return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
+        return [self._pair_record(parse(f"{address}.{base_role(role)}"), row, k, hidden) for address, *row in rows]
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         return self.verdicts.of(role, frame, layer, offset, lens=self.lens_words(frame)) if self.verdicts else None

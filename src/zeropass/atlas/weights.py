@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zeropass.arch.spec import Frame
 from zeropass.atlas.neighbours import moments
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import LENS, safe_name
@@ -100,7 +101,7 @@ class _Lens(Lens):
 
     atlas: Atlas = field(kw_only=True, repr=False)
 
-    def head_map(self, address: str | Address, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map as its two factors."""
         product = super().head_map(address, frame=frame, offset=offset)
         return _Map(product.left, product.right)

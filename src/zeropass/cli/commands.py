@@ -7,7 +7,7 @@ import webbrowser
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -150,10 +150,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, from an atlas or straight from the weights."""
+    name: Any = frame  # what takes it knows which frames there are
     if is_atlas(Path(what)):
         only_weights = {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
         refuse_weights_only(what, only_weights | {"lens": lens not in ("auto", "none")})
-        records = zp.open_atlas(what).explain(address, frame=frame, tokens=tokens, k=k)
+        records = zp.open_atlas(what).explain(address, frame=name, tokens=tokens, k=k)
         print_records(records, address, frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
@@ -161,12 +162,12 @@ def show(
     frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
     reader = zp.Lens.over(frames)
     if svd:
-        record = reader.svd(address, frame=frame, tokens=tokens, k=min(k, 8), offset=offset)
+        record = reader.svd(address, frame=name, tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
                 console.print(render(record, k))
         return
-    print_records(reader.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+    print_records(reader.explain(address, frame=name, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
 
 
 @app.command()
@@ -180,7 +181,7 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find the parameters that see a word, that are about to say it, and that write it."""
-    record = zp.open_atlas(folder).find(words, side=side, role=role, layers=parse_layers(layers), k=k)
+    record = zp.open_atlas(folder).find(words, side=cast(Any, side), role=role, layers=parse_layers(layers), k=k)
     if not print_json(record.to_json(), as_json):
         with text_output() as console:
             console.print(render_find(record, k))

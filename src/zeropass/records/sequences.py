@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zeropass._io.short_repr import one_line
+from zeropass.arch.spec import Frame
 from zeropass.errors import BadOption
 from zeropass.records.parameters import Records
 from zeropass.records.tabular import AsTable, Row
@@ -49,7 +50,7 @@ class Parameters(Sequence[Records], AsTable):
         ends = dict.fromkeys((*self.addresses[:1], *self.addresses[-1:]))
         return one_line(f"Parameters({len(self)}{': ' if ends else ''}{' … '.join(ends)})")
 
-    def strongest(self, k: int = 10, *, frame: str | None = None) -> "Parameters":
+    def strongest(self, k: int = 10, *, frame: Frame | None = None) -> "Parameters":
         """Return the k parameters with the most telling lists, best first, as an atlas orders them.
 
         Args:

@@ -18,6 +18,7 @@ from zeropass.render.terminal import heading, render, render_find
 from zeropass.tokens.vocabulary import shown_text
 
 if TYPE_CHECKING:
+    from zeropass.arch.spec import Frame, MapRole
     from zeropass.atlas.read import Atlas
 
 __all__ = ["print_tour"]
@@ -28,6 +29,13 @@ _EARLY = (
     "than its own: random directions do so as often."
 )
 _TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
+_FRAMES: dict[tuple[bool, bool], Frame] = {
+    (False, False): "token",
+    (False, True): "seen",
+    (True, False): "output",
+    (True, True): "effect",
+}
+"""The frame of the neurons that are shown, by whether they are late ones and whether the atlas has a lens."""
 
 
 def print_tour(console: Console, atlas: Atlas) -> None:
@@ -78,8 +86,8 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     if name == "Early" and atlas.lens:
         console.print(Text(_EARLY, style="dim"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    direct, through_lens = ("output", "effect") if name == "Late" else ("token", "seen")
-    role, frame = "value" if name == "Late" else reading, through_lens if atlas.lens else direct
+    frame: Frame = _FRAMES[name == "Late", bool(atlas.lens)]
+    role = "value" if name == "Late" else reading
     candidates = atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
     for address in best[:_NEURONS]:
@@ -94,7 +102,7 @@ def _brief(record: Record) -> RenderableType:
     return heading(record) if isinstance(record, VectorRecord) and record.faint else render(record, _TOKENS)
 
 
-def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
+def _wordiness(atlas: Atlas, address: str, frame: Frame) -> float:
     """Return how much a list says in words: |z| of the fifth different word of its better pole."""
     record: VectorRecord = atlas.explain(address, frame=frame, k=atlas.options["k"])[0]
     return max(_fifth_word(atlas, record.top), _fifth_word(atlas, record.bottom))
@@ -111,17 +119,18 @@ def _heads(console: Console, atlas: Atlas) -> None:
     """Print the heads whose top pairs hold the most different words: one token paired with everything says little."""
     console.print(Rule("Heads: exact top pairs of the query-key and value-output maps", align="left"))
     first, stop = atlas.layers
-    for role, verb in (
-        ("vo", "attending to the first token promotes the second"),
-        ("qk", "the first, as query, attends to the second"),
-    ):
+    verbs: dict[MapRole, str] = {
+        "vo": "attending to the first token promotes the second",
+        "qk": "the first, as query, attends to the second",
+    }
+    for role, verb in verbs.items():
         console.print(Text(f"{role}: {verb}", style="italic"))
         for record in _varied(atlas, role, range(max(first, 1), stop))[:_NEURONS]:
             console.print(render(record, _TOKENS))
         console.print()
 
 
-def _varied(atlas: Atlas, role: str, layers: range) -> list[PairRecord]:
+def _varied(atlas: Atlas, role: MapRole, layers: range) -> list[PairRecord]:
     """Return stored head maps, reduced to pairs of different words, those with the most such pairs first."""
     maps = [_distinct(atlas, record) for layer in layers for record in atlas.head_maps(layer, role)]
     return sorted(maps, key=lambda record: -len(record.pairs))
