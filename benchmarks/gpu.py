@@ -162,7 +162,7 @@ def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
         folder = Path(name)
         size = memory.write_model(memory.Shape("llama", layers, *sizes), folder / "model", device=device)
         started = time.perf_counter()
-        zp.build(zp.open_model(str(folder / "model"), device), folder / "atlas", zp.Options(), note, lens=None)
+        zp.build(zp.open_model(str(folder / "model"), device=device), folder / "atlas", zp.Options(), note, lens=None)
         ended = time.perf_counter()
         atlas = sum(file.stat().st_size for file in (folder / "atlas").rglob("*") if file.is_file())
     jobs, tables = (next(at for at, label in marks if label.startswith(prefix)) for prefix in ("L0.", "tables"))

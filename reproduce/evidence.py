@@ -17,7 +17,7 @@ from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.render import tables
 from zeropass.evidence.results import Evidence, read_evidence
 from zeropass.model.identity import values_sha256
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.records.verdicts import SHIPPED, keep, read_verdicts
 
 DOCS = Path(__file__).parent.parent / "docs"

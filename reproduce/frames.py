@@ -29,7 +29,7 @@ from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.resampling import spearman
 from zeropass.model.frames import Frames
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import rotate
 

@@ -15,7 +15,7 @@ from gguf.constants import MODEL_ARCH, RopeScalingType, TokenType
 from safetensors.torch import load_file
 
 from tiny import VOCAB
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 
 Config = dict[str, Any]
 Keys = Callable[[gguf.GGUFWriter, Config], None]

@@ -17,7 +17,7 @@ import torch
 
 from zeropass.atlas.build import build
 from zeropass.atlas.schema import Options
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 
 OPTIONS = Options(k=6, pairs=5)
 

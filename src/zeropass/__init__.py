@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from zeropass.model.calibrate import calibrate
     from zeropass.model.frames import Frames
     from zeropass.model.lens_maps import LensMaps, read_lens
-    from zeropass.model.model import Model, open_model
+    from zeropass.model.model import Model
+    from zeropass.model.opening import open_model
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
@@ -132,7 +133,8 @@ _NAMES_BY_MODULE = {
     "zeropass.model.frames": ("Frames",),
     "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
-    "zeropass.model.model": ("Model", "open_model"),
+    "zeropass.model.model": ("Model",),
+    "zeropass.model.opening": ("open_model",),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.run": ("StitchOptions", "stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),

@@ -5,9 +5,9 @@ ZeropassError
 │   ├── UnknownFamily   the architecture is not in the table (never guessed)
 │   └── BadWeights      a tensor is missing, has another shape, or holds NaN or infinite values
 ├── NotFetched          a model or file could not be downloaded, or is not in the cache while offline
-├── BadAddress          a text is not an address, or the address is out of the model's range
-├── UnknownWord         a text is not a single token of the vocabulary
-├── BadOption           an option or argument has a value that cannot be used
+├── BadAddress          a text is not an address, or the address is out of the model's range (KeyError, ValueError)
+├── UnknownWord         a text is not a single token of the vocabulary (KeyError)
+├── BadOption           an option or argument has a value that cannot be used (ValueError)
 ├── BadAtlas            a folder is not an atlas, or is incomplete, damaged or of another version
 ├── CannotRun           the model cannot be run here (only evidence and stitching run models)
 └── MissingExtra        a command needs an extra of the package that is not installed
@@ -52,6 +52,9 @@ class ZeropassError(Exception):
         BadAddress
     """
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError, a base of some, would quote the message
+
 
 class BadModel(ZeropassError):
     """A model file that is missing, damaged, unsafe or at odds with its configuration."""
@@ -69,11 +72,11 @@ class NotFetched(ZeropassError):
     """A model or file that could not be downloaded, or is not in the cache while offline."""
 
 
-class BadAddress(ZeropassError):
+class BadAddress(ZeropassError, KeyError, ValueError):
     """A text that is not an address, or an address out of the model's range."""
 
 
-class UnknownWord(ZeropassError):
+class UnknownWord(ZeropassError, KeyError):
     """A text that is not a single token of the vocabulary.
 
     Attributes:
@@ -89,7 +92,7 @@ class UnknownWord(ZeropassError):
         self.text, self.suggestions, self.pieces = text, tuple(suggestions), tuple(pieces)
 
 
-class BadOption(ZeropassError):
+class BadOption(ZeropassError, ValueError):
     """An option or argument with a value that cannot be used."""
 
 

@@ -9,18 +9,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FIRST, LENS_FRAMES, MAP_ROLES, check_count, check_frame, space_of, with_lens
+from zeropass._io.short_repr import ShortRepr
+from zeropass.arch.spec import (
+    FIRST,
+    LENS_FRAMES,
+    MAP_ROLES,
+    Frame,
+    MapRole,
+    NeuronRole,
+    check_count,
+    check_frame,
+    space_of,
+    with_lens,
+)
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.list_coherence import ListCoherence
-from zeropass.model.model import Model, open_model
-from zeropass.model.vectors import VectorSet, locate, require_head, vector_set
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
+from zeropass.model.vectors import VectorSet, locate, neuron_address, require_head, vector_set
 from zeropass.numerics.factored import Factored, close_values
-from zeropass.numerics.projection import extremes
+from zeropass.numerics.projection import extremes, strength
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
 from zeropass.records.parameters import (
     Certificate,
@@ -36,19 +49,33 @@ from zeropass.records.parameters import (
     TokenScore,
     VectorRecord,
 )
+from zeropass.records.sequences import Parameters
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import View, Vocabulary
 
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
+_TOGETHER = 64
+"""The number of vectors whose scores of all tokens are in memory at once."""
 
-def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | None = "auto") -> "Lens":
+
+def load(
+    model: object,
+    tokenizer: object = None,
+    *,
+    config: object = None,
+    device: str | torch.device | None = None,
+    lens: str | Path | LensMaps | None = "auto",
+) -> "Lens":
     """Open a model for reading; no weights are read yet.
 
     Args:
-        model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id.
-        device: Where to compute: ``cpu`` or ``cuda``.
+        model: A demo name (``smollm2-135m``), a folder, a ``.gguf`` file or a hub id; a model in memory; or what
+            `open_model` returned.
+        tokenizer: The tokenizer of a model in memory (`open_model`).
+        config: The configuration of a state dict (`open_model`).
+        device: Where to compute: ``cpu``, which is the default, or ``cuda``.
         lens: The lens to read through: one from `calibrate`, the path or hub id of one (`read_lens`), ``auto`` for the
             one that is kept for these weights if there is one, or None for the weights alone.
 
@@ -61,12 +88,12 @@ def load(model: str | Path, device: str = "cpu", lens: str | Path | LensMaps | N
         >>> lens["L1.ff.3"]
         Records(L1.ff.3.gate token, L1.ff.3.gate output, L1.ff.3.up token, L1.ff.3.up output, L1.ff.3.value output)
     """
-    opened = open_model(model, device)
+    opened = open_model(model, tokenizer, config=config, device=device)
     return Lens(opened, frames=Frames.through(opened, lens))
 
 
-@dataclass(frozen=True, eq=False)
-class Lens:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lens(ShortRepr):
     """A reader of a model's parameters as words.
 
     Attributes:
@@ -96,15 +123,19 @@ class Lens:
         """Return a lens that uses existing frames and the rows that they have computed."""
         return cls(frames.model, frames=frames)
 
-    def __getitem__(self, address: str) -> Records:
+    def _repr_words(self) -> str:
+        maps = self.frames.lens
+        return f"{self.model}, {'the weights alone' if maps is None else maps.facts.words}"
+
+    def __getitem__(self, address: str | Address) -> Records:
         """Return the records of an address in all its roles and usual frames."""
         return self.explain(address)
 
     def explain(
         self,
-        address: str,
+        address: str | Address,
         *,
-        frame: str | None = None,
+        frame: Frame | None = None,
         tokens: View | None = None,
         k: int = 20,
         offset: int | None = None,
@@ -148,9 +179,9 @@ class Lens:
 
     def svd(
         self,
-        address: str,
+        address: str | Address,
         *,
-        frame: str | None = None,
+        frame: Frame | None = None,
         tokens: View | None = None,
         k: int = 8,
         offset: int | None = None,
@@ -180,9 +211,9 @@ class Lens:
         place = parse(address)
         if place.role not in MAP_ROLES:
             raise BadAddress(f"{address}: singular directions are those of a head map, such as L10.attn.3.vo.")
-        view, frame = self.view(tokens or self.tokens), frame or self.map_frame
-        offset = self._offset(place.role, frame, offset)
-        product = self.head_map(address, frame=frame, offset=offset)
+        view, name = self.view(tokens or self.tokens), frame or self.map_frame
+        offset = self._offset(place.role, name, offset)
+        product = self.head_map(address, frame=name, offset=offset)
         svd = product.svd()  # all of them: whether the last one is close depends on the next
         close = close_values(svd.values)[:k].tolist()
         sides = svd.left.T[:k], svd.right.T[:k]
@@ -206,18 +237,81 @@ class Lens:
             address=str(place),
             role=place.role,
             offset=offset,
-            frame=frame,
+            frame=name,
             directions=tuple(directions),
             hidden=view.hidden,
             note=note,
-            lens=self.lens_words(frame),
+            lens=self.lens_words(name),
         )
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return all canonical vectors of a layer and role as a tensor (n, d), with their addresses."""
         return vector_set(self.model, layer, role)
 
-    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def neurons(self, layer: int, role: NeuronRole | None = None) -> Parameters:
+        """Return the neurons of a layer, in one role or in all; their records are made when they are asked for.
+
+        Raises:
+            BadAddress: The model has no such layer, or its neurons have no such role.
+        """
+        self.model.require_layer(layer)
+        (first, *_) = with_roles(Address(layer, "ff", index=0, role=role or ""), self.model.family.ff_roles)
+        count, suffix = self.model.rows(first.role, layer), f".{role}" if role else ""
+        addresses = [f"{neuron_address(self.model, layer, first.role, row)}{suffix}" for row in range(count)]
+        return Parameters(addresses, self.explain, self._strengths)
+
+    def heads(self, layer: int | None = None, role: MapRole | None = None) -> Parameters:
+        """Return the attention heads of a layer or of all, with one map or both; their pairs are found when asked for.
+
+        Raises:
+            BadAddress: The model has no such layer, or heads have no such map.
+        """
+        layers = range(self.model.dims.layers) if layer is None else [layer]
+        places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.heads)]
+        addresses = [f"{place}.{canonical_role(role)}" if role else str(place) for place in places]
+        require_head(self.model, parse(addresses[0]))
+        return Parameters(addresses, self.explain)
+
+    def _strengths(self, addresses: Sequence[str], frame: str | None) -> list[float]:
+        """Return how telling the lists of neurons of one layer are (`strength`), the best list of each."""
+        view = self.view(self.tokens)
+        best = torch.full((len(addresses),), -torch.inf)
+        places = [with_roles(parse(address), self.model.family.ff_roles) for address in addresses]
+        for of_role in zip(*places, strict=True):
+            layer, role, _ = locate(self.model, of_role[0])
+            rows = [locate(self.model, place)[2] for place in of_role]
+            vectors = self.vectors(layer, role)
+            vectors = replace(vectors, vectors=vectors.vectors[rows], addresses=of_role)
+            for usual in with_lens(vectors.frames, role, vectors.side, self.frames.lens_frames):
+                if frame in (None, usual):
+                    best = torch.maximum(best, self._telling(vectors, usual, view).cpu())
+        if addresses and not best.isfinite().all():
+            raise BadOption(f"{addresses[0]} … have no list in the {frame} frame, or scores beyond float32.")
+        return [float(value) for value in best]
+
+    def _telling(self, vectors: VectorSet, frame: str, view: "Shown") -> Tensor:
+        """Return how telling the list of each vector of a set is in one frame, (n,)."""
+        rows = self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))
+        factors = self.frames.factors(vectors.layer, vectors.role, frame)
+        parts = []
+        for folded in torch.split(self.frames.folded(vectors, frame), _TOGETHER):
+            mean, std = (value[:, None] for value in rows.moments.of_scores(folded))
+            z = torch.where(std > 0, (folded @ rows.matrix.T - mean) / std, 0.0)
+            z = z if factors is None else z * factors
+            parts.append(strength(extremes(z[:, view.ids], 10)))
+        return torch.cat(parts)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what a notebook completes between the brackets: heads with their maps, and where neurons begin."""
+        layers = range(self.model.dims.layers)
+        return [f"L{layer}.ff." for layer in layers] + [
+            f"L{layer}.attn.{head}{suffix}"
+            for layer in layers
+            for head in range(self.model.dims.heads)
+            for suffix in ("", ".qk", ".vo")
+        ]
+
+    def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)
         if place.role not in MAP_ROLES:
@@ -226,9 +320,9 @@ class Lens:
         return self.frames.head_map(place.layer, place.head, place.role, frame or self.map_frame, offset)
 
     @property
-    def map_frame(self) -> str:
+    def map_frame(self) -> Frame:
         """The frame in which head maps are read by default."""
-        return with_lens(("token",), "q", "read", self.frames.lens_frames)[0]
+        return "seen" if "seen" in self.frames.lens_frames else "token"
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""
@@ -413,8 +507,8 @@ def _best_pairs(product: Factored, rows: Tensor, columns: Tensor, k: int) -> Top
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
+@dataclass(frozen=True, eq=False, repr=False)
+class Shown(ShortRepr):
     """The tokens that a view shows.
 
     Attributes:

@@ -13,7 +13,7 @@ from zeropass.arch.embeddings import _blocks, _equal
 from zeropass.arch.families import FAMILIES
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadWeights, ZeropassError
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 TIED = ["llama", "gpt2", "gemma3", "opt", "gpt_neox", "bert", "roberta", "modernbert"]

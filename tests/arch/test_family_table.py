@@ -13,7 +13,8 @@ from tiny import save
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
 from zeropass.cli import main as cli
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 ROWS = {row["family"]: row for row in family_rows()}

@@ -17,7 +17,8 @@ import tiny
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.keys import _used, is_harmless
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 pytestmark = [

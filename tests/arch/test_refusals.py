@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tiny import edit, save
 from zeropass.errors import BadModel, UnknownFamily, ZeropassError
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zoo import tiny_model
 
 Tensors = dict[str, Tensor | None]

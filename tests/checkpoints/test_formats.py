@@ -334,7 +334,7 @@ def test_pytorch_tensors_of_other_types_are_refused(tmp_path: Path) -> None:
 
 def test_a_pytorch_shape_beyond_its_bytes_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1).expand(1 << 30, 1 << 30)}, tmp_path / "m.pt")
-    with pytest.raises(BadWeights, match="more than the file stores"):
+    with pytest.raises(BadWeights, match="more than is stored"):
         TorchBinSource([tmp_path / "m.pt"]).rows("w")
 
 

@@ -14,7 +14,8 @@ from gguf_files import write_gguf
 from tiny import error, make, run, save
 from zeropass.arch.spec import Stored
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 
 ROUNDING = 1e-6
 

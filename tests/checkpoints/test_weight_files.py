@@ -32,7 +32,8 @@ from zeropass.checkpoints.renamed import WRAPPERS
 from zeropass.checkpoints.shards import merge_shards
 from zeropass.checkpoints.weight_files import gguf_parts, weight_names
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 SAVERS: dict[str, Callable[[dict[str, Tensor], Path], object]] = {

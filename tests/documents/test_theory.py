@@ -20,7 +20,7 @@ from zeropass.arch.spec import READ_ROLES, USUAL_OFFSET, WRITE_ROLES, space_of
 from zeropass.evidence.results import NULLS
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.model.translation import KERNELS, translate
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import (

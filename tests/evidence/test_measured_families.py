@@ -10,7 +10,8 @@ from test_evidence import SETTINGS, only_result
 from tiny import make, save
 from zeropass.evidence import measure
 from zeropass.evidence.results import Evidence
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 SMALL = replace(

@@ -9,7 +9,8 @@ import pytest
 
 from gguf_files import convert, sentencepiece
 from tiny import save
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 CHANGED: dict[str, dict[str, Any]] = {

@@ -10,7 +10,8 @@ from tiny import TOKENS, error, save
 from zeropass.errors import CannotRun
 from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 TOLERANCE = 1e-4

@@ -20,7 +20,8 @@ from zeropass.arch.rows import canonical_shape
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 
 ROUNDING = 1e-6
 SPREAD = 1e-4

@@ -24,7 +24,8 @@ from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
 from zeropass.model.address import parse
 from zeropass.model.blocks import ACTIVATIONS
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.model.vectors import bias_roles, count_of, locate, table_roles, vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tiny import TOKENS, error, save
 from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.mean_field import BlockMeans, final_slope, slope
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.numerics.projection import normed
 from zoo import ZOO, tiny_model
 

@@ -15,7 +15,7 @@ from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, Unknown
 from zeropass.lens import Lens
 from zeropass.model.address import parse
 from zeropass.model.frames import Frames
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 from zeropass.model.vectors import locate, require_head, vector_set
 
 ATTN = "model.layers.1.self_attn."

@@ -12,7 +12,8 @@ from torch import Tensor
 from tiny import TOKENS, error, save
 from zeropass.arch.spec import Site
 from zeropass.errors import CannotRun
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.model.running import Contexts, Running
 from zoo import ZOO, tiny_model
 

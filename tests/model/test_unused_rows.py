@@ -22,7 +22,8 @@ from zeropass.arch.families import FAMILIES
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.model.running import Running
 from zeropass.tokens.undertrained import judge
 

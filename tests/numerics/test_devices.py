@@ -150,7 +150,7 @@ def test_a_build_that_leaves_rows_behind_is_caught(tmp_path: Path, monkeypatch: 
     model, options = str(small.llama(tmp_path / "model", layers=1)), zp.Options(k=3, pairs=3)
     assert zp.build(zp.open_model(model), tmp_path / "here", options)
     with elsewhere() as there, pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
-        zp.build(zp.open_model(model, there), tmp_path / "there", options)
+        zp.build(zp.open_model(model, device=there), tmp_path / "there", options)
 
 
 # --- The numerics -------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def at_once() -> Iterator[Callable[[Callable[[], None]], None]]:
 def test_an_atlas_is_the_same(kind: str, device: torch.device, tmp_path: Path) -> None:
     model, options = str(small.VARIANTS[kind](tmp_path / "model")), zp.Options(k=5, pairs=9, layers=(0, 1))
     for name, on in (("here", "cpu"), ("there", device)):
-        assert zp.build(zp.open_model(model, on), tmp_path / name, options)
+        assert zp.build(zp.open_model(model, device=on), tmp_path / name, options)
     here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
     assert here.keys() == there.keys()
     assert here == there or device.type == "cuda"
@@ -273,14 +273,14 @@ FILTERS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
 def test_a_lens_gives_the_same_records(kind: str, device: torch.device, tmp_path: Path) -> None:
     model = str(small.VARIANTS[kind](tmp_path / "model"))
-    same(records(zp.load(model, device)), records(zp.load(model)))
+    same(records(zp.load(model, device=device)), records(zp.load(model)))
 
 
 def test_two_models_compare_the_same(device: torch.device, tmp_path: Path) -> None:
     names = [str(small.llama(tmp_path / f"{seed}", seed, layers=1)) for seed in (0, 1)]
     results = []
     for on in ("cpu", device):
-        models = [zp.open_model(name, on) for name in names]
+        models = [zp.open_model(name, device=on) for name in names]
         aligned = zp.align_models(*models, tmp_path / f"aligned-{torch.device(on).type}")
         pair = zp.pair_of(*models)
         matched = [zp.match(pair, address, k=3).to_json() for address in ("L0.ff.2", "L0.attn.3", "L0.attn.2.k.1")]
@@ -292,7 +292,7 @@ def test_two_models_compare_the_same(device: torch.device, tmp_path: Path) -> No
 def test_the_atlas_of_a_change_is_the_same(device: torch.device, adapted: zp.Adapted, tmp_path: Path) -> None:
     options = zp.Options(k=3, pairs=3, tokens="all")
     for name, on in (("here", "cpu"), ("there", device)):
-        base = zp.open_model(adapted.base.name, on)
+        base = zp.open_model(adapted.base.name, device=on)
         assert zp.build_change(base, zp.adapt(base, adapted.adapter.path), tmp_path / name, options)
     assert contents(tmp_path / "here") == contents(tmp_path / "there") or device.type == "cuda"
 
@@ -313,7 +313,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> zp.Adapted:
 
 
 def test_an_adapter_changes_the_same(device: torch.device, adapted: zp.Adapted) -> None:
-    base = zp.open_model(adapted.base.name, device)
+    base = zp.open_model(adapted.base.name, device=device)
     there = zp.compare(base, zp.adapt(base, adapted.adapter.path))
     same(there.to_json(), zp.compare(adapted.base, adapted).to_json())
 
@@ -322,7 +322,7 @@ def test_an_adapter_changes_the_same(device: torch.device, adapted: zp.Adapted) 
 def test_a_translation_is_the_same(kernel: str, device: torch.device) -> None:
     results = []
     for on in ("cpu", device):
-        across = bridge(*(zp.open_model(str(MODELS / name), on) for name in ("first", "second")))
+        across = bridge(*(zp.open_model(str(MODELS / name), device=on) for name in ("first", "second")))
         results.append([(map_.weight, map_.bias) for map_ in (across.translation(kernel, frame) for frame in FRAMES)])
     same(results[1], results[0])
 
@@ -330,7 +330,7 @@ def test_a_translation_is_the_same(kernel: str, device: torch.device) -> None:
 def test_a_stitch_and_a_transplant_are_the_same(device: torch.device, tuned: Path, moved: Path) -> None:
     results = []
     for on in ("cpu", device):
-        models = [zp.open_model(str(name), on) for name in (tuned, moved, MODELS / "first")]
+        models = [zp.open_model(str(name), device=on) for name in (tuned, moved, MODELS / "first")]
         stitch, _ = zp.stitch_models(*models[:2], keep=2, take=2)
         plant, _ = zp.transplant(*models, strength=1)
         reply = answers(plant, models[1], TEXTS[:9])

@@ -91,7 +91,7 @@ def test_records_are_a_sequence() -> None:
     assert list(records) == [first, second]
     assert records[0] is first
     assert records[-1] is second
-    assert records[:1] == (first,)
+    assert list(records[:1]) == [first]
     assert first in records
     assert list(reversed(records)) == [second, first]
     assert repr(records) == "Records(L1.ff.2.gate token, L1.attn.2.vo token)"

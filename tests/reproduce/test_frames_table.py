@@ -11,7 +11,7 @@ import planted_models as planted
 from scripts import ROOT, imported
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.frames import Frames
-from zeropass.model.model import open_model
+from zeropass.model.opening import open_model
 
 transformers = pytest.importorskip("transformers")
 

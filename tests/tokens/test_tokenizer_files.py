@@ -21,7 +21,8 @@ import small
 import tiny
 import zeropass as zp
 from zeropass.errors import BadModel, UnknownWord
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 from zeropass.tokens.tokenizer_files import tokenizer_json
 from zeropass.tokens.vocabulary import Vocabulary
 

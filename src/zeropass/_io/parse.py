@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zeropass.errors import BadOption
+from zeropass.errors import BadOption, ZeropassError
 
 __all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "read_text", "require_text"]
 
@@ -23,6 +23,8 @@ def holding(path: Path, of: str) -> Iterator[None]:
     """Turn errors about the content of a file into BadOption, naming the file and what it should hold."""
     try:
         yield
+    except ZeropassError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadOption(f"{path} does not hold {of} ({type(error).__name__}: {error}).") from error
 

@@ -7,10 +7,12 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import default_frames, side_of, space_of
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
@@ -38,8 +40,8 @@ class View:
     flips: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Half:
+@dataclass(frozen=True, eq=False, repr=False)
+class Half(ShortRepr):
     """One model of a pair, with all that does not depend on how the shared tokens are paired.
 
     Attributes:
@@ -151,8 +153,8 @@ class Half:
         return space_of(frame, side_of(role), layer), folded
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pair(ShortRepr):
     """A pair of models and the tokens that they share.
 
     Attributes:
@@ -251,15 +253,16 @@ class Pair:
         return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
 
 
-def pair_of(first: Model, second: Model) -> Pair:
-    """Pair two models; raise BadOption if they share too few tokens.
+def pair_of(first: ModelLike, second: ModelLike) -> Pair:
+    """Pair two models, given open or by name; raise BadOption if they share too few tokens.
 
     Example:
         >>> import zeropass as zp
-        >>> pair = zp.pair_of(zp.open_model("models/first"), zp.open_model("models/second"))
+        >>> pair = zp.pair_of("models/first", "models/second")
         >>> len(pair.shared), pair.shared.identical
         (4095, True)
     """
+    first, second = open_model(first), open_model(second)
     shared = shared_tokens(first, second)
     return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
 

@@ -1,8 +1,12 @@
 """The results of an alignment: plain data, without torch."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
+
+from zeropass._io.short_repr import ShortRepr
+from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing"]
 
@@ -12,8 +16,8 @@ FALSE_DISCOVERIES = 0.05
 """The false discovery rate: of the matches that count as above chance, this share may be due to chance."""
 
 
-@dataclass(frozen=True)
-class LayerMap:
+@dataclass(frozen=True, repr=False)
+class LayerMap(ShortRepr):
     """The likeness of the layers of two models in one role.
 
     Attributes:
@@ -33,8 +37,8 @@ class LayerMap:
     null_std: float | None = None
 
 
-@dataclass(frozen=True)
-class Match:
+@dataclass(frozen=True, repr=False)
+class Match(ShortRepr):
     """A parameter of B that matches one of A.
 
     Attributes:
@@ -52,20 +56,27 @@ class Match:
     effect: float
 
 
-@dataclass(frozen=True)
-class Matches:
-    """The best matches for one address."""
+@dataclass(frozen=True, repr=False)
+class Matches(Several[Match], ShortRepr, AsTable):
+    """The best matches for one address: a sequence of them."""
 
     query: str
     matches: tuple[Match, ...]
+
+    _ITEMS = "matches"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each match."""
+        for rank, match in enumerate(self.matches):
+            yield {"query": self.query, "rank": rank, **plain_fields(match)}
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Pairing:
+@dataclass(frozen=True, repr=False)
+class Pairing(ShortRepr):
     """The best match of one neuron or head of A.
 
     Attributes:
@@ -91,9 +102,9 @@ class Pairing:
     mutual: bool
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """The complete result of aligning two models.
+@dataclass(frozen=True, repr=False)
+class Alignment(Several[Pairing], ShortRepr, AsTable):
+    """The complete result of aligning two models: a sequence of its pairings.
 
     Attributes:
         models: Facts about each model.
@@ -106,6 +117,12 @@ class Alignment:
     method: dict[str, Any]
     layers: tuple[LayerMap, ...]
     pairings: tuple[Pairing, ...]
+
+    _ITEMS = "pairings"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each pairing."""
+        yield from map(plain_fields, self.pairings)
 
     def layer_map(self, role: str, frame: str) -> LayerMap:
         """Return the layer map of a role and frame; raise KeyError if there is none."""

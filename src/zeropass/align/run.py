@@ -25,6 +25,7 @@ from zeropass.align.token_lists import LENGTH
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 
 __all__ = ["align_models"]
 
@@ -33,15 +34,15 @@ HEAD_NULLS = 4
 
 
 def align_models(
-    first: Model, second: Model, folder: str | Path, *, seed: int = 0, progress: Progress = silent
+    first: ModelLike, second: ModelLike, folder: str | Path, *, seed: int = 0, progress: Progress = silent
 ) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
     Finished parts are saved in the folder; a repeated call continues from them.
 
     Args:
-        first: The first model.
-        second: The second model.
+        first: The first model, or its name.
+        second: The second model, or its name.
         folder: The folder to write.
         seed: The seed of the shuffled tokens.
         progress: Is called as the work proceeds.
@@ -54,6 +55,7 @@ def align_models(
     """
     folder = Path(folder)
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
+    first, second = open_model(first), open_model(second)
     pair = pair_of(first, second)
     null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
     raw_roles = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}

@@ -38,19 +38,19 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     name = LLAMA_CPP_NAMES.get(claim, claim) if files.format == "gguf" and isinstance(claim, str) else claim
     named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
-        raise BadOption(f"{files.path}: a {claim} has one stack of layers; open it without #{stack}.")
+        raise BadOption(f"{files.place}: a {claim} has one stack of layers; open it without #{stack}.")
     named = [family for family in named if family.stack in ("", stack or "encoder")]
     stored = [family for family in named if family.layout(files.format) is not None]
     if not named:
         known = sorted({family.name for family in families})
         raise UnknownFamily(
-            f"{files.path}: {key} is {claim!r}, which is not in the table of families; {_needs(files.source.names())} "
+            f"{files.place}: {key} is {claim!r}, which is not in the table of families; {_needs(files.source.names())} "
             f"Known: {', '.join(known)}."
         )
     if not stored:
         formats: set[Format] = {layout.format for family in named for layout in family.layouts}
         raise UnknownFamily(
-            f"{files.path}: {key} is {claim!r}; the family {named[0].name} is known, but not as a "
+            f"{files.place}: {key} is {claim!r}; the family {named[0].name} is known, but not as a "
             f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[name] for name in sorted(formats))}."
         )
     for family in stored:
@@ -59,7 +59,7 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
             return family, layout
     differences = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(
-        f"{files.path}: this is a variant of {claim} that is not known: {'; '.join(differences)}. "
+        f"{files.place}: this is a variant of {claim} that is not known: {'; '.join(differences)}. "
         f"Reading it would need a record of its own {_GUIDE}."
     )
 
@@ -127,7 +127,7 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
         value = looked_up(files.config, key)
         on = default if value is None else value
         if not isinstance(on, bool):
-            raise BadModel(f"{files.path}: {key} is {value!r}; it must be true or false.")
+            raise BadModel(f"{files.place}: {key} is {value!r}; it must be true or false.")
         tensors = [full_name(name, prefix) for what in switched for name in expand(layout.tensors[what], dims)]
         present = [name for name in tensors if name in names]
         if present and not on:
@@ -245,14 +245,14 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     if not settings:
         return ()
     if not isinstance(settings, Mapping):
-        raise BadModel(f"{files.path}: quantization_config is {settings!r}; it must be an object.")
+        raise BadModel(f"{files.place}: quantization_config is {settings!r}; it must be an object.")
     method = str(settings.get("quant_method", "unknown"))
     flags = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
     named = ", ".join([_METHODS.get(method, method), *flags])
     types = sorted({files.source.dtype(name) for name in names})
     if method not in _METHODS or not set(types) <= set(FLOATS):
         raise BadModel(
-            f"{files.path}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
+            f"{files.place}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
             "which is not read. Use the model as it was before, or a GGUF file of it."
         )
     return (

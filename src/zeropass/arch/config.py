@@ -59,7 +59,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     stated["vocab"] = stated["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
     for name in _REQUIRED:
         if stated[name] is None:
-            raise BadModel(f"{files.path}: the configuration lacks {reader.keys(name)}.")
+            raise BadModel(f"{files.place}: the configuration lacks {reader.keys(name)}.")
     sizes = {name: size for name, size in stated.items() if size is not None}
     d, heads = sizes["d"], sizes["heads"]
     sizes.setdefault("head_dim", d // heads)
@@ -69,12 +69,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     sizes.setdefault("experts_used", 1)
     sizes["neurons"] *= sizes["experts"]
     if not sizes["head_dim"]:
-        raise BadWeights(f"{files.path}: {heads} heads do not fit into a width of {d}.")
+        raise BadWeights(f"{files.place}: {heads} heads do not fit into a width of {d}.")
     if heads % sizes["kv_heads"]:
-        raise BadModel(f"{files.path}: {heads} heads cannot share {sizes['kv_heads']} key/value heads.")
+        raise BadModel(f"{files.place}: {heads} heads cannot share {sizes['kv_heads']} key/value heads.")
     for name in ("layers", "experts"):
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
-            raise BadWeights(f"{files.path}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
+            raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     local = reader.local(sizes["layers"])
     query_scalar = reader.number("query_scalar")
@@ -125,7 +125,7 @@ class _Reader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BadModel(f"{self.files.path}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
+            raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
 
     def number(self, name: str) -> float | None:
@@ -139,7 +139,7 @@ class _Reader:
         count = self.size("rotary") or (width if share is None else int(width * share))
         if count > width or count % 2:
             raise BadModel(
-                f"{self.files.path}: rotary positions turn {count} of the {width} numbers of a head; "
+                f"{self.files.place}: rotary positions turn {count} of the {width} numbers of a head; "
                 "it must be an even number of them."
             )
         return count
@@ -160,7 +160,7 @@ class _Reader:
             return tuple(layer for layer in range(layers) if layer % period)
         first = self.value("window_from") or 0
         if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-            raise BadModel(f"{self.files.path}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
+            raise BadModel(f"{self.files.place}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
         return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
 
     def window(self) -> int | None:
@@ -183,7 +183,7 @@ class _Reader:
         options, scaling = (_object(self.files, key) for key in ("rope_parameters", "rope_scaling"))
         if options and scaling and options != scaling:
             raise BadModel(
-                f"{self.files.path}: rope_parameters and rope_scaling differ; only one of them can be meant."
+                f"{self.files.place}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
         options = options or scaling
         return self._rope(options.get("full_attention", options), self.value("rope_theta"))
@@ -198,7 +198,7 @@ class _Reader:
 
     def _rope(self, options: object, theta: object) -> Rope:
         if not isinstance(options, Mapping):
-            raise BadModel(f"{self.files.path}: the options of the rotary positions are {options!r}, not an object.")
+            raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
@@ -213,7 +213,7 @@ class _Reader:
         rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
         if rotated != rotary or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
-                f"{self.files.path}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
+                f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
         options = {"factor": config.get(f"{architecture}.rope.scaling.factor", 1.0)}
@@ -240,17 +240,17 @@ def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:
     try:
         return [name for group, times in pattern for _ in range(min(times, _LAYER_ALLOWANCE)) for name in group]  # type: ignore[attr-defined]
     except (TypeError, ValueError) as error:
-        raise BadModel(f"{files.path}: attention_types is {pattern!r}, not lists of kinds and how often.") from error
+        raise BadModel(f"{files.place}: attention_types is {pattern!r}, not lists of kinds and how often.") from error
 
 
 def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
     value = files.config.get(key) or {}
     if not isinstance(value, Mapping):
-        raise BadModel(f"{files.path}: {key} must be an object, not {value!r}.")
+        raise BadModel(f"{files.place}: {key} must be an object, not {value!r}.")
     return value
 
 
 def _positive_number(files: ModelFiles, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise BadModel(f"{files.path}: {key} is {value!r}; it must be a positive number.")
+        raise BadModel(f"{files.place}: {key} is {value!r}; it must be a positive number.")
     return float(value)

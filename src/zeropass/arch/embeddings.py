@@ -69,7 +69,7 @@ def _claimed_tie(files: ModelFiles) -> bool | None:
     """Return whether the configuration calls E and U tied; None if it is silent, as in a GGUF file."""
     claim = files.config.get("tie_word_embeddings")
     if claim is not None and not isinstance(claim, bool):
-        raise BadModel(f"{files.path}: tie_word_embeddings is {claim!r}; it must be true or false.")
+        raise BadModel(f"{files.place}: tie_word_embeddings is {claim!r}; it must be true or false.")
     return claim
 
 

@@ -96,7 +96,7 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, 
     ]
     if unknown:
         raise UnknownFamily(
-            f"{files.path}: the configuration has keys that the {family.name} record does not know: "
+            f"{files.place}: the configuration has keys that the {family.name} record does not know: "
             f"{in_short(unknown)}. They may change what the model computes; reading it would need a record "
             "of its own (docs/adding-a-family.md), or, where they change nothing, a configuration without them."
         )

@@ -6,13 +6,17 @@ of its tensors. Nothing is inferred from a shape: every transform is named.
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 
 Format = Literal["hf", "gguf"]
 Site = Literal["attn", "cross", "ff"]
 Side = Literal["read", "write"]
+Frame = Literal["seen", "token", "distinctive", "effect", "output", "paper"]
+NeuronRole = Literal["gate", "up", "key", "value"]
+MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 
 ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
@@ -25,8 +29,8 @@ CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The roles of cross attention: k and v read the encoder's stream, q and o the decoder's."""
 
 HEAD_ROLES = (*SELF_ROLES, *CROSS_ROLES)
-SELF_MAPS = ("qk", "vo")
-MAP_ROLES = (*SELF_MAPS, "cross_qk", "cross_vo")
+SELF_MAPS: tuple[MapRole, ...] = ("qk", "vo")
+MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels, of an entire text or of each token."""
 
@@ -45,7 +49,7 @@ RELATIVE = {"distinctive": "effect"}
 LENS_MAPS = "lens.safetensors"
 """The file in the folder of a lens that holds its maps."""
 
-ALL_FRAMES = ("seen", "token", "distinctive", "effect", "output", "paper")
+ALL_FRAMES: tuple[Frame, ...] = get_args(Frame)
 """Every frame, in the order in which lists are shown."""
 
 FIRST = 10
@@ -111,8 +115,8 @@ def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool =
     return {**dict.fromkeys("qkv", weight), **dict.fromkeys(("q_bias", "k_bias", "v_bias"), bias)}
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, repr=False)
+class Layout(ShortRepr):
     """The configuration keys and tensor names of a family in one file format.
 
     Attributes:
@@ -153,8 +157,8 @@ class Layout:
     harmless: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Family:
+@dataclass(frozen=True, repr=False)
+class Family(ShortRepr):
     """The computation of a family's blocks, and the layouts in which the family is stored.
 
     Attributes:
@@ -263,8 +267,8 @@ class Rope:
     options: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Dimensions:
+@dataclass(frozen=True, repr=False)
+class Dimensions(ShortRepr):
     """The sizes and constants of one model, whatever its configuration calls them.
 
     Attention logits are ``attention_scale · q·k``, capped where ``attention_cap`` is given (``c tanh(x / c)``); final

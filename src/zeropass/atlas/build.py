@@ -24,6 +24,7 @@ from zeropass.errors import BadOption
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps, chosen_lens, copy_lens
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.numerics.parallel import ahead, behind, side_by_side
 from zeropass.numerics.quantize import full_precision
 from zeropass.tokens.undertrained import Judgement
@@ -76,9 +77,9 @@ def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], 
 
 
 def build(
-    model: Model,
+    model: ModelLike,
     out: str | Path,
-    options: Options,
+    options: Options | None = None,
     progress: Progress = silent,
     run: RunJobs = run_in_process,
     *,
@@ -88,9 +89,9 @@ def build(
     """Build the atlas of a model, or continue a build that was stopped.
 
     Args:
-        model: The model.
+        model: The model, or its name.
         out: Folder of the atlas.
-        options: What the atlas shall hold.
+        options: What the atlas shall hold; everything usual if not given.
         progress: Called with each step.
         run: Runs the jobs; in this process by default.
         memory: Bytes that the build may take (`budget`); they do not change the atlas.
@@ -114,8 +115,8 @@ def build(
         >>> zp.open_atlas(folder).layers
         (1, 2)
     """
-    out = Path(out)
-    options, maps = resolve(options, chosen_lens(model, lens), model.name)
+    model, out = open_model(model), Path(out)
+    options, maps = resolve(options or Options(), chosen_lens(model, lens), model.name)
     jobs, room = plan_jobs(model, options), None
     # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
     if memory is not None:

@@ -23,7 +23,8 @@ from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import LENS, PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
 from zeropass.model.lens_maps import LensMaps, read_lens
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import open_model
 
 try:
     import ray
@@ -185,7 +186,7 @@ def _runner(work: _Work) -> Runner:
             raise BadAtlas(f"{work.out} is not there; --out must be storage that all machines of the cluster share.")
         torch.set_num_threads(work.threads)
         try:
-            model = open_model(work.model, work.device)
+            model = open_model(work.model, device=work.device)
         except ZeropassError as error:
             raise type(error)(f"{error} All machines of the cluster must see the weights under one name.") from error
         if model.size != work.size:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, OUTSIDE, RELATIVE, Side, lens_map, site_of, space_of
 from zeropass.atlas.schema import (
     COHERENCE,
@@ -73,8 +74,8 @@ class Run:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
-class Files:
+@dataclass(frozen=True, eq=False, repr=False)
+class Files(ShortRepr):
     """The files in the folder of a complete atlas, each read when it is first needed."""
 
     path: Path

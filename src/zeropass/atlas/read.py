@@ -2,13 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import FF_ROLES, FIRST, MAP_ROLES, OUTSIDE, base_role, check_count, check_frame, judge_space
+from zeropass.arch.spec import (
+    FF_ROLES,
+    FIRST,
+    MAP_ROLES,
+    OUTSIDE,
+    Frame,
+    MapRole,
+    Side,
+    base_role,
+    check_count,
+    check_frame,
+    judge_space,
+)
 from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.schema import (
     COHERENCE,
@@ -25,6 +39,7 @@ from zeropass.atlas.schema import (
     of_address,
     read_json,
 )
+from zeropass.atlas.sql import connected, result_of
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.records.parameters import (
@@ -42,6 +57,7 @@ from zeropass.records.parameters import (
     VectorRecord,
 )
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
+from zeropass.tokens.vocabulary import View
 
 __all__ = ["Atlas", "open_atlas"]
 
@@ -94,7 +110,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
     return Atlas(path, manifest, known)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Atlas(Files):
     """A complete atlas on disk, with its queries.
 
@@ -114,12 +130,16 @@ class Atlas(Files):
 
     verdicts: Verdicts | None = None
 
-    def __getitem__(self, address: str) -> Records:
+    def _repr_words(self) -> str:
+        layers = "layers {}:{}".format(*self.layers)
+        return f"{str(self.path)!r}, {self.model['name']}, {layers}, {self.manifest['lists']} lists"
+
+    def __getitem__(self, address: str | Address) -> Records:
         """Return the records of an address in all its roles and stored frames."""
         return self.explain(address)
 
     def explain(
-        self, address: str, *, frame: str | None = None, tokens: str | None = None, k: int | None = None
+        self, address: str | Address, *, frame: Frame | None = None, tokens: View | None = None, k: int | None = None
     ) -> Records:
         """Return the records of an address as `Lens.explain` does, from the stored lists.
 
@@ -149,6 +169,40 @@ class Atlas(Files):
             raise BadOption(f"{address} has no {frame} list in {self.path}; zeropass show can make it from the model.")
         return Records(records, self.note)
 
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """Return the result of a query on the tables ``parameters``, ``tokens``, ``hits``, ``lists`` and ``pairs``.
+
+        docs/atlas.md says what they hold.
+
+        Args:
+            query: SQL of DuckDB.
+
+        Returns:
+            DuckDB's relation: ``.df()`` is a data frame of pandas, ``.fetchall()`` the rows, ``.show()`` prints them.
+
+        Raises:
+            BadOption: DuckDB cannot run the query.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> import zeropass as zp
+            >>> with TemporaryDirectory() as folder:
+            ...     fresh = zp.build("models/first", folder, zp.Options(layers=(1, 2), roles=("gate",)))
+            ...     zp.open_atlas(folder).sql("SELECT count(*) FROM parameters WHERE frame = 'token'").fetchall()
+            [(512,)]
+        """
+        return result_of(self._tables, query)
+
+    @cached_property
+    def _tables(self) -> duckdb.DuckDBPyConnection:
+        return connected(self.path)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """Return what a notebook completes between the brackets: heads, and where neurons begin."""
+        layers = range(*self.layers)
+        heads = [f"L{layer}.attn.{head}" for layer in layers for head in range(self.model["heads"])]
+        return [f"L{layer}.ff." for layer in layers] + heads
+
     @property
     def note(self) -> str:
         """A note on the lens, and on the measurement behind the verdicts or on the lack of one.
@@ -163,7 +217,7 @@ class Atlas(Files):
         self,
         words: str | Sequence[str],
         *,
-        side: str | None = None,
+        side: Side | None = None,
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
@@ -192,7 +246,7 @@ class Atlas(Files):
         self,
         ids: Sequence[int],
         *,
-        side: str | None = None,
+        side: Side | None = None,
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
@@ -236,7 +290,7 @@ class Atlas(Files):
         return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
 
     def strongest(
-        self, roles: Sequence[str], layers: tuple[int, int], *, frame: str | None = None, k: int | None = None
+        self, roles: Sequence[str], layers: tuple[int, int], *, frame: Frame | None = None, k: int | None = None
     ) -> list[str]:
         """Return the addresses with the most telling lists, best first: highest |z| of the tenth token of a pole.
 
@@ -259,7 +313,7 @@ class Atlas(Files):
         )
         return [address for (address,) in rows]
 
-    def coherent(self, role: str, frame: str, layers: tuple[int, int], k: int) -> list[str]:
+    def coherent(self, role: str, frame: Frame, layers: tuple[int, int], k: int) -> list[str]:
         """Return the addresses of the strongest lists whose tokens belong together more than random directions' do.
 
         Args:
@@ -283,7 +337,7 @@ class Atlas(Files):
         )
         return [address for (address,) in rows]
 
-    def head_maps(self, layer: int, kind: str, k: int | None = None) -> list[PairRecord]:
+    def head_maps(self, layer: int, kind: MapRole, k: int | None = None) -> list[PairRecord]:
         """Return the stored head maps of a layer, none if the atlas was built without them.
 
         Args:
@@ -291,14 +345,14 @@ class Atlas(Files):
             kind: ``qk`` or ``vo``, also called ``ov``.
             k: Pairs of each map; by default all that are stored.
         """
-        kind = canonical_role(kind)
-        path = self.path / "pairs" / f"{file_name(layer, kind)}.parquet"
+        role = canonical_role(kind)
+        path = self.path / "pairs" / f"{file_name(layer, role)}.parquet"
         if not path.exists():
             return []
         columns = ", ".join(f'"{name}"' for name in _PAIRS)
         rows = self.query(f"SELECT address, {columns} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
         k, hidden = min(k or self.options["pairs"], self.options["pairs"]), self.hidden(self.view)
-        return [self._pair_record(parse(f"{address}.{base_role(kind)}"), row, k, hidden) for address, *row in rows]
+        return [self._pair_record(parse(f"{address}.{base_role(role)}"), row, k, hidden) for address, *row in rows]
 
     def _verdict(self, role: str, frame: str, layer: int, offset: int = 0) -> Verdict | None:
         return self.verdicts.of(role, frame, layer, offset, lens=self.lens_words(frame)) if self.verdicts else None

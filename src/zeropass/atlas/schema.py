@@ -25,6 +25,7 @@ from typing import Any, get_args
 
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import FF_ROLES, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
@@ -64,8 +65,8 @@ def of_address(place: Address) -> Wanted:
     return {"address": str(place), "head": place.head, "index": place.index}
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, repr=False)
+class Options(ShortRepr):
     """The options of a build.
 
     Attributes:

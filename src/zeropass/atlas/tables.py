@@ -19,7 +19,7 @@ from zeropass.arch.spec import Side
 from zeropass.atlas.schema import atlas_file
 from zeropass.errors import BadAtlas
 from zeropass.model.address import Address
-from zeropass.numerics.projection import Extremes
+from zeropass.numerics.projection import Extremes, strength
 from zeropass.numerics.statistics import blocks
 from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_pairs import TopPairs
@@ -135,17 +135,6 @@ def _list_table(block: ListBlock) -> pa.Table:
     e = block.extremes
     poles = {"top_ids": e.top_ids.int(), "top_z": e.top, "bottom_ids": e.bottom_ids.int(), "bottom_z": e.bottom}
     return pa.table(block.about | {name: _arrays(values) for name, values in poles.items()})
-
-
-def strength(e: Extremes, rank: int = 10) -> Tensor:
-    """Return how telling each list is, (n,): |z| of the tenth token of its stronger pole; one odd token is not enough.
-
-    Args:
-        e: The lists.
-        rank: Rank of the token, from 1.
-    """
-    place = min(rank, e.top.shape[1]) - 1
-    return torch.maximum(e.top[:, place].abs(), e.bottom[:, place].abs())
 
 
 def write_index(path: Path, blocks: Iterable[ListBlock], layer: int, role: str, side: Side) -> None:

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zeropass.arch.spec import Frame
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import LENS, safe_name
 from zeropass.errors import BadOption
 from zeropass.lens import Lens, Shown
+from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.lens_maps import read_lens
-from zeropass.model.model import open_model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
 from zeropass.tokens.vocabulary import View
@@ -22,12 +24,12 @@ from zeropass.tokens.vocabulary import View
 __all__ = ["lens_of"]
 
 
-def lens_of(atlas: Atlas, model: str) -> Lens:
+def lens_of(atlas: Atlas, model: ModelLike) -> Lens:
     """Return a lens on the model that an atlas was built from; it need not compute the rows that the atlas holds.
 
     Args:
         atlas: An atlas of a model, not of a change.
-        model: The model, named as `open_model` takes it.
+        model: The model, or its name.
 
     Raises:
         BadOption: The weights are not those of the atlas; other errors are those of `open_model`.
@@ -48,12 +50,12 @@ def lens_of(atlas: Atlas, model: str) -> Lens:
         raise BadOption(f"{atlas.path} is an atlas of a change: what it holds is in no one model's weights.")
     source = open_model(model)
     if source.fingerprint != atlas.manifest.get("weights_sha256"):
-        raise BadOption(f"{model} has other weights than those that {atlas.path} was built from.")
+        raise BadOption(f"{source.name} has other weights than those that {atlas.path} was built from.")
     lens = read_lens(atlas.path / LENS, source) if atlas.lens else None
     return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, lens, atlas=atlas), atlas=atlas)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Frames(Frames):
     """Frames that take the rows of an atlas where it has them."""
 
@@ -92,13 +94,13 @@ class _Map(Factored):
         return left / root, values, right / root
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Lens(Lens):
     """A lens with the views of an atlas, which already knows the under-trained tokens."""
 
     atlas: Atlas = field(kw_only=True, repr=False)
 
-    def head_map(self, address: str, *, frame: str | None = None, offset: int | None = None) -> Factored:
+    def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map as its two factors."""
         product = super().head_map(address, frame=frame, offset=offset)
         return _Map(product.left, product.right)

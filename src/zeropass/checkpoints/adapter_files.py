@@ -1,4 +1,4 @@
-"""An adapter's folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""An adapter's folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.safetensors``, or both in memory.
 
 Nothing is ever unpickled. `adapter_methods` interprets the tensors.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 from zeropass._io.parse import parse_json
 from zeropass.checkpoints.adapter_settings import Settings
+from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "open_adapter_files"]
+__all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "adapter_files", "open_adapter_files"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
@@ -25,15 +26,17 @@ class AdapterFiles:
     """The opened files of an adapter.
 
     Attributes:
-        folder: The adapter's folder.
+        name: The name of the adapter.
+        folder: The adapter's folder; None for an adapter in memory.
         settings: The checked configuration.
         source: The tensors.
         stored: The name inside the model, without PEFT's prefix ``base_model.model.``, to the name in the file.
     """
 
-    folder: Path
+    name: str
+    folder: Path | None
     settings: Settings
-    source: SafetensorsSource
+    source: TensorSource
     stored: dict[str, str]
 
 
@@ -53,16 +56,20 @@ def open_adapter_files(folder: Path) -> AdapterFiles:
         pickled = sorted(file.name for file in folder.glob("adapter_model.*") if file.suffix != ".json")
         hint = f"; {', '.join(pickled)} is not read, since unpickling can run code. Save it anew" if pickled else ""
         raise BadModel(f"{folder} has no {WEIGHTS}{hint}.")
-    source = SafetensorsSource((path,))
+    return adapter_files(folder.name, folder, settings, SafetensorsSource((path,)))
+
+
+def adapter_files(name: str, folder: Path | None, settings: Settings, source: TensorSource) -> AdapterFiles:
+    """Return the files of an adapter, or their like in memory; raise BadWeights for a source without tensors."""
     stored: dict[str, str] = {}
-    for name in source.names():
-        inside = _ROOT.sub("", name, count=1) if _ROOT.match(name) else name
+    for full_name in source.names():
+        inside = _ROOT.sub("", full_name, count=1) if _ROOT.match(full_name) else full_name
         if inside in stored:
-            raise BadWeights(f"{path}: tensors {stored[inside]!r} and {name!r} are both of {inside}.")
-        stored[inside] = name
+            raise BadWeights(f"{source.path}: tensors {stored[inside]!r} and {full_name!r} are both of {inside}.")
+        stored[inside] = full_name
     if not stored:
-        raise BadWeights(f"{path} holds no tensors.")
-    return AdapterFiles(folder, settings, source, stored)
+        raise BadWeights(f"{source.path} holds no tensors.")
+    return AdapterFiles(name, folder, settings, source, stored)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

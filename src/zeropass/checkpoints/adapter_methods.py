@@ -18,12 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zeropass._io.atomic import key_of
+from zeropass._io.short_repr import ShortRepr
 from zeropass.checkpoints.adapter_changes import Added, Change, LowRank, Rows, Scaled
 from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
 from zeropass.checkpoints.adapter_settings import COMPUTED, Settings
+from zeropass.checkpoints.model_files import fingerprint
+from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["Adapter", "StackedFactors", "open_adapter"]
+__all__ = ["Adapter", "StackedFactors", "open_adapter", "read_adapter"]
 
 _LORA = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<part>[AB])\.weight|lora_B\.(?P<bias>bias)|lora_embedding_(?P<table>[AB])"
@@ -48,13 +52,16 @@ class StackedFactors:
     down: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Adapter:
+@dataclass(frozen=True, eq=False, repr=False)
+class Adapter(ShortRepr):
     """An adapter's changes, by the base model's names of parameters (``model.layers.0.self_attn.q_proj.weight``).
 
     Attributes:
-        path: The adapter's folder.
+        name: The name of the adapter.
+        path: The adapter's folder; None for an adapter in memory.
         settings: The checked configuration.
+        place: The file of the tensors, or the name of an adapter in memory, for messages.
+        state: The tensors of an adapter in memory; None for a folder.
         changes: The changes of single parameters.
         whole: The tensors that replace those of the base.
         stacked: By module, the factors of parameters that stack experts.
@@ -62,8 +69,11 @@ class Adapter:
             of the entire model under the empty name.
     """
 
-    path: Path
+    name: str
+    path: Path | None
     settings: Settings
+    place: str
+    state: StateDictSource | None = None
     changes: dict[str, Change] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
     stacked: dict[str, list[StackedFactors]] = field(default_factory=dict)
@@ -75,9 +85,17 @@ class Adapter:
         return self.settings.base
 
     @property
-    def files(self) -> tuple[Path, Path]:
-        """The files of the configuration and the weights."""
-        return self.path / CONFIG, self.path / WEIGHTS
+    def folder(self) -> str:
+        """The folder, or the name of an adapter in memory, for messages."""
+        return self.place if self.path is None else str(self.path)
+
+    @property
+    def fingerprints(self) -> tuple[str, str]:
+        """The hashes of the weights and of the configuration."""
+        if self.path is not None:
+            return fingerprint((self.path / WEIGHTS,)), fingerprint((self.path / CONFIG,))
+        assert self.state is not None, "an adapter without a folder is one in memory"
+        return self.state.fingerprint, key_of(self.settings.values)
 
 
 def open_adapter(folder: Path) -> Adapter:
@@ -90,8 +108,13 @@ def open_adapter(folder: Path) -> Adapter:
         BadModel: For an unknown method or setting, and for a pickled adapter.
         BadWeights: Naming file and tensor, for tensors that are missing, empty, unknown or do not fit each other.
     """
-    files = open_adapter_files(folder)
-    adapter = Adapter(folder, files.settings)
+    return read_adapter(open_adapter_files(folder))
+
+
+def read_adapter(files: AdapterFiles) -> Adapter:
+    """Read an adapter from its opened files; raise as `open_adapter` does."""
+    state = files.source if isinstance(files.source, StateDictSource) else None
+    adapter = Adapter(files.name, files.folder, files.settings, files.source.path, state)
     rest = _READERS.get(files.settings.method, _read_computed)(files, adapter)
     _read_remaining(files, adapter, rest)
     return adapter
@@ -121,44 +144,42 @@ def _read_lora_module(files: AdapterFiles, adapter: Adapter, stored_name: str, p
     table = "table A" in parts or "table B" in parts
     first, second = ("table A", "table B") if table else ("A", "B")
     if missing := [name for name in (first, second) if name not in parts]:
-        raise BadWeights(f"{files.folder / WEIGHTS}: {module} lacks its factor {missing[0][-1]}.")
+        raise BadWeights(f"{files.source.path}: {module} lacks its factor {missing[0][-1]}.")
     down, up = _read(files, parts[first], 2), _read(files, parts[second], 2)
     leaves = settings.parameters(module)
     if leaves and leaves != ["weight"]:
         if parts.keys() != {"A", "B"}:
-            raise BadWeights(f"{files.folder / WEIGHTS}: {module} has more than the two factors of stacked experts.")
+            raise BadWeights(f"{files.source.path}: {module} has more than the two factors of stacked experts.")
         adapter.stacked.setdefault(module, []).append(StackedFactors(up, down))
         return
     if down.shape[0] != up.shape[1]:
         raise BadWeights(
-            f"{files.folder / WEIGHTS}: the factors of {module} have shapes {tuple(down.shape)} and {tuple(up.shape)}; "
+            f"{files.source.path}: the factors of {module} have shapes {tuple(down.shape)} and {tuple(up.shape)}; "
             "they should be (r, in) and (out, r)."
         )
     rank = settings.number(module, "rank_pattern", "r")
     if rank != down.shape[0]:
         raise BadWeights(
-            f"{files.folder / WEIGHTS}: the factors of {module} have rank {down.shape[0]}; {CONFIG} says {rank:g}."
+            f"{files.source.path}: the factors of {module} have rank {down.shape[0]}; {CONFIG} says {rank:g}."
         )
     scale = settings.scale(module, rank)
     magnitude = _read(files, parts["magnitude"], 1) if "magnitude" in parts else None
     if (magnitude is not None) != settings.on("use_dora"):
-        raise BadWeights(
-            f"{files.folder / WEIGHTS}: {module}: use_dora and the magnitudes of DoRA do not fit each other."
-        )
+        raise BadWeights(f"{files.source.path}: {module}: use_dora and the magnitudes of DoRA do not fit each other.")
     if magnitude is not None and magnitude.shape[0] != up.shape[0]:
         raise BadWeights(
-            f"{files.folder / WEIGHTS}: the magnitudes of {module} are {tuple(magnitude.shape)}, not ({up.shape[0]},)."
+            f"{files.source.path}: the magnitudes of {module} are {tuple(magnitude.shape)}, not ({up.shape[0]},)."
         )
     # PEFT factors the transpose of an embedding.
     change = LowRank(down.T, up.T, scale, magnitude, 1) if table else LowRank(up, down, scale, magnitude)
     _add(files, adapter, f"{module}.weight", change)
     if ("bias" in parts) != (settings.on("lora_bias") and not table):
-        raise BadWeights(f"{files.folder / WEIGHTS}: {module}: lora_bias and the biases of B do not fit each other.")
+        raise BadWeights(f"{files.source.path}: {module}: lora_bias and the biases of B do not fit each other.")
     if "bias" in parts:
         shift = _read(files, parts["bias"], 1)
         if shift.shape[0] != up.shape[0]:
             raise BadWeights(
-                f"{files.folder / WEIGHTS}: the bias of {module} is {tuple(shift.shape)}, not ({up.shape[0]},)."
+                f"{files.source.path}: the bias of {module} is {tuple(shift.shape)}, not ({up.shape[0]},)."
             )
         _add(files, adapter, f"{module}.bias", Added(shift * scale))
 
@@ -174,18 +195,18 @@ def _read_adalora(files: AdapterFiles, adapter: Adapter) -> Names:
     for module, parts in factors.items():
         _require_targeted(files, module)
         if missing := sorted({"A", "B", "E"} - parts.keys()):
-            raise BadWeights(f"{files.folder / WEIGHTS}: {module} lacks its factor {missing[0]}.")
+            raise BadWeights(f"{files.source.path}: {module} lacks its factor {missing[0]}.")
         down, up, values = (_read(files, parts[part], 2, empty=True) for part in "ABE")
         if not down.shape[0] == up.shape[1] == values.shape[0] or values.shape[1] != 1:
             raise BadWeights(
-                f"{files.folder / WEIGHTS}: the factors of {module} have shapes {tuple(down.shape)}, {tuple(up.shape)} "
+                f"{files.source.path}: the factors of {module} have shapes {tuple(down.shape)}, {tuple(up.shape)} "
                 f"and {tuple(values.shape)}; they should be (r, in), (out, r) and (r, 1)."
             )
         # PEFT divides by the initial rank, even if training has pruned the factors.
         rank = files.settings.number(module, "", "init_r")
         if down.shape[0] > rank:
             raise BadWeights(
-                f"{files.folder / WEIGHTS}: the factors of {module} have rank {down.shape[0]}; init_r is {rank:g}."
+                f"{files.source.path}: the factors of {module} have rank {down.shape[0]}; init_r is {rank:g}."
             )
         alpha = files.settings.number(module, "", "lora_alpha")
         _add(files, adapter, f"{module}.weight", LowRank(up, down * values, alpha / (rank + _EPSILON)))
@@ -203,7 +224,7 @@ def _read_ia3(files: AdapterFiles, adapter: Adapter) -> Names:
         factor = _read(files, name, 2)
         if 1 not in factor.shape:
             raise BadWeights(
-                f"{files.folder / WEIGHTS}: tensor {files.stored[name]!r} has shape {tuple(factor.shape)}; it should "
+                f"{files.source.path}: tensor {files.stored[name]!r} has shape {tuple(factor.shape)}; it should "
                 "be (out, 1) or, of a feed-forward layer, (1, in)."
             )
         inputs = factor.shape[0] == 1
@@ -256,7 +277,7 @@ def _read_remaining(files: AdapterFiles, adapter: Adapter, names: Names) -> None
             values = _read(files, name, 2)
             if values.shape[0] != len(ids):
                 raise BadWeights(
-                    f"{files.folder / WEIGHTS}: tensor {files.stored[name]!r} has {values.shape[0]} rows for "
+                    f"{files.source.path}: tensor {files.stored[name]!r} has {values.shape[0]} rows for "
                     f"{len(ids)} tokens."
                 )
             _add(files, adapter, f"{match['module']}.weight", Rows(ids, values))
@@ -266,7 +287,7 @@ def _read_remaining(files: AdapterFiles, adapter: Adapter, names: Names) -> None
             continue  # the trained copy replaces this tensor of the base
         tensor = _read(files, name)
         if not torch.equal(adapter.whole.setdefault(inside, tensor), tensor):
-            raise BadWeights(f"{files.folder / WEIGHTS}: two tensors are of {inside}, and they differ.")
+            raise BadWeights(f"{files.source.path}: two tensors are of {inside}, and they differ.")
 
 
 def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool = False) -> Tensor:
@@ -275,13 +296,13 @@ def _read(files: AdapterFiles, name: str, ndim: int | None = None, empty: bool =
     shape = files.source.shape(stored)
     if ndim is not None and len(shape) != ndim:
         raise BadWeights(
-            f"{files.folder / WEIGHTS}: tensor {stored!r} has shape {shape}; it should have {ndim} "
+            f"{files.source.path}: tensor {stored!r} has shape {shape}; it should have {ndim} "
             f"dimension{'s' if ndim > 1 else ''}. Tensors that were saved while they were split over processes "
             "(ZeRO-3, FSDP) have to be saved anew."
         )
     if 0 in shape and not empty:
         raise BadWeights(
-            f"{files.folder / WEIGHTS}: tensor {stored!r} is empty, {shape}. Tensors that were saved while they were "
+            f"{files.source.path}: tensor {stored!r} is empty, {shape}. Tensors that were saved while they were "
             "split over processes (ZeRO-3, FSDP) have to be saved anew."
         )
     return torch.from_numpy(files.source.rows(stored))
@@ -291,14 +312,12 @@ def _require_targeted(files: AdapterFiles, module: str) -> None:
     """Raise BadModel for a module that PEFT would not change, although the file has tensors for it."""
     if not (files.settings.targeted(module) or files.settings.parameters(module)):
         raise BadModel(
-            f"{files.folder / WEIGHTS} changes {module}, which target_modules of {CONFIG} does not name: PEFT would "
+            f"{files.source.path} changes {module}, which target_modules of {CONFIG} does not name: PEFT would "
             "leave it out."
         )
 
 
 def _add(files: AdapterFiles, adapter: Adapter, name: str, change: Change) -> None:
     if name in adapter.changes:
-        raise BadModel(
-            f"{files.folder / WEIGHTS}: {name} is changed in two ways, which zeropass does not put together."
-        )
+        raise BadModel(f"{files.source.path}: {name} is changed in two ways, which zeropass does not put together.")
     adapter.changes[name] = change

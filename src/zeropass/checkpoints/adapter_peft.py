@@ -86,7 +86,7 @@ class Computer:
 
     def _error(self, error: Exception) -> BadModel:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return BadModel(f"{self.adapter.path}: PEFT {peft.__version__} cannot compute this adapter: {reason}")
+        return BadModel(f"{self.adapter.folder}: PEFT {peft.__version__} cannot compute this adapter: {reason}")
 
     def _config(self, shapes: Mapping[str, tuple[Shape, bool]]) -> Any:
         settings = self.adapter.settings
@@ -114,9 +114,7 @@ class Computer:
         missing = [name for name, match in matches.items() if match and match[1] not in shared]
         odd = [*missing, *result.unexpected_keys]
         if odd:
-            raise BadWeights(
-                f"{self.adapter.files[1]}: tensors are missing or not known to PEFT: {', '.join(odd[:3])}."
-            )
+            raise BadWeights(f"{self.adapter.place}: tensors are missing or not known to PEFT: {', '.join(odd[:3])}.")
 
 
 _ANY_NUMBER = ("projection_prng_key", "random_loc_seed", "scaling", "alpha", "alpha_pattern", "randlora_alpha")

@@ -124,14 +124,14 @@ class Settings:
     """The checked content of an ``adapter_config.json``.
 
     Attributes:
-        path: The file, for messages.
+        path: The file or the name of an adapter in memory, for messages.
         values: The values by their keys.
 
     Raises:
         BadModel: For an unknown method, key or value.
     """
 
-    path: Path
+    path: Path | str
     values: dict[str, Any]
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The files of the model that a user names: configuration, tokenizer, weights."""
+"""The parts of the model that a user names or holds: configuration, tokenizer, weights."""
 
 import fnmatch
 import hashlib
@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import DEMOS, MODEL_FORMS, fetch_demo
@@ -15,12 +16,13 @@ from zeropass.checkpoints.gguf import GgufSource
 from zeropass.checkpoints.hub import fetch_hub
 from zeropass.checkpoints.object_store import fetch_url, is_url
 from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torchbin import TorchBinSource
 from zeropass.checkpoints.weight_files import WeightNames, no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadModel
-from zeropass.tokens.tokenizer_files import tokenizer_json
+from zeropass.tokens.tokenizer_files import given_tokenizer, tokenizer_json
 
-__all__ = ["Hashes", "ModelFiles", "fingerprint", "hashes", "open_files"]
+__all__ = ["Hashes", "ModelFiles", "files_in_memory", "fingerprint", "hashes", "open_files"]
 
 CHUNK = 1 << 20
 
@@ -38,26 +40,27 @@ class Hashes:
     sha256: dict[str, str]
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """The opened files of one model; no tensor has been read yet.
+@dataclass(frozen=True, repr=False)
+class ModelFiles(ShortRepr):
+    """The opened files of one model, or their like in memory; no tensor has been read yet.
 
     Attributes:
         name: The user's name of the model.
         format: ``hf`` (a folder with config.json) or ``gguf`` (one file).
-        path: The folder or the file.
+        path: The folder or the file; None for a model in memory.
         config: The content of config.json, or the metadata of a GGUF file without ``tokenizer.*``.
         source: The weights.
         tokenizer_json: The content of tokenizer.json (``hf``), else None.
         tokenizer_metadata: The ``tokenizer.*`` keys of a GGUF file, else empty.
-        weight_files: The files that hold the weights.
+        weight_files: The files that hold the weights; none for a model in memory.
         notes: Notes for the user on how these files were read, a sentence each.
         unindexed: Tensors of the shards that their index does not name, and that are therefore no part of the model.
+        state: The tensors of a model in memory, under the names that they have there; None for files.
     """
 
     name: str
     format: Literal["hf", "gguf"]
-    path: Path
+    path: Path | None
     config: dict[str, Any]
     source: TensorSource
     tokenizer_json: bytes | None
@@ -65,11 +68,27 @@ class ModelFiles:
     weight_files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     unindexed: frozenset[str] = frozenset()
+    state: StateDictSource | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder, the file or the name of a model in memory, for messages."""
+        return self.name if self.path is None else str(self.path)
 
     @cached_property
     def hashes(self) -> Hashes:
         """The hashes of the weight files, each read once."""
         return hashes(self.weight_files)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the weights: of the files' contents, or of the values of a model in memory."""
+        return self.hashes.fingerprint if self.state is None else self.state.fingerprint
+
+    @property
+    def size(self) -> int:
+        """The size of the weights in bytes."""
+        return sum(path.stat().st_size for path in self.weight_files) if self.state is None else self.state.size
 
 
 def open_files(model: str) -> ModelFiles:
@@ -88,6 +107,36 @@ def open_files(model: str) -> ModelFiles:
     if path.suffix.lower() == ".gguf":
         return _open_gguf(model, path)
     raise BadModel(f"{model} is not a .gguf file; of other weight files give the folder. {MODEL_FORMS}")
+
+
+def files_in_memory(
+    name: str, state: StateDictSource, config: dict[str, Any], tokenizer: object, notes: Sequence[str] = ()
+) -> ModelFiles:
+    """Return the parts of a model in memory, as if they had been opened from a folder.
+
+    Args:
+        name: The name of the model.
+        state: The tensors under the names of transformers' files.
+        config: The configuration as config.json has it.
+        tokenizer: What `given_tokenizer` takes.
+        notes: Notes for the user on how the model was read, a sentence each.
+
+    Raises:
+        BadModel: If there are no tensors, or the tokenizer cannot be read.
+        BadOption: If the tokenizer is none.
+    """
+    return ModelFiles(
+        name=name,
+        format="hf",
+        path=None,
+        config=config,
+        source=_require_tensors(state),
+        tokenizer_json=given_tokenizer(tokenizer),
+        tokenizer_metadata={},
+        weight_files=(),
+        notes=tuple(notes),
+        state=state,
+    )
 
 
 def hashes(files: Sequence[Path]) -> Hashes:

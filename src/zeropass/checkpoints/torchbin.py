@@ -21,10 +21,10 @@ READABLE = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", to
 
 
 class TorchTensors(CheckedSource):
-    """Named tensors of a file that `read_torch` has read.
+    """Named tensors: of a file that `read_torch` has read, or in memory.
 
     Args:
-        path: The file, for messages.
+        path: The file or the name of the model, for messages.
         tensors: The tensors.
     """
 
@@ -44,13 +44,17 @@ class TorchTensors(CheckedSource):
         dtype = self._find(name).dtype
         return READABLE.get(dtype, str(dtype).removeprefix("torch."))
 
+    def _values(self, name: str) -> torch.Tensor:
+        """Return the tensor whose numbers are read."""
+        return self._find(name)
+
     def _find(self, name: str) -> torch.Tensor:
         if name not in self._tensors:
             raise self._missing(name)
         return self._tensors[name]
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        tensor = self._find(name)
+        tensor = self._values(name)
         if tensor.dtype not in READABLE or tensor.layout != torch.strided or tensor.is_meta:
             readable = ", ".join(READABLE.values())
             raise BadWeights(
@@ -58,11 +62,11 @@ class TorchTensors(CheckedSource):
                 f"zeropass reads dense {readable}."
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise BadWeights(f"{self._where(name)} has shape {self.shape(name)}, more than the file stores of it.")
+            raise BadWeights(f"{self._where(name)} has shape {self.shape(name)}, more than is stored of it.")
         part = tensor if not tensor.shape else tensor[rows]
         part = part if columns == slice(None) else part[:, columns]
-        # The tensor is a view of the mapped file, so it is always copied.
-        return np.array(part.detach().to(torch.float32).numpy(), dtype=np.float32, order="C")
+        # The tensor is a view of the mapped file or of the model in memory, so it is always copied.
+        return np.array(part.detach().cpu().to(torch.float32).numpy(), dtype=np.float32, order="C")
 
 
 class TorchBinSource(TorchTensors):

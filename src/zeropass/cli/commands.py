@@ -7,7 +7,7 @@ import webbrowser
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -118,7 +118,7 @@ def build(
     started = time.monotonic()
     with progress_bar() as report:
         report("opening", 0, 1)
-        is_new = build_atlas(zp.open_model(model, device), out, options, report, lens=lens)
+        is_new = build_atlas(zp.open_model(model, device=device), out, options, report, lens=lens)
     seconds = time.monotonic() - started
     path = shown_text(str(out), limit=500)
     if is_new:
@@ -150,10 +150,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what a parameter does, from an atlas or straight from the weights."""
+    name: Any = frame  # what takes it knows which frames there are
     if is_atlas(Path(what)):
         only_weights = {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
         refuse_weights_only(what, only_weights | {"lens": lens not in ("auto", "none")})
-        records = zp.open_atlas(what).explain(address, frame=frame, tokens=tokens, k=k)
+        records = zp.open_atlas(what).explain(address, frame=name, tokens=tokens, k=k)
         print_records(records, address, frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
@@ -161,12 +162,12 @@ def show(
     frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
     reader = zp.Lens.over(frames)
     if svd:
-        record = reader.svd(address, frame=frame, tokens=tokens, k=min(k, 8), offset=offset)
+        record = reader.svd(address, frame=name, tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
                 console.print(render(record, k))
         return
-    print_records(reader.explain(address, frame=frame, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+    print_records(reader.explain(address, frame=name, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
 
 
 @app.command()
@@ -180,7 +181,7 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find the parameters that see a word, that are about to say it, and that write it."""
-    record = zp.open_atlas(folder).find(words, side=side, role=role, layers=parse_layers(layers), k=k)
+    record = zp.open_atlas(folder).find(words, side=cast(Any, side), role=role, layers=parse_layers(layers), k=k)
     if not print_json(record.to_json(), as_json):
         with text_output() as console:
             console.print(render_find(record, k))
@@ -298,7 +299,7 @@ def align(
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
     with progress_bar() as report:
         report("opening", 0, 1)
-        models = zp.open_model(first, device), zp.open_model(second, device)
+        models = zp.open_model(first, device=device), zp.open_model(second, device=device)
         alignment = zp.align_models(*models, folder, seed=seed, progress=report)
     if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
         with text_output() as console:
@@ -316,7 +317,7 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Find the parameters of B that do what one of A does, searching every layer of B."""
-    pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
+    pair = zp.pair_of(zp.open_model(first, device=device), zp.open_model(second, device=device))
     record = zp.match(pair, address, k)
     if not print_json(record.to_json(), as_json):
         a, b = (zp.Lens.over(half.frames) for half in pair.halves)
@@ -349,9 +350,9 @@ def diff(
     words = read_words(watch) if watch else ()
     with progress_bar() as report:
         report("opening", 0, 1)
-        model = zp.open_model(base, device)
+        model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
-        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device)
+        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device=device)
         if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
@@ -401,8 +402,8 @@ def stitch(
         raise BadOption("--strength is for --transplant.")
     with progress_bar() as report:
         report("opening", 0, 1)
-        before = zp.open_model(base, device) if base else None
-        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device)
+        before = zp.open_model(base, device=device) if base else None
+        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
         options = zp.StitchOptions(
             kernel=kernel,
             frame=frame,

@@ -32,7 +32,7 @@ def put_adapter(base: Any, folder: Path) -> Any:
 def open_classifier(name: str, base: Any, device: str) -> Any:
     """Open a classifier, which is a model or an adapter on its base."""
     if not (Path(name) / "adapter_config.json").is_file():
-        return zp.open_model(name, device)
+        return zp.open_model(name, device=device)
     if base is None:
         raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
     return put_adapter(base, Path(name))
@@ -41,7 +41,7 @@ def open_classifier(name: str, base: Any, device: str) -> Any:
 def open_named(name: str, device: str = "cpu") -> Any:
     """Open a model; if nothing has this name, the error also says how to make an atlas."""
     try:
-        return zp.open_model(name, device)
+        return zp.open_model(name, device=device)
     except (BadModel, NotFetched) as error:
         if os.path.lexists(name):
             raise

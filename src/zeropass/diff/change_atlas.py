@@ -25,7 +25,7 @@ from zeropass.atlas.tables import PairRow
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import standardised
@@ -37,15 +37,15 @@ CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
 
 
 def build_change(
-    base: Model, tuned: Model, out: str | Path, options: Options | None = None, progress: Progress = silent
+    base: ModelLike, tuned: ModelLike, out: str | Path, options: Options | None = None, progress: Progress = silent
 ) -> bool:
     """Build an atlas of what ``tuned`` changed in ``base``, or continue an unfinished one.
 
     The atlas holds the parameters that changed by more than rounding.
 
     Args:
-        base: The model before.
-        tuned: The model after.
+        base: The model before, or its name.
+        tuned: The model after, or its name.
         out: The folder of the atlas.
         options: Options of the build, as for `atlas.build.build`.
         progress: Called with the stage, the step and the number of steps.
@@ -69,7 +69,7 @@ def build_change(
         True
         Records(L2.ff.3.gate token, L2.ff.3.gate output)
     """
-    out = Path(out)
+    base, tuned, out = open_model(base), open_model(tuned), Path(out)
     options, _ = resolve(options or Options(), None, f"the change from {base.name}")
     pair = Comparison(base, tuned)
     if not prepare(out, _identity(pair, options)):

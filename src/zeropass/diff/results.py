@@ -1,12 +1,15 @@
 """The results of a comparison, as plain data. No torch."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from zeropass._io.parse import read_lines
+from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 from zeropass.records.parameters import Direction, Record, Token
+from zeropass.records.tabular import AsTable, Row, plain_fields
 
 __all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "Standout", "TensorChange"]
 __all__ += ["Watched", "WatchedWord", "read_words"]
@@ -20,8 +23,8 @@ Relation = Literal["equal", "rounded", "changed", "unrelated"]
 """The relation of two models: equal, equal but for rounding, one a change of the other, or trained apart."""
 
 
-@dataclass(frozen=True)
-class MatrixChange:
+@dataclass(frozen=True, repr=False)
+class MatrixChange(ShortRepr):
     """The change of one matrix.
 
     Attributes:
@@ -46,16 +49,16 @@ class MatrixChange:
     cosine: float = 1.0
 
 
-@dataclass(frozen=True)
-class Standout:
+@dataclass(frozen=True, repr=False)
+class Standout(ShortRepr):
     """A token that a change concerns more than others, with the robust z of the log effect over the shown tokens."""
 
     token: Token
     z: float
 
 
-@dataclass(frozen=True)
-class Moved:
+@dataclass(frozen=True, repr=False)
+class Moved(ShortRepr):
     """A vector that moved: its name, its change relative to its length, and the cosine of before and after."""
 
     name: str
@@ -63,8 +66,8 @@ class Moved:
     cosine: float
 
 
-@dataclass(frozen=True)
-class TensorChange:
+@dataclass(frozen=True, repr=False)
+class TensorChange(ShortRepr):
     """The change of a tensor that is no matrix of a block: a table, a norm's gain, a bias, a task head.
 
     Attributes:
@@ -95,8 +98,8 @@ class TensorChange:
     read: bool = True
 
 
-@dataclass(frozen=True)
-class Constant:
+@dataclass(frozen=True, repr=False)
+class Constant(ShortRepr):
     """A constant of the configuration that differs, so that equal weights compute something else."""
 
     name: str
@@ -104,8 +107,8 @@ class Constant:
     after: Any
 
 
-@dataclass(frozen=True)
-class ParameterChange:
+@dataclass(frozen=True, repr=False)
+class ParameterChange(ShortRepr):
     """The change of a neuron, a head or a row outside the blocks.
 
     Attributes:
@@ -124,8 +127,8 @@ class ParameterChange:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Watched:
+@dataclass(frozen=True, repr=False)
+class Watched(ShortRepr):
     """The effect of one matrix' change on a watched word.
 
     Attributes:
@@ -143,8 +146,8 @@ class Watched:
     word: str = ""
 
 
-@dataclass(frozen=True)
-class WatchedWord:
+@dataclass(frozen=True, repr=False)
+class WatchedWord(ShortRepr):
     """The verdict on whether a change concerns a word, with its evidence.
 
     Attributes:
@@ -171,8 +174,8 @@ class WatchedWord:
     writes: float | None
 
 
-@dataclass(frozen=True)
-class Diff:
+@dataclass(frozen=True, repr=False)
+class Diff(ShortRepr, AsTable):
     """A comparison of two models.
 
     Attributes:
@@ -236,6 +239,14 @@ class Diff:
     constants: tuple[Constant, ...] = ()
     words: tuple[WatchedWord, ...] = ()
     compared: int = 0
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each matrix of a block that differs."""
+        yield from map(plain_fields, self.matrices)
+
+    def _repr_words(self) -> str:
+        names = " to ".join(str(facts.get("name", "")) for facts in (self.base, self.tuned))
+        return f"{names}: {self.relation}, {self.relative:.2g} of the blocks, {len(self.matrices)} matrices"
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps` can write."""

@@ -33,6 +33,7 @@ from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
 from zeropass.numerics.statistics import quadratic
@@ -55,8 +56,8 @@ PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
 
 
 def compare(
-    base: Model,
-    tuned: Model,
+    base: ModelLike,
+    tuned: ModelLike,
     *,
     watch: Sequence[str] = (),
     frames: Frames | None = None,
@@ -65,8 +66,8 @@ def compare(
     """Return what ``tuned`` changed in ``base``.
 
     Args:
-        base: The model before.
-        tuned: The model after.
+        base: The model before, or its name.
+        tuned: The model after, or its name.
         watch: Words to test for whether the change concerns them; a word that is no token is split into its pieces.
         frames: The frames of the base, if they exist already.
         progress: Called with the stage, the step and the number of steps.
@@ -82,6 +83,7 @@ def compare(
         >>> difference.relation, sorted({matrix.layer for matrix in difference.matrices})
         ('changed', [2, 3])
     """
+    base, tuned = open_model(base), open_model(tuned)
     words = looked_up(base.vocab, watch)
     work = _Work(Comparison(base, tuned), frames or Frames(base))
     work.watching = Watching(words, base.vocab, work.view.ids) if words else None

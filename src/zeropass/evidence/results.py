@@ -9,14 +9,16 @@ number under each null. A folder of evidence holds::
     report.html        one page with figures
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from zeropass._io.parquet import columns_of, write_rows
 from zeropass._io.parse import holding, read_schema
+from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
+from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["EVERY_LAYER", "MEASURES", "NULLS", "Evidence", "Null", "Result", "read_evidence", "write_parquet"]
 
@@ -45,8 +47,8 @@ NULLS = {
 of parameters hold better than those of any direction."""
 
 
-@dataclass(frozen=True)
-class Null:
+@dataclass(frozen=True, repr=False)
+class Null(ShortRepr):
     """A result under one null, and the gap between the two.
 
     Attributes:
@@ -82,8 +84,8 @@ class Null:
         return self.gap_low <= 0 <= self.gap_high
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(ShortRepr):
     """One measured number: the mean of a metric over items, with its 95% bootstrap interval and its nulls.
 
     Attributes:
@@ -125,9 +127,9 @@ class Result:
         return bool(wrong) and all(null.beaten for null in wrong)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The outcome of one measurement.
+@dataclass(frozen=True, repr=False)
+class Evidence(Several[Result], ShortRepr, AsTable):
+    """The outcome of one measurement: a sequence of its results.
 
     Attributes:
         model: Facts about the model: name, family, layers, and the SHA-256 and bytes of its weights, for example.
@@ -152,6 +154,12 @@ class Evidence:
     results: tuple[Result, ...]
     left_out: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    _ITEMS = "results"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each result and null (columns ``null_*``); one without them for a result without nulls."""
+        yield from _rows(self.results)
 
     def select(self, **wanted: Any) -> tuple[Result, ...]:
         """Return the results whose fields have the given values, such as ``measure="reading", role="gate"``."""
@@ -203,10 +211,12 @@ def read_evidence(folder: str | Path) -> Evidence:
 
 def write_parquet(results: Iterable[Result], path: Path) -> None:
     """Write one row for each result and null (columns ``null_*``) atomically, for any query engine."""
-    rows = []
-    for result in results:
-        plain = {f.name: getattr(result, f.name) for f in fields(Result) if f.name != "nulls"}
-        nulls = [{f"null_{f.name}": getattr(null, f.name) for f in fields(Null)} for null in result.nulls]
-        rows += [plain | null for null in nulls or [dict.fromkeys(f"null_{f.name}" for f in fields(Null))]]
     null_columns = {f"null_{name}": column_type for name, column_type in columns_of(Null).items()}
-    write_rows(rows, path, columns_of(Result) | null_columns, BadOption)
+    write_rows(list(_rows(results)), path, columns_of(Result) | null_columns, BadOption)
+
+
+def _rows(results: Iterable[Result]) -> Iterator[Row]:
+    for result in results:
+        nulls = [{f"null_{f.name}": getattr(null, f.name) for f in fields(Null)} for null in result.nulls]
+        for null in nulls or [dict.fromkeys(f"null_{f.name}" for f in fields(Null))]:
+            yield plain_fields(result) | null

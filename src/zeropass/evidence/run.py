@@ -8,21 +8,23 @@ from rich.console import RenderableType
 from zeropass._io.atomic import claim_folder
 from zeropass._io.parse import read_text
 from zeropass._io.progress import Progress, silent
+from zeropass._io.short_repr import ShortRepr
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.measure import PARTS, Settings, measure, write_evidence
 from zeropass.evidence.render import html, summary
 from zeropass.evidence.results import Evidence
 from zeropass.model.lens_maps import LensMaps, chosen_lens
-from zeropass.model.model import Model, open_model
+from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.records.verdicts import Verdicts, known_verdicts
 from zeropass.records.verdicts import keep as keep_verdicts
 
 __all__ = ["Collected", "collect_evidence"]
 
 
-@dataclass(frozen=True)
-class Collected:
+@dataclass(frozen=True, repr=False)
+class Collected(ShortRepr):
     """Evidence with its verdicts on each kind of list and a summary for a terminal.
 
     Attributes:
@@ -41,7 +43,7 @@ class Collected:
 
 
 def collect_evidence(
-    model: str | Path,
+    model: ModelLike,
     text: str | Path | None,
     folder: str | Path,
     *,
@@ -56,7 +58,7 @@ def collect_evidence(
     """Measure a model and write a folder; keep the verdicts in the cache, where `show` and `explain` find them.
 
     Args:
-        model: The model, as the command line takes it.
+        model: The model, or its name.
         text: A text file; None for newspaper prose.
         folder: The folder to write.
         tokens: Tokens of the text.

@@ -12,7 +12,6 @@ from torch import Tensor
 from zeropass.arch.families import FAMILIES
 from zeropass.checkpoints.adapter_changes import Change, LowRank, Rows
 from zeropass.checkpoints.adapter_methods import Adapter, open_adapter
-from zeropass.checkpoints.model_files import fingerprint
 from zeropass.errors import BadModel
 from zeropass.model.adapter_fit import Place, fit
 from zeropass.model.model import Model
@@ -22,7 +21,7 @@ from zeropass.tokens.undertrained import Judgement
 __all__ = ["Adapted", "adapt"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapted(Model):
     """A base model with the changes of an adapter.
 
@@ -52,7 +51,7 @@ class Adapted(Model):
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 over the fingerprints of the base, the adapter's weights and its settings."""
-        settings, weights = (fingerprint((path,)) for path in self.adapter.files)
+        weights, settings = self.adapter.fingerprints
         return hashlib.sha256(f"{self.base.fingerprint} {weights} {settings}".encode()).hexdigest()
 
     @property
@@ -63,7 +62,7 @@ class Adapted(Model):
     @cached_property
     def memory(self) -> Model:
         """`Model.memory`, with the adapter's changes in the encoder."""
-        return adapt(self.base.memory, self.adapter.path)
+        return adapt(self.base.memory, self.adapter)
 
     @cached_property
     def relative(self) -> Tensor:
@@ -189,12 +188,12 @@ class Adapted(Model):
         return next(sizes, 0) or 0
 
 
-def adapt(base: Model, folder: str | Path) -> Adapted:
+def adapt(base: Model, adapter: str | Path | Adapter) -> Adapted:
     """Put an adapter on a model.
 
     Args:
         base: The model, from any format of its family (also a GGUF file).
-        folder: The folder of the adapter.
+        adapter: The folder of the adapter, or an adapter that was read.
 
     Returns:
         The base model with the adapter's changes.
@@ -209,8 +208,8 @@ def adapt(base: Model, folder: str | Path) -> Adapted:
         >>> model.name, model.dims.layers
         ('models/first with reviews', 4)
     """
-    folder = Path(folder)
-    adapter = open_adapter(folder)
+    if not isinstance(adapter, Adapter):
+        adapter = open_adapter(Path(adapter))
     layout = base.family.layout("hf")
     if layout is None or base.family not in FAMILIES:
         raise BadModel(
@@ -219,7 +218,7 @@ def adapt(base: Model, folder: str | Path) -> Adapted:
     fitted = fit(base, layout, adapter)
     base_notes, doubtful = _named_base(base, adapter.base[:200])
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
-    values["name"] = f"{base.name} with {adapter.path.name}"
+    values["name"] = f"{base.name} with {adapter.name}"
     values["layout"] = replace(base.layout, extra={**layout.extra, **base.layout.extra}, through=layout.through)
     values["dims"] = replace(base.dims, tied=fitted.tied)
     return Adapted(
@@ -269,4 +268,5 @@ def _plain(name: str) -> str:
 
 def _inside(named: str, base: Model) -> bool:
     """Tell whether a file's name contains the name of the base: ``SmolLM2-135M-Instruct-Q4_1.gguf``."""
-    return base.files.path.is_file() and bool(_plain(named)) and _plain(named) in _plain(str(base.files.path))
+    path = base.files.path
+    return path is not None and path.is_file() and bool(_plain(named)) and _plain(named) in _plain(str(path))

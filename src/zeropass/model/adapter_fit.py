@@ -187,7 +187,7 @@ class _Fitting:
         if rows != columns or rows % count or not (direct or transposed):
             known = " and ".join(f"{shape} in {leaf}" for leaf, shape in shapes.items())
             raise BadWeights(
-                f"{self.adapter.files[1]}: the factors of {module} have shapes {tuple(factors.down.shape)} and "
+                f"{self.adapter.place}: the factors of {module} have shapes {tuple(factors.down.shape)} and "
                 f"{tuple(factors.up.shape)}; each of the {count} experts of {self.base.name} is {known}."
             )
         if direct and transposed:
@@ -213,7 +213,9 @@ class _Fitting:
         try:
             computer = import_module("zeropass.checkpoints.adapter_peft").Computer(self.adapter, shapes)
         except MissingExtra as error:
-            raise MissingExtra(f"{self.adapter.path} is of the kind {self.adapter.settings.method}: {error}") from error
+            raise MissingExtra(
+                f"{self.adapter.folder} is of the kind {self.adapter.settings.method}: {error}"
+            ) from error
         for module, (meaning, shape) in modules.items():
             self._place(module, meaning, Computed(partial(_matrix, computer, module), shape))
             if shapes[module][1]:
@@ -339,7 +341,7 @@ class _Fitting:
             size is not None and given not in (None, size) for size, given in zip(required, shape, strict=True)
         ):
             raise BadWeights(
-                f"{self.adapter.files[1]}: {name} is of shape {_shown(shape)}; {meaning.what} of {self.base.name} has "
+                f"{self.adapter.place}: {name} is of shape {_shown(shape)}; {meaning.what} of {self.base.name} has "
                 f"{_shown(expected)}: the adapter was made for {self._other}."
             )
 
@@ -405,7 +407,7 @@ class _Fitting:
         elif rows < count:
             if any(self.base.vocab.pieces[rows:count]):
                 raise BadWeights(
-                    f"{self.adapter.files[1]}: its vocabulary has {rows} rows, that of {self.base.name} {count}, with "
+                    f"{self.adapter.place}: its vocabulary has {rows} rows, that of {self.base.name} {count}, with "
                     f"tokens in rows {rows} to {count - 1}: the adapter was made for {self._other}."
                 )
             self.notes.append(
@@ -419,17 +421,17 @@ class _Fitting:
 
     def _put(self, table: dict[Any, Any], key: object, value: object, name: str) -> None:
         if key in table:
-            raise BadWeights(f"{self.adapter.files[1]}: two of its tensors are of the same parameter, {name}.")
+            raise BadWeights(f"{self.adapter.place}: two of its tensors are of the same parameter, {name}.")
         table[key] = value
 
     def _missing(self, name: str) -> NoReturn:
         raise BadWeights(
-            f"{self.adapter.files[1]}: it changes {name}, which {self.base.name} ({self.base.family.name}, "
+            f"{self.adapter.place}: it changes {name}, which {self.base.name} ({self.base.family.name}, "
             f"{self.base.dims.layers} layers) does not have; the adapter was made for {self._other}."
         )
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise BadModel(f"{self.adapter.path}: {reason}.")
+        raise BadModel(f"{self.adapter.folder}: {reason}.")
 
 
 def _matrix(computer: Any, module: str, before: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ class Address:
         return replace(self, role=role)
 
 
-def parse(text: str) -> Address:
-    """Read an address.
+def parse(text: "str | Address") -> Address:
+    """Read an address; one that was read already is returned.
 
     Raises:
         BadAddress: If the text is no address; the message shows examples.
@@ -96,6 +96,8 @@ def parse(text: str) -> Address:
         >>> str(zp.parse("L26.ff.1189.gate")), zp.parse("L26.ff.1189.gate").role
         ('L26.ff.1189', 'gate')
     """
+    if isinstance(text, Address):
+        return text
     text = text.strip()
     if m := _NEURON.fullmatch(text):
         return Address(int(m[1]), "ff", index=int(m[3]), role=m[4] or "", expert=-1 if m[2] is None else int(m[2]))

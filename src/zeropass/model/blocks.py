@@ -110,7 +110,9 @@ class Block:
     def __post_init__(self) -> None:
         if self.model.dims.activation not in ACTIVATIONS:
             known = ", ".join(sorted(ACTIVATIONS))
-            raise BadModel(f"{self.model.files.path}: activation {self.model.dims.activation!r} is not one of {known}.")
+            raise BadModel(
+                f"{self.model.files.place}: activation {self.model.dims.activation!r} is not one of {known}."
+            )
 
     def __call__(
         self,

@@ -27,6 +27,7 @@ from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.texts import special_tokens, windows
 
 __all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]
@@ -130,7 +131,7 @@ class _Plan:
 
 @torch.no_grad()
 def calibrate(
-    model: Model,
+    model: ModelLike,
     out: str | Path | None = None,
     *,
     keep: bool = False,
@@ -143,7 +144,7 @@ def calibrate(
     """Calibrate the mean-field lens of a model.
 
     Args:
-        model: The model. It runs on its device, from its parameters; transformers is not needed.
+        model: The model, or its name. It runs on its device, from its parameters; transformers is not needed.
         out: The folder to write the lens into; a stopped calibration continues there, and a finished one is read.
             None leaves it in memory.
         keep: Write it into the cache instead, where `load` and ``zeropass show`` find it by the hash of the weights.
@@ -168,6 +169,7 @@ def calibrate(
         >>> lens.facts.words
         'mean-field lens from 512 random tokens'
     """
+    model = open_model(model)
     require_forward(model)
     source = source or ("own" if model.family.causal else "random")
     if text is None and source not in SOURCES:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import (
     ALL_FRAMES,
     LENS_FRAMES,
@@ -52,8 +53,8 @@ _FOLDED = (*ALL_FRAMES, "embedded")
 """The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows(ShortRepr):
     """The rows that stand for the tokens in one space.
 
     Attributes:
@@ -67,8 +68,8 @@ class Rows:
     moments: Moments
 
 
-@dataclass(frozen=True, eq=False)
-class Lengths:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lengths(ShortRepr):
     """Root mean squares of q or k over all heads.
 
     Attributes:
@@ -80,8 +81,8 @@ class Lengths:
     of_mean: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Frames:
+@dataclass(frozen=True, eq=False, repr=False)
+class Frames(ShortRepr):
     """The spaces of one model, computed when first asked for and kept.
 
     Example:

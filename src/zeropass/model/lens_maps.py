@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
+from zeropass._io.short_repr import ShortRepr
 from zeropass._io.typed_json import from_json
 from zeropass.arch.spec import LENS_FRAMES, LENS_MAPS, RELATIVE, Site, lens_map
 from zeropass.checkpoints.base import TensorSource
@@ -38,8 +39,8 @@ SCHEMA = 1
 FACTS = "lens.json"
 
 
-@dataclass(frozen=True)
-class LensFacts:
+@dataclass(frozen=True, repr=False)
+class LensFacts(ShortRepr):
     """The facts about a lens: what it is, of which model, and what it was made from.
 
     Attributes:
@@ -94,8 +95,8 @@ class LensFacts:
             raise BadLens(f"{place} is a lens of {owner}, whose weights are not those of {model.name}.")
 
 
-@dataclass(frozen=True, eq=False)
-class LensMaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class LensMaps(ShortRepr):
     """A lens of one model; its maps are read when they are needed.
 
     Attributes:
@@ -115,6 +116,9 @@ class LensMaps:
     facts: LensFacts | PublishedFacts
     tensors: TensorSource | Mapping[str, Tensor]
     device: torch.device
+
+    def _repr_words(self) -> str:
+        return f"{self.facts.words}, {self.facts.layers} layers of {self.facts.d}"
 
     @property
     def frames(self) -> tuple[str, ...]:

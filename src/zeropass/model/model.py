@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
 from zeropass.arch.config import dimensions, full_name, prefix_of
 from zeropass.arch.embeddings import settle
@@ -26,13 +26,13 @@ from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_ro
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.gguf import requantised
-from zeropass.checkpoints.model_files import ModelFiles, open_files
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
 
-__all__ = ["Model", "TokenTable", "open_model", "usable_device"]
+__all__ = ["Model", "TokenTable", "opened", "usable_device"]
 
 TokenTable = Literal["embedding", "unembedding"]
 
@@ -50,17 +50,18 @@ _DEFAULTS = {
 """The values that `Model.info` omits, as it omits what is absent."""
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(ShortRepr):
     """The parameters of one model in canonical shape, read only when they are asked for.
 
     Attributes:
-        name: The name that the user gave: a hub id, a path or the name of a demo model.
+        name: The name that the user gave: a hub id, a path or the name of a demo model; of a model in memory, where it
+            was loaded from or its class.
         family: The record of the family.
         layout: The names and the arrangement of tensors in this format.
         dims: Sizes and constants.
         vocab: The vocabulary.
-        files: The files.
+        files: The files, or their like in memory.
         prefix: The prefix of the names of tensors.
         device: The device of the tensors that are returned.
 
@@ -80,6 +81,10 @@ class Model:
     prefix: str
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def _repr_words(self) -> str:
+        sizes = f"{self.dims.layers} layers of {self.dims.d}, {self.dims.vocab} tokens"
+        return f"{self.name!r}, {self.family.name}, {sizes}, on {self.device}"
+
     @property
     def source(self) -> TensorSource:
         """The source of the tensors."""
@@ -87,19 +92,21 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 over sizes and contents of all weight files, by which caches and atlases know the weights."""
-        return self.files.hashes.fingerprint
+        """The SHA-256 of the weights, by which caches and atlases know them (`ModelFiles.fingerprint`)."""
+        return self.files.fingerprint
 
     @property
-    def sha256(self) -> str | dict[str, str]:
-        """The SHA-256 of the weight file, as ``sha256sum`` prints it; if there are several, of each by name."""
+    def sha256(self) -> str | dict[str, str] | None:
+        """The SHA-256 of the weight file, as ``sha256sum`` prints it: of each by name if there are several."""
+        if self.files.state is not None:
+            return None
         each = self.files.hashes.sha256
         return each if len(each) > 1 else next(iter(each.values()))
 
     @property
     def size(self) -> int:
-        """The size of the weight files in bytes."""
-        return sum(path.stat().st_size for path in self.files.weight_files)
+        """The size of the weights in bytes, in their files or in memory."""
+        return self.files.size
 
     def has(self, what: str) -> bool:
         """Tell whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
@@ -267,7 +274,7 @@ class Model:
     @cached_property
     def memory(self) -> "Model":
         """The encoder that a decoder's cross attention reads, from the same files."""
-        return _opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
+        return opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
 
     def _constants(self) -> dict[str, Any]:
         """Return the sizes and constants that this model has."""
@@ -422,35 +429,15 @@ class _Embedding:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def open_model(model: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Open a model; this reads headers and the vocabulary, but no weights.
+def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
+    """Return the model that files hold; raise as `open_model` does.
 
     Args:
-        model: A hub id, a folder, a ``.gguf`` file or the name of a demo model. An encoder-decoder opens as its
-            encoder, or as its decoder with ``#decoder`` after the name.
+        model: The name of the model.
+        files: Its files, or their like in memory.
+        stack: ``encoder`` or ``decoder`` of a model with both; empty for a model of one stack, and for the encoder.
         device: The device of the tensors.
-
-    Returns:
-        The model.
-
-    Raises:
-        BadModel: Or a subclass of it, if the files do not fit each other or the family is not known.
-        BadOption: If the device cannot be used.
-        NotFetched: If a hub or registry cannot be reached.
-
-    Example:
-        >>> import zeropass as zp
-        >>> model = zp.open_model("models/first")
-        >>> model.family.name, model.dims.layers, model.dims.d, model.vocab.size
-        ('llama', 4, 192, 4096)
     """
-    name = str(model)
-    path, separator, stack = name.rpartition("#")
-    path, stack = (path, stack) if separator and stack in ("encoder", "decoder") else (name, "")
-    return _opened(name, open_files(path), stack, usable_device(device))
-
-
-def _opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> Model:
     files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
     quantised = refuse_quantised(files, names)
@@ -513,13 +500,13 @@ def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _vocabulary(files: ModelFiles, dims: Dimensions) -> Vocabulary:
     if files.format == "gguf":
-        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, str(files.path))
+        vocab = Vocabulary.from_gguf(files.tokenizer_metadata, dims.vocab, files.place)
     elif files.tokenizer_json is not None:
-        path = files.path / "tokenizer.json"
-        origin = path if path.is_file() else files.path  # built from other files of the folder
-        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, str(origin))
+        path = None if files.path is None else files.path / "tokenizer.json"
+        origin = str(path) if path and path.is_file() else files.place  # built from other files, or given in memory
+        vocab = Vocabulary.from_tokenizer_json(files.tokenizer_json, dims.vocab, origin)
     else:
-        raise BadModel(f"{files.path}: there is no tokenizer.json to name the tokens.")
+        raise BadModel(f"{files.place}: there is no tokenizer.json to name the tokens.")
     if vocab.size != dims.vocab:
-        raise BadModel(f"{files.path}: {vocab.size} tokens, but the embedding has {dims.vocab} rows.")
+        raise BadModel(f"{files.place}: {vocab.size} tokens, but the embedding has {dims.vocab} rows.")
     return vocab

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import Site
 from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
 from zeropass.model.model import Model
@@ -20,8 +21,8 @@ Recorder = Callable[[str, int, Tensor], None]
 """A callback for activations: the name, the layer, and the values (batch, tokens, width)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Running:
+@dataclass(frozen=True, eq=False, repr=False)
+class Running(ShortRepr):
     """A model with the parameters of all its blocks in memory.
 
     Attributes:
@@ -71,8 +72,8 @@ class Running:
         return final_logits(self.model, states)
 
 
-@dataclass(frozen=True, eq=False)
-class Contexts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contexts(ShortRepr):
     """Texts that were run once, to which vectors are added at their last token.
 
     Attributes:

@@ -18,10 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import Side
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.numerics.statistics import blocks
 
@@ -67,8 +68,8 @@ CONTROLS = {"identity": Kernel("identity"), "random": Kernel("random")}
 """The controls: no map at all (where widths agree), and a random rotation."""
 
 
-@dataclass(frozen=True, eq=False)
-class Translation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Translation(ShortRepr):
     """A map ``x ↦ x W + b`` from states of one model to states of another.
 
     Attributes:
@@ -118,8 +119,8 @@ class _Sums:
         return _Sums(xx, yy, xy, torch.zeros_like(x), torch.zeros_like(y), n)
 
 
-@dataclass(frozen=True, eq=False)
-class Bridge:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bridge(ShortRepr):
     """Two models and their shared tokens, from which every translation from the first to the second is made.
 
     Attributes:
@@ -225,31 +226,37 @@ class Bridge:
         return Translation(weight.float(), bias.float())
 
 
-def bridge(first: Model, second: Model) -> Bridge:
-    """Return the bridge from one model to another.
+def bridge(first: ModelLike, second: ModelLike) -> Bridge:
+    """Return the bridge from one model to another, given open or by name.
 
     Raises:
         BadOption: If they share too few tokens.
 
     Example:
         >>> import zeropass as zp
-        >>> bridge = zp.bridge(zp.open_model("models/first"), zp.open_model("models/second"))
+        >>> bridge = zp.bridge("models/first", "models/second")
         >>> round(bridge.fit("orthogonal", "both"), 1)
         0.9
     """
+    first, second = open_model(first), open_model(second)
     return Bridge(Frames(first), Frames(second), shared_tokens(first, second))
 
 
 def translate(
-    vectors: Tensor, first: Model, second: Model, side: Side = "write", kernel: str = "orthogonal", frame: str = "token"
+    vectors: Tensor,
+    first: ModelLike,
+    second: ModelLike,
+    side: Side = "write",
+    kernel: str = "orthogonal",
+    frame: str = "token",
 ) -> Tensor:
     """Translate vectors of one model's stream to another's. For entire states see `bridge`.
 
     Args:
         vectors: Vectors of the first model, (n, d₁). Norms are not folded in: give a reader as it meets the stream
             (``γ ⊙ w``).
-        first: The model to translate from.
-        second: The model to translate to.
+        first: The model to translate from, or its name.
+        second: The model to translate to, or its name.
         side: ``write`` for what is added to the stream (steering vectors, FF values); ``read`` for what is multiplied
             with it (probes, classifier rows, FF keys) and goes through the map from second to first, transposed.
         kernel: A name of `KERNELS` or `CONTROLS`.
@@ -268,6 +275,7 @@ def translate(
         >>> zp.translate(values, first, second).shape
         torch.Size([2, 192])
     """
+    first, second = open_model(first), open_model(second)
     if vectors.shape[-1] != first.dims.d:
         raise BadOption(f"The vectors have {vectors.shape[-1]} numbers each; {first.name} is {first.dims.d} wide.")
     models = bridge(first, second)

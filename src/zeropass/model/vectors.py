@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import (
     CLASSIFIERS,
     FF_ROLES,
@@ -54,8 +55,8 @@ BIAS_TENSORS = {
 """The canonical tensor of each set of lone vectors in a block."""
 
 
-@dataclass(frozen=True, eq=False)
-class VectorSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class VectorSet(ShortRepr):
     """The canonical vectors of one layer and role.
 
     Attributes:

@@ -32,7 +32,7 @@ class Directions:
     close: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Factored:
     """The product ``left @ right.T``, never materialised.
 
@@ -67,6 +67,10 @@ class Factored:
                 f"The factors are {left.dtype} on {left.device} and {right.dtype} on {right.device}; "
                 "they should be of one floating type on one device."
             )
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"Factored({rows} x {columns}, rank {self.left.shape[1]}, {self.left.dtype} on {self.left.device})"
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -24,6 +24,7 @@ __all__ = [
     "restored",
     "rotate",
     "scores",
+    "strength",
     "unfolded",
 ]
 
@@ -123,6 +124,17 @@ def extremes(values: Tensor, k: int, ids: Tensor | None = None) -> Extremes:
     if ids is not None:
         top_at, bottom_at = ids[top_at], ids[bottom_at]
     return Extremes(top, top_at, bottom, bottom_at)
+
+
+def strength(e: Extremes, rank: int = 10) -> Tensor:
+    """Return how telling each list is, (n,): |z| of the tenth token of its stronger pole; one odd token is not enough.
+
+    Args:
+        e: The lists, with z for scores.
+        rank: Rank of the token, from 1.
+    """
+    place = min(rank, e.top.shape[1]) - 1
+    return torch.maximum(e.top[:, place].abs(), e.bottom[:, place].abs())
 
 
 def pseudo_inverse(rows: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ TINY = 1e-17
 """A number added to norms for squares lost to underflow (rows are scaled to a largest entry of about one)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TopPairs:
     """The k best pairs, best first; equal scores by smaller left id, then smaller right id.
 
@@ -69,6 +69,10 @@ class TopPairs:
     bound: float
     complete: bool
     visited: float
+
+    def __repr__(self) -> str:
+        proof = "complete" if self.complete else "incomplete"
+        return f"TopPairs({len(self.scores)} pairs, from {self.kth:.4g} up, bound {self.bound:.4g}, {proof})"
 
 
 def top_pairs(

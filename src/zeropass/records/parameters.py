@@ -5,13 +5,15 @@ imports torch.
 """
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
+from zeropass._io.short_repr import ShortRepr, one_line
 from zeropass.arch.spec import ALL_FRAMES
 from zeropass.records.numbers import coefficient
+from zeropass.records.tabular import AsTable, Row, Several, plain_fields, token_rows
 from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
 
@@ -67,24 +69,24 @@ def verbs_of(list_types: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str
     }
 
 
-class AsJson:
-    """A record whose fields hold all of it, and which therefore converts to JSON."""
+class AsJson(ShortRepr, AsTable):
+    """A record whose fields hold all of it, and which therefore converts to JSON; and to a table."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps accepts."""
         return asdict(self)  # type: ignore[call-overload,no-any-return]  # every record is a dataclass
 
 
-@dataclass(frozen=True)
-class Token:
+@dataclass(frozen=True, repr=False)
+class Token(ShortRepr):
     """A token: its id and its text, leading space included."""
 
     id: int
     token: str
 
 
-@dataclass(frozen=True)
-class TokenScore:
+@dataclass(frozen=True, repr=False)
+class TokenScore(ShortRepr):
     """The score of a token in a list, raw and as z: (score − mean) / std over the vocabulary."""
 
     id: int
@@ -93,8 +95,8 @@ class TokenScore:
     z: float
 
 
-@dataclass(frozen=True)
-class Hidden:
+@dataclass(frozen=True, repr=False)
+class Hidden(ShortRepr):
     """The tokens that a list leaves out.
 
     Attributes:
@@ -141,7 +143,7 @@ COHERENCE_NOTE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VectorRecord(AsJson):
     """The list of one vector of the stream in one frame: both poles, best first.
 
@@ -181,6 +183,15 @@ class VectorRecord(AsJson):
         plain = verb_of(self.side, self.frame)
         return plain if self.spread is None else f"{plain}, change"
 
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each token of both poles."""
+        place = {"address": self.address, "role": self.role, "side": self.side, "frame": self.frame}
+        yield from token_rows(place, self.top, self.bottom)
+
+    def _repr_words(self) -> str:
+        poles = (f"{sign} {_listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
+        return f"{self.address}.{self.role} {self.frame}: {' '.join(poles)}"
+
     def _repr_html_(self) -> str:
         poles = "".join(
             f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
@@ -190,8 +201,8 @@ class VectorRecord(AsJson):
         return f"<table{pale}>{_html_caption(self)}{poles}</table>"
 
 
-@dataclass(frozen=True)
-class PairScore:
+@dataclass(frozen=True, repr=False)
+class PairScore(ShortRepr):
     """One entry of a head map: token ``left`` (query, or attended to) with token ``right`` (key, or promoted)."""
 
     left: Token
@@ -199,8 +210,8 @@ class PairScore:
     score: float
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(ShortRepr):
     """The proof that no better pair exists: the k-th score, and the largest bound on the pairs not visited."""
 
     kth: float
@@ -208,9 +219,9 @@ class Certificate:
     complete: bool
 
 
-@dataclass(frozen=True)
-class PairRecord(AsJson):
-    """The top pairs of a head map.
+@dataclass(frozen=True, repr=False)
+class PairRecord(Several[PairScore], AsJson):
+    """The top pairs of a head map, which is a sequence of them.
 
     Attributes:
         offset: Query position minus key position (RoPE).
@@ -230,6 +241,20 @@ class PairRecord(AsJson):
     change: bool = False
     lens: str = ""
 
+    _ITEMS = "pairs"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each pair."""
+        place = {"address": self.address, "role": self.role, "offset": self.offset, "frame": self.frame}
+        for rank, pair in enumerate(self.pairs):
+            left, right = pair.left, pair.right
+            tokens = {"left_id": left.id, "left": left.token, "right_id": right.id, "right": right.token}
+            yield {**place, "rank": rank, **tokens, "score": pair.score}
+
+    def _repr_words(self) -> str:
+        pairs = (f"{shown_text(p.left.token)} → {shown_text(p.right.token)}" for p in self.pairs[:4])
+        return f"{self.address}.{self.role} {self.frame}: {', '.join(pairs)}, {len(self.pairs)} pairs"
+
     @property
     def verb(self) -> str:
         """The verb for what the pairs say."""
@@ -244,8 +269,8 @@ class PairRecord(AsJson):
         return f"<table>{_html_caption(self)}{rows}</table>"
 
 
-@dataclass(frozen=True)
-class Direction:
+@dataclass(frozen=True, repr=False)
+class Direction(ShortRepr):
     """One singular direction of a head map with the tokens of its two sides; if ``close``, it means nothing alone."""
 
     value: float
@@ -257,9 +282,9 @@ class Direction:
     right_bottom: tuple[TokenScore, ...]
 
 
-@dataclass(frozen=True)
-class SvdRecord(AsJson):
-    """The leading singular directions of a head map over the vocabulary."""
+@dataclass(frozen=True, repr=False)
+class SvdRecord(Several[Direction], AsJson):
+    """The leading singular directions of a head map over the vocabulary, which is a sequence of them."""
 
     address: str
     role: str
@@ -269,6 +294,23 @@ class SvdRecord(AsJson):
     hidden: Hidden
     note: str = ""
     lens: str = ""
+
+    _ITEMS = "directions"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each token of both poles of both ends of each direction."""
+        for number, direction in enumerate(self.directions):
+            place = {"address": self.address, "role": self.role, "offset": self.offset, "frame": self.frame}
+            place |= {"direction": number, **plain_fields(direction)}
+            for end, top, bottom in (
+                ("left", direction.left, direction.left_bottom),
+                ("right", direction.right, direction.right_bottom),
+            ):
+                yield from token_rows({**place, "end": end}, top, bottom)
+
+    def _repr_words(self) -> str:
+        sides = (f"{_listed(d.left[:2])} → {_listed(d.right[:2])}" for d in self.directions[:2])
+        return f"{self.address}.{self.role} {self.frame}: {'; '.join(sides)}, {len(self.directions)} directions"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -280,8 +322,8 @@ class SvdRecord(AsJson):
         return f"<table><caption>{_html_title(self)} {html.escape(self.note)}</caption>{rows}</table>"
 
 
-@dataclass(frozen=True)
-class Hit:
+@dataclass(frozen=True, repr=False)
+class Hit(ShortRepr):
     """A parameter in whose list a word or concept ranks high.
 
     ``above`` is True if lists of its role and layer are above the null distribution on a text; it never says anything
@@ -307,9 +349,9 @@ class Hit:
         return verb_of(self.side, self.frame)
 
 
-@dataclass(frozen=True)
-class FindRecord(AsJson):
-    """The parameters that see, are about to say, or write some tokens; best |z| first.
+@dataclass(frozen=True, repr=False)
+class FindRecord(Several[Hit], AsJson):
+    """The parameters that see, are about to say, or write some tokens; best |z| first. A sequence of them.
 
     ``notes`` tell the reader what ``above`` of the hits rests on.
     """
@@ -317,6 +359,17 @@ class FindRecord(AsJson):
     query: tuple[Token, ...]
     hits: tuple[Hit, ...]
     notes: tuple[str, ...] = field(default=())
+
+    _ITEMS = "hits"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each parameter."""
+        for rank, match in enumerate(self.hits):
+            yield {"rank": rank, **plain_fields(match), "verb": match.verb}
+
+    def _repr_words(self) -> str:
+        matches = (f"{match.address}.{match.role} {match.z:+.1f}" for match in self.hits[:4])
+        return f"{_listed(self.query)}: {', '.join(matches)}, {len(self.hits)} parameters"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -331,8 +384,8 @@ class FindRecord(AsJson):
 Record = VectorRecord | PairRecord | SvdRecord
 
 
-class Records(Sequence[Record]):
-    """The records of one address, in order, which a notebook displays.
+class Records(Sequence[Record], AsTable):
+    """The records of one address, in order, which a notebook displays. A slice is of this class again.
 
     ``note`` says what their verdicts rest on, or that no measurement of the weights is known, and what coherence is.
     """
@@ -346,10 +399,15 @@ class Records(Sequence[Record]):
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._records[index]
+        return Records(self._records[index], self.note) if isinstance(index, slice) else self._records[index]
 
     def __repr__(self) -> str:
-        return f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})"
+        return one_line(f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})")
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield the rows of all records; those of lists and of pairs have some columns of their own."""
+        for record in self._records:
+            yield from record.table_rows()
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return a list that json.dumps accepts."""
@@ -357,6 +415,11 @@ class Records(Sequence[Record]):
 
     def _repr_html_(self) -> str:
         return "".join(record._repr_html_() for record in self._records) + (_html_note(self.note) if self.note else "")
+
+
+def _listed(tokens: Iterable[Token | TokenScore]) -> str:
+    """Return the first few tokens as one line."""
+    return ", ".join(shown_text(token.token) for token in tuple(tokens)[:4])
 
 
 def _html_note(note: str) -> str:

@@ -17,10 +17,12 @@ from typing import Any
 
 from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parse import holding, load_json
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import FRAMES, LENS_FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 from zeropass.records.numbers import coefficient
+from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["JUDGES", "Verdict", "Verdicts", "default_name", "footnote", "keep", "known_verdicts", "read_verdicts"]
 
@@ -39,8 +41,8 @@ JUDGES = (
 _NAME = re.compile(r"([0-9]{1,18})-([0-9a-f]{64})\.json")
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(ShortRepr):
     """The agreement of the lists of one role, frame and layer with a text, and whether it is above the null.
 
     Attributes:
@@ -75,9 +77,9 @@ class Verdict:
         return f"{measured} (null {null})" if self.above else f"{measured}, not above the null ({null})"
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """All verdicts on one model.
+@dataclass(frozen=True, repr=False)
+class Verdicts(Several[Verdict], ShortRepr, AsTable):
+    """All verdicts on one model: a sequence of them.
 
     Attributes:
         model: The model that was measured (`Evidence.model`).
@@ -90,6 +92,12 @@ class Verdicts:
     method: dict[str, Any]
     kinds: tuple[Verdict, ...]
     by_values: bool = False
+
+    _ITEMS = "kinds"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each verdict."""
+        yield from map(plain_fields, self.kinds)
 
     @cached_property
     def basis(self) -> str:

@@ -20,12 +20,20 @@ from zeropass.render.terminal import heading, render, render_find
 from zeropass.tokens.vocabulary import shown_text
 
 if TYPE_CHECKING:
+    from zeropass.arch.spec import Frame, MapRole
     from zeropass.atlas.read import Atlas
 
 __all__ = ["print_tour"]
 
 _WORDS = ("Paris", "Monday", "become", "second")
 _TOKENS, _NEURONS, _CANDIDATES = 8, 3, 60
+_FRAMES: dict[tuple[bool, bool], Frame] = {
+    (False, False): "token",
+    (False, True): "seen",
+    (True, False): "output",
+    (True, True): "distinctive",
+}
+"""The frame of neurons in the tour, by whether they are chosen by what they write, and whether there is a lens."""
 
 
 def print_tour(console: Console, atlas: Atlas) -> None:
@@ -80,10 +88,8 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     """
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    if name == "Late" or (name == "Middle" and atlas.lens):
-        role, frame = "value", "distinctive" if atlas.lens else "output"
-    else:
-        role, frame = reading, "seen" if atlas.lens else "token"
+    writes = name == "Late" or (name == "Middle" and bool(atlas.lens))
+    role, frame = "value" if writes else reading, _FRAMES[writes, bool(atlas.lens)]
     candidates = atlas.coherent(role, frame, layers, _CANDIDATES)
     candidates = candidates or atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
@@ -101,7 +107,7 @@ def _brief(record: Record) -> RenderableType:
     return heading(record) if isinstance(record, VectorRecord) and record.faint else render(record, _TOKENS)
 
 
-def _wordiness(atlas: Atlas, address: str, frame: str) -> float:
+def _wordiness(atlas: Atlas, address: str, frame: Frame) -> float:
     """Return how much a list says in words: |z| of the fifth different word of its better pole."""
     record: VectorRecord = atlas.explain(address, frame=frame, k=atlas.options["k"])[0]
     return max(_fifth_word(atlas, record.top), _fifth_word(atlas, record.bottom))
@@ -118,17 +124,18 @@ def _heads(console: Console, atlas: Atlas) -> None:
     """Print the heads whose pairs of words belong together most, among those that have enough different words."""
     console.print(Rule("Heads: exact top pairs of the query-key and value-output maps", align="left"))
     first, stop = atlas.layers
-    for role, verb in (
-        ("vo", "attending to the first token promotes the second"),
-        ("qk", "the first, as query, attends to the second"),
-    ):
+    verbs: dict[MapRole, str] = {
+        "vo": "attending to the first token promotes the second",
+        "qk": "the first, as query, attends to the second",
+    }
+    for role, verb in verbs.items():
         console.print(Text(f"{role}: {verb}", style="italic"))
         for record in _related(atlas, role, range(max(first, 1), stop))[:_NEURONS]:
             console.print(render(record, _TOKENS))
         console.print()
 
 
-def _related(atlas: Atlas, role: str, layers: range) -> list[PairRecord]:
+def _related(atlas: Atlas, role: MapRole, layers: range) -> list[PairRecord]:
     """Return stored head maps, reduced to pairs of different words, those whose words belong together most first.
 
     Maps with fewer pairs than are shown come last: one token paired with everything says little.

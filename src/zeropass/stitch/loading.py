@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +44,9 @@ def loaded(kind: Any, model: Model, **more: Any) -> Any:
     Raises:
         CannotRun: If transformers cannot load it; gives the reason.
     """
-    path = Path(model.files.path)
+    path = model.files.path
+    if path is None:
+        raise CannotRun(f"transformers runs {model.name} from files: save it (save_pretrained) and give the folder.")
     if model.files.format == "gguf":
         path, more = path.parent, more | {"gguf_file": path.name}
     try:

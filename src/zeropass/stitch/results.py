@@ -1,7 +1,11 @@
 """The record of a stitch and the verdict on it: plain data, without torch."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from zeropass._io.short_repr import ShortRepr
+from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["Stitch", "Try", "Verdict", "judged"]
 
@@ -9,8 +13,8 @@ KEPT = 0.5
 """The least share of the classifier's advantage over shuffled tokens that a trusted stitch keeps."""
 
 
-@dataclass(frozen=True)
-class Try:
+@dataclass(frozen=True, repr=False)
+class Try(ShortRepr):
     """One way to make the classifier, with measures of its quality that need no labels.
 
     All measures but ``fit`` are taken on the texts; without texts they are None.
@@ -40,8 +44,8 @@ class Try:
     consensus: float | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(ShortRepr):
     """The verdict on a stitch.
 
     Attributes:
@@ -63,9 +67,9 @@ class Verdict:
     kept: float | None = None
 
 
-@dataclass(frozen=True)
-class Stitch:
-    """The record of a finished ``stitch`` or ``transplant``.
+@dataclass(frozen=True, repr=False)
+class Stitch(Several[Try], ShortRepr, AsTable):
+    """The record of a finished ``stitch`` or ``transplant``: a sequence of what was tried.
 
     Attributes:
         kind: ``stitch`` or ``transplant``.
@@ -99,6 +103,12 @@ class Stitch:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     layers: tuple[tuple[int, int], ...] = ()
+
+    _ITEMS = "tries"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for everything that was tried."""
+        yield from map(plain_fields, self.tries)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder
 from zeropass._io.progress import Progress, silent
+from zeropass._io.short_repr import ShortRepr
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
+from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.translation import Bridge, bridge
 from zeropass.stitch.halves import load_classifier, padding, require_classifier, require_fed
 from zeropass.stitch.results import Stitch, Try, Verdict
@@ -46,8 +48,8 @@ STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 """Factors of a transplanted change that are tried."""
 
 
-@dataclass(frozen=True)
-class StitchOptions:
+@dataclass(frozen=True, repr=False)
+class StitchOptions(ShortRepr):
     """Options for making a classifier from two models, stitched or transplanted.
 
     Attributes:
@@ -79,11 +81,11 @@ NOT_CHECKED = Verdict(
 
 
 def stitch_models(
-    classifier: Model,
-    onto: Model,
+    classifier: ModelLike,
+    onto: ModelLike,
     out: str | Path | None = None,
     *,
-    base: Model | None = None,
+    base: ModelLike | None = None,
     keep: int | None = None,
     take: int | None = None,
     options: StitchOptions | None = None,
@@ -94,8 +96,8 @@ def stitch_models(
     Parts that are not given are chosen: by unlabelled texts if there are any (`seam_choice`), else by the vocabulary.
 
     Args:
-        classifier: The fine-tuned classifier.
-        onto: The model that was only pretrained.
+        classifier: The fine-tuned classifier, or its name.
+        onto: The model that was only pretrained, or its name.
         out: The folder to write; nothing is written if it is None.
         base: The model from which the classifier was tuned; if given, only blocks that changed are taken.
         keep: The number of lower blocks of ``onto`` to keep.
@@ -116,6 +118,7 @@ def stitch_models(
         >>> type(stitched).__name__, record.choice.kernel, record.verdict.trusted
         ('Stitched', 'orthogonal', None)
     """
+    classifier, onto, base = open_model(classifier), open_model(onto), None if base is None else open_model(base)
     out = None if out is None else Path(out)
     options = options or StitchOptions()
     texts = options.texts
@@ -142,9 +145,9 @@ def stitch_models(
 
 
 def transplant(
-    classifier: Model,
-    onto: Model,
-    base: Model,
+    classifier: ModelLike,
+    onto: ModelLike,
+    base: ModelLike,
     out: str | Path | None = None,
     *,
     strength: float | None = None,
@@ -154,8 +157,8 @@ def transplant(
     """Put the change that tuning made from ``base`` to ``classifier`` into the blocks of ``onto``, with the head.
 
     Args:
-        classifier: The fine-tuned classifier.
-        onto: The model that was only pretrained.
+        classifier: The fine-tuned classifier, or its name.
+        onto: The model that was only pretrained, or its name.
         base: The model from which the classifier was tuned.
         out: The folder to write; nothing is written if it is None.
         strength: The factor of the change. If it is None, unlabelled texts choose it; without texts it is 1.
@@ -175,6 +178,7 @@ def transplant(
         >>> type(model).__name__, record.layers
         ('LlamaForSequenceClassification', ((2, 2), (3, 3)))
     """
+    classifier, onto, base = open_model(classifier), open_model(onto), open_model(base)
     out = None if out is None else Path(out)
     options = options or StitchOptions()
     texts = options.texts
@@ -241,8 +245,8 @@ def seams(
     """Return the depths to try: seams of the classifier, each with the depths of ``onto`` around the same height.
 
     Args:
-        classifier: The fine-tuned classifier.
-        onto: The model that was only pretrained.
+        classifier: The fine-tuned classifier, or its name.
+        onto: The model that was only pretrained, or its name.
         keep: The number of lower blocks, if it is given.
         take: The number of upper blocks, if it is given.
         first: The first block that fine-tuning changed, if it is known: then only the seam below it is tried.

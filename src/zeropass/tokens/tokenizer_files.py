@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass._io.untrusted import read_bytes, read_json
-from zeropass.errors import BadModel
+from zeropass.errors import BadModel, BadOption
 from zeropass.tokens.sentencepiece import sentencepiece_spec
 from zeropass.tokens.tekken import tekken_spec
 from zeropass.tokens.tokenizer_json import (
@@ -30,7 +30,7 @@ from zeropass.tokens.tokenizer_json import (
     refusing,
 )
 
-__all__ = ["TOKENIZER_FILES", "other_vocabularies", "tokenizer_json"]
+__all__ = ["TOKENIZER_FILES", "given_tokenizer", "other_vocabularies", "tokenizer_json"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -80,6 +80,30 @@ def tokenizer_json(folder: Path) -> bytes:
     with refusing(f"{folder}: its vocabulary files cannot be read"):
         spec, usual = _build_spec(folder, names)
     return _with_added(json.dumps(spec).encode(), folder, usual)
+
+
+def given_tokenizer(tokenizer: object) -> bytes:
+    """Return the content of tokenizer.json of a tokenizer that is given with a model in memory.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers, a `tokenizers.Tokenizer`, or the path of a tokenizer.json or of a
+            folder with a tokenizer.
+
+    Raises:
+        BadModel: If the files cannot be read.
+        BadOption: If it is none of these.
+    """
+    if isinstance(tokenizer, str | Path):
+        path = Path(tokenizer)
+        return tokenizer_json(path) if path.is_dir() else read_bytes(path)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if isinstance(backend, Tokenizer):
+        return backend.to_str().encode()
+    given = "no tokenizer" if tokenizer is None else f"a {type(tokenizer).__name__} of {type(tokenizer).__module__}"
+    raise BadOption(
+        f"{given[0].upper()}{given[1:]} is given with a model in memory; it should be a fast tokenizer of "
+        "transformers, a tokenizers.Tokenizer, or the path of a tokenizer.json or its folder."
+    )
 
 
 def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:

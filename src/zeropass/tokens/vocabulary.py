@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadModel, BadOption, UnknownWord
 from zeropass.tokens.gguf_tokenizer import gguf_spec, gguf_unused
 from zeropass.tokens.tokenizer_json import (
@@ -56,8 +57,8 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
+@dataclass(frozen=True, eq=False, repr=False)
+class Vocabulary(ShortRepr):
     """The tokens of a model; arrays are indexed by token id and have shape (V,)."""
 
     kind: Kind

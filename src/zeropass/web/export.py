@@ -19,6 +19,7 @@ from typing import Any
 import zeropass
 from zeropass._io.atomic import atomic_write, key_of, make_folder
 from zeropass._io.progress import Progress, silent
+from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
@@ -39,8 +40,8 @@ WORKERS = 2
 """The number of pages made at once: most of the work is reading and products, which run in parallel."""
 
 
-@dataclass(frozen=True)
-class Chosen:
+@dataclass(frozen=True, repr=False)
+class Chosen(ShortRepr):
     """The part of a context that is written.
 
     Attributes:

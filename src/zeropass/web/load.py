@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropass._io.short_repr import ShortRepr
 from zeropass.align.alignment_folder import read_alignment
 from zeropass.align.results import Alignment
 from zeropass.atlas.read import Atlas, open_atlas
@@ -17,8 +18,8 @@ SECOND = "second/"
 """The prefix of the addresses of the second model."""
 
 
-@dataclass(frozen=True)
-class Sources:
+@dataclass(frozen=True, repr=False)
+class Sources(ShortRepr):
     """The folders to be served.
 
     Attributes:
