@@ -393,13 +393,14 @@ class Records(Sequence[Record], AsTable):
     def __init__(self, records: Iterable[Record], note: str = "") -> None:
         self._records = tuple(records)
         measured = any(isinstance(record, VectorRecord) and record.coherence for record in self._records)
+        self._basis = note
         self.note = " ".join(filter(None, (note, COHERENCE_NOTE if measured else "")))
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
-        return Records(self._records[index], self.note) if isinstance(index, slice) else self._records[index]
+        return Records(self._records[index], self._basis) if isinstance(index, slice) else self._records[index]
 
     def __repr__(self) -> str:
         return one_line(f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})")

@@ -156,14 +156,14 @@ def _relation(atlas: Atlas, record: PairRecord) -> float:
 
 
 def _distinct(atlas: Atlas, record: PairRecord) -> PairRecord:
-    """Return a head map with only its pairs of words, each word once on its side; for vo, without copies."""
+    """Return a head map with only its pairs of different words, each word once on its side."""
     seen_left: set[str] = set()
     seen_right: set[str] = set()
     pairs = []
     for pair in record.pairs:
         left, right = (_plain_word(atlas, token) for token in (pair.left, pair.right))
-        copies = record.role == "vo" and left == right  # most heads of middle layers copy; others say more
-        if left and right and not copies and left not in seen_left and right not in seen_right:
+        # Many heads copy a token or attend to the same one; other pairs say more.
+        if left and right and left != right and left not in seen_left and right not in seen_right:
             seen_left.add(left)
             seen_right.add(right)
             pairs.append(pair)
