@@ -19,7 +19,7 @@ from zeropass.model import lens_maps
 
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING, USAGE = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/usage.md"))
-PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "stitching")))
+PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "python", "stitching")))
 LINKED = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 LONGEST_README = 150
@@ -126,6 +126,7 @@ def serve(arguments: list[str]) -> None:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_runs(
     code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from peft import (
     IA3Config,
     LNTuningConfig,
@@ -19,6 +21,7 @@ from peft import (
     PromptTuningConfig,
     TrainableTokensConfig,
     get_peft_model,
+    inject_adapter_in_model,
 )
 from tokenizers import Tokenizer
 from torch import nn
@@ -231,6 +234,36 @@ def zp_logits(model: zp.Model, ids: torch.Tensor) -> torch.Tensor:
     return running.logits(running.run(ids))
 
 
+def test_an_adapter_may_be_inside_a_model_of_transformers() -> None:
+    hf = tiny.make("llama")
+    inject_adapter_in_model(LoraConfig(r=4, target_modules=["q_proj", "down_proj"]), hf, adapter_name="mine")
+    randomise(hf)
+    model = zp.open_model(hf, tokenizer_of(hf))
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        theirs = hf(ids).logits
+    assert isinstance(model, Adapted)
+    assert model.name == "LlamaForCausalLM (in memory) with mine"
+    torch.testing.assert_close(zp_logits(model, ids), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_that_is_not_known_is_refused() -> None:
+    hf = peft()
+    hf.peft_config["default"].alora_invocation_tokens = [1, 2]
+    with pytest.raises(BadModel, match="alora_invocation_tokens"):
+        zp.open_model(hf, tokenizer_of(hf))
+
+
+def test_what_accelerate_moves_is_read_where_it_is(tmp_path: Path) -> None:
+    hf = tiny.make("llama")
+    file = zp.open_model(tiny.save(hf, tmp_path))
+    add_hook_to_module(hf.model.layers[0], AlignDevicesHook(execution_device="cpu"))
+    same(zp.open_model(hf, tokenizer_of(hf)), file)
+    cpu_offload(hf, execution_device=torch.device("cpu"))
+    with pytest.raises(BadModel, match="accelerate moved it elsewhere"):
+        zp.open_model(hf, tokenizer_of(hf))
+
+
 def test_an_initialisation_that_changes_the_base_is_read_in_memory() -> None:
     hf = peft(init_lora_weights="pissa")
     ids = torch.arange(20)[None]
@@ -387,6 +420,12 @@ def test_prompts_are_no_weights() -> None:
     hf = get_peft_model(tiny.make("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(BadModel, match=r"PROMPT_TUNING.*no weights"):
         zp.open_model(hf, tokenizer_of(hf))
+
+
+def test_a_cluster_opens_models_by_name(tmp_path: Path) -> None:
+    hf = tiny.make("llama")
+    with pytest.raises(BadOption, match="save it, and give the folder"):
+        zp.build_on_cluster(zp.open_model(hf, tokenizer_of(hf)), tmp_path / "atlas")
 
 
 def test_transformers_runs_only_what_was_saved() -> None:

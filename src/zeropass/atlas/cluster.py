@@ -23,8 +23,7 @@ from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import LENS, PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
 from zeropass.model.lens_maps import LensMaps, read_lens
-from zeropass.model.model import Model
-from zeropass.model.opening import open_model
+from zeropass.model.opening import ModelLike, open_model
 
 try:
     import ray
@@ -62,9 +61,9 @@ class _Work:
 
 
 def build_on_cluster(
-    model: Model,
+    model: ModelLike,
     out: str | Path,
-    options: Options,
+    options: Options | None = None,
     progress: Progress = silent,
     engine: str = RAY,
     *,
@@ -73,9 +72,9 @@ def build_on_cluster(
     """Build an atlas as `build` does, to the same bytes, with its jobs on Ray.
 
     Args:
-        model: The model, whose weights all machines find under its name.
+        model: The model, or its name, under which all machines find its weights.
         out: Folder of the atlas, shared by all machines.
-        options: What the atlas shall hold.
+        options: What the atlas shall hold; everything usual if not given.
         progress: Called with each step.
         engine: ``ray`` (on this machine, or where RAY_ADDRESS says) or ``ray://…``.
         lens: The lens to make lists through, as for `build`.
@@ -85,10 +84,12 @@ def build_on_cluster(
 
     Raises:
         BadAtlas: A job was lost too often, or `build` raises it.
-        BadOption: There is no such engine, the cluster cannot be reached, or `build` raises it.
+        BadOption: There is no such engine, the model is in memory, the cluster cannot be reached, or `build` raises it.
         ZeropassError: A job raised it; the message names the machine.
     """
-    out = Path(out)
+    model, out = open_model(model), Path(out)
+    if model.files.path is None:
+        raise BadOption(f"{model.name}: the machines of a cluster open a model by name; save it, and give the folder.")
     if engine != RAY and not engine.startswith(f"{RAY}://"):
         raise BadOption(f"There is no engine {engine!r}; engines are local, ray and ray://address.")
     return build(model, out, options, progress, partial(_on_ray, engine), lens=lens)

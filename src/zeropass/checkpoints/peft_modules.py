@@ -21,7 +21,7 @@ from zeropass.checkpoints.adapter_methods import Adapter, read_adapter
 from zeropass.checkpoints.adapter_settings import Settings
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torch_modules import name_of, package_of, tensors_of
-from zeropass.errors import BadModel, MissingExtra
+from zeropass.errors import BadModel, BadWeights, MissingExtra
 
 try:
     from peft import get_peft_model_state_dict
@@ -132,7 +132,7 @@ class MergedSource(StateDictSource):
         try:
             values: Tensor = getattr(self._merge(layer), parameter)
         except Exception as error:  # PEFT has no exception of its own for these failures
-            raise BadModel(f"{self.path}: PEFT cannot merge {name}: {error}") from error
+            raise BadWeights(f"{self.path}: PEFT cannot merge {name}: {error}") from error
         return values
 
 
