@@ -83,12 +83,12 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
     """Print the most telling neurons of some layers, by what they write or see, with coherent lists if there are any.
 
-    Late ones are chosen by what they write. With a lens, so are those of middle layers, whose distinctive lists belong
-    to the neuron more often than what it sees.
+    Late ones are chosen by what they write; with a lens so are all, since distinctive lists belong to the neuron more
+    often than what it sees.
     """
     console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
     reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    writes = name == "Late" or (name == "Middle" and bool(atlas.lens))
+    writes = name == "Late" or bool(atlas.lens)
     role, frame = "value" if writes else reading, _FRAMES[writes, bool(atlas.lens)]
     candidates = atlas.coherent(role, frame, layers, _CANDIDATES)
     candidates = candidates or atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
