@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from zeropass.arch.spec import (
     Frame,
     MapRole,
     NeuronRole,
+    Side,
     check_count,
     check_frame,
     space_of,
@@ -25,6 +27,7 @@ from zeropass.arch.spec import (
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, canonical_role, parse, with_roles
+from zeropass.model.directions import Where, as_directions, direction_set
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps
@@ -176,6 +179,62 @@ class Lens(ShortRepr):
         measurable = None if isinstance(self.model, Adapted) else self.model.name
         through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
         return Records(records, footnote(self._verdicts, measurable, through.facts.note if through else ""))
+
+    def direction(
+        self,
+        vectors: Any,
+        *,
+        layer: int,
+        side: Side | None = None,
+        at: Where = "block",
+        frame: Frame | None = None,
+        tokens: View | None = None,
+        k: int = 20,
+    ) -> Records:
+        """Return the records of any direction of the stream: a probe, a steering vector, a feature of a dictionary.
+
+        Args:
+            vectors: One direction (d,) or several (n, d): a tensor, an array of NumPy, lists of numbers, or the path of
+                a file: ``FILE.npy`` or ``FILE.safetensors[:name]``.
+            layer: The layer where it reads or writes; the number of layers for the end of the stream.
+            side: ``read`` for what it reacts to, ``write`` for what adding it does; both if not given.
+            at: Its place in the layer: ``block`` for the stream that enters it, ``attn`` or ``ff`` for what a half of
+                it reads or writes.
+            frame: The frame to read in; the usual ones of the side if not given.
+            tokens: The view of the tokens; that of the lens if not given.
+            k: Tokens of each pole.
+
+        Returns:
+            One record for each direction, side and frame. Their coherence is compared with random directions of the
+            parameters that read or write at the same place; no verdict is about them.
+
+        Raises:
+            BadAddress: There is no such layer.
+            BadOption: The vectors are no directions of this model, or there is no such side, place, frame or view.
+
+        Example:
+            >>> import zeropass as zp
+            >>> lens = zp.load("models/first")
+            >>> paris = lens.vectors(1, "value").vectors[3]
+            >>> [(record.address, record.verb) for record in lens.direction(paris, layer=2)]
+            [('L2.block', 'sees'), ('L2.block', 'is about to say'), ('L2.block', 'writes')]
+        """
+        check_frame(frame)
+        check_count(k)
+        table, view = as_directions(self.model, vectors), self.view(tokens or self.tokens)
+        sets = [direction_set(self.model, table, layer, each, at) for each in ((side,) if side else ("read", "write"))]
+        records: list[Record] = []
+        for row in range(len(table)):
+            address = f"L{layer}.{at}" + (f".{row}" if len(table) > 1 else "")
+            for directions in sets:
+                vector = _single(directions, row)
+                for name in self._frames_of(vector, frame):
+                    record = self._list(address, vector, name, view, k)
+                    records.append(replace(record, role="direction", evidence=None))
+        if not records:
+            raise BadOption(f"A direction of side {side} has no list in the {frame} frame.")
+        through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
+        return Records(records, through.facts.note if through else "")
 
     def svd(
         self,
@@ -368,23 +427,26 @@ class Lens(ShortRepr):
         vector = vector_set(self.model, layer, role, row, row + 1)
         if len(vector.addresses) > 1:
             vector = _single(vector, row)
-        usual = with_lens(vector.frames, role, vector.side, self.frames.lens_frames)
-        known = (*vector.frames, *with_lens(vector.frames, role, vector.side, LENS_FRAMES), "paper")
-        frames = usual if frame is None else tuple(f for f in known if f == frame)[:1]
-        return [self._list(place, vector, name, view, k) for name in frames]
+        return [self._list(str(place), vector, name, view, k) for name in self._frames_of(vector, frame)]
 
-    def _list(self, place: Address, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
+    def _frames_of(self, vector: VectorSet, frame: str | None) -> tuple[str, ...]:
+        """Return the usual frames of a set, or the given one if the set has it."""
+        usual = with_lens(vector.frames, vector.role, vector.side, self.frames.lens_frames)
+        known = (*vector.frames, *with_lens(vector.frames, vector.role, vector.side, LENS_FRAMES), "paper")
+        return usual if frame is None else tuple(f for f in known if f == frame)[:1]
+
+    def _list(self, address: str, vector: VectorSet, frame: str, view: "Shown", k: int) -> VectorRecord:
         """Return the list of a set of one vector in one frame."""
         scores, mean, std = self._scores(vector, frame)
         best = extremes(scores[view.ids][None], max(k, FIRST), view.ids)
         norm = float(vector.vectors.norm())
         ends = (*best.top.flatten().tolist(), *best.bottom.flatten().tolist())
         if not all(map(math.isfinite, (norm, mean, std, *ends))):
-            raise BadWeights(f"{self.model.source.path}: the scores of {place}.{vector.role} are beyond float32.")
+            raise BadWeights(f"{self.model.source.path}: the scores of {address}.{vector.role} are beyond float32.")
         null = self._coherence.null(vector, frame, view.hidden.view, view.ids)
         vocab = self.model.vocab
         return VectorRecord(
-            address=str(place),
+            address=address,
             role=vector.role,
             side=vector.side,
             frame=frame,
@@ -394,7 +456,7 @@ class Lens(ShortRepr):
             mean=mean,
             std=std,
             hidden=view.hidden,
-            evidence=self._verdict(vector.role, frame, place.layer),
+            evidence=self._verdict(vector.role, frame, vector.layer),
             lens=self.lens_words(frame),
             coherence=None if null is None else Coherence(float(self._coherence.of(best, vector.side, mean)), null),
         )

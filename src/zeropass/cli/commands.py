@@ -24,6 +24,7 @@ from zeropass.cli.inputs import (
     parse_names,
     put_adapter,
     refuse_weights_only,
+    require_vector_or_address,
 )
 from zeropass.cli.options import (
     MODEL_HELP,
@@ -37,6 +38,7 @@ from zeropass.cli.options import (
     Layers,
     LensOption,
     Model,
+    OrVector,
     Second,
     Tokens,
     Where,
@@ -47,7 +49,7 @@ from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.records.verdicts import default_name
-from zeropass.render.terminal import facts_table, render, render_families, render_find
+from zeropass.render.terminal import facts_table, render, render_families, render_find, show_records
 from zeropass.render.tour import print_tour
 from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
@@ -132,7 +134,7 @@ def build(
 @app.command()
 def show(
     what: Either,
-    address: Where,
+    address: OrVector = None,
     frame: Frame = None,
     tokens: Tokens = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="How many to list; 12 if not given.")] = None,
@@ -142,6 +144,16 @@ def show(
     svd: Annotated[
         bool, typer.Option("--svd", help="Singular directions of a head map instead of its top pairs.")
     ] = False,
+    vector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Instead of a parameter, directions in FILE.npy or FILE.safetensors[:name]."),
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Of --vector: the layer where it reads or writes.")] = None,
+    side: Annotated[str | None, typer.Option(help="Of --vector: read or write; both if not given.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Of --vector: block (the stream that enters the layer, if not given), attn or ff."),
+    ] = None,
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
     ] = None,
@@ -149,18 +161,29 @@ def show(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a parameter does, from an atlas or straight from the weights."""
+    """Say what a parameter does, from an atlas or straight from the weights; or what any direction does."""
     name: Any = frame  # what takes it knows which frames there are
+    require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
     if is_atlas(Path(what)):
-        only_weights = {"offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
+        only_weights = {"vector": vector, "offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
         refuse_weights_only(what, only_weights | {"lens": lens not in ("auto", "none")})
-        records = zp.open_atlas(what).explain(address, frame=name, tokens=tokens, k=k)
-        print_records(records, address, frame, k or 12, as_json)
+        records = zp.open_atlas(what).explain(str(address), frame=name, tokens=tokens, k=k)
+        print_records(records, str(address), frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
     model = open_named(what, device)
     frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
     reader = zp.Lens.over(frames)
+    if vector is not None:
+        if svd or offset is not None:
+            raise BadOption(f"--{'svd' if svd else 'offset'} is for head maps; --vector has lists.")
+        place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
+        records = reader.direction(vector, **place, frame=name, tokens=tokens, k=k)
+        if not print_json(records.to_json(), as_json):
+            with text_output() as console:
+                show_records(console, records, k)
+        return
+    address = str(address)
     if svd:
         record = reader.svd(address, frame=name, tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):

@@ -11,7 +11,7 @@ from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_names", "put_adapter"]
-__all__ += ["refuse_weights_only"]
+__all__ += ["refuse_weights_only", "require_vector_or_address"]
 
 
 def one_adapter(folders: list[Path] | None) -> Path | None:
@@ -68,6 +68,25 @@ def parse_layers(text: str | None) -> tuple[int, int] | None:
 def parse_names(text: str | None) -> tuple[str, ...] | None:
     """Return names that are separated by commas; None for None."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def require_vector_or_address(vector: str | None, address: str | None, options: dict[str, Any]) -> None:
+    """Raise BadOption unless there is an address, or a file of vectors with its layer.
+
+    Args:
+        vector: The file of vectors.
+        address: The address.
+        options: What is said of vectors, by option.
+    """
+    if vector is None:
+        if given := [name for name, value in options.items() if value is not None]:
+            raise BadOption(f"{given[0]} is about --vector FILE; an address says where a parameter is.")
+        if address is None:
+            raise BadOption("An address is needed, such as L26.ff.1189, or --vector FILE.")
+    elif address is not None:
+        raise BadOption(f"--vector is read instead of a parameter, so it takes no address ({address!r}).")
+    elif options["--layer"] is None:
+        raise BadOption("--vector needs --layer: where the vector reads or writes.")
 
 
 def refuse_weights_only(folder: str, options: dict[str, Any]) -> None:

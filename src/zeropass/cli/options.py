@@ -14,6 +14,9 @@ Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
 Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
+OrVector = Annotated[
+    str | None, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo; none with --vector.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Frame = Annotated[
     str | None,
