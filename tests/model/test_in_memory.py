@@ -297,6 +297,14 @@ class Component(nn.Module):
 Component.__module__ = Component.forward.__module__ = "transformer_lens.model_bridge.parts"
 
 
+class UnembeddingBridge(Component):
+    """A stand-in for the part that gives an unembedding without a bias one of zeros."""
+
+    def __init__(self, original: Any) -> None:
+        original.bias = nn.Parameter(torch.zeros(len(original.weight)))
+        super().__init__(original)
+
+
 class TransformerBridge:
     """A stand-in for TransformerLens's bridge."""
 
@@ -305,6 +313,7 @@ class TransformerBridge:
     def __init__(self, module: Any, tokenizer: Any) -> None:
         module.model.layers[0] = Component(module.model.layers[0])
         module.model.layers[0]._original_component.mlp = Component(module.model.layers[0]._original_component.mlp)
+        module.lm_head = UnembeddingBridge(module.lm_head)
         self.original_model, self.tokenizer = module, tokenizer
 
 
@@ -312,7 +321,9 @@ class HookedTransformer(nn.Module):
     """A stand-in for TransformerLens's own model."""
 
 
-TransformerBridge.__module__ = HookedTransformer.__module__ = "transformer_lens.model_bridge.bridge"
+UnembeddingBridge.__module__ = TransformerBridge.__module__ = HookedTransformer.__module__ = (
+    "transformer_lens.model_bridge.bridge"
+)
 
 
 def test_wrappers_are_read_by_the_model_that_they_hold(tmp_path: Path) -> None:

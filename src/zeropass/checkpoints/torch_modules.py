@@ -176,11 +176,18 @@ def tensors_of(module: nn.Module) -> dict[str, object]:
     return dict(revert(module, state))
 
 
+def _added_bias(module: nn.Module, inner: nn.Module) -> object:
+    """Return the zeros that TransformerLens adds as a bias to an unembedding that has none; None without them."""
+    bias = getattr(inner, "bias", None) if type(module).__name__ == "UnembeddingBridge" else None
+    return None if bias is None or bias.any() else bias
+
+
 def _tensors(module: nn.Module, path: str) -> Iterator[tuple[str, object]]:
     """Yield parameters, saved buffers and those of inner modules, in the order of state_dict."""
     for attribute in _STAND_INS.get(package_of(module), ()):
         if (inner := module._modules.get(attribute)) is not None:
-            yield from _tensors(inner, path)
+            added = _added_bias(module, inner)
+            yield from ((name, value) for name, value in _tensors(inner, path) if added is None or value is not added)
             return
     saved = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
     for name, tensor in {**module._parameters, **saved}.items():
