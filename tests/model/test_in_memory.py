@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from peft import (
     IA3Config,
     LNTuningConfig,
@@ -374,6 +374,15 @@ def hooked_before(hf: Any) -> None:
     hf.model.layers[1].register_forward_pre_hook(lambda _module, inputs: inputs)
 
 
+def hooked_by_accelerate(hf: Any) -> None:
+    add_hook_to_module(hf.model.layers[1], Steering())
+    add_hook_to_module(hf.model.layers[1], AlignDevicesHook(execution_device="cpu"), append=True)
+
+
+class Steering(ModelHook):
+    """A hook of accelerate that its user wrote."""
+
+
 def patched(hf: Any) -> None:
     hf.model.layers[1].mlp.forward = steer
 
@@ -397,6 +406,7 @@ def sparse(hf: Any) -> None:
         (quantised_values, r"model\.norm\.weight is a Quantised of bitsandbytes"),
         (hooked, r"model\.layers\.1 has the hook 'steer' of test_in_memory.*state_dict\(\) and config"),
         (hooked_before, r"model\.layers\.1 has the hook .*lambda"),
+        (hooked_by_accelerate, r"model\.layers\.1 has the hook 'Steering' of test_in_memory"),
         (patched, r"model\.layers\.1\.mlp has the forward pass 'steer'"),
         (on_meta, "is on the meta device"),
         (sparse, "dense tensors"),

@@ -113,8 +113,9 @@ def _refuse_edits(model: object) -> None:
 
 def _refuse_changes(name: str, module: nn.Module) -> None:
     """Raise BadModel for a module with a forward pass or hook of unknown origin."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), getattr(module, "_hf_hook", None)]
-    for what, function in (("forward pass", module.forward), *(("hook", hook) for hook in hooks if hook is not None)):
+    outer = getattr(module, "_hf_hook", None)  # accelerate's, which may be a sequence of others
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *getattr(outer, "hooks", ())]
+    for what, function in (("forward pass", module.forward), *(("hook", hook) for hook in (*hooks, outer) if hook)):
         if (package := package_of(function)) not in _KNOWN:
             label = getattr(function, "__qualname__", type(function).__qualname__)
             raise BadModel(
