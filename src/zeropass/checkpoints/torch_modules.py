@@ -147,7 +147,10 @@ def config_of(config: object) -> dict[str, Any]:
         path = Path(config)
         return read_json(path / "config.json" if path.is_dir() else path)
     if callable(spell := getattr(config, "to_json_string", None)):
-        content = parse_json(str(spell()).encode())
+        try:
+            content = parse_json(str(spell()))
+        except ValueError as error:
+            raise BadModel(f"The configuration, a {_described(config)}, is not JSON: {error}.") from error
         if isinstance(content, dict):
             return content
     raise BadOption(
@@ -180,7 +183,7 @@ def tensors_of(module: nn.Module) -> dict[str, object]:
 def _added_bias(module: nn.Module, inner: nn.Module) -> object:
     """Return the zeros that TransformerLens adds as a bias to an unembedding that has none; None without them."""
     bias = getattr(inner, "bias", None) if type(module).__name__ == "UnembeddingBridge" else None
-    return None if bias is None or bias.any() else bias
+    return None if bias is None or bias.is_meta or bias.any() else bias
 
 
 def _tensors(module: nn.Module, path: str) -> Iterator[tuple[str, object]]:
