@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from peft import (
     IA3Config,
     LNTuningConfig,
@@ -297,6 +297,14 @@ class Component(nn.Module):
 Component.__module__ = Component.forward.__module__ = "transformer_lens.model_bridge.parts"
 
 
+class UnembeddingBridge(Component):
+    """A stand-in for the part that gives an unembedding without a bias one of zeros."""
+
+    def __init__(self, original: Any) -> None:
+        original.bias = nn.Parameter(torch.zeros(len(original.weight)))
+        super().__init__(original)
+
+
 class TransformerBridge:
     """A stand-in for TransformerLens's bridge."""
 
@@ -305,6 +313,7 @@ class TransformerBridge:
     def __init__(self, module: Any, tokenizer: Any) -> None:
         module.model.layers[0] = Component(module.model.layers[0])
         module.model.layers[0]._original_component.mlp = Component(module.model.layers[0]._original_component.mlp)
+        module.lm_head = UnembeddingBridge(module.lm_head)
         self.original_model, self.tokenizer = module, tokenizer
 
 
@@ -312,7 +321,9 @@ class HookedTransformer(nn.Module):
     """A stand-in for TransformerLens's own model."""
 
 
-TransformerBridge.__module__ = HookedTransformer.__module__ = "transformer_lens.model_bridge.bridge"
+UnembeddingBridge.__module__ = TransformerBridge.__module__ = HookedTransformer.__module__ = (
+    "transformer_lens.model_bridge.bridge"
+)
 
 
 def test_wrappers_are_read_by_the_model_that_they_hold(tmp_path: Path) -> None:
@@ -363,6 +374,15 @@ def hooked_before(hf: Any) -> None:
     hf.model.layers[1].register_forward_pre_hook(lambda _module, inputs: inputs)
 
 
+def hooked_by_accelerate(hf: Any) -> None:
+    add_hook_to_module(hf.model.layers[1], Steering())
+    add_hook_to_module(hf.model.layers[1], AlignDevicesHook(execution_device="cpu"), append=True)
+
+
+class Steering(ModelHook):
+    """A hook of accelerate that its user wrote."""
+
+
 def patched(hf: Any) -> None:
     hf.model.layers[1].mlp.forward = steer
 
@@ -386,6 +406,7 @@ def sparse(hf: Any) -> None:
         (quantised_values, r"model\.norm\.weight is a Quantised of bitsandbytes"),
         (hooked, r"model\.layers\.1 has the hook 'steer' of test_in_memory.*state_dict\(\) and config"),
         (hooked_before, r"model\.layers\.1 has the hook .*lambda"),
+        (hooked_by_accelerate, r"model\.layers\.1 has the hook 'Steering' of test_in_memory"),
         (patched, r"model\.layers\.1\.mlp has the forward pass 'steer'"),
         (on_meta, "is on the meta device"),
         (sparse, "dense tensors"),

@@ -113,8 +113,9 @@ def _refuse_edits(model: object) -> None:
 
 def _refuse_changes(name: str, module: nn.Module) -> None:
     """Raise BadModel for a module with a forward pass or hook of unknown origin."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), getattr(module, "_hf_hook", None)]
-    for what, function in (("forward pass", module.forward), *(("hook", hook) for hook in hooks if hook is not None)):
+    outer = getattr(module, "_hf_hook", None)  # accelerate's, which may be a sequence of others
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *getattr(outer, "hooks", ())]
+    for what, function in (("forward pass", module.forward), *(("hook", hook) for hook in (*hooks, outer) if hook)):
         if (package := package_of(function)) not in _KNOWN:
             label = getattr(function, "__qualname__", type(function).__qualname__)
             raise BadModel(
@@ -146,7 +147,10 @@ def config_of(config: object) -> dict[str, Any]:
         path = Path(config)
         return read_json(path / "config.json" if path.is_dir() else path)
     if callable(spell := getattr(config, "to_json_string", None)):
-        content = parse_json(str(spell()).encode())
+        try:
+            content = parse_json(str(spell()))
+        except ValueError as error:
+            raise BadModel(f"The configuration, a {_described(config)}, is not JSON: {error}.") from error
         if isinstance(content, dict):
             return content
     raise BadOption(
@@ -176,11 +180,18 @@ def tensors_of(module: nn.Module) -> dict[str, object]:
     return dict(revert(module, state))
 
 
+def _added_bias(module: nn.Module, inner: nn.Module) -> object:
+    """Return the zeros that TransformerLens adds as a bias to an unembedding that has none; None without them."""
+    bias = getattr(inner, "bias", None) if type(module).__name__ == "UnembeddingBridge" else None
+    return None if bias is None or bias.is_meta or bias.any() else bias
+
+
 def _tensors(module: nn.Module, path: str) -> Iterator[tuple[str, object]]:
     """Yield parameters, saved buffers and those of inner modules, in the order of state_dict."""
     for attribute in _STAND_INS.get(package_of(module), ()):
         if (inner := module._modules.get(attribute)) is not None:
-            yield from _tensors(inner, path)
+            added = _added_bias(module, inner)
+            yield from ((name, value) for name, value in _tensors(inner, path) if added is None or value is not added)
             return
     saved = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
     for name, tensor in {**module._parameters, **saved}.items():
