@@ -3,20 +3,28 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zeropass.align.token_lists import Lists, carried, lists_of
-from zeropass.arch.spec import default_frames, side_of, space_of
+from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space_of
 from zeropass.model.frames import Frames
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.numerics.projection import rotate
 
-__all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
+__all__ = ["LENSES", "Half", "LensChoice", "Pair", "View", "neuron_views", "pair_of"]
+
+LensChoice = str | Path | LensMaps | None
+"""A lens as `lens_maps.chosen_lens` takes it."""
+
+LENSES: tuple[LensChoice, LensChoice] = ("auto", "auto")
+"""The lenses by default: those that are kept for the weights of either model."""
 
 KEPT = 1 << 28
 """Bytes of vectors that a half, and a pair, caches (the neurons of a layer in one view: 3.5 MB for SmolLM2)."""
@@ -43,7 +51,7 @@ class Half:
     """One model of a pair, with all that does not depend on how the shared tokens are paired.
 
     Attributes:
-        frames: The frames of the model.
+        frames: The frames of the model, with its lens if there is one.
         ids: Ids of the tokens that it shares with the other model, (S,).
     """
 
@@ -175,6 +183,26 @@ class Pair:
         """Both models."""
         return self.first.model, self.second.model
 
+    @property
+    def lens_frames(self) -> tuple[str, ...]:
+        """The frames that both models have a lens for."""
+        return tuple(frame for frame in LENS_FRAMES if all(frame in half.frames.lens_frames for half in self.halves))
+
+    @property
+    def lenses(self) -> tuple[LensMaps, ...]:
+        """The lenses of both models; none if they have no frame in common."""
+        return tuple(half.frames.lens for half in self.halves if half.frames.lens is not None and self.lens_frames)
+
+    @property
+    def lens_words(self) -> tuple[str, ...]:
+        """The lenses in words."""
+        return tuple(lens.facts.words for lens in self.lenses)
+
+    def frames(self, side: Side) -> tuple[str, ...]:
+        """Return the frames in which vectors of a side are compared: that of the lenses, or the usual ones."""
+        frame = "seen" if side == "read" else "effect"
+        return (frame,) if frame in self.lens_frames else default_frames(side)
+
     def null(self, seed: int) -> "Pair":
         """Return the same models with wrong partners for their tokens (`Shared.shuffled`)."""
         return Pair(self.first, self.second, self.shared.shuffled(seed))
@@ -251,8 +279,21 @@ class Pair:
         return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
 
 
-def pair_of(first: Model, second: Model) -> Pair:
-    """Pair two models; raise BadOption if they share too few tokens.
+def pair_of(first: Model, second: Model, lenses: tuple[LensChoice, LensChoice] = LENSES) -> Pair:
+    """Pair two models.
+
+    Args:
+        first: The first model.
+        second: The second model.
+        lenses: The lens of each: ``auto`` for the one that is kept for its weights, if it predicts the next token and
+            there is one, else as `lens_maps.chosen_lens` takes it. A frame is compared through them if both have it.
+
+    Returns:
+        The pair.
+
+    Raises:
+        BadOption: If they share too few tokens.
+        BadLens: If a lens belongs to another model, or cannot be read.
 
     Example:
         >>> import zeropass as zp
@@ -261,18 +302,25 @@ def pair_of(first: Model, second: Model) -> Pair:
         (4095, True)
     """
     shared = shared_tokens(first, second)
-    return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
+    halves = (Half(_frames(first, lenses[0]), shared.first), Half(_frames(second, lenses[1]), shared.second))
+    return Pair(*halves, shared)
 
 
-def neuron_views(first: Model, second: Model) -> tuple[View, ...]:
-    """Return the views in which neurons of two models are compared: every role, in every usual frame.
+def _frames(model: Model, lens: LensChoice) -> Frames:
+    """Return frames with the lens that a user asks for; an encoder is compared without one unless it is named."""
+    return Frames.through(model, lens if lens != "auto" or model.family.causal else None)
+
+
+def neuron_views(pair: Pair) -> tuple[View, ...]:
+    """Return the views in which neurons of two models are compared: every role, in every frame of its side.
 
     Where only one of the models has gates, they are compared with the keys of the other.
     """
+    first, second = (model.family.ff_roles for model in pair.models)
     return tuple(
-        View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first.family.ff_roles)
-        for roles in _role_pairs(first.family.ff_roles, second.family.ff_roles)
-        for frame in default_frames(side_of(roles[0]))
+        View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first)
+        for roles in _role_pairs(first, second)
+        for frame in pair.frames(side_of(roles[0]))
     )
 
 

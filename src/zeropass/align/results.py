@@ -4,7 +4,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing"]
+from zeropass.tokens.vocabulary import shown_text
+
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "through"]
 
 SCHEMA_VERSION = 1
 
@@ -54,10 +56,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """The best matches for one address."""
+    """The best matches for one address.
+
+    Attributes:
+        query: The address.
+        matches: The matches, the best first.
+        lenses: The lenses that it was compared through, in words; none for the weights alone.
+    """
 
     query: str
     matches: tuple[Match, ...]
+    lenses: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""
@@ -107,6 +116,11 @@ class Alignment:
     layers: tuple[LayerMap, ...]
     pairings: tuple[Pairing, ...]
 
+    @property
+    def lenses(self) -> tuple[str, ...]:
+        """The lenses that the models were compared through, in words; none for the weights alone."""
+        return tuple(self.method.get("lenses", ()))
+
     def layer_map(self, role: str, frame: str) -> LayerMap:
         """Return the layer map of a role and frame; raise KeyError if there is none."""
         for layer_map in self.layers:
@@ -133,3 +147,15 @@ class Alignment:
             "mean_score": fmean(pairing.score for pairing in pairings),
             "mean_chance": fmean(pairing.null_mean for pairing in pairings),
         }
+
+
+def through(lenses: tuple[str, ...]) -> str:
+    """Return the sentence that says through which lenses, in words, lists were read; empty for none."""
+    if not lenses:
+        return ""
+    first, second = (shown_text(words, limit=200) for words in lenses)
+    return (
+        f"Lists of both are read through a {first}."
+        if first == second
+        else f"Lists of A are read through a {first}, those of B through a {second}."
+    )

@@ -17,7 +17,7 @@ from zeropass._io.progress import Progress, silent
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
-from zeropass.align.pair import Pair, neuron_views, pair_of
+from zeropass.align.pair import LENSES, LensChoice, Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
@@ -33,7 +33,13 @@ HEAD_NULLS = 4
 
 
 def align_models(
-    first: Model, second: Model, folder: str | Path, *, seed: int = 0, progress: Progress = silent
+    first: Model,
+    second: Model,
+    folder: str | Path,
+    *,
+    lenses: tuple[LensChoice, LensChoice] = LENSES,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
@@ -43,6 +49,7 @@ def align_models(
         first: The first model.
         second: The second model.
         folder: The folder to write.
+        lenses: The lens of each model: see `pair_of`.
         seed: The seed of the shuffled tokens.
         progress: Is called as the work proceeds.
 
@@ -51,11 +58,12 @@ def align_models(
 
     Raises:
         BadOption: The models share too few tokens, or the folder holds something else.
+        BadLens: A lens belongs to another model, or cannot be read.
     """
     folder = Path(folder)
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
-    pair = pair_of(first, second)
-    null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
+    pair = pair_of(first, second, lenses)
+    null, neurons, views = pair.null(seed), neuron_views(pair), layer_views(pair)
     raw_roles = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
     work = _Work(
         Parts(folder, _key(pair, seed), BadOption),
@@ -128,7 +136,8 @@ def _key(pair: Pair, seed: int) -> str:
     """Return a key of everything that a part depends on: weights, tokens, settings, versions of the arithmetic."""
     fingerprints = [model.fingerprint for model in pair.models]
     tokens = hashlib.sha256(torch.stack(pair.shared.pairs).cpu().numpy().tobytes()).hexdigest()
-    return key_of(SCHEMA_VERSION, fingerprints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
+    lenses = [lens.facts.identity for lens in pair.lenses]
+    return key_of(SCHEMA_VERSION, fingerprints, lenses, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
 
 
 def neuron_layers(maps: list[LayerMap], roles: set[str]) -> list[tuple[int, int]]:
@@ -156,6 +165,7 @@ def _method(pair: Pair, seed: int, layers: list[tuple[int, int]]) -> dict[str, A
         "shared_tokens": len(pair.shared),
         "shares": list(pair.shared.shares),
         "same_vocabulary": pair.shared.identical,
+        "lenses": list(pair.lens_words),
         "seed": seed,
         "layers": [list(assigned_pair) for assigned_pair in layers],
     }

@@ -21,6 +21,7 @@ from zeropass.cli.inputs import (
     open_classifier,
     open_named,
     parse_layers,
+    parse_lenses,
     parse_names,
     put_adapter,
     refuse_weights_only,
@@ -35,6 +36,7 @@ from zeropass.cli.options import (
     Frame,
     Json,
     Layers,
+    LensesOption,
     LensOption,
     Model,
     Second,
@@ -290,16 +292,18 @@ def align(
     first: First,
     second: Second,
     out: Annotated[Path | None, typer.Option(help="The folder to write to; alignment/A-B if not given.")] = None,
+    lens: LensesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
+    lenses = parse_lenses(lens)
     with progress_bar() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device), zp.open_model(second, device)
-        alignment = zp.align_models(*models, folder, seed=seed, progress=report)
+        alignment = zp.align_models(*models, folder, lenses=lenses, seed=seed, progress=report)
     if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
         with text_output() as console:
             console.print(render_alignment(alignment))
@@ -312,11 +316,13 @@ def match(
     address: Where,
     second: Second,
     k: Count = 10,
+    lens: LensesOption = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Find the parameters of B that do what one of A does, searching every layer of B."""
-    pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device))
+    lenses = parse_lenses(lens)
+    pair = zp.pair_of(zp.open_model(first, device), zp.open_model(second, device), lenses)
     record = zp.match(pair, address, k)
     if not print_json(record.to_json(), as_json):
         a, b = (zp.Lens.over(half.frames) for half in pair.halves)
