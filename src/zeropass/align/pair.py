@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,18 +12,13 @@ from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space
 from zeropass.model.frames import Frames
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
+from zeropass.model.paired_lenses import LENSES, LensChoice, paired_lens
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.numerics.projection import rotate
 
-__all__ = ["LENSES", "Half", "LensChoice", "Pair", "View", "neuron_views", "pair_of"]
-
-LensChoice = str | Path | LensMaps | None
-"""A lens as `lens_maps.chosen_lens` takes it."""
-
-LENSES: tuple[LensChoice, LensChoice] = ("auto", "auto")
-"""The lenses by default: those that are kept for the weights of either model."""
+__all__ = ["Half", "Pair", "View", "neuron_views", "pair_of"]
 
 KEPT = 1 << 28
 """Bytes of vectors that a half, and a pair, caches (the neurons of a layer in one view: 3.5 MB for SmolLM2)."""
@@ -285,8 +279,7 @@ def pair_of(first: Model, second: Model, lenses: tuple[LensChoice, LensChoice] =
     Args:
         first: The first model.
         second: The second model.
-        lenses: The lens of each: ``auto`` for the one that is kept for its weights, if it predicts the next token and
-            there is one, else as `lens_maps.chosen_lens` takes it. A frame is compared through them if both have it.
+        lenses: The lens of each, as for `paired_lenses.paired_lens`. A frame is compared through them if both have it.
 
     Returns:
         The pair.
@@ -302,13 +295,8 @@ def pair_of(first: Model, second: Model, lenses: tuple[LensChoice, LensChoice] =
         (4095, True)
     """
     shared = shared_tokens(first, second)
-    halves = (Half(_frames(first, lenses[0]), shared.first), Half(_frames(second, lenses[1]), shared.second))
-    return Pair(*halves, shared)
-
-
-def _frames(model: Model, lens: LensChoice) -> Frames:
-    """Return frames with the lens that a user asks for; an encoder is compared without one unless it is named."""
-    return Frames.through(model, lens if lens != "auto" or model.family.causal else None)
+    frames = [Frames(model, paired_lens(model, lens)) for model, lens in zip((first, second), lenses, strict=True)]
+    return Pair(Half(frames[0], shared.first), Half(frames[1], shared.second), shared)
 
 
 def neuron_views(pair: Pair) -> tuple[View, ...]:

@@ -65,7 +65,7 @@ def render_alignment(alignment: Alignment) -> RenderableType:
 
 def _note(lenses: tuple[str, ...]) -> tuple[Text, ...]:
     """Return the line that says which lenses were used, if any."""
-    return (Text(through(lenses), style="dim"),) if lenses else ()
+    return (Text(through("Lists", lenses), style="dim"),) if lenses else ()
 
 
 def draw_layer_maps(alignment: Alignment) -> str:

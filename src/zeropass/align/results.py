@@ -149,13 +149,11 @@ class Alignment:
         }
 
 
-def through(lenses: tuple[str, ...]) -> str:
-    """Return the sentence that says through which lenses, in words, lists were read; empty for none."""
+def through(what: str, lenses: tuple[str, ...]) -> str:
+    """Return the sentence on what of two models was read through which lenses, in words; empty for no lenses."""
     if not lenses:
         return ""
     first, second = (shown_text(words, limit=200) for words in lenses)
-    return (
-        f"Lists of both are read through a {first}."
-        if first == second
-        else f"Lists of A are read through a {first}, those of B through a {second}."
-    )
+    if first == second:
+        return f"{what} of both are read through a {first}."
+    return f"{what} of A are read through a {first}, those of B through a {second}."

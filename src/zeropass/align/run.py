@@ -17,7 +17,7 @@ from zeropass._io.progress import Progress, silent
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
-from zeropass.align.pair import LENSES, LensChoice, Pair, neuron_views, pair_of
+from zeropass.align.pair import Pair, neuron_views, pair_of
 from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
@@ -25,6 +25,7 @@ from zeropass.align.token_lists import LENGTH
 from zeropass.arch.spec import SELF_MAPS
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
+from zeropass.model.paired_lenses import LENSES, LensChoice
 
 __all__ = ["align_models"]
 

@@ -388,7 +388,10 @@ def stitch(
     keep: Annotated[int | None, typer.Option(help="How many lower layers of the model to keep.")] = None,
     take: Annotated[int | None, typer.Option(help="How many upper layers of the classifier to take.")] = None,
     kernel: Annotated[str | None, typer.Option(help="orthogonal, centred, ridge, weighted, pinv or identity.")] = None,
-    frame: Annotated[str | None, typer.Option(help="What stands for a token: both, token or paper.")] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="What stands for a token: both, token or paper; with lenses seen.")
+    ] = None,
+    lens: LensesOption = None,
     labels: Annotated[str | None, typer.Option(help="Names for its labels, with commas, in their order.")] = None,
     transplant: Annotated[
         bool, typer.Option("--transplant", help="Put what tuning changed into the model's own layers instead.")
@@ -405,6 +408,8 @@ def stitch(
         raise BadOption("--keep and --take are for a stitch; --transplant leaves all layers where they are.")
     if strength is not None and not transplant:
         raise BadOption("--strength is for --transplant.")
+    if transplant and lens not in (None, ["auto"], ["none"]):
+        raise BadOption("--lens is for a stitch; --transplant carries what changed by the weights alone.")
     with progress_bar() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device) if base else None
@@ -416,6 +421,7 @@ def stitch(
             accuracy=accuracy,
             labels=parse_names(labels) or (),
             seed=seed,
+            lenses=parse_lenses(lens),
         )
         if transplant and before is not None:
             _, record = zp.transplant(tuned, other, before, out, strength=strength, options=options, progress=report)

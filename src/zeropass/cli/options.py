@@ -30,7 +30,7 @@ LensesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--lens",
-        help="auto for the lenses that are kept, none for the weights alone; or twice, for a lens of A and one of B.",
+        help="auto for the lenses that are kept, none for the weights alone; or twice, for a lens of each model.",
     ),
 ]
 Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]

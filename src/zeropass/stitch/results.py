@@ -79,6 +79,7 @@ class Stitch:
         notes: Sentences for the user.
         labels: The names of the labels.
         layers: Layers of the classifier, each with the layer of the other model that took over its change (transplant).
+        lenses: The lenses of the frame ``seen``, in words: of the classifier, and of the other model.
 
     Example:
         >>> import zeropass as zp
@@ -99,6 +100,7 @@ class Stitch:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     layers: tuple[tuple[int, int], ...] = ()
+    lenses: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""

@@ -50,7 +50,7 @@ def alignment(context: Context) -> Page:
         data=aligned.summary,
         shown={
             "alignment": aligned,
-            "through": through(aligned.lenses),
+            "through": through("Lists", aligned.lenses),
             "counts": counts,
             "rows": rows,
             "layers": align_layers(aligned),
