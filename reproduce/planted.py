@@ -57,7 +57,7 @@ def align_all(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path, moved = twins.twin(model, model.dims.layers, Path(scratch) / "twin")
         began = time.monotonic()
-        alignment = zp.align_models(model, zp.open_model(str(path)), out)
+        alignment = zp.align_models(model, zp.open_model(str(path)), out, lenses=(None, None))
         seconds = time.monotonic() - began
     right: dict[str, list[bool]] = {}
     for pairing in alignment.pairings:
@@ -96,7 +96,7 @@ def main(layers: tuple[int, ...]) -> None:
     for noise in NOISE:
         with tempfile.TemporaryDirectory() as scratch:
             path, moved = twins.twin(model, model.dims.layers, Path(scratch) / "twin", noise=noise)
-            pair = zp.pair_of(model, zp.open_model(str(path)))
+            pair = zp.pair_of(model, zp.open_model(str(path)), (None, None))
             shares = matched_shares(pair, moved, layers)
         if not lines:
             lines = ["| noise | " + " | ".join(shares) + " |", "|---:|" + "---:|" * len(shares)]

@@ -49,8 +49,12 @@ def main(out: Path, count: int) -> None:
         alignments[name] = zp.align_models(*models, out / name.replace(", ", "-").lower())
         print(name, f"{time.monotonic() - began:.0f} s", flush=True)
     ids = windows(press_text(), six, count)
-    pair = zp.pair_of(zp.open_model(str(six)), zp.open_model(str(three)))
-    rows: list[Row] = agreement_with_activations(pair, activations(six, ids), activations(three, ids), "L6, L3")
+    models = zp.open_model(str(six)), zp.open_model(str(three))
+    pair = zp.pair_of(*models, (None, None))
+    through = zp.pair_of(*models, (zp.calibrate(models[0]), zp.calibrate(models[1])))
+    rows: list[Row] = agreement_with_activations(
+        pair, through, activations(six, ids), activations(three, ids), "L6, L3"
+    )
     summary = (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}) in "
         f"{time.monotonic() - began:.0f} s; activations: {PRESS_SOURCE}, {ids.numel():,} tokens.\n\n"

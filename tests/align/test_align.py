@@ -152,7 +152,7 @@ def logits(folder: Path) -> Tensor:
 
 def check_twins(pair: Pair, moved: twins.Moved) -> None:
     """Check that every neuron and head of every layer matches its twin, in its own layer, with a score of one."""
-    views, heads = neuron_views(*pair.models), pair.models[0].dims.heads
+    views, heads = neuron_views(pair), pair.models[0].dims.heads
     for layer, (neurons, order) in enumerate(zip(moved.neurons, moved.heads, strict=True)):
         scores = pair.neuron_scores(views, (layer, layer))
         assert torch.equal(neurons[scores.argmax(1)], torch.arange(len(neurons)))
@@ -182,6 +182,62 @@ def test_the_alignment_of_a_twin_is_the_identity(llama_and_twin: tuple[Pair, twi
         assert counts["all"] == counts["mutual"] == counts["above_chance"]
     assert zp.read_alignment(tmp_path / "out") == alignment
     assert zp.align_models(*pair.models, tmp_path / "out") == alignment
+
+
+def test_a_twin_is_matched_through_lenses(llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path) -> None:
+    """Lenses of the same tokens are the same maps in another basis, up to half precision."""
+    plain, moved = llama_and_twin
+    first, second = (zp.calibrate(model, source="random", tokens=512) for model in plain.models)
+    pair = zp.pair_of(*plain.models, (first, second))
+    assert {(view.roles[0], view.frame) for view in neuron_views(pair)} == {
+        ("gate", "seen"),
+        ("up", "seen"),
+        ("value", "effect"),
+    }
+    check_twins(pair, moved)
+    alignment = zp.align_models(*plain.models, tmp_path / "out", lenses=(first, second))
+    assert alignment.lenses == ("mean-field lens from 512 random tokens",) * 2
+    assert alignment.layer_map("value", "effect").assigned == tuple(range(small.LAYERS))
+    assert zp.read_alignment(tmp_path / "out") == alignment
+    assert zp.match(pair, "L2.ff.17", k=1).lenses == alignment.lenses
+    assert zp.match(pair, "L2.attn.1", k=1).lenses == ()
+
+
+def test_scores_through_lenses_are_those_of_what_frames_fold(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+    """Twin of `Half.vectors`: the scores of a list, from the rows that each token has behind the maps of the lens."""
+    plain, _ = llama_and_twin
+    lenses = tuple(zp.calibrate(model, source="random", tokens=512) for model in plain.models)
+    pair = zp.pair_of(*plain.models, (lenses[0], lenses[1]))
+    half, lens = pair.first, lenses[0]
+    space, vectors = half.vectors(1, "gate", "seen")
+    linear, shift = lens.seen(1) or (torch.zeros(0), torch.zeros(0))
+    states = half.rows(space) @ linear + shift
+    gates = half.model.matrix("gate", 1) * half.model.vector("ff_norm", 1)
+    scores = centred((states @ gates.T)[half.ids].double())
+    expected = scores / scores.square().mean(0).sqrt()
+    assert torch.allclose(centred((half.rows(space) @ vectors.T)[half.ids].double()), expected, atol=1e-3)
+    space, vectors = half.vectors(1, "value", "effect")
+    logits = half.model.matrix("value", 1) @ lens.effect(1, "ff") @ half.rows("output.write").T
+    scores = centred(logits.T[half.ids].double())
+    expected = scores / scores.square().mean(0).sqrt()
+    assert torch.allclose(centred((half.rows(space) @ vectors.T)[half.ids].double()), expected, atol=1e-3)
+
+
+def test_a_frame_that_one_lens_lacks_is_compared_without(llama_and_twin: tuple[Pair, twins.Moved]) -> None:
+    models = llama_and_twin[0].models
+    first, second = (zp.calibrate(model, source="random", tokens=512) for model in models)
+    effects = {name: values for name, values in second.tensors.items() if name.startswith("effect")}  # type: ignore[union-attr]
+    pair = zp.pair_of(*models, (first, replace(second, tensors=effects)))
+    assert pair.frames("read") == ("token", "output")
+    assert pair.frames("write") == ("effect",)
+    assert len(pair.lens_words) == 2
+    half_blind = zp.pair_of(*models, (first, None))
+    assert half_blind.frames("write") == ("output",)
+    assert half_blind.lens_words == ()
+    assert torch.equal(
+        half_blind.agreement(neuron_views(half_blind)[0], (1, 1)),
+        llama_and_twin[0].agreement(neuron_views(half_blind)[0], (1, 1)),
+    )
 
 
 @pytest.mark.parametrize("address", ["L2.ff.17", "L1.ff.3.gate", "L2.ff.9.up", "L0.ff.1.value"])
@@ -275,7 +331,7 @@ def test_noise_hides_a_twin_gradually(tmp_path: Path) -> None:
     for noise in (0.0, 0.5, 4.0):
         path, moved = twins.twin(model, small.LAYERS, tmp_path / f"twin-{noise}", noise=noise)
         pair = zp.pair_of(model, zp.open_model(str(path)))
-        scores = pair.neuron_scores(neuron_views(*pair.models), (1, 1))
+        scores = pair.neuron_scores(neuron_views(pair), (1, 1))
         shares.append(float((moved.neurons[1][scores.argmax(1)] == torch.arange(small.NEURONS)).float().mean()))
     assert shares[0] == 1 > shares[2]
     assert shares[1] > 0.9
@@ -315,7 +371,7 @@ def test_match_and_align_work_from_the_command_line(
 
     first, second = (model.files.path for model in llama_and_twin[0].models)
     search = json.loads(command("match", first, "L2.ff.17", second, "-k", 3, "--json"))
-    assert list(search) == ["query", "matches"]
+    assert list(search) == ["query", "matches", "lenses"]
     assert search["query"] == "L2.ff.17"
     assert list(search["matches"][0]) == ["address", "score", "null_mean", "null_std", "effect"]
     assert len(search["matches"]) == 3
@@ -333,6 +389,18 @@ def test_match_and_align_work_from_the_command_line(
     value = json.loads(command("align", first, second, "--out", tmp_path / "out", "--json"))
     assert value["layers"]["gate token"] == [0, 1, 2]
     assert "out of range" in command("match", first, "L9.ff.0", second, code=2)
+    lenses = tmp_path / "first", tmp_path / "second"
+    for path, lens in zip((first, second), lenses, strict=True):
+        command("calibrate", path, "--source", "random", "--tokens", 512, "--out", lens)
+    through = ("--lens", lenses[0], "--lens", lenses[1])
+    value = json.loads(command("match", first, "L2.ff.17", second, *through, "--json"))
+    assert value["lenses"] == ["mean-field lens from 512 random tokens"] * 2
+    shown = command("match", first, "L2.ff.17", second, *through)
+    assert "Lists of both are read through a mean-field lens from 512 random tokens." in shown
+    shown = command("align", first, second, *through, "--out", tmp_path / "through")
+    assert "Lists of both are read through a mean-field lens from 512 random tokens." in shown
+    assert "--lens is given 1 times" in command("align", first, second, *through[:2], code=2)
+    assert "is a lens of" in command("match", first, "L2.ff.17", second, *through[2:], *through[:2], code=2)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "does not hold an alignment" in command("align", first, second, "--out", tmp_path / "full", code=2)

@@ -415,7 +415,14 @@ READERS = {
         Reader(
             "atlas-parquet",
             ("atlas",),
-            ("tokens.parquet", "parameters.parquet", "hits.parquet", "coherence.parquet", "lists/L0.*.parquet", "pairs/L0.*.parquet"),
+            (
+                "tokens.parquet",
+                "parameters.parquet",
+                "hits.parquet",
+                "coherence.parquet",
+                "lists/L0.*.parquet",
+                "pairs/L0.*.parquet",
+            ),
             _atlas,
             _show,
         ),

@@ -14,7 +14,18 @@ from torch import Tensor
 import twins
 import zeropass as zp
 from zeropass.errors import BadOption
-from zeropass.model.translation import _SOLVED, FRAMES, HEAD_OF_ZIPF, KERNELS, RIDGE, Bridge, _sums, bridge, translate
+from zeropass.model.translation import (
+    _SOLVED,
+    FRAMES,
+    HEAD_OF_ZIPF,
+    KERNELS,
+    RIDGE,
+    Bridge,
+    _sums,
+    bridge,
+    from_anchors,
+    translate,
+)
 
 MODELS = Path(__file__).parents[2] / "models"
 EXACT = ("orthogonal", "centred", "pinv")
@@ -97,6 +108,52 @@ def test_wrong_partners_share_the_sums_of_the_right_ones(across: Bridge, kernel:
     torch.testing.assert_close(fast.bias, slow.bias, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def through(first: zp.Model, moved: zp.Model) -> Bridge:
+    """Return the bridge between twins through lenses of the same tokens."""
+    lenses = [zp.calibrate(model, source="random", tokens=512) for model in (first, moved)]
+    return bridge(first, moved, (lenses[0], lenses[1]))
+
+
+@pytest.mark.parametrize("layers", [(0, 0), (2, 2), (4, 4)])
+def test_a_rotation_is_found_through_lenses(
+    through: Bridge, across: Bridge, first: zp.Model, moved: zp.Model, layers: tuple[int, int]
+) -> None:
+    assert through.frames == ("seen", *FRAMES)
+    assert across.frames == FRAMES
+    translation = through.at(layers).translation("orthogonal", "seen")
+    distance = (translation.states(first.embedding) - moved.embedding).norm() / moved.embedding.norm()
+    assert distance < 0.02
+    assert through.at(layers).fit("orthogonal", "seen") > 0.99
+    assert through.at(layers).shuffled(0).fit("orthogonal", "seen") < 0.05
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_anchors_through_lenses_are_the_mean_states_of_tokens(through: Bridge, kernel: str) -> None:
+    anchors = []
+    for side, layer, ids in zip((through.first, through.second), (1, 3), through.shared.pairs, strict=True):
+        assert side.lens is not None
+        linear, shift = side.lens.seen(layer) or (torch.zeros(0), torch.zeros(0))
+        anchors.append(side.rows("token").matrix[ids] @ linear + shift)
+    if kernel != "weighted":
+        slow = from_anchors(anchors[0], anchors[1], kernel)
+        fast = through.at((1, 3)).translation(kernel, "seen")
+        torch.testing.assert_close(fast.weight, slow.weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fast.bias, slow.bias, rtol=1e-3, atol=1e-4)
+    fast = through.at((1, 3)).shuffled(3).translation(kernel, "seen")
+    slow = Bridge(through.first, through.second, through.shared.shuffled(3), (1, 3)).translation(kernel, "seen")
+    torch.testing.assert_close(fast.weight, slow.weight, rtol=1e-4, atol=1e-6)
+    back = through.at((1, 3)).back
+    assert back.layers == (3, 1)
+
+
+def test_what_a_frame_of_lenses_lacks_is_named(through: Bridge, across: Bridge) -> None:
+    with pytest.raises(BadOption, match="here no layers are given"):
+        through.translation("orthogonal", "seen")
+    with pytest.raises(BadOption, match="The frame seen needs a lens of the model"):
+        across.at((1, 1)).translation("orthogonal", "seen")
+
+
 def test_readers_are_translated_by_the_transpose(across: Bridge, moved: zp.Model) -> None:
     translation = across.translation("ridge", "both")
     draw = torch.Generator().manual_seed(0)
@@ -160,7 +217,7 @@ def test_frequent_tokens_weigh_more(across: Bridge) -> None:
     ("options", "message"),
     [
         ({"kernel": "nose"}, "no kernel 'nose'; kernels are orthogonal"),
-        ({"frame": "output"}, "no frame 'output' to translate in; frames are both, token, paper"),
+        ({"frame": "output"}, "no frame 'output' to translate in; frames are both, token, paper, seen"),
     ],
 )
 def test_unknown_kernels_and_frames_are_refused(across: Bridge, options: dict[str, str], message: str) -> None:

@@ -51,9 +51,12 @@ def test_matches_agree_with_activations(script: ModuleType) -> None:
     folders = [ROOT / "models" / name for name in ("first", "wide")]
     ids = script.windows(press_text(), folders[0], 80)
     active = [script.activations(folder, ids) for folder in folders]
-    pair = zp.pair_of(*(zp.open_model(str(folder)) for folder in folders))
-    rows = {row.method: row for row in script.agreement_with_activations(pair, *active, "first, wide")}
+    first, second = (zp.open_model(str(folder)) for folder in folders)
+    pair = zp.pair_of(first, second)
+    through = zp.pair_of(first, second, (zp.calibrate(first), zp.calibrate(second)))
+    rows = {row.method: row for row in script.agreement_with_activations(pair, through, *active, "first, wide")}
     assert rows["lists of ten"].first > 0.3
+    assert rows["lists of ten, through lenses"].first > rows["lists of ten"].first + 0.04
     assert rows["lists of ten"].first > rows["all tokens"].first + 0.05
     assert rows["lists of ten"].ten > rows["all tokens"].ten
     assert rows["raw space"].first is None

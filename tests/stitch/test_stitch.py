@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import twins
 import zeropass as zp
 from commands import Run
 from tiny_classifiers import TEXTS, classifier, logits_of
-from zeropass.errors import BadOption, CannotRun
+from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model.shared_tokens import Shared
 from zeropass.model.translation import KERNELS, Translation, bridge
 from zeropass.stitch import halves
@@ -100,6 +101,25 @@ def test_a_stitch_onto_a_rotated_and_permuted_copy_gives_the_same_answers(
     else:
         assert bool(same.all())
         torch.testing.assert_close(logits, expected_logits, rtol=0.02, atol=0.02 * float(expected_logits.std()))
+
+
+def test_lenses_of_the_base_and_of_the_copy_give_the_same_answers(
+    tuned: zp.Model, moved: zp.Model, first: zp.Model
+) -> None:
+    """The classifier's lower blocks are those of its base, whose lens therefore holds for it at the seam."""
+    lenses = [zp.calibrate(model, source="random", tokens=512) for model in (first, moved)]
+    options = zp.StitchOptions(lenses=(lenses[0], lenses[1]))
+    stitch, record = zp.stitch_models(tuned, moved, base=first, keep=2, options=options)
+    assert (record.choice.kernel, record.choice.frame) == ("orthogonal", "seen")
+    assert record.lenses == ("mean-field lens from 512 random tokens",) * 2
+    expected_logits = logits_of(load_classifier(tuned), tuned, TEXTS)
+    same = logits_of(stitch, moved, TEXTS).argmax(1) == expected_logits.argmax(1)
+    assert float(same.float().mean()) > 0.95
+    _, chosen = zp.stitch_models(tuned, moved, base=first, options=replace(options, texts=TEXTS))
+    assert {choice.frame for choice in chosen.tries} == {"seen", "both", "token", "paper"}
+    assert chosen.verdict.trusted is True
+    with pytest.raises(BadLens, match="is a lens of"):  # above the first block that changed, the base's does not hold
+        zp.stitch_models(tuned, moved, base=first, keep=2, take=1, options=options)
 
 
 def test_texts_choose_the_right_seam_and_trust_it(tuned: zp.Model, moved: zp.Model, first: zp.Model) -> None:
@@ -391,6 +411,13 @@ Asked = Callable[[Path, zp.Model], list[object]]
         (lambda _p, t: ["--classifier", t.name, "--out", MODELS], "exists and does not hold a stitched model"),
         (lambda _p, t: ["--classifier", t.name, "--transplant"], "needs --base"),
         (lambda _p, t: ["--classifier", t.name, "--strength", 2], "--strength is for --transplant"),
+        (lambda p, t: ["--classifier", t.name, "--lens", p], "--lens is given 1 times: two models need a lens each"),
+        (lambda p, t: ["--classifier", t.name, "--lens", p, "--lens", p], "holds no lens"),
+        (lambda _p, t: ["--classifier", t.name, "--frame", "seen"], "The frame seen needs a lens of the model"),
+        (
+            lambda p, t: ["--classifier", t.name, "--transplant", "--base", MODELS / "first", *["--lens", p] * 2],
+            "--lens is for a stitch",
+        ),
         (
             lambda _p, t: ["--classifier", t.name, "--transplant", "--base", MODELS / "first", "--keep", 2],
             "--keep and --take are for a stitch",

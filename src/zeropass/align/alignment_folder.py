@@ -69,6 +69,9 @@ def _check_maps(alignment: Alignment) -> None:
         raise ValueError("models are not two that have names")
     if type(alignment.method.get("shared_tokens", 0)) is not int:
         raise ValueError("method.shared_tokens is not a whole number")
+    lenses = alignment.method.get("lenses", [])
+    if not isinstance(lenses, list) or len(lenses) not in (0, 2) or not all(isinstance(words, str) for words in lenses):
+        raise ValueError("method.lenses are not the words of two lenses")
     for layer_map in alignment.layers:
         width = len(layer_map.scores[0]) if layer_map.scores else 0
         if (

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import LayerMap
-from zeropass.arch.spec import SELF_ROLES, default_frames, side_of
+from zeropass.arch.spec import SELF_ROLES, side_of
 from zeropass.model.vectors import vector_set
 
 __all__ = ["Tick", "assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]
@@ -37,9 +37,9 @@ def likeness(scores: Tensor) -> float:
 
 
 def layer_views(pair: Pair) -> tuple[View, ...]:
-    """Return every role that both models have in every usual frame: the neurons' roles, then the heads'."""
-    heads = (View((role, role), frame) for role in SELF_ROLES for frame in default_frames(side_of(role)))
-    return (*neuron_views(*pair.models), *heads)
+    """Return every role that both models have in every frame of its side: the neurons' roles, then the heads'."""
+    heads = (View((role, role), frame) for role in SELF_ROLES for frame in pair.frames(side_of(role)))
+    return (*neuron_views(pair), *heads)
 
 
 def layer_map(pair: Pair, view: View, null: Pair, tick: Tick = lambda: None) -> LayerMap:

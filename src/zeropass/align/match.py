@@ -9,7 +9,7 @@ from torch import Tensor
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
 from zeropass.align.token_lists import Lists, carried, lists_of
-from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, default_frames, side_of
+from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, side_of
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse
 from zeropass.model.vectors import locate, require_head, vector_set
@@ -71,8 +71,8 @@ def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
     top = scores.topk(min(k, len(scores)))
     name = _namer(pair, place)
     return Matches(
-        address,
-        tuple(
+        query=address,
+        matches=tuple(
             Match(
                 address=name(*owners[n]),
                 score=score,
@@ -82,13 +82,14 @@ def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
             )
             for score, n in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ),
+        lenses=() if _is_head(place) else pair.lens_words,
     )
 
 
 def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Candidates]:
     """Yield the scored candidates of every layer of the second model."""
     if place.layer >= 0 and place.part == "ff" and place.index >= 0:
-        views = neuron_views(*pair.models)
+        views = neuron_views(pair)
         chosen = tuple(view for view in views if place.role in ("", view.roles[0]))
         locate(pair.first.model, place.with_role(place.role or views[0].roles[0]))  # BadAddress if it does not exist
         if not chosen:
@@ -96,15 +97,20 @@ def _search(pair: Pair, place: Address, seed: int) -> Iterator[_Candidates]:
         yield from _vectors(pair, chosen, place.layer, place.index, seed)
     elif place.part == "attn" and place.role in SELF_ROLES and place.index >= 0:
         _, _, row = locate(pair.first.model, place)
-        views = tuple(View((place.role, place.role), frame) for frame in default_frames(side_of(place.role)))
+        views = tuple(View((place.role, place.role), frame) for frame in pair.frames(side_of(place.role)))
         yield from _vectors(pair, views, place.layer, row, seed)
-    elif place.part == "attn" and place.head >= 0 and place.role in ("", *SELF_MAPS):
+    elif _is_head(place):
         require_head(pair.first.model, place)
         yield from _maps(pair, (place.role,) if place.role else SELF_MAPS, place.layer, place.head, seed)
     else:
         raise BadAddress(
             f"{place} cannot be matched; a neuron, a head or a column of a head can (L3.ff.17, L3.attn.2)."
         )
+
+
+def _is_head(place: Address) -> bool:
+    """Tell whether an address names a head, or one of its maps, which are compared without lenses."""
+    return place.part == "attn" and place.head >= 0 and place.role in ("", *SELF_MAPS)
 
 
 def _vectors(pair: Pair, views: tuple[View, ...], layer: int, row: int, seed: int) -> Iterator[_Candidates]:

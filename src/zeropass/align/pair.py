@@ -9,10 +9,12 @@ from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
-from zeropass.arch.spec import default_frames, side_of, space_of
+from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space_of
 from zeropass.model.frames import Frames
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
+from zeropass.model.paired_lenses import LENSES, LensChoice, paired_lens
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
@@ -45,7 +47,7 @@ class Half(ShortRepr):
     """One model of a pair, with all that does not depend on how the shared tokens are paired.
 
     Attributes:
-        frames: The frames of the model.
+        frames: The frames of the model, with its lens if there is one.
         ids: Ids of the tokens that it shares with the other model, (S,).
     """
 
@@ -177,6 +179,26 @@ class Pair(ShortRepr):
         """Both models."""
         return self.first.model, self.second.model
 
+    @property
+    def lens_frames(self) -> tuple[str, ...]:
+        """The frames that both models have a lens for."""
+        return tuple(frame for frame in LENS_FRAMES if all(frame in half.frames.lens_frames for half in self.halves))
+
+    @property
+    def lenses(self) -> tuple[LensMaps, ...]:
+        """The lenses of both models; none if they have no frame in common."""
+        return tuple(half.frames.lens for half in self.halves if half.frames.lens is not None and self.lens_frames)
+
+    @property
+    def lens_words(self) -> tuple[str, ...]:
+        """The lenses in words."""
+        return tuple(lens.facts.words for lens in self.lenses)
+
+    def frames(self, side: Side) -> tuple[str, ...]:
+        """Return the frames in which vectors of a side are compared: that of the lenses, or the usual ones."""
+        frame = "seen" if side == "read" else "effect"
+        return (frame,) if frame in self.lens_frames else default_frames(side)
+
     def null(self, seed: int) -> "Pair":
         """Return the same models with wrong partners for their tokens (`Shared.shuffled`)."""
         return Pair(self.first, self.second, self.shared.shuffled(seed))
@@ -253,8 +275,20 @@ class Pair(ShortRepr):
         return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
 
 
-def pair_of(first: ModelLike, second: ModelLike) -> Pair:
-    """Pair two models, given open or by name; raise BadOption if they share too few tokens.
+def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensChoice] = LENSES) -> Pair:
+    """Pair two models.
+
+    Args:
+        first: The first model, or its name.
+        second: The second model, or its name.
+        lenses: The lens of each, as for `paired_lenses.paired_lens`. A frame is compared through them if both have it.
+
+    Returns:
+        The pair.
+
+    Raises:
+        BadOption: If they share too few tokens.
+        BadLens: If a lens belongs to another model, or cannot be read.
 
     Example:
         >>> import zeropass as zp
@@ -264,18 +298,20 @@ def pair_of(first: ModelLike, second: ModelLike) -> Pair:
     """
     first, second = open_model(first), open_model(second)
     shared = shared_tokens(first, second)
-    return Pair(Half(Frames(first), shared.first), Half(Frames(second), shared.second), shared)
+    frames = [Frames(model, paired_lens(model, lens)) for model, lens in zip((first, second), lenses, strict=True)]
+    return Pair(Half(frames[0], shared.first), Half(frames[1], shared.second), shared)
 
 
-def neuron_views(first: Model, second: Model) -> tuple[View, ...]:
-    """Return the views in which neurons of two models are compared: every role, in every usual frame.
+def neuron_views(pair: Pair) -> tuple[View, ...]:
+    """Return the views in which neurons of two models are compared: every role, in every frame of its side.
 
     Where only one of the models has gates, they are compared with the keys of the other.
     """
+    first, second = (model.family.ff_roles for model in pair.models)
     return tuple(
-        View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first.family.ff_roles)
-        for roles in _role_pairs(first.family.ff_roles, second.family.ff_roles)
-        for frame in default_frames(side_of(roles[0]))
+        View(roles, frame, flips=roles[0] in ("up", "value") and "gate" in first)
+        for roles in _role_pairs(first, second)
+        for frame in pair.frames(side_of(roles[0]))
     )
 
 

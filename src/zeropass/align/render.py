@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.align.results import Alignment, Matches
+from zeropass.align.results import Alignment, Matches, through
 from zeropass.records.parameters import Record
 from zeropass.render.heat_map import Panel, heat_maps
 from zeropass.render.terminal import ROLE_STYLE, lists_in_short
@@ -36,7 +36,7 @@ def render_matches(matches: Matches, query: Sequence[Record], records: Sequence[
         table.add_row(Text(match.address, style=ROLE_STYLE), f"{match.score:.3f}", f"{match.effect:.1f}", *words)
     best = matches.matches[0]
     null_line = f"chance: the best score with shuffled tokens is {best.null_mean:.3f} (± {best.null_std:.3f})"
-    return Group(table, Text(null_line, style="dim"))
+    return Group(table, Text(null_line, style="dim"), *_note(matches.lenses))
 
 
 def render_alignment(alignment: Alignment) -> RenderableType:
@@ -60,7 +60,12 @@ def render_alignment(alignment: Alignment) -> RenderableType:
     ]
     shares = " and ".join(f"{share:.0%}" for share in alignment.method["shares"])
     shared = Text(f"{alignment.method['shared_tokens']:,} tokens are shared: {shares} of the vocabularies", style="dim")
-    return Group(shared, table, *lines)
+    return Group(shared, table, *lines, *_note(alignment.lenses))
+
+
+def _note(lenses: tuple[str, ...]) -> tuple[Text, ...]:
+    """Return the line that says which lenses were used, if any."""
+    return (Text(through("Lists", lenses), style="dim"),) if lenses else ()
 
 
 def draw_layer_maps(alignment: Alignment) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
+from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing"]
+__all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "through"]
 
 SCHEMA_VERSION = 1
 
@@ -58,10 +59,17 @@ class Match(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Matches(Several[Match], ShortRepr, AsTable):
-    """The best matches for one address: a sequence of them."""
+    """The best matches for one address: a sequence of them.
+
+    Attributes:
+        query: The address.
+        matches: The matches, the best first.
+        lenses: The lenses that it was compared through, in words; none for the weights alone.
+    """
 
     query: str
     matches: tuple[Match, ...]
+    lenses: tuple[str, ...] = ()
 
     _ITEMS = "matches"
 
@@ -124,6 +132,11 @@ class Alignment(Several[Pairing], ShortRepr, AsTable):
         """Yield a row for each pairing."""
         yield from map(plain_fields, self.pairings)
 
+    @property
+    def lenses(self) -> tuple[str, ...]:
+        """The lenses that the models were compared through, in words; none for the weights alone."""
+        return tuple(self.method.get("lenses", ()))
+
     def layer_map(self, role: str, frame: str) -> LayerMap:
         """Return the layer map of a role and frame; raise KeyError if there is none."""
         for layer_map in self.layers:
@@ -150,3 +163,13 @@ class Alignment(Several[Pairing], ShortRepr, AsTable):
             "mean_score": fmean(pairing.score for pairing in pairings),
             "mean_chance": fmean(pairing.null_mean for pairing in pairings),
         }
+
+
+def through(what: str, lenses: tuple[str, ...]) -> str:
+    """Return the sentence on what of two models was read through which lenses, in words; empty for no lenses."""
+    if not lenses:
+        return ""
+    first, second = (shown_text(words, limit=200) for words in lenses)
+    if first == second:
+        return f"{what} of both are read through a {first}."
+    return f"{what} of A are read through a {first}, those of B through a {second}."

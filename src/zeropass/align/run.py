@@ -26,6 +26,7 @@ from zeropass.arch.spec import SELF_MAPS
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
+from zeropass.model.paired_lenses import LENSES, LensChoice
 
 __all__ = ["align_models"]
 
@@ -34,7 +35,13 @@ HEAD_NULLS = 4
 
 
 def align_models(
-    first: ModelLike, second: ModelLike, folder: str | Path, *, seed: int = 0, progress: Progress = silent
+    first: ModelLike,
+    second: ModelLike,
+    folder: str | Path,
+    *,
+    lenses: tuple[LensChoice, LensChoice] = LENSES,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
@@ -44,6 +51,7 @@ def align_models(
         first: The first model, or its name.
         second: The second model, or its name.
         folder: The folder to write.
+        lenses: The lens of each model: see `pair_of`.
         seed: The seed of the shuffled tokens.
         progress: Is called as the work proceeds.
 
@@ -52,12 +60,13 @@ def align_models(
 
     Raises:
         BadOption: The models share too few tokens, or the folder holds something else.
+        BadLens: A lens belongs to another model, or cannot be read.
     """
     folder = Path(folder)
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
     first, second = open_model(first), open_model(second)
-    pair = pair_of(first, second)
-    null, neurons, views = pair.null(seed), neuron_views(first, second), layer_views(pair)
+    pair = pair_of(first, second, lenses)
+    null, neurons, views = pair.null(seed), neuron_views(pair), layer_views(pair)
     raw_roles = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
     work = _Work(
         Parts(folder, _key(pair, seed), BadOption),
@@ -130,7 +139,8 @@ def _key(pair: Pair, seed: int) -> str:
     """Return a key of everything that a part depends on: weights, tokens, settings, versions of the arithmetic."""
     fingerprints = [model.fingerprint for model in pair.models]
     tokens = hashlib.sha256(torch.stack(pair.shared.pairs).cpu().numpy().tobytes()).hexdigest()
-    return key_of(SCHEMA_VERSION, fingerprints, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
+    lenses = [lens.facts.identity for lens in pair.lenses]
+    return key_of(SCHEMA_VERSION, fingerprints, lenses, tokens, seed, LENGTH, HEAD_NULLS, torch.__version__)
 
 
 def neuron_layers(maps: list[LayerMap], roles: set[str]) -> list[tuple[int, int]]:
@@ -158,6 +168,7 @@ def _method(pair: Pair, seed: int, layers: list[tuple[int, int]]) -> dict[str, A
         "shared_tokens": len(pair.shared),
         "shares": list(pair.shared.shares),
         "same_vocabulary": pair.shared.identical,
+        "lenses": list(pair.lens_words),
         "seed": seed,
         "layers": [list(assigned_pair) for assigned_pair in layers],
     }

@@ -21,6 +21,7 @@ from zeropass.cli.inputs import (
     open_classifier,
     open_named,
     parse_layers,
+    parse_lenses,
     parse_names,
     put_adapter,
     refuse_weights_only,
@@ -36,6 +37,7 @@ from zeropass.cli.options import (
     Frame,
     Json,
     Layers,
+    LensesOption,
     LensOption,
     Model,
     OrVector,
@@ -314,16 +316,18 @@ def align(
     first: First,
     second: Second,
     out: Annotated[Path | None, typer.Option(help="The folder to write to; alignment/A-B if not given.")] = None,
+    lens: LensesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
+    lenses = parse_lenses(lens)
     with progress_bar() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device=device), zp.open_model(second, device=device)
-        alignment = zp.align_models(*models, folder, seed=seed, progress=report)
+        alignment = zp.align_models(*models, folder, lenses=lenses, seed=seed, progress=report)
     if not print_json(alignment.summary() | {"out": str(folder)}, as_json):
         with text_output() as console:
             console.print(render_alignment(alignment))
@@ -336,11 +340,13 @@ def match(
     address: Where,
     second: Second,
     k: Count = 10,
+    lens: LensesOption = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Find the parameters of B that do what one of A does, searching every layer of B."""
-    pair = zp.pair_of(zp.open_model(first, device=device), zp.open_model(second, device=device))
+    lenses = parse_lenses(lens)
+    pair = zp.pair_of(zp.open_model(first, device=device), zp.open_model(second, device=device), lenses)
     record = zp.match(pair, address, k)
     if not print_json(record.to_json(), as_json):
         a, b = (zp.Lens.over(half.frames) for half in pair.halves)
@@ -406,7 +412,10 @@ def stitch(
     keep: Annotated[int | None, typer.Option(help="How many lower layers of the model to keep.")] = None,
     take: Annotated[int | None, typer.Option(help="How many upper layers of the classifier to take.")] = None,
     kernel: Annotated[str | None, typer.Option(help="orthogonal, centred, ridge, weighted, pinv or identity.")] = None,
-    frame: Annotated[str | None, typer.Option(help="What stands for a token: both, token or paper.")] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="What stands for a token: both, token or paper; with lenses seen.")
+    ] = None,
+    lens: LensesOption = None,
     labels: Annotated[str | None, typer.Option(help="Names for its labels, with commas, in their order.")] = None,
     transplant: Annotated[
         bool, typer.Option("--transplant", help="Put what tuning changed into the model's own layers instead.")
@@ -423,6 +432,8 @@ def stitch(
         raise BadOption("--keep and --take are for a stitch; --transplant leaves all layers where they are.")
     if strength is not None and not transplant:
         raise BadOption("--strength is for --transplant.")
+    if transplant and lens not in (None, ["auto"], ["none"]):
+        raise BadOption("--lens is for a stitch; --transplant carries what changed by the weights alone.")
     with progress_bar() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device=device) if base else None
@@ -434,6 +445,7 @@ def stitch(
             accuracy=accuracy,
             labels=parse_names(labels) or (),
             seed=seed,
+            lenses=parse_lenses(lens),
         )
         if transplant and before is not None:
             _, record = zp.transplant(tuned, other, before, out, strength=strength, options=options, progress=report)

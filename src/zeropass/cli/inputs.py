@@ -10,8 +10,8 @@ import zeropass as zp
 from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_names", "put_adapter"]
-__all__ += ["refuse_weights_only", "require_vector_or_address"]
+__all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_lenses", "parse_names"]
+__all__ += ["put_adapter", "refuse_weights_only", "require_vector_or_address"]
 
 
 def one_adapter(folders: list[Path] | None) -> Path | None:
@@ -63,6 +63,18 @@ def parse_layers(text: str | None) -> tuple[int, int] | None:
         raise BadOption(f"--layers {text!r} is not a range; it looks like 4:8 (layers 4 to 7) or 4.")
     first = int(match[1])
     return first, int(match[2]) if match[2] else first + 1
+
+
+def parse_lenses(lenses: list[str] | None) -> tuple[str, str]:
+    """Return the lens of each of two models; auto and none may stand for both."""
+    first, *others = lenses or ["auto"]
+    if not others and first in ("auto", "none"):
+        return first, first
+    if len(others) != 1:
+        raise BadOption(
+            f"--lens is given {len(lenses or ())} times: two models need a lens each, or auto or none once."
+        )
+    return first, others[0]
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:

@@ -30,6 +30,13 @@ LensOption = Annotated[
         "none for the weights alone.",
     ),
 ]
+LensesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lens",
+        help="auto for the lenses that are kept, none for the weights alone; or twice, for a lens of each model.",
+    ),
+]
 Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]

@@ -9,6 +9,7 @@ Frames:
 * ``paper``  rows of E, as published (Dar et al. 2023, §5).
 * ``token``  tokens as they leave block 0 alone (`Frames.carried`): the stream above the first block holds these.
 * ``both``   the two together, each scaled to the same mean square.
+* ``seen``   tokens as they enter one layer of each model, by a lens of either (docs/theory.md §9): ``r_a R_l + c_l``.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,24 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import Side
+from zeropass.arch.spec import Side, space_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
+from zeropass.model.lens_maps import LensMaps
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.numerics.statistics import blocks
 
-__all__ = ["FRAMES", "KERNELS", "Bridge", "Kernel", "Translation", "bridge", "from_anchors", "translate"]
+__all__ = ["FRAMES", "KERNELS", "SEEN", "Bridge", "Kernel", "Translation", "bridge", "from_anchors", "translate"]
 
 FRAMES = ("both", "token", "paper")
-_TABLES = {"paper": ("paper",), "token": ("token",), "both": ("paper", "token")}
+"""The frames that need the weights alone."""
+
+SEEN = "seen"
+"""The frame that needs a lens of both models, and a layer of each (`Bridge.at`)."""
+
+_TABLES = {"both": ("paper", "token"), "token": ("token",), "paper": ("paper",), SEEN: (SEEN,)}
+
 HELD_OUT, ASKED = 5, 2000
 """The period at which shared tokens are held out to test a map, and the largest number of them that are tested."""
 
@@ -127,28 +135,40 @@ class Bridge(ShortRepr):
         first: The frames of the model to translate from.
         second: The frames of the model to translate to.
         shared: The shared tokens.
+        layers: The layers that states enter, in the first model and in the second, for the frame ``seen``.
     """
 
     first: Frames
     second: Frames
     shared: Shared
+    layers: tuple[int, int] | None = None
     _tables: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    _sums: dict[tuple[str, bool, bool], _Sums] = field(default_factory=dict)
+    _sums: dict[tuple[str, bool, bool, tuple[int, int] | None], _Sums] = field(default_factory=dict)
     _unshuffled: "Bridge | None" = None
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """The frames of these models: ``seen`` first, if both have a lens for it."""
+        return (SEEN, *FRAMES) if all(SEEN in side.lens_frames for side in (self.first, self.second)) else FRAMES
+
+    def at(self, layers: tuple[int, int]) -> "Bridge":
+        """Return the bridge for states that enter a layer of either model; it shares what was computed."""
+        return replace(self, layers=layers, _unshuffled=self._unshuffled and self._unshuffled.at(layers))
 
     def translation(self, kernel: str = "orthogonal", frame: str = "token", seed: int = 0) -> Translation:
         """Return the map of a kernel in a frame.
 
         Args:
             kernel: A name of `KERNELS` or `CONTROLS`.
-            frame: A name of `FRAMES`.
+            frame: A name of `frames`.
             seed: The seed of the control ``random``.
 
         Returns:
             The translation from the first model to the second.
 
         Raises:
-            BadOption: If a name is not known, or if ``identity`` is asked for models of different widths.
+            BadOption: If a name is not known, if ``identity`` is asked for models of different widths, or if ``seen``
+                lacks a lens or layers.
         """
         return self._translation(_kernel(kernel), _frame(frame), seed)
 
@@ -157,7 +177,7 @@ class Bridge(ShortRepr):
 
         Args:
             kernel: A name of `KERNELS` or `CONTROLS`.
-            frame: A name of `FRAMES`.
+            frame: A name of `frames`.
 
         Returns:
             The share, averaged over the tables of the frame. Under the null it is one in the number of tokens tested,
@@ -176,7 +196,8 @@ class Bridge(ShortRepr):
 
     def shuffled(self, seed: int) -> "Bridge":
         """Return the same models with wrong partners for their tokens: the null (`Shared.shuffled`)."""
-        return Bridge(self.first, self.second, self.shared.shuffled(seed), self._tables, _unshuffled=self)
+        shared = self.shared.shuffled(seed)
+        return Bridge(self.first, self.second, shared, self.layers, self._tables, _unshuffled=self)
 
     @property
     def back(self) -> "Bridge":
@@ -184,9 +205,14 @@ class Bridge(ShortRepr):
         shared = self.shared
         swapped = Shared(shared.second, shared.first, shared.sizes[::-1], shared.identical)
         tables = {(1 - side, table): rows for (side, table), rows in self._tables.items()}
-        return Bridge(self.second, self.first, swapped, tables)
+        return Bridge(self.second, self.first, swapped, self.layers and self.layers[::-1], tables)
 
     def _rows(self, table: str) -> tuple[Tensor, Tensor]:
+        """Return the rows of both models in a table; those of layers are not kept."""
+        if table == SEEN:
+            if self.layers is None:
+                raise BadOption(f"The frame {SEEN} is that of states which enter a layer; here no layers are given.")
+            return _entering(self.first, self.layers[0]), _entering(self.second, self.layers[1])
         tables = []
         for side, frames in enumerate((self.first, self.second)):
             if (side, table) not in self._tables:
@@ -197,7 +223,7 @@ class Bridge(ShortRepr):
 
     def _summed(self, table: str, weighted: bool, held_out: bool) -> _Sums:
         """Return the sums over a table, of all shared tokens or of those not held out; computed once."""
-        key = table, weighted, held_out
+        key = table, weighted, held_out, self.layers if table == SEEN else None
         if key not in self._sums:
             at = torch.arange(len(self.shared))
             at = at[at % HELD_OUT != 0] if held_out else at
@@ -226,8 +252,15 @@ class Bridge(ShortRepr):
         return Translation(weight.float(), bias.float())
 
 
-def bridge(first: ModelLike, second: ModelLike) -> Bridge:
+def bridge(
+    first: ModelLike, second: ModelLike, lenses: tuple[LensMaps | None, LensMaps | None] = (None, None)
+) -> Bridge:
     """Return the bridge from one model to another, given open or by name.
+
+    Args:
+        first: The model to translate from.
+        second: The model to translate to.
+        lenses: The lens of each, which the frame ``seen`` needs.
 
     Raises:
         BadOption: If they share too few tokens.
@@ -239,7 +272,8 @@ def bridge(first: ModelLike, second: ModelLike) -> Bridge:
         0.9
     """
     first, second = open_model(first), open_model(second)
-    return Bridge(Frames(first), Frames(second), shared_tokens(first, second))
+    frames = [Frames(model, lens) for model, lens in zip((first, second), lenses, strict=True)]
+    return Bridge(frames[0], frames[1], shared_tokens(first, second))
 
 
 def translate(
@@ -314,9 +348,15 @@ def _kernel(name: str) -> Kernel:
 
 
 def _frame(name: str) -> str:
-    if name not in FRAMES:
-        raise BadOption(f"There is no frame {name!r} to translate in; frames are {', '.join(FRAMES)}.")
+    if name not in _TABLES:
+        raise BadOption(f"There is no frame {name!r} to translate in; frames are {', '.join(_TABLES)}.")
     return name
+
+
+def _entering(frames: Frames, layer: int) -> Tensor:
+    """Return tokens as they enter a layer, (V, d), each as long as the layer norms it."""
+    rows, seen = frames.rows(space_of(SEEN, "read", layer)).matrix, frames.require_lens(SEEN).seen(layer)
+    return rows if seen is None else rows @ seen[0] + seen[1]
 
 
 def _sums(x: Tensor, y: Tensor, ids: tuple[Tensor, ...], weights: Tensor | None) -> _Sums:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from zeropass.align.results import through
 from zeropass.stitch.results import Stitch, Try
 from zeropass.tokens.vocabulary import shown_text
 
@@ -18,7 +19,8 @@ LINES = 8
 def render_stitch(stitch: Stitch) -> RenderableType:
     """Render one screen: the parts from input to answer, the verdict, and the best tries."""
     lines: list[RenderableType] = [*_parts(stitch), Text(), Text(stitch.verdict.text, style=_style(stitch))]
-    lines += [Text(note, style="dim") for note in stitch.notes]
+    notes = [through("Tokens", stitch.lenses)] if stitch.choice.frame == "seen" else []
+    lines += [Text(note, style="dim") for note in (*stitch.notes, *notes)]
     if len(stitch.tries) > 1:
         lines += [Text(), _tries(stitch)]
     return Group(*lines)

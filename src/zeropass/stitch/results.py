@@ -83,6 +83,7 @@ class Stitch(Several[Try], ShortRepr, AsTable):
         notes: Sentences for the user.
         labels: The names of the labels.
         layers: Layers of the classifier, each with the layer of the other model that took over its change (transplant).
+        lenses: The lenses of the frame ``seen``, in words: of the classifier, and of the other model.
 
     Example:
         >>> import zeropass as zp
@@ -103,6 +104,7 @@ class Stitch(Several[Try], ShortRepr, AsTable):
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     layers: tuple[tuple[int, int], ...] = ()
+    lenses: tuple[str, ...] = ()
 
     _ITEMS = "tries"
 

@@ -18,14 +18,17 @@ from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
-from zeropass.model.translation import Bridge, bridge
+from zeropass.model.paired_lenses import LENSES, LensChoice, paired_lens
+from zeropass.model.translation import SEEN, Bridge, bridge
 from zeropass.stitch.halves import load_classifier, padding, require_classifier, require_fed
 from zeropass.stitch.results import Stitch, Try, Verdict
 from zeropass.stitch.seam_choice import (
     FIRST,
     Trial,
     answers,
+    bridge_at,
     chosen,
+    first_try,
     measured,
     require_texts,
     trial_of,
@@ -59,11 +62,13 @@ class StitchOptions(ShortRepr):
         accuracy: The classifier's accuracy, from 0 to 1, if it is known.
         labels: Names of the answers that replace the classifier's own.
         seed: The seed of the shuffled tokens.
+        lenses: The lens of the classifier, and that of the other model, as for `paired_lenses.paired_lens`; a
+            transplant uses none. If ``base`` is given, that of the base serves below the first block that changed.
 
     Example:
         >>> import zeropass as zp
-        >>> zp.StitchOptions(kernel="orthogonal", labels=("bad", "good"))
-        StitchOptions(kernel='orthogonal', frame=None, texts=(), accuracy=None, labels=('bad', 'good'), seed=0)
+        >>> zp.StitchOptions(kernel="orthogonal", labels=("bad", "good")).labels
+        ('bad', 'good')
     """
 
     kernel: str | None = None
@@ -72,6 +77,7 @@ class StitchOptions(ShortRepr):
     accuracy: float | None = None
     labels: Sequence[str] = ()
     seed: int = 0
+    lenses: tuple[LensChoice, LensChoice] = LENSES
 
 
 NOT_CHECKED = Verdict(
@@ -110,6 +116,7 @@ def stitch_models(
 
     Raises:
         BadOption: The parts do not fit, or the folder holds something else.
+        BadLens: A lens belongs to another model, or cannot be read.
 
     Example:
         >>> import zeropass as zp
@@ -125,11 +132,13 @@ def stitch_models(
     _require(classifier, onto, options.labels)
     if out is not None:
         claim_folder(out, "a stitched model", ("stitch.json",))
-    to_classifier = bridge(onto, classifier)
     first, notes = (first_changed(base, classifier), []) if base else (None, [])
     if first == 0:
         notes.append("Fine-tuning changed every block: those that are not taken are lost.")
     candidates = seams(classifier, onto, keep, take, first)
+    below = base if base is not None and _unchanged_below(classifier, candidates, first) else classifier
+    lenses = [paired_lens(model, lens) for model, lens in zip((below, onto), options.lenses, strict=True)]
+    to_classifier = bridge(onto, classifier, (lenses[1], lenses[0]))
     if texts:
         trial = trial_of(classifier, to_classifier, texts, options.accuracy, progress, {keep for keep, _ in candidates})
         tries = chosen(trial, candidates, options.kernel, options.frame, progress)
@@ -137,7 +146,7 @@ def stitch_models(
     else:
         tries = (_by_vocabulary(to_classifier, candidates, options.kernel, options.frame),)
         choice = tries[0]
-        translation = to_classifier.translation(choice.kernel, choice.frame)
+        translation = bridge_at(choice, to_classifier).translation(choice.kernel, choice.frame)
         model, judgement = stitched(classifier, onto, choice.keep, choice.take, translation), NOT_CHECKED
     labels = _labels(model, options.labels)
     record = _record("stitch", (classifier, onto), to_classifier, tries, judgement, len(texts), labels)
@@ -278,9 +287,13 @@ def _by_vocabulary(
     to_classifier: Bridge, candidates: list[tuple[int, int]], kernel: str | None, frame: str | None
 ) -> Try:
     """Return the middle of the depths, in the kernel and frame that are best overall (docs/stitching.md)."""
-    keep, take = candidates[len(candidates) // 2]
-    kernel, frame = kernel or FIRST[0], frame or FIRST[1]
-    return Try(keep=keep, take=take, kernel=kernel, frame=frame, fit=to_classifier.fit(kernel, frame))
+    choice = first_try(to_classifier, *candidates[len(candidates) // 2], kernel, frame)
+    return replace(choice, fit=bridge_at(choice, to_classifier).fit(choice.kernel, choice.frame))
+
+
+def _unchanged_below(classifier: Model, candidates: list[tuple[int, int]], first: int | None) -> bool:
+    """Tell whether all seams lie below the first block that changed, where states are those of the base."""
+    return first is not None and all(classifier.dims.layers - take <= first for _, take in candidates)
 
 
 def _finished(trial: Trial, choice: Try, seed: int, progress: Progress) -> tuple[Stitched, Verdict]:
@@ -344,7 +357,15 @@ def _record(
         verdict=judgement,
         texts=texts,
         labels=labels,
+        lenses=_lens_words(to_classifier),
     )
+
+
+def _lens_words(to_classifier: Bridge) -> tuple[str, ...]:
+    """Return the lenses of the classifier and of the other model in words; none if tokens are not seen through both."""
+    if SEEN not in to_classifier.frames:
+        return ()
+    return tuple(frames.require_lens(SEEN).facts.words for frames in (to_classifier.second, to_classifier.first))
 
 
 def _write_if_asked(model: _Classifier, onto: Model, record: Stitch, out: Path | None) -> tuple[_Classifier, Stitch]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
-from zeropass.model.translation import FRAMES, KERNELS, Bridge, Translation
+from zeropass.model.translation import KERNELS, SEEN, Bridge, Translation
 from zeropass.numerics.projection import restored
 from zeropass.stitch.halves import Lower, Upper, batches, head_of, load_classifier, load_lower
 from zeropass.stitch.results import Try, Verdict, judged
@@ -28,14 +28,16 @@ __all__ = [
     "Answers",
     "Trial",
     "answers",
+    "bridge_at",
     "chosen",
     "depths",
     "expected",
+    "first_try",
     "measured",
     "require_texts",
     "trial_of",
+    "verdict",
 ]
-__all__ += ["verdict"]
 
 Batch = tuple[Tensor, dict[int, Tensor], Tensor]
 """The places of some texts, their states (texts, tokens, d) by the number of blocks below, and their mask."""
@@ -47,7 +49,7 @@ NULLS = 5
 """Shuffles of the vocabulary, each of which a choice has to beat."""
 
 FIRST = ("orthogonal", "both")
-"""The kernel and frame in which depths are compared; the others are tried at the best depth."""
+"""The kernel and frame of a bridge without lenses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,9 @@ class Trial:
 
     def fitted(self, choice: Try, bridge: Bridge | None = None) -> Translation:
         """Return the translation of a choice, scaled by `lengthened`."""
-        return self.lengthened(choice, (bridge or self.bridge).translation(choice.kernel, choice.frame))
+        return self.lengthened(
+            choice, bridge_at(choice, bridge or self.bridge).translation(choice.kernel, choice.frame)
+        )
 
     def lengthened(self, choice: Try, translation: Translation) -> Translation:
         """Scale a translation so that states are as long as the classifier's own at the seam.
@@ -268,7 +272,7 @@ def chosen(
         progress: Is called as the work proceeds.
     """
     kernels = (kernel,) if kernel else tuple(KERNELS)
-    frames = (frame,) if frame else FRAMES
+    frames = (frame,) if frame else trial.bridge.frames
     total = len(candidates) + len(kernels) * len(frames)
     logits_of: dict[Try, Tensor] = {}
 
@@ -278,7 +282,7 @@ def chosen(
             logits_of[choice] = trial.answered(choice)
 
     for keep, take in candidates:
-        try_out(Try(keep=keep, take=take, kernel=kernel or FIRST[0], frame=frame or FIRST[1]))
+        try_out(first_try(trial.bridge, keep, take, kernel, frame))
     best = max(logits_of, key=lambda choice: expected(logits_of[choice], trial.chances))
     for kernel_name in kernels:
         for frame_name in frames:
@@ -287,10 +291,21 @@ def chosen(
     tries = []
     for choice, logits in logits_of.items():
         consensus = float((all_labels == logits.argmax(1)).float().mean())
-        fit = trial.bridge.fit(choice.kernel, choice.frame)
+        fit = bridge_at(choice, trial.bridge).fit(choice.kernel, choice.frame)
         measures = measured(choice, logits, trial.own.logits, trial.chances)
         tries.append(replace(measures, fit=fit, consensus=consensus))
     return tuple(sorted(tries, key=lambda choice: -(choice.expected or 0)))
+
+
+def first_try(to_classifier: Bridge, keep: int, take: int, kernel: str | None, frame: str | None) -> Try:
+    """Return a seam in the kernel and frame in which depths are compared; the others are tried at the best depth."""
+    usual = SEEN if SEEN in to_classifier.frames else FIRST[1]
+    return Try(keep=keep, take=take, kernel=kernel or FIRST[0], frame=frame or usual)
+
+
+def bridge_at(choice: Try, to_classifier: Bridge) -> Bridge:
+    """Return the bridge at a seam: from what enters the first block left out to what enters the first one taken."""
+    return to_classifier.at((choice.keep, to_classifier.second.model.dims.layers - choice.take))
 
 
 def verdict(

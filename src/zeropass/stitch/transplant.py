@@ -136,7 +136,7 @@ class Transplant:
         """
         if (moved, part) not in self._cached_partners:
             layers = moved.first, moved.second
-            views = neuron_views(self.base, self.onto) if part == "ff" else ()
+            views = neuron_views(self.pair) if part == "ff" else ()
             scores = self.pair.neuron_scores(views, layers) if views else self.pair.head_cosines(part, layers)
             assignment = linear_sum_assignment(scores.cpu().numpy(), maximize=True)
             rows, columns = (torch.from_numpy(indices).to(scores.device) for indices in assignment)
@@ -152,7 +152,7 @@ class Transplant:
     def _neurons(self, moved: Moved, strength: float) -> dict[str, Tensor]:
         """Return B's neurons of one layer, with their biases, after the change."""
         rows, columns, sign = self._partners(moved, "ff")
-        flipping = {view.roles[1] for view in neuron_views(self.base, self.onto) if view.flips}
+        flipping = {view.roles[1] for view in neuron_views(self.pair) if view.flips}
         tensors = {}
         for role in self.onto.family.ff_roles:
             factor = strength * (sign if role in flipping else torch.ones_like(sign))
@@ -289,7 +289,7 @@ class Transplant:
 def moved_layers(pair: Pair, first: int, progress: Progress = silent) -> tuple[Moved, ...]:
     """Assign a layer of B to each layer of A from ``first`` on, one to one, by likeness."""
     base, onto = pair.models
-    views = neuron_views(base, onto)
+    views = neuron_views(pair)
     scores = []
     for a in range(first, base.dims.layers):
         progress("layers", a - first, base.dims.layers - first)
@@ -310,7 +310,7 @@ def transplant_of(
             f"A change of a {base.family.name} cannot be put into a {onto.family.name}; a stitch can be made where the "
             "head fits (without --transplant)."
         )
-    pair = pair_of(base, onto)
+    pair = pair_of(base, onto, lenses=(None, None))
     bridge = Bridge(pair.first.frames, pair.second.frames, pair.shared).back
     return Transplant(
         base=base,

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from zeropass._io.parse import holding, read_schema
 from zeropass._io.typed_json import from_json
 from zeropass.align.render import draw_layer_maps
-from zeropass.align.results import Alignment, Pairing
+from zeropass.align.results import Alignment, Pairing, through
 from zeropass.atlas import summary
 from zeropass.atlas.read import Atlas
 from zeropass.diff.render import draw_changes
@@ -48,7 +48,13 @@ def alignment(context: Context) -> Page:
         template="align.html",
         title=f"{aligned.models[0].get('name', 'A')} beside {aligned.models[1].get('name', 'B')}",
         data=aligned.summary,
-        shown={"alignment": aligned, "counts": counts, "rows": rows, "layers": align_layers(aligned)},
+        shown={
+            "alignment": aligned,
+            "through": through("Lists", aligned.lenses),
+            "counts": counts,
+            "rows": rows,
+            "layers": align_layers(aligned),
+        },
         table=Table(("role", "frame", "layer of A", "layer of B", "score", "chance"), table),
         picture=_drawn(draw_layer_maps(aligned)),
         crumbs=((context.name, ""),),
