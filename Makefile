@@ -46,7 +46,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/atlas.py $(RECORD)
 	$(BIN)/python benchmarks/top_k.py $(RECORD)
 	$(BIN)/python benchmarks/llvm_loops.py $(RECORD)
-	$(BIN)/python benchmarks/memory.py --only curve
+	$(BIN)/python benchmarks/memory.py --only curve,lens
 	$(BIN)/python benchmarks/diff.py $(RECORD)
 	$(BIN)/zeropass build smollm2-135m --out $(ATLAS)
 	$(BIN)/python benchmarks/reading.py --atlas $(ATLAS) $(RECORD)

@@ -1,6 +1,6 @@
-"""Builds of models that are larger than the memory allowed: their cost, and how it grows with the shape.
+"""Builds and lenses of models that are larger than the memory allowed: their cost, and how it grows with the shape.
 
-    python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve] [--layers A:B]
+    python benchmarks/memory.py [--limit 4GB] [--folder DIR] [--only llama-7b,gemma-2b,curve,lens] [--layers A:B]
                                 [--roles ROLES] [--keep]
 
 Models of random weights are written to a folder (sharded safetensors in bfloat16, about 6 GB each). The command builds
@@ -84,6 +84,9 @@ LARGE = {
 SMALL = Shape("llama", 2, 512, 1024, 8192, 8, 8, 64)
 DOUBLED = {"d": 512, "neurons": 1024, "vocab": 32_768, "layers": 2}
 """The dimensions that are doubled twice, and their first values. With few tokens, fixed costs would dominate."""
+
+DEEP = Shape("llama", 8, 1024, 4096, 8192, 16, 16, 64)
+"""The shape whose lens is calibrated at this depth, at twice and at four times as many layers."""
 
 
 # --- Models of random weights --------------------------------------------------------------------------------
@@ -271,6 +274,22 @@ def curve(folder: Path) -> None:
     print("\nGrowth: what the second doubling adds, over what the first adds. 2 is linear, 4 quadratic.\n")
 
 
+def lens(folder: Path) -> None:
+    """Calibrate models of doubled depth on random tokens, and print the peak beside the size of their weights."""
+    print("| layers | weights in single precision | maps of the lens | processor time | peak resident |")
+    print("|---:|---:|---:|---:|---:|")
+    for factor in (1, 2, 4):
+        model, out = folder / "deep", folder / "deep-lens"
+        size = write_model(replace(DEEP, layers=DEEP.layers * factor), model)
+        options = ["--source", "random", "--tokens", "1024", "--out", str(out)]
+        usage = run([sys.executable, "-m", "zeropass", "calibrate", str(model), *options])
+        sizes = f"{2 * size / 1e6:,.0f} MB | {(out / 'lens.safetensors').stat().st_size / 1e6:,.0f} MB"
+        print(f"| {DEEP.layers * factor} | {sizes} | {usage.processor:,.0f} s | {usage.resident:,.0f} MB |", flush=True)
+        shutil.rmtree(model)
+        shutil.rmtree(out)
+    print()
+
+
 def _small(shape: Shape, folder: Path, idle: Usage) -> Usage:
     model, out = folder / "small", folder / "small-atlas"
     write_model(shape, model)
@@ -290,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", default="4GB", help="what a build of a large model may take")
     parser.add_argument("--folder", type=Path, help="where to write the models (12 GB); a temporary folder otherwise")
-    parser.add_argument("--only", default="llama-7b,gemma-2b,curve")
+    parser.add_argument("--only", default="llama-7b,gemma-2b,curve,lens")
     parser.add_argument("--layers", help="build these layers of the large models, A:B, and not the usual ones")
     parser.add_argument("--roles", help="build only these roles of the large models; all otherwise, which takes long")
     parser.add_argument("--keep", action="store_true", help="keep the models, and use those that are there")
@@ -305,6 +324,8 @@ def main() -> None:
             large(names, folder, options)
         if "curve" in parts:
             curve(folder)
+        if "lens" in parts:
+            lens(folder)
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -58,12 +58,12 @@ def writing(
             yield role, layer, [*(float(x.mean()) for x in agreements), float(ceiling)]
 
 
-def reading(frames: Frames, ids: Tensor, layers: list[int]) -> Iterator[tuple[str, int, list[float]]]:
-    """Yield roles, layer and agreements: without a lens, through it, and with a wrong list."""
-    model = frames.model
+def reading(lenses: list[Frames], ids: Tensor, layers: list[int]) -> Iterator[tuple[str, int, list[float]]]:
+    """Yield roles, layer and agreements: without a lens, through each, and with a wrong list."""
+    model = lenses[0].model
     types, at, counts = torch.unique(ids[:, 1:].flatten(), return_inverse=True, return_counts=True)
     frequent = (counts >= LEAST).nonzero()[:, 0]
-    rows = frames.rows("token").matrix[types[frequent]]
+    rows = lenses[0].rows("token").matrix[types[frequent]]
     x = embedded(model, ids)
     for layer in range(max(layers) + 1):
         inputs: dict[str, list[Tensor]] = {"attn": [], "ff": []}
@@ -82,9 +82,10 @@ def reading(frames: Frames, ids: Tensor, layers: list[int]) -> Iterator[tuple[st
             active = torch.cat(inputs[site]) @ vectors.T
             means = torch.zeros(len(types), len(vectors)).index_add_(0, at, active) / counts[:, None]
             true = means[frequent].T
-            token, seen = (frames.fold(vectors, f, "read", f"{site}_norm", layer) @ rows.T for f in ("token", "seen"))
-            agreements = (spearman(token, true, 1), spearman(seen, true, 1), spearman(seen.roll(1, 0), true, 1))
-            yield " ".join(roles), layer, [float(a.mean()) for a in agreements]
+            folds = [(lenses[0], "token"), *((lens, "seen") for lens in lenses)]
+            lists = [lens.fold(vectors, frame, "read", f"{site}_norm", layer) @ rows.T for lens, frame in folds]
+            agreements = (spearman(scores, true, 1) for scores in (*lists, lists[1].roll(1, 0)))
+            yield " ".join(roles), layer, [float(x.mean()) for x in agreements]
 
 
 @torch.no_grad()
@@ -113,12 +114,12 @@ def main() -> None:
     _print_table(["writes", "layer", "weights alone", *names, "wrong list", "ceiling"])
     for role, layer, numbers in sorted(writing(lenses, contexts, layers, sample)):
         _print_row(role, layer, numbers)
-    for lens in lenses:
-        if "seen" in lens.lens_frames:
-            print()
-            _print_table(["reads", "layer", "weights alone", lens.require_lens("seen").facts.kind, "wrong list"])
-            for roles, layer, numbers in sorted(reading(lens, windows, layers)):
-                _print_row(roles, layer, numbers)
+    if lenses := [lens for lens in lenses if "seen" in lens.lens_frames]:
+        names = [lens.require_lens("seen").facts.kind for lens in lenses]
+        print()
+        _print_table(["reads", "layer", "weights alone", *names, "wrong list"])
+        for roles, layer, numbers in sorted(reading(lenses, windows, layers)):
+            _print_row(roles, layer, numbers)
 
 
 def _print_table(heads: list[str]) -> None:

@@ -1,7 +1,9 @@
 """Lenses: calibration continues and repeats, files are checked, and both frames are what the maps say."""
 
+import gc
 import json
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tiny import error, make, save
 from zeropass._io.progress import silent
 from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model import lens_maps
-from zeropass.model.blocks import Block, embedded
+from zeropass.model.blocks import Block, embedded, final_logits
 from zeropass.model.calibrate import _Plan, fitted_map
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text
@@ -129,6 +131,28 @@ def test_own_text_is_a_model_s_likely_text(model: zp.Model) -> None:
         return -float(logits[:, :-1].gather(-1, tokens[:, 1:, None]).mean())
 
     assert surprise(ids) < surprise(ids[:, torch.randperm(32)]) - 1
+
+
+def test_own_text_begins_with_random_words(model: zp.Model) -> None:
+    words = torch.from_numpy(model.vocab.mask("words", *model.judgement))
+    ids = own_text(model, 6, 16, seed=1)
+    assert words[ids[:, :4]].all()
+    assert len(ids[:, 0].unique()) > 1
+    assert own_text(model, 2, 3).shape == (2, 3)  # shorter than the words that it begins with
+
+
+def test_own_text_is_that_of_a_pass_without_a_cache(model: zp.Model) -> None:
+    ids = own_text(model, 3, 12, seed=2)
+    eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special)
+    generator, slow = torch.Generator().manual_seed(2), ids[:, :4]
+    while slow.shape[1] < 12:
+        x = embedded(model, slow)
+        for layer in range(model.dims.layers):
+            x = Block(model, layer)(x)
+        total = final_logits(model, x[:, -1]).masked_fill(~eligible, float("-inf")).softmax(-1).cumsum(-1)
+        at = torch.rand(3, 1, generator=generator) * total[:, -1:]
+        slow = torch.cat((slow, torch.searchsorted(total, at, right=True)), 1)
+    assert torch.equal(slow, ids)
 
 
 def test_the_frame_effect_multiplies_by_the_map(model: zp.Model, lens: zp.LensMaps) -> None:
@@ -326,3 +350,20 @@ def test_the_fit_recovers_a_linear_map() -> None:
     assert error(rows @ fitted + shift, rows @ linear + 2) < 0.2
     nearer = (fitted - linear).norm() < (torch.eye(6) * linear.trace() / 6 - linear).norm()
     assert nearer
+
+
+def test_one_layer_is_in_memory_at_a_time(model: zp.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: WeakSet[Block] = WeakSet()
+    most = []
+    initialised = Block.__post_init__
+
+    def counted(self: Block) -> None:
+        initialised(self)
+        alive.add(self)
+        gc.collect()
+        most.append(len(alive))
+
+    monkeypatch.setattr(Block, "__post_init__", counted)
+    zp.calibrate(model, source="random", tokens=TOKENS)
+    assert len(most) > model.dims.layers
+    assert max(most) <= 2

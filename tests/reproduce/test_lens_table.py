@@ -1,19 +1,22 @@
 """`reproduce/lens.py` runs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 import zeropass as zp
 from scripts import imported
-from zeropass.model.blocks import Block, embedded
+from tiny import error
+from zeropass.model.blocks import Block, Cache, embedded
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["lens", "published_lenses", "middle_of_block", "top_pairs", "coherence"]
-script, published, middle, top_pairs, coherence = imported(ROOT / "reproduce", NAMES)
+NAMES = ["lens", "published_lenses", "middle_of_block", "top_pairs", "coherence", "lens_variants"]
+script, published, middle, top_pairs, coherence, variants = imported(ROOT / "reproduce", NAMES)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,6 +54,48 @@ def test_published_lenses_are_made_and_compared(
     monkeypatch.setattr("sys.argv", ["x", first, str(tmp_path / "same.pt"), "--layers", "2"])
     middle.main()
     assert all(float(x) > 0.8 for x in capsys.readouterr().out.splitlines()[-1].split("|")[2:-1])
+
+
+def test_the_exact_means_are_those_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean Jacobian of each half at one position, norm and attention included."""
+    model = zp.open_model(ROOT / "models" / "first")
+    monkeypatch.setattr(variants, "QUERIES", 1)
+    with torch.no_grad():
+        x = Block(model, 0)(embedded(model, torch.randint(300, (1, 6), generator=torch.Generator().manual_seed(7))))
+        block = Block(model, 1)
+        means = variants.ExactMeans(block)
+        block(x, record=means.record)
+        closed = means.jacobians()
+
+    def attended(state: Tensor, at: int) -> Tensor:
+        y = block._normed(torch.cat((x[0, :at], state[None]))[None], "attn_norm")
+        return block._attend(y, Cache(), None)[0, -1]
+
+    def fed(state: Tensor) -> Tensor:
+        return block._feed(block._normed(state[None], "ff_norm"), None)[0]
+
+    attn, ff = torch.zeros(2, model.dims.d, model.dims.d)
+    for at in range(1, 6):
+        attn += torch.autograd.functional.jacobian(partial(attended, at=at), x[0, at]).T / 5
+        ff += torch.autograd.functional.jacobian(fed, x[0, at] + attended(x[0, at], at).detach()).T / 5
+    assert error(closed.attn, attn) < 1e-4
+    assert error(closed.ff, ff) < 1e-4
+
+
+def test_variants_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    first = str(ROOT / "models" / "first")
+    monkeypatch.setattr(variants, "TOKENS", 512)
+    parts = "fit,blocks,classes,size,vo"
+    monkeypatch.setattr("sys.argv", ["x", first, "--layers", "2", "--tokens", "1024", "--only", parts])
+    variants.main()
+    lens, vo = (table.splitlines() for table in capsys.readouterr().out.split("\n\n")[1:])
+    rows = {row.split("|")[1].strip(): [float(x) for x in row.split("|")[2:-1]] for row in lens[2:]}
+    assert len(rows) == 17
+    present = rows.pop("present")
+    for name, numbers in rows.items():
+        assert numbers[0] == pytest.approx(present[0], abs=0.1), name
+    with_mean, wrong = (float(x) for x in vo[-1].split("|")[4:6])
+    assert with_mean > wrong + 0.2
 
 
 @pytest.fixture

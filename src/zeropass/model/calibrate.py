@@ -110,7 +110,7 @@ class _Plan:
         if self.text is not None:
             words = f"tokens of {self.source}"
         else:
-            words = "random tokens" if self.source == "random" else "tokens of the model's own text"
+            words = "random tokens" if self.source == "random" else "tokens that the model wrote after random words"
         before, after = (" ".join(self.model.vocab.pieces[i] for i in part) for part in special_tokens(self.model))
         return f"{words} in {before}…{after}" if before or after else words
 
@@ -204,7 +204,7 @@ def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
     tensors: dict[str, Tensor] = {}
     for layer in range(model.dims.layers):
         tensors |= work.seen(layer)
-    tensors = {name: tensor.half() for name, tensor in (tensors | work.effects()).items()}
+    tensors |= work.effects()
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadLens(f"{model.name}: the Jacobians of its blocks multiply to numbers beyond half precision.")
     facts = plan.facts(round(time.monotonic() - started))
@@ -234,7 +234,7 @@ class _Work:
         """Pass all windows through a layer, unless that was done, and return its read map."""
         part = self.layer(layer)
         self.progress("calibrating", layer + 1, self.plan.model.dims.layers)
-        return {name: tensor for name, tensor in part.items() if name.startswith("seen")}
+        return {name: tensor.half() for name, tensor in part.items() if name.startswith("seen")}
 
     def layer(self, layer: int) -> dict[str, Tensor]:
         """Return what was saved of a layer, after passing the windows through it if it was not yet."""
@@ -267,9 +267,9 @@ class _Work:
             part = self.layer(layer)
             behind = {site: part[f"behind.{site}"] for site in ("attn", "ff") if f"behind.{site}" in part}
             block = BlockJacobians(part["jacobian.attn"], part["jacobian.ff"], behind, model.family.parallel)
-            tensors |= {f"effect.{layer}.{site}": block.through(site, after) for site in ("attn", "ff")}
+            tensors |= {f"effect.{layer}.{site}": block.through(site, after).half() for site in ("attn", "ff")}
             after = block.whole(after)
-        return tensors | {"effect.start": after}
+        return tensors | {"effect.start": after.half()}
 
     @cached_property
     def _frames(self) -> Frames:

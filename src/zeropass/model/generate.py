@@ -7,14 +7,19 @@ from zeropass._io.progress import Progress, silent
 from zeropass.errors import CannotRun
 from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
 from zeropass.model.model import Model
+from zeropass.tokens.vocabulary import View
 
 __all__ = ["own_text", "random_tokens"]
 
 _ZIPF_SHIFT = 30
 """The number added to a token's id before it counts as its rank: Zipf's law with Mandelbrot's shift."""
 
+_FIRST_WORDS = 4
+"""The number of random words that a piece begins with: behind a single token a model often writes code or numbers, and
+a lens from such text is worse (docs/evidence.md)."""
 
-def random_tokens(model: Model, count: int, seed: int = 0) -> Tensor:
+
+def random_tokens(model: Model, count: int, seed: int = 0, view: View = "default") -> Tensor:
     """Draw tokens by Zipf's law over their ids.
 
     The ids of BPE, WordPiece and Unigram vocabularies rise, roughly, as tokens become rare.
@@ -23,6 +28,7 @@ def random_tokens(model: Model, count: int, seed: int = 0) -> Tensor:
         model: The model whose vocabulary they are drawn from; unused, special and under-trained tokens are left out.
         count: The number of tokens.
         seed: The seed.
+        view: The view that shows the tokens they are drawn from: `Vocabulary.mask`.
 
     Returns:
         Token ids, (count,).
@@ -34,14 +40,14 @@ def random_tokens(model: Model, count: int, seed: int = 0) -> Tensor:
         torch.Size([5])
     """
     vocab = model.vocab
-    eligible = torch.from_numpy(vocab.mask("default", *model.judgement))
+    eligible = torch.from_numpy(vocab.mask(view, *model.judgement))
     weights = torch.where(eligible, 1 / (torch.arange(vocab.size) + _ZIPF_SHIFT), 0.0)
     return weights.multinomial(count, replacement=True, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Progress = silent) -> Tensor:
-    """Sample text from a causal model, each piece from one random token on, at temperature one.
+    """Sample text from a causal model, each piece from four random words on, at temperature one.
 
     Args:
         model: The model.
@@ -63,17 +69,24 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
     progress("writing text", 1, length)
     _ = model.unembedding  # kept, since every step reads it
     eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special)
-    ids = random_tokens(model, pieces, seed)[:, None]
+    ids = _beginnings(model, pieces, seed)
     blocks = [Block(model, layer) for layer in range(model.dims.layers)]
     caches = [Cache() for _ in blocks]
-    for position in range(length - 1):
-        x = embedded(model, ids[:, -1:], position)
+    while ids.shape[1] < length:
+        passed = caches[0].length
+        x = embedded(model, ids[:, passed:], passed)
         for block, cache in zip(blocks, caches, strict=True):
             x = block(x, cache)
-        logits = final_logits(model, x[:, 0]).cpu().masked_fill(~eligible, float("-inf"))
+        logits = final_logits(model, x[:, -1]).cpu().masked_fill(~eligible, float("-inf"))
         ids = torch.cat((ids, _drawn(logits.softmax(-1), generator)), 1)
-        progress("writing text", position + 2, length)
-    return ids
+        progress("writing text", ids.shape[1], length)
+    return ids[:, :length]
+
+
+def _beginnings(model: Model, pieces: int, seed: int) -> Tensor:
+    """Return random words, (pieces, words); random tokens where no token reads as a word."""
+    view: View = "words" if model.vocab.mask("words", *model.judgement).any() else "default"
+    return random_tokens(model, pieces * _FIRST_WORDS, seed, view).reshape(pieces, -1)
 
 
 def _drawn(probabilities: Tensor, generator: torch.Generator) -> Tensor:
