@@ -86,6 +86,7 @@ alignment: $(VENV)/.dev
 audit: $(VENV)/.dev
 	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m minilm-l6
 	$(BIN)/python reproduce/audit.py audit/tunes
+	$(BIN)/python reproduce/audit_lens.py audit/tunes
 	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
 	$(BIN)/python reproduce/sentiment.py audit/classifiers
 
@@ -94,6 +95,7 @@ stitching: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/tops.py stitching/tops
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
 	$(BIN)/python reproduce/stitching_tables.py stitching
+	OMP_NUM_THREADS=1 $(BIN)/python reproduce/seams.py stitching
 
 # Every reader gets 20,000 mutated inputs; FUZZ="--cases 1000 gguf config" tries fewer. A failure prints how to repeat it.
 fuzz: $(VENV)/.dev
