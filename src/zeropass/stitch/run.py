@@ -63,7 +63,7 @@ class StitchOptions(ShortRepr):
     Example:
         >>> import zeropass as zp
         >>> zp.StitchOptions(kernel="orthogonal", labels=("bad", "good"))
-        StitchOptions(kernel='orthogonal', frame=None, texts=(), accuracy=None, labels=('bad', 'good'), seed=0)
+        StitchOptions(kernel='orthogonal', labels=('bad', 'good'), seed=0)
     """
 
     kernel: str | None = None
