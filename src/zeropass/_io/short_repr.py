@@ -48,7 +48,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """Return the repr of a plain value, cut; of anything else its size or its class."""
+    """Return the repr of a plain value, cut, and that of a short tuple of such; of anything else its size or class."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Path):
@@ -56,6 +56,8 @@ def _short(value: Any) -> str:
     if isinstance(value, _PLAIN):
         text = repr(value)
         return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
+    if isinstance(value, tuple) and all(isinstance(part, _PLAIN) for part in value) and len(repr(value)) <= _VALUE:
+        return repr(value)
     if isinstance(value, tuple | list | set | frozenset | Mapping):
         return f"<{len(value)}>"
     return f"<{type(value).__name__}>"
