@@ -107,7 +107,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(folder: Path) -> None:
     """Measure every LoRA in the folder, and write the table."""
     base = zp.open_model(str(fetch_demo("smollm2-135m")))
-    frames = Frames.through(base, zp.calibrate(base, keep=True))
+    frames = Frames.through(base, zp.calibrate(base, folder / "lens"))
     rows = []
     for adapter in sorted(path.parent for path in folder.glob("*/adapter_config.json")):
         rows.append(measured(frames, adapter))
