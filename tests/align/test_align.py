@@ -21,6 +21,7 @@ from commands import Run
 from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.pair import Pair, neuron_views
 from zeropass.align.render import layers_in_short
+from zeropass.align.results import through
 from zeropass.align.token_lists import LENGTH, Lists, carried, lists_of
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.shared_tokens import normal_form, shared_tokens
@@ -221,6 +222,25 @@ def test_scores_through_lenses_are_those_of_what_frames_fold(llama_and_twin: tup
     scores = centred(logits.T[half.ids].double())
     expected = scores / scores.square().mean(0).sqrt()
     assert torch.allclose(centred((half.rows(space) @ vectors.T)[half.ids].double()), expected, atol=1e-3)
+
+
+def test_a_sentence_names_the_lenses() -> None:
+    assert through("Lists", ()) == ""
+    assert through("Lists", ("x", "x")) == "Lists of both are read through a x."
+    assert through("Tokens", ("x", "y\x1b")) == "Tokens of A are read through a x, those of B through a y\\x1b."
+
+
+@pytest.mark.parametrize("lenses", ["two", ["one"], [1, 2], None])
+def test_lenses_that_are_no_words_are_refused(
+    llama_and_twin: tuple[Pair, twins.Moved], tmp_path: Path, lenses: Any
+) -> None:
+    zp.align_models(*llama_and_twin[0].models, tmp_path / "out")
+    path = tmp_path / "out" / "alignment.json"
+    value = json.loads(path.read_text())
+    value["method"]["lenses"] = lenses
+    path.write_text(json.dumps(value))
+    with pytest.raises(BadOption, match="lenses are not the words of two lenses"):
+        zp.read_alignment(tmp_path / "out")
 
 
 def test_a_frame_that_one_lens_lacks_is_compared_without(llama_and_twin: tuple[Pair, twins.Moved]) -> None:

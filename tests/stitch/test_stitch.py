@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from rich.console import Console
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -34,6 +35,7 @@ from zeropass.model.translation import KERNELS, Translation, bridge
 from zeropass.stitch import halves
 from zeropass.stitch import run as stitching
 from zeropass.stitch.halves import Lower, Upper, batches, load_classifier, load_lower
+from zeropass.stitch.render import render_stitch
 from zeropass.stitch.results import judged
 from zeropass.stitch.seam_choice import Answers, answers, depths, expected
 from zeropass.stitch.stitched import Stitched, load_stitched, stitched
@@ -112,6 +114,10 @@ def test_lenses_of_the_base_and_of_the_copy_give_the_same_answers(
     stitch, record = zp.stitch_models(tuned, moved, base=first, keep=2, options=options)
     assert (record.choice.kernel, record.choice.frame) == ("orthogonal", "seen")
     assert record.lenses == ("mean-field lens from 512 random tokens",) * 2
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(render_stitch(record))
+    assert "Tokens of both are read through a mean-field lens from 512 random tokens." in shown.get()
     expected_logits = logits_of(load_classifier(tuned), tuned, TEXTS)
     same = logits_of(stitch, moved, TEXTS).argmax(1) == expected_logits.argmax(1)
     assert float(same.float().mean()) > 0.95
