@@ -15,8 +15,8 @@ _ZIPF_SHIFT = 30
 """The number added to a token's id before it counts as its rank: Zipf's law with Mandelbrot's shift."""
 
 _FIRST_WORDS = 4
-"""The number of random words that a piece begins with: behind a single token a model often writes code or numbers, and
-a lens from such text is worse (docs/evidence.md)."""
+"""The number of random words that a piece begins with: a single token may be a piece of code or a number, and a lens
+from what a model writes behind it is worse (docs/evidence.md)."""
 
 
 def random_tokens(model: Model, count: int, seed: int = 0, view: View = "default") -> Tensor:
