@@ -7,7 +7,6 @@ from zeropass._io.progress import Progress, silent
 from zeropass.errors import CannotRun
 from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
 from zeropass.model.model import Model
-from zeropass.tokens.vocabulary import View
 
 __all__ = ["own_text", "random_tokens"]
 
@@ -15,11 +14,11 @@ _ZIPF_SHIFT = 30
 """The number added to a token's id before it counts as its rank: Zipf's law with Mandelbrot's shift."""
 
 _FIRST_WORDS = 4
-"""The number of random words that a piece begins with: behind a single token a model often writes code or numbers, and
-a lens from such text is worse (docs/evidence.md)."""
+"""The number of random words that a piece begins with: a single token may be a piece of code or a number, and a lens
+from what a model writes behind it is worse (docs/evidence.md)."""
 
 
-def random_tokens(model: Model, count: int, seed: int = 0, view: View = "default") -> Tensor:
+def random_tokens(model: Model, count: int, seed: int = 0, among: Tensor | None = None) -> Tensor:
     """Draw tokens by Zipf's law over their ids.
 
     The ids of BPE, WordPiece and Unigram vocabularies rise, roughly, as tokens become rare.
@@ -28,7 +27,7 @@ def random_tokens(model: Model, count: int, seed: int = 0, view: View = "default
         model: The model whose vocabulary they are drawn from; unused, special and under-trained tokens are left out.
         count: The number of tokens.
         seed: The seed.
-        view: The view that shows the tokens they are drawn from: `Vocabulary.mask`.
+        among: Mask (V,) of tokens to draw from, if it leaves any; None for all.
 
     Returns:
         Token ids, (count,).
@@ -40,7 +39,9 @@ def random_tokens(model: Model, count: int, seed: int = 0, view: View = "default
         torch.Size([5])
     """
     vocab = model.vocab
-    eligible = torch.from_numpy(vocab.mask(view, *model.judgement))
+    eligible = torch.from_numpy(vocab.mask("default", *model.judgement))
+    if among is not None and (eligible & among).any():
+        eligible = eligible & among
     weights = torch.where(eligible, 1 / (torch.arange(vocab.size) + _ZIPF_SHIFT), 0.0)
     return weights.multinomial(count, replacement=True, generator=torch.Generator().manual_seed(seed))
 
@@ -84,9 +85,10 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
 
 
 def _beginnings(model: Model, pieces: int, seed: int) -> Tensor:
-    """Return random words, (pieces, words); random tokens where no token reads as a word."""
-    view: View = "words" if model.vocab.mask("words", *model.judgement).any() else "default"
-    return random_tokens(model, pieces * _FIRST_WORDS, seed, view).reshape(pieces, -1)
+    """Return random words with a space before them, (pieces, words); any random tokens where there are none."""
+    texts = [model.vocab.text(i) for i in range(model.vocab.size)]
+    words = torch.tensor([text.startswith(" ") and text[1:].isalpha() for text in texts])
+    return random_tokens(model, pieces * _FIRST_WORDS, seed, words).reshape(pieces, -1)
 
 
 def _drawn(probabilities: Tensor, generator: torch.Generator) -> Tensor:
