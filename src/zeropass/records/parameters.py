@@ -178,6 +178,11 @@ class VectorRecord(AsJson):
         return all(abs(token.z) < threshold for token in (*self.top[:1], *self.bottom[:1]))
 
     @property
+    def says_little(self) -> bool:
+        """True if no token stands out, and the first tokens belong together no more than those of random directions."""
+        return self.faint and not (self.coherence and self.coherence.above)
+
+    @property
     def verb(self) -> str:
         """The verb for what the list says: sees, is about to say, writes."""
         plain = verb_of(self.side, self.frame)
@@ -197,7 +202,7 @@ class VectorRecord(AsJson):
             f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
             for sign, pole in (("+", self.top), ("−", self.bottom))
         )
-        pale = ' style="opacity:.6"' if self.faint else ""
+        pale = ' style="opacity:.6"' if self.says_little else ""
         return f"<table{pale}>{_html_caption(self)}{poles}</table>"
 
 

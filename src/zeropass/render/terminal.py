@@ -159,8 +159,8 @@ def _offset(record: PairRecord) -> str:
 
 
 def _pole(record: VectorRecord, sign: str, k: int) -> Flow:
-    """Return one pole of a list; that of a list in which no token stands out is dim."""
-    tokens, style = (record.top if sign == "+" else record.bottom)[:k], "dim" if record.faint else ""
+    """Return one pole of a list; that of a list that says little is dim."""
+    tokens, style = (record.top if sign == "+" else record.bottom)[:k], "dim" if record.says_little else ""
     scores = (plain(token.z if sign == "+" else -token.z) for token in tokens)
     parts = [
         Text.assemble(token_text(token.token, style), (f" {score}", "dim"))

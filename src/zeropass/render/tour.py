@@ -93,7 +93,7 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
     candidates = atlas.coherent(role, frame, layers, _CANDIDATES)
     candidates = candidates or atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
-    for address in best[:_NEURONS]:
+    for address in _different(atlas, best, role, frame):
         records = atlas.explain(address, tokens="words", k=_TOKENS)
         compared = {RELATIVE[record.frame] for record in records if record.frame in RELATIVE}
         for record in records:
@@ -102,9 +102,22 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
         console.print()
 
 
+def _different(atlas: Atlas, addresses: Sequence[str], role: str, frame: Frame) -> list[str]:
+    """Return the first addresses whose lists differ: few of their first words are in one before."""
+    chosen: dict[str, set[str]] = {}
+    for address in addresses:
+        record: VectorRecord = atlas.explain(f"{address}.{role}", frame=frame, k=_TOKENS)[0]
+        words = {_plain_word(atlas, Token(t.id, t.token)) for t in (*record.top, *record.bottom)} - {""}
+        if all(len(words & others) <= _TOKENS // 4 for others in chosen.values()):
+            chosen[address] = words
+        if len(chosen) == _NEURONS:
+            break
+    return list(chosen)
+
+
 def _brief(record: Record) -> RenderableType:
-    """Return a record, or only its heading if no token stands out."""
-    return heading(record) if isinstance(record, VectorRecord) and record.faint else render(record, _TOKENS)
+    """Return a record, or only its heading if the list says little."""
+    return heading(record) if isinstance(record, VectorRecord) and record.says_little else render(record, _TOKENS)
 
 
 def _wordiness(atlas: Atlas, address: str, frame: Frame) -> float:
