@@ -48,7 +48,7 @@ from zeropass.numerics.parallel import each_core, in_turn
 from zeropass.numerics.projection import Extremes
 from zeropass.numerics.statistics import blocks, relative_factors, standardised
 from zeropass.numerics.token_index import TokenIndex
-from zeropass.numerics.top_k import Scores, Survey, joined, survey
+from zeropass.numerics.top_k import PreparedRows, Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
 __all__ = ["COLUMNS", "JUDGED", "JobResults", "OnScores", "Runner", "Scored"]
@@ -70,6 +70,19 @@ COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
+class Relative:
+    """The rows of a relative frame, for the lists of one set of vectors.
+
+    Attributes:
+        factors: What the scores of all tokens are multiplied by, (V,).
+        rows: The rows of the kept tokens, multiplied by their factors.
+    """
+
+    factors: Tensor
+    rows: PreparedRows
+
+
+@dataclass(frozen=True, eq=False)
 class Scored:
     """A set of vectors folded for one frame and scaled: z = unit · centred row, score = z · std + mean.
 
@@ -81,7 +94,7 @@ class Scored:
         mean: Mean of each vector's scores, (n,).
         std: Standard deviation of each vector's scores, (n,).
         spread: Standard deviation of z, (n,): one, unless ``std`` is not that of the scores (`diff.change_atlas`).
-        factors: What a relative frame multiplies the scores of all tokens by, (V,); None in another frame.
+        relative: What the lists of a relative frame are made with; None in another frame.
     """
 
     vectors: VectorSet
@@ -91,7 +104,12 @@ class Scored:
     mean: Tensor
     std: Tensor
     spread: Tensor
-    factors: Tensor | None = None
+    relative: "Relative | None" = None
+
+    @property
+    def prepared(self) -> PreparedRows:
+        """The rows that the lists are made with."""
+        return self.space.prepared if self.relative is None else self.relative.rows
 
     def over_rows(self, part: slice) -> Tensor:
         """Return the scores of some of the vectors over the rows, less their means, (V', m)."""
@@ -191,9 +209,9 @@ class Runner:
                 scored, parts = surveys[role, frame]
                 lists[role].append(self._list_block(scored, joined(parts)))
                 nulls |= {(role, frame, view): null for view, null in self._random_coherence(scored)}
-                if scored.factors is not None:
+                if scored.relative is not None:
                     path = self.out / "vectors" / factor_file(job.layer, role, frame)
-                    save_array(path, scored.factors.cpu().numpy())
+                    save_array(path, scored.relative.factors.cpu().numpy())
             self._save_vectors(sets[role])
         return JobResults(job, lists, pairs, nulls)
 
@@ -265,9 +283,8 @@ class Runner:
             return Scored(vectors, frame, space, unit, mean, std, ones)
         rows, _ = self.spaces.stored(space_of(frame, vectors.side, vectors.reads_at))
         factors = relative_factors(rows, unit)
-        return Scored(
-            vectors, frame, space.scaled(factors[self.kept]), unit, torch.zeros_like(mean), std, ones, factors
-        )
+        made_with = Relative(factors, space.prepared.scaled(factors[self.kept]))
+        return Scored(vectors, frame, space, unit, torch.zeros_like(mean), std, ones, made_with)
 
     def space(self, vectors: VectorSet, frame: str) -> Space:
         """Return the rows that a set is multiplied with in a frame."""
@@ -279,7 +296,7 @@ class Runner:
         first, index = self.bases[source.layer, source.role, scored.frame], self.indexes[source.side, scored.frame]
         unit, first_id = scored.unit[part], first + (part.start or 0)
         k = max(self.options.k, FIRST)  # coherence is that of ten tokens, however many are stored
-        return survey(unit, scored.space.prepared, k, self.kept, index, first_id, scores)
+        return survey(unit, scored.prepared, k, self.kept, index, first_id, scores)
 
     def _list_block(self, scored: Scored, lists: Survey) -> ListBlock:
         """Return the lists of a set with the data about its vectors that the tables hold."""
@@ -313,7 +330,7 @@ class Runner:
         if vectors.role not in _COMPARED or not views:
             return
         directions = random_sums(scored.unit, vectors.layer)
-        lists = survey(directions, scored.space.prepared, _LONG, self.kept, None, 0).extremes
+        lists = survey(directions, scored.prepared, _LONG, self.kept, None, 0).extremes
         for name, mask in views.items():
             null = percentile(self._coherence(vectors, within(lists, mask, FIRST)))
             if null is not None:

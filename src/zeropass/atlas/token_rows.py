@@ -49,12 +49,6 @@ class Space:
         """Release the memory of mapped rows for now; the system keeps them in its cache if it can."""
         _rest(self.mapped)
 
-    def scaled(self, factors: Tensor) -> "Space":
-        """Return the same rows, each multiplied by a factor, (V',), for `prepared` alone: the moments stay."""
-        space = Space(self.rows, self.moments, self.mapped, self.numbers)
-        space.__dict__["_prepared"] = self.prepared.scaled(factors)
-        return space
-
     @property
     def prepared(self) -> PreparedRows:
         """The rows prepared for `top_k.survey`, which take a quarter of their size in addition."""
