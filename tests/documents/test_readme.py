@@ -88,25 +88,26 @@ def short_lens(smollm2_path: Path) -> zp.LensMaps:
 def test_the_lists_in_the_readme_are_those_printed(
     short_lens: zp.LensMaps, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the weights alone say is the same; most of what stands out through another lens is."""
+    """Whatever the weights alone say is the same; most of what stands out is near the top through another lens."""
     ((command, printed),) = re.findall(
         r"^\$ zeropass (show [^\n]*)\n```\n\n```text\n(.*?)^```", read(README), re.M | re.S
     )
     monkeypatch.setattr(lens_maps, "kept_lens", lambda _model: short_lens)
     monkeypatch.setenv("COLUMNS", "104")
-    lists, expected = poles(run(*shlex.split(command))[1]), poles(printed)
+    lists, expected = poles(run(*shlex.split(command), "-k", "300")[1]), poles(printed)
     assert list(lists) == list(expected)
     for (role, verb, sign), tokens in expected.items():
+        longer = list(lists[role, verb, sign].items())
         if verb == "is about to say":
-            assert lists[role, verb, sign] == tokens
+            assert dict(longer[: len(tokens)]) == tokens
         elif next(iter(tokens.values())) > 5:
-            assert 2 * len(set(tokens) & set(lists[role, verb, sign])) >= len(tokens)
+            assert len(tokens.keys() & dict(longer).keys()) > len(tokens) / 2
 
 
 def poles(text: str) -> dict[tuple[str, str, str], dict[str, float]]:
     """Return the tokens of each pole of printed lists, with their z, by role, verb and sign."""
     lists: dict[tuple[str, str, str], dict[str, float]] = {}
-    list_of = r"^L\S+ (\w+)  (sees|is about to say|writes distinctively|writes)\b.*\n((?:  .*\n)+)"
+    list_of = r"^L\S+ (\w+)  (sees|is about to say|writes distinctively|writes)\b.*\n(?:(?!L\d)\S.*\n)?((?:  .*\n)+)"
     for role, verb, body in re.findall(list_of, text, re.M):
         for sign, pole in re.findall(r"^  ([+−]) ((?:.*\n)(?:    .*\n)*)", body, re.M):
             entries = [entry.rsplit(" ", 1) for entry in re.split(r"\s{2,}|\n\s*", pole.strip())]
