@@ -80,4 +80,4 @@ def within(lists: Extremes, mask: Tensor, count: int) -> Extremes:
 
 def percentile(values: Tensor) -> float | None:
     """Return the coherence that 19 of 20 random directions stay below; None if no direction is left."""
-    return float(values.float().quantile(_SHARE)) if len(values) else None
+    return float(values.float().cpu().quantile(_SHARE)) if len(values) else None
