@@ -110,7 +110,7 @@ def test_a_folder_that_workers_cannot_see_is_refused(
 ) -> None:
     monkeypatch.setattr(cluster, "PLAN", "no such plan.json")
     with pytest.raises(BadAtlas, match="storage that all machines"):
-        cluster._runner(cluster._Work("m", 1, tmp_path, OPTIONS, [], None, "cpu", 1, False))  # type: ignore[arg-type]
+        cluster._runner(cluster._Work("m", 1, tmp_path, OPTIONS, [], None, {}, "cpu", 1, False))  # type: ignore[arg-type]
 
 
 def test_a_second_driver_continues_after_the_first_one_dies(model: Path, local: Path, tmp_path: Path) -> None:

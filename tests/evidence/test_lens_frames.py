@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 import zeropass as zp
+from zeropass.arch.spec import LENS_FRAMES
 from zeropass.evidence.activations import Settings
 from zeropass.evidence.corpus import press_text
 from zeropass.evidence.judging import verdicts_of
@@ -62,9 +63,9 @@ def test_layer_0_reads_the_same_with_and_without_a_lens(evidence: Evidence) -> N
 
 def test_without_a_lens_its_frames_are_not_measured(evidence: Evidence) -> None:
     plain = measure(zp.open_model(FIRST), press_text(), "press", SETTINGS, parts=PARTS)
-    assert not {"seen", "effect"} & {r.frame for r in plain.results}
+    assert not set(LENS_FRAMES) & {r.frame for r in plain.results}
     assert "lens" not in plain.method
-    others = [r for r in evidence.results if r.frame not in ("seen", "effect")]
+    others = [r for r in evidence.results if r.frame not in LENS_FRAMES]
     assert others == list(plain.results)
 
 

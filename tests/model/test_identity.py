@@ -122,7 +122,7 @@ def test_an_adapter_on_measured_weights_has_no_verdicts(tmp_path: Path, cache: P
     assert zp.Lens(base).explain("L1.ff.3.gate", frame="token")[0].evidence is not None
     records = tuned.explain("L1.ff.3.gate", frame="token")
     assert records[0].evidence is None
-    assert records.note == "No measurement of these weights is known."
+    assert records.note.startswith("No measurement of these weights is known. Coherence:")
 
 
 def test_shipped_verdicts_name_the_hash_of_their_values() -> None:

@@ -332,7 +332,7 @@ def test_an_offset_is_refused_for_vo(good):
 
 def test_frames_that_do_not_exist_or_do_not_fit_are_refused(good):
     lens = good("llama")
-    with pytest.raises(BadOption, match="seen, token, effect, output, paper"):
+    with pytest.raises(BadOption, match="seen, token, distinctive, effect, output, paper"):
         lens.explain("L1.ff.0", frame="logit")
     with pytest.raises(BadOption, match="token frame is for what reads"):
         lens.explain("L1.ff.0.value", frame="token")

@@ -77,7 +77,7 @@ def test_a_jacobian_is_the_change_of_the_last_states(
         return states
 
     at = range(makers.SKIPPED, ids.shape[1] - 1)
-    step = 0.01 * float(x[0, 50].norm() / push.norm())
+    step = 0.003 * float(x[0, 50].norm() / push.norm())
     changes = torch.zeros(model.dims.d)
     for position in at:
         pushed = x.clone()
@@ -159,16 +159,24 @@ def test_only_what_writes_is_read_through_it(kind: str, request: pytest.FixtureR
     reader = zp.load(FIRST, lens=request.getfixturevalue(kind))
     records = reader["L2.ff.3"]
     frames = {(record.role, record.frame) for record in records}
-    assert frames == {("gate", "token"), ("gate", "output"), ("up", "token"), ("up", "output"), ("value", "effect")}
+    assert frames == {("gate", "token"), ("gate", "output"), ("up", "token"), ("up", "output")} | {
+        ("value", "distinctive"),
+        ("value", "effect"),
+    }
     assert reader.frames.lens is not None
     words = reader.frames.lens.facts.words
-    assert {record.frame: record.lens for record in records} == {"token": "", "output": "", "effect": words}
+    assert {record.frame: record.lens for record in records} == {
+        "token": "",
+        "output": "",
+        "distinctive": words,
+        "effect": words,
+    }
     assert f"Read through a {words}, which does not say which weights it belongs to." in records.note
     assert "Read through" not in reader["L2.ff.3.gate"].note
     for role in ("qk", "vo"):
         assert reader[f"L2.attn.1.{role}"][0].frame == "token"
     for address in ("L2.ff.3.gate", "L2.attn.1.qk"):
-        with pytest.raises(BadOption, match=r"has the frame effect only; seen needs a lens that `zeropass calibrate"):
+        with pytest.raises(BadOption, match=r"has the frame distinctive, effect only; seen needs a lens that"):
             reader.explain(address, frame="seen")
 
 
@@ -179,7 +187,7 @@ def test_a_lens_says_what_it_is(file: Path, folder: Path, model: zp.Model, tmp_p
     lens = zp.read_lens(tmp_path, model)
     assert lens.facts.identity == zp.read_lens(file, model).facts.identity
     assert lens.facts.identity != zp.read_lens(folder, model).facts.identity
-    assert zp.load(FIRST, lens=lens)["L2.ff.3.value"][0].frame == "effect"
+    assert zp.load(FIRST, lens=lens)["L2.ff.3.value"][0].frame == "distinctive"
     config = json.loads((folder / "config.json").read_text()) | {"base_model_name_or_path": "\x1b[31m" + "x" * 9999}
     shutil.copytree(folder, tmp_path / "named")
     (tmp_path / "named" / "config.json").write_text(json.dumps(config))
@@ -192,7 +200,7 @@ def test_the_command_line_takes_it(file: Path, folder: Path, run: Run) -> None:
     for lens in (file, folder):
         code, out, _ = run("show", str(FIRST), "L2.ff.3.value", "--lens", str(lens), "--json")
         assert code == 0
-        assert json.loads(out)[0]["frame"] == "effect"
+        assert json.loads(out)[0]["frame"] == "distinctive"
     code, _, err = run("show", str(FIRST), "L2.ff.3", "--lens", str(FIRST / "config.json"))
     assert code == 2
     assert "config.json" in err

@@ -88,8 +88,9 @@ def test_variants_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     parts = "fit,blocks,classes,size,vo"
     monkeypatch.setattr("sys.argv", ["x", first, "--layers", "2", "--tokens", "1024", "--only", parts])
     variants.main()
-    lens, vo = (table.splitlines() for table in capsys.readouterr().out.split("\n\n")[1:])
-    rows = {row.split("|")[1].strip(): [float(x) for x in row.split("|")[2:-1]] for row in lens[2:]}
+    *tables, vo = (table.splitlines() for table in capsys.readouterr().out.split("\n\n")[1:])
+    listed = [row.split("|")[1:-1] for table in tables for row in table[2:]]
+    rows = {name.strip(): [float(x) for x in numbers] for name, *numbers in listed}
     assert len(rows) == 17
     present = rows.pop("present")
     for name, numbers in rows.items():
@@ -135,24 +136,7 @@ def test_what_a_head_writes_for_a_token_is_what_a_forward_pass_writes() -> None:
     torch.testing.assert_close(written[0], expected)
 
 
-def test_coherence_is_the_mean_cosine_of_the_top_tokens() -> None:
-    generator = torch.Generator().manual_seed(3)
-    folded, rows = torch.randn(5, 8, generator=generator), torch.randn(60, 8, generator=generator)
-    judges = coherence.unit(torch.randn(60, 6, generator=generator))
-    for vector, measured in zip(folded, coherence.coherence(folded, rows, judges), strict=True):
-        z = torch.nn.functional.normalize((rows @ vector - (rows @ vector).mean())[None])[0]
-        pole = max((z, -z), key=lambda pole: float(pole.topk(10).values[-1]))
-        cosines = judges[pole.topk(10).indices] @ judges[pole.topk(10).indices].T
-        assert float(measured) == pytest.approx(float((cosines.sum() - 10) / 90), abs=1e-5)
-
-
 def test_late_lists_are_more_coherent_than_random_ones(printed: Callable[[ModuleType, int], list[list[str]]]) -> None:
     cells = printed(coherence, 3)[-1][2:-1]
-    assert len(cells) == 6
+    assert len(cells) == 8
     assert float(cells[1].split()[0]) > 0.05
-
-
-def test_deviations_are_those_of_the_scores_of_all_vectors() -> None:
-    folded, rows = torch.randn(50, 8), torch.randn(30, 8)
-    expected = (folded @ rows.T).std(0, correction=0)
-    torch.testing.assert_close(coherence.deviations(folded, rows), expected, rtol=1e-4, atol=1e-5)

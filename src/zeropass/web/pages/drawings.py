@@ -221,6 +221,7 @@ STRIP = 220
 def parameter_marks(record: FindRecord, layers: int) -> Picture:
     """Draw the parameters that rank a token high: layers across, z up. Every mark is a link."""
     verbs = list(dict.fromkeys([*VERBS.values(), *(row.verb for row in record.hits)]))
+    present = {row.verb for row in record.hits}
     most = max((abs(row.z) for row in record.hits), default=1.0) or 1.0
     step = min(CELL, 960 / (layers + 1))
     marks = []
@@ -241,7 +242,7 @@ def parameter_marks(record: FindRecord, layers: int) -> Picture:
     shown = {
         "title": "Parameters of this token by layer (across) and z (up)",
         "marks": marks,
-        "legend": list(enumerate(verbs[:4])),
+        "legend": [(kind, verb) for kind, verb in enumerate(verbs[:4]) if verb in present],
         "across": [(LEFT + (n + 1) * step, str(n)) for n in range(0, layers, interval)],
         "most": most,
         "middle": TOP + STRIP / 2,
