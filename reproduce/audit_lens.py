@@ -1,4 +1,4 @@
-"""What a fine-tune changed, read through the lens of its base beside the weights alone, for docs/audit.md.
+"""Read what a fine-tune changed through the lens of its base, beside the weights alone, for docs/audit.md.
 
     python reproduce/audit_lens.py FOLDER           # the LoRAs of tunes.py in FOLDER (`make audit` makes them)
 

@@ -59,9 +59,6 @@ from zeropass.tokens.vocabulary import View, Vocabulary
 
 __all__ = ["Lens", "Shown", "load", "pairs_with"]
 
-_TOGETHER = 64
-"""The number of vectors whose scores of all tokens are in memory at once."""
-
 
 def load(
     model: object,
@@ -177,8 +174,7 @@ class Lens(ShortRepr):
         if not records:
             raise BadOption(f"{address} has no list in the {frame} frame; the token frame is for what reads.")
         measurable = None if isinstance(self.model, Adapted) else self.model.name
-        through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
-        return Records(records, footnote(self._verdicts, measurable, through.facts.note if through else ""))
+        return Records(records, footnote(self._verdicts, measurable, self._through(records)))
 
     def direction(
         self,
@@ -233,8 +229,12 @@ class Lens(ShortRepr):
                     records.append(replace(record, role="direction", evidence=None))
         if not records:
             raise BadOption(f"A direction of side {side} has no list in the {frame} frame.")
-        through = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
-        return Records(records, through.facts.note if through else "")
+        return Records(records, self._through(records))
+
+    def _through(self, records: Sequence[Record]) -> str:
+        """Return a sentence on the lens if some records need it, else nothing."""
+        lens = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
+        return lens.facts.note if lens else ""
 
     def svd(
         self,
@@ -350,15 +350,8 @@ class Lens(ShortRepr):
 
     def _telling(self, vectors: VectorSet, frame: str, view: "Shown") -> Tensor:
         """Return how telling the list of each vector of a set is in one frame, (n,)."""
-        rows = self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))
-        factors = self.frames.factors(vectors.layer, vectors.role, frame)
-        parts = []
-        for folded in torch.split(self.frames.folded(vectors, frame), _TOGETHER):
-            mean, std = (value[:, None] for value in rows.moments.of_scores(folded))
-            z = torch.where(std > 0, (folded @ rows.matrix.T - mean) / std, 0.0)
-            z = z if factors is None else z * factors
-            parts.append(strength(extremes(z[:, view.ids], 10)))
-        return torch.cat(parts)
+        scaled = self._coherence.scaled(vectors, frame)
+        return torch.cat([strength(lists) for lists in self._coherence.lists(scaled, vectors, frame, view.ids)])
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return what a notebook completes between the brackets: heads with their maps, and where neurons begin."""

@@ -153,8 +153,8 @@ def test_a_word_is_found_in_distinctive_lists(atlas: zp.Atlas) -> None:
     hits = [hit for hit in atlas.find_tokens([token], k=5).hits if hit.frame == "distinctive"]
     np.testing.assert_allclose([abs(hit.z) for hit in hits], best[:5], rtol=1e-3)
     together = atlas.scan([token, token + 1], runs, k=3)
-    other = dict(atlas.scan([token + 1], k=10**6))
-    assert all(abs(value - (scanned[i] + other[i]) / 2) < 1e-3 for i, value in together)
+    second = dict(atlas.scan([token + 1], k=10**6))
+    assert all(abs(value - (scanned[i] + second[i]) / 2) < 1e-3 for i, value in together)
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "nan"])

@@ -55,15 +55,15 @@ def test_lists_within_a_view_are_those_made_in_it_where_they_are_long_enough(see
     g = torch.Generator().manual_seed(seed)
     scores, mask = torch.randn(6, 60, generator=g), torch.rand(60, generator=g) < 0.5
     kept = within(extremes(scores, 25), mask, 8)
-    made = extremes(scores[:, mask], 8, mask.nonzero()[:, 0])
+    expected = extremes(scores[:, mask], 8, mask.nonzero()[:, 0])
     places = iter(range(len(kept.top)))
     for each in range(6):
         listed = [mask[scores[each].topk(25, largest=up).indices].sum() >= 8 for up in (True, False)]
         if all(listed):
             place = next(places)
-            assert torch.equal(kept.top_ids[place], made.top_ids[each])
-            assert torch.equal(kept.bottom_ids[place], made.bottom_ids[each])
-            assert torch.equal(kept.bottom[place], made.bottom[each])
+            assert torch.equal(kept.top_ids[place], expected.top_ids[each])
+            assert torch.equal(kept.bottom_ids[place], expected.bottom_ids[each])
+            assert torch.equal(kept.bottom[place], expected.bottom[each])
     assert next(places, None) is None
 
 

@@ -29,6 +29,9 @@ CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The roles of cross attention: k and v read the encoder's stream, q and o the decoder's."""
 
 HEAD_ROLES = (*SELF_ROLES, *CROSS_ROLES)
+LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES)
+"""The roles with many vectors in a layer: neurons, and columns of heads."""
+
 SELF_MAPS: tuple[MapRole, ...] = ("qk", "vo")
 MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")

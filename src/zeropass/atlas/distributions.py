@@ -152,7 +152,7 @@ class Neighbours:
     def space(self) -> str:
         """The space that tokens are compared in; BadAtlas if the atlas keeps no rows for it."""
         for space in ("embedded", "token", "paper.read", "output.write"):
-            if (self.atlas.path / "rows" / f"{space.replace('.', '-')}.npy").is_file():
+            if self.atlas.has_rows(space):
                 return space
         raise BadAtlas(f"{self.atlas.path} keeps no rows of its tokens; build it again.")
 

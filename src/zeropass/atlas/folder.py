@@ -403,7 +403,7 @@ class Files(ShortRepr):
     def rows(self, space: str) -> Floats:
         """Return the rows of the tokens in a space, (V, d); raise BadOption for one in which the atlas has no list."""
         file = f"rows/{safe_name(space)}.npy"
-        if not (self.path / file).is_file() and space not in (known := sorted({self.space(run) for run in self.runs})):
+        if not self.has_rows(space) and space not in (known := sorted({self.space(run) for run in self.runs})):
             raise BadOption(f"There is no space {space!r} in {self.path}; it has {', '.join(known)}.")
         return self._array(file, self.model["vocabulary"], self.model["d"])
 
@@ -415,11 +415,6 @@ class Files(ShortRepr):
         """Return the scores of all tokens in one list, (V,): one product with the rows of the vocabulary."""
         scores = np.asarray(self.rows(self.space(run)) @ self.vector(run, row), np.float32)
         return scores if (factors := self.factors(run)) is None else scores * factors
-
-    def token_rows(self, run: Run, ids: Sequence[int]) -> Floats:
-        """Return the rows of some tokens as the lists of a run score them, (n, d)."""
-        rows, factors = self.rows(self.space(run))[list(ids)], self.factors(run)
-        return rows if factors is None else rows * factors[list(ids), None]
 
     def factors(self, run: Run) -> Floats | None:
         """Return what the frame of a run multiplies the scores of the tokens by, (V,), if it is a relative one."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from zeropass.arch.spec import (
     ALL_FRAMES,
-    FF_ROLES,
     FIRST,
     HEAD_ROLES,
+    LAYER_ROLES,
     LENS_FRAMES,
     MAP_ROLES,
     RELATIVE,
@@ -52,9 +52,6 @@ from zeropass.numerics.top_k import PreparedRows, Scores, Survey, joined, survey
 from zeropass.numerics.top_pairs import top_pairs
 
 __all__ = ["COLUMNS", "JUDGED", "JobResults", "OnScores", "Runner", "Scored"]
-
-_COMPARED = (*FF_ROLES, *HEAD_ROLES)
-"""The roles with many vectors a layer: their lists are compared with those of random directions."""
 
 _LONG = 50
 """Tokens of each pole of a random direction's list: enough for ten of them to be in most views."""
@@ -265,7 +262,7 @@ class Runner:
 
     def stored_spaces(self, job: Job) -> set[str]:
         """Return the names of the spaces whose rows a job needs in the folder: also those that judge coherence."""
-        roles = [role for role in vector_roles(job) if role in _COMPARED]
+        roles = [role for role in vector_roles(job) if role in LAYER_ROLES]
         return self.spaces_of(job) | {judge_space(kind_of(self.model, job.layer, role)[0]) for role in roles}
 
     def map_frame(self, role: str) -> str:
@@ -316,7 +313,7 @@ class Runner:
 
     def _coherence(self, vectors: VectorSet, lists: Extremes) -> Tensor:
         """Return the coherence of the lists of some vectors, (n,); zero for lone vectors, which have no null."""
-        if vectors.role not in _COMPARED:
+        if vectors.role not in LAYER_ROLES:
             return torch.zeros_like(lists.top[:, 0])
         rows, mean = self.spaces.stored(judge_space(vectors.side))
         ids = stronger_pole(lists, FIRST)
@@ -326,15 +323,19 @@ class Runner:
     def _random_coherence(self, scored: Scored) -> Iterator[tuple[str, float]]:
         """Yield each view with the coherence that random directions stay below, as `ListCoherence.null`."""
         vectors = scored.vectors
-        views = {name: mask for name, mask in self.views.items() if bool(mask[self.kept].sum() == mask.sum())}
-        if vectors.role not in _COMPARED or not views:
+        if vectors.role not in LAYER_ROLES or not self._views_within:
             return
         directions = random_sums(scored.unit, vectors.layer)
         lists = survey(directions, scored.prepared, _LONG, self.kept, None, 0).extremes
-        for name, mask in views.items():
+        for name, mask in self._views_within.items():
             null = percentile(self._coherence(vectors, within(lists, mask, FIRST)))
             if null is not None:
                 yield name, null
+
+    @cached_property
+    def _views_within(self) -> dict[str, Tensor]:
+        """The views all of whose tokens the lists may show."""
+        return {name: mask for name, mask in self.views.items() if int(mask[self.kept].sum()) == int(mask.sum())}
 
     def map_heads(self, kind: str, sets: dict[str, VectorSet], meet: OnScores) -> Iterator[PairRow]:
         """Yield the top pairs of every head of a layer.

@@ -277,8 +277,12 @@ class Atlas(Files):
         runs = self.runs if runs is None else runs
         z = np.zeros(len(self.means), np.float32)
         with np.errstate(all="ignore"):
+            rows = {space: np.asarray(self.rows(space)[list(ids)]) for space in {self.space(run) for run in runs}}
+            means = {space: of_tokens.mean(0) for space, of_tokens in rows.items()}
             for run in runs:
-                z[run.first : run.first + run.count] = self.products(run, self.token_rows(run, ids).mean(0))
+                factors, space = self.factors(run), self.space(run)
+                mean = means[space] if factors is None else factors[list(ids)] @ rows[space] / len(ids)
+                z[run.first : run.first + run.count] = self.products(run, np.asarray(mean, np.float32))
             z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
         if not np.isfinite(z).all():
             raise self._damaged("vectors", "scores of rows and vectors are not finite")

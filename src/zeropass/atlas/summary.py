@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, base_role, site_of
+from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, LAYER_ROLES, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS
 from zeropass.errors import BadAddress, BadOption
@@ -32,7 +32,7 @@ BIN = 0.25
 
 def list_types_of(atlas: Atlas) -> list[tuple[str, str]]:
     """Return the (side, frame) of the lists that an atlas holds in its blocks, ``read`` before ``write``."""
-    types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in (*FF_ROLES, *HEAD_ROLES)}
+    types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in LAYER_ROLES}
     return list(verbs_of(types))
 
 
@@ -61,7 +61,7 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
         file=str(atlas.path / PARAMETERS),
         side=side,
         frame=frame,
-        roles=[*FF_ROLES, *HEAD_ROLES],
+        roles=list(LAYER_ROLES),
     )
     return Overview(side=side, frame=frame, measure=measure, about=MEASURES[measure], cells=tuple(_cells(atlas, rows)))
 
@@ -184,14 +184,13 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
         "WHERE layer = $layer AND list_contains($roles, role) AND isfinite(strength) GROUP BY ALL ORDER BY ALL",
         file=str(atlas.path / PARAMETERS),
         layer=layer,
-        roles=[*FF_ROLES, *HEAD_ROLES],
+        roles=list(LAYER_ROLES),
         bin=BIN,
     )
     histograms: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
     for role, side, frame, place, count in rows:
         histograms[role, side, frame][place] = count
-    order = (*FF_ROLES, *HEAD_ROLES)
-    return dict(sorted(histograms.items(), key=lambda item: order.index(item[0][0])))
+    return dict(sorted(histograms.items(), key=lambda item: LAYER_ROLES.index(item[0][0])))
 
 
 _SHORT = "address, layer, role, side, frame, mean, std, strength, words, words_z"

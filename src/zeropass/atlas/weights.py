@@ -62,11 +62,11 @@ class _Frames(Frames):
     atlas: Atlas = field(kw_only=True, repr=False)
 
     def _computed(self, space: str) -> Rows:
-        path = self.atlas.path / "rows" / f"{safe_name(space)}.npy"
-        if not path.is_file():
+        if not self.atlas.has_rows(space):
             return super()._computed(space)
         self.atlas.rows(space)  # raises BadAtlas if the file has another shape
         # torch warns of memory that cannot be written to, so the file is mapped copy-on-write; nothing writes to it.
+        path = self.atlas.path / "rows" / f"{safe_name(space)}.npy"
         matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
         mean_and_covariance = torch.from_numpy(self.atlas.moments(space))
         return Rows(space, matrix, Moments(mean_and_covariance[0], mean_and_covariance[1:], len(matrix)))

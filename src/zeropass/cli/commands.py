@@ -51,7 +51,7 @@ from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.records.verdicts import default_name
-from zeropass.render.terminal import facts_table, render, render_families, render_find, show_records
+from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
 from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
@@ -181,9 +181,7 @@ def show(
             raise BadOption(f"--{'svd' if svd else 'offset'} is for head maps; --vector has lists.")
         place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
         records = reader.direction(vector, **place, frame=name, tokens=tokens, k=k)
-        if not print_json(records.to_json(), as_json):
-            with text_output() as console:
-                show_records(console, records, k)
+        print_records(records, None, frame, k, as_json)
         return
     address = str(address)
     if svd:

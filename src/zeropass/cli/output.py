@@ -42,9 +42,9 @@ def text_output(width: int = UNLIMITED) -> Iterator[Console]:
     print("\n".join(lines if console.is_terminal else (line.rstrip() for line in lines)), end="")
 
 
-def print_records(records: Any, address: str, frame: str | None, k: int, as_json: bool) -> None:
+def print_records(records: Any, address: str | None, frame: str | None, k: int, as_json: bool) -> None:
     """Print one record if the address names a role and a frame is given, else a list (also as JSON)."""
-    single = frame is not None and parse(address).role != ""
+    single = frame is not None and address is not None and parse(address).role != ""
     value = records[0].to_json() if single else records.to_json()
     if not print_json(value, as_json):
         with text_output() as console:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress, silent
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
+from zeropass.arch.spec import LAYER_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import carry_out, kept_tokens
 from zeropass.atlas.jobs import OnScores, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, resolve, vector_roles
@@ -112,7 +112,7 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
 
 def _changed(pair: Comparison, layer: int, role: str) -> bool:
     """Tell whether the vectors of a role changed, or the gain of a norm that is folded into them."""
-    if role in FF_ROLES or role in HEAD_ROLES or role == ROUTER:
+    if role in LAYER_ROLES or role == ROUTER:
         site, reads = site_of(role), side_of(role) == "read"
         gains = [f"{site}_norm"] if reads != pair.base.family.stream_normed else []
         gains += [f"{site}_post_norm"] if not reads else [f"{role}_norm"] if role in ("q", "k") else []
@@ -143,7 +143,7 @@ class _ChangeRunner(Runner):
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return what was added to the vectors of a role."""
         after = vector_set(self.model, layer, role)
-        if role in FF_ROLES or role in HEAD_ROLES:
+        if role in LAYER_ROLES:
             return replace(after, vectors=self.pair.change(role, layer).dense)
         before = self._before(after)
         return after if before is None else replace(after, vectors=after.vectors - before)

@@ -9,7 +9,6 @@ from torch import Tensor
 from zeropass.arch.spec import OUTSIDE, Side, default_frames, norm_of
 from zeropass.checkpoints.vector_files import read_vectors
 from zeropass.errors import BadAddress, BadOption
-from zeropass.model.address import Address
 from zeropass.model.model import Model
 from zeropass.model.vectors import VectorSet
 
@@ -85,7 +84,7 @@ def direction_set(model: Model, directions: Tensor, layer: int, side: Side, at: 
         layer=of_layer,
         role=role,
         side=side,
-        addresses=tuple(Address(layer, "ff" if at == "block" else at, index=row) for row in range(len(directions))),
+        addresses=(),  # a direction is no parameter
         vectors=directions,
         norm=None if at == "block" else norm_of(role),
         frames=default_frames(side),

@@ -1,11 +1,12 @@
 """The coherence of lists of a model's vectors, and of random directions of the same layer, role and frame."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, FIRST, HEAD_ROLES, Side, judge_space, space_of
+from zeropass.arch.spec import FIRST, LAYER_ROLES, Side, judge_space, space_of
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.coherence import coherence, percentile, random_sums, stronger_pole
@@ -46,7 +47,7 @@ class ListCoherence:
         Returns:
             The coherence; None for lone vectors, which have no others to compare with.
         """
-        if vectors.role not in (*FF_ROLES, *HEAD_ROLES):
+        if vectors.role not in LAYER_ROLES:
             return None
         key = vectors.layer, vectors.role, frame, view
         if key not in self._nulls:
@@ -60,23 +61,24 @@ class ListCoherence:
         folded = self.frames.folded(vectors, frame)
         return standardised(folded, self._rows(vectors, frame).moments.of_scores(folded)[1])
 
-    def of_directions(self, directions: Tensor, vectors: VectorSet, frame: str, ids: Tensor) -> Tensor:
-        """Return the coherence of the lists of some directions, (n,).
+    def lists(self, directions: Tensor, vectors: VectorSet, frame: str, ids: Tensor) -> Iterator[Extremes]:
+        """Yield the first tokens of the lists of some directions, which are by z if these are `scaled`.
 
         Args:
-            directions: Folded vectors of any length, (n, d).
+            directions: Folded vectors, (n, d).
             vectors: Vectors of the layer and role whose frame they are read in.
             frame: The frame.
             ids: Ids of the tokens that lists may show, (V',).
         """
         rows, factors = self._rows(vectors, frame), self.frames.factors(vectors.layer, vectors.role, frame)
         centred = rows.matrix[ids] - rows.moments.mean.float()
-        coherences = []
         for part in torch.split(directions, _TOGETHER):
             scores = part @ centred.T
-            scores = scores if factors is None else scores * factors[ids]
-            coherences.append(self.of(extremes(scores, FIRST, ids), vectors.side))
-        return torch.cat(coherences)
+            yield extremes(scores if factors is None else scores * factors[ids], FIRST, ids)
+
+    def of_directions(self, directions: Tensor, vectors: VectorSet, frame: str, ids: Tensor) -> Tensor:
+        """Return the coherence of the lists of some directions, (n,), as `lists` makes them."""
+        return torch.cat([self.of(lists, vectors.side) for lists in self.lists(directions, vectors, frame, ids)])
 
     def _rows(self, vectors: VectorSet, frame: str) -> Rows:
         return self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))

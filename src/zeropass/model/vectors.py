@@ -11,6 +11,7 @@ from zeropass.arch.spec import (
     CLASSIFIERS,
     FF_ROLES,
     HEAD_ROLES,
+    LAYER_ROLES,
     MEMORY,
     OUTSIDE,
     ROUTER,
@@ -107,7 +108,7 @@ def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | 
     count = _require_role(model, place, layer, role)
     if not 0 <= start <= (count if stop is None else stop) <= count:
         raise BadAddress(f"{place}: rows {start}:{stop} are out of range, {role} has {count}.")
-    if role in FF_ROLES or role in HEAD_ROLES or role == ROUTER:
+    if role in LAYER_ROLES or role == ROUTER:
         return _matrix_set(model, layer, role, start, stop)
     if layer == OUTSIDE:
         return _outside_set(model, role, start, stop)
