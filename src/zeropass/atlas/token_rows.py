@@ -6,6 +6,7 @@ some.
 """
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -191,9 +192,13 @@ class StoredRows:
     def of(self, ids: Tensor) -> Tensor:
         """Return the rows of some tokens, (…, d) for ids (…)."""
         unique, places = torch.unique(ids.cpu(), return_inverse=True)
-        # The file is mapped for this one call, so that no pages stay with the process.
-        mapped = np.memmap(self.path, np.float32, "r", self._offset, self.shape)
-        return torch.from_numpy(np.asarray(mapped[unique.numpy()])).to(self.device)[places.to(self.device)]
+        rows, size = np.empty((len(unique), self.shape[1]), np.float32), 4 * self.shape[1]
+        # Read one by one: the system would map sixteen pages around each that is touched.
+        with self.path.open("rb", buffering=0) as file:
+            for row, token in zip(rows, unique.tolist(), strict=True):
+                if os.preadv(file.fileno(), [row], self._offset + size * token) != size:
+                    raise BadAtlas(f"{self.path} ends before token {token}; rebuild the atlas.")
+        return torch.from_numpy(rows).to(self.device)[places.to(self.device)]
 
     def __getitem__(self, part: slice) -> Tensor:
         start, stop, _ = part.indices(self.shape[0])
