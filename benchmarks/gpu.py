@@ -6,11 +6,13 @@ Weights are random and made where they are used, so the first two tables time th
 role, the vectors of the first layer and of N later ones are surveyed: gate, up and value with both poles and the
 inverted index of the tokens. The other layers are assumed to take as long as the last one, because the tokens keep less
 of every further layer. N head maps are searched. The bfloat16 products of the same vectors are timed in the same run,
-and some lists are compared with full products. With ``--build``, a model of N layers is written to a temporary folder
-and built.
+and some lists are compared with full products. With ``--build``, a model of N layers is written to a temporary folder,
+a lens is calibrated on it, and it is built without the lens and through it.
 """
 
 import argparse
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -150,30 +152,76 @@ def maps(shape: Shape, count: int, device: torch.device) -> list[Ratio]:
     return [Ratio("gpu, top pairs of all maps", mean * map_count, "s", "less")]
 
 
-def build(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
-    """Time the full build of a model of some layers, and print how long all layers would take."""
+class Marks:
+    """The seconds at which the steps of some long work began."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.starts: dict[str, float] = {}
+
+    def note(self, label: str, *_: int) -> None:
+        """Note when a step is reported first; this is a function that reports progress."""
+        self.starts.setdefault(label, self.now())
+
+    def now(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def first(self, prefix: str) -> float:
+        """Return when the first step with this prefix began."""
+        return next(at for label, at in self.starts.items() if label.startswith(prefix))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{label} {at:.1f} s" for label, at in self.starts.items())
+
+
+def whole(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
+    """Time the calibration and the builds of a model of some layers, and print how long all layers would take."""
     sizes = shape.d, shape.neurons, shape.vocab, shape.heads, max(1, shape.heads // 4), shape.head_dim
-    marks: list[tuple[float, str]] = []
-
-    def note(label: str, _done: int, _total: int) -> None:
-        marks.append((time.perf_counter(), label))
-
     with tempfile.TemporaryDirectory(prefix="zeropass-gpu-") as name:
-        folder = Path(name)
-        size = memory.write_model(memory.Shape("llama", layers, *sizes), folder / "model", device=device)
-        started = time.perf_counter()
-        zp.build(zp.open_model(str(folder / "model"), device=device), folder / "atlas", zp.Options(), note, lens=None)
-        ended = time.perf_counter()
-        atlas = sum(file.stat().st_size for file in (folder / "atlas").rglob("*") if file.is_file())
-    jobs, tables = (next(at for at, label in marks if label.startswith(prefix)) for prefix in ("L0.", "tables"))
-    each, once = (tables - jobs) / layers, ended - tables + jobs - started
-    print("| file, layers | atlas | before the layers | a layer | tables | all layers | target |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+        model, atlas = Path(name) / "model", Path(name) / "atlas"
+        size = memory.write_model(memory.Shape("llama", layers, *sizes), model, device=device)
+        print(f"A file of {size / 1e9:.1f} GB with {layers} layers.\n")
+        lens, ratio = calibration(shape, model, device)
+        print("| atlas | size | until the rows | rows | a layer | tables | all layers | target |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
+        ratios = [
+            build(shape, model, atlas, device, *case)
+            for case in (("by the weights alone", None), ("through a lens", lens))
+        ]
+    print()
+    return [ratio, *ratios]
+
+
+def calibration(shape: Shape, model: Path, device: torch.device) -> tuple[zp.LensMaps, Ratio]:
+    """Time the calibration of a lens on text that the model writes."""
+    marks = Marks()
+    lens = zp.calibrate(zp.open_model(str(model), device=device), progress=marks.note)
+    seconds = marks.now()
+    every = seconds / lens.facts.layers * shape.layers
+    print("| calibration | text | layers | all layers |")
+    print("|---|---:|---:|---:|")
+    text = marks.first("calibrating")
+    print(f"| {lens.facts.tokens:,} tokens | {text:.1f} s | {seconds - text:.1f} s | {every:.0f} s |\n")
+    return lens, Ratio("gpu, calibration of all layers", every, "s", "less")
+
+
+def build(shape: Shape, model: Path, atlas: Path, device: torch.device, words: str, lens: zp.LensMaps | None) -> Ratio:
+    """Time a build; its steps go to standard error."""
+    marks = Marks()
+    zp.build(zp.open_model(str(model), device=device), atlas, zp.Options(), marks.note, lens=lens)
+    ended, layers = marks.now(), len(zp.open_atlas(atlas).layers)
+    size = sum(file.stat().st_size for file in atlas.rglob("*") if file.is_file())
+    shutil.rmtree(atlas)
+    rows, jobs, tables = map(marks.first, ("rows", "L0.", "tables"))
+    each, once = (tables - jobs) / layers, ended - tables + jobs
+    every = once + each * shape.layers
+    print(f"{words}: {marks}", file=sys.stderr)
     print(
-        f"| {size / 1e9:.1f} GB, {layers} | {atlas / 1e9:.1f} GB | {jobs - started:.1f} s | {each:.1f} s "
-        f"| {ended - tables:.1f} s | {once + each * shape.layers:.0f} s | 900 s |\n"
+        f"| {words} | {size / 1e9:.1f} GB | {rows:.1f} s | {jobs - rows:.1f} s | {each:.1f} s "
+        f"| {ended - tables:.1f} s | {every:.0f} s | 900 s |"
     )
-    return [Ratio("gpu, build of all layers", once + each * shape.layers, "s", "less")]
+    return Ratio("gpu, build of all layers" + (f" {words}" if lens else ""), every, "s", "less")
 
 
 def main() -> None:
@@ -197,7 +245,7 @@ def main() -> None:
     torch.manual_seed(0)
     ratios = [*lists(shape, options.layers, device), *maps(shape, options.maps, device)]
     if options.build:
-        ratios += build(shape, options.build, device)
+        ratios += whole(shape, options.build, device)
     if not options.small:
         report(ratios, options.record)
 

@@ -101,6 +101,8 @@ class Lens(ShortRepr):
         tokens: The view of the tokens: ``default``, ``words``, ``ascii`` or ``all``.
         verdicts: Verdicts of a text on the model's lists; if not given, those that are known for its weights.
         frames: The frames of the model; they compute their rows when first needed. Made here if not given.
+        with_coherence: Whether lists say how coherent they are; the first list of each layer, role and frame then takes
+            as long as some more.
 
     Example:
         >>> import zeropass as zp
@@ -114,14 +116,15 @@ class Lens(ShortRepr):
     tokens: View = "default"
     verdicts: Verdicts | None = None
     frames: Frames = field(default=None, repr=False)  # type: ignore[assignment]  # `__post_init__` replaces None
+    with_coherence: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", self.frames or Frames(self.model))
 
     @classmethod
-    def over(cls, frames: Frames) -> "Lens":
+    def over(cls, frames: Frames, *, with_coherence: bool = True) -> "Lens":
         """Return a lens that uses existing frames and the rows that they have computed."""
-        return cls(frames.model, frames=frames)
+        return cls(frames.model, frames=frames, with_coherence=with_coherence)
 
     def _repr_words(self) -> str:
         maps = self.frames.lens
@@ -436,7 +439,7 @@ class Lens(ShortRepr):
         ends = (*best.top.flatten().tolist(), *best.bottom.flatten().tolist())
         if not all(map(math.isfinite, (norm, mean, std, *ends))):
             raise BadWeights(f"{self.model.source.path}: the scores of {address}.{vector.role} are beyond float32.")
-        null = self._coherence.null(vector, frame, view.hidden.view, view.ids)
+        null = self._coherence.null(vector, frame, view.hidden.view, view.ids) if self.with_coherence else None
         vocab = self.model.vocab
         return VectorRecord(
             address=address,

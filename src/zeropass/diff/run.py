@@ -138,7 +138,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         base = self.pair.base
-        self.lens = Lens.over(self.frames)
+        self.lens = Lens.over(self.frames, with_coherence=False)  # a comparison shows none
         # The base's frames lack tokens that only the fine-tune has.
         self.tuned = replace(self.pair.tuned, vocab=base.vocab)
         self.view = self.lens.view("default")
@@ -298,7 +298,7 @@ class _Work:
         for space in tuple(self.grams):
             self._sum_effects(space)
         sees, writes = self._standouts("sees"), self._standouts("writes")
-        after = Lens.over(self.frames.of(self.tuned))
+        after = Lens.over(self.frames.of(self.tuned), with_coherence=False)
         changed, total = (sum(squares) for squares in zip(*self.squares, strict=True))
         differing, compared = tensor_changes(self.pair)
         tables = (*differing, *unread_changes(self.pair))
