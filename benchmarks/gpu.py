@@ -153,15 +153,17 @@ def maps(shape: Shape, count: int, device: torch.device) -> list[Ratio]:
 
 
 class Marks:
-    """The seconds at which the steps of some long work began."""
+    """The seconds at which the steps of some long work were reported, first and last."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.starts: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
 
     def note(self, label: str, *_: int) -> None:
-        """Note when a step is reported first; this is a function that reports progress."""
-        self.starts.setdefault(label, self.now())
+        """Note when a step is reported; this is a function that reports progress."""
+        self.latest[label] = self.now()
+        self.starts.setdefault(label, self.latest[label])
 
     def now(self) -> float:
         """Return the seconds since the start."""
@@ -194,15 +196,19 @@ def whole(shape: Shape, layers: int, device: torch.device) -> list[Ratio]:
 
 
 def calibration(shape: Shape, model: Path, device: torch.device) -> tuple[zp.LensMaps, Ratio]:
-    """Time the calibration of a lens on text that the model writes."""
-    marks = Marks()
-    lens = zp.calibrate(zp.open_model(str(model), device=device), progress=marks.note)
-    seconds = marks.now()
-    every = seconds / lens.facts.layers * shape.layers
-    print("| calibration | text | layers | all layers |")
-    print("|---|---:|---:|---:|")
-    text = marks.first("calibrating")
-    print(f"| {lens.facts.tokens:,} tokens | {text:.1f} s | {seconds - text:.1f} s | {every:.0f} s |\n")
+    """Time the calibration of a lens on text that the model writes; first its tokens are judged, as for a build."""
+    marks, opened = Marks(), zp.open_model(str(model), device=device)
+    _ = opened.judgement  # kept
+    judged = marks.now()
+    lens = zp.calibrate(opened, progress=marks.note)
+    written, ended = marks.latest["writing text"], marks.now()
+    every = judged + (ended - judged) / lens.facts.layers * shape.layers
+    print("| calibration | judgement of tokens | text | layers | all layers |")
+    print("|---|---:|---:|---:|---:|")
+    print(
+        f"| {lens.facts.tokens:,} tokens | {judged:.1f} s | {written - judged:.1f} s | {ended - written:.1f} s "
+        f"| {every:.0f} s |\n"
+    )
     return lens, Ratio("gpu, calibration of all layers", every, "s", "less")
 
 
@@ -210,11 +216,12 @@ def build(shape: Shape, model: Path, atlas: Path, device: torch.device, words: s
     """Time a build; its steps go to standard error."""
     marks = Marks()
     zp.build(zp.open_model(str(model), device=device), atlas, zp.Options(), marks.note, lens=lens)
-    ended, layers = marks.now(), len(zp.open_atlas(atlas).layers)
+    ended = marks.now()
+    first, last = zp.open_atlas(atlas).layers
     size = sum(file.stat().st_size for file in atlas.rglob("*") if file.is_file())
     shutil.rmtree(atlas)
     rows, jobs, tables = map(marks.first, ("rows", "L0.", "tables"))
-    each, once = (tables - jobs) / layers, ended - tables + jobs
+    each, once = (tables - jobs) / (last - first + 1), ended - tables + jobs
     every = once + each * shape.layers
     print(f"{words}: {marks}", file=sys.stderr)
     print(

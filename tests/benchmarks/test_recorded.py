@@ -78,7 +78,10 @@ def test_the_gpu_benchmark_runs_on_a_processor_too(
     assert "as in the whole products: 100.00%" in printed
     assert "| 864 |" in printed
     assert "| 12 |" in printed
-    assert "| 0.0 GB, 1 |" in printed
+    assert "A file of 0.0 GB with 1 layers." in printed
+    assert "| 6,144 tokens |" in printed
+    assert "| by the weights alone | 0.0 GB |" in printed
+    assert "| through a lens | 0.0 GB |" in printed
 
 
 def test_a_device_that_is_not_there_is_named(

@@ -318,7 +318,7 @@ class Runner:
         rows, mean = self.spaces.stored(judge_space(vectors.side))
         ids = stronger_pole(lists, FIRST)
         parts = torch.split(ids, max(1, JUDGED // (ids.shape[1] * self.model.dims.d)))
-        return torch.cat([coherence(rows.of(part), mean) for part in parts])
+        return torch.cat([coherence(rows[part], mean) for part in parts])
 
     def _random_coherence(self, scored: Scored) -> Iterator[tuple[str, float]]:
         """Yield each view with the coherence that random directions stay below, as `ListCoherence.null`."""

@@ -80,7 +80,7 @@ class Spaces:
     def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
         self.folder, self.kept, self.room = folder, kept, room
         self._loaded: dict[str, Space] = {}
-        self._stored: dict[str, tuple[StoredRows, Tensor]] = {}
+        self._stored: dict[str, tuple[StoredRows | Tensor, Tensor]] = {}
         self._lock = Lock()
 
     def write(self, frames: Frames, space: str) -> None:
@@ -104,13 +104,19 @@ class Spaces:
                 self._loaded[space] = self._read(space)
             return self._loaded[space]
 
-    def stored(self, space: str) -> tuple["StoredRows", Tensor]:
-        """Return the rows of a space in its file, and their mean, (d,)."""
-        if space not in self._stored:
-            path, moments_path = self._paths(space)
-            mean = torch.from_numpy(load_array(moments_path)[0].astype(np.float32)).to(self.kept.device)
-            self._stored[space] = StoredRows(path, self.kept.device), mean
-        return self._stored[space]
+    def stored(self, space: str) -> tuple["StoredRows | Tensor", Tensor]:
+        """Return the rows (V, d) of a space, and their mean, (d,): in their file, or held by a GPU.
+
+        A GPU would wait for the rows of a few tokens longer than it works on them.
+        """
+        with self._lock:
+            if space not in self._stored:
+                path, moments_path = self._paths(space)
+                device = self.kept.device
+                mean = torch.from_numpy(load_array(moments_path)[0].astype(np.float32)).to(device)
+                rows = StoredRows(path, device)
+                self._stored[space] = rows if device.type == "cpu" else rows[:], mean
+            return self._stored[space]
 
     def keep_only(self, spaces: set[str]) -> None:
         """Forget all spaces except those that later jobs need."""
@@ -170,7 +176,7 @@ class Spaces:
 
 
 class StoredRows:
-    """The rows (V, d) in a file of an atlas; indexing with a slice reads its rows onto a device.
+    """The rows (V, d) in a file of an atlas; indexing with a slice, or with ids, reads rows onto a device.
 
     They are read, not mapped: pages of a mapped file would count as memory of this process.
 
@@ -189,8 +195,17 @@ class StoredRows:
             raise BadAtlas(f"{path} holds {stored.dtype} {stored.shape}; rebuild the atlas.")
         self.path, self.device, self.shape, self._offset = path, device, stored.shape, stored.offset
 
-    def of(self, ids: Tensor) -> Tensor:
-        """Return the rows of some tokens, (…, d) for ids (…)."""
+    def __getitem__(self, at: slice | Tensor) -> Tensor:
+        """Return the rows of a slice of the tokens, or those of some ids (…), (…, d)."""
+        return self._of_ids(at) if isinstance(at, Tensor) else self._of_slice(at)
+
+    def _of_slice(self, part: slice) -> Tensor:
+        start, stop, _ = part.indices(self.shape[0])
+        width = self.shape[1]
+        flat = np.fromfile(self.path, np.float32, (stop - start) * width, offset=self._offset + 4 * start * width)
+        return torch.from_numpy(flat).view(stop - start, width).to(self.device)
+
+    def _of_ids(self, ids: Tensor) -> Tensor:
         unique, places = torch.unique(ids.cpu(), return_inverse=True)
         rows, size = np.empty((len(unique), self.shape[1]), np.float32), 4 * self.shape[1]
         # Read one by one: the system would map sixteen pages around each that is touched.
@@ -199,12 +214,6 @@ class StoredRows:
                 if os.preadv(file.fileno(), [row], self._offset + size * token) != size:
                     raise BadAtlas(f"{self.path} ends before token {token}; rebuild the atlas.")
         return torch.from_numpy(rows).to(self.device)[places.to(self.device)]
-
-    def __getitem__(self, part: slice) -> Tensor:
-        start, stop, _ = part.indices(self.shape[0])
-        width = self.shape[1]
-        flat = np.fromfile(self.path, np.float32, (stop - start) * width, offset=self._offset + 4 * start * width)
-        return torch.from_numpy(flat).view(stop - start, width).to(self.device)
 
 
 def rows_size(count: int, d: int) -> int:

@@ -47,6 +47,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _ROWS = 4096
 """The number of rows of a table that are read at once."""
 
+_GAP = 16
+"""The number of rows between two that are read as well, since a second call takes longer."""
+
 
 @dataclass
 class Cache:
@@ -340,14 +343,13 @@ def require_forward(model: Model) -> None:
 
 def token_rows(model: Model, ids: Tensor) -> Tensor:
     """Return the rows of the embedding for token ids of any shape, (…, embed); only what is needed is read."""
-    unique, at = torch.unique(ids, return_inverse=True)
-    rows = torch.empty(len(unique), model.dims.embed or model.dims.d, device=model.device)
-    for part in blocks(model.dims.vocab, _ROWS):
-        first, last = torch.searchsorted(unique, torch.tensor([part.start, part.stop], device=unique.device)).tolist()
-        if last > first:
-            block = model.matrix("embedding", 0, part.start, part.stop)
-            rows[first:last] = block[(unique[first:last] - part.start).to(block.device)]
-    return rows[at.to(rows.device)]
+    unique, at = torch.unique(ids.cpu(), return_inverse=True)
+    rows = torch.empty(len(unique), model.dims.embed or model.dims.d)
+    ends = (unique.diff() > _GAP).nonzero()[:, 0] + 1
+    for run, out in zip(torch.tensor_split(unique, ends), torch.tensor_split(rows, ends), strict=True):
+        if len(run):
+            out[:] = model.matrix_on_cpu("embedding", 0, int(run[0]), int(run[-1]) + 1)[run - run[0]]
+    return rows.to(model.device)[at.to(model.device)]
 
 
 def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:

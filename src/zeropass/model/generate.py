@@ -69,7 +69,7 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
     generator = torch.Generator().manual_seed(seed)
     progress("writing text", 1, length)
     _ = model.unembedding  # kept, since every step reads it
-    eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special)
+    eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special).to(model.device)
     ids = _beginnings(model, pieces, seed)
     blocks = [Block(model, layer) for layer in range(model.dims.layers)]
     caches = [Cache() for _ in blocks]
@@ -78,8 +78,8 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
         x = embedded(model, ids[:, passed:], passed)
         for block, cache in zip(blocks, caches, strict=True):
             x = block(x, cache)
-        logits = final_logits(model, x[:, -1]).cpu().masked_fill(~eligible, float("-inf"))
-        ids = torch.cat((ids, _drawn(logits.softmax(-1), generator)), 1)
+        logits = final_logits(model, x[:, -1]).masked_fill(~eligible, float("-inf"))
+        ids = torch.cat((ids, _drawn(logits.softmax(-1), generator).cpu()), 1)
         progress("writing text", ids.shape[1], length)
     return ids[:, :length]
 
@@ -94,5 +94,5 @@ def _beginnings(model: Model, pieces: int, seed: int) -> Tensor:
 def _drawn(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one token of each row (n, V) by its cumulated probabilities; four times as fast as ``multinomial``."""
     total = probabilities.cumsum(-1)
-    at = torch.rand(len(total), 1, generator=generator) * total[:, -1:]
+    at = torch.rand(len(total), 1, generator=generator).to(total.device) * total[:, -1:]
     return torch.searchsorted(total, at, right=True).clamp_max(total.shape[1] - 1)
