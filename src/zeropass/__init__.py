@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zeropass.model.adapted import Adapted, adapt
     from zeropass.model.address import Address, parse
     from zeropass.model.calibrate import calibrate
+    from zeropass.model.dictionaries import Dictionary, open_dictionary
     from zeropass.model.frames import Frames
     from zeropass.model.lens_maps import LensMaps, read_lens
     from zeropass.model.model import Model
@@ -59,6 +60,7 @@ __all__ = [
     "Alignment",
     "Atlas",
     "Chosen",
+    "Dictionary",
     "Diff",
     "Evidence",
     "Factored",
@@ -89,6 +91,7 @@ __all__ = [
     "load_stitched",
     "match",
     "open_atlas",
+    "open_dictionary",
     "open_model",
     "open_sources",
     "pair_of",
@@ -130,6 +133,7 @@ _NAMES_BY_MODULE = {
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),
     "zeropass.model.calibrate": ("calibrate",),
+    "zeropass.model.dictionaries": ("Dictionary", "open_dictionary"),
     "zeropass.model.frames": ("Frames",),
     "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),

@@ -9,6 +9,8 @@ ZeropassError
 ├── UnknownWord         a text is not a single token of the vocabulary (KeyError)
 ├── BadOption           an option or argument has a value that cannot be used (ValueError)
 ├── BadAtlas            a folder is not an atlas, or is incomplete, damaged or of another version
+├── BadLens            a lens is missing, damaged, or made for other weights
+├── BadDictionary      a dictionary of features is missing, of an unknown kind, or made for another model
 ├── CannotRun           the model cannot be run here (only evidence and stitching run models)
 └── MissingExtra        a command needs an extra of the package that is not installed
 
@@ -20,6 +22,7 @@ from collections.abc import Iterable, Sequence
 __all__ = [
     "BadAddress",
     "BadAtlas",
+    "BadDictionary",
     "BadLens",
     "BadModel",
     "BadOption",
@@ -102,6 +105,10 @@ class BadAtlas(ZeropassError):
 
 class BadLens(ZeropassError):
     """A lens that is missing, damaged, or made for other weights."""
+
+
+class BadDictionary(ZeropassError):
+    """A dictionary of features that is missing, of an unknown kind, or made for another model."""
 
 
 class CannotRun(ZeropassError):

@@ -1,9 +1,9 @@
 """The lens: from the address of a parameter to words, straight from the weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from zeropass.arch.spec import (
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import Address, canonical_role, parse, with_roles
+from zeropass.model.dictionaries import Dictionary, Feature, open_dictionary, parse_feature
 from zeropass.model.directions import Where, as_directions, direction_set
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
@@ -197,8 +198,8 @@ class Lens(ShortRepr):
                 a file: ``FILE.npy`` or ``FILE.safetensors[:name]``.
             layer: The layer where it reads or writes; the number of layers for the end of the stream.
             side: ``read`` for what it reacts to, ``write`` for what adding it does; both if not given.
-            at: Its place in the layer: ``block`` for the stream that enters it, ``attn`` or ``ff`` for what a half of
-                it reads or writes.
+            at: Its place in the layer: ``block`` for the stream that enters it, ``mid`` for the stream between
+                attention and MLP, ``attn`` or ``ff`` for what a half of it reads or writes.
             frame: The frame to read in; the usual ones of the side if not given.
             tokens: The view of the tokens; that of the lens if not given.
             k: Tokens of each pole.
@@ -226,13 +227,92 @@ class Lens(ShortRepr):
         for row in range(len(table)):
             address = f"L{layer}.{at}" + (f".{row}" if len(table) > 1 else "")
             for directions in sets:
-                vector = _single(directions, row)
-                for name in self._frames_of(vector, frame):
-                    record = self._list(address, vector, name, view, k)
-                    records.append(replace(record, role="direction", evidence=None))
+                records += self._no_parameter(address, "direction", _single(directions, row), frame, view, k)
         if not records:
             raise BadOption(f"A direction of side {side} has no list in the {frame} frame.")
         return Records(records, self._through(records))
+
+    def features(self, place: str | Path | Dictionary, *, hook: str | None = None) -> Parameters:
+        """Return the features of a dictionary: a sparse autoencoder, a transcoder, or one for each of some layers.
+
+        Their addresses are ``L12.sae.4051``, where 12 is the layer in the name of the place where it reads. Each has an
+        encoder, which reads, and a decoder, which writes; no verdict is about them, and their coherence is compared
+        with random directions of the parameters that read or write at the same place.
+
+        Args:
+            place: The folder of a dictionary, its hub id (`open_dictionary`), or what `open_dictionary` returned.
+            hook: Where it reads and writes, if its files do not say it: ``blocks.12.hook_resid_post``.
+
+        Returns:
+            The features; their records are made when they are asked for.
+
+        Raises:
+            BadDictionary: There is none, its format or place is not known, or it does not fit the model.
+            NotFetched: It cannot be fetched.
+
+        Example:
+            >>> import zeropass as zp
+            >>> zp.load("models/first", lens=None).features("models/dictionary")
+            Parameters(512: L2.sae.0 … L2.sae.511)
+        """
+        opened = place if isinstance(place, Dictionary) else open_dictionary(self.model, place, hook)
+        addresses = [str(Feature(layer, i)) for layer, file in opened.files.items() for i in range(file.count)]
+        return Parameters(addresses, partial(self.feature, opened), partial(self._feature_strengths, opened))
+
+    def feature(
+        self,
+        dictionary: Dictionary,
+        address: str,
+        *,
+        frame: Frame | None = None,
+        tokens: View | None = None,
+        k: int = 20,
+    ) -> Records:
+        """Return the records of one feature of a dictionary.
+
+        Args:
+            dictionary: The dictionary (`open_dictionary`).
+            address: The address: ``L12.sae.4051``, or ``L12.sae.4051.decoder`` for one of its two vectors.
+            frame: The frame to read in; the usual ones if not given.
+            tokens: The view of the tokens; that of the lens if not given.
+            k: Tokens of each pole.
+
+        Raises:
+            BadAddress: There is no such feature, or its encoder reads what is no state of a token.
+            BadOption: There is no such frame or view.
+        """
+        check_frame(frame)
+        check_count(k)
+        feature, view = parse_feature(address), self.view(tokens or self.tokens)
+        records: list[Record] = []
+        for role, vector in dictionary.sets(feature).items():
+            records += self._no_parameter(str(feature), role, vector, frame, view, k)
+        if not records:
+            raise BadOption(f"{address} has no list in the {frame} frame.")
+        return Records(records, " ".join(filter(None, (dictionary.note, self._through(records)))))
+
+    def _no_parameter(
+        self, address: str, role: str, vector: VectorSet, frame: Frame | None, view: "Shown", k: int
+    ) -> list[Record]:
+        """Return the lists of a direction that is no parameter, so that no verdict is about it."""
+        lists = [self._list(address, vector, name, view, k) for name in self._frames_of(vector, frame)]
+        return [replace(record, role=role, evidence=None) for record in lists]
+
+    def _feature_strengths(self, dictionary: Dictionary, addresses: Sequence[str], frame: str | None) -> list[float]:
+        """Return how telling the lists of features are (`strength`), the best list of each."""
+        features = [parse_feature(address) for address in addresses]
+        of_layer: dict[int, list[int]] = {}
+        for place, feature in enumerate(features):
+            of_layer.setdefault(feature.layer, []).append(place)
+
+        def sets() -> Iterator[tuple[list[int], VectorSet]]:
+            for layer, places in of_layer.items():
+                rows = [features[place].index for place in places]
+                for role in dictionary.roles(layer):
+                    vectors = dictionary.set(layer, role)
+                    yield places, replace(vectors, vectors=vectors.vectors[rows])
+
+        return self._best_strengths(addresses, sets(), frame)
 
     def _through(self, records: Sequence[Record]) -> str:
         """Return a sentence on the lens if some records need it, else nothing."""
@@ -336,17 +416,25 @@ class Lens(ShortRepr):
 
     def _strengths(self, addresses: Sequence[str], frame: str | None) -> list[float]:
         """Return how telling the lists of neurons of one layer are (`strength`), the best list of each."""
-        view = self.view(self.tokens)
-        best = torch.full((len(addresses),), -torch.inf)
-        places = [with_roles(parse(address), self.model.family.ff_roles) for address in addresses]
-        for of_role in zip(*places, strict=True):
-            layer, role, _ = locate(self.model, of_role[0])
-            rows = [locate(self.model, place)[2] for place in of_role]
-            vectors = self.vectors(layer, role)
-            vectors = replace(vectors, vectors=vectors.vectors[rows], addresses=of_role)
-            for usual in with_lens(vectors.frames, role, vectors.side, self.frames.lens_frames):
-                if frame in (None, usual):
-                    best = torch.maximum(best, self._telling(vectors, usual, view).cpu())
+
+        def sets() -> Iterator[tuple[list[int], VectorSet]]:
+            places = [with_roles(parse(address), self.model.family.ff_roles) for address in addresses]
+            for of_role in zip(*places, strict=True):
+                layer, role, _ = locate(self.model, of_role[0])
+                rows = [locate(self.model, place)[2] for place in of_role]
+                vectors = self.vectors(layer, role)
+                yield [*range(len(rows))], replace(vectors, vectors=vectors.vectors[rows], addresses=of_role)
+
+        return self._best_strengths(addresses, sets(), frame)
+
+    def _best_strengths(
+        self, addresses: Sequence[str], sets: Iterable[tuple[list[int], VectorSet]], frame: str | None
+    ) -> list[float]:
+        """Return how telling the best list of each address is, from the vectors of some addresses at a time."""
+        view, best = self.view(self.tokens), torch.full((len(addresses),), -torch.inf)
+        for places, vectors in sets:
+            for name in self._frames_of(vectors, frame):
+                best[places] = torch.maximum(best[places], self._telling(vectors, name, view).cpu())
         if addresses and not best.isfinite().all():
             raise BadOption(f"{addresses[0]} … have no list in the {frame} frame, or scores beyond float32.")
         return [float(value) for value in best]

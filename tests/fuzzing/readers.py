@@ -75,6 +75,7 @@ TEXTS = (
     "<|0|>",
     "#" * 300,
 )
+DICTIONARIES = ("saelens", "layers.1.mlp", "resid_post/layer_0/width", "set")
 ADDRESSES = (
     "L0.ff.3",
     "L1.ff.0.gate",
@@ -223,6 +224,13 @@ def _lens(path: Path, seeds: Path, draw: Draw) -> None:
     json.dumps(records.to_json(), allow_nan=False)
 
 
+def _dictionary(path: Path, seeds: Path, draw: Draw) -> None:
+    lens = zp.load(seeds / "first", lens=None)
+    folder = draw.choice(DICTIONARIES)
+    features = lens.features(path / folder)
+    json.dumps(features[draw.randrange(len(features))].to_json(), allow_nan=False)
+
+
 def _alignment(path: Path, seeds: Path, draw: Draw) -> None:
     alignment = zp.read_alignment(path)
     json.dumps(alignment.summary(), allow_nan=False)
@@ -339,6 +347,10 @@ def _show_lens(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
     return ("show", seeds / "first", draw.choice(("L0.ff.3", "L1.ff.3")), "--lens", path)
 
 
+def _show_feature(path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
+    return ("show", seeds / "first", "L1.sae.3", "--features", path / draw.choice(DICTIONARIES))
+
+
 def _export(option: str, path: Path, seeds: Path, draw: Draw) -> Sequence[str | Path]:
     site = path.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
@@ -437,6 +449,17 @@ READERS = {
         Reader("lens", ("lens",), ("lens.json", "lens.safetensors"), _lens, _show_lens),
         Reader("jacobian-lens", ("jacobian",), ("lens.pt",), _lens, _show_lens),
         Reader("tuned-lens", ("tuned-lens",), ("config.json", "params.pt"), _lens, _show_lens),
+        Reader(
+            "dictionary",
+            ("dictionaries",),
+            (
+                *("saelens/cfg.json", "saelens/*.safetensors", "layers.1.mlp/cfg.json", "layers.1.mlp/*.safetensors"),
+                *("resid_post/layer_0/width/*.npz", "set/config.yaml", "set/*.safetensors"),
+            ),
+            _dictionary,
+            _show_feature,
+            unnamed="has no features of layer",
+        ),
         Reader(
             "alignment",
             ("alignment",),

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForSequenceClassification
 from transformers.utils import logging
 
+import dictionaries
 import gguf_files
 import small
 import tiny
@@ -163,6 +164,7 @@ def _atlases(folder: Path, llama: Path) -> None:
     zp.build(model, folder / "first-atlas", options)
     zp.calibrate(model, folder / "lens", source="random", tokens=256)
     _published_lenses(folder, model.dims.layers, model.dims.d)
+    _dictionaries(folder / "dictionaries", model.dims.d)
     zp.align_models(model, other, folder / "alignment")
     shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
     tuned = shutil.copytree(first, folder / "tuned")
@@ -192,6 +194,14 @@ def _published_lenses(folder: Path, layers: int, d: int) -> None:
     torch.save(translators, folder / "tuned-lens" / "params.pt")
     config = {"base_model_name_or_path": "first", "d_model": d, "num_hidden_layers": layers, "unembed_hash": "0" * 64}
     (folder / "tuned-lens" / "config.json").write_text(json.dumps(config | {"lens_type": "linear_tuned_lens"}))
+
+
+def _dictionaries(folder: Path, d: int) -> None:
+    encoders, decoders = torch.randn(2, 40, d, generator=torch.Generator().manual_seed(0))
+    dictionaries.saelens(folder / "saelens", encoders, decoders)
+    dictionaries.sparsify(folder / "layers.1.mlp", encoders, decoders)
+    dictionaries.gemma_scope(folder / "resid_post" / "layer_0" / "width", encoders, decoders)
+    dictionaries.transcoders(folder / "set", [(encoders, decoders)])
 
 
 def _stitched(folder: Path, first: Path, onto: zp.Model) -> None:

@@ -84,7 +84,7 @@ def wrong(d: int) -> dict[str, tuple[Any, dict[str, Any], type[Exception], str]]
         "layer": (ones, {"layer": 99}, BadAddress, "Layer 99 is out of range"),
         "end": (ones, {"layer": small.LAYERS, "at": "ff"}, BadAddress, "out of range"),
         "side": (ones, {"side": "up"}, BadOption, "sides are read and write"),
-        "place": (ones, {"at": "mlp"}, BadOption, "places attn, ff and block"),
+        "place": (ones, {"at": "mlp"}, BadOption, "places attn, ff, block, mid"),
         "frame": (ones, {"side": "read", "frame": "effect"}, BadOption, "no list in the effect frame"),
         "no frame": (ones, {"frame": "word"}, BadOption, "no frame 'word'"),
         "count": (ones, {"k": 0}, BadOption, "at least 1"),

@@ -5,6 +5,7 @@ The settings of huggingface_hub apply: ``HF_HOME`` and ``HF_HUB_CACHE`` (the cac
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -19,17 +20,20 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
+from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
-from zeropass.errors import BadLens, BadModel, NotFetched
+from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
-__all__ = ["fetch_hub", "fetch_lens", "is_lens_id"]
+__all__ = ["fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
 
 REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
 """The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
+
+_PART_FORMS = "A hub id of it looks like owner/name/path@revision."
 
 TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 LENS_FILES = ["lens.json", "lens.safetensors", "config.json", "params.pt", "lens.pt"]
@@ -92,17 +96,41 @@ def fetch_lens(name: str) -> Path:
         BadLens: If the repository holds no such file or folder of a lens.
         NotFetched: As for a model (`fetch_hub`).
     """
-    match = LENS_ID.fullmatch(name)
-    if match is None or not (match[4] is None or REVISION.fullmatch(match[4])):
-        raise BadLens(f"{name!r} is no hub id of a lens; one looks like owner/name/path@revision.")
-    place = match[3].removeprefix("/")
-    files = [place] if place.endswith(".pt") else [f"{place}/{file}".removeprefix("/") for file in LENS_FILES]
-    path = _snapshot(match[2], match[4], files, "space" if match[1] else "model") / place
-    if not path.exists():
-        raise BadLens(
-            f"Of {match[1] or ''}{match[2]} there is no lens {place!r} on the hub, or in its cache if offline."
+    path = _fetch_part(name, LENS_FILES)
+    if path is None:
+        raise BadLens(f"{name!r}: there is no such lens on the hub, or in its cache if offline. {_PART_FORMS}")
+    return path
+
+
+def fetch_dictionary(name: str) -> Path:
+    """Return the local folder of a dictionary of features on the hub, after fetching what the cache lacks.
+
+    Args:
+        name: ``owner/name`` with the path of a folder in the repository and ``@revision`` if need be, as in
+            ``google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71``. Only the files of dictionaries are
+            fetched.
+
+    Raises:
+        BadDictionary: If the repository holds no such folder of a dictionary.
+        NotFetched: As for a model (`fetch_hub`).
+    """
+    path = _fetch_part(name, DICTIONARY_FILES)
+    if path is None:
+        raise BadDictionary(
+            f"{name!r}: there is no such dictionary on the hub, or in its cache if offline. {_PART_FORMS}"
         )
     return path
+
+
+def _fetch_part(name: str, files: Sequence[str]) -> Path | None:
+    """Return a file or folder of a repository, after fetching those files of it; None if it holds none of them."""
+    match = LENS_ID.fullmatch(name)
+    if match is None or not (match[4] is None or REVISION.fullmatch(match[4])):
+        return None
+    place = match[3].removeprefix("/")
+    patterns = [place] if place.endswith(".pt") else [f"{place}/{file}".removeprefix("/") for file in files]
+    path = _snapshot(match[2], match[4], patterns, "space" if match[1] else "model") / place
+    return path if path.exists() else None
 
 
 def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, str]:

@@ -24,6 +24,7 @@ from zeropass.cli.inputs import (
     parse_lenses,
     parse_names,
     put_adapter,
+    refuse_mixed,
     refuse_weights_only,
     require_vector_or_address,
 )
@@ -154,7 +155,17 @@ def show(
     side: Annotated[str | None, typer.Option(help="Of --vector: read or write; both if not given.")] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Of --vector: block (the stream that enters the layer, if not given), attn or ff."),
+        typer.Option(help="Of --vector: block (the stream that enters the layer, if not given), mid, attn or ff."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="The folder or hub id of a dictionary; ADDRESS is that of a feature: L12.sae.4051."
+        ),
+    ] = None,
+    hook: Annotated[
+        str | None,
+        typer.Option(help="Of --features: where it reads and writes, if its files do not say it."),
     ] = None,
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
@@ -163,12 +174,14 @@ def show(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a parameter does, from an atlas or straight from the weights; or what any direction does."""
+    """Say what a parameter does, from an atlas or straight from the weights; or any direction, or a feature."""
     name: Any = frame  # what takes it knows which frames there are
     require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
+    refuse_mixed(vector, features, {"--hook": hook}, {"--svd": svd, "--offset": offset is not None})
     if is_atlas(Path(what)):
-        only_weights = {"vector": vector, "offset": offset, "svd": svd, "adapter": adapter, "device": device != "cpu"}
-        refuse_weights_only(what, only_weights | {"lens": lens not in ("auto", "none")})
+        weights = {"vector": vector, "features": features, "adapter": adapter, "device": device != "cpu"}
+        maps = {"offset": offset, "svd": svd}
+        refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
         records = zp.open_atlas(what).explain(str(address), frame=name, tokens=tokens, k=k)
         print_records(records, str(address), frame, k or 12, as_json)
         return
@@ -176,9 +189,13 @@ def show(
     model = open_named(what, device)
     frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
     reader = zp.Lens.over(frames)
+    if features is not None:
+        records = reader.feature(
+            zp.open_dictionary(reader.model, features, hook), str(address), frame=name, tokens=tokens, k=k
+        )
+        print_records(records, None, frame, k, as_json)
+        return
     if vector is not None:
-        if svd or offset is not None:
-            raise BadOption(f"--{'svd' if svd else 'offset'} is for head maps; --vector has lists.")
         place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
         records = reader.direction(vector, **place, frame=name, tokens=tokens, k=k)
         print_records(records, None, frame, k, as_json)

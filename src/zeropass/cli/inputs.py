@@ -11,7 +11,7 @@ from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_lenses", "parse_names"]
-__all__ += ["put_adapter", "refuse_weights_only", "require_vector_or_address"]
+__all__ += ["put_adapter", "refuse_mixed", "refuse_weights_only", "require_vector_or_address"]
 
 
 def one_adapter(folders: list[Path] | None) -> Path | None:
@@ -99,6 +99,28 @@ def require_vector_or_address(vector: str | None, address: str | None, options: 
         raise BadOption(f"--vector is read instead of a parameter, so it takes no address ({address!r}).")
     elif options["--layer"] is None:
         raise BadOption("--vector needs --layer: where the vector reads or writes.")
+
+
+def refuse_mixed(
+    vector: str | None, features: str | None, of_features: dict[str, Any], of_maps: dict[str, bool]
+) -> None:
+    """Raise BadOption for options of ``zeropass show`` that do not go together.
+
+    Args:
+        vector: The file of vectors.
+        features: The place of a dictionary.
+        of_features: What is said of a dictionary, by option.
+        of_maps: Whether an option is given that is about head maps.
+    """
+    if features is None:
+        if given := [name for name, value in of_features.items() if value is not None]:
+            raise BadOption(f"{given[0]} is about --features PLACE.")
+    elif vector is not None:
+        raise BadOption(
+            "--features says what ADDRESS is a feature of, and --vector takes no address; give one of them."
+        )
+    if (vector or features) and (given := [name for name, value in of_maps.items() if value]):
+        raise BadOption(f"{given[0]} is for head maps; directions and features have lists.")
 
 
 def refuse_weights_only(folder: str, options: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
+_FEATURE = re.compile(rf"L{_N}\.sae\.{_N}(?:\.\w+)?")
 _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
 
 
@@ -111,6 +112,8 @@ def parse(text: "str | Address") -> Address:
         return Address(int(m[1]), m[2], role=m[3])
     if m := _OUTSIDE.fullmatch(text):
         return Address(-1, m[1], role="norm") if m[1] else Address(-1, m[2], index=int(m[3]), role=m[2])
+    if _FEATURE.fullmatch(text):
+        raise BadAddress(f"{text} is a feature of a dictionary, which --features (in Python `Lens.features`) names.")
     raise BadAddress(f"{text!r} is not an address: {_HELP}.")
 
 

@@ -1,7 +1,7 @@
 """Directions of the residual stream that are no parameters: probes, steering vectors, features of a dictionary."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from zeropass.model.vectors import VectorSet
 
 __all__ = ["Where", "as_directions", "direction_set"]
 
-Where = Literal["attn", "ff", "block"]
-"""The place of a direction: at attention or at the MLP of a layer, or in the stream that enters it."""
+Where = Literal["attn", "ff", "block", "mid"]
+"""The place of a direction: at attention or at the MLP of a layer, in the stream that enters it, or between the two."""
+
+_PLACES = get_args(Where)
+_BARE = ("block", "mid")
+"""The places in the stream itself, where no norm lies between it and the direction."""
 
 _LONE = "direction"
 """The role of directions before the first layer or behind the last, where no vectors of a layer are like them."""
@@ -66,14 +70,15 @@ def direction_set(model: Model, directions: Tensor, layer: int, side: Side, at: 
         side: Whether they read the stream or write to it.
         at: ``attn`` or ``ff``: they read what this half of the layer reads, behind its norm, or write as it writes.
             ``block``: they read the stream that enters the layer, or are added to it; the layer behind the last is the
-            end of the stream.
+            end of the stream. ``mid``: the same between attention and MLP.
 
     Raises:
         BadAddress: If there is no such layer.
         BadOption: If there is no such side or place.
     """
-    if side not in ("read", "write") or at not in ("attn", "ff", "block"):
-        raise BadOption(f"A direction of side {side!r} at {at!r}: sides are read and write, places attn, ff and block.")
+    if side not in ("read", "write") or at not in _PLACES:
+        known = ", ".join(_PLACES)
+        raise BadOption(f"A direction of side {side!r} at {at!r}: sides are read and write, places {known}.")
     layers = model.dims.layers
     if at == "block" and layer == layers:
         pass  # the end of the stream
@@ -86,7 +91,7 @@ def direction_set(model: Model, directions: Tensor, layer: int, side: Side, at: 
         side=side,
         addresses=(),  # a direction is no parameter
         vectors=directions,
-        norm=None if at == "block" else norm_of(role),
+        norm=None if at in _BARE else norm_of(role),
         frames=default_frames(side),
         reads_at=layer,
     )
@@ -97,7 +102,7 @@ def _like(model: Model, layer: int, side: Side, at: Where) -> tuple[int, str]:
     if side == "write":
         # What enters a layer is passed on as what the MLP before it wrote.
         before = layer - 1 if at == "block" else layer
-        return (OUTSIDE, _LONE) if before < 0 else (before, "o" if at == "attn" else "value")
+        return (OUTSIDE, _LONE) if before < 0 else (before, "o" if at in ("attn", "mid") else "value")
     if layer == model.dims.layers:
         return OUTSIDE, _LONE
     return layer, "q" if at == "attn" else next(role for role in model.family.ff_roles if role != "value")

@@ -1,0 +1,240 @@
+"""Dictionaries of features: the vectors of sparse autoencoders and transcoders as directions of a model's stream."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from zeropass._io.short_repr import ShortRepr
+from zeropass.checkpoints.dictionary_files import DictionaryFile, Hook, read_dictionaries
+from zeropass.checkpoints.hub import fetch_dictionary, is_lens_id
+from zeropass.errors import BadAddress, BadDictionary
+from zeropass.model.directions import Where, direction_set
+from zeropass.model.model import Model
+from zeropass.model.vectors import VectorSet
+from zeropass.tokens.vocabulary import shown_text
+
+__all__ = ["Dictionary", "Feature", "open_dictionary", "parse_feature"]
+
+_FEATURE = re.compile(r"L([0-9]{1,4})\.sae\.([0-9]{1,9})(?:\.(encoder|decoder))?")
+_ROLES = ("encoder", "decoder")
+
+_Place = tuple[int, Where] | None
+"""A place: the number of layers behind the one in its name, and the part of that layer; None where no token is read."""
+
+_TRANSFORMER_LENS: dict[str, tuple[_Place, _Place]] = {
+    "hook_resid_pre": ((0, "block"), (0, "block")),
+    "hook_resid_mid": ((0, "mid"), (0, "mid")),
+    "hook_resid_post": ((1, "block"), (1, "block")),
+    "ln1.hook_normalized": ((0, "block"), None),  # before the gain, so that it reads as the stream itself
+    "ln2.hook_normalized": ((0, "mid"), None),
+    "hook_mlp_in": ((0, "mid"), None),
+    "mlp.hook_in": ((0, "ff"), None),
+    "mlp.hook_out": (None, (0, "ff")),
+    "hook_mlp_out": (None, (1, "block")),  # behind the norm after the MLP, if there is one
+    "hook_attn_out": (None, (0, "mid")),
+    "attn.hook_z": (None, (0, "attn")),
+}
+"""The places where dictionaries read and write, by the name of the hook in TransformerLens."""
+
+_MODULES: dict[str, tuple[_Place, _Place]] = {
+    "": ((1, "block"), (1, "block")),
+    ".in": ((0, "block"), None),
+    "mlp": (None, (0, "ff")),
+    "mlp.in": ((0, "ff"), None),
+    **dict.fromkeys(("self_attn", "attn", "attention", "self_attention"), (None, (0, "attn"))),
+    **dict.fromkeys(("self_attn.in", "attn.in", "attention.in", "self_attention.in"), ((0, "attn"), None)),
+}
+"""The same, by the name of the module in transformers whose output it is, or whose input."""
+
+_STYLES: dict[str, dict[str, tuple[_Place, _Place]]] = {"transformer_lens": _TRANSFORMER_LENS, "modules": _MODULES}
+
+
+@dataclass(frozen=True, order=True)
+class Feature:
+    """The name of one feature.
+
+    Attributes:
+        layer: The layer in the name of the place where it reads.
+        index: Its number.
+        role: ``encoder`` or ``decoder``; empty for both.
+    """
+
+    layer: int
+    index: int
+    role: str = ""
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.sae.{self.index}"
+
+
+def parse_feature(text: str) -> Feature:
+    """Read the address of a feature, such as ``L12.sae.4051`` or ``L12.sae.4051.decoder``.
+
+    Raises:
+        BadAddress: If it is none.
+    """
+    match = _FEATURE.fullmatch(text.strip())
+    if match is None:
+        raise BadAddress(
+            f"{text!r} is not the address of a feature; one looks like L12.sae.4051 or L12.sae.4051.decoder."
+        )
+    return Feature(int(match[1]), int(match[2]), match[3] or "")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dictionary(ShortRepr):
+    """The features of a dictionary, or of one for each of some layers, that belong to a model.
+
+    Attributes:
+        model: The model.
+        files: The features of each layer, by the layer in the name of where they read.
+
+    Example:
+        >>> import zeropass as zp
+        >>> dictionary = zp.open_dictionary(zp.open_model("models/first"), "models/dictionary")
+        >>> dictionary.addresses, dictionary.set(2, "decoder").vectors.shape
+        ('L2.sae.0 to L2.sae.511', torch.Size([512, 192]))
+    """
+
+    model: Model
+    files: Mapping[int, DictionaryFile]
+
+    def _repr_words(self) -> str:
+        return f"{self.addresses}, {next(iter(self.files.values())).format}"
+
+    @property
+    def addresses(self) -> str:
+        """The first and the last address, in words."""
+        (first, *_), (*_, last) = self.files, self.files
+        return f"{Feature(first, 0)} to {Feature(last, self.files[last].count - 1)}"
+
+    @property
+    def note(self) -> str:
+        """A sentence that says what the dictionary is, for under lists."""
+        file = next(iter(self.files.values()))
+        made_for = f", made for {shown_text(file.made_for, limit=100)}" if file.made_for else ""
+        writes = "there" if file.writes == file.reads else f"at {file.writes}"
+        silent = "" if self._place(file, 0) else " No token is read there, so that the encoders have no lists."
+        return (
+            f"Features of a dictionary ({file.format}{made_for}), which reads at {file.reads} and writes {writes}; "
+            f"it does not say which weights it belongs to.{silent}"
+        )
+
+    def sets(self, feature: Feature) -> dict[str, VectorSet]:
+        """Return the encoder and the decoder of a feature, or the one that its address names, as a set of one each.
+
+        Raises:
+            BadAddress: If there is no such feature, or if its encoder reads what is no state of a token.
+        """
+        file, roles = self._file(feature.layer), self.roles(feature.layer)
+        if feature.index >= file.count:
+            raise BadAddress(f"{feature} is out of range; layer {feature.layer} has features 0 to {file.count - 1}.")
+        if feature.role and feature.role not in roles:
+            raise BadAddress(f"{feature}.{feature.role}: at {file.reads} no state of a token is read.")
+        at = feature.index, feature.index + 1
+        return {role: self.set(feature.layer, role, *at) for role in roles if feature.role in ("", role)}
+
+    def roles(self, layer: int) -> list[str]:
+        """Return the roles of the features of a layer that have lists: ``encoder``, ``decoder``."""
+        file = self._file(layer)
+        return [role for side, role in enumerate(_ROLES) if self._place(file, side) is not None]
+
+    def set(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
+        """Return the encoders or the decoders of some features of a layer, with the layer and role of parameters there.
+
+        Raises:
+            BadAddress: If the dictionary has no such layer.
+            BadWeights: If their values are not finite.
+        """
+        file, side = self._file(layer), _ROLES.index(role)
+        place = self._place(file, side)
+        if place is None:
+            raise BadAddress(f"The {role}s of layer {layer} meet no state of a token.")
+        vectors = torch.from_numpy(file.vectors(side, start, stop)).to(self.model.device)
+        if side == 0 and self._centred(file):
+            vectors = vectors - vectors.mean(1, keepdim=True)
+        if file.writes.name == "attn.hook_z" and side == 1:
+            vectors = vectors @ self.model.matrix("o", file.writes.layer)
+        at_layer, at = place
+        return direction_set(self.model, vectors, at_layer, "read" if side == 0 else "write", at)
+
+    def _file(self, layer: int) -> DictionaryFile:
+        if layer not in self.files:
+            known = ", ".join(map(str, self.files))
+            raise BadAddress(f"The dictionary has no features of layer {layer}; it has those of {known}.")
+        return self.files[layer]
+
+    def _place(self, file: DictionaryFile, side: int) -> tuple[int, Where] | None:
+        """Return the layer and the place where encoders (0) read or decoders (1) write."""
+        hook = (file.reads, file.writes)[side]
+        place = _STYLES[hook.style][hook.name][side]
+        return None if place is None else (hook.layer + place[0], place[1])
+
+    def _centred(self, file: DictionaryFile) -> bool:
+        """Tell whether the mean over coordinates is no part of what encoders read.
+
+        It is subtracted before them or, in models with LayerNorm, by the norm; TransformerLens also leaves it out of
+        what is written, unless it is told otherwise.
+        """
+        return file.centred or (file.reads.style == "transformer_lens" and self.model.family.norm == "layer")
+
+
+def open_dictionary(model: Model, place: str | Path, hook: str | None = None) -> Dictionary:
+    """Open a dictionary of features for a model; its vectors are read when they are needed.
+
+    Args:
+        model: The model.
+        place: The folder of a dictionary or of several, or the hub id of one: ``owner/name/folder@revision``.
+        hook: Where it reads and writes, if its files do not say it (`dictionary_files.read_dictionaries`).
+
+    Raises:
+        BadDictionary: If there is none, if its format or place is not known, or if it does not fit the model.
+        BadModel: If a file is damaged.
+        NotFetched: If it cannot be fetched.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.open_dictionary(zp.open_model("models/first"), "models/dictionary").files[2].format
+        'SAELens'
+    """
+    folder = Path(place)
+    if isinstance(place, str) and not folder.exists() and is_lens_id(place):
+        folder = fetch_dictionary(place)
+    dictionary = Dictionary(model, read_dictionaries(folder, hook))
+    for file in dictionary.files.values():
+        _require(model, file)
+    return dictionary
+
+
+def _require(model: Model, file: DictionaryFile) -> None:
+    """Raise BadDictionary unless the places and the widths of a dictionary are those of a model."""
+    if model.family.stream_normed or model.family.crosses:
+        raise BadDictionary(
+            f"{file.place}: dictionaries are read for decoders with norms before each layer; {model.name} is none."
+        )
+    for side, hook in enumerate((file.reads, file.writes)):
+        _require_hook(model, file, hook, side)
+        heads = hook.name == "attn.hook_z"
+        width = model.dims.heads * model.dims.head_dim if heads else model.dims.d
+        if file.width(side) != width:
+            raise BadDictionary(
+                f"{file.place} has {_ROLES[side]}s of width {file.width(side)}; {model.name} has {width} at {hook}."
+            )
+
+
+def _require_hook(model: Model, file: DictionaryFile, hook: Hook, side: int) -> None:
+    places = _STYLES[hook.style]
+    if hook.name not in places:
+        known = ", ".join(name for name in places if name)
+        raise BadDictionary(f"{file.place}: {hook} is not one of the places that are known: {known}.")
+    if side == 1 and places[hook.name][1] is None:
+        raise BadDictionary(f"{file.place}: nothing is written at {hook}, where its decoders should write.")
+    if hook.name == "hook_resid_mid" and model.family.parallel:
+        raise BadDictionary(f"{file.place}: {hook} is between attention and MLP, which {model.name} has side by side.")
+    if hook.layer >= model.dims.layers:
+        raise BadDictionary(
+            f"{file.place} is for layer {hook.layer}; {model.name} has layers 0 to {model.dims.layers - 1}."
+        )
