@@ -101,10 +101,17 @@ def require_vector_or_address(vector: str | None, address: str | None, options: 
         raise BadOption("--vector needs --layer: where the vector reads or writes.")
 
 
-def refuse_weights_only(folder: str, options: dict[str, Any]) -> None:
-    """Raise BadOption if an option is given that needs the weights, which an atlas does not hold."""
+def refuse_weights_only(folder: str, options: dict[str, Any], command: str = "show MODEL …") -> None:
+    """Raise BadOption if an option is given that needs the weights, which an atlas does not hold.
+
+    Args:
+        folder: The folder of the atlas.
+        options: The options, by name.
+        command: The command that takes them, with MODEL for the model of the atlas.
+    """
     if given := [name for name, value in options.items() if value not in (None, False)]:
         model = zp.open_atlas(folder).model["name"]
         raise BadOption(
-            f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: zeropass show {model} …"
+            f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: "
+            f"zeropass {command.replace('MODEL', model)}"
         )
