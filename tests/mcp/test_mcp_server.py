@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,10 +213,14 @@ def test_nonsense_is_refused_with_our_messages(atlas: str, tmp_path: Path) -> No
     assert answers.errors == ""
 
 
-def test_no_tool_takes_a_path_or_says_that_it_writes() -> None:
+def every_tool() -> Tools:
+    """Return tools that offer everything."""
     model = zp.open_model(FIRST)
-    every = Tools(lambda: zp.Lens(model), atlas=zp.Atlas(Path(), {}), second=model, base=model)
-    tools = _in_memory(every, None)
+    return Tools(lambda: zp.Lens(model), atlas=zp.Atlas(Path(), {}), second=model, base=model)
+
+
+def test_no_tool_takes_a_path_or_says_that_it_writes() -> None:
+    tools = _in_memory(every_tool(), None)
     arguments = {name for tool in tools for name in tool.input_schema["properties"]}
     assert arguments == {*("address", "first", "frame", "k", "layer", "layers", "left", "offset", "right", "role")} | {
         *("side", "tokens", "words")
@@ -224,6 +229,16 @@ def test_no_tool_takes_a_path_or_says_that_it_writes() -> None:
         assert tool.annotations.read_only_hint
         assert tool.input_schema["additionalProperties"] is False
         assert all(f"{name}:" in tool.description for name in tool.input_schema["properties"])
+
+
+def test_the_page_lists_the_tools_and_its_configuration_works(atlas: str, tmp_path: Path) -> None:
+    page = (MODELS.parent / "docs" / "mcp.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == [tool.name for tool in _in_memory(every_tool(), None)]
+    (configuration,) = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    (server,) = json.loads(configuration)["mcpServers"].values()
+    assert Path(server["command"]).name == "zeropass"
+    command, *arguments = [atlas if "demo" in argument else argument for argument in server["args"]]
+    assert (command, Answers(arguments, [("info", {})], tmp_path / "log").values[0]["atlas"]) == ("mcp", atlas)
 
 
 def _in_memory(tools: Tools, name: str | None) -> Any:
