@@ -537,23 +537,19 @@ def mcp(
     folder = one_adapter(adapter)
     if folder and base:
         raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
+    untuned = zp.open_model(base, device=device) if base else None
     if is_atlas(Path(what)):
         only_weights = {"adapter": folder, "device": device != "cpu", "lens": lens not in ("auto", "none")}
         refuse_weights_only(what, only_weights, "mcp MODEL")
         source: Any = zp.open_atlas(what)
-        before = None
     elif model is not None:
         raise BadOption(f"--model is for an atlas, which does not hold the weights; {what} is a model.")
     else:
         opened = open_named(what, device)
-        source = zp.Lens.over(zp.Frames.through(put_adapter(opened, folder) if folder else opened, lens))
-        before = opened if folder else None
-    serve_mcp(
-        source,
-        model=model,
-        second=zp.open_model(second, device=device) if second else None,
-        base=zp.open_model(base, device=device) if base else before,
-    )
+        if folder:
+            untuned, opened = opened, put_adapter(opened, folder)
+        source = zp.Lens.over(zp.Frames.through(opened, lens))
+    serve_mcp(source, model=model, base=untuned, second=zp.open_model(second, device=device) if second else None)
 
 
 @app.command()

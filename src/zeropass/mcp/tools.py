@@ -45,7 +45,7 @@ Numbers: z is a token's score in standard deviations from the mean of the vocabu
 of a list, and both count, since a neuron may fire negatively. In a vocabulary of 50,000 random scores reach |z| of \
 4.9 in one list of twenty, so a list whose first z are smaller says little. coherence.value is how far the first \
 tokens belong together, coherence.null what 19 of 20 random directions of the layer stay below: a list with a value \
-not above it makes no more sense than a random direction does. evidence.correlation is how well all lists of this \
+not above it makes no more sense than a random direction does. evidence.value is how well all lists of this \
 role, frame and layer agree with the running model on a text, evidence.null the same for wrong lists; above is false \
 if they are no better. It says nothing about this one parameter, and evidence is null where nobody measured.
 
