@@ -23,7 +23,7 @@ LAYERS = (
     ("lens", "atlas", "render"),
     ("evidence", "align", "diff", "stitch"),
     ("__init__",),
-    ("web", "cli", "__main__"),
+    ("web", "cli", "mcp", "__main__"),
 )
 """Rows from bottom to top. A package imports from rows below its own and, without a cycle, from its own row."""
 
@@ -31,7 +31,7 @@ APPLICATIONS = ("align", "diff", "evidence", "stitch")
 ANATOMY = ("render", "results", "run")
 """The modules that every application has; no other module name occurs twice."""
 
-TOP = 20
+TOP = 21
 """The largest number of entries at the top of the package."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -43,7 +43,7 @@ WITHOUT_TORCH = (
     *("records.parameters", "records.overviews", "records.verdicts"),
     *("atlas.folder", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
-    *("cli.main", "web.app", "web.export", "web.load"),
+    *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
     from zeropass.lens import Lens, load, pairs_with
+    from zeropass.mcp.server import serve_mcp
     from zeropass.model.adapted import Adapted, adapt
     from zeropass.model.address import Address, parse
     from zeropass.model.calibrate import calibrate
@@ -102,6 +103,7 @@ __all__ = [
     "read_evidence",
     "read_lens",
     "serve",
+    "serve_mcp",
     "stitch_models",
     "top_pairs",
     "translate",
@@ -146,6 +148,7 @@ _NAMES_BY_MODULE = {
     "zeropass.model.translation": ("bridge", "translate"),
     "zeropass.web.export": ("Chosen", "export_site"),
     "zeropass.web.app": ("serve",),
+    "zeropass.mcp.server": ("serve_mcp",),
     "zeropass.web.load": ("Sources", "open_sources"),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

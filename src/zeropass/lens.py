@@ -629,8 +629,8 @@ def pairs_with(
     rows = torch.tensor(sorted(set(left)), device=view.ids.device) if left else view.ids
     columns = torch.tensor(sorted(set(right)), device=view.ids.device) if right else view.ids
     pairs = _best_pairs(product, rows, columns, k)
-    place, _, role = address.rpartition(".")
-    record = pair_record(lens.model.vocab, place, role, offset, lens.map_frame, pairs, view.hidden)
+    place = parse(address)
+    record = pair_record(lens.model.vocab, str(place), place.role, offset, lens.map_frame, pairs, view.hidden)
     return replace(record, lens=lens.lens_words(lens.map_frame))
 
 

@@ -447,6 +447,7 @@ def test_version_and_help_have_several_spellings() -> None:
         ("classify", "run"),
         ("serve", "web"),
         ("export", "web"),
+        ("mcp", "mcp"),
     ],
 )
 def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:

@@ -46,7 +46,7 @@ WITHOUT = {
     "__version__",  # a text
     *("align_models", "read_alignment", "Alignment"),  # aligning the smallest two models takes half a minute
     "build_on_cluster",  # needs a cluster
-    "serve",  # runs until Ctrl-C
+    *("serve", "serve_mcp"),  # run until Ctrl-C
 }
 """Public names without an example of their own."""
 

@@ -159,7 +159,7 @@ def test_the_public_names_are_as_listed() -> None:
             "write_diff",
             "top_pairs",
         ),
-        *("Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve"),
+        *("Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve", "serve_mcp"),
         *("Stitch", "StitchOptions", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__

@@ -533,6 +533,43 @@ def serve(
 
 
 @app.command()
+def mcp(
+    what: Either,
+    model: Annotated[
+        str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The model that it was tuned from: the tool diff says what changed.")
+    ] = None,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(help="The folder of a PEFT adapter to put on MODEL; diff says what it changes. One only."),
+    ] = None,
+    second: Annotated[str | None, typer.Option(help="Another model, for the tool match.")] = None,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+) -> None:
+    """Answer a language model's questions about a model or an atlas, over MCP on stdin (needs zeropass[mcp])."""
+    serve_mcp = zp.serve_mcp  # refuses a missing extra before anything is read
+    folder = one_adapter(adapter)
+    if folder and base:
+        raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
+    untuned = zp.open_model(base, device=device) if base else None
+    if is_atlas(Path(what)):
+        only_weights = {"adapter": folder, "device": device != "cpu", "lens": lens not in ("auto", "none")}
+        refuse_weights_only(what, only_weights, "mcp MODEL")
+        source: Any = zp.open_atlas(what)
+    elif model is not None:
+        raise BadOption(f"--model is for an atlas, which does not hold the weights; {what} is a model.")
+    else:
+        opened = open_named(what, device)
+        if folder:
+            untuned, opened = opened, put_adapter(opened, folder)
+        source = zp.Lens.over(zp.Frames.through(opened, lens))
+    serve_mcp(source, model=model, base=untuned, second=zp.open_model(second, device=device) if second else None)
+
+
+@app.command()
 def export(
     folder: Folder,
     site: Annotated[Path, typer.Argument(metavar="SITE", help="The folder to make.")],

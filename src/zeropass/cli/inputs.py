@@ -123,10 +123,17 @@ def refuse_mixed(
         raise BadOption(f"{given[0]} is for head maps; directions and features have lists.")
 
 
-def refuse_weights_only(folder: str, options: dict[str, Any]) -> None:
-    """Raise BadOption if an option is given that needs the weights, which an atlas does not hold."""
+def refuse_weights_only(folder: str, options: dict[str, Any], command: str = "show MODEL …") -> None:
+    """Raise BadOption if an option is given that needs the weights, which an atlas does not hold.
+
+    Args:
+        folder: The folder of the atlas.
+        options: The options, by name.
+        command: The command that takes them, with MODEL for the model of the atlas.
+    """
     if given := [name for name, value in options.items() if value not in (None, False)]:
         model = zp.open_atlas(folder).model["name"]
         raise BadOption(
-            f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: zeropass show {model} …"
+            f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: "
+            f"zeropass {command.replace('MODEL', model)}"
         )
