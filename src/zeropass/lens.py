@@ -31,6 +31,7 @@ from zeropass.model.dictionaries import Dictionary, Feature, open_dictionary, pa
 from zeropass.model.directions import Where, as_directions, direction_set
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
+from zeropass.model.kept_rows import kept_frames
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.list_coherence import ListCoherence
 from zeropass.model.model import Model
@@ -90,7 +91,7 @@ def load(
         Records(L1.ff.3.gate token, L1.ff.3.gate output, L1.ff.3.up token, L1.ff.3.up output, L1.ff.3.value output)
     """
     opened = open_model(model, tokenizer, config=config, device=device)
-    return Lens(opened, frames=Frames.through(opened, lens))
+    return Lens(opened, frames=kept_frames(opened, lens))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -478,7 +479,7 @@ class Lens(ShortRepr):
     @cached_property
     def judgement(self) -> Judgement:
         """The under-trained tokens: `Model.judgement`."""
-        return self.model.judgement
+        return self.frames.judgement
 
     @cached_property
     def _verdicts(self) -> Verdicts | None:

@@ -145,6 +145,10 @@ def test_an_open_model_is_taken_as_it_is() -> None:
     assert zp.load(model).model is model
     with pytest.raises(BadOption, match="is open already"):
         zp.open_model(model, "tokenizer.json")
+    with pytest.raises(BadOption, match="cannot be the path of a tokenizer"):
+        zp.open_model(
+            {"x": torch.zeros(1)}, (MODELS / "first" / "tokenizer.json").read_text(), config={"model_type": "llama"}
+        )
     with pytest.raises(BadOption, match="is open on cpu"):
         zp.open_model(model, device="meta")
     with pytest.raises(BadOption, match="has its own"):

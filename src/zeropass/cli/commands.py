@@ -15,6 +15,7 @@ import zeropass as zp
 from zeropass._io.parse import read_lines, read_text
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
+from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
 from zeropass.cli.inputs import (
     is_atlas,
     one_adapter,
@@ -187,8 +188,7 @@ def show(
         return
     folder, k = one_adapter(adapter), k or 12
     model = open_named(what, device)
-    frames = zp.Frames.through(put_adapter(model, folder) if folder else model, lens)
-    reader = zp.Lens.over(frames)
+    reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
     if features is not None:
         records = reader.feature(
             zp.open_dictionary(reader.model, features, hook), str(address), frame=name, tokens=tokens, k=k
@@ -237,6 +237,26 @@ def info(
     if not print_json(facts, as_json):
         with text_output() as console:
             console.print(facts_table(facts))
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Remove one of its folders: {', '.join(CONTENTS)}.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is kept in the cache and how large it is."""
+    if clear is not None:
+        freed = clear_cache(clear)
+        if not print_json({"removed": clear, "bytes": freed}, as_json):
+            print(f"{clear}: {freed / 1e6:,.1f} MB removed.")
+        return
+    facts = cache_facts()
+    if not print_json(facts, as_json):
+        print(shown_text(facts["folder"], limit=500))
+        for name, size in facts["bytes"].items():
+            print(f"  {name:<9}{size / 1e6:>10,.1f} MB  {CONTENTS[name]}")
 
 
 @app.command()

@@ -40,6 +40,7 @@ from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments, relative_factors, standardised
+from zeropass.tokens.undertrained import Judgement
 
 __all__ = ["Frames", "Lengths", "Rows"]
 
@@ -150,6 +151,15 @@ class Frames(ShortRepr):
         """The mask (V,) of the tokens in use; the others have no text, and no part in any moments."""
         return torch.from_numpy(self.model.vocab.used).to(self.model.device)
 
+    @property
+    def judgement(self) -> Judgement:
+        """The under-trained tokens: `Model.judgement`."""
+        return self.model.judgement
+
+    def remembered(self, _name: str, compute: Callable[[], float | None]) -> float | None:
+        """Return a number that depends on the model and the lens alone; here it is computed each time."""
+        return compute()
+
     def release(self, space: str) -> None:
         """Drop the rows of a space (113 MB each for SmolLM2)."""
         self._require(space)
@@ -170,12 +180,15 @@ class Frames(ShortRepr):
         key = layer, role
         if key not in self._factors:
             self._factors.clear()
-            vectors = vector_set(self.model, layer, role)
-            folded = self.folded(vectors, RELATIVE[frame])
-            rows = self.rows(space_of(frame, vectors.side, vectors.reads_at))
-            std = rows.moments.of_scores(folded)[1]
-            self._factors[key] = relative_factors(rows.matrix, standardised(folded, std))
+            self._factors[key] = self._relative_factors(layer, role, frame)
         return self._factors[key]
+
+    def _relative_factors(self, layer: int, role: str, frame: str) -> Tensor:
+        vectors = vector_set(self.model, layer, role)
+        folded = self.folded(vectors, RELATIVE[frame])
+        rows = self.rows(space_of(frame, vectors.side, vectors.reads_at))
+        std = rows.moments.of_scores(folded)[1]
+        return relative_factors(rows.matrix, standardised(folded, std))
 
     @cached_property
     def _factors(self) -> dict[tuple[int, str], Tensor]:

@@ -51,10 +51,16 @@ class ListCoherence:
             return None
         key = vectors.layer, vectors.role, frame, view
         if key not in self._nulls:
-            every = vector_set(self.frames.model, vectors.layer, vectors.role)
-            directions = random_sums(self.scaled(every, frame), vectors.layer)
-            self._nulls[key] = percentile(self.of_directions(directions, every, frame, ids))
+            self._nulls[key] = self.frames.remembered(
+                f"coherence of {'.'.join(map(str, key))}", lambda: self._of_random(vectors, frame, ids)
+            )
         return self._nulls[key]
+
+    def _of_random(self, vectors: VectorSet, frame: str, ids: Tensor) -> float | None:
+        """Return the coherence that 19 of 20 random directions of the layer and role stay below."""
+        every = vector_set(self.frames.model, vectors.layer, vectors.role)
+        directions = random_sums(self.scaled(every, frame), vectors.layer)
+        return percentile(self.of_directions(directions, every, frame, ids))
 
     def scaled(self, vectors: VectorSet, frame: str) -> Tensor:
         """Return vectors folded for a frame, each scaled so that its scores are z, (n, d)."""

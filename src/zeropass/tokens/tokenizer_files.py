@@ -95,7 +95,11 @@ def given_tokenizer(tokenizer: object) -> bytes:
     """
     if isinstance(tokenizer, str | Path):
         path = Path(tokenizer)
-        return tokenizer_json(path) if path.is_dir() else read_bytes(path)
+        try:
+            is_folder = path.is_dir()
+        except (OSError, ValueError) as error:  # such as a text in place of its path, which is too long for one
+            raise BadOption(f"{str(path)[:80]!r} … cannot be the path of a tokenizer: {error.args[-1]}.") from error
+        return tokenizer_json(path) if is_folder else read_bytes(path)
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if isinstance(backend, Tokenizer):
         return backend.to_str().encode()
