@@ -196,7 +196,7 @@ class Lens(ShortRepr):
 
         Args:
             vectors: One direction (d,) or several (n, d): a tensor, an array of NumPy, lists of numbers, or the path of
-                a file: ``FILE.npy`` or ``FILE.safetensors[:name]``.
+                a file: ``FILE.npy``, ``FILE.safetensors[:name]`` or ``FILE.gguf[:name]``.
             layer: The layer where it reads or writes; the number of layers for the end of the stream.
             side: ``read`` for what it reacts to, ``write`` for what adding it does; both if not given.
             at: Its place in the layer: ``block`` for the stream that enters it, ``mid`` for the stream between

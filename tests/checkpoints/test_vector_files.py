@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,20 @@ def test_arrays_and_tensors_are_read(tmp_path: Path) -> None:
     assert np.array_equal(read_vectors(f"{tmp_path}/two.safetensors:b.c"), table[1])
 
 
+def test_a_control_vector_is_read(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "control.gguf", "controlvector")
+    directions = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    for layer, direction in enumerate(directions, start=1):
+        writer.add_tensor(f"direction.{layer}", direction)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert np.array_equal(read_vectors(f"{tmp_path}/control.gguf:direction.2"), directions[1])
+    with pytest.raises(BadOption, match=r"holds 3 tensors; name one of them: .*control\.gguf:direction\.1"):
+        read_vectors(str(tmp_path / "control.gguf"))
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -32,15 +47,16 @@ def test_arrays_and_tensors_are_read(tmp_path: Path) -> None:
         ("text.npy", "cannot be read as an array"),
         ("objects.npy", "cannot be read as an array"),
         ("integers.npy", "int64"),
-        ("x.pt", r"these are \.npy and \.safetensors"),
+        ("x.pt", r"these are \.npy, \.safetensors"),
         ("two.safetensors", "holds 2 tensors"),
         ("two.safetensors:z", "z"),
         ("text.safetensors", "safetensors"),
+        ("text.gguf", "GGUF"),
     ],
 )
 def test_what_holds_no_vectors_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder.npy").mkdir()
-    for file in ("text.npy", "text.safetensors", "x.pt"):
+    for file in ("text.npy", "text.safetensors", "text.gguf", "x.pt"):
         (tmp_path / file).write_text("These are words and no vectors.")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.save(tmp_path / "integers.npy", np.arange(4))

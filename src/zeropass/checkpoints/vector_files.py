@@ -1,24 +1,29 @@
-"""Directions of the residual stream in files: .npy of NumPy, and tensors of .safetensors files."""
+"""Directions of the residual stream in files: .npy of NumPy, and tensors of .safetensors and .gguf files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from zeropass._io.untrusted import check_file
 from zeropass.checkpoints.base import Float32
+from zeropass.checkpoints.gguf import GgufSource
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadOption
 
 __all__ = ["read_vectors"]
 
-_SAFETENSORS = ".safetensors"
+_NAMED = re.compile(r"(.*\.(?:safetensors|gguf)):(.*)", re.DOTALL)
+"""A file with the name of a tensor in it."""
 
 
 def read_vectors(place: str) -> Float32:
     """Read the vectors of a file; nothing is unpickled.
 
     Args:
-        place: ``FILE.npy``, ``FILE.safetensors``, or ``FILE.safetensors:name`` for one of several tensors.
+        place: ``FILE.npy``, ``FILE.safetensors`` or ``FILE.gguf``, the latter with ``:name`` for one of several
+            tensors. Control vectors (of repeng and llama.cpp) are GGUF files with a tensor ``direction.12`` for what is
+            added to the output of layer 12, which enters layer 13.
 
     Returns:
         One vector (d,), or a table (n, d).
@@ -27,14 +32,16 @@ def read_vectors(place: str) -> Float32:
         BadModel: If the file is missing, damaged or none of these; BadWeights for numbers that are not finite.
         BadOption: If the file has another suffix, or holds several tensors and none is named, or no real numbers.
     """
-    file, mark, name = place.rpartition(f"{_SAFETENSORS}:")
-    path, name = (Path(file + _SAFETENSORS), name) if mark else (Path(place), "")
+    match = _NAMED.fullmatch(place)
+    path, name = (Path(match[1]), match[2]) if match else (Path(place), "")
     if path.suffix == ".npy":
         return _array(path)
-    if path.suffix != _SAFETENSORS:
-        raise BadOption(f"{path} is no file of vectors that is read: these are .npy and .safetensors[:name].")
+    if path.suffix not in (".safetensors", ".gguf"):
+        raise BadOption(
+            f"{path} is no file of vectors that is read: these are .npy, .safetensors[:name], .gguf[:name]."
+        )
     check_file(path)
-    source = SafetensorsSource([path])
+    source = SafetensorsSource([path]) if path.suffix == ".safetensors" else GgufSource(path)
     names = source.names()
     if not name and len(names) != 1:
         raise BadOption(f"{path} holds {len(names)} tensors; name one of them: {path}:{names[0] if names else 'NAME'}.")

@@ -150,7 +150,10 @@ def show(
     ] = False,
     vector: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Instead of a parameter, directions in FILE.npy or FILE.safetensors[:name]."),
+        typer.Option(
+            metavar="FILE",
+            help="Instead of a parameter, directions in FILE.npy, FILE.safetensors[:name], FILE.gguf[:name].",
+        ),
     ] = None,
     layer: Annotated[int | None, typer.Option(help="Of --vector: the layer where it reads or writes.")] = None,
     side: Annotated[str | None, typer.Option(help="Of --vector: read or write; both if not given.")] = None,
