@@ -47,7 +47,7 @@ from zeropass.cli.options import (
     Tokens,
     Where,
 )
-from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output
+from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output, waiting
 from zeropass.diff.render import render_diff
 from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
@@ -190,27 +190,26 @@ def show(
         print_records(records, str(address), frame, k or 12, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
-    model = open_named(what, device)
-    reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
-    if features is not None:
-        records = reader.feature(
-            zp.open_dictionary(reader.model, features, hook), str(address), frame=name, tokens=tokens, k=k
-        )
-        print_records(records, None, frame, k, as_json)
-        return
-    if vector is not None:
-        place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
-        records = reader.direction(vector, **place, frame=name, tokens=tokens, k=k)
-        print_records(records, None, frame, k, as_json)
-        return
-    address = str(address)
+    with waiting("reading the weights; the first question to a model takes longest"):
+        model = open_named(what, device)
+        reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
+        options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
+        if features is not None:
+            records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
+        elif vector is not None:
+            place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
+            records = reader.direction(vector, **place, **options)
+        elif svd:
+            record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
+        else:
+            records = reader.explain(str(address), **options, offset=offset)
     if svd:
-        record = reader.svd(address, frame=name, tokens=tokens, k=min(k, 8), offset=offset)
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
                 console.print(render(record, k))
         return
-    print_records(reader.explain(address, frame=name, tokens=tokens, k=k, offset=offset), address, frame, k, as_json)
+    parameter = None if features or vector else address
+    print_records(records, parameter, frame, k, as_json)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from rich.progress import (
 from zeropass.model.address import parse
 from zeropass.render.terminal import show_records
 
-__all__ = ["duration", "print_json", "print_records", "progress_bar", "text_output"]
+__all__ = ["duration", "print_json", "print_records", "progress_bar", "text_output", "waiting"]
 
 
 UNLIMITED = 10_000
@@ -61,6 +61,17 @@ def print_json(value: Any, as_json: bool) -> bool:
 def duration(seconds: float) -> str:
     """Return a duration as text: in seconds below 100 s, else in minutes and seconds."""
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+@contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Show on stderr, if it is a terminal, that something is being done whose end is not known."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(words):
+        yield
 
 
 @contextmanager
