@@ -33,8 +33,8 @@ __all__ = ["draw", "plotted"]
 MOST = 64
 """The largest number of panels of a figure."""
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#000000")
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#000000")
 MARKERS = "os^Dv<>"
 RIGHT, LEFT, PALE = "#A6CEE3", "#FDCD9B", "#E4E4E4"
 """The colours of bars that labels stand on."""
