@@ -522,7 +522,7 @@ class FindRecord(Several[Hit], AsJson, AsFigure):
         doubtful = any(match.doubt for match in self.hits)
         return Points(
             title=f"Parameters of {', '.join(token_label(token.token) for token in self.query)}",
-            notes=("hollow: lists of this role and layer are not above the null",) if doubtful else (),
+            notes=("hollow: its role and layer are not above the null",) if doubtful else (),
             x="layer",
             y="z",
             groups=list(dict.fromkeys([*VERBS.values(), *(match.verb for match in self.hits)])),
