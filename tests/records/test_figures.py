@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_records import pair, vector
-from test_tables import RESULT, RESULTS, displayed
+from test_tables import RESULT, RESULTS, VERDICT, displayed
 
 import small
 import zeropass as zp
@@ -262,6 +262,44 @@ def test_labels_cover_nothing(points: list[tuple[int, int]], sizes: list[tuple[i
         for x, y in points:
             if (x, y) != points[number]:
                 assert not (left < x + DOT and x - DOT < right and low < y + DOT and y - DOT < high)
+
+
+def test_names_from_a_file_are_drawn_as_they_are() -> None:
+    wild = [replace(VERDICT, role="$x$\x1b[31m" + "y" * 900, frame=f"_{n}\n$", layer=n // 2) for n in range(20)]
+    axes = replace(RESULTS[1], kinds=tuple(wild)).plot()[0]
+    axes.figure.canvas.draw()
+    assert axes.get_title(loc="left").startswith(r"$x$\x1b[31myyy")
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[0] == r"_0\n$"
+    assert not any(text.get_parse_math() for text in axes.get_legend().get_texts())
+
+
+def test_a_frame_has_one_colour_in_every_panel() -> None:
+    kinds = [replace(VERDICT, role=role, frame=frame) for role in ("gate", "up") for frame in ("seen", "token")]
+    kinds.append(replace(VERDICT, role="o", frame="seen"))
+    colours: dict[str, set[str]] = {}
+    for axes in replace(RESULTS[1], kinds=tuple(kinds)).plot():
+        for text, line in zip(axes.get_legend().get_texts(), axes.get_legend().get_lines(), strict=True):
+            colours.setdefault(text.get_text(), set()).add(line.get_color())
+    assert {name: len(shades) for name, shades in colours.items()} == {"seen": 1, "token": 1, "null of each": 1}
+    assert colours["seen"] != colours["token"]
+
+
+def test_numbers_that_are_not_finite_have_no_length() -> None:
+    record = vector("a", "b", "c")
+    wild = tuple(replace(token, z=z) for token, z in zip(record.top, (np.inf, np.nan, 2.0), strict=True))
+    axes = replace(record, top=wild, bottom=()).plot()
+    axes.figure.canvas.draw()
+    assert [bar.get_width() for bar in axes.patches] == [0, 0, 2.0]
+    empty = replace(record, top=(), bottom=()).plot()
+    empty.figure.canvas.draw()
+    blank = replace(pair("a"), pairs=()).plot()
+    blank.figure.canvas.draw()
+
+
+def test_a_panel_of_no_known_class_is_an_error() -> None:
+    with pytest.raises(TypeError, match="no drawing of a Panel"):
+        matplotlib_axes.draw(panels.Panel(title=""), Figure().subplots())
 
 
 # --- Colours ----------------------------------------------------------------------------------------------------------

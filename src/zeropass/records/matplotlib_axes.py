@@ -17,6 +17,7 @@ import numpy as np
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.label_places import free_places
 from zeropass.records.panels import Bars, Columns, Curve, Curves, Entry, HeatMap, Panel, Points
+from zeropass.tokens.vocabulary import shown_text
 
 try:
     from matplotlib import rcParams
@@ -43,7 +44,9 @@ INK, DIM, NULL = "#222222", "#777777", "#AAAAAA"
 ROW, WIDTH, CELL, MAP = 0.2, 3.6, 0.19, 2.6
 """The height of a bar, the width of a panel, the size of a cell at most, and that of a map of numbers, in inches."""
 
-LEAST_ROWS = 3
+LEAST_ROWS, MOST_TICKS = 3, 24
+"""The number of rows that bars have room for at least, and of numbers along a heat map at most."""
+
 SMALL = "small"
 TITLE, NOTE = 46, 56
 """The number of characters of a line of a title and of a note, which a panel of `WIDTH` has room for."""
@@ -93,10 +96,11 @@ def _new_axes(panels: Sequence[Panel]) -> "np.ndarray[Any, Any]":
     sizes = [_size(panel) for panel in panels] + [(0.0, 0.0)] * (across * down - len(panels))
     widths = [max(width for width, _ in sizes[column::across]) for column in range(across)]
     heights = [max(height for _, height in sizes[row * across : (row + 1) * across]) for row in range(down)]
-    # pyplot, which chooses a backend when it is imported, is what a notebook takes its figures from.
     scale = rcParams["font.size"] / 10  # larger letters need a larger figure
+    # A notebook shows the figures of pyplot, which chooses a backend when it is imported.
     figure, grid = import_module("matplotlib.pyplot").subplots(
-        *(down, across),
+        down,
+        across,
         figsize=(scale * sum(widths), scale * sum(heights)),
         gridspec_kw={"width_ratios": widths, "height_ratios": heights},
         layout="constrained",
@@ -118,7 +122,7 @@ def _size(panel: Panel) -> tuple[float, float]:
         cell = CELL if _is_named(panel) else min(CELL, MAP / max(len(panel.rows), len(panel.columns), 1))
         width, height = (cell * len(labels) for labels in (panel.columns, panel.rows))
         return max(WIDTH + max(rows - 0.5, 0), width + rows + 1.1), max(1.8, head + height + columns)
-    return WIDTH + 0.6, head + 1.75 + 0.18 * math.ceil(len(_names(panel)) / 2)
+    return WIDTH + 0.6, head + 1.75 + 0.18 * math.ceil(len(panel.legend) / 2)
 
 
 def _is_named(panel: HeatMap) -> bool:
@@ -126,31 +130,18 @@ def _is_named(panel: HeatMap) -> bool:
     return any(len(label) > 3 for label in (*panel.rows, *panel.columns))
 
 
-def _names(panel: Panel) -> list[str]:
-    """Return the names in the legend of a panel; none if there is nothing to tell apart."""
-    names: list[str] = []
-    if isinstance(panel, Points):
-        names = [group for group in panel.groups if any(dot.group == group for dot in panel.dots)]
-    elif isinstance(panel, Curves):
-        names = [curve.name for curve in panel.curves if curve.name]
-    elif isinstance(panel, Columns):
-        names = [name for name, _ in panel.series]
-    return names if len(names) > 1 else []
-
-
 def _legend(panel: Panel, axes: Axes, handles: Sequence[Artist]) -> None:
     """Write the legend of a panel below its axes."""
-    names = _names(panel)
-    if not names:
-        return
-    style: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "ncols": 2, "borderaxespad": 0}
-    legend = axes.legend(handles, [" "] * len(names), loc="upper left", bbox_to_anchor=(0, -0.24), **style)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        set_plain(text, name)
+    if panel.legend:
+        style: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "ncols": 2, "borderaxespad": 0}
+        names = [" "] * len(panel.legend)
+        legend = axes.legend(handles, names, loc="upper left", bbox_to_anchor=(0, -0.24), **style)
+        for text, name in zip(legend.get_texts(), panel.legend, strict=True):
+            set_plain(text, name)
 
 
 def _lines(texts: Iterable[str], longest: int) -> list[str]:
-    return [line for text in texts for line in wrap(text, longest)]
+    return [line for text in texts for line in wrap(shown_text(text, limit=200), longest)]
 
 
 def _label(panel: Panel, axes: Axes) -> None:
@@ -169,9 +160,9 @@ def _label(panel: Panel, axes: Axes) -> None:
 
 
 @singledispatch
-def draw(panel: Panel, axes: Axes) -> None:
+def draw(panel: Panel, _axes: Axes) -> None:
     """Draw a panel on axes, but for its title and the labels of its axes."""
-    raise TypeError(f"{type(axes).__name__}: no drawing of a {type(panel).__name__}")
+    raise TypeError(f"There is no drawing of a {type(panel).__name__}.")
 
 
 # --- Bars -------------------------------------------------------------------------------------------------------------
@@ -179,12 +170,12 @@ def draw(panel: Panel, axes: Axes) -> None:
 
 @draw.register
 def _(panel: Bars, axes: Axes) -> None:
-    values = [value for _, value in (*panel.right, *panel.left)]
+    values = [value for _, value in (*panel.right, *panel.left) if math.isfinite(value)]
     most = 1.04 * max(map(abs, values), default=0.0) or 1.0
     if panel.band:
         axes.axvspan(*panel.band, color=NULL, alpha=0.5, linewidth=0, zorder=0)
     for entries, colour, side in ((panel.right, RIGHT, 1), (panel.left, LEFT, -1)):
-        lengths = [value for _, value in entries]
+        lengths = [value if math.isfinite(value) else 0 for _, value in entries]
         axes.barh(range(len(entries)), lengths, height=0.84, color=PALE if panel.pale else colour, linewidth=0)
         for row, (text, _) in enumerate(entries):
             aligned = "left" if side > 0 else "right"
@@ -230,9 +221,6 @@ def _(panel: HeatMap, axes: Axes) -> None:
     set_plain(bar.ax.yaxis.label, panel.scale)
 
 
-MOST_TICKS = 24
-
-
 def _ticks(axes: Axes, name: str, labels: Sequence[str]) -> None:
     """Write the labels of rows or columns in the middle of their cells: all tokens, and of many numbers some."""
     step = math.ceil(len(labels) / MOST_TICKS)
@@ -254,9 +242,8 @@ def _ticks(axes: Axes, name: str, labels: Sequence[str]) -> None:
 @draw.register
 def _(panel: Curves, axes: Axes) -> None:
     dashes, styles = cycle(("-", "--", ":")), cycle(zip(COLOURS, MARKERS, strict=True))
-    styles_of = dict(
-        zip(panel.groups or [curve.name for curve in panel.curves if not curve.null], styles, strict=False)
-    )
+    names = dict.fromkeys([*panel.groups, *(curve.name for curve in panel.curves if not curve.null)])
+    styles_of = dict(zip(names, styles, strict=False))
     handles = []
     for curve in panel.curves:
         colour, marker = (NULL, "") if curve.null else styles_of[curve.name]
@@ -297,28 +284,21 @@ def _(panel: Points, axes: Axes) -> None:
 def _label_points(axes: Axes, panel: Points) -> None:
     """Write labels beside their points where they cover nothing; the figure must have its layout."""
     scale = 72 / axes.figure.dpi
-    points = sorted(panel.dots, key=lambda point: not point.label)
-    labelled = [point for point in points if point.label]
+    dots = sorted(panel.dots, key=lambda dot: not dot.label)
     labels = []
-    for point in labelled:
-        label = axes.annotate(" ", (point.x, point.y), (0, 0), textcoords="offset points", fontsize=SMALL, color=INK)
+    for dot in (dot for dot in dots if dot.label):
+        label = axes.annotate(" ", (dot.x, dot.y), (0, 0), textcoords="offset points", fontsize=SMALL, color=INK)
         label.set_in_layout(False)
-        set_plain(label, point.label)
+        set_plain(label, dot.label)
         labels.append(label)
-    extents = [label.get_window_extent() for label in labels]
-    places = axes.transData.transform([(point.x, point.y) for point in points]) * scale if points else np.empty((0, 2))
-    inside = np.array(axes.bbox.extents) * scale
-    room = dict(
-        free_places(
-            [(x, y) for x, y in places.tolist()],
-            [(extent.width * scale, extent.height * scale) for extent in extents],
-            tuple(inside.tolist()),
-        )
-    )
+    points = (axes.transData.transform(np.reshape([(dot.x, dot.y) for dot in dots], (-1, 2))) * scale).tolist()
+    extents = (label.get_window_extent() for label in labels)
+    sizes = [(extent.width * scale, extent.height * scale) for extent in extents]
+    left, low, right, high = (edge * scale for edge in axes.bbox.extents)
+    places = dict(free_places(points, sizes, (left, low, right, high)))
     for number, label in enumerate(labels):
-        if number in room:
-            left, low, *_ = room[number]
-            label.set_position((left - places[number, 0], low - places[number, 1]))
+        if number in places:
+            label.set_position((places[number][0] - points[number][0], places[number][1] - points[number][1]))
         else:
             label.remove()
 

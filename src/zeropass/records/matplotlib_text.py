@@ -11,6 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.text import Text
 
 from zeropass.records.panels import LONGEST
+from zeropass.tokens.vocabulary import escape
 
 __all__ = ["set_plain"]
 
@@ -23,8 +24,9 @@ def set_plain(artist: Text, text: str) -> None:
 
     Args:
         artist: The artist.
-        text: The text, all of it printable (`zeropass.tokens.vocabulary.shown_text`).
+        text: The text; what does not print is escaped, but for the ends of lines.
     """
+    text = "\n".join(map(escape, text.split("\n")))
     artist.set_parse_math(False)
     artist.set_usetex(False)
     base = findfont(artist.get_fontproperties())

@@ -38,6 +38,15 @@ class Panel:
     x: str = ""
     y: str = ""
 
+    @property
+    def legend(self) -> Sequence[str]:
+        """The names in the legend; none if there is nothing to tell apart."""
+        names = self._names()
+        return names if len(names) > 1 else []
+
+    def _names(self) -> Sequence[str]:
+        return []
+
 
 @dataclass(frozen=True)
 class Bars(Panel):
@@ -116,6 +125,9 @@ class Curves(Panel):
     curves: Sequence[Curve] = ()
     groups: Sequence[str] = ()
 
+    def _names(self) -> Sequence[str]:
+        return [curve.name for curve in self.curves if curve.name]
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -140,6 +152,9 @@ class Points(Panel):
     dots: Sequence[Dot] = ()
     groups: Sequence[str] = ()
 
+    def _names(self) -> Sequence[str]:
+        return [group for group in self.groups if any(dot.group == group for dot in self.dots)]
+
 
 @dataclass(frozen=True)
 class Columns(Panel):
@@ -156,6 +171,9 @@ class Columns(Panel):
     width: float = 1.0
     log: bool = False
     marked: Sequence[Entry] = ()
+
+    def _names(self) -> Sequence[str]:
+        return [name for name, _ in self.series]
 
 
 class AsFigure:

@@ -22,7 +22,7 @@ from zeropass.arch.spec import ALL_FRAMES, FRAMES, LENS_FRAMES, MAP_ROLES, READ_
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 from zeropass.records.numbers import coefficient
-from zeropass.records.panels import AsFigures, Curve, Curves, Panel
+from zeropass.records.panels import AsFigures, Curve, Curves, Panel, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["JUDGES", "Verdict", "Verdicts", "default_name", "footnote", "keep", "known_verdicts", "read_verdicts"]
@@ -107,7 +107,7 @@ class Verdicts(Several[Verdict], ShortRepr, AsTable, AsFigures):
             title = f"{verdict.role}, {verdict.target}" if verdict.role == "qk" else verdict.role
             panels.setdefault(title, {}).setdefault(verdict.frame, []).append(verdict)
         for title, frames in panels.items():
-            measured = [_curve(frame, verdicts) for frame, verdicts in frames.items()]
+            measured = [_curve(token_label(frame), verdicts) for frame, verdicts in frames.items()]
             nulls = [_curve("", verdicts, null=True) for verdicts in frames.values()]
             nulls[0] = replace(nulls[0], name="null of each")
             yield Curves(title=title, x="layer", y="correlation", curves=[*measured, *nulls], groups=ALL_FRAMES)
