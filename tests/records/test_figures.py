@@ -31,7 +31,7 @@ from zeropass.records import matplotlib_axes, panels
 from zeropass.records.label_places import DOT, free_places
 from zeropass.records.matplotlib_text import set_plain
 from zeropass.records.panels import AsFigure, AsFigures, Curves, token_label
-from zeropass.records.parameters import Records
+from zeropass.records.parameters import PairScore, Records, Token
 from zeropass.records.sequences import Parameters
 from zeropass.tokens.vocabulary import escape
 
@@ -128,6 +128,13 @@ def test_a_map_shows_every_pair_that_has_room(built: small.Built) -> None:
     axes.figure.canvas.draw()
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(panel.rows)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == list(panel.columns)
+
+
+def test_a_map_has_the_first_pairs_with_few_tokens() -> None:
+    pairs = [PairScore(Token(a, f"a{a}"), Token(b, f"b{b}"), 9.0) for a, b in ((0, 0), (1, 1), (2, 0), (0, 1), (1, 2))]
+    record = replace(pair("a"), pairs=tuple(pairs))
+    assert [(p.left.id, p.right.id) for p in record.within(2)] == [(0, 0), (1, 1), (0, 1)]
+    assert record.within(3) == record
 
 
 def test_one_pair_is_a_map_of_one_cell() -> None:

@@ -7,7 +7,7 @@ imports torch.
 import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from statistics import NormalDist
 from typing import Any
@@ -23,6 +23,7 @@ from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [
     "COHERENCE_NOTE",
+    "MOST_TOKENS",
     "VERBS",
     "AsJson",
     "Certificate",
@@ -333,15 +334,22 @@ class PairRecord(Several[PairScore], AsJson, AsFigure):
         offset = f", query {self.offset} after key" if self.role == "qk" else ""
         return (f"{self.frame} frame{offset}", *((self.evidence.words,) if self.evidence else ()))
 
+    def within(self, tokens: int) -> "PairRecord":
+        """Return the pairs that a map has room for: the first ones with at most so many tokens on either side."""
+        lefts: set[Token] = set()
+        rights: set[Token] = set()
+        pairs = []
+        for pair in self.pairs:
+            if len(lefts | {pair.left}) <= tokens and len(rights | {pair.right}) <= tokens:
+                lefts.add(pair.left)
+                rights.add(pair.right)
+                pairs.append(pair)
+        return replace(self, pairs=tuple(pairs))
+
     def panel(self) -> HeatMap:
         """Return the tokens of the first pairs: left ones down, right ones across, empty where a pair is not listed."""
-        lefts: dict[Token, None] = {}
-        rights: dict[Token, None] = {}
-        scores: dict[tuple[Token, Token], float] = {}
-        for pair in self.pairs:
-            if len(lefts | {pair.left: None}) <= MOST_TOKENS and len(rights | {pair.right: None}) <= MOST_TOKENS:
-                lefts[pair.left] = rights[pair.right] = None
-                scores[pair.left, pair.right] = pair.score
+        scores = {(pair.left, pair.right): pair.score for pair in self.within(MOST_TOKENS)}
+        lefts, rights = (list(dict.fromkeys(pair[end] for pair in scores)) for end in (0, 1))
         low, high = min(scores.values(), default=0.0), max(scores.values(), default=1.0)
         return HeatMap(
             title=self.heading,

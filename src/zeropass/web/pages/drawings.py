@@ -9,7 +9,7 @@ from zeropass.atlas.summary import BIN
 from zeropass.records.label_places import free_places
 from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring, part_name
 from zeropass.records.panels import token_label
-from zeropass.records.parameters import VERBS, FindRecord, PairRecord, TokenScore, verb_of
+from zeropass.records.parameters import MOST_TOKENS, VERBS, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
@@ -281,17 +281,13 @@ def _wiring(vector: Wiring) -> dict[str, Any]:
     }
 
 
-MOST = 18
-
-
 def pair_map(record: PairRecord) -> Picture | None:
     """Draw the tokens of the best pairs, left ones down, right ones across; blank where a pair is not listed."""
     if not record.pairs:
         return None
-    lefts = list(dict.fromkeys(pair.left for pair in record.pairs))[:MOST]
-    rights = list(dict.fromkeys(pair.right for pair in record.pairs))[:MOST]
-    shown_pairs = [pair for pair in record.pairs if pair.left in lefts and pair.right in rights]
-    low, high = min(p.score for p in record.pairs), max(p.score for p in record.pairs)
+    pairs = record.within(MOST_TOKENS).pairs
+    lefts, rights = list(dict.fromkeys(p.left for p in pairs)), list(dict.fromkeys(p.right for p in pairs))
+    low, high = min(p.score for p in pairs), max(p.score for p in pairs)
     edge = max(_width(token_label(item.token)) for item in lefts) + 10
     head = max(_width(token_label(item.token)) for item in rights) * 0.72 + 16
     cells = [
@@ -301,7 +297,7 @@ def pair_map(record: PairRecord) -> Picture | None:
             "shade": shade(pair.score, low - (high - low) * 0.25, high),
             "name": f"{shown_text(pair.left.token)} → {shown_text(pair.right.token)}: {pair.score:.1f}",
         }
-        for pair in shown_pairs
+        for pair in pairs
     ]
     shown = {
         "title": f"{record.address} {record.role}: the first of its pairs",
