@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.records.panels import AsFigure, AsFigures, Bars, HeatMap, Panel
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
@@ -18,7 +19,7 @@ FALSE_DISCOVERIES = 0.05
 
 
 @dataclass(frozen=True, repr=False)
-class LayerMap(ShortRepr):
+class LayerMap(ShortRepr, AsFigure):
     """The likeness of the layers of two models in one role.
 
     Attributes:
@@ -36,6 +37,19 @@ class LayerMap(ShortRepr):
     assigned: tuple[int, ...]
     null: float | None = None
     null_std: float | None = None
+
+    def panel(self) -> HeatMap:
+        """Return the scores: layers of A down, of B across, the assigned ones marked."""
+        return HeatMap(
+            title=f"{self.role}, {self.frame}",
+            x="layer of B",
+            y="layer of A",
+            rows=[str(layer) for layer in range(len(self.scores))],
+            columns=[str(layer) for layer in range(len(self.scores[0]))],
+            values=self.scores,
+            marked=self.assigned,
+            scale="score",
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +72,7 @@ class Match(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Matches(Several[Match], ShortRepr, AsTable):
+class Matches(Several[Match], ShortRepr, AsTable, AsFigure):
     """The best matches for one address: a sequence of them.
 
     Attributes:
@@ -77,6 +91,17 @@ class Matches(Several[Match], ShortRepr, AsTable):
         """Yield a row for each match."""
         for rank, match in enumerate(self.matches):
             yield {"query": self.query, "rank": rank, **plain_fields(match)}
+
+    def panel(self) -> Bars:
+        """Return the score of each match beside that of the best with shuffled tokens."""
+        null = self.matches[0] if self.matches else None
+        return Bars(
+            title=f"Matches of {self.query}",
+            notes=("grey: the best with shuffled tokens, mean ± standard deviation",),
+            x="score",
+            right=[(match.address, match.score) for match in self.matches],
+            band=(null.null_mean - null.null_std, null.null_mean + null.null_std) if null else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""
@@ -111,7 +136,7 @@ class Pairing(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Alignment(Several[Pairing], ShortRepr, AsTable):
+class Alignment(Several[Pairing], ShortRepr, AsTable, AsFigures):
     """The complete result of aligning two models: a sequence of its pairings.
 
     Attributes:
@@ -131,6 +156,11 @@ class Alignment(Several[Pairing], ShortRepr, AsTable):
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each pairing."""
         yield from map(plain_fields, self.pairings)
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield the layer maps."""
+        for layer_map in self.layers:
+            yield layer_map.panel()
 
     @property
     def lenses(self) -> tuple[str, ...]:

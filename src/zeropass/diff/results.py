@@ -1,5 +1,6 @@
 """The results of a comparison, as plain data. No torch."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any, Literal
 from zeropass._io.parse import read_lines
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
+from zeropass.records.panels import AsFigure, HeatMap
 from zeropass.records.parameters import Direction, Record, Token
 from zeropass.records.tabular import AsTable, Row, plain_fields
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "Standout", "TensorChange"]
 __all__ += ["Watched", "WatchedWord", "read_words"]
@@ -175,7 +178,7 @@ class WatchedWord(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Diff(ShortRepr, AsTable):
+class Diff(ShortRepr, AsTable, AsFigure):
     """A comparison of two models.
 
     Attributes:
@@ -243,6 +246,23 @@ class Diff(ShortRepr, AsTable):
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each matrix of a block that differs."""
         yield from map(plain_fields, self.matrices)
+
+    def panel(self) -> HeatMap:
+        """Return the change of every matrix relative to its norm: layers across, roles down."""
+        changes = {(matrix.role, matrix.layer): 100 * matrix.relative for matrix in self.matrices}
+        roles = list(dict.fromkeys(role for role, _ in changes))
+        layers = range(1 + max((layer for _, layer in changes), default=-1))
+        names = " to ".join(shown_text(str(facts.get("name", ""))) for facts in (self.base, self.tuned))
+        return HeatMap(
+            title="Relative change",
+            notes=(names,),
+            x="layer",
+            rows=roles,
+            columns=[str(layer) for layer in layers],
+            values=[[changes.get((role, layer), math.nan) for layer in layers] for role in roles],
+            scale="% of the norm",
+            ends=(0.0, max(changes.values(), default=0.0) or 1.0),
+        )
 
     def _repr_words(self) -> str:
         names = " to ".join(str(facts.get("name", "")) for facts in (self.base, self.tuned))

@@ -34,22 +34,21 @@ from zeropass.evidence.list_types import (
     role_order,
 )
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
+from zeropass.records.matplotlib_axes import BLUE, COLOURS, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Drawing", "attention_offsets", "by_layer", "figures", "frames_compared", "inverses", "svg", "trust"]
 
 Dash = str | tuple[float, Sequence[float]]
 
-_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-_COLOURS = (_BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY, "#000000")
 _BASES = {
-    "token": _BLUE,
-    "output": _VERMILLION,
+    "token": BLUE,
+    "output": VERMILION,
     "paper": "#555555",
-    "embedded": _GREEN,
-    "seen": _SKY,
-    "effect": _ORANGE,
-    "distinctive": _GREEN,
+    "embedded": GREEN,
+    "seen": SKY,
+    "effect": ORANGE,
+    "distinctive": GREEN,
 }
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _NULL_LINES = {"permuted": "-", "rotated": "--", "noise": ":"}
@@ -172,7 +171,7 @@ def by_layer(evidence: Evidence, measure: str, target: str | None = None) -> Fig
             _panel(grid[y, x], _label(title), series.get((role, frame), []))
     _outer(figure, grid, METRIC.get(measure, "spearman"))
     present = [name for name in NULLS if any(r.null(name) for results in series.values() for r in results)]
-    lines = [("measured, 95% interval", _BLUE, "-"), *((name, _GREYS[name], _NULL_LINES[name]) for name in present)]
+    lines = [("measured, 95% interval", BLUE, "-"), *((name, _GREYS[name], _NULL_LINES[name]) for name in present)]
     _legend(figure, lines)
     return figure
 
@@ -320,7 +319,7 @@ def _panel(axes: Axes, title: str, results: Sequence[Result]) -> None:
         low, high = [null.low for _, null in nulls], [null.high for _, null in nulls]
         axes.fill_between(layers, low, high, color=grey, alpha=0.25, linewidth=0)
         axes.plot(layers, [null.mean for _, null in nulls], color=grey, ls=_NULL_LINES[name], lw=1)
-    _curve(axes, [result.layer for result in results], results, _BLUE)
+    _curve(axes, [result.layer for result in results], results, BLUE)
     axes.set_title(title, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -386,7 +385,7 @@ def _legend(figure: Figure, lines: Iterable[tuple[str, str, Dash]], marker: str 
 
 def _cycled(names: Iterable[str]) -> list[tuple[str, str, Dash]]:
     """Return solid lines for some names, in turn through the colours."""
-    return [(name, colour, "-") for name, colour in zip(names, cycle(_COLOURS), strict=False)]
+    return [(name, colour, "-") for name, colour in zip(names, cycle(COLOURS), strict=False)]
 
 
 def _nothing(figure: Figure, *grid: Axes) -> Figure:
@@ -408,7 +407,7 @@ def _frame_styles(frames: Iterable[str]) -> dict[str, tuple[str, Dash]]:
     for frame in sorted(_unique(frames), key=frame_order):
         number = counts.setdefault(base(frame), 0)
         counts[base(frame)] += 1
-        styles[frame] = (_BASES.get(base(frame), _PURPLE), _DASHES[number % len(_DASHES)])
+        styles[frame] = (_BASES.get(base(frame), PURPLE), _DASHES[number % len(_DASHES)])
     return styles
 
 

@@ -7,9 +7,12 @@ the summary and the figures select their results here.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zeropass.arch.spec import USUAL_OFFSET
-from zeropass.evidence.results import Evidence, Result
+
+if TYPE_CHECKING:
+    from zeropass.evidence.results import Evidence, Result
 
 __all__ = ["MAIN_FRAMES", "METRIC", "Kind", "base", "frame_order", "inverse_lines", "is_main", "kinds"]
 __all__ += ["layer_results", "own_target", "primary", "role_order"]
@@ -48,7 +51,7 @@ def own_target(measure: str, frame: str) -> str | None:
     return _TARGETS.get(measure)
 
 
-def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
+def kinds(evidence: "Evidence") -> "dict[Kind, dict[int, Result]]":
     """Return the results of every judged kind of list by layer, sorted by measure, frame and role."""
     results: dict[Kind, dict[int, Result]] = {}
     rotary = _rotary_layers(evidence)
@@ -61,7 +64,7 @@ def kinds(evidence: Evidence) -> dict[Kind, dict[int, Result]]:
     return {list_type: dict(sorted(results[list_type].items())) for list_type in sorted(results, key=_list_type_order)}
 
 
-def primary(evidence: Evidence, measure: str, target: str | None = None) -> tuple[Result, ...]:
+def primary(evidence: "Evidence", measure: str, target: str | None = None) -> "tuple[Result, ...]":
     """Return the results by which a measure is shown first: those of its metric, in the main frames, for one target.
 
     Args:
@@ -76,12 +79,12 @@ def primary(evidence: Evidence, measure: str, target: str | None = None) -> tupl
     return tuple(r for r in results if r.target == (target or _judging(r, rotary) or r.target))
 
 
-def _rotary_layers(evidence: Evidence) -> frozenset[int]:
+def _rotary_layers(evidence: "Evidence") -> frozenset[int]:
     """Return the layers with rotary positions: those whose attention was measured at the usual offset."""
     return frozenset(r.layer for r in evidence.results if r.target == _TARGETS["attention"])
 
 
-def _judging(result: Result, rotary: frozenset[int]) -> str | None:
+def _judging(result: "Result", rotary: frozenset[int]) -> str | None:
     """Return the target that judges a result.
 
     This is `own_target`, except for attention without rotary positions or by the paper's formulas: those have only
@@ -92,7 +95,7 @@ def _judging(result: Result, rotary: frozenset[int]) -> str | None:
     return own_target(result.measure, result.frame)
 
 
-def layer_results(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+def layer_results(results: "Iterable[Result]") -> "dict[tuple[str, str], list[Result]]":
     """Return the results by role and frame, in the order in which they are shown, each list sorted by layer."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in sorted(results, key=lambda r: (role_order(r.role), frame_order(r.frame), r.layer)):
@@ -100,7 +103,7 @@ def layer_results(results: Iterable[Result]) -> dict[tuple[str, str], list[Resul
     return groups
 
 
-def inverse_lines(evidence: Evidence) -> dict[tuple[str, str], list[tuple[int, Result]]]:
+def inverse_lines(evidence: "Evidence") -> "dict[tuple[str, str], list[tuple[int, Result]]]":
     """Return the pairs (k, result) by (kind of vector, inverse), from targets such as ``transpose, k=1000``."""
     lines: dict[tuple[str, str], list[tuple[int, Result]]] = {}
     for result in evidence.select(measure="inverses", metric="correlation"):

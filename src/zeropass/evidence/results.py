@@ -9,7 +9,7 @@ number under each null. A folder of evidence holds::
     report.html        one page with figures
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from zeropass._io.parquet import columns_of, write_rows
 from zeropass._io.parse import holding, read_schema
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
+from zeropass.evidence.list_types import is_main, kinds
+from zeropass.records.panels import AsFigures, Curve, Curves, Panel
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["EVERY_LAYER", "MEASURES", "NULLS", "Evidence", "Null", "Result", "read_evidence", "write_parquet"]
@@ -128,7 +130,7 @@ class Result(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Evidence(Several[Result], ShortRepr, AsTable):
+class Evidence(Several[Result], ShortRepr, AsTable, AsFigures):
     """The outcome of one measurement: a sequence of its results.
 
     Attributes:
@@ -160,6 +162,17 @@ class Evidence(Several[Result], ShortRepr, AsTable):
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each result and null (columns ``null_*``); one without them for a result without nulls."""
         yield from _rows(self.results)
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield for each role and frame the value by layer over its nulls, hollow where it is not above them."""
+        for list_type, by_layer in kinds(self).items():
+            if is_main(list_type.measure, list_type.frame):
+                yield Curves(
+                    title=f"{list_type.role}, {list_type.frame}: {list_type.target}",
+                    x="layer",
+                    y="Spearman correlation",
+                    curves=_curves(tuple(by_layer.values())),
+                )
 
     def select(self, **wanted: Any) -> tuple[Result, ...]:
         """Return the results whose fields have the given values, such as ``measure="reading", role="gate"``."""
@@ -213,6 +226,33 @@ def write_parquet(results: Iterable[Result], path: Path) -> None:
     """Write one row for each result and null (columns ``null_*``) atomically, for any query engine."""
     null_columns = {f"null_{name}": column_type for name, column_type in columns_of(Null).items()}
     write_rows(list(_rows(results)), path, columns_of(Result) | null_columns, BadOption)
+
+
+def _curves(results: Sequence[Result]) -> list[Curve]:
+    """Return the values of results by layer with their 95% intervals, then those of each null."""
+    measured = Curve(
+        name="measured",
+        x=[result.layer for result in results],
+        y=[result.value for result in results],
+        low=[result.low for result in results],
+        high=[result.high for result in results],
+        hollow=[bool(result.nulls) and not result.above for result in results],
+    )
+    curves = [measured]
+    for name in NULLS:
+        nulls = [(result.layer, null) for result in results if (null := result.null(name))]
+        if nulls:
+            curves.append(
+                Curve(
+                    name=name,
+                    x=[layer for layer, _ in nulls],
+                    y=[null.mean for _, null in nulls],
+                    low=[null.low for _, null in nulls],
+                    high=[null.high for _, null in nulls],
+                    null=True,
+                )
+            )
+    return curves
 
 
 def _rows(results: Iterable[Result]) -> Iterator[Row]:

@@ -4,10 +4,23 @@
 imports torch.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.records.panels import (
+    AsFigure,
+    AsFigures,
+    Bars,
+    Columns,
+    Dot,
+    HeatMap,
+    Panel,
+    Points,
+    scale_of,
+    token_label,
+)
 from zeropass.records.parameters import AsJson, Hidden, Token, TokenScore, verb_of
 from zeropass.records.tabular import Row, Several, plain_fields
 from zeropass.records.verdicts import Verdict
@@ -28,7 +41,11 @@ __all__ = [
     "Telling",
     "Wire",
     "Wiring",
+    "part_name",
 ]
+
+WORDS = 3
+"""The number of words of a list in a figure of many."""
 
 
 class _OfLists:
@@ -65,7 +82,7 @@ class Telling(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class LayerRecord(Several[Telling], AsJson):
+class LayerRecord(Several[Telling], AsJson, AsFigure):
     """Parameters of one layer, most telling first; ``rows`` are those of ``count`` that begin at the ``first``-th."""
 
     layer: int
@@ -83,6 +100,15 @@ class LayerRecord(Several[Telling], AsJson):
                 for rank, token in enumerate(short.tokens):
                     yield {**row, "rank": rank, **plain_fields(token)}
 
+    def panel(self) -> Bars:
+        """Return the strength of each parameter, with the first words of its most telling list."""
+        return Bars(
+            title=f"Most telling of layer {self.layer}",
+            notes=(f"{self.first + 1} to {self.first + len(self.rows)} of {self.count:,}",),
+            x="|z| of the tenth token of its most telling list",
+            right=[(_in_words(parameter), parameter.strength) for parameter in self.rows],
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class Cell(ShortRepr):
@@ -96,7 +122,7 @@ class Cell(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Overview(_OfLists, Several[Cell], AsJson):
+class Overview(_OfLists, Several[Cell], AsJson, AsFigure):
     """An overview of how telling the words of every part of a model are; ``about`` explains ``measure`` in words."""
 
     side: str
@@ -111,6 +137,36 @@ class Overview(_OfLists, Several[Cell], AsJson):
         """Yield a row for each part of each layer."""
         for cell in self.cells:
             yield {"side": self.side, "frame": self.frame, "measure": self.measure, **plain_fields(cell)}
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers, in order."""
+        return sorted({cell.layer for cell in self.cells})
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the layers: the feed-forward block, then the heads by number."""
+        parts = {cell.part for cell in self.cells}
+        return sorted(parts, key=lambda part: (part != "ff", part.partition(".")[0], len(part), part))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the scale of the means."""
+        return scale_of(cell.mean for cell in self.cells)
+
+    def panel(self) -> HeatMap:
+        """Return the means: layers across, parts down."""
+        means = {(cell.part, cell.layer): cell.mean for cell in self.cells}
+        return HeatMap(
+            title=f"How telling the words are: {self.verb}",
+            notes=(f"mean {self.measure} of the lists of each part", f"frame {self.frame}"),
+            x="layer",
+            rows=[part_name(part) for part in self.parts],
+            columns=[str(layer) for layer in self.layers],
+            values=[[means.get((part, layer), math.nan) for layer in self.layers] for part in self.parts],
+            scale=self.measure,
+            ends=self.ends,
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +226,7 @@ class Alike(_OfLists, ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class NeighbourRecord(AsJson):
+class NeighbourRecord(AsJson, AsFigures):
     """The neighbours of a parameter: those that write to it or read from it, and those whose lists are alike.
 
     Products are of folded vectors, which hold the gain of the norm but not its division: they order the neighbours and
@@ -195,9 +251,24 @@ class NeighbourRecord(AsJson):
                 row = {"address": self.address, "role": alike.role, "relation": "is alike", "frame": alike.frame}
                 yield {**row, "neighbour": likeness.address, "correlation": likeness.correlation}
 
+    def panels(self) -> Iterator[Panel]:
+        """Yield for each vector how strongly each part of the model writes or reads along it."""
+        for wiring in (wiring for wiring in self.wiring if wiring.parts):
+            parts = {
+                part: [(p.layer, p.norm) for p in wiring.parts if (p.part == "ff") == (part == "FF")]
+                for part in ("attention", "FF")
+            }
+            yield Columns(
+                title=f"{self.address} {wiring.role} {wiring.verb}",
+                x="layer; -1 is outside the blocks" if wiring.parts[0].layer < 0 else "layer",
+                y="norm of inner products",
+                series=[(part, columns) for part, columns in parts.items() if columns],
+                width=0.84,
+            )
+
 
 @dataclass(frozen=True, repr=False)
-class Spread(_OfLists, AsJson):
+class Spread(_OfLists, AsJson, AsFigure):
     """The distribution of the scores of a list.
 
     Attributes:
@@ -226,6 +297,19 @@ class Spread(_OfLists, AsJson):
         for number, count in enumerate(self.counts):
             yield {**place, "z": self.low + number * self.step, "tokens": count}
 
+    def panel(self) -> Columns:
+        """Return the tokens by z, with the first of both poles."""
+        return Columns(
+            title=f"{self.address} {self.role} {self.verb}",
+            notes=(f"excess kurtosis {self.kurtosis:.2f}",),
+            x="z",
+            y="tokens",
+            series=[("", [(self.low + (n + 0.5) * self.step, count) for n, count in enumerate(self.counts)])],
+            width=self.step,
+            log=True,
+            marked=[(token_label(token.token), token.z) for token in (*self.top, *self.bottom)],
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class Point(ShortRepr):
@@ -239,7 +323,7 @@ class Point(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Cloud(_OfLists, Several[Point], AsJson):
+class Cloud(_OfLists, Several[Point], AsJson, AsFigure):
     """The first tokens of a list's poles in the plane of their two leading principal components.
 
     The components are those of the tokens' rows in the list's space, centred and of length one; ``shares`` are the
@@ -260,9 +344,23 @@ class Cloud(_OfLists, Several[Point], AsJson):
         for point in self.points:
             yield {"address": self.address, "role": self.role, "frame": self.frame, **plain_fields(point)}
 
+    def panel(self) -> Points:
+        """Return the tokens in the plane."""
+        first, second = (f"{share:.0%} of the variance" for share in self.shares)
+        return Points(
+            title=f"{self.address} {self.role} {self.verb}",
+            x=first,
+            y=second,
+            groups=("+ pole", "− pole"),
+            dots=[
+                Dot(x=p.x, y=p.y, group="+ pole" if p.z > 0 else "− pole", label=token_label(p.token))
+                for p in sorted(self.points, key=lambda p: -abs(p.z))
+            ],
+        )
+
 
 @dataclass(frozen=True, repr=False)
-class NearestRecord(Several[TokenScore], AsJson):
+class NearestRecord(Several[TokenScore], AsJson, AsFigure):
     """The tokens nearest to another one by the cosine of their centred rows in a space, best first.
 
     ``score`` is the cosine, ``z`` its distance from the mean over all shown tokens in standard deviations.
@@ -279,3 +377,25 @@ class NearestRecord(Several[TokenScore], AsJson):
         """Yield a row for each token; ``score`` is the cosine."""
         for rank, token in enumerate(self.tokens):
             yield {"of": self.token.token, "space": self.space, "rank": rank, **plain_fields(token)}
+
+    def panel(self) -> Bars:
+        """Return the cosine of each token."""
+        return Bars(
+            title=f"Nearest to {token_label(self.token.token)}",
+            notes=(f"rows of the space {self.space}",),
+            x="cosine",
+            right=[(token_label(token.token), token.score) for token in self.tokens],
+        )
+
+
+def part_name(part: str) -> str:
+    """Return the name of a part of a layer in a figure: ``FF``, ``head 3``."""
+    return "FF" if part == "ff" else part.replace("attn.", "head ").replace("cross.", "cross ")
+
+
+def _in_words(parameter: Telling) -> str:
+    """Return the address of a parameter with the first words of its most telling list."""
+    strongest = max(parameter.lists, key=lambda words: max((abs(t.z) for t in words.tokens), default=0.0), default=None)
+    return " ".join(
+        [parameter.address, *(token_label(t.token) for t in (strongest.tokens if strongest else ())[:WORDS])]
+    )

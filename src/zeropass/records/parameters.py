@@ -5,20 +5,25 @@ imports torch.
 """
 
 import html
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from statistics import NormalDist
 from typing import Any
 
 from zeropass._io.short_repr import ShortRepr, one_line
 from zeropass.arch.spec import ALL_FRAMES
+from zeropass.records import latex
 from zeropass.records.numbers import coefficient
+from zeropass.records.panels import AsFigure, AsFigures, Bars, Dot, Entry, HeatMap, Panel, Points, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields, token_rows
 from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = [
     "COHERENCE_NOTE",
+    "MOST_TOKENS",
     "VERBS",
     "AsJson",
     "Certificate",
@@ -34,9 +39,13 @@ __all__ = [
     "Token",
     "TokenScore",
     "VectorRecord",
+    "ends_of",
     "verb_of",
     "verbs_of",
 ]
+
+FEW, MOST_TOKENS, MOST_ADDRESSES = 3, 18, 8
+"""Limits of figures: tokens of an end of a direction, tokens of a side of a pair map, addresses of parameters."""
 
 VERBS = {
     ("read", "seen"): "sees",
@@ -67,6 +76,11 @@ def verbs_of(list_types: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str
         kind: f"{verb} ({kind[1]})" if verbs.count(verb) > 1 else verb
         for kind, verb in zip(ordered, verbs, strict=True)
     }
+
+
+def ends_of(role: str) -> tuple[str, str]:
+    """Return the names of the two ends of a head map."""
+    return ("query", "key") if role.endswith("qk") else ("attended to", "promoted")
 
 
 class AsJson(ShortRepr, AsTable):
@@ -144,7 +158,7 @@ COHERENCE_NOTE = (
 
 
 @dataclass(frozen=True, repr=False)
-class VectorRecord(AsJson):
+class VectorRecord(AsJson, AsFigure):
     """The list of one vector of the stream in one frame: both poles, best first.
 
     Attributes:
@@ -171,11 +185,15 @@ class VectorRecord(AsJson):
     coherence: Coherence | None = None
 
     @property
+    def threshold(self) -> float:
+        """The |z| from which a token stands out: as many normal scores reach it in one list of twenty."""
+        normal = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
+        return normal * (1.0 if self.spread is None else self.spread)
+
+    @property
     def faint(self) -> bool:
-        """True if no token stands out: as many normal scores reach such a z in more than one list of twenty."""
-        threshold = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
-        threshold *= 1.0 if self.spread is None else self.spread
-        return all(abs(token.z) < threshold for token in (*self.top[:1], *self.bottom[:1]))
+        """True if no token stands out."""
+        return all(abs(token.z) < self.threshold for token in (*self.top[:1], *self.bottom[:1]))
 
     @property
     def says_little(self) -> bool:
@@ -188,10 +206,59 @@ class VectorRecord(AsJson):
         plain = verb_of(self.side, self.frame)
         return plain if self.spread is None else f"{plain}, change"
 
+    @property
+    def heading(self) -> str:
+        """The address, role and verb."""
+        return f"{self.address} {self.role} {self.verb}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes next to the heading: the size of a change, whether a token stands out, coherence, verdict."""
+        change = "" if self.spread is None else f"its scores moved by {self.spread:.2%} of what is usual here"
+        faint = "no token stands out" if self.faint else ""
+        return tuple(filter(None, (change, faint, *(note.words for note in (self.coherence, self.evidence) if note))))
+
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each token of both poles."""
         place = {"address": self.address, "role": self.role, "side": self.side, "frame": self.frame}
         yield from token_rows(place, self.top, self.bottom)
+
+    def panel(self) -> Bars:
+        """Return both poles side by side."""
+        return Bars(
+            title=self.heading,
+            notes=self.notes,
+            x="z; a token stands out beyond the dashes",
+            right=_entries(self.top),
+            left=_entries(self.bottom),
+            pale=self.says_little,
+            lines=(-self.threshold, self.threshold),
+        )
+
+    def to_latex(self) -> str:
+        r"""Return both poles side by side as a table of LaTeX, which needs the package booktabs.
+
+        Tokens are in typewriter type. Letters that the fonts of pdfLaTeX lack need XeLaTeX or LuaLaTeX.
+
+        Example:
+            >>> import zeropass as zp
+            >>> print(zp.load("models/first").explain("L2.ff.3.value", k=1)[0].to_latex())
+            % \usepackage{booktabs}
+            % coherence .18, not above random (.30)
+            \begin{tabular}{lrlr}
+            \toprule
+            \multicolumn{4}{l}{L2.ff.3 value writes} \\
+            \midrule
+            $+$ & $z$ & $-$ & $z$ \\
+            \midrule
+            \texttt{\textvisiblespace{}twenty} & $2.8$ & \texttt{Written} & $-4.5$ \\
+            \bottomrule
+            \end{tabular}
+            <BLANKLINE>
+        """
+        top, bottom = ([(latex.token(t.token), latex.number(t.z)) for t in pole] for pole in (self.top, self.bottom))
+        rows = [[*left, *right] for left, right in zip_longest(top, bottom, fillvalue=("", ""))]
+        return latex.tabular("lrlr", self.heading, self.notes, ("$+$", "$z$", "$-$", "$z$"), rows)
 
     def _repr_words(self) -> str:
         poles = (f"{sign} {_listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
@@ -225,7 +292,7 @@ class Certificate(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class PairRecord(Several[PairScore], AsJson):
+class PairRecord(Several[PairScore], AsJson, AsFigure):
     """The top pairs of a head map, which is a sequence of them.
 
     Attributes:
@@ -255,6 +322,52 @@ class PairRecord(Several[PairScore], AsJson):
             left, right = pair.left, pair.right
             tokens = {"left_id": left.id, "left": left.token, "right_id": right.id, "right": right.token}
             yield {**place, "rank": rank, **tokens, "score": pair.score}
+
+    @property
+    def heading(self) -> str:
+        """The address, role and verb."""
+        return f"{self.address} {self.role} {self.verb}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes next to the heading: frame and offset, verdict."""
+        offset = f", query {self.offset} after key" if self.role == "qk" else ""
+        return (f"{self.frame} frame{offset}", *((self.evidence.words,) if self.evidence else ()))
+
+    def within(self, tokens: int) -> "PairRecord":
+        """Return the pairs that a map has room for: the first ones with at most so many tokens on either side."""
+        lefts: set[Token] = set()
+        rights: set[Token] = set()
+        pairs = []
+        for pair in self.pairs:
+            if len(lefts | {pair.left}) <= tokens and len(rights | {pair.right}) <= tokens:
+                lefts.add(pair.left)
+                rights.add(pair.right)
+                pairs.append(pair)
+        return replace(self, pairs=tuple(pairs))
+
+    def panel(self) -> HeatMap:
+        """Return the tokens of the first pairs: left ones down, right ones across, empty where a pair is not listed."""
+        scores = {(pair.left, pair.right): pair.score for pair in self.within(MOST_TOKENS)}
+        lefts, rights = (list(dict.fromkeys(pair[end] for pair in scores)) for end in (0, 1))
+        low, high = min(scores.values(), default=0.0), max(scores.values(), default=1.0)
+        return HeatMap(
+            title=self.heading,
+            notes=self.notes,
+            rows=[token_label(left.token) for left in lefts],
+            columns=[token_label(right.token) for right in rights],
+            values=[[scores.get((left, right), math.nan) for right in rights] for left in lefts],
+            scale="score",
+            ends=(low - (high - low) / 4, high),  # the lightest colour would look like an empty cell
+        )
+
+    def to_latex(self) -> str:
+        """Return the pairs as a table of LaTeX, which needs the package booktabs.
+
+        Tokens are in typewriter type. Letters that the fonts of pdfLaTeX lack need XeLaTeX or LuaLaTeX.
+        """
+        rows = [[latex.token(p.left.token), latex.token(p.right.token), latex.number(p.score)] for p in self.pairs]
+        return latex.tabular("llr", self.heading, self.notes, (*ends_of(self.role), "score"), rows)
 
     def _repr_words(self) -> str:
         pairs = (f"{shown_text(p.left.token)} → {shown_text(p.right.token)}" for p in self.pairs[:4])
@@ -288,7 +401,7 @@ class Direction(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class SvdRecord(Several[Direction], AsJson):
+class SvdRecord(Several[Direction], AsJson, AsFigure):
     """The leading singular directions of a head map over the vocabulary, which is a sequence of them."""
 
     address: str
@@ -312,6 +425,40 @@ class SvdRecord(Several[Direction], AsJson):
                 ("right", direction.right, direction.right_bottom),
             ):
                 yield from token_rows({**place, "end": end}, top, bottom)
+
+    @property
+    def heading(self) -> str:
+        """The address and role, and what is shown of them."""
+        return f"{self.address} {self.role} singular directions"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes next to the heading."""
+        return tuple(filter(None, (f"{self.frame} frame", self.note)))
+
+    def panel(self) -> Bars:
+        """Return the share of each direction, with the first tokens of its two ends."""
+        left, right = ends_of(self.role)
+        return Bars(
+            title=self.heading,
+            notes=self.notes,
+            x=f"share of the map; left {left}, right {right}",
+            right=[(_few(d.right) + (" ≈" if d.close else ""), d.share) for d in self.directions],
+            left=[(_few(direction.left), -direction.share) for direction in self.directions],
+            mirrored=True,
+        )
+
+    def to_latex(self) -> str:
+        """Return the directions with the first tokens of both poles of both ends, as a table that needs booktabs."""
+        rows = [
+            [share, *(latex.tokens(token.token for token in end[:FEW]) for end in ends)]
+            for direction in self.directions
+            for share, ends in (
+                (latex.escaped(f"{direction.share:.1%}"), (direction.left, direction.right)),
+                ("", (direction.left_bottom, direction.right_bottom)),
+            )
+        ]
+        return latex.tabular("rll", self.heading, self.notes, ("share", *ends_of(self.role)), rows)
 
     def _repr_words(self) -> str:
         sides = (f"{_listed(d.left[:2])} → {_listed(d.right[:2])}" for d in self.directions[:2])
@@ -344,6 +491,12 @@ class Hit(ShortRepr):
     above: bool | None = None
 
     @property
+    def layer(self) -> int:
+        """The layer of the parameter; -1 outside the blocks."""
+        head = self.address.partition(".")[0].removeprefix("L")
+        return int(head) if head.isdecimal() else -1
+
+    @property
     def doubt(self) -> str:
         """The warning that lists of its role and layer are not above the null distribution, or nothing."""
         return "lists of its role and layer are not above the null" if self.above is False else ""
@@ -355,7 +508,7 @@ class Hit(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class FindRecord(Several[Hit], AsJson):
+class FindRecord(Several[Hit], AsJson, AsFigure):
     """The parameters that see, are about to say, or write some tokens; best |z| first. A sequence of them.
 
     ``notes`` tell the reader what ``above`` of the hits rests on.
@@ -371,6 +524,27 @@ class FindRecord(Several[Hit], AsJson):
         """Yield a row for each parameter."""
         for rank, match in enumerate(self.hits):
             yield {"rank": rank, **plain_fields(match), "verb": match.verb}
+
+    def panel(self) -> Points:
+        """Return the parameters by layer and z, with the addresses of the first."""
+        doubtful = any(match.doubt for match in self.hits)
+        return Points(
+            title=f"Parameters of {', '.join(token_label(token.token) for token in self.query)}",
+            notes=("hollow: its role and layer are not above the null",) if doubtful else (),
+            x="layer",
+            y="z",
+            groups=list(dict.fromkeys([*VERBS.values(), *(match.verb for match in self.hits)])),
+            dots=[
+                Dot(
+                    x=match.layer,
+                    y=match.z,
+                    group=match.verb,
+                    label=match.address if rank < MOST_ADDRESSES else "",
+                    hollow=match.above is False,
+                )
+                for rank, match in enumerate(self.hits)
+            ],
+        )
 
     def _repr_words(self) -> str:
         matches = (f"{match.address}.{match.role} {match.z:+.1f}" for match in self.hits[:4])
@@ -389,7 +563,7 @@ class FindRecord(Several[Hit], AsJson):
 Record = VectorRecord | PairRecord | SvdRecord
 
 
-class Records(Sequence[Record], AsTable):
+class Records(Sequence[Record], AsTable, AsFigures):
     """The records of one address, in order, which a notebook displays. A slice is of this class again.
 
     ``note`` says what their verdicts rest on, or that no measurement of the weights is known, and what coherence is.
@@ -415,6 +589,15 @@ class Records(Sequence[Record], AsTable):
         for record in self._records:
             yield from record.table_rows()
 
+    def panels(self) -> Iterator[Panel]:
+        """Yield the panel of each record."""
+        for record in self._records:
+            yield record.panel()
+
+    def to_latex(self) -> str:
+        """Return a table of LaTeX for each record, with an empty line between two."""
+        return "\n".join(record.to_latex() for record in self._records)
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return a list that json.dumps accepts."""
         return [record.to_json() for record in self._records]
@@ -426,6 +609,14 @@ class Records(Sequence[Record], AsTable):
 def _listed(tokens: Iterable[Token | TokenScore]) -> str:
     """Return the first few tokens as one line."""
     return ", ".join(shown_text(token.token) for token in tuple(tokens)[:4])
+
+
+def _entries(tokens: Iterable[TokenScore]) -> list[Entry]:
+    return [(token_label(token.token), token.z) for token in tokens]
+
+
+def _few(tokens: Sequence[TokenScore]) -> str:
+    return " ".join(token_label(token.token) for token in tokens[:FEW])
 
 
 def _html_note(note: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from zeropass._io.short_repr import one_line
 from zeropass.arch.spec import Frame
 from zeropass.errors import BadOption
+from zeropass.records.panels import AsFigures, Panel
 from zeropass.records.parameters import Records
 from zeropass.records.tabular import AsTable, Row
 
@@ -15,7 +16,7 @@ Strengths = Callable[[Sequence[str], str | None], Sequence[float]]
 """A function that returns for addresses how telling the lists of each are, in a frame or in all usual ones."""
 
 
-class Parameters(Sequence[Records], AsTable):
+class Parameters(Sequence[Records], AsTable, AsFigures):
     """Parameters by address: their records are made when they are asked for, and a slice is of this class again.
 
     Args:
@@ -70,6 +71,11 @@ class Parameters(Sequence[Records], AsTable):
         """Yield the rows of all records, which are made one parameter after the other."""
         for records in self:
             yield from records.table_rows()
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield the panels of all records, which are made one parameter after the other."""
+        for records in self:
+            yield from records.panels()
 
     def _of(self, addresses: Sequence[str]) -> "Parameters":
         return Parameters(addresses, self._explain, self._strengths)

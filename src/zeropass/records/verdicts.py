@@ -9,7 +9,7 @@ contains those of some models. An atlas or a lens finds them by that hash, or el
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parse import holding, load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FRAMES, LENS_FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
+from zeropass.arch.spec import ALL_FRAMES, FRAMES, LENS_FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 from zeropass.records.numbers import coefficient
+from zeropass.records.panels import AsFigures, Curve, Curves, Panel, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["JUDGES", "Verdict", "Verdicts", "default_name", "footnote", "keep", "known_verdicts", "read_verdicts"]
@@ -78,7 +79,7 @@ class Verdict(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Verdicts(Several[Verdict], ShortRepr, AsTable):
+class Verdicts(Several[Verdict], ShortRepr, AsTable, AsFigures):
     """All verdicts on one model: a sequence of them.
 
     Attributes:
@@ -98,6 +99,18 @@ class Verdicts(Several[Verdict], ShortRepr, AsTable):
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each verdict."""
         yield from map(plain_fields, self.kinds)
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield for each role the value of every frame by layer, hollow where it is not above its null in grey."""
+        panels: dict[str, dict[str, list[Verdict]]] = {}
+        for verdict in self.kinds:
+            title = f"{verdict.role}, {verdict.target}" if verdict.role == "qk" else verdict.role
+            panels.setdefault(title, {}).setdefault(verdict.frame, []).append(verdict)
+        for title, frames in panels.items():
+            measured = [_curve(token_label(frame), verdicts) for frame, verdicts in frames.items()]
+            nulls = [_curve("", verdicts, null=True) for verdicts in frames.values()]
+            nulls[0] = replace(nulls[0], name="null of each")
+            yield Curves(title=title, x="layer", y="correlation", curves=[*measured, *nulls], groups=ALL_FRAMES)
 
     @cached_property
     def basis(self) -> str:
@@ -252,6 +265,18 @@ def _cache() -> Path | None:
         return cache_folder() / "evidence"
     except RuntimeError:  # this user has no home folder
         return None
+
+
+def _curve(name: str, verdicts: Iterable[Verdict], null: bool = False) -> Curve:
+    """Return the values of verdicts by layer, or their nulls."""
+    ordered = sorted(verdicts, key=lambda verdict: verdict.layer)
+    return Curve(
+        name=name,
+        x=[verdict.layer for verdict in ordered],
+        y=[verdict.null if null else verdict.value for verdict in ordered],
+        hollow=[not (verdict.above or null) for verdict in ordered],
+        null=null,
+    )
 
 
 def _verdict(value: dict[str, Any]) -> Verdict:

@@ -70,9 +70,7 @@ def render(record: Record, k: int = 12) -> RenderableType:
     if isinstance(record, VectorRecord):
         return Group(heading(record), *(_pole(record, sign, k) for sign in ("+", "−")))
     if isinstance(record, PairRecord):
-        return Group(
-            _heading(record, record.verb, _offset(record), _verdict(record)), _pairs(record, k), _certificate(record)
-        )
+        return Group(_heading(record, record.verb, *record.notes), _pairs(record, k), _certificate(record))
     return Group(_heading(record, "singular directions", record.note), *_directions(record, k))
 
 
@@ -135,10 +133,7 @@ def token_text(text: str, style: str = "") -> Text:
 
 def heading(record: VectorRecord) -> Text:
     """Return the heading of a list, with its coherence, its verdict and a note if no token stands out."""
-    change = "" if record.spread is None else f"its scores moved by {record.spread:.2%} of what is usual here"
-    faint = "no token stands out" if record.faint else ""
-    coherent = record.coherence.words if record.coherence else ""
-    return _heading(record, record.verb, change, faint, coherent, _verdict(record))
+    return _heading(record, record.verb, *record.notes)
 
 
 def _heading(record: Record, verb: str, *notes: str) -> Text:
@@ -146,16 +141,6 @@ def _heading(record: Record, verb: str, *notes: str) -> Text:
     heading = Text.assemble((record.address, "bold"), (f" {record.role}", ROLE_STYLE), (f"  {verb}", "italic"))
     note = "; ".join(note for note in notes if note)
     return heading.append(f"  {note}", style="dim") if note else heading
-
-
-def _verdict(record: VectorRecord | PairRecord) -> str:
-    """Return the verdict on the lists of a record in words, or nothing without one."""
-    return record.evidence.words if record.evidence else ""
-
-
-def _offset(record: PairRecord) -> str:
-    """Return the frame of a head map and, for qk, its offset."""
-    return f"{record.frame} frame, query {record.offset} after key" if record.role == "qk" else f"{record.frame} frame"
 
 
 def _pole(record: VectorRecord, sign: str, k: int) -> Flow:

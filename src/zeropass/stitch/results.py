@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.records.panels import AsFigure, Bars
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
 __all__ = ["Stitch", "Try", "Verdict", "judged"]
@@ -68,7 +69,7 @@ class Verdict(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class Stitch(Several[Try], ShortRepr, AsTable):
+class Stitch(Several[Try], ShortRepr, AsTable, AsFigure):
     """The record of a finished ``stitch`` or ``transplant``: a sequence of what was tried.
 
     Attributes:
@@ -112,9 +113,29 @@ class Stitch(Several[Try], ShortRepr, AsTable):
         """Yield a row for everything that was tried."""
         yield from map(plain_fields, self.tries)
 
+    def panel(self) -> Bars:
+        """Return everything that was tried, by its expected accuracy or, without texts, by its fit on tokens."""
+        measured = all(attempt.expected is not None for attempt in self.tries)
+        values = [attempt.expected if measured else attempt.fit for attempt in self.tries]
+        references = {"the classifier itself": self.verdict.own, "shuffled tokens": self.verdict.null}
+        lines = {name: value for name, value in references.items() if measured and value is not None}
+        return Bars(
+            title=f"{self.kind.capitalize()}: {len(self.tries)} tried",
+            notes=(f"dashed: {', '.join(f'{name} {value:.2f}' for name, value in lines.items())}",) if lines else (),
+            x="expected accuracy" if measured else "held-out tokens carried to themselves",
+            right=[(_in_short(attempt), value or 0.0) for attempt, value in zip(self.tries, values, strict=True)],
+            lines=tuple(lines.values()),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps takes as it is."""
         return asdict(self)
+
+
+def _in_short(attempt: Try) -> str:
+    """Return the settings of a try."""
+    strength = "" if attempt.strength is None else f", strength {attempt.strength:g}"
+    return f"keep {attempt.keep}, take {attempt.take}, {attempt.kernel}, {attempt.frame}{strength}"
 
 
 def judged(expected: float, own: float, nulls: tuple[float, ...]) -> Verdict:

@@ -1,23 +1,22 @@
 """The layout of pictures: plain numbers for the SVG templates, and labels that do not cover one another."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zeropass.atlas.summary import BIN
-from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring
-from zeropass.records.parameters import VERBS, FindRecord, PairRecord, TokenScore, verb_of
+from zeropass.records.label_places import free_places
+from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring, part_name
+from zeropass.records.panels import token_label
+from zeropass.records.parameters import MOST_TOKENS, VERBS, FindRecord, PairRecord, TokenScore, verb_of
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
-__all__ = ["clouds", "heat_map", "pair_map", "parameter_marks", "shades", "spreads", "strengths", "wiring"]
+__all__ = ["clouds", "heat_map", "pair_map", "parameter_marks", "spreads", "strengths", "wiring"]
 
 LETTER, LINE = 6.6, 15
 """The width of a letter and the height of a line in the small type, in pixels: wide enough for most fonts."""
-
-LONGEST = 16
-"""The number of characters of a token's label."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class Label:
     at_x: float
 
 
-def short(text: str) -> str:
-    """Return a token as a picture shows it."""
-    return shown_text(text, LONGEST)
-
-
 def _width(text: str) -> float:
     return LETTER * sum(2 if ord(c) > 0x2E80 else 1 for c in text) + 4
 
@@ -55,18 +49,15 @@ CELL, ROW, LEFT, TOP = 24, 24, 60, 12
 
 def heat_map(overview: Overview) -> Picture:
     """Draw layers across and parts down, darker where words are more telling. Every cell is a link to its part."""
-    layers = sorted({cell.layer for cell in overview.cells})
-    parts = sorted(
-        {cell.part for cell in overview.cells}, key=lambda part: (part != "ff", part.partition(".")[0], len(part), part)
-    )
-    low, high = shades([cell.mean for cell in overview.cells])
+    layers, parts, (low, high) = overview.layers, overview.parts, overview.ends
     cells = [
         {
             "x": LEFT + layers.index(cell.layer) * CELL,
             "y": TOP + parts.index(cell.part) * ROW,
             "shade": shade(cell.mean, low, high),
             "path": layer_path(cell.layer) if cell.part == "ff" else at(f"L{cell.layer}.{cell.part}"),
-            "name": f"Layer {cell.layer} {_part(cell.part)}: {cell.mean:.2f}, most {cell.most:.2f} in {cell.address}",
+            "name": f"Layer {cell.layer} {part_name(cell.part)}: "
+            f"{cell.mean:.2f}, most {cell.most:.2f} in {cell.address}",
         }
         for cell in overview.cells
     ]
@@ -75,7 +66,7 @@ def heat_map(overview: Overview) -> Picture:
         "title": f"{overview.about}: mean over the lists of each part, what it {overview.verb}",
         "cells": cells,
         "across": [(LEFT + (n + 0.5) * CELL, str(layer)) for n, layer in enumerate(layers) if n % step == 0],
-        "down": [(TOP + (n + 0.7) * ROW, _part(part)) for n, part in enumerate(parts)],
+        "down": [(TOP + (n + 0.7) * ROW, part_name(part)) for n, part in enumerate(parts)],
         "width": max(LEFT + len(layers) * CELL, 320) + 10,
         "height": TOP + len(parts) * ROW + 58,
         "foot": TOP + len(parts) * ROW + 14,
@@ -83,19 +74,6 @@ def heat_map(overview: Overview) -> Picture:
         "high": high,
     }
     return Picture("map.svg", shown)
-
-
-def _part(part: str) -> str:
-    return "FF" if part == "ff" else part.replace("attn.", "head ").replace("cross.", "cross ")
-
-
-def shades(values: Iterable[float]) -> tuple[float, float]:
-    """Return the ends of a scale: the 2nd and 98th percentiles, so that one outlier does not make all others pale."""
-    ordered = sorted(value for value in values if math.isfinite(value))
-    if not ordered:
-        return 0.0, 1.0
-    last = len(ordered) - 1
-    return ordered[round(0.02 * last)], ordered[round(0.98 * last)]
 
 
 def shade(value: float, low: float, high: float) -> float:
@@ -152,7 +130,7 @@ def _above(tokens: Sequence[TokenScore], place: Callable[[float], float]) -> Ite
     """Yield labels in rows above a scale, most telling first. A label that fits in no row is left out."""
     taken: list[list[tuple[float, float]]] = [[] for _ in range(LABEL_ROWS)]
     for item in sorted(tokens, key=lambda t: -abs(t.z)):
-        text, x = short(item.token), place(item.z)
+        text, x = token_label(item.token), place(item.z)
         start = min(max(x - _width(text) / 2, 2), WIDE - _width(text) - 2)
         end = start + _width(text)
         for n, row in enumerate(taken):
@@ -164,7 +142,7 @@ def _above(tokens: Sequence[TokenScore], place: Callable[[float], float]) -> Ite
 
 # --- Clouds of tokens -------------------------------------------------------------------------------------------------
 
-SIDE_X, SIDE_Y, MARGIN = 470, 330, 34
+SIDE_X, SIDE_Y, MARGIN, LABEL = 470, 330, 34, 14
 
 
 def clouds(records: Sequence[Cloud]) -> Picture:
@@ -195,22 +173,11 @@ def _cloud(record: Cloud) -> dict[str, Any]:
 
 def _dot_labels(spots: Sequence[tuple[float, float, Point]]) -> Iterator[Label]:
     """Yield labels beside their dots, most telling first, each at the first of four places where it covers nothing."""
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y, _ in spots]
-    for x, y, point in sorted(spots, key=lambda spot: -abs(spot[2].z)):
-        text = short(point.token)
-        wide = _width(text)
-        dot_box = (x - 4, y - 4, x + 4, y + 4)
-        for left, foot in ((x + 6, y + 4), (x - 6 - wide, y + 4), (x - wide / 2, y - 7), (x - wide / 2, y + 17)):
-            box = (left, foot - 11, left + wide, foot + 3)
-            inside = box[0] >= 8 and box[2] <= SIDE_X - 8 and box[1] >= 24 and box[3] <= SIDE_Y - 2
-            if inside and not any(_cover(box, taken_box) for taken_box in taken if taken_box != dot_box):
-                taken.append(box)
-                yield Label(x=left, y=foot, text=text, path=token(point.id), at_x=x)
-                break
-
-
-def _cover(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    ordered = sorted(spots, key=lambda spot: -abs(spot[2].z))
+    sizes = [(_width(token_label(point.token)), LABEL) for _, _, point in ordered]
+    for number, box in free_places([(x, y) for x, y, _ in ordered], sizes, (8, 24, SIDE_X - 8, SIDE_Y - 2)):
+        x, _, point = ordered[number]
+        yield Label(x=box[0], y=box[3] - 3, text=token_label(point.token), path=token(point.id), at_x=x)
 
 
 # --- A token through the layers ---------------------------------------------------------------------------------------
@@ -226,12 +193,10 @@ def parameter_marks(record: FindRecord, layers: int) -> Picture:
     step = min(CELL, 960 / (layers + 1))
     marks = []
     for row in record.hits:
-        head, _, _ = row.address.partition(".")
-        layer = int(head[1:]) if head[:1] == "L" and head[1:].isdigit() else -1
         type_index = verbs.index(row.verb)
         marks.append(
             {
-                "x": round(LEFT + (layer + 1) * step + (type_index - 1) * step / 4, 1),
+                "x": round(LEFT + (row.layer + 1) * step + (type_index - 1) * step / 4, 1),
                 "y": round(TOP + STRIP / 2 * (1 - row.z / most), 1),
                 "kind": min(type_index, 3),
                 "path": at(row.address),
@@ -316,19 +281,15 @@ def _wiring(vector: Wiring) -> dict[str, Any]:
     }
 
 
-MOST = 18
-
-
 def pair_map(record: PairRecord) -> Picture | None:
     """Draw the tokens of the best pairs, left ones down, right ones across; blank where a pair is not listed."""
     if not record.pairs:
         return None
-    lefts = list(dict.fromkeys(pair.left for pair in record.pairs))[:MOST]
-    rights = list(dict.fromkeys(pair.right for pair in record.pairs))[:MOST]
-    shown_pairs = [pair for pair in record.pairs if pair.left in lefts and pair.right in rights]
-    low, high = min(p.score for p in record.pairs), max(p.score for p in record.pairs)
-    edge = max(_width(short(item.token)) for item in lefts) + 10
-    head = max(_width(short(item.token)) for item in rights) * 0.72 + 16
+    pairs = record.within(MOST_TOKENS).pairs
+    lefts, rights = list(dict.fromkeys(p.left for p in pairs)), list(dict.fromkeys(p.right for p in pairs))
+    low, high = min(p.score for p in pairs), max(p.score for p in pairs)
+    edge = max(_width(token_label(item.token)) for item in lefts) + 10
+    head = max(_width(token_label(item.token)) for item in rights) * 0.72 + 16
     cells = [
         {
             "x": edge + rights.index(pair.right) * CELL,
@@ -336,13 +297,13 @@ def pair_map(record: PairRecord) -> Picture | None:
             "shade": shade(pair.score, low - (high - low) * 0.25, high),
             "name": f"{shown_text(pair.left.token)} → {shown_text(pair.right.token)}: {pair.score:.1f}",
         }
-        for pair in shown_pairs
+        for pair in pairs
     ]
     shown = {
         "title": f"{record.address} {record.role}: the first of its pairs",
         "cells": cells,
-        "lefts": [(head + (n + 0.68) * ROW, short(item.token), token(item.id)) for n, item in enumerate(lefts)],
-        "rights": [(edge + (n + 0.6) * CELL, short(item.token), token(item.id)) for n, item in enumerate(rights)],
+        "lefts": [(head + (n + 0.68) * ROW, token_label(item.token), token(item.id)) for n, item in enumerate(lefts)],
+        "rights": [(edge + (n + 0.6) * CELL, token_label(item.token), token(item.id)) for n, item in enumerate(rights)],
         "edge": edge - 6,
         "head": head - 6,
         "width": edge + len(rights) * CELL + head * 0.8,
