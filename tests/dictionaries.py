@@ -62,3 +62,16 @@ def transcoders(folder: Path, layers: list[tuple[Tensor, Tensor]], **settings: A
     config = {"model_name": "first", "feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_out"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config | settings))
     return folder
+
+
+def cross_layer(folder: Path, layers: list[tuple[Tensor, Tensor]]) -> Path:
+    """Write a cross-layer transcoder as circuit-tracer reads it; decoders are (n, layers written, d)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer, (encoders, decoders) in enumerate(layers):
+        biases = {f"b_enc_{layer}": torch.zeros(len(encoders)), f"b_dec_{layer}": torch.zeros(encoders.shape[1])}
+        save_file({f"W_enc_{layer}": encoders.contiguous()} | biases, folder / f"W_enc_{layer}.safetensors")
+        save_file({f"W_dec_{layer}": decoders.contiguous()}, folder / f"W_dec_{layer}.safetensors")
+    config = {"model_name": "first", "model_kind": "cross_layer_transcoder"}
+    hooks = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | hooks))
+    return folder

@@ -74,11 +74,34 @@ ENCODERS, DECODERS = torch.randn(2, N, D, generator=torch.Generator().manual_see
 )
 def test_every_format_gives_its_vectors(write: Callable[[Path], Path], reads: str, writes: str, tmp_path: Path) -> None:
     file = read_dictionaries(write(tmp_path))[1]
-    assert (file.count, file.width(0), file.width(1)) == (N, D, D)
-    assert (file.reads.name, file.writes.name, file.reads.layer) == (reads, writes, 1)
-    for side, expected in enumerate((ENCODERS, DECODERS)):
-        assert np.array_equal(file.vectors(side), expected)
-        assert np.array_equal(file.vectors(side, 3, 7), expected[3:7])
+    (decoders,), (hook,) = file.decoders, file.writes
+    assert (file.reads.name, hook.name, file.reads.layer) == (reads, writes, 1)
+    for vectors, expected in ((file.encoder, ENCODERS), (decoders, DECODERS)):
+        assert (vectors.count, vectors.width) == (N, D)
+        assert np.array_equal(vectors.rows(), expected)
+        assert np.array_equal(vectors.rows(3, 7), expected[3:7])
+
+
+def test_a_cross_layer_transcoder_has_decoders_for_every_later_layer(tmp_path: Path) -> None:
+    later = torch.randn(N, 2, D)
+    files = read_dictionaries(dictionaries.cross_layer(tmp_path, [(ENCODERS, later), (DECODERS, later[:, :1])]))
+    assert [[str(hook) for hook in file.writes] for file in files.values()] == [
+        ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"],
+        ["blocks.1.hook_mlp_out"],
+    ]
+    assert np.array_equal(files[0].encoder.rows(), ENCODERS)
+    for part, decoders in enumerate(files[0].decoders):
+        assert (decoders.count, decoders.width) == (N, D)
+        assert np.array_equal(decoders.rows(2, 5), later[2:5, part])
+    (tmp_path / "W_dec_1.safetensors").unlink()
+    with pytest.raises(BadModel, match=r"W_dec_1\.safetensors"):
+        read_dictionaries(tmp_path)
+    save_file({"W_dec_1": torch.ones(N, D)}, tmp_path / "W_dec_1.safetensors")
+    with pytest.raises(BadDictionary, match="encoders and decoders of layer 1 have the shapes"):
+        read_dictionaries(tmp_path)
+    save_file({"W_mix_1": torch.ones(N, D)}, tmp_path / "W_dec_1.safetensors")
+    with pytest.raises(BadDictionary, match="not known what the tensor 'W_mix_1' does"):
+        read_dictionaries(tmp_path)
 
 
 def test_a_folder_of_several_has_one_for_each_layer(tmp_path: Path) -> None:
@@ -96,9 +119,9 @@ def test_a_user_says_where_a_dictionary_reads_that_does_not_say_it(tmp_path: Pat
     folder = dictionaries.gemma_scope(tmp_path / "mine", ENCODERS, DECODERS)
     with pytest.raises(BadDictionary, match="does not say where it reads"):
         read_dictionaries(folder)
-    assert str(read_dictionaries(folder, "blocks.3.hook_resid_post")[3].writes) == "blocks.3.hook_resid_post"
+    assert str(read_dictionaries(folder, "blocks.3.hook_resid_post")[3].writes[0]) == "blocks.3.hook_resid_post"
     file = read_dictionaries(folder, "blocks.3.ln2.hook_normalized>blocks.3.hook_mlp_out")[3]
-    assert (file.reads.name, file.writes.name) == ("ln2.hook_normalized", "hook_mlp_out")
+    assert (file.reads.name, file.writes[0].name) == ("ln2.hook_normalized", "hook_mlp_out")
 
 
 @pytest.mark.parametrize(
@@ -152,13 +175,13 @@ def test_tensors_that_do_not_belong_there_are_refused(
 def test_values_are_checked_when_they_are_read(tmp_path: Path) -> None:
     file = read_dictionaries(_with_tensors(tmp_path / "sae", W_dec=torch.full((N, D), float("nan"))))[1]
     with pytest.raises(BadWeights, match=r"W_dec.*NaN"):
-        file.vectors(1)
+        file.decoders[0].rows()
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"model_kind": "cross_layer_transcoder"}, "cross_layer_transcoder' is not read"),
+        ({"model_kind": "crosscoder"}, "crosscoder' is not read"),
         ({"scale": 3}, "not known what 'scale' means"),
         ({"feature_input_hook": "hook_x/../y"}, "no place that is known"),
         ({"transcoders": [{"layer": "0", "filepath": "x"}]}, "should be a list of layers"),
@@ -217,7 +240,7 @@ def test_an_archive_that_was_cut_is_refused_when_it_is_read(tmp_path: Path) -> N
     content[300] ^= 255  # in the numbers of the first array, whose checksum then differs
     (folder / "params.npz").write_bytes(content)
     with pytest.raises(ZeropassError, match=r"params\.npz"):
-        read_dictionaries(folder)[1].vectors(0)
+        read_dictionaries(folder)[1].encoder.rows()
 
 
 def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:

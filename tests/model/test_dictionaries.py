@@ -73,6 +73,25 @@ def test_a_transcoder_reads_behind_the_norm_and_writes_before_it(lens: zp.Lens, 
     assert decoder[0].top == lens.direction(ENCODERS[3], layer=1, side="write", at="ff")[-1].top
 
 
+def test_a_cross_layer_transcoder_writes_at_every_later_layer(lens: zp.Lens, tmp_path: Path) -> None:
+    later = torch.randn(N, 3, small.D)
+    folder = dictionaries.cross_layer(tmp_path, [(ENCODERS, later), (ENCODERS, later[:, 1:]), (ENCODERS, later[:, 2:])])
+    dictionary = zp.open_dictionary(lens.model, folder)
+    records = lens.feature(dictionary, "L0.sae.7", frame="effect")
+    assert [record.role for record in records] == ["decoder.0", "decoder.1", "decoder.2"]
+    for layer, record in enumerate(records):
+        (direction,) = lens.direction(later[7, layer], layer=layer + 1, side="write", frame="effect")
+        assert record.top == direction.top
+    assert [record.role for record in lens.feature(dictionary, "L1.sae.7.decoder.2")] == ["decoder.2"] * 2
+    assert [record.role for record in lens.feature(dictionary, "L2.sae.7")][-1] == "decoder"
+    (encoder,) = lens.feature(dictionary, "L1.sae.7.encoder", frame="seen")
+    assert encoder.top == lens.direction(ENCODERS[7], layer=1, side="read", at="mid", frame="seen")[0].top
+    with pytest.raises(BadAddress, match=r"L1\.sae\.7\.decoder\.0: it has encoder, decoder\.1, decoder\.2"):
+        lens.feature(dictionary, "L1.sae.7.decoder.0")
+    assert "writes at blocks.0.hook_mlp_out to blocks.2.hook_mlp_out" in dictionary.note
+    assert len(lens.features(dictionary).strongest(2)) == 2
+
+
 def test_a_dictionary_of_heads_writes_through_their_output(lens: zp.Lens, tmp_path: Path) -> None:
     width = lens.model.dims.heads * lens.model.dims.head_dim
     decoders = torch.randn(N, width)

@@ -20,7 +20,7 @@ from zeropass.checkpoints.npz import NpzSource
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadDictionary
 
-__all__ = ["DICTIONARY_FILES", "DictionaryFile", "Hook", "read_dictionaries"]
+__all__ = ["DICTIONARY_FILES", "DictionaryFile", "FeatureVectors", "Hook", "read_dictionaries"]
 
 DICTIONARY_FILES = (
     "cfg.json",
@@ -30,6 +30,8 @@ DICTIONARY_FILES = (
     "params.safetensors",
     "config.yaml",
     "layer_*.safetensors",
+    "W_enc_*.safetensors",
+    "W_dec_*.safetensors",
 )
 """The files of dictionaries, as patterns."""
 
@@ -54,46 +56,68 @@ class Hook:
 
 
 @dataclass(frozen=True, eq=False)
+class FeatureVectors:
+    """The encoders or the decoders of features in a tensor: one vector for each feature.
+
+    Attributes:
+        source: The file of the tensor.
+        name: The name of the tensor.
+        columns: True if the vectors are its columns, False if they are its rows.
+        part: The number of the vectors in a tensor (n, parts, width) with several for each feature; None otherwise.
+    """
+
+    source: TensorSource
+    name: str
+    columns: bool = False
+    part: int | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of features."""
+        return self.source.shape(self.name)[self.columns]
+
+    @property
+    def width(self) -> int:
+        """The width of the vectors."""
+        return self.source.shape(self.name)[-2 if self.columns else -1]
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Float32:
+        """Return the vectors of some features, (n, width)."""
+        stop = self.count if stop is None else stop
+        if self.columns:
+            return np.ascontiguousarray(self.source.rows(self.name, columns=slice(start, stop)).T)
+        rows = self.source.rows(self.name, start, stop)
+        return rows if self.part is None else np.ascontiguousarray(rows[:, self.part])
+
+
+@dataclass(frozen=True, eq=False)
 class DictionaryFile:
-    """The features of one place in a model: n of them, each with a vector that reads and one that writes.
+    """The features that read at one place in a model.
 
     Attributes:
         format: The name of the format.
         place: The file of the vectors, for messages.
         made_for: The model that it says it was made for; empty if it says none.
         reads: The place where encoders read.
-        writes: The place where decoders write.
+        writes: The places where decoders write: one, or several of a cross-layer transcoder.
         centred: True if what is read has its mean over coordinates subtracted.
-        source: The tensors.
-        names: The names of the encoders and the decoders among them.
-        columns: Whether the vectors are the columns of each.
+        encoder: The encoders.
+        decoders: The decoders that write at each place.
     """
 
     format: str
     place: str
     made_for: str
     reads: Hook
-    writes: Hook
+    writes: tuple[Hook, ...]
     centred: bool
-    source: TensorSource
-    names: tuple[str, str]
-    columns: tuple[bool, bool]
+    encoder: FeatureVectors
+    decoders: tuple[FeatureVectors, ...]
 
     @property
     def count(self) -> int:
         """The number of features."""
-        return self.source.shape(self.names[0])[self.columns[0]]
-
-    def width(self, side: int) -> int:
-        """Return the width of the encoders (0) or the decoders (1)."""
-        return self.source.shape(self.names[side])[not self.columns[side]]
-
-    def vectors(self, side: int, start: int = 0, stop: int | None = None) -> Float32:
-        """Return the encoders (0) or the decoders (1) of some features, (n, width)."""
-        stop = self.count if stop is None else stop
-        if self.columns[side]:
-            return np.ascontiguousarray(self.source.rows(self.names[side], columns=slice(start, stop)).T)
-        return self.source.rows(self.names[side], start, stop)
+        return self.encoder.count
 
 
 @dataclass(frozen=True)
@@ -193,15 +217,14 @@ def _dictionary(form: _Format, path: Path, settings: _Settings) -> DictionaryFil
     if shapes[0][layout[0]] != shapes[1][layout[1]]:
         raise BadDictionary(f"{path} has {shapes[0][layout[0]]} encoders and {shapes[1][layout[1]]} decoders.")
     return DictionaryFile(
-        form.name,
-        str(path),
-        settings.made_for,
-        settings.reads,
-        settings.writes,
-        settings.centred,
-        source,
-        tensors,
-        layout,
+        format=form.name,
+        place=str(path),
+        made_for=settings.made_for,
+        reads=settings.reads,
+        writes=(settings.writes,),
+        centred=settings.centred,
+        encoder=FeatureVectors(source, tensors[0], layout[0]),
+        decoders=(FeatureVectors(source, tensors[1], layout[1]),),
     )
 
 
@@ -395,16 +418,48 @@ def _transcoder_set(folder: Path) -> Iterator[DictionaryFile]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadDictionary(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(config, dict) or "feature_input_hook" not in config or "feature_output_hook" not in config:
-        raise BadDictionary(
-            f"{path} is not that of a set of transcoders: it names no feature_input_hook and _output_hook."
-        )
+        raise BadDictionary(f"{path} names no feature_input_hook and feature_output_hook, as that of transcoders does.")
     if unknown := [key for key in config if key not in _SET_KEYS]:
         raise BadDictionary(f"{path}: it is not known what {str(unknown[0])[:80]!r} means.")
-    if (kind := config.get("model_kind", "transcoder_set")) != "transcoder_set":
+    kind, made_for = config.get("model_kind", "transcoder_set"), str(config.get("model_name", ""))
+    if kind not in ("transcoder_set", "cross_layer_transcoder"):
         raise BadDictionary(f"{path}: a set of the kind {str(kind)[:80]!r} is not read; a transcoder_set is.")
+
+    def hook(way: str, layer: int) -> Hook:
+        return _hook(f"blocks.{layer}.{config[f'feature_{way}_hook']}", path)
+
+    if kind == "cross_layer_transcoder":
+        yield from _cross_layer(folder, made_for, hook)
+        return
     for layer, name in _files_of_set(path, config).items():
-        reads, writes = (_hook(f"blocks.{layer}.{config[f'feature_{way}_hook']}", path) for way in ("input", "output"))
-        yield _dictionary(_TRANSCODER, folder / name, _Settings(str(config.get("model_name", "")), reads, writes))
+        yield _dictionary(_TRANSCODER, folder / name, _Settings(made_for, hook("input", layer), hook("output", layer)))
+
+
+def _cross_layer(folder: Path, made_for: str, hook: Callable[[str, int], Hook]) -> Iterator[DictionaryFile]:
+    """Yield the features of each layer of a cross-layer transcoder, whose decoders write there and at all later layers.
+
+    Source: the files of https://huggingface.co/mntss/clt-gemma-2-2b-426k, as SAELens reads them.
+    """
+    matches = (re.fullmatch(r"W_enc_([0-9]{1,4})\.safetensors", file.name) for file in folder.iterdir())
+    for layer in sorted(int(match[1]) for match in matches if match):
+        encoders, decoders = (folder / f"W_{way}_{layer}.safetensors" for way in ("enc", "dec"))
+        reading, writing = SafetensorsSource([encoders]), SafetensorsSource([decoders])
+        known = {f"W_enc_{layer}", f"b_enc_{layer}", f"b_dec_{layer}", f"threshold_{layer}", f"W_dec_{layer}"}
+        if unknown := [name for source in (reading, writing) for name in source.names() if name not in known]:
+            raise BadDictionary(f"{folder}: it is not known what the tensor {unknown[0]!r} does in circuit-tracer.")
+        shapes = reading.shape(f"W_enc_{layer}"), writing.shape(f"W_dec_{layer}")
+        if [len(shape) for shape in shapes] != [2, 3] or not all(map(all, shapes)) or shapes[0][0] != shapes[1][0]:
+            raise BadDictionary(f"{folder}: encoders and decoders of layer {layer} have the shapes {shapes}.")
+        yield DictionaryFile(
+            format="circuit-tracer",
+            place=str(encoders),
+            made_for=made_for,
+            reads=hook("input", layer),
+            writes=tuple(hook("output", layer + later) for later in range(shapes[1][1])),
+            centred=False,
+            encoder=FeatureVectors(reading, f"W_enc_{layer}"),
+            decoders=tuple(FeatureVectors(writing, f"W_dec_{layer}", part=part) for part in range(shapes[1][1])),
+        )
 
 
 def _files_of_set(path: Path, config: Mapping[str, Any]) -> dict[int, str]:

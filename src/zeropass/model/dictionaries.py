@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.checkpoints.dictionary_files import DictionaryFile, Hook, read_dictionaries
+from zeropass.checkpoints.dictionary_files import DictionaryFile, FeatureVectors, Hook, read_dictionaries
 from zeropass.checkpoints.hub import fetch_dictionary, is_lens_id
 from zeropass.errors import BadAddress, BadDictionary
 from zeropass.model.directions import Where, direction_set
@@ -18,8 +18,7 @@ from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Dictionary", "Feature", "open_dictionary", "parse_feature"]
 
-_FEATURE = re.compile(r"L([0-9]{1,4})\.sae\.([0-9]{1,9})(?:\.(encoder|decoder))?")
-_ROLES = ("encoder", "decoder")
+_FEATURE = re.compile(r"L([0-9]{1,4})\.sae\.([0-9]{1,9})(?:\.(encoder|decoder(?:\.[0-9]{1,4})?))?")
 
 _Place = tuple[int, Where] | None
 """A place: the number of layers behind the one in its name, and the part of that layer; None where no token is read."""
@@ -59,7 +58,8 @@ class Feature:
     Attributes:
         layer: The layer in the name of the place where it reads.
         index: Its number.
-        role: ``encoder`` or ``decoder``; empty for both.
+        role: ``encoder`` or ``decoder``; of a cross-layer transcoder also ``decoder.14``, which writes at layer 14; empty
+            for all.
     """
 
     layer: int
@@ -116,50 +116,73 @@ class Dictionary(ShortRepr):
         """A sentence that says what the dictionary is, for under lists."""
         file = next(iter(self.files.values()))
         made_for = f", made for {shown_text(file.made_for, limit=100)}" if file.made_for else ""
-        writes = "there" if file.writes == file.reads else f"at {file.writes}"
-        silent = "" if self._place(file, 0) else " No token is read there, so that the encoders have no lists."
+        first, last = file.writes[0], file.writes[-1]
+        writes = "there" if first == file.reads else f"at {first}" + ("" if last is first else f" to {last}")
+        silent = "" if _read_place(file.reads) else " No token is read there, so that the encoders have no lists."
         return (
             f"Features of a dictionary ({file.format}{made_for}), which reads at {file.reads} and writes {writes}; "
             f"it does not say which weights it belongs to.{silent}"
         )
 
     def sets(self, feature: Feature) -> dict[str, VectorSet]:
-        """Return the encoder and the decoder of a feature, or the one that its address names, as a set of one each.
+        """Return the encoder and the decoders of a feature, or those that its address names, as a set of one each.
 
         Raises:
             BadAddress: If there is no such feature, or if its encoder reads what is no state of a token.
         """
-        file, roles = self._file(feature.layer), self.roles(feature.layer)
+        file, roles, asked = self._file(feature.layer), self.roles(feature.layer), feature.role
         if feature.index >= file.count:
             raise BadAddress(f"{feature} is out of range; layer {feature.layer} has features 0 to {file.count - 1}.")
-        if feature.role and feature.role not in roles:
-            raise BadAddress(f"{feature}.{feature.role}: at {file.reads} no state of a token is read.")
-        at = feature.index, feature.index + 1
-        return {role: self.set(feature.layer, role, *at) for role in roles if feature.role in ("", role)}
+        chosen = [role for role in roles if not asked or role == asked or role.startswith(f"{asked}.")]
+        if not chosen:
+            silent = (
+                f"at {file.reads} no state of a token is read" if asked == "encoder" else f"it has {', '.join(roles)}"
+            )
+            raise BadAddress(f"{feature}.{asked}: {silent}.")
+        return {role: self.set(feature.layer, role, feature.index, feature.index + 1) for role in chosen}
 
     def roles(self, layer: int) -> list[str]:
         """Return the roles of the features of a layer that have lists: ``encoder``, ``decoder``."""
         file = self._file(layer)
-        return [role for side, role in enumerate(_ROLES) if self._place(file, side) is not None]
+        several = len(file.writes) > 1
+        decoders = [f"decoder.{hook.layer}" if several else "decoder" for hook in file.writes]
+        return [*(["encoder"] if _read_place(file.reads) else []), *decoders]
 
     def set(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
-        """Return the encoders or the decoders of some features of a layer, with the layer and role of parameters there.
+        """Return the encoders or decoders of some features of a layer, with the layer and role of parameters there.
+
+        Args:
+            layer: The layer.
+            role: One of `roles`.
+            start: The first feature.
+            stop: The end of the features; None for all.
 
         Raises:
-            BadAddress: If the dictionary has no such layer.
+            BadAddress: If the dictionary has no such layer, or if its features have no such role.
             BadWeights: If their values are not finite.
         """
-        file, side = self._file(layer), _ROLES.index(role)
-        place = self._place(file, side)
-        if place is None:
-            raise BadAddress(f"The {role}s of layer {layer} meet no state of a token.")
-        vectors = torch.from_numpy(file.vectors(side, start, stop)).to(self.model.device)
-        if side == 0 and self._centred(file):
+        file, roles = self._file(layer), self.roles(layer)
+        if role not in roles:
+            raise BadAddress(f"The features of layer {layer} have no {role} with lists; they have {', '.join(roles)}.")
+        if role == "encoder":
+            return self._encoders(file, start, stop)
+        at = roles.index(role) - len(roles) + len(file.writes)
+        return self._decoders(file.writes[at], file.decoders[at], start, stop)
+
+    def _encoders(self, file: DictionaryFile, start: int, stop: int | None) -> VectorSet:
+        vectors = torch.from_numpy(file.encoder.rows(start, stop)).to(self.model.device)
+        # The mean over coordinates is subtracted before the encoders or, in models with LayerNorm, by the norm.
+        if file.centred or self.model.family.norm == "layer":
             vectors = vectors - vectors.mean(1, keepdim=True)
-        if file.writes.name == "attn.hook_z" and side == 1:
-            vectors = vectors @ self.model.matrix("o", file.writes.layer)
-        at_layer, at = place
-        return direction_set(self.model, vectors, at_layer, "read" if side == 0 else "write", at)
+        layers_behind, at = _read_place(file.reads) or (0, "block")
+        return direction_set(self.model, vectors, file.reads.layer + layers_behind, "read", at)
+
+    def _decoders(self, hook: Hook, decoders: FeatureVectors, start: int, stop: int | None) -> VectorSet:
+        vectors = torch.from_numpy(decoders.rows(start, stop)).to(self.model.device)
+        if hook.name == "attn.hook_z":
+            vectors = vectors @ self.model.matrix("o", hook.layer)
+        layers_behind, at = _write_place(hook) or (0, "block")
+        return direction_set(self.model, vectors, hook.layer + layers_behind, "write", at)
 
     def _file(self, layer: int) -> DictionaryFile:
         if layer not in self.files:
@@ -167,19 +190,15 @@ class Dictionary(ShortRepr):
             raise BadAddress(f"The dictionary has no features of layer {layer}; it has those of {known}.")
         return self.files[layer]
 
-    def _place(self, file: DictionaryFile, side: int) -> tuple[int, Where] | None:
-        """Return the layer and the place where encoders (0) read or decoders (1) write."""
-        hook = (file.reads, file.writes)[side]
-        place = _STYLES[hook.style][hook.name][side]
-        return None if place is None else (hook.layer + place[0], place[1])
 
-    def _centred(self, file: DictionaryFile) -> bool:
-        """Tell whether the mean over coordinates is no part of what encoders read.
+def _read_place(hook: Hook) -> _Place:
+    """Return where the state of a token is read at a hook that is known; None if none is."""
+    return _STYLES[hook.style][hook.name][0]
 
-        It is subtracted before them or, in models with LayerNorm, by the norm; TransformerLens also leaves it out of
-        what is written, unless it is told otherwise.
-        """
-        return file.centred or (file.reads.style == "transformer_lens" and self.model.family.norm == "layer")
+
+def _write_place(hook: Hook) -> _Place:
+    """Return where decoders write at a hook that is known; None if nothing is written there."""
+    return _STYLES[hook.style][hook.name][1]
 
 
 def open_dictionary(model: Model, place: str | Path, hook: str | None = None) -> Dictionary:
@@ -215,23 +234,25 @@ def _require(model: Model, file: DictionaryFile) -> None:
         raise BadDictionary(
             f"{file.place}: dictionaries are read for decoders with norms before each layer; {model.name} is none."
         )
-    for side, hook in enumerate((file.reads, file.writes)):
-        _require_hook(model, file, hook, side)
-        heads = hook.name == "attn.hook_z"
-        width = model.dims.heads * model.dims.head_dim if heads else model.dims.d
-        if file.width(side) != width:
+    for what, hook, vectors in (
+        ("encoders", file.reads, file.encoder),
+        *(("decoders", *pair) for pair in zip(file.writes, file.decoders, strict=True)),
+    ):
+        _require_hook(model, file, hook)
+        if what == "decoders" and _write_place(hook) is None:
+            raise BadDictionary(f"{file.place}: nothing is written at {hook}, where its decoders should write.")
+        width = model.dims.heads * model.dims.head_dim if hook.name == "attn.hook_z" else model.dims.d
+        if vectors.width != width:
             raise BadDictionary(
-                f"{file.place} has {_ROLES[side]}s of width {file.width(side)}; {model.name} has {width} at {hook}."
+                f"{file.place} has {what} of width {vectors.width}; {model.name} has {width} at {hook}."
             )
 
 
-def _require_hook(model: Model, file: DictionaryFile, hook: Hook, side: int) -> None:
+def _require_hook(model: Model, file: DictionaryFile, hook: Hook) -> None:
     places = _STYLES[hook.style]
     if hook.name not in places:
         known = ", ".join(name for name in places if name)
         raise BadDictionary(f"{file.place}: {hook} is not one of the places that are known: {known}.")
-    if side == 1 and places[hook.name][1] is None:
-        raise BadDictionary(f"{file.place}: nothing is written at {hook}, where its decoders should write.")
     if hook.name == "hook_resid_mid" and model.family.parallel:
         raise BadDictionary(f"{file.place}: {hook} is between attention and MLP, which {model.name} has side by side.")
     if hook.layer >= model.dims.layers:
