@@ -58,8 +58,8 @@ class Feature:
     Attributes:
         layer: The layer in the name of the place where it reads.
         index: Its number.
-        role: ``encoder`` or ``decoder``; of a cross-layer transcoder also ``decoder.14``, which writes at layer 14; empty
-            for all.
+        role: ``encoder`` or ``decoder``, of a cross-layer transcoder also ``decoder.14`` for what it writes at layer 14;
+            empty for all of them.
     """
 
     layer: int
