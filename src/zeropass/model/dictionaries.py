@@ -58,7 +58,7 @@ class Feature:
     Attributes:
         layer: The layer in the name of the place where it reads.
         index: Its number.
-        role: ``encoder`` or ``decoder``, of a cross-layer transcoder also ``decoder.14`` for what it writes at layer 14;
+        role: ``encoder`` or ``decoder``, of a cross-layer transcoder also ``decoder.14`` for what it writes there;
             empty for all of them.
     """
 
