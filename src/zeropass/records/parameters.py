@@ -6,7 +6,7 @@ imports torch.
 
 import html
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -24,9 +24,7 @@ __all__ = [
     "Certificate",
     "Coherence",
     "Direction",
-    "FindRecord",
     "Hidden",
-    "Hit",
     "PairRecord",
     "PairScore",
     "Records",
@@ -34,6 +32,10 @@ __all__ = [
     "Token",
     "TokenScore",
     "VectorRecord",
+    "html_note",
+    "html_token",
+    "is_faint",
+    "listed",
     "verb_of",
     "verbs_of",
 ]
@@ -143,6 +145,18 @@ COHERENCE_NOTE = (
 )
 
 
+def is_faint(best: float, shown: int, spread: float | None = None) -> bool:
+    """Tell whether no token of a list stands out (docs/theory.md, section 8).
+
+    Args:
+        best: The largest |z| of both poles.
+        shown: The number of tokens that the list shows.
+        spread: For the list of a change, the standard deviation of its scores in units of z.
+    """
+    threshold = NormalDist().inv_cdf(1 - 0.05 / (2 * max(shown, 1)))
+    return best < threshold * (1.0 if spread is None else spread)
+
+
 @dataclass(frozen=True, repr=False)
 class VectorRecord(AsJson):
     """The list of one vector of the stream in one frame: both poles, best first.
@@ -173,9 +187,8 @@ class VectorRecord(AsJson):
     @property
     def faint(self) -> bool:
         """True if no token stands out: as many normal scores reach such a z in more than one list of twenty."""
-        threshold = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
-        threshold *= 1.0 if self.spread is None else self.spread
-        return all(abs(token.z) < threshold for token in (*self.top[:1], *self.bottom[:1]))
+        best = max((abs(token.z) for token in (*self.top[:1], *self.bottom[:1])), default=0.0)
+        return is_faint(best, self.hidden.shown, self.spread)
 
     @property
     def says_little(self) -> bool:
@@ -194,12 +207,12 @@ class VectorRecord(AsJson):
         yield from token_rows(place, self.top, self.bottom)
 
     def _repr_words(self) -> str:
-        poles = (f"{sign} {_listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
+        poles = (f"{sign} {listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
         return f"{self.address}.{self.role} {self.frame}: {' '.join(poles)}"
 
     def _repr_html_(self) -> str:
         poles = "".join(
-            f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
+            f"<tr><th>{sign}</th><td>{', '.join(html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
             for sign, pole in (("+", self.top), ("−", self.bottom))
         )
         pale = ' style="opacity:.6"' if self.says_little else ""
@@ -268,7 +281,7 @@ class PairRecord(Several[PairScore], AsJson):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{_html_token(p.left.token)}</td><td>{_html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
+            f"<tr><td>{html_token(p.left.token)}</td><td>{html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
             for p in self.pairs[:20]
         )
         return f"<table>{_html_caption(self)}{rows}</table>"
@@ -314,76 +327,17 @@ class SvdRecord(Several[Direction], AsJson):
                 yield from token_rows({**place, "end": end}, top, bottom)
 
     def _repr_words(self) -> str:
-        sides = (f"{_listed(d.left[:2])} → {_listed(d.right[:2])}" for d in self.directions[:2])
+        sides = (f"{listed(d.left[:2])} → {listed(d.right[:2])}" for d in self.directions[:2])
         return f"{self.address}.{self.role} {self.frame}: {'; '.join(sides)}, {len(self.directions)} directions"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{d.share:.0%}{' ≈' if d.close else ''}</td>"
-            f"<td>{', '.join(_html_token(t.token) for t in d.left[:8])}</td>"
-            f"<td>{', '.join(_html_token(t.token) for t in d.right[:8])}</td></tr>"
+            f"<td>{', '.join(html_token(t.token) for t in d.left[:8])}</td>"
+            f"<td>{', '.join(html_token(t.token) for t in d.right[:8])}</td></tr>"
             for d in self.directions
         )
         return f"<table><caption>{_html_title(self)} {html.escape(self.note)}</caption>{rows}</table>"
-
-
-@dataclass(frozen=True, repr=False)
-class Hit(ShortRepr):
-    """A parameter in whose list a word or concept ranks high.
-
-    ``above`` is True if lists of its role and layer are above the null distribution on a text; it never says anything
-    about this parameter alone.
-    """
-
-    address: str
-    side: str
-    role: str
-    frame: str
-    score: float
-    z: float
-    above: bool | None = None
-
-    @property
-    def doubt(self) -> str:
-        """The warning that lists of its role and layer are not above the null distribution, or nothing."""
-        return "lists of its role and layer are not above the null" if self.above is False else ""
-
-    @property
-    def verb(self) -> str:
-        """The verb for what the parameter does with the word."""
-        return verb_of(self.side, self.frame)
-
-
-@dataclass(frozen=True, repr=False)
-class FindRecord(Several[Hit], AsJson):
-    """The parameters that see, are about to say, or write some tokens; best |z| first. A sequence of them.
-
-    ``notes`` tell the reader what ``above`` of the hits rests on.
-    """
-
-    query: tuple[Token, ...]
-    hits: tuple[Hit, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    _ITEMS = "hits"
-
-    def table_rows(self) -> Iterator[Row]:
-        """Yield a row for each parameter."""
-        for rank, match in enumerate(self.hits):
-            yield {"rank": rank, **plain_fields(match), "verb": match.verb}
-
-    def _repr_words(self) -> str:
-        matches = (f"{match.address}.{match.role} {match.z:+.1f}" for match in self.hits[:4])
-        return f"{_listed(self.query)}: {', '.join(matches)}, {len(self.hits)} parameters"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(match.address)}</td><td>{html.escape(match.role)}</td>"
-            f"<td>{html.escape(match.verb)}</td><td>{match.z:+.1f}</td><td><small>{match.doubt}</small></td></tr>"
-            for match in self.hits
-        )
-        query = ", ".join(_html_token(t.token) for t in self.query)
-        return f"<table><caption>{query}</caption>{rows}</table>{''.join(map(_html_note, self.notes))}"
 
 
 Record = VectorRecord | PairRecord | SvdRecord
@@ -420,15 +374,16 @@ class Records(Sequence[Record], AsTable):
         return [record.to_json() for record in self._records]
 
     def _repr_html_(self) -> str:
-        return "".join(record._repr_html_() for record in self._records) + (_html_note(self.note) if self.note else "")
+        return "".join(record._repr_html_() for record in self._records) + (html_note(self.note) if self.note else "")
 
 
-def _listed(tokens: Iterable[Token | TokenScore]) -> str:
+def listed(tokens: Iterable[Token | TokenScore]) -> str:
     """Return the first few tokens as one line."""
     return ", ".join(shown_text(token.token) for token in tuple(tokens)[:4])
 
 
-def _html_note(note: str) -> str:
+def html_note(note: str) -> str:
+    """Return a note as a small paragraph of HTML."""
     return f"<p><small>{html.escape(shown_text(note, limit=500))}</small></p>"
 
 
@@ -443,6 +398,7 @@ def _html_caption(record: VectorRecord | PairRecord) -> str:
     return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{small}</caption>"
 
 
-def _html_token(text: str, z: float | None = None) -> str:
+def html_token(text: str, z: float | None = None) -> str:
+    """Return a token, with its z if there is one, as HTML."""
     shown = html.escape(shown_text(text))
     return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{z:.1f}</small>")

@@ -7,7 +7,8 @@ from typing import Any
 
 from zeropass.atlas.summary import BIN
 from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring
-from zeropass.records.parameters import VERBS, FindRecord, PairRecord, TokenScore, verb_of
+from zeropass.records.parameters import VERBS, PairRecord, TokenScore, verb_of
+from zeropass.records.search import FindRecord
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
