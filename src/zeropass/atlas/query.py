@@ -14,7 +14,7 @@ from zeropass.tokens.vocabulary import SPACE, Bools, Vocabulary, shown_text
 
 __all__ = ["MOST_MATCHES", "pattern_of", "token_of", "weights_of", "with_similar", "word_of", "words_of"]
 
-MOST_MATCHES = 1000
+MOST_MATCHES = 2000
 """The largest number of tokens of a pattern, whose mean z would say little about any of them."""
 
 _LONGEST = 500

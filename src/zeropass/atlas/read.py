@@ -57,7 +57,7 @@ from zeropass.records.parameters import (
     VectorRecord,
     is_faint,
 )
-from zeropass.records.search import FindRecord, Hit, QueryWord
+from zeropass.records.search import FindRecord, Hit, QueryWord, largest
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.tokens.vocabulary import View
 
@@ -458,7 +458,8 @@ class Atlas(Files):
         by_id = {row[0]: row[1:] for row in rows}
         if missing := [i for i, _ in best if i not in by_id]:
             raise self._damaged(TOKEN_INDEX, f"there is no list {missing[0]}")
-        first_words, scores = self._first_words(best), self._word_scores(words, list(by_id))
+        scores = self._word_scores(words, list(by_id))
+        first_words = self._first_words([(i, largest(scores.get(i, (z,)))) for i, z in best])
         total = sum(weights_of(words).values())
         shown = self.hidden(self.view).shown
         records = []

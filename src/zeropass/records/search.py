@@ -11,7 +11,7 @@ from zeropass.records.parameters import AsJson, Token, html_note, html_token, li
 from zeropass.records.tabular import Row, Several, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["MOST_TOKENS", "MOST_WORDS", "FindRecord", "Hit", "QueryWord"]
+__all__ = ["MOST_TOKENS", "MOST_WORDS", "FindRecord", "Hit", "QueryWord", "largest"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +41,7 @@ class Hit(ShortRepr):
     Attributes:
         above: True if lists of its role and layer are above the null distribution on a text; it never says anything
             about this parameter alone.
-        words: The first words of the pole of its list that the search ended in: the top for a positive z.
+        words: The first words of the pole of its list that the word is in, of several the one with the largest |z|.
         says_little: True if no token of the list stands out and its first tokens belong together no more than those of
             random directions.
         zs: The z of each word of the search, in order; empty for a single word, whose z is the parameter's.
@@ -65,14 +65,19 @@ class Hit(ShortRepr):
 
     @property
     def pole_words(self) -> str:
-        """The pole of its list that the search ended in, and whether that list is faint."""
-        pole = "top" if self.z > 0 else "bottom"
+        """The pole of its list that the word (of several, the one of the largest |z|) is in, and whether it is faint."""
+        pole = "top" if largest(self.zs or (self.z,)) > 0 else "bottom"
         return f"{pole}, faint" if self.says_little else pole
 
     @property
     def verb(self) -> str:
         """The verb for what the parameter does with the word."""
         return verb_of(self.side, self.frame)
+
+
+def largest(zs: Sequence[float]) -> float:
+    """Return the z that is largest in size."""
+    return max(zs, key=abs)
 
 
 MOST_WORDS, MOST_TOKENS = 6, 24
