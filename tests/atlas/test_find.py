@@ -214,7 +214,7 @@ def vocabulary(texts: Sequence[str]) -> Vocabulary:
     ],
 )
 def test_tokens_one_letter_off_are_similar(text: str, similar: tuple[str, ...]) -> None:
-    vocab = vocabulary([" Paris", " London", " abd"])
+    vocab = vocabulary([" Paris", " London", " abx"])
     (word,) = with_similar(vocab, [word_of(vocab, text, ~vocab.special)], vocab.words)
     assert (word.source, word.similar) == ("pieces", similar)
 

@@ -65,7 +65,7 @@ class Hit(ShortRepr):
 
     @property
     def pole_words(self) -> str:
-        """The pole of its list that the word (of several, the one of the largest |z|) is in, and whether it is faint."""
+        """The pole of its list that `words` are of, and whether that list is faint."""
         pole = "top" if largest(self.zs or (self.z,)) > 0 else "bottom"
         return f"{pole}, faint" if self.says_little else pole
 
