@@ -1,5 +1,6 @@
 """Queries of an atlas: the words of a parameter, the parameters of a word. No torch."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -265,10 +266,11 @@ class Atlas(Files):
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
+        described: int | None = None,
     ) -> FindRecord:
-        """Return what `find` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
+        """Return what `search` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
         words = [token_of(self.vocab, i) for i in ids]
-        return self.search(words, side=side, role=role, layers=layers, k=k)
+        return self.search(words, side=side, role=role, layers=layers, k=k, described=described)
 
     def search(
         self,
@@ -278,19 +280,42 @@ class Atlas(Files):
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
+        described: int | None = None,
     ) -> FindRecord:
-        """Return what `find` returns, for words that were looked up as `atlas.query` does."""
+        """Return what `find` returns, for words that were looked up as `atlas.query` does.
+
+        Args:
+            words: The words.
+            side: As in `find`.
+            role: As in `find`.
+            layers: As in `find`.
+            k: As in `find`.
+            described: How many parameters of each type get the first words of their lists; all if not given.
+        """
         check_count(k)
         runs, weights = self._select_runs(side, role, layers), weights_of(words)
         plain = list(weights.values()) == [1] and (side, role, layers) == (None, None, None) and k <= self.options["k"]
         token = next(iter(weights))
         best = self._stored_entries(token, k) if plain and self._is_shown(token) else self.scan(weights, runs, k)
+        scores = self._word_scores(words, [i for i, _ in best])
+        ends = {i: largest(scores.get(i, (z,))) for i, z in self._first_of_each_type(best, described)}
         return FindRecord(
             query=tuple(Token(i, self.vocab.label(i)) for i in weights),
-            hits=self._ranked_parameters(best, words),
+            hits=self._ranked_parameters(best, sum(weights.values()), self._first_words(ends), scores),
             notes=(self.note,) if self.note else (),
             words=with_similar(self.vocab, words, self.mask("words")),
         )
+
+    def _first_of_each_type(self, best: Sequence[tuple[int, float]], count: int | None) -> list[tuple[int, float]]:
+        """Return the first entries (list id, z) of each type of list; all for None."""
+        types = [(run.side, run.frame) for run in (self.run_of(i) for i, _ in best)]
+        counts: Counter[tuple[str, str]] = Counter()
+        chosen = []
+        for entry, list_type in zip(best, types, strict=True):
+            counts[list_type] += 1
+            if count is None or counts[list_type] <= count:
+                chosen.append(entry)
+        return chosen
 
     def scan(
         self, weights: Mapping[int, float], runs: "Sequence[Run] | None" = None, k: int = 20
@@ -445,25 +470,36 @@ class Atlas(Files):
     def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
         """Return (list id, z) of the first k parameters of each type of list in the stored index."""
         rows = self.rows_of(self.path / TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
+        if unknown := [i for _, i, _ in rows if not 0 <= i < self.manifest["lists"]]:
+            raise self._damaged(TOKEN_INDEX, f"there is no list {unknown[0]}")
         return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda entry: (-abs(entry[1]), entry[0]))
 
-    def _ranked_parameters(self, best: Sequence[tuple[int, float]], words: Sequence[QueryWord]) -> tuple[Hit, ...]:
-        """Return the records of lists, given as (list id, z), for the words of a search."""
+    def _ranked_parameters(
+        self,
+        best: Sequence[tuple[int, float]],
+        total: float,
+        words: Mapping[int, tuple[Token, ...]],
+        scores: Mapping[int, tuple[float, ...]],
+    ) -> tuple[Hit, ...]:
+        """Return the records of lists.
+
+        Args:
+            best: (list id, z).
+            total: The sum of the weights of the tokens, by which the mean score of a list counts.
+            words: The first words of lists, by list id.
+            scores: The z of each word of the search in a list, by list id.
+        """
         rows = self.query(
             "SELECT id, address, side, role, frame, layer, mean, std, spread, best, coherence "
             "FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
             ids=[i for i, _ in best],
         )
-        by_id = {row[0]: row[1:] for row in rows}
-        if missing := [i for i, _ in best if i not in by_id]:
-            raise self._damaged(TOKEN_INDEX, f"there is no list {missing[0]}")
-        scores = self._word_scores(words, list(by_id))
-        first_words = self._first_words([(i, largest(scores.get(i, (z,)))) for i, z in best])
-        total = sum(weights_of(words).values())
-        shown = self.hidden(self.view).shown
+        by_id, shown = {row[0]: row[1:] for row in rows}, self.hidden(self.view).shown
         records = []
         for i, z in best:
+            if i not in by_id:
+                raise self._damaged(PARAMETERS, f"there is no list {i}")
             address, side, role, frame, layer, mean, std, spread, strongest, coherence = by_id[i]
             verdict = self._verdict(role, frame, layer)
             null = self.random_coherence.get((layer, role, frame, self.view))
@@ -477,44 +513,50 @@ class Atlas(Files):
                     score=z * std + total * mean,
                     z=z,
                     above=verdict.above if verdict else None,
-                    words=first_words[i],
+                    words=words.get(i, ()),
                     says_little=faint and (null is None or coherence <= null),
                     zs=scores.get(i, ()),
                 )
             )
         return tuple(records)
 
-    def _first_words(self, best: Sequence[tuple[int, float]]) -> dict[int, tuple[Token, ...]]:
-        """Return the first words of one pole of some lists, given as (list id, z): the top for a positive z."""
+    def _first_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
+        """Return the first words of one pole of some lists, given as list id and z: of the top for a positive z."""
         # Of the index only a server, which has it in memory, reads the words faster than from the lists.
-        words = self._indexed_words(best) if self.keeps_index else {}
-        others = {i: z for i, z in best if len(words.get(i, ())) < _WORDS}
-        if not others:
-            return words
-        rows = self.query(
-            "SELECT id, top_ids, bottom_ids FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
-            file=sorted({self._list_file(self.run_of(i)) for i in others}),
-            ids=list(others),
-        )
-        return words | {i: self._words_among(top if others[i] > 0 else bottom) for i, top, bottom in rows}
+        words = self._indexed_words(ends) if self.keeps_index else {}
+        poles = self._poles({i: z for i, z in ends.items() if len(words.get(i, ())) < _WORDS})
+        return words | {i: self._words_among(ids) for i, ids in poles.items()}
 
-    def _indexed_words(self, best: Sequence[tuple[int, float]]) -> dict[int, tuple[Token, ...]]:
+    def _poles(self, ends: Mapping[int, float]) -> dict[int, list[int]]:
+        """Return the stored tokens of one pole of some lists, given as list id and z."""
+        runs = {i: self.run_of(i) for i in ends}
+        paths = {i: self.path / "lists" / f"{file_name(run.layer, run.role)}.parquet" for i, run in runs.items()}
+        columns = {i: "top_ids" if z > 0 else "bottom_ids" for i, z in ends.items()}
+        if self.keeps_index:
+            rows = [(i, row) for i, path in paths.items() for row in self.rows_of(path, {"id": i}, (columns[i],))]
+            return {i: ids for i, (ids,) in rows}
+        if not ends:
+            return {}
+        stored = self.query(  # Opening files takes most of the time, and DuckDB opens several at once.
+            "SELECT id, top_ids, bottom_ids FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
+            file=sorted(set(map(str, paths.values()))),
+            ids=list(ends),
+        )
+        return {i: top if columns[i] == "top_ids" else bottom for i, top, bottom in stored}
+
+    def _indexed_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
         """Return the words among the few tokens in the index over all lists, which has those of the stronger pole."""
         rows = self.query(
             "SELECT id, words, words_z FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
-            ids=[i for i, _ in best],
+            ids=list(ends),
         )
-        z_of = dict(best)
-        return {i: self._words_among(tokens) for i, tokens, zs in rows if zs and zs[0] * z_of[i] > 0}
+        return {i: self._words_among(tokens) for i, tokens, zs in rows if zs and zs[0] * ends[i] > 0}
 
     def _words_among(self, ids: Sequence[int]) -> tuple[Token, ...]:
         """Return the first tokens that are words."""
         tokens = (Token(i, self.label(i)) for i in ids)
         return tuple(islice((token for token in tokens if self.is_word(token.id)), _WORDS))
-
-    def _list_file(self, run: Run) -> str:
-        return str(self.path / "lists" / f"{file_name(run.layer, run.role)}.parquet")
 
     def _stored_parts(self, place: Address) -> list[Address]:
         """Return an address with each role that it stands for and the atlas holds; with all its roles if it holds none.

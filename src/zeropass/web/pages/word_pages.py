@@ -21,6 +21,9 @@ __all__ = ["MOST_WORDS", "find", "goal", "nearest", "of_token", "replaced", "spl
 MOST_WORDS = 16
 """The largest number of words of a concept."""
 
+DESCRIBED = 20
+"""The number of parameters of each kind that the page of a token shows with their words."""
+
 PARAMETER_COLUMNS = ("address", "side", "role", "frame", "score", "z", "above chance", "words", "faint")
 
 
@@ -28,11 +31,11 @@ def of_token(context: Context, i: int) -> Page:
     """Return the page of a token: the parameters that see it, are about to say it and write it, by layer."""
     atlas = context.atlas
     k = min(50, int(atlas.options["k"]))
-    record = atlas.find_tokens([i], k=k)
+    record = atlas.find_tokens([i], k=k, described=DESCRIBED)
     shown = {
         "token": record.query[0],
         "record": record,
-        "groups": by_kind(record),
+        "groups": [(verb, rows[:DESCRIBED]) for verb, rows in by_kind(record)],
         "hidden": not atlas.mask(atlas.view)[i],
         "by_layer": by_layer(record),
         "k": k,
