@@ -125,6 +125,9 @@ def plain_weights(words: Sequence[QueryWord]) -> dict[int, float]:
 def test_what_cancels_out_is_refused(llama: small.Built) -> None:
     with pytest.raises(BadOption, match="babade is looked for and counts against"):
         llama.atlas.find("babade", without="babade")
+    three = ["babade", "babafi", "babago"]
+    with pytest.raises(BadOption, match="leaves nothing"):
+        llama.atlas.find(three, without=[*three[1:], three[0]])
     for options in ({}, {"without": "babade"}):
         with pytest.raises(BadOption, match="at least one word, or a pattern"):
             llama.atlas.find(**options)

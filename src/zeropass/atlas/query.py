@@ -17,6 +17,9 @@ __all__ = ["MOST_MATCHES", "pattern_of", "token_of", "weights_of", "with_similar
 MOST_MATCHES = 2000
 """The largest number of tokens of a pattern, whose mean z would say little about any of them."""
 
+_NOTHING = 1e-9
+"""The size below which the weights of all tokens are rounding."""
+
 _LONGEST = 500
 """The number of characters of a token that a pattern is compared with."""
 
@@ -115,7 +118,7 @@ def weights_of(words: Sequence[QueryWord]) -> dict[int, float]:
         share = (-1 if word.against else 1) / counts[word.against] / len(word.ids)
         for i in word.ids:
             weights[i] = weights.get(i, 0.0) + share
-    if not any(weights.values()):
+    if max(map(abs, weights.values())) < _NOTHING:
         raise BadOption(f"{shown_text(words[0].text)} is looked for and counts against, which leaves nothing.")
     return weights
 
