@@ -47,12 +47,14 @@ def main() -> None:
             "show L29.attn.3": ["show", str(path), "L29.attn.3"],
             "find Paris": ["find", str(path), "Paris"],
             "find Monday Tuesday": ["find", str(path), "Monday", "Tuesday"],
+            "find French --not Spanish": ["find", str(path), "French", "--not", "Spanish"],
         }
         calls: dict[str, Callable[[], object]] = {
             "show L29.ff.864": lambda: atlas.explain("L29.ff.864"),
             "show L29.attn.3": lambda: atlas.explain("L29.attn.3"),
             "find Paris": lambda: atlas.find("Paris"),
             "find Monday Tuesday": lambda: atlas.find(["Monday", "Tuesday"]),
+            "find French --not Spanish": lambda: atlas.find("French", without="Spanish"),
         }
         print(f"Reading an atlas, layers {atlas.layers} ({machine()})\n")
         print("| command | shell (target < 500 ms) | bare `python -c pass` | in one process (target < 50 ms) |")

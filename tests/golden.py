@@ -199,6 +199,8 @@ def _lens(golden: Golden) -> None:
     atlas = golden.folder / "atlases" / "lens"
     golden.run("lens-build", "build", first, "--lens", lens, "--layers", "1:3", "--k", "10", "--out", atlas)
     golden.run("lens-find", "find", atlas, "the", "--layers", "1:2")
+    golden.run("lens-find-contrast", "find", atlas, "he", "--like", "the*", "--not", "she", "--layers", "1:2")
+    golden.run("lens-find-pieces", "find", atlas, "thethethe", "--layers", "1:2", "--json")
     golden.run("lens-tour", "tour", atlas)
     golden.files(atlas)
     golden.files(lens)
@@ -211,7 +213,7 @@ def _mistakes(golden: Golden) -> None:
         ("no-model", "explain", golden.folder / "nothing", "L0.ff.1"),
         ("no-address", "show", atlas, "L99.ff.1"),
         ("no-parameter", "show", atlas, "nonsense"),
-        ("no-word", "find", atlas, "zzzzqqqq"),
+        ("no-word", "find", atlas, "BABADE"),
         ("atlas-there", "build", golden.folder / "models" / "gpt2", "--out", atlas),
         ("no-option", "show", atlas, "L0.ff.1", "--sideways"),
     ):

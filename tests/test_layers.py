@@ -40,8 +40,8 @@ LAZY = "zeropass"
 
 WITHOUT_TORCH = (
     *("errors", "tokens.vocabulary", "arch.family_table", "model.address"),
-    *("records.parameters", "records.overviews", "records.verdicts"),
-    *("atlas.folder", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
+    *("records.parameters", "records.overviews", "records.search", "records.verdicts"),
+    *("atlas.folder", "atlas.query", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )

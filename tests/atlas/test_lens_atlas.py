@@ -147,13 +147,13 @@ def test_a_word_is_found_in_distinctive_lists(atlas: zp.Atlas) -> None:
     runs = [run for run in atlas.runs if run.frame == "distinctive"]
     assert {run.role for run in runs} == {"value", "o"}
     z = {run.first + row: atlas.scores(run, row)[token] / atlas.stds[run.first + row] for run in runs for row in (0, 1)}
-    scanned = dict(atlas.scan([token], k=10**6))
+    scanned = dict(atlas.scan({token: 1.0}, k=10**6))
     assert all(abs(scanned[i] - value) < 1e-3 for i, value in z.items())
     best = sorted((abs(scanned[i]) for run in runs for i in range(run.first, run.first + run.count)), reverse=True)
     hits = [hit for hit in atlas.find_tokens([token], k=5).hits if hit.frame == "distinctive"]
     np.testing.assert_allclose([abs(hit.z) for hit in hits], best[:5], rtol=1e-3)
-    together = atlas.scan([token, token + 1], runs, k=3)
-    second = dict(atlas.scan([token + 1], k=10**6))
+    together = atlas.scan({token: 0.5, token + 1: 0.5}, runs, k=3)
+    second = dict(atlas.scan({token + 1: 1.0}, k=10**6))
     assert all(abs(value - (scanned[i] + second[i]) / 2) < 1e-3 for i, value in together)
 
 

@@ -112,7 +112,11 @@ def test_find_records_have_a_fixed_form(run: Run, llama: small.Built) -> None:
     assert [list(token) for token in record["query"]] == [["id", "token"]] * 3
     assert [token["token"] for token in record["query"]] == [" babade", "babade", " bafigo"]
     for hit in record["hits"]:
-        assert list(hit) == ["address", "side", "role", "frame", "score", "z", "above"]
+        assert list(hit) == ["address", "side", "role", "frame", "score", "z", "above", "words", "says_little", "zs"]
+        assert [list(token) for token in hit["words"]] == [["id", "token"]] * len(hit["words"])
+        assert len(hit["words"]) <= 3
+        assert (len(hit["zs"]), type(hit["says_little"])) == (2, bool)
+    assert [list(word) for word in record["words"]] == [["text", "ids", "source", "against", "similar"]] * 2
     sizes = [abs(hit["z"]) for hit in record["hits"]]
     assert sizes == sorted(sizes, reverse=True)
     some = run.json("find", llama.atlas.path, "babade", "--side", "read", "--role", "gate", "--layers", "1:3")
@@ -228,7 +232,8 @@ def mistakes() -> list[tuple[str, str]]:
         ("explain M L0.attn.9", "0 to 3"),
         ("explain M L0.attn.1.v.8", "0 to 7"),
         ("explain M L0.ff.1.key", "gate, up, value"),
-        ("find A zzqq", "split as"),
+        ("find A Babade", "split as"),
+        ("find A", "at least one word"),
         ("find A babade --layers x", "--layers"),
         ("find A babade --layers 1:", "--layers"),
         ("find A babade --layers -1:2", "--layers"),
@@ -286,7 +291,6 @@ def test_a_mistake_is_one_message_and_code_2(
         "build M --out nothing --tokens some",
         "build M",
         "match M",
-        "find A",
         "nonsense",
         "show A L0.ff.1 --nonsense",
     ],
@@ -389,7 +393,7 @@ def test_reading_an_atlas_loads_nothing_slow(llama: small.Built) -> None:
 
 
 def test_the_shell_gets_the_message_and_the_exit_code(llama: small.Built) -> None:
-    for line in (("show", llama.atlas.path, "nonsense"), ("find", llama.atlas.path, "zzqq")):
+    for line in (("show", llama.atlas.path, "nonsense"), ("find", llama.atlas.path, "Babade")):
         done = shell(*line)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: ")

@@ -17,8 +17,8 @@ import zeropass as zp
 from adapters import ALL, made
 from commands import Run
 from gguf_files import write_gguf
+from zeropass._io.parse import read_words
 from zeropass.diff.changes import Change, leading
-from zeropass.diff.results import read_words
 from zeropass.diff.run import across
 from zeropass.diff.verdict import alarms, verdict
 from zeropass.errors import BadModel, BadOption
@@ -345,4 +345,4 @@ def test_a_file_without_words_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
     with pytest.raises(BadOption, match="holds no words"):
-        read_words(empty)
+        read_words(empty, "--watch")

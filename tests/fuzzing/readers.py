@@ -15,9 +15,8 @@ from fuzzing.mutate import mutated_text
 from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import errors
-from zeropass._io.parse import read_lines, read_text
+from zeropass._io.parse import read_lines, read_text, read_words
 from zeropass.atlas.plan import prepare
-from zeropass.diff.results import read_words
 from zeropass.errors import ZeropassError
 from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
@@ -183,7 +182,8 @@ def _atlas(path: Path, seeds: Path, draw: Draw) -> None:
     if kind == 0:
         _allowing(lambda: json.dumps(atlas.find("!", k=3).to_json(), allow_nan=False))
     elif kind == 1:
-        _allowing(lambda: json.dumps(atlas.find(["!", "#"], k=3).to_json(), allow_nan=False))
+        options: dict[str, Any] = draw.choice(({}, {"like": "?"}, {"without": "$"}))
+        _allowing(lambda: json.dumps(atlas.find(["!", "#"], k=3, **options).to_json(), allow_nan=False))
     elif kind == 2:
         json.dumps(atlas.info(), allow_nan=False, default=str)
         _vocabulary(atlas.vocab, draw)
@@ -299,7 +299,7 @@ def _searches(path: Path, seeds: Path, draw: Draw) -> None:
     elif kind == 2:
         make_page([context], PageRequest(0, parameter_pages.parameter, (text,), kind="html"))
     else:
-        context.atlas.find(text, k=3)
+        context.atlas.find(text, like=draw.choice(((), text)), k=3)
 
 
 _CONTEXTS: dict[Path, Any] = {}
@@ -313,7 +313,7 @@ def _context(path: Path) -> Any:
 
 def _texts(path: Path, seeds: Path, draw: Draw) -> None:
     file = path / "words.txt"
-    read_words(file)
+    read_words(file, "--words")
     read_text(file)
     read_lines(file, "--text", "text", 5)
 

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 import torch
 
 import zeropass as zp
-from zeropass._io.parse import read_text
+from zeropass._io.parse import read_text, read_words
 from zeropass.align.alignment_folder import read_alignment
-from zeropass.diff.results import read_words
 from zeropass.model.adapted import adapt
 from zeropass.records.verdicts import read_verdicts
 from zeropass.web.pages.comparison_pages import read_diff
@@ -60,7 +59,7 @@ def _atlas(make: Make, path: Path, seeds: Path, _draw: Any) -> None:
     make(folder)
     atlas = zp.open_atlas(folder)
     atlas.find("!", k=3)
-    atlas.find(["!", "#"], k=3)
+    atlas.find(["!", "#"], like="?", without="$", k=3)
     atlas.explain("L0.ff.3")
     atlas.explain("L0.attn.1")
     atlas.explain("L0.ff.3", k=50, tokens="all")
@@ -316,7 +315,9 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
     "an alignment of zeros": partial(
         _file, partial(_itself, "/dev/zero"), "alignment.json", lambda path: read_alignment(path.parent)
     ),
-    "words of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "list.txt", read_words),
+    "words of zeros": partial(
+        _file, lambda path: path.symlink_to("/dev/zero"), "list.txt", partial(read_words, option="--words")
+    ),
     "a text of zeros": partial(_file, lambda path: path.symlink_to("/dev/zero"), "text.txt", read_text),
     "a rank of 10^9": partial(
         _adapter, lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1000000000}')

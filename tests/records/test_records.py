@@ -14,9 +14,7 @@ import small
 import zeropass as zp
 from zeropass.records.parameters import (
     Certificate,
-    FindRecord,
     Hidden,
-    Hit,
     PairRecord,
     PairScore,
     Records,
@@ -24,6 +22,7 @@ from zeropass.records.parameters import (
     TokenScore,
     VectorRecord,
 )
+from zeropass.records.search import FindRecord, Hit
 
 HIDDEN = Hidden("default", 0, 47_029, {})
 

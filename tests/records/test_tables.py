@@ -19,7 +19,7 @@ from zeropass.atlas import distributions, neighbours, summary
 from zeropass.errors import BadAddress, BadOption, MissingExtra, UnknownWord, ZeropassError
 from zeropass.evidence.results import Evidence, Null, Result
 from zeropass.model.address import parse
-from zeropass.records import overviews, parameters, verdicts
+from zeropass.records import overviews, parameters, search, verdicts
 from zeropass.records.parameters import Records, VectorRecord
 from zeropass.records.sequences import Parameters
 from zeropass.records.tabular import AsTable, Several
@@ -107,7 +107,7 @@ def test_a_repr_is_one_short_line(name: str, request: pytest.FixtureRequest) -> 
                 assert len(text) <= LONGEST, text
                 assert text.isprintable(), text
                 assert text.startswith(type(part).__name__.lstrip("_")), text
-    shown = {cls for module in (parameters, overviews, verdicts) for cls in public_classes(module)}
+    shown = {cls for module in (parameters, overviews, search, verdicts) for cls in public_classes(module)}
     unseen = {"AsJson", "NearestRecord"}
     assert {cls.__name__ for cls in shown - seen} <= unseen
 
@@ -119,7 +119,7 @@ def public_classes(module: Any) -> list[type]:
 def test_every_public_class_has_a_repr_of_its_own() -> None:
     """A dataclass prints all that it holds unless it says otherwise."""
     names = [name for name in sys.modules if name.startswith("zeropass.") and ".results" in name]
-    modules = [zp, parameters, overviews, verdicts, *map(importlib.import_module, names)]
+    modules = [zp, parameters, overviews, search, verdicts, *map(importlib.import_module, names)]
     for cls in {cls for module in modules for cls in public_classes(module)}:
         if is_dataclass(cls) and cls is not zp.Address:
             assert "__create_fn__" not in cls.__repr__.__qualname__, cls
@@ -263,7 +263,7 @@ def test_errors_are_also_those_of_python(built: small.Built) -> None:
     with pytest.raises(ValueError, match="There is no frame"):
         built.lens.explain("L1.ff.2", frame="nonsense")
     with pytest.raises(KeyError, match="is not one token"):
-        built.atlas.find("no such word")
+        built.atlas.find("Babade")
     for error in (BadAddress("text"), UnknownWord("text"), BadOption("text")):
         assert str(error) == "text"
         assert isinstance(error, ZeropassError)

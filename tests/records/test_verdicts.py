@@ -19,7 +19,8 @@ from zeropass.errors import BadOption
 from zeropass.evidence.judging import verdicts_of
 from zeropass.evidence.results import EVERY_LAYER, Evidence, Null, Result
 from zeropass.records import verdicts as module
-from zeropass.records.parameters import COHERENCE_NOTE, FindRecord, Hit, PairRecord, VectorRecord
+from zeropass.records.parameters import COHERENCE_NOTE, PairRecord, VectorRecord
+from zeropass.records.search import FindRecord, Hit
 from zeropass.records.verdicts import SHIPPED, Verdict, Verdicts, footnote, keep, known_verdicts, read_verdicts
 from zeropass.render.terminal import render, render_find, show_records
 from zeropass.render.tour import print_tour

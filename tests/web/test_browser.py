@@ -28,7 +28,7 @@ AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(enc
 PAGES = ("/", "/by/kurtosis/read-output", "/layer/27", "/layer/27/2", "/at/L29.ff.864", "/at/L27.attn.1")
 PAGES += ("/at/L27.attn.1.v.17", "/map/L27.attn.1.qk", "/svd/L27.attn.1.vo", "/subheads/L27.attn.1", "/near/L29.ff.864")
 PAGES += ("/spread/L29.ff.864", "/cloud/L29.ff.864", "/token/7042", "/nearest/7042", "/tokens", "/outside", "/help")
-PAGES += ("/glossary", "/find?q=Monday+Tuesday", "/find?q=paris", "/at/nonsense")
+PAGES += ("/glossary", "/find?q=Monday+Tuesday", "/find?q=French+-Spanish", "/find?q=paris", "/at/nonsense")
 
 
 def chromium() -> str:
@@ -179,6 +179,22 @@ def test_a_word_that_is_no_token_is_refused_with_what_was_meant(opened: Open) ->
     page.get_by_role("link", name="all of them as a concept").click()
     page.wait_for_url("**/find?q=*")
     assert "A concept" in page.inner_text("main")
+
+
+def test_a_search_says_what_each_parameter_is_about(opened: Open) -> None:
+    page = opened("/find?q=French+-Spanish")
+    assert "z is that of French, less that of Spanish." in page.inner_text("main")
+    row = page.locator("tr", has=page.get_by_role("link", name="L29.ff.864", exact=True)).first
+    assert any("French" in text for text in row.locator(".chip").all_inner_texts())
+    assert "Spanish" in row.inner_text()
+    row.locator("a.chip", has_text="French").first.click()
+    page.wait_for_url("**/token/*")
+    assert page.locator("main table").first.locator("a.chip").count() > 10
+    page = opened("/find?q=bookshelf")
+    assert "bookshelf is not one token: its pieces ␣books + helf count together." in page.inner_text("main")
+    page = opened("/find?q=Parix")
+    page.get_by_role("link", name="Paris", exact=True).click()
+    page.wait_for_url("**/token/*")
 
 
 def test_the_pole_switch_hides_the_other_pole(opened: Open) -> None:

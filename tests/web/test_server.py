@@ -1,6 +1,8 @@
 """The explorer's server: every page in every format, bad requests, bad files, and who may ask."""
 
 import asyncio
+import csv
+import io
 import json
 import os
 import re
@@ -25,8 +27,10 @@ from builds import ENVIRONMENT
 from commands import Run, shell
 from serving import Seen, contexts_of, serving
 from zeropass.errors import BadAddress
+from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.app import KEEP_ALIVE
 from zeropass.web.context import local_name
+from zeropass.web.pages import word_pages
 from zeropass.web.responder import Cache, PageRequest, WorkQueue
 from zeropass.web.security import Rules
 from zeropass.web.workers import forked
@@ -162,9 +166,52 @@ def test_a_search_leads_to_one_thing_or_lists_several(web: httpx.Client) -> None
         assert web.get(answer.headers["location"]).status_code == 200
     several = web.get("/find", params={"q": "babade babafi"})
     assert "A concept" in several.text
-    pieces = web.get("/find", params={"q": "babadebabafixx"})
-    assert pieces.status_code == 404
-    assert "is not one token; it is split as" in pieces.text
+    unknown = web.get("/find", params={"q": "Babade babafi"})
+    assert unknown.status_code == 404
+    assert "is not one token; it is split as" in unknown.text
+
+
+def test_a_word_in_pieces_a_pattern_and_a_contrast_are_found(web: httpx.Client, llama: small.Built) -> None:
+    atlas = llama.atlas
+    for query, record in (
+        ("babadebabafi", atlas.find("babadebabafi", k=20)),
+        ("bab*", atlas.find(like="bab*", k=20)),
+        ("babade -babafi", atlas.find("babade", without="babafi", k=20)),
+        ('babade -"babafi"', atlas.find("babade", without="babafi", k=20)),
+        ("babade bab* -babafi", atlas.find("babade", like="bab*", without="babafi", k=20)),
+    ):
+        assert web.get("/find.json", params={"q": query}).json() == json.loads(json.dumps(record.to_json()))
+        page = Seen(web.get("/find", params={"q": query}).text)
+        assert all(sentence in page.text for sentence in record.explanations)
+        assert ("A concept" in page.text) is (len(record.words) > 1)
+        words = [atlas.vocab.shown(word.id) for match in record.hits for word in match.words]
+        assert set(words) <= set(page.chips)
+        assert "faint" in page.text
+        table = list(csv.DictReader(io.StringIO(web.get("/find.csv", params={"q": query}).text)))
+        assert table[0]["words"] == " ".join(shown_text(word.token) for word in record.hits[0].words)
+        for name in [word.text for word in record.words] if len(record.words) > 1 else []:
+            assert f"z of {name}" in table[0]
+    (alone,) = web.get("/find.json", params={"q": "-babade"}).json()["words"]
+    assert (alone["text"], alone["against"]) == ("-babade", False)  # the first word is what is looked for
+    assert web.get("/find.json", params={"q": "qqq*"}).json()["error"].startswith("The pattern 'qqq*' matches no token")
+
+
+def test_a_quoted_part_of_a_search_is_taken_as_it_is() -> None:
+    assert [str(part) for part in word_pages.split('a "b c" -d -"e f" "-g" - "h*" i* ** a')] == [
+        *("a", '"b c"', "-d", '-"e f"', '"-g"', "-", '"h*"', "i*", "**"),
+    ]
+    parts = word_pages.split('"-a" -b "c*" d* "*" -e*')
+    assert [(part.text, part.against, part.is_pattern) for part in parts] == [
+        *(("-a", False, False), ("b", True, False), ("c*", False, False), ("d*", False, True), ("*", False, False)),
+        ("e*", True, True),
+    ]
+    assert word_pages.replaced('x -paris "y z"', "paris", "Paris") == 'x -Paris "y z"'
+
+
+def test_a_token_page_shows_words_beside_each_parameter(web: httpx.Client, llama: small.Built) -> None:
+    page = Seen(web.get("/token/300").text)
+    for match in llama.atlas.find_tokens([300], k=15).hits:
+        assert {llama.atlas.vocab.shown(word.id) for word in match.words} <= set(page.chips)
 
 
 def test_a_row_of_the_filter_is_a_row_of_the_map(web: httpx.Client, llama: small.Built) -> None:
@@ -203,7 +250,7 @@ MISTAKES = {
     "/tokens/0": 404,
     "/find": 400,
     "/find?q=%20%20": 400,
-    "/find?q=" + "+".join(["babade"] * 17): 400,
+    "/find?q=" + "+".join(map(str, range(17))): 400,
     "/find?q=" + "x" * 401: 400,
     "/map/L1.attn.2": 404,
     "/map/L1.attn.2.vo?offset=3": 400,

@@ -11,7 +11,8 @@ from typing import Any
 
 from zeropass.errors import BadOption, ZeropassError
 
-__all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "read_text", "require_text"]
+__all__ = ["holding", "load_json", "parse_json", "read_lines", "read_schema", "read_text", "read_words"]
+__all__ += ["require_text"]
 
 _DEEPEST, _TOO_DEEP = 100, "its objects are nested too deeply"
 _DIGITS = 300
@@ -120,3 +121,11 @@ def read_lines(path: Path, option: str, of: str, most: int | None = None) -> tup
         raise BadOption(
             f"{option} {path} cannot be read ({error}); it names a UTF-8 file with a {of} a line."
         ) from error
+
+
+def read_words(path: Path, option: str) -> tuple[str, ...]:
+    """Return the words, one a line, of the file that an option names; raise BadOption, naming it, if it has none."""
+    words = read_lines(path, option, "word")
+    if not words:
+        raise BadOption(f"{option} {path} holds no words; there should be one a line.")
+    return words

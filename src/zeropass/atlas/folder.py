@@ -1,6 +1,7 @@
 """The files of an atlas: its tables, queried with DuckDB, its memory-mapped arrays, and its manifest. No torch."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,26 +183,29 @@ class Files(ShortRepr):
         return duckdb.connect()
 
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """Return the rows that an SQL query finds in a Parquet file of the atlas.
+        """Return the rows that an SQL query finds in a Parquet file of the atlas, or in several of one folder.
 
         Args:
             query: The query, which reads ``read_parquet($file)``.
-            **parameters: Values of its parameters; ``file`` is the path of the file.
+            **parameters: Values of its parameters; ``file`` is the path of the file, or a list of paths.
 
         Raises:
-            BadAtlas: The file is damaged.
+            BadAtlas: A file is damaged.
         """
-        bound = parameters
-        self._require_file(Path(parameters["file"]))
-        if self._finders and parameters["file"] == str(self.path / PARAMETERS):
+        bound, files = parameters, parameters["file"]
+        paths = [Path(files)] if isinstance(files, str) else [Path(file) for file in files]
+        for path in paths:
+            self._require_file(path)
+        place = paths[0] if len(paths) == 1 else paths[0].parent
+        if self._finders and files == str(self.path / PARAMETERS):
             query = query.replace("read_parquet($file)", "parameters")
             bound = {name: value for name, value in parameters.items() if name != "file"}
         try:
             cursor = self._db.cursor().execute(query, bound)  # A cursor for each query: threads may query at once.
             names, rows = [column[0].lower() for column in cursor.description], cursor.fetchall()
         except (duckdb.Error, UnicodeError) as error:  # DuckDB's messages may quote bytes that are not text.
-            raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
-        return self._checked(Path(parameters["file"]), names, rows)
+            raise self._damaged(place.relative_to(self.path), error) from error
+        return self._checked(place, names, rows)
 
     def _checked(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return the rows; raise BadAtlas, naming file and column, if a value is missing or of the wrong type."""
@@ -254,6 +258,11 @@ class Files(ShortRepr):
         self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
         self._finders.append(finder)
 
+    @property
+    def keeps_index(self) -> bool:
+        """True if the index over all lists is in memory."""
+        return bool(self._finders)
+
     @cached_property
     def _finders(self) -> list[Finder]:
         return []
@@ -291,6 +300,13 @@ class Files(ShortRepr):
         if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
             raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
         return runs
+
+    def run_of(self, i: int) -> Run:
+        """Return the run that a list belongs to, by the list's id."""
+        place = bisect_right(self.runs, i, key=lambda run: run.first) - 1
+        if place < 0 or i >= self.runs[place].first + self.runs[place].count:
+            raise self._damaged(PARAMETERS, f"there is no list {i}")
+        return self.runs[place]
 
     @property
     def lens(self) -> str:

@@ -1,8 +1,10 @@
 """Queries of an atlas: the words of a parameter, the parameters of a word. No torch."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from zeropass.arch.spec import (
     judge_space,
 )
 from zeropass.atlas.folder import Files, Floats, Run
+from zeropass.atlas.query import token_of, weights_of, with_similar, words_of
 from zeropass.atlas.schema import (
     COHERENCE,
     MANIFEST,
@@ -45,9 +48,7 @@ from zeropass.model.address import Address, canonical_role, parse, with_roles
 from zeropass.records.parameters import (
     Certificate,
     Coherence,
-    FindRecord,
     Hidden,
-    Hit,
     PairRecord,
     PairScore,
     Record,
@@ -55,7 +56,9 @@ from zeropass.records.parameters import (
     Token,
     TokenScore,
     VectorRecord,
+    is_faint,
 )
+from zeropass.records.search import FindRecord, Hit, QueryWord, largest
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
 from zeropass.tokens.vocabulary import View
 
@@ -64,8 +67,8 @@ __all__ = ["Atlas", "open_atlas"]
 _LIST = ("id", "frame", "norm", "mean", "std", "spread", "coherence", "top_ids", "top_z", "bottom_ids", "bottom_z")
 _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", "complete")
 
-_K = 20
-"""Tokens of each pole, and pairs, by default."""
+_K, _WORDS = 20, 3
+"""Tokens of each pole, and pairs, by default; words of a list beside a parameter that was found."""
 
 
 def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
@@ -215,8 +218,10 @@ class Atlas(Files):
 
     def find(
         self,
-        words: str | Sequence[str],
+        words: str | Sequence[str] = (),
         *,
+        like: str | Sequence[str] = (),
+        without: str | Sequence[str] = (),
         side: Side | None = None,
         role: str | None = None,
         layers: tuple[int, int] | None = None,
@@ -224,23 +229,34 @@ class Atlas(Files):
     ) -> FindRecord:
         """Return the k parameters of each type of list that rank highest by |z| for a word or a concept.
 
+        The z of a word is the mean over its tokens: with and without a space before it, or else its pieces, which the
+        result says. That of several words is their mean.
+
         Args:
-            words: One word, or several words as a concept (their mean z).
+            words: One word, or several words as a concept.
+            like: Shell patterns such as ``re*``, each a further word: the shown tokens that match.
+            without: Words that count against: their mean z is subtracted.
             side: ``read`` or ``write``; by default both.
             role: One role; by default all.
             layers: Half-open range of layers; by default all.
             k: Parameters of each type of list.
 
         Raises:
-            UnknownWord: A word is not a token.
-            BadOption: There is no such side or role, or nothing fits.
+            UnknownWord: A word is no token, but one in another case or number is; or it has hidden pieces.
+            BadOption: There is no such side or role, or nothing fits; a pattern matches nothing or too much.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> import zeropass as zp
+            >>> with TemporaryDirectory() as folder:
+            ...     fresh = zp.build("models/first", folder, zp.Options(layers=(1, 2), roles=("gate",)))
+            ...     matches = zp.open_atlas(folder).find("he", without="she", k=3)
+            >>> [(word.text, word.against) for word in matches.words], len(matches[0].zs)
+            ([('he', False), ('she', True)], 2)
         """
-        check_count(k)
-        texts = [words] if isinstance(words, str) else list(words)
-        if not texts:
-            raise BadOption("find needs at least one word.")
-        ids = list(dict.fromkeys(i for text in texts for i in self.vocab.find(text)))
-        return self.find_tokens(ids, side=side, role=role, layers=layers, k=k)
+        texts, patterns, negative = map(_listed, (words, like, without))
+        query = words_of(self.vocab, texts, patterns, negative, self.mask("default"))
+        return self.search(query, side=side, role=role, layers=layers, k=k)
 
     def find_tokens(
         self,
@@ -250,24 +266,66 @@ class Atlas(Files):
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
+        described: int | None = None,
     ) -> FindRecord:
-        """Return what `find` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
-        if wrong := [i for i in ids if not 0 <= i < len(self.vocab)]:
-            raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {len(self.vocab) - 1}.")
-        runs = self._select_runs(side, role, layers)
-        plain = len(ids) == 1 and (side, role, layers) == (None, None, None) and k <= self.options["k"]
-        stored = plain and self._is_shown(ids[0])
-        best = self._stored_entries(ids[0], k) if stored else self.scan(ids, runs, k)
-        notes = (self.note,) if self.note else ()
-        return FindRecord(tuple(Token(i, self.vocab.label(i)) for i in ids), self._ranked_parameters(best), notes)
+        """Return what `search` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
+        words = [token_of(self.vocab, i) for i in ids]
+        return self.search(words, side=side, role=role, layers=layers, k=k, described=described)
 
-    def scan(self, ids: Sequence[int], runs: "Sequence[Run] | None" = None, k: int = 20) -> list[tuple[int, float]]:
-        """Return the k best lists of each type for the mean of some tokens, from the stored vectors.
-
-        The mean of z over tokens is the z of their mean row, so a concept costs as much as a word.
+    def search(
+        self,
+        words: Sequence[QueryWord],
+        *,
+        side: Side | None = None,
+        role: str | None = None,
+        layers: tuple[int, int] | None = None,
+        k: int = 20,
+        described: int | None = None,
+    ) -> FindRecord:
+        """Return what `find` returns, for words that were looked up as `atlas.query` does.
 
         Args:
-            ids: Token ids.
+            words: The words.
+            side: As in `find`.
+            role: As in `find`.
+            layers: As in `find`.
+            k: As in `find`.
+            described: How many parameters of each type get the first words of their lists; all if not given.
+        """
+        check_count(k)
+        runs, weights = self._select_runs(side, role, layers), weights_of(words)
+        plain = list(weights.values()) == [1] and (side, role, layers) == (None, None, None) and k <= self.options["k"]
+        token = next(iter(weights))
+        best = self._stored_entries(token, k) if plain and self._is_shown(token) else self.scan(weights, runs, k)
+        scores = self._word_scores(words, [i for i, _ in best])
+        ends = {i: largest(scores.get(i, (z,))) for i, z in self._first_of_each_type(best, described)}
+        return FindRecord(
+            query=tuple(Token(i, self.vocab.label(i)) for i in weights),
+            hits=self._ranked_parameters(best, sum(weights.values()), self._first_words(ends), scores),
+            notes=(self.note,) if self.note else (),
+            words=with_similar(self.vocab, words, self.mask("words")),
+        )
+
+    def _first_of_each_type(self, best: Sequence[tuple[int, float]], count: int | None) -> list[tuple[int, float]]:
+        """Return the first entries (list id, z) of each type of list; all for None."""
+        types = [(run.side, run.frame) for run in (self.run_of(i) for i, _ in best)]
+        counts: Counter[tuple[str, str]] = Counter()
+        chosen = []
+        for entry, list_type in zip(best, types, strict=True):
+            counts[list_type] += 1
+            if count is None or counts[list_type] <= count:
+                chosen.append(entry)
+        return chosen
+
+    def scan(
+        self, weights: Mapping[int, float], runs: "Sequence[Run] | None" = None, k: int = 20
+    ) -> list[tuple[int, float]]:
+        """Return the k best lists of each type for a weighted sum of the z of some tokens, from the stored vectors.
+
+        The sum of z over tokens is the z of the sum of their rows, so a concept costs as much as a word.
+
+        Args:
+            weights: The weight of each token id.
             runs: The runs of lists to score; by default all.
             k: Lists of each type.
 
@@ -275,23 +333,49 @@ class Atlas(Files):
             (list id, z), by falling |z|.
         """
         runs = self.runs if runs is None else runs
+        ids, parts = list(weights), np.array(list(weights.values()), np.float32)
         z = np.zeros(len(self.means), np.float32)
         with np.errstate(all="ignore"):
-            rows = {space: np.asarray(self.rows(space)[list(ids)]) for space in {self.space(run) for run in runs}}
-            means = {space: of_tokens.mean(0) for space, of_tokens in rows.items()}
+            rows = {space: np.asarray(self.rows(space)[ids]) for space in {self.space(run) for run in runs}}
+            sums = {space: parts @ of_tokens for space, of_tokens in rows.items()}
             for run in runs:
                 factors, space = self.factors(run), self.space(run)
-                mean = means[space] if factors is None else factors[list(ids)] @ rows[space] / len(ids)
-                z[run.first : run.first + run.count] = self.products(run, np.asarray(mean, np.float32))
-            z = np.where(self.stds > 0, (z - self.means) / self.stds, 0)
-        if not np.isfinite(z).all():
-            raise self._damaged("vectors", "scores of rows and vectors are not finite")
+                row = sums[space] if factors is None else (parts * factors[ids]) @ rows[space]
+                z[run.first : run.first + run.count] = self.products(run, np.asarray(row, np.float32))
+            z = np.where(self.stds > 0, (z - parts.sum() * self.means) / self.stds, 0)
+        self._require_finite(z)
         best: list[tuple[int, float]] = []
         for list_type in sorted({(run.side, run.frame) for run in runs}):
             members = [np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == list_type]
             list_ids = np.concatenate(members)
             best += [(int(i), float(z[i])) for i in list_ids[_largest(np.abs(z[list_ids]), k)]]
         return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
+
+    def _require_finite(self, z: Floats) -> None:
+        if not np.isfinite(z).all():
+            raise self._damaged("vectors", "scores of rows and vectors are not finite")
+
+    def _word_scores(self, words: Sequence[QueryWord], lists: Sequence[int]) -> dict[int, tuple[float, ...]]:
+        """Return the z of each word in some lists, by the id of the list; of a single word nothing."""
+        if len(words) < 2:
+            return {}
+        ids = list(weights_of(words))
+        place_of = {token: place for place, token in enumerate(ids)}
+        places = [[place_of[token] for token in word.ids] for word in words]
+        rows: dict[str, Floats] = {}
+        scores = {}
+        for i in lists:
+            run = self.run_of(i)
+            space, factors, std = self.space(run), self.factors(run), self.stds[i]
+            if space not in rows:
+                rows[space] = np.asarray(self.rows(space)[ids])
+            with np.errstate(all="ignore"):
+                products = rows[space] @ self.vector(run, i - run.first)
+                products = products if factors is None else products * factors[ids]
+                z = np.asarray((products - self.means[i]) / std if std > 0 else np.zeros_like(products), np.float32)
+            self._require_finite(z)
+            scores[i] = tuple(float(z[of_word].mean()) for of_word in places)
+        return scores
 
     def strongest(
         self, roles: Sequence[str], layers: tuple[int, int], *, frame: Frame | None = None, k: int | None = None
@@ -386,36 +470,93 @@ class Atlas(Files):
     def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
         """Return (list id, z) of the first k parameters of each type of list in the stored index."""
         rows = self.rows_of(self.path / TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
+        if unknown := [i for _, i, _ in rows if not 0 <= i < self.manifest["lists"]]:
+            raise self._damaged(TOKEN_INDEX, f"there is no list {unknown[0]}")
         return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda entry: (-abs(entry[1]), entry[0]))
 
-    def _ranked_parameters(self, best: Iterable[tuple[int, float]]) -> tuple[Hit, ...]:
-        """Return the records of lists, given as (list id, z)."""
-        entries = list(best)
+    def _ranked_parameters(
+        self,
+        best: Sequence[tuple[int, float]],
+        total: float,
+        words: Mapping[int, tuple[Token, ...]],
+        scores: Mapping[int, tuple[float, ...]],
+    ) -> tuple[Hit, ...]:
+        """Return the records of lists.
+
+        Args:
+            best: (list id, z).
+            total: The sum of the weights of the tokens, by which the mean score of a list counts.
+            words: The first words of lists, by list id.
+            scores: The z of each word of the search in a list, by list id.
+        """
         rows = self.query(
-            "SELECT id, address, side, role, frame, layer, mean, std FROM read_parquet($file) "
-            "WHERE id IN (SELECT unnest($ids))",
+            "SELECT id, address, side, role, frame, layer, mean, std, spread, best, coherence "
+            "FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
-            ids=[i for i, _ in entries],
+            ids=[i for i, _ in best],
         )
-        by_id = {row[0]: row[1:] for row in rows}
+        by_id, shown = {row[0]: row[1:] for row in rows}, self.hidden(self.view).shown
         records = []
-        for i, z in entries:
+        for i, z in best:
             if i not in by_id:
-                raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
-            address, side, role, frame, layer, mean, std = by_id[i]
+                raise self._damaged(PARAMETERS, f"there is no list {i}")
+            address, side, role, frame, layer, mean, std, spread, strongest, coherence = by_id[i]
             verdict = self._verdict(role, frame, layer)
+            null = self.random_coherence.get((layer, role, frame, self.view))
+            faint = is_faint(strongest, shown, spread if self.is_change else None)
             records.append(
                 Hit(
                     address=address,
                     side=side,
                     role=role,
                     frame=frame,
-                    score=z * std + mean,
+                    score=z * std + total * mean,
                     z=z,
                     above=verdict.above if verdict else None,
+                    words=words.get(i, ()),
+                    says_little=faint and (null is None or coherence <= null),
+                    zs=scores.get(i, ()),
                 )
             )
         return tuple(records)
+
+    def _first_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
+        """Return the first words of one pole of some lists, given as list id and z: of the top for a positive z."""
+        # Of the index only a server, which has it in memory, reads the words faster than from the lists.
+        words = self._indexed_words(ends) if self.keeps_index else {}
+        poles = self._poles({i: z for i, z in ends.items() if len(words.get(i, ())) < _WORDS})
+        return words | {i: self._words_among(ids) for i, ids in poles.items()}
+
+    def _poles(self, ends: Mapping[int, float]) -> dict[int, list[int]]:
+        """Return the stored tokens of one pole of some lists, given as list id and z."""
+        runs = {i: self.run_of(i) for i in ends}
+        paths = {i: self.path / "lists" / f"{file_name(run.layer, run.role)}.parquet" for i, run in runs.items()}
+        columns = {i: "top_ids" if z > 0 else "bottom_ids" for i, z in ends.items()}
+        if self.keeps_index:
+            rows = [(i, row) for i, path in paths.items() for row in self.rows_of(path, {"id": i}, (columns[i],))]
+            return {i: ids for i, (ids,) in rows}
+        if not ends:
+            return {}
+        stored = self.query(  # Opening files takes most of the time, and DuckDB opens several at once.
+            "SELECT id, top_ids, bottom_ids FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
+            file=sorted(set(map(str, paths.values()))),
+            ids=list(ends),
+        )
+        return {i: top if columns[i] == "top_ids" else bottom for i, top, bottom in stored}
+
+    def _indexed_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
+        """Return the words among the few tokens in the index over all lists, which has those of the stronger pole."""
+        rows = self.query(
+            "SELECT id, words, words_z FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
+            file=str(self.path / PARAMETERS),
+            ids=list(ends),
+        )
+        return {i: self._words_among(tokens) for i, tokens, zs in rows if zs and zs[0] * ends[i] > 0}
+
+    def _words_among(self, ids: Sequence[int]) -> tuple[Token, ...]:
+        """Return the first tokens that are words."""
+        tokens = (Token(i, self.label(i)) for i in ids)
+        return tuple(islice((token for token in tokens if self.is_word(token.id)), _WORDS))
 
     def _stored_parts(self, place: Address) -> list[Address]:
         """Return an address with each role that it stands for and the atlas holds; with all its roles if it holds none.
@@ -490,9 +631,7 @@ class Atlas(Files):
         hidden = self.hidden(view)
         records = []
         for i, frame, norm, mean, std, spread, coherence, *lists in rows:
-            run = next((run for run in self.runs if run.first <= i < run.first + run.count), None)
-            if run is None:
-                raise self._damaged(PARAMETERS, f"there is no list {i}")
+            run = self.run_of(i)
             if view != self.view or k > len(lists[0]):
                 lists = self._new_poles(run, i - run.first, mean, std, max(k, FIRST), view)
             null = self.random_coherence.get((run.layer, role, frame, view))
@@ -537,8 +676,7 @@ class Atlas(Files):
         with np.errstate(all="ignore"):
             z = self.scores(run, row)[ids]
             z = (z - mean) / std if std > 0 else np.zeros_like(z)
-        if not np.isfinite(z).all():
-            raise self._damaged("vectors", "scores of rows and vectors are not finite")
+        self._require_finite(z)
         order = np.argsort(-z, kind="stable")
         top, bottom = order[:k], order[::-1][:k]
         return [ids[top].tolist(), z[top].tolist(), ids[bottom].tolist(), z[bottom].tolist()]
@@ -585,6 +723,11 @@ class Atlas(Files):
             change=self.is_change,
             lens=self.lens_words(frame),
         )
+
+
+def _listed(texts: str | Sequence[str]) -> list[str]:
+    """Return several texts, or the only one, as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:

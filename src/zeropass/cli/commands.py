@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 import zeropass as zp
-from zeropass._io.parse import read_lines, read_text
+from zeropass._io.parse import read_lines, read_text, read_words
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
@@ -49,7 +49,6 @@ from zeropass.cli.options import (
 )
 from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output, waiting
 from zeropass.diff.render import render_diff
-from zeropass.diff.results import read_words
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.records.verdicts import default_name
@@ -215,15 +214,37 @@ def show(
 @app.command()
 def find(
     folder: Folder,
-    words: Annotated[list[str], typer.Argument(metavar="TEXT...", help="A word; several make a concept.")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...", help="A word, or its pieces if it has several; several words make a concept."
+        ),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="All tokens that match, such as 're*', as one word; may be repeated."),
+    ] = None,
+    words: Annotated[Path | None, typer.Option(metavar="FILE", help="Further words, one a line.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--not", metavar="TEXT", help="A word that counts against; may be repeated.")
+    ] = None,
     side: Annotated[str | None, typer.Option(help="read or write.")] = None,
     role: Annotated[str | None, typer.Option(help="gate, up, key, value, q, k, v, o …")] = None,
     layers: Layers = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many of each kind: sees, is about to say, writes.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Find the parameters that see a word, that are about to say it, and that write it."""
-    record = zp.open_atlas(folder).find(words, side=cast(Any, side), role=role, layers=parse_layers(layers), k=k)
+    """Find the parameters that see a word, that are about to say it, and that write it, each with its first words."""
+    further = read_words(words, "--words") if words else ()
+    record = zp.open_atlas(folder).find(
+        [*(texts or ()), *further],
+        like=like or (),
+        without=without or (),
+        side=cast(Any, side),
+        role=role,
+        layers=parse_layers(layers),
+        k=k,
+    )
     if not print_json(record.to_json(), as_json):
         with text_output() as console:
             console.print(render_find(record, k))
@@ -413,7 +434,7 @@ def diff(
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
-    words = read_words(watch) if watch else ()
+    words = read_words(watch, "--watch") if watch else ()
     with progress_bar() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)

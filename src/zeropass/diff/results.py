@@ -3,19 +3,16 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from zeropass._io.parse import read_lines
 from zeropass._io.short_repr import ShortRepr
-from zeropass.errors import BadOption
 from zeropass.records.panels import AsFigure, HeatMap
 from zeropass.records.parameters import Direction, Record, Token
 from zeropass.records.tabular import AsTable, Row, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "Standout", "TensorChange"]
-__all__ += ["Watched", "WatchedWord", "read_words"]
+__all__ += ["Watched", "WatchedWord"]
 
 SCHEMA_VERSION = 1
 
@@ -271,11 +268,3 @@ class Diff(ShortRepr, AsTable, AsFigure):
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps` can write."""
         return {"schema": SCHEMA_VERSION, **asdict(self)}
-
-
-def read_words(path: Path) -> tuple[str, ...]:
-    """Return the words of a file, one per line; raise BadOption, naming the file, if it has none."""
-    words = read_lines(path, "--watch", "word")
-    if not words:
-        raise BadOption(f"--watch {path} holds no words; there should be one a line.")
-    return words

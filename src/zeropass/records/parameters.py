@@ -7,7 +7,7 @@ imports torch.
 import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from statistics import NormalDist
 from typing import Any
@@ -16,7 +16,7 @@ from zeropass._io.short_repr import ShortRepr, one_line
 from zeropass.arch.spec import ALL_FRAMES
 from zeropass.records import latex
 from zeropass.records.numbers import coefficient
-from zeropass.records.panels import AsFigure, AsFigures, Bars, Dot, Entry, HeatMap, Panel, Points, token_label
+from zeropass.records.panels import AsFigure, AsFigures, Bars, Entry, HeatMap, Panel, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields, token_rows
 from zeropass.records.verdicts import Verdict
 from zeropass.tokens.vocabulary import shown_text
@@ -29,9 +29,7 @@ __all__ = [
     "Certificate",
     "Coherence",
     "Direction",
-    "FindRecord",
     "Hidden",
-    "Hit",
     "PairRecord",
     "PairScore",
     "Records",
@@ -40,12 +38,17 @@ __all__ = [
     "TokenScore",
     "VectorRecord",
     "ends_of",
+    "html_note",
+    "html_token",
+    "is_faint",
+    "listed",
+    "threshold_of",
     "verb_of",
     "verbs_of",
 ]
 
-FEW, MOST_TOKENS, MOST_ADDRESSES = 3, 18, 8
-"""Limits of figures: tokens of an end of a direction, tokens of a side of a pair map, addresses of parameters."""
+FEW, MOST_TOKENS = 3, 18
+"""Limits of figures: tokens of an end of a direction, tokens of a side of a pair map."""
 
 VERBS = {
     ("read", "seen"): "sees",
@@ -157,6 +160,27 @@ COHERENCE_NOTE = (
 )
 
 
+def is_faint(best: float, shown: int, spread: float | None = None) -> bool:
+    """Tell whether no token of a list stands out (docs/theory.md, section 8).
+
+    Args:
+        best: The largest |z| of both poles.
+        shown: The number of tokens that the list shows.
+        spread: For the list of a change, the standard deviation of its scores in units of z.
+    """
+    return best < threshold_of(shown, spread)
+
+
+def threshold_of(shown: int, spread: float | None = None) -> float:
+    """Return the |z| from which a token of a list stands out: as many normal scores reach it in one list of twenty.
+
+    Args:
+        shown: The number of tokens that the list shows.
+        spread: As for `is_faint`.
+    """
+    return NormalDist().inv_cdf(1 - 0.05 / (2 * max(shown, 1))) * (1.0 if spread is None else spread)
+
+
 @dataclass(frozen=True, repr=False)
 class VectorRecord(AsJson, AsFigure):
     """The list of one vector of the stream in one frame: both poles, best first.
@@ -186,14 +210,14 @@ class VectorRecord(AsJson, AsFigure):
 
     @property
     def threshold(self) -> float:
-        """The |z| from which a token stands out: as many normal scores reach it in one list of twenty."""
-        normal = NormalDist().inv_cdf(1 - 0.05 / (2 * max(self.hidden.shown, 1)))
-        return normal * (1.0 if self.spread is None else self.spread)
+        """The |z| from which a token stands out (`threshold_of`)."""
+        return threshold_of(self.hidden.shown, self.spread)
 
     @property
     def faint(self) -> bool:
-        """True if no token stands out."""
-        return all(abs(token.z) < self.threshold for token in (*self.top[:1], *self.bottom[:1]))
+        """True if no token stands out: as many normal scores reach such a z in more than one list of twenty."""
+        best = max((abs(token.z) for token in (*self.top[:1], *self.bottom[:1])), default=0.0)
+        return is_faint(best, self.hidden.shown, self.spread)
 
     @property
     def says_little(self) -> bool:
@@ -261,12 +285,12 @@ class VectorRecord(AsJson, AsFigure):
         return latex.tabular("lrlr", self.heading, self.notes, ("$+$", "$z$", "$-$", "$z$"), rows)
 
     def _repr_words(self) -> str:
-        poles = (f"{sign} {_listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
+        poles = (f"{sign} {listed(pole)}" for sign, pole in (("+", self.top), ("−", self.bottom)))
         return f"{self.address}.{self.role} {self.frame}: {' '.join(poles)}"
 
     def _repr_html_(self) -> str:
         poles = "".join(
-            f"<tr><th>{sign}</th><td>{', '.join(_html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
+            f"<tr><th>{sign}</th><td>{', '.join(html_token(t.token, t.z) for t in pole[:15])}</td></tr>"
             for sign, pole in (("+", self.top), ("−", self.bottom))
         )
         pale = ' style="opacity:.6"' if self.says_little else ""
@@ -381,7 +405,7 @@ class PairRecord(Several[PairScore], AsJson, AsFigure):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{_html_token(p.left.token)}</td><td>{_html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
+            f"<tr><td>{html_token(p.left.token)}</td><td>{html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
             for p in self.pairs[:20]
         )
         return f"<table>{_html_caption(self)}{rows}</table>"
@@ -461,103 +485,17 @@ class SvdRecord(Several[Direction], AsJson, AsFigure):
         return latex.tabular("rll", self.heading, self.notes, ("share", *ends_of(self.role)), rows)
 
     def _repr_words(self) -> str:
-        sides = (f"{_listed(d.left[:2])} → {_listed(d.right[:2])}" for d in self.directions[:2])
+        sides = (f"{listed(d.left[:2])} → {listed(d.right[:2])}" for d in self.directions[:2])
         return f"{self.address}.{self.role} {self.frame}: {'; '.join(sides)}, {len(self.directions)} directions"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{d.share:.0%}{' ≈' if d.close else ''}</td>"
-            f"<td>{', '.join(_html_token(t.token) for t in d.left[:8])}</td>"
-            f"<td>{', '.join(_html_token(t.token) for t in d.right[:8])}</td></tr>"
+            f"<td>{', '.join(html_token(t.token) for t in d.left[:8])}</td>"
+            f"<td>{', '.join(html_token(t.token) for t in d.right[:8])}</td></tr>"
             for d in self.directions
         )
         return f"<table><caption>{_html_title(self)} {html.escape(self.note)}</caption>{rows}</table>"
-
-
-@dataclass(frozen=True, repr=False)
-class Hit(ShortRepr):
-    """A parameter in whose list a word or concept ranks high.
-
-    ``above`` is True if lists of its role and layer are above the null distribution on a text; it never says anything
-    about this parameter alone.
-    """
-
-    address: str
-    side: str
-    role: str
-    frame: str
-    score: float
-    z: float
-    above: bool | None = None
-
-    @property
-    def layer(self) -> int:
-        """The layer of the parameter; -1 outside the blocks."""
-        head = self.address.partition(".")[0].removeprefix("L")
-        return int(head) if head.isdecimal() else -1
-
-    @property
-    def doubt(self) -> str:
-        """The warning that lists of its role and layer are not above the null distribution, or nothing."""
-        return "lists of its role and layer are not above the null" if self.above is False else ""
-
-    @property
-    def verb(self) -> str:
-        """The verb for what the parameter does with the word."""
-        return verb_of(self.side, self.frame)
-
-
-@dataclass(frozen=True, repr=False)
-class FindRecord(Several[Hit], AsJson, AsFigure):
-    """The parameters that see, are about to say, or write some tokens; best |z| first. A sequence of them.
-
-    ``notes`` tell the reader what ``above`` of the hits rests on.
-    """
-
-    query: tuple[Token, ...]
-    hits: tuple[Hit, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    _ITEMS = "hits"
-
-    def table_rows(self) -> Iterator[Row]:
-        """Yield a row for each parameter."""
-        for rank, match in enumerate(self.hits):
-            yield {"rank": rank, **plain_fields(match), "verb": match.verb}
-
-    def panel(self) -> Points:
-        """Return the parameters by layer and z, with the addresses of the first."""
-        doubtful = any(match.doubt for match in self.hits)
-        return Points(
-            title=f"Parameters of {', '.join(token_label(token.token) for token in self.query)}",
-            notes=("hollow: its role and layer are not above the null",) if doubtful else (),
-            x="layer",
-            y="z",
-            groups=list(dict.fromkeys([*VERBS.values(), *(match.verb for match in self.hits)])),
-            dots=[
-                Dot(
-                    x=match.layer,
-                    y=match.z,
-                    group=match.verb,
-                    label=match.address if rank < MOST_ADDRESSES else "",
-                    hollow=match.above is False,
-                )
-                for rank, match in enumerate(self.hits)
-            ],
-        )
-
-    def _repr_words(self) -> str:
-        matches = (f"{match.address}.{match.role} {match.z:+.1f}" for match in self.hits[:4])
-        return f"{_listed(self.query)}: {', '.join(matches)}, {len(self.hits)} parameters"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(match.address)}</td><td>{html.escape(match.role)}</td>"
-            f"<td>{html.escape(match.verb)}</td><td>{match.z:+.1f}</td><td><small>{match.doubt}</small></td></tr>"
-            for match in self.hits
-        )
-        query = ", ".join(_html_token(t.token) for t in self.query)
-        return f"<table><caption>{query}</caption>{rows}</table>{''.join(map(_html_note, self.notes))}"
 
 
 Record = VectorRecord | PairRecord | SvdRecord
@@ -603,10 +541,10 @@ class Records(Sequence[Record], AsTable, AsFigures):
         return [record.to_json() for record in self._records]
 
     def _repr_html_(self) -> str:
-        return "".join(record._repr_html_() for record in self._records) + (_html_note(self.note) if self.note else "")
+        return "".join(record._repr_html_() for record in self._records) + (html_note(self.note) if self.note else "")
 
 
-def _listed(tokens: Iterable[Token | TokenScore]) -> str:
+def listed(tokens: Iterable[Token | TokenScore]) -> str:
     """Return the first few tokens as one line."""
     return ", ".join(shown_text(token.token) for token in tuple(tokens)[:4])
 
@@ -619,7 +557,8 @@ def _few(tokens: Sequence[TokenScore]) -> str:
     return " ".join(token_label(token.token) for token in tokens[:FEW])
 
 
-def _html_note(note: str) -> str:
+def html_note(note: str) -> str:
+    """Return a note as a small paragraph of HTML."""
     return f"<p><small>{html.escape(shown_text(note, limit=500))}</small></p>"
 
 
@@ -634,6 +573,7 @@ def _html_caption(record: VectorRecord | PairRecord) -> str:
     return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{small}</caption>"
 
 
-def _html_token(text: str, z: float | None = None) -> str:
+def html_token(text: str, z: float | None = None) -> str:
+    """Return a token, with its z if there is one, as HTML."""
     shown = html.escape(shown_text(text))
     return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{z:.1f}</small>")

@@ -11,8 +11,6 @@ from rich.text import Text
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import (
     VERBS,
-    FindRecord,
-    Hit,
     PairRecord,
     Record,
     Records,
@@ -20,6 +18,7 @@ from zeropass.records.parameters import (
     VectorRecord,
     verbs_of,
 )
+from zeropass.records.search import MOST_TOKENS, FindRecord, Hit
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["ROLE_STYLE", "Flow", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
@@ -76,18 +75,23 @@ def render(record: Record, k: int = 12) -> RenderableType:
 
 def render_find(record: FindRecord, k: int) -> RenderableType:
     """Return parameters by what they do with the word: see it, are about to say it, write it."""
-    label = Text("tokens used:", style="dim")
-    query = Flow([label, *(token_text(token.token) for token in record.query)], indent=0)
-    parts: list[RenderableType] = [query]
+    parts: list[RenderableType] = [_tokens_used(record), *map(_note, record.explanations)]
     verbs = verbs_of(list_type for match in record.hits if (list_type := (match.side, match.frame)) in VERBS)
     for list_type, verb in verbs.items():
         matches = [match for match in record.hits if (match.side, match.frame) == list_type]
-        parts += [Text(verb, style="bold"), _match_table(matches[:k])]
+        parts += [Text(verb, style="bold"), _match_table(record, matches[:k])]
     others = [match for match in record.hits if (match.side, match.frame) not in VERBS]
     if others:
-        parts += [Text("other frames", style="bold"), _match_table(others[:k])]
+        parts += [Text("other frames", style="bold"), _match_table(record, others[:k])]
     with_notes = any(match.doubt for match in record.hits) or all(match.above is None for match in record.hits)
     return Group(*parts, *(_note(note) for note in record.notes if with_notes))
+
+
+def _tokens_used(record: FindRecord) -> Flow:
+    """Return the first tokens of a search."""
+    tokens = [token_text(token.token) for token in record.query[:MOST_TOKENS]]
+    more = [Text(f"and {rest} more", style="dim")] if (rest := len(record.query) - len(tokens)) > 0 else []
+    return Flow([Text("tokens used:", style="dim"), *tokens, *more], indent=0)
 
 
 def _note(note: str) -> Text:
@@ -193,17 +197,19 @@ def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
     return parts
 
 
-def _match_table(matches: Sequence[Hit]) -> Padding:
-    """Return a table of parameters with z, address, role, pole and doubt."""
+def _match_table(record: FindRecord, matches: Sequence[Hit]) -> Padding:
+    """Return a table of parameters with z, address, role, first words, pole, the z of each word, and doubt."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right")
     for match in matches:
-        pole = "top" if match.z > 0 else "bottom"
+        words = (token_text(token.token, "dim" if match.says_little else "") for token in match.words)
+        scores = (f"{shown_text(text)} {plain(z, '+')}" for text, z in record.word_scores(match))
         table.add_row(
             plain(match.z, "+"),
             Text(shown_text(match.address), style="bold"),
             Text(shown_text(match.role), style=ROLE_STYLE),
-            Text(f"{pole}; {match.doubt}" if match.doubt else pole, style="dim"),
+            Text(" ").join(words),
+            Text("; ".join(filter(None, (match.pole_words, ", ".join(scores), match.doubt))), style="dim"),
         )
     return Padding(table, (0, 0, 0, 2))
 

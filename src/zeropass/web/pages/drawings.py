@@ -9,7 +9,8 @@ from zeropass.atlas.summary import BIN
 from zeropass.records.label_places import free_places
 from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring, part_name
 from zeropass.records.panels import token_label
-from zeropass.records.parameters import MOST_TOKENS, VERBS, FindRecord, PairRecord, TokenScore, verb_of
+from zeropass.records.parameters import MOST_TOKENS, VERBS, PairRecord, TokenScore, verb_of
+from zeropass.records.search import FindRecord
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 

@@ -199,10 +199,14 @@ def _asked(context: Context, address: str, stored: PairRecord, asked: Asked) -> 
 
 
 def token_ids(context: Context, text: str) -> list[int]:
-    """Return the tokens that a text stands for: those of `Vocabulary.find`, or the id 123 for ``#123``."""
-    if text.startswith("#") and text[1:].isdecimal() and len(text) < 12:
-        return [int(text[1:])]
-    return context.atlas.vocab.find(text)
+    """Return the tokens that a text stands for: those of `Vocabulary.find`, or the one that `token_id` names."""
+    i = token_id(text)
+    return context.atlas.vocab.find(text) if i is None else [i]
+
+
+def token_id(text: str) -> int | None:
+    """Return the id that a text such as ``#123`` names; None for any other text."""
+    return int(text[1:]) if text.startswith("#") and text[1:].isdecimal() and len(text) < 12 else None
 
 
 def svd(context: Context, address: str, asked: Asked = Asked()) -> Page:
