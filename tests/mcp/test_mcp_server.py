@@ -98,6 +98,11 @@ def test_an_atlas_answers_as_the_commands_do(atlas: str, run: Run, tmp_path: Pat
             {"words": ["the", "of"], "side": "read", "role": "gate", "layers": "1:2", "k": 3},
             ["find", atlas, "the", "of", "--side", "read", "--role", "gate", "--layers", "1:2", "-k", 3],
         ),
+        (
+            "find",
+            {"words": ["the"], "without": ["of"], "like": ["an*"], "k": 2},
+            ["find", atlas, "the", "--not", "of", "--like", "an*", "-k", 2],
+        ),
     ]
     answers = Answers([atlas], [(name, arguments) for name, arguments, _ in calls], tmp_path / "log")
     for value, (_, _, command) in zip(answers.values, calls, strict=True):
@@ -189,7 +194,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("pairs", {"address": "L1.ff.3", "left": "the"}, "is not a head map"),
     ("pairs", {"address": "L1.attn.0.vo"}, "a filter needs a token"),
     ("pairs", {"address": "L1.attn.0.vo", "left": "the", "offset": 3}, "changes qk only"),
-    ("find", {"words": ["qwertyuiop"]}, "'qwertyuiop' is not one token"),
+    ("find", {"words": [], "like": ["qwertyuiop*"]}, "matches no token that lists show"),
+    ("find", {"words": ["the"], "without": ["the"]}, "is looked for and counts against"),
     ("find", {"words": []}, "at least one word"),
     ("find", {"words": "the"}, "words: Input should be a valid list"),
     ("find", {"words": ["the"], "layers": "last"}, "looks like 4:8"),
@@ -222,8 +228,9 @@ def every_tool() -> Tools:
 def test_no_tool_takes_a_path_or_says_that_it_writes() -> None:
     tools = _in_memory(every_tool(), None)
     arguments = {name for tool in tools for name in tool.input_schema["properties"]}
-    assert arguments == {*("address", "first", "frame", "k", "layer", "layers", "left", "offset", "right", "role")} | {
-        *("side", "tokens", "words")
+    assert arguments == {
+        *("address", "first", "frame", "k", "layer", "layers", "left", "like", "offset", "right", "role", "side"),
+        *("tokens", "without", "words"),
     }
     for tool in tools:
         assert tool.annotations.read_only_hint

@@ -152,6 +152,8 @@ class Tools:
     def find(
         self,
         words: list[str],
+        without: list[str] = [],  # noqa: B006  (what a client is told as the default)
+        like: list[str] = [],  # noqa: B006
         side: Side | None = None,
         role: str | None = None,
         layers: str | None = None,
@@ -160,17 +162,23 @@ class Tools:
         """Find the parameters that see a word, that are about to say it, and that write it.
 
         Args:
-            words: A word of the vocabulary; several make a concept, the mean of their z. Case matters.
+            words: Words; several make a concept, the mean of their z. Case matters. One that is no token is taken by
+                its pieces, which the answer says.
+            without: Words that count against: the mean of their z is subtracted.
+            like: Shell patterns such as re*, each a further word: the tokens that match.
             side: read or write; both if not given.
             role: One role: gate, up, key, value, q, k, v or o.
             layers: Such as 4:8 (layers 4 to 7) or 4; all if not given.
             k: How many of each kind.
 
         Returns:
-            query, the tokens used; hits, by falling |z|, where a negative z means the bottom pole of the list.
+            query, the tokens used; hits, by falling |z|, where a negative z means the bottom pole of the list. words
+            of a hit are the first words of the pole of its list in which the word is, zs the z of each word, and
+            says_little tells that the list makes no more sense than one of a random direction.
         """
         _require_count(k)
-        return self._searched.find(words, side=side, role=role, layers=parse_layers(layers), k=k).to_json()
+        span = parse_layers(layers)
+        return self._searched.find(words, without=without, like=like, side=side, role=role, layers=span, k=k).to_json()
 
     def layer(self, layer: int, first: int = 0, k: int = 5) -> Json:
         """List the neurons of a layer whose lists stand out most, each with the first tokens of its lists.
