@@ -58,7 +58,7 @@ def test_the_notebook_shows_a_token_and_never_runs_it(text: str) -> None:
         shown = record._repr_html_()
         parser = Tags()
         parser.feed(shown)
-        assert parser.tags <= {"table", "caption", "b", "i", "tr", "th", "td", "code", "small"}
+        assert parser.tags <= {"table", "caption", "b", "i", "tr", "th", "td", "code", "small", "p"}
         assert set(parser.attributes) <= {("style", "opacity:.6")}  # of a list in which no token stands out
         assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
         assert len(shown) < 2000
@@ -77,6 +77,8 @@ def test_the_notebook_displays_every_type_of_record(tmp_path_factory: pytest.Tem
     shown = built.lens["L1.ff.2"]._repr_html_() + built.atlas["L1.attn.2"]._repr_html_()
     shown += built.lens.svd("L1.attn.2.vo")._repr_html_() + built.atlas.find("babade")._repr_html_()
     for part in ("L1.ff.2", "is about to say", "writes", "as query attends to", "when attended to, promotes"):
+        assert part in shown
+    for part in ("tokens are hidden", "exact: the search ended at", "token frame", "<th>query</th><th>key</th>"):
         assert part in shown
     parser = Tags()
     parser.feed(shown)

@@ -407,7 +407,7 @@ def test_the_notebook_shows_the_same_verdicts(llama: small.Built) -> None:
     lens = zp.Lens(llama.lens.model, verdicts=EVERY)
     assert "; gate lists of layer 1: correlation .28 (null .01)</small></caption>" in lens["L1.ff.2.gate"]._repr_html_()
     assert (
-        "<small>vo maps of layer 1: correlation .02, not above the null (.01)</small>"
+        "<small>token frame; vo maps of layer 1: correlation .02, not above the null (.01)</small>"
         in lens["L1.attn.2.vo"]._repr_html_()
     )
     assert "correlation" not in llama.lens["L1.ff.2.gate"]._repr_html_()

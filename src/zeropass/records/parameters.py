@@ -128,6 +128,12 @@ class Hidden(ShortRepr):
     shown: int
     reasons: dict[str, int]
 
+    @property
+    def words(self) -> str:
+        """The number of hidden tokens and why, in words; nothing if none is hidden."""
+        reasons = ", ".join(f"{count:,} {shown_text(reason)}" for reason, count in self.reasons.items())
+        return f"{self.view}: {self.count:,} tokens are hidden ({reasons})" if self.count else ""
+
 
 @dataclass(frozen=True)
 class Coherence:
@@ -314,6 +320,12 @@ class Certificate(ShortRepr):
     bound: float | None
     complete: bool
 
+    @property
+    def words(self) -> str:
+        """The certificate in words."""
+        proof = "every pair was looked at" if self.bound is None else f"what was left out is at most {self.bound:.4g}"
+        return f"exact: the search ended at {self.kth:.4g}, {proof}" if self.complete else "not complete"
+
 
 @dataclass(frozen=True, repr=False)
 class PairRecord(Several[PairScore], AsJson, AsFigure):
@@ -408,7 +420,8 @@ class PairRecord(Several[PairScore], AsJson, AsFigure):
             f"<tr><td>{html_token(p.left.token)}</td><td>{html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
             for p in self.pairs[:20]
         )
-        return f"<table>{_html_caption(self)}{rows}</table>"
+        header = _html_header(*ends_of(self.role), "score")
+        return f"<table>{_html_caption(self)}{header}{rows}</table>{html_note(self.certificate.words)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -490,12 +503,15 @@ class SvdRecord(Several[Direction], AsJson, AsFigure):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{d.share:.0%}{' ≈' if d.close else ''}</td>"
-            f"<td>{', '.join(html_token(t.token) for t in d.left[:8])}</td>"
-            f"<td>{', '.join(html_token(t.token) for t in d.right[:8])}</td></tr>"
+            f"<tr><td>{share}</td><td>{', '.join(html_token(t.token) for t in left[:8])}</td>"
+            f"<td>{', '.join(html_token(t.token) for t in right[:8])}</td></tr>"
             for d in self.directions
+            for share, left, right in (
+                (f"{d.share:.0%}{' ≈' if d.close else ''} +", d.left, d.right),
+                ("−", d.left_bottom, d.right_bottom),
+            )
         )
-        return f"<table><caption>{_html_title(self)} {html.escape(self.note)}</caption>{rows}</table>"
+        return f"<table>{_html_caption(self)}{_html_header('share', *ends_of(self.role))}{rows}</table>"
 
 
 Record = VectorRecord | PairRecord | SvdRecord
@@ -541,7 +557,9 @@ class Records(Sequence[Record], AsTable, AsFigures):
         return [record.to_json() for record in self._records]
 
     def _repr_html_(self) -> str:
-        return "".join(record._repr_html_() for record in self._records) + (html_note(self.note) if self.note else "")
+        hidden = dict.fromkeys(record.hidden.words for record in self._records)
+        notes = filter(None, (*(words and f"{words}." for words in hidden), self.note))
+        return "".join(record._repr_html_() for record in self._records) + "".join(map(html_note, notes))
 
 
 def listed(tokens: Iterable[Token | TokenScore]) -> str:
@@ -566,11 +584,14 @@ def _html_title(record: Record) -> str:
     return f"<b>{html.escape(record.address)}</b> {html.escape(record.role)}"
 
 
-def _html_caption(record: VectorRecord | PairRecord) -> str:
-    coherent = record.coherence if isinstance(record, VectorRecord) else None
-    notes = "; ".join(entry.words for entry in (coherent, record.evidence) if entry)
-    small = f" <small>{html.escape(notes)}</small>" if notes else ""
-    return f"<caption>{_html_title(record)} <i>{html.escape(record.verb)}</i>{small}</caption>"
+def _html_caption(record: Record) -> str:
+    verb = "singular directions" if isinstance(record, SvdRecord) else record.verb
+    small = f" <small>{html.escape('; '.join(record.notes))}</small>" if record.notes else ""
+    return f"<caption>{_html_title(record)} <i>{html.escape(verb)}</i>{small}</caption>"
+
+
+def _html_header(*names: str) -> str:
+    return f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
 
 
 def html_token(text: str, z: float | None = None) -> str:

@@ -122,9 +122,7 @@ def render_hidden(console: Console, records: Sequence[Record]) -> None:
     """Print once which tokens the lists hide, and why."""
     for hidden in {record.hidden.view: record.hidden for record in records}.values():
         if hidden.count:
-            reasons = ", ".join(f"{count:,} {shown_text(reason)}" for reason, count in hidden.reasons.items())
-            line = f"{hidden.view}: {hidden.count:,} tokens are hidden ({reasons}); --tokens all shows them."
-            console.print(Text(line, style="dim"))
+            console.print(Text(f"{hidden.words}; --tokens all shows them.", style="dim"))
 
 
 def token_text(text: str, style: str = "") -> Text:
@@ -176,10 +174,7 @@ def _pairs(record: PairRecord, k: int) -> Flow:
 
 def _certificate(record: PairRecord) -> Padding:
     """Return the certificate of the pairs in words."""
-    kth, bound = record.certificate.kth, record.certificate.bound
-    proof = "every pair was looked at" if bound is None else f"what was left out is at most {bound:.4g}"
-    state = f"exact: the search ended at {kth:.4g}, {proof}" if record.certificate.complete else "not complete"
-    return Padding(Text(state, style="dim"), (0, 0, 0, 2))
+    return Padding(Text(record.certificate.words, style="dim"), (0, 0, 0, 2))
 
 
 def _directions(record: SvdRecord, k: int) -> list[RenderableType]:
