@@ -336,8 +336,9 @@ def ask(folder: Path) -> None:
     atlas.explain("L1.ff.2", k=30, tokens="words")
     atlas.find(" babade", k=5)
     atlas.find(["babade", " badefi"])
+    atlas.find("not a word")  # by its pieces
     with pytest.raises(zp.ZeropassError):
-        atlas.find("not a word")
+        atlas.find(like="not a word*")
     atlas.strongest(["gate"], (0, 3), frame="token")
     atlas.head_maps(1, "vo")
 

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
-from zeropass.checkpoints.hub import fetch_hub, fetch_lens, is_lens_id
+from zeropass.checkpoints.hub import fetch_dictionary, fetch_hub, fetch_lens, is_lens_id
 from zeropass.checkpoints.model_files import open_files
-from zeropass.errors import BadLens, BadModel, NotFetched
+from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
@@ -382,6 +382,17 @@ def test_only_the_files_of_one_lens_are_fetched(hub: Hub) -> None:
         hub.gets.clear()
         assert sorted(path.name for path in fetch_lens(name).iterdir()) == ["config.json", "params.pt"]
         assert sorted(hub.gets) == ["lens/x/config.json", "lens/x/params.pt"]
+
+
+def test_of_a_dictionary_only_its_files_are_fetched(hub: Hub) -> None:
+    files = {f"layer_3/{name}": b"x" for name in ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors")}
+    hub.repos["owner/saes"] = files | {"README.md": b"x"}
+    folder = fetch_dictionary("owner/saes/layer_3")
+    assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    with pytest.raises(BadDictionary, match="Of owner/saes there is no dictionary 'layer_4' on the hub"):
+        fetch_dictionary("owner/saes/layer_4")
+    with pytest.raises(BadDictionary, match="no hub id of a dictionary"):
+        fetch_dictionary("saes")
 
 
 def test_what_is_no_lens_on_the_hub_is_refused(hub: Hub) -> None:

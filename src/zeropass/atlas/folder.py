@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 
 COLUMN_TYPES: dict[str, type] = {
     **dict.fromkeys(("id", "layer", "head", "index", "offset", "token", "rank"), int),
-    **dict.fromkeys(("top_ids", "bottom_ids", "left_ids", "right_ids", "words"), int),
+    **dict.fromkeys(("top_ids", "bottom_ids", "left_ids", "right_ids", "words", "top_words", "bottom_words"), int),
     **dict.fromkeys(("address", "role", "side", "frame", "view", "piece"), str),
     **dict.fromkeys(
         ("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "coherence", "z", "kth", "bound"), float

@@ -333,6 +333,12 @@ class Runner:
                 yield name, null
 
     @cached_property
+    def _is_word(self) -> Tensor:
+        """The tokens that are words, (V,)."""
+        mask = self.model.vocab.mask("words", *self.model.judgement)
+        return torch.from_numpy(mask).to(self.kept.device)
+
+    @cached_property
     def _views_within(self) -> dict[str, Tensor]:
         """The views all of whose tokens the lists may show."""
         return {name: mask for name, mask in self.views.items() if int(mask[self.kept].sum()) == int(mask.sum())}
@@ -442,7 +448,7 @@ class Runner:
             if list_blocks:
                 write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", list_blocks)
                 side = kind_of(self.model, job.layer, role)[0]
-                write_index(self.index(job.layer, role), list_blocks, job.layer, role, side)
+                write_index(self.index(job.layer, role), list_blocks, job.layer, role, side, self._is_word)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
         write_coherence(self.coherence_part(job), job.layer, finds.nulls)

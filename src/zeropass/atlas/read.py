@@ -1,10 +1,8 @@
 """Queries of an atlas: the words of a parameter, the parameters of a word. No torch."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +65,8 @@ __all__ = ["Atlas", "open_atlas"]
 _LIST = ("id", "frame", "norm", "mean", "std", "spread", "coherence", "top_ids", "top_z", "bottom_ids", "bottom_z")
 _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", "complete")
 
-_K, _WORDS = 20, 3
-"""Tokens of each pole, and pairs, by default; words of a list beside a parameter that was found."""
+_K = 20
+"""Tokens of each pole, and pairs, by default."""
 
 
 def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
@@ -266,11 +264,10 @@ class Atlas(Files):
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
-        described: int | None = None,
     ) -> FindRecord:
         """Return what `search` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
         words = [token_of(self.vocab, i) for i in ids]
-        return self.search(words, side=side, role=role, layers=layers, k=k, described=described)
+        return self.search(words, side=side, role=role, layers=layers, k=k)
 
     def search(
         self,
@@ -280,7 +277,6 @@ class Atlas(Files):
         role: str | None = None,
         layers: tuple[int, int] | None = None,
         k: int = 20,
-        described: int | None = None,
     ) -> FindRecord:
         """Return what `find` returns, for words that were looked up as `atlas.query` does.
 
@@ -290,7 +286,6 @@ class Atlas(Files):
             role: As in `find`.
             layers: As in `find`.
             k: As in `find`.
-            described: How many parameters of each type get the first words of their lists; all if not given.
         """
         check_count(k)
         runs, weights = self._select_runs(side, role, layers), weights_of(words)
@@ -298,24 +293,12 @@ class Atlas(Files):
         token = next(iter(weights))
         best = self._stored_entries(token, k) if plain and self._is_shown(token) else self.scan(weights, runs, k)
         scores = self._word_scores(words, [i for i, _ in best])
-        ends = {i: largest(scores.get(i, (z,))) for i, z in self._first_of_each_type(best, described)}
         return FindRecord(
             query=tuple(Token(i, self.vocab.label(i)) for i in weights),
-            hits=self._ranked_parameters(best, sum(weights.values()), self._first_words(ends), scores),
+            hits=self._ranked_parameters(best, sum(weights.values()), scores),
             notes=(self.note,) if self.note else (),
             words=with_similar(self.vocab, words, self.mask("words")),
         )
-
-    def _first_of_each_type(self, best: Sequence[tuple[int, float]], count: int | None) -> list[tuple[int, float]]:
-        """Return the first entries (list id, z) of each type of list; all for None."""
-        types = [(run.side, run.frame) for run in (self.run_of(i) for i, _ in best)]
-        counts: Counter[tuple[str, str]] = Counter()
-        chosen = []
-        for entry, list_type in zip(best, types, strict=True):
-            counts[list_type] += 1
-            if count is None or counts[list_type] <= count:
-                chosen.append(entry)
-        return chosen
 
     def scan(
         self, weights: Mapping[int, float], runs: "Sequence[Run] | None" = None, k: int = 20
@@ -478,7 +461,6 @@ class Atlas(Files):
         self,
         best: Sequence[tuple[int, float]],
         total: float,
-        words: Mapping[int, tuple[Token, ...]],
         scores: Mapping[int, tuple[float, ...]],
     ) -> tuple[Hit, ...]:
         """Return the records of lists.
@@ -486,11 +468,10 @@ class Atlas(Files):
         Args:
             best: (list id, z).
             total: The sum of the weights of the tokens, by which the mean score of a list counts.
-            words: The first words of lists, by list id.
             scores: The z of each word of the search in a list, by list id.
         """
         rows = self.query(
-            "SELECT id, address, side, role, frame, layer, mean, std, spread, best, coherence "
+            "SELECT id, address, side, role, frame, layer, mean, std, spread, best, coherence, top_words, bottom_words "
             "FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
             file=str(self.path / PARAMETERS),
             ids=[i for i, _ in best],
@@ -500,7 +481,8 @@ class Atlas(Files):
         for i, z in best:
             if i not in by_id:
                 raise self._damaged(PARAMETERS, f"there is no list {i}")
-            address, side, role, frame, layer, mean, std, spread, strongest, coherence = by_id[i]
+            address, side, role, frame, layer, mean, std, spread, strongest, coherence, *words = by_id[i]
+            zs = scores.get(i, ())
             verdict = self._verdict(role, frame, layer)
             null = self.random_coherence.get((layer, role, frame, self.view))
             faint = is_faint(strongest, shown, spread if self.is_change else None)
@@ -513,50 +495,12 @@ class Atlas(Files):
                     score=z * std + total * mean,
                     z=z,
                     above=verdict.above if verdict else None,
-                    words=words.get(i, ()),
+                    words=tuple(Token(token, self.label(token)) for token in words[not largest(zs or (z,)) > 0]),
                     says_little=faint and (null is None or coherence <= null),
-                    zs=scores.get(i, ()),
+                    zs=zs,
                 )
             )
         return tuple(records)
-
-    def _first_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
-        """Return the first words of one pole of some lists, given as list id and z: of the top for a positive z."""
-        # Of the index only a server, which has it in memory, reads the words faster than from the lists.
-        words = self._indexed_words(ends) if self.keeps_index else {}
-        poles = self._poles({i: z for i, z in ends.items() if len(words.get(i, ())) < _WORDS})
-        return words | {i: self._words_among(ids) for i, ids in poles.items()}
-
-    def _poles(self, ends: Mapping[int, float]) -> dict[int, list[int]]:
-        """Return the stored tokens of one pole of some lists, given as list id and z."""
-        runs = {i: self.run_of(i) for i in ends}
-        paths = {i: self.path / "lists" / f"{file_name(run.layer, run.role)}.parquet" for i, run in runs.items()}
-        columns = {i: "top_ids" if z > 0 else "bottom_ids" for i, z in ends.items()}
-        if self.keeps_index:
-            rows = [(i, row) for i, path in paths.items() for row in self.rows_of(path, {"id": i}, (columns[i],))]
-            return {i: ids for i, (ids,) in rows}
-        if not ends:
-            return {}
-        stored = self.query(  # Opening files takes most of the time, and DuckDB opens several at once.
-            "SELECT id, top_ids, bottom_ids FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
-            file=sorted(set(map(str, paths.values()))),
-            ids=list(ends),
-        )
-        return {i: top if columns[i] == "top_ids" else bottom for i, top, bottom in stored}
-
-    def _indexed_words(self, ends: Mapping[int, float]) -> dict[int, tuple[Token, ...]]:
-        """Return the words among the few tokens in the index over all lists, which has those of the stronger pole."""
-        rows = self.query(
-            "SELECT id, words, words_z FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
-            file=str(self.path / PARAMETERS),
-            ids=list(ends),
-        )
-        return {i: self._words_among(tokens) for i, tokens, zs in rows if zs and zs[0] * ends[i] > 0}
-
-    def _words_among(self, ids: Sequence[int]) -> tuple[Token, ...]:
-        """Return the first tokens that are words."""
-        tokens = (Token(i, self.label(i)) for i in ids)
-        return tuple(islice((token for token in tokens if self.is_word(token.id)), _WORDS))
 
     def _stored_parts(self, place: Address) -> list[Address]:
         """Return an address with each role that it stands for and the atlas holds; with all its roles if it holds none.

@@ -48,7 +48,7 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, TOKEN_INDEX, COHERENCE = "parameters.parquet", "hits.parquet", "coherence.parquet"

@@ -137,13 +137,22 @@ def _list_table(block: ListBlock) -> pa.Table:
     return pa.table(block.about | {name: _arrays(values) for name, values in poles.items()})
 
 
-def write_index(path: Path, blocks: Iterable[ListBlock], layer: int, role: str, side: Side) -> None:
-    """Write one layer and role's part of the index over all lists, which `write_parameters` joins."""
-    tables = (_index_table(block, layer, role, side) for block in blocks)
+def write_index(path: Path, blocks: Iterable[ListBlock], layer: int, role: str, side: Side, is_word: Tensor) -> None:
+    """Write one layer and role's part of the index over all lists, which `write_parameters` joins.
+
+    Args:
+        path: The file.
+        blocks: The lists.
+        layer: Their layer.
+        role: Their role.
+        side: Their side.
+        is_word: The tokens that are words, (V,).
+    """
+    tables = (_index_table(block, layer, role, side, is_word) for block in blocks)
     _write_groups(path, _PARAMETERS, tables, 1 << 20, compression="none")  # The file is temporary.
 
 
-def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Table:
+def _index_table(block: ListBlock, layer: int, role: str, side: Side, is_word: Tensor) -> pa.Table:
     e, n = block.extremes, len(block.addresses)
     up = e.top[:, :1] >= -e.bottom[:, :1]
     words = torch.where(up, e.top_ids[:, :WORDS], e.bottom_ids[:, :WORDS])
@@ -153,6 +162,8 @@ def _index_table(block: ListBlock, layer: int, role: str, side: Side) -> pa.Tabl
         "side": pa.repeat(side, n),
         "words": _lists(words.int()),
         "words_z": _lists(torch.where(up, e.top[:, :WORDS], e.bottom[:, :WORDS])),
+        "top_words": _first_words(e.top_ids, is_word),
+        "bottom_words": _first_words(e.bottom_ids, is_word),
     }
     return pa.table({name: columns[name] for name in _PARAMETERS.names}, schema=_PARAMETERS)
 
@@ -175,12 +186,25 @@ def write_parameters(path: Path, parts: Iterable[Path]) -> int:
 WORDS = 6
 """Number of tokens of a list's stronger pole in the index over all lists."""
 
+POLE_WORDS = 3
+"""Number of words of each pole in the index over all lists: the first tokens that are words."""
+
 _PARAMETERS = pa.schema(
     {"id": pa.int32(), "address": pa.string(), "layer": pa.int32(), "role": pa.string(), "side": pa.string()}
     | {"head": pa.int32(), "index": pa.int32(), "frame": pa.string()}
     | dict.fromkeys(("norm", "mean", "std", "spread", "strength", "best", "kurtosis", "coherence"), pa.float32())
     | {"words": pa.list_(pa.int32()), "words_z": pa.list_(pa.float32())}
+    | dict.fromkeys(("top_words", "bottom_words"), pa.list_(pa.int32()))
 )
+
+
+def _first_words(ids: Tensor, is_word: Tensor) -> pa.Array:
+    """Return the first tokens of lists (n, k) that are words, as lists of at most `POLE_WORDS` ids."""
+    kept = is_word[ids]
+    kept &= kept.cumsum(1) <= POLE_WORDS
+    counts = kept.sum(1).cpu().numpy()
+    offsets = np.concatenate(([0], counts.cumsum())).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[kept].int().cpu().numpy()))
 
 
 def write_coherence(path: Path, layer: int, nulls: Mapping[tuple[str, str, str], float]) -> None:

@@ -22,7 +22,7 @@ from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
-from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched
+from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
 __all__ = ["fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
@@ -32,8 +32,6 @@ REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
 """The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
-
-_PART_FORMS = "A hub id of it looks like owner/name/path@revision."
 
 TEXT_FILES = ["config.json", *TOKENIZER_FILES]
 LENS_FILES = ["lens.json", "lens.safetensors", "config.json", "params.pt", "lens.pt"]
@@ -96,10 +94,7 @@ def fetch_lens(name: str) -> Path:
         BadLens: If the repository holds no such file or folder of a lens.
         NotFetched: As for a model (`fetch_hub`).
     """
-    path = _fetch_part(name, LENS_FILES)
-    if path is None:
-        raise BadLens(f"{name!r}: there is no such lens on the hub, or in its cache if offline. {_PART_FORMS}")
-    return path
+    return _fetch_part(name, LENS_FILES, "lens", BadLens)
 
 
 def fetch_dictionary(name: str) -> Path:
@@ -114,23 +109,29 @@ def fetch_dictionary(name: str) -> Path:
         BadDictionary: If the repository holds no such folder of a dictionary.
         NotFetched: As for a model (`fetch_hub`).
     """
-    path = _fetch_part(name, DICTIONARY_FILES)
-    if path is None:
-        raise BadDictionary(
-            f"{name!r}: there is no such dictionary on the hub, or in its cache if offline. {_PART_FORMS}"
-        )
-    return path
+    return _fetch_part(name, DICTIONARY_FILES, "dictionary", BadDictionary)
 
 
-def _fetch_part(name: str, files: Sequence[str]) -> Path | None:
-    """Return a file or folder of a repository, after fetching those files of it; None if it holds none of them."""
+def _fetch_part(name: str, files: Sequence[str], what: str, failure: type[ZeropassError]) -> Path:
+    """Return a file or folder of a repository, after fetching those files of it that the cache lacks.
+
+    Args:
+        name: Its hub id, with the path in the repository.
+        files: Patterns of files, of a folder.
+        what: What it should hold, for messages.
+        failure: The error to raise if it holds none of the files.
+    """
     match = LENS_ID.fullmatch(name)
     if match is None or not (match[4] is None or REVISION.fullmatch(match[4])):
-        return None
+        raise failure(f"{name!r} is no hub id of a {what}; one looks like owner/name/path@revision.")
     place = match[3].removeprefix("/")
     patterns = [place] if place.endswith(".pt") else [f"{place}/{file}".removeprefix("/") for file in files]
     path = _snapshot(match[2], match[4], patterns, "space" if match[1] else "model") / place
-    return path if path.exists() else None
+    if not path.exists():
+        raise failure(
+            f"Of {match[1] or ''}{match[2]} there is no {what} {place!r} on the hub, or in its cache if offline."
+        )
+    return path
 
 
 def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, str]:

@@ -31,7 +31,7 @@ def of_token(context: Context, i: int) -> Page:
     """Return the page of a token: the parameters that see it, are about to say it and write it, by layer."""
     atlas = context.atlas
     k = min(50, int(atlas.options["k"]))
-    record = atlas.find_tokens([i], k=k, described=DESCRIBED)
+    record = atlas.find_tokens([i], k=k)
     shown = {
         "token": record.query[0],
         "record": record,
