@@ -608,7 +608,7 @@ def mcp(
         opened = open_named(what, device)
         if folder:
             untuned, opened = opened, put_adapter(opened, folder)
-        source = zp.Lens.over(zp.Frames.through(opened, lens))
+        source = zp.load(opened, lens=lens)
     serve_mcp(source, model=model, base=untuned, second=zp.open_model(second, device=device) if second else None)
 
 
