@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ _SCHEMA = 1
 """The version of what is kept; a change of what a space, a moment or a judgement means raises it."""
 
 
+Kept = TypeVar("Kept")
+
+
 def rows_folder() -> Path:
     """Return the folder in the cache that holds the rows of all models; raise RuntimeError if there is no home."""
     return cache_folder() / "rows"
@@ -57,41 +61,36 @@ class KeptFrames(Frames):
     """Frames that take rows, moments, the judgement and numbers from the cache, and keep there what they compute."""
 
     def _computed(self, space: str) -> Rows:
-        if self._folder is None:
-            return super()._computed(space)
-        rows = self._read_rows(self._folder, space)
-        if rows is None:
-            rows = super()._computed(space)
-            self._keep(lambda folder: _write_rows(folder, rows))
-        return rows
+        compute = super()._computed
+        return self._kept_or(lambda: compute(space), partial(self._read_rows, space=space), _write_rows)
 
     @cached_property
     def judgement(self) -> Judgement:
         """The under-trained tokens: `Model.judgement`."""
-        if self._folder is None:
-            return super().judgement
-        kept = _array(self._folder / "judgement.npy")
-        if kept is not None and kept.shape == (2, self.model.dims.vocab) and kept.dtype == np.bool_:
-            return Judgement(*kept.copy())
-        judgement = super().judgement
-        self._keep(lambda folder: _write_array(folder / "judgement.npy", np.stack(judgement)))
-        return judgement
+
+        def read(folder: Path) -> Judgement | None:
+            kept = _array(folder / "judgement.npy", (2, self.model.dims.vocab), np.bool_)
+            return None if kept is None else Judgement(*kept)
+
+        def write(folder: Path, judgement: Judgement) -> None:
+            _write_array(folder / "judgement.npy", np.stack(judgement))
+
+        return self._kept_or(lambda: self.model.judgement, read, write)
 
     def _relative_factors(self, layer: int, role: str, frame: str) -> Tensor:
-        if self._folder is None:
-            return super()._relative_factors(layer, role, frame)
-        path = self._folder / f"{self._lens_key}.L{layer}.{role}.{frame}.npy"
-        kept = _array(path)
-        if kept is not None and kept.shape == (self.model.dims.vocab,) and kept.dtype == np.float32:
-            return torch.from_numpy(kept).to(self.model.device)
-        factors = super()._relative_factors(layer, role, frame)
-        self._keep(lambda _: _write_array(path, factors.cpu().numpy()))
-        return factors
+        compute, name = super()._relative_factors, f"{self._lens_key}.L{layer}.{role}.{frame}.npy"
+
+        def read(folder: Path) -> Tensor | None:
+            kept = _array(folder / name, (self.model.dims.vocab,), np.float32)
+            return None if kept is None else torch.from_numpy(kept).to(self.model.device)
+
+        def write(folder: Path, factors: Tensor) -> None:
+            _write_array(folder / name, factors.cpu().numpy())
+
+        return self._kept_or(lambda: compute(layer, role, frame), read, write)
 
     def remembered(self, name: str, compute: Callable[[], float | None]) -> float | None:
         """Return a number that depends on the model and the lens alone, computed unless it is kept."""
-        if self._folder is None:
-            return compute()
         if name not in self._numbers:
             self._numbers[name] = compute()
             self._keep(lambda folder: write_json(folder / self._numbers_file, self._numbers))
@@ -99,7 +98,9 @@ class KeptFrames(Frames):
 
     @cached_property
     def _numbers(self) -> dict[str, float | None]:
-        assert self._folder is not None
+        """The numbers that are known, by name."""
+        if self._folder is None:
+            return {}
         with suppress(OSError, ValueError):
             numbers = load_json(self._folder / self._numbers_file)
             if isinstance(numbers, dict) and all(value is None or type(value) is float for value in numbers.values()):
@@ -129,22 +130,34 @@ class KeptFrames(Frames):
             os.utime(folder)  # it is in use now; one that is missing is made when it is written to
         return folder
 
+    def _kept_or(
+        self,
+        compute: Callable[[], Kept],
+        read: Callable[[Path], Kept | None],
+        write: Callable[[Path, Kept], None],
+    ) -> Kept:
+        """Return what is kept; compute it, and keep it, if it is not or cannot be read."""
+        if self._folder is not None and (kept := read(self._folder)) is not None:
+            return kept
+        value = compute()
+        self._keep(lambda folder: write(folder, value))
+        return value
+
     def _keep(self, write: Callable[[Path], None]) -> None:
         """Write something into the folder, and remove what was used longest ago; a cache that is full is no error."""
-        assert self._folder is not None
+        if self._folder is None:
+            return
         with suppress(BadOption, OSError):
             make_folder(self._folder, BadOption)
             write(self._folder)
             _remove_oldest(self._folder)
 
     def _read_rows(self, folder: Path, space: str) -> Rows | None:
-        matrix, stacked = (
-            _array(path, mapped) for path, mapped in zip(_paths(folder, space), (True, False), strict=True)
-        )
+        path, moments_path = _paths(folder, space)
         v, d = self.model.dims.vocab, self.model.dims.d
-        if matrix is None or stacked is None or matrix.shape != (v, d) or matrix.dtype != np.float32:
-            return None
-        if stacked.shape != (d + 1, d) or stacked.dtype != np.float64:
+        matrix = _array(path, (v, d), np.float32, mapped=True)
+        stacked = _array(moments_path, (d + 1, d), np.float64)
+        if matrix is None or stacked is None:
             return None
         device = self.model.device
         moments = torch.from_numpy(stacked).to(device)
@@ -167,12 +180,13 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def _array(path: Path, mapped: bool = False) -> np.ndarray | None:
-    """Return an array of the cache, mapped copy-on-write or read; None if it is missing or damaged."""
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], mapped: bool = False) -> np.ndarray | None:
+    """Return an array of the cache, mapped copy-on-write or read; None if it is missing, damaged or another one."""
     try:
-        return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)  # type: ignore[no-any-return]
+        array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    return array if array.shape == shape and array.dtype == dtype else None
 
 
 def _remove_oldest(kept: Path) -> None:
