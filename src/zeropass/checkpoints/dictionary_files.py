@@ -131,27 +131,38 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Format:
-    """The record of a format.
+class _Tensors:
+    """The record of the tensors of a format.
 
     Attributes:
-        name: Its name.
-        weights: The file of the tensors.
-        config: The other file that tells the format; empty if it has none.
+        format: The name of the format.
         encoder: The name of the encoders' tensor.
         decoder: The name of the decoders' tensor.
         layout: Whether the features are the columns of encoders and of decoders; None where their shape tells.
         others: The names of other tensors, none of which changes a vector's direction.
-        settings: Returns the settings of a folder, given a place that the user names.
     """
 
-    name: str
-    weights: str
-    config: str
+    format: str
     encoder: str
     decoder: str
     layout: tuple[bool, bool] | None
     others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """The record of a format whose folders hold one dictionary.
+
+    Attributes:
+        tensors: The record of its tensors.
+        weights: The file of the tensors.
+        config: The other file that tells the format; empty if it has none.
+        settings: Returns the settings of a folder, given a place that the user names.
+    """
+
+    tensors: _Tensors
+    weights: str
+    config: str
     settings: Callable[[Path, "str | None"], _Settings]
 
 
@@ -168,10 +179,11 @@ def read_dictionaries(folder: Path, hook: str | None = None) -> dict[int, Dictio
     """
     if not folder.is_dir():
         raise BadDictionary(f"{folder} is no folder of a dictionary.")
-    files = [*_read(folder, hook)] or [file for inner in sorted(folder.iterdir()) for file in _inside(inner, hook)]
+    inner = (path for path in sorted(folder.iterdir()) if path.is_dir())
+    files = [*_read(folder, hook)] or [file for path in inner for file in _read(path, hook)]
     if not files:
         known = ", ".join(
-            f"{form.name} ({' and '.join(filter(None, (form.config, form.weights)))})" for form in _FORMATS
+            f"{form.tensors.format} ({' and '.join(filter(None, (form.config, form.weights)))})" for form in _FORMATS
         )
         raise BadDictionary(f"{folder} holds no dictionary of a format that is read: {known}; {_SET}.")
     of_layer: dict[int, DictionaryFile] = {}
@@ -184,10 +196,6 @@ def read_dictionaries(folder: Path, hook: str | None = None) -> dict[int, Dictio
     return dict(sorted(of_layer.items()))
 
 
-def _inside(folder: Path, hook: str | None) -> Iterator[DictionaryFile]:
-    return _read(folder, hook) if folder.is_dir() else iter(())
-
-
 def _read(folder: Path, hook: str | None) -> Iterator[DictionaryFile]:
     """Yield the dictionaries whose files are in a folder itself."""
     if (folder / "config.yaml").is_file():
@@ -196,28 +204,28 @@ def _read(folder: Path, hook: str | None) -> Iterator[DictionaryFile]:
     for form in _FORMATS:
         path = folder / form.weights
         if path.is_file() and (not form.config or (folder / form.config).is_file()):
-            yield _dictionary(form, path, form.settings(folder, hook))
+            yield _dictionary(form.tensors, path, form.settings(folder, hook))
             return
 
 
-def _dictionary(form: _Format, path: Path, settings: _Settings) -> DictionaryFile:
+def _dictionary(record: _Tensors, path: Path, settings: _Settings) -> DictionaryFile:
     """Return a dictionary; raise BadDictionary for tensors that the format does not have."""
     source = NpzSource(path) if path.suffix == ".npz" else SafetensorsSource([path])
     names = {name.lower(): name for name in source.names()}
-    if missing := [name for name in (form.encoder, form.decoder) if name.lower() not in names]:
-        raise BadDictionary(f"{path}: a dictionary of {form.name} has a tensor {missing[0]!r}; this file has none.")
-    known = {form.encoder, form.decoder, *form.others}
+    if missing := [name for name in (record.encoder, record.decoder) if name.lower() not in names]:
+        raise BadDictionary(f"{path}: a dictionary of {record.format} has a tensor {missing[0]!r}; this file has none.")
+    known = {record.encoder, record.decoder, *record.others}
     if unknown := [names[name] for name in names if name not in {name.lower() for name in known}]:
-        raise BadDictionary(f"{path}: it is not known what the tensor {unknown[0]!r} does in {form.name}.")
-    tensors = names[form.encoder.lower()], names[form.decoder.lower()]
+        raise BadDictionary(f"{path}: it is not known what the tensor {unknown[0]!r} does in {record.format}.")
+    tensors = names[record.encoder.lower()], names[record.decoder.lower()]
     shapes = [source.shape(name) for name in tensors]
     if any(len(shape) != 2 or not all(shape) for shape in shapes):
         raise BadDictionary(f"{path}: encoders and decoders are matrices; these have the shapes {shapes}.")
-    layout = form.layout or _by_shape(path, shapes)
+    layout = record.layout or _by_shape(path, shapes)
     if shapes[0][layout[0]] != shapes[1][layout[1]]:
         raise BadDictionary(f"{path} has {shapes[0][layout[0]]} encoders and {shapes[1][layout[1]]} decoders.")
     return DictionaryFile(
-        format=form.name,
+        format=record.format,
         place=str(path),
         made_for=settings.made_for,
         reads=settings.reads,
@@ -352,58 +360,47 @@ def _gemma_scope(folder: Path, hook: str | None) -> _Settings:
     return _Settings("", Hook(layer, reads, "transformer_lens"), Hook(layer, writes, "transformer_lens"))
 
 
+_SAELENS = _Tensors(
+    format="SAELens",
+    encoder="W_enc",
+    decoder="W_dec",
+    layout=(True, False),
+    others=(
+        *("b_enc", "b_dec", "b_dec_out", "b_gate", "b_mag", "r_mag", "threshold", "topk_threshold"),
+        *("scaling_factor", "finetuning_scaling_factor", "W_skip"),
+    ),
+)
+_SPARSIFY = _Tensors(
+    format="sparsify",
+    encoder="encoder.weight",
+    decoder="W_dec",
+    layout=(False, False),
+    others=("encoder.bias", "b_dec", "W_skip"),
+)
+_GEMMA_SCOPE = _Tensors(
+    format="Gemma Scope",
+    encoder="W_enc",
+    decoder="W_dec",
+    layout=(True, False),
+    others=("b_enc", "b_dec", "threshold", "affine_skip_connection"),
+)
 _FORMATS = (
-    _Format(
-        name="SAELens",
-        weights="sae_weights.safetensors",
-        config="cfg.json",
-        encoder="W_enc",
-        decoder="W_dec",
-        layout=(True, False),
-        others=(
-            *("b_enc", "b_dec", "b_dec_out", "b_gate", "b_mag", "r_mag", "threshold", "topk_threshold"),
-            *("scaling_factor", "finetuning_scaling_factor", "W_skip"),
-        ),
-        settings=_saelens,
-    ),
-    _Format(
-        name="sparsify",
-        weights="sae.safetensors",
-        config="cfg.json",
-        encoder="encoder.weight",
-        decoder="W_dec",
-        layout=(False, False),
-        others=("encoder.bias", "b_dec", "W_skip"),
-        settings=_sparsify,
-    ),
-    *(
-        _Format(
-            name="Gemma Scope",
-            weights=weights,
-            config="",
-            encoder="W_enc",
-            decoder="W_dec",
-            layout=(True, False),
-            others=("b_enc", "b_dec", "threshold", "affine_skip_connection"),
-            settings=_gemma_scope,
-        )
-        for weights in ("params.npz", "params.safetensors")
-    ),
+    _Format(_SAELENS, "sae_weights.safetensors", "cfg.json", _saelens),
+    _Format(_SPARSIFY, "sae.safetensors", "cfg.json", _sparsify),
+    _Format(_GEMMA_SCOPE, "params.npz", "", _gemma_scope),
+    _Format(_GEMMA_SCOPE, "params.safetensors", "", _gemma_scope),
 )
 
 # --- circuit-tracer -------------------------------------------------------------------------------------------
 
 _SET = "circuit-tracer (config.yaml and layer_0.safetensors …)"
 _SET_KEYS = ("model_name", "model_kind", "feature_input_hook", "feature_output_hook", "transcoders", "scan")
-_TRANSCODER = _Format(
-    name="circuit-tracer",
-    weights="",
-    config="",
+_TRANSCODER = _Tensors(
+    format="circuit-tracer",
     encoder="W_enc",
     decoder="W_dec",
     layout=None,
     others=("b_enc", "b_dec", "W_skip", "threshold", "log_threshold", "activation_function.threshold"),
-    settings=lambda folder, hook: _Settings("", _hook(hook, folder), _hook(hook, folder)),
 )
 
 

@@ -30,6 +30,7 @@ class NpzSource(CheckedSource):
     def __init__(self, file: Path) -> None:
         check_file(file)
         self.path = str(file)
+        self._array = lru_cache(1)(self._loaded)
         _ = self._headers
 
     def names(self) -> list[str]:
@@ -62,10 +63,6 @@ class NpzSource(CheckedSource):
         array = self._array(name)
         part = array[rows] if array.ndim else array
         return np.array(part if columns == slice(None) else part[:, columns], dtype=np.float32, order="C")
-
-    @cached_property
-    def _array(self):  # type: ignore[no-untyped-def]  # mypy cannot name a cached method
-        return lru_cache(1)(self._loaded)
 
     def _loaded(self, name: str) -> npt.NDArray[np.floating]:
         if self.dtype(name) not in _TYPES.values():

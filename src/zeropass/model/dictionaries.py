@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.arch.spec import Side
 from zeropass.checkpoints.dictionary_files import DictionaryFile, FeatureVectors, Hook, read_dictionaries
 from zeropass.checkpoints.hub import fetch_dictionary, is_lens_id
 from zeropass.errors import BadAddress, BadDictionary
@@ -118,7 +119,7 @@ class Dictionary(ShortRepr):
         made_for = f", made for {shown_text(file.made_for, limit=100)}" if file.made_for else ""
         first, last = file.writes[0], file.writes[-1]
         writes = "there" if first == file.reads else f"at {first}" + ("" if last is first else f" to {last}")
-        silent = "" if _read_place(file.reads) else " No token is read there, so that the encoders have no lists."
+        silent = "" if _place_at(file.reads, "read") else " No token is read there, so that the encoders have no lists."
         return (
             f"Features of a dictionary ({file.format}{made_for}), which reads at {file.reads} and writes {writes}; "
             f"it does not say which weights it belongs to.{silent}"
@@ -146,7 +147,7 @@ class Dictionary(ShortRepr):
         file = self._file(layer)
         several = len(file.writes) > 1
         decoders = [f"decoder.{hook.layer}" if several else "decoder" for hook in file.writes]
-        return [*(["encoder"] if _read_place(file.reads) else []), *decoders]
+        return [*(["encoder"] if _place_at(file.reads, "read") else []), *decoders]
 
     def set(self, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
         """Return the encoders or decoders of some features of a layer, with the layer and role of parameters there.
@@ -174,15 +175,13 @@ class Dictionary(ShortRepr):
         # The mean over coordinates is subtracted before the encoders or, in models with LayerNorm, by the norm.
         if file.centred or self.model.family.norm == "layer":
             vectors = vectors - vectors.mean(1, keepdim=True)
-        layers_behind, at = _read_place(file.reads) or (0, "block")
-        return direction_set(self.model, vectors, file.reads.layer + layers_behind, "read", at)
+        return direction_set(self.model, vectors, *_located(file.reads, "read"))
 
     def _decoders(self, hook: Hook, decoders: FeatureVectors, start: int, stop: int | None) -> VectorSet:
         vectors = torch.from_numpy(decoders.rows(start, stop)).to(self.model.device)
         if hook.name == "attn.hook_z":
             vectors = vectors @ self.model.matrix("o", hook.layer)
-        layers_behind, at = _write_place(hook) or (0, "block")
-        return direction_set(self.model, vectors, hook.layer + layers_behind, "write", at)
+        return direction_set(self.model, vectors, *_located(hook, "write"))
 
     def _file(self, layer: int) -> DictionaryFile:
         if layer not in self.files:
@@ -191,14 +190,17 @@ class Dictionary(ShortRepr):
         return self.files[layer]
 
 
-def _read_place(hook: Hook) -> _Place:
-    """Return where the state of a token is read at a hook that is known; None if none is."""
-    return _STYLES[hook.style][hook.name][0]
+def _place_at(hook: Hook, side: Side) -> _Place:
+    """Return where the state of a token is read at a hook that is known, or written; None if none is."""
+    reads, writes = _STYLES[hook.style][hook.name]
+    return reads if side == "read" else writes
 
 
-def _write_place(hook: Hook) -> _Place:
-    """Return where decoders write at a hook that is known; None if nothing is written there."""
-    return _STYLES[hook.style][hook.name][1]
+def _located(hook: Hook, side: Side) -> tuple[int, Side, Where]:
+    """Return the layer, side and place of what reads or writes at a hook that has such a place."""
+    place = _place_at(hook, side)
+    assert place is not None, hook
+    return hook.layer + place[0], side, place[1]
 
 
 def open_dictionary(model: Model, place: str | Path, hook: str | None = None) -> Dictionary:
@@ -239,7 +241,7 @@ def _require(model: Model, file: DictionaryFile) -> None:
         *(("decoders", *pair) for pair in zip(file.writes, file.decoders, strict=True)),
     ):
         _require_hook(model, file, hook)
-        if what == "decoders" and _write_place(hook) is None:
+        if what == "decoders" and _place_at(hook, "write") is None:
             raise BadDictionary(f"{file.place}: nothing is written at {hook}, where its decoders should write.")
         width = model.dims.heads * model.dims.head_dim if hook.name == "attn.hook_z" else model.dims.d
         if vectors.width != width:
