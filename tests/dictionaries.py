@@ -48,8 +48,8 @@ def sparsify(folder: Path, encoders: Tensor, decoders: Tensor, **settings: Any) 
 def gemma_scope(folder: Path, encoders: Tensor, decoders: Tensor, **arrays: Any) -> Path:
     """Write a dictionary as Gemma Scope does: only arrays."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = {"W_enc": encoders.T.numpy(), "W_dec": decoders.numpy(), "threshold": np.ones(len(encoders), np.float32)}
-    np.savez(folder / "params.npz", **own, **arrays)
+    tensors = {"W_enc": encoders.T.numpy(), "W_dec": decoders.numpy(), "threshold": np.ones(len(encoders), np.float32)}
+    np.savez(folder / "params.npz", **tensors, **arrays)
     return folder
 
 

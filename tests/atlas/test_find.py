@@ -84,9 +84,9 @@ def test_z_is_the_mean_of_the_words_less_that_of_those_against(built: small.Buil
         QueryWord(str(place), tuple(ids), against=place >= len(positive))
         for place, ids in enumerate([*positive, *negative])
     ]
-    own = np.array([z[:, ids].mean(1) for ids in (*positive, *negative)])
+    word_scores = np.array([z[:, ids].mean(1) for ids in (*positive, *negative)])
     count = len(positive)
-    expected = own[:count].mean(0) - (own[count:].mean(0) if negative else 0)
+    expected = word_scores[:count].mean(0) - (word_scores[count:].mean(0) if negative else 0)
     weights = plain_weights(words)
     if max(map(abs, weights.values())) < 1e-9:
         return
@@ -97,7 +97,7 @@ def test_z_is_the_mean_of_the_words_less_that_of_those_against(built: small.Buil
         i = ids[match.address, match.role, match.frame]
         assert match.z == pytest.approx(expected[i], abs=2e-4)
         assert match.score == pytest.approx(match.z * atlas.stds[i] + total * atlas.means[i], abs=1e-3)
-        assert match.zs == (pytest.approx(own[:, i], abs=2e-4) if len(words) > 1 else ())
+        assert match.zs == (pytest.approx(word_scores[:, i], abs=2e-4) if len(words) > 1 else ())
     for side, frame in {(run.side, run.frame) for run in atlas.runs}:
         members = [
             i

@@ -49,7 +49,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Answers:
-    """What a server says to a client: its instructions, its tools, its results and its stderr."""
+    """The answers of a server to a client: its instructions, its tools, its results and its stderr."""
 
     def __init__(self, arguments: Sequence[str], calls: Sequence[Call], log: Path) -> None:
         environment = ENVIRONMENT | {"ZEROPASS_CACHE": os.environ["ZEROPASS_CACHE"]}

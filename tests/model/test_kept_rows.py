@@ -75,15 +75,15 @@ def test_rows_moments_and_judgement_are_kept_bit_for_bit(cache: Path, path: Path
 
 
 def test_other_lenses_have_their_own_numbers(cache: Path, path: Path, lens: zp.LensMaps) -> None:
-    other = zp.calibrate(path, source="random", tokens=256, seed=3)
-    for maps in (lens, other, None, lens, other, None):
+    second = zp.calibrate(path, source="random", tokens=256, seed=3)
+    for maps in (lens, second, None, lens, second, None):
         assert answers(kept_frames(zp.open_model(path), maps)) == computed(path, maps)
 
 
 def test_weights_with_other_values_have_their_own_rows(cache: Path, path: Path, tmp_path: Path) -> None:
-    other = small.llama(tmp_path / "other", seed=1)
+    second = small.llama(tmp_path / "second", seed=1)
     for _ in range(2):
-        for folder in (path, other):
+        for folder in (path, second):
             assert answers(kept_frames(zp.open_model(folder), None)) == computed(folder, None)
     assert len([*cache.iterdir()]) == 2
 
@@ -130,8 +130,8 @@ def test_what_was_used_longest_ago_is_removed(
         answers(frames)
         os.utime(frames._folder or "", (age, age))
     answers(kept_frames(zp.open_model(paths[0]), None))  # used again, so that the other one is the older
-    one = max(sum(file.stat().st_size for file in folder.iterdir()) for folder in cache.iterdir())
-    monkeypatch.setattr(kept_rows, "MOST", 2 * one + one // 2)
+    largest = max(sum(file.stat().st_size for file in folder.iterdir()) for folder in cache.iterdir())
+    monkeypatch.setattr(kept_rows, "MOST", 2 * largest + largest // 2)
     answers(kept_frames(zp.open_model(paths[2]), None))
     expected = {kept_frames(zp.open_model(folder), None)._folder for folder in (paths[0], paths[2])}
     assert {*cache.iterdir()} == expected

@@ -47,16 +47,6 @@ def closed_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pyplot.close("all")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
-    return small.built("llama", tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
-    return small.built("hostile", tmp_path_factory)
-
-
 def drawn(value: AsFigure | AsFigures) -> list[panels.Panel]:
     return [value.panel()] if isinstance(value, AsFigure) else list(value.panels())
 

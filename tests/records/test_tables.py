@@ -27,17 +27,6 @@ from zeropass.records.verdicts import Verdict, Verdicts
 from zeropass.stitch.results import Stitch, Try
 from zeropass.stitch.results import Verdict as StitchVerdict
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
-    return small.built("llama", tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
-    return small.built("hostile", tmp_path_factory)
-
-
 NULL = Null(name="shuffled", mean=0.1, std=0.1, low=0.0, high=0.2, n=9, gap_low=0.1, gap_high=0.3, effect=2.0)
 RESULT = Result(
     measure="reading",

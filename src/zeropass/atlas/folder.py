@@ -183,29 +183,26 @@ class Files(ShortRepr):
         return duckdb.connect()
 
     def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """Return the rows that an SQL query finds in a Parquet file of the atlas, or in several of one folder.
+        """Return the rows that an SQL query finds in a Parquet file of the atlas.
 
         Args:
             query: The query, which reads ``read_parquet($file)``.
-            **parameters: Values of its parameters; ``file`` is the path of the file, or a list of paths.
+            **parameters: Values of its parameters; ``file`` is the path of the file.
 
         Raises:
-            BadAtlas: A file is damaged.
+            BadAtlas: The file is damaged.
         """
-        bound, files = parameters, parameters["file"]
-        paths = [Path(files)] if isinstance(files, str) else [Path(file) for file in files]
-        for path in paths:
-            self._require_file(path)
-        place = paths[0] if len(paths) == 1 else paths[0].parent
-        if self._finders and files == str(self.path / PARAMETERS):
+        bound = parameters
+        self._require_file(Path(parameters["file"]))
+        if self._finders and parameters["file"] == str(self.path / PARAMETERS):
             query = query.replace("read_parquet($file)", "parameters")
             bound = {name: value for name, value in parameters.items() if name != "file"}
         try:
             cursor = self._db.cursor().execute(query, bound)  # A cursor for each query: threads may query at once.
             names, rows = [column[0].lower() for column in cursor.description], cursor.fetchall()
         except (duckdb.Error, UnicodeError) as error:  # DuckDB's messages may quote bytes that are not text.
-            raise self._damaged(place.relative_to(self.path), error) from error
-        return self._checked(place, names, rows)
+            raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
+        return self._checked(Path(parameters["file"]), names, rows)
 
     def _checked(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return the rows; raise BadAtlas, naming file and column, if a value is missing or of the wrong type."""
@@ -257,11 +254,6 @@ class Files(ShortRepr):
         rows = "SELECT * FROM read_parquet($file) ORDER BY id"
         self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
         self._finders.append(finder)
-
-    @property
-    def keeps_index(self) -> bool:
-        """True if the index over all lists is in memory."""
-        return bool(self._finders)
 
     @cached_property
     def _finders(self) -> list[Finder]:

@@ -334,9 +334,10 @@ class Runner:
 
     @cached_property
     def _is_word(self) -> Tensor:
-        """The tokens that are words, (V,)."""
-        mask = self.model.vocab.mask("words", *self.model.judgement)
-        return torch.from_numpy(mask).to(self.kept.device)
+        """The tokens that are words, (V,); a worker of a cluster is sent them and need not judge tokens itself."""
+        if "words" in self.views:
+            return self.views["words"]
+        return torch.from_numpy(self.model.vocab.mask("words", *self.model.judgement)).to(self.kept.device)
 
     @cached_property
     def _views_within(self) -> dict[str, Tensor]:
