@@ -19,6 +19,7 @@ from urllib.parse import quote
 import zeropass as zp
 from machine import machine
 from recorded import Ratio, add_record, report
+from zeropass.atlas.summary import list_types_of
 
 Timings = dict[str, list[float]]
 WORDS = ("Paris", "Monday", "Tuesday", "become", "water", "music", "king", "doctor", "red", "seven", "law", "snow")
@@ -27,6 +28,7 @@ WORDS = ("Paris", "Monday", "Tuesday", "become", "water", "music", "king", "doct
 def questions(atlas: zp.Atlas, group: str, seed: int) -> Iterator[tuple[str, str]]:
     """Yield (page type, address) endlessly and at random, so that hardly any page is requested twice."""
     rng, model, (first, stop) = random.Random(seed), atlas.model, atlas.layers
+    list_types = list_types_of(atlas)
     while True:
         layer, head, neuron = (
             rng.randrange(first, stop),
@@ -34,9 +36,9 @@ def questions(atlas: zp.Atlas, group: str, seed: int) -> Iterator[tuple[str, str
             rng.randrange(model["neurons"]),
         )
         token, column = rng.randrange(model["vocabulary"]), rng.randrange(model["head_dim"])
-        side = rng.choice(("read-token", "read-output", "write-output"))
+        side, frame = rng.choice(list_types)
         stored = {
-            "model": f"/by/{rng.choice(('strength', 'best', 'kurtosis'))}/{side}",
+            "model": f"/by/{rng.choice(('strength', 'best', 'kurtosis'))}/{side}-{frame}",
             "layer": f"/layer/{layer}",
             "layer, further pages": f"/layer/{layer}/{rng.randrange(2, 30)}",
             "neuron": f"/at/L{layer}.ff.{neuron}",

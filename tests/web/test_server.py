@@ -23,9 +23,10 @@ import pytest
 
 import small
 import zeropass as zp
-from builds import ENVIRONMENT
+from builds import ENVIRONMENT, OPTIONS
 from commands import Run, shell
 from serving import Seen, contexts_of, serving
+from zeropass.atlas.summary import MEASURES, list_types_of
 from zeropass.errors import BadAddress
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.app import KEEP_ALIVE
@@ -109,6 +110,17 @@ def test_ov_is_shown_as_vo(web: httpx.Client) -> None:
                 web.get(f"/{kind}/L1.attn.2.vo{suffix}").text
             )
     assert "<h1>L1.attn.2.vo" in web.get("/map/L1.attn.2.ov").text
+
+
+def test_the_maps_of_an_atlas_through_a_lens_are_pages(tmp_path: Path) -> None:
+    """Open each map that the first page links to, and each measure of each kind of list."""
+    model = small.llama(tmp_path / "model")
+    atlas = small.build(model, tmp_path / "atlas", OPTIONS, small.calibrated(model, tmp_path / "lens"))
+    assert {frame for _, frame in list_types_of(atlas)} == {"seen", "output", "distinctive", "effect"}
+    with serving(contexts_of(atlas.path, model)) as address, httpx.Client(base_url=address) as client:
+        links = {link for link in Seen(client.get("/").text).links if link.startswith("/by/")}
+        links |= {f"/by/{measure}/{side}-{frame}" for measure in MEASURES for side, frame in list_types_of(atlas)}
+        assert {link: client.get(link).status_code for link in links} == dict.fromkeys(links, 200)
 
 
 def test_the_glossary_of_the_documentation_is_a_page(web: httpx.Client) -> None:

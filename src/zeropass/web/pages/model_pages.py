@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE
+from zeropass.arch.spec import ALL_FRAMES, MAP_ROLES, OUTSIDE
 from zeropass.atlas import summary
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
@@ -65,7 +65,7 @@ def _model_json(context: Context, overview: Overview) -> dict[str, Any]:
 
 
 def _list_type(text: str) -> tuple[str, str]:
-    match = re.fullmatch("(read|write)-(token|output|paper)", text)
+    match = re.fullmatch(f"(read|write)-({'|'.join(ALL_FRAMES)})", text)
     if match is None:
         raise BadOption(f"There are no lists of the kind {text!r}; one looks like read-token or write-output.")
     return match[1], match[2]
