@@ -22,28 +22,38 @@ Stored = tuple[dict[str, Tensor], Tensor]
 
 def four_bits(weight: Tensor, name: str = "nf4", block: int = 64, nested: int = 0, size: int = 1) -> Stored:
     """Return a 4-bit weight of bitsandbytes; ``size`` is that of the numbers in which the bytes are stored."""
-    flat, table = weight.float().flatten(), torch.tensor(TABLES[name])
-    parts = [flat[start : start + block] for start in range(0, len(flat), block)]
-    scales = torch.stack([part.abs().max().clamp(min=1e-30) for part in parts])
-    codes = torch.cat([(part[:, None] / s - table).abs().argmin(1) for part, s in zip(parts, scales, strict=True)])
+    table, count = torch.tensor(TABLES[name]), weight.numel()
+    blocks = _blocks(weight.float().flatten(), block)
+    scales = blocks.abs().amax(1).clamp(min=1e-30)
+    codes = torch.cat(
+        [(row[:, None] / scale - table).abs().argmin(1) for row, scale in zip(blocks, scales, strict=True)]
+    )
     facts: dict[str, Any] = {"quant_type": name, "blocksize": block, "dtype": "bfloat16", "shape": list(weight.shape)}
     stored = {"weight.absmax": scales, "weight.quant_map": table}
     if nested:
         offset, levels = scales.mean(), torch.linspace(-1, 1, 256)
-        rest = [(scales - offset)[start : start + nested] for start in range(0, len(scales), nested)]
-        largest = torch.stack([part.abs().max().clamp(min=1e-30) for part in rest])
-        which = [(part[:, None] / m - levels).abs().argmin(1) for part, m in zip(rest, largest, strict=True)]
-        scales = torch.cat([levels[w] * m for w, m in zip(which, largest, strict=True)]) + offset
-        stored |= {"weight.absmax": torch.cat(which).to(torch.uint8), "weight.nested_absmax": largest}
+        rest = _blocks(scales - offset, nested)
+        largest = rest.abs().amax(1).clamp(min=1e-30)
+        which = ((rest / largest[:, None])[..., None] - levels).abs().argmin(2)
+        scales, which = (
+            (levels[which] * largest[:, None]).flatten()[: len(scales)] + offset,
+            which.flatten()[: len(scales)],
+        )
+        stored |= {"weight.absmax": which.to(torch.uint8), "weight.nested_absmax": largest}
         stored["weight.nested_quant_map"] = levels
         facts |= {"nested_blocksize": nested, "nested_dtype": "float32", "nested_offset": float(offset)}
-    values = torch.stack([table[code] * scales[n // block] for n, code in enumerate(codes)]).view(weight.shape)
-    even = torch.cat((codes, codes.new_zeros(len(codes) % 2)))
+    values = (table[codes] * scales[torch.arange(len(codes)) // block])[:count].view(weight.shape)
+    even = codes[: count + count % 2]
     packed = (even[::2] * 16 + even[1::2]).to(torch.uint8)[:, None]
     stored["weight"] = packed if size == 1 else packed.flatten().view(torch.bfloat16)[:, None]
     text = json.dumps(facts).encode()
     stored[f"weight.quant_state.bitsandbytes__{name}"] = torch.tensor(list(text), dtype=torch.uint8)
     return stored, values
+
+
+def _blocks(numbers: Tensor, size: int) -> Tensor:
+    """Return numbers in rows, the last of which ends in zeros."""
+    return torch.nn.functional.pad(numbers, (0, -len(numbers) % size)).view(-1, size)
 
 
 def eight_bits(weight: Tensor) -> Stored:

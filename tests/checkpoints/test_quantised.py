@@ -13,12 +13,17 @@ from torch import Tensor
 
 import quantised_files as files
 import tiny
+from adapters import made
 from commands import Run
 from zeropass.checkpoints.quantised import QuantisedSource, dequantised
 from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.diff.run import compare
+from zeropass.diff.verdict import ALARM
 from zeropass.errors import BadModel, BadWeights
+from zeropass.model.adapted import adapt
 from zeropass.model.opening import open_model
 
+ROOT = Path(__file__).parents[2]
 REFERENCES = sorted((Path(__file__).parent / "quantised_weights").glob("*.safetensors"))
 
 
@@ -118,6 +123,77 @@ def test_a_quantised_model_is_a_model(method: str, tmp_path: Path) -> None:
     assert model.stored_type("gate") == files.METHODS[method][0]
     gate = values["model.layers.1.mlp.gate_proj.weight"]
     torch.testing.assert_close(model.matrix("gate", 1), gate, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_an_adapter_on_a_quantised_base_adds_to_what_it_stands_for(tmp_path: Path) -> None:
+    """The adapter of QLoRA, which is saved as any LoRA is."""
+    adapted = made("llama", tmp_path, target_modules=["up_proj", "o_proj"])
+    folder, values = files.quantised(tmp_path / "base", tmp_path / "quantised", "nf4-nested")
+    model = adapt(open_model(str(folder)), tmp_path / "adapter")
+    for role, module in (("up", "mlp.up_proj"), ("o", "self_attn.o_proj")):
+        weight = values[f"model.layers.1.{module}.weight"]
+        change = adapted.matrix(role, 1) - adapted.base.matrix(role, 1)
+        assert float(change.norm()) > 0
+        torch.testing.assert_close(model.matrix(role, 1), (weight.T if role == "o" else weight) + change)
+
+
+def test_the_lists_of_a_model_survive_four_bits(tmp_path: Path) -> None:
+    folder, _ = files.quantised(ROOT / "models" / "first", tmp_path / "first", "nf4-nested")
+    plain, quantised = open_model(str(ROOT / "models" / "first")), open_model(str(folder))
+    for role in ("gate", "value"):
+        before, after = (model.matrix(role, 2, 0, 32) @ model.unembedding.T for model in (plain, quantised))
+        ranks = [scores.argsort(1).argsort(1).float() for scores in (before, after)]
+        correlations = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(*ranks, strict=True)]
+        assert min(correlations) > 0.98
+        assert max(correlations) < 1
+
+
+@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+def test_a_quantised_copy_is_not_a_change(method: str, tmp_path: Path) -> None:
+    plain = open_model(str(tiny.save(of_blocks(), tmp_path / "plain")))
+    folder, _ = files.quantised(tmp_path / "plain", tmp_path / "quantised", method)
+    difference = compare(plain, open_model(str(folder)))
+    if method == "fp4":  # in blocks of 32, which are not the usual ones
+        assert not any(change.rounding for change in difference.matrices)
+    else:
+        assert (difference.relation, difference.alarm) == ("rounded", ())
+        assert len(difference.matrices) == 14
+
+
+@pytest.mark.parametrize("method", ["fp4", "gptq"])
+def test_quantising_alone_raises_no_alarm(method: str, tmp_path: Path) -> None:
+    plain = open_model(str(ROOT / "models" / "first"))
+    folder, _ = files.quantised(ROOT / "models" / "first", tmp_path / "quantised", method)
+    difference = compare(plain, open_model(str(folder)))
+    assert difference.relation == "changed"
+    assert difference.sees[0].z > ALARM["sees"]
+    assert difference.alarm == ()
+    text = " ".join(difference.verdict)
+    assert f"The base is stored as F16, the other as {files.METHODS[method][0]}" in text
+    assert "No alarm is judged: quantising alone moves some tokens" in text
+
+
+def test_more_than_quantising_may_raise_an_alarm(tmp_path: Path) -> None:
+    folder, _ = files.quantised(tiny.save(of_blocks(), tmp_path / "plain"), tmp_path / "quantised", "nf4")
+    path = tmp_path / "plain" / "model.safetensors"
+    state = load_file(path)
+    save_file({name: tensor * 1.2 for name, tensor in state.items()}, path, metadata={"format": "pt"})
+    difference = compare(open_model(str(folder)), open_model(str(tmp_path / "plain")))
+    assert "No alarm is judged" not in " ".join(difference.verdict)
+    assert "what is no more than that may be only that" in " ".join(difference.verdict)
+
+
+def of_blocks() -> Any:
+    """Return a tiny model whose rows are blocks of 64 numbers."""
+    hf = tiny.MAKERS["llama"](
+        hidden_size=64, intermediate_size=128, num_attention_heads=8, num_key_value_heads=8
+    ).half()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    return hf
 
 
 def test_settings_that_are_not_known_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from zeropass._io.parse import parse_json
 from zeropass._io.typed_json import from_json
 from zeropass.checkpoints.quantised_parts import Parts, parts_of_range
 
-__all__ = ["EIGHT_BITS", "FOUR_BITS", "TABLES", "EightBits", "FourBits", "eight_bits", "four_bits"]
+__all__ = ["EIGHT_BITS", "FOUR_BITS", "TABLES", "EightBits", "FourBits", "eight_bits", "four_bits", "nearest"]
 
 STATE = "weight.quant_state.bitsandbytes__"
 """The beginning of the part that holds the facts of a 4-bit weight, as JSON."""
@@ -147,6 +147,12 @@ def eight_bits(parts: Parts) -> EightBits:
         if layout := int(parts.read("weight_format")):
             raise parts.error(f"weight_format is {layout}; only rows in their order (0) are read")
     return EightBits(parts, (rows, width))
+
+
+def nearest(values: Tensor, name: str) -> Tensor:
+    """Return the numbers of a 4-bit type that are nearest to values between -1 and 1."""
+    table = torch.tensor(sorted(TABLES[name]))
+    return table[torch.bucketize(values.contiguous(), (table[1:] + table[:-1]) / 2)]
 
 
 @lru_cache
