@@ -59,7 +59,7 @@ def _blocks(numbers: Tensor, size: int) -> Tensor:
 def eight_bits(weight: Tensor) -> Stored:
     """Return an 8-bit weight of bitsandbytes."""
     largest = weight.float().abs().amax(1)
-    codes = (weight.float() * 127 / largest[:, None]).round()
+    codes = (weight.float() * (127 / largest[:, None])).round()
     stored = {"weight": codes.to(torch.int8), "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
     return stored, codes * largest[:, None] / 127
 

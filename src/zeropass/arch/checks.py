@@ -227,7 +227,8 @@ _QUANTISED = (
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
     (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
-"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights."""
+"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights. Those of quantised
+weights are seen only where `dequantised` does not know how to read them."""
 
 _METHODS = {
     "gptq": "GPTQ",
@@ -257,10 +258,11 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     settings = files.config.get("quantization_config")
     for pattern, method in _QUANTISED:
         if matches := sorted(name for name in names if re.search(pattern, name)):
-            stated = "no quantization_config" if not settings else f"the quantization_config {str(settings)[:100]}"
+            stated = str(settings)[:100] if settings else "absent"
             raise BadModel(
-                f"{files.source.path}: tensor {matches[0]!r} belongs to a format ({method}) that is not read with "
-                f"{stated}. Use the model as it was before, or a GGUF file of it."
+                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read here ({method}). "
+                "Use the model as it was before, or a GGUF file of it. Quantised weights are read from safetensors "
+                f"whose quantization_config says how they are stored; it is {stated}."
             )
     if not settings:
         return ()

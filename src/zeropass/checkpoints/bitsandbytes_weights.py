@@ -64,6 +64,7 @@ class FourBits:
         kind: ``NF4`` or ``FP4``.
         shape: The shape of the weight.
         block: The numbers of a block.
+        size: The bytes of a number in which codes are stored (``bnb_4bit_quant_storage``).
         nested: The scales of a block of scales, where these are quantised themselves; else 0.
         offset: The number that is added to quantised scales.
     """
@@ -72,6 +73,7 @@ class FourBits:
     kind: str
     shape: tuple[int, int]
     block: int
+    size: int
     nested: int
     offset: float
 
@@ -86,11 +88,10 @@ class FourBits:
         return (numbers * scales[: len(numbers)]).view(stop - start, width)
 
     def _bytes(self, first: int, last: int) -> Tensor:
-        """Return bytes of the codes, which may be stored as numbers of more bytes (``bnb_4bit_quant_storage``)."""
-        size = self.parts.read("weight", slice(0, 0)).element_size()
-        block = parts_of_range(first, last, size)
-        stored = self.parts.read("weight", block).contiguous().view(torch.uint8).flatten()
-        return stored[first - block.start * size :][: last - first]
+        """Return bytes of the codes."""
+        numbers = parts_of_range(first, last, self.size)
+        stored = self.parts.read("weight", numbers).contiguous().view(torch.uint8).flatten()
+        return stored[first - numbers.start * self.size :][: last - first]
 
     def _scales(self, blocks: slice) -> Tensor:
         scales = self.parts.read("weight.absmax", blocks)
@@ -134,7 +135,7 @@ def four_bits(parts: Parts) -> FourBits:
         parts.require("weight.nested_absmax", (-(-blocks // nested),), "F32")
         parts.require("weight.nested_quant_map", (256,), "F32")
     parts.require("weight.absmax", (blocks,), "U8" if nested else "F32")
-    return FourBits(parts, name.upper(), state.shape, state.blocksize, nested, state.nested_offset or 0.0)
+    return FourBits(parts, name.upper(), state.shape, state.blocksize, size, nested, state.nested_offset or 0.0)
 
 
 def eight_bits(parts: Parts) -> EightBits:

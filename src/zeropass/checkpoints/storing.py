@@ -17,7 +17,7 @@ BLOCK = 64
 """The numbers of a block of NF4 and FP4, if nobody chose another."""
 
 SMALLEST = 1e-30
-"""The smallest scale, so that a row of zeros can be divided by its own."""
+"""The smallest of the largest numbers of a row, so that zeros can be divided by theirs."""
 
 
 def stored_as(values: Float32, kind: str) -> Float32 | None:
@@ -44,8 +44,8 @@ def stored_as(values: Float32, kind: str) -> Float32 | None:
 
 def _scaled(rows: Tensor, most: float, rounded: Callable[[Tensor], Tensor]) -> Tensor:
     """Round rows whose largest numbers are scaled to ``most``, and scale them back."""
-    scales = (rows.abs().amax(1, keepdim=True) / most).clamp(min=SMALLEST)
-    return rounded(rows / scales) * scales
+    largest = rows.abs().amax(1, keepdim=True).clamp(min=SMALLEST)
+    return rounded(rows * (most / largest)) * (largest / most)  # in this order, in which bitsandbytes rounds ties
 
 
 @lru_cache
