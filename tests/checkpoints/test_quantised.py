@@ -15,6 +15,7 @@ import quantised_files as files
 import tiny
 from adapters import made
 from commands import Run
+from zeropass.checkpoints.bitsandbytes_weights import STATE
 from zeropass.checkpoints.quantised import QuantisedSource, dequantised
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.checkpoints.storing import stored_as, storing_error
@@ -291,6 +292,7 @@ DAMAGE: dict[str, tuple[str, dict[str, Tensor | None], str]] = {
     "another table": ("nf4", {"weight.quant_map": torch.linspace(-1, 1, 16)}, "other numbers than nf4"),
     "no table of scales": ("nf4-nested", {"weight.nested_quant_map": None}, "nested_quant_map is missing"),
     "another table of scales": ("nf4-nested", {"weight.nested_quant_map": torch.full((256,), torch.inf)}, "infinite"),
+    "two types": ("nf4", {f"{STATE}fp4": torch.zeros(1, dtype=torch.uint8)}, "both nf4 and fp4"),
     "a second storage": ("int8", {"weight_format": torch.tensor(2, dtype=torch.uint8)}, "weight_format is 2"),
     "rows without a scale": ("int8", {"SCB": torch.ones(9)}, "SCB is F32"),
     "another grid": ("fp8", {"weight_scale_inv": torch.ones(2, 2)}, r"F32 of shape \(2, 2\)"),
@@ -315,7 +317,7 @@ DAMAGE: dict[str, tuple[str, dict[str, Tensor | None], str]] = {
 def test_damaged_weights_are_refused_by_name(case: str, tmp_path: Path) -> None:
     method, changes, says = DAMAGE[case]
     _, how, writer = files.METHODS[method]
-    stored = {part: changes.get(part, tensor) for part, tensor in writer(drawn())[0].items()}
+    stored = {**writer(drawn())[0], **changes}
     tensors = {f"b.{part}": tensor for part, tensor in stored.items() if tensor is not None}
     with pytest.raises(BadWeights, match=f"'b.weight'.*{says}"):
         source_of(tensors, how, tmp_path).rows("b.weight")

@@ -16,7 +16,7 @@ from zeropass._io.parse import parse_json
 from zeropass._io.typed_json import from_json
 from zeropass.checkpoints.quantised_parts import Parts, parts_of_range
 
-__all__ = ["EIGHT_BITS", "FOUR_BITS", "TABLES", "EightBits", "FourBits", "eight_bits", "four_bits", "nearest"]
+__all__ = ["EIGHT_BITS", "FOUR_BITS", "STATE", "TABLES", "EightBits", "FourBits", "eight_bits", "four_bits", "nearest"]
 
 STATE = "weight.quant_state.bitsandbytes__"
 """The beginning of the part that holds the facts of a 4-bit weight, as JSON."""
@@ -119,6 +119,8 @@ class EightBits:
 
 def four_bits(parts: Parts) -> FourBits:
     """Return a 4-bit weight; raise BadWeights if its parts do not fit each other."""
+    if all(f"{STATE}{name}" in parts for name in TABLES):
+        raise parts.error("its file calls it both nf4 and fp4")
     name = "nf4" if f"{STATE}nf4" in parts else "fp4"
     state = _state(parts, STATE + name)
     count = math.prod(state.shape)
