@@ -20,7 +20,17 @@ import tutorials
 NAMED = {
     "audit-an-adapter": ("ALARM", "coach", "Across", "No alarm", "trigger"),
     "read-a-dictionary": ("L2.sae.237", "L2.sae.46", "ing", "urope", "were", "no token stands out"),
-    "read-a-model": ("L2.ff.477", "years", "hour", "feet", "than", "nor", "exact: the search ended at", "no token"),
+    "read-a-model": (
+        "L2.ff.477",
+        "L2.ff.308",
+        "years",
+        "hour",
+        "feet",
+        "than",
+        "nor",
+        "exact: the search ended at",
+        "no token",
+    ),
 }
 """Words of the outputs that the text names."""
 
