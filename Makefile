@@ -35,7 +35,7 @@ check: lint types
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell src tests docs benchmarks reproduce *.md Makefile pyproject.toml
+	$(BIN)/codespell src tests docs benchmarks reproduce *.md CITATION.cff Makefile pyproject.toml
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

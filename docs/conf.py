@@ -32,6 +32,7 @@ napoleon_use_ivar = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "exclude-members": "table_rows, panel, panels"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
@@ -49,6 +50,13 @@ def _keep_text(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any,
         lines.insert(0, "")
 
 
+def _without_fields(_app: Sphinx, what: str, _name: str, of: Any, *_arguments: Any) -> tuple[str, None] | None:
+    """Leave out how results are made, which no reader does: their fields are listed below the name."""
+    is_result = re.fullmatch(r"zeropass\.(records\..*|.*\.results)", getattr(of, "__module__", ""))
+    return ("", None) if what == "class" and is_result else None
+
+
 def setup(app: Sphinx) -> None:
-    """Change docstrings before they are read as Google's."""
+    """Change docstrings before they are read as Google's, and signatures."""
     app.connect("autodoc-process-docstring", _keep_text, priority=400)
+    app.connect("autodoc-process-signature", _without_fields)
