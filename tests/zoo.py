@@ -42,6 +42,22 @@ _EXPERTS = {"num_experts_per_tok": 2}
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}),
+    "gpt_bigcode": (
+        "GPTBigCodeForCausalLM",
+        "GPTBigCodeConfig",
+        _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40, "n_positions": 64},
+    ),
+    "openai-gpt": (
+        "OpenAIGPTLMHeadModel",
+        "OpenAIGPTConfig",
+        _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 64},
+    ),
+    "mpt": (
+        "MptForCausalLM",
+        "MptConfig",
+        _GPT | {"d_model": 24, "n_layers": 2, "n_heads": 3, "attn_config": {"clip_qkv": 1.5}},
+    ),
+    "biogpt": ("BioGptForCausalLM", "BioGptConfig", _SIZES | {"num_attention_heads": 3}),
     "gpt_neo": (
         "GPTNeoForCausalLM",
         "GPTNeoConfig",
@@ -187,6 +203,19 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
+    "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),
+    "roberta-camembert": ("CamembertForMaskedLM", "CamembertConfig", _THREE | {"pad_token_id": 1}),
+    "data2vec-text": ("Data2VecTextForMaskedLM", "Data2VecTextConfig", _THREE | {"pad_token_id": 1}),
+    "ernie": ("ErnieForMaskedLM", "ErnieConfig", _THREE),
+    "roberta-prelayernorm": (
+        "RobertaPreLayerNormForMaskedLM",
+        "RobertaPreLayerNormConfig",
+        _THREE | {"pad_token_id": 1},
+    ),
+    "xlm-roberta-xl": ("XLMRobertaXLForMaskedLM", "XLMRobertaXLConfig", _THREE | {"pad_token_id": 1}),
+    "megatron-bert": ("MegatronBertForMaskedLM", "MegatronBertConfig", _THREE),
+    "mpnet": ("MPNetForMaskedLM", "MPNetConfig", _THREE | {"pad_token_id": 1}),
+    "eurobert": ("EuroBertForMaskedLM", "EuroBertConfig", _BIASED | {"mlp_bias": True}),
     "distilbert": (
         "DistilBertForMaskedLM",
         "DistilBertConfig",
@@ -211,6 +240,12 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
+    "plbart-encoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "encoder"}),
+    "plbart-decoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "decoder"}),
+    "mbart-encoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "encoder"}),
+    "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
+    "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),
+    "blenderbot-decoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "decoder"}),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
     "t5-gated-encoder": (

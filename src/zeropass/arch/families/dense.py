@@ -369,6 +369,20 @@ STABLELM_PARALLEL = replace(
     when={"use_parallel_residual": (True,), "qk_layernorm": (False, None)},
 )
 
+EUROBERT = replace(
+    LLAMA,
+    name="eurobert",
+    model_types=("eurobert",),
+    causal=False,
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            optional=(*LLAMA.layouts[0].optional, "unembedding_bias"),
+            tensors={**LLAMA.layouts[0].tensors, **weight_and_bias("unembedding", "^lm_head")},
+        ),
+    ),
+)
+
 FAMILIES = (
     MINISTRAL,
     CWM,
@@ -389,4 +403,5 @@ FAMILIES = (
     STARCODER2,
     STABLELM,
     STABLELM_PARALLEL,
+    EUROBERT,
 )
