@@ -60,12 +60,12 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fit(base: Model, layout: Layout, adapter: Adapter) -> Fitted:
+def fit(base: Model, layouts: tuple[Layout, ...], adapter: Adapter) -> Fitted:
     """Find the place of everything that an adapter brings.
 
     Args:
         base: The model that the adapter changes.
-        layout: The ``hf`` layout of its family.
+        layouts: Its layout in transformers' names; inside a multimodal model one for each generation of names.
         adapter: The adapter as it was read.
 
     Returns:
@@ -75,7 +75,7 @@ def fit(base: Model, layout: Layout, adapter: Adapter) -> Fitted:
         BadModel: If the meaning of something would have to be guessed.
         BadWeights: If something does not fit or the base lacks it; names the tensor and the shapes.
     """
-    fitting = _Fitting(base, layout, adapter, Names(base.family, layout, base.dims))
+    fitting = _Fitting(base, layouts[0], adapter, Names(base.family, layouts, base.dims))
     for name, tensor in adapter.whole.items():
         fitting.take_tensor(name, tensor)
     for name, change in adapter.changes.items():

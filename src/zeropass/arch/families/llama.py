@@ -183,6 +183,21 @@ QWEN3 = replace(
     config=_QWEN,
 )
 
+_MROPE = ("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",)
+QWEN2_VL = replace(
+    QWEN2,
+    model_types=("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"),
+    layouts=QWEN2.layouts[:1],
+    notes=_MROPE,
+)
+QWEN3_VL = replace(
+    QWEN3,
+    model_types=("qwen3_vl_text",),
+    layouts=(replace(_HF_LAYOUT, tensors={**_HF_LAYOUT.tensors, **_QK_NORMS}),),
+    config={"activation": "silu"},
+    notes=_MROPE,
+)
+
 _PHI3_FUSED = {
     "q": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
     "k": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
@@ -294,14 +309,13 @@ GEMMA3 = replace(
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
     layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
-    when={"vision_config": (None,), **_CAUSAL_ONLY},
-    notes=("the text model alone: a checkpoint with an image tower is refused",),
+    when=_CAUSAL_ONLY,
 )
 GEMMA3_BOTH_WAYS = replace(
     GEMMA3,
     causal=False,
     layouts=(replace(_GEMMA3_HF, constants={**_GEMMA3_HF.constants, "window_of_both_sides": True}),),
-    when={"vision_config": (None,), "use_bidirectional_attention": (True,)},
+    when={"use_bidirectional_attention": (True,)},
 )
 
 # The 27B models divide by √(d / heads) instead of √d_h. No GGUF key says so: llama.cpp decides by the number of layers.
@@ -417,6 +431,8 @@ FAMILIES = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    QWEN2_VL,
+    QWEN3_VL,
     GEMMA,
     GEMMA2_27B,
     GEMMA2,
