@@ -196,9 +196,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""
     model, config, settings = ZOO[name]
-    settings = {key: value for key, value in settings.items() if key != "stack"}
-    attention = settings.pop("attn_implementation", "eager")
-    configuration = getattr(transformers, config)(**settings)
+    return drawn(model, config, {key: value for key, value in settings.items() if key != "stack"}, seed)
+
+
+def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+    """Make a model of a class and a configuration of transformers, with every parameter drawn at random."""
+    attention = settings.get("attn_implementation", "eager")
+    configuration = getattr(transformers, config)(**{k: v for k, v in settings.items() if k != "attn_implementation"})
     hf: PreTrainedModel = (
         getattr(transformers, model)._from_config(configuration, attn_implementation=attention).float().eval()
     )

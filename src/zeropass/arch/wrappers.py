@@ -31,6 +31,7 @@ class Wrapper(ShortRepr):
         others: Keys of the configurations of other parts.
         flat: True if old files have the keys of the text model among those of the wrapper.
         text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        assumed: Keys of the text model's configuration -> the values where a file leaves them out, if not those of its type.
         fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
         harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
         notes: Sentences on what is not modelled exactly.
@@ -44,6 +45,7 @@ class Wrapper(ShortRepr):
     others: tuple[str, ...] = ("vision_config",)
     flat: bool = False
     text_ties: bool = False
+    assumed: Mapping[str, object] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
     harmless: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -73,7 +75,7 @@ LLAVA = Wrapper(
 VIDEO_LLAVA = replace(
     LLAVA,
     model_types=("video_llava",),
-    towers={**_VISION, "image_tower": "image tower", "video_tower": "video tower"},
+    towers={"image_tower": "image tower", "video_tower": "video tower", "multi_modal_projector": "projector"},
 )
 QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
 MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral",), towers=_VISION, text_ties=False)
@@ -139,7 +141,20 @@ QWEN2_AUDIO = Wrapper(
     others=("audio_config",),
     harmless=_IMAGE_KEYS,
 )
-VOXTRAL = replace(QWEN2_AUDIO, model_types=("voxtral",), texts=("llama",))
+VOXTRAL = replace(
+    QWEN2_AUDIO,
+    model_types=("voxtral",),
+    texts=("llama",),
+    assumed={
+        "hidden_size": 3072,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e8,
+    },
+)
 
 # The next two are the layouts of their authors' own code, which transformers has in another form.
 INTERNVL_CHAT = replace(
@@ -306,7 +321,8 @@ def text_files(files: ModelFiles, wrapper: Wrapper) -> ModelFiles:
         )
     carried = {key: outer[key] for key in _CARRIED if outer.get(key)}
     tied = {_TIE: tie} if (tie := _tie(wrapper, outer.get(_TIE), text.get(_TIE))) is not None else {}
-    config = {**_ASSUMED[model_type], **text, **carried, **tied, **wrapper.fixed, "model_type": model_type}
+    assumed = {**_ASSUMED[model_type], **wrapper.assumed}
+    config = {**assumed, **text, **carried, **tied, **wrapper.fixed, "model_type": model_type}
     return replace(files, config=config)
 
 
@@ -378,15 +394,15 @@ def tower_name(wrapper: Wrapper | None, name: str) -> str:
 
 def towers(wrapper: Wrapper | None, names: Iterable[str]) -> dict[str, list[str]]:
     """Return the tensors of each part of a wrapper that is not read; an empty dict for a text model."""
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {tower: [] for tower in wrapper.towers} if wrapper else {}
     for name in names:
         if inside := tower_name(wrapper, name):
-            parts.setdefault(inside.partition(".")[0], []).append(name)
-    return parts
+            parts[inside.partition(".")[0]].append(name)
+    return {tower: tensors for tower, tensors in parts.items() if tensors}
 
 
 def wrapper_notes(files: ModelFiles, wrapper: Wrapper, names: Iterable[str]) -> tuple[str, ...]:
     """Return what a user should know of a text model that is read inside a wrapper."""
     parts = ", ".join(f"{name} ({wrapper.towers[name]})" for name in towers(wrapper, names))
     unread = f"; not read: {parts}" if parts else ""
-    return (f"This is the text model of a {files.config['model_type']}{unread}.", *wrapper.notes)
+    return (f"This is the text model inside a model of type {files.config['model_type']}{unread}.", *wrapper.notes)

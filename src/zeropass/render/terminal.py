@@ -232,11 +232,13 @@ _LABELS = {
 
 
 def _lines(name: str, value: Any) -> Sequence[Any]:
-    """Return a fact in lines: one for each note, one for each hash as ``sha256sum`` prints them, else one in all."""
+    """Return a fact in lines: one for each note, part or hash, as ``sha256sum`` prints those; else one in all."""
     if name == "notes" and isinstance(value, list | tuple):
         return value
     if name == "sha256" and isinstance(value, dict):
         return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    if name == "towers_unread":
+        return [f"{t['tower']} ({t['holds']}): {t['tensors']:,} tensors, {t['parameters']:,} parameters" for t in value]
     return [_fact(value)]
 
 
