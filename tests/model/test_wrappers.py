@@ -21,7 +21,9 @@ from commands import Run
 from multimodal import MULTIMODAL, save_as_in_memory, tiny_multimodal
 from zeropass.arch import wrappers
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.wrappers import WRAPPERS, Wrapper, layouts_in, towers
+from zeropass.arch.families.multimodal import ASSUMED, WRAPPERS
+from zeropass.arch.spec import Wrapper
+from zeropass.arch.wrappers import layouts_in, towers
 from zeropass.diff.run import compare
 from zeropass.errors import BadModel, BadWeights, CannotRun, UnknownFamily, ZeropassError
 from zeropass.model.adapted import adapt
@@ -170,10 +172,10 @@ def test_the_thinker_of_a_model_that_speaks_is_read(made: Callable[[str], Any], 
 # Configurations
 
 
-@pytest.mark.parametrize("kind", sorted(wrappers._ASSUMED))
+@pytest.mark.parametrize("kind", sorted(ASSUMED))
 def test_a_key_that_a_file_leaves_out_means_what_it_means_to_transformers(kind: str) -> None:
     config = CONFIG_MAPPING[kind]()
-    for key, value in wrappers._ASSUMED[kind].items():
+    for key, value in ASSUMED[kind].items():
         assert (config.rope_parameters[key] if key == "rope_theta" else getattr(config, key)) == value, (kind, key)
 
 

@@ -24,8 +24,8 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_shape, row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
-from zeropass.arch.wrappers import Wrapper, layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
+from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, Wrapper, base_role, expand, names_of
+from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.gguf import requantised
