@@ -130,6 +130,10 @@ def test_the_command_lists_the_families(monkeypatch: pytest.MonkeyPatch, capsys:
     for row in ROWS.values():
         assert row["family"] in shown
         assert all(note in shown for note in row["notes"])
+        assert all(name in shown for name in row["inside"])
+    assert {"llava", "smolvlm"} <= set(ROWS["llama"]["inside"])
+    assert "gemma3" in ROWS["gemma3"]["inside"]
+    assert ROWS["bert"]["inside"] == []
 
 
 def test_info_lists_the_features_of_a_model_and_no_others(
@@ -159,7 +163,8 @@ def test_usage_shows_what_the_command_prints(
 def test_the_page_on_adding_a_family_quotes_the_source() -> None:
     """Every line of Python in docs/adding-a-family.md is a line of the source."""
     root = Path(__file__).parents[2]
-    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), root / "tests" / "zoo.py")
+    tests = (root / "tests" / "zoo.py", root / "tests" / "multimodal.py")
+    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), *tests)
     source = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
     page = (root / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
     shown = [

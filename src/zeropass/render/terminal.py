@@ -256,7 +256,7 @@ def _fact(value: Any) -> str:
 
 
 def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """Return a table of what each family has, then the notes, each once with the families that it is about."""
+    """Return a table of what each family has, the models around them, then each note with the families it is about."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("family", "files", "norm", "positions", "attention", "MLP"):
         table.add_column(name, no_wrap=name == "family")
@@ -270,7 +270,15 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
         Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2))
         for note, names in families_of.items()
     ]
-    return Group(table, Text(_LEGEND, style="dim"), Text("not exact, or good to know", style="bold"), *notes)
+    inside = ", ".join(sorted({name for row in rows for name in row["inside"]}))
+    return Group(
+        table,
+        Text(_LEGEND, style="dim"),
+        Text("multimodal models, of which the text model is read", style="bold"),
+        Padding(Text(inside), (0, 0, 0, 2)),
+        Text("not exact, or good to know", style="bold"),
+        *notes,
+    )
 
 
 _LEGEND = (
