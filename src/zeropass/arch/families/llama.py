@@ -198,6 +198,9 @@ QWEN3_VL = replace(
     notes=_MROPE,
 )
 
+QWEN2_VL_GGUF = replace(QWEN2_VL, model_types=("qwen2vl",), layouts=(_gguf("qwen2vl"),))
+QWEN3_VL_GGUF = replace(QWEN3_VL, model_types=("qwen3vl",), layouts=(_gguf("qwen3vl", **_GGUF_QK_NORMS),))
+
 _PHI3_FUSED = {
     "q": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
     "k": Stored(_HF + "self_attn.qkv_proj.weight", fused="stacked"),
@@ -433,6 +436,8 @@ FAMILIES = (
     QWEN3,
     QWEN2_VL,
     QWEN3_VL,
+    QWEN2_VL_GGUF,
+    QWEN3_VL_GGUF,
     GEMMA,
     GEMMA2_27B,
     GEMMA2,
