@@ -20,9 +20,9 @@ from adapters import ALL, made
 from commands import Run
 from gguf_files import write_gguf
 from zeropass.arch.config import full_name
-from zeropass.arch.wrappers import tower_name
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Stored, expand, names_of
+from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
 from zeropass.diff.rounding import moved_rows
