@@ -158,15 +158,15 @@ def test_layouts_of_other_authors_are_read(
 
 
 def test_the_thinker_of_a_model_that_speaks_is_read(made: Callable[[str], Any], tmp_path: Path) -> None:
-    hf, files, memory = made("qwen2_5_omni_thinker")
-    for folder in (files, memory):
-        copied = Path(shutil.copytree(folder, tmp_path / folder.name))
-        thinker = json.loads((copied / "config.json").read_text())
-        config = {"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {}, "token2wav_config": {}}
-        model = open_model(relabelled(copied, "thinker.", config, "talker.model.norm.weight", "token2wav.dit.weight"))
-        assert error(hf, model) < TOLERANCE
-        parts = ["visual", "audio_tower", "talker", "token2wav"]
-        assert [part["tower"] for part in model.info()["towers_unread"]] == parts
+    hf, files, _ = made("qwen2_5_omni_thinker")
+    folder = Path(shutil.copytree(files, tmp_path / "omni"))
+    thinker = json.loads((folder / "config.json").read_text())
+    config = {"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {}, "token2wav_config": {}}
+    model = open_model(relabelled(folder, "thinker.", config, "talker.model.norm.weight", "token2wav.dit.weight"))
+    assert error(hf, model) < TOLERANCE
+    parts = ["thinker.visual", "thinker.audio_tower", "talker", "token2wav"]
+    assert [part["tower"] for part in model.info()["towers_unread"]] == parts
+    assert model.info()["tensors_unread"] == []
 
 
 # Configurations
@@ -323,6 +323,21 @@ def test_an_unknown_key_of_a_text_model_is_refused(key: str, made: Callable[[str
     config = json.loads((folder / "config.json").read_text())
     tiny.edit(folder, {"text_config": config["text_config"] | {key: 0.5}})
     assert f"{key} is 0.5" in refusal(folder, UnknownFamily)
+
+
+def test_a_text_model_that_would_see_what_follows_is_refused(made: Callable[[str], Any], tmp_path: Path) -> None:
+    """The image tower's model masks attention itself, but the window of its text model is half as wide."""
+    folder = Path(shutil.copytree(made("gemma3")[1], tmp_path / "gemma3"))
+    config = json.loads((folder / "config.json").read_text())
+    tiny.edit(folder, {"text_config": config["text_config"] | {"use_bidirectional_attention": True}})
+    assert "use_bidirectional_attention is True" in refusal(folder, UnknownFamily)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(MULTIMODAL))
+def test_a_token_of_a_text_sees_none_that_follows(name: str, made: Callable[[str], Any]) -> None:
+    first, second = (made(name)[0](torch.tensor([ids])).logits[0, 1] for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
+    assert torch.allclose(first, second, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def _row(records: list[Family]) -> dict[str, Any]:
         "positions": " or ".join(_unique(map(positions_of, described))),
         "attention": " or ".join(_unique(map(attention_of, described))),
         "mlp": " or ".join(_unique(map(mlp_of, described))),
-        "notes": _unique(note for family in records for note in notes_of(family)),
+        "notes": _unique(note for family in described for note in notes_of(family)),
         "inside": [
             name for wrapper in WRAPPERS for name in wrapper.model_types if set(wrapper.texts) & set(model_types)
         ],

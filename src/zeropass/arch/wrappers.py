@@ -121,22 +121,24 @@ def _layout_in(wrapper: Wrapper, layout: Layout, prefix: str, head: str) -> Layo
 
 
 def _tower_pattern(wrapper: Wrapper) -> str:
-    return rf"(?:(?:model|thinker|thinker\.model)\.)?(?P<inside>(?:{'|'.join(wrapper.towers)})(?:\..*)?)"
+    """Return the pattern of the tensors that are not read; in memory, and in some files, all stand inside a model."""
+    return rf"(?:model\.)?(?P<inside>(?P<tower>{'|'.join(map(re.escape, wrapper.towers))})(?:\..*)?)"
 
 
 def tower_name(wrapper: Wrapper | None, name: str) -> str:
-    """Return the name of a tensor inside the part of a wrapper that is not read; empty for one of the text model."""
+    """Return the name that a tensor of a part that is not read has in any generation; empty for the text model's."""
     match = re.fullmatch(_tower_pattern(wrapper), name) if wrapper else None
     return match["inside"] if match else ""
 
 
 def towers(wrapper: Wrapper | None, names: Iterable[str]) -> dict[str, list[str]]:
     """Return the tensors of each part of a wrapper that is not read; an empty dict for a text model."""
-    parts: dict[str, list[str]] = {tower: [] for tower in wrapper.towers} if wrapper else {}
-    for name in names:
-        if inside := tower_name(wrapper, name):
-            parts[inside.partition(".")[0]].append(name)
-    return {tower: tensors for tower, tensors in parts.items() if tensors}
+    if wrapper is None:
+        return {}
+    pattern, parts = re.compile(_tower_pattern(wrapper)), dict[str, list[str]]()
+    for match in filter(None, map(pattern.fullmatch, names)):
+        parts.setdefault(match["tower"], []).append(match.string)
+    return {tower: parts[tower] for tower in wrapper.towers if tower in parts}
 
 
 def wrapper_notes(files: ModelFiles, wrapper: Wrapper, names: Iterable[str]) -> tuple[str, ...]:

@@ -462,7 +462,9 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     names = frozenset(files.source.names())
     files, wrapper, outer = _inside(files, names)
     quantised = refuse_quantised(files, names)
-    family, layout = chosen(files, FAMILIES, stack)
+    # A multimodal model masks attention itself: the tokens of a text never see those that follow.
+    families = FAMILIES if wrapper is None else [family for family in FAMILIES if family.causal]
+    family, layout = chosen(files, families, stack)
     layouts = layouts_in(wrapper, layout)
     keys = [note for part in (files, *outer) for note in check_keys(part, family, layouts[0])]
     files, names = _unwrapped(files, layouts)

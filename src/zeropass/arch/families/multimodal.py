@@ -85,8 +85,12 @@ QWEN2_5_OMNI_THINKER = replace(
 QWEN2_5_OMNI = replace(
     QWEN2_5_OMNI_THINKER,
     model_types=("qwen2_5_omni",),
-    prefixes={"thinker.model.": "thinker.", "thinker.model.language_model.": "thinker."},
-    towers={**QWEN2_5_OMNI_THINKER.towers, "talker": "model of speech", "token2wav": "decoder of sound"},
+    prefixes={"thinker.model.": "thinker."},
+    towers={
+        **{f"thinker.{tower}": what for tower, what in QWEN2_5_OMNI_THINKER.towers.items()},
+        "talker": "model of speech",
+        "token2wav": "decoder of sound",
+    },
     config="thinker_config.text_config",
     others=(*QWEN2_5_OMNI_THINKER.others, "talker_config", "token2wav_config"),
 )
