@@ -51,14 +51,12 @@ class Forward:
     def name(self, what: str, layer: int = 0) -> str:
         """Return the full name of the module that holds a canonical tensor."""
         tensor = self.model.layout.tensors[what].name.format(layer=layer).removesuffix(".weight")
-        # transformers and the files of Mixtral name the module of the experts differently
-        for name in (
-            self.model.prefix + tensor,
-            tensor,
-            (self.model.prefix + tensor).replace("block_sparse_moe", "mlp"),
-        ):
-            if name in self.out:
-                return name
+        # transformers and the files of Mixtral name the module of the experts differently, and text models inside
+        # multimodal ones
+        for prefix in (self.model.prefix, "", "model.language_model."):
+            for name in (prefix + tensor, (prefix + tensor).replace("block_sparse_moe", "mlp")):
+                if name in self.out:
+                    return name
         raise KeyError(tensor)
 
 

@@ -1,7 +1,8 @@
 """The records of families and their layouts: frozen data, with no behaviour beyond lookups in it.
 
 A `Family` describes once what its blocks compute. One `Layout` for each format describes the names and the arrangement
-of its tensors. Nothing is inferred from a shape: every transform is named.
+of its tensors. A `Wrapper` describes a multimodal model around one of a family. Nothing is inferred from a shape: every
+transform is named.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -259,6 +260,39 @@ class Family(ShortRepr):
     def layout(self, kind: Format) -> Layout | None:
         """Return the layout of one format; None if the family is not known in it."""
         return next((layout for layout in self.layouts if layout.format == kind), None)
+
+
+@dataclass(frozen=True, repr=False)
+class Wrapper(ShortRepr):
+    """A multimodal model, of which the text model is read.
+
+    Attributes:
+        model_types: Names of the wrapper in configurations.
+        texts: Model types that the text model may have; the first where its configuration is silent.
+        prefixes: The prefix of the text model's tensors, in each generation of files -> the prefix of its head.
+        towers: Modules that hold no parameter of the text model: name -> description.
+        config: The key of the text model's configuration; ``a.b`` looks inside an object.
+        others: Keys of the configurations of other parts.
+        flat: True if old files have the keys of the text model among those of the wrapper.
+        text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        assumed: Keys of the text model's configuration -> what an absent one means, where its type has another default.
+        fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
+        harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
+        notes: Sentences on what is not modelled exactly.
+    """
+
+    model_types: tuple[str, ...]
+    texts: tuple[str, ...]
+    prefixes: Mapping[str, str]
+    towers: Mapping[str, str]
+    config: str = "text_config"
+    others: tuple[str, ...] = ("vision_config",)
+    flat: bool = False
+    text_ties: bool = False
+    assumed: Mapping[str, object] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
+    harmless: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
