@@ -48,6 +48,9 @@ def _model(name: str, text: dict[str, Any], vision: dict[str, Any], **more: Any)
     return f"{name}ForConditionalGeneration", f"{name}Config", settings
 
 
+_COHERE = {name: value for name, value in _TEXT.items() if name != "rms_norm_eps"}
+_COHERE |= {"model_type": "cohere2", "head_dim": 8, "layer_norm_eps": 1e-2, "sliding_window": 3}
+_COHERE |= {"layer_types": ["sliding_attention", "full_attention"]}
 _GEMMA = {"head_dim": 8, "final_logit_softcapping": 4.0}
 MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llava": _model("Llava", _of("llama", attention_bias=True, mlp_bias=True), _CLIP),
@@ -67,6 +70,8 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "paligemma": _model("PaliGemma", _of("gemma", head_dim=8), _SIGLIP, projection_dim=24),
     "paligemma2": _model("PaliGemma", _of("gemma2", sliding_window=3, **_GEMMA), _SIGLIP, projection_dim=24),
     "gemma3": _model("Gemma3", _TEXT | {"sliding_window": 3, **_GEMMA}, _SIGLIP, mm_tokens_per_image=4),
+    "aya_vision": _model("AyaVision", _COHERE, _SIGLIP, downsample_factor=2),
+    "cohere2_vision": _model("Cohere2Vision", _COHERE, _SIGLIP, downsample_factor=2),
     "idefics2": _model("Idefics2", _of("mistral"), _SIZED, perceiver_config=_RESAMPLER),
     "idefics3": _model("Idefics3", _of("llama"), _SIZED),
     "smolvlm": _model("SmolVLM", _of("llama"), _SIZED, tie_word_embeddings=True),

@@ -45,6 +45,13 @@ PALIGEMMA = replace(
     notes=("a prompt that is marked as one attends both ways; here every text is read as one that the model writes",),
 )
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
+COHERE2 = replace(
+    MISTRAL3,
+    model_types=("aya_vision", "cohere2_vision"),
+    texts=("cohere2",),
+    fixed={"logit_scale": 1.0},
+    harmless=(*_IMAGE_KEYS, r"adapter_layer_norm_eps|alignment_intermediate_size|downsample_factor"),
+)
 
 IDEFICS = Wrapper(
     model_types=("idefics3", "smolvlm", "idefics2"),
@@ -153,6 +160,7 @@ WRAPPERS = (
     MISTRAL3,
     PALIGEMMA,
     GEMMA3,
+    COHERE2,
     IDEFICS,
     QWEN2_VL,
     QWEN2_5_VL,
@@ -167,8 +175,6 @@ WRAPPERS = (
 
 _STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
-    "aya_vision": "its text model is a cohere2",
-    "cohere2_vision": "its text model is a cohere2",
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
     "glm4v": "its text model is a glm4",
@@ -223,6 +229,15 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "rms_norm_eps": 1e-6,
     },
     "gemma2": _GEMMA2,
+    "cohere2": {
+        "hidden_size": 8192,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 64,
+        "head_dim": 128,
+        "intermediate_size": 22528,
+        "layer_norm_eps": 1e-5,
+    },
     "gemma3_text": _GEMMA2,
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,
