@@ -51,6 +51,7 @@ from zeropass.cli.output import duration, print_json, print_records, progress_ba
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
+from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
@@ -185,8 +186,10 @@ def show(
         weights = {"vector": vector, "features": features, "adapter": adapter, "device": device != "cpu"}
         maps = {"offset": offset, "svd": svd}
         refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
-        records = zp.open_atlas(what).explain(str(address), frame=name, tokens=tokens, k=k)
+        atlas = zp.open_atlas(what)
+        records = atlas.explain(str(address), frame=name, tokens=tokens, k=k)
         print_records(records, str(address), frame, k or 12, as_json)
+        _print_labels(atlas, records, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
     with waiting("reading the weights; the first question to a model takes longest"):
@@ -209,6 +212,15 @@ def show(
         return
     parameter = None if features or vector else address
     print_records(records, parameter, frame, k, as_json)
+    if parameter:
+        _print_labels(reader, records, as_json)
+
+
+def _print_labels(source: Any, records: Any, as_json: bool) -> None:
+    """Print the labels that are kept of some lists; JSON holds measurements alone."""
+    if not as_json and len(labels := zp.kept_labels(source, records)):
+        with text_output() as console:
+            console.print(render_labels(labels))
 
 
 @app.command()
@@ -248,6 +260,55 @@ def find(
     if not print_json(record.to_json(), as_json):
         with text_output() as console:
             console.print(render_find(record, k))
+
+
+@app.command()
+def label(
+    what: Either,
+    addresses: Annotated[
+        list[str] | None, typer.Argument(metavar="[ADDRESS]...", help="Such as L26.ff.1189, L10.attn.3.vo.")
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="COMMAND",
+            help="The program: it gets a prompt on stdin and answers on stdout. Without it, kept labels are listed.",
+        ),
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="The frame of the lists; if not given, the most coherent list of each role.")
+    ] = None,
+    tokens: Tokens = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Tokens of a pole, or pairs, that it is shown at a time.")] = 12,
+    choices: Annotated[int, typer.Option(min=2, help="Lists of which it is to tell the right one.")] = 5,
+    orders: Annotated[int, typer.Option(min=1, help="How often it is asked, each time in another order.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the wrong lists and their order.")] = 0,
+    timeout: Annotated[float, typer.Option(help="The most seconds of an answer.")] = 120,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Have another program say in a sentence what lists have in common, and score it against wrong lists."""
+    if command is not None and not addresses:
+        raise BadOption("An address is needed, such as L26.ff.1189: --with labels what it is given.")
+    if is_atlas(Path(what)):
+        refuse_weights_only(
+            what, {"device": device != "cpu", "lens": lens not in ("auto", "none")}, "label MODEL ADDRESS …"
+        )
+        source: Any = zp.open_atlas(what)
+    else:
+        source = zp.load(open_named(what, device), lens=lens)
+    if command is None:
+        lists = [record for address in addresses for record in source.explain(address)] if addresses else None
+        labels = zp.kept_labels(source, lists)
+    else:
+        options: dict[str, Any] = {"frame": frame, "tokens": tokens, "k": k, "choices": choices, "orders": orders}
+        with progress_bar() as report:
+            labels = zp.label(source, addresses or (), command, **options, seed=seed, timeout=timeout, progress=report)
+    if not print_json(labels.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_labels(labels) if labels.notes else "No label is kept; --with COMMAND makes some.")
 
 
 @app.command()
