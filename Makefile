@@ -36,8 +36,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell src tests docs benchmarks reproduce *.md Makefile pyproject.toml
 
+# pyright counts what a user's type checker would not know; it finds the packages of the Python that is first on the path.
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	@types=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes zeropass --ignoreexternal) || { echo "$$types"; exit 1; }
 
 # This prints tables, and ratios next to the recorded ones; RECORD=--record records today's ratios.
 bench: $(VENV)/.dev

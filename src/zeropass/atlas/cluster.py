@@ -28,8 +28,8 @@ from zeropass.model.opening import ModelLike, open_model
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
-except ImportError as error:
-    raise MissingExtra("Ray is an extra: pip install 'zeropass[ray]'.") from error
+except ImportError as _error:
+    raise MissingExtra("Ray is an extra: pip install 'zeropass[ray]'.") from _error
 
 __all__ = ["build_on_cluster"]
 

@@ -60,7 +60,7 @@ from zeropass.tokens.vocabulary import View, shown_text
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="zeropass",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

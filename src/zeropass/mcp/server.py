@@ -22,8 +22,8 @@ try:
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
     from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-except ImportError as error:
-    raise MissingExtra("A server for language models needs an extra: pip install 'zeropass[mcp]'.") from error
+except ImportError as _error:
+    raise MissingExtra("A server for language models needs an extra: pip install 'zeropass[mcp]'.") from _error
 
 if TYPE_CHECKING:
     from zeropass.lens import Lens

@@ -30,8 +30,8 @@ from zeropass.web.pages.page import Page, at, by, count_pages, layer_path, token
 
 try:
     from zeropass.web.formats import STATIC, Site, as_csv, as_json
-except ImportError as error:
-    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
+except ImportError as _error:
+    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from _error
 
 __all__ = ["Chosen", "export_site", "plan"]
 
