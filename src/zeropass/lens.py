@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import (
     FIRST,
@@ -59,7 +60,10 @@ from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdict
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import View, Vocabulary
 
-__all__ = ["Lens", "Shown", "load", "pairs_with"]
+__all__ = ["READING", "Lens", "Shown", "load", "pairs_with"]
+
+READING = "reading the weights; the first question to a model takes longest"
+"""The words that are shown while a question is answered, if that takes more than a moment."""
 
 
 def load(
@@ -136,6 +140,7 @@ class Lens(ShortRepr):
         """Return the records of an address in all its roles and usual frames."""
         return self.explain(address)
 
+    @waiting(READING)
     def explain(
         self,
         address: str | Address,
@@ -181,6 +186,7 @@ class Lens(ShortRepr):
         measurable = None if isinstance(self.model, Adapted) else self.model.name
         return Records(records, footnote(self._verdicts, measurable, self._through(records)))
 
+    @waiting(READING)
     def direction(
         self,
         vectors: Any,
@@ -260,6 +266,7 @@ class Lens(ShortRepr):
         addresses = [str(Feature(layer, i)) for layer, file in opened.files.items() for i in range(file.count)]
         return Parameters(addresses, partial(self.feature, opened), partial(self._feature_strengths, opened))
 
+    @waiting(READING)
     def feature(
         self,
         dictionary: Dictionary,
@@ -320,6 +327,7 @@ class Lens(ShortRepr):
         lens = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
         return lens.facts.note if lens else ""
 
+    @waiting(READING)
     def svd(
         self,
         address: str | Address,
@@ -428,6 +436,7 @@ class Lens(ShortRepr):
 
         return self._best_strengths(addresses, sets(), frame)
 
+    @waiting(READING)
     def _best_strengths(
         self, addresses: Sequence[str], sets: Iterable[tuple[list[int], VectorSet]], frame: str | None
     ) -> list[float]:
@@ -455,6 +464,7 @@ class Lens(ShortRepr):
             for suffix in ("", ".qk", ".vo")
         ]
 
+    @waiting(READING)
     def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)

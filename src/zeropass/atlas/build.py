@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.atlas import schema
 from zeropass.atlas.budget import return_freed_memory, room_for_rows
 from zeropass.atlas.jobs import Runner
@@ -76,11 +76,12 @@ def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], 
             submit(partial(runner.write, runner.compute(job, next(reads))))
 
 
+@shows_progress
 def build(
     model: ModelLike,
     out: str | Path,
     options: Options | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
     run: RunJobs = run_in_process,
     *,
     memory: int | None = None,
@@ -92,7 +93,8 @@ def build(
         model: The model, or its name.
         out: Folder of the atlas.
         options: What the atlas shall hold; everything usual if not given.
-        progress: Called with each step.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
         run: Runs the jobs; in this process by default.
         memory: Bytes that the build may take (`budget`); they do not change the atlas.
         lens: The lens to make lists through, as in `load`: by default the one that is kept for these weights.
@@ -115,6 +117,7 @@ def build(
         >>> zp.open_atlas(folder).layers
         (1, 2)
     """
+    report = callback(progress)
     model, out = open_model(model), Path(out)
     options, maps = resolve(options or Options(), chosen_lens(model, lens), model.name)
     jobs, room = plan_jobs(model, options), None
@@ -132,7 +135,7 @@ def build(
     }
     runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement), maps, views)
     runner.spaces.room = room
-    carry_out(runner, judgement, progress, run)
+    carry_out(runner, judgement, report, run)
     return True
 
 

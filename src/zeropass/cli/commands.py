@@ -13,6 +13,7 @@ import typer
 
 import zeropass as zp
 from zeropass._io.parse import read_lines, read_text, read_words
+from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
@@ -47,7 +48,7 @@ from zeropass.cli.options import (
     Tokens,
     Where,
 )
-from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output, waiting
+from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
@@ -122,7 +123,7 @@ def build(
     local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
     build_atlas = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         is_new = build_atlas(zp.open_model(model, device=device), out, options, report, lens=lens)
     seconds = time.monotonic() - started
@@ -192,19 +193,19 @@ def show(
         _print_labels(atlas, records, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
-    with waiting("reading the weights; the first question to a model takes longest"):
+    with waiting("opening the model"):
         model = open_named(what, device)
         reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
-        options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
-        if features is not None:
-            records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
-        elif vector is not None:
-            place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
-            records = reader.direction(vector, **place, **options)
-        elif svd:
-            record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
-        else:
-            records = reader.explain(str(address), **options, offset=offset)
+    options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
+    if features is not None:
+        records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
+    elif vector is not None:
+        place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
+        records = reader.direction(vector, **place, **options)
+    elif svd:
+        record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
+    else:
+        records = reader.explain(str(address), **options, offset=offset)
     if svd:
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
@@ -304,7 +305,7 @@ def label(
         labels = zp.kept_labels(source, lists)
     else:
         options: dict[str, Any] = {"frame": frame, "tokens": tokens, "k": k, "choices": choices, "orders": orders}
-        with progress_bar() as report:
+        with reporting() as report:
             labels = zp.label(source, addresses or (), command, **options, seed=seed, timeout=timeout, progress=report)
     if not print_json(labels.to_json(), as_json):
         with text_output() as console:
@@ -369,7 +370,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Make a lens of MODEL, which gives words to early and middle layers: one pass over text that it writes itself."""
-    with progress_bar() as report:
+    with reporting() as report:
         lens = zp.calibrate(
             open_named(model, device),
             out,
@@ -409,7 +410,7 @@ def evidence(
 ) -> None:
     """Run MODEL on a text and measure how far its words can be believed, against chance."""
     folder = out if out is not None else Path("evidence") / default_name(model)
-    with progress_bar() as report:
+    with reporting() as report:
         run = zp.collect_evidence(
             model,
             text,
@@ -443,7 +444,7 @@ def align(
     """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
     lenses = parse_lenses(lens)
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device=device), zp.open_model(second, device=device)
         alignment = zp.align_models(*models, folder, lenses=lenses, seed=seed, progress=report)
@@ -496,7 +497,7 @@ def diff(
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
     words = read_words(watch, "--watch") if watch else ()
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
@@ -553,7 +554,7 @@ def stitch(
         raise BadOption("--strength is for --transplant.")
     if transplant and lens not in (None, ["auto"], ["none"]):
         raise BadOption("--lens is for a stitch; --transplant carries what changed by the weights alone.")
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device=device) if base else None
         tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
@@ -691,7 +692,7 @@ def export(
     """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
     chosen = zp.Chosen(parse_layers(layers), None if everything else most, None if everything else tokens)
     contexts = zp.open_sources(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
-    with progress_bar() as report:
+    with reporting() as report:
         count = zp.export_site(contexts, site, chosen, report)
     print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zeropass._io.atomic import key_of
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import Frame, check_count
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadOption
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["kept_labels", "label"]
 
 
+@shows_progress
 def label(
     source: "Atlas | Lens",
     addresses: str | Sequence[str],
@@ -40,7 +41,7 @@ def label(
     seed: int = 0,
     timeout: float = 120,
     folder: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Labels:
     """Have another program say in a sentence what lists have in common, and score each sentence against wrong lists.
 
@@ -61,7 +62,8 @@ def label(
         seed: The seed of the wrong lists and of their orders.
         timeout: The most seconds of an answer.
         folder: The folder of all labels; the cache if not given.
-        progress: Is called with the number of lists that are done.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The labels, in the order of the addresses.
@@ -79,6 +81,7 @@ def label(
         >>> labels[0].sentence, labels[0].words
         ('2 words', 'labelled by echo 2 words, right 1 of 3, chance .20')
     """
+    report = callback(progress)
     for name, value, least in (("choices", choices, 2), ("orders", orders, 1), ("seed", seed, 0)):
         if value < least:
             raise BadOption(f"--{name} is {value}; it must be at least {least}.")
@@ -97,9 +100,9 @@ def label(
     chosen = {(record.address, record.role, record.frame): record for record in lists}
     labels = []
     for done, record in enumerate(chosen.values()):
-        progress("labelling", done, len(chosen))
+        report("labelling", done, len(chosen))
         labels.append(work.label(record))
-    progress("labelling", len(chosen), len(chosen))
+    report("labelling", len(chosen), len(chosen))
     labelled = {f"{label.address} {label.role}" for label in labels}
     roles = dict.fromkeys(f"{record.address} {record.role}" for of_address in records for record in of_address)
     return Labels(tuple(labels), left_out=tuple(role for role in roles if role not in labelled))
