@@ -651,11 +651,19 @@ def mcp(
         typer.Option(help="The folder of a PEFT adapter to put on MODEL; diff says what it changes. One only."),
     ] = None,
     second: Annotated[str | None, typer.Option(help="Another model, for the tool match.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="The folder or hub id of a dictionary, for the tools features and feature."),
+    ] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="Of --features: where it reads and writes, if its files do not say it.")
+    ] = None,
     lens: LensOption = "auto",
     device: Device = "cpu",
 ) -> None:
     """Answer a language model's questions about a model or an atlas, over MCP on stdin (needs zeropass[mcp])."""
     serve_mcp = zp.serve_mcp  # refuses a missing extra before anything is read
+    refuse_mixed(None, features, {"--hook": hook}, {})
     folder = one_adapter(adapter)
     if folder and base:
         raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
@@ -671,7 +679,8 @@ def mcp(
         if folder:
             untuned, opened = opened, put_adapter(opened, folder)
         source = zp.load(opened, lens=lens)
-    serve_mcp(source, model=model, base=untuned, second=zp.open_model(second, device=device) if second else None)
+    other = zp.open_model(second, device=device) if second else None
+    serve_mcp(source, model=model, base=untuned, second=other, features=features, hook=hook)
 
 
 @app.command()

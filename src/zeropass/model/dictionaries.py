@@ -183,6 +183,10 @@ class Dictionary(ShortRepr):
             vectors = vectors @ self.model.matrix("o", hook.layer)
         return direction_set(self.model, vectors, *_located(hook, "write"))
 
+    def count(self, layer: int) -> int:
+        """Return the number of features of a layer; raise BadAddress if the dictionary has no such layer."""
+        return self._file(layer).count
+
     def _file(self, layer: int) -> DictionaryFile:
         if layer not in self.files:
             known = ", ".join(map(str, self.files))
