@@ -116,6 +116,75 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OlmoeConfig",
         _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "clip_qkv": 1.5},
     ),
+    "ministral": (
+        "MinistralForCausalLM",
+        "MinistralConfig",
+        _WIDE | {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "cwm": ("CwmForCausalLM", "CwmConfig", _WIDE | {"sliding_window": 3}),
+    "seed_oss": (
+        "SeedOssForCausalLM",
+        "SeedOssConfig",
+        _BIASED | {"attention_out_bias": True, "mlp_bias": True},
+    ),
+    "smollm3": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "no_rope_layers": [1, 0]},
+    ),
+    "ernie4_5": ("Ernie4_5ForCausalLM", "Ernie4_5Config", _WIDE | {"use_bias": True, "tie_word_embeddings": False}),
+    "helium": (
+        "HeliumForCausalLM",
+        "HeliumConfig",
+        _GQA | {"head_dim": 6, "rms_norm_eps": 1e-2, "attention_bias": True},
+    ),
+    "vaultgemma": ("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA | {"sliding_window": 3}),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        "Olmo3Config",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "sliding_window": 3, "rope_parameters": _TWO_ROPES}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        "Exaone4Config",
+        _WIDE | {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "glm": ("GlmForCausalLM", "GlmConfig", _BIASED),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", _BIASED),
+    "granite": (
+        "GraniteForCausalLM",
+        "GraniteConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
+        | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0},
+    ),
+    "cohere": ("CohereForCausalLM", "CohereConfig", _GQA | {"layer_norm_eps": 1e-2, "attention_bias": True}),
+    "cohere2": (
+        "Cohere2ForCausalLM",
+        "Cohere2Config",
+        _GQA
+        | {"head_dim": 8, "layer_norm_eps": 1e-2, "attention_bias": True, "sliding_window": 3}
+        | {"layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": False},
+    ),
+    "arcee": ("ArceeForCausalLM", "ArceeConfig", _BIASED | {"mlp_bias": True}),
+    "nemotron": (
+        "NemotronForCausalLM",
+        "NemotronConfig",
+        _GQA | {"head_dim": 8, "norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", _GQA | {"norm_epsilon": 1e-2, "sliding_window": 3}),
+    "stablelm": (
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        _GQA | {"layer_norm_eps": 1e-2, "use_qkv_bias": True, "partial_rotary_factor": 2 / 3},
+    ),
+    "stablelm-parallel": (
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        _GQA | {"layer_norm_eps": 1e-2, "use_parallel_residual": True, "partial_rotary_factor": 2 / 3},
+    ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "distilbert": (

@@ -27,8 +27,8 @@ from zeropass.arch.spec import (
 )
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
-from zeropass.model.address import Address, canonical_role, parse, with_roles
-from zeropass.model.dictionaries import Dictionary, Feature, open_dictionary, parse_feature
+from zeropass.model.address import FEATURE, Address, canonical_role, parse, with_roles
+from zeropass.model.dictionaries import Dictionary, feature_address, open_dictionary
 from zeropass.model.directions import Where, as_directions, direction_set
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
@@ -305,14 +305,14 @@ class Lens(ShortRepr):
         """
         opened = place if isinstance(place, Dictionary) else open_dictionary(self.model, place, hook)
         layers = opened.files if layer is None else [layer]
-        addresses = [str(Feature(at, i)) for at in layers for i in range(opened.count(at))]
+        addresses = [str(Address(at, FEATURE, index=i)) for at in layers for i in range(opened.count(at))]
         return Parameters(addresses, partial(self.feature, opened), partial(self._feature_strengths, opened))
 
     @waiting(READING)
     def feature(
         self,
         dictionary: Dictionary,
-        address: str,
+        address: str | Address,
         *,
         frame: Frame | None = None,
         tokens: View | None = None,
@@ -333,7 +333,7 @@ class Lens(ShortRepr):
         """
         check_frame(frame)
         check_count(k)
-        feature, view = parse_feature(address), self.view(tokens or self.tokens)
+        feature, view = feature_address(address), self.view(tokens or self.tokens)
         records: list[Record] = []
         for role, vector in dictionary.sets(feature).items():
             records += self._no_parameter(str(feature), role, vector, frame, view, k)
@@ -350,7 +350,7 @@ class Lens(ShortRepr):
 
     def _feature_strengths(self, dictionary: Dictionary, addresses: Sequence[str], frame: str | None) -> list[float]:
         """Return how telling the lists of features are (`strength`), the best list of each."""
-        features = [parse_feature(address) for address in addresses]
+        features = [feature_address(address) for address in addresses]
         of_layer: dict[int, list[int]] = {}
         for place, feature in enumerate(features):
             of_layer.setdefault(feature.layer, []).append(place)

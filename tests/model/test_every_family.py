@@ -125,7 +125,7 @@ def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Te
     if model.family.stream_normed:
         return norm(model, f"{site}_norm", layer, x + written)
     behind = f"{site}_post_norm"
-    return x + (norm(model, behind, layer, written) if model.has(behind) else written)
+    return x + model.dims.residual_scale * (norm(model, behind, layer, written) if model.has(behind) else written)
 
 
 def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
@@ -448,6 +448,9 @@ SPOILS: dict[str, Spoil] = {
     "attention scale": lambda m: with_dims(m, attention_scale=2 * m.dims.attention_scale),
     # a norm behind the embedding makes its scale invisible
     "no embedding scale": lambda m: None if m.has("embed_norm") else other_constant("embed_scale", 1.0)(m),
+    "no residual scale": other_constant("residual_scale", 1.0),
+    "no logit scale": other_constant("logit_scale", 1.0),
+    "all layers rotated": other_constant("unrotated", ()),
     "activation": lambda m: with_dims(m, activation="relu" if m.dims.activation != "relu" else "silu"),
     "eps": lambda m: with_dims(m, eps=0.5),
     "tied": lambda m: with_dims(m, tied=True) if not m.dims.tied and m.has("unembedding") else None,

@@ -281,6 +281,8 @@ class Dimensions(ShortRepr):
         neurons: Neurons of a layer, of all ``experts`` together; a token uses ``experts_used`` of the experts.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
+        unrotated: Layers in which positions rotate nothing.
+        residual_scale: The factor of what attention and MLP add to the stream.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
@@ -307,11 +309,13 @@ class Dimensions(ShortRepr):
     logit_scale: float = 1.0
     logit_cap: float | None = None
     embed_scale: float = 1.0
+    residual_scale: float = 1.0
     router_normed: bool = False
     clip: float | None = None
     window: int | None = None
     local: tuple[int, ...] = ()
     local_rope: Rope | None = None
+    unrotated: tuple[int, ...] = ()
 
     @property
     def group(self) -> int:

@@ -295,7 +295,7 @@ def _is_narrowed(narrow: Tensor, wide: Tensor, stored: tuple[TensorSource, str])
 
 _CONSTANTS = (
     *("activation", "attention_scale", "attention_cap", "logit_scale", "logit_cap", "embed_scale"),
-    *("router_normed", "experts_used", "clip", "window", "local", "rotary"),
+    *("router_normed", "experts_used", "clip", "window", "local", "rotary", "unrotated", "residual_scale"),
 )
 _FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "alibi", "causal")
 

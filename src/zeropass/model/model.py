@@ -44,6 +44,7 @@ _DEFAULTS = {
     "experts_used": 1,
     "logit_scale": 1.0,
     "embed_scale": 1.0,
+    "residual_scale": 1.0,
     "router_normed": False,
     "rotary": 0,
 }

@@ -78,7 +78,7 @@ def render(record: Record, k: int = 12) -> RenderableType:
 def render_find(record: FindRecord, k: int) -> RenderableType:
     """Return parameters by what they do with the word: see it, are about to say it, write it."""
     parts: list[RenderableType] = [_tokens_used(record), *map(_note, record.explanations)]
-    verbs = verbs_of(list_type for match in record.hits if (list_type := (match.side, match.frame)) in VERBS)
+    verbs = verbs_of((match.side, match.frame) for match in record.hits if (match.side, match.frame) in VERBS)
     for list_type, verb in verbs.items():
         matches = [match for match in record.hits if (match.side, match.frame) == list_type]
         parts += [Text(verb, style="bold"), _match_table(record, matches[:k])]
