@@ -197,13 +197,14 @@ def test_wrong_lists_are_of_the_same_kind_and_about_something_else(first: zp.Len
 
 
 def test_parameters_of_a_layer_and_role_are_known() -> None:
-    sizes = {"neurons": 8, "experts": 2, "heads": 3, "head_dim": 4}
+    sizes = {"neurons": 8, "experts": 2, "heads": 3, "head_dim": 4, "features": 3}
     for address, others in (
         ("L1.ff.e1.2.gate", ["L1.ff.e1.0", "L1.ff.e1.1", "L1.ff.e1.3"]),
         ("L1.ff.e1", ["L1.ff.e0"]),
         ("L1.cross.1.vo", ["L1.cross.0", "L1.cross.2"]),
         ("L1.attn.0.v.1", ["L1.attn.0.v.0", "L1.attn.0.v.2", "L1.attn.0.v.3"]),
         ("L1.attn.0.v.bias", ["L1.attn.1.v.bias", "L1.attn.2.v.bias"]),
+        ("L1.sae.1.decoder", ["L1.sae.0", "L1.sae.2"]),
         ("L1.ff.bias", []),
         ("final.norm", []),
         ("pos.3", []),
@@ -219,6 +220,17 @@ def test_a_list_that_is_alone_in_its_layer_is_not_scored(tmp_path: Path) -> None
     (label,) = zp.label(zp.load(model), "L1.ff.bias", player.command, frame="output", folder=tmp_path / "labels")
     assert (label.right, label.asked, label.choices, len(player.prompts)) == (0, 0, 1, 1)
     assert label.words.endswith("not scored, since there is no other list like it")
+
+
+def test_features_and_maps_are_told_from_others_of_their_layer(tmp_path: Path) -> None:
+    options = zp.Options(k=12, layers=(2, 3))
+    zp.build(FIRST, tmp_path / "atlas", options, lens=None, features=FIRST.parent / "dictionary")
+    zp.build(FIRST, tmp_path / "maps", zp.Options(pairs=20, layers=(1, 2), roles=("vo",)), lens=None)
+    for folder, address, frame in (("atlas", "L2.sae.17.encoder", "token"), ("maps", "L1.attn.0", None)):
+        (label,) = zp.label(
+            zp.open_atlas(tmp_path / folder), address, "echo 1 word", frame=frame, k=6, folder=tmp_path / "labels"
+        )
+        assert (label.address in address, label.asked, label.choices > 2) == (True, 3, True)
 
 
 def test_the_most_coherent_list_of_each_role_is_labelled(first: zp.Lens, tmp_path: Path) -> None:

@@ -265,9 +265,9 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("direction", {"words": ["the"], "layer": 2, "side": "both"}, "side: Input should be 'read' or 'write'"),
     ("direction", {"words": ["the"], "layer": 2, "vector": "/etc/passwd"}, "vector: Extra inputs"),
     ("direction", {"words": ["\u6211\u4eec\x00"], "layer": 2}, "is not"),
-    ("feature", {"address": "L1.ff.3"}, "is not the address of a feature"),
+    ("feature", {"address": "L1.ff.3"}, "a feature looks like L12.sae.4051"),
     ("feature", {"address": "L2.sae.512"}, "features 0 to 511"),
-    ("feature", {"address": "../models"}, "is not the address of a feature"),
+    ("feature", {"address": "../models"}, "is not an address"),
     ("features", {"layer": 3}, "no features of layer 3"),
     ("features", {"layer": 2, "first": -1}, "at least 0"),
 ]

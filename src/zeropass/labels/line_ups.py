@@ -8,7 +8,7 @@ import numpy as np
 
 from zeropass.atlas.read import Atlas
 from zeropass.labels.results import Listed, ids_of
-from zeropass.model.address import Address, parse
+from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.parameters import PairRecord, VectorRecord
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def wrong_lists(source: "Atlas | Lens", record: Listed, count: int, generator: n
     """
     place = parse(record.address)
     place = place if place.role else place.with_role(record.role)
-    others = siblings(place, _sizes(source))
+    others = siblings(place, _sizes(source, place.layer))
     chosen: list[Listed] = []
     for i in generator.permutation(len(others))[:_TRIES]:
         candidate = _read(source, others[i], record)
@@ -49,19 +49,21 @@ def wrong_lists(source: "Atlas | Lens", record: Listed, count: int, generator: n
 
 
 def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
-    """Return the other parameters of a layer and role: neurons, experts, heads, or columns of a head.
+    """Return the other parameters of a layer and role: neurons, experts, heads, columns of a head, or features.
 
     What stands alone in its layer, and tables outside the blocks, have none.
 
     Example:
-        >>> sizes = {"neurons": 512, "experts": 1, "heads": 3, "head_dim": 32}
+        >>> sizes = {"neurons": 512, "experts": 1, "heads": 3, "head_dim": 32, "features": 0}
         >>> [str(other) for other in siblings(parse("L1.attn.1.vo"), sizes)]
         ['L1.attn.0', 'L1.attn.2']
     """
     if place.layer < 0:
         return []
     if place.index >= 0:
-        count = sizes["neurons"] // sizes["experts"] if place.part == "ff" else sizes["head_dim"]
+        count = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}.get(
+            place.part, sizes["head_dim"]
+        )
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:
         others = [replace(place, head=i) for i in range(sizes["heads"])]
@@ -75,8 +77,11 @@ def says_little(record: Listed) -> bool:
     return isinstance(record, VectorRecord) and record.says_little
 
 
-def _sizes(source: "Atlas | Lens") -> Mapping[str, Any]:
-    return source.model if isinstance(source, Atlas) else asdict(source.model.dims)
+def _sizes(source: "Atlas | Lens", layer: int) -> Mapping[str, Any]:
+    """Return the sizes of a layer by name; only an atlas of a dictionary has features."""
+    if not isinstance(source, Atlas):
+        return asdict(source.model.dims) | {"features": 0}
+    return source.model | {"features": max((r.count for r in source.runs if r.layer == layer), default=0)}
 
 
 def _read(source: "Atlas | Lens", place: Address, record: Listed) -> Listed:
