@@ -279,7 +279,7 @@ def find(
 def label(
     what: Either,
     addresses: Annotated[
-        list[str] | None, typer.Argument(metavar="[ADDRESS]...", help="Such as L26.ff.1189, L10.attn.3.vo.")
+        list[str] | None, typer.Argument(metavar="ADDRESS...", help="Such as L26.ff.1189, L10.attn.3.vo.")
     ] = None,
     command: Annotated[
         str | None,
