@@ -1,0 +1,60 @@
+"""The hub's answers as errors of zeropass, and the names of what lies on it. It imports no torch."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from zeropass.errors import NotFetched, ZeropassError
+
+__all__ = ["REPO_ID", "REVISION", "fetching", "first_line"]
+
+REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+
+
+@contextmanager
+def fetching(repo_id: str, revision: str | None, kind: str) -> Iterator[None]:
+    """Raise NotFetched, with the reason in words, if the hub does not give what is fetched from it.
+
+    Args:
+        repo_id: The hub id, ``owner/name``.
+        revision: A branch, tag or commit; None for the default branch.
+        kind: ``model``, ``space`` or ``dataset``.
+    """
+    label = repo_id if revision is None else f"{repo_id}@{revision}"
+    try:
+        yield
+    except (ZeropassError, HFValidationError):
+        raise
+    except GatedRepoError as error:
+        raise NotFetched(
+            f"{label} is gated: accept its terms on the hub, then log in (hf auth login, or HF_TOKEN)."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise NotFetched(f"{repo_id} has no revision {revision!r} on the hub.") from error
+    except RepositoryNotFoundError as error:
+        local = "" if kind == "dataset" else ", and no such local folder"
+        raise NotFetched(f"There is no {kind} {label} on the hub, or it is private (then log in){local}.") from error
+    except LocalEntryNotFoundError as error:
+        raise NotFetched(
+            f"{label} is not, or not wholly, in the hub's cache, and the hub cannot be reached or "
+            f"HF_HUB_OFFLINE is set: {first_line(error)}"
+        ) from error
+    except Exception as error:  # releases of huggingface_hub differ in their network library and its errors
+        raise NotFetched(
+            f"Fetching {label} from the hub broke off ({first_line(error)}); "
+            "try again: files that arrived whole are kept."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
