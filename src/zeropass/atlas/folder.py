@@ -404,7 +404,7 @@ class Files(ShortRepr):
     def fetch_vectors(self, runs: Sequence[Run]) -> None:
         """Fetch the vectors of runs at once if they are on the hub, and not each when it is read."""
         if not isinstance(self.path, Path):
-            self.path.fetch(*(self._vectors_file(run) for run in runs))
+            self.path.fetch(self.path / self._vectors_file(run) for run in runs)
 
     @staticmethod
     def _vectors_file(run: Run) -> str:
@@ -481,9 +481,13 @@ class Files(ShortRepr):
         scores = np.asarray(self.rows(self.space(run)) @ self.vector(run, row), np.float32)
         return scores if (factors := self.factors(run)) is None else scores * factors
 
+    def is_relative(self, run: Run) -> bool:
+        """Tell whether the scores of a run's lists are multiplied by `factors`."""
+        return run.frame in RELATIVE
+
     def factors(self, run: Run) -> Floats | None:
         """Return what the frame of a run multiplies the scores of the tokens by, (V,), if it is a relative one."""
-        if run.frame not in RELATIVE:
+        if not self.is_relative(run):
             return None
         file = f"vectors/{factor_file(run.layer, run.role, run.frame)}"
         return self._array(file, self.model["vocabulary"])

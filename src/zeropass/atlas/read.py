@@ -25,6 +25,7 @@ from zeropass.arch.spec import (
     judge_space,
 )
 from zeropass.atlas.folder import Files, Finder, Floats, Run
+from zeropass.atlas.index_search import Entries, best_sums
 from zeropass.atlas.query import token_of, weights_of, with_similar, words_of
 from zeropass.atlas.schema import (
     COHERENCE,
@@ -71,6 +72,9 @@ _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", 
 
 _K = 20
 """Tokens of each pole, and pairs, by default."""
+
+_INDEXED = 8
+"""The largest number of tokens that are looked up in the index: with more, reading all vectors is as fast."""
 
 
 def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
@@ -303,9 +307,9 @@ class Atlas(Files):
         """
         check_count(k)
         runs, weights = self._select_runs(side, role, layers), weights_of(words)
-        plain = list(weights.values()) == [1] and (side, role, layers) == (None, None, None) and k <= self.options["k"]
-        token = next(iter(weights))
-        best = self._stored_entries(token, k) if plain and self._is_shown(token) else self.scan(weights, runs, k)
+        best, others = self._best_of_index(weights, runs, k)
+        if others:
+            best = sorted(best + self.scan(weights, others, k), key=_by_size)
         scores = self._word_scores(words, [i for i, _ in best])
         return FindRecord(
             query=tuple(Token(i, self.vocab.label(i)) for i in weights),
@@ -347,7 +351,7 @@ class Atlas(Files):
             members = [np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == list_type]
             list_ids = np.concatenate(members)
             best += [(int(i), float(z[i])) for i in list_ids[_largest(np.abs(z[list_ids]), k)]]
-        return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
+        return sorted(best, key=_by_size)
 
     def _require_finite(self, z: Floats) -> None:
         if not np.isfinite(z).all():
@@ -363,17 +367,28 @@ class Atlas(Files):
         rows: dict[str, Floats] = {}
         scores = {}
         for i in lists:
-            run = self.run_of(i)
-            space, factors, std = self.space(run), self.factors(run), self.stds[i]
-            if space not in rows:
-                rows[space] = self.rows_at(space, ids)
-            with np.errstate(all="ignore"):
-                products = rows[space] @ self.vector(run, i - run.first)
-                products = products if factors is None else products * factors[ids]
-                z = np.asarray((products - self.means[i]) / std if std > 0 else np.zeros_like(products), np.float32)
-            self._require_finite(z)
+            z = self._z_of(i, ids, rows)
             scores[i] = tuple(float(z[of_word].mean()) for of_word in places)
         return scores
+
+    def _z_of(self, i: int, ids: Sequence[int], rows: dict[str, Floats]) -> Floats:
+        """Return the z of some tokens in a list, (n,).
+
+        Args:
+            i: The id of the list.
+            ids: The ids of the tokens.
+            rows: The rows of these tokens by space, to which those are added that are read.
+        """
+        run = self.run_of(i)
+        space, factors, std = self.space(run), self.factors(run), self.stds[i]
+        if space not in rows:
+            rows[space] = self.rows_at(space, ids)
+        with np.errstate(all="ignore"):
+            products = rows[space] @ self.vector(run, i - run.first)
+            products = products if factors is None else products * factors[list(ids)]
+            z = np.asarray((products - self.means[i]) / std if std > 0 else np.zeros_like(products), np.float32)
+        self._require_finite(z)
+        return z
 
     def strongest(
         self, roles: Sequence[str], layers: tuple[int, int], *, frame: Frame | None = None, k: int | None = None
@@ -465,12 +480,37 @@ class Atlas(Files):
             raise BadOption(f"Nothing in this atlas fits the options; it has layers {have}.")
         return chosen
 
-    def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
-        """Return (list id, z) of the first k parameters of each type of list in the stored index."""
-        rows = self.rows_of(TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
-        if unknown := [i for _, i, _ in rows if not 0 <= i < self.manifest["lists"]]:
-            raise self._damaged(TOKEN_INDEX, f"there is no list {unknown[0]}")
-        return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda entry: (-abs(entry[1]), entry[0]))
+    def _best_of_index(
+        self, weights: Mapping[int, float], runs: Sequence[Run], k: int
+    ) -> tuple[list[tuple[int, float]], list[Run]]:
+        """Return what `scan` returns, from the index and a few vectors, and the runs of which those do not tell it."""
+        if len(weights) > _INDEXED or not all(map(self._is_shown, weights)):
+            return [], list(runs)
+        ids, rows, chosen = list(weights), dict[str, Floats](), set(runs)
+        index = {token: self._entries(token) for token in ids}
+        best: list[tuple[int, float]] = []
+        others: list[Run] = []
+        for list_type in sorted({(run.side, run.frame) for run in runs}):
+            sums = best_sums(
+                {token: of_types.get(list_type, Entries({}, 0.0)) for token, of_types in index.items()},
+                weights,
+                k,
+                allowed=lambda i: self.run_of(i) in chosen,
+                compute=lambda i: float(self._z_of(i, ids, rows) @ np.array(list(weights.values()), np.float32)),
+            )
+            best += sums or []
+            others += [run for run in runs if sums is None and (run.side, run.frame) == list_type]
+        return sorted(best, key=_by_size), others
+
+    def _entries(self, token: int) -> dict[tuple[str, str], Entries]:
+        """Return what the stored index holds of a token, by the side and frame of the lists."""
+        zs: dict[tuple[str, str], dict[int, float]] = {}
+        for side, frame, i, z in self.rows_of(TOKEN_INDEX, {"token": token}, ("side", "frame", "id", "z")):
+            if not 0 <= i < self.manifest["lists"]:
+                raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
+            zs.setdefault((side, frame), {})[i] = z
+        stored = self.options["k"]
+        return {key: Entries(z, 0.0 if len(z) < stored else min(map(abs, z.values()))) for key, z in zs.items()}
 
     def _ranked_parameters(
         self,
@@ -685,6 +725,11 @@ class Atlas(Files):
 def _listed(texts: str | Sequence[str]) -> list[str]:
     """Return several texts, or the only one, as a list."""
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _by_size(entry: tuple[int, float]) -> tuple[float, int]:
+    """Return what (list id, z) is sorted by: falling size, then the id."""
+    return -abs(entry[1]), entry[0]
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:

@@ -1,5 +1,6 @@
 """SQL on the tables of an atlas, with DuckDB."""
 
+import os
 from pathlib import Path
 
 import duckdb
@@ -46,6 +47,7 @@ def _add_view(connection: duckdb.DuckDBPyConnection, name: str, folder: Place, f
     """Make some files of an atlas a view, unless it is one or there are none."""
     if (name,) in connection.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
         return
-    copies = folder if isinstance(folder, Path) else folder.fetch(files)
-    if paths := sorted(str(path) for path in copies.glob(files)):
+    if not isinstance(folder, Path):
+        folder.fetch(folder.glob(files))
+    if paths := sorted(os.fspath(path) for path in folder.glob(files)):
         connection.read_parquet(paths, union_by_name=True).create_view(name)

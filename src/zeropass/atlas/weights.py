@@ -1,5 +1,6 @@
 """A lens on the weights of an atlas that takes rows and views from the atlas and does not compute them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -68,7 +69,7 @@ class _Frames(Frames):
         self.atlas.rows(space)  # raises BadAtlas if the file has another shape
         # torch warns of memory that cannot be written to, so the file is mapped copy-on-write; nothing writes to it.
         path = self.atlas.path / f"rows/{safe_name(space)}.npy"
-        matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        matrix = torch.from_numpy(np.load(os.fspath(path), mmap_mode="c", allow_pickle=False))
         mean_and_covariance = torch.from_numpy(self.atlas.moments(space))
         return Rows(space, matrix, Moments(mean_and_covariance[0], mean_and_covariance[1:], len(matrix)))
 

@@ -15,6 +15,7 @@ CONTENTS = {
     "evidence": "verdicts, which zeropass evidence makes",
     "demo": "demo models",
     "text": "texts that evidence is measured on",
+    "atlases": "parts of atlases on the hub",
     "onnx": "models converted from ONNX files",
 }
 """The folders of the cache, and what each holds."""

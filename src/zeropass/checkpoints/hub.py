@@ -14,7 +14,8 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
-from zeropass.checkpoints.hub_access import REPO_ID, REVISION, fetching, first_line
+from zeropass.checkpoints.hub_access import fetching, first_line
+from zeropass.checkpoints.hub_address import REPO_ID, REVISION
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies

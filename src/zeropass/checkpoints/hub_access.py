@@ -1,6 +1,6 @@
-"""The hub's answers as errors of zeropass, and the names of what lies on it. It imports no torch."""
+"""The hub's answers as errors of zeropass. No torch."""
 
-import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,13 +11,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from zeropass.errors import NotFetched, ZeropassError
 
-__all__ = ["REPO_ID", "REVISION", "fetching", "first_line"]
-
-REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+__all__ = ["bars_on_terminals", "fetching", "first_line"]
 
 
 @contextmanager
@@ -31,7 +29,8 @@ def fetching(repo_id: str, revision: str | None, kind: str) -> Iterator[None]:
     """
     label = repo_id if revision is None else f"{repo_id}@{revision}"
     try:
-        yield
+        with bars_on_terminals():
+            yield
     except (ZeropassError, HFValidationError):
         raise
     except GatedRepoError as error:
@@ -53,6 +52,19 @@ def fetching(repo_id: str, revision: str | None, kind: str) -> Iterator[None]:
             f"Fetching {label} from the hub broke off ({first_line(error)}); "
             "try again: files that arrived whole are kept."
         ) from error
+
+
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Let the hub's client show progress bars on a terminal only: in a log they would be thousands of lines."""
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def first_line(error: BaseException) -> str:

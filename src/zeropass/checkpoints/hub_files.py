@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -29,13 +29,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json, parse_json
 from zeropass.checkpoints.demo import cache_folder
-from zeropass.checkpoints.hub_access import REPO_ID, REVISION, fetching
+from zeropass.checkpoints.hub_access import fetching
+from zeropass.checkpoints.hub_address import DATASETS, REPO_ID, REVISION
 from zeropass.errors import BadAtlas, NotFetched
 
-__all__ = ["HUB", "HubPath", "open_dataset"]
-
-HUB = "hf://datasets/"
-"""How the address of a dataset begins; ``owner/name`` follows, and ``@revision`` if need be."""
+__all__ = ["HubPath", "open_dataset"]
 
 _AT_ONCE = 8
 """Requests at a time, as many as huggingface_hub makes for whole files."""
@@ -91,25 +89,36 @@ class HubPath:
         return HubPath(self.dataset, f"{self.name}/{name}" if self.name else name)
 
     def __str__(self) -> str:
-        return f"{HUB}{self.dataset.repo_id}@{self.dataset.commit}" + (f"/{self.name}" if self.name else "")
+        return f"{DATASETS}{self.dataset.repo_id}@{self.dataset.commit}" + (f"/{self.name}" if self.name else "")
 
     def __fspath__(self) -> str:
-        if not self.is_file():
-            return str(self.fetch("*"))
-        with self.dataset.fetching():
-            copy = hf_hub_download(self.dataset.repo_id, self.name, repo_type="dataset", revision=self.dataset.commit)
-        if Path(copy).stat().st_size != self.size:
-            raise NotFetched(f"{self} came with {Path(copy).stat().st_size} bytes instead of {self.size}.")
+        return self._copied() if self.is_file() else self._copied_folder()
+
+    def _copied(self) -> str:
+        """Return the path of a whole copy of a file, after fetching it if there is none."""
+        dataset = self.dataset
+        with dataset.fetching():
+            copy = hf_hub_download(dataset.repo_id, self.name, repo_type="dataset", revision=dataset.commit)
+        if (size := Path(copy).stat().st_size) != self.size:
+            raise NotFetched(f"{self} came with {size} bytes; the hub's list of files says {self.size}.")
         return copy
 
-    def fetch(self, *patterns: str) -> Path:
-        """Fetch several whole files of a folder at once, by patterns of their names, and return the folder's copy."""
-        inside = [f"{self.name}/{pattern}" if self.name else pattern for pattern in patterns]
-        with self.dataset.fetching():
-            copy = snapshot_download(
-                self.dataset.repo_id, repo_type="dataset", revision=self.dataset.commit, allow_patterns=inside
-            )
-        return Path(copy) / self.name
+    def _copied_folder(self) -> str:
+        """Return the path of a whole copy of a folder."""
+        files = list(self.rglob("*"))
+        if not files:
+            raise NotFetched(f"{self} does not exist.")
+        self.fetch(files)
+        copies = [(Path(file), len(file.relative_to(self).parts)) for file in files]
+        return str(copies[0][0].parents[copies[0][1] - 1])
+
+    def fetch(self, files: Iterable["HubPath"]) -> None:
+        """Fetch several whole files of the dataset at once, those that are not here."""
+        missing = [file.name for file in files if file.copy is None]
+        if missing:
+            dataset = self.dataset
+            with dataset.fetching():
+                snapshot_download(dataset.repo_id, repo_type="dataset", revision=dataset.commit, allow_patterns=missing)
 
     @property
     def size(self) -> int:
@@ -227,11 +236,14 @@ class HubPath:
         content = self._request(first, stop)
         fetched = {i: content[(i - blocks[0]) * self.BLOCK : (i - blocks[0] + 1) * self.BLOCK] for i in blocks}
         for i, block in fetched.items():
-            path = self._block_path(i)
-            make_folder(path.parent, NotFetched)
-            with atomic_write(path, NotFetched) as temporary:
-                temporary.write_bytes(block)
+            self._keep_block(i, block)
         return fetched
+
+    def _keep_block(self, i: int, block: bytes) -> None:
+        path = self._block_path(i)
+        make_folder(path.parent, NotFetched)
+        with atomic_write(path, NotFetched) as temporary:
+            temporary.write_bytes(block)
 
     def _request(self, first: int, stop: int) -> bytes:
         """Return the bytes of a span from the hub; raise NotFetched for an answer that is anything else."""
@@ -306,10 +318,10 @@ def open_dataset(address: str) -> HubPath:
         BadAtlas: It is no such address, or the dataset has no manifest of an atlas.
         NotFetched: The hub does not give it, or it is not in the cache while offline.
     """
-    repo_id, at, given = address.removeprefix(HUB).rstrip("/").partition("@")
+    repo_id, at, given = address.removeprefix(DATASETS).rstrip("/").partition("@")
     revision = given if at else None
-    if not (address.startswith(HUB) and REPO_ID.fullmatch(repo_id) and (not at or REVISION.fullmatch(given))):
-        raise BadAtlas(f"{address!r} is no atlas on the hub; one looks like {HUB}owner/name@revision.")
+    if not (address.startswith(DATASETS) and REPO_ID.fullmatch(repo_id) and (not at or REVISION.fullmatch(given))):
+        raise BadAtlas(f"{address!r} is no atlas on the hub; one looks like {DATASETS}owner/name@revision.")
     try:
         with fetching(repo_id, revision, "dataset"):
             manifest = _manifest(repo_id, revision)
@@ -326,7 +338,7 @@ def _manifest(repo_id: str, revision: str | None) -> Path:
     except EntryNotFoundError as error:
         if isinstance(error, FileNotFoundError):  # the hub cannot be reached, and the cache does not have it
             raise
-        raise BadAtlas(f"{HUB}{repo_id} is not an atlas (it has no manifest.json).") from error
+        raise BadAtlas(f"{DATASETS}{repo_id} is not an atlas (it has no manifest.json).") from error
 
 
 def _sizes(repo_id: str, commit: str) -> dict[str, int]:
