@@ -16,7 +16,7 @@ from zeropass.tokens.vocabulary import shown_text
 __all__ = ["UNKNOWN", "card", "is_edited"]
 
 UNKNOWN = "unknown"
-"""What a hub calls a licence that is not known."""
+"""The name that hubs give a licence that is not known."""
 
 TAGS = ["zeropass", "interpretability", "mechanistic-interpretability", "embedding-space"]
 

@@ -16,7 +16,7 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Entries:
-    """What an index holds of one token in one type of list.
+    """The part of an index about one token in one type of list.
 
     Attributes:
         zs: z by list id.
@@ -37,7 +37,7 @@ def best_sums(
     """Return the k lists with the largest absolute sums, or None if the index does not tell which they are.
 
     Args:
-        entries: What the index holds of each token.
+        entries: The part of the index about each token.
         weights: The weight of each token.
         k: How many lists.
         allowed: Tells whether a list, by its id, is searched.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import ALL_FRAMES, LENS_MAPS, MAP_ROLES, SELF_MAPS, Side, judge_space, space_of
+from zeropass.arch.spec import ALL_FRAMES, LENS_FACTS, LENS_MAPS, MAP_ROLES, SELF_MAPS, Side, judge_space, space_of
 from zeropass.atlas.card import UNKNOWN, card, is_edited
 from zeropass.atlas.read import Atlas, open_atlas
 from zeropass.atlas.schema import (
@@ -37,10 +37,9 @@ from zeropass.atlas.schema import (
     safe_name,
     vector_file,
 )
-from zeropass.checkpoints.hub_access import bars_on_terminals, first_line
+from zeropass.checkpoints.hub_access import bars_on_terminals, first_line, status_of
 from zeropass.checkpoints.hub_address import DATASETS, REPO_ID
 from zeropass.errors import BadAtlas, BadOption, NotPushed, ZeropassError, in_short
-from zeropass.model.lens_maps import FACTS
 
 __all__ = ["Push", "push_atlas"]
 
@@ -50,7 +49,7 @@ LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
 
 @dataclass(frozen=True, repr=False)
 class Push(ShortRepr):
-    """What was pushed, or would be.
+    """The result of a push, carried out or only checked.
 
     Attributes:
         address: The address that `open_atlas` opens.
@@ -119,7 +118,9 @@ def push_atlas(
         raise BadOption(f"{repo_id!r} is no hub id of a dataset; one looks like owner/name.")
     if not LICENSE.fullmatch(license_id):
         raise BadOption(f"{license_id!r} is no licence of a hub; one looks like apache-2.0 or unknown.")
-    atlas, path = open_atlas(Path(folder)), Path(folder)
+    atlas, path = open_atlas(folder), Path(folder)
+    if not isinstance(atlas.path, Path):
+        raise BadAtlas(f"{folder} is on the hub already; push takes a folder of this machine.")
     files = checked_files(atlas, path)
     push = Push(
         address=f"{DATASETS}{repo_id}",
@@ -176,7 +177,7 @@ _REASONS = {
     413: "the hub takes no files of this size",
     429: "the hub asks to wait; push again later, what arrived is kept",
 }
-"""What a hub means by the status of an answer."""
+"""The meaning of the status of an answer to a push."""
 
 
 @contextmanager
@@ -193,9 +194,8 @@ def _pushing(repo_id: str) -> Iterator[None]:
         raise NotPushed(f"The hub gives you no dataset {repo_id}: {_LOG_IN}.") from error
     except Exception as error:  # releases of huggingface_hub differ in their network library and its errors
         cause = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error  # an upload wraps its error
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         broken = f"it broke off ({first_line(cause)}); push again, what arrived is kept"
-        raise NotPushed(f"{repo_id} was not pushed: {_REASONS.get(status or 0, broken)}.") from error
+        raise NotPushed(f"{repo_id} was not pushed: {_REASONS.get(status_of(cause), broken)}.") from error
 
 
 _TOP = (MANIFEST, PLAN, TOKENS, TOKENIZER, PARAMETERS, TOKEN_INDEX, COHERENCE)
@@ -237,7 +237,7 @@ def _belonging(atlas: Atlas) -> tuple[set[str], set[str]]:
         if atlas.is_relative(run):
             names.add(f"vectors/{factor_file(run.layer, run.role, run.frame)}")
     if atlas.lens:
-        names |= {f"{LENS}/{FACTS}", f"{LENS}/{LENS_MAPS}"}
+        names |= {f"{LENS}/{LENS_FACTS}", f"{LENS}/{LENS_MAPS}"}
     wanted = atlas.options.get("roles") or SELF_MAPS
     maps = {role: {pairs_file(layer, role) for layer in range(*atlas.layers)} for role in MAP_ROLES}
     if not atlas.is_change:  # an atlas of a change has no maps of heads that did not change

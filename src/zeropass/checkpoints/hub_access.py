@@ -15,7 +15,15 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from zeropass.errors import NotFetched, ZeropassError
 
-__all__ = ["bars_on_terminals", "fetching", "first_line"]
+__all__ = ["bars_on_terminals", "fetching", "first_line", "status_of"]
+
+
+_REASONS = {
+    401: "was refused: log in (hf auth login, or HF_TOKEN)",
+    403: "was refused: you may not read it",
+    429: "was refused: it asks to wait; try again later, files that arrived whole are kept",
+}
+"""The meaning of the status of an answer to a reader."""
 
 
 @contextmanager
@@ -29,8 +37,7 @@ def fetching(repo_id: str, revision: str | None, kind: str) -> Iterator[None]:
     """
     label = repo_id if revision is None else f"{repo_id}@{revision}"
     try:
-        with bars_on_terminals():
-            yield
+        yield
     except (ZeropassError, HFValidationError):
         raise
     except GatedRepoError as error:
@@ -48,10 +55,15 @@ def fetching(repo_id: str, revision: str | None, kind: str) -> Iterator[None]:
             f"HF_HUB_OFFLINE is set: {first_line(error)}"
         ) from error
     except Exception as error:  # releases of huggingface_hub differ in their network library and its errors
-        raise NotFetched(
-            f"Fetching {label} from the hub broke off ({first_line(error)}); "
-            "try again: files that arrived whole are kept."
-        ) from error
+        broken = f"broke off ({first_line(error)}); try again: files that arrived whole are kept"
+        reason = _REASONS.get(status_of(error), broken)
+        raise NotFetched(f"Fetching {label} from the hub {reason}.") from error
+
+
+def status_of(error: BaseException) -> int:
+    """Return the status of the hub's answer that an error is about; 0 if it is about none."""
+    response = getattr(error, "response", None)
+    return int(getattr(response, "status_code", 0))
 
 
 @contextmanager

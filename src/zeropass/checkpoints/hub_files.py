@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json, parse_json
 from zeropass.checkpoints.demo import cache_folder
-from zeropass.checkpoints.hub_access import fetching
+from zeropass.checkpoints.hub_access import bars_on_terminals, fetching
 from zeropass.checkpoints.hub_address import DATASETS, REPO_ID, REVISION
 from zeropass.errors import BadAtlas, NotFetched
 
@@ -97,7 +98,7 @@ class HubPath:
     def _copied(self) -> str:
         """Return the path of a whole copy of a file, after fetching it if there is none."""
         dataset = self.dataset
-        with dataset.fetching():
+        with dataset.fetching(), bars_on_terminals():
             copy = hf_hub_download(dataset.repo_id, self.name, repo_type="dataset", revision=dataset.commit)
         if (size := Path(copy).stat().st_size) != self.size:
             raise NotFetched(f"{self} came with {size} bytes; the hub's list of files says {self.size}.")
@@ -117,7 +118,7 @@ class HubPath:
         missing = [file.name for file in files if file.copy is None]
         if missing:
             dataset = self.dataset
-            with dataset.fetching():
+            with dataset.fetching(), bars_on_terminals():
                 snapshot_download(dataset.repo_id, repo_type="dataset", revision=dataset.commit, allow_patterns=missing)
 
     @property
@@ -181,9 +182,10 @@ class HubPath:
         blocks = {i: block for i in wanted if (block := self._kept_block(i)) is not None}
         missing = enumerate(i for i in wanted if i not in blocks)
         groups = [[i for _, i in group] for _, group in groupby(missing, key=lambda entry: entry[1] - entry[0])]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for fetched in pool.map(self._fetch_blocks, groups):
-                blocks |= fetched
+        if groups:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                for fetched in pool.map(self._fetch_blocks, groups):
+                    blocks |= fetched
         return [self._cut(blocks, first, stop) for first, stop in spans]
 
     def in_parts(self, size: int) -> bool:
@@ -225,10 +227,10 @@ class HubPath:
         return len(text).to_bytes(8, "little") + text + content
 
     def _cut(self, blocks: Mapping[int, bytes], first: int, stop: int) -> bytes:
-        start = first // self.BLOCK
-        return b"".join(blocks[i] for i in range(start, -(-stop // self.BLOCK)))[
-            first - start * self.BLOCK : stop - start * self.BLOCK
-        ]
+        """Return the bytes of a span from the blocks that it lies in."""
+        start, end = first // self.BLOCK, -(-stop // self.BLOCK)
+        joined = b"".join(blocks[i] for i in range(start, end))
+        return joined[first - start * self.BLOCK : stop - start * self.BLOCK]
 
     def _fetch_blocks(self, blocks: Sequence[int]) -> dict[int, bytes]:
         """Fetch adjacent blocks with one request, and keep them."""
@@ -323,7 +325,7 @@ def open_dataset(address: str) -> HubPath:
     if not (address.startswith(DATASETS) and REPO_ID.fullmatch(repo_id) and (not at or REVISION.fullmatch(given))):
         raise BadAtlas(f"{address!r} is no atlas on the hub; one looks like {DATASETS}owner/name@revision.")
     try:
-        with fetching(repo_id, revision, "dataset"):
+        with fetching(repo_id, revision, "dataset"), bars_on_terminals():
             manifest = _manifest(repo_id, revision)
     except HFValidationError as error:
         raise BadAtlas(f"{address!r} is no atlas on the hub: {error}") from error
@@ -344,18 +346,19 @@ def _manifest(repo_id: str, revision: str | None) -> Path:
 def _sizes(repo_id: str, commit: str) -> dict[str, int]:
     """Return the bytes of each file of a dataset at a commit, which are kept with its parts."""
     path = _kept_folder(repo_id, commit) / "sizes.json"
-    try:
-        kept: dict[str, int] = load_json(path)
-        return kept
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError, AttributeError):
+        return _plain(load_json(path).items())
     with fetching(repo_id, commit, "dataset"):
         tree = HfApi().list_repo_tree(repo_id, recursive=True, revision=commit, repo_type="dataset")
-        sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-    sizes = {name: size for name, size in sizes.items() if _NAME.fullmatch(name)}
+        sizes = _plain((entry.path, entry.size) for entry in tree if isinstance(entry, RepoFile))
     make_folder(path.parent, NotFetched)
     write_json(path, sizes, NotFetched)
     return sizes
+
+
+def _plain(sizes: Iterable[tuple[str, Any]]) -> dict[str, int]:
+    """Return the files that are read: those with a plain name and a size."""
+    return {name: size for name, size in sizes if _NAME.fullmatch(name) and type(size) is int and size >= 0}
 
 
 def _kept_folder(repo_id: str, commit: str) -> Path:

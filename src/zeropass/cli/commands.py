@@ -637,7 +637,7 @@ def export(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder of an atlas.")],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the hub; made if it is missing.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
     model_license: Annotated[

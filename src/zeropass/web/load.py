@@ -20,7 +20,7 @@ SECOND = "second/"
 
 @dataclass(frozen=True, repr=False)
 class Sources(ShortRepr):
-    """What is to be served.
+    """The atlases and results to be served.
 
     Attributes:
         atlas: The folder of the atlas, or its address on the hub.
