@@ -203,7 +203,14 @@ def _lens(golden: Golden) -> None:
     golden.run("lens-find-pieces", "find", atlas, "thethethe", "--layers", "1:2", "--json")
     golden.run("lens-tour", "tour", atlas)
     golden.files(atlas)
-    golden.files(lens)
+    features = golden.folder / "atlases" / "features"
+    golden.run("features-show", "show", first, "L2.sae.17", "--features", MODELS / "dictionary", "--lens", lens)
+    given = ("--features", MODELS / "dictionary", "--lens", lens, "--k", "10")
+    golden.run("features-build", "build", first, *given, "--out", features)
+    golden.run("features-find", "find", features, "the")
+    golden.run("features-tour", "tour", features)
+    golden.files(features)
+    golden.files(lens)  # last, since it takes the date out of the lens
 
 
 def _mistakes(golden: Golden) -> None:

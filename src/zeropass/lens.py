@@ -26,8 +26,8 @@ from zeropass.arch.spec import (
 )
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
-from zeropass.model.address import Address, canonical_role, parse, with_roles
-from zeropass.model.dictionaries import Dictionary, Feature, open_dictionary, parse_feature
+from zeropass.model.address import FEATURE, Address, canonical_role, parse, with_roles
+from zeropass.model.dictionaries import Dictionary, feature_address, open_dictionary
 from zeropass.model.directions import Where, as_directions, direction_set
 from zeropass.model.frames import Frames
 from zeropass.model.identity import values_sha256
@@ -257,13 +257,15 @@ class Lens(ShortRepr):
             Parameters(512: L2.sae.0 … L2.sae.511)
         """
         opened = place if isinstance(place, Dictionary) else open_dictionary(self.model, place, hook)
-        addresses = [str(Feature(layer, i)) for layer, file in opened.files.items() for i in range(file.count)]
+        addresses = [
+            str(Address(layer, FEATURE, index=i)) for layer, file in opened.files.items() for i in range(file.count)
+        ]
         return Parameters(addresses, partial(self.feature, opened), partial(self._feature_strengths, opened))
 
     def feature(
         self,
         dictionary: Dictionary,
-        address: str,
+        address: str | Address,
         *,
         frame: Frame | None = None,
         tokens: View | None = None,
@@ -284,7 +286,7 @@ class Lens(ShortRepr):
         """
         check_frame(frame)
         check_count(k)
-        feature, view = parse_feature(address), self.view(tokens or self.tokens)
+        feature, view = feature_address(address), self.view(tokens or self.tokens)
         records: list[Record] = []
         for role, vector in dictionary.sets(feature).items():
             records += self._no_parameter(str(feature), role, vector, frame, view, k)
@@ -301,7 +303,7 @@ class Lens(ShortRepr):
 
     def _feature_strengths(self, dictionary: Dictionary, addresses: Sequence[str], frame: str | None) -> list[float]:
         """Return how telling the lists of features are (`strength`), the best list of each."""
-        features = [parse_feature(address) for address in addresses]
+        features = [feature_address(address) for address in addresses]
         of_layer: dict[int, list[int]] = {}
         for place, feature in enumerate(features):
             of_layer.setdefault(feature.layer, []).append(place)

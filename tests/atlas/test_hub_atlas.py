@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dictionaries
 import small
 import zeropass as zp
 from commands import Run
@@ -187,11 +188,25 @@ def test_an_atlas_of_a_change_is_shared_too(hub: Hub, model: Path, tmp_path: Pat
     with small.one_thread():
         zp.build_change(zp.open_model(str(model)), zp.open_model(str(tuned)), tmp_path / "change", OPTIONS)
     push = zp.push_atlas(tmp_path / "change", "owner/atlas")
-    assert "what a fine-tune changed" in push.card
+    assert "A fine-tune as words" in push.card
     local, remote = zp.open_atlas(tmp_path / "change"), zp.open_atlas(ADDRESS)
     assert remote.is_change
     assert plain(remote["L1.ff.3"]) == plain(local["L1.ff.3"])
     assert plain(remote.search([WORD], k=4)) == plain(local.search([WORD], k=4))
+
+
+def test_an_atlas_of_a_dictionary_is_shared_too(hub: Hub, model: Path, tmp_path: Path) -> None:
+    encoders, decoders = torch.randn(2, 40, small.D, generator=torch.Generator().manual_seed(0))
+    dictionary = dictionaries.transcoders(tmp_path / "dictionary", [(encoders, decoders), (decoders, encoders)])
+    with small.one_thread():
+        opened = zp.open_model(str(model))
+        zp.build(opened, tmp_path / "features", OPTIONS, lens=None, features=zp.open_dictionary(opened, dictionary))
+    push = zp.push_atlas(tmp_path / "features", "owner/atlas")
+    assert "Every feature of a dictionary as words" in push.card
+    local, remote = zp.open_atlas(tmp_path / "features"), zp.open_atlas(ADDRESS)
+    assert plain(remote["L1.sae.3"]) == plain(local["L1.sae.3"])
+    assert plain(remote.search([WORD], k=4)) == plain(local.search([WORD], k=4))
+    assert (remote.note, remote.verdicts) == (local.note, local.verdicts)
 
 
 def test_the_weights_answer_with_the_rows_of_an_atlas_on_the_hub(hub: Hub, tmp_path_factory: Any) -> None:

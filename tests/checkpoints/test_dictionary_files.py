@@ -125,6 +125,28 @@ def test_a_user_says_where_a_dictionary_reads_that_does_not_say_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("write", "stated"),
+    [
+        (lambda path: dictionaries.saelens(path, ENCODERS, DECODERS), "blocks.1.hook_resid_pre"),
+        (lambda path: dictionaries.sparsify(path / "layers.1.mlp", ENCODERS, DECODERS), "layers.1.mlp"),
+        (
+            lambda path: dictionaries.gemma_scope(path / "gemma-scope-2b-pt-res" / "layer_1", ENCODERS, DECODERS),
+            "blocks.1.hook_resid_post",
+        ),
+        (lambda path: dictionaries.transcoders(path, [(ENCODERS, DECODERS)]), None),
+    ],
+)
+def test_a_user_cannot_contradict_what_a_dictionary_says(
+    write: Callable[[Path], Path], stated: str | None, tmp_path: Path
+) -> None:
+    folder = write(tmp_path)
+    with pytest.raises(BadDictionary, match="leave out --hook" if stated is None else "contradicts"):
+        read_dictionaries(folder, "blocks.1.hook_resid_mid")
+    if stated:
+        assert str(read_dictionaries(folder, stated)[1].writes[0]) == stated
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"architecture": "temporal"}, "architecture is 'temporal'; what is read is standard, gated"),

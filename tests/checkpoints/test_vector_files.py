@@ -23,6 +23,9 @@ def test_arrays_and_tensors_are_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(4), "b.c": torch.from_numpy(table)[1].clone()}, tmp_path / "two.safetensors")
     assert np.array_equal(read_vectors(str(tmp_path / "one.safetensors")), table)
     assert np.array_equal(read_vectors(f"{tmp_path}/two.safetensors:b.c"), table[1])
+    assert np.array_equal(read_vectors(f"{tmp_path}/one.safetensors:a.T"), table.T)
+    save_file({"a.T": torch.ones(4), "a": torch.zeros(4)}, tmp_path / "named.safetensors")
+    assert read_vectors(f"{tmp_path}/named.safetensors:a.T").all()  # a tensor of that very name
 
 
 def test_a_control_vector_is_read(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from zoo import tiny_model
 __all__ = ["make"]
 
 FAMILIES = ("gpt2", "gpt_neox", "opt", "falcon-40b", "phi", "gemma3", "phi3", "mixtral", "bert", "modernbert", "albert")
-FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra")
+FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra", "gemma3-multimodal", "qwen2-vl")
 
 
 def make(folder: Path) -> Path:

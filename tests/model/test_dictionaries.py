@@ -11,7 +11,7 @@ import zeropass as zp
 from commands import Run
 from scripts import ROOT, imported
 from zeropass.errors import BadAddress, BadDictionary, BadOption
-from zeropass.model.dictionaries import parse_feature
+from zeropass.model.dictionaries import feature_address
 from zeropass.model.directions import Where
 from zeropass.records.parameters import VectorRecord
 
@@ -155,8 +155,8 @@ def test_models_with_norms_behind_their_layers_are_refused(tmp_path: Path) -> No
     [
         ("L1.sae.40", "features 0 to 39"),
         ("L2.sae.0", "no features of layer 2; it has those of 1"),
-        ("L1.sae.3.gate", "not the address of a feature"),
-        ("L1.ff.3", "not the address of a feature; one looks like L12.sae.4051"),
+        ("L1.sae.3.gate", "is not an address"),
+        ("L1.ff.3", "is a parameter of the model; a feature looks like L12.sae.4051"),
     ],
 )
 def test_addresses_of_no_feature_are_refused(address: str, words: str, lens: zp.Lens, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_encoder_that_reads_no_token_is_refused(lens: zp.Lens, tmp_path: Path
         lens.feature(dictionary, "L1.sae.0.encoder")
     with pytest.raises(BadOption, match="no list in the seen frame"):
         lens.feature(dictionary, "L1.sae.0", frame="seen")
-    assert str(parse_feature(" L1.sae.0.decoder ")) == "L1.sae.0"
+    assert str(feature_address(" L1.sae.0.decoder ")) == "L1.sae.0"
 
 
 def test_the_command_line_shows_features(tmp_path: Path, run: Run) -> None:

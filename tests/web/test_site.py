@@ -13,8 +13,10 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 import pytest
+import torch
 from test_server import ENVIRONMENT, other
 
+import dictionaries
 import small
 import zeropass as zp
 from serving import Seen, contexts_of, links_of, serving
@@ -317,3 +319,26 @@ def test_an_atlas_of_a_change_is_served_too(tmp_path: Path, tmp_path_factory: py
             assert client.get(path).status_code == 200, path
         assert client.get("/svd/L1.attn.2.vo").status_code == 400
         assert client.get("/layer/0").status_code == 404
+
+
+def test_an_atlas_of_features_is_served_and_exported_too(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SIZES.items():
+            patch.setattr(small, name, value)
+        model = zp.open_model(small.llama(tmp_path / "model"))
+    encoders, decoders = torch.randn(2, 20, SIZES["D"], generator=torch.Generator().manual_seed(0))
+    folder = dictionaries.saelens(tmp_path / "features", encoders, decoders)
+    zp.build(model, tmp_path / "atlas", zp.Options(k=12), lens=None, features=folder)
+    with serving(contexts_of(tmp_path / "atlas")) as address, httpx.Client(base_url=address) as client:
+        pages = set(crawl(client))
+        assert {f"/at/L1.sae.{i}" for i in range(20)} <= pages
+        assert any(path.startswith("/near/L1.sae.") for path in pages)
+        layer = client.get("/layer/1").text
+        assert "Features" in layer
+        assert "Neurons" not in layer
+        assert "Features of a dictionary" in client.get("/at/L1.sae.3").text
+    zp.export_site(contexts_of(tmp_path / "atlas"), tmp_path / "site", zp.Chosen(most=None, tokens=3))
+    there = files_of(tmp_path / "site")
+    assert "at/L1.sae.3.html" in there
+    for name in (name for name in there if name.endswith(".html")):
+        targets(tmp_path / "site", name, there)

@@ -77,7 +77,6 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     local = reader.local(sizes["layers"])
-    query_scalar = reader.number("query_scalar")
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
         **sizes,
@@ -86,17 +85,33 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         tied=tied,
         rope=reader.rope(rotary) if family.rotary else None,
         rotary=rotary,
-        attention_scale=1.0 if family.unscaled else (query_scalar or sizes["head_dim"]) ** -0.5,
+        attention_scale=_attention_scale(reader, family, sizes["head_dim"]),
         attention_cap=reader.number("attention_cap"),
-        logit_scale=d**-0.5 if family.logits_scaled and reader.value("logits_scaled") is not False else 1.0,
+        logit_scale=_logit_scale(reader, family, d),
         logit_cap=reader.number("logit_cap"),
-        embed_scale=d**0.5 if embed_scaled else 1.0,
+        embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
+        residual_scale=reader.number("residual_scale") or 1.0,
         router_normed=family.router_normed or bool(reader.value("router_normed")),
         clip=reader.number("clip"),
         window=reader.window() if local else None,
         local=local,
         local_rope=reader.local_rope() if family.rotary and local else None,
+        unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
     )
+
+
+def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
+    """Return the factor of attention logits: a stated one, or one over the root of a stated width or of a head's."""
+    if family.unscaled:
+        return 1.0
+    return reader.number("attention_scale") or (reader.number("query_scalar") or head_dim) ** -0.5
+
+
+def _logit_scale(reader: "_Reader", family: Family, d: int) -> float:
+    """Return the factor of logits: stated as it is or as a divisor, or √d as a divisor."""
+    if family.logits_scaled and reader.value("logits_scaled") is not False:
+        return float(d**-0.5)
+    return reader.number("logit_scale") or 1 / (reader.number("logit_divisor") or 1.0)
 
 
 class _Reader:
@@ -176,6 +191,25 @@ class _Reader:
         """Tell whether a window that is named is used: Qwen names one and switches it off."""
         return self.value("window_used") is not False
 
+    def unrotated(self, layers: int, local: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the layers without rotary positions, from a list of flags, a period, or as those without a window.
+
+        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer.
+        """
+        flags = self.value("rotated_layers")
+        if flags is not None:
+            if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
+                raise BadModel(
+                    f"{self.files.place}: {self.keys('rotated_layers')} must have a 0 or a 1 for each of the {layers} "
+                    f"layers; it is {str(flags)[:60]}."
+                )
+            return tuple(layer for layer, flag in enumerate(flags) if not flag)
+        if (period := self.size("unrotated_every")) is not None:
+            return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
+        if self.value("only_local_rotated") and local:
+            return tuple(layer for layer in range(layers) if layer not in local)
+        return ()
+
     def rope(self, rotary: int) -> Rope:
         """Return the base and scaling of rotary positions, in any spelling that configurations use."""
         if self.files.format == "gguf":
@@ -185,8 +219,9 @@ class _Reader:
             raise BadModel(
                 f"{self.files.place}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
-        options = options or scaling
-        return self._rope(options.get("full_attention", options), self.value("rope_theta"))
+        stated = options or scaling
+        assumed = stated or self.layout.defaults.get("rope", {})
+        return self._rope(stated.get("full_attention", assumed), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""
@@ -200,6 +235,7 @@ class _Reader:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
+        rope_type = _FOR_TEXT.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
@@ -226,6 +262,10 @@ _ROPE_OPTIONS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
+
+
+_FOR_TEXT = {"mrope": "default"}
+"""Rules that make a difference for images only: M-RoPE turns a token of a text by one position on all its axes."""
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:

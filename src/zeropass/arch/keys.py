@@ -73,6 +73,7 @@ _GGUF_HARMLESS = re.compile(
     r"context_length|vocab_size|pooling_type|tensor_data_layout|attention\.value_length"
     r"|rope\.(dimension_count|scale_linear|scaling\.(type|factor))"  # `config` reads these and refuses unknown values
     r"|rope\.scaling\.(original_context_length|finetuned|attn_factor|yarn_\w+)"
+    r"|rope\.dimension_sections|n_deepstack_layers"  # of images
 )
 _GGUF_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),
@@ -135,7 +136,7 @@ def _is_neutral(neutral: Mapping[str, tuple[object, ...]], key: str, value: obje
 def _used(family: Family, layout: Layout) -> Iterator[str]:
     """Yield the keys that are read; for a key inside an object, also the key of the object."""
     yield from _READ_ELSEWHERE
-    for key in chain(*layout.config.values(), family.when):
+    for key in chain(*layout.config.values(), family.when, layout.switches):
         yield key
         yield key.partition(".")[0]
 

@@ -1,7 +1,8 @@
 """The records of families and their layouts: frozen data, with no behaviour beyond lookups in it.
 
 A `Family` describes once what its blocks compute. One `Layout` for each format describes the names and the arrangement
-of its tensors. Nothing is inferred from a shape: every transform is named.
+of its tensors. A `Wrapper` describes a multimodal model around one of a family. Nothing is inferred from a shape: every
+transform is named.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -261,6 +262,39 @@ class Family(ShortRepr):
         return next((layout for layout in self.layouts if layout.format == kind), None)
 
 
+@dataclass(frozen=True, repr=False)
+class Wrapper(ShortRepr):
+    """A multimodal model, of which the text model is read.
+
+    Attributes:
+        model_types: Names of the wrapper in configurations.
+        texts: Model types that the text model may have; the first where its configuration is silent.
+        prefixes: The prefix of the text model's tensors, in each generation of files -> the prefix of its head.
+        towers: Modules that hold no parameter of the text model: name -> description.
+        config: The key of the text model's configuration; ``a.b`` looks inside an object.
+        others: Keys of the configurations of other parts.
+        flat: True if old files have the keys of the text model among those of the wrapper.
+        text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        assumed: Keys of the text model's configuration -> what an absent one means, where its type has another default.
+        fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
+        harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
+        notes: Sentences on what is not modelled exactly.
+    """
+
+    model_types: tuple[str, ...]
+    texts: tuple[str, ...]
+    prefixes: Mapping[str, str]
+    towers: Mapping[str, str]
+    config: str = "text_config"
+    others: tuple[str, ...] = ("vision_config",)
+    flat: bool = False
+    text_ties: bool = False
+    assumed: Mapping[str, object] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
+    harmless: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: the base, and the rule that rescales the frequencies (``default`` for none)."""
@@ -281,6 +315,8 @@ class Dimensions(ShortRepr):
         neurons: Neurons of a layer, of all ``experts`` together; a token uses ``experts_used`` of the experts.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
+        unrotated: Layers in which positions rotate nothing.
+        residual_scale: The factor of what attention and MLP add to the stream.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
@@ -307,11 +343,13 @@ class Dimensions(ShortRepr):
     logit_scale: float = 1.0
     logit_cap: float | None = None
     embed_scale: float = 1.0
+    residual_scale: float = 1.0
     router_normed: bool = False
     clip: float | None = None
     window: int | None = None
     local: tuple[int, ...] = ()
     local_rope: Rope | None = None
+    unrotated: tuple[int, ...] = ()
 
     @property
     def group(self) -> int:

@@ -15,7 +15,7 @@ a list and heads of width d_h:
                         tokens in a relative frame, and the bounds of rows that are multiplied by them
               coherence 20 MB: the rows of the first tokens of some lists, and copies
               finds     96 k for each list, and the same for the job before, whose lists are written meanwhile
-              vectors   4 n d for each set, and the larger of
+              vectors   4 n d for each set, and for the parameters that features are compared with; and the larger of
               reading   3 times the largest set: read, folded, scaled
               using     as much again for all sets, scaled, and the larger of
                         survey    40 d² while rows are prepared; 2 n (16 · 512 + 16 d) for each thread that surveys,
@@ -42,7 +42,6 @@ from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
-from zeropass.model.vectors import count_of, kind_of
 from zeropass.numerics.top_k import SAMPLE, SCORES, passing_size
 
 __all__ = ["least", "parse_size", "return_freed_memory", "room_for_rows"]
@@ -127,7 +126,7 @@ def _making_memory(model: Model) -> int:
 def _running_memory(runner: Runner) -> int:
     """Return the bytes that the jobs take: what they share, and what the largest job takes."""
     tokens, d, jobs = len(runner.kept), runner.model.dims.d, runner.jobs
-    list_types = {(kind_of(runner.model, layer, role)[0], frame) for layer, role, frame in runner.bases}
+    list_types = {(runner.facts(layer, role).side, frame) for layer, role, frame in runner.bases}
     index = tokens * len(list_types) * (8 * (runner.options.k + 32) + 12)
     survey = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
@@ -150,8 +149,9 @@ def _spaces_at_once(runner: Runner) -> list[int]:
 
 def _job_memory(runner: Runner, job: Job, using: int) -> int:
     """Return the bytes of a job's vectors, of what uses them (``using``), and of the lists of two jobs in a row."""
-    model, options, layer = runner.model, runner.options, job.layer
-    sizes = [4 * model.dims.d * count_of(model, layer, role) for role in needed_roles(job)]
+    model, options = runner.model, runner.options
+    facts = {role: runner.facts(job.layer, role) for role in needed_roles(job)}
+    sizes = [4 * model.dims.d * (each.count + each.compared) for each in facts.values()]
     lens = 10 * model.dims.d**2 + 40 * model.dims.vocab if runner.lens else 0
-    lists = [count_of(model, layer, role) * len(list_frames(model, options, layer, role)) for role in vector_roles(job)]
+    lists = [facts[role].count * len(list_frames(facts[role], options)) for role in vector_roles(job)]
     return lens + 20 * JUDGED + sum(sizes) + max(3 * max(sizes), sum(sizes) + using) + 96 * options.k * sum(lists)

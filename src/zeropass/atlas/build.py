@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ import torch
 from zeropass._io.progress import Progress, silent
 from zeropass.atlas import schema
 from zeropass.atlas.budget import return_freed_memory, room_for_rows
+from zeropass.atlas.features import FeatureRunner, dictionary_facts, plan_features
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import clear, identity, plan_jobs, prepare, resolve
 from zeropass.atlas.schema import Job, Options, atlas_file, read_json, write_json
 from zeropass.atlas.tables import write_all_coherence, write_parameters, write_token_index, write_tokens
 from zeropass.errors import BadOption
+from zeropass.model.dictionaries import Dictionary, open_dictionary
 from zeropass.model.identity import values_sha256
 from zeropass.model.lens_maps import LensMaps, chosen_lens, copy_lens
 from zeropass.model.model import Model
@@ -85,8 +88,9 @@ def build(
     *,
     memory: int | None = None,
     lens: str | Path | LensMaps | None = "auto",
+    features: str | Path | Dictionary | None = None,
 ) -> bool:
-    """Build the atlas of a model, or continue a build that was stopped.
+    """Build the atlas of a model or of a dictionary of features, or continue a build that was stopped.
 
     Args:
         model: The model, or its name.
@@ -96,12 +100,14 @@ def build(
         run: Runs the jobs; in this process by default.
         memory: Bytes that the build may take (`budget`); they do not change the atlas.
         lens: The lens to make lists through, as in `load`: by default the one that is kept for these weights.
+        features: A dictionary to list instead of the model's parameters: its folder or hub id, or an opened one.
 
     Returns:
         False if the atlas was complete already.
 
     Raises:
         BadAtlas: The folder holds something else or cannot be written.
+        BadDictionary: The dictionary cannot be read, or does not fit the model.
         BadLens: The lens cannot be read, or is one of other weights.
         BadOption: A role, layer or frame does not exist, or the build takes more than ``memory``.
 
@@ -117,12 +123,21 @@ def build(
     """
     model, out = open_model(model), Path(out)
     options, maps = resolve(options or Options(), chosen_lens(model, lens), model.name)
-    jobs, room = plan_jobs(model, options), None
+    make_runner: Callable[..., Runner] = partial(Runner, model, out)
+    facts: dict[str, Any] = {}
+    if features is None:
+        jobs = plan_jobs(model, options)
+    else:
+        dictionary = features if isinstance(features, Dictionary) else open_dictionary(model, features)
+        options, jobs = plan_features(dictionary, options)
+        make_runner = partial(FeatureRunner, dictionary, out)
+        facts = {"dictionary": dictionary_facts(dictionary, jobs)}
+    room = None
     # Nothing is written before this check, so which tokens are hidden is not known yet: all are counted.
     if memory is not None:
-        room = room_for_rows(Runner(model, out, options, jobs, torch.arange(model.dims.vocab), maps), memory)
+        room = room_for_rows(make_runner(options, jobs, torch.arange(model.dims.vocab), maps), memory)
         return_freed_memory()
-    if not prepare(out, identity(model, options, maps)):
+    if not prepare(out, identity(model, options, maps) | facts):
         return False
     if maps is not None:
         copy_lens(maps, out / schema.LENS)
@@ -130,7 +145,7 @@ def build(
     views: dict[str, torch.Tensor] = {
         view: torch.from_numpy(model.vocab.mask(view, *judgement)).to(model.device) for view in VIEWS
     }
-    runner = Runner(model, out, options, jobs, kept_tokens(model, options, judgement), maps, views)
+    runner = make_runner(options, jobs, kept_tokens(model, options, judgement), maps, views)
     runner.spaces.room = room
     carry_out(runner, judgement, progress, run)
     return True

@@ -25,8 +25,8 @@ _MARK = re.compile("\n<!-- Written by zeropass push; [0-9a-f]{64} -->\n")
 
 _TEXT = """# Atlas of `{name}`
 
-Every parameter of a Transformer as words: the tokens that each neuron and each column of a head reads or writes.
-zeropass made it from the weights{through} ([the method](https://arxiv.org/abs/2209.02535)).{change}
+{subject}
+zeropass made it from the weights{through} ([the method](https://arxiv.org/abs/2209.02535)).
 A list says which tokens a direction has the largest inner products with.
 It is no proof that the model uses the parameter that way.
 
@@ -78,7 +78,7 @@ def card(atlas: Atlas, repo_id: str, license_id: str = UNKNOWN) -> str:
         name=_text(model["name"]),
         title=_text(atlas.title or model["name"]),
         through=", through a lens" if atlas.lens else " alone",
-        change=" It holds what a fine-tune changed in the model." if atlas.is_change else "",
+        subject=_subject(atlas),
         family=_text(model["family"]),
         first=first,
         last=stop - 1,
@@ -102,6 +102,15 @@ def card(atlas: Atlas, repo_id: str, license_id: str = UNKNOWN) -> str:
 def is_edited(text: str) -> bool:
     """Tell whether a card is another one than `card` returned."""
     return _marked(_MARK.sub("", text)) != text
+
+
+def _subject(atlas: Atlas) -> str:
+    """Return a sentence that says what the lists of an atlas are about."""
+    if atlas.is_dictionary:
+        return f"Every feature of a dictionary as words: {_text(atlas.note)}"
+    if atlas.is_change:
+        return "A fine-tune as words: the tokens that each neuron and each column of a head reads or writes since then."
+    return "Every parameter of a model as words: the tokens that each neuron and each column of a head reads or writes."
 
 
 def _evidence(verdicts: Verdicts | None) -> str:

@@ -16,7 +16,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, OUTSIDE, RELATIVE, Side, lens_map, site_of, space_of
+from zeropass.arch.spec import (
+    ALL_FRAMES,
+    FF_ROLES,
+    LAYER_ROLES,
+    LENS_FRAMES,
+    LENS_MAPS,
+    OUTSIDE,
+    RELATIVE,
+    Side,
+    lens_map,
+    site_of,
+    space_of,
+)
 from zeropass.atlas.schema import (
     COHERENCE,
     LENS,
@@ -26,6 +38,7 @@ from zeropass.atlas.schema import (
     Place,
     Wanted,
     factor_file,
+    file_name,
     safe_name,
     vector_file,
 )
@@ -121,6 +134,21 @@ class Files(ShortRepr):
     def is_change(self) -> bool:
         """True if the atlas holds what a fine-tune changed (`diff.change_atlas`), not a model."""
         return "change" in self.manifest
+
+    @property
+    def is_dictionary(self) -> bool:
+        """True if the atlas holds the features of a dictionary (`atlas.features`), not a model's parameters."""
+        return "dictionary" in self.manifest
+
+    @cached_property
+    def unit_roles(self) -> tuple[str, ...]:
+        """The roles of neurons or, in an atlas of a dictionary, of its features."""
+        return tuple(dict.fromkeys(run.role for run in self.runs)) if self.is_dictionary else FF_ROLES
+
+    @property
+    def many_roles(self) -> tuple[str, ...]:
+        """The roles with many vectors in a layer: of neurons and columns of heads, or of features."""
+        return self.unit_roles if self.is_dictionary else LAYER_ROLES
 
     @property
     def view(self) -> str:
@@ -303,15 +331,18 @@ class Files(ShortRepr):
         runs = [Run(*row) for row in rows]
         starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
         known = all(
-            run.side in ("read", "write")
-            and run.frame in self._frames
-            and run.layer >= OUTSIDE
-            and run.role.isidentifier()
+            run.side in ("read", "write") and run.frame in self._frames and run.layer >= OUTSIDE and self._is_known(run)
             for run in runs  # They become parts of file names.
         )
         if not known or [*(run.first for run in runs), self.manifest["lists"]] != starts:
             raise self._damaged(PARAMETERS, f"it does not have the {self.manifest['lists']} lists of the manifest")
         return runs
+
+    def _is_known(self, run: Run) -> bool:
+        """Tell whether a run has a role that may be part of a file name: of features, one that the manifest names."""
+        if not self.is_dictionary:
+            return run.role.isidentifier()
+        return file_name(run.layer, run.role) in self.manifest["dictionary"]["like"]
 
     def run_of(self, i: int) -> Run:
         """Return the run that a list belongs to, by the list's id."""
@@ -430,7 +461,8 @@ class Files(ShortRepr):
         if run.frame not in LENS_FRAMES:
             return None
         side: Side = "read" if run.side == "read" else "write"
-        name = lens_map(side, site_of(run.role), run.layer, self.model["layers"])
+        layer, role = self._like(run)
+        name = lens_map(side, site_of(role), layer, self.model["layers"])
         if not name:
             return None
         if name not in self._lens_maps:
@@ -518,7 +550,15 @@ class Files(ShortRepr):
 
     def space(self, run: Run) -> str:
         """Return the name of the space whose rows a run's lists score."""
-        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(run.layer))
+        layer, _ = self._like(run)
+        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(layer))
+
+    def _like(self, run: Run) -> tuple[int, str]:
+        """Return the layer and role of the parameters that a run's lists are made like: of features, those there."""
+        if not self.is_dictionary:
+            return run.layer, run.role
+        layer, role = self.manifest["dictionary"]["like"][file_name(run.layer, run.role)]
+        return layer, role
 
     def _stream_layer(self, layer: int) -> int:
         return int(self.model["layers"]) if layer == OUTSIDE else layer

@@ -41,7 +41,7 @@ from zeropass.model.address import Address
 from zeropass.model.frames import Frames, Lengths
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
-from zeropass.model.vectors import VectorSet, count_of, kind_of, reads_at, vector_set
+from zeropass.model.vectors import SetFacts, VectorSet, facts_of, vector_set
 from zeropass.numerics.coherence import coherence, percentile, random_sums, stronger_pole, within
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.parallel import each_core, in_turn
@@ -171,7 +171,7 @@ class Runner:
     def __post_init__(self) -> None:
         self.frames = Frames(self.model, self.lens)
         self.spaces = Spaces(self.out / "rows", self.kept)
-        self.bases = list_bases(self.model, self.options, self.jobs)
+        self.bases = list_bases(self.facts, self.options, self.jobs)
         self._lengths: dict[tuple[int, str, str], Lengths | None] = {}
         self._lock = Lock()
 
@@ -192,29 +192,39 @@ class Runner:
         def meet(scored: Scored, part: slice, scores: Tensor) -> None:
             """Survey some columns of heads, whose scores a head map needs anyway."""
             role, frame = scored.vectors.role, scored.frame
-            if role in lists and frame in self._listed_frames(scored.vectors):
-                part_survey = self._survey(scored, part, (scores, scored.std[part]))
+            if role in lists and frame in self._listed_frames(job.layer, role):
+                first_id = self.bases[job.layer, role, frame]
+                part_survey = self._survey(scored, first_id, part, (scores, scored.std[part]))
                 surveys.setdefault((role, frame), (scored, []))[1].append(part_survey)
 
         maps = [map_role for map_role in MAP_ROLES if map_role in job.roles]
         pairs = [pair for map_role in maps for pair in self.map_heads(map_role, sets, meet)]
         for role in lists:
-            for frame in self._listed_frames(sets[role]):
+            for frame in self._listed_frames(job.layer, role):
+                first_id = self.bases[job.layer, role, frame]
                 if (role, frame) not in surveys:
                     scored = self.scored(sets[role], frame)
-                    surveys[role, frame] = scored, [self._survey(scored, slice(None))]
+                    surveys[role, frame] = scored, [self._survey(scored, first_id, slice(None))]
                 scored, parts = surveys[role, frame]
-                lists[role].append(self._list_block(scored, joined(parts)))
+                lists[role].append(self._list_block(scored, first_id, joined(parts)))
                 nulls |= {(role, frame, view): null for view, null in self._random_coherence(scored)}
                 if scored.relative is not None:
                     path = self.out / "vectors" / factor_file(job.layer, role, frame)
                     save_array(path, scored.relative.factors.cpu().numpy())
-            self._save_vectors(sets[role])
+            self._save_vectors(job.layer, role, sets[role])
         return JobResults(job, lists, pairs, nulls)
 
     def vectors(self, layer: int, role: str) -> VectorSet:
         """Return the set of vectors of a layer and role."""
         return vector_set(self.model, layer, role)
+
+    def facts(self, layer: int, role: str) -> SetFacts:
+        """Return the facts about the set of vectors of a layer and role."""
+        return facts_of(self.model, layer, role)
+
+    def peers(self, _vectors: VectorSet, unit: Tensor, _frame: str) -> Tensor:
+        """Return the scaled vectors of the parameters that a set is compared with: its own, ``unit``."""
+        return unit
 
     def folded(self, vectors: VectorSet, frame: str) -> Tensor:
         """Return the vectors of a set, folded for a frame, (n, d)."""
@@ -240,7 +250,7 @@ class Runner:
 
     @cached_property
     def _indexes(self) -> dict[Kind, TokenIndex]:
-        list_types = {(kind_of(self.model, layer, role)[0], frame) for layer, role, frame in self.bases}
+        list_types = {(self.facts(layer, role).side, frame) for layer, role, frame in self.bases}
         k, device = self.options.k, self.kept.device
         indexes = {list_type: TokenIndex(len(self.kept), k, device) for list_type in sorted(list_types)}
         for job in self.jobs:
@@ -253,17 +263,17 @@ class Runner:
         """Return the names of the spaces whose rows a job multiplies with."""
         spaces = set()
         for role in needed_roles(job):
-            frames = set(list_frames(self.model, self.options, job.layer, role)) if role in job.roles else set()
+            facts = self.facts(job.layer, role)
+            frames = set(list_frames(facts, self.options)) if role in job.roles else set()
             if role in HEAD_ROLES and set(MAP_ROLES) & set(job.roles):
                 frames.add(self.map_frame(role))
-            side = kind_of(self.model, job.layer, role)[0]
-            spaces |= {space_of(frame, side, reads_at(self.model, job.layer, role)) for frame in frames}
+            spaces |= {space_of(frame, facts.side, facts.reads_at) for frame in frames}
         return spaces
 
     def stored_spaces(self, job: Job) -> set[str]:
         """Return the names of the spaces whose rows a job needs in the folder: also those that judge coherence."""
-        roles = [role for role in vector_roles(job) if role in LAYER_ROLES]
-        return self.spaces_of(job) | {judge_space(kind_of(self.model, job.layer, role)[0]) for role in roles}
+        sets = [self.facts(job.layer, role) for role in vector_roles(job)]
+        return self.spaces_of(job) | {judge_space(facts.side) for facts in sets if facts.role in LAYER_ROLES}
 
     def map_frame(self, role: str) -> str:
         """Return the frame in which a role enters the stored head maps: that of a lens, or the first of the options."""
@@ -279,7 +289,7 @@ class Runner:
         if frame not in RELATIVE:
             return Scored(vectors, frame, space, unit, mean, std, ones)
         rows, _ = self.spaces.stored(space_of(frame, vectors.side, vectors.reads_at))
-        factors = relative_factors(rows, unit)
+        factors = relative_factors(rows, self.peers(vectors, unit, frame))
         made_with = Relative(factors, space.prepared.scaled(factors[self.kept]))
         return Scored(vectors, frame, space, unit, torch.zeros_like(mean), std, ones, made_with)
 
@@ -287,19 +297,17 @@ class Runner:
         """Return the rows that a set is multiplied with in a frame."""
         return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
 
-    def _survey(self, scored: Scored, part: slice, scores: Scores | None = None) -> Survey:
+    def _survey(self, scored: Scored, first_id: int, part: slice, scores: Scores | None = None) -> Survey:
         """Return both poles of some vectors of a set, and add their best entries to the running index."""
-        source = scored.vectors
-        first, index = self.bases[source.layer, source.role, scored.frame], self.indexes[source.side, scored.frame]
-        unit, first_id = scored.unit[part], first + (part.start or 0)
+        index, first = self.indexes[scored.vectors.side, scored.frame], first_id + (part.start or 0)
         k = max(self.options.k, FIRST)  # coherence is that of ten tokens, however many are stored
-        return survey(unit, scored.prepared, k, self.kept, index, first_id, scores)
+        return survey(scored.unit[part], scored.prepared, k, self.kept, index, first, scores)
 
-    def _list_block(self, scored: Scored, lists: Survey) -> ListBlock:
+    def _list_block(self, scored: Scored, first_id: int, lists: Survey) -> ListBlock:
         """Return the lists of a set with the data about its vectors that the tables hold."""
         source = scored.vectors
         return ListBlock(
-            first_id=self.bases[source.layer, source.role, scored.frame],
+            first_id=first_id,
             addresses=source.addresses,
             frame=scored.frame,
             norm=source.vectors.norm(dim=1),
@@ -325,7 +333,7 @@ class Runner:
         vectors = scored.vectors
         if vectors.role not in LAYER_ROLES or not self._views_within:
             return
-        directions = random_sums(scored.unit, vectors.layer)
+        directions = random_sums(self.peers(vectors, scored.unit, scored.frame), vectors.layer)
         lists = survey(directions, scored.prepared, _LONG, self.kept, None, 0).extremes
         for name, mask in self._views_within.items():
             null = percentile(self._coherence(vectors, within(lists, mask, FIRST)))
@@ -393,8 +401,8 @@ class Runner:
             pairs=pairs,
         )
 
-    def _listed_frames(self, vectors: VectorSet) -> tuple[str, ...]:
-        return list_frames(self.model, self.options, vectors.layer, vectors.role)
+    def _listed_frames(self, layer: int, role: str) -> tuple[str, ...]:
+        return list_frames(self.facts(layer, role), self.options)
 
     def _columns(self, scored: Scored, heads: range, meet: OnScores) -> list[tuple[int, Tensor]]:
         """Return each stored head with the scores of its columns over the rows, less their means, (V', d_h)."""
@@ -434,12 +442,12 @@ class Runner:
                 self._lengths[key] = self.frames.lengths(*key[:2], rows, mean, centred=True, frame=key[2])
             return self._lengths[key]
 
-    def _save_vectors(self, vectors: VectorSet) -> None:
+    def _save_vectors(self, layer: int, role: str, vectors: VectorSet) -> None:
         """Write the folded vectors of a set, for questions that the lists cannot answer."""
-        frames = self._listed_frames(vectors)
+        frames = self._listed_frames(layer, role)
         for paper in sorted({frame == "paper" for frame in frames}):
             frame = "paper" if paper else next(LENS_FRAMES.get(f, f) for f in frames if f != "paper")
-            path = self.out / "vectors" / vector_file(vectors.layer, vectors.role, frame)
+            path = self.out / "vectors" / vector_file(layer, role, frame)
             save_array(path, self.folded(vectors, frame).cpu().numpy())
 
     def write(self, finds: JobResults) -> None:
@@ -448,7 +456,7 @@ class Runner:
         for role, list_blocks in finds.lists.items():
             if list_blocks:
                 write_lists(self.out / "lists" / f"{file_name(job.layer, role)}.parquet", list_blocks)
-                side = kind_of(self.model, job.layer, role)[0]
+                side = self.facts(job.layer, role).side
                 write_index(self.index(job.layer, role), list_blocks, job.layer, role, side, self._is_word)
         if pairs:
             write_pairs(self.out / "pairs" / f"{file_name(job.layer, pairs[0].role)}.parquet", pairs)
@@ -458,12 +466,11 @@ class Runner:
     def _index_entries(self, job: Job) -> Iterator[tuple[Kind, Tensor, Tensor]]:
         """Yield the entries of the running index that come from a job and that no other job has replaced."""
         for role in vector_roles(job):
-            side = kind_of(self.model, job.layer, role)[0]
-            for frame in list_frames(self.model, self.options, job.layer, role):
+            facts = self.facts(job.layer, role)
+            for frame in list_frames(facts, self.options):
                 first = self.bases[job.layer, role, frame]
-                count = count_of(self.model, job.layer, role)
-                for tokens, keys in self.indexes[side, frame].entries(first, first + count):
-                    yield (side, frame), tokens, keys
+                for tokens, keys in self.indexes[facts.side, frame].entries(first, first + facts.count):
+                    yield (facts.side, frame), tokens, keys
 
 
 def needed_roles(job: Job) -> list[str]:

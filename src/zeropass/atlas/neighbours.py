@@ -15,7 +15,7 @@ from zeropass.atlas.folder import Run
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, lists_file, of_address
 from zeropass.errors import BadAddress
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, parse
 from zeropass.records.overviews import Alike, Likeness, NeighbourRecord, Part, Wire, Wiring
 
 __all__ = ["Row", "neighbours_of", "rows_of"]
@@ -50,7 +50,7 @@ def rows_of(atlas: Atlas, address: str) -> list[Row]:
     place = parse(address)
     if place.role in MAP_ROLES or (place.head >= 0 and not place.role):
         raise BadAddress(f"{address} is a head map; its columns are vectors, such as {place}.v.0.")
-    rows = [row for role_place in with_roles(place, atlas.model["ff_roles"]) for row in _role_rows(atlas, role_place)]
+    rows = [row for role_place in atlas.with_roles(place) for row in _role_rows(atlas, role_place)]
     if not rows:
         atlas.explain(address, k=1)  # Raises the error that says why.
         raise BadAddress(f"{address}: {atlas.path} holds no vector of it.")

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, 
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
-from zeropass.model.vectors import bias_roles, count_of, kind_of, table_roles
+from zeropass.model.vectors import SetFacts, bias_roles, table_roles
 
 __all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "resolve"]
 __all__ += ["sweep", "vector_roles"]
@@ -144,7 +145,7 @@ def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(stored: dict[str, Any], plan: dict[str, Any]) -> str:
     """Return the first difference of two plans, in words."""
-    for part in ("lens", "options", "model"):
+    for part in ("lens", "dictionary", "options", "model"):
         a, b = stored.get(part, {}), plan.get(part, {})
         if not isinstance(a, dict):
             return f"its {part} is no object"
@@ -161,24 +162,24 @@ def vector_roles(job: Job) -> list[str]:
     return [role for role in job.roles if role not in MAP_ROLES]
 
 
-def list_frames(model: Model, options: Options, layer: int, role: str) -> tuple[str, ...]:
+def list_frames(facts: SetFacts, options: Options) -> tuple[str, ...]:
     """Return the frames in which a set is listed: those of the options that it has, or the only one it has."""
-    side, frames = kind_of(model, layer, role)
-    if frames == ("paper",):
-        return frames
-    through_lens = with_lens(frames, role, side, LENS_FRAMES)
+    if facts.frames == ("paper",):
+        return facts.frames
+    through_lens = with_lens(facts.frames, facts.role, facts.side, LENS_FRAMES)
     if options.frames is None:
         return through_lens
-    return tuple(f for f in ALL_FRAMES if f in options.frames and f in (*frames, *through_lens, "paper"))
+    return tuple(f for f in ALL_FRAMES if f in options.frames and f in (*facts.frames, *through_lens, "paper"))
 
 
-def list_bases(model: Model, options: Options, jobs: list[Job]) -> dict[ListKey, int]:
+def list_bases(facts_of: Callable[[int, str], SetFacts], options: Options, jobs: list[Job]) -> dict[ListKey, int]:
     """Return the id of the first list of every (layer, role, frame), in the order of the plan."""
     bases: dict[ListKey, int] = {}
     next_id = 0
     for job in jobs:
         for role in vector_roles(job):
-            for frame in list_frames(model, options, job.layer, role):
+            facts = facts_of(job.layer, role)
+            for frame in list_frames(facts, options):
                 bases[job.layer, role, frame] = next_id
-                next_id += count_of(model, job.layer, role)
+                next_id += facts.count
     return bases

@@ -47,7 +47,7 @@ from zeropass.atlas.schema import (
 )
 from zeropass.atlas.sql import result_of
 from zeropass.errors import BadAddress, BadAtlas, BadOption
-from zeropass.model.address import Address, canonical_role, parse, with_roles
+from zeropass.model.address import FEATURE, Address, canonical_role, feature_roles, parse, with_roles
 from zeropass.records.parameters import (
     Certificate,
     Coherence,
@@ -117,6 +117,8 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
     if missing:
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
     layers, values = manifest["model"]["layers"], manifest.get("values_sha256")
+    if "dictionary" in manifest:
+        return Atlas(path, manifest, verdicts, finder=finder)  # what was measured is about parameters
     known = verdicts or known_verdicts(None, lambda: str(manifest.get("weights_sha256")), layers, lambda: values)
     return Atlas(path, manifest, known, finder=finder)
 
@@ -153,9 +155,11 @@ class Atlas(Files):
         layers = "layers {}:{}".format(*self.layers)
         return f"{str(self.path)!r}, {self.model['name']}, {layers}, {self.manifest['lists']} lists"
 
-    def __getitem__(self, address: str | Address) -> Records:
-        """Return the records of an address in all its roles and stored frames."""
-        return self.explain(address)
+    def __getitem__(self, what: str | Address | Hit) -> Records:
+        """Return the records of an address in all its roles and stored frames, or the list that a search was led to."""
+        if isinstance(what, Hit):
+            return self.explain(what.place, frame=what.frame)
+        return self.explain(what)
 
     def explain(
         self, address: str | Address, *, frame: Frame | None = None, tokens: View | None = None, k: int | None = None
@@ -219,6 +223,8 @@ class Atlas(Files):
     def _ipython_key_completions_(self) -> list[str]:
         """Return what a notebook completes between the brackets: heads, and where neurons begin."""
         layers = range(*self.layers)
+        if self.is_dictionary:
+            return [f"L{layer}.{FEATURE}." for layer in layers]
         heads = [f"L{layer}.attn.{head}" for layer in layers for head in range(self.model["heads"])]
         return [f"L{layer}.ff." for layer in layers] + heads
 
@@ -226,11 +232,14 @@ class Atlas(Files):
     def note(self) -> str:
         """A note on the lens, and on the measurement behind the verdicts or on the lack of one.
 
-        It is empty for an atlas of a change, whose lists are not measured.
+        It is empty for an atlas of a change, whose lists are not measured; that of a dictionary says what it is.
         """
         if self.is_change and not self.verdicts:
             return ""
-        return footnote(self.verdicts, str(self.model["name"]), str(self.manifest["lens"]["note"]) if self.lens else "")
+        lens = str(self.manifest["lens"]["note"]) if self.lens else ""
+        if self.is_dictionary:
+            return " ".join(filter(None, (self.manifest["dictionary"]["note"], lens)))
+        return footnote(self.verdicts, str(self.model["name"]), lens)
 
     def find(
         self,
@@ -562,13 +571,22 @@ class Atlas(Files):
 
         Raises BadAddress if the atlas is one of a change and nothing of the place changed.
         """
-        parts = with_roles(place, self.model["ff_roles"])
+        parts = self.with_roles(place)
         stored = [part for part in parts if self._has_role(part.role) and (not self.is_change or self._changed(part))]
         if not stored and self.is_change:
             self.check_range(place)
             role = f".{place.role}" if place.index >= 0 and place.role in FF_ROLES else ""
             raise BadAddress(f"{place}{role}: nothing of it changed from {self.model['name']}.")
         return stored or parts
+
+    def with_roles(self, place: Address) -> list[Address]:
+        """Return the addresses with a role that an address stands for: `address.with_roles`, and those of a feature."""
+        if not self.is_dictionary:
+            return with_roles(place, self.model["ff_roles"])
+        if place.part != FEATURE:
+            raise BadAddress(f"{place}: {self.path} holds features of a dictionary, such as L{self.layers[0]}.sae.0.")
+        roles = [run.role for run in self.runs if run.layer == place.layer]
+        return feature_roles(place, list(dict.fromkeys(roles))) or [place]
 
     def _changed(self, place: Address) -> bool:
         """Tell whether an atlas of a change has files of a place's layer and role."""
@@ -578,7 +596,7 @@ class Atlas(Files):
 
     def _has_role(self, role: str) -> bool:
         """Tell whether the atlas was built with a role."""
-        return role in (self.options.get("roles") or (role,))
+        return self.is_dictionary or role in (self.options.get("roles") or (role,))
 
     def check_range(self, place: Address) -> None:
         """Raise BadAddress, with the range, for a layer, head, neuron or column that the atlas does not have."""

@@ -17,6 +17,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, check_frame
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
@@ -177,6 +178,9 @@ def read_json(path: Place) -> dict[str, Any]:
     return value
 
 
+_DICTIONARY = {"note": str, "sha256": str, "like": dict}
+"""The entries of a manifest about a dictionary, if the atlas is one of its features."""
+
 _MANIFEST: dict[str, type] = {
     "model.name": str,
     "model.family": str,
@@ -229,11 +233,31 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         ("token_kind", manifest["token_kind"] in get_args(Kind)),
         ("options.tokens", manifest["options"]["tokens"] in VIEWS),
         ("tokens_hidden", counted),
+        ("dictionary", "dictionary" not in manifest or _is_dictionary(manifest["dictionary"], manifest["model"])),
         ("lens", manifest.get("lens") is None or all(type(_entry(manifest, f"lens.{x}")) is str for x in LENS_TEXTS)),
     )
     for entry, valid in checks:
         if not valid:
             raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which cannot be; rebuild the atlas.")
+
+
+def _is_dictionary(entry: Any, model: dict[str, Any]) -> bool:
+    """Tell whether an entry of a manifest is one about a dictionary."""
+    if not isinstance(entry, dict) or any(type(entry.get(name)) is not kind for name, kind in _DICTIONARY.items()):
+        return False
+    like = [(name, *value) for name, value in entry["like"].items() if isinstance(value, list)]
+    return len(like) == len(entry["like"]) and all(
+        len(each) == 3
+        and _FEATURES.fullmatch(each[0])
+        and type(each[1]) is int
+        and OUTSIDE <= each[1] < model["layers"]
+        and type(each[2]) is str
+        for each in like
+    )
+
+
+_FEATURES = re.compile(r"L[0-9]{1,4}\.(encoder|decoder(\.[0-9]{1,4})?)")
+"""The name of a set of features, as in the names of its files."""
 
 
 def _entry(value: Any, name: str) -> Any:

@@ -240,7 +240,7 @@ def _belonging(atlas: Atlas) -> tuple[set[str], set[str]]:
         names |= {f"{LENS}/{LENS_FACTS}", f"{LENS}/{LENS_MAPS}"}
     wanted = atlas.options.get("roles") or SELF_MAPS
     maps = {role: {pairs_file(layer, role) for layer in range(*atlas.layers)} for role in MAP_ROLES}
-    if not atlas.is_change:  # an atlas of a change has no maps of heads that did not change
+    if not (atlas.is_change or atlas.is_dictionary):  # a change has maps of heads that changed, a dictionary has none
         names |= {file for role in SELF_MAPS if role in wanted for file in maps[role]}
     others = set().union(*maps.values())
     sides: tuple[Side, ...] = ("read", "write")

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, LAYER_ROLES, base_role, site_of
+from zeropass.arch.spec import HEAD_ROLES, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS
 from zeropass.errors import BadAddress, BadOption
+from zeropass.model.address import FEATURE
 from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
 from zeropass.records.parameters import TokenScore, verbs_of
 
@@ -32,7 +33,7 @@ BIN = 0.25
 
 def list_types_of(atlas: Atlas) -> list[tuple[str, str]]:
     """Return the (side, frame) of the lists that an atlas holds in its blocks, ``read`` before ``write``."""
-    types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in LAYER_ROLES}
+    types = {(run.side, run.frame) for run in atlas.runs if run.layer >= 0 and run.role in atlas.many_roles}
     return list(verbs_of(types))
 
 
@@ -61,7 +62,7 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
         file=PARAMETERS,
         side=side,
         frame=frame,
-        roles=list(LAYER_ROLES),
+        roles=list(atlas.many_roles),
     )
     return Overview(side=side, frame=frame, measure=measure, about=MEASURES[measure], cells=tuple(_cells(atlas, rows)))
 
@@ -72,7 +73,7 @@ def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
     group = atlas.model["heads"] // atlas.model["kv_heads"]
     for layer, role, first, mean, most, address in rows:
         for head in range(first, first + group) if base_role(role) in ("k", "v") else (first,):
-            parts[layer, site_of(role), head].append((mean, most, address))
+            parts[layer, FEATURE if atlas.is_dictionary else site_of(role), head].append((mean, most, address))
     for (layer, site, head), entries in sorted(parts.items()):
         best = max(entries, key=lambda entry: entry[1])
         part = site if head < 0 else f"{site}.{head}"
@@ -80,7 +81,7 @@ def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
 
 
 def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerRecord:
-    """Return the neurons of a layer, most telling first, each with its lists in short.
+    """Return the neurons of a layer, or its features of a dictionary, most telling first, each with its lists in short.
 
     Args:
         atlas: The atlas.
@@ -95,7 +96,7 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     if not low <= layer < stop:
         raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
     neurons = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
-    parameters: dict[str, Any] = {"file": PARAMETERS, "layer": layer, "roles": list(FF_ROLES)}
+    parameters: dict[str, Any] = {"file": PARAMETERS, "layer": layer, "roles": list(atlas.unit_roles)}
     rows = atlas.query(
         f"SELECT address, max(strength) AS most, count(*) OVER (), list(id) {neurons} GROUP BY address "
         'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
@@ -153,7 +154,8 @@ def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling
         layer: The layer, or `OUTSIDE` for the tables.
         count: Number of vectors at most.
     """
-    roles = list(dict.fromkeys(r.role for r in atlas.runs if r.layer == layer and r.role not in FF_ROLES + HEAD_ROLES))
+    many = (*atlas.unit_roles, *HEAD_ROLES)
+    roles = list(dict.fromkeys(run.role for run in atlas.runs if run.layer == layer and run.role not in many))
     rows = atlas.query(
         "SELECT address, max(strength) AS most, list(id) FROM read_parquet($file) WHERE layer = $layer "
         "AND list_contains($roles, role) GROUP BY address ORDER BY most DESC, address LIMIT $count",
@@ -184,13 +186,13 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
         "WHERE layer = $layer AND list_contains($roles, role) AND isfinite(strength) GROUP BY ALL ORDER BY ALL",
         file=PARAMETERS,
         layer=layer,
-        roles=list(LAYER_ROLES),
+        roles=list(atlas.many_roles),
         bin=BIN,
     )
     histograms: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)
     for role, side, frame, place, count in rows:
         histograms[role, side, frame][place] = count
-    return dict(sorted(histograms.items(), key=lambda item: LAYER_ROLES.index(item[0][0])))
+    return dict(sorted(histograms.items(), key=lambda item: atlas.many_roles.index(item[0][0])))
 
 
 _SHORT = "address, layer, role, side, frame, mean, std, strength, words, words_z"

@@ -199,7 +199,7 @@ def read_dictionaries(folder: Path, hook: str | None = None) -> dict[int, Dictio
 def _read(folder: Path, hook: str | None) -> Iterator[DictionaryFile]:
     """Yield the dictionaries whose files are in a folder itself."""
     if (folder / "config.yaml").is_file():
-        yield from _transcoder_set(folder)
+        yield from _transcoder_set(folder, hook)
         return
     for form in _FORMATS:
         path = folder / form.weights
@@ -265,6 +265,22 @@ def _hook(text: object, place: object) -> Hook:
     )
 
 
+def _place(stated: object, named: str | None, file: Path) -> Hook:
+    """Return the place that files state or, if they state none, that a user names.
+
+    Raises:
+        BadDictionary: If both name one and these differ, or if a name is not known.
+    """
+    if not stated:
+        return _hook(named or stated, file)
+    place = _hook(stated, file)
+    if named and _hook(named, "--hook") != place:
+        raise BadDictionary(
+            f"{file} says {place}, which --hook (Python: hook=…) contradicts; it is for files that do not say a place."
+        )
+    return place
+
+
 # --- SAELens --------------------------------------------------------------------------------------------------
 
 _ARCHITECTURES = (
@@ -296,7 +312,7 @@ def _saelens(folder: Path, hook: str | None) -> _Settings:
     known("reshape_activations", "none", ("none", "hook_z"))
     for key in ("hook_head_index", "hook_point_head_index", "hook_head_index_out"):
         known(key, None, (None,))
-    reads = _hook(hook or config.get("hook_name", config.get("hook_point", "")), path)
+    reads = _place(config.get("hook_name", config.get("hook_point")), hook, path)
     writes = reads
     if "transcoder" in architecture:
         writes = _hook(config.get("hook_name_out", ""), path)
@@ -316,7 +332,8 @@ def _sparsify(folder: Path, hook: str | None) -> _Settings:
     transcodes = config.get("transcode", False)
     if not isinstance(transcodes, bool):
         raise BadDictionary(f"{path}: transcode is {str(transcodes)[:80]!r}; it should be true or false.")
-    place = _hook(hook or folder.resolve().name, folder)
+    name = folder.resolve().name
+    place = _place(name if _MODULE.fullmatch(name) or not hook else "", hook, folder)
     reads = Hook(place.layer, f"{place.name}.in", place.style) if transcodes else place
     return _Settings("", reads, place)
 
@@ -344,20 +361,19 @@ def _gemma_scope(folder: Path, hook: str | None) -> _Settings:
 
     Source: Lieberum et al., *Gemma Scope*, 2024; loaders of https://github.com/decoderesearch/SAELens.
     """
-    if hook:
-        reads, _, writes = hook.partition(">")
-        return _Settings("", _hook(reads, folder), _hook(writes or reads, folder))
-    place = f"{folder.resolve().as_posix()}/"
+    place, named = f"{folder.resolve().as_posix()}/", (hook or "").partition(">")
     sites, layers = _GEMMA_SITE.findall(place), re.findall(r"/layer_([0-9]{1,4})(?:_|/)", place)
-    if len(sites) != 1 or len(layers) != 1:
+    stated = ("", "")
+    if len(sites) == len(layers) == 1:
+        reads, writes = _GEMMA_SITES[sites[0][0] or sites[0][1]]
+        stated = f"blocks.{layers[0]}.{reads}", f"blocks.{layers[0]}.{writes}"
+    elif not hook:
         raise BadDictionary(
             f"{folder}: a file of Gemma Scope does not say where it reads, and neither do the names of its folders; "
             "they look like gemma-scope-2b-pt-res/layer_20. Say it with --hook blocks.20.hook_resid_post (Python: "
             "hook=…), of a transcoder with --hook 'blocks.20.ln2.hook_normalized>blocks.20.hook_mlp_out'."
         )
-    reads, writes = _GEMMA_SITES[sites[0][0] or sites[0][1]]
-    layer = int(layers[0])
-    return _Settings("", Hook(layer, reads, "transformer_lens"), Hook(layer, writes, "transformer_lens"))
+    return _Settings("", _place(stated[0], named[0], folder), _place(stated[1], named[2] or named[0], folder))
 
 
 _SAELENS = _Tensors(
@@ -404,12 +420,14 @@ _TRANSCODER = _Tensors(
 )
 
 
-def _transcoder_set(folder: Path) -> Iterator[DictionaryFile]:
-    """Yield the transcoders of a set, each of a layer.
+def _transcoder_set(folder: Path, named: str | None) -> Iterator[DictionaryFile]:
+    """Yield the transcoders of a set, each of a layer; raise BadDictionary for a place that a user names for all.
 
     Source: ``load_transcoder_set`` of https://github.com/safety-research/circuit-tracer.
     """
     path = folder / "config.yaml"
+    if named:
+        raise BadDictionary(f"{path} says where each transcoder reads and writes; leave out --hook (Python: hook=…).")
     try:
         config = yaml.safe_load(read_bytes(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

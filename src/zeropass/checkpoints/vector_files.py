@@ -22,8 +22,9 @@ def read_vectors(place: str) -> Float32:
 
     Args:
         place: ``FILE.npy``, ``FILE.safetensors`` or ``FILE.gguf``, the latter with ``:name`` for one of several
-            tensors. Control vectors (of repeng and llama.cpp) are GGUF files with a tensor ``direction.12`` for what is
-            added to the output of layer 12, which enters layer 13.
+            tensors, or ``:name.T`` for one whose columns are the vectors, such as ``lora_B`` of what writes. Control
+            vectors (of repeng and llama.cpp) are GGUF files with a tensor ``direction.12`` for what is added to the
+            output of layer 12, which enters layer 13.
 
     Returns:
         One vector (d,), or a table (n, d).
@@ -45,6 +46,8 @@ def read_vectors(place: str) -> Float32:
     names = source.names()
     if not name and len(names) != 1:
         raise BadOption(f"{path} holds {len(names)} tensors; name one of them: {path}:{names[0] if names else 'NAME'}.")
+    if name not in names and name.removesuffix(".T") in names:
+        return np.ascontiguousarray(source.rows(name.removesuffix(".T")).T)
     return source.rows(name or names[0])
 
 

@@ -27,6 +27,7 @@ from zeropass.cli.inputs import (
     put_adapter,
     refuse_mixed,
     refuse_weights_only,
+    require_features,
     require_vector_or_address,
 )
 from zeropass.cli.options import (
@@ -37,6 +38,7 @@ from zeropass.cli.options import (
     First,
     Folder,
     Frame,
+    Hook,
     Json,
     Layers,
     LensesOption,
@@ -106,8 +108,15 @@ def build(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to take, such as 4GB; what does not fit is read from disk.")
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="The folder or hub id of a dictionary: read its features instead of the parameters."
+        ),
+    ] = None,
+    hook: Hook = None,
 ) -> None:
-    """Read every parameter of MODEL into an atlas: a folder that show, find and DuckDB can search."""
+    """Read every parameter of MODEL, or every feature of a dictionary, into an atlas: a folder to search."""
     options = zp.Options(
         k=k,
         pairs=pairs,
@@ -118,12 +127,18 @@ def build(
     )
     if memory is not None and engine != "local":
         raise BadOption("--memory is for builds in one process; a cluster gives its tasks their memory.")
+    if features is not None and engine != "local":
+        raise BadOption("--features is for builds in one process.")
+    require_features(features, {"--hook": hook})
     local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
     build_atlas = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
     with progress_bar() as report:
         report("opening", 0, 1)
-        is_new = build_atlas(zp.open_model(model, device=device), out, options, report, lens=lens)
+        opened = zp.open_model(model, device=device)
+        if features is not None:
+            build_atlas = partial(local, features=zp.open_dictionary(opened, features, hook))
+        is_new = build_atlas(opened, out, options, report, lens=lens)
     seconds = time.monotonic() - started
     path = shown_text(str(out), limit=500)
     if is_new:
@@ -166,10 +181,7 @@ def show(
             metavar="PLACE", help="The folder or hub id of a dictionary; ADDRESS is that of a feature: L12.sae.4051."
         ),
     ] = None,
-    hook: Annotated[
-        str | None,
-        typer.Option(help="Of --features: where it reads and writes, if its files do not say it."),
-    ] = None,
+    hook: Hook = None,
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
     ] = None,

@@ -12,7 +12,7 @@ from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_lenses", "parse_names"]
-__all__ += ["put_adapter", "refuse_mixed", "refuse_weights_only", "require_vector_or_address"]
+__all__ += ["put_adapter", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]
 
 
 def one_adapter(folders: list[Path] | None) -> Path | None:
@@ -114,15 +114,19 @@ def refuse_mixed(
         of_features: What is said of a dictionary, by option.
         of_maps: Whether an option is given that is about head maps.
     """
-    if features is None:
-        if given := [name for name, value in of_features.items() if value is not None]:
-            raise BadOption(f"{given[0]} is about --features PLACE.")
-    elif vector is not None:
+    require_features(features, of_features)
+    if features is not None and vector is not None:
         raise BadOption(
             "--features says what ADDRESS is a feature of, and --vector takes no address; give one of them."
         )
     if (vector or features) and (given := [name for name, value in of_maps.items() if value]):
         raise BadOption(f"{given[0]} is for head maps; directions and features have lists.")
+
+
+def require_features(features: str | None, of_features: dict[str, Any]) -> None:
+    """Raise BadOption for what is said of a dictionary, by option, if no dictionary is named."""
+    if features is None and (given := [name for name, value in of_features.items() if value is not None]):
+        raise BadOption(f"{given[0]} is about --features PLACE.")
 
 
 def refuse_weights_only(folder: str, options: dict[str, Any], command: str = "show MODEL …") -> None:

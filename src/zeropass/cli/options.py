@@ -32,6 +32,10 @@ LensOption = Annotated[
         "none for the weights alone.",
     ),
 ]
+Hook = Annotated[
+    str | None,
+    typer.Option(help="Of --features: where it reads and writes, if its files do not say it."),
+]
 LensesOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,6 +12,8 @@ Grammar::
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
     final.norm, embed.norm                          shifts of the norms outside the blocks
     pos.{i}, type.{i}, classifier.{i}, …            rows of the tables outside the blocks
+    L{layer}.sae.{i}[.encoder|.decoder]             a feature of a dictionary; .decoder.14 for what that of a
+                                                    cross-layer transcoder writes at layer 14
 """
 
 import re
@@ -21,7 +23,10 @@ from dataclasses import dataclass, replace
 from zeropass.arch.spec import ROUTER, base_role
 from zeropass.errors import BadAddress
 
-__all__ = ["Address", "canonical_role", "parse", "with_roles"]
+__all__ = ["FEATURE", "Address", "canonical_role", "feature_roles", "parse", "with_roles"]
+
+FEATURE = "sae"
+"""The part that features of a dictionary have in their addresses."""
 
 _N = "[0-9]{1,9}"  # fits the integers of Python, Parquet and every model
 _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
@@ -30,7 +35,7 @@ _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
-_FEATURE = re.compile(rf"L{_N}\.sae\.{_N}(?:\.\w+)?")
+_FEATURE = re.compile(rf"L({_N})\.sae\.({_N})(?:\.(encoder|decoder(?:\.{_N})?))?")
 _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
 
 
@@ -40,9 +45,11 @@ class Address:
 
     Attributes:
         layer: The layer; -1 outside the blocks.
-        part: ``ff``, ``attn`` or ``cross`` inside a block, else the stem of a table (``pos``, ``final`` …).
+        part: ``ff``, ``attn`` or ``cross`` inside a block, else the stem of a table (``pos``, ``final`` …); ``sae`` for
+            a feature of a dictionary.
         head: The query head; -1 where there is none.
-        index: The neuron, the column of a subhead or the row of a table; -1 for an entire head or a lone vector.
+        index: The neuron, the feature, the column of a subhead or the row of a table; -1 for an entire head or a lone
+            vector.
         role: The role; empty where all roles are meant.
         expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router.
 
@@ -67,7 +74,7 @@ class Address:
         stem = f"L{self.layer}.{self.part}"
         if self.expert >= 0:
             stem = f"{stem}.e{self.expert}"
-        if self.part == "ff" and (self.index >= 0 or self.expert >= 0):
+        if self.part in ("ff", FEATURE) and (self.index >= 0 or self.expert >= 0):
             return f"{stem}.{self.index}" if self.index >= 0 else stem
         if self.head < 0:
             return f"{stem}.{self.role}"
@@ -112,8 +119,8 @@ def parse(text: "str | Address") -> Address:
         return Address(int(m[1]), m[2], role=m[3])
     if m := _OUTSIDE.fullmatch(text):
         return Address(-1, m[1], role="norm") if m[1] else Address(-1, m[2], index=int(m[3]), role=m[2])
-    if _FEATURE.fullmatch(text):
-        raise BadAddress(f"{text} is a feature of a dictionary, which --features (in Python `Lens.features`) names.")
+    if m := _FEATURE.fullmatch(text):
+        return Address(int(m[1]), FEATURE, index=int(m[2]), role=m[3] or "")
     raise BadAddress(f"{text!r} is not an address: {_HELP}.")
 
 
@@ -128,8 +135,10 @@ def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
         The address itself if it has a role or needs none, else one address for each role.
 
     Raises:
-        BadAddress: If the address has a role that neurons of this model lack.
+        BadAddress: If the address has a role that neurons of this model lack, or is that of a feature.
     """
+    if place.part == FEATURE:
+        raise BadAddress(f"{place} is a feature of a dictionary, which --features (in Python `Lens.features`) names.")
     if place.layer >= 0 and place.part == "ff" and place.index >= 0:
         if place.role and place.role not in ff_roles:
             raise BadAddress(f"{place}.{place.role}: neurons of this model have the roles {', '.join(ff_roles)}.")
@@ -137,6 +146,17 @@ def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:
     if place.part in ("attn", "cross") and place.head >= 0 and not place.role:
         return [place.with_role(_role(place.part, map_role)) for map_role in ("qk", "vo")]
     return [place]
+
+
+def feature_roles(place: Address, roles: Sequence[str]) -> list[Address]:
+    """Return the addresses with a role that the address of a feature stands for; ``decoder`` for all decoders.
+
+    Args:
+        place: The address of a feature.
+        roles: The roles of the features of its layer.
+    """
+    asked = place.role
+    return [place.with_role(role) for role in roles if not asked or role == asked or role.startswith(f"{asked}.")]
 
 
 def canonical_role(role: str) -> str:

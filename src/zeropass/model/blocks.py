@@ -39,6 +39,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "swish": functional.silu,
     "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -172,7 +173,8 @@ class Block:
         written = inner(y)
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
-        return self._normed(written, behind) if self.model.has(behind) else written
+        scale = self.model.dims.residual_scale
+        return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         return apply_norm(

@@ -1,25 +1,23 @@
 """Dictionaries of features: the vectors of sparse autoencoders and transcoders as directions of a model's stream."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import Side
+from zeropass.arch.spec import OUTSIDE, Side, default_frames
 from zeropass.checkpoints.dictionary_files import DictionaryFile, FeatureVectors, Hook, read_dictionaries
 from zeropass.checkpoints.hub import fetch_dictionary, is_lens_id
 from zeropass.errors import BadAddress, BadDictionary
-from zeropass.model.directions import Where, direction_set
+from zeropass.model.address import FEATURE, Address, feature_roles, parse
+from zeropass.model.directions import Where, direction_set, parameters_at
 from zeropass.model.model import Model
-from zeropass.model.vectors import VectorSet
+from zeropass.model.vectors import SetFacts, VectorSet, count_of
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["Dictionary", "Feature", "open_dictionary", "parse_feature"]
-
-_FEATURE = re.compile(r"L([0-9]{1,4})\.sae\.([0-9]{1,9})(?:\.(encoder|decoder(?:\.[0-9]{1,4})?))?")
+__all__ = ["Dictionary", "feature_address", "open_dictionary"]
 
 _Place = tuple[int, Where] | None
 """A place: the number of layers behind the one in its name, and the part of that layer; None where no token is read."""
@@ -52,37 +50,16 @@ _MODULES: dict[str, tuple[_Place, _Place]] = {
 _STYLES: dict[str, dict[str, tuple[_Place, _Place]]] = {"transformer_lens": _TRANSFORMER_LENS, "modules": _MODULES}
 
 
-@dataclass(frozen=True, order=True)
-class Feature:
-    """The name of one feature.
-
-    Attributes:
-        layer: The layer in the name of the place where it reads.
-        index: Its number.
-        role: ``encoder`` or ``decoder``, of a cross-layer transcoder also ``decoder.14`` for what it writes there;
-            empty for all of them.
-    """
-
-    layer: int
-    index: int
-    role: str = ""
-
-    def __str__(self) -> str:
-        return f"L{self.layer}.sae.{self.index}"
-
-
-def parse_feature(text: str) -> Feature:
+def feature_address(text: str | Address) -> Address:
     """Read the address of a feature, such as ``L12.sae.4051`` or ``L12.sae.4051.decoder``.
 
     Raises:
         BadAddress: If it is none.
     """
-    match = _FEATURE.fullmatch(text.strip())
-    if match is None:
-        raise BadAddress(
-            f"{text!r} is not the address of a feature; one looks like L12.sae.4051 or L12.sae.4051.decoder."
-        )
-    return Feature(int(match[1]), int(match[2]), match[3] or "")
+    place = parse(text)
+    if place.part != FEATURE:
+        raise BadAddress(f"{place} is a parameter of the model; a feature looks like L12.sae.4051.")
+    return place
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,7 +87,7 @@ class Dictionary(ShortRepr):
     def addresses(self) -> str:
         """The first and the last address, in words."""
         (first, *_), (*_, last) = self.files, self.files
-        return f"{Feature(first, 0)} to {Feature(last, self.files[last].count - 1)}"
+        return f"{Address(first, FEATURE, index=0)} to {Address(last, FEATURE, index=self.files[last].count - 1)}"
 
     @property
     def note(self) -> str:
@@ -125,21 +102,23 @@ class Dictionary(ShortRepr):
             f"it does not say which weights it belongs to.{silent}"
         )
 
-    def sets(self, feature: Feature) -> dict[str, VectorSet]:
+    def sets(self, feature: Address) -> dict[str, VectorSet]:
         """Return the encoder and the decoders of a feature, or those that its address names, as a set of one each.
 
         Raises:
             BadAddress: If there is no such feature, or if its encoder reads what is no state of a token.
         """
-        file, roles, asked = self._file(feature.layer), self.roles(feature.layer), feature.role
+        file, roles = self._file(feature.layer), self.roles(feature.layer)
         if feature.index >= file.count:
             raise BadAddress(f"{feature} is out of range; layer {feature.layer} has features 0 to {file.count - 1}.")
-        chosen = [role for role in roles if not asked or role == asked or role.startswith(f"{asked}.")]
+        chosen = [place.role for place in feature_roles(feature, roles)]
         if not chosen:
             silent = (
-                f"at {file.reads} no state of a token is read" if asked == "encoder" else f"it has {', '.join(roles)}"
+                f"at {file.reads} no state of a token is read"
+                if feature.role == "encoder"
+                else f"it has {', '.join(roles)}"
             )
-            raise BadAddress(f"{feature}.{asked}: {silent}.")
+            raise BadAddress(f"{feature}.{feature.role}: {silent}.")
         return {role: self.set(feature.layer, role, feature.index, feature.index + 1) for role in chosen}
 
     def roles(self, layer: int) -> list[str]:
@@ -162,26 +141,40 @@ class Dictionary(ShortRepr):
             BadAddress: If the dictionary has no such layer, or if its features have no such role.
             BadWeights: If their values are not finite.
         """
+        file = self._file(layer)
+        hook, side, stored = self._role(layer, role)
+        vectors = torch.from_numpy(stored.rows(start, stop)).to(self.model.device)
+        # The mean over coordinates is subtracted before the encoders or, in models with LayerNorm, by the norm.
+        if side == "read" and (file.centred or self.model.family.norm == "layer"):
+            vectors = vectors - vectors.mean(1, keepdim=True)
+        if side == "write" and hook.name == "attn.hook_z":
+            vectors = vectors @ self.model.matrix("o", hook.layer)
+        addresses = (Address(layer, FEATURE, index=start + row, role=role) for row in range(len(vectors)))
+        return replace(direction_set(self.model, vectors, *_located(hook, side)), addresses=tuple(addresses))
+
+    def facts(self, layer: int, role: str) -> SetFacts:
+        """Return the facts about the features of a layer in a role; BadAddress as in `set`."""
+        hook, side, stored = self._role(layer, role)
+        at_layer, _, at = _located(hook, side)
+        like_layer, like = parameters_at(self.model, at_layer, side, at)
+        others = 0 if like_layer == OUTSIDE else count_of(self.model, like_layer, like)
+        return SetFacts(like, side, default_frames(side), at_layer, stored.count, others)
+
+    def like(self, layer: int, role: str) -> tuple[int, str]:
+        """Return the layer and role of the parameters that read or write at the same place as features."""
+        hook, side, _ = self._role(layer, role)
+        at_layer, _, at = _located(hook, side)
+        return parameters_at(self.model, at_layer, side, at)
+
+    def _role(self, layer: int, role: str) -> tuple[Hook, Side, FeatureVectors]:
+        """Return where features of a layer read or write in a role, their side, and their vectors as stored."""
         file, roles = self._file(layer), self.roles(layer)
         if role not in roles:
             raise BadAddress(f"The features of layer {layer} have no {role} with lists; they have {', '.join(roles)}.")
         if role == "encoder":
-            return self._encoders(file, start, stop)
-        at = roles.index(role) - len(roles) + len(file.writes)
-        return self._decoders(file.writes[at], file.decoders[at], start, stop)
-
-    def _encoders(self, file: DictionaryFile, start: int, stop: int | None) -> VectorSet:
-        vectors = torch.from_numpy(file.encoder.rows(start, stop)).to(self.model.device)
-        # The mean over coordinates is subtracted before the encoders or, in models with LayerNorm, by the norm.
-        if file.centred or self.model.family.norm == "layer":
-            vectors = vectors - vectors.mean(1, keepdim=True)
-        return direction_set(self.model, vectors, *_located(file.reads, "read"))
-
-    def _decoders(self, hook: Hook, decoders: FeatureVectors, start: int, stop: int | None) -> VectorSet:
-        vectors = torch.from_numpy(decoders.rows(start, stop)).to(self.model.device)
-        if hook.name == "attn.hook_z":
-            vectors = vectors @ self.model.matrix("o", hook.layer)
-        return direction_set(self.model, vectors, *_located(hook, "write"))
+            return file.reads, "read", file.encoder
+        at = roles.index(role) - len(roles)  # decoders are the last roles
+        return file.writes[at], "write", file.decoders[at]
 
     def _file(self, layer: int) -> DictionaryFile:
         if layer not in self.files:

@@ -12,7 +12,7 @@ from zeropass.errors import BadAddress, BadOption
 from zeropass.model.model import Model
 from zeropass.model.vectors import VectorSet
 
-__all__ = ["Where", "as_directions", "direction_set"]
+__all__ = ["Where", "as_directions", "direction_set", "parameters_at"]
 
 Where = Literal["attn", "ff", "block", "mid"]
 """The place of a direction: at attention or at the MLP of a layer, in the stream that enters it, or between the two."""
@@ -84,7 +84,7 @@ def direction_set(model: Model, directions: Tensor, layer: int, side: Side, at: 
         pass  # the end of the stream
     elif not 0 <= layer < layers:
         raise BadAddress(f"Layer {layer} is out of range: {model.name} has layers 0 to {layers - 1}.")
-    of_layer, role = _like(model, layer, side, at)
+    of_layer, role = parameters_at(model, layer, side, at)
     return VectorSet(
         layer=of_layer,
         role=role,
@@ -97,7 +97,7 @@ def direction_set(model: Model, directions: Tensor, layer: int, side: Side, at: 
     )
 
 
-def _like(model: Model, layer: int, side: Side, at: Where) -> tuple[int, str]:
+def parameters_at(model: Model, layer: int, side: Side, at: Where) -> tuple[int, str]:
     """Return the layer and role of the parameters that read or write at the place of a direction."""
     if side == "write":
         # What enters a layer is passed on as what the MLP before it wrote.

@@ -147,6 +147,7 @@ class BlockMeans:
         if not family.reads_bare(f"{site}_norm", self.block.layer):
             inner = self._slope(f"{site}.stream", f"{site}_norm") @ inner
         behind = f"{site}_post_norm"
+        inner = self.block.model.dims.residual_scale * inner
         return inner @ self._slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
 
     # The MLP

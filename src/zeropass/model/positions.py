@@ -16,7 +16,7 @@ KNOWN_ROPE = ("default", "linear", "llama3")
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:
-    """Return the rotary frequencies (r/2,) of a layer in radians per position.
+    """Return the rotary frequencies (r/2,) of a layer in radians per position; zeros in a layer that rotates nothing.
 
     Raises:
         BadOption: If the model has no RoPE, or scales it by a rule that is not known.
@@ -25,6 +25,8 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     rope = (dims.local_rope if layer in dims.local else None) or dims.rope
     if rope is None:
         raise BadOption(f"{model.name} has no rotary positions: only offset 0 has a meaning.")
+    if layer in dims.unrotated:
+        return torch.zeros(dims.rotary // 2, device=model.device)
     plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
     factors = model.rope_factors
     scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)

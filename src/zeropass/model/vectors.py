@@ -30,9 +30,11 @@ from zeropass.model.model import Model
 
 __all__ = [
     "BIAS_TENSORS",
+    "SetFacts",
     "VectorSet",
     "bias_roles",
     "count_of",
+    "facts_of",
     "kind_of",
     "locate",
     "reads_at",
@@ -84,6 +86,33 @@ class VectorSet(ShortRepr):
     def site(self) -> Site:
         """The part of the block that the vectors belong to."""
         return site_of(self.role)
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """The facts about a set of vectors that are known without reading it.
+
+    Attributes:
+        role: Its role, or that of the parameters at the same place if the vectors are no parameters.
+        side: Whether the vectors read the stream or write to it.
+        frames: The default frames.
+        reads_at: The layer whose stream they meet.
+        count: The number of vectors.
+        compared: The number of vectors of other parameters that it is compared with; none if it holds these itself.
+    """
+
+    role: str
+    side: Side
+    frames: tuple[str, ...]
+    reads_at: int
+    count: int
+    compared: int = 0
+
+
+def facts_of(model: Model, layer: int, role: str) -> SetFacts:
+    """Return the facts about the vectors of a role of `roles_at`."""
+    side, frames = kind_of(model, layer, role)
+    return SetFacts(role, side, frames, reads_at(model, layer, role), count_of(model, layer, role))
 
 
 def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:

@@ -390,7 +390,7 @@ class NearestRecord(Several[TokenScore], AsJson, AsFigure):
 
 def part_name(part: str) -> str:
     """Return the name of a part of a layer in a figure: ``FF``, ``head 3``."""
-    return "FF" if part == "ff" else part.replace("attn.", "head ").replace("cross.", "cross ")
+    return {"ff": "FF", "sae": "features"}.get(part) or part.replace("attn.", "head ").replace("cross.", "cross ")
 
 
 def _in_words(parameter: Telling) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.arch.spec import Frame
 from zeropass.errors import in_short
+from zeropass.model.address import Address, parse
 from zeropass.records.numbers import plain
 from zeropass.records.panels import AsFigure, Dot, Points, token_label
 from zeropass.records.parameters import VERBS, AsJson, Token, html_note, html_token, listed, verb_of
@@ -51,7 +53,7 @@ class Hit(ShortRepr):
     address: str
     side: str
     role: str
-    frame: str
+    frame: Frame
     score: float
     z: float
     above: bool | None = None
@@ -60,10 +62,15 @@ class Hit(ShortRepr):
     zs: tuple[float, ...] = ()
 
     @property
+    def place(self) -> Address:
+        """The address with its role, which `explain` takes."""
+        place = parse(self.address)
+        return place if place.role else place.with_role(self.role)
+
+    @property
     def layer(self) -> int:
         """The layer of the parameter; -1 outside the blocks."""
-        head = self.address.partition(".")[0].removeprefix("L")
-        return int(head) if head.isdecimal() else -1
+        return self.place.layer
 
     @property
     def doubt(self) -> str:

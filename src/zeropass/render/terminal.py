@@ -76,7 +76,7 @@ def render(record: Record, k: int = 12) -> RenderableType:
 def render_find(record: FindRecord, k: int) -> RenderableType:
     """Return parameters by what they do with the word: see it, are about to say it, write it."""
     parts: list[RenderableType] = [_tokens_used(record), *map(_note, record.explanations)]
-    verbs = verbs_of(list_type for match in record.hits if (list_type := (match.side, match.frame)) in VERBS)
+    verbs = verbs_of((match.side, match.frame) for match in record.hits if (match.side, match.frame) in VERBS)
     for list_type, verb in verbs.items():
         matches = [match for match in record.hits if (match.side, match.frame) == list_type]
         parts += [Text(verb, style="bold"), _match_table(record, matches[:k])]
@@ -232,11 +232,13 @@ _LABELS = {
 
 
 def _lines(name: str, value: Any) -> Sequence[Any]:
-    """Return a fact in lines: one for each note, one for each hash as ``sha256sum`` prints them, else one in all."""
+    """Return a fact in lines: one for each note, part or hash, as ``sha256sum`` prints those; else one in all."""
     if name == "notes" and isinstance(value, list | tuple):
         return value
     if name == "sha256" and isinstance(value, dict):
         return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    if name == "towers_unread":
+        return [f"{t['tower']} ({t['holds']}): {t['tensors']:,} tensors, {t['parameters']:,} parameters" for t in value]
     return [_fact(value)]
 
 
@@ -254,7 +256,7 @@ def _fact(value: Any) -> str:
 
 
 def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """Return a table of what each family has, then the notes, each once with the families that it is about."""
+    """Return a table of what each family has, the models around them, then each note with the families it is about."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("family", "files", "norm", "positions", "attention", "MLP"):
         table.add_column(name, no_wrap=name == "family")
@@ -268,7 +270,15 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
         Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2))
         for note, names in families_of.items()
     ]
-    return Group(table, Text(_LEGEND, style="dim"), Text("not exact, or good to know", style="bold"), *notes)
+    inside = ", ".join(sorted({name for row in rows for name in row["inside"]}))
+    return Group(
+        table,
+        Text(_LEGEND, style="dim"),
+        Text("multimodal models, of which the text model is read", style="bold"),
+        Padding(Text(inside), (0, 0, 0, 2)),
+        Text("not exact, or good to know", style="bold"),
+        *notes,
+    )
 
 
 _LEGEND = (

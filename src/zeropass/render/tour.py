@@ -37,21 +37,22 @@ _FRAMES: dict[tuple[bool, bool], Frame] = {
 
 
 def print_tour(console: Console, atlas: Atlas) -> None:
-    """Print the model, its most telling neurons of late, middle and early layers, heads, a word and next steps."""
+    """Print the model, its most telling neurons or features of some layers, heads, a word and next steps."""
     _introduce(console, atlas)
-    first, stop = atlas.layers
-    third = max(1, (stop - first) // 3)
-    parts = (
-        ("Late", (stop - third, stop)),
-        ("Middle", (first + third, stop - third)),
-        ("Early", (first, first + third)),
-    )
-    for name, layers in parts:
-        if layers[0] < layers[1]:
-            _neurons(console, atlas, name, layers)
-    _heads(console, atlas)
+    for name, layers in _parts(*atlas.layers).items():
+        _neurons(console, atlas, name, layers)
+    if not atlas.is_dictionary:
+        _heads(console, atlas)
     _word(console, atlas)
     _next(console, atlas)
+
+
+def _parts(first: int, stop: int) -> dict[str, tuple[int, int]]:
+    """Return the ranges of late, middle and early layers, or all layers if they are too few for that."""
+    third = (stop - first) // 3
+    if not third:
+        return {"": (first, stop)}
+    return {"Late": (stop - third, stop), "Middle": (first + third, stop - third), "Early": (first, first + third)}
 
 
 def _introduce(console: Console, atlas: Atlas) -> None:
@@ -64,7 +65,8 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     console.print(
         f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
         f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
-        f"{atlas.manifest['lists']:,} lists of words were read from its weights"
+        f"{atlas.manifest['lists']:,} lists of words were read from "
+        f"{'the features of a dictionary' if atlas.is_dictionary else 'its weights'}"
         f"{', through a lens (below)' if atlas.lens else '; it was never run'}.\n",
         highlight=False,
     )
@@ -81,15 +83,12 @@ def _introduce(console: Console, atlas: Atlas) -> None:
 
 
 def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int]) -> None:
-    """Print the most telling neurons of some layers, by what they write or see, with coherent lists if there are any.
-
-    Late ones are chosen by what they write; with a lens so are all, since distinctive lists belong to the neuron more
-    often than what it sees.
-    """
-    console.print(Rule(f"{name} layers {layers[0]} to {layers[1] - 1}: telling neurons", align="left"))
-    reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
-    writes = name == "Late" or bool(atlas.lens)
-    role, frame = "value" if writes else reading, _FRAMES[writes, bool(atlas.lens)]
+    """Print the most telling neurons or features of some layers, with coherent lists if there are any."""
+    units = "features" if atlas.is_dictionary else "neurons"
+    last = layers[1] - 1
+    where = f"layer {last}" if layers[0] == last else f"layers {layers[0]} to {last}"
+    console.print(Rule(f"{name} {where}: telling {units}".strip().capitalize(), align="left"))
+    role, frame = _chosen_by(atlas, late=name == "Late")
     candidates = atlas.coherent(role, frame, layers, _CANDIDATES)
     candidates = candidates or atlas.strongest([role], layers, frame=frame, k=_CANDIDATES)
     best = sorted(candidates, key=lambda address: -_wordiness(atlas, f"{address}.{role}", frame))
@@ -100,6 +99,21 @@ def _neurons(console: Console, atlas: Atlas, name: str, layers: tuple[int, int])
             if record.role != "up" and record.frame not in compared:
                 console.print(_brief(record))
         console.print()
+
+
+def _chosen_by(atlas: Atlas, late: bool) -> tuple[str, Frame]:
+    """Return the role and frame of the lists by which neurons or features are chosen.
+
+    Late neurons are chosen by what they write; with a lens so are all, since distinctive lists belong to the neuron
+    more often than what it sees. Features are chosen by what their encoders see, which is what activates them.
+    """
+    lens = bool(atlas.lens)
+    if atlas.is_dictionary:
+        role = atlas.unit_roles[0]
+        return role, _FRAMES[role != "encoder", lens]
+    reading = next((role for role in ("gate", "key") if role in atlas.model["ff_roles"]), "gate")
+    writes = late or lens
+    return "value" if writes else reading, _FRAMES[writes, lens]
 
 
 def _different(atlas: Atlas, addresses: Sequence[str], role: str, frame: Frame) -> list[str]:
@@ -211,11 +225,14 @@ def _next(console: Console, atlas: Atlas) -> None:
     first, stop = atlas.layers
     late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # as in the README, for the demo model
     neuron = f"L{late}.ff.{min(1189, atlas.model['neurons'] - 1)}"
+    if atlas.is_dictionary:
+        neuron = f"L{first}.sae.0"
     head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"
     console.print(Rule("Next", align="left"))
+    unit = "a feature" if atlas.is_dictionary else "a neuron"
     commands = [
-        (f"zeropass show {folder} {neuron} --tokens words", "a neuron"),
-        (f"zeropass show {folder} {head}", "a head"),
+        (f"zeropass show {folder} {neuron} --tokens words", unit),
+        *([] if atlas.is_dictionary else [(f"zeropass show {folder} {head}", "a head")]),
         (f"zeropass find {folder} Monday Tuesday", "who deals with a word, or with several"),
     ]
     if not atlas.is_change:

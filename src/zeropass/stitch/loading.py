@@ -45,6 +45,11 @@ def loaded(kind: Any, model: Model, **more: Any) -> Any:
         CannotRun: If transformers cannot load it; gives the reason.
     """
     path = model.files.path
+    if model.wrapper is not None:
+        raise CannotRun(
+            f"{model.name} is the text model inside a multimodal one, which is not run in parts: save the text model "
+            "alone (save_pretrained) and give the folder."
+        )
     if path is None:
         raise CannotRun(f"transformers runs {model.name} from files: save it (save_pretrained) and give the folder.")
     if model.files.format == "gguf":

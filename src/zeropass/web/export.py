@@ -20,7 +20,7 @@ import zeropass
 from zeropass._io.atomic import atomic_write, key_of, make_folder
 from zeropass._io.progress import Progress, silent
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
+from zeropass.arch.spec import HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.overviews import LayerRecord
@@ -242,7 +242,7 @@ def _of_layer(context: Context, number: int, chosen: Chosen) -> Makers:
 def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
     """Yield the addresses of the neurons, columns and lone vectors that have pages."""
     for number in layers:
-        for roles in (FF_ROLES, HEAD_ROLES):
+        for roles in (context.atlas.unit_roles, HEAD_ROLES):
             yield from context.atlas.strongest(roles, (number, number + 1), k=chosen.most)
         yield from (row.address for row in summary.outside(context.atlas, number))
     yield from (row.address for row in summary.outside(context.atlas, OUTSIDE))

@@ -1,6 +1,7 @@
 """The table of families; adding one touches a file of this folder and `tests/zoo.py`, nothing else."""
 
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
+from zeropass.arch.families.dense import FAMILIES as DENSE
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
@@ -8,4 +9,4 @@ from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: tuple[Family, ...] = (*LLAMAS, *GPTS, *ENCODERS, *ENCODER_DECODERS)
+FAMILIES: tuple[Family, ...] = (*LLAMAS, *DENSE, *GPTS, *ENCODERS, *ENCODER_DECODERS)

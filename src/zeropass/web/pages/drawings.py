@@ -56,7 +56,7 @@ def heat_map(overview: Overview) -> Picture:
             "x": LEFT + layers.index(cell.layer) * CELL,
             "y": TOP + parts.index(cell.part) * ROW,
             "shade": shade(cell.mean, low, high),
-            "path": layer_path(cell.layer) if cell.part == "ff" else at(f"L{cell.layer}.{cell.part}"),
+            "path": layer_path(cell.layer) if "." not in cell.part else at(f"L{cell.layer}.{cell.part}"),
             "name": f"Layer {cell.layer} {part_name(cell.part)}: "
             f"{cell.mean:.2f}, most {cell.most:.2f} in {cell.address}",
         }

@@ -9,7 +9,7 @@ import zeropass as zp
 from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import distributions, neighbours, summary
 from zeropass.errors import BadAddress, BadOption
-from zeropass.model.address import Address, parse
+from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord, Record, Records, SvdRecord, VectorRecord
 from zeropass.tokens.vocabulary import View
@@ -107,9 +107,12 @@ def _adjacent_paths(context: Context, place: Address) -> tuple[str | None, str |
         field, current, count = "index", place.index, model["head_dim"]
     elif place.index >= 0 and place.part == "ff":
         field, current, count = "index", place.index, model["neurons"] // model.get("experts", 1)
+    elif place.part == FEATURE:
+        field, current = "index", place.index
+        count = max(run.count for run in context.atlas.runs if run.layer == place.layer)
     else:
         return None, None
-    role = f".{place.role}" if place.part == "ff" and place.role else ""
+    role = f".{place.role}" if place.part in ("ff", FEATURE) and place.role else ""
     paths: list[str | None] = []
     for position in (current - 1, current + 1):
         adjacent = replace(place, head=position) if field == "head" else replace(place, index=position)

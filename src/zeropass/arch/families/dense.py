@@ -1,0 +1,407 @@
+"""Dense decoders of recent years: Llama with other norms, activations, biases, windows or positions."""
+
+from dataclasses import replace
+
+from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, OLMO2
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    CONFIG,
+    HF_LAYOUT,
+    LAYER,
+    LINEAR_BIASES,
+    MLP,
+    MLP_BIASES,
+    NORMS,
+    OUTER,
+    PLAIN_ATTENTION,
+    PLAIN_HF,
+    QK_NORMS,
+    WINDOWS,
+)
+from zeropass.arch.spec import Stored, weight_and_bias
+
+_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
+_PAIRED = {name: replace(ATTENTION[name], paired_rows=True) for name in ("q", "k", "q_bias", "k_bias")}
+"""Queries and keys whose rotary rows are neighbours."""
+
+_UP_DOWN = {
+    **weight_and_bias("key", LAYER + "mlp.up_proj"),
+    **weight_and_bias("value", LAYER + "mlp.down_proj", transpose=True),
+}
+"""An MLP without a gate."""
+
+_FUSED_MLP = {
+    "gate": Stored(LAYER + "mlp.gate_up_proj.weight", part=(0, 2)),
+    "up": Stored(LAYER + "mlp.gate_up_proj.weight", part=(1, 2)),
+    "value": MLP["value"],
+}
+_SHIFTED_NORMS = {
+    **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
+    **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
+    **weight_and_bias("final_norm", "norm"),
+}
+_ONE_NORM = dict.fromkeys(("attn_norm", "ff_norm"), NORMS["attn_norm"])
+"""The one norm of a parallel block."""
+
+_NORMS_BEHIND = {
+    "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+    "ff_post_norm": Stored(LAYER + "post_feedforward_layernorm.weight"),
+}
+_ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
+_LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
+
+MINISTRAL = replace(MISTRAL, name="ministral", model_types=("ministral",))
+
+_CWM_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+CWM = replace(
+    LLAMA,
+    name="cwm",
+    model_types=("cwm",),
+    layouts=(replace(PLAIN_HF, constants={"global_every": 4}, defaults={"window": 8192, "rope": _CWM_ROPE}),),
+)
+
+SEED_OSS = replace(
+    LLAMA,
+    name="seed_oss",
+    model_types=("seed_oss",),
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            switches={
+                "attention_bias": (_QKV_BIASES, True),
+                "attention_out_bias": (("o_bias",), False),
+                "mlp_bias": (MLP_BIASES, False),
+            },
+        ),
+    ),
+)
+
+SMOLLM3 = replace(
+    LLAMA,
+    name="smollm3",
+    model_types=("smollm3",),
+    tied_by_default=True,
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            config={
+                **CONFIG,
+                **WINDOWS,
+                "rotated_layers": ("no_rope_layers",),  # a one, in spite of the name, for a layer with rotary positions
+                "unrotated_every": ("no_rope_layer_interval",),
+            },
+            defaults={"unrotated_every": 4},
+        ),
+    ),
+    config={"activation": "silu", "window_used": False, "window_from": 28, "rope_theta": 2e6},
+)
+
+ERNIE4_5 = replace(
+    LLAMA,
+    name="ernie4_5",
+    model_types=("ernie4_5",),
+    tied_by_default=True,
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            switches={"use_bias": (LINEAR_BIASES, False)},
+            tensors={**LLAMA.layouts[0].tensors, **_PAIRED},
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 500000.0},
+)
+
+HELIUM = replace(
+    LLAMA,
+    name="helium",
+    model_types=("helium",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            switches={"attention_bias": (_QKV_BIASES, False)},
+            tensors={name: stored for name, stored in HF_LAYOUT.tensors.items() if name != "o_bias"} | _PAIRED,
+            optional=("unembedding", *_QKV_BIASES),
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 100000.0, "head_dim": 128},
+)
+
+VAULTGEMMA = replace(
+    GEMMA2,
+    name="vaultgemma",
+    model_types=("vaultgemma",),
+    layouts=(
+        replace(
+            GEMMA2.layouts[0],
+            tensors={
+                name: stored for name, stored in GEMMA2.layouts[0].tensors.items() if not name.endswith("_post_norm")
+            },
+        ),
+    ),
+)
+
+OLMO3 = replace(
+    OLMO2,
+    name="olmo3",
+    model_types=("olmo3",),
+    layouts=(
+        replace(
+            OLMO2.layouts[0],
+            config={**CONFIG, **WINDOWS, "local_rope_theta": ("rope_theta",)},  # layers with a window are not rescaled
+            constants={"local_every": 4},
+            defaults={"window": 4096},
+        ),
+    ),
+    config={**OLMO2.config, "rope_theta": 500000.0, "local_rope_theta": 500000.0},
+)
+
+EXAONE4 = replace(
+    LLAMA,
+    name="exaone4",
+    model_types=("exaone4",),
+    norm_place="out",
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={**CONFIG, **WINDOWS},
+            tensors={**OUTER, **_NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
+            constants={"only_local_rotated": True},
+            defaults={"window": 4096},
+            harmless=("sliding_window_pattern",),  # layer_types says the same for each layer
+        ),
+    ),
+)
+
+GLM = replace(
+    LLAMA,
+    name="glm",
+    model_types=("glm",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_QKV_BIASES),
+            switches={"attention_bias": (_QKV_BIASES, False)},
+            config={**CONFIG, **_ROTARY_SHARE},
+            tensors={
+                **OUTER,
+                **NORMS,
+                **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+                **_PAIRED,
+                **_FUSED_MLP,
+            },
+        ),
+    ),
+    config={"activation": "silu", "rotary_share": 0.5},
+)
+GLM4 = replace(
+    GLM,
+    name="glm4",
+    model_types=("glm4",),
+    layouts=(
+        replace(
+            GLM.layouts[0],
+            tensors={
+                **GLM.layouts[0].tensors,
+                "attn_post_norm": Stored(LAYER + "post_self_attn_layernorm.weight"),
+                "ff_post_norm": Stored(LAYER + "post_mlp_layernorm.weight"),
+            },
+        ),
+    ),
+)
+
+GRANITE = replace(
+    LLAMA,
+    name="granite",
+    model_types=("granite",),
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            config={
+                **CONFIG,
+                "attention_scale": ("attention_multiplier",),
+                "embed_scale": ("embedding_multiplier",),
+                "residual_scale": ("residual_multiplier",),
+                "logit_divisor": ("logits_scaling",),
+            },
+        ),
+    ),
+    config={"activation": "silu", "attention_scale": 1.0},
+)
+
+_COHERE_HF = replace(
+    HF_LAYOUT,
+    config={**_LAYER_NORM, "logit_scale": ("logit_scale",)},
+    tensors={**OUTER, **_ONE_NORM, **ATTENTION, **_PAIRED, **MLP},
+    defaults={"logit_scale": 0.0625},
+)
+COHERE = replace(
+    LLAMA,
+    name="cohere",
+    model_types=("cohere",),
+    norm="layer",
+    parallel=True,
+    tied_by_default=True,
+    layouts=(_COHERE_HF,),
+    config={"activation": "silu", "rope_theta": 500000.0},
+    when={"use_qk_norm": (False, None)},
+)
+COHERE2 = replace(
+    COHERE,
+    name="cohere2",
+    model_types=("cohere2",),
+    layouts=(
+        replace(
+            _COHERE_HF,
+            config={
+                **_COHERE_HF.config,
+                **WINDOWS,
+                "local_every": ("sliding_window_pattern", "_sliding_window_pattern"),
+            },
+            constants={"local_every": 4, "only_local_rotated": True},
+            defaults={"logit_scale": 0.0625, "window": 4096},
+        ),
+    ),
+    config={"activation": "silu"},
+    when={},
+)
+
+ARCEE = replace(
+    LLAMA,
+    name="arcee",
+    model_types=("arcee",),
+    ff_roles=("key", "value"),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"),
+            switches={**ATTENTION_BIAS, "mlp_bias": (("key_bias", "value_bias"), False)},
+            tensors={**OUTER, **NORMS, **ATTENTION, **_UP_DOWN},
+        ),
+    ),
+    config={"activation": "relu2"},
+)
+
+NEMOTRON = replace(
+    ARCEE,
+    name="nemotron",
+    model_types=("nemotron",),
+    norm="layer",
+    layouts=(
+        replace(
+            ARCEE.layouts[0],
+            config={**CONFIG, **_ROTARY_SHARE, "eps": ("norm_eps",)},
+            tensors={**OUTER, **_SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
+            gain_offset=1.0,
+        ),
+    ),
+    config={"activation": "relu2", "rotary_share": 0.5},
+)
+
+STARCODER2 = replace(
+    LLAMA,
+    name="starcoder2",
+    model_types=("starcoder2",),
+    norm="layer",
+    ff_roles=("key", "value"),
+    tied_by_default=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"),
+            switches={"use_bias": ((*HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"), True)},
+            config={**CONFIG, **WINDOWS, "eps": ("norm_epsilon",)},
+            tensors={
+                **OUTER,
+                **_SHIFTED_NORMS,
+                **ATTENTION,
+                **weight_and_bias("key", LAYER + "mlp.c_fc"),
+                **weight_and_bias("value", LAYER + "mlp.c_proj", transpose=True),
+            },
+        ),
+    ),
+    config={"activation": "gelu_pytorch_tanh"},
+)
+
+_STABLELM_HF = replace(
+    HF_LAYOUT,
+    optional=("unembedding", *_QKV_BIASES),
+    switches={"use_qkv_bias": (_QKV_BIASES, False)},
+    config={**_LAYER_NORM, **_ROTARY_SHARE},
+    tensors={
+        **OUTER,
+        **_SHIFTED_NORMS,
+        **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+        **MLP,
+    },
+)
+STABLELM = replace(
+    LLAMA,
+    name="stablelm",
+    model_types=("stablelm",),
+    norm="layer",
+    layouts=(_STABLELM_HF,),
+    config={"activation": "silu", "rotary_share": 0.25},
+    when={"use_parallel_residual": (False, None), "qk_layernorm": (False, None)},
+)
+STABLELM_PARALLEL = replace(
+    STABLELM,
+    parallel=True,
+    layouts=(
+        replace(
+            _STABLELM_HF,
+            tensors={
+                **_STABLELM_HF.tensors,
+                **weight_and_bias("ff_norm", LAYER + "input_layernorm"),
+            },
+        ),
+    ),
+    when={"use_parallel_residual": (True,), "qk_layernorm": (False, None)},
+)
+
+EUROBERT = replace(
+    LLAMA,
+    name="eurobert",
+    model_types=("eurobert",),
+    causal=False,
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            optional=(*LLAMA.layouts[0].optional, "unembedding_bias"),
+            tensors={**LLAMA.layouts[0].tensors, **weight_and_bias("unembedding", "^lm_head")},
+        ),
+    ),
+)
+
+FAMILIES = (
+    MINISTRAL,
+    CWM,
+    SEED_OSS,
+    SMOLLM3,
+    ERNIE4_5,
+    HELIUM,
+    VAULTGEMMA,
+    OLMO3,
+    EXAONE4,
+    GLM,
+    GLM4,
+    GRANITE,
+    COHERE,
+    COHERE2,
+    ARCEE,
+    NEMOTRON,
+    STARCODER2,
+    STABLELM,
+    STABLELM_PARALLEL,
+    EUROBERT,
+)

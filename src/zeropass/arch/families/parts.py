@@ -1,0 +1,128 @@
+"""The pieces of the layouts of Llama and of the models built like it, by the names that their files use."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zeropass.arch.spec import Layout, Stored, weight_and_bias
+
+LAYER = "layers.{layer}."
+BLK = "blk.{layer}."
+HEAD_BIASES, MLP_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias"), ("gate_bias", "up_bias", "value_bias")
+LINEAR_BIASES = (*HEAD_BIASES, *MLP_BIASES)
+
+CONFIG: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers",),
+    "d": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads", "num_attention_heads"),
+    "head_dim": ("head_dim",),
+    "neurons": ("intermediate_size",),
+    "vocab": ("vocab_size",),
+    "eps": ("rms_norm_eps",),
+    "activation": ("hidden_act",),
+    "rope_theta": ("rope_theta",),
+}
+WINDOWS: Mapping[str, tuple[str, ...]] = {
+    "window": ("sliding_window",),
+    "window_used": ("use_sliding_window",),
+    "window_from": ("max_window_layers",),
+    "layer_kinds": ("layer_types",),
+}
+OUTER = {
+    "embedding": Stored("embed_tokens.weight"),
+    "unembedding": Stored("^lm_head.weight"),
+    "final_norm": Stored("norm.weight"),
+}
+NORMS = {
+    "attn_norm": Stored(LAYER + "input_layernorm.weight"),
+    "ff_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+}
+ATTENTION = {
+    **weight_and_bias("q", LAYER + "self_attn.q_proj"),
+    **weight_and_bias("k", LAYER + "self_attn.k_proj"),
+    **weight_and_bias("v", LAYER + "self_attn.v_proj"),
+    **weight_and_bias("o", LAYER + "self_attn.o_proj", transpose=True),
+}
+BIASED_MLP = {
+    **weight_and_bias("gate", LAYER + "mlp.gate_proj"),
+    **weight_and_bias("up", LAYER + "mlp.up_proj"),
+    **weight_and_bias("value", LAYER + "mlp.down_proj", transpose=True),
+}
+PLAIN_ATTENTION = {role: ATTENTION[role] for role in ("q", "k", "v", "o")}
+MLP = {role: BIASED_MLP[role] for role in ("gate", "up", "value")}
+ATTENTION_BIAS = {"attention_bias": (HEAD_BIASES, False)}
+QK_NORMS = {
+    "q_norm": Stored(LAYER + "self_attn.q_norm.weight"),
+    "k_norm": Stored(LAYER + "self_attn.k_norm.weight"),
+}
+HF_LAYOUT = Layout(
+    format="hf",
+    prefixes=("model.", ""),
+    optional=("unembedding", *HEAD_BIASES),
+    switches=ATTENTION_BIAS,
+    config=CONFIG,
+    tensors={**OUTER, **NORMS, **ATTENTION, **MLP},
+    extra={"classifier": (Stored("^score.weight"), "read")},
+    unread=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+)
+PLAIN_HF = replace(
+    HF_LAYOUT,
+    optional=("unembedding",),
+    switches={},
+    config={**CONFIG, **WINDOWS},
+    tensors={**OUTER, **NORMS, **PLAIN_ATTENTION, **MLP},
+)
+
+
+def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the keys of a GGUF file, each with the name of the architecture in front."""
+    keys = {
+        "layers": ("block_count",),
+        "d": ("embedding_length",),
+        "heads": ("attention.head_count",),
+        "kv_heads": ("attention.head_count_kv", "attention.head_count"),
+        "head_dim": ("attention.key_length",),
+        "rotary": ("rope.dimension_count",),
+        "neurons": ("feed_forward_length",),
+        "vocab": ("vocab_size",),
+        "eps": ("attention.layer_norm_rms_epsilon",),
+        "rope_theta": ("rope.freq_base",),
+        "local_rope_theta": ("rope.freq_base_swa",),
+        "window": ("attention.sliding_window",),
+        "layer_kinds": ("attention.sliding_window_pattern",),  # a flag for each layer, or a period
+        "local_every": ("attention.sliding_window_pattern",),
+        "attention_cap": ("attn_logit_softcapping",),
+        "logit_cap": ("final_logit_softcapping",),
+    }
+    return {size: tuple(f"{name}.{key}" for key in suffixes) for size, suffixes in keys.items()}
+
+
+GGUF_TENSORS = {
+    "embedding": Stored("token_embd.weight"),
+    "unembedding": Stored("output.weight"),
+    "final_norm": Stored("output_norm.weight"),
+    "rope_factors": Stored("rope_freqs.weight"),
+    "attn_norm": Stored(BLK + "attn_norm.weight"),
+    "ff_norm": Stored(BLK + "ffn_norm.weight"),
+    **weight_and_bias("q", BLK + "attn_q"),
+    **weight_and_bias("k", BLK + "attn_k"),
+    **weight_and_bias("v", BLK + "attn_v"),
+    **weight_and_bias("o", BLK + "attn_output", transpose=True),
+    **weight_and_bias("gate", BLK + "ffn_gate"),
+    **weight_and_bias("up", BLK + "ffn_up"),
+    **weight_and_bias("value", BLK + "ffn_down", transpose=True),
+}
+
+
+def gguf(name: str, **tensors: Stored) -> Layout:
+    """Return the layout of llama.cpp, with some tensors in addition to the usual ones or in place of them."""
+    return Layout(
+        format="gguf",
+        optional=("unembedding", "rope_factors", *LINEAR_BIASES),
+        config=_gguf_config(name),
+        tensors={**GGUF_TENSORS, **tensors},
+        unread=(r"blk\.\d+\.attn_rot_embd\.weight",),
+    )
+
+
+GGUF_QK_NORMS = {"q_norm": Stored(BLK + "attn_q_norm.weight"), "k_norm": Stored(BLK + "attn_k_norm.weight")}
