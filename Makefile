@@ -37,8 +37,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell src tests docs benchmarks reproduce *.md CITATION.cff Makefile pyproject.toml
 
+# pyright counts what a user's type checker would not know; it finds the packages of the Python that is first on the path.
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	@types=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes zeropass --ignoreexternal) || { echo "$$types"; exit 1; }
 
 # The site needs all of the development environment, since the reference imports every module. It needs no network.
 docs: $(VENV)/.dev

@@ -21,17 +21,17 @@ LAYERS = (
     ("checkpoints", "arch"),
     ("model", "records"),
     ("lens", "atlas", "render"),
-    ("evidence", "align", "diff", "stitch"),
+    ("evidence", "align", "diff", "stitch", "labels"),
     ("__init__",),
     ("web", "cli", "mcp", "__main__"),
 )
 """Rows from bottom to top. A package imports from rows below its own and, without a cycle, from its own row."""
 
-APPLICATIONS = ("align", "diff", "evidence", "stitch")
+APPLICATIONS = ("align", "diff", "evidence", "labels", "stitch")
 ANATOMY = ("render", "results", "run")
 """The modules that every application has; no other module name occurs twice."""
 
-TOP = 21
+TOP = 22
 """The largest number of entries at the top of the package."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -52,6 +52,7 @@ WITHOUT_TORCH = (
         "render.tour",
     ),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
+    *("labels.render", "labels.results", "labels.run"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )
 

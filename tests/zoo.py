@@ -80,6 +80,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPTJConfig",
         _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40, "rotary_dim": 4, "n_positions": 512},
     ),
+    "codegen": (
+        "CodeGenForCausalLM",
+        "CodeGenConfig",
+        _GPT | {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 512, "n_inner": 40},
+    ),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _THREE | {"rotary_pct": 0.75}),
     "gpt_neox-sequential": (
         "GPTNeoXForCausalLM",
@@ -186,6 +191,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
         | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0},
     ),
+    "hyperclovax": (
+        "HyperCLOVAXForCausalLM",
+        "HyperCLOVAXConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
+        | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0},
+    ),
+    "jais2": ("Jais2ForCausalLM", "Jais2Config", _GQA | {"head_dim": 8, "layer_norm_eps": 1e-2}),
     "cohere": ("CohereForCausalLM", "CohereConfig", _GQA | {"layer_norm_eps": 1e-2, "attention_bias": True}),
     "cohere2": (
         "Cohere2ForCausalLM",

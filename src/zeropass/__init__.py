@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from zeropass.diff.run import compare
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
+    from zeropass.labels.results import Labels
+    from zeropass.labels.run import kept_labels, label
     from zeropass.lens import Lens, load, pairs_with
     from zeropass.mcp.server import serve_mcp
     from zeropass.model.adapted import Adapted, adapt
@@ -67,6 +69,7 @@ __all__ = [
     "Evidence",
     "Factored",
     "Frames",
+    "Labels",
     "Lens",
     "LensMaps",
     "Model",
@@ -89,6 +92,8 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "kept_labels",
+    "label",
     "lens_of",
     "load",
     "load_stitched",
@@ -142,6 +147,8 @@ _NAMES_BY_MODULE = {
     "zeropass.model.dictionaries": ("Dictionary", "open_dictionary"),
     "zeropass.model.frames": ("Frames",),
     "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
+    "zeropass.labels.results": ("Labels",),
+    "zeropass.labels.run": ("kept_labels", "label"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model",),
     "zeropass.model.opening": ("open_model",),

@@ -98,7 +98,9 @@ class UnknownWord(ZeropassError, KeyError):
         self, message: str, text: str = "", suggestions: Sequence[str] = (), pieces: Sequence[int] = ()
     ) -> None:
         super().__init__(message)
-        self.text, self.suggestions, self.pieces = text, tuple(suggestions), tuple(pieces)
+        self.text: str = text
+        self.suggestions: tuple[str, ...] = tuple(suggestions)
+        self.pieces: tuple[int, ...] = tuple(pieces)
 
 
 class BadOption(ZeropassError, ValueError):

@@ -382,7 +382,7 @@ def swapped(first: str, second: str) -> Spoil:
 def unsplit(model: Model) -> Model | None:
     """Split the fused tensors in the other way."""
     fused = {name: stored for name, stored in model.layout.tensors.items() if stored.fused}
-    other: dict[str, Any] = {"stacked": "grouped", "grouped": "stacked"}
+    other: dict[str, Any] = {"stacked": "grouped", "grouped": "stacked", "quarters": "stacked"}
     changed = {name: replace(stored, fused=other[stored.fused]) for name, stored in fused.items()}
     # with one key/value head, both ways are the same
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None

@@ -86,7 +86,8 @@ class Stored:
             layers that read from it).
         part: (i, n) for the i-th of n equal parts along the canonical rows.
         fused: The order of q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped``
-            has, for each key/value head, its query heads, then its k, then its v.
+            has, for each key/value head, its query heads, then its k, then its v; ``quarters`` has, in each of four
+            parts, rows of q, of v and of k.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
     """
@@ -94,7 +95,7 @@ class Stored:
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
-    fused: Literal["", "stacked", "grouped"] = ""
+    fused: Literal["", "stacked", "grouped", "quarters"] = ""
     paired_rows: bool = False
 
     @property

@@ -40,7 +40,9 @@ class Flow:
     """
 
     def __init__(self, parts: Iterable[Text], gap: int = 2, indent: int = 2) -> None:
-        self.parts, self.gap, self.indent = tuple(parts), gap, indent
+        self.parts: tuple[Text, ...] = tuple(parts)
+        self.gap: int = gap
+        self.indent: int = indent
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines that fit the width of the console."""

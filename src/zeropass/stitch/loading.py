@@ -12,8 +12,8 @@ from zeropass.model.model import Model
 
 try:
     import transformers
-except ImportError as error:
-    raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from error
+except ImportError as _error:
+    raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from _error
 
 __all__ = ["loaded", "quiet", "transformers"]
 

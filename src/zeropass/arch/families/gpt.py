@@ -307,6 +307,24 @@ GPTJ = Family(
     config={"activation": "gelu_new", "eps": 1e-5},
 )
 
+_CODEGEN_QKV = Stored(_H + "attn.qkv_proj.weight", fused="quarters")
+CODEGEN = replace(
+    GPTJ,
+    name="codegen",
+    model_types=("codegen",),
+    layouts=(
+        replace(
+            GPTJ.layouts[0],
+            tensors={
+                **GPTJ.layouts[0].tensors,
+                **dict.fromkeys("qk", replace(_CODEGEN_QKV, paired_rows=True)),
+                "v": _CODEGEN_QKV,
+            },
+            unread=(r"h\.\d+\.attn\.causal_mask",),
+        ),
+    ),
+)
+
 _NEOX = "layers.{layer}."
 GPT_NEOX = Family(
     name="gpt_neox",
@@ -579,6 +597,7 @@ FAMILIES = (
     BIOGPT,
     GPT_NEO,
     GPTJ,
+    CODEGEN,
     GPT_NEOX,
     GPT_NEOX_SEQUENTIAL,
     OPT,
