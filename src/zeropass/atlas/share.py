@@ -37,7 +37,7 @@ from zeropass.atlas.schema import (
     safe_name,
     vector_file,
 )
-from zeropass.checkpoints.hub_access import bars_on_terminals, first_line, status_of
+from zeropass.checkpoints.hub_access import first_line, status_of, watched_bars
 from zeropass.checkpoints.hub_address import DATASETS, REPO_ID
 from zeropass.errors import BadAtlas, BadOption, NotPushed, ZeropassError, in_short
 
@@ -184,7 +184,7 @@ _REASONS = {
 def _pushing(repo_id: str) -> Iterator[None]:
     """Raise NotPushed, with the reason in words, if the hub does not take a push."""
     try:
-        with bars_on_terminals():
+        with watched_bars():
             yield
     except ZeropassError:
         raise

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
-from zeropass.checkpoints.hub_access import bars_on_terminals, fetching, first_line
+from zeropass.checkpoints.hub_access import fetching, first_line, watched_bars
 from zeropass.checkpoints.hub_address import REPO_ID, REVISION
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
@@ -139,7 +139,7 @@ def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, s
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
     """Fetch the files of a repository that match some patterns, and return their folder."""
     try:
-        with fetching(repo_id, revision, kind), bars_on_terminals():
+        with fetching(repo_id, revision, kind), watched_bars():
             return Path(snapshot_download(repo_id, repo_type=kind, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         label = repo_id if revision is None else f"{repo_id}@{revision}"

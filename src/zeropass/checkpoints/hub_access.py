@@ -1,6 +1,5 @@
 """The hub's answers as errors of zeropass. No torch."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +12,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+from zeropass._io.progress import is_watched
 from zeropass.errors import NotFetched, ZeropassError
 
-__all__ = ["bars_on_terminals", "fetching", "first_line", "status_of"]
+__all__ = ["fetching", "first_line", "status_of", "watched_bars"]
 
 
 _REASONS = {
@@ -67,9 +67,9 @@ def status_of(error: BaseException) -> int:
 
 
 @contextmanager
-def bars_on_terminals() -> Iterator[None]:
-    """Let the hub's client show progress bars on a terminal only: in a log they would be thousands of lines."""
-    if sys.stderr.isatty() or are_progress_bars_disabled():
+def watched_bars() -> Iterator[None]:
+    """Let the hub's client show its progress bars where somebody watches: in a log they would be thousands of lines."""
+    if is_watched() or are_progress_bars_disabled():
         yield
         return
     disable_progress_bars()

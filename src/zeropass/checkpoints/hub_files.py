@@ -30,7 +30,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json, parse_json
 from zeropass.checkpoints.demo import cache_folder
-from zeropass.checkpoints.hub_access import bars_on_terminals, fetching
+from zeropass.checkpoints.hub_access import fetching, watched_bars
 from zeropass.checkpoints.hub_address import DATASETS, REPO_ID, REVISION
 from zeropass.errors import BadAtlas, NotFetched
 
@@ -98,7 +98,7 @@ class HubPath:
     def _copied(self) -> str:
         """Return the path of a whole copy of a file, after fetching it if there is none."""
         dataset = self.dataset
-        with dataset.fetching(), bars_on_terminals():
+        with dataset.fetching(), watched_bars():
             copy = hf_hub_download(dataset.repo_id, self.name, repo_type="dataset", revision=dataset.commit)
         if (size := Path(copy).stat().st_size) != self.size:
             raise NotFetched(f"{self} came with {size} bytes; the hub's list of files says {self.size}.")
@@ -118,7 +118,7 @@ class HubPath:
         missing = [file.name for file in files if file.copy is None]
         if missing:
             dataset = self.dataset
-            with dataset.fetching(), bars_on_terminals():
+            with dataset.fetching(), watched_bars():
                 snapshot_download(dataset.repo_id, repo_type="dataset", revision=dataset.commit, allow_patterns=missing)
 
     @property
@@ -325,7 +325,7 @@ def open_dataset(address: str) -> HubPath:
     if not (address.startswith(DATASETS) and REPO_ID.fullmatch(repo_id) and (not at or REVISION.fullmatch(given))):
         raise BadAtlas(f"{address!r} is no atlas on the hub; one looks like {DATASETS}owner/name@revision.")
     try:
-        with fetching(repo_id, revision, "dataset"), bars_on_terminals():
+        with fetching(repo_id, revision, "dataset"), watched_bars():
             manifest = _manifest(repo_id, revision)
     except HFValidationError as error:
         raise BadAtlas(f"{address!r} is no atlas on the hub: {error}") from error
