@@ -41,7 +41,16 @@ LAZY = "zeropass"
 WITHOUT_TORCH = (
     *("errors", "tokens.vocabulary", "arch.family_table", "model.address"),
     *("records.parameters", "records.overviews", "records.search", "records.verdicts"),
-    *("atlas.folder", "atlas.query", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
+    *(
+        "checkpoints.hub_files",
+        "atlas.folder",
+        "atlas.query",
+        "atlas.read",
+        "atlas.schema",
+        "atlas.share",
+        "render.terminal",
+        "render.tour",
+    ),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
     *("labels.render", "labels.results", "labels.run"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),

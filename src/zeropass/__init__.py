@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
@@ -73,6 +74,7 @@ __all__ = [
     "LensMaps",
     "Model",
     "Options",
+    "Push",
     "Sources",
     "Stitch",
     "StitchOptions",
@@ -104,6 +106,7 @@ __all__ = [
     "pairs_with",
     "parse",
     "parse_size",
+    "push_atlas",
     "read_alignment",
     "read_evidence",
     "read_lens",
@@ -131,6 +134,7 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),

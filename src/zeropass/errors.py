@@ -5,6 +5,7 @@ ZeropassError
 │   ├── UnknownFamily   the architecture is not in the table (never guessed)
 │   └── BadWeights      a tensor is missing, has another shape, or holds NaN or infinite values
 ├── NotFetched          a model or file could not be downloaded, or is not in the cache while offline
+├── NotPushed           a hub did not take an atlas
 ├── BadAddress          a text is not an address, or the address is out of the model's range (KeyError, ValueError)
 ├── UnknownWord         a text is not a single token of the vocabulary (KeyError)
 ├── BadOption           an option or argument has a value that cannot be used (ValueError)
@@ -30,6 +31,7 @@ __all__ = [
     "CannotRun",
     "MissingExtra",
     "NotFetched",
+    "NotPushed",
     "UnknownFamily",
     "UnknownWord",
     "ZeropassError",
@@ -73,6 +75,10 @@ class BadWeights(BadModel):
 
 class NotFetched(ZeropassError):
     """A model or file that could not be downloaded, or is not in the cache while offline."""
+
+
+class NotPushed(ZeropassError):
+    """An atlas that a hub did not take."""
 
 
 class BadAddress(ZeropassError, KeyError, ValueError):

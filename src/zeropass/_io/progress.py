@@ -9,7 +9,17 @@ from functools import wraps
 from importlib import import_module
 from typing import ParamSpec, TypeVar
 
-__all__ = ["Progress", "callback", "in_notebook", "reporting", "show_nothing", "shows_progress", "silent", "waiting"]
+__all__ = [
+    "Progress",
+    "callback",
+    "in_notebook",
+    "is_watched",
+    "reporting",
+    "show_nothing",
+    "shows_progress",
+    "silent",
+    "waiting",
+]
 
 Progress = Callable[[str, int, int], None]
 """Is called with what is being done, how many steps of it are done, and how many there are; 0 if that is not known."""
@@ -35,7 +45,7 @@ def reporting(progress: Progress | bool = True) -> Iterator[Progress]:
     """
     if callable(progress):
         yield progress
-    elif progress and _is_watched() and _shown.acquire(blocking=False):
+    elif progress and is_watched() and _shown.acquire(blocking=False):
         try:
             with import_module("zeropass._io.progress_display").display() as report:
                 yield report
@@ -85,7 +95,7 @@ def in_notebook() -> bool:
     return "ZMQInteractiveShell" in {kind.__name__ for kind in type(shell).__mro__}
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Tell whether this is the main thread, which a person called, of a notebook or a process with a terminal."""
     if threading.current_thread() is not threading.main_thread():
         return False

@@ -50,8 +50,8 @@ LENS_FRAMES = {"seen": "token", "distinctive": "output", "effect": "output"}
 RELATIVE = {"distinctive": "effect"}
 """The frames that divide each token's score in another frame by its root mean square among the layer's vectors."""
 
-LENS_MAPS = "lens.safetensors"
-"""The file in the folder of a lens that holds its maps."""
+LENS_FACTS, LENS_MAPS = "lens.json", "lens.safetensors"
+"""The files in the folder of a lens: the facts about it, and its maps."""
 
 ALL_FRAMES: tuple[Frame, ...] = get_args(Frame)
 """Every frame, in the order in which lists are shown."""

@@ -16,6 +16,7 @@ CONTENTS = {
     "labels": "sentences that zeropass label had another program write",
     "demo": "demo models",
     "text": "texts that evidence is measured on",
+    "atlases": "parts of atlases on the hub",
     "onnx": "models converted from ONNX files",
 }
 """The folders of the cache, and what each holds."""

@@ -195,7 +195,7 @@ def show(
     name: Any = frame  # what takes it knows which frames there are
     require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
     refuse_mixed(vector, features, {"--hook": hook}, {"--svd": svd, "--offset": offset is not None})
-    if is_atlas(Path(what)):
+    if is_atlas(what):
         weights = {"vector": vector, "features": features, "adapter": adapter, "device": device != "cpu"}
         maps = {"offset": offset, "svd": svd}
         refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
@@ -305,7 +305,7 @@ def label(
     """Have another program say in a sentence what lists have in common, and score it against wrong lists."""
     if command is not None and not addresses:
         raise BadOption("An address is needed, such as L26.ff.1189: --with labels what it is given.")
-    if is_atlas(Path(what)):
+    if is_atlas(what):
         refuse_weights_only(
             what, {"device": device != "cpu", "lens": lens not in ("auto", "none")}, "label MODEL ADDRESS …"
         )
@@ -330,7 +330,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
-    facts = zp.open_atlas(what).info() if is_atlas(Path(what)) else open_named(what).info()
+    facts = zp.open_atlas(what).info() if is_atlas(what) else open_named(what).info()
     if not print_json(facts, as_json):
         with text_output() as console:
             console.print(facts_table(facts))
@@ -613,7 +613,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
     ] = None,
-    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
     second_model: Annotated[str | None, typer.Option(help="As --model, of the second.")] = None,
     alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
     diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
@@ -680,7 +680,7 @@ def mcp(
     if folder and base:
         raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
     untuned = zp.open_model(base, device=device) if base else None
-    if is_atlas(Path(what)):
+    if is_atlas(what):
         only_weights = {"adapter": folder, "device": device != "cpu", "lens": lens not in ("auto", "none")}
         refuse_weights_only(what, only_weights, "mcp MODEL")
         source: Any = zp.open_atlas(what)
@@ -706,7 +706,7 @@ def export(
     ] = 20,
     tokens: Annotated[int, typer.Option(min=0, help="How many tokens get pages, most mentioned first.")] = 1000,
     everything: Annotated[bool, typer.Option("--all", help="Pages of every parameter and token.")] = False,
-    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
     alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
     diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
 ) -> None:
@@ -716,6 +716,31 @@ def export(
     with reporting() as report:
         count = zp.export_site(contexts, site, chosen, report)
     print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder of an atlas.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the hub; made if it is missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
+    model_license: Annotated[
+        str, typer.Option("--license", help="The licence of the model's weights, such as apache-2.0.")
+    ] = "unknown",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the atlas and print its card, but send nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put an atlas on the hub, with a card; `show hf://datasets/OWNER/NAME …` then reads it from there."""
+    pushed = zp.push_atlas(folder, name, private=private, license_id=model_license, dry_run=dry_run)
+    if print_json(pushed.to_json(), as_json):
+        return
+    if dry_run:
+        print("\n".join(shown_text(line, limit=1000) for line in pushed.card.split("\n")))
+    at = f" at commit {pushed.commit}" if pushed.commit else ", nothing sent"
+    print(f"{pushed.address}: {pushed.files:,} files, {pushed.bytes / 1e6:,.0f} MB{at}.")
+    if pushed.kept_card:
+        print("Its card was edited on the hub, so it stays as it is there.")
 
 
 @app.command()
