@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ATLAS ?= demo/smollm2-135m
+SITE := build/site
 PEERS := .peers
 WORKERS ?= 2
 
-.PHONY: demo test browser lint types check bench memory gpu peers frames evidence alignment audit stitching fuzz clean
+.PHONY: demo test browser lint types check docs tutorials bench memory gpu peers frames evidence alignment audit stitching fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -34,10 +35,22 @@ check: lint types
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell src tests docs benchmarks reproduce *.md Makefile pyproject.toml
+	$(BIN)/codespell src tests docs benchmarks reproduce *.md CITATION.cff Makefile pyproject.toml
 
+# pyright counts what a user's type checker would not know; it finds the packages of the Python that is first on the path.
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	@types=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes zeropass --ignoreexternal) || { echo "$$types"; exit 1; }
+
+# The site needs all of the development environment, since the reference imports every module. It needs no network.
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs $(SITE)
+	@echo "$(SITE)/index.html"
+
+# This runs the notebooks and keeps their output, which the site shows.
+tutorials: $(VENV)/.dev
+	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m
+	OMP_NUM_THREADS=1 $(BIN)/python reproduce/tutorials.py
 
 # This prints tables, and ratios next to the recorded ones; RECORD=--record records today's ratios.
 bench: $(VENV)/.dev
@@ -117,4 +130,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.user
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) demo build .pytest_cache .mypy_cache .ruff_cache

@@ -37,8 +37,8 @@ class Forward:
 
     def memory(self) -> Tensor:
         """Return the output of the encoder's last block, before the norm if the family has one there."""
-        norm = self.model.layout.tensors.get("memory_norm")
-        return self.into[norm.name.removesuffix(".weight")][0] if norm else self.result.encoder_last_hidden_state
+        has_norm = "memory_norm" in self.model.layout.tensors
+        return self.took("memory_norm") if has_norm else self.result.encoder_last_hidden_state
 
     def took(self, what: str, layer: int = 0) -> Tensor:
         """Return the input of the module that holds a canonical tensor; layers that share it call it once each."""
@@ -51,14 +51,12 @@ class Forward:
     def name(self, what: str, layer: int = 0) -> str:
         """Return the full name of the module that holds a canonical tensor."""
         tensor = self.model.layout.tensors[what].name.format(layer=layer).removesuffix(".weight")
-        # transformers and the files of Mixtral name the module of the experts differently
-        for name in (
-            self.model.prefix + tensor,
-            tensor,
-            (self.model.prefix + tensor).replace("block_sparse_moe", "mlp"),
-        ):
-            if name in self.out:
-                return name
+        # transformers and the files of Mixtral name the module of the experts differently, and text models inside
+        # multimodal ones
+        for prefix in (self.model.prefix, "", "model.language_model."):
+            for name in (prefix + tensor, (prefix + tensor).replace("block_sparse_moe", "mlp")):
+                if name in self.out:
+                    return name
         raise KeyError(tensor)
 
 

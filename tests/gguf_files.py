@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from tiny import VOCAB
 from zeropass.model.opening import open_model
 
+NAMES = {"gemma3_text": "gemma3", "qwen2_vl_text": "qwen2vl", "qwen3_vl_text": "qwen3vl"}
+"""The model types that have another name in llama.cpp."""
+
 Config = dict[str, Any]
 Keys = Callable[[gguf.GGUFWriter, Config], None]
 
@@ -24,7 +27,8 @@ Keys = Callable[[gguf.GGUFWriter, Config], None]
 def convert(folder: Path, path: Path) -> Path:
     """Write the checkpoint of a folder as one file; its tokenizer.json is byte-level BPE or SentencePiece."""
     config = json.loads((folder / "config.json").read_text())
-    name = {"gemma3_text": "gemma3"}.get(config["model_type"], config["model_type"])
+    config |= config.get("text_config", {})
+    name = NAMES.get(config["model_type"], config["model_type"])
     arch = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
@@ -46,8 +50,10 @@ def convert(folder: Path, path: Path) -> Path:
 
 
 def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[str, np.ndarray]]:
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        values = tensor.numpy()
+    for stored, tensor in load_file(folder / "model.safetensors").items():
+        name, values = stored.replace("model.language_model.", "model."), tensor.numpy()
+        if "visual." in name:  # another file, mmproj
+            continue
         if arch == MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):
             heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
             values = permuted(values, heads)
@@ -102,6 +108,16 @@ def _llama(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(width)
 
 
+def _qwen2vl(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_rope_dimension_sections([*config["rope_parameters"]["mrope_section"], 0])
+
+
+def _qwen3vl(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen2vl(writer, config)
+    writer.add_num_deepstack_layers(len(config["vision_config"]["deepstack_visual_indexes"]))
+
+
 def _gemma2(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -154,6 +170,8 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.LLAMA: _llama,
     MODEL_ARCH.QWEN2: _usual,
     MODEL_ARCH.QWEN3: _usual,
+    MODEL_ARCH.QWEN2VL: _qwen2vl,
+    MODEL_ARCH.QWEN3VL: _qwen3vl,
     MODEL_ARCH.GEMMA2: _gemma2,
     MODEL_ARCH.GEMMA3: _gemma3,
     MODEL_ARCH.PHI3: _phi3,

@@ -86,7 +86,7 @@ def test_no_description_begins_with_a_question(path: Path) -> None:
     assert [text for text in texts if text.split()[0].rstrip(",:") in VAGUE] == []
 
 
-BY_KEYWORD = ("records", "web", "align", "diff", "evidence", "stitch")
+BY_KEYWORD = ("records", "web", "align", "diff", "evidence", "labels", "stitch")
 """The folders whose dataclasses are built by keyword: records, pages and the results of applications have many values
 of the same type, so that two in the wrong order would go unnoticed."""
 

@@ -21,17 +21,17 @@ LAYERS = (
     ("checkpoints", "arch"),
     ("model", "records"),
     ("lens", "atlas", "render"),
-    ("evidence", "align", "diff", "stitch"),
+    ("evidence", "align", "diff", "stitch", "labels"),
     ("__init__",),
     ("web", "cli", "mcp", "__main__"),
 )
 """Rows from bottom to top. A package imports from rows below its own and, without a cycle, from its own row."""
 
-APPLICATIONS = ("align", "diff", "evidence", "stitch")
+APPLICATIONS = ("align", "diff", "evidence", "labels", "stitch")
 ANATOMY = ("render", "results", "run")
 """The modules that every application has; no other module name occurs twice."""
 
-TOP = 21
+TOP = 22
 """The largest number of entries at the top of the package."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -41,8 +41,18 @@ LAZY = "zeropass"
 WITHOUT_TORCH = (
     *("errors", "tokens.vocabulary", "arch.family_table", "model.address"),
     *("records.parameters", "records.overviews", "records.search", "records.verdicts"),
-    *("atlas.folder", "atlas.query", "atlas.read", "atlas.schema", "render.terminal", "render.tour"),
+    *(
+        "checkpoints.hub_files",
+        "atlas.folder",
+        "atlas.query",
+        "atlas.read",
+        "atlas.schema",
+        "atlas.share",
+        "render.terminal",
+        "render.tour",
+    ),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
+    *("labels.render", "labels.results", "labels.run"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )
 

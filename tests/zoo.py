@@ -39,9 +39,35 @@ _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layer
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
 _EXPERTS = {"num_experts_per_tok": 2}
+_VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
+_VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
+_QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
+
+
+def _mrope(*section: int) -> dict[str, Any]:
+    """Return rotary positions of three axes, with the number of frequencies of each."""
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": list(section)}}
+
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}),
+    "gpt_bigcode": (
+        "GPTBigCodeForCausalLM",
+        "GPTBigCodeConfig",
+        _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40, "n_positions": 64},
+    ),
+    "openai-gpt": (
+        "OpenAIGPTLMHeadModel",
+        "OpenAIGPTConfig",
+        _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 64},
+    ),
+    "mpt": (
+        "MptForCausalLM",
+        "MptConfig",
+        _GPT | {"d_model": 24, "n_layers": 2, "n_heads": 3, "attn_config": {"clip_qkv": 1.5}},
+    ),
+    "biogpt": ("BioGptForCausalLM", "BioGptConfig", _SIZES | {"num_attention_heads": 3}),
     "gpt_neo": (
         "GPTNeoForCausalLM",
         "GPTNeoConfig",
@@ -53,6 +79,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPTJForCausalLM",
         "GPTJConfig",
         _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40, "rotary_dim": 4, "n_positions": 512},
+    ),
+    "codegen": (
+        "CodeGenForCausalLM",
+        "CodeGenConfig",
+        _GPT | {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 512, "n_inner": 40},
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _THREE | {"rotary_pct": 0.75}),
     "gpt_neox-sequential": (
@@ -160,6 +191,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
         | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0},
     ),
+    "hyperclovax": (
+        "HyperCLOVAXForCausalLM",
+        "HyperCLOVAXConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
+        | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0},
+    ),
+    "jais2": ("Jais2ForCausalLM", "Jais2Config", _GQA | {"head_dim": 8, "layer_norm_eps": 1e-2}),
     "cohere": ("CohereForCausalLM", "CohereConfig", _GQA | {"layer_norm_eps": 1e-2, "attention_bias": True}),
     "cohere2": (
         "Cohere2ForCausalLM",
@@ -185,8 +224,47 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "StableLmConfig",
         _GQA | {"layer_norm_eps": 1e-2, "use_parallel_residual": True, "partial_rotary_factor": 2 / 3},
     ),
+    "gemma3-multimodal": (
+        "Gemma3ForConditionalGeneration",
+        "Gemma3Config",
+        {
+            "text_config": _GEMMA | {"sliding_window": 3, "sliding_window_pattern": 2, "rope_parameters": _TWO_ROPES},
+            "vision_config": _SIGLIP,
+            "mm_tokens_per_image": 4,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "qwen2-vl": (
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLConfig",
+        {
+            "text_config": _GQA | {"rms_norm_eps": 1e-2} | _mrope(1, 1, 1),
+            "vision_config": _VISUAL | {"embed_dim": 16, "hidden_size": 24, "mlp_ratio": 2},
+        },
+    ),
+    "qwen3-vl": (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLConfig",
+        {
+            "text_config": _BIASED | _mrope(2, 1, 1),
+            "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        },
+    ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
+    "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),
+    "roberta-camembert": ("CamembertForMaskedLM", "CamembertConfig", _THREE | {"pad_token_id": 1}),
+    "data2vec-text": ("Data2VecTextForMaskedLM", "Data2VecTextConfig", _THREE | {"pad_token_id": 1}),
+    "ernie": ("ErnieForMaskedLM", "ErnieConfig", _THREE),
+    "roberta-prelayernorm": (
+        "RobertaPreLayerNormForMaskedLM",
+        "RobertaPreLayerNormConfig",
+        _THREE | {"pad_token_id": 1},
+    ),
+    "xlm-roberta-xl": ("XLMRobertaXLForMaskedLM", "XLMRobertaXLConfig", _THREE | {"pad_token_id": 1}),
+    "megatron-bert": ("MegatronBertForMaskedLM", "MegatronBertConfig", _THREE),
+    "mpnet": ("MPNetForMaskedLM", "MPNetConfig", _THREE | {"pad_token_id": 1}),
+    "eurobert": ("EuroBertForMaskedLM", "EuroBertConfig", _BIASED | {"mlp_bias": True}),
     "distilbert": (
         "DistilBertForMaskedLM",
         "DistilBertConfig",
@@ -211,6 +289,12 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
+    "plbart-encoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "encoder"}),
+    "plbart-decoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "decoder"}),
+    "mbart-encoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "encoder"}),
+    "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
+    "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),
+    "blenderbot-decoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "decoder"}),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
     "t5-gated-encoder": (
@@ -229,9 +313,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""
     model, config, settings = ZOO[name]
-    settings = {key: value for key, value in settings.items() if key != "stack"}
-    attention = settings.pop("attn_implementation", "eager")
-    configuration = getattr(transformers, config)(**settings)
+    return drawn(model, config, {key: value for key, value in settings.items() if key != "stack"}, seed)
+
+
+def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+    """Make a model of a class and a configuration of transformers, with every parameter drawn at random."""
+    attention = settings.get("attn_implementation", "eager")
+    configuration = getattr(transformers, config)(**{k: v for k, v in settings.items() if k != "attn_implementation"})
     hf: PreTrainedModel = (
         getattr(transformers, model)._from_config(configuration, attn_implementation=attention).float().eval()
     )

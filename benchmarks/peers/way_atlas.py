@@ -32,7 +32,7 @@ class Builder:
                 for layer in layers
                 for row in atlas.query(
                     "SELECT top_ids, top_z, mean, std FROM read_parquet($file) ORDER BY id",
-                    file=str(atlas.path / "lists" / f"L{layer}.value.parquet"),
+                    file=f"lists/L{layer}.value.parquet",
                 )
             ]
         ids, z, mean, std = (np.array(column) for column in zip(*lists, strict=True))

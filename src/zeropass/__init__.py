@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zeropass.atlas.cluster import build_on_cluster
     from zeropass.atlas.read import Atlas, open_atlas
     from zeropass.atlas.schema import Options
+    from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from zeropass.diff.run import compare
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
+    from zeropass.labels.results import Labels
+    from zeropass.labels.run import kept_labels, label
     from zeropass.lens import Lens, load, pairs_with
     from zeropass.mcp.server import serve_mcp
     from zeropass.model.adapted import Adapted, adapt
@@ -66,10 +69,12 @@ __all__ = [
     "Evidence",
     "Factored",
     "Frames",
+    "Labels",
     "Lens",
     "LensMaps",
     "Model",
     "Options",
+    "Push",
     "Sources",
     "Stitch",
     "StitchOptions",
@@ -87,6 +92,8 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "kept_labels",
+    "label",
     "lens_of",
     "load",
     "load_stitched",
@@ -99,6 +106,7 @@ __all__ = [
     "pairs_with",
     "parse",
     "parse_size",
+    "push_atlas",
     "read_alignment",
     "read_evidence",
     "read_lens",
@@ -126,6 +134,7 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.cluster": ("build_on_cluster",),
     "zeropass.atlas.read": ("Atlas", "open_atlas"),
     "zeropass.atlas.schema": ("Options",),
+    "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
@@ -138,6 +147,8 @@ _NAMES_BY_MODULE = {
     "zeropass.model.dictionaries": ("Dictionary", "open_dictionary"),
     "zeropass.model.frames": ("Frames",),
     "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
+    "zeropass.labels.results": ("Labels",),
+    "zeropass.labels.run": ("kept_labels", "label"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model",),
     "zeropass.model.opening": ("open_model",),

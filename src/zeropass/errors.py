@@ -5,6 +5,7 @@ ZeropassError
 │   ├── UnknownFamily   the architecture is not in the table (never guessed)
 │   └── BadWeights      a tensor is missing, has another shape, or holds NaN or infinite values
 ├── NotFetched          a model or file could not be downloaded, or is not in the cache while offline
+├── NotPushed           a hub did not take an atlas
 ├── BadAddress          a text is not an address, or the address is out of the model's range (KeyError, ValueError)
 ├── UnknownWord         a text is not a single token of the vocabulary (KeyError)
 ├── BadOption           an option or argument has a value that cannot be used (ValueError)
@@ -30,6 +31,7 @@ __all__ = [
     "CannotRun",
     "MissingExtra",
     "NotFetched",
+    "NotPushed",
     "UnknownFamily",
     "UnknownWord",
     "ZeropassError",
@@ -75,6 +77,10 @@ class NotFetched(ZeropassError):
     """A model or file that could not be downloaded, or is not in the cache while offline."""
 
 
+class NotPushed(ZeropassError):
+    """An atlas that a hub did not take."""
+
+
 class BadAddress(ZeropassError, KeyError, ValueError):
     """A text that is not an address, or an address out of the model's range."""
 
@@ -92,7 +98,9 @@ class UnknownWord(ZeropassError, KeyError):
         self, message: str, text: str = "", suggestions: Sequence[str] = (), pieces: Sequence[int] = ()
     ) -> None:
         super().__init__(message)
-        self.text, self.suggestions, self.pieces = text, tuple(suggestions), tuple(pieces)
+        self.text: str = text
+        self.suggestions: tuple[str, ...] = tuple(suggestions)
+        self.pieces: tuple[int, ...] = tuple(pieces)
 
 
 class BadOption(ZeropassError, ValueError):

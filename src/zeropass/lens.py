@@ -1,7 +1,7 @@
 """The lens: from the address of a parameter to words, straight from the weights."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import (
     FIRST,
@@ -59,7 +60,10 @@ from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdict
 from zeropass.tokens.undertrained import Judgement
 from zeropass.tokens.vocabulary import View, Vocabulary
 
-__all__ = ["Lens", "Shown", "load", "pairs_with"]
+__all__ = ["READING", "Lens", "Shown", "load", "pairs_with"]
+
+READING = "reading the weights; the first question to a model takes longest"
+"""The words that are shown while a question is answered, if that takes more than a moment."""
 
 
 def load(
@@ -136,6 +140,7 @@ class Lens(ShortRepr):
         """Return the records of an address in all its roles and usual frames."""
         return self.explain(address)
 
+    @waiting(READING)
     def explain(
         self,
         address: str | Address,
@@ -181,6 +186,7 @@ class Lens(ShortRepr):
         measurable = None if isinstance(self.model, Adapted) else self.model.name
         return Records(records, footnote(self._verdicts, measurable, self._through(records)))
 
+    @waiting(READING)
     def direction(
         self,
         vectors: Any,
@@ -233,7 +239,46 @@ class Lens(ShortRepr):
             raise BadOption(f"A direction of side {side} has no list in the {frame} frame.")
         return Records(records, self._through(records))
 
-    def features(self, place: str | Path | Dictionary, *, hook: str | None = None) -> Parameters:
+    @waiting(READING)
+    def token_direction(self, weights: Mapping[int, float], layer: int) -> Tensor:
+        """Return a weighted sum of tokens as a direction of the stream that enters a layer, for `direction`.
+
+        A token stands for the state of a position that holds it, less the mean over the vocabulary: its row in the
+        frame ``token``, carried to the layer by the lens if there is one.
+
+        Args:
+            weights: The weight of each token id, such as 1 and -1 for a contrast of two words.
+            layer: The layer; the number of layers for the end of the stream.
+
+        Returns:
+            The direction, (d,).
+
+        Raises:
+            BadAddress: There is no such layer.
+            BadOption: A token is not in the vocabulary.
+
+        Example:
+            >>> import zeropass as zp
+            >>> lens = zp.load("models/first", lens=None)
+            >>> he, she = (lens.model.vocab.find(word)[0] for word in (" he", " she"))
+            >>> contrast = lens.token_direction({he: 1, she: -1}, layer=2)
+            >>> lens.direction(contrast, layer=2, side="read", k=2)[0].top[0].token
+            ' he'
+        """
+        layers, size = self.model.dims.layers, self.model.dims.vocab
+        if not 0 <= layer <= layers:
+            raise BadAddress(f"Layer {layer} is out of range: {self.model.name} has layers 0 to {layers}, the end.")
+        if wrong := [i for i in weights if not 0 <= i < size]:
+            raise BadOption(f"There is no token {wrong[0]}; the vocabulary has 0 to {size - 1}.")
+        rows = self.frames.rows(space_of("token", "read", layer))
+        chosen = rows.matrix[list(weights)].double() - rows.moments.mean
+        direction = (torch.tensor([*weights.values()], dtype=torch.float64, device=chosen.device) @ chosen).float()
+        carried = self.frames.lens.seen(layer) if self.frames.lens and "seen" in self.frames.lens_frames else None
+        return direction if carried is None else direction @ carried[0]
+
+    def features(
+        self, place: str | Path | Dictionary, *, hook: str | None = None, layer: int | None = None
+    ) -> Parameters:
         """Return the features of a dictionary: a sparse autoencoder, a transcoder, or one for each of some layers.
 
         Their addresses are ``L12.sae.4051``, where 12 is the layer in the name of the place where it reads. Each has an
@@ -243,12 +288,14 @@ class Lens(ShortRepr):
         Args:
             place: The folder of a dictionary, its hub id (`open_dictionary`), or what `open_dictionary` returned.
             hook: Where it reads and writes, if its files do not say it: ``blocks.12.hook_resid_post``.
+            layer: The layer in their addresses; all if not given.
 
         Returns:
             The features; their records are made when they are asked for.
 
         Raises:
             BadDictionary: There is none, its format or place is not known, or it does not fit the model.
+            BadAddress: It has no such layer.
             NotFetched: It cannot be fetched.
 
         Example:
@@ -257,11 +304,11 @@ class Lens(ShortRepr):
             Parameters(512: L2.sae.0 … L2.sae.511)
         """
         opened = place if isinstance(place, Dictionary) else open_dictionary(self.model, place, hook)
-        addresses = [
-            str(Address(layer, FEATURE, index=i)) for layer, file in opened.files.items() for i in range(file.count)
-        ]
+        layers = opened.files if layer is None else [layer]
+        addresses = [str(Address(at, FEATURE, index=i)) for at in layers for i in range(opened.count(at))]
         return Parameters(addresses, partial(self.feature, opened), partial(self._feature_strengths, opened))
 
+    @waiting(READING)
     def feature(
         self,
         dictionary: Dictionary,
@@ -322,6 +369,7 @@ class Lens(ShortRepr):
         lens = self.frames.lens if any(record.frame in LENS_FRAMES for record in records) else None
         return lens.facts.note if lens else ""
 
+    @waiting(READING)
     def svd(
         self,
         address: str | Address,
@@ -430,6 +478,7 @@ class Lens(ShortRepr):
 
         return self._best_strengths(addresses, sets(), frame)
 
+    @waiting(READING)
     def _best_strengths(
         self, addresses: Sequence[str], sets: Iterable[tuple[list[int], VectorSet]], frame: str | None
     ) -> list[float]:
@@ -457,6 +506,7 @@ class Lens(ShortRepr):
             for suffix in ("", ".qk", ".vo")
         ]
 
+    @waiting(READING)
     def head_map(self, address: str | Address, *, frame: Frame | None = None, offset: int | None = None) -> Factored:
         """Return a head map (``L10.attn.3.qk``) as its two factors over the vocabulary, (V, d_h) each."""
         place = parse(address)

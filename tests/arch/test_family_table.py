@@ -96,7 +96,8 @@ def test_a_row_is_true_of_a_checkpoint(name: str, opened: Callable[[str], Model]
 def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Callable[[str], Model]) -> None:
     model = opened(name)
     dims, notes = model.dims, " ".join(model.info()["notes"])
-    assert set(model.info()["notes"]) <= set(notes_of(model.family)) <= set(ROWS[model.family.name]["notes"])
+    of_files = set(model.files.notes)
+    assert set(model.info()["notes"]) - of_files <= set(notes_of(model.family)) <= set(ROWS[model.family.name]["notes"])
     for word, present in (
         ("QK-norm", model.has("q_norm")),
         ("clip_qkv", dims.clip),
@@ -129,6 +130,10 @@ def test_the_command_lists_the_families(monkeypatch: pytest.MonkeyPatch, capsys:
     for row in ROWS.values():
         assert row["family"] in shown
         assert all(note in shown for note in row["notes"])
+        assert all(name in shown for name in row["inside"])
+    assert {"llava", "smolvlm"} <= set(ROWS["llama"]["inside"])
+    assert "gemma3" in ROWS["gemma3"]["inside"]
+    assert ROWS["bert"]["inside"] == []
 
 
 def test_info_lists_the_features_of_a_model_and_no_others(
@@ -158,7 +163,8 @@ def test_usage_shows_what_the_command_prints(
 def test_the_page_on_adding_a_family_quotes_the_source() -> None:
     """Every line of Python in docs/adding-a-family.md is a line of the source."""
     root = Path(__file__).parents[2]
-    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), root / "tests" / "zoo.py")
+    tests = (root / "tests" / "zoo.py", root / "tests" / "multimodal.py")
+    files = (*(root / "src" / "zeropass" / "arch" / "families").glob("*.py"), *tests)
     source = {line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()}
     page = (root / "docs" / "adding-a-family.md").read_text(encoding="utf-8")
     shown = [

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from transformers import AutoConfig, PretrainedConfig
 import tiny
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.keys import _used, is_harmless
+from zeropass.arch.wrappers import layouts_in, text_files, wrapper_files, wrapper_of
+from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -301,15 +303,21 @@ WILD: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "wild_conf
 @pytest.mark.parametrize("name", sorted(WILD))
 def test_configurations_of_well_known_models_are_accepted(name: str) -> None:
     """These are their keys as published; an allow-list that refuses them would be useless."""
-    config = WILD[name]
-    records = [family for family in FAMILIES if config["model_type"] in family.model_types and family.layout("hf")]
+    files = ModelFiles(name, "hf", None, WILD[name], cast(Any, None), None, {}, ())
+    wrapper = wrapper_of(files)
+    parts = [files] if wrapper is None else [text_files(files, wrapper), wrapper_files(files, wrapper)]
+    model_type = parts[0].config["model_type"]
     fitting = []
-    for family in records:
-        layout = family.layout("hf")
-        assert layout is not None
-        files: Any = type("Files", (), {"format": "hf", "config": config, "path": name})()
-        used = set(_used(family, layout))
-        fitting.append([k for k, v in config.items() if k not in used and not is_harmless(files, layout, k, v)])
+    for family in FAMILIES:
+        if model_type in family.model_types and (layout := family.layout("hf")):
+            layout, used = layouts_in(wrapper, layout)[0], set(_used(family, layout))
+            unknown = [
+                key
+                for part in parts
+                for key, value in part.config.items()
+                if key not in used and not is_harmless(part, layout, key, value)
+            ]
+            fitting.append(unknown)
     assert [] in fitting, fitting
 
 

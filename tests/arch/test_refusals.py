@@ -80,11 +80,6 @@ VARIANTS = {
     "phi": Refused("phi", ("qk_layernorm is True",), {"qk_layernorm": True}),
     "qwen3_moe": Refused("qwen3_moe", ("mlp_only_layers is [0]",), {"mlp_only_layers": [0]}),
     "qwen3_moe, every other layer": Refused("qwen3_moe", ("decoder_sparse_step is 2",), {"decoder_sparse_step": 2}),
-    "gemma3 with images": Refused(
-        "gemma3",
-        ("variant of gemma3", "vision_config is an object (known: nothing)"),
-        {"model_type": "gemma3", "vision_config": {"hidden_size": 8}, "text_config": {"hidden_size": 24}},
-    ),
     "albert": Refused("albert", ("num_hidden_groups is 3", "known: 1"), {"num_hidden_groups": 3}),
     "bloom": Refused(
         "bloom",

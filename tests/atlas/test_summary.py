@@ -36,7 +36,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> small.Built:
 
 def table(atlas: Atlas, file: str = "parameters.parquet") -> list[dict[str, object]]:
     names = pq.read_schema(atlas.path / file).names
-    rows = atlas.query("SELECT * FROM read_parquet($file)", file=str(atlas.path / file))
+    rows = atlas.query("SELECT * FROM read_parquet($file)", file=file)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 

@@ -1,15 +1,10 @@
 """Models of the hub, from a local stand-in that serves the hub's own layout."""
 
-import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,11 +12,11 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
+from hubs import Hub, serving_hub
 from zeropass.checkpoints.hub import fetch_dictionary, fetch_hub, fetch_lens, is_lens_id
 from zeropass.checkpoints.model_files import open_files
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched
 
-COMMIT = "c0ffee" * 6 + "c0ff"
 WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
 TEXT = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b'{"model": {}}', "merges.txt": b"a b\n"}
 OTHER = {
@@ -39,120 +34,17 @@ LENSES = {
 }
 
 
-@dataclass
-class Hub:
-    """The files that the stand-in serves, and the requests that it got."""
-
-    repos: dict[str, dict[str, bytes]]
-    url: str = ""
-    gets: list[str] = field(default_factory=list)
-    ranges: list[str] = field(default_factory=list)
-    breaks: int = 0
-    """The number of coming downloads of weights that break off half-way."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The hub's routes: revision, tree and resolve."""
-
-    protocol_version = "HTTP/1.1"
-    hub: Hub
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if match := re.fullmatch(r"/api/(?:models|spaces)/([\w-]+/[\w-]+)/(revision|tree)/(\w+)", path):
-            self.api(*match.groups())
-        elif match := re.fullmatch(r"/(?:spaces/)?([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", path):
-            self.resolve(match[1], match[3])
-        else:
-            self.reply(404, b"{}")
-
-    def api(self, repo: str, route: str, revision: str) -> None:
-        if repo == "owner/gated":
-            self.reply(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo"})
-        elif repo not in self.hub.repos:
-            self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("main", "v1", COMMIT):
-            self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        else:
-            files = self.hub.repos[repo]
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-            siblings = [{"rfilename": name} for name in files]
-            info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "private": False}
-            self.reply(200, json.dumps(info if route == "revision" else tree).encode())
-
-    def resolve(self, repo: str, name: str) -> None:
-        data = self.hub.repos.get(repo, {}).get(name)
-        if data is None:
-            self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
-            "Accept-Ranges": "bytes",
-        }
-        start = 0
-        if self.command == "GET":
-            self.hub.gets.append(name)
-            if span := self.headers.get("Range"):
-                self.hub.ranges.append(span)
-                start = int(span.removeprefix("bytes=").split("-")[0])
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            if name == "model.safetensors" and self.hub.breaks:
-                self.hub.breaks -= 1
-                self.break_off(data[start:], headers)
-                return
-        self.reply(206 if start else 200, data[start:], headers)
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def break_off(self, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(200 if "Content-Range" not in headers else 206)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2])
-        self.close_connection = True
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tmp_path: Path) -> Iterator[Hub]:
     """Yield a running stand-in to which huggingface_hub is pointed, with an empty cache."""
-    hub = Hub(
-        {
-            "owner/model": TEXT | OTHER | {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"never"},
-            "owner/bin": TEXT | OTHER | {"pytorch_model.bin": b"bin"},
-            "owner/empty": {"README.md": b"# x"},
-            "owner/lenses": LENSES,
-        }
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    # The client reads these from the environment on import, so they are patched.
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    repos = {
+        "owner/model": TEXT | OTHER | {"model.safetensors": WEIGHTS, "pytorch_model.bin": b"never"},
+        "owner/bin": TEXT | OTHER | {"pytorch_model.bin": b"bin"},
+        "owner/empty": {"README.md": b"# x"},
+        "owner/lenses": LENSES,
+    }
+    with serving_hub(repos, tmp_path / "hub") as served:
+        yield served
 
 
 def names(folder: Path) -> set[str]:

@@ -19,7 +19,8 @@ from zeropass.model import lens_maps
 
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING, USAGE = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/usage.md"))
-PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in ("atlas", "audit", "python", "stitching")))
+GUIDES = ("quickstart", "for-researchers", "for-auditors", "for-students", "concepts")
+PAGES = (README, USAGE, *(ROOT / "docs" / f"{name}.md" for name in (*GUIDES, "atlas", "audit", "python", "stitching")))
 LINKED = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 LONGEST_README = 150

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -27,7 +29,7 @@ from zoo import tiny_model
 __all__ = ["make"]
 
 FAMILIES = ("gpt2", "gpt_neox", "opt", "falcon-40b", "phi", "gemma3", "phi3", "mixtral", "bert", "modernbert", "albert")
-FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra")
+FAMILIES += ("t5-gated-decoder", "bart-encoder", "electra", "gemma3-multimodal", "qwen2-vl")
 
 
 def make(folder: Path) -> Path:
@@ -174,6 +176,8 @@ def _atlases(folder: Path, llama: Path) -> None:
     zp.calibrate(model, folder / "lens", source="random", tokens=256)
     _published_lenses(folder, model.dims.layers, model.dims.d)
     _dictionaries(folder / "dictionaries", model.dims.d)
+    _vectors(folder / "vectors", model.dims.d)
+    zp.build(model, folder / "features", options, lens=None, features=folder / "dictionaries" / "saelens")
     zp.align_models(model, other, folder / "alignment")
     shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
     tuned = shutil.copytree(first, folder / "tuned")
@@ -211,6 +215,19 @@ def _dictionaries(folder: Path, d: int) -> None:
     dictionaries.sparsify(folder / "layers.1.mlp", encoders, decoders)
     dictionaries.gemma_scope(folder / "resid_post" / "layer_0" / "width", encoders, decoders)
     dictionaries.transcoders(folder / "set", [(encoders, decoders)])
+
+
+def _vectors(folder: Path, d: int) -> None:
+    folder.mkdir()
+    table = torch.randn(3, d, generator=torch.Generator().manual_seed(0))
+    np.save(folder / "one.npy", table.numpy())
+    save_file({"b": table[0].clone(), "table": table.T.contiguous()}, folder / "one.safetensors")
+    writer = gguf.GGUFWriter(folder / "control.gguf", "controlvector")
+    writer.add_tensor("direction.1", table[0].numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _stitched(folder: Path, first: Path, onto: zp.Model) -> None:

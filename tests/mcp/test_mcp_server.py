@@ -25,6 +25,10 @@ from zeropass.mcp.tools import Tools
 
 MODELS = Path(__file__).parents[2] / "models"
 FIRST, SECOND, REVIEWS = (str(MODELS / name) for name in ("first", "second", "tunes/reviews"))
+DICTIONARY = str(MODELS / "dictionary")
+FOR_ALL = ["info", "show", "pairs", "singular_directions", "direction"]
+"""The tools that need no more than an atlas or a model."""
+
 HANDSHAKE = {
     "method": "initialize",
     "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}},
@@ -107,7 +111,7 @@ def test_an_atlas_answers_as_the_commands_do(atlas: str, run: Run, tmp_path: Pat
     answers = Answers([atlas], [(name, arguments) for name, arguments, _ in calls], tmp_path / "log")
     for value, (_, _, command) in zip(answers.values, calls, strict=True):
         assert value == run.json(*command)
-    assert list(answers.tools) == ["info", "show", "pairs", "find", "layer", "neighbours"]
+    assert list(answers.tools) == [*FOR_ALL, "find", "layer", "neighbours"]
     assert answers.errors == ""
     assert "L26.ff.1189" in answers.instructions
 
@@ -151,14 +155,23 @@ def test_a_model_is_read_and_compared_as_the_commands_do(run: Run, tmp_path: Pat
         ("match", {"address": "L2.ff.3", "k": 2}),
         ("diff", {}),
         ("changed_matrix", {"layer": 3, "role": "q"}),
+        ("show_second", {"address": "L2.ff.3.gate", "frame": "token", "tokens": "words", "k": 3}),
     ]
     answers = Answers([FIRST, "--adapter", REVIEWS, "--second", SECOND], calls, tmp_path / "log")
-    info, shown, matches, changes, matrix = answers.values
+    info, shown, matches, changes, matrix, of_second = answers.values
     expected = run.json("diff", FIRST, "--adapter", REVIEWS)
     adapted = zp.adapt(zp.open_model(FIRST), REVIEWS)
     assert info["fingerprint"] == adapted.fingerprint
     assert shown == run.json("show", FIRST, "L2.ff.3", "-k", 2, "--adapter", REVIEWS)
+    words = matches.pop("words")
     assert matches == _plain(zp.match(zp.pair_of(adapted, SECOND), "L2.ff.3", 2))
+    assert list(words["matches"]) == [match["address"] for match in matches["matches"]]
+    printed = " ".join(run("match", FIRST, "L2.ff.3", SECOND, "-k", 40)[1].split())
+    best = words["matches"][matches["matches"][0]["address"]]
+    assert list(best) == list(words["query"]) == ["gate sees", "value writes"]
+    assert best["gate sees"].split()[0] in printed
+    options = ("--frame", "token", "--tokens", "words", "-k", 3)
+    assert of_second == [run.json("show", SECOND, "L2.ff.3.gate", *options)]
     assert matrix == next(m for m in expected["matrices"] if (m["layer"], m["role"]) == (3, "q"))
     for change in expected["matrices"]:
         del change["directions"]
@@ -166,7 +179,8 @@ def test_a_model_is_read_and_compared_as_the_commands_do(run: Run, tmp_path: Pat
         del change["before"], change["after"]
     assert changes == expected
     assert len(answers.texts[3]) < 20_000
-    assert list(answers.tools) == ["info", "show", "pairs", "match", "diff", "changed_matrix", "changed_parameter"]
+    expected_tools = ["match", "show_second", "diff", "changed_matrix", "changed_parameter"]
+    assert list(answers.tools) == [*FOR_ALL, *expected_tools]
     assert answers.errors == ""
     steps = [progress for progress, _, _ in answers.progress]
     assert steps == sorted(set(steps))
@@ -178,6 +192,44 @@ def test_a_model_is_compared_with_its_base(tmp_path: Path) -> None:
     answers = Answers([SECOND, "--base", FIRST], calls, tmp_path / "log")
     assert json.loads(answers.texts[0])["relation"] == "unrelated"
     assert (answers.results[1].is_error, "not among the parameters" in answers.texts[1]) == (True, True)
+
+
+def test_directions_and_features_are_those_of_the_library(atlas: str, run: Run, tmp_path: Path) -> None:
+    calls: list[Call] = [
+        ("singular_directions", {"address": "L2.attn.1.vo", "k": 3, "tokens": "words"}),
+        ("direction", {"words": [" he"], "without": [" she"], "layer": 2, "k": 3}),
+        ("direction", {"words": [" he", "she"], "layer": 4, "side": "write", "frame": "output", "k": 2}),
+        ("features", {"layer": 2, "first": 1, "k": 2}),
+        ("feature", {"address": "L2.sae.17.encoder", "k": 3}),
+    ]
+    answers = Answers([atlas, "--model", FIRST, "--features", DICTIONARY], calls, tmp_path / "log")
+    singular, contrast, concept, features, feature = answers.values
+    lens = zp.lens_of(zp.open_atlas(atlas), FIRST)
+    assert singular == _plain(lens.svd("L2.attn.1.vo", k=3, tokens="words"))
+    rows = lens.frames.rows("token").matrix
+    he, she = (lens.model.vocab.find(word)[0] for word in (" he", " she"))
+    _check_alike(contrast, lens.direction(rows[he] - rows[she], layer=2, k=3))
+    tokens = [lens.model.vocab.find(word) for word in (" he", "she")]
+    mean = sum(rows[ids].mean(0) for ids in tokens) / 2 - rows[lens.frames.used].mean(0)
+    _check_alike(concept, lens.direction(mean, layer=4, side="write", frame="output", k=2))
+    strongest = lens.features(DICTIONARY, layer=2).strongest(3)
+    assert features == [entry for records in strongest[1:3] for entry in _plain(records)]
+    assert feature == run.json("show", FIRST, "L2.sae.17.encoder", "--features", DICTIONARY, "-k", 3)
+    assert [*answers.tools][-2:] == ["features", "feature"]
+    assert answers.errors == ""
+
+
+def _check_alike(answer: Any, records: Any) -> None:
+    """Check records that were computed in another way, so that their numbers are rounded otherwise."""
+    for value, record in zip(answer, _plain(records), strict=True):
+        assert [value[name] for name in ("address", "side", "frame")] == [
+            record[name] for name in ("address", "side", "frame")
+        ]
+        for pole in ("top", "bottom"):
+            assert [token["token"] for token in value[pole]] == [token["token"] for token in record[pole]]
+            assert [token["z"] for token in value[pole]] == pytest.approx(
+                [token["z"] for token in record[pole]], abs=1e-3
+            )
 
 
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
@@ -204,12 +256,27 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("layer", {"layer": 1, "first": -1}, "at least 0"),
     ("neighbours", {"address": "L1.attn.0.vo"}, "is a head map"),
     ("diff", {}, "There is no tool 'diff'; tools are info, show"),
+    ("singular_directions", {"address": "L1.ff.3"}, "singular directions are those of a head map"),
+    ("singular_directions", {"address": "L1.attn.0.vo", "k": 0}, "must be at least 1"),
+    ("direction", {"words": [], "layer": 2}, "at least one word"),
+    ("direction", {"words": ["the"], "without": ["the"], "layer": 2}, "which leaves nothing"),
+    ("direction", {"words": ["the"], "layer": 99}, "Layer 99 is out of range"),
+    ("direction", {"words": ["the"], "layer": -1}, "Layer -1 is out of range"),
+    ("direction", {"words": ["the"], "layer": 2, "side": "both"}, "side: Input should be 'read' or 'write'"),
+    ("direction", {"words": ["the"], "layer": 2, "vector": "/etc/passwd"}, "vector: Extra inputs"),
+    ("direction", {"words": ["\u6211\u4eec\x00"], "layer": 2}, "is not"),
+    ("feature", {"address": "L1.ff.3"}, "a feature looks like L12.sae.4051"),
+    ("feature", {"address": "L2.sae.512"}, "features 0 to 511"),
+    ("feature", {"address": "../models"}, "is not an address"),
+    ("features", {"layer": 3}, "no features of layer 3"),
+    ("features", {"layer": 2, "first": -1}, "at least 0"),
 ]
 
 
 def test_nonsense_is_refused_with_our_messages(atlas: str, tmp_path: Path) -> None:
     calls = [(name, arguments) for name, arguments, _ in MISTAKES]
-    answers = Answers([atlas, "--model", FIRST], [*calls, ("show", {"address": "L1.ff.3"})], tmp_path / "log")
+    arguments = [atlas, "--model", FIRST, "--features", DICTIONARY]
+    answers = Answers(arguments, [*calls, ("show", {"address": "L1.ff.3"})], tmp_path / "log")
     for result, text, mistake in zip(answers.results, answers.texts, MISTAKES, strict=False):
         assert result.is_error, mistake
         assert mistake[2] in text, text
@@ -222,7 +289,8 @@ def test_nonsense_is_refused_with_our_messages(atlas: str, tmp_path: Path) -> No
 def every_tool() -> Tools:
     """Return tools that offer everything."""
     model = zp.open_model(FIRST)
-    return Tools(lambda: zp.Lens(model), atlas=zp.Atlas(Path(), {}), second=model, base=model)
+    dictionary = zp.open_dictionary(model, DICTIONARY)
+    return Tools(lambda: zp.Lens(model), atlas=zp.Atlas(Path(), {}), second=model, base=model, dictionary=dictionary)
 
 
 def test_no_tool_takes_a_path_or_says_that_it_writes() -> None:
@@ -279,6 +347,9 @@ def test_tools_that_need_more_say_what() -> None:
         (lambda: tools.find(["the"]), "zeropass build"),
         (lambda: tools.match("L1.ff.3"), "--second MODEL"),
         (tools.diff, "--base MODEL"),
+        (lambda: tools.show_second("L1.ff.3"), "--second MODEL"),
+        (lambda: tools.feature("L2.sae.1"), "--features PLACE"),
+        (lambda: tools.features(2), "--features PLACE"),
     ):
         with pytest.raises(BadOption, match=advice):
             call()
@@ -334,6 +405,9 @@ def test_an_extra_that_is_missing_is_named() -> None:
         (["ATLAS", "--adapter", REVIEWS], "zeropass mcp "),
         (["nowhere"], "nowhere"),
         ([FIRST, "--base", "nowhere"], "nowhere"),
+        ([FIRST, "--features", "nowhere"], "nowhere"),
+        ([FIRST, "--hook", "blocks.2.hook_resid_pre"], "--hook is about --features"),
+        ([SECOND, "--features", FIRST], "first"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(atlas: str, run: Run, arguments: list[str], message: str) -> None:

@@ -19,6 +19,9 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 """Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""
 
+IN_ZOO = {"qwen2vl": "qwen2-vl", "qwen3vl": "qwen3-vl"}
+"""The names in the zoo of what llama.cpp calls otherwise."""
+
 SPM = ("llama", "gemma2", "gemma3", "phi3")
 
 
@@ -28,10 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     root = tmp_path_factory.mktemp("gguf")
 
     def make(name: str, key: str = "", **settings: Any) -> Path:
-        model, config, defaults = ZOO[name]
+        in_zoo = IN_ZOO.get(name, name)
+        model, config, defaults = ZOO[in_zoo]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(ZOO, name, (model, config, defaults | CHANGED.get(name, {}) | settings))
-            path = save(tiny_model(name), root / f"{name}{key}")
+            patch.setitem(ZOO, in_zoo, (model, config, defaults | CHANGED.get(name, {}) | settings))
+            path = save(tiny_model(in_zoo), root / f"{name}{key}")
         if name in SPM:
             (path / "tokenizer.json").write_text(sentencepiece(58))
         return path

@@ -90,6 +90,11 @@ def test_a_cross_layer_transcoder_writes_at_every_later_layer(lens: zp.Lens, tmp
         lens.feature(dictionary, "L1.sae.7.decoder.0")
     assert "writes at blocks.0.hook_mlp_out to blocks.2.hook_mlp_out" in dictionary.note
     assert len(lens.features(dictionary).strongest(2)) == 2
+    for layer in dictionary.files:
+        of_layer = [a for a in lens.features(dictionary).addresses if a.startswith(f"L{layer}.")]
+        assert list(lens.features(dictionary, layer=layer).addresses) == of_layer
+    with pytest.raises(BadAddress, match="no features of layer 99"):
+        lens.features(dictionary, layer=99)
 
 
 def test_a_dictionary_of_heads_writes_through_their_output(lens: zp.Lens, tmp_path: Path) -> None:

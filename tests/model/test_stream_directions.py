@@ -78,9 +78,9 @@ def wrong(d: int) -> dict[str, tuple[Any, dict[str, Any], type[Exception], str]]
         "shape": (np.ones((1, 1, d)), {}, BadOption, "have the shape"),
         "text": (["a"] * d, {}, BadOption, "tensors, arrays or lists"),
         "truth": (np.ones(d, bool), {}, BadOption, "bool"),
-        "nan": (np.full(d, np.nan), {}, BadOption, "zero or not finite"),
-        "zero": (np.zeros((2, d)), {}, BadOption, "Direction 0 is zero"),
-        "none": (np.zeros((0, d)), {}, BadOption, "no direction"),
+        "nan": (np.full(d, np.nan), {}, BadOption, "is zero, not finite or too long \\(nan"),
+        "zero": (np.zeros((2, d)), {}, BadOption, "direction 0 is zero"),
+        "none": (np.zeros((0, d)), {}, BadOption, "none in an empty table"),
         "layer": (ones, {"layer": 99}, BadAddress, "Layer 99 is out of range"),
         "end": (ones, {"layer": small.LAYERS, "at": "ff"}, BadAddress, "out of range"),
         "side": (ones, {"side": "up"}, BadOption, "sides are read and write"),
@@ -108,3 +108,24 @@ def test_directions_need_no_lens(tmp_path: Path) -> None:
     ]
     assert "random" in records.note
     assert "measurement" not in records.note
+
+
+def test_tokens_span_the_direction_between_their_states(reader: zp.Lens) -> None:
+    """The slow way: the state of every token at the layer, and the mean over those that the model uses."""
+    maps, layers = reader.frames.require_lens("seen"), reader.model.dims.layers
+    weights = {300: 0.5, 301: 0.5, 400: -0.25}
+    plain = zp.Lens(reader.model)
+    for layer in (0, 1, layers):
+        rows = reader.frames.rows("embedded" if layer == 0 else "token").matrix
+        carried = maps.seen(layer)
+        states = rows if carried is None else rows @ carried[0] + carried[1]
+        for lens, table in ((reader, states), (plain, rows)):
+            mean = table[lens.frames.used].mean(0)
+            expected = sum(weight * (table[token] - mean) for token, weight in weights.items())
+            assert torch.allclose(lens.token_direction(weights, layer), expected, rtol=1e-3, atol=1e-4)
+    for wrong, error in ((-1, BadAddress), (layers + 1, BadAddress)):
+        with pytest.raises(error, match=f"0 to {layers}, the end"):
+            reader.token_direction(weights, wrong)
+    for token in (-1, small.V):
+        with pytest.raises(BadOption, match=f"There is no token {token}"):
+            reader.token_direction({token: 1.0}, 1)

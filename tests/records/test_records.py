@@ -148,6 +148,7 @@ def test_the_public_names_are_as_listed() -> None:
             "open_model",
             "parse",
             "parse_size",
+            "push_atlas",
             "read_evidence",
             "read_lens",
         ),
@@ -162,7 +163,8 @@ def test_the_public_names_are_as_listed() -> None:
             "write_diff",
             "top_pairs",
         ),
-        *("Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve", "serve_mcp"),
+        *("Push", "Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve", "serve_mcp"),
+        *("Labels", "kept_labels", "label"),
         *("Stitch", "StitchOptions", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }
     assert dir(zp) == zp.__all__

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import waiting
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
 from zeropass.align.token_lists import Lists, carried, lists_of
@@ -35,6 +36,7 @@ class _Candidates:
     null: Tensor
 
 
+@waiting("comparing with all layers of the other model")
 def match(pair: Pair, address: str, k: int = 10, seed: int = 0) -> Matches:
     """Return the k best matches in the second model for a neuron, a head, or a column of a head of the first.
 

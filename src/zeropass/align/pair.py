@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
+from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space_of
@@ -275,6 +276,7 @@ class Pair(ShortRepr):
         return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
 
 
+@waiting("opening two models")
 def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensChoice] = LENSES) -> Pair:
     """Pair two models.
 

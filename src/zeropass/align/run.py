@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zeropass._io.atomic import Parts, claim_folder, key_of, write_text
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.typed_json import from_json
 from zeropass.align.alignment_folder import write_alignment
 from zeropass.align.layers import Tick, assigned, head_layer_map, layer_map, layer_views, raw_map
@@ -34,6 +34,7 @@ HEAD_NULLS = 4
 """Shuffles behind the null of the heads."""
 
 
+@shows_progress
 def align_models(
     first: ModelLike,
     second: ModelLike,
@@ -41,7 +42,7 @@ def align_models(
     *,
     lenses: tuple[LensChoice, LensChoice] = LENSES,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Alignment:
     """Align all layers, neurons and heads of two models and write the folder (`alignment_folder`).
 
@@ -53,7 +54,8 @@ def align_models(
         folder: The folder to write.
         lenses: The lens of each model: see `pair_of`.
         seed: The seed of the shuffled tokens.
-        progress: Is called as the work proceeds.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The alignment.
@@ -62,6 +64,7 @@ def align_models(
         BadOption: The models share too few tokens, or the folder holds something else.
         BadLens: A lens belongs to another model, or cannot be read.
     """
+    report = callback(progress)
     folder = Path(folder)
     claim_folder(folder, "an alignment", ("alignment.json", "parts"))
     first, second = open_model(first), open_model(second)
@@ -70,7 +73,7 @@ def align_models(
     raw_roles = dict.fromkeys(view.roles for view in views) if first.dims.d == second.dims.d else {}
     work = _Work(
         Parts(folder, _key(pair, seed), BadOption),
-        progress,
+        report,
         steps=len(views) + len(raw_roles) + 1 + 2 * len(SELF_MAPS),
         layers=first.dims.layers,
     )

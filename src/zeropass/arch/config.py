@@ -235,6 +235,7 @@ class _Reader:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
+        rope_type = _FOR_TEXT.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
@@ -261,6 +262,10 @@ _ROPE_OPTIONS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
+
+
+_FOR_TEXT = {"mrope": "default"}
+"""Rules that make a difference for images only: M-RoPE turns a token of a text by one position on all its axes."""
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:

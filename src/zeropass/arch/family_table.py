@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.families.multimodal import WRAPPERS
 from zeropass.arch.spec import Dimensions, Family, Layout
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
@@ -14,7 +15,10 @@ _PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
 def family_rows() -> list[dict[str, Any]]:
-    """Return one row for each family, JSON-ready; the records of its variants share a row."""
+    """Return one row for each family, JSON-ready; the records of its variants share a row.
+
+    ``inside`` are the multimodal models whose text model may be of the family.
+    """
     names = dict.fromkeys(family.name for family in FAMILIES)
     return [_row([family for family in FAMILIES if family.name == name]) for name in names]
 
@@ -22,15 +26,19 @@ def family_rows() -> list[dict[str, Any]]:
 def _row(records: list[Family]) -> dict[str, Any]:
     described = [family for family in records if family.layout("hf")] or records
     formats = {layout.format for family in records for layout in family.layouts}
+    model_types = _unique(name for family in records for name in family.model_types)
     return {
         "family": records[0].name,
-        "model_types": _unique(name for family in records for name in family.model_types),
+        "model_types": model_types,
         "formats": [label for name, label in _FORMATS.items() if name in formats],
         "norm": " or ".join(_unique(map(norm_of, described))),
         "positions": " or ".join(_unique(map(positions_of, described))),
         "attention": " or ".join(_unique(map(attention_of, described))),
         "mlp": " or ".join(_unique(map(mlp_of, described))),
-        "notes": _unique(note for family in records for note in notes_of(family)),
+        "notes": _unique(note for family in described for note in notes_of(family)),
+        "inside": [
+            name for wrapper in WRAPPERS for name in wrapper.model_types if set(wrapper.texts) & set(model_types)
+        ],
     }
 
 

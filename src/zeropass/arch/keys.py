@@ -73,6 +73,7 @@ _GGUF_HARMLESS = re.compile(
     r"context_length|vocab_size|pooling_type|tensor_data_layout|attention\.value_length"
     r"|rope\.(dimension_count|scale_linear|scaling\.(type|factor))"  # `config` reads these and refuses unknown values
     r"|rope\.scaling\.(original_context_length|finetuned|attn_factor|yarn_\w+)"
+    r"|rope\.dimension_sections|n_deepstack_layers"  # of images
 )
 _GGUF_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),

@@ -89,6 +89,9 @@ def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
     by_head = torch.arange(heads * width).reshape(heads, width)
     if stored.fused == "stacked":
         rows = dict(zip("qkv", torch.split(by_head, [dims.heads, dims.kv_heads, dims.kv_heads]), strict=True))[stem]
+    elif stored.fused == "quarters":
+        parts = by_head.reshape(4, 3, -1)
+        rows = dict(zip("qvk", parts.unbind(1), strict=True))[stem]
     else:
         grouped = by_head.reshape(dims.kv_heads, dims.group + 2, width)
         rows = dict(zip("qkv", torch.split(grouped, [dims.group, 1, 1], 1), strict=True))[stem]

@@ -1,7 +1,8 @@
 """The records of families and their layouts: frozen data, with no behaviour beyond lookups in it.
 
 A `Family` describes once what its blocks compute. One `Layout` for each format describes the names and the arrangement
-of its tensors. Nothing is inferred from a shape: every transform is named.
+of its tensors. A `Wrapper` describes a multimodal model around one of a family. Nothing is inferred from a shape: every
+transform is named.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -49,8 +50,8 @@ LENS_FRAMES = {"seen": "token", "distinctive": "output", "effect": "output"}
 RELATIVE = {"distinctive": "effect"}
 """The frames that divide each token's score in another frame by its root mean square among the layer's vectors."""
 
-LENS_MAPS = "lens.safetensors"
-"""The file in the folder of a lens that holds its maps."""
+LENS_FACTS, LENS_MAPS = "lens.json", "lens.safetensors"
+"""The files in the folder of a lens: the facts about it, and its maps."""
 
 ALL_FRAMES: tuple[Frame, ...] = get_args(Frame)
 """Every frame, in the order in which lists are shown."""
@@ -85,7 +86,8 @@ class Stored:
             layers that read from it).
         part: (i, n) for the i-th of n equal parts along the canonical rows.
         fused: The order of q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped``
-            has, for each key/value head, its query heads, then its k, then its v.
+            has, for each key/value head, its query heads, then its k, then its v; ``quarters`` has, in each of four
+            parts, rows of q, of v and of k.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
     """
@@ -93,7 +95,7 @@ class Stored:
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
-    fused: Literal["", "stacked", "grouped"] = ""
+    fused: Literal["", "stacked", "grouped", "quarters"] = ""
     paired_rows: bool = False
 
     @property
@@ -259,6 +261,39 @@ class Family(ShortRepr):
     def layout(self, kind: Format) -> Layout | None:
         """Return the layout of one format; None if the family is not known in it."""
         return next((layout for layout in self.layouts if layout.format == kind), None)
+
+
+@dataclass(frozen=True, repr=False)
+class Wrapper(ShortRepr):
+    """A multimodal model, of which the text model is read.
+
+    Attributes:
+        model_types: Names of the wrapper in configurations.
+        texts: Model types that the text model may have; the first where its configuration is silent.
+        prefixes: The prefix of the text model's tensors, in each generation of files -> the prefix of its head.
+        towers: Modules that hold no parameter of the text model: name -> description.
+        config: The key of the text model's configuration; ``a.b`` looks inside an object.
+        others: Keys of the configurations of other parts.
+        flat: True if old files have the keys of the text model among those of the wrapper.
+        text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        assumed: Keys of the text model's configuration -> what an absent one means, where its type has another default.
+        fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
+        harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
+        notes: Sentences on what is not modelled exactly.
+    """
+
+    model_types: tuple[str, ...]
+    texts: tuple[str, ...]
+    prefixes: Mapping[str, str]
+    towers: Mapping[str, str]
+    config: str = "text_config"
+    others: tuple[str, ...] = ("vision_config",)
+    flat: bool = False
+    text_ties: bool = False
+    assumed: Mapping[str, object] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
+    harmless: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

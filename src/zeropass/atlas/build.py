@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.atlas import schema
 from zeropass.atlas.budget import return_freed_memory, room_for_rows
 from zeropass.atlas.features import FeatureRunner, dictionary_facts, plan_features
@@ -79,11 +79,12 @@ def _run_in_order(runner: Runner, todo: list[Job], report: Callable[[str, int], 
             submit(partial(runner.write, runner.compute(job, next(reads))))
 
 
+@shows_progress
 def build(
     model: ModelLike,
     out: str | Path,
     options: Options | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
     run: RunJobs = run_in_process,
     *,
     memory: int | None = None,
@@ -96,7 +97,8 @@ def build(
         model: The model, or its name.
         out: Folder of the atlas.
         options: What the atlas shall hold; everything usual if not given.
-        progress: Called with each step.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
         run: Runs the jobs; in this process by default.
         memory: Bytes that the build may take (`budget`); they do not change the atlas.
         lens: The lens to make lists through, as in `load`: by default the one that is kept for these weights.
@@ -121,6 +123,7 @@ def build(
         >>> zp.open_atlas(folder).layers
         (1, 2)
     """
+    report = callback(progress)
     model, out = open_model(model), Path(out)
     options, maps = resolve(options or Options(), chosen_lens(model, lens), model.name)
     make_runner: Callable[..., Runner] = partial(Runner, model, out)
@@ -147,7 +150,7 @@ def build(
     }
     runner = make_runner(options, jobs, kept_tokens(model, options, judgement), maps, views)
     runner.spaces.room = room
-    carry_out(runner, judgement, progress, run)
+    carry_out(runner, judgement, report, run)
     return True
 
 

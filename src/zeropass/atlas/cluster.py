@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress
 from zeropass.atlas.build import build
 from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import sweep
@@ -28,8 +28,8 @@ from zeropass.model.opening import ModelLike, open_model
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
-except ImportError as error:
-    raise MissingExtra("Ray is an extra: pip install 'zeropass[ray]'.") from error
+except ImportError as _error:
+    raise MissingExtra("Ray is an extra: pip install 'zeropass[ray]'.") from _error
 
 __all__ = ["build_on_cluster"]
 
@@ -64,7 +64,7 @@ def build_on_cluster(
     model: ModelLike,
     out: str | Path,
     options: Options | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
     engine: str = RAY,
     *,
     lens: str | Path | LensMaps | None = "auto",
@@ -75,7 +75,8 @@ def build_on_cluster(
         model: The model, or its name, under which all machines find its weights.
         out: Folder of the atlas, shared by all machines.
         options: What the atlas shall hold; everything usual if not given.
-        progress: Called with each step.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
         engine: ``ray`` (on this machine, or where RAY_ADDRESS says) or ``ray://…``.
         lens: The lens to make lists through, as for `build`.
 

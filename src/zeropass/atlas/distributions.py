@@ -101,7 +101,7 @@ def clouds(atlas: Atlas, address: str, tokens: int = 20) -> list[Cloud]:
 def _cloud(atlas: Atlas, record: VectorRecord, row: Row) -> Cloud:
     space = atlas.space(row.run)
     listed = list({token.id: token for token in (*record.top, *record.bottom)}.values())
-    points = np.asarray(atlas.rows(space)[[token.id for token in listed]], np.float64) - atlas.moments(space)[0]
+    points = np.asarray(atlas.rows_at(space, [token.id for token in listed]), np.float64) - atlas.moments(space)[0]
     flat, shares = plane(points)
     return Cloud(
         address=record.address,

@@ -1,9 +1,10 @@
 """The files of an atlas: its tables, queried with DuckDB, its memory-mapped arrays, and its manifest. No torch."""
 
 import math
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import (
@@ -33,6 +35,7 @@ from zeropass.atlas.schema import (
     PARAMETERS,
     TOKENIZER,
     TOKENS,
+    Place,
     Wanted,
     factor_file,
     file_name,
@@ -40,11 +43,11 @@ from zeropass.atlas.schema import (
     vector_file,
 )
 from zeropass.checkpoints.demo import DEMOS
-from zeropass.errors import BadAtlas, BadOption
+from zeropass.errors import BadAtlas, BadOption, ZeropassError
 from zeropass.records.parameters import Hidden
 from zeropass.tokens.vocabulary import VIEWS, Vocabulary
 
-__all__ = ["Files", "Floats", "Run"]
+__all__ = ["Files", "Finder", "Floats", "Run"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,7 +66,7 @@ COLUMN_TYPES: dict[str, type] = {
 ENDLESS = ("kth", "bound")
 """The columns in which a number may be infinite: fewer pairs may exist than were searched for."""
 
-Finder = Callable[[Path, Wanted, Sequence[str]], list[tuple[Any, ...]]]
+Finder = Callable[[Place, Wanted, Sequence[str]], list[tuple[Any, ...]]]
 """A function that answers `Files.rows_of` for a file."""
 
 
@@ -90,10 +93,17 @@ class Run:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files(ShortRepr):
-    """The files in the folder of a complete atlas, each read when it is first needed."""
+    """The files in the folder of a complete atlas, each read when it is first needed; files are named as in the folder.
 
-    path: Path
+    Attributes:
+        path: The folder, on this machine or on the hub.
+        manifest: The manifest.
+        finder: A function that answers `rows_of`; by default DuckDB does.
+    """
+
+    path: Place
     manifest: dict[str, Any]
+    finder: Finder | None = field(default=None, kw_only=True)
 
     def is_word(self, token: int) -> bool:
         """Tell whether a token is a complete word or punctuation (the ``words`` view)."""
@@ -183,21 +193,28 @@ class Files(ShortRepr):
     def _damaged(self, file: str | Path, why: object) -> BadAtlas:
         """Return the error for a damaged file, with the first line of the reason."""
         reason = str(why).splitlines()[0] if str(why) else type(why).__name__
-        return BadAtlas(f"{self.path / file} cannot be read ({reason}); delete the folder and build it again.")
+        advice = "delete the folder and build it again" if isinstance(self.path, Path) else "it has to be pushed again"
+        return BadAtlas(f"{self.path / file} cannot be read ({reason}); {advice}.")
 
-    def _require_file(self, path: Path) -> None:
-        """Raise BadAtlas for a missing file, and for a device or a pipe, which may have no end."""
+    def _existing(self, file: str) -> Place:
+        """Return the path of a file; raise BadAtlas if it is missing, or a device or a pipe, which may have no end."""
+        path = self.path / file
         if not path.is_file():
-            raise self._damaged(path.relative_to(self.path), "there is no such file")
+            raise self._damaged(file, "there is no such file")
+        return path
+
+    def _copy_of(self, file: str) -> str:
+        """Return the path of a file on this machine, after fetching it if it is on the hub."""
+        return os.fspath(self._existing(file))
 
     def _numpy(self, columns: Sequence[str], file: str) -> dict[str, Any]:
         """Return columns of a table in the order of its ids; raise BadAtlas if it is damaged."""
-        self._require_file(self.path / file)
+        copy = self._copy_of(file)
         # DuckDB ignores case when it looks for a column, and would return the name that stands in the file.
         names = ", ".join(f'"{name}" AS "{name}"' for name in columns)
         query = f"SELECT {names} FROM read_parquet($file) ORDER BY id"  # noqa: S608
         try:
-            arrays = self._db.cursor().execute(query, {"file": str(self.path / file)}).fetchnumpy()
+            arrays = self._db.cursor().execute(query, {"file": copy}).fetchnumpy()
         except (duckdb.Error, UnicodeError) as error:
             raise self._damaged(file, error) from error
         for name, column in arrays.items():
@@ -210,29 +227,29 @@ class Files(ShortRepr):
     def _db(self) -> duckdb.DuckDBPyConnection:
         return duckdb.connect()
 
-    def query(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    def query(self, query: str, *, file: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Return the rows that an SQL query finds in a Parquet file of the atlas.
 
         Args:
             query: The query, which reads ``read_parquet($file)``.
-            **parameters: Values of its parameters; ``file`` is the path of the file.
+            file: The file.
+            **parameters: Values of the query's other parameters.
 
         Raises:
             BadAtlas: The file is damaged.
         """
-        bound = parameters
-        self._require_file(Path(parameters["file"]))
-        if self._finders and parameters["file"] == str(self.path / PARAMETERS):
+        if self._kept_finders and file == PARAMETERS:
             query = query.replace("read_parquet($file)", "parameters")
-            bound = {name: value for name, value in parameters.items() if name != "file"}
+        else:
+            parameters["file"] = self._copy_of(file)
         try:
-            cursor = self._db.cursor().execute(query, bound)  # A cursor for each query: threads may query at once.
+            cursor = self._db.cursor().execute(query, parameters)  # A cursor for each query: threads may query at once.
             names, rows = [column[0].lower() for column in cursor.description], cursor.fetchall()
         except (duckdb.Error, UnicodeError) as error:  # DuckDB's messages may quote bytes that are not text.
-            raise self._damaged(Path(parameters["file"]).relative_to(self.path), error) from error
-        return self._checked(Path(parameters["file"]), names, rows)
+            raise self._damaged(file, error) from error
+        return self._checked(file, names, rows)
 
-    def _checked(self, path: Path, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def _checked(self, file: str, names: Sequence[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Return the rows; raise BadAtlas, naming file and column, if a value is missing or of the wrong type."""
         for name, column in zip(names, zip(*rows, strict=True), strict=False):
             lists = isinstance(column[0], list)
@@ -244,31 +261,34 @@ class Files(ShortRepr):
             )
             numbers = isinstance(values[0], float) if values else False
             if wrong or (numbers and name not in ENDLESS and not all(map(math.isfinite, values))):
-                raise self._damaged(path.relative_to(self.path), f"its column {name} is not what it should be")
+                raise self._damaged(file, f"its column {name} is not what it should be")
         return rows
 
-    def rows_of(self, path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    def rows_of(self, file: str, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return the rows of a file that have the first wanted value, in the order of the file.
 
         Args:
-            path: A Parquet file of the atlas.
+            file: A Parquet file of the atlas.
             wanted: The values. All rows that have the first one have the others too, so DuckDB is not asked for those.
             columns: Names of the columns to return.
 
         Raises:
             BadAtlas: The file is damaged.
         """
-        if not self._finders:
+        finder = self._kept_finders[0] if self._kept_finders else self.finder
+        if finder is None:
             name, value = next(iter(wanted.items()))
             names = ", ".join(f'"{column}"' for column in columns)
             query = f'SELECT {names} FROM read_parquet($file, file_row_number = true) WHERE "{name}" = $value'  # noqa: S608
-            return self.query(f"{query} ORDER BY file_row_number", file=str(path), value=value)
-        self._require_file(path)
+            return self.query(f"{query} ORDER BY file_row_number", file=file, value=value)
+        path = self._existing(file)
         try:
-            rows = self._finders[0](path, wanted, columns)
+            rows = finder(path, wanted, columns)
+        except ZeropassError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._damaged(path.relative_to(self.path), error) from error
-        return self._checked(path, columns, rows)
+            raise self._damaged(file, error) from error
+        return self._checked(file, columns, rows)
 
     def keep_index(self, finder: Finder) -> None:
         """Keep the index over all lists in memory (100 MB for SmolLM2), and answer each query on one core.
@@ -280,17 +300,17 @@ class Files(ShortRepr):
         """
         self._db.execute("SET threads = 1")
         rows = "SELECT * FROM read_parquet($file) ORDER BY id"
-        self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=str(self.path / PARAMETERS))
-        self._finders.append(finder)
+        self.query(f"CREATE OR REPLACE TABLE parameters AS {rows}", file=PARAMETERS)
+        self._kept_finders.append(finder)
 
     @cached_property
-    def _finders(self) -> list[Finder]:
+    def _kept_finders(self) -> list[Finder]:
         return []
 
     def reconnect(self) -> None:
         """Open a new connection in a forked process, which does not have the threads of its parent."""
         self.__dict__.pop("_db", None)
-        self._finders.clear()
+        self._kept_finders.clear()
 
     def mask(self, view: str) -> npt.NDArray[np.bool_]:
         """Return which tokens a view shows, (V,)."""
@@ -306,7 +326,7 @@ class Files(ShortRepr):
         """All lists, as runs of consecutive ids."""
         rows = self.query(
             "SELECT layer, role, side, frame, min(id), count(*) FROM read_parquet($file) GROUP BY ALL ORDER BY 5",
-            file=str(self.path / PARAMETERS),
+            file=PARAMETERS,
         )
         runs = [Run(*row) for row in rows]
         starts = np.cumsum([0, *(run.count for run in runs)]).tolist()
@@ -349,7 +369,7 @@ class Files(ShortRepr):
     def random_coherence(self) -> dict[tuple[int, str, str, str], float]:
         """The coherence that random directions stay below, by (layer, role, frame, view)."""
         query = "SELECT layer, role, frame, view, coherence FROM read_parquet($file)"
-        return {(*key,): null for *key, null in self.query(query, file=str(self.path / COHERENCE))}
+        return {(*key,): null for *key, null in self.query(query, file=COHERENCE)}
 
     @cached_property
     def _columns(self) -> dict[str, Floats]:
@@ -381,9 +401,9 @@ class Files(ShortRepr):
     def _array(self, file: str, *shape: int) -> Floats:
         """Map an array of the atlas into memory; raise BadAtlas for pickles and other shapes."""
         if file not in self._arrays:
-            self._require_file(self.path / file)
+            copy = self._copy_of(file)
             try:
-                array = np.load(self.path / file, mmap_mode="r", allow_pickle=False)
+                array = np.load(copy, mmap_mode="r", allow_pickle=False)
             except Exception as error:  # NumPy raises nearly any error for a damaged header.
                 raise self._damaged(file, error) from error
             if (array.shape, array.dtype) != (shape, np.dtype(np.float32)):
@@ -391,13 +411,40 @@ class Files(ShortRepr):
             self._arrays[file] = array
         return self._arrays[file]
 
+    def _rows_at(self, file: str, ids: Sequence[int], *shape: int) -> Floats:
+        """Return some rows of an array; if they are few, no others of an array on the hub are fetched."""
+        path = self._existing(file)
+        if isinstance(path, Path) or not path.in_parts(len(ids) * path.BLOCK):
+            return self._array(file, *shape)[list(ids)]
+        try:
+            stored, offset = path.read_array_header()
+        except ZeropassError:
+            raise
+        except Exception as error:  # NumPy raises nearly any error for a damaged header.
+            raise self._damaged(file, error) from error
+        width = 4 * math.prod(shape[1:])
+        if stored != (shape, np.dtype(np.float32)) or path.size != offset + width * shape[0]:
+            raise self._damaged(file, f"{stored[1]} {stored[0]} instead of {shape}")
+        parts = path.read_parts([(offset + i * width, offset + (i + 1) * width) for i in ids])
+        return np.frombuffer(b"".join(parts), np.float32).reshape(len(ids), *shape[1:])
+
     def vectors(self, run: Run) -> Floats:
         """Return the folded vectors of a run's lists without the lens, (n, d)."""
-        return self._array(f"vectors/{vector_file(run.layer, run.role, run.frame)}", run.count, self.model["d"])
+        return self._array(self._vectors_file(run), run.count, self.model["d"])
+
+    def fetch_vectors(self, runs: Sequence[Run]) -> None:
+        """Fetch the vectors of runs at once if they are on the hub, and not each when it is read."""
+        if not isinstance(self.path, Path):
+            self.path.fetch(self.path / self._vectors_file(run) for run in runs)
+
+    @staticmethod
+    def _vectors_file(run: Run) -> str:
+        return f"vectors/{vector_file(run.layer, run.role, run.frame)}"
 
     def vector(self, run: Run, row: int) -> Floats:
         """Return the vector that gave a list, through the lens if the run has one, (d,)."""
-        carried, vector = self._lens_map(run), np.asarray(self.vectors(run)[row], np.float32)
+        carried = self._lens_map(run)
+        (vector,) = self._rows_at(self._vectors_file(run), [row], run.count, self.model["d"])
         return vector if carried is None else np.asarray(vector @ carried, np.float32)
 
     def products(self, run: Run, row: Floats) -> Floats:
@@ -425,11 +472,14 @@ class Files(ShortRepr):
     def _read_map(self, name: str) -> Floats:
         """Return a map of the lens in single precision; raise BadAtlas if it is damaged."""
         file, d = f"{LENS}/{LENS_MAPS}", self.model["d"]
-        self._require_file(self.path / file)
+        path = self._existing(file)
         try:
-            with safe_open(self.path / file, framework="np") as tensors:
-                stored = tensors.get_tensor(name)
-        except (SafetensorError, OSError, TypeError) as error:
+            if isinstance(path, Path) or not path.in_parts(4 * d * d):
+                with safe_open(os.fspath(path), framework="np") as tensors:
+                    stored = tensors.get_tensor(name)
+            else:
+                stored = load(path.read_tensor(name))[name]
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise self._damaged(file, error) from error
         if stored.shape != (d, d) or stored.dtype not in (np.float16, np.float32) or not np.isfinite(stored).all():
             raise self._damaged(file, f"{name} is {stored.dtype} {stored.shape}, or not finite")
@@ -442,10 +492,17 @@ class Files(ShortRepr):
 
     def rows(self, space: str) -> Floats:
         """Return the rows of the tokens in a space, (V, d); raise BadOption for one in which the atlas has no list."""
+        return self._array(self._rows_file(space), self.model["vocabulary"], self.model["d"])
+
+    def rows_at(self, space: str, ids: Sequence[int]) -> Floats:
+        """Return the rows of some tokens in a space, (n, d), as `rows` does."""
+        return self._rows_at(self._rows_file(space), ids, self.model["vocabulary"], self.model["d"])
+
+    def _rows_file(self, space: str) -> str:
         file = f"rows/{safe_name(space)}.npy"
         if not self.has_rows(space) and space not in (known := sorted({self.space(run) for run in self.runs})):
             raise BadOption(f"There is no space {space!r} in {self.path}; it has {', '.join(known)}.")
-        return self._array(file, self.model["vocabulary"], self.model["d"])
+        return file
 
     def has_rows(self, space: str) -> bool:
         """Tell whether the atlas holds the rows of a space."""
@@ -456,9 +513,13 @@ class Files(ShortRepr):
         scores = np.asarray(self.rows(self.space(run)) @ self.vector(run, row), np.float32)
         return scores if (factors := self.factors(run)) is None else scores * factors
 
+    def is_relative(self, run: Run) -> bool:
+        """Tell whether the scores of a run's lists are multiplied by `factors`."""
+        return run.frame in RELATIVE
+
     def factors(self, run: Run) -> Floats | None:
         """Return what the frame of a run multiplies the scores of the tokens by, (V,), if it is a relative one."""
-        if run.frame not in RELATIVE:
+        if not self.is_relative(run):
             return None
         file = f"vectors/{factor_file(run.layer, run.role, run.frame)}"
         return self._array(file, self.model["vocabulary"])
@@ -466,19 +527,20 @@ class Files(ShortRepr):
     def moments(self, space: str) -> npt.NDArray[np.float64]:
         """Return the mean row of a space, with the covariance below it, (1 + d, d); raise BadAtlas if it is damaged."""
         if space not in self._moments:
-            path, d = self.path / "rows" / f"{safe_name(space)}.moments.npy", self.model["d"]
+            file, d = f"rows/{safe_name(space)}.moments.npy", self.model["d"]
+            copy = self._copy_of(file)
             try:
-                stacked = np.load(path, allow_pickle=False)
+                stacked = np.load(copy, allow_pickle=False)
             except Exception as error:  # NumPy raises nearly any error for a damaged header.
-                raise BadAtlas(f"{path} cannot be read ({error}); delete the folder and build it again.") from error
+                raise self._damaged(file, error) from error
             if stacked.shape != (d + 1, d) or stacked.dtype != np.float64:
-                raise BadAtlas(f"{path} holds {stacked.dtype} {stacked.shape}; delete the folder and build it again.")
+                raise self._damaged(file, f"{stacked.dtype} {stacked.shape} instead of {(d + 1, d)}")
             self._moments[space] = stacked
         return self._moments[space]
 
     def unit_rows(self, space: str, ids: Sequence[int]) -> Floats:
         """Return the rows of some tokens less the mean row, each of length one, (n, d)."""
-        centred = self.rows(space)[list(ids)] - self.moments(space)[0].astype(np.float32)
+        centred = self.rows_at(space, ids) - self.moments(space)[0].astype(np.float32)
         unit: Floats = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-20)
         return unit
 

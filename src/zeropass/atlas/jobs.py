@@ -23,7 +23,7 @@ from zeropass.arch.spec import (
     site_of,
     space_of,
 )
-from zeropass.atlas.plan import list_bases, list_frames, vector_roles
+from zeropass.atlas.plan import ListKey, list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, factor_file, file_name, vector_file
 from zeropass.atlas.tables import (
     Kind,
@@ -169,9 +169,9 @@ class Runner:
     views: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.frames = Frames(self.model, self.lens)
-        self.spaces = Spaces(self.out / "rows", self.kept)
-        self.bases = list_bases(self.facts, self.options, self.jobs)
+        self.frames: Frames = Frames(self.model, self.lens)
+        self.spaces: Spaces = Spaces(self.out / "rows", self.kept)
+        self.bases: dict[ListKey, int] = list_bases(self.facts, self.options, self.jobs)
         self._lengths: dict[tuple[int, str, str], Lengths | None] = {}
         self._lock = Lock()
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, RELATIVE, site_of
 from zeropass.atlas.folder import Run
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import PARAMETERS, of_address
+from zeropass.atlas.schema import PARAMETERS, lists_file, of_address
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse
 from zeropass.records.overviews import Alike, Likeness, NeighbourRecord, Part, Wire, Wiring
@@ -60,10 +60,10 @@ def rows_of(atlas: Atlas, address: str) -> list[Row]:
 def _role_rows(atlas: Atlas, place: Address) -> list[Row]:
     """Return the lists of an address with a role."""
     stem, _, stored = atlas.stored_name(place)
-    path = atlas.path / "lists" / f"{stem}.parquet"
-    if not path.is_file():
+    file = lists_file(stem)
+    if not (atlas.path / file).is_file():
         return []
-    ids = sorted(i for (i,) in atlas.rows_of(path, of_address(stored), ["id"]))
+    ids = sorted(i for (i,) in atlas.rows_of(file, of_address(stored), ["id"]))
     runs = [next((run for run in atlas.runs if run.first <= i < run.first + run.count), None) for i in ids]
     return [Row(run, i - run.first) for run, i in zip(runs, ids, strict=True) if run is not None]
 
@@ -90,6 +90,7 @@ def _wiring(atlas: Atlas, query: Row, k: int) -> Wiring:
     """Return the vectors of other blocks with the largest inner products, and the norm of all products by block."""
     vector = np.asarray(atlas.vectors(query.run)[query.row])
     runs = _opposite_runs(atlas, query.run)
+    atlas.fetch_vectors(runs)
     products = [atlas.vectors(run) @ vector for run in runs]
     parts: dict[tuple[int, str], float] = {}
     for run, product in zip(runs, products, strict=True):
@@ -199,7 +200,7 @@ def _addresses(atlas: Atlas, ids: Sequence[int]) -> dict[int, str]:
     """Return the addresses of lists, by list id."""
     rows = atlas.query(
         "SELECT id, address FROM read_parquet($file) WHERE list_contains($ids, id)",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         ids=list(ids),
     )
     return dict(rows)

@@ -5,6 +5,7 @@ queries and for the command line, where loading pyarrow (an eighth of a second) 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zeropass.atlas.schema import Wanted
+from zeropass.atlas.schema import Place, Wanted
 
 __all__ = ["rows_of"]
 
-_Stamp = tuple[Path, int, int]
+_Stamp = tuple[Place, int, int]
 """The state of a file when it was read: its path, time of change in ns and size."""
 
 _CACHED = 512
 """Number of files whose statistics are kept: all of a model of 70 layers."""
 
 
-def rows_of(path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def rows_of(path: Place, wanted: Wanted, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """Return the rows whose columns have the wanted values, in the order of the file.
 
     Only the row groups are read whose statistics allow all of these values.
 
     Args:
-        path: A Parquet file.
+        path: A Parquet file, on this machine or on the hub.
         wanted: The values; columns that the file lacks are ignored.
         columns: Names of the columns to return.
 
@@ -42,7 +43,7 @@ def rows_of(path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[An
     wanted = {name: value for name, value in wanted.items() if name in _paths(stamp)}
     spans = [(value, _spans(stamp, name)) for name, value in wanted.items()]
     groups = [i for i in range(_metadata(stamp).num_row_groups) if all(_within(value, of[i]) for value, of in spans)]
-    with pq.ParquetFile(path, metadata=_metadata(stamp)) as file:
+    with _source(path) as source, pq.ParquetFile(source, metadata=_metadata(stamp)) as file:
         table = file.read_row_groups(groups, columns=list({*wanted, *columns}), use_threads=False)
     for name, value in wanted.items():
         table = table.filter(pc.equal(table[name], pa.scalar(value, table[name].type)))
@@ -51,7 +52,13 @@ def rows_of(path: Path, wanted: Wanted, columns: Sequence[str]) -> list[tuple[An
 
 @lru_cache(_CACHED)
 def _metadata(stamp: _Stamp) -> pq.FileMetaData:
-    return pq.read_metadata(stamp[0])
+    with _source(stamp[0]) as source:
+        return pq.read_metadata(source)
+
+
+def _source(path: Place) -> AbstractContextManager[Any]:
+    """Return what pyarrow reads a file from: the path of a file on this machine, which it maps, or an open file."""
+    return nullcontext(path) if isinstance(path, Path) else path.open()
 
 
 @lru_cache(_CACHED)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from zeropass.arch.spec import (
     check_frame,
     judge_space,
 )
-from zeropass.atlas.folder import Files, Floats, Run
+from zeropass.atlas.folder import Files, Finder, Floats, Run
+from zeropass.atlas.index_search import Entries, best_sums
 from zeropass.atlas.query import token_of, weights_of, with_similar, words_of
 from zeropass.atlas.schema import (
     COHERENCE,
@@ -34,13 +36,16 @@ from zeropass.atlas.schema import (
     TOKEN_INDEX,
     TOKENIZER,
     TOKENS,
+    Place,
     check_manifest,
     check_view,
     file_name,
+    lists_file,
     of_address,
+    pairs_file,
     read_json,
 )
-from zeropass.atlas.sql import connected, result_of
+from zeropass.atlas.sql import result_of
 from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.model.address import FEATURE, Address, canonical_role, feature_roles, parse, with_roles
 from zeropass.records.parameters import (
@@ -68,16 +73,21 @@ _PAIRS = ("offset", "frame", "left_ids", "right_ids", "scores", "kth", "bound", 
 _K = 20
 """Tokens of each pole, and pairs, by default."""
 
+_INDEXED = 8
+"""The largest number of tokens that are looked up in the index: with more, reading all vectors is as fast."""
+
 
 def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
     """Open an atlas.
 
     Args:
-        folder: Folder of the atlas.
+        folder: Folder of the atlas; or an atlas on the hub, ``hf://datasets/owner/name@revision``, of which only what
+            is read is fetched.
         verdicts: Verdicts of a measured text on the model's types of list; by default those known for its weights.
 
     Raises:
         BadAtlas: The folder is not an atlas, or the atlas is not complete or has another version.
+        NotFetched: The hub does not give it.
 
     Example:
         >>> import tempfile
@@ -90,7 +100,7 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
         >>> len(atlas.find(" the", k=2).hits)
         4
     """
-    path = Path(folder)
+    path, finder = _place_of(folder)
     if not path.is_dir():
         raise BadAtlas(f"{folder} is not a folder; an atlas is made by: zeropass build MODEL --out {folder}")
     if not (path / MANIFEST).exists():
@@ -108,9 +118,17 @@ def open_atlas(folder: str | Path, verdicts: Verdicts | None = None) -> "Atlas":
         raise BadAtlas(f"{folder} lacks {', '.join(missing)}; delete it and build it again.")
     layers, values = manifest["model"]["layers"], manifest.get("values_sha256")
     if "dictionary" in manifest:
-        return Atlas(path, manifest, verdicts)  # what was measured is about parameters
+        return Atlas(path, manifest, verdicts, finder=finder)  # what was measured is about parameters
     known = verdicts or known_verdicts(None, lambda: str(manifest.get("weights_sha256")), layers, lambda: values)
-    return Atlas(path, manifest, known)
+    return Atlas(path, manifest, known, finder=finder)
+
+
+def _place_of(folder: str | Path) -> tuple[Place, Finder | None]:
+    """Return the folder of an atlas, and a function that answers `Files.rows_of` there if DuckDB cannot."""
+    if isinstance(folder, str) and "://" in folder:  # what reads from the hub is imported when it is needed
+        hub_files, parquet_rows = map(import_module, ("zeropass.checkpoints.hub_files", "zeropass.atlas.parquet_rows"))
+        return hub_files.open_dataset(folder), parquet_rows.rows_of
+    return Path(folder), None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -196,11 +214,11 @@ class Atlas(Files):
             ...     zp.open_atlas(folder).sql("SELECT count(*) FROM parameters WHERE frame = 'token'").fetchall()
             [(512,)]
         """
-        return result_of(self._tables, query)
+        return result_of(self._tables, self.path, query)
 
     @cached_property
     def _tables(self) -> duckdb.DuckDBPyConnection:
-        return connected(self.path)
+        return duckdb.connect()
 
     def _ipython_key_completions_(self) -> list[str]:
         """Return what a notebook completes between the brackets: heads, and where neurons begin."""
@@ -298,9 +316,9 @@ class Atlas(Files):
         """
         check_count(k)
         runs, weights = self._select_runs(side, role, layers), weights_of(words)
-        plain = list(weights.values()) == [1] and (side, role, layers) == (None, None, None) and k <= self.options["k"]
-        token = next(iter(weights))
-        best = self._stored_entries(token, k) if plain and self._is_shown(token) else self.scan(weights, runs, k)
+        best, others = self._best_of_index(weights, runs, k)
+        if others:
+            best = sorted(best + self.scan(weights, others, k), key=_by_size)
         scores = self._word_scores(words, [i for i, _ in best])
         return FindRecord(
             query=tuple(Token(i, self.vocab.label(i)) for i in weights),
@@ -325,10 +343,11 @@ class Atlas(Files):
             (list id, z), by falling |z|.
         """
         runs = self.runs if runs is None else runs
+        self.fetch_vectors(runs)
         ids, parts = list(weights), np.array(list(weights.values()), np.float32)
         z = np.zeros(len(self.means), np.float32)
         with np.errstate(all="ignore"):
-            rows = {space: np.asarray(self.rows(space)[ids]) for space in {self.space(run) for run in runs}}
+            rows = {space: self.rows_at(space, ids) for space in {self.space(run) for run in runs}}
             sums = {space: parts @ of_tokens for space, of_tokens in rows.items()}
             for run in runs:
                 factors, space = self.factors(run), self.space(run)
@@ -341,7 +360,7 @@ class Atlas(Files):
             members = [np.arange(r.first, r.first + r.count) for r in runs if (r.side, r.frame) == list_type]
             list_ids = np.concatenate(members)
             best += [(int(i), float(z[i])) for i in list_ids[_largest(np.abs(z[list_ids]), k)]]
-        return sorted(best, key=lambda entry: (-abs(entry[1]), entry[0]))
+        return sorted(best, key=_by_size)
 
     def _require_finite(self, z: Floats) -> None:
         if not np.isfinite(z).all():
@@ -357,17 +376,28 @@ class Atlas(Files):
         rows: dict[str, Floats] = {}
         scores = {}
         for i in lists:
-            run = self.run_of(i)
-            space, factors, std = self.space(run), self.factors(run), self.stds[i]
-            if space not in rows:
-                rows[space] = np.asarray(self.rows(space)[ids])
-            with np.errstate(all="ignore"):
-                products = rows[space] @ self.vector(run, i - run.first)
-                products = products if factors is None else products * factors[ids]
-                z = np.asarray((products - self.means[i]) / std if std > 0 else np.zeros_like(products), np.float32)
-            self._require_finite(z)
+            z = self._z_of(i, ids, rows)
             scores[i] = tuple(float(z[of_word].mean()) for of_word in places)
         return scores
+
+    def _z_of(self, i: int, ids: Sequence[int], rows: dict[str, Floats]) -> Floats:
+        """Return the z of some tokens in a list, (n,).
+
+        Args:
+            i: The id of the list.
+            ids: The ids of the tokens.
+            rows: The rows of these tokens by space, to which those are added that are read.
+        """
+        run = self.run_of(i)
+        space, factors, std = self.space(run), self.factors(run), self.stds[i]
+        if space not in rows:
+            rows[space] = self.rows_at(space, ids)
+        with np.errstate(all="ignore"):
+            products = rows[space] @ self.vector(run, i - run.first)
+            products = products if factors is None else products * factors[list(ids)]
+            z = np.asarray((products - self.means[i]) / std if std > 0 else np.zeros_like(products), np.float32)
+        self._require_finite(z)
+        return z
 
     def strongest(
         self, roles: Sequence[str], layers: tuple[int, int], *, frame: Frame | None = None, k: int | None = None
@@ -384,7 +414,7 @@ class Atlas(Files):
             "SELECT address FROM read_parquet($file) WHERE list_contains($roles, role) "
             "AND layer >= $first AND layer < $stop AND frame = coalesce($frame, frame) "
             "GROUP BY address ORDER BY max(strength) DESC, min(id) LIMIT $k",
-            file=str(self.path / PARAMETERS),
+            file=PARAMETERS,
             roles=list(roles),
             first=layers[0],
             stop=layers[1],
@@ -407,7 +437,7 @@ class Atlas(Files):
             "SELECT address FROM read_parquet($file) WHERE role = $role AND frame = $frame AND layer >= $first "
             "AND layer < $stop AND coherence > list_extract($nulls, layer - $first + 1) "
             "ORDER BY strength DESC, id LIMIT $k",
-            file=str(self.path / PARAMETERS),
+            file=PARAMETERS,
             role=role,
             frame=frame,
             first=layers[0],
@@ -426,11 +456,11 @@ class Atlas(Files):
             k: Pairs of each map; by default all that are stored.
         """
         role = canonical_role(kind)
-        path = self.path / "pairs" / f"{file_name(layer, role)}.parquet"
-        if not path.exists():
+        file = pairs_file(layer, role)
+        if not (self.path / file).exists():
             return []
         columns = ", ".join(f'"{name}"' for name in _PAIRS)
-        rows = self.query(f"SELECT address, {columns} FROM read_parquet($file) ORDER BY head", file=str(path))  # noqa: S608
+        rows = self.query(f"SELECT address, {columns} FROM read_parquet($file) ORDER BY head", file=file)  # noqa: S608
         k, hidden = min(k or self.options["pairs"], self.options["pairs"]), self.hidden(self.view)
         return [self._pair_record(parse(f"{address}.{base_role(role)}"), row, k, hidden) for address, *row in rows]
 
@@ -459,12 +489,37 @@ class Atlas(Files):
             raise BadOption(f"Nothing in this atlas fits the options; it has layers {have}.")
         return chosen
 
-    def _stored_entries(self, token: int, k: int) -> list[tuple[int, float]]:
-        """Return (list id, z) of the first k parameters of each type of list in the stored index."""
-        rows = self.rows_of(self.path / TOKEN_INDEX, {"token": token}, ("rank", "id", "z"))
-        if unknown := [i for _, i, _ in rows if not 0 <= i < self.manifest["lists"]]:
-            raise self._damaged(TOKEN_INDEX, f"there is no list {unknown[0]}")
-        return sorted(((i, z) for rank, i, z in rows if rank < k), key=lambda entry: (-abs(entry[1]), entry[0]))
+    def _best_of_index(
+        self, weights: Mapping[int, float], runs: Sequence[Run], k: int
+    ) -> tuple[list[tuple[int, float]], list[Run]]:
+        """Return what `scan` returns, from the index and a few vectors, and the runs of which those do not tell it."""
+        if len(weights) > _INDEXED or not all(map(self._is_shown, weights)):
+            return [], list(runs)
+        ids, rows, chosen = list(weights), dict[str, Floats](), set(runs)
+        index = {token: self._entries(token) for token in ids}
+        best: list[tuple[int, float]] = []
+        others: list[Run] = []
+        for list_type in sorted({(run.side, run.frame) for run in runs}):
+            sums = best_sums(
+                {token: of_types.get(list_type, Entries({}, 0.0)) for token, of_types in index.items()},
+                weights,
+                k,
+                allowed=lambda i: self.run_of(i) in chosen,
+                compute=lambda i: float(self._z_of(i, ids, rows) @ np.array(list(weights.values()), np.float32)),
+            )
+            best += sums or []
+            others += [run for run in runs if sums is None and (run.side, run.frame) == list_type]
+        return sorted(best, key=_by_size), others
+
+    def _entries(self, token: int) -> dict[tuple[str, str], Entries]:
+        """Return what the stored index holds of a token, by the side and frame of the lists."""
+        zs: dict[tuple[str, str], dict[int, float]] = {}
+        for side, frame, i, z in self.rows_of(TOKEN_INDEX, {"token": token}, ("side", "frame", "id", "z")):
+            if not 0 <= i < self.manifest["lists"]:
+                raise self._damaged(TOKEN_INDEX, f"there is no list {i}")
+            zs.setdefault((side, frame), {})[i] = z
+        stored = self.options["k"]
+        return {key: Entries(z, 0.0 if len(z) < stored else min(map(abs, z.values()))) for key, z in zs.items()}
 
     def _ranked_parameters(
         self,
@@ -482,7 +537,7 @@ class Atlas(Files):
         rows = self.query(
             "SELECT id, address, side, role, frame, layer, mean, std, spread, best, coherence, top_words, bottom_words "
             "FROM read_parquet($file) WHERE id IN (SELECT unnest($ids))",
-            file=str(self.path / PARAMETERS),
+            file=PARAMETERS,
             ids=[i for i, _ in best],
         )
         by_id, shown = {row[0]: row[1:] for row in rows}, self.hidden(self.view).shown
@@ -536,8 +591,8 @@ class Atlas(Files):
     def _changed(self, place: Address) -> bool:
         """Tell whether an atlas of a change has files of a place's layer and role."""
         if place.role in MAP_ROLES:
-            return (self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet").exists()
-        return (self.path / "lists" / f"{self.stored_name(place)[0]}.parquet").exists()
+            return (self.path / pairs_file(place.layer, place.role)).exists()
+        return (self.path / lists_file(self.stored_name(place)[0])).exists()
 
     def _has_role(self, role: str) -> bool:
         """Tell whether the atlas was built with a role."""
@@ -581,12 +636,11 @@ class Atlas(Files):
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
         """Return the lists of an address of vectors, one for each frame."""
         stem, role, stored = self.stored_name(place)
-        path = self.path / "lists" / f"{stem}.parquet"
         if role not in {run.role for run in self.runs if run.layer == place.layer}:
             raise BadAddress(
                 f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
             )
-        rows = sorted(self.rows_of(path, of_address(stored), _LIST))
+        rows = sorted(self.rows_of(lists_file(stem), of_address(stored), _LIST))
         if not rows:
             count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)
             raise BadAddress(f"{place} is out of range, {self.path} has {role} 0 to {count - 1}.")
@@ -650,7 +704,6 @@ class Atlas(Files):
 
     def _pairs(self, place: Address, k: int | None, view: str) -> list[PairRecord]:
         """Return the stored top pairs of a head map."""
-        path = self.path / "pairs" / f"{file_name(place.layer, place.role)}.parquet"
         if not self._has_role(place.role):
             raise BadAddress(f"{place}: this atlas was built without {place.role}.")
         stored = int(self.options["pairs"])
@@ -660,7 +713,7 @@ class Atlas(Files):
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
                 "zeropass explain searches others from the model."
             )
-        rows = self.rows_of(path, of_address(place), _PAIRS)
+        rows = self.rows_of(pairs_file(place.layer, place.role), of_address(place), _PAIRS)
         hidden = self.hidden(view)
         return [self._pair_record(place, row, k, hidden) for row in rows]
 
@@ -690,6 +743,11 @@ class Atlas(Files):
 def _listed(texts: str | Sequence[str]) -> list[str]:
     """Return several texts, or the only one, as a list."""
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _by_size(entry: tuple[int, float]) -> tuple[float, int]:
+    """Return what (list id, z) is sorted by: falling size, then the id."""
+    return -abs(entry[1]), entry[0]
 
 
 def _largest(sizes: Floats, k: int) -> npt.NDArray[np.intp]:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Union, get_args
 
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
@@ -32,17 +32,23 @@ from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
 
+if TYPE_CHECKING:
+    from zeropass.checkpoints.hub_files import HubPath
+
 __all__ = [
     "SCHEMA_VERSION",
     "Job",
     "Options",
+    "Place",
     "Wanted",
     "atlas_file",
     "check_manifest",
     "check_view",
     "factor_file",
     "file_name",
+    "lists_file",
     "of_address",
+    "pairs_file",
     "read_json",
     "safe_name",
     "vector_file",
@@ -56,6 +62,9 @@ PARAMETERS, TOKEN_INDEX, COHERENCE = "parameters.parquet", "hits.parquet", "cohe
 LENS, LENS_TEXTS = "lens", ("words", "note")
 FOLDERS = ("rows", "vectors", "lists", "pairs", "scratch")
 
+
+Place = Union[Path, "HubPath"]
+"""A file or folder on this machine, or on the hub."""
 
 Wanted = Mapping[str, int | str]
 """Values of columns, by name: the first one selects the rows, the others tell where in a file these may be."""
@@ -126,6 +135,16 @@ def file_name(layer: int, role: str) -> str:
     return f"L{layer}.{role}" if layer >= 0 else role
 
 
+def lists_file(stem: str) -> str:
+    """Return the file of the lists of a layer and role, by the stem of its name."""
+    return f"lists/{stem}.parquet"
+
+
+def pairs_file(layer: int, role: str) -> str:
+    """Return the file of the head maps of a layer."""
+    return f"pairs/{file_name(layer, role)}.parquet"
+
+
 def vector_file(layer: int, role: str, frame: str) -> str:
     """Return the file name of folded vectors of a layer and role: ``paper`` folds no norms, the other frames do."""
     return f"{file_name(layer, role)}{'.paper' if frame == 'paper' else ''}.npy"
@@ -148,10 +167,10 @@ def write_json(path: Path, value: object) -> None:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read a JSON object; raise BadAtlas, naming the file, if it is not one."""
     try:
-        value = load_json(path)
+        value = load_json(Path(path))
     except (OSError, ValueError) as error:
         raise BadAtlas(f"{path} cannot be read ({error}); rebuild the atlas.") from error
     if not isinstance(value, dict):
@@ -192,7 +211,7 @@ def check_view(view: str) -> None:
         raise BadOption(f"There is no view {view!r}; --tokens is one of {', '.join(VIEWS)}.")
 
 
-def check_manifest(manifest: dict[str, Any], path: Path) -> None:
+def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     """Raise BadAtlas, naming the entry, for a manifest in which an entry that readers need is missing or wrong."""
     for name, entry_type in _MANIFEST.items():
         value = _entry(manifest, name)

@@ -1,13 +1,14 @@
 """SQL on the tables of an atlas, with DuckDB."""
 
+import os
 from pathlib import Path
 
 import duckdb
 
-from zeropass.atlas.schema import PARAMETERS, TOKEN_INDEX, TOKENS
+from zeropass.atlas.schema import PARAMETERS, TOKEN_INDEX, TOKENS, Place
 from zeropass.errors import BadOption
 
-__all__ = ["TABLES", "connected", "result_of"]
+__all__ = ["TABLES", "result_of"]
 
 TABLES = {
     "parameters": PARAMETERS,
@@ -19,21 +20,34 @@ TABLES = {
 """The names of the tables in queries, with their files."""
 
 
-def connected(folder: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which the tables of an atlas are views; those that it lacks are left out."""
-    connection = duckdb.connect()
-    for name, files in TABLES.items():
-        if paths := sorted(str(path) for path in folder.glob(files)):
-            connection.read_parquet(paths, union_by_name=True).create_view(name)
-    return connection
+def result_of(connection: duckdb.DuckDBPyConnection, folder: Place, query: str) -> duckdb.DuckDBPyRelation:
+    """Return the result of a query on the tables of an atlas; those that it lacks do not exist.
 
+    Args:
+        connection: A connection that keeps the tables for further queries.
+        folder: The folder of the atlas. If it is on the hub, tables that the query does not name are not fetched.
+        query: The query.
 
-def result_of(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
-    """Return the result of a query; raise BadOption, with DuckDB's reason, for one that it cannot run."""
+    Raises:
+        BadOption: DuckDB cannot run the query, with its reason.
+    """
     try:
+        for name, files in TABLES.items():
+            if isinstance(folder, Path) or name in query.lower():
+                _add_view(connection, name, folder, files)
         relation = connection.sql(query)
     except duckdb.Error as error:
         raise BadOption(f"DuckDB cannot run this query: {error}") from error
     if relation is None:
         raise BadOption("An empty query returns no rows.")
     return relation
+
+
+def _add_view(connection: duckdb.DuckDBPyConnection, name: str, folder: Place, files: str) -> None:
+    """Make some files of an atlas a view, unless it is one or there are none."""
+    if (name,) in connection.sql("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
+        return
+    if not isinstance(folder, Path):
+        folder.fetch(folder.glob(files))
+    if paths := sorted(os.fspath(path) for path in folder.glob(files)):
+        connection.read_parquet(paths, union_by_name=True).create_view(name)

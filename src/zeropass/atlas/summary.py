@@ -59,7 +59,7 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
         f"SELECT layer, role, head, avg({measure}), max({measure}), arg_max(address, {measure}) "  # noqa: S608
         "FROM read_parquet($file) WHERE side = $side AND frame = $frame AND layer >= 0 AND list_contains($roles, role) "
         "GROUP BY ALL ORDER BY ALL",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         side=side,
         frame=frame,
         roles=list(atlas.many_roles),
@@ -96,7 +96,7 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     if not low <= layer < stop:
         raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
     neurons = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
-    parameters: dict[str, Any] = {"file": str(atlas.path / PARAMETERS), "layer": layer, "roles": list(atlas.unit_roles)}
+    parameters: dict[str, Any] = {"file": PARAMETERS, "layer": layer, "roles": list(atlas.unit_roles)}
     rows = atlas.query(
         f"SELECT address, max(strength) AS most, count(*) OVER (), list(id) {neurons} GROUP BY address "
         'ORDER BY most DESC, min("index") LIMIT $count OFFSET $first',
@@ -131,7 +131,7 @@ def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> di
         "WHERE layer = $layer AND list_contains($roles, role) "
         "AND head = CASE WHEN role IN ('k', 'v') THEN $shared ELSE $head END "
         "GROUP BY role, address ORDER BY max(strength) DESC, min(id)",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         layer=layer,
         roles=list(HEAD_ROLES),
         head=head,
@@ -159,7 +159,7 @@ def outside(atlas: Atlas, layer: int, count: int = OUTSIDE_ROWS) -> list[Telling
     rows = atlas.query(
         "SELECT address, max(strength) AS most, list(id) FROM read_parquet($file) WHERE layer = $layer "
         "AND list_contains($roles, role) GROUP BY address ORDER BY most DESC, address LIMIT $count",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         layer=layer,
         roles=roles,
         count=count,
@@ -172,7 +172,7 @@ def in_short(atlas: Atlas, addresses: Sequence[str]) -> list[Telling]:
     """Return some parameters of any layers in short, in the order given, each with the strength of its best list."""
     rows = atlas.query(
         f"SELECT {_SHORT} FROM read_parquet($file) WHERE address IN (SELECT unnest($addresses)) ORDER BY id",  # noqa: S608
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         addresses=list(addresses),
     )
     shorts = _shorts(atlas, rows)
@@ -184,7 +184,7 @@ def strengths(atlas: Atlas, layer: int) -> dict[tuple[str, str, str], dict[int, 
     rows = atlas.query(
         "SELECT role, side, frame, CAST(floor(strength / $bin) AS INTEGER) AS at, count(*) FROM read_parquet($file) "
         "WHERE layer = $layer AND list_contains($roles, role) AND isfinite(strength) GROUP BY ALL ORDER BY ALL",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         layer=layer,
         roles=list(atlas.many_roles),
         bin=BIN,
@@ -203,7 +203,7 @@ def _in_short(atlas: Atlas, ids: Sequence[int]) -> dict[str, list[Short]]:
     rows = atlas.query(
         f"SELECT {_SHORT} FROM read_parquet($file) WHERE id BETWEEN $first AND $last "  # noqa: S608
         "AND id IN (SELECT unnest($ids)) ORDER BY id",
-        file=str(atlas.path / PARAMETERS),
+        file=PARAMETERS,
         first=min(ids, default=0),
         last=max(ids, default=-1),
         ids=list(ids),

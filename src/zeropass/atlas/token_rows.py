@@ -78,7 +78,9 @@ class Spaces:
     """
 
     def __init__(self, folder: Path, kept: Tensor, room: int | None = None) -> None:
-        self.folder, self.kept, self.room = folder, kept, room
+        self.folder: Path = folder
+        self.kept: Tensor = kept
+        self.room: int | None = room
         self._loaded: dict[str, Space] = {}
         self._stored: dict[str, tuple[StoredRows | Tensor, Tensor]] = {}
         self._lock = Lock()
@@ -193,7 +195,10 @@ class StoredRows:
         stored = load_array(path)
         if stored.ndim != 2 or stored.dtype != np.float32 or not isinstance(stored, np.memmap):
             raise BadAtlas(f"{path} holds {stored.dtype} {stored.shape}; rebuild the atlas.")
-        self.path, self.device, self.shape, self._offset = path, device, stored.shape, stored.offset
+        self.path: Path = path
+        self.device: torch.device = device
+        self.shape: tuple[int, ...] = stored.shape
+        self._offset = stored.offset
 
     def __getitem__(self, at: slice | Tensor) -> Tensor:
         """Return the rows of a slice of the tokens, or those of some ids (…), (…, d)."""
@@ -211,7 +216,7 @@ class StoredRows:
         # Read one by one: the system would map sixteen pages around each that is touched.
         with self.path.open("rb", buffering=0) as file:
             for row, token in zip(rows, unique.tolist(), strict=True):
-                if os.preadv(file.fileno(), [row], self._offset + size * token) != size:
+                if os.preadv(file.fileno(), [row.data], self._offset + size * token) != size:
                     raise BadAtlas(f"{self.path} ends before token {token}; rebuild the atlas.")
         return torch.from_numpy(rows).to(self.device)[places.to(self.device)]
 

@@ -1,8 +1,10 @@
 """A lens on the weights of an atlas that takes rows and views from the atlas and does not compute them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,7 +53,7 @@ def lens_of(atlas: Atlas, model: ModelLike) -> Lens:
     source = open_model(model)
     if source.fingerprint != atlas.manifest.get("weights_sha256"):
         raise BadOption(f"{source.name} has other weights than those that {atlas.path} was built from.")
-    lens = read_lens(atlas.path / LENS, source) if atlas.lens else None
+    lens = read_lens(Path(atlas.path / LENS), source) if atlas.lens else None
     return _Lens(source, verdicts=atlas.verdicts, frames=_Frames(source, lens, atlas=atlas), atlas=atlas)
 
 
@@ -66,8 +68,8 @@ class _Frames(Frames):
             return super()._computed(space)
         self.atlas.rows(space)  # raises BadAtlas if the file has another shape
         # torch warns of memory that cannot be written to, so the file is mapped copy-on-write; nothing writes to it.
-        path = self.atlas.path / "rows" / f"{safe_name(space)}.npy"
-        matrix = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        path = self.atlas.path / f"rows/{safe_name(space)}.npy"
+        matrix = torch.from_numpy(np.load(os.fspath(path), mmap_mode="c", allow_pickle=False))
         mean_and_covariance = torch.from_numpy(self.atlas.moments(space))
         return Rows(space, matrix, Moments(mean_and_covariance[0], mean_and_covariance[1:], len(matrix)))
 

@@ -19,8 +19,8 @@ from zeropass.errors import BadModel, BadWeights, MissingExtra
 try:
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-except ImportError as error:
-    raise MissingExtra("PEFT has to compute it, which needs an extra: pip install 'zeropass[run]'.") from error
+except ImportError as _error:
+    raise MissingExtra("PEFT has to compute it, which needs an extra: pip install 'zeropass[run]'.") from _error
 
 __all__ = ["Computer"]
 

@@ -13,8 +13,10 @@ CONTENTS = {
     "rows": "rows and judgements of tokens, which are computed again when they are missing",
     "lenses": "lenses, which zeropass calibrate makes",
     "evidence": "verdicts, which zeropass evidence makes",
+    "labels": "sentences that zeropass label had another program write",
     "demo": "demo models",
     "text": "texts that evidence is measured on",
+    "atlases": "parts of atlases on the hub",
     "onnx": "models converted from ONNX files",
 }
 """The folders of the cache, and what each holds."""

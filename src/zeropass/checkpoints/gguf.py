@@ -78,8 +78,8 @@ class GgufSource(CheckedSource):
             files = _parts(path, header.metadata[SPLIT_COUNT])
             parts = {file: header if file == path else _read_header(file) for file in files}
             _check_parts(parts)
-        self.files = tuple(parts)
-        self.path = str(self.files[0])
+        self.files: tuple[Path, ...] = tuple(parts)
+        self.path: str = str(self.files[0])
         self.metadata: dict[str, Any] = parts[self.files[0]].metadata
         self._tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
 

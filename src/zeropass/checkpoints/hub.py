@@ -9,26 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
 from zeropass._io.untrusted import read_json
 from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
+from zeropass.checkpoints.hub_access import fetching, first_line, watched_bars
+from zeropass.checkpoints.hub_address import REPO_ID, REVISION
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
 __all__ = ["fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
-
-REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
-REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
 """The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
@@ -139,39 +131,16 @@ def _list_files(repo_id: str, revision: str | None) -> tuple[list[str] | None, s
     try:
         return HfApi().list_repo_files(repo_id, revision=revision), ""
     except (OSError, HTTPError) as error:  # requests derives its errors from the first, httpx from its HTTPError
-        return None, _first_line(error)
+        return None, first_line(error)
     except Exception as error:
-        raise NotFetched(f"The hub's list of the files of {repo_id} cannot be read: {_first_line(error)}") from error
+        raise NotFetched(f"The hub's list of the files of {repo_id} cannot be read: {first_line(error)}") from error
 
 
 def _snapshot(repo_id: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:
     """Fetch the files of a repository that match some patterns, and return their folder."""
-    label = repo_id if revision is None else f"{repo_id}@{revision}"
     try:
-        return Path(snapshot_download(repo_id, repo_type=kind, revision=revision, allow_patterns=patterns))
+        with fetching(repo_id, revision, kind), watched_bars():
+            return Path(snapshot_download(repo_id, repo_type=kind, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise BadModel(f"{label!r} is no hub id: {_first_line(error)} {MODEL_FORMS}") from error
-    except GatedRepoError as error:
-        raise NotFetched(
-            f"{label} is gated: accept its terms on the hub, then log in (hf auth login, or HF_TOKEN)."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise NotFetched(f"{repo_id} has no revision {revision!r} on the hub.") from error
-    except RepositoryNotFoundError as error:
-        raise NotFetched(
-            f"There is no {kind} {label} on the hub, or it is private (then log in), and no such local folder."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise NotFetched(
-            f"{label} is not, or not wholly, in the hub's cache, and the hub cannot be reached or "
-            f"HF_HUB_OFFLINE is set: {_first_line(error)}"
-        ) from error
-    except Exception as error:  # releases of huggingface_hub differ in their network library and its errors
-        raise NotFetched(
-            f"Fetching {label} from the hub broke off ({_first_line(error)}); "
-            "try again: files that arrived whole are kept."
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
+        label = repo_id if revision is None else f"{repo_id}@{revision}"
+        raise BadModel(f"{label!r} is no hub id: {first_line(error)} {MODEL_FORMS}") from error

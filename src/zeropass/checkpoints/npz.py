@@ -29,7 +29,7 @@ class NpzSource(CheckedSource):
 
     def __init__(self, file: Path) -> None:
         check_file(file)
-        self.path = str(file)
+        self.path: str = str(file)
         self._array = lru_cache(1)(self._loaded)
         _ = self._headers
 

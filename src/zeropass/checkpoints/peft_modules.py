@@ -25,8 +25,8 @@ from zeropass.errors import BadModel, BadWeights, MissingExtra
 
 try:
     from peft import get_peft_model_state_dict
-except ImportError as error:
-    raise MissingExtra("An adapter in memory is PEFT's, which is in an extra: pip install 'zeropass[run]'.") from error
+except ImportError as _error:
+    raise MissingExtra("An adapter in memory is PEFT's, which is in an extra: pip install 'zeropass[run]'.") from _error
 
 __all__ = ["MergedSource", "PeftModules"]
 

@@ -25,7 +25,8 @@ class Renamed:
     """A source whose tensors have new names (new name to the file's name); all else comes from the source."""
 
     def __init__(self, source: TensorSource, names: Mapping[str, str]) -> None:
-        self.path, self._source, self._names = source.path, source, names
+        self.path: str = source.path
+        self._source, self._names = source, names
 
     def names(self) -> list[str]:
         """Return the new names, in the order of the file(s)."""

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from zeropass._io.untrusted import check_file
 from zeropass.checkpoints.base import FLOATS, Float32
 from zeropass.checkpoints.checked import CheckedSource
-from zeropass.checkpoints.shards import merge_shards
+from zeropass.checkpoints.shards import Merged, merge_shards
 from zeropass.errors import BadModel, BadWeights
 
 __all__ = ["SafetensorsSource"]
@@ -35,9 +35,9 @@ class SafetensorsSource(CheckedSource):
     """
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
-        self.path = str(files[0] if len(files) == 1 else files[0].parent)
+        self.path: str = str(files[0] if len(files) == 1 else files[0].parent)
         headers = {file: _header(file) for file in files}
-        self.merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
+        self.merged: Merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
         self._file_of = self.merged.home
         self._headers = {name: headers[file][name] for name, file in self._file_of.items()}
 

@@ -12,7 +12,7 @@ import torch
 from zeropass._io.untrusted import check_file
 from zeropass.checkpoints.base import Float32
 from zeropass.checkpoints.checked import CheckedSource
-from zeropass.checkpoints.shards import merge_shards
+from zeropass.checkpoints.shards import Merged, merge_shards
 from zeropass.errors import BadModel, BadWeights
 
 __all__ = ["TorchBinSource", "TorchTensors", "read_torch"]
@@ -29,7 +29,8 @@ class TorchTensors(CheckedSource):
     """
 
     def __init__(self, path: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.path, self._tensors = path, tensors
+        self.path: str = path
+        self._tensors = tensors
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the file(s)."""
@@ -87,7 +88,7 @@ class TorchBinSource(TorchTensors):
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         states = {file: _state_dict(file) for file in files}
-        self.merged = merge_shards({file: list(state) for file, state in states.items()}, index)
+        self.merged: Merged = merge_shards({file: list(state) for file, state in states.items()}, index)
         tensors = {name: states[file][name] for name, file in self.merged.home.items()}
         super().__init__(str(files[0] if len(files) == 1 else files[0].parent), tensors)
 

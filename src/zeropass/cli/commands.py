@@ -13,6 +13,7 @@ import typer
 
 import zeropass as zp
 from zeropass._io.parse import read_lines, read_text, read_words
+from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
@@ -49,10 +50,11 @@ from zeropass.cli.options import (
     Tokens,
     Where,
 )
-from zeropass.cli.output import duration, print_json, print_records, progress_bar, text_output, waiting
+from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
+from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find
 from zeropass.render.tour import print_tour
@@ -61,7 +63,7 @@ from zeropass.tokens.vocabulary import View, shown_text
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="zeropass",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -133,7 +135,7 @@ def build(
     local = partial(zp.build, memory=None if memory is None else zp.parse_size(memory))
     build_atlas = local if engine == "local" else partial(zp.build_on_cluster, engine=engine)
     started = time.monotonic()
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         opened = zp.open_model(model, device=device)
         if features is not None:
@@ -193,27 +195,29 @@ def show(
     name: Any = frame  # what takes it knows which frames there are
     require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
     refuse_mixed(vector, features, {"--hook": hook}, {"--svd": svd, "--offset": offset is not None})
-    if is_atlas(Path(what)):
+    if is_atlas(what):
         weights = {"vector": vector, "features": features, "adapter": adapter, "device": device != "cpu"}
         maps = {"offset": offset, "svd": svd}
         refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
-        records = zp.open_atlas(what).explain(str(address), frame=name, tokens=tokens, k=k)
+        atlas = zp.open_atlas(what)
+        records = atlas.explain(str(address), frame=name, tokens=tokens, k=k)
         print_records(records, str(address), frame, k or 12, as_json)
+        _print_labels(atlas, records, as_json)
         return
     folder, k = one_adapter(adapter), k or 12
-    with waiting("reading the weights; the first question to a model takes longest"):
+    with waiting("opening the model"):
         model = open_named(what, device)
         reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
-        options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
-        if features is not None:
-            records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
-        elif vector is not None:
-            place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
-            records = reader.direction(vector, **place, **options)
-        elif svd:
-            record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
-        else:
-            records = reader.explain(str(address), **options, offset=offset)
+    options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
+    if features is not None:
+        records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
+    elif vector is not None:
+        place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
+        records = reader.direction(vector, **place, **options)
+    elif svd:
+        record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
+    else:
+        records = reader.explain(str(address), **options, offset=offset)
     if svd:
         if not print_json(record.to_json(), as_json):
             with text_output() as console:
@@ -221,6 +225,15 @@ def show(
         return
     parameter = None if features or vector else address
     print_records(records, parameter, frame, k, as_json)
+    if parameter:
+        _print_labels(reader, records, as_json)
+
+
+def _print_labels(source: Any, records: Any, as_json: bool) -> None:
+    """Print the labels that are kept of some lists; JSON holds measurements alone."""
+    if not as_json and len(labels := zp.kept_labels(source, records)):
+        with text_output() as console:
+            console.print(render_labels(labels))
 
 
 @app.command()
@@ -263,12 +276,61 @@ def find(
 
 
 @app.command()
+def label(
+    what: Either,
+    addresses: Annotated[
+        list[str] | None, typer.Argument(metavar="ADDRESS...", help="Such as L26.ff.1189, L10.attn.3.vo.")
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="COMMAND",
+            help="The program: it gets a prompt on stdin and answers on stdout. Without it, kept labels are listed.",
+        ),
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="The frame of the lists; if not given, the most coherent list of each role.")
+    ] = None,
+    tokens: Tokens = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Tokens of a pole, or pairs, that it is shown at a time.")] = 12,
+    choices: Annotated[int, typer.Option(min=2, help="Lists of which it is to tell the right one.")] = 5,
+    orders: Annotated[int, typer.Option(min=1, help="How often it is asked, each time in another order.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the wrong lists and their order.")] = 0,
+    timeout: Annotated[float, typer.Option(help="The most seconds of an answer.")] = 120,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Have another program say in a sentence what lists have in common, and score it against wrong lists."""
+    if command is not None and not addresses:
+        raise BadOption("An address is needed, such as L26.ff.1189: --with labels what it is given.")
+    if is_atlas(what):
+        refuse_weights_only(
+            what, {"device": device != "cpu", "lens": lens not in ("auto", "none")}, "label MODEL ADDRESS …"
+        )
+        source: Any = zp.open_atlas(what)
+    else:
+        source = zp.load(open_named(what, device), lens=lens)
+    if command is None:
+        lists = [record for address in addresses for record in source.explain(address)] if addresses else None
+        labels = zp.kept_labels(source, lists)
+    else:
+        options: dict[str, Any] = {"frame": frame, "tokens": tokens, "k": k, "choices": choices, "orders": orders}
+        with reporting() as report:
+            labels = zp.label(source, addresses or (), command, **options, seed=seed, timeout=timeout, progress=report)
+    if not print_json(labels.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_labels(labels) if labels.notes else "No label is kept; --with COMMAND makes some.")
+
+
+@app.command()
 def info(
     what: Either,
     as_json: Json = False,
 ) -> None:
     """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
-    facts = zp.open_atlas(what).info() if is_atlas(Path(what)) else open_named(what).info()
+    facts = zp.open_atlas(what).info() if is_atlas(what) else open_named(what).info()
     if not print_json(facts, as_json):
         with text_output() as console:
             console.print(facts_table(facts))
@@ -320,7 +382,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Make a lens of MODEL, which gives words to early and middle layers: one pass over text that it writes itself."""
-    with progress_bar() as report:
+    with reporting() as report:
         lens = zp.calibrate(
             open_named(model, device),
             out,
@@ -360,7 +422,7 @@ def evidence(
 ) -> None:
     """Run MODEL on a text and measure how far its words can be believed, against chance."""
     folder = out if out is not None else Path("evidence") / default_name(model)
-    with progress_bar() as report:
+    with reporting() as report:
         run = zp.collect_evidence(
             model,
             text,
@@ -394,7 +456,7 @@ def align(
     """Find the layers, neurons and heads of B that do what those of A do; the models must share tokens."""
     folder = out if out is not None else Path("alignment") / f"{default_name(first)}-{default_name(second)}"
     lenses = parse_lenses(lens)
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         models = zp.open_model(first, device=device), zp.open_model(second, device=device)
         alignment = zp.align_models(*models, folder, lenses=lenses, seed=seed, progress=report)
@@ -447,7 +509,7 @@ def diff(
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
     words = read_words(watch, "--watch") if watch else ()
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
@@ -504,7 +566,7 @@ def stitch(
         raise BadOption("--strength is for --transplant.")
     if transplant and lens not in (None, ["auto"], ["none"]):
         raise BadOption("--lens is for a stitch; --transplant carries what changed by the weights alone.")
-    with progress_bar() as report:
+    with reporting() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device=device) if base else None
         tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
@@ -551,7 +613,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
     ] = None,
-    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
     second_model: Annotated[str | None, typer.Option(help="As --model, of the second.")] = None,
     alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
     diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
@@ -601,16 +663,24 @@ def mcp(
         typer.Option(help="The folder of a PEFT adapter to put on MODEL; diff says what it changes. One only."),
     ] = None,
     second: Annotated[str | None, typer.Option(help="Another model, for the tool match.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="The folder or hub id of a dictionary, for the tools features and feature."),
+    ] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="Of --features: where it reads and writes, if its files do not say it.")
+    ] = None,
     lens: LensOption = "auto",
     device: Device = "cpu",
 ) -> None:
     """Answer a language model's questions about a model or an atlas, over MCP on stdin (needs zeropass[mcp])."""
     serve_mcp = zp.serve_mcp  # refuses a missing extra before anything is read
+    refuse_mixed(None, features, {"--hook": hook}, {})
     folder = one_adapter(adapter)
     if folder and base:
         raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
     untuned = zp.open_model(base, device=device) if base else None
-    if is_atlas(Path(what)):
+    if is_atlas(what):
         only_weights = {"adapter": folder, "device": device != "cpu", "lens": lens not in ("auto", "none")}
         refuse_weights_only(what, only_weights, "mcp MODEL")
         source: Any = zp.open_atlas(what)
@@ -621,7 +691,8 @@ def mcp(
         if folder:
             untuned, opened = opened, put_adapter(opened, folder)
         source = zp.load(opened, lens=lens)
-    serve_mcp(source, model=model, base=untuned, second=zp.open_model(second, device=device) if second else None)
+    other = zp.open_model(second, device=device) if second else None
+    serve_mcp(source, model=model, base=untuned, second=other, features=features, hook=hook)
 
 
 @app.command()
@@ -635,16 +706,41 @@ def export(
     ] = 20,
     tokens: Annotated[int, typer.Option(min=0, help="How many tokens get pages, most mentioned first.")] = 1000,
     everything: Annotated[bool, typer.Option("--all", help="Pages of every parameter and token.")] = False,
-    second: Annotated[Path | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
     alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
     diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
 ) -> None:
     """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
     chosen = zp.Chosen(parse_layers(layers), None if everything else most, None if everything else tokens)
     contexts = zp.open_sources(zp.Sources(folder, second=second, alignment=alignment, diff=diff))
-    with progress_bar() as report:
+    with reporting() as report:
         count = zp.export_site(contexts, site, chosen, report)
     print(f"{shown_text(str(site), limit=500)}: {count:,} pages; begin with index.html.")
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder of an atlas.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the hub; made if it is missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
+    model_license: Annotated[
+        str, typer.Option("--license", help="The licence of the model's weights, such as apache-2.0.")
+    ] = "unknown",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the atlas and print its card, but send nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put an atlas on the hub, with a card; `show hf://datasets/OWNER/NAME …` then reads it from there."""
+    pushed = zp.push_atlas(folder, name, private=private, license_id=model_license, dry_run=dry_run)
+    if print_json(pushed.to_json(), as_json):
+        return
+    if dry_run:
+        print("\n".join(shown_text(line, limit=1000) for line in pushed.card.split("\n")))
+    at = f" at commit {pushed.commit}" if pushed.commit else ", nothing sent"
+    print(f"{pushed.address}: {pushed.files:,} files, {pushed.bytes / 1e6:,.0f} MB{at}.")
+    if pushed.kept_card:
+        print("Its card was edited on the hub, so it stays as it is there.")
 
 
 @app.command()

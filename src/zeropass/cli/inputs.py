@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import zeropass as zp
+from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
@@ -49,9 +50,10 @@ def open_named(name: str, device: str = "cpu") -> Any:
         raise type(error)(f"{str(error).rstrip('.')}. If an atlas is meant, it is made by: {command}") from error
 
 
-def is_atlas(path: Path) -> bool:
-    """Tell whether a folder holds an atlas, finished or not."""
-    return (path / "plan.json").is_file() or (path / "manifest.json").is_file()
+def is_atlas(name: str) -> bool:
+    """Tell whether a name is that of a folder with an atlas, finished or not, or the address of one on the hub."""
+    path = Path(name)
+    return name.startswith(DATASETS) or (path / "plan.json").is_file() or (path / "manifest.json").is_file()
 
 
 def parse_layers(text: str | None) -> tuple[int, int] | None:

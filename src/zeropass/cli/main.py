@@ -30,5 +30,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer catches Ctrl-C and prints nothing
-            print("interrupted; what builds, measures or aligns continues with the same command", file=sys.stderr)
+            print(
+                "interrupted; what builds, measures, aligns, labels or pushes continues with the same command",
+                file=sys.stderr,
+            )
         raise

@@ -1,6 +1,5 @@
 """Arguments and options that several commands share."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +10,11 @@ MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-In
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 First = Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)]
 Second = Annotated[str, typer.Argument(metavar="B", help="The model to search.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an atlas.")]
-Either = Annotated[str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or the folder of an atlas.")]
+ATLAS_HELP = "The folder of an atlas, or one on the hub: hf://datasets/owner/name."
+Folder = Annotated[str, typer.Argument(metavar="DIR", help=ATLAS_HELP)]
+Either = Annotated[
+    str, typer.Argument(metavar="MODEL_OR_DIR", help="A model, or an atlas: its folder, or hf://datasets/owner/name.")
+]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 OrVector = Annotated[
     str | None, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo; none with --vector.")

@@ -1,4 +1,4 @@
-"""The output of commands: records, JSON, durations and a progress bar."""
+"""The output of commands: records, JSON and durations."""
 
 import json
 import os
@@ -7,20 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from zeropass.model.address import parse
 from zeropass.render.terminal import show_records
 
-__all__ = ["duration", "print_json", "print_records", "progress_bar", "text_output", "waiting"]
-
+__all__ = ["duration", "print_json", "print_records", "text_output"]
 
 UNLIMITED = 10_000
 """Columns of text that goes to a file or a pipe: nothing is cut off or broken there."""
@@ -61,34 +52,3 @@ def print_json(value: Any, as_json: bool) -> bool:
 def duration(seconds: float) -> str:
     """Return a duration as text: in seconds below 100 s, else in minutes and seconds."""
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-@contextmanager
-def waiting(words: str) -> Iterator[None]:
-    """Show on stderr, if it is a terminal, that something is being done whose end is not known."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(words):
-        yield
-
-
-@contextmanager
-def progress_bar() -> Iterator[Any]:
-    """Show a progress bar on stderr, and yield the callback that moves it."""
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1)
-
-        def report(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
-        yield report

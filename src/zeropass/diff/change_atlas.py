@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import LAYER_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import carry_out, kept_tokens
 from zeropass.atlas.jobs import OnScores, Runner, Scored, needed_roles
@@ -36,8 +36,9 @@ CARRIED_BY = {"q_bias": ("k",), "v_bias": ("o",)}
 """The matrices that carry the biases of a head to the residual stream."""
 
 
+@shows_progress
 def build_change(
-    base: ModelLike, tuned: ModelLike, out: str | Path, options: Options | None = None, progress: Progress = silent
+    base: ModelLike, tuned: ModelLike, out: str | Path, options: Options | None = None, progress: Progress | bool = True
 ) -> bool:
     """Build an atlas of what ``tuned`` changed in ``base``, or continue an unfinished one.
 
@@ -48,7 +49,8 @@ def build_change(
         tuned: The model after, or its name.
         out: The folder of the atlas.
         options: Options of the build, as for `atlas.build.build`.
-        progress: Called with the stage, the step and the number of steps.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         False if the atlas was complete already.
@@ -69,12 +71,13 @@ def build_change(
         True
         Records(L2.ff.3.gate token, L2.ff.3.gate output)
     """
+    report = callback(progress)
     base, tuned, out = open_model(base), open_model(tuned), Path(out)
     options, _ = resolve(options or Options(), None, f"the change from {base.name}")
     pair = Comparison(base, tuned)
     if not prepare(out, _identity(pair, options)):
         return False
-    jobs = list(_changed_jobs(pair, options, progress))
+    jobs = list(_changed_jobs(pair, options, report))
     if not jobs:
         shutil.rmtree(out)
         raise BadModel(
@@ -82,7 +85,7 @@ def build_change(
             "zeropass diff without --build says what else differs."
         )
     judgement = base.judgement
-    carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, progress)
+    carry_out(_ChangeRunner(pair, out, options, jobs, kept_tokens(base, options, judgement)), judgement, report)
     return True
 
 

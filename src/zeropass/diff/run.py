@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
@@ -55,13 +55,14 @@ PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
 """The role at the other end of the inner side of a matrix; for `value` it is the gate, or the key without a gate."""
 
 
+@shows_progress
 def compare(
     base: ModelLike,
     tuned: ModelLike,
     *,
     watch: Sequence[str] = (),
     frames: Frames | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Diff:
     """Return what ``tuned`` changed in ``base``.
 
@@ -70,7 +71,8 @@ def compare(
         tuned: The model after, or its name.
         watch: Words to test for whether the change concerns them; a word that is no token is split into its pieces.
         frames: The frames of the base, if they exist already.
-        progress: Called with the stage, the step and the number of steps.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Raises:
         BadModel: The models cannot be compared.
@@ -83,14 +85,15 @@ def compare(
         >>> difference.relation, sorted({matrix.layer for matrix in difference.matrices})
         ('changed', [2, 3])
     """
+    report = callback(progress)
     base, tuned = open_model(base), open_model(tuned)
     words = looked_up(base.vocab, watch)
     work = _Work(Comparison(base, tuned), frames or Frames(base))
     work.watching = Watching(words, base.vocab, work.view.ids) if words else None
     for layer in range(base.dims.layers):
-        progress("comparing", layer, base.dims.layers + 1)
+        report("comparing", layer, base.dims.layers + 1)
         work.add_layer(layer)
-    progress("summing up", base.dims.layers, base.dims.layers + 1)
+    report("summing up", base.dims.layers, base.dims.layers + 1)
     return work.finish()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeropass.arch.config import full_name
 from zeropass.arch.spec import BY_TOKEN, expand
+from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import FLOATS, TensorSource
 from zeropass.diff.changes import Comparison
 from zeropass.diff.results import Constant, Moved, TensorChange
@@ -227,11 +228,12 @@ def unread_changes(pair: Comparison) -> Iterator[TensorChange]:
 
 
 def _unread(model: Model) -> dict[str, str]:
-    """Return the unread tensors of parameters: names without the prefix, mapped to names in the file."""
+    """Return the unread tensors of parameters: names without the file's prefixes, mapped to names in the file."""
     tensors = (*model.layout.tensors.values(), *(stored for stored, _ in model.layout.extra.values()))
     read = {full_name(name, model.prefix) for stored in tensors for name in expand(stored, model.dims)}
     names = (name for name in model.source.names() if name not in read)
-    return {name.removeprefix(model.prefix): name for name in names if _is_parameter(model.source.dtype(name))}
+    parameters = (name for name in names if _is_parameter(model.source.dtype(name)))
+    return {tower_name(model.wrapper, name) or name.removeprefix(model.prefix): name for name in parameters}
 
 
 def _is_parameter(dtype: str) -> bool:

@@ -56,9 +56,9 @@ class Watching:
         tokens = list(dict.fromkeys(i for word in self.words for i in word.ids))
         peers = {i: self._peers(i) for i in tokens}
         sample = set(tokens).union(*(ids.tolist() for ids in peers.values()))
-        self.sample = torch.tensor(sorted(sample), dtype=torch.long, device=self.shown.device)
-        self.place = {i: int(torch.searchsorted(self.sample, i)) for i in tokens}
-        self.peers = {i: torch.searchsorted(self.sample, ids) for i, ids in peers.items()}
+        self.sample: Tensor = torch.tensor(sorted(sample), dtype=torch.long, device=self.shown.device)
+        self.place: dict[int, int] = {i: int(torch.searchsorted(self.sample, i)) for i in tokens}
+        self.peers: dict[int, Tensor] = {i: torch.searchsorted(self.sample, ids) for i, ids in peers.items()}
 
     def take(self, layer: int, role: str, rows: Tensor, root: Tensor, usual: float) -> None:
         """Add the change of one matrix.

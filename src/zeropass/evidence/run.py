@@ -7,7 +7,7 @@ from rich.console import RenderableType
 
 from zeropass._io.atomic import claim_folder
 from zeropass._io.parse import read_text
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.short_repr import ShortRepr
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text
 from zeropass.evidence.judging import verdicts_of
@@ -42,6 +42,7 @@ class Collected(ShortRepr):
     note: str
 
 
+@shows_progress
 def collect_evidence(
     model: ModelLike,
     text: str | Path | None,
@@ -53,7 +54,7 @@ def collect_evidence(
     keep: bool = False,
     lens: str | Path | LensMaps | None = "auto",
     device: str = "cpu",
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> Collected:
     """Measure a model and write a folder; keep the verdicts in the cache, where `show` and `explain` find them.
 
@@ -68,7 +69,8 @@ def collect_evidence(
             measure) or than the known one.
         lens: The lens whose frames are measured as well: see `load`.
         device: Where the model runs.
-        progress: Reports progress.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The evidence with its verdicts and its summary.
@@ -86,6 +88,7 @@ def collect_evidence(
         ...     "report.html" in os.listdir(folder), collected.evidence.method["measures"]
         (True, ['inverses'])
     """
+    report = callback(progress)
     folder = Path(folder)
     text = None if text is None else Path(text)
     claim_folder(folder, "evidence", ("evidence.json", "parts"))
@@ -102,7 +105,7 @@ def collect_evidence(
         folder=folder,
         lens=chosen_lens(opened, lens),
         device=device,
-        progress=progress,
+        progress=report,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_evidence(evidence, folder, html(evidence))

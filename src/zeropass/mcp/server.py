@@ -22,8 +22,8 @@ try:
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
     from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-except ImportError as error:
-    raise MissingExtra("A server for language models needs an extra: pip install 'zeropass[mcp]'.") from error
+except ImportError as _error:
+    raise MissingExtra("A server for language models needs an extra: pip install 'zeropass[mcp]'.") from _error
 
 if TYPE_CHECKING:
     from zeropass.lens import Lens
@@ -33,7 +33,13 @@ __all__ = ["application", "serve_mcp"]
 
 
 def serve_mcp(
-    source: "Atlas | Lens", *, model: str | None = None, second: "Model | None" = None, base: "Model | None" = None
+    source: "Atlas | Lens",
+    *,
+    model: str | None = None,
+    second: "Model | None" = None,
+    base: "Model | None" = None,
+    features: str | None = None,
+    hook: str | None = None,
 ) -> None:
     """Answer a client's calls of `Tools` on stdin and stdout, until it closes stdin or Ctrl-C ends the process.
 
@@ -42,12 +48,20 @@ def serve_mcp(
         model: The name of the model that the atlas was built from, for what only the weights can tell.
         second: Another model, for `Tools.match`.
         base: The model that the weights were tuned from, for `Tools.diff`.
+        features: The folder or hub id of a dictionary of features, for `Tools.feature`; it needs the weights.
+        hook: Where the dictionary reads and writes, if its files do not say it (`open_dictionary`).
+
+    Raises:
+        BadDictionary: The dictionary cannot be opened, or does not fit the model.
+        BadOption: The weights, which the dictionary needs, are not at hand.
     """
     if isinstance(source, Atlas):
         context = Context(source, weights=model or local_name(source))
         tools = Tools(weights=context.lens, atlas=source, second=second, base=base)
     else:
         tools = Tools(weights=lambda: source, second=second, base=base)
+    if features is not None:
+        tools.dictionary = zp.open_dictionary(tools.weights().model, features, hook)
     # Python's own handler would wait for the thread that reads stdin. Nothing is written that could stay half done.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.wrappers import layouts_in
 from zeropass.checkpoints.adapter_changes import Change, LowRank, Rows
 from zeropass.checkpoints.adapter_methods import Adapter, open_adapter
 from zeropass.errors import BadModel
@@ -215,11 +216,12 @@ def adapt(base: Model, adapter: str | Path | Adapter) -> Adapted:
         raise BadModel(
             f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."
         )
-    fitted = fit(base, layout, adapter)
+    layouts = layouts_in(base.wrapper, layout)
+    fitted = fit(base, layouts, adapter)
     base_notes, doubtful = _named_base(base, adapter.base[:200])
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
     values["name"] = f"{base.name} with {adapter.name}"
-    values["layout"] = replace(base.layout, extra={**layout.extra, **base.layout.extra}, through=layout.through)
+    values["layout"] = replace(base.layout, extra={**layouts[0].extra, **base.layout.extra}, through=layout.through)
     values["dims"] = replace(base.dims, tied=fitted.tied)
     return Adapted(
         **values,

@@ -17,7 +17,7 @@ from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import BY_TOKEN, Layout, side_of
 from zeropass.checkpoints.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
 from zeropass.checkpoints.adapter_methods import Adapter, StackedFactors
-from zeropass.errors import BadModel, BadWeights, MissingExtra
+from zeropass.errors import BadModel, BadWeights, MissingExtra, in_short
 from zeropass.model.adapter_names import Meaning, Names
 from zeropass.model.model import Model
 
@@ -60,12 +60,12 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fit(base: Model, layout: Layout, adapter: Adapter) -> Fitted:
+def fit(base: Model, layouts: tuple[Layout, ...], adapter: Adapter) -> Fitted:
     """Find the place of everything that an adapter brings.
 
     Args:
         base: The model that the adapter changes.
-        layout: The ``hf`` layout of its family.
+        layouts: Its layout in transformers' names; inside a multimodal model one for each generation of names.
         adapter: The adapter as it was read.
 
     Returns:
@@ -75,7 +75,7 @@ def fit(base: Model, layout: Layout, adapter: Adapter) -> Fitted:
         BadModel: If the meaning of something would have to be guessed.
         BadWeights: If something does not fit or the base lacks it; names the tensor and the shapes.
     """
-    fitting = _Fitting(base, layout, adapter, Names(base.family, layout, base.dims))
+    fitting = _Fitting(base, layouts[0], adapter, Names(base.family, layouts, base.dims))
     for name, tensor in adapter.whole.items():
         fitting.take_tensor(name, tensor)
     for name, change in adapter.changes.items():
@@ -100,6 +100,7 @@ class _Fitting:
         experts: Changes of single experts, by place and expert.
         shared: Tables that are loaded into the one table of a tied base.
         other_stack: Names of tensors that belong to the other stack.
+        unread: Names of changed tensors that hold no parameter of the stream.
         notes: Notes so far.
     """
 
@@ -112,6 +113,7 @@ class _Fitting:
     experts: dict[Place, dict[int, Change]] = field(default_factory=dict)
     shared: dict[Place, Tensor] = field(default_factory=dict)
     other_stack: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def take_tensor(self, name: str, tensor: Tensor) -> None:
@@ -249,6 +251,11 @@ class _Fitting:
                 f"the adapter also changes the other stack of this model, which is read by itself: "
                 f"{len(self.other_stack)} tensors ({self.other_stack[0]} …)"
             )
+        if self.unread:
+            self.notes.append(
+                "the adapter also changes tensors that hold no parameter of the stream: "
+                f"{in_short(dict.fromkeys(self.unread))}"
+            )
         return Fitted(self.changed, self.replaced, tied, tuple(dict.fromkeys(self.notes)))
 
     def _tied(self) -> bool:
@@ -302,7 +309,7 @@ class _Fitting:
         elif not self.names.unread(name):
             self._missing(name)
         elif changed:
-            self.notes.append(f"the adapter also changes {name}, which holds no parameter of the stream")
+            self.unread.append(name)
         return []
 
     def _has_all(self, name: str) -> bool:

@@ -38,10 +38,16 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a model's parameters inside the model of transformers."""
+    """The names of a model's parameters inside the model of transformers.
+
+    Attributes:
+        family: The record of the family.
+        layouts: Its layout in transformers' names; inside a multimodal model one for each generation of names.
+        dims: Sizes of the model.
+    """
 
     family: Family
-    layout: Layout
+    layouts: tuple[Layout, ...]
     dims: Dimensions
 
     def meanings(self, name: str) -> list[Meaning]:
@@ -62,28 +68,37 @@ class Names:
 
         For an encoder-decoder both records must say so, since each leaves the other stack unread.
         """
-        return all(_unread(family, layout, name) for family, layout in ((self.family, self.layout), *self._others))
+        this = any(_unread(self.family, layout, name) for layout in self.layouts)
+        return this and all(_unread(family, layout, name) for family, layout in self._others)
 
     def experts(self, module: str, what: str) -> list[Meaning]:
         """Return the canonical tensors, one for each expert, of a module that stacks experts (``…mlp.experts``)."""
-        stored = self.layout.tensors.get(what)
-        if stored is None or "{expert}" not in stored.name:
-            return []
-        stem = stored.name.partition(".{expert}")[0]
-        for layer in range(self.dims.layers):
-            if module in _full_names(self.family, self.layout, what, stem.format(layer=layer)):
-                return [Meaning(what, layer, stored, None, expert) for expert in range(self.dims.experts)]
+        for layout in self.layouts:
+            stored = layout.tensors.get(what)
+            if stored is None or "{expert}" not in stored.name:
+                return []
+            stem = stored.name.partition(".{expert}")[0]
+            for layer in range(self.dims.layers):
+                if module in _full_names(self.family, layout, what, stem.format(layer=layer)):
+                    return [Meaning(what, layer, stored, None, expert) for expert in range(self.dims.experts)]
         return []
 
     @cached_property
     def _known(self) -> dict[str, list[Meaning]]:
         meanings: dict[str, list[Meaning]] = {}
-        for what, stored in _entries(self.layout):
+        for layout in self.layouts:
+            meanings = {**self._named(layout), **meanings}
+        return meanings
+
+    def _named(self, layout: Layout) -> dict[str, list[Meaning]]:
+        """Return the full names of one layout, each with the canonical tensors that it stands for."""
+        meanings: dict[str, list[Meaning]] = {}
+        for what, stored in _entries(layout):
             index = row_index(stored, what, self.dims)
             for layer in range(self.dims.layers if "{layer}" in stored.name else 1):
                 for expert in range(self.dims.experts) if "{expert}" in stored.name else (None,):
                     name = stored.name.format(layer=layer, expert=expert)
-                    for full_name in _full_names(self.family, self.layout, what, name):
+                    for full_name in _full_names(self.family, layout, what, name):
                         meanings.setdefault(full_name, []).append(Meaning(what, layer, stored, index, expert))
         return meanings
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zeropass._io.atomic import claim_folder, key_of
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.errors import BadLens, BadOption
 from zeropass.model.blocks import Block, embedded, longest_text, require_forward
 from zeropass.model.frames import Frames
@@ -130,6 +130,7 @@ class _Plan:
 
 
 @torch.no_grad()
+@shows_progress
 def calibrate(
     model: ModelLike,
     out: str | Path | None = None,
@@ -139,7 +140,7 @@ def calibrate(
     text: str | None = None,
     tokens: int = TOKENS,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> LensMaps:
     """Calibrate the mean-field lens of a model.
 
@@ -153,7 +154,8 @@ def calibrate(
         text: A text to calibrate on.
         tokens: The number of tokens, in windows of 128 or as many as the model has positions for.
         seed: The seed of what is drawn.
-        progress: Reports progress.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The lens.
@@ -169,6 +171,7 @@ def calibrate(
         >>> lens.facts.words
         'mean-field lens from 512 random tokens'
     """
+    report = callback(progress)
     model = open_model(model)
     require_forward(model)
     source = source or ("own" if model.family.causal else "random")
@@ -181,11 +184,11 @@ def calibrate(
         out = kept_place(model)
     if out is None:
         with TemporaryDirectory(prefix="zeropass-lens-") as folder:
-            return _calibrated(plan, Path(folder), progress)
+            return _calibrated(plan, Path(folder), report)
     if (finished := _finished(plan, Path(out))) is not None:
         return finished
     claim_folder(Path(out), "a lens", ("lens.json", "lens.safetensors", "parts"), BadLens)
-    _calibrated(plan, Path(out), progress)
+    _calibrated(plan, Path(out), report)
     return read_lens(out, model)
 
 

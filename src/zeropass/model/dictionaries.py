@@ -176,6 +176,10 @@ class Dictionary(ShortRepr):
         at = roles.index(role) - len(roles)  # decoders are the last roles
         return file.writes[at], "write", file.decoders[at]
 
+    def count(self, layer: int) -> int:
+        """Return the number of features of a layer; raise BadAddress if the dictionary has no such layer."""
+        return self._file(layer).count
+
     def _file(self, layer: int) -> DictionaryFile:
         if layer not in self.files:
             known = ", ".join(map(str, self.files))

@@ -22,7 +22,7 @@ from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import LENS_FRAMES, LENS_MAPS, RELATIVE, Site, lens_map
+from zeropass.arch.spec import LENS_FACTS, LENS_FRAMES, LENS_MAPS, RELATIVE, Site, lens_map
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.hub import fetch_lens, is_lens_id
@@ -36,7 +36,6 @@ __all__ = ["LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "ke
 __all__ += ["save_tensors", "write_lens"]
 
 SCHEMA = 1
-FACTS = "lens.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,12 +162,12 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
 def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write a lens, its maps before its facts: an unfinished one has no ``lens.json``."""
     save_tensors(tensors, folder / LENS_MAPS)
-    write_json(folder / FACTS, asdict(facts), BadLens)
+    write_json(folder / LENS_FACTS, asdict(facts), BadLens)
 
 
 def copy_lens(lens: LensMaps, folder: Path) -> None:
     """Write a calibrated lens into another folder, unless it is there."""
-    if (folder / FACTS).exists():
+    if (folder / LENS_FACTS).exists():
         return
     if isinstance(lens.tensors, Mapping):
         save_tensors(lens.tensors, folder / LENS_MAPS)
@@ -176,7 +175,7 @@ def copy_lens(lens: LensMaps, folder: Path) -> None:
         make_folder(folder, BadLens)
         with atomic_write(folder / LENS_MAPS, BadLens) as temporary:
             shutil.copyfile(lens.tensors.path, temporary)
-    write_json(folder / FACTS, asdict(lens.facts), BadLens)
+    write_json(folder / LENS_FACTS, asdict(lens.facts), BadLens)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -214,7 +213,7 @@ def read_lens(lens: str | Path, model: Model) -> LensMaps:
     try:
         if path.is_file():
             return LensMaps(*read_jacobian(path, model), model.device)
-        if (path / FACTS).is_file():
+        if (path / LENS_FACTS).is_file():
             return _read_calibrated(path, model)
         if (path / "params.pt").is_file():
             return LensMaps(*read_tuned(path, model), model.device)
@@ -243,7 +242,7 @@ def _located(lens: str | Path) -> Path:
 
 def _read_calibrated(folder: Path, model: Model) -> LensMaps:
     """Read what `write_lens` wrote."""
-    path = folder / FACTS
+    path = folder / LENS_FACTS
     try:
         facts = from_json(LensFacts, load_json(path), "lens")
     except (OSError, ValueError) as error:

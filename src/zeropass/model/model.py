@@ -5,8 +5,10 @@ Every matrix is (rows, d) float32, with one vector of the residual stream in eac
 
 import math
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,13 +18,14 @@ from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, records, refuse_quantised
-from zeropass.arch.config import dimensions, full_name, prefix_of
+from zeropass.arch.config import Names, dimensions, full_name, prefix_of
 from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_shape, row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, base_role, expand, names_of
+from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, Wrapper, base_role, expand, names_of
+from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.model_files import ModelFiles
@@ -65,6 +68,7 @@ class Model(ShortRepr):
         files: The files, or their like in memory.
         prefix: The prefix of the names of tensors.
         device: The device of the tensors that are returned.
+        wrapper: The multimodal model that it is the text model of, if any.
 
     Example:
         >>> import zeropass as zp
@@ -81,6 +85,7 @@ class Model(ShortRepr):
     files: ModelFiles
     prefix: str
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    wrapper: Wrapper | None = None
 
     def _repr_words(self) -> str:
         sizes = f"{self.dims.layers} layers of {self.dims.d}, {self.dims.vocab} tokens"
@@ -249,6 +254,7 @@ class Model(ShortRepr):
         read = {full_name(name, self.prefix) for stored in records(self.layout) for name in expand(stored, self.dims)}
         sizes = {name: math.prod(self.source.shape(name)) for name in names}
         types = Counter(self.source.dtype(name) for name in names)
+        parts = towers(self.wrapper, names)
         return {
             "model": self.name,
             "title": self.title or None,
@@ -264,7 +270,8 @@ class Model(ShortRepr):
             "parameters": sum(sizes.values()),
             "tensors": len(names),
             "tensors_read": len(read & set(names)),
-            "tensors_unread": sorted(set(names) - read),
+            "tensors_unread": sorted(set(names) - read - set(chain(*parts.values()))),
+            **self._towers(parts, sizes),
             "types": dict(types),
             "files": [str(path) for path in self.files.weight_files],
             "bytes": self.size,
@@ -276,6 +283,19 @@ class Model(ShortRepr):
     def memory(self) -> "Model":
         """The encoder that a decoder's cross attention reads, from the same files."""
         return opened(self.name.removesuffix("#decoder"), self.files, "encoder", self.device)
+
+    def _towers(self, parts: Mapping[str, list[str]], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Return the parts of a multimodal model that are not read, with how much they hold."""
+        rows = [
+            {
+                "tower": tower,
+                "holds": self.wrapper.towers[tower] if self.wrapper else "",
+                "tensors": len(tensors),
+                "parameters": sum(sizes[name] for name in tensors),
+            }
+            for tower, tensors in parts.items()
+        ]
+        return {"towers_unread": rows} if rows else {}
 
     def _constants(self) -> dict[str, Any]:
         """Return the sizes and constants that this model has."""
@@ -441,14 +461,15 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     """
     files = replace(files, source=with_today_names(files.source))
     names = frozenset(files.source.names())
+    files, wrapper, outer = _inside(files, names)
     quantised = refuse_quantised(files, names)
-    family, layout = chosen(files, FAMILIES, stack)
-    keys = check_keys(files, family, layout)
-    files, names = _unwrapped(files, layout)
-    prefix = prefix_of(layout, names)
-    if prefix is None:
-        tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
-        raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {tried}.")
+    # A multimodal model masks attention itself: the tokens of a text never see those that follow.
+    families = FAMILIES if wrapper is None else [family for family in FAMILIES if family.causal]
+    family, layout = chosen(files, families, stack)
+    layouts = layouts_in(wrapper, layout)
+    keys = [note for part in (files, *outer) for note in check_keys(part, family, layouts[0])]
+    files, names = _unwrapped(files, layouts)
+    layout, prefix = _placed(files, layouts, names)
     tables = settle(files, family, layout, prefix, names)
     files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
@@ -463,12 +484,35 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
         files=files,
         prefix=prefix,
         device=device,
+        wrapper=wrapper,
     )
 
 
-def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
-    """Return the files and their names of tensors, without the prefix of a wrapper around the model."""
-    source, wrapper = without_wrapper(files.source, lambda names: prefix_of(layout, frozenset(names)) is not None)
+def _inside(files: ModelFiles, names: Names) -> tuple[ModelFiles, Wrapper | None, tuple[ModelFiles, ...]]:
+    """Return the files of the text model, the wrapper around it if any, and the wrapper's own configuration."""
+    wrapper = wrapper_of(files)
+    if wrapper is None:
+        return files, None, ()
+    noted = replace(files, notes=(*files.notes, *wrapper_notes(files, wrapper, names)))
+    return text_files(noted, wrapper), wrapper, (wrapper_files(files, wrapper),)
+
+
+def _placed(files: ModelFiles, layouts: tuple[Layout, ...], names: Names) -> tuple[Layout, str]:
+    """Return the layout that a file has and the prefix of its tensors. Raises BadWeights if it has none of them."""
+    for layout in layouts:
+        if (prefix := prefix_of(layout, names)) is not None:
+            return layout, prefix
+    expected = (full_name(layout.tensors["embedding"].name, prefix) for layout in layouts for prefix in layout.prefixes)
+    raise BadWeights(f"{files.source.path}: there is no embedding; expected a tensor named {' or '.join(expected)}.")
+
+
+def _unwrapped(files: ModelFiles, layouts: tuple[Layout, ...]) -> tuple[ModelFiles, Names]:
+    """Return the files and their names of tensors, without the prefix of a class around the entire model."""
+
+    def fits(names: Collection[str]) -> bool:
+        return any(prefix_of(layout, frozenset(names)) is not None for layout in layouts)
+
+    source, wrapper = without_wrapper(files.source, fits)
     if wrapper:
         note = f"All names of tensors begin with {wrapper!r}, which is a wrapper's and was left out."
         unindexed = frozenset(name.removeprefix(wrapper) for name in files.unindexed)

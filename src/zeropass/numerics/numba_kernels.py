@@ -11,6 +11,7 @@ of the right block of a tile. This adds 128 times the sum of the left row to a p
 floor.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -260,7 +261,13 @@ def _chosen(marks, places):
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loop that Python calls, compiled when it is first called; numba alone would leave it without a type."""
+    loop: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
+    return loop
+
+
+@_compiled
 def raise_ends(products, of_rows, start, ends):
     """Raise the ends of groups of rows, to which all rows are dealt in turn.
 
@@ -277,7 +284,7 @@ def raise_ends(products, of_rows, start, ends):
             high[i], low[i] = max(high[i], x), max(low[i], -x)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, heaps, sums, pairs, exact):
     """Search the products of quantized vectors and rows, and compute exactly the scores that may matter.
 
@@ -330,7 +337,7 @@ def look(products, of_vectors, of_rows, vectors, rows, start, floors, lowest, he
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def keep(pairs, exact, first_id, keys, floors):
     """Put the scores that `look` wrote for the tokens into their heaps, and raise their floors.
 
@@ -405,7 +412,7 @@ def _padded(rows: Tensor, many: int) -> Numbers:
     return numbers
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _panels(words):
     """Cut a block (n, r / 4) of words of four int8 numbers into panels (n / PANEL, r / 4, PANEL); add 128 to each."""
     panels = np.empty((words.shape[0] // PANEL, words.shape[1], PANEL), np.uint32)
@@ -416,7 +423,7 @@ def _panels(words):
     return panels
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _reaching(numbers, sums, panels, columns, heights, floors, panel, pairs):
     """Do `tiles.Products.reaching` for prepared blocks, and write the pairs to ``pairs`` (2, places).
 

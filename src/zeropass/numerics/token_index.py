@@ -35,12 +35,12 @@ class TokenIndex:
     """
 
     def __init__(self, tokens: int, size: int, device: torch.device | str = "cpu") -> None:
-        self.keys = torch.zeros(tokens, size, dtype=torch.int64, device=device)
+        self.keys: Tensor = torch.zeros(tokens, size, dtype=torch.int64, device=device)
         self._waiting: Tensor | None = None
         self._filled = torch.zeros(tokens, dtype=torch.int64, device=device)
-        self.threshold = torch.zeros(tokens, device=device)
-        self.seen = 0
-        self.lock = Lock()
+        self.threshold: Tensor = torch.zeros(tokens, device=device)
+        self.seen: int = 0
+        self.lock: Lock = Lock()
 
     def offer(self, z: Tensor, first_id: int) -> None:
         """Take in the scores z (n, tokens) of the vectors ``first_id …``."""

@@ -26,8 +26,8 @@ try:
     from matplotlib.ticker import FixedFormatter, MaxNLocator
 
     from zeropass.records.matplotlib_text import set_plain
-except ImportError as error:
-    raise MissingExtra("Figures are drawn with matplotlib, an extra: pip install 'zeropass[plots]'.") from error
+except ImportError as _error:
+    raise MissingExtra("Figures are drawn with matplotlib, an extra: pip install 'zeropass[plots]'.") from _error
 
 __all__ = ["draw", "plotted"]
 

@@ -7,8 +7,8 @@ from zeropass.records.tabular import Row
 
 try:
     import pandas
-except ImportError as error:
-    raise MissingExtra("Tables are data frames of pandas, an extra: pip install 'zeropass[tables]'.") from error
+except ImportError as _error:
+    raise MissingExtra("Tables are data frames of pandas, an extra: pip install 'zeropass[tables]'.") from _error
 
 __all__ = ["data_frame"]
 

@@ -527,7 +527,7 @@ class Records(Sequence[Record], AsTable, AsFigures):
         self._records = tuple(records)
         measured = any(isinstance(record, VectorRecord) and record.coherence for record in self._records)
         self._basis = note
-        self.note = " ".join(filter(None, (note, COHERENCE_NOTE if measured else "")))
+        self.note: str = " ".join(filter(None, (note, COHERENCE_NOTE if measured else "")))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -39,7 +39,8 @@ class Parameters(Sequence[Records], AsTable, AsFigures):
     def __init__(
         self, addresses: Sequence[str], explain: Callable[[str], Records], strengths: Strengths | None = None
     ) -> None:
-        self.addresses, self._explain, self._strengths = tuple(addresses), explain, strengths
+        self.addresses: tuple[str, ...] = tuple(addresses)
+        self._explain, self._strengths = explain, strengths
 
     def __len__(self) -> int:
         return len(self.addresses)

@@ -40,7 +40,9 @@ class Flow:
     """
 
     def __init__(self, parts: Iterable[Text], gap: int = 2, indent: int = 2) -> None:
-        self.parts, self.gap, self.indent = tuple(parts), gap, indent
+        self.parts: tuple[Text, ...] = tuple(parts)
+        self.gap: int = gap
+        self.indent: int = indent
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines that fit the width of the console."""
@@ -232,11 +234,13 @@ _LABELS = {
 
 
 def _lines(name: str, value: Any) -> Sequence[Any]:
-    """Return a fact in lines: one for each note, one for each hash as ``sha256sum`` prints them, else one in all."""
+    """Return a fact in lines: one for each note, part or hash, as ``sha256sum`` prints those; else one in all."""
     if name == "notes" and isinstance(value, list | tuple):
         return value
     if name == "sha256" and isinstance(value, dict):
         return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    if name == "towers_unread":
+        return [f"{t['tower']} ({t['holds']}): {t['tensors']:,} tensors, {t['parameters']:,} parameters" for t in value]
     return [_fact(value)]
 
 
@@ -254,7 +258,7 @@ def _fact(value: Any) -> str:
 
 
 def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """Return a table of what each family has, then the notes, each once with the families that it is about."""
+    """Return a table of what each family has, the models around them, then each note with the families it is about."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("family", "files", "norm", "positions", "attention", "MLP"):
         table.add_column(name, no_wrap=name == "family")
@@ -268,7 +272,15 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
         Padding(Text(note).append(f"  {', '.join(names)}", style="dim"), (0, 0, 0, 2))
         for note, names in families_of.items()
     ]
-    return Group(table, Text(_LEGEND, style="dim"), Text("not exact, or good to know", style="bold"), *notes)
+    inside = ", ".join(sorted({name for row in rows for name in row["inside"]}))
+    return Group(
+        table,
+        Text(_LEGEND, style="dim"),
+        Text("multimodal models, of which the text model is read", style="bold"),
+        Padding(Text(inside), (0, 0, 0, 2)),
+        Text("not exact, or good to know", style="bold"),
+        *notes,
+    )
 
 
 _LEGEND = (

@@ -53,7 +53,8 @@ class Lower(nn.Module):
 
     def __init__(self, base: Any, family: Family, keep: int | None = None) -> None:
         super().__init__()
-        self.base, self.typed = base, family.name == "bert"
+        self.base: Any = base
+        self.typed: bool = family.name == "bert"
         _cut(base, family, slice(0, keep))
         _set(base, _final_norm(family), nn.Identity())
         if getattr(base, "pooler", None) is not None:
@@ -80,7 +81,8 @@ class Upper(nn.Module):
 
     def __init__(self, classifier: Any, family: Family, take: int | None = None) -> None:
         super().__init__()
-        self.classifier, self.family = classifier, family
+        self.classifier: Any = classifier
+        self.family: Family = family
         blocks = _blocks(classifier.base_model, family)
         if take is not None and take < len(blocks):
             _cut(classifier.base_model, family, slice(len(blocks) - take, None))

@@ -12,8 +12,8 @@ from zeropass.model.model import Model
 
 try:
     import transformers
-except ImportError as error:
-    raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from error
+except ImportError as _error:
+    raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from _error
 
 __all__ = ["loaded", "quiet", "transformers"]
 
@@ -45,6 +45,11 @@ def loaded(kind: Any, model: Model, **more: Any) -> Any:
         CannotRun: If transformers cannot load it; gives the reason.
     """
     path = model.files.path
+    if model.wrapper is not None:
+        raise CannotRun(
+            f"{model.name} is the text model inside a multimodal one, which is not run in parts: save the text model "
+            "alone (save_pretrained) and give the folder."
+        )
     if path is None:
         raise CannotRun(f"transformers runs {model.name} from files: save it (save_pretrained) and give the folder.")
     if model.files.format == "gguf":

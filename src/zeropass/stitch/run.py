@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zeropass._io.atomic import claim_folder
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.short_repr import ShortRepr
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadOption
@@ -86,6 +86,7 @@ NOT_CHECKED = Verdict(
 )
 
 
+@shows_progress
 def stitch_models(
     classifier: ModelLike,
     onto: ModelLike,
@@ -95,7 +96,7 @@ def stitch_models(
     keep: int | None = None,
     take: int | None = None,
     options: StitchOptions | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> tuple[Stitched, Stitch]:
     """Join the lower blocks of one model and the upper blocks and head of a classifier by a translation.
 
@@ -109,7 +110,8 @@ def stitch_models(
         keep: The number of lower blocks of ``onto`` to keep.
         take: The number of upper blocks of ``classifier`` to take.
         options: See `StitchOptions`.
-        progress: Is called as the work proceeds.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The model, and the record of its parts with the verdict on it.
@@ -125,6 +127,7 @@ def stitch_models(
         >>> type(stitched).__name__, record.choice.kernel, record.verdict.trusted
         ('Stitched', 'orthogonal', None)
     """
+    report = callback(progress)
     classifier, onto, base = open_model(classifier), open_model(onto), None if base is None else open_model(base)
     out = None if out is None else Path(out)
     options = options or StitchOptions()
@@ -140,9 +143,9 @@ def stitch_models(
     lenses = [paired_lens(model, lens) for model, lens in zip((below, onto), options.lenses, strict=True)]
     to_classifier = bridge(onto, classifier, (lenses[1], lenses[0]))
     if texts:
-        trial = trial_of(classifier, to_classifier, texts, options.accuracy, progress, {keep for keep, _ in candidates})
-        tries = chosen(trial, candidates, options.kernel, options.frame, progress)
-        model, judgement = _finished(trial, tries[0], options.seed, progress)
+        trial = trial_of(classifier, to_classifier, texts, options.accuracy, report, {keep for keep, _ in candidates})
+        tries = chosen(trial, candidates, options.kernel, options.frame, report)
+        model, judgement = _finished(trial, tries[0], options.seed, report)
     else:
         tries = (_by_vocabulary(to_classifier, candidates, options.kernel, options.frame),)
         choice = tries[0]
@@ -153,6 +156,7 @@ def stitch_models(
     return _write_if_asked(model, onto, replace(record, notes=tuple(notes)), out)
 
 
+@shows_progress
 def transplant(
     classifier: ModelLike,
     onto: ModelLike,
@@ -161,7 +165,7 @@ def transplant(
     *,
     strength: float | None = None,
     options: StitchOptions | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = True,
 ) -> tuple[Any, Stitch]:
     """Put the change that tuning made from ``base`` to ``classifier`` into the blocks of ``onto``, with the head.
 
@@ -172,7 +176,8 @@ def transplant(
         out: The folder to write; nothing is written if it is None.
         strength: The factor of the change. If it is None, unlabelled texts choose it; without texts it is 1.
         options: See `StitchOptions`.
-        progress: Is called as the work proceeds.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         An ordinary checkpoint of ``onto``'s architecture, and the record of it.
@@ -187,6 +192,7 @@ def transplant(
         >>> type(model).__name__, record.layers
         ('LlamaForSequenceClassification', ((2, 2), (3, 3)))
     """
+    report = callback(progress)
     classifier, onto, base = open_model(classifier), open_model(onto), open_model(base)
     out = None if out is None else Path(out)
     options = options or StitchOptions()
@@ -201,12 +207,12 @@ def transplant(
         first_changed(base, classifier),
         options.kernel or FIRST[0],
         options.frame or FIRST[1],
-        progress,
+        report,
     )
     strengths = (strength,) if strength is not None else STRENGTHS if texts else (1.0,)
     choice = Try(keep=onto.dims.layers, take=len(plan.layers), kernel=plan.kernel, frame=plan.frame)
     if texts:
-        model, tries, judgement = _best_strength(plan, choice, strengths, options, progress)
+        model, tries, judgement = _best_strength(plan, choice, strengths, options, report)
     else:
         tries = (replace(choice, strength=strengths[0]),)
         model, judgement = plan.classifier(strengths[0]), NOT_CHECKED

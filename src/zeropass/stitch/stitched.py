@@ -34,12 +34,12 @@ class Seam(nn.Module):
 
     def __init__(self, widths: tuple[int, int], eps: float | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(widths))
-        self.bias = nn.Parameter(torch.zeros(widths[1]))
+        self.weight: nn.Parameter = nn.Parameter(torch.zeros(widths))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(widths[1]))
         self.eps = eps
         if eps is not None:
-            self.gain = nn.Parameter(torch.ones(widths[1]))
-            self.shift = nn.Parameter(torch.zeros(widths[1]))
+            self.gain: nn.Parameter = nn.Parameter(torch.ones(widths[1]))
+            self.shift: nn.Parameter = nn.Parameter(torch.zeros(widths[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map states (…, d₁) of the lower model to states (…, d₂) of the upper one."""
@@ -59,14 +59,16 @@ class StitchedConfig(transformers.PretrainedConfig):  # type: ignore[no-untyped-
         renormed: float | None = None,
         **others: Any,
     ) -> None:
-        self.lower, self.upper, self.renormed = lower or {}, upper or {}, renormed
+        self.lower: dict[str, Any] = lower or {}
+        self.upper: dict[str, Any] = upper or {}
+        self.renormed: float | None = renormed
         super().__init__(**others)
 
 
 class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
     """Lower blocks of one model, a seam, upper blocks and head of another, and constants that level the logits."""
 
-    config_class = StitchedConfig
+    config_class: type[StitchedConfig] = StitchedConfig
     base_model_prefix = ""
 
     def __init__(self, config: StitchedConfig, lower: Lower | None = None, upper: Upper | None = None) -> None:
@@ -75,10 +77,10 @@ class Stitched(transformers.PreTrainedModel):  # type: ignore[no-untyped-call]
         below, above = (settings.for_model(**half) for half in (config.lower, config.upper))
         plain: Any = transformers.AutoModel
         headed: Any = transformers.AutoModelForSequenceClassification
-        self.lower = lower or Lower(plain.from_config(below), _family(below))
-        self.upper = upper or Upper(headed.from_config(above), _family(above))
-        self.seam = Seam((below.hidden_size, above.hidden_size), config.renormed)
-        self.level = nn.Parameter(torch.zeros(above.num_labels))
+        self.lower: Lower = lower or Lower(plain.from_config(below), _family(below))
+        self.upper: Upper = upper or Upper(headed.from_config(above), _family(above))
+        self.seam: Seam = Seam((below.hidden_size, above.hidden_size), config.renormed)
+        self.level: nn.Parameter = nn.Parameter(torch.zeros(above.num_labels))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(

@@ -32,8 +32,8 @@ try:
     from zeropass.web.responder import Cache, Responder, WorkQueue, asset, make_page, respond, site_of, wanted
     from zeropass.web.routes import Suffixes, router
     from zeropass.web.security import App, DeadlineProtocol, Guard, Rules, is_loopback
-except ImportError as error:
-    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
+except ImportError as _error:
+    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from _error
 
 __all__ = ["application", "serve"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import zeropass
 from zeropass._io.atomic import atomic_write, key_of, make_folder
-from zeropass._io.progress import Progress, silent
+from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
@@ -30,8 +30,8 @@ from zeropass.web.pages.page import Page, at, by, count_pages, layer_path, token
 
 try:
     from zeropass.web.formats import STATIC, Site, as_csv, as_json
-except ImportError as error:
-    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from error
+except ImportError as _error:
+    raise MissingExtra("The explorer needs an extra: pip install 'zeropass[web]'.") from _error
 
 __all__ = ["Chosen", "export_site", "plan"]
 
@@ -60,8 +60,9 @@ class Chosen(ShortRepr):
     tokens: int | None = 1000
 
 
+@shows_progress
 def export_site(
-    contexts: Sequence[Context], site: str | Path, chosen: Chosen | None = None, progress: Progress = silent
+    contexts: Sequence[Context], site: str | Path, chosen: Chosen | None = None, progress: Progress | bool = True
 ) -> int:
     """Write the pages of some contexts as a static site. Pages that it lacks are not linked.
 
@@ -69,7 +70,8 @@ def export_site(
         contexts: The contexts to write.
         site: The folder of the site. If it exists, it must be empty.
         chosen: The part of each context to write; by default the most telling parameters and most mentioned tokens.
-        progress: Called as pages are written.
+        progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
+            stage, the step and the number of steps.
 
     Returns:
         The number of pages.
@@ -88,6 +90,7 @@ def export_site(
         ...     Path(site, "index.html").is_file()
         True
     """
+    report = callback(progress)
     site = Path(site)
     chosen = chosen or Chosen()
     if site.exists() and (not site.is_dir() or any(site.iterdir())):
@@ -103,12 +106,12 @@ def export_site(
         try:
             for done, future in enumerate(as_completed(futures)):
                 future.result()
-                progress("pages", done, len(jobs))
+                report("pages", done, len(jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     _finish(part, site, contexts, plans)
-    progress("done", len(jobs), len(jobs))
+    report("done", len(jobs), len(jobs))
     return len(jobs)
 
 

@@ -20,12 +20,12 @@ SECOND = "second/"
 
 @dataclass(frozen=True, repr=False)
 class Sources(ShortRepr):
-    """The folders to be served.
+    """The atlases and results to be served.
 
     Attributes:
-        atlas: The folder of the atlas.
+        atlas: The folder of the atlas, or its address on the hub.
         model: The model that the atlas was built from.
-        second: The folder of a second atlas.
+        second: A second atlas.
         second_model: The model that the second atlas was built from.
         alignment: A folder that `zeropass align` wrote.
         diff: A folder that `zeropass diff --out` wrote.
@@ -76,7 +76,7 @@ def open_sources(sources: Sources) -> list[Context]:
 
 
 def _second(sources: Sources, alignment: Alignment | None) -> Context:
-    atlas = open_atlas(Path(str(sources.second)))
+    atlas = open_atlas(str(sources.second))
     if alignment:
         _require(atlas, alignment.models[1], sources.alignment, "the second model")
     return Context(atlas, SECOND, _name(sources.second_model) or local_name(atlas), alignment=alignment, part=1)

@@ -78,7 +78,8 @@ class Cache:
     """A cache of the latest responses, up to ``size`` bytes."""
 
     def __init__(self, size: int) -> None:
-        self.size, self._bytes = size, 0
+        self.size: int = size
+        self._bytes = 0
         self._answers = OrderedDict[Hashable, bytes]()
 
     def get(self, key: Hashable) -> bytes | None:

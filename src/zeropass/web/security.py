@@ -88,7 +88,8 @@ class Guard:
     """Middleware that refuses forbidden requests and puts the headers on every response."""
 
     def __init__(self, app: App, rules: Rules) -> None:
-        self.app, self.rules = app, rules
+        self.app: App = app
+        self.rules: Rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""

@@ -11,6 +11,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from zeropass._io.progress import show_nothing
 from zeropass.errors import ZeropassError
 
 __all__ = ["forked"]
@@ -67,6 +68,7 @@ def _child(connections: list[Connection], work: Work, prepare: Callable[[], None
     """Run a child process to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that ends the child
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    show_nothing()  # nobody who looks at the terminal has asked for this work
     try:
         prepare()
         for connection in connections[1:]:

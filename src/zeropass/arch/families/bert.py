@@ -76,7 +76,7 @@ _ROBERTA_PADDING = {"pad_token_id": (1, None)}  # positions begin in the row aft
 ROBERTA = replace(
     BERT,
     name="roberta",
-    model_types=("roberta",),
+    model_types=("roberta", "xlm-roberta", "camembert"),
     when={**BERT.when, **_ROBERTA_PADDING},
     layouts=(
         replace(
@@ -236,6 +236,95 @@ ALBERT = replace(
     notes=("all layers are one: L0 and the last have the same parameters and differ in what they read",),
 )
 
+DATA2VEC_TEXT = replace(
+    ROBERTA,
+    name="data2vec-text",
+    model_types=("data2vec-text",),
+    layouts=(replace(ROBERTA.layouts[0], prefixes=("data2vec_text.", "")),),
+)
+
+ERNIE = replace(
+    BERT,
+    name="ernie",
+    model_types=("ernie",),
+    layouts=(replace(_BERT_HF, prefixes=("ernie.", ""), harmless=("task_type_vocab_size",)),),
+    when={**BERT.when, "use_task_id": (False, None)},
+)
+
+ROBERTA_PRELAYERNORM = replace(
+    ROBERTA,
+    name="roberta-prelayernorm",
+    model_types=("roberta-prelayernorm",),
+    norm_place="pre",
+    layouts=(
+        replace(
+            ROBERTA.layouts[0],
+            prefixes=("roberta_prelayernorm.", ""),
+            tensors={
+                **ROBERTA.layouts[0].tensors,
+                **weight_and_bias("attn_norm", _BERT + "attention.LayerNorm"),
+                **weight_and_bias("ff_norm", _BERT + "intermediate.LayerNorm"),
+                **weight_and_bias("final_norm", "LayerNorm"),
+            },
+        ),
+    ),
+)
+XLM_ROBERTA_XL = replace(
+    ROBERTA_PRELAYERNORM,
+    name="xlm-roberta-xl",
+    model_types=("xlm-roberta-xl",),
+    layouts=(
+        replace(
+            ROBERTA.layouts[0],
+            tensors={
+                **{name: s for name, s in ROBERTA.layouts[0].tensors.items() if not name.startswith("embed_norm")},
+                **weight_and_bias("attn_norm", _BERT + "attention.self_attn_layer_norm"),
+                **weight_and_bias("ff_norm", _BERT + "LayerNorm"),
+                **weight_and_bias("final_norm", "encoder.LayerNorm"),
+            },
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-5},
+)
+MEGATRON_BERT = replace(
+    BERT,
+    name="megatron-bert",
+    model_types=("megatron-bert",),
+    norm_place="pre",
+    layouts=(
+        replace(
+            _BERT_HF,
+            tensors={
+                **{name: s for name, s in _BERT_HF.tensors.items() if not name.startswith("embed_norm")},
+                **weight_and_bias("attn_norm", _BERT + "attention.ln"),
+                **weight_and_bias("ff_norm", _BERT + "ln"),
+                **weight_and_bias("final_norm", "encoder.ln"),
+            },
+        ),
+    ),
+)
+
+MPNET = replace(
+    ROBERTA,
+    name="mpnet",
+    model_types=("mpnet",),
+    layouts=(
+        replace(
+            ROBERTA.layouts[0],
+            prefixes=("mpnet.", ""),
+            tensors={
+                **{name: s for name, s in ROBERTA.layouts[0].tensors.items() if name != "types"},
+                "relative": Stored("encoder.relative_attention_bias.weight"),
+                **weight_and_bias("attn_norm", _BERT + "attention.LayerNorm"),
+                **weight_and_bias("q", _BERT + "attention.attn.q"),
+                **weight_and_bias("k", _BERT + "attention.attn.k"),
+                **weight_and_bias("v", _BERT + "attention.attn.v"),
+                **weight_and_bias("o", _BERT + "attention.attn.o", transpose=True),
+            },
+        ),
+    ),
+)
+
 _MODERN = "layers.{layer}."
 MODERNBERT = Family(
     name="modernbert",
@@ -308,4 +397,19 @@ MODERNBERT = Family(
     notes=("a classifier behind its GELU and norm is read by the part of it that is linear",),
 )
 
-FAMILIES = (BERT, BERT_DECODER, ROBERTA, ROBERTA_DECODER, DISTILBERT, ELECTRA, ALBERT, MODERNBERT)
+FAMILIES = (
+    BERT,
+    BERT_DECODER,
+    ROBERTA,
+    ROBERTA_DECODER,
+    DATA2VEC_TEXT,
+    ERNIE,
+    ROBERTA_PRELAYERNORM,
+    XLM_ROBERTA_XL,
+    MEGATRON_BERT,
+    MPNET,
+    DISTILBERT,
+    ELECTRA,
+    ALBERT,
+    MODERNBERT,
+)

@@ -220,6 +220,12 @@ GLM4 = replace(
     ),
 )
 
+_GRANITE_CONFIG = {
+    **CONFIG,
+    "attention_scale": ("attention_multiplier",),
+    "embed_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+}
 GRANITE = replace(
     LLAMA,
     name="granite",
@@ -227,16 +233,29 @@ GRANITE = replace(
     layouts=(
         replace(
             LLAMA.layouts[0],
-            config={
-                **CONFIG,
-                "attention_scale": ("attention_multiplier",),
-                "embed_scale": ("embedding_multiplier",),
-                "residual_scale": ("residual_multiplier",),
-                "logit_divisor": ("logits_scaling",),
-            },
+            config={**_GRANITE_CONFIG, "logit_divisor": ("logits_scaling",)},
         ),
     ),
     config={"activation": "silu", "attention_scale": 1.0},
+)
+_HYPERCLOVAX_NORMS = {
+    "attn_post_norm": Stored(LAYER + "post_norm1.weight"),
+    "ff_post_norm": Stored(LAYER + "post_norm2.weight"),
+}
+HYPERCLOVAX = replace(
+    GRANITE,
+    name="hyperclovax",
+    model_types=("hyperclovax",),
+    layouts=(
+        replace(
+            GRANITE.layouts[0],
+            config={**_GRANITE_CONFIG, "logit_scale": ("logits_scaling",)},
+            optional=(*GRANITE.layouts[0].optional, *_HYPERCLOVAX_NORMS),
+            switches={**GRANITE.layouts[0].switches, "use_post_norm": (tuple(_HYPERCLOVAX_NORMS), True)},
+            tensors={**GRANITE.layouts[0].tensors, **_HYPERCLOVAX_NORMS},
+        ),
+    ),
+    config={"activation": "silu"},
 )
 
 _COHERE_HF = replace(
@@ -308,6 +327,24 @@ NEMOTRON = replace(
     config={"activation": "relu2", "rotary_share": 0.5},
 )
 
+JAIS2 = replace(
+    ARCEE,
+    name="jais2",
+    model_types=("jais2",),
+    norm="layer",
+    layouts=(
+        replace(
+            ARCEE.layouts[0],
+            switches={
+                "attention_bias": (ARCEE.layouts[0].switches["attention_bias"][0], True),
+                "mlp_bias": (("key_bias", "value_bias"), True),
+            },
+            config=_LAYER_NORM,
+            tensors={**OUTER, **_SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
+        ),
+    ),
+)
+
 STARCODER2 = replace(
     LLAMA,
     name="starcoder2",
@@ -369,6 +406,20 @@ STABLELM_PARALLEL = replace(
     when={"use_parallel_residual": (True,), "qk_layernorm": (False, None)},
 )
 
+EUROBERT = replace(
+    LLAMA,
+    name="eurobert",
+    model_types=("eurobert",),
+    causal=False,
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            optional=(*LLAMA.layouts[0].optional, "unembedding_bias"),
+            tensors={**LLAMA.layouts[0].tensors, **weight_and_bias("unembedding", "^lm_head")},
+        ),
+    ),
+)
+
 FAMILIES = (
     MINISTRAL,
     CWM,
@@ -382,11 +433,14 @@ FAMILIES = (
     GLM,
     GLM4,
     GRANITE,
+    HYPERCLOVAX,
     COHERE,
     COHERE2,
     ARCEE,
     NEMOTRON,
+    JAIS2,
     STARCODER2,
     STABLELM,
     STABLELM_PARALLEL,
+    EUROBERT,
 )

@@ -78,6 +78,158 @@ GPT2 = Family(
 
 _GPT2_HF = GPT2.layouts[0]
 
+GPT_BIGCODE = replace(
+    GPT2,
+    name="gpt_bigcode",
+    model_types=("gpt_bigcode",),
+    layouts=(
+        replace(
+            _GPT2_HF,
+            config={**_GPT2_HF.config, "kv_heads": ("num_key_value_heads",)},
+            tensors={
+                **_GPT2_HF.tensors,
+                **fused_qkv(_H + "attn.c_attn", "stacked"),
+                **weight_and_bias("o", _H + "attn.c_proj", transpose=True),
+                **weight_and_bias("key", _H + "mlp.c_fc"),
+                **weight_and_bias("value", _H + "mlp.c_proj", transpose=True),
+            },
+            harmless=(
+                "scale_attention_softmax_in_fp32",
+                "inference_runner",
+                "validate_runner_input",
+                "pre_allocate_kv_cache",
+            ),
+        ),
+    ),
+    config={"activation": "gelu_pytorch_tanh", "eps": 1e-5, "kv_heads": 1},
+    when={"multi_query": (True, None), "scale_attn_weights": (True, None)},
+)
+
+OPENAI_GPT = replace(
+    GPT2,
+    name="openai-gpt",
+    model_types=("openai-gpt",),
+    norm_place="post",
+    layouts=(
+        replace(
+            _GPT2_HF,
+            config={name: keys for name, keys in _GPT2_HF.config.items() if name not in ("activation", "neurons")},
+            tensors={
+                **{name: s for name, s in _GPT2_HF.tensors.items() if not name.startswith("final_norm")},
+                "embedding": Stored("tokens_embed.weight"),
+                "positions": Stored("positions_embed.weight"),
+            },
+            unread=(*_GPT2_HF.unread, r"position_ids"),
+        ),
+    ),
+    when={"afn": ("gelu", None)},  # which means its tanh approximation there
+)
+
+_MPT = "blocks.{layer}."
+MPT = Family(
+    name="mpt",
+    model_types=("mpt",),
+    norm="layer",
+    norm_place="pre",
+    ff_roles=("key", "value"),
+    rotary=False,
+    alibi="plain",
+    tied_by_default=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("transformer.", ""),
+            optional=("unembedding",),
+            config={
+                "layers": ("n_layers", "num_hidden_layers"),
+                "d": ("d_model", "hidden_size"),
+                "heads": ("n_heads", "num_attention_heads"),
+                "kv_heads": ("n_heads", "num_attention_heads"),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_epsilon",),
+                "clip": ("attn_config.clip_qkv",),
+            },
+            tensors={
+                "embedding": Stored("wte.weight"),
+                "unembedding": Stored("^lm_head.weight"),
+                "final_norm": Stored("norm_f.weight"),
+                "attn_norm": Stored(_MPT + "norm_1.weight"),
+                "ff_norm": Stored(_MPT + "norm_2.weight"),
+                **dict.fromkeys("qkv", Stored(_MPT + "attn.Wqkv.weight", fused="stacked")),
+                "o": Stored(_MPT + "attn.out_proj.weight", transpose=True),
+                "key": Stored(_MPT + "ffn.up_proj.weight"),
+                "value": Stored(_MPT + "ffn.down_proj.weight", transpose=True),
+            },
+            extra=_CLASSIFIER,
+            harmless=(
+                "init_config",
+                "verbose",
+                "emb_pdrop",
+                "max_seq_len",
+                "norm_type",
+                "learned_pos_emb",
+                "no_bias",
+                "embedding_fraction",
+            ),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-5},
+    when={
+        "expansion_ratio": (4, None),
+        "attn_config.qk_ln": (False, None),
+        "attn_config.prefix_lm": (False, None),
+        "attn_config.softmax_scale": (None,),
+        "attn_config.attn_type": ("multihead_attention", None),
+        "attn_config.alibi": (True, None),
+        "attn_config.alibi_bias_max": (8, None),
+        "attn_config.attn_uses_sequence_id": (False, None),
+    },
+)
+
+_BIO = "layers.{layer}."
+BIOGPT = replace(
+    GPT2,
+    name="biogpt",
+    model_types=("biogpt",),
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("biogpt.", ""),
+            optional=("unembedding",),
+            config={
+                "layers": ("num_hidden_layers",),
+                "d": ("hidden_size",),
+                "heads": ("num_attention_heads",),
+                "kv_heads": ("num_attention_heads",),
+                "neurons": ("intermediate_size",),
+                "vocab": ("vocab_size",),
+                "activation": ("hidden_act",),
+                "embed_scaled": ("scale_embedding",),
+            },
+            tensors={
+                "embedding": Stored("embed_tokens.weight"),
+                "unembedding": Stored("^output_projection.weight"),
+                "positions": Stored("embed_positions.weight"),
+                **weight_and_bias("final_norm", "layer_norm"),
+                **weight_and_bias("attn_norm", _BIO + "self_attn_layer_norm"),
+                **weight_and_bias("ff_norm", _BIO + "final_layer_norm"),
+                **weight_and_bias("q", _BIO + "self_attn.q_proj"),
+                **weight_and_bias("k", _BIO + "self_attn.k_proj"),
+                **weight_and_bias("v", _BIO + "self_attn.v_proj"),
+                **weight_and_bias("o", _BIO + "self_attn.out_proj", transpose=True),
+                **weight_and_bias("key", _BIO + "fc1"),
+                **weight_and_bias("value", _BIO + "fc2", transpose=True),
+            },
+            extra=_CLASSIFIER,
+            harmless=("layer_norm_eps",),  # the model's norms take torch's own, 1e-5
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-5, "embed_scaled": True},
+    when={},
+    first_position=2,
+    notes=("the first two rows of pos are padding: position i is pos.(i + 2)",),
+)
+
 GPT_NEO = replace(
     GPT2,
     name="gpt_neo",
@@ -153,6 +305,24 @@ GPTJ = Family(
         ),
     ),
     config={"activation": "gelu_new", "eps": 1e-5},
+)
+
+_CODEGEN_QKV = Stored(_H + "attn.qkv_proj.weight", fused="quarters")
+CODEGEN = replace(
+    GPTJ,
+    name="codegen",
+    model_types=("codegen",),
+    layouts=(
+        replace(
+            GPTJ.layouts[0],
+            tensors={
+                **GPTJ.layouts[0].tensors,
+                **dict.fromkeys("qk", replace(_CODEGEN_QKV, paired_rows=True)),
+                "v": _CODEGEN_QKV,
+            },
+            unread=(r"h\.\d+\.attn\.causal_mask",),
+        ),
+    ),
 )
 
 _NEOX = "layers.{layer}."
@@ -421,8 +591,13 @@ PHI = Family(
 
 FAMILIES = (
     GPT2,
+    GPT_BIGCODE,
+    OPENAI_GPT,
+    MPT,
+    BIOGPT,
     GPT_NEO,
     GPTJ,
+    CODEGEN,
     GPT_NEOX,
     GPT_NEOX_SEQUENTIAL,
     OPT,

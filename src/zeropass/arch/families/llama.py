@@ -81,6 +81,24 @@ QWEN3 = replace(
     config=_QWEN,
 )
 
+_MROPE = ("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",)
+QWEN2_VL = replace(
+    QWEN2,
+    model_types=("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"),
+    layouts=QWEN2.layouts[:1],
+    notes=_MROPE,
+)
+QWEN3_VL = replace(
+    QWEN3,
+    model_types=("qwen3_vl_text",),
+    layouts=(replace(HF_LAYOUT, tensors={**HF_LAYOUT.tensors, **QK_NORMS}),),
+    config={"activation": "silu"},
+    notes=_MROPE,
+)
+
+QWEN2_VL_GGUF = replace(QWEN2_VL, model_types=("qwen2vl",), layouts=(gguf("qwen2vl"),))
+QWEN3_VL_GGUF = replace(QWEN3_VL, model_types=("qwen3vl",), layouts=(gguf("qwen3vl", **GGUF_QK_NORMS),))
+
 _PHI3_FUSED = {
     "q": Stored(LAYER + "self_attn.qkv_proj.weight", fused="stacked"),
     "k": Stored(LAYER + "self_attn.qkv_proj.weight", fused="stacked"),
@@ -192,14 +210,13 @@ GEMMA3 = replace(
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
     layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
-    when={"vision_config": (None,), **_CAUSAL_ONLY},
-    notes=("the text model alone: a checkpoint with an image tower is refused",),
+    when=_CAUSAL_ONLY,
 )
 GEMMA3_BOTH_WAYS = replace(
     GEMMA3,
     causal=False,
     layouts=(replace(_GEMMA3_HF, constants={**_GEMMA3_HF.constants, "window_of_both_sides": True}),),
-    when={"vision_config": (None,), "use_bidirectional_attention": (True,)},
+    when={"use_bidirectional_attention": (True,)},
 )
 
 # The 27B models divide by √(d / heads) instead of √d_h. No GGUF key says so: llama.cpp decides by the number of layers.
@@ -315,6 +332,10 @@ FAMILIES = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    QWEN2_VL,
+    QWEN3_VL,
+    QWEN2_VL_GGUF,
+    QWEN3_VL_GGUF,
     GEMMA,
     GEMMA2_27B,
     GEMMA2,

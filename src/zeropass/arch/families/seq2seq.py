@@ -250,6 +250,41 @@ BART_DECODER = replace(
     ),
 )
 
+_PLBART = {**BART_ENCODER.config, "embed_scaled": True}
+PLBART_ENCODER = replace(BART_ENCODER, name="plbart", model_types=("plbart",), config=_PLBART)
+PLBART_DECODER = replace(BART_DECODER, name="plbart", model_types=("plbart",), config=_PLBART)
+
+
+def _normed_before(record: Family, name: str, stack: str, *left_out: str) -> Family:
+    """Return a record of BART with norms before its blocks and behind the last one, as mBART has them."""
+    layout = record.layouts[0]
+    tensors = {key: stored for key, stored in layout.tensors.items() if key not in left_out}
+    tensors |= weight_and_bias("final_norm", f"{stack}.layer_norm")
+    if stack == "decoder":
+        tensors |= weight_and_bias("memory_norm", "encoder.layer_norm")
+    return replace(
+        record,
+        name=name,
+        model_types=(name,),
+        norm_place="pre",
+        layouts=(replace(layout, tensors=tensors),),
+    )
+
+
+MBART_ENCODER = _normed_before(BART_ENCODER, "mbart", "encoder")
+MBART_DECODER = _normed_before(BART_DECODER, "mbart", "decoder")
+_NO_EMBED_NORM = ("embed_norm", "embed_norm_bias")
+BLENDERBOT_ENCODER = replace(
+    _normed_before(BART_ENCODER, "blenderbot", "encoder", *_NO_EMBED_NORM),
+    first_position=0,
+    notes=BART_ENCODER.notes[:1],
+)
+BLENDERBOT_DECODER = replace(
+    _normed_before(BART_DECODER, "blenderbot", "decoder", *_NO_EMBED_NORM),
+    first_position=0,
+    notes=BART_DECODER.notes[:1],
+)
+
 FAMILIES: tuple[Family, ...] = (
     T5_ENCODER,
     T5_GATED_ENCODER,
@@ -261,4 +296,10 @@ FAMILIES: tuple[Family, ...] = (
     MT5_GATED_DECODER,
     BART_ENCODER,
     BART_DECODER,
+    PLBART_ENCODER,
+    PLBART_DECODER,
+    MBART_ENCODER,
+    MBART_DECODER,
+    BLENDERBOT_ENCODER,
+    BLENDERBOT_DECODER,
 )

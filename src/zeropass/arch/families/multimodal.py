@@ -1,0 +1,256 @@
+"""The table of multimodal models whose text models are read; adding one touches this file and `tests/multimodal.py`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from zeropass.arch.spec import Wrapper
+
+__all__ = ["ASSUMED", "NOT_READ", "WRAPPERS"]
+
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+_QWEN2_LIKE = ("qwen2", "llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text")
+_NESTED = {"language_model.model.": "language_model.", "model.language_model.": ""}
+_VISION = {"vision_tower": "vision tower", "multi_modal_projector": "projector"}
+_AUDIO = {"audio_tower": "audio tower", "multi_modal_projector": "projector"}
+_VISUAL = {"visual": "vision tower"}
+_IMAGE_KEYS = (
+    r"vision_feature_(layer|select_strategy)|vision_aspect_ratio|(image|video)_(seq_length|grid_pinpoints)",
+    r"projector_hidden_act|projector_layernorm_eps|multimodal_projector_bias|projection_dim|ignore_index",
+    r"use_image_newline_parameter|spatial_(merge_size|pool_mode|pool_stride)|downsample_ratio|mm_tokens_per_image",
+    r"image_seq_len|is_composition",
+)
+_SPEECH_KEYS = (*_IMAGE_KEYS, r"position_id_per_seconds|seconds_per_chunk|enable_(audio_output|talker)")
+
+LLAVA = Wrapper(
+    model_types=("llava", "vipllava", "llava_next", "llava_next_video"),
+    texts=_LLAMA_LIKE,
+    prefixes=_NESTED,
+    towers={**_VISION, "image_newline": "end of an image's row"},
+    text_ties=True,
+    harmless=_IMAGE_KEYS,
+)
+VIDEO_LLAVA = replace(
+    LLAVA,
+    model_types=("video_llava",),
+    towers={"image_tower": "image tower", "video_tower": "video tower", "multi_modal_projector": "projector"},
+)
+QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
+MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral",), towers=_VISION, text_ties=False)
+PALIGEMMA = replace(
+    MISTRAL3,
+    model_types=("paligemma",),
+    texts=("gemma", "gemma2"),
+    fixed={"use_bidirectional_attention": None},  # the mask is the wrapper's: both ways where the caller marks a prompt
+    harmless=(*_IMAGE_KEYS, r"num_image_tokens|_vocab_size"),
+    notes=("a prompt that is marked as one attends both ways; here every text is read as one that the model writes",),
+)
+GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
+COHERE2 = replace(
+    MISTRAL3,
+    model_types=("aya_vision", "cohere2_vision"),
+    texts=("cohere2",),
+    fixed={"logit_scale": 1.0},
+    harmless=(*_IMAGE_KEYS, r"adapter_layer_norm_eps|alignment_intermediate_size|downsample_factor"),
+)
+
+IDEFICS = Wrapper(
+    model_types=("idefics3", "smolvlm", "idefics2"),
+    texts=_LLAMA_LIKE,
+    prefixes={"model.text_model.": ""},
+    towers={"vision_model": "vision tower", "connector": "projector"},
+    others=("vision_config", "perceiver_config"),
+    harmless=(*_IMAGE_KEYS, r"scale_factor|pixel_shuffle_factor|neftune_noise_alpha|_pad_token_id|perceiver_config"),
+)
+
+QWEN2_VL = Wrapper(
+    model_types=("qwen2_vl",),
+    texts=("qwen2_vl_text",),
+    prefixes={"model.": "", "model.language_model.": ""},
+    towers=_VISUAL,
+    flat=True,
+    text_ties=True,
+)
+QWEN2_5_VL = replace(QWEN2_VL, model_types=("qwen2_5_vl",), texts=("qwen2_5_vl_text",))
+QWEN3_VL = replace(
+    QWEN2_VL,
+    model_types=("qwen3_vl",),
+    texts=("qwen3_vl_text",),
+    prefixes={"model.language_model.": ""},
+    flat=False,
+    text_ties=False,
+)
+QWEN2_5_OMNI_THINKER = replace(
+    QWEN2_VL,
+    model_types=("qwen2_5_omni_thinker",),
+    texts=("qwen2_5_omni_text",),
+    towers={**_VISUAL, **_AUDIO},
+    others=("vision_config", "audio_config"),
+    flat=False,
+    text_ties=False,
+    harmless=_SPEECH_KEYS,
+)
+QWEN2_5_OMNI = replace(
+    QWEN2_5_OMNI_THINKER,
+    model_types=("qwen2_5_omni",),
+    prefixes={"thinker.model.": "thinker."},
+    towers={
+        **{f"thinker.{tower}": what for tower, what in QWEN2_5_OMNI_THINKER.towers.items()},
+        "talker": "model of speech",
+        "token2wav": "decoder of sound",
+    },
+    config="thinker_config.text_config",
+    others=(*QWEN2_5_OMNI_THINKER.others, "talker_config", "token2wav_config"),
+)
+QWEN2_AUDIO = Wrapper(
+    model_types=("qwen2_audio",),
+    texts=("qwen2",),
+    prefixes=_NESTED,
+    towers=_AUDIO,
+    others=("audio_config",),
+    harmless=_IMAGE_KEYS,
+)
+VOXTRAL = replace(
+    QWEN2_AUDIO,
+    model_types=("voxtral",),
+    texts=("llama",),
+    assumed={
+        "hidden_size": 3072,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e8,
+    },
+)
+
+# The next two are the layouts of their authors' own code, which transformers has in another form.
+INTERNVL_CHAT = replace(
+    LLAVA,
+    model_types=("internvl_chat",),
+    texts=_QWEN2_LIKE,
+    prefixes={"language_model.model.": "language_model."},
+    towers={"vision_model": "vision tower", "mlp1": "projector"},
+    config="llm_config",
+    harmless=(
+        *_IMAGE_KEYS,
+        r"force_image_size|dynamic_image_size|(min|max)_dynamic_patch|use_thumbnail|pad2square|ps_version|select_layer",
+        r"template|system_message|use_(backbone|llm)_lora",
+    ),
+)
+_JANUS_PARTS = ("vision", "aligner", "gen_vision", "gen_aligner", "gen_head")
+MULTI_MODALITY = replace(
+    LLAVA,
+    model_types=("multi_modality",),
+    texts=("llama",),
+    prefixes=INTERNVL_CHAT.prefixes,
+    towers={
+        "vision_model": "vision tower",
+        "aligner": "projector",
+        **dict.fromkeys(("gen_vision_model", "gen_aligner", "gen_head", "gen_embed"), "image generation"),
+    },
+    config="language_config",
+    others=tuple(f"{part}_config" for part in _JANUS_PARTS),
+)
+
+WRAPPERS = (
+    LLAVA,
+    VIDEO_LLAVA,
+    QWEN_LLAVA,
+    MISTRAL3,
+    PALIGEMMA,
+    GEMMA3,
+    COHERE2,
+    IDEFICS,
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+    QWEN2_5_OMNI_THINKER,
+    QWEN2_5_OMNI,
+    QWEN2_AUDIO,
+    VOXTRAL,
+    INTERNVL_CHAT,
+    MULTI_MODALITY,
+)
+
+_STACKED = "its experts are stored in one tensor"
+NOT_READ: Mapping[str, str] = {
+    "gemma3n": "it keeps several streams, and adds an embedding in every layer",
+    "gemma4": "it adds an embedding in every layer",
+    "glm4v": "its text model is a glm4",
+    "glm4v_moe": "its text model is a glm4_moe",
+    "llama4": f"{_STACKED}, and some layers have no positions",
+    "mllama": "some of its layers read images alone",
+    "phi4_multimodal": "its text model has adapters of its own for images and sound",
+    "qwen3_omni_moe": _STACKED,
+    "qwen3_vl_moe": _STACKED,
+}
+"""Multimodal models that are well known and not read, each with the reason."""
+
+_LLAMA = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "rms_norm_eps": 1e-6,
+}
+_QWEN2 = {**_LLAMA, "num_key_value_heads": 32, "intermediate_size": 22016}
+_QWEN2_VL = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 29568,
+    "rms_norm_eps": 1e-5,
+    "max_window_layers": 80,
+    "rope_theta": 1e6,
+}
+_GEMMA2 = {
+    "hidden_size": 2304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "intermediate_size": 9216,
+    "rms_norm_eps": 1e-6,
+}
+ASSUMED: Mapping[str, Mapping[str, object]] = {
+    "llama": _LLAMA,
+    "mistral": {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336},
+    "qwen2": _QWEN2,
+    "qwen3": {**_QWEN2, "head_dim": 128},
+    "gemma": {
+        "hidden_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "intermediate_size": 24576,
+        "rms_norm_eps": 1e-6,
+    },
+    "gemma2": _GEMMA2,
+    "cohere2": {
+        "hidden_size": 8192,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 64,
+        "head_dim": 128,
+        "intermediate_size": 22528,
+        "layer_norm_eps": 1e-5,
+    },
+    "gemma3_text": _GEMMA2,
+    "qwen2_vl_text": _QWEN2_VL,
+    "qwen2_5_vl_text": _QWEN2_VL,
+    "qwen3_vl_text": {**_QWEN2, "head_dim": 128, "rope_theta": 5e5},
+    "qwen2_5_omni_text": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "rms_norm_eps": 1e-6,
+        "max_window_layers": 28,
+        "rope_theta": 1e6,
+    },
+}
+"""The values of keys that files leave out: inside a wrapper, transformers 4 writes none that are its defaults."""

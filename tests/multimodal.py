@@ -1,0 +1,108 @@
+"""A tiny random checkpoint of every multimodal model whose text model is read; a new wrapper is added here."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+import tiny
+from zoo import VOCAB, drawn
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 1, 1]}}
+_VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SIZED = _VISION | {"image_size": 8, "patch_size": 4}
+_CLIP = _SIZED | {"model_type": "clip_vision_model", "projection_dim": 16}
+_SIGLIP = _SIZED | {"model_type": "siglip_vision_model"}
+_VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
+_WINDOWED = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "fullatt_block_indexes": [0]}
+_DEEP = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "deepstack_visual_indexes": [0]}
+_AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
+_MEL = {"num_mel_bins": 8, "max_source_positions": 16}
+_SAM = _VISION | {"output_channels": 8, "image_size": 64, "patch_size": 16, "mlp_dim": 20, "global_attn_indexes": [0]}
+_RESAMPLER = {"hidden_size": 24, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2}
+_RESAMPLER |= {"resampler_head_dim": 8, "num_key_value_heads": 2}
+
+
+def _of(model_type: str, **more: Any) -> dict[str, Any]:
+    """Return the configuration of a text model."""
+    return _TEXT | {"model_type": model_type} | more
+
+
+def _model(name: str, text: dict[str, Any], vision: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
+    """Return the class, the class of the configuration and the settings of a model of images."""
+    settings = {"text_config": text, "vision_config": vision, "tie_word_embeddings": False} | more
+    return f"{name}ForConditionalGeneration", f"{name}Config", settings
+
+
+_COHERE = {name: value for name, value in _TEXT.items() if name != "rms_norm_eps"}
+_COHERE |= {"model_type": "cohere2", "head_dim": 8, "layer_norm_eps": 1e-2, "sliding_window": 3}
+_COHERE |= {"layer_types": ["sliding_attention", "full_attention"]}
+_GEMMA = {"head_dim": 8, "final_logit_softcapping": 4.0}
+MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llava": _model("Llava", _of("llama", attention_bias=True, mlp_bias=True), _CLIP),
+    "llava of gemma2": _model("Llava", _of("gemma2", sliding_window=3, **_GEMMA), _CLIP),
+    "vipllava": _model("VipLlava", _of("llama"), _CLIP),
+    "llava_next": _model("LlavaNext", _of("mistral", sliding_window=3), _CLIP),
+    "llava_next_video": _model("LlavaNextVideo", _of("llama"), _CLIP),
+    "llava_onevision": _model("LlavaOnevision", _of("qwen2"), _SIGLIP),
+    "llava_onevision, tied": _model("LlavaOnevision", _of("qwen2"), _SIGLIP, tie_word_embeddings=True),
+    "video_llava": _model("VideoLlava", _of("llama"), _CLIP),
+    "internvl": _model("InternVL", _of("qwen2"), _VISION | {"image_size": [8, 8], "patch_size": [4, 4]}),
+    "internvl of qwen3": _model(
+        "InternVL", _of("qwen3", head_dim=8), _VISION | {"image_size": [8, 8], "patch_size": [4, 4]}
+    ),
+    "got_ocr2": _model("GotOcr2", _of("qwen2"), _SAM | {"window_size": 2}),
+    "mistral3": _model("Mistral3", _of("mistral", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}),
+    "paligemma": _model("PaliGemma", _of("gemma", head_dim=8), _SIGLIP, projection_dim=24),
+    "paligemma2": _model("PaliGemma", _of("gemma2", sliding_window=3, **_GEMMA), _SIGLIP, projection_dim=24),
+    "gemma3": _model("Gemma3", _TEXT | {"sliding_window": 3, **_GEMMA}, _SIGLIP, mm_tokens_per_image=4),
+    "aya_vision": _model("AyaVision", _COHERE, _SIGLIP, downsample_factor=2),
+    "cohere2_vision": _model("Cohere2Vision", _COHERE, _SIGLIP, downsample_factor=2),
+    "idefics2": _model("Idefics2", _of("mistral"), _SIZED, perceiver_config=_RESAMPLER),
+    "idefics3": _model("Idefics3", _of("llama"), _SIZED),
+    "smolvlm": _model("SmolVLM", _of("llama"), _SIZED, tie_word_embeddings=True),
+    "qwen2_vl": _model("Qwen2VL", _TEXT | _MROPE, _VISUAL | {"embed_dim": 16, "hidden_size": 24, "mlp_ratio": 2}),
+    "qwen2_5_vl": _model("Qwen2_5_VL", _TEXT | _MROPE, _WINDOWED, tie_word_embeddings=True),
+    "qwen3_vl": _model("Qwen3VL", _TEXT | _MROPE | {"head_dim": 6}, _DEEP | {"num_position_embeddings": 16}),
+    "qwen2_5_omni_thinker": _model(
+        "Qwen2_5OmniThinker", _TEXT | _MROPE, _WINDOWED, audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2}
+    ),
+    "qwen2_audio": (
+        "Qwen2AudioForConditionalGeneration",
+        "Qwen2AudioConfig",
+        {"text_config": _of("qwen2"), "audio_config": _AUDIO | _MEL},
+    ),
+    "voxtral": (
+        "VoxtralForConditionalGeneration",
+        "VoxtralConfig",
+        {"text_config": _of("llama"), "audio_config": _VISION | _MEL},
+    ),
+}
+
+
+def tiny_multimodal(name: str, seed: int = 0) -> PreTrainedModel:
+    """Make one of MULTIMODAL in float32, with every parameter drawn at random."""
+    return drawn(*MULTIMODAL[name], seed)
+
+
+def save_as_in_memory(hf: PreTrainedModel, folder: Path) -> Path:
+    """Write a model with the names of transformers 5 in memory, which it does not write itself for older types."""
+    tiny.save(hf, folder)
+    state = hf.state_dict()
+    tied = {name for name in hf._tied_weights_keys or () if hf.config.tie_word_embeddings}
+    save_file({name: state[name].clone() for name in state.keys() - tied}, folder / "model.safetensors")
+    return folder
