@@ -391,6 +391,9 @@ READERS = {
             each=tuple(WRITTEN.values()),
         ),
         Reader("safetensors", ("llama",), ("model.safetensors",), _model, _explain),
+        Reader(
+            "quantised", ("quantised/*",), ("model.safetensors", "model.safetensors", "config.json"), _model, _explain
+        ),
         Reader("torch-zip", ("zip",), ("pytorch_model.bin",), _model, _explain),
         Reader("torch-legacy", ("legacy",), ("pytorch_model.bin",), _model, _explain),
         Reader("gguf", ("gguf",), ("*.gguf",), _gguf, _explain_gguf),

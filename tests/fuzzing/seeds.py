@@ -21,6 +21,7 @@ import small
 import tiny
 import zeropass as zp
 from gguf_files import sentencepiece
+from quantised_files import quantised
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.records.verdicts import Verdict, Verdicts
 from zoo import tiny_model
@@ -60,11 +61,19 @@ def _checkpoints(folder: Path) -> Path:
         save_file({name: state[name] for name in state if home[name] == file}, shards / file)
     index = {"metadata": {"total_size": 12345}, "weight_map": home}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    for method in ("nf4-nested", "int8", "fp8", "gptq", "awq", "packed"):
+        quantised(tiny.save(_of_words(), folder / "wide"), folder / "quantised" / method, method)
+        shutil.rmtree(folder / "wide")
     for name in FAMILIES:
         copy = tiny.save(tiny_model(name), folder / "families" / name)
         (copy / "generation_config.json").unlink(missing_ok=True)
     _tokenizers(folder, llama)
     return llama
+
+
+def _of_words() -> Any:
+    """Return a tiny model whose rows fill words of 32 bits."""
+    return tiny.MAKERS["llama"](hidden_size=32, intermediate_size=64)
 
 
 def _without_weights(source: Path, target: Path) -> Path:

@@ -6,8 +6,8 @@ from typing import Any
 
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
-from zeropass.checkpoints.base import FLOATS
+from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, side_of
+from zeropass.checkpoints.base import FLOATS, QUANTISED
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
 
@@ -104,6 +104,7 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
     _check_switches(files, layout, dims, prefix, names)
     _check_extras(files, layout, dims, prefix, names)
     _check_shapes(files, family, layout, dims, prefix, names)
+    _check_turned(files, family, layout, dims, prefix, names)
     _check_qk_norms(files, family, layout, dims, prefix, names)
     _check_leftovers(files, family, layout, dims, prefix, names)
 
@@ -137,6 +138,24 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
             )
         if on and not present:
             raise BadWeights(f"{files.source.path}: {key} is true, but {in_short(map(repr, tensors))} are missing.")
+
+
+def _check_turned(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    """Raise BadWeights for quantised weights of a Conv1D: what quantises it turns it, as it makes a linear layer.
+
+    The shape of a square one does not show that.
+    """
+    for what, stored in layout.tensors.items():
+        if what not in family.roles or stored.transpose == (side_of(what) == "write"):
+            continue
+        for name in names.intersection(full_name(plain, prefix) for plain in expand(stored, dims)):
+            if (kind := files.source.dtype(name)) in QUANTISED:
+                raise BadWeights(
+                    f"{files.source.path}: tensor {name} is quantised as {kind}; a {family.name} stores it transposed, "
+                    "and what quantises it may turn it. Use the model as it was before, or a GGUF file of it."
+                )
 
 
 def _check_shapes(
@@ -208,7 +227,8 @@ _QUANTISED = (
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
     (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
-"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights."""
+"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights. Those of quantised
+weights are seen only where `dequantised` does not know how to read them."""
 
 _METHODS = {
     "gptq": "GPTQ",
@@ -235,13 +255,15 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     Raises:
         BadModel: The weights are quantised in a way that is not read; the message names the format.
     """
+    settings = files.config.get("quantization_config")
     for pattern, method in _QUANTISED:
         if matches := sorted(name for name in names if re.search(pattern, name)):
+            stated = str(settings)[:100] if settings else "absent"
             raise BadModel(
-                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read ({method}). "
-                "Use the model as it was before, or a GGUF file of it."
+                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read here ({method}). "
+                "Use the model as it was before, or a GGUF file of it. Quantised weights are read from safetensors "
+                f"whose quantization_config says how they are stored; it is {stated}."
             )
-    settings = files.config.get("quantization_config")
     if not settings:
         return ()
     if not isinstance(settings, Mapping):
@@ -250,11 +272,13 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     flags = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
     named = ", ".join([_METHODS.get(method, method), *flags])
     types = sorted({files.source.dtype(name) for name in names})
-    if method not in _METHODS or not set(types) <= set(FLOATS):
+    if method not in _METHODS or not set(types) <= {*FLOATS, *QUANTISED}:
         raise BadModel(
             f"{files.place}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
             "which is not read. Use the model as it was before, or a GGUF file of it."
         )
+    if not set(types) <= set(FLOATS):
+        return ()
     return (
         f"The configuration says that the weights are quantised as {named}; they are stored as {', '.join(types)} and "
         "read as they are. What loads them may quantise them.",

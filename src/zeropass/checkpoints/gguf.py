@@ -9,7 +9,6 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from zeropass._io.untrusted import check_file
-from zeropass.checkpoints.base import FLOATS, Float32
+from zeropass.checkpoints.base import Float32
 from zeropass.checkpoints.checked import CheckedSource
 from zeropass.checkpoints.weight_files import gguf_parts
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["GgufSource", "requantised", "storing_error"]
+__all__ = ["GgufSource", "requantised"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -280,16 +279,6 @@ def requantised(values: Float32, kind: str) -> Float32 | None:
             return np.asarray(dequantize(quantize(values, ggml_type), ggml_type), dtype=np.float32)
     except NotImplementedError:
         return None
-
-
-@lru_cache
-def storing_error(kind: str) -> float | None:
-    """Return the relative error of storing normally distributed numbers in a type; None if it is not known."""
-    if kind in FLOATS:
-        return None
-    values = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
-    stored = requantised(values, kind)
-    return None if stored is None else float(np.linalg.norm(stored - values) / np.linalg.norm(values))
 
 
 def _read_header(path: Path) -> _Header:

@@ -21,7 +21,7 @@ from zeropass.arch.spec import (
     site_of,
     space_of,
 )
-from zeropass.checkpoints.gguf import storing_error
+from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, Standout, TensorChange
 from zeropass.diff.tensor_rows import rows_of

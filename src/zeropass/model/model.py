@@ -28,9 +28,9 @@ from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, Wrapper
 from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
-from zeropass.checkpoints.gguf import requantised
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
+from zeropass.checkpoints.storing import stored_as
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
@@ -364,7 +364,7 @@ class Model(ShortRepr):
         if type_name in ("F32", "F64") or values.ndim != 2:
             return None
         transposed = self._stored(what).transpose  # blocks of a quantized type run along the rows of the file
-        rounded = requantised(np.ascontiguousarray((values.T if transposed else values).cpu().numpy()), type_name)
+        rounded = stored_as(np.ascontiguousarray((values.T if transposed else values).cpu().numpy()), type_name)
         if rounded is None:
             return None
         stored = torch.from_numpy(rounded).to(values.device)
