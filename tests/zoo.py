@@ -39,6 +39,8 @@ _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layer
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
 _EXPERTS = {"num_experts_per_tok": 2}
+_GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
+_GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}),
@@ -116,6 +118,29 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OlmoeConfig",
         _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "clip_qkv": 1.5},
     ),
+    "qwen3_moe-dense": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12, "rms_norm_eps": 1e-2},
+    ),
+    "qwen2_moe-dense": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12, "rms_norm_eps": 1e-2}
+        | {"decoder_sparse_step": 2, "norm_topk_prob": True},
+    ),
+    "dots1": ("Dots1ForCausalLM", "Dots1Config", _BIASED | _GROUPED | {"first_k_dense_replace": 0}),
+    "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
+    "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
     "ministral": (
         "MinistralForCausalLM",
         "MinistralConfig",
@@ -241,4 +266,7 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
         for weight in hf.parameters():
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
+        for name, values in hf.named_buffers():
+            if name.endswith("correction_bias"):
+                values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

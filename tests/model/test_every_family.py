@@ -22,7 +22,7 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS
+from zeropass.model.blocks import ACTIVATIONS, Block
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -150,9 +150,19 @@ def after(case: Case, model: Model, layer: int) -> Tensor:
 
 def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
-    if not case.model.family.routed:
-        return case.text.gave("value", layer).reshape_as(case.text.states(layer))
+    if not is_routed(case.model, layer):
+        return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
     return case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
+
+
+def is_routed(model: Model, layer: int) -> bool:
+    """Tell whether a layer has experts."""
+    return model.family.routed and layer not in model.dims.dense
+
+
+def only_mlp(model: Model, layer: int) -> str:
+    """Return the name of the values of a layer without experts."""
+    return "dense_value" if layer in model.dims.dense else "value"
 
 
 # The checks
@@ -173,15 +183,17 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
     active = act(read(model, "gate" if gated else "key", layer, x))
     active = active * read(model, "up", layer, x) if gated else active
     worst = 0.0
-    if model.family.routed:
-        router_logits = read(model, ROUTER, layer, x)
-        worst = error(router_logits.flatten(0, -2), case.text.gave(ROUTER, layer)[0])
-        best, at = router_logits.softmax(-1).topk(model.dims.experts_used, -1)
-        best = best / best.sum(-1, keepdim=True) if model.dims.router_normed else best
-        share = torch.zeros_like(router_logits).scatter(-1, at, best)
-        active = active * share.repeat_interleave(model.dims.expert_neurons, -1)
+    if is_routed(case.model, layer):
+        block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
+        scores = read(model, ROUTER, layer, x).flatten(0, -2)
+        routed = logits.shape[-1]
+        worst = error(scores[:, :routed], logits)
+        share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
+        true = torch.zeros_like(logits).scatter(-1, experts, weights)
+        worst = max(worst, error(share.flatten(0, -2)[:, :routed], true))
+        active = active * block.per_neuron(share)
     else:
-        worst = error(active, case.text.took("value", layer).reshape_as(active))
+        worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
     written = active @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
     return max(worst, error(written, mlp_output(case, layer)))
 
@@ -359,7 +371,7 @@ class OffByOne(Model):
 
     def _tensors(self, stored: Stored, layer: int) -> tuple[str, ...]:
         names = super()._tensors(stored, layer)
-        return (*names[1:], names[0])
+        return (*names[1:], *names[:1])
 
 
 def without(name: str) -> Spoil:
@@ -372,11 +384,17 @@ def swapped(first: str, second: str) -> Spoil:
 
     def spoil(model: Model) -> Model | None:
         a, b = model.layout.tensors.get(first), model.layout.tensors.get(second)
-        if a is None or b is None or a == b or not model.has(first) or model.rows(first) != model.rows(second):
+        if a is None or b is None or a == b or not model.has(first) or not has_rows_alike(model, first, second):
             return None
         return with_tensors(model, **{first: b, second: a})
 
     return spoil
+
+
+def has_rows_alike(model: Model, first: str, second: str) -> bool:
+    """Tell whether two canonical tensors have the same number of rows."""
+    names = (next(expand(model.layout.tensors[what], model.dims), "") for what in (first, second))
+    return len({model.source.shape(full_name(name, model.prefix)) for name in names}) == 1
 
 
 def unsplit(model: Model) -> Model | None:
@@ -438,6 +456,16 @@ SPOILS: dict[str, Spoil] = {
     "an expert further": lambda m: OffByOne(**vars_of(m)) if m.dims.experts > 1 else None,
     "all experts": lambda m: with_dims(m, experts_used=m.dims.experts) if m.dims.experts > 1 else None,
     "router weights": lambda m: with_dims(m, router_normed=not m.dims.router_normed) if m.dims.experts > 1 else None,
+    "softmax for sigmoid": other_constant("router_sigmoid", False),
+    "no router correction": without("router_correction"),
+    "no router groups": other_constant("router_groups", 1),
+    "all router groups": lambda m: (
+        with_dims(m, router_groups_used=m.dims.router_groups) if m.dims.router_groups > 1 else None
+    ),
+    "no router scale": other_constant("router_scale", 1.0),
+    "shared expert without its gate": without("shared_router"),
+    "shared and routed swapped": swapped("shared_gate", "shared_up"),
+    "dense gate and up swapped": swapped("dense_gate", "dense_up"),
     "RoPE": unscaled_rope,
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
@@ -515,7 +543,7 @@ def test_a_tensor_too_few_or_too_many_is_refused(case: Case) -> None:
             check(*known, names | {extra})
     for parameter, stored in layout.tensors.items():
         present = [name for stem in expand(stored, model.dims) if (name := full_name(stem, model.prefix)) in names]
-        assert present or parameter in layout.optional
+        assert present or parameter in layout.optional or not [*expand(stored, model.dims)]
         for name in present if parameter not in layout.optional or len(present) > 1 else ():
             with pytest.raises(BadWeights, match=re.escape(name)):
                 check(*known, names - {name})

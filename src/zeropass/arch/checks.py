@@ -280,7 +280,10 @@ def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> l
         re.compile(re.escape(prefix) + pattern if not pattern.startswith(r"\^") else pattern[2:])
         for pattern in layout.unread
     ]
-    return sorted(name for name in names - known if not any(pattern.fullmatch(name) for pattern in unread))
+    stem = full_name(layout.tensors["q"].name.partition("{layer}")[0], prefix)
+    beyond = tuple(f"{stem}{dims.layers + n}." for n in range(dims.beyond))
+    left = (name for name in names - known if not name.startswith(beyond))
+    return sorted(name for name in left if not any(pattern.fullmatch(name) for pattern in unread))
 
 
 def records(layout: Layout) -> list[Stored]:

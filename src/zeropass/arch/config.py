@@ -12,7 +12,10 @@ __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 
 Names = frozenset[str]
 
-_SIZES = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used")
+_SIZES = (
+    *("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used"),
+    *("dense_neurons", "router_groups", "router_groups_used"),
+)
 _LAYER_ALLOWANCE = 200
 """The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""
 
@@ -67,7 +70,13 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     sizes.setdefault("embed", d)
     sizes.setdefault("experts", 1)
     sizes.setdefault("experts_used", 1)
-    sizes["neurons"] *= sizes["experts"]
+    sizes["shared_neurons"] = _shared_neurons(reader, sizes["neurons"])
+    sizes["neurons"] = sizes["neurons"] * sizes["experts"] + sizes["shared_neurons"]
+    dense = reader.dense(sizes["layers"])
+    if not dense:
+        sizes.pop("dense_neurons", None)
+    elif "dense_neurons" not in sizes:
+        raise BadModel(f"{files.place}: the configuration lacks {reader.keys('dense_neurons')}.")
     if not sizes["head_dim"]:
         raise BadWeights(f"{files.place}: {heads} heads do not fit into a width of {d}.")
     if heads % sizes["kv_heads"]:
@@ -97,7 +106,16 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         local=local,
         local_rope=reader.local_rope() if family.rotary and local else None,
         unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
+        dense=dense,
+        beyond=reader.count("beyond"),
+        router_sigmoid=bool(reader.value("router_sigmoid")),
+        router_scale=reader.number("router_scale") or 1.0,
     )
+
+
+def _shared_neurons(reader: "_Reader", neurons: int) -> int:
+    """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
+    return reader.size("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
@@ -148,6 +166,20 @@ class _Reader:
         value = self.value(name)
         return None if value is None else _positive_number(self.files, self.keys(name), value)
 
+    def count(self, name: str) -> int:
+        """Return a whole number that is not negative; 0 if there is none."""
+        value = self.value(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a whole number.")
+        return value
+
+    def dense(self, layers: int) -> tuple[int, ...]:
+        """Return the layers without experts: the first ones, those of a list, and those between each n-th one."""
+        listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
+        if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
+            raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")
+        return tuple(n for n in range(layers) if n < first or n in listed or (n + 1) % (period or 1))
+
     def rotary(self, width: int) -> int:
         """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""
         share = self.number("rotary_share")
@@ -173,10 +205,11 @@ class _Reader:
             return tuple(layer for layer in range(layers) if (layer + 1) % period)
         if (period := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % period)
-        first = self.value("window_from") or 0
-        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-            raise BadModel(f"{self.files.place}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
-        return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
+        return (
+            tuple(range(self.count("window_from"), layers))
+            if self.value("window") is not None and self._windowed()
+            else ()
+        )
 
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.

@@ -113,6 +113,10 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.routed:
         yield "experts: each is read as if a token went through it"
+    if "beyond" in keys and (dims is None or dims.beyond):
+        yield "layers behind the last, which predict later tokens for speculative decoding, are not read"
+    if "shared_value" in layout.tensors:
+        yield "the shared expert, which every token goes through, is numbered behind the others"
 
 
 def _main_layout(family: Family) -> Layout:

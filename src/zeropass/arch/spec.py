@@ -37,6 +37,11 @@ MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels, of an entire text or of each token."""
 
+MLP_SHARES = ("", "shared", "dense")
+"""The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
+through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
+"""
+
 BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
 
@@ -88,6 +93,7 @@ class Stored:
             has, for each key/value head, its query heads, then its k, then its v.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
+        layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
     """
 
     name: str
@@ -95,6 +101,7 @@ class Stored:
     part: tuple[int, int] = (0, 1)
     fused: Literal["", "stacked", "grouped"] = ""
     paired_rows: bool = False
+    layers: Literal["all", "routed", "dense"] = "all"
 
     @property
     def whole(self) -> bool:
@@ -278,7 +285,16 @@ class Dimensions(ShortRepr):
     logits likewise. Scales and caps change scores but not ranks, so records leave them out.
 
     Attributes:
-        neurons: Neurons of a layer, of all ``experts`` together; a token uses ``experts_used`` of the experts.
+        neurons: Neurons of a layer, of all ``experts`` and the shared one together; a token uses ``experts_used`` of
+            the experts.
+        shared_neurons: Neurons of the expert that every token goes through; 0 for none.
+        dense: Layers without experts, which have ``dense_neurons`` neurons each.
+        beyond: Number of layers behind the last that predict later tokens, as only speculative decoding uses them; not
+            read.
+        router_sigmoid: True if each expert is scored by itself, by a sigmoid; else all together, by a softmax.
+        router_groups: Number of groups of experts; only those in the best ``router_groups_used`` groups can be chosen,
+            by the sum of the two best scores of a group.
+        router_scale: The factor of the weights of the chosen experts.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -316,6 +332,14 @@ class Dimensions(ShortRepr):
     local: tuple[int, ...] = ()
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
+    shared_neurons: int = 0
+    dense: tuple[int, ...] = ()
+    dense_neurons: int = 0
+    beyond: int = 0
+    router_sigmoid: bool = False
+    router_groups: int = 1
+    router_groups_used: int = 1
+    router_scale: float = 1.0
 
     @property
     def group(self) -> int:
@@ -324,8 +348,46 @@ class Dimensions(ShortRepr):
 
     @property
     def expert_neurons(self) -> int:
-        """The number of neurons of one expert."""
-        return self.neurons // self.experts
+        """The number of neurons of one routed expert."""
+        return (self.neurons - self.shared_neurons) // self.experts
+
+    @property
+    def mlps(self) -> "Mlps":
+        """The MLPs of the layers."""
+        return Mlps(self.neurons, self.experts, self.shared_neurons, self.dense, self.dense_neurons)
+
+
+@dataclass(frozen=True)
+class Mlps:
+    """The MLPs of a model's layers; attributes as in `Dimensions`.
+
+    The neurons of a layer are numbered through its experts. The shared expert comes after the routed ones.
+    """
+
+    neurons: int
+    experts: int = 1
+    shared_neurons: int = 0
+    dense: tuple[int, ...] = ()
+    dense_neurons: int = 0
+
+    def sizes(self, layer: int) -> tuple[int, ...]:
+        """Return the number of neurons of each expert of a layer; of the only MLP in a layer without experts."""
+        if layer in self.dense:
+            return (self.dense_neurons,)
+        each = (self.neurons - self.shared_neurons) // self.experts
+        return (each,) * self.experts + ((self.shared_neurons,) if self.shared_neurons else ())
+
+    def expert_of(self, layer: int, row: int) -> tuple[int, int]:
+        """Return the expert and the number in it of a neuron; -1 for the expert in a layer without them."""
+        sizes = self.sizes(layer)
+        if len(sizes) == 1:
+            return -1, row
+        expert = min(row // sizes[0], len(sizes) - 1)  # only the last may have another size
+        return expert, row - expert * sizes[0]
+
+    def row_of(self, layer: int, expert: int, index: int) -> int:
+        """Return the row of a neuron, given as by `expert_of`."""
+        return max(expert, 0) * self.sizes(layer)[0] + index
 
 
 _CROSS = "cross_"
@@ -346,6 +408,19 @@ def site_of(role: str) -> Site:
 def base_role(role: str) -> str:
     """Return a head's role, or head map, without the prefix of cross attention."""
     return role.removeprefix(_CROSS)
+
+
+def share_of(what: str) -> tuple[str, str]:
+    """Return one of `MLP_SHARES` and the rest of the name of a canonical tensor."""
+    share = next((share for share in MLP_SHARES if share and what.startswith(f"{share}_")), "")
+    return share, what.removeprefix(f"{share}_")
+
+
+def shares_of(what: str) -> tuple[str, ...]:
+    """Return the names of the canonical tensors whose rows, in this order, are those of a role or its bias."""
+    if what.removesuffix("_bias") not in (*FF_ROLES, ROUTER):
+        return (what,)
+    return tuple(f"{share}_{what}" if share else what for share in MLP_SHARES)
 
 
 def sides_of(kind: str) -> tuple[str, str]:
@@ -371,7 +446,9 @@ def expand(stored: Stored, dims: Dimensions) -> Iterator[str]:
 
 
 def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
-    """Return the tensor names (without prefix) of a record entry at one layer: one, or one for each expert."""
+    """Return the tensor names (without prefix) of a record entry at one layer: one, one for each expert, or none."""
+    if stored.layers != "all" and (stored.layers == "dense") != (layer in dims.dense):
+        return ()
     count = dims.experts if "{expert}" in stored.name else 1
     return tuple(stored.name.format(layer=layer, expert=expert) for expert in range(count))
 

@@ -280,10 +280,10 @@ class Block:
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
         active = self._active(y, record)
-        if self.model.family.routed:
+        if len(self._sizes) > 1:
             share = self._routed(y)
             _record(record, router=share)
-            active = active * share.repeat_interleave(self.model.dims.expert_neurons, -1)
+            active = active * self.per_neuron(share)
         _record(record, **{"value.in": active})
         return self._written(active, "value")
 
@@ -298,12 +298,40 @@ class Block:
         _record(record, gate=gate, up=up)
         return activation(gate) * up
 
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.model.dims.mlps.sizes(self.layer)
+
+    def per_neuron(self, share: Tensor) -> Tensor:
+        """Repeat the weights (…, experts) of experts for their neurons."""
+        return share.repeat_interleave(torch.tensor(self._sizes, device=share.device), -1)
+
     def _routed(self, y: Tensor) -> Tensor:
         """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
-        probabilities = self._linear(y, ROUTER).softmax(-1)
-        best, experts = probabilities.topk(self.model.dims.experts_used, -1)
-        best = best / best.sum(-1, keepdim=True) if self.model.dims.router_normed else best
-        return torch.zeros_like(probabilities).scatter(-1, experts, best)
+        dims = self.model.dims
+        logits, of_shared = self._linear(y, ROUTER).tensor_split([dims.experts], -1)
+        scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
+        experts = self._chosen(scores)
+        best = scores.gather(-1, experts)
+        best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
+        share = torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
+        if not dims.shared_neurons:
+            return share
+        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        """Return the experts (…, experts_used) that tokens go through, by scores (…, experts).
+
+        A correction is added for the choice only (DeepSeek-AI 2024, arXiv:2412.19437, §2.1.2).
+        """
+        dims, correction = self.model.dims, self.vector("router_correction")
+        scores = scores if correction is None else scores + correction
+        if dims.router_groups > 1:
+            groups = scores.reshape(*scores.shape[:-1], dims.router_groups, -1)
+            used = groups.topk(2, -1)[0].sum(-1).topk(dims.router_groups_used, -1)[1]
+            hidden = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter(-1, used, False)
+            scores = groups.masked_fill(hidden[..., None], float("-inf")).flatten(-2)
+        return scores.topk(dims.experts_used, -1)[1]
 
     # Parameters
 

@@ -155,16 +155,13 @@ class BlockMeans:
     def _add_mlp(self) -> None:
         activation = ACTIVATIONS[self.block.model.dims.activation]
         share = self._window.pop("router", None)
-        weight = torch.ones(()) if share is None else self._per_neuron(share)
+        weight = torch.ones(()) if share is None else self.block.per_neuron(share[:, _FIRST:])
         if "gate" in self._window:
             gate, up = (self._window.pop(name)[:, _FIRST:] for name in ("gate", "up"))
             self._add_neurons("gate", weight * slope(activation, gate) * up)
             self._add_neurons("up", weight * activation(gate))
         else:
             self._add_neurons("key", weight * slope(activation, self._window.pop("key")[:, _FIRST:]))
-
-    def _per_neuron(self, share: Tensor) -> Tensor:
-        return share[:, _FIRST:].repeat_interleave(self.block.model.dims.expert_neurons, -1)
 
     def _add_neurons(self, role: str, values: Tensor) -> None:
         self._mean(role).add(values.flatten(0, 1).sum(0), values.shape[0] * values.shape[1])

@@ -171,28 +171,29 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
 
 def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
     """Return the address of a neuron by its row; the neurons of all experts are numbered in sequence."""
-    if model.dims.experts == 1:
-        return Address(layer, "ff", index=row, role=role)
-    expert, index = divmod(row, model.dims.expert_neurons)
+    expert, index = model.dims.mlps.expert_of(layer, row)
     return Address(layer, "ff", index=index, role=role, expert=expert)
 
 
 def _neuron_row(model: Model, address: Address) -> int:
     """Return the row of a neuron, or of an expert in the router; raise BadAddress, with the ranges, for none."""
-    dims = model.dims
-    if dims.experts == 1:
+    mlps, layer = model.dims.mlps, address.layer
+    sizes = mlps.sizes(layer)
+    if len(sizes) == 1:
         if address.expert >= 0:
-            raise BadAddress(f"{address}: {model.name} has no experts; a neuron of it is L{address.layer}.ff.0.")
+            place = f"layer {layer} of {model.name}" if mlps.dense else model.name
+            raise BadAddress(f"{address}: {place} has no experts; a neuron of it is L{layer}.ff.0.")
         return address.index
-    if not 0 <= address.expert < dims.experts:
+    if not 0 <= address.expert < len(sizes):
         raise BadAddress(
-            f"{address}: {model.name} has experts 0 to {dims.experts - 1}; a neuron of one is L{address.layer}.ff.e0.0."
+            f"{address}: {model.name} has experts 0 to {len(sizes) - 1}; a neuron of one is L{layer}.ff.e0.0."
         )
-    if address.index >= dims.expert_neurons:
+    if address.index >= sizes[address.expert]:
         raise BadAddress(
-            f"{address}: {address.index} is out of range, an expert has neurons 0 to {dims.expert_neurons - 1}."
+            f"{address}: {address.index} is out of range, expert {address.expert} has neurons 0 to "
+            f"{sizes[address.expert] - 1}."
         )
-    return address.expert if address.index < 0 else address.expert * dims.expert_neurons + address.index
+    return address.expert if address.index < 0 else mlps.row_of(layer, address.expert, address.index)
 
 
 def require_head(model: Model, address: Address) -> None:
@@ -240,7 +241,7 @@ def roles_at(model: Model, layer: int) -> tuple[str, ...]:
     """Return the sets of vectors of a layer, or of what lies outside the blocks."""
     if layer == OUTSIDE:
         return table_roles(model)
-    return (*model.family.vector_roles, *bias_roles(model))
+    return (*model.matrices(layer), *bias_roles(model))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
@@ -261,9 +262,9 @@ def _checked(model: Model, address: Address, layer: int, role: str, row: int) ->
 def count_of(model: Model, layer: int, role: str) -> int:
     """Return the number of vectors of a set without reading it."""
     if role in FF_ROLES:
-        return model.dims.neurons
+        return sum(model.dims.mlps.sizes(layer))
     if role == ROUTER:
-        return model.dims.experts
+        return model.rows(ROUTER, layer)
     if role in HEAD_ROLES:
         return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.head_dim
     if layer == OUTSIDE:

@@ -1,0 +1,215 @@
+"""Decoders with experts: a router sends each token through some of the MLPs of a layer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    CONFIG,
+    HF_LAYOUT,
+    LAYER,
+    NORMS,
+    OUTER,
+    PLAIN_ATTENTION,
+    PLAIN_HF,
+    QK_NORMS,
+    WINDOWS,
+)
+from zeropass.arch.spec import Stored
+
+_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
+
+
+def _gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:
+    """Return the tensors of a gated MLP."""
+    return {
+        "gate": Stored(f"{stem}.{gate}.weight"),
+        "up": Stored(f"{stem}.{up}.weight"),
+        "value": Stored(f"{stem}.{value}.weight", transpose=True),
+    }
+
+
+def _share(share: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return tensors as those of the shared experts, or of the layers without experts."""
+    layers: Literal["dense", "routed"] = "dense" if share == "dense" else "routed"
+    return {f"{share}_{what}": replace(stored, layers=layers) for what, stored in tensors.items()}
+
+
+def _routed(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return tensors as those of the layers with experts."""
+    return {what: replace(stored, layers="routed") for what, stored in tensors.items()}
+
+
+_MLP = LAYER + "mlp"
+_ROUTED_CONFIG = {
+    **CONFIG,
+    "experts": ("num_local_experts", "num_experts"),
+    "experts_used": ("num_experts_per_tok",),
+    "router_normed": ("norm_topk_prob",),
+}
+_MIXTRAL = LAYER + "block_sparse_moe"
+MIXTRAL = replace(
+    LLAMA,
+    name="mixtral",
+    model_types=("mixtral",),
+    router_normed=True,
+    layouts=(
+        replace(
+            PLAIN_HF,
+            config={**_ROUTED_CONFIG, **WINDOWS},
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                "router": Stored(f"{_MIXTRAL}.gate.weight"),
+                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+            },
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
+)
+
+_EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **_gated(f"{_MLP}.experts.{{expert}}")}
+_SOME_DENSE = {**_routed(_EXPERTS), **_share("dense", _gated(_MLP))}
+"""The tensors of layers with experts, and of those without."""
+
+_QWEN_CONFIG = {
+    **_ROUTED_CONFIG,
+    "neurons": ("moe_intermediate_size",),
+    "dense_neurons": ("intermediate_size",),
+    "dense_layers": ("mlp_only_layers",),
+    "routed_every": ("decoder_sparse_step",),
+    "window": WINDOWS["window"],
+    "window_used": WINDOWS["window_used"],
+}
+QWEN3_MOE = replace(
+    LLAMA,
+    name="qwen3_moe",
+    model_types=("qwen3_moe",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_QWEN_CONFIG,
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_SOME_DENSE},
+            harmless=("max_window_layers",),
+        ),
+    ),
+    config={"activation": "silu", "window_used": False, "experts_used": 8},
+)
+
+OLMOE = replace(
+    LLAMA,
+    name="olmoe",
+    model_types=("olmoe",),
+    qk_norm="whole",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**_ROUTED_CONFIG, "clip": ("clip_qkv",)},
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 8},
+)
+
+QWEN2_MOE = replace(
+    LLAMA,
+    name="qwen2_moe",
+    model_types=("qwen2_moe",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_QKV_BIASES),
+            switches={"qkv_bias": (_QKV_BIASES, True)},
+            config={
+                **_QWEN_CONFIG,
+                **WINDOWS,
+                "shared_neurons": ("shared_expert_intermediate_size",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+                **_SOME_DENSE,
+                **_share("shared", _gated(f"{_MLP}.shared_expert")),
+                **_share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
+            },
+        ),
+    ),
+    config={"activation": "silu", "window_used": False, "experts_used": 4},
+)
+
+_SIGMOID_CONFIG = {
+    **_ROUTED_CONFIG,
+    "neurons": ("moe_intermediate_size",),
+    "dense_neurons": ("intermediate_size",),
+    "dense_first": ("first_k_dense_replace",),
+    "experts": ("n_routed_experts",),
+    "shared_experts": ("n_shared_experts",),
+    "router_groups": ("n_group",),
+    "router_groups_used": ("topk_group",),
+    "router_scale": ("routed_scaling_factor",),
+    "beyond": ("num_nextn_predict_layers",),
+}
+_CORRECTED = {
+    **_SOME_DENSE,
+    **_share("shared", _gated(f"{_MLP}.shared_experts")),
+    "router_correction": Stored(f"{_MLP}.gate.e_score_correction_bias", layers="routed"),
+}
+"""The experts of DeepSeek-V3: a shared one, and a correction of the scores by which the others are chosen."""
+
+DOTS1 = replace(
+    LLAMA,
+    name="dots1",
+    model_types=("dots1",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**_SIGMOID_CONFIG, **WINDOWS},
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_CORRECTED},
+        ),
+    ),
+    config={"activation": "silu", "router_sigmoid": True, "window_from": 62},
+)
+
+_GLM_HF = replace(
+    HF_LAYOUT,
+    optional=("unembedding", *_QKV_BIASES),
+    switches={"attention_bias": (_QKV_BIASES, False)},
+    config={**_SIGMOID_CONFIG, "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")},
+    tensors={
+        **OUTER,
+        **NORMS,
+        **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+        **_CORRECTED,
+    },
+)
+GLM4_MOE = replace(
+    LLAMA,
+    name="glm4_moe",
+    model_types=("glm4_moe",),
+    layouts=(_GLM_HF,),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "rotary_share": 0.5,
+        "dense_first": 1,
+        "beyond": 1,
+        "shared_experts": 1,
+        "router_normed": True,
+        "experts_used": 8,
+    },
+    when={"use_qk_norm": (False, None)},
+)
+GLM4_MOE_QK = replace(
+    GLM4_MOE,
+    qk_norm="head",
+    layouts=(replace(_GLM_HF, tensors={**_GLM_HF.tensors, **QK_NORMS}),),
+    when={"use_qk_norm": (True,)},
+)
+
+FAMILIES = (MIXTRAL, QWEN3_MOE, OLMOE, QWEN2_MOE, DOTS1, GLM4_MOE, GLM4_MOE_QK)
