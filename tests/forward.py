@@ -56,6 +56,7 @@ class Forward:
             self.model.prefix + tensor,
             tensor,
             (self.model.prefix + tensor).replace("block_sparse_moe", "mlp"),
+            (self.model.prefix + tensor).removesuffix(".layer"),
         ):
             if name in self.out:
                 return name

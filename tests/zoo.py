@@ -41,6 +41,11 @@ _BART |= {"max_position_embeddings": 64}
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
+_GRANITE_MOE = _GQA | _EXPERTS | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True}
+_GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.4}
+_GRANITE_MOE |= {"logits_scaling": 5.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
+_YARN |= {"original_max_position_embeddings": 64, "truncate": False}
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40}),
@@ -141,6 +146,27 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dots1": ("Dots1ForCausalLM", "Dots1Config", _BIASED | _GROUPED | {"first_k_dense_replace": 0}),
     "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
     "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
+    "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
+    "granitemoe-shared": (
+        "GraniteMoeSharedForCausalLM",
+        "GraniteMoeSharedConfig",
+        _GRANITE_MOE | {"shared_intermediate_size": 12},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 3, "swiglu_limit": 0.4, "rope_parameters": _YARN},
+    ),
+    "minimax_m2": (
+        "MiniMaxM2ForCausalLM",
+        "MiniMaxM2Config",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "rotary_dim": 4},
+    ),
+    "flex_olmo": (
+        "FlexOlmoForCausalLM",
+        "FlexOlmoConfig",
+        _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True},
+    ),
     "ministral": (
         "MinistralForCausalLM",
         "MinistralConfig",

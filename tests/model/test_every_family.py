@@ -152,7 +152,10 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
-    return case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
+    written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
+    written = written[0] if isinstance(written, tuple) else written
+    beside = "shared_mlp" in case.model.layout.tensors.get("shared_value", Stored("")).name
+    return written + case.text.gave("shared_value", layer) if beside else written
 
 
 def is_routed(model: Model, layer: int) -> bool:
@@ -181,8 +184,10 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
     act = ACTIVATIONS[model.dims.activation]
     gated = "gate" in model.family.ff_roles
     active = act(read(model, "gate" if gated else "key", layer, x))
-    active = active * read(model, "up", layer, x) if gated else active
-    worst = 0.0
+    if gated:
+        limit, gate, up = model.dims.gate_limit, read(model, "gate", layer, x), read(model, "up", layer, x)
+        active = act(gate) * up if limit is None else act(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + 1)
+    biases, worst = bias_of(model, "ff_bias", layer), 0.0
     if is_routed(case.model, layer):
         block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
@@ -192,9 +197,10 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         true = torch.zeros_like(logits).scatter(-1, experts, weights)
         worst = max(worst, error(share.flatten(0, -2)[:, :routed], true))
         active = active * block.per_neuron(share)
+        biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
         worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
-    written = active @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
+    written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
 
 
@@ -223,7 +229,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     frames, dims = Frames(model), model.dims
     at = POSITIONS if dims.rope else torch.arange(x.shape[1])
     offsets = at[:, None] - at
-    true = case.text.logits[case.text.call(layer, "cross" if cross else "attn")]
+    true = without_sinks(case, case.text.logits[case.text.call(layer, "cross" if cross else "attn")])
     worst = 0.0
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
@@ -233,13 +239,18 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        logits = dims.attention_scale * (rotated * k[:, None]).sum(-1)
+        logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
         bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -1e20
         worst = max(worst, error(centred(logits, seen), centred(true[:, head], seen)))
     return worst
+
+
+def without_sinks(case: Case, logits: Tensor) -> Tensor:
+    """Return attention logits relative to that of the sink, if there is one; it is the last column."""
+    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") else logits
 
 
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
@@ -261,6 +272,7 @@ def centred(x: Tensor, seen: Tensor) -> Tensor:
 def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -> float:
     """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
+    weights = weights[..., :-1] if model.has("sinks") else weights
     took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model)
@@ -333,11 +345,11 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
     worst = 0.0
     for offset in (0, 1, 7) if dims.rope else (0,):
-        true = first_logits(case.pairs(17, offset))[:, :, 1, 0]
+        true = without_sinks(case, first_logits(case.pairs(17, offset)))[:, :, 1, 0]
         true = true if dims.attention_cap is None else dims.attention_cap * (true / dims.attention_cap).atanh()
         for head in range(dims.heads):
             product = frames.head_map(0, head, "qk", offset=offset)
-            row = dims.attention_scale * product.left[17] @ product.right.T
+            row = dims.scale_at(0) * product.left[17] @ product.right.T
             worst = max(worst, error(*(scores - scores[used].mean() for scores in (row, true[:, head]))))
     return worst
 
@@ -406,6 +418,12 @@ def unsplit(model: Model) -> Model | None:
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
 
 
+def in_halves(model: Model) -> Model | None:
+    """Take rows that take turns for halves."""
+    tensors = {name: stored for name, stored in model.layout.tensors.items() if stored.alternating}
+    return with_tensors(model, **{n: replace(s, alternating=False) for n, s in tensors.items()}) if tensors else None
+
+
 def interleaved(model: Model) -> Model | None:
     """Take rotary rows for neighbours where they are halves, or the reverse."""
     stored = {role: model.layout.tensors[role] for role in "qk"}
@@ -466,6 +484,10 @@ SPOILS: dict[str, Spoil] = {
     "shared expert without its gate": without("shared_router"),
     "shared and routed swapped": swapped("shared_gate", "shared_up"),
     "dense gate and up swapped": swapped("dense_gate", "dense_up"),
+    "no sinks": without("sinks"),
+    "no bound of gates": other_constant("gate_limit", None),
+    "parts in halves": in_halves,
+    "no router bias": without("router_bias"),
     "RoPE": unscaled_rope,
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,

@@ -125,18 +125,18 @@ def test_tensors_must_have_the_configured_shape(name: str, copy):
 
 def test_an_unknown_rope_is_refused_only_at_an_offset(copy):
     """At offset 0 nothing rotates, so the model opens and is read; other offsets are refused, not approximated."""
-    path = copy("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}})
+    path = copy("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}})
     lens = Lens(open_model(path), tokens="all")
     assert lens.explain("L1.attn.0.qk", k=3)
-    with pytest.raises(BadOption, match=r"'yarn' is not known .*llama3.* only offset 0"):
+    with pytest.raises(BadOption, match=r"'dynamic' is not known .*llama3.* only offset 0"):
         lens.explain("L1.attn.0.qk", k=3, offset=2)
 
 
 def test_an_unknown_activation_is_refused_where_it_matters(copy):
     """The token frame runs block 0; the other frames need no activation."""
-    lens = Lens(open_model(copy("gpt2", {"activation_function": "quick_gelu"})), tokens="all")
+    lens = Lens(open_model(copy("gpt2", {"activation_function": "mish"})), tokens="all")
     assert lens.explain("L1.ff.0.key", frame="output", k=3)
-    with pytest.raises(BadModel, match=r"'quick_gelu' is not one of gelu, .*silu"):
+    with pytest.raises(BadModel, match=r"'mish' is not one of gelu, .*silu"):
         lens.explain("L1.ff.0.key", frame="token", k=3)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from zeropass.arch.spec import Dimensions, Family, Layout, Rope
 from zeropass.checkpoints.model_files import ModelFiles
-from zeropass.errors import BadModel, BadWeights
+from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
 __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 
@@ -85,6 +85,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
+    rope = reader.rope(rotary) if family.rotary else None
+    if rope and rotary < sizes["head_dim"] and rope.options.get("attention_factor", 1.0) != 1:
+        raise UnknownFamily(
+            f"{files.place}: YaRN lengthens {rotary} of the {sizes['head_dim']} numbers of a head only, "
+            "which is not known."
+        )
     local = reader.local(sizes["layers"])
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
@@ -92,7 +98,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         eps=_positive_number(files, reader.keys("eps"), reader.value("eps")),
         activation=str(reader.value("activation")),
         tied=tied,
-        rope=reader.rope(rotary) if family.rotary else None,
+        rope=rope,
         rotary=rotary,
         attention_scale=_attention_scale(reader, family, sizes["head_dim"]),
         attention_cap=reader.number("attention_cap"),
@@ -110,6 +116,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         beyond=reader.count("beyond"),
         router_sigmoid=bool(reader.value("router_sigmoid")),
         router_scale=reader.number("router_scale") or 1.0,
+        gate_limit=reader.number("gate_limit"),
     )
 
 
@@ -297,8 +304,39 @@ _ROPE_OPTIONS = {
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:
+    if rope_type == "yarn" and files.format == "hf":  # llama.cpp has other options, which are not known
+        return _yarn_numbers(files, options)
     keys = _ROPE_OPTIONS.get(rope_type, ())
     return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
+
+
+def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the options of YaRN, with what transformers assumes for those that are absent."""
+
+    def number(key: str, assumed: Any) -> float:
+        value = options.get(key)
+        return _positive_number(files, f"{key} of the yarn RoPE", assumed if value is None else value)
+
+    longest = files.config.get("max_position_embeddings")
+    outside = {"original_max_position_embeddings": files.config.get("original_max_position_embeddings")}
+    options = {**options, **{key: value for key, value in outside.items() if value is not None}}  # as in transformers
+    length = number("original_max_position_embeddings", longest)
+    factor = number("factor", longest / length if type(longest) is int else None)
+    mscale, mscale_all = options.get("mscale"), options.get("mscale_all_dim")
+    longer = _yarn_length(factor, mscale) / _yarn_length(factor, mscale_all) if mscale and mscale_all else None
+    return {
+        "factor": factor,
+        "original_max_position_embeddings": length,
+        "beta_fast": number("beta_fast", 32.0),
+        "beta_slow": number("beta_slow", 1.0),
+        "attention_factor": number("attention_factor", longer or _yarn_length(factor)),
+        "truncate": float(options.get("truncate", True) is not False),
+    }
+
+
+def _yarn_length(factor: float, mscale: float = 1.0) -> float:
+    """Return the factor by which YaRN lengthens what is rotated (Peng et al. 2023, §3.4)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:

@@ -9,7 +9,6 @@ from zeropass.arch.spec import Dimensions, Family, Layout
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
 
 _FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
-_ROPES = ("default", "linear", "llama3")
 _PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
@@ -107,8 +106,10 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "some layers have no positions: their maps do not depend on the offset"
     if family.alibi or "relative" in layout.tensors:
         yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
-    if family.rotary and (dims is None or (dims.rope and dims.rope.kind not in _ROPES)):
-        yield "RoPE scalings other than linear and llama3 (yarn, longrope, dynamic): qk is read at offset 0 only"
+    if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
+        yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
+    if "sinks" in layout.tensors:
+        yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.routed:

@@ -18,7 +18,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     if stored.fused:
         rows = _fused_rows(stored, stem, dims)
     elif stored.part != (0, 1):
-        rows = torch.arange(count) + stored.part[0] * count
+        first, parts = stored.part
+        rows = torch.arange(count) * parts + first if stored.alternating else torch.arange(count) + first * count
     else:
         rows = None
     if not stored.paired_rows:
@@ -52,6 +53,8 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.vocab,)
     if what == "relative":
         return (None, dims.heads)
+    if what == "sinks":
+        return (dims.heads,)
     if what in ("q_norm", "k_norm"):
         return (None,)
     if _is_sized(what):

@@ -70,6 +70,9 @@ Attention depends on the distance, which a map of token pairs lacks. Among the d
 predicts attention best at every depth (docs/evidence.md, "Which offset").
 """
 
+ROPE_RULES = ("default", "linear", "llama3", "yarn")
+"""The rules for scaling rotary frequencies that are known."""
+
 OUTSIDE = -1
 """The layer number of everything outside the blocks."""
 
@@ -85,10 +88,12 @@ class Stored:
     ``paired_rows`` state the rows of a fused or reordered tensor (`rows.row_index`).
 
     Attributes:
-        name: Name of the tensor. It may contain ``{layer}`` and ``{expert}``; after ``^`` it takes no prefix.
+        name: Name of the tensor. It may contain ``{layer}`` and ``{expert}``; after ``^`` it takes no prefix. A name
+            that ends in ``[{expert}]`` is a part of a tensor that stacks those of all experts.
         transpose: True if the file holds the transpose (torch Linear layers that write to the stream, GPT-2's Conv1D
             layers that read from it).
         part: (i, n) for the i-th of n equal parts along the canonical rows.
+        alternating: True if the rows of the parts take turns.
         fused: The order of q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped``
             has, for each key/value head, its query heads, then its k, then its v.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
@@ -99,6 +104,7 @@ class Stored:
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
+    alternating: bool = False
     fused: Literal["", "stacked", "grouped"] = ""
     paired_rows: bool = False
     layers: Literal["all", "routed", "dense"] = "all"
@@ -276,6 +282,11 @@ class Rope:
     kind: str = "default"
     options: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def known(self) -> bool:
+        """True if the rule is known, with all that it needs."""
+        return self.kind == "default" or (self.kind in ROPE_RULES and bool(self.options))
+
 
 @dataclass(frozen=True, repr=False)
 class Dimensions(ShortRepr):
@@ -299,6 +310,7 @@ class Dimensions(ShortRepr):
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
+        gate_limit: Bound of gates from above, and of what multiplies them from both sides; one is added to the latter.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
@@ -340,6 +352,7 @@ class Dimensions(ShortRepr):
     router_groups: int = 1
     router_groups_used: int = 1
     router_scale: float = 1.0
+    gate_limit: float | None = None
 
     @property
     def group(self) -> int:
@@ -350,6 +363,15 @@ class Dimensions(ShortRepr):
     def expert_neurons(self) -> int:
         """The number of neurons of one routed expert."""
         return (self.neurons - self.shared_neurons) // self.experts
+
+    def rope_at(self, layer: int) -> "Rope | None":
+        """Return the rotary positions of a layer."""
+        return (self.local_rope if layer in self.local else None) or self.rope
+
+    def scale_at(self, layer: int) -> float:
+        """Return the factor of the attention logits of a layer: YaRN lengthens rotated queries and keys."""
+        rope = None if layer in self.unrotated else self.rope_at(layer)
+        return self.attention_scale * (rope.options.get("attention_factor", 1.0) if rope else 1.0) ** 2
 
     @property
     def mlps(self) -> "Mlps":

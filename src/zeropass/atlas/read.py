@@ -569,7 +569,7 @@ class Atlas(Files):
         """Return file stem, role and stored address; a k or v column is stored under the first head of its group."""
         if place.layer == OUTSIDE:
             role = f"{place.part}_norm" if place.index < 0 else place.part
-        elif place.head < 0 and place.index < 0 and place.expert < 0:
+        elif place.role in ("bias", "norm"):
             role = f"{place.part}_{place.role}"
         else:
             role = place.role

@@ -4,6 +4,7 @@ Every matrix is (rows, d) float32, with one vector of the residual stream in eac
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.gguf import requantised
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
+from zeropass.checkpoints.stacked import unstacked
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
@@ -478,6 +480,7 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     family, layout = chosen(files, FAMILIES, stack)
     keys = check_keys(files, family, layout)
     files, names = _unwrapped(files, layout)
+    files, names = _unstacked(files, layout)
     prefix = prefix_of(layout, names)
     if prefix is None:
         tried = " or ".join(full_name(layout.tensors["embedding"].name, prefix) for prefix in layout.prefixes)
@@ -507,6 +510,14 @@ def _unwrapped(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset
         unindexed = frozenset(name.removeprefix(wrapper) for name in files.unindexed)
         files = replace(files, source=source, notes=(*files.notes, note), unindexed=unindexed)
     return files, frozenset(source.names())
+
+
+def _unstacked(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
+    """Return the files and their names of tensors, with a tensor for each expert where the layout says so."""
+    stems = {stored.name.removesuffix("[{expert}]") for stored in records(layout) if stored.name.endswith("]")}
+    pattern = re.compile("|".join(rf"(?:.*\.)?{re.escape(stem)}".replace(r"\{layer\}", r"\d+") for stem in stems))
+    source = unstacked(files.source, lambda name: bool(stems) and pattern.fullmatch(name) is not None)
+    return replace(files, source=source), frozenset(source.names())
 
 
 def _refuse_unindexed(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str) -> None:

@@ -157,8 +157,11 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
         return _checked(model, address, OUTSIDE, role, max(address.index, 0))
     model.require_layer(layer)
     if address.part == "ff" and (address.index >= 0 or address.expert >= 0):
-        return _checked(model, address, layer, address.role, _neuron_row(model, address))
+        role = "ff_bias" if address.role == "bias" else address.role
+        return _checked(model, address, layer, role, _neuron_row(model, address))
     if address.head < 0:
+        if (address.part, address.role) == ("ff", "bias") and count_of(model, layer, "ff_bias") > 1:
+            raise BadAddress(f"{address}: each expert of {model.name} has a bias; one is L{layer}.ff.e0.bias.")
         return _checked(model, address, layer, f"{address.part}_{address.role}", 0)
     require_head(model, address)
     if address.index < 0:
@@ -270,6 +273,8 @@ def count_of(model: Model, layer: int, role: str) -> int:
     if layer == OUTSIDE:
         tables = model.tables()
         return tables[role][2] if role in tables else 1
+    if role == "ff_bias":
+        return len(model.dims.mlps.sizes(layer))
     return model.dims.heads if base_role(role) in ("q_bias", "v_bias") else 1
 
 
@@ -356,13 +361,14 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         )
     if role in ("ff_bias", "attn_bias", "cross_bias"):
         site = role.removesuffix("_bias")
-        vectors = _required(model, BIAS_TENSORS[role], layer)[None]
+        vectors = _required(model, BIAS_TENSORS[role], layer).reshape(-1, model.dims.d)
         side, frames = kind_of(model, layer, role)
+        experts = range(len(vectors)) if len(vectors) > 1 else (-1,)
         return VectorSet(
             layer=layer,
             role=role,
             side=side,
-            addresses=(Address(layer, site, role="bias"),),
+            addresses=tuple(Address(layer, site, role="bias", expert=expert) for expert in experts),
             vectors=vectors,
             norm=f"{site}_norm",
             frames=frames,

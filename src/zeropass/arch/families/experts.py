@@ -8,16 +8,18 @@ from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
     CONFIG,
+    HEAD_BIASES,
     HF_LAYOUT,
     LAYER,
     NORMS,
+    NORMS_BEHIND,
     OUTER,
     PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
     WINDOWS,
 )
-from zeropass.arch.spec import Stored
+from zeropass.arch.spec import Stored, weight_and_bias
 
 _QKV_BIASES = ("q_bias", "k_bias", "v_bias")
 
@@ -212,4 +214,150 @@ GLM4_MOE_QK = replace(
     when={"use_qk_norm": (True,)},
 )
 
-FAMILIES = (MIXTRAL, QWEN3_MOE, OLMOE, QWEN2_MOE, DOTS1, GLM4_MOE, GLM4_MOE_QK)
+_GRANITE_CONFIG = {
+    **_ROUTED_CONFIG,
+    "attention_scale": ("attention_multiplier",),
+    "embed_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "logit_divisor": ("logits_scaling",),
+    "shared_neurons": ("shared_intermediate_size",),
+}
+_GRANITE_TENSORS = {
+    **OUTER,
+    **NORMS,
+    **ATTENTION,
+    "router": Stored(f"{_MIXTRAL}.router.layer.weight"),
+    "gate": Stored(f"{_MIXTRAL}.input_linear.weight[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_MIXTRAL}.input_linear.weight[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_MIXTRAL}.output_linear.weight[{{expert}}]", transpose=True),
+}
+GRANITEMOE = replace(
+    LLAMA,
+    name="granitemoe",
+    model_types=("granitemoe", "granitemoeshared"),
+    router_normed=True,  # its softmax is over the logits of the chosen experts
+    layouts=(replace(HF_LAYOUT, config=_GRANITE_CONFIG, tensors=_GRANITE_TENSORS),),
+    config={"activation": "silu", "attention_scale": 1.0, "experts": 8, "experts_used": 2},
+    when={"shared_intermediate_size": (None, 0)},
+)
+GRANITEMOE_SHARED = replace(
+    GRANITEMOE,
+    model_types=("granitemoeshared",),
+    layouts=(
+        replace(
+            GRANITEMOE.layouts[0],
+            tensors={
+                **_GRANITE_TENSORS,
+                "shared_gate": Stored(LAYER + "shared_mlp.input_linear.weight", part=(0, 2)),
+                "shared_up": Stored(LAYER + "shared_mlp.input_linear.weight", part=(1, 2)),
+                "shared_value": Stored(LAYER + "shared_mlp.output_linear.weight", transpose=True),
+            },
+        ),
+    ),
+    when={},
+)
+
+_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+_OSS = f"{_MLP}.experts.gate_up_proj"
+GPT_OSS = replace(
+    LLAMA,
+    name="gpt_oss",
+    model_types=("gpt_oss",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            switches={"attention_bias": (HEAD_BIASES, True)},
+            config={
+                **{name: keys for name, keys in _ROUTED_CONFIG.items() if name != "activation"},
+                **WINDOWS,
+                "gate_limit": ("swiglu_limit",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                "sinks": Stored(LAYER + "self_attn.sinks"),
+                **weight_and_bias("router", f"{_MLP}.router"),
+                "gate": Stored(f"{_OSS}[{{expert}}]", transpose=True, part=(0, 2), alternating=True),
+                "up": Stored(f"{_OSS}[{{expert}}]", transpose=True, part=(1, 2), alternating=True),
+                "gate_bias": Stored(f"{_OSS}_bias[{{expert}}]", part=(0, 2), alternating=True),
+                "up_bias": Stored(f"{_OSS}_bias[{{expert}}]", part=(1, 2), alternating=True),
+                "value": Stored(f"{_MLP}.experts.down_proj[{{expert}}]"),
+                "value_bias": Stored(f"{_MLP}.experts.down_proj_bias[{{expert}}]"),
+            },
+            constants={"local_every": 2},
+            defaults={"window": 128, "rope": _OSS_ROPE},
+            harmless=("hidden_act",),  # its gates are its own
+        ),
+    ),
+    config={"activation": "quick_gelu", "gate_limit": 7.0, "rope_theta": 150000.0, "experts": 128, "experts_used": 4},
+    when={"swiglu_alpha": (1.702, None)},
+)
+
+MINIMAX_M2 = replace(
+    LLAMA,
+    name="minimax_m2",
+    model_types=("minimax_m2",),
+    qk_norm="whole",
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_ROUTED_CONFIG,
+                "rotary": ("rotary_dim",),
+                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **QK_NORMS,
+                "router": Stored(f"{_MIXTRAL}.gate.weight"),
+                "router_correction": Stored(f"{_MIXTRAL}.e_score_correction_bias"),
+                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+            },
+        ),
+    ),
+    config={"activation": "silu", "router_sigmoid": True, "rope_theta": 5e6, "experts": 256, "experts_used": 8},
+)
+
+FLEX_OLMO = replace(
+    OLMOE,
+    name="flex_olmo",
+    model_types=("flex_olmo",),
+    norm_place="out",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_ROUTED_CONFIG,
+            tensors={**OUTER, **NORMS_BEHIND, **ATTENTION, **QK_NORMS, **_EXPERTS},
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 500000.0, "experts": 7, "experts_used": 5},
+)
+
+FAMILIES = (
+    MIXTRAL,
+    QWEN3_MOE,
+    OLMOE,
+    QWEN2_MOE,
+    DOTS1,
+    GLM4_MOE,
+    GLM4_MOE_QK,
+    GRANITEMOE,
+    GRANITEMOE_SHARED,
+    GPT_OSS,
+    MINIMAX_M2,
+    FLEX_OLMO,
+)
