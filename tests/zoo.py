@@ -167,6 +167,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "FlexOlmoConfig",
         _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True},
     ),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_MoeConfig",
+        _WIDE
+        | {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16, "num_hidden_layers": 3}
+        | {"moe_layer_end_index": 1, "tie_word_embeddings": False},
+    ),
     "ministral": (
         "MinistralForCausalLM",
         "MinistralConfig",

@@ -1,4 +1,4 @@
-"""Tensors that stack those of all experts, cut into one tensor for each expert."""
+"""Tensors that stack others along their first axis, such as those of all experts, one by one."""
 
 from pathlib import Path
 

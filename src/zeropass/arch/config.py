@@ -181,11 +181,12 @@ class _Reader:
         return value
 
     def dense(self, layers: int) -> tuple[int, ...]:
-        """Return the layers without experts: the first ones, those of a list, and those between each n-th one."""
+        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th."""
         listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
         if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
             raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")
-        return tuple(n for n in range(layers) if n < first or n in listed or (n + 1) % (period or 1))
+        last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
+        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
 
     def rotary(self, width: int) -> int:
         """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""

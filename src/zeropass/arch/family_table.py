@@ -63,10 +63,11 @@ def attention_of(family: Family) -> str:
     query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
     norm = "QK-norm" if family.qk_norm else ""
+    sinks = "sinks" if "sinks" in layout.tensors else ""
     window = "window" if "window" in layout.config else ""
     direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
-    return ", ".join(part for part in (heads, norm, window, direction, cross) if part)
+    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross) if part)
 
 
 def mlp_of(family: Family) -> str:

@@ -89,7 +89,7 @@ class Stored:
 
     Attributes:
         name: Name of the tensor. It may contain ``{layer}`` and ``{expert}``; after ``^`` it takes no prefix. A name
-            that ends in ``[{expert}]`` is a part of a tensor that stacks those of all experts.
+            that ends in ``[{expert}]`` or ``[0]`` is a part of a tensor that stacks several along its first axis.
         transpose: True if the file holds the transpose (torch Linear layers that write to the stream, GPT-2's Conv1D
             layers that read from it).
         part: (i, n) for the i-th of n equal parts along the canonical rows.

@@ -1,4 +1,4 @@
-"""Tensors that stack those of all experts, shown as one tensor for each expert."""
+"""Tensors that stack others along their first axis, such as those of all experts, shown one by one."""
 
 import re
 from collections.abc import Callable

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from zeropass.arch.families.dense import ERNIE4_5
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -127,8 +128,7 @@ QWEN2_MOE = replace(
             optional=("unembedding", *_QKV_BIASES),
             switches={"qkv_bias": (_QKV_BIASES, True)},
             config={
-                **_QWEN_CONFIG,
-                **WINDOWS,
+                **{name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
                 "shared_neurons": ("shared_expert_intermediate_size",),
             },
             tensors={
@@ -139,9 +139,11 @@ QWEN2_MOE = replace(
                 **_share("shared", _gated(f"{_MLP}.shared_expert")),
                 **_share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
             },
+            harmless=("sliding_window", "max_window_layers", "layer_types"),  # which count with windows only
         ),
     ),
-    config={"activation": "silu", "window_used": False, "experts_used": 4},
+    config={"activation": "silu", "experts_used": 4},
+    when={"use_sliding_window": (False, None)},
 )
 
 _SIGMOID_CONFIG = {
@@ -173,6 +175,7 @@ DOTS1 = replace(
             HF_LAYOUT,
             config={**_SIGMOID_CONFIG, **WINDOWS},
             tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_CORRECTED},
+            harmless=("scoring_func", "topk_method", "moe_layer_freq"),
         ),
     ),
     config={"activation": "silu", "router_sigmoid": True, "window_from": 62},
@@ -295,7 +298,8 @@ GPT_OSS = replace(
             },
             constants={"local_every": 2},
             defaults={"window": 128, "rope": _OSS_ROPE},
-            harmless=("hidden_act",),  # its gates are its own
+            # Its gates have a function of their own; the other keys are older names.
+            harmless=("hidden_act", "experts_per_token", "initial_context_length"),
         ),
     ),
     config={"activation": "quick_gelu", "gate_limit": 7.0, "rope_theta": 150000.0, "experts": 128, "experts_used": 4},
@@ -327,6 +331,11 @@ MINIMAX_M2 = replace(
                 "router_correction": Stored(f"{_MIXTRAL}.e_score_correction_bias"),
                 **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
             },
+            # what the tensors themselves show, or what transformers leaves out
+            harmless=(
+                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|scoring_func|shared_moe_mode",
+                r"layernorm_\w+|mlp_intermediate_size|max_model_len|use_mtp|num_mtp_modules|mtp_transformer_layers",
+            ),
         ),
     ),
     config={"activation": "silu", "router_sigmoid": True, "rope_theta": 5e6, "experts": 256, "experts_used": 8},
@@ -347,6 +356,44 @@ FLEX_OLMO = replace(
     config={"activation": "silu", "rope_theta": 500000.0, "experts": 7, "experts_used": 5},
 )
 
+ERNIE4_5_MOE = replace(
+    ERNIE4_5,
+    name="ernie4_5_moe",
+    model_types=("ernie4_5_moe",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_ROUTED_CONFIG,
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "dense_first": ("moe_layer_start_index",),
+                "routed_last": ("moe_layer_end_index",),
+                "routed_every": ("moe_layer_interval",),
+                "experts": ("moe_num_experts",),
+                "experts_used": ("moe_k",),
+                "shared_experts": ("moe_num_shared_experts",),
+                "beyond": ("num_nextn_predict_layers",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **{role: replace(PLAIN_ATTENTION[role], paired_rows=True) for role in "qk"},
+                **_SOME_DENSE,
+                **_share("shared", _gated(f"{_MLP}.shared_experts")),
+                "router_correction": Stored(f"{_MLP}.moe_statics.e_score_correction_bias[0]", layers="routed"),
+            },
+            harmless=("moe_capacity", "moe_use_aux_free", "moe_gate"),
+        ),
+    ),
+    config={**ERNIE4_5.config, "dense_first": 1, "experts": 64, "experts_used": 6, "shared_experts": 2},
+    when={"use_bias": (False, None), "moe_norm_min": (1e-12, None)},
+)
+
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
@@ -360,4 +407,5 @@ FAMILIES = (
     GPT_OSS,
     MINIMAX_M2,
     FLEX_OLMO,
+    ERNIE4_5_MOE,
 )
