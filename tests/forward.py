@@ -57,6 +57,7 @@ class Forward:
             tensor,
             (self.model.prefix + tensor).replace("block_sparse_moe", "mlp"),
             (self.model.prefix + tensor).removesuffix(".layer"),
+            (self.model.prefix + tensor).replace("block_sparse_moe.gate", "mlp.router"),
         ):
             if name in self.out:
                 return name

@@ -174,6 +174,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16, "num_hidden_layers": 3}
         | {"moe_layer_end_index": 1, "tie_word_embeddings": False},
     ),
+    "phimoe": (
+        "PhimoeForCausalLM",
+        "PhimoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True, "lm_head_bias": True}
+        | {"router_jitter_noise": 0.3, "sliding_window": 3},
+    ),
     "ministral": (
         "MinistralForCausalLM",
         "MinistralConfig",

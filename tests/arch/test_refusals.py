@@ -108,6 +108,12 @@ UNKNOWN = {
         {"model_type": "rwkv"},
         {"rwkv.blocks.0.attention.time_decay": ONE},
     ),
+    "deepseek_v3": Refused(
+        "llama",
+        ("'deepseek_v3'", f"{L0}self_attn.kv_a_proj_with_mqa.weight", "latent-attention (MLA)"),
+        {"model_type": "deepseek_v3"},
+        {f"{L0}self_attn.kv_a_proj_with_mqa.weight": ONE},
+    ),
     "another transformer": Refused(
         "llama", ("model_type is 'internlm9'", "adding-a-family", "Known:"), {"model_type": "internlm9"}
     ),

@@ -418,6 +418,12 @@ def unsplit(model: Model) -> Model | None:
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
 
 
+def router_weights(model: Model) -> Model | None:
+    """Let the weights of chosen experts add up to one where they do not, or the reverse; a sparse mixer ignores it."""
+    applies = model.dims.experts > 1 and model.dims.router_jitter is None
+    return with_dims(model, router_normed=not model.dims.router_normed) if applies else None
+
+
 def in_halves(model: Model) -> Model | None:
     """Take rows that take turns for halves."""
     tensors = {name: stored for name, stored in model.layout.tensors.items() if stored.alternating}
@@ -473,7 +479,7 @@ SPOILS: dict[str, Spoil] = {
     "rows interleaved": interleaved,
     "an expert further": lambda m: OffByOne(**vars_of(m)) if m.dims.experts > 1 else None,
     "all experts": lambda m: with_dims(m, experts_used=m.dims.experts) if m.dims.experts > 1 else None,
-    "router weights": lambda m: with_dims(m, router_normed=not m.dims.router_normed) if m.dims.experts > 1 else None,
+    "router weights": router_weights,
     "softmax for sigmoid": other_constant("router_sigmoid", False),
     "no router correction": without("router_correction"),
     "no router groups": other_constant("router_groups", 1),
@@ -485,6 +491,7 @@ SPOILS: dict[str, Spoil] = {
     "shared and routed swapped": swapped("shared_gate", "shared_up"),
     "dense gate and up swapped": swapped("dense_gate", "dense_up"),
     "no sinks": without("sinks"),
+    "no sparse mixer": other_constant("router_jitter", None),
     "no bound of gates": other_constant("gate_limit", None),
     "parts in halves": in_halves,
     "no router bias": without("router_bias"),

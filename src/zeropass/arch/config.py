@@ -115,6 +115,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         dense=dense,
         beyond=reader.count("beyond"),
         router_sigmoid=bool(reader.value("router_sigmoid")),
+        router_jitter=reader.number("router_jitter"),
         router_scale=reader.number("router_scale") or 1.0,
         gate_limit=reader.number("gate_limit"),
     )

@@ -305,6 +305,8 @@ class Dimensions(ShortRepr):
         router_sigmoid: True if each expert is scored by itself, by a sigmoid; else all together, by a softmax.
         router_groups: Number of groups of experts; only those in the best ``router_groups_used`` groups can be chosen,
             by the sum of the two best scores of a group.
+        router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
+            mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
@@ -351,6 +353,7 @@ class Dimensions(ShortRepr):
     router_sigmoid: bool = False
     router_groups: int = 1
     router_groups_used: int = 1
+    router_jitter: float | None = None
     router_scale: float = 1.0
     gate_limit: float | None = None
 

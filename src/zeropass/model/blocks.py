@@ -343,14 +343,33 @@ class Block:
         """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
         dims = self.model.dims
         logits, of_shared = self._linear(y, ROUTER).tensor_split([dims.experts], -1)
+        share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
+        if not dims.shared_neurons:
+            return share
+        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Return the weights of routed experts by their scores."""
+        dims = self.model.dims
         scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
         experts = self._chosen(scores)
         best = scores.gather(-1, experts)
         best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
-        share = torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
-        if not dims.shared_neurons:
-            return share
-        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+        return torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
+
+    def _mixed(self, logits: Tensor, jitter: float) -> Tensor:
+        """Return the weights of a sparse mixer (Liu et al. 2024, arXiv:2409.12136, §2.2).
+
+        It chooses one expert after another, and weights each by a softmax over those left whose logits are near its.
+        """
+        share, left = torch.zeros_like(logits), logits
+        for _ in range(self.model.dims.experts_used):
+            best, expert = left.max(-1, keepdim=True)
+            far = (best - logits) / torch.maximum(logits.abs(), best) > 2 * jitter
+            weights = left.masked_fill(far, float("-inf")).softmax(-1)
+            share = share.scatter(-1, expert, weights.gather(-1, expert))
+            left = left.scatter(-1, expert, float("-inf"))
+        return share
 
     def _chosen(self, scores: Tensor) -> Tensor:
         """Return the experts (…, experts_used) that tokens go through, by scores (…, experts).

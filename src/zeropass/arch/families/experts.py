@@ -8,6 +8,7 @@ from zeropass.arch.families.dense import ERNIE4_5
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
+    ATTENTION_BIAS,
     CONFIG,
     HEAD_BIASES,
     HF_LAYOUT,
@@ -394,6 +395,32 @@ ERNIE4_5_MOE = replace(
     when={"use_bias": (False, None), "moe_norm_min": (1e-12, None)},
 )
 
+PHIMOE = replace(
+    MIXTRAL,
+    name="phimoe",
+    model_types=("phimoe",),
+    norm="layer",
+    router_normed=False,
+    layouts=(
+        replace(
+            MIXTRAL.layouts[0],
+            optional=("unembedding", "unembedding_bias", *HEAD_BIASES),
+            switches={**ATTENTION_BIAS, "lm_head_bias": (("unembedding_bias",), False)},
+            config={**MIXTRAL.layouts[0].config, "router_jitter": ("router_jitter_noise",)},
+            tensors={
+                **MIXTRAL.layouts[0].tensors,
+                **ATTENTION,
+                **weight_and_bias("unembedding", "^lm_head"),
+                **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
+                **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
+                **weight_and_bias("final_norm", "norm"),
+            },
+            harmless=("input_jitter_noise",),
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 1e6, "experts": 16, "experts_used": 2, "router_jitter": 0.01},
+)
+
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
@@ -408,4 +435,5 @@ FAMILIES = (
     MINIMAX_M2,
     FLEX_OLMO,
     ERNIE4_5_MOE,
+    PHIMOE,
 )
