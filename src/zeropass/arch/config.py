@@ -19,6 +19,9 @@ _SIZES = (
 _LAYER_ALLOWANCE = 200
 """The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""
 
+_COUNT_ALLOWANCE = 10**6
+"""The largest number of layers that a configuration may count."""
+
 _REQUIRED = ("layers", "d", "heads", "kv_heads")
 
 
@@ -72,11 +75,6 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     sizes.setdefault("experts_used", 1)
     sizes["shared_neurons"] = _shared_neurons(reader, sizes["neurons"])
     sizes["neurons"] = sizes["neurons"] * sizes["experts"] + sizes["shared_neurons"]
-    dense = reader.dense(sizes["layers"])
-    if not dense:
-        sizes.pop("dense_neurons", None)
-    elif "dense_neurons" not in sizes:
-        raise BadModel(f"{files.place}: the configuration lacks {reader.keys('dense_neurons')}.")
     if not sizes["head_dim"]:
         raise BadWeights(f"{files.place}: {heads} heads do not fit into a width of {d}.")
     if heads % sizes["kv_heads"]:
@@ -84,6 +82,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     for name in ("layers", "experts"):
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
+    dense = reader.dense(sizes["layers"])
+    if not dense:
+        sizes.pop("dense_neurons", None)
+    elif "dense_neurons" not in sizes:
+        raise BadModel(f"{files.place}: the configuration lacks {reader.keys('dense_neurons')}.")
+    _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     rope = reader.rope(rotary) if family.rotary else None
     if rope and rotary < sizes["head_dim"] and rope.options.get("attention_factor", 1.0) != 1:
@@ -119,6 +123,19 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         router_scale=reader.number("router_scale") or 1.0,
         gate_limit=reader.number("gate_limit"),
     )
+
+
+def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
+    """Raise BadModel for more experts in use than there are, or for groups that cannot be."""
+    experts, groups = sizes["experts"], sizes.get("router_groups", 1)
+    used = min(sizes.get("router_groups_used", 1), groups)
+    if experts % groups or (groups > 1 and experts < 2 * groups):
+        raise BadModel(f"{reader.files.place}: {reader.keys('router_groups')} is {groups}, for {experts} experts.")
+    if sizes["experts_used"] > experts // groups * used:
+        raise BadModel(
+            f"{reader.files.place}: {reader.keys('experts_used')} is {sizes['experts_used']}; there are "
+            f"{experts // groups * used} experts to choose from."
+        )
 
 
 def _shared_neurons(reader: "_Reader", neurons: int) -> int:
@@ -177,7 +194,7 @@ class _Reader:
     def count(self, name: str) -> int:
         """Return a whole number that is not negative; 0 if there is none."""
         value = self.value(name) or 0
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _COUNT_ALLOWANCE:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a whole number.")
         return value
 
@@ -279,6 +296,8 @@ class _Reader:
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
+        if rope_type == "yarn" and base <= 1:
+            raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
 
     def _gguf_rope(self, rotary: int) -> Rope:
@@ -324,8 +343,10 @@ def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, fl
     options = {**options, **{key: value for key, value in outside.items() if value is not None}}  # as in transformers
     length = number("original_max_position_embeddings", longest)
     factor = number("factor", longest / length if type(longest) is int else None)
-    mscale, mscale_all = options.get("mscale"), options.get("mscale_all_dim")
-    longer = _yarn_length(factor, mscale) / _yarn_length(factor, mscale_all) if mscale and mscale_all else None
+    longer = None
+    if options.get("mscale") and options.get("mscale_all_dim"):
+        above, below = (_yarn_length(factor, number(key, None)) for key in ("mscale", "mscale_all_dim"))
+        longer = above / below
     return {
         "factor": factor,
         "original_max_position_embeddings": length,

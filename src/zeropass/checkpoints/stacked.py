@@ -7,6 +7,9 @@ from zeropass.checkpoints.base import Bools, Float32, TensorSource
 
 __all__ = ["Stacked", "unstacked"]
 
+_MOST = 10_000
+"""The largest number of parts that a tensor is cut into; there are no models with more experts."""
+
 _PART = re.compile(r"(.+)\[(\d{1,5})\]")
 
 
@@ -56,5 +59,5 @@ class Stacked:
 
 def unstacked(source: TensorSource, stacks: Callable[[str], bool]) -> TensorSource:
     """Return the source with the tensors cut whose names are those of stacks; the source itself if there are none."""
-    names = frozenset(name for name in source.names() if stacks(name) and source.shape(name))
+    names = frozenset(name for name in source.names() if stacks(name) and 0 < (*source.shape(name), 0)[0] <= _MOST)
     return Stacked(source, names) if names else source
