@@ -13,6 +13,7 @@ from zeropass.arch.families.parts import (
     MLP,
     MLP_BIASES,
     NORMS,
+    NORMS_BEHIND,
     OUTER,
     PLAIN_ATTENTION,
     PLAIN_HF,
@@ -44,10 +45,6 @@ _SHIFTED_NORMS = {
 _ONE_NORM = dict.fromkeys(("attn_norm", "ff_norm"), NORMS["attn_norm"])
 """The one norm of a parallel block."""
 
-_NORMS_BEHIND = {
-    "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
-    "ff_post_norm": Stored(LAYER + "post_feedforward_layernorm.weight"),
-}
 _ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
 _LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
 
@@ -175,7 +172,7 @@ EXAONE4 = replace(
             optional=("unembedding",),
             switches={},
             config={**CONFIG, **WINDOWS},
-            tensors={**OUTER, **_NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
+            tensors={**OUTER, **NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
             constants={"only_local_rotated": True},
             defaults={"window": 4096},
             harmless=("sliding_window_pattern",),  # layer_types says the same for each layer

@@ -1,4 +1,4 @@
-"""Llama and models built like it: RMSNorm, rotary positions and gated MLPs, dense or with experts."""
+"""Llama and models built like it: RMSNorm, rotary positions and gated MLPs."""
 
 from dataclasses import replace
 
@@ -17,7 +17,6 @@ from zeropass.arch.families.parts import (
     MLP_BIASES,
     NORMS,
     OUTER,
-    PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
     WINDOWS,
@@ -256,77 +255,6 @@ OLMO2 = replace(
     layouts=(replace(HF_LAYOUT, tensors={**OUTER, **_POST_NORMS, **ATTENTION, **MLP, **QK_NORMS}),),
 )
 
-
-def _experts(stem: str, gate: str, up: str, value: str) -> dict[str, Stored]:
-    """Return the tensors of a router and of experts with a gated MLP each."""
-    return {
-        "router": Stored(LAYER + f"{stem}.gate.weight"),
-        "gate": Stored(LAYER + f"{stem}.experts.{{expert}}.{gate}.weight"),
-        "up": Stored(LAYER + f"{stem}.experts.{{expert}}.{up}.weight"),
-        "value": Stored(LAYER + f"{stem}.experts.{{expert}}.{value}.weight", transpose=True),
-    }
-
-
-_ROUTED_CONFIG = {
-    **CONFIG,
-    "experts": ("num_local_experts", "num_experts"),
-    "experts_used": ("num_experts_per_tok",),
-    "router_normed": ("norm_topk_prob",),
-}
-MIXTRAL = replace(
-    LLAMA,
-    name="mixtral",
-    model_types=("mixtral",),
-    router_normed=True,
-    layouts=(
-        replace(
-            PLAIN_HF,
-            config={**_ROUTED_CONFIG, **WINDOWS},
-            tensors={**OUTER, **NORMS, **PLAIN_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
-        ),
-    ),
-    config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
-)
-
-_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj")
-QWEN3_MOE = replace(
-    LLAMA,
-    name="qwen3_moe",
-    model_types=("qwen3_moe",),
-    qk_norm="head",
-    layouts=(
-        replace(
-            HF_LAYOUT,
-            config={
-                **_ROUTED_CONFIG,
-                "neurons": ("moe_intermediate_size",),
-                "window": WINDOWS["window"],
-                "window_used": WINDOWS["window_used"],
-            },
-            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
-            # intermediate_size describes layers without experts, which are refused.
-            harmless=("max_window_layers", "intermediate_size"),
-        ),
-    ),
-    config={"activation": "silu", "window_used": False, "experts_used": 8},
-    when={"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None)},
-)
-
-OLMOE = replace(
-    LLAMA,
-    name="olmoe",
-    model_types=("olmoe",),
-    qk_norm="whole",
-    layouts=(
-        replace(
-            HF_LAYOUT,
-            config={**_ROUTED_CONFIG, "clip": ("clip_qkv",)},
-            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
-        ),
-    ),
-    config={"activation": "silu", "experts_used": 8},
-)
-
 FAMILIES = (
     LLAMA,
     MISTRAL,
@@ -345,7 +273,4 @@ FAMILIES = (
     PHI3,
     OLMO,
     OLMO2,
-    MIXTRAL,
-    QWEN3_MOE,
-    OLMOE,
 )

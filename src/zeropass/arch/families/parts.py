@@ -37,6 +37,10 @@ NORMS = {
     "attn_norm": Stored(LAYER + "input_layernorm.weight"),
     "ff_norm": Stored(LAYER + "post_attention_layernorm.weight"),
 }
+NORMS_BEHIND = {
+    "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+    "ff_post_norm": Stored(LAYER + "post_feedforward_layernorm.weight"),
+}
 ATTENTION = {
     **weight_and_bias("q", LAYER + "self_attn.q_proj"),
     **weight_and_bias("k", LAYER + "self_attn.k_proj"),
