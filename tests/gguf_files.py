@@ -5,7 +5,8 @@ gguf package.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ NAMES = {
     "qwen2_vl_text": "qwen2vl",
     "qwen3_vl_text": "qwen3vl",
     "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
     "olmo3": "olmo2",
     "cohere": "command-r",
     "gpt_bigcode": "starcoder",
@@ -46,7 +49,7 @@ def convert(folder: Path, path: Path) -> Path:
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
     layers = _of(config, "num_hidden_layers", "n_layer", "n_layers")
     names = gguf.get_tensor_name_map(arch, layers)
-    for hf_name, values in _tensors(folder, arch, config):
+    for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
         gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
         assert gguf_name, f"llama.cpp has no name for {hf_name}"
         writer.add_tensor(gguf_name, np.ascontiguousarray(values[:rows] if "embed_tokens" in hf_name else values))
@@ -111,6 +114,20 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
 
 
+def _with_stacked_experts(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Stack the experts of each layer, as LlamaModel and those with ``moe_experts`` do."""
+    experts: dict[str, dict[int, np.ndarray]] = {}
+    for name, values in tensors:
+        if match := re.fullmatch(r"(.*\.experts)\.(\d+)(\..*)", name):
+            stem = match[1].replace("model.", "").replace("block_sparse_moe", "feed_forward")
+            stem = stem if "feed_forward" in stem else match[1]
+            experts.setdefault(stem + match[3], {})[int(match[2])] = values
+        else:
+            yield name, values
+    for name, parts in experts.items():
+        yield name, np.stack([parts[i] for i in range(len(parts))])
+
+
 def _falcon_groups(config: Config) -> int:
     """Return the number of key/value heads that the published configuration of such a Falcon has."""
     return int(config["num_kv_heads"]) if config["new_decoder_architecture"] else 1
@@ -152,6 +169,10 @@ def _usual(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_layer_norm_eps: _of(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
         writer.add_key_length: config.get("head_dim"),
         writer.add_value_length: config.get("head_dim"),
+    }
+    optional |= {
+        writer.add_expert_count: _of(config, "num_local_experts", "num_experts"),
+        writer.add_expert_used_count: config.get("num_experts_per_tok"),
     }
     for add, value in optional.items():
         if value is not None:
@@ -244,6 +265,11 @@ def _gemma(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
+
+
+def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
 
 def _granite(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -401,10 +427,12 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.MPT: _mpt,
     MODEL_ARCH.PHI2: _phi2,
     MODEL_ARCH.BERT: _bert,
+    MODEL_ARCH.QWEN3MOE: _qwen3moe,
+    MODEL_ARCH.OLMOE: _usual,
 }
 
 VARIANTS = (
-    *("mistral", "olmo3", "stablelm-parallel", "gptneox-sequential"),
+    *("mistral", "mixtral", "olmo3", "stablelm-parallel", "gptneox-sequential"),
     *("falcon-40b", "falcon-11b", "roberta"),
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""

@@ -30,6 +30,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     "smollm3": _FOUR | {"no_rope_layers": None},
     "exaone4": _FOUR | {"layer_types": None},
     "olmo": _NO_BIAS,
+    "olmoe": {"clip_qkv": None, "rms_norm_eps": 1e-5},
+    "mixtral": {"sliding_window": None},
     "mistral": {"sliding_window": None},  # no window is written
     "starcoder2": {"sliding_window": None},
     "nemotron": {"head_dim": 6, "partial_rotary_factor": 2 / 3},
@@ -45,6 +47,7 @@ IN_ZOO = {
     "gptneox-sequential": "gpt_neox-sequential",
     "phi2": "phi",
     "falcon": "falcon-7b",
+    "qwen3moe": "qwen3_moe-normed",
 }
 """The names in the zoo of what llama.cpp calls otherwise."""
 

@@ -289,6 +289,25 @@ def test_the_first_files_of_phi2_have_queries_keys_and_values_in_one(
     assert differences(edited(path_of(file), tmp_path / "fused.gguf", {}, **fused), true) == []
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "olmoe"])
+def test_experts_in_tensors_of_their_own_are_read_alike(
+    name: str, twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    """Converters before 2024 wrote a tensor for each expert, under the names by which stacked ones are read."""
+    file, true = twins(name)
+    assert "blk.0.ffn_up_exps.weight" in {tensor.name for tensor in gguf.GGUFReader(path_of(file)).tensors}
+    assert differences(edited(path_of(file), tmp_path / "single.gguf", {}), true) == []
+
+
+def test_another_number_of_experts_is_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    path = path_of(twins("mixtral")[0])
+    with pytest.raises(BadModel, match=r"blk\.0\.ffn_gate_inp\.weight has shape \(5, 24\); .* \(4, 24\)"):
+        edited(path, tmp_path / "four.gguf", {"llama.expert_count": 4})
+    with pytest.raises(BadModel, match=r"ffn_down\.4\.weight"):
+        router = {f"blk.{layer}.ffn_gate_inp.weight": np.ones((4, 24), np.float32) for layer in (0, 1)}
+        edited(path, tmp_path / "fewer.gguf", {"llama.expert_count": 4}, **router)
+
+
 def test_keys_that_change_nothing_are_accepted(twins: Callable[[str], Twins], tmp_path: Path) -> None:
     file, true = twins("gpt2")
     keys = {"gpt2.attention.causal": True, "gpt2.expert_count": 0, "quantize.imatrix.file": "a", "other.scale": 3.0}
@@ -356,7 +375,6 @@ def in_blocks(*stems: str) -> set[str]:
 
 
 OTHER_LAYOUTS = {
-    "llama": in_blocks("ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"),  # Mixtral's experts
     "phi3": in_blocks("attn_q", "attn_k", "attn_v"),  # no converter writes them for it
     "phi2": in_blocks("ffn_norm"),
     "bert": {"output_norm", "cls", "cls.output"} | in_blocks("attn_qkv"),  # of rerankers; of no converter
@@ -378,7 +396,8 @@ def test_every_tensor_of_the_format_is_known(name: str) -> None:
     layouts = [layout for family in FAMILIES if (layout := family.layout("gguf"))]
     layouts = [layout for layout in layouts if layout.config["layers"] == (f"{name}.block_count",)]
     stored = [stored for layout in layouts for stored in layout.tensors.values()]
-    read = {tensor.name.replace("{layer}", "{bid}").removesuffix(".weight") for tensor in stored}
+    names = {tensor.name.replace("{layer}", "{bid}").replace(".{expert}", "_exps") for tensor in stored}
+    read = {name.removesuffix(".weight") for name in names}
     for tensor in MODEL_TENSORS[arch]:
         stem = TENSOR_NAMES[tensor]
         example = stem.format(bid=0) + ".weight"

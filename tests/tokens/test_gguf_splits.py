@@ -10,7 +10,7 @@ from transformers import CohereTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, Qwen2
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
-from zeropass.tokens.gguf_splits import STEPS, IGNORES_MERGES
+from zeropass.tokens.gguf_splits import IGNORES_MERGES, STEPS
 
 TEXTS = (
     "It's HE'S we'Re  12 123 1234567 3.14 x²½ Ⅷ ",

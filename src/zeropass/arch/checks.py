@@ -56,11 +56,9 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
             f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[name] for name in sorted(formats))}."
         )
     names = files.source.names()
-    for family in stored:
-        layout = family.layout(files.format)
-        if layout is None or (layout.only_with and layout.only_with not in names):
-            continue
-        if not _differences(files.config, family):
+    layouts = [(family, layout) for family in stored if (layout := family.layout(files.format))]
+    for family, layout in sorted(layouts, key=lambda pair: not pair[1].only_with):
+        if layout.only_with in ("", *names) and not _differences(files.config, family):
             return family, layout
     differences = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(

@@ -6,7 +6,7 @@ the names come from. A name that is not here is unknown.
 
 from zeropass.tokens.tokenizer_json import Spec
 
-__all__ = ["GPT2_STEPS", "STEPS", "IGNORES_MERGES"]
+__all__ = ["GPT2_STEPS", "IGNORES_MERGES", "STEPS"]
 
 
 def _level(*, use_regex: bool) -> Spec:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.errors import BadModel
-from zeropass.tokens.gguf_splits import GPT2_STEPS, STEPS, IGNORES_MERGES
+from zeropass.tokens.gguf_splits import GPT2_STEPS, IGNORES_MERGES, STEPS
 from zeropass.tokens.tokenizer_json import FLAGS, Spec
 
 __all__ = ["gguf_spec", "gguf_unused"]
