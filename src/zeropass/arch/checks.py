@@ -16,10 +16,12 @@ _GUIDE = "(docs/adding-a-family.md)"
 __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
+    "command-r": "cohere",
     "gptneox": "gpt_neox",
     "modern-bert": "modernbert",
     "phi2": "phi",
     "qwen3moe": "qwen3_moe",
+    "starcoder": "gpt_bigcode",
     "t5encoder": "t5",
 }
 """The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""
@@ -53,9 +55,10 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
             f"{files.place}: {key} is {claim!r}; the family {named[0].name} is known, but not as a "
             f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[name] for name in sorted(formats))}."
         )
-    for family in stored:
-        layout = family.layout(files.format)
-        if layout is not None and not _differences(files.config, family):
+    names = files.source.names()
+    layouts = [(family, layout) for family in stored if (layout := family.layout(files.format))]
+    for family, layout in sorted(layouts, key=lambda pair: not pair[1].only_with):
+        if layout.only_with in ("", *names) and not _differences(files.config, family):
             return family, layout
     differences = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(

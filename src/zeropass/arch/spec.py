@@ -155,7 +155,9 @@ class Layout(ShortRepr):
         gain_offset: Number added to the gain of every norm: Gemma's files hold γ − 1.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
-        harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`.
+        harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
+            without the name of the architecture.
+        only_with: A tensor by which a file of this layout is known, where several have the same configuration.
     """
 
     format: Format
@@ -173,6 +175,7 @@ class Layout(ShortRepr):
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
+    only_with: str = ""
 
 
 @dataclass(frozen=True, repr=False)
