@@ -412,7 +412,12 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
     # Families whose names differ there in spelling only.
     spelled = {name: kind for name in theirs - known for kind in known if bare(name) == bare(kind)}
     assert spelled.items() <= LLAMA_CPP_NAMES.items()
-    assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {"phi2": "phi", "t5encoder": "t5"}
+    assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {
+        "command-r": "cohere",
+        "phi2": "phi",
+        "starcoder": "gpt_bigcode",
+        "t5encoder": "t5",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(MODEL_ARCH_NAMES.values())))
