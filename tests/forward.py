@@ -54,7 +54,12 @@ class Forward:
         # transformers and the files of Mixtral name the module of the experts differently, and text models inside
         # multimodal ones
         for prefix in (self.model.prefix, "", "model.language_model."):
-            for name in (prefix + tensor, (prefix + tensor).replace("block_sparse_moe", "mlp")):
+            for name in (
+                prefix + tensor,
+                (prefix + tensor).replace("block_sparse_moe", "mlp"),
+                (prefix + tensor).removesuffix(".layer"),
+                (prefix + tensor).replace("block_sparse_moe.gate", "mlp.router"),
+            ):
                 if name in self.out:
                     return name
         raise KeyError(tensor)

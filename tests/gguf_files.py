@@ -5,7 +5,8 @@ gguf package.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,20 @@ from safetensors.torch import load_file
 from tiny import VOCAB
 from zeropass.model.opening import open_model
 
-NAMES = {"gemma3_text": "gemma3", "qwen2_vl_text": "qwen2vl", "qwen3_vl_text": "qwen3vl"}
+NAMES = {
+    "gemma3_text": "gemma3",
+    "qwen2_vl_text": "qwen2vl",
+    "qwen3_vl_text": "qwen3vl",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+    "olmo3": "olmo2",
+    "cohere": "command-r",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
+    "phi": "phi2",
+    "roberta": "bert",
+}
 """The model types that have another name in llama.cpp."""
 
 Config = dict[str, Any]
@@ -25,7 +39,7 @@ Keys = Callable[[gguf.GGUFWriter, Config], None]
 
 
 def convert(folder: Path, path: Path) -> Path:
-    """Write the checkpoint of a folder as one file; its tokenizer.json is byte-level BPE or SentencePiece."""
+    """Write the checkpoint of a folder as one file; its tokenizer is byte-level BPE, SentencePiece or WordPiece."""
     config = json.loads((folder / "config.json").read_text())
     config |= config.get("text_config", {})
     name = NAMES.get(config["model_type"], config["model_type"])
@@ -33,9 +47,9 @@ def convert(folder: Path, path: Path) -> Path:
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
-    layers = config.get("num_hidden_layers") or config["n_layer"]
+    layers = _of(config, "num_hidden_layers", "n_layer", "n_layers")
     names = gguf.get_tensor_name_map(arch, layers)
-    for hf_name, values in _tensors(folder, arch, config):
+    for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
         gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
         assert gguf_name, f"llama.cpp has no name for {hf_name}"
         writer.add_tensor(gguf_name, np.ascontiguousarray(values[:rows] if "embed_tokens" in hf_name else values))
@@ -49,25 +63,81 @@ def convert(folder: Path, path: Path) -> Path:
 # Tensors, as modify_tensors and generate_extra_tensors make them
 
 
+def _of(config: Config, *names: str) -> Any:
+    """Return the first of several keys that a configuration has, as find_hparam does."""
+    return next((config[name] for name in names if config.get(name) is not None), None)
+
+
+def _heads(config: Config) -> tuple[int, int]:
+    """Return the numbers of query heads and of key/value heads."""
+    heads = _of(config, "num_attention_heads", "n_head")
+    return heads, config.get("num_key_value_heads") or heads
+
+
+PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE, MODEL_ARCH.SMOLLM3, MODEL_ARCH.ARCEE)
+"""LlamaModel and what is derived from it."""
+
+RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.NEMOTRON)
+"""Converters that add one to the gains."""
+
+
 def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[str, np.ndarray]]:
     for stored, tensor in load_file(folder / "model.safetensors").items():
         name, values = stored.replace("model.language_model.", "model."), tensor.numpy()
         if "visual." in name:  # another file, mmproj
             continue
-        if arch == MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):
-            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
-            values = permuted(values, heads)
-        if arch in (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3):
-            if name == "lm_head.weight":
+        if arch == MODEL_ARCH.BERT:
+            name = name.removeprefix("bert.").removeprefix("roberta.")
+            if name.startswith(("cls.predictions", "lm_head.", "pooler.")):
+                continue
+            if "position_embeddings" in name and config["model_type"] == "roberta":
+                values = values[1 + config["pad_token_id"] :]
+        if arch == MODEL_ARCH.BLOOM:
+            name = name.removeprefix("transformer.")
+        if "q_proj" in name or "k_proj" in name:
+            heads, kv_heads = _heads(config)
+            if arch in PERMUTED or (arch == MODEL_ARCH.OLMO and name.endswith(".weight")):
+                values = permuted(values, heads if "q_proj" in name else kv_heads)
+        if "query_key_value" in name:
+            heads = _heads(config)[0]
+            values = stacked(values, heads, _falcon_groups(config) if arch == MODEL_ARCH.FALCON else heads)
+        if arch in RAISED:
+            if name == "lm_head.weight" and arch != MODEL_ARCH.NEMOTRON:
                 continue
             values = values + 1 if name.endswith("norm.weight") else values
-        if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+        if arch == MODEL_ARCH.GPT2 and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             values = values.T
         yield name, values
     rope = config.get("rope_parameters") or {}
     if arch == MODEL_ARCH.PHI3 and rope.get("long_factor"):
         yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
+
+
+def _with_stacked_experts(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Stack the experts of each layer, as LlamaModel and those with ``moe_experts`` do."""
+    experts: dict[str, dict[int, np.ndarray]] = {}
+    for name, values in tensors:
+        if match := re.fullmatch(r"(.*\.experts)\.(\d+)(\..*)", name):
+            stem = match[1].replace("model.", "").replace("block_sparse_moe", "feed_forward")
+            stem = stem if "feed_forward" in stem else match[1]
+            experts.setdefault(stem + match[3], {})[int(match[2])] = values
+        else:
+            yield name, values
+    for name, parts in experts.items():
+        yield name, np.stack([parts[i] for i in range(len(parts))])
+
+
+def _falcon_groups(config: Config) -> int:
+    """Return the number of key/value heads that the published configuration of such a Falcon has."""
+    return int(config["num_kv_heads"]) if config["new_decoder_architecture"] else 1
+
+
+def stacked(fused: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """Stack all queries, keys and values, as BloomModel, GPTNeoXModel and FalconModel do."""
+    grouped = fused.reshape(kv_heads, heads // kv_heads + 2, -1, *fused.shape[1:])
+    parts = (grouped[:, :-2], grouped[:, [-2]], grouped[:, [-1]])
+    return np.concatenate([part.reshape(-1, *fused.shape[1:]) for part in parts])
 
 
 def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
@@ -80,25 +150,33 @@ def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _usual(writer: gguf.GGUFWriter, config: Config) -> None:
-    """Write the keys of TextModel, for configurations with the usual names."""
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    every = config["rope_parameters"]
+    """Write the keys of TextModel."""
+    every = config.get("rope_parameters") or {}
     rope = every.get("full_attention", every)
-    if rope["rope_type"] == "linear":
+    if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    writer.add_rope_freq_base(rope["rope_theta"])
-    if "sliding_attention" in every:
-        writer.add_rope_freq_base_swa(every["sliding_attention"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if config.get("head_dim") is not None:
-        writer.add_key_length(config["head_dim"])
-        writer.add_value_length(config["head_dim"])
+    optional = {
+        writer.add_block_count: _of(config, "n_layers", "num_hidden_layers", "n_layer"),
+        writer.add_context_length: _of(config, "max_position_embeddings", "n_ctx", "n_positions"),
+        writer.add_embedding_length: _of(config, "hidden_size", "n_embd"),
+        writer.add_feed_forward_length: _of(config, "intermediate_size", "n_inner"),
+        writer.add_head_count: _of(config, "num_attention_heads", "n_head", "n_heads"),
+        writer.add_head_count_kv: config.get("num_key_value_heads"),
+        writer.add_rope_freq_base: rope.get("rope_theta"),
+        writer.add_rope_freq_base_swa: every.get("sliding_attention", {}).get("rope_theta"),
+        writer.add_layer_norm_rms_eps: _of(config, "rms_norm_eps", "norm_eps"),
+        writer.add_layer_norm_eps: _of(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+        writer.add_key_length: config.get("head_dim"),
+        writer.add_value_length: config.get("head_dim"),
+    }
+    optional |= {
+        writer.add_expert_count: _of(config, "num_local_experts", "num_experts"),
+        writer.add_expert_used_count: config.get("num_experts_per_tok"),
+    }
+    for add, value in optional.items():
+        if value is not None:
+            add(value)
 
 
 def _llama(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -119,15 +197,7 @@ def _qwen3vl(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 def _gemma2(writer: gguf.GGUFWriter, config: Config) -> None:
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
+    _gemma(writer, config)
     writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
     writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     writer.add_sliding_window(config["sliding_window"])
@@ -166,20 +236,209 @@ def _gpt2(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_layer_norm_eps(config["layer_norm_epsilon"])
 
 
+def _window(writer: gguf.GGUFWriter, config: Config) -> None:
+    if config.get("sliding_window") is not None:
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+
+
+def _windowed(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of Olmo2Model and Exaone4Model."""
+    _usual(writer, config)
+    _window(writer, config)
+
+
+def _olmo(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_layer_norm_eps(1e-5)
+    if config.get("clip_qkv") is not None:
+        writer.add_clamp_kqv(config["clip_qkv"])
+
+
+def _gemma(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+
+
+def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+
+
+def _granite(writer: gguf.GGUFWriter, config: Config) -> None:
+    _llama(writer, config)
+    writer.add_attention_scale(config["attention_multiplier"])
+    writer.add_embedding_scale(config["embedding_multiplier"])
+    writer.add_residual_scale(config["residual_multiplier"])
+    writer.add_logit_scale(config["logits_scaling"])
+
+
+def _rotary_share(config: Config) -> float:
+    return float((config.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0))
+
+
+def _glm4(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_rope_dimension_count(int(width * _rotary_share(config)))
+
+
+def _nemotron(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_layer_norm_eps(config["norm_eps"])
+    writer.add_rope_dimension_count(int(_rotary_share(config) * config["hidden_size"]) // config["num_attention_heads"])
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def _stablelm(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    width = config["hidden_size"] // config["num_attention_heads"]
+    writer.add_rope_dimension_count(int(_rotary_share(config) * width))
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_parallel_residual(config.get("use_parallel_residual", True))
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+
+
+def _command_r(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_logit_scale(config["logit_scale"])
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def _cohere2(writer: gguf.GGUFWriter, config: Config) -> None:
+    _command_r(writer, config)
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])  # for a rotary_pct of 1
+
+
+def _phi2(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(4 * config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+    writer.add_rope_dimension_count(int(_rotary_share(config) * config["hidden_size"]) // config["num_attention_heads"])
+
+
+def _gptneox(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    width = config["hidden_size"] // config["num_attention_heads"]
+    writer.add_rope_dimension_count(int(_rotary_share(config) * width))
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_parallel_residual(config.get("use_parallel_residual", True))
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+
+
+def _bloom(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config.get("seq_length", config["hidden_size"]))
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(4 * config["hidden_size"])
+    writer.add_block_count(config["n_layer"])
+    writer.add_head_count(config["n_head"])
+    writer.add_head_count_kv(config["n_head"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+
+
+def _falcon(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(2048)
+    writer.add_tensor_data_layout("jploski")
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(4 * config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(_falcon_groups(config))
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+
+
+def _mpt(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["max_seq_len"])
+    writer.add_embedding_length(config["d_model"])
+    writer.add_block_count(config["n_layers"])
+    writer.add_feed_forward_length(4 * config["d_model"])
+    writer.add_head_count(config["n_heads"])
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_clamp_kqv(config["attn_config"]["clip_qkv"])
+    writer.add_max_alibi_bias(float(config["attn_config"]["alibi_bias_max"]))
+
+
+def _starcoder(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["n_positions"])
+    writer.add_embedding_length(config["n_embd"])
+    writer.add_feed_forward_length(4 * config["n_embd"])
+    writer.add_block_count(config["n_layer"])
+    writer.add_head_count(config["n_head"])
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+
+
+def _bert(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.CLS)
+
+
 KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.LLAMA: _llama,
     MODEL_ARCH.QWEN2: _usual,
     MODEL_ARCH.QWEN3: _usual,
     MODEL_ARCH.QWEN2VL: _qwen2vl,
     MODEL_ARCH.QWEN3VL: _qwen3vl,
+    MODEL_ARCH.GEMMA: _gemma,
     MODEL_ARCH.GEMMA2: _gemma2,
     MODEL_ARCH.GEMMA3: _gemma3,
     MODEL_ARCH.PHI3: _phi3,
+    MODEL_ARCH.OLMO: _olmo,
+    MODEL_ARCH.OLMO2: _windowed,
+    MODEL_ARCH.EXAONE4: _windowed,
+    MODEL_ARCH.SEED_OSS: _usual,
+    MODEL_ARCH.SMOLLM3: _llama,
+    MODEL_ARCH.ARCEE: _llama,
+    MODEL_ARCH.GRANITE: _granite,
+    MODEL_ARCH.ERNIE4_5: _usual,
+    MODEL_ARCH.GLM4: _glm4,
+    MODEL_ARCH.NEMOTRON: _nemotron,
+    MODEL_ARCH.STARCODER2: _usual,
+    MODEL_ARCH.STABLELM: _stablelm,
+    MODEL_ARCH.COMMAND_R: _command_r,
+    MODEL_ARCH.COHERE2: _cohere2,
     MODEL_ARCH.GPT2: _gpt2,
+    MODEL_ARCH.STARCODER: _starcoder,
+    MODEL_ARCH.GPTNEOX: _gptneox,
+    MODEL_ARCH.BLOOM: _bloom,
+    MODEL_ARCH.FALCON: _falcon,
+    MODEL_ARCH.MPT: _mpt,
+    MODEL_ARCH.PHI2: _phi2,
+    MODEL_ARCH.BERT: _bert,
+    MODEL_ARCH.QWEN3MOE: _qwen3moe,
+    MODEL_ARCH.OLMOE: _usual,
 }
 
+VARIANTS = (
+    *("mistral", "mixtral", "olmo3", "stablelm-parallel", "gptneox-sequential"),
+    *("falcon-40b", "falcon-11b", "roberta"),
+)
+"""More checkpoints that have one of these architectures, by their names in the zoo."""
 
-# The vocabulary, as _set_vocab_gpt2 and _set_vocab_sentencepiece write it
+
+# The vocabulary, as _set_vocab_gpt2, _set_vocab_sentencepiece and BertModel.set_vocab write it
 
 
 def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> int:
@@ -189,20 +448,30 @@ def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> 
     added = {token["id"]: token for token in spec["added_tokens"]}
     names |= {i: token["content"] for i, token in added.items()}
     size = len(names) if cut else size
-    spm = bool(spec["model"].get("byte_fallback"))
+    spm, pieces = bool(spec["model"].get("byte_fallback")), spec["model"]["type"] == "WordPiece"
     types = [_type(names.get(i), added.get(i), spm) for i in range(size)]
-    writer.add_tokenizer_model("llama" if spm else "gpt2")
-    writer.add_tokenizer_pre("default" if spm else "gpt-2")
-    writer.add_token_list([names.get(i, f"[PAD{i}]") for i in range(size)])
+    texts = [names.get(i, f"[PAD{i}]") for i in range(size)]
+    if pieces:
+        texts = [_phantom(text, kind) for text, kind in zip(texts, types, strict=True)]
+    writer.add_tokenizer_model("bert" if pieces else "llama" if spm else "gpt2")
+    writer.add_tokenizer_pre("default" if spm else "jina-v2-en" if pieces else "gpt-2")
+    writer.add_token_list(texts)
     if spm:
         writer.add_token_scores(
             [-1000.0 if kind == TokenType.USER_DEFINED else -float(i) for i, kind in enumerate(types)]
         )
         writer.add_add_space_prefix(False)
-    else:
+    elif not pieces:
         writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
     writer.add_token_types(types)
     return size
+
+
+def _phantom(piece: str, kind: TokenType) -> str:
+    """Mark the beginnings of words instead of what continues them, as BertModel.set_vocab does."""
+    if kind == TokenType.CONTROL:
+        return piece
+    return piece[2:] if piece.startswith("##") else "▁" + piece
 
 
 def _type(token: str | None, added: dict[str, Any] | None, spm: bool) -> TokenType:

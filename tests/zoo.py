@@ -39,6 +39,13 @@ _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layer
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
 _EXPERTS = {"num_experts_per_tok": 2}
+_GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
+_GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
+_GRANITE_MOE = _GQA | _EXPERTS | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True}
+_GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.4}
+_GRANITE_MOE |= {"logits_scaling": 5.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
+_YARN |= {"original_max_position_embeddings": 64, "truncate": False}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
@@ -146,6 +153,65 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OlmoeForCausalLM",
         "OlmoeConfig",
         _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "clip_qkv": 1.5},
+    ),
+    "qwen3_moe-dense": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12, "rms_norm_eps": 1e-2},
+    ),
+    "qwen2_moe-dense": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12, "rms_norm_eps": 1e-2}
+        | {"decoder_sparse_step": 2, "norm_topk_prob": True},
+    ),
+    "dots1": ("Dots1ForCausalLM", "Dots1Config", _BIASED | _GROUPED | {"first_k_dense_replace": 0}),
+    "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
+    "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
+    "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
+    "granitemoe-shared": (
+        "GraniteMoeSharedForCausalLM",
+        "GraniteMoeSharedConfig",
+        _GRANITE_MOE | {"shared_intermediate_size": 12},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 3, "swiglu_limit": 0.4, "rope_parameters": _YARN},
+    ),
+    "minimax_m2": (
+        "MiniMaxM2ForCausalLM",
+        "MiniMaxM2Config",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "rotary_dim": 4},
+    ),
+    "flex_olmo": (
+        "FlexOlmoForCausalLM",
+        "FlexOlmoConfig",
+        _GQA | _EXPERTS | {"num_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True},
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_MoeConfig",
+        _WIDE
+        | {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 16, "num_hidden_layers": 3}
+        | {"moe_layer_end_index": 1, "tie_word_embeddings": False},
+    ),
+    "phimoe": (
+        "PhimoeForCausalLM",
+        "PhimoeConfig",
+        _GQA
+        | _EXPERTS
+        | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True, "lm_head_bias": True}
+        | {"router_jitter_noise": 0.3, "sliding_window": 3},
     ),
     "ministral": (
         "MinistralForCausalLM",
@@ -329,4 +395,7 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
         for weight in hf.parameters():
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
+        for name, values in hf.named_buffers():
+            if name.endswith("correction_bias"):
+                values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

@@ -24,7 +24,7 @@ from zoo import tiny_model
 
 Tensors = dict[str, Tensor | None]
 ONE = torch.ones(1)
-L0 = "model.layers.0."
+L0, L1 = "model.layers.0.", "model.layers.1."
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -78,8 +78,7 @@ VARIANTS = {
     ),
     "gpt2": Refused("gpt2", ("scale_attn_by_inverse_layer_idx is True",), {"scale_attn_by_inverse_layer_idx": True}),
     "phi": Refused("phi", ("qk_layernorm is True",), {"qk_layernorm": True}),
-    "qwen3_moe": Refused("qwen3_moe", ("mlp_only_layers is [0]",), {"mlp_only_layers": [0]}),
-    "qwen3_moe, every other layer": Refused("qwen3_moe", ("decoder_sparse_step is 2",), {"decoder_sparse_step": 2}),
+    "mixtral": Refused("mixtral", ("mlp_only_layers is [0]",), {"mlp_only_layers": [0]}),
     "albert": Refused("albert", ("num_hidden_groups is 3", "known: 1"), {"num_hidden_groups": 3}),
     "bloom": Refused(
         "bloom",
@@ -103,6 +102,12 @@ UNKNOWN = {
         ("'rwkv'", "rwkv.blocks.0.attention.time_decay", "recurrent"),
         {"model_type": "rwkv"},
         {"rwkv.blocks.0.attention.time_decay": ONE},
+    ),
+    "deepseek_v3": Refused(
+        "llama",
+        ("'deepseek_v3'", f"{L0}self_attn.kv_a_proj_with_mqa.weight", "latent-attention (MLA)"),
+        {"model_type": "deepseek_v3"},
+        {f"{L0}self_attn.kv_a_proj_with_mqa.weight": ONE},
     ),
     "another transformer": Refused(
         "llama", ("model_type is 'internlm9'", "adding-a-family", "Known:"), {"model_type": "internlm9"}
@@ -152,6 +157,11 @@ LAYOUTS = {
         "mixtral",
         lambda t: {f"{L0}block_sparse_moe.experts.5.w1.weight": t[f"{L0}block_sparse_moe.experts.4.w1.weight"]},
         ("mixtral", f"{L0}block_sparse_moe.experts.5.w1.weight"),
+    ),
+    "experts in a layer without them": Layout(
+        "qwen3_moe-dense",
+        lambda t: {f"{L1}mlp.experts.0.up_proj.weight": t[f"{L0}mlp.experts.0.up_proj.weight"]},
+        ("qwen3_moe", f"{L1}mlp.experts.0.up_proj.weight"),
     ),
     "a shared expert": Layout(
         "qwen3_moe", lambda t: {f"{L0}mlp.shared_expert.gate_proj.weight": ONE}, (f"{L0}mlp.shared_expert.gate_proj",)

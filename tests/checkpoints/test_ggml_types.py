@@ -8,8 +8,8 @@ import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from zeropass.checkpoints.gguf import GgufSource
-from zeropass.errors import BadWeights
+from zeropass.checkpoints.gguf import MAX_EXPERTS, GgufSource
+from zeropass.errors import BadModel, BadWeights
 
 ROWS, BLOCKS = 5, 2
 PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
@@ -67,3 +67,43 @@ def test_any_other_type_is_refused_by_name(kind: GGMLQuantizationType, tmp_path:
     source = written(kind, tmp_path / "w.gguf")
     with pytest.raises(BadWeights, match=f"'w'.*{kind.name}"):
         source.rows("w")
+
+
+def file_of(path: Path, **tensors: np.ndarray) -> Path:
+    """Write tensors as they are, or as bytes in a type that the name begins with (``Q8_0 name``)."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, values in tensors.items():
+        kind, _, plain = name.rpartition(" ")
+        writer.add_tensor(plain, values, raw_dtype=GGMLQuantizationType[kind] if kind else None)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
+def test_stacked_experts_are_given_one_by_one(kind: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 5, 64)).astype(np.float32)
+    packed = gguf.quants.quantize(values, GGMLQuantizationType[kind])
+    tensors = {f"{kind} blk.0.ffn_up_exps.weight": packed, "blk.0.other_exps.weight": np.ones((2, 3, 4), np.float32)}
+    source = GgufSource(file_of(tmp_path / "experts.gguf", **tensors))
+    assert source.names() == [*(f"blk.0.ffn_up.{i}.weight" for i in range(3)), "blk.0.other_exps.weight"]
+    whole = dequantize(packed, GGMLQuantizationType[kind])
+    for i in range(3):
+        name = f"blk.0.ffn_up.{i}.weight"
+        assert (source.shape(name), source.dtype(name)) == ((5, 64), kind)
+        assert np.array_equal(source.rows(name), whole[i])
+        assert np.array_equal(source.rows(name, 1, 3), whole[i, 1:3])
+
+
+def test_experts_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    stacked = {"blk.0.ffn_up_exps.weight": np.ones((2, 3, 4), np.float32)}
+    path = file_of(tmp_path / "twice.gguf", **stacked, **{"blk.0.ffn_up.1.weight": np.ones((3, 4), np.float32)})
+    with pytest.raises(BadModel, match="some experts twice"):
+        GgufSource(path)
+
+
+def test_very_many_experts_stay_stacked(tmp_path: Path) -> None:
+    name = "blk.0.ffn_up_exps.weight"
+    source = GgufSource(file_of(tmp_path / "many.gguf", **{name: np.ones((MAX_EXPERTS + 1, 1, 1), np.float32)}))
+    assert source.names() == [name]

@@ -21,7 +21,7 @@ from commands import Run
 from gguf_files import write_gguf
 from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import Stored, expand, names_of
+from zeropass.arch.spec import Stored, expand, names_of, share_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
@@ -94,7 +94,10 @@ def records(model: zp.Model) -> dict[str, Stored]:
 def places(model: zp.Model) -> Iterator[tuple[str, int | None, str, tuple[int, ...]]]:
     """Yield canonical name, layer (the last, or None), stored name and index of one number of each canonical tensor."""
     for what, stored in records(model).items():
-        layer = model.dims.layers - 1 if "{layer}" in stored.name else None
+        layers = [n for n in range(model.dims.layers) if names_of(stored, n, model.dims)]
+        if not layers:
+            continue
+        layer = layers[-1] if "{layer}" in stored.name else None
         name = full_name(names_of(stored, layer or 0, model.dims)[-1], model.prefix)
         if name not in model.source.names() or (what == "unembedding" and model.logit_table == "embedding"):
             continue
@@ -136,10 +139,12 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         differing = {(change.what, change.layer) for change in tensor_changes(pair)[0] if change.state == "changed"}
         assert all(change.moved == 1 for change in tensor_changes(pair)[0])
         layers = (0,) if layer is None else (layer,)
-        differing |= {(role, n) for n in layers for role in pair.roles if pair.change(role, n).norm}
+        differing |= {(role, n) for n in layers for role in base.matrices(n) if pair.change(role, n).norm}
+        role = share_of(what)[1]
         shared = {other for other, _, tensor, _ in places(base) if tensor == stored and "norm" in what}
-        place = layer if what not in pair.roles else layer or 0
-        assert differing == {(other, place) for other in shared or {what}}, f"{name}: {what} at {layer}"
+        place = layer if role not in pair.roles else layer or 0
+        expected = {(other, place) for other in shared or {role if role in pair.roles else what}}
+        assert differing == expected, f"{name}: {what} at {layer}"
     for stored in sorted(set(base.source.names()) - set(every_stored(base)))[:4]:
         pair = Comparison(base, nudged(base, stored, (0,) * len(base.source.shape(stored))))
         name = tower_name(base.wrapper, stored) or stored.removeprefix(base.prefix)
@@ -159,9 +164,10 @@ def test_the_verdict_names_the_tensor_that_changed(name: str, tmp_path: Path) ->
     for what, layer, stored, at in places(base):
         difference = zp.compare(base, nudged(base, stored, at, 0.1), frames=frames)
         assert difference.relation == "changed"
-        if what in base.family.vector_roles:
-            assert {(change.layer, change.role) for change in difference.matrices} == {(layer, what)}
-            assert f"in 1 layers and in {what} alone; most in layers {layer}" in difference.verdict[0]
+        role = share_of(what)[1]
+        if role in base.family.vector_roles:
+            assert {(change.layer, change.role) for change in difference.matrices} == {(layer, role)}
+            assert f"in 1 layers and in {role} alone; most in layers {layer}" in difference.verdict[0]
         else:
             assert [(change.what, change.layer, change.moved) for change in difference.tables] == [(what, layer, 1)]
             assert difference.verdict[0] == "No matrix of a block changed."

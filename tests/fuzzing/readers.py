@@ -16,6 +16,7 @@ from fuzzing.written import WRITTEN
 from tiny import VOCAB
 from zeropass import errors
 from zeropass._io.parse import read_lines, read_text, read_words
+from zeropass.atlas.neighbours import neighbours_of
 from zeropass.atlas.plan import prepare
 from zeropass.errors import ZeropassError
 from zeropass.model.adapted import adapt
@@ -74,6 +75,7 @@ TEXTS = (
     "<|0|>",
     "#" * 300,
 )
+VECTORS = ("one.npy", "one.safetensors:b", "one.safetensors:table.T", "control.gguf:direction.1")
 DICTIONARIES = ("saelens", "layers.1.mlp", "resid_post/layer_0/width", "set")
 ADDRESSES = (
     "L0.ff.3",
@@ -231,6 +233,25 @@ def _dictionary(path: Path, seeds: Path, draw: Draw) -> None:
     json.dumps(features[draw.randrange(len(features))].to_json(), allow_nan=False)
 
 
+def _vectors(path: Path, seeds: Path, draw: Draw) -> None:
+    lens = zp.load(seeds / "first", lens=None)
+    records = lens.direction(str(path / draw.choice(VECTORS)), layer=1, k=3)
+    json.dumps(records.to_json(), allow_nan=False)
+
+
+def _features(path: Path, seeds: Path, draw: Draw) -> None:
+    atlas = zp.open_atlas(path)
+    address = draw.choice(("L1.sae.3", "L1.sae.39.decoder"))
+    uses: tuple[Callable[[], Any], ...] = (
+        lambda: atlas.find("!", k=3),
+        lambda: atlas.find(["!", "#"], k=3),
+        lambda: atlas.explain(address, tokens="all", k=30),
+        lambda: neighbours_of(atlas, address),
+    )
+    use = draw.choice(uses)
+    _allowing(lambda: json.dumps(use().to_json(), allow_nan=False))
+
+
 def _alignment(path: Path, seeds: Path, draw: Draw) -> None:
     alignment = zp.read_alignment(path)
     json.dumps(alignment.summary(), allow_nan=False)
@@ -370,6 +391,9 @@ READERS = {
             each=tuple(WRITTEN.values()),
         ),
         Reader("safetensors", ("llama",), ("model.safetensors",), _model, _explain),
+        Reader(
+            "quantised", ("quantised/*",), ("model.safetensors", "model.safetensors", "config.json"), _model, _explain
+        ),
         Reader("torch-zip", ("zip",), ("pytorch_model.bin",), _model, _explain),
         Reader("torch-legacy", ("legacy",), ("pytorch_model.bin",), _model, _explain),
         Reader("gguf", ("gguf",), ("*.gguf",), _gguf, _explain_gguf),
@@ -459,6 +483,23 @@ READERS = {
             _dictionary,
             _show_feature,
             unnamed="has no features of layer",
+        ),
+        Reader(
+            "vectors",
+            ("vectors",),
+            ("*.npy", "*.safetensors", "*.gguf"),
+            _vectors,
+            lambda path, seeds, draw: (
+                *("show", seeds / "first", "--vector", str(path / draw.choice(VECTORS))),
+                *("--layer", "1", "-k", "3"),
+            ),
+        ),
+        Reader(
+            "features",
+            ("features",),
+            ("manifest.json", "parameters.parquet", "lists/*.parquet", "vectors/*.npy"),
+            _features,
+            lambda path, seeds, draw: draw.choice((("show", path, "L1.sae.3"), ("find", path, "!"), ("tour", path))),
         ),
         Reader(
             "alignment",

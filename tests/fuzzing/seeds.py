@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,7 @@ import small
 import tiny
 import zeropass as zp
 from gguf_files import sentencepiece
+from quantised_files import quantised
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.records.verdicts import Verdict, Verdicts
 from zoo import tiny_model
@@ -58,11 +61,19 @@ def _checkpoints(folder: Path) -> Path:
         save_file({name: state[name] for name in state if home[name] == file}, shards / file)
     index = {"metadata": {"total_size": 12345}, "weight_map": home}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    for method in ("nf4-nested", "int8", "fp8", "gptq", "awq", "packed"):
+        quantised(tiny.save(_of_words(), folder / "wide"), folder / "quantised" / method, method)
+        shutil.rmtree(folder / "wide")
     for name in FAMILIES:
         copy = tiny.save(tiny_model(name), folder / "families" / name)
         (copy / "generation_config.json").unlink(missing_ok=True)
     _tokenizers(folder, llama)
     return llama
+
+
+def _of_words() -> Any:
+    """Return a tiny model whose rows fill words of 32 bits."""
+    return tiny.MAKERS["llama"](hidden_size=32, intermediate_size=64)
 
 
 def _without_weights(source: Path, target: Path) -> Path:
@@ -165,6 +176,8 @@ def _atlases(folder: Path, llama: Path) -> None:
     zp.calibrate(model, folder / "lens", source="random", tokens=256)
     _published_lenses(folder, model.dims.layers, model.dims.d)
     _dictionaries(folder / "dictionaries", model.dims.d)
+    _vectors(folder / "vectors", model.dims.d)
+    zp.build(model, folder / "features", options, lens=None, features=folder / "dictionaries" / "saelens")
     zp.align_models(model, other, folder / "alignment")
     shutil.rmtree(folder / "alignment" / "parts", ignore_errors=True)
     tuned = shutil.copytree(first, folder / "tuned")
@@ -202,6 +215,19 @@ def _dictionaries(folder: Path, d: int) -> None:
     dictionaries.sparsify(folder / "layers.1.mlp", encoders, decoders)
     dictionaries.gemma_scope(folder / "resid_post" / "layer_0" / "width", encoders, decoders)
     dictionaries.transcoders(folder / "set", [(encoders, decoders)])
+
+
+def _vectors(folder: Path, d: int) -> None:
+    folder.mkdir()
+    table = torch.randn(3, d, generator=torch.Generator().manual_seed(0))
+    np.save(folder / "one.npy", table.numpy())
+    save_file({"b": table[0].clone(), "table": table.T.contiguous()}, folder / "one.safetensors")
+    writer = gguf.GGUFWriter(folder / "control.gguf", "controlvector")
+    writer.add_tensor("direction.1", table[0].numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _stitched(folder: Path, first: Path, onto: zp.Model) -> None:

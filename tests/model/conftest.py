@@ -13,13 +13,42 @@ from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
+_NO_BIAS = {"attention_bias": False}
+_FOUR = {"num_hidden_layers": 4}
+_WIDE_FALCON = {"bias": False, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 CHANGED: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None},  # the converter writes four times the width, whatever the configuration says
+    "starcoder": {"n_inner": None},
+    "phi2": {"intermediate_size": 96, "num_key_value_heads": 4},
+    "falcon": _WIDE_FALCON,
+    "falcon-40b": _WIDE_FALCON,
+    "falcon-11b": _WIDE_FALCON,
+    "gptneox-sequential": {"attention_bias": True},  # llama.cpp has no other
+    "mpt": {"layer_norm_epsilon": 1e-5},  # the only one that it writes
     "gemma3": {"sliding_window_pattern": 6, "num_hidden_layers": 7},  # the pattern itself is not written
+    "cohere2": _FOUR | _NO_BIAS | {"layer_types": None, "head_dim": 6, "tie_word_embeddings": True},
+    "smollm3": _FOUR | {"no_rope_layers": None},
+    "exaone4": _FOUR | {"layer_types": None},
+    "olmo": _NO_BIAS,
+    "olmoe": {"clip_qkv": None, "rms_norm_eps": 1e-5},
+    "mixtral": {"sliding_window": None},
+    "mistral": {"sliding_window": None},  # no window is written
+    "starcoder2": {"sliding_window": None},
+    "nemotron": {"head_dim": 6, "partial_rotary_factor": 2 / 3},
 }
 """Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""
 
-IN_ZOO = {"qwen2vl": "qwen2-vl", "qwen3vl": "qwen3-vl"}
+IN_ZOO = {
+    "qwen2vl": "qwen2-vl",
+    "qwen3vl": "qwen3-vl",
+    "command-r": "cohere",
+    "starcoder": "gpt_bigcode",
+    "gptneox": "gpt_neox",
+    "gptneox-sequential": "gpt_neox-sequential",
+    "phi2": "phi",
+    "falcon": "falcon-7b",
+    "qwen3moe": "qwen3_moe-normed",
+}
 """The names in the zoo of what llama.cpp calls otherwise."""
 
 SPM = ("llama", "gemma2", "gemma3", "phi3")

@@ -116,6 +116,15 @@ def test_factors_of_stacked_experts_are_read(family: str, parameters: list[str],
     assert adapted.touches("gate", 1) == (FUSED[0] in parameters)
 
 
+@pytest.mark.parametrize("family", ["glm4_moe", "qwen2_moe-dense"])
+def test_factors_of_shared_experts_and_of_layers_without_experts_are_read(family: str, tmp_path: Path) -> None:
+    modules = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    adapted = trained(family, tmp_path, LoraConfig(r=3, lora_alpha=6, target_modules=modules))
+    alike(adapted, zp.open_model(str(tmp_path / "merged")))
+    assert adapted.touches("gate", 1)
+    assert adapted.touches("value", 1)
+
+
 def test_factors_of_experts_that_peft_stacked_are_read(tmp_path: Path) -> None:
     adapted = trained("mixtral", tmp_path, LoraConfig(r=3, lora_alpha=6, target_modules="all-linear"))
     alike(adapted, zp.open_model(str(tmp_path / "merged")))

@@ -22,7 +22,7 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS
+from zeropass.model.blocks import ACTIVATIONS, Block
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -150,9 +150,22 @@ def after(case: Case, model: Model, layer: int) -> Tensor:
 
 def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
-    if not case.model.family.routed:
-        return case.text.gave("value", layer).reshape_as(case.text.states(layer))
-    return case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
+    if not is_routed(case.model, layer):
+        return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
+    written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
+    written = written[0] if isinstance(written, tuple) else written
+    beside = "shared_mlp" in case.model.layout.tensors.get("shared_value", Stored("")).name
+    return written + case.text.gave("shared_value", layer) if beside else written
+
+
+def is_routed(model: Model, layer: int) -> bool:
+    """Tell whether a layer has experts."""
+    return model.family.routed and layer not in model.dims.dense
+
+
+def only_mlp(model: Model, layer: int) -> str:
+    """Return the name of the values of a layer without experts."""
+    return "dense_value" if layer in model.dims.dense else "value"
 
 
 # The checks
@@ -171,18 +184,23 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
     act = ACTIVATIONS[model.dims.activation]
     gated = "gate" in model.family.ff_roles
     active = act(read(model, "gate" if gated else "key", layer, x))
-    active = active * read(model, "up", layer, x) if gated else active
-    worst = 0.0
-    if model.family.routed:
-        router_logits = read(model, ROUTER, layer, x)
-        worst = error(router_logits.flatten(0, -2), case.text.gave(ROUTER, layer)[0])
-        best, at = router_logits.softmax(-1).topk(model.dims.experts_used, -1)
-        best = best / best.sum(-1, keepdim=True) if model.dims.router_normed else best
-        share = torch.zeros_like(router_logits).scatter(-1, at, best)
-        active = active * share.repeat_interleave(model.dims.expert_neurons, -1)
+    if gated:
+        limit, gate, up = model.dims.gate_limit, read(model, "gate", layer, x), read(model, "up", layer, x)
+        active = act(gate) * up if limit is None else act(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + 1)
+    biases, worst = bias_of(model, "ff_bias", layer), 0.0
+    if is_routed(case.model, layer):
+        block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
+        scores = read(model, ROUTER, layer, x).flatten(0, -2)
+        routed = logits.shape[-1]
+        worst = error(scores[:, :routed], logits)
+        share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
+        true = torch.zeros_like(logits).scatter(-1, experts, weights)
+        worst = max(worst, error(share.flatten(0, -2)[:, :routed], true))
+        active = active * block.per_neuron(share)
+        biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
-        worst = error(active, case.text.took("value", layer).reshape_as(active))
-    written = active @ vector_set(model, layer, "value").vectors + bias_of(model, "ff_bias", layer)
+        worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
+    written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
 
 
@@ -211,7 +229,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     frames, dims = Frames(model), model.dims
     at = POSITIONS if dims.rope else torch.arange(x.shape[1])
     offsets = at[:, None] - at
-    true = case.text.logits[case.text.call(layer, "cross" if cross else "attn")]
+    true = without_sinks(case, case.text.logits[case.text.call(layer, "cross" if cross else "attn")])
     worst = 0.0
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
@@ -221,13 +239,18 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        logits = dims.attention_scale * (rotated * k[:, None]).sum(-1)
+        logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
         bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -5e3  # GPT-1 adds -1e4 where others add the smallest number
         worst = max(worst, error(centred(logits, seen), centred(true[:, head], seen)))
     return worst
+
+
+def without_sinks(case: Case, logits: Tensor) -> Tensor:
+    """Return attention logits relative to that of the sink, if there is one; it is the last column."""
+    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") else logits
 
 
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
@@ -249,6 +272,7 @@ def centred(x: Tensor, seen: Tensor) -> Tensor:
 def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -> float:
     """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
+    weights = weights[..., :-1] if model.has("sinks") else weights
     took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model)
@@ -321,11 +345,11 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
     worst = 0.0
     for offset in (0, 1, 7) if dims.rope else (0,):
-        true = first_logits(case.pairs(17, offset))[:, :, 1, 0]
+        true = without_sinks(case, first_logits(case.pairs(17, offset)))[:, :, 1, 0]
         true = true if dims.attention_cap is None else dims.attention_cap * (true / dims.attention_cap).atanh()
         for head in range(dims.heads):
             product = frames.head_map(0, head, "qk", offset=offset)
-            row = dims.attention_scale * product.left[17] @ product.right.T
+            row = dims.scale_at(0) * product.left[17] @ product.right.T
             worst = max(worst, error(*(scores - scores[used].mean() for scores in (row, true[:, head]))))
     return worst
 
@@ -359,7 +383,7 @@ class OffByOne(Model):
 
     def _tensors(self, stored: Stored, layer: int) -> tuple[str, ...]:
         names = super()._tensors(stored, layer)
-        return (*names[1:], names[0])
+        return (*names[1:], *names[:1])
 
 
 def without(name: str) -> Spoil:
@@ -372,11 +396,17 @@ def swapped(first: str, second: str) -> Spoil:
 
     def spoil(model: Model) -> Model | None:
         a, b = model.layout.tensors.get(first), model.layout.tensors.get(second)
-        if a is None or b is None or a == b or not model.has(first) or model.rows(first) != model.rows(second):
+        if a is None or b is None or a == b or not model.has(first) or not has_rows_alike(model, first, second):
             return None
         return with_tensors(model, **{first: b, second: a})
 
     return spoil
+
+
+def has_rows_alike(model: Model, first: str, second: str) -> bool:
+    """Tell whether two canonical tensors have the same number of rows."""
+    names = (next(expand(model.layout.tensors[what], model.dims), "") for what in (first, second))
+    return len({model.source.shape(full_name(name, model.prefix)) for name in names}) == 1
 
 
 def unsplit(model: Model) -> Model | None:
@@ -386,6 +416,18 @@ def unsplit(model: Model) -> Model | None:
     changed = {name: replace(stored, fused=other[stored.fused]) for name, stored in fused.items()}
     # with one key/value head, both ways are the same
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
+
+
+def router_weights(model: Model) -> Model | None:
+    """Let the weights of chosen experts add up to one where they do not, or the reverse; a sparse mixer ignores it."""
+    applies = model.dims.experts > 1 and model.dims.router_jitter is None
+    return with_dims(model, router_normed=not model.dims.router_normed) if applies else None
+
+
+def in_halves(model: Model) -> Model | None:
+    """Take rows that take turns for halves."""
+    tensors = {name: stored for name, stored in model.layout.tensors.items() if stored.alternating}
+    return with_tensors(model, **{n: replace(s, alternating=False) for n, s in tensors.items()}) if tensors else None
 
 
 def interleaved(model: Model) -> Model | None:
@@ -437,7 +479,22 @@ SPOILS: dict[str, Spoil] = {
     "rows interleaved": interleaved,
     "an expert further": lambda m: OffByOne(**vars_of(m)) if m.dims.experts > 1 else None,
     "all experts": lambda m: with_dims(m, experts_used=m.dims.experts) if m.dims.experts > 1 else None,
-    "router weights": lambda m: with_dims(m, router_normed=not m.dims.router_normed) if m.dims.experts > 1 else None,
+    "router weights": router_weights,
+    "softmax for sigmoid": other_constant("router_sigmoid", False),
+    "no router correction": without("router_correction"),
+    "no router groups": other_constant("router_groups", 1),
+    "all router groups": lambda m: (
+        with_dims(m, router_groups_used=m.dims.router_groups) if m.dims.router_groups > 1 else None
+    ),
+    "no router scale": other_constant("router_scale", 1.0),
+    "shared expert without its gate": without("shared_router"),
+    "shared and routed swapped": swapped("shared_gate", "shared_up"),
+    "dense gate and up swapped": swapped("dense_gate", "dense_up"),
+    "no sinks": without("sinks"),
+    "no sparse mixer": other_constant("router_jitter", None),
+    "no bound of gates": other_constant("gate_limit", None),
+    "parts in halves": in_halves,
+    "no router bias": without("router_bias"),
     "RoPE": unscaled_rope,
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
@@ -515,7 +572,7 @@ def test_a_tensor_too_few_or_too_many_is_refused(case: Case) -> None:
             check(*known, names | {extra})
     for parameter, stored in layout.tensors.items():
         present = [name for stem in expand(stored, model.dims) if (name := full_name(stem, model.prefix)) in names]
-        assert present or parameter in layout.optional
+        assert present or parameter in layout.optional or not [*expand(stored, model.dims)]
         for name in present if parameter not in layout.optional or len(present) > 1 else ():
             with pytest.raises(BadWeights, match=re.escape(name)):
                 check(*known, names - {name})

@@ -17,6 +17,7 @@ from zeropass.model.address import parse
 from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
 from zeropass.model.vectors import locate, require_head, vector_set
+from zoo import tiny_model
 
 ATTN = "model.layers.1.self_attn."
 GPT2_ATTN = "transformer.h.1.attn."
@@ -125,18 +126,18 @@ def test_tensors_must_have_the_configured_shape(name: str, copy):
 
 def test_an_unknown_rope_is_refused_only_at_an_offset(copy):
     """At offset 0 nothing rotates, so the model opens and is read; other offsets are refused, not approximated."""
-    path = copy("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}})
+    path = copy("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}})
     lens = Lens(open_model(path), tokens="all")
     assert lens.explain("L1.attn.0.qk", k=3)
-    with pytest.raises(BadOption, match=r"'yarn' is not known .*llama3.* only offset 0"):
+    with pytest.raises(BadOption, match=r"'dynamic' is not known .*llama3.* only offset 0"):
         lens.explain("L1.attn.0.qk", k=3, offset=2)
 
 
 def test_an_unknown_activation_is_refused_where_it_matters(copy):
     """The token frame runs block 0; the other frames need no activation."""
-    lens = Lens(open_model(copy("gpt2", {"activation_function": "quick_gelu"})), tokens="all")
+    lens = Lens(open_model(copy("gpt2", {"activation_function": "mish"})), tokens="all")
     assert lens.explain("L1.ff.0.key", frame="output", k=3)
-    with pytest.raises(BadModel, match=r"'quick_gelu' is not one of gelu, .*silu"):
+    with pytest.raises(BadModel, match=r"'mish' is not one of gelu, .*silu"):
         lens.explain("L1.ff.0.key", frame="token", k=3)
 
 
@@ -353,3 +354,26 @@ def test_locate_needs_an_address_of_one_vector(good):
 def test_other_texts_are_no_addresses(text: str, good):
     with pytest.raises(BadAddress, match="is not an address"):
         good("llama").explain(text)
+
+
+WRONG_EXPERTS = [
+    ("glm4_moe", {"n_group": 4}, "n_group is 4, for 6 experts"),
+    ("glm4_moe", {"n_group": 6}, "n_group is 6, for 6 experts"),
+    ("glm4_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok is 5; there are 4 experts to choose from"),
+    ("glm4_moe", {"num_nextn_predict_layers": 10**12}, "num_nextn_predict_layers is 1000000000000"),
+    ("glm4_moe", {"first_k_dense_replace": -1}, "first_k_dense_replace is -1"),
+    ("glm4_moe", {"intermediate_size": None}, "lacks intermediate_size"),
+    ("qwen3_moe-dense", {"mlp_only_layers": "all"}, "mlp_only_layers is 'all', not a list of layers"),
+    ("qwen2_moe", {"shared_expert_intermediate_size": 0}, "shared_expert_intermediate_size is 0"),
+    ("gpt_oss", {"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000"),
+    ("gpt_oss", {"swiglu_limit": -1.0}, "swiglu_limit is -1.0"),
+    ("gpt_oss", {"num_local_experts": 6}, "router.weight has shape"),
+    ("gpt_oss", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}, "a base above 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "message"), WRONG_EXPERTS)
+def test_experts_that_cannot_be_are_refused(name: str, config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = edit(save(tiny_model(name), tmp_path / name), config)
+    with pytest.raises(BadModel, match=message):
+        open_model(str(folder))

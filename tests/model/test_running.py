@@ -34,7 +34,9 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
     assert layout is not None
     stored = layout.tensors["o" if site == "attn" or model.family.routed else "value"].name
     name = stored.format(layer=layer).removesuffix(".weight")
-    name = f"layers.{layer}.mlp" if site == "ff" and model.family.routed else name
+    if site == "ff" and model.family.routed:
+        stem = "block_sparse_moe" if model.family.name == "granitemoe" else "mlp"
+        name = f"layers.{layer}.{stem}"
     names = {name for name, _ in hf.named_modules()}
     return hf.get_submodule(next(prefix + name for prefix in layout.prefixes if prefix + name in names))
 
@@ -87,7 +89,7 @@ def recorded(running: Running, ids: Tensor, name: str) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "attn_implementation" not in ZOO[name][2]])
 @torch.no_grad()
-def test_attention_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+def test_attention_weights_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     hf = tiny_model(name)
     model = open_model(str(save(hf, tmp_path / name)))
     ids = torch.randint(FIRST, TOKENS, (2, LENGTH), generator=torch.Generator().manual_seed(3))
@@ -97,8 +99,8 @@ def test_attention_logits_are_those_of_transformers(name: str, tmp_path: Path) -
     at = torch.tensor([3, LENGTH - 1])
     sides = zip(running.blocks, recorded(running, ids, "rotated.q"), recorded(running, ids, "rotated.k"), strict=True)
     for (block, queries, keys), attention in zip(sides, true, strict=True):
-        logits = block.logits(block.heads(queries[:, at]), block.heads(keys), at)
-        assert error(logits.softmax(-1), attention[:, :, at]) < TOLERANCE, block.layer
+        weights = block.weights(block.heads(queries[:, at]), block.heads(keys), at)
+        assert error(weights, attention[:, :, at]) < TOLERANCE, block.layer
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -13,7 +13,7 @@ from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, side_of
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse
-from zeropass.model.vectors import locate, require_head, vector_set
+from zeropass.model.vectors import locate, neuron_address, require_head, vector_set
 
 __all__ = ["match"]
 
@@ -157,7 +157,8 @@ def _namer(pair: Pair, place: Address) -> Callable[[int, int], str]:
     if place.part == "ff":
         ff_role = "gate" if place.role == "key" and "gate" in pair.models[1].family.ff_roles else place.role
         ff_role = "key" if place.role == "gate" and "key" in pair.models[1].family.ff_roles else ff_role
-        return lambda layer, row: f"L{layer}.ff.{row}" + (f".{ff_role}" if ff_role else "")
+        end = f".{ff_role}" if ff_role else ""
+        return lambda layer, row: f"{neuron_address(pair.models[1], layer, ff_role, row)}{end}"
     if place.role in SELF_ROLES:
         return lambda layer, row: str(vector_set(pair.models[1], layer, place.role, row, row + 1).addresses[0])
     return lambda layer, row: f"L{layer}.attn.{row}{role}"

@@ -12,6 +12,7 @@ from zeropass.align.layers import Tick
 from zeropass.align.pair import Pair, View
 from zeropass.align.results import Pairing
 from zeropass.arch.spec import SELF_MAPS
+from zeropass.model.vectors import neuron_address
 
 __all__ = ["head_pairings", "neuron_pairings"]
 
@@ -43,8 +44,11 @@ def neuron_pairings(
     for a, b in layers:
         tick()
         scores, shuffled = pair.neuron_scores(views, (a, b)), null.neuron_scores(views, (a, b))
-        names = [f"L{a}.ff.{n}" for n in range(scores.shape[0])]
-        best_of_layers.append(_best(scores, shuffled.amax(1), names, [f"L{b}.ff.{n}" for n in range(scores.shape[1])]))
+        names = (
+            [str(neuron_address(model, layer, "", row)) for row in range(count)]
+            for model, layer, count in zip(pair.models, (a, b), scores.shape, strict=True)
+        )
+        best_of_layers.append(_best(scores, shuffled.amax(1), *names))
     return _pairings("neuron", best_of_layers)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand
-from zeropass.checkpoints.base import FLOATS
+from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, side_of
+from zeropass.checkpoints.base import FLOATS, QUANTISED
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
 
@@ -16,10 +16,12 @@ _GUIDE = "(docs/adding-a-family.md)"
 __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
+    "command-r": "cohere",
     "gptneox": "gpt_neox",
     "modern-bert": "modernbert",
     "phi2": "phi",
     "qwen3moe": "qwen3_moe",
+    "starcoder": "gpt_bigcode",
     "t5encoder": "t5",
 }
 """The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""
@@ -53,9 +55,10 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
             f"{files.place}: {key} is {claim!r}; the family {named[0].name} is known, but not as a "
             f"{_FORMATS[files.format]}. Give the model as a {' or '.join(_FORMATS[name] for name in sorted(formats))}."
         )
-    for family in stored:
-        layout = family.layout(files.format)
-        if layout is not None and not _differences(files.config, family):
+    names = files.source.names()
+    layouts = [(family, layout) for family in stored if (layout := family.layout(files.format))]
+    for family, layout in sorted(layouts, key=lambda pair: not pair[1].only_with):
+        if layout.only_with in ("", *names) and not _differences(files.config, family):
             return family, layout
     differences = min((_differences(files.config, family) for family in stored), key=len)
     raise UnknownFamily(
@@ -67,21 +70,22 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
 _FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": "GGUF file"}
 """The files that a user gives as a model, by format."""
 
-_NO_TRANSFORMER = (
+_WITHOUT_ROLES = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
     (r"\.(time_decay|time_mix\w*|recurrent_gate\w*|rg_lru)\b", "a recurrent"),
+    (r"\.kv_a_(proj_with_mqa|layernorm)\b", "a latent-attention (MLA)"),
 )
-"""Tensor names that reveal blocks other than attention and MLP."""
+"""Tensor names that reveal blocks other than MLPs and attention with linear queries, keys and values."""
 
 
 def _needs(names: Iterable[str]) -> str:
     """Return what reading a model with these tensors would take, as a clause of a message."""
     ordered = sorted(names)
-    for pattern, block in _NO_TRANSFORMER:
+    for pattern, block in _WITHOUT_ROLES:
         if match := next((name for name in ordered if re.search(pattern, name)), None):
             return (
-                f"its tensor {match!r} belongs to {block} block, which zeropass has no roles for: "
-                "it reads attention and MLPs only."
+                f"its tensor {match!r} belongs to {block} block, which zeropass has no roles for: it reads MLPs, and "
+                "attention whose queries, keys and values are linear in what it reads."
             )
     return f"reading it would need a record of its tensors there {_GUIDE}."
 
@@ -104,6 +108,7 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
     _check_switches(files, layout, dims, prefix, names)
     _check_extras(files, layout, dims, prefix, names)
     _check_shapes(files, family, layout, dims, prefix, names)
+    _check_turned(files, family, layout, dims, prefix, names)
     _check_qk_norms(files, family, layout, dims, prefix, names)
     _check_leftovers(files, family, layout, dims, prefix, names)
 
@@ -137,6 +142,24 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
             )
         if on and not present:
             raise BadWeights(f"{files.source.path}: {key} is true, but {in_short(map(repr, tensors))} are missing.")
+
+
+def _check_turned(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    """Raise BadWeights for quantised weights of a Conv1D: what quantises it turns it, as it makes a linear layer.
+
+    The shape of a square one does not show that.
+    """
+    for what, stored in layout.tensors.items():
+        if what not in family.roles or stored.transpose == (side_of(what) == "write"):
+            continue
+        for name in names.intersection(full_name(plain, prefix) for plain in expand(stored, dims)):
+            if (kind := files.source.dtype(name)) in QUANTISED:
+                raise BadWeights(
+                    f"{files.source.path}: tensor {name} is quantised as {kind}; a {family.name} stores it transposed, "
+                    "and what quantises it may turn it. Use the model as it was before, or a GGUF file of it."
+                )
 
 
 def _check_shapes(
@@ -208,7 +231,8 @@ _QUANTISED = (
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
     (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
-"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights."""
+"""Patterns of tensor names that reveal formats in which the stored numbers are not the weights. Those of quantised
+weights are seen only where `dequantised` does not know how to read them."""
 
 _METHODS = {
     "gptq": "GPTQ",
@@ -235,13 +259,15 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     Raises:
         BadModel: The weights are quantised in a way that is not read; the message names the format.
     """
+    settings = files.config.get("quantization_config")
     for pattern, method in _QUANTISED:
         if matches := sorted(name for name in names if re.search(pattern, name)):
+            stated = str(settings)[:100] if settings else "absent"
             raise BadModel(
-                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read ({method}). "
-                "Use the model as it was before, or a GGUF file of it."
+                f"{files.source.path}: tensor {matches[0]!r} belongs to a format that is not read here ({method}). "
+                "Use the model as it was before, or a GGUF file of it. Quantised weights are read from safetensors "
+                f"whose quantization_config says how they are stored; it is {stated}."
             )
-    settings = files.config.get("quantization_config")
     if not settings:
         return ()
     if not isinstance(settings, Mapping):
@@ -250,11 +276,13 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     flags = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
     named = ", ".join([_METHODS.get(method, method), *flags])
     types = sorted({files.source.dtype(name) for name in names})
-    if method not in _METHODS or not set(types) <= set(FLOATS):
+    if method not in _METHODS or not set(types) <= {*FLOATS, *QUANTISED}:
         raise BadModel(
             f"{files.place}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
             "which is not read. Use the model as it was before, or a GGUF file of it."
         )
+    if not set(types) <= set(FLOATS):
+        return ()
     return (
         f"The configuration says that the weights are quantised as {named}; they are stored as {', '.join(types)} and "
         "read as they are. What loads them may quantise them.",
@@ -280,7 +308,10 @@ def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> l
         re.compile(re.escape(prefix) + pattern if not pattern.startswith(r"\^") else pattern[2:])
         for pattern in layout.unread
     ]
-    return sorted(name for name in names - known if not any(pattern.fullmatch(name) for pattern in unread))
+    stem = full_name(layout.tensors["q"].name.partition("{layer}")[0], prefix)
+    beyond = tuple(f"{stem}{dims.layers + n}." for n in range(dims.beyond))
+    left = (name for name in names - known if not name.startswith(beyond))
+    return sorted(name for name in left if not any(pattern.fullmatch(name) for pattern in unread))
 
 
 def records(layout: Layout) -> list[Stored]:

@@ -6,15 +6,21 @@ from typing import Any
 
 from zeropass.arch.spec import Dimensions, Family, Layout, Rope
 from zeropass.checkpoints.model_files import ModelFiles
-from zeropass.errors import BadModel, BadWeights
+from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
 __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 
 Names = frozenset[str]
 
-_SIZES = ("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used")
+_SIZES = (
+    *("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used"),
+    *("dense_neurons", "router_groups", "router_groups_used"),
+)
 _LAYER_ALLOWANCE = 200
 """The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""
+
+_COUNT_ALLOWANCE = 10**6
+"""The largest number of layers that a configuration may count."""
 
 _REQUIRED = ("layers", "d", "heads", "kv_heads")
 
@@ -67,7 +73,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     sizes.setdefault("embed", d)
     sizes.setdefault("experts", 1)
     sizes.setdefault("experts_used", 1)
-    sizes["neurons"] *= sizes["experts"]
+    sizes["shared_neurons"] = _shared_neurons(reader, sizes["neurons"])
+    sizes["neurons"] = sizes["neurons"] * sizes["experts"] + sizes["shared_neurons"]
     if not sizes["head_dim"]:
         raise BadWeights(f"{files.place}: {heads} heads do not fit into a width of {d}.")
     if heads % sizes["kv_heads"]:
@@ -75,7 +82,19 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     for name in ("layers", "experts"):
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
+    dense = reader.dense(sizes["layers"])
+    if not dense:
+        sizes.pop("dense_neurons", None)
+    elif "dense_neurons" not in sizes:
+        raise BadModel(f"{files.place}: the configuration lacks {reader.keys('dense_neurons')}.")
+    _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
+    rope = reader.rope(rotary) if family.rotary else None
+    if rope and rotary < sizes["head_dim"] and rope.options.get("attention_factor", 1.0) != 1:
+        raise UnknownFamily(
+            f"{files.place}: YaRN lengthens {rotary} of the {sizes['head_dim']} numbers of a head only, "
+            "which is not known."
+        )
     local = reader.local(sizes["layers"])
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
@@ -83,7 +102,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         eps=_positive_number(files, reader.keys("eps"), reader.value("eps")),
         activation=str(reader.value("activation")),
         tied=tied,
-        rope=reader.rope(rotary) if family.rotary else None,
+        rope=rope,
         rotary=rotary,
         attention_scale=_attention_scale(reader, family, sizes["head_dim"]),
         attention_cap=reader.number("attention_cap"),
@@ -97,7 +116,31 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         local=local,
         local_rope=reader.local_rope() if family.rotary and local else None,
         unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
+        dense=dense,
+        beyond=reader.count("beyond"),
+        router_sigmoid=bool(reader.value("router_sigmoid")),
+        router_jitter=reader.number("router_jitter"),
+        router_scale=reader.number("router_scale") or 1.0,
+        gate_limit=reader.number("gate_limit"),
     )
+
+
+def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
+    """Raise BadModel for more experts in use than there are, or for groups that cannot be."""
+    experts, groups = sizes["experts"], sizes.get("router_groups", 1)
+    used = min(sizes.get("router_groups_used", 1), groups)
+    if experts % groups or (groups > 1 and experts < 2 * groups):
+        raise BadModel(f"{reader.files.place}: {reader.keys('router_groups')} is {groups}, for {experts} experts.")
+    if sizes["experts_used"] > experts // groups * used:
+        raise BadModel(
+            f"{reader.files.place}: {reader.keys('experts_used')} is {sizes['experts_used']}; there are "
+            f"{experts // groups * used} experts to choose from."
+        )
+
+
+def _shared_neurons(reader: "_Reader", neurons: int) -> int:
+    """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
+    return reader.size("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
@@ -148,6 +191,21 @@ class _Reader:
         value = self.value(name)
         return None if value is None else _positive_number(self.files, self.keys(name), value)
 
+    def count(self, name: str) -> int:
+        """Return a whole number that is not negative; 0 if there is none."""
+        value = self.value(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _COUNT_ALLOWANCE:
+            raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a whole number.")
+        return value
+
+    def dense(self, layers: int) -> tuple[int, ...]:
+        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th."""
+        listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
+        if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
+            raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")
+        last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
+        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
+
     def rotary(self, width: int) -> int:
         """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""
         share = self.number("rotary_share")
@@ -173,10 +231,11 @@ class _Reader:
             return tuple(layer for layer in range(layers) if (layer + 1) % period)
         if (period := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % period)
-        first = self.value("window_from") or 0
-        if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-            raise BadModel(f"{self.files.place}: {self.keys('window_from')} is {first!r}; it must be a whole number.")
-        return tuple(range(first, layers)) if self.value("window") is not None and self._windowed() else ()
+        return (
+            tuple(range(self.count("window_from"), layers))
+            if self.value("window") is not None and self._windowed()
+            else ()
+        )
 
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
@@ -238,6 +297,8 @@ class _Reader:
         rope_type = _FOR_TEXT.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
+        if rope_type == "yarn" and base <= 1:
+            raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
 
     def _gguf_rope(self, rotary: int) -> Rope:
@@ -269,8 +330,41 @@ _FOR_TEXT = {"mrope": "default"}
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:
+    if rope_type == "yarn" and files.format == "hf":  # llama.cpp has other options, which are not known
+        return _yarn_numbers(files, options)
     keys = _ROPE_OPTIONS.get(rope_type, ())
     return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
+
+
+def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the options of YaRN, with what transformers assumes for those that are absent."""
+
+    def number(key: str, assumed: Any) -> float:
+        value = options.get(key)
+        return _positive_number(files, f"{key} of the yarn RoPE", assumed if value is None else value)
+
+    longest = files.config.get("max_position_embeddings")
+    outside = {"original_max_position_embeddings": files.config.get("original_max_position_embeddings")}
+    options = {**options, **{key: value for key, value in outside.items() if value is not None}}  # as in transformers
+    length = number("original_max_position_embeddings", longest)
+    factor = number("factor", longest / length if type(longest) is int else None)
+    longer = None
+    if options.get("mscale") and options.get("mscale_all_dim"):
+        above, below = (_yarn_length(factor, number(key, None)) for key in ("mscale", "mscale_all_dim"))
+        longer = above / below
+    return {
+        "factor": factor,
+        "original_max_position_embeddings": length,
+        "beta_fast": number("beta_fast", 32.0),
+        "beta_slow": number("beta_slow", 1.0),
+        "attention_factor": number("attention_factor", longer or _yarn_length(factor)),
+        "truncate": float(options.get("truncate", True) is not False),
+    }
+
+
+def _yarn_length(factor: float, mscale: float = 1.0) -> float:
+    """Return the factor by which YaRN lengthens what is rotated (Peng et al. 2023, §3.4)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:

@@ -10,7 +10,6 @@ from zeropass.arch.spec import Dimensions, Family, Layout
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
 
 _FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
-_ROPES = ("default", "linear", "llama3")
 _PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
@@ -72,10 +71,11 @@ def attention_of(family: Family) -> str:
     query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
     norm = "QK-norm" if family.qk_norm else ""
+    sinks = "sinks" if "sinks" in layout.tensors else ""
     window = "window" if "window" in layout.config else ""
     direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
-    return ", ".join(part for part in (heads, norm, window, direction, cross) if part)
+    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross) if part)
 
 
 def mlp_of(family: Family) -> str:
@@ -115,12 +115,18 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "some layers have no positions: their maps do not depend on the offset"
     if family.alibi or "relative" in layout.tensors:
         yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
-    if family.rotary and (dims is None or (dims.rope and dims.rope.kind not in _ROPES)):
-        yield "RoPE scalings other than linear and llama3 (yarn, longrope, dynamic): qk is read at offset 0 only"
+    if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
+        yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
+    if "sinks" in layout.tensors:
+        yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.routed:
         yield "experts: each is read as if a token went through it"
+    if "beyond" in keys and (dims is None or dims.beyond):
+        yield "layers behind the last, which predict later tokens for speculative decoding, are not read"
+    if "shared_value" in layout.tensors:
+        yield "the shared expert, which every token goes through, is numbered behind the others"
 
 
 def _main_layout(family: Family) -> Layout:

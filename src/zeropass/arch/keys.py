@@ -112,21 +112,25 @@ def check_keys(files: ModelFiles, family: Family, layout: Layout) -> tuple[str, 
 def is_harmless(files: ModelFiles, layout: Layout, key: str, value: object) -> bool:
     """Tell whether a key with this value changes nothing that zeropass reads."""
     if files.format == "gguf":
-        return _is_harmless_gguf(files, key, value)
+        return _is_harmless_gguf(files, layout, key, value)
     if value is None or value is False or value in ("", [], {}):
         return True
-    if _PATTERN.fullmatch(key) or any(re.fullmatch(pattern, key) for pattern in layout.harmless):
+    if _PATTERN.fullmatch(key) or _harmless_in(layout, key):
         return True
     return _is_neutral(_NEUTRAL, key, value)
 
 
-def _is_harmless_gguf(files: ModelFiles, key: str, value: object) -> bool:
+def _is_harmless_gguf(files: ModelFiles, layout: Layout, key: str, value: object) -> bool:
     """Tell the same for a GGUF file: llama.cpp computes only with keys that begin with the architecture's name."""
     stem = f"{files.config.get('general.architecture')}."
     if not key.startswith(stem):
         return True
     key = key.removeprefix(stem)
-    return _GGUF_HARMLESS.fullmatch(key) is not None or _is_neutral(_GGUF_NEUTRAL, key, value)
+    return bool(_GGUF_HARMLESS.fullmatch(key)) or _harmless_in(layout, key) or _is_neutral(_GGUF_NEUTRAL, key, value)
+
+
+def _harmless_in(layout: Layout, key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in layout.harmless)
 
 
 def _is_neutral(neutral: Mapping[str, tuple[object, ...]], key: str, value: object) -> bool:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Dimensions, Stored, base_role
+from zeropass.arch.spec import FF_ROLES, ROUTER, Dimensions, Stored, base_role, share_of
 
-__all__ = ["canonical_shape", "expected_shape", "row_count", "row_index"]
+__all__ = ["canonical_rows", "canonical_shape", "expected_shape", "row_count", "row_index"]
 
 
 def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
@@ -14,11 +14,12 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     For a tensor with experts, these are the rows of one expert.
     """
     stem = base_role(what).removesuffix("_bias")
-    count = _canonical_rows(stem, dims)
+    count = canonical_rows(what, dims)
     if stored.fused:
         rows = _fused_rows(stored, stem, dims)
     elif stored.part != (0, 1):
-        rows = torch.arange(count) + stored.part[0] * count
+        first, parts = stored.part
+        rows = torch.arange(count) * parts + first if stored.alternating else torch.arange(count) + first * count
     else:
         rows = None
     if not stored.paired_rows:
@@ -31,11 +32,11 @@ def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
     """Return the number of rows of the stored tensor (of one expert), with those of all roles that are fused in it."""
     if stored.fused:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
-    return _canonical_rows(base_role(what).removesuffix("_bias"), dims) * stored.part[1]
+    return canonical_rows(what, dims) * stored.part[1]
 
 
 def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
-    """Return the shape of a canonical tensor, of all experts together; None stands for any size."""
+    """Return the shape of a canonical tensor, of one expert where there are several; None stands for any size."""
     if what in ("embedding", "unembedding"):
         return (dims.vocab, dims.embed if what == "embedding" else dims.d)
     if what == "embed_projection":
@@ -46,41 +47,50 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.embed,)
     if what == "rope_factors":
         return (dims.rotary // 2,)
+    if what == "router_correction":
+        return (dims.experts,)
     if what == "unembedding_bias":
         return (dims.vocab,)
     if what == "relative":
         return (None, dims.heads)
+    if what == "sinks":
+        return (dims.heads,)
     if what in ("q_norm", "k_norm"):
         return (None,)
-    stem = base_role(what).removesuffix("_bias")
-    if stem in _SIZED:
-        rows = _canonical_rows(stem, dims) * (dims.experts if stem in _ROUTED else 1)
-        if base_role(what) == stem:
-            return (rows, dims.d)
-        return (dims.d,) if stem in ("o", "value") else (rows,)
+    if _is_sized(what):
+        if not what.endswith("_bias"):
+            return (canonical_rows(what, dims), dims.d)
+        return (dims.d,) if _stem(what) in ("o", "value") else (canonical_rows(what, dims),)
     return (dims.d,)
 
 
 def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | None, ...]:
     """Return the shape that a record expects of a stored tensor; None stands for any size."""
     canonical = canonical_shape(what, dims)
-    if base_role(what).removesuffix("_bias") in _SIZED and not (
-        what.endswith("_bias") and stored.whole and not stored.paired_rows
-    ):
+    if _is_sized(what) and not (what.endswith("_bias") and stored.whole and not stored.paired_rows):
         canonical = (row_count(stored, what, dims), *canonical[1:])
     return tuple(reversed(canonical)) if stored.transpose else canonical
 
 
-_ROUTED = ("gate", "up", "key", "value")
-_SIZED = (*_ROUTED, "q", "k", "v", "o", "router")
+_SIZED = (*FF_ROLES, *"qkvo", ROUTER)
 
 
-def _canonical_rows(stem: str, dims: Dimensions) -> int:
-    """Return the number of canonical rows of a role, for one expert."""
-    if stem in _ROUTED:
-        return dims.expert_neurons
-    if stem == "router":
-        return dims.experts
+def _stem(what: str) -> str:
+    """Return the role of a canonical matrix or its bias."""
+    return share_of(base_role(what).removesuffix("_bias"))[1]
+
+
+def _is_sized(what: str) -> bool:
+    return _stem(what) in _SIZED
+
+
+def canonical_rows(what: str, dims: Dimensions) -> int:
+    """Return the number of canonical rows of the matrix of a role or its bias, of one expert."""
+    share, stem = share_of(what)[0], _stem(what)
+    if stem in FF_ROLES:
+        return {"": dims.expert_neurons, "shared": dims.shared_neurons, "dense": dims.dense_neurons}[share]
+    if stem == ROUTER:
+        return 1 if share else dims.experts
     return (dims.heads if stem in ("q", "o") else dims.kv_heads) * dims.head_dim
 
 

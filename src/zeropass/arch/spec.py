@@ -38,6 +38,11 @@ MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels, of an entire text or of each token."""
 
+MLP_SHARES = ("", "shared", "dense")
+"""The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
+through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
+"""
+
 BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
 
@@ -66,6 +71,9 @@ Attention depends on the distance, which a map of token pairs lacks. Among the d
 predicts attention best at every depth (docs/evidence.md, "Which offset").
 """
 
+ROPE_RULES = ("default", "linear", "llama3", "yarn")
+"""The rules for scaling rotary frequencies that are known."""
+
 OUTSIDE = -1
 """The layer number of everything outside the blocks."""
 
@@ -81,22 +89,27 @@ class Stored:
     ``paired_rows`` state the rows of a fused or reordered tensor (`rows.row_index`).
 
     Attributes:
-        name: Name of the tensor. It may contain ``{layer}`` and ``{expert}``; after ``^`` it takes no prefix.
+        name: Name of the tensor. It may contain ``{layer}`` and ``{expert}``; after ``^`` it takes no prefix. A name
+            that ends in ``[{expert}]`` or ``[0]`` is a part of a tensor that stacks several along its first axis.
         transpose: True if the file holds the transpose (torch Linear layers that write to the stream, GPT-2's Conv1D
             layers that read from it).
         part: (i, n) for the i-th of n equal parts along the canonical rows.
+        alternating: True if the rows of the parts take turns.
         fused: The order of q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped``
             has, for each key/value head, its query heads, then its k, then its v; ``quarters`` has, in each of four
             parts, rows of q, of v and of k.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
+        layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
     """
 
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
+    alternating: bool = False
     fused: Literal["", "stacked", "grouped", "quarters"] = ""
     paired_rows: bool = False
+    layers: Literal["all", "routed", "dense"] = "all"
 
     @property
     def whole(self) -> bool:
@@ -142,7 +155,9 @@ class Layout(ShortRepr):
         gain_offset: Number added to the gain of every norm: Gemma's files hold γ − 1.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
-        harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`.
+        harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
+            without the name of the architecture.
+        only_with: A tensor by which a file of this layout is known, where several have the same configuration.
     """
 
     format: Format
@@ -160,6 +175,7 @@ class Layout(ShortRepr):
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
+    only_with: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -304,6 +320,11 @@ class Rope:
     kind: str = "default"
     options: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def known(self) -> bool:
+        """True if the rule is known, with all that it needs."""
+        return self.kind == "default" or (self.kind in ROPE_RULES and bool(self.options))
+
 
 @dataclass(frozen=True, repr=False)
 class Dimensions(ShortRepr):
@@ -313,11 +334,23 @@ class Dimensions(ShortRepr):
     logits likewise. Scales and caps change scores but not ranks, so records leave them out.
 
     Attributes:
-        neurons: Neurons of a layer, of all ``experts`` together; a token uses ``experts_used`` of the experts.
+        neurons: Neurons of a layer, of all ``experts`` and the shared one together; a token uses ``experts_used`` of
+            the experts.
+        shared_neurons: Neurons of the expert that every token goes through; 0 for none.
+        dense: Layers without experts, which have ``dense_neurons`` neurons each.
+        beyond: Number of layers behind the last that predict later tokens, as only speculative decoding uses them; not
+            read.
+        router_sigmoid: True if each expert is scored by itself, by a sigmoid; else all together, by a softmax.
+        router_groups: Number of groups of experts; only those in the best ``router_groups_used`` groups can be chosen,
+            by the sum of the two best scores of a group.
+        router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
+            mixer chooses; None for a router of another kind.
+        router_scale: The factor of the weights of the chosen experts.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
+        gate_limit: Bound of gates from above, and of what multiplies them from both sides; one is added to the latter.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
@@ -351,6 +384,16 @@ class Dimensions(ShortRepr):
     local: tuple[int, ...] = ()
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
+    shared_neurons: int = 0
+    dense: tuple[int, ...] = ()
+    dense_neurons: int = 0
+    beyond: int = 0
+    router_sigmoid: bool = False
+    router_groups: int = 1
+    router_groups_used: int = 1
+    router_jitter: float | None = None
+    router_scale: float = 1.0
+    gate_limit: float | None = None
 
     @property
     def group(self) -> int:
@@ -359,8 +402,55 @@ class Dimensions(ShortRepr):
 
     @property
     def expert_neurons(self) -> int:
-        """The number of neurons of one expert."""
-        return self.neurons // self.experts
+        """The number of neurons of one routed expert."""
+        return (self.neurons - self.shared_neurons) // self.experts
+
+    def rope_at(self, layer: int) -> "Rope | None":
+        """Return the rotary positions of a layer."""
+        return (self.local_rope if layer in self.local else None) or self.rope
+
+    def scale_at(self, layer: int) -> float:
+        """Return the factor of the attention logits of a layer: YaRN lengthens rotated queries and keys."""
+        rope = None if layer in self.unrotated else self.rope_at(layer)
+        return self.attention_scale * (rope.options.get("attention_factor", 1.0) if rope else 1.0) ** 2
+
+    @property
+    def mlps(self) -> "Mlps":
+        """The MLPs of the layers."""
+        return Mlps(self.neurons, self.experts, self.shared_neurons, self.dense, self.dense_neurons)
+
+
+@dataclass(frozen=True)
+class Mlps:
+    """The MLPs of a model's layers; attributes as in `Dimensions`.
+
+    The neurons of a layer are numbered through its experts. The shared expert comes after the routed ones.
+    """
+
+    neurons: int
+    experts: int = 1
+    shared_neurons: int = 0
+    dense: tuple[int, ...] = ()
+    dense_neurons: int = 0
+
+    def sizes(self, layer: int) -> tuple[int, ...]:
+        """Return the number of neurons of each expert of a layer; of the only MLP in a layer without experts."""
+        if layer in self.dense:
+            return (self.dense_neurons,)
+        each = (self.neurons - self.shared_neurons) // self.experts
+        return (each,) * self.experts + ((self.shared_neurons,) if self.shared_neurons else ())
+
+    def expert_of(self, layer: int, row: int) -> tuple[int, int]:
+        """Return the expert and the number in it of a neuron; -1 for the expert in a layer without them."""
+        sizes = self.sizes(layer)
+        if len(sizes) == 1:
+            return -1, row
+        expert = min(row // sizes[0], len(sizes) - 1)  # only the last may have another size
+        return expert, row - expert * sizes[0]
+
+    def row_of(self, layer: int, expert: int, index: int) -> int:
+        """Return the row of a neuron, given as by `expert_of`."""
+        return max(expert, 0) * self.sizes(layer)[0] + index
 
 
 _CROSS = "cross_"
@@ -381,6 +471,19 @@ def site_of(role: str) -> Site:
 def base_role(role: str) -> str:
     """Return a head's role, or head map, without the prefix of cross attention."""
     return role.removeprefix(_CROSS)
+
+
+def share_of(what: str) -> tuple[str, str]:
+    """Return one of `MLP_SHARES` and the rest of the name of a canonical tensor."""
+    share = next((share for share in MLP_SHARES if share and what.startswith(f"{share}_")), "")
+    return share, what.removeprefix(f"{share}_")
+
+
+def shares_of(what: str) -> tuple[str, ...]:
+    """Return the names of the canonical tensors whose rows, in this order, are those of a role or its bias."""
+    if what.removesuffix("_bias") not in (*FF_ROLES, ROUTER):
+        return (what,)
+    return tuple(f"{share}_{what}" if share else what for share in MLP_SHARES)
 
 
 def sides_of(kind: str) -> tuple[str, str]:
@@ -406,7 +509,9 @@ def expand(stored: Stored, dims: Dimensions) -> Iterator[str]:
 
 
 def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
-    """Return the tensor names (without prefix) of a record entry at one layer: one, or one for each expert."""
+    """Return the tensor names (without prefix) of a record entry at one layer: one, one for each expert, or none."""
+    if stored.layers != "all" and (stored.layers == "dense") != (layer in dims.dense):
+        return ()
     count = dims.experts if "{expert}" in stored.name else 1
     return tuple(stored.name.format(layer=layer, expert=expert) for expert in range(count))
 

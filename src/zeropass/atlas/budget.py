@@ -118,9 +118,9 @@ def least(runner: Runner) -> int:
 
 def _making_memory(model: Model) -> int:
     """Return the bytes that the first block takes while the rows of the tokens are computed."""
-    dims, heads = model.dims, model.dims.heads + model.dims.kv_heads
-    block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * dims.neurons)
-    return 4 * block + 5 * 4 * TOKENS * (dims.neurons + dims.d) + 4 * 8 * dims.d**2
+    dims, heads, neurons = model.dims, model.dims.heads + model.dims.kv_heads, sum(model.dims.mlps.sizes(0))
+    block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * neurons)
+    return 4 * block + 5 * 4 * TOKENS * (neurons + dims.d) + 4 * 8 * dims.d**2
 
 
 def _running_memory(runner: Runner) -> int:

@@ -24,6 +24,7 @@ from zeropass.arch.spec import (
     LENS_MAPS,
     OUTSIDE,
     RELATIVE,
+    Mlps,
     Side,
     lens_map,
     site_of,
@@ -39,6 +40,7 @@ from zeropass.atlas.schema import (
     Wanted,
     factor_file,
     file_name,
+    mlps_of,
     safe_name,
     vector_file,
 )
@@ -129,6 +131,13 @@ class Files(ShortRepr):
     def options(self) -> dict[str, Any]:
         """The options of the build."""
         return self.manifest["options"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def mlps(self) -> Mlps:
+        """The MLPs of the layers."""
+        mlps = mlps_of(self.model)
+        assert mlps is not None  # `check_manifest` has refused any other
+        return mlps
 
     @property
     def is_change(self) -> bool:

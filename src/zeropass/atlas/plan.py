@@ -8,8 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from zeropass._io.atomic import claim_folder
-from zeropass.arch.spec import ALL_FRAMES, LENS_FRAMES, MAP_ROLES, OUTSIDE, default_frames, sides_of, site_of, with_lens
-from zeropass.atlas.schema import FOLDERS, MANIFEST, PLAN, SCHEMA_VERSION, Job, Options, read_json, write_json
+from zeropass.arch.spec import (
+    ALL_FRAMES,
+    LENS_FRAMES,
+    MAP_ROLES,
+    OUTSIDE,
+    ROUTER,
+    default_frames,
+    sides_of,
+    site_of,
+    with_lens,
+)
+from zeropass.atlas.schema import (
+    FOLDERS,
+    MANIFEST,
+    PLAN,
+    SCHEMA_VERSION,
+    Job,
+    Options,
+    mlp_facts,
+    read_json,
+    write_json,
+)
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
@@ -38,7 +58,13 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
     maps = [role for role in model.family.roles if role in MAP_ROLES]
     groups += [*((*sides_of(map_role), map_role) for map_role in maps), bias_roles(model)]
     chosen = [tuple(role for role in group if role in requested) for group in groups]
-    jobs = [Job(layer, roles) for layer in range(first, stop) for roles in chosen if roles]
+    routed = [layer for layer in range(first, stop) if layer not in model.dims.dense]
+    jobs = [
+        Job(layer, roles)
+        for layer in range(first, stop)
+        for roles in chosen
+        if roles and (roles != (ROUTER,) or layer in routed)
+    ]
     return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in requested]
 
 
@@ -82,6 +108,7 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
             "d": model.dims.d,
             "neurons": model.dims.neurons,
             "experts": model.dims.experts,
+            **mlp_facts(model.dims.mlps),
             "heads": model.dims.heads,
             "kv_heads": model.dims.kv_heads,
             "head_dim": model.dims.head_dim,

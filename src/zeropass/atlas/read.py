@@ -607,14 +607,14 @@ class Atlas(Files):
             raise BadAddress(
                 f"{place}: layer {place.layer} is out of range, {self.path} has layers {first} to {stop - 1}."
             )
-        experts = self.model.get("experts", 1)
-        if place.part == "ff" and (place.index >= 0 or place.expert >= 0) and (experts > 1) != (place.expert >= 0):
-            form = "e0.0" if experts > 1 else "0"
-            raise BadAddress(f"{place}: of {experts} experts; a neuron is L{place.layer}.ff.{form}.")
+        sizes = self.mlps.sizes(place.layer)
+        if place.part == "ff" and (place.index >= 0 or place.expert >= 0) and (len(sizes) > 1) != (place.expert >= 0):
+            form = "e0.0" if len(sizes) > 1 else "0"
+            raise BadAddress(f"{place}: of {len(sizes)} experts; a neuron is L{place.layer}.ff.{form}.")
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
-            ("expert", place.expert, experts),
-            ("neuron", place.index if place.part == "ff" else -1, self.model["neurons"] // experts),
+            ("expert", place.expert, len(sizes)),
+            ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
             ("subhead", place.index if place.part in ("attn", "cross") else -1, self.model["head_dim"]),
         ):
             if value >= count:
@@ -624,7 +624,7 @@ class Atlas(Files):
         """Return file stem, role and stored address; a k or v column is stored under the first head of its group."""
         if place.layer == OUTSIDE:
             role = f"{place.part}_norm" if place.index < 0 else place.part
-        elif place.head < 0 and place.index < 0 and place.expert < 0:
+        elif place.role in ("bias", "norm"):
             role = f"{place.part}_{place.role}"
         else:
             role = place.role

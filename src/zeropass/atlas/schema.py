@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, check_frame
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, Mlps, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
@@ -221,12 +221,12 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
     integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
     ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
-    experts, ff_roles = manifest["model"].get("experts", 1), manifest["model"]["ff_roles"]
+    mlps, ff_roles = mlps_of(manifest["model"]), manifest["model"]["ff_roles"]
     hidden = [manifest["tokens_hidden"].get(view) for view in VIEWS]
     counted = all(isinstance(view, dict) and all(type(count) is int for count in view.values()) for view in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
-        ("model.experts", type(experts) is int and experts > 0 and manifest["model"]["neurons"] % experts == 0),
+        ("model.experts", mlps is not None),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
         ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
@@ -239,6 +239,25 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     for entry, valid in checks:
         if not valid:
             raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which cannot be; rebuild the atlas.")
+
+
+def mlp_facts(mlps: Mlps) -> dict[str, Any]:
+    """Return what a manifest says of shared experts and of layers without experts, where a model has them."""
+    facts = {"shared_neurons": mlps.shared_neurons, "dense": list(mlps.dense), "dense_neurons": mlps.dense_neurons}
+    return {name: value for name, value in facts.items() if value}
+
+
+def mlps_of(model: Mapping[str, Any]) -> Mlps | None:
+    """Return the MLPs of the layers by the part of a manifest on the model; None if they cannot be."""
+    neurons, experts = model["neurons"], model.get("experts", 1)
+    shared, dense, dense_neurons = (model.get(name, 0) for name in ("shared_neurons", "dense", "dense_neurons"))
+    sizes, layers = (neurons, experts, shared, dense_neurons), dense or []
+    if not isinstance(layers, list) or any(type(number) is not int or number < 0 for number in (*sizes, *layers)):
+        return None
+    routed = neurons - shared
+    if not experts or routed < experts or routed % experts or (layers and not dense_neurons):
+        return None
+    return Mlps(neurons, experts, shared, tuple(layers), dense_neurons)
 
 
 def _is_dictionary(entry: Any, model: dict[str, Any]) -> bool:

@@ -218,10 +218,15 @@ class Computed:
 
 @dataclass(frozen=True, eq=False)
 class OfExperts:
-    """Changes of some experts (``parts``) in a parameter that stacks the rows of all, ``size`` rows each."""
+    """Changes of some experts (``parts``) in a parameter that stacks the rows of all.
+
+    Attributes:
+        parts: The changes by expert.
+        rows: The rows of an expert, by its number.
+    """
 
     parts: Mapping[int, Change]
-    size: int
+    rows: Callable[[int], slice]
 
     @property
     def rowwise(self) -> bool:
@@ -237,7 +242,7 @@ class OfExperts:
         """Return rows after the change (`Change.applied`)."""
         after = before.clone()
         for expert, part in self.parts.items():
-            rows = slice(expert * self.size, (expert + 1) * self.size)
+            rows = self.rows(expert)
             after[rows] = part.applied(before[rows])
         return after
 

@@ -6,10 +6,10 @@ every length in the file. Format: https://github.com/ggml-org/ggml/blob/master/d
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from zeropass._io.untrusted import check_file
-from zeropass.checkpoints.base import FLOATS, Float32
+from zeropass.checkpoints.base import Float32
 from zeropass.checkpoints.checked import CheckedSource
 from zeropass.checkpoints.weight_files import gguf_parts
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["GgufSource", "requantised", "storing_error"]
+__all__ = ["GgufSource", "requantised"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -56,10 +56,30 @@ class _Tensor:
         return self.offset + self.size
 
 
+MAX_EXPERTS = 4096
+"""The number of experts up to which a tensor is taken apart; more of them, in a hostile file, would fill the memory."""
+
+_STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))_exps\.weight")
+
+
+def _experts(tensor: _Tensor) -> list[_Tensor]:
+    """Return the matrices of stacked experts, each with its place in the file; any other tensor as it is."""
+    match = _STACKED.fullmatch(tensor.name)
+    if match is None or not tensor.size or len(tensor.shape) != 3 or tensor.shape[0] > MAX_EXPERTS:
+        return [tensor]
+    count, *shape = tensor.shape
+    size = tensor.size // count  # rows are whole blocks, so that an expert is too
+    return [
+        replace(tensor, name=f"{match[1]}.{i}.weight", shape=tuple(shape), offset=tensor.offset + i * size, size=size)
+        for i in range(count)
+    ]
+
+
 class GgufSource(CheckedSource):
     """The tensors and metadata of a little-endian GGUF file, version 2 or 3, or of all parts of a split one.
 
-    Shapes are in numpy's order (rows first), the reverse of GGUF's.
+    Shapes are in numpy's order (rows first), the reverse of GGUF's. Stacked experts (``blk.0.ffn_up_exps.weight``) are
+    given one by one, by the names that files of 2023 have (``blk.0.ffn_up.3.weight``).
 
     Args:
         path: The file, or any part of a split one; the other parts are in the same folder.
@@ -82,7 +102,10 @@ class GgufSource(CheckedSource):
         self.files: tuple[Path, ...] = tuple(parts)
         self.path: str = str(self.files[0])
         self.metadata: dict[str, Any] = parts[self.files[0]].metadata
-        self._tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
+        tensors = [tensor for part in parts.values() for tensor in part.tensors.values()]
+        self._tensors = {each.name: each for tensor in tensors for each in _experts(tensor)}
+        if len(self._tensors) < sum(len(_experts(tensor)) for tensor in tensors):
+            raise BadModel(f"{path}: it has some experts twice, stacked and one by one.")
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the header."""
@@ -280,16 +303,6 @@ def requantised(values: Float32, kind: str) -> Float32 | None:
             return np.asarray(dequantize(quantize(values, ggml_type), ggml_type), dtype=np.float32)
     except NotImplementedError:
         return None
-
-
-@lru_cache
-def storing_error(kind: str) -> float | None:
-    """Return the relative error of storing normally distributed numbers in a type; None if it is not known."""
-    if kind in FLOATS:
-        return None
-    values = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
-    stored = requantised(values, kind)
-    return None if stored is None else float(np.linalg.norm(stored - values) / np.linalg.norm(values))
 
 
 def _read_header(path: Path) -> _Header:

@@ -15,6 +15,7 @@ from zeropass.checkpoints.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.checkpoints.hub import fetch_hub
 from zeropass.checkpoints.object_store import fetch_url, is_url
+from zeropass.checkpoints.quantised import dequantised
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torchbin import TorchBinSource
@@ -204,8 +205,9 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
         raise no_weights(str(folder), names)
     index = read_index(folder / choice.index) if choice.index else None
     files = _shards(folder, index, names) if index else tuple(folder / file for file in choice.files)
-    source = (SafetensorsSource if choice.suffix == "safetensors" else TorchBinSource)(files, index)
-    merged = source.merged
+    stored = (SafetensorsSource if choice.suffix == "safetensors" else TorchBinSource)(files, index)
+    source = dequantised(stored, config, str(folder)) if isinstance(stored, SafetensorsSource) else stored
+    merged = stored.merged
     return ModelFiles(
         name=name,
         format="hf",

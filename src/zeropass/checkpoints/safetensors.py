@@ -1,8 +1,8 @@
 """Weights in one or several .safetensors files, read through the safetensors library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,9 @@ from zeropass.checkpoints.shards import Merged, merge_shards
 from zeropass.errors import BadModel, BadWeights
 
 __all__ = ["SafetensorsSource"]
+
+Part = TypeVar("Part")
+"""A copy of a part of a tensor, as torch or numpy has it."""
 
 
 class SafetensorsSource(CheckedSource):
@@ -59,19 +62,27 @@ class SafetensorsSource(CheckedSource):
         return self._headers[name]
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        shape, stored_type = self._header(name)
+        stored_type = self.dtype(name)
         if stored_type not in FLOATS:
             raise BadWeights(
                 f"{self._where(name)} is stored as {stored_type}; zeropass reads {', '.join(FLOATS)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
+        return self._part(name, rows, columns, _to_float32)
+
+    def stored(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> torch.Tensor:
+        """Return rows and columns of a tensor as they are stored, in memory of their own."""
+        return self._part(name, rows, columns, torch.clone)
+
+    def _part(self, name: str, rows: slice, columns: slice, copied: Callable[[torch.Tensor], Part]) -> Part:
+        """Return a copy of rows and columns of a tensor."""
         # The file is opened for every read: while it stays mapped, all pages ever read count towards our memory.
         try:
             with _open(self._file_of[name]) as file:
-                if not shape:
-                    return _to_float32(file.get_tensor(name))
+                if not self._header(name)[0]:
+                    return copied(file.get_tensor(name))
                 tensor = file.get_slice(name)
-                return _to_float32(tensor[rows] if columns == slice(None) else tensor[rows, columns])
+                return copied(tensor[rows] if columns == slice(None) else tensor[rows, columns])
         except SafetensorError as error:
             raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 

@@ -100,7 +100,10 @@ class Comparison:
         base, tuned = self.base, self.tuned
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
-        sizes = ("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts")
+        sizes = (
+            *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
+            *("shared_neurons", "dense", "dense_neurons"),
+        )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)
             if before != after:
@@ -121,7 +124,7 @@ class Comparison:
 
     def changes(self, layer: int) -> Iterator[Change]:
         """Yield the changes of the matrices of one layer, without those that are equal."""
-        for role in self.roles:
+        for role in self.base.matrices(layer):
             change = self.change(role, layer)
             if change.norm:
                 yield change

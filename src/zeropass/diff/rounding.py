@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zeropass.checkpoints.gguf import storing_error
+from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.tensor_rows import TensorRows
 from zeropass.diff.verdict import FAR_LESS
 

@@ -21,7 +21,7 @@ from zeropass.arch.spec import (
     site_of,
     space_of,
 )
-from zeropass.checkpoints.gguf import storing_error
+from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, Standout, TensorChange
 from zeropass.diff.tensor_rows import rows_of
@@ -150,7 +150,7 @@ class _Work:
         """Compare the matrices of one layer."""
         rows: dict[str, Tensor] = {}
         ends: list[_Ends] = []
-        for role in self.pair.roles:
+        for role in self.pair.base.matrices(layer):
             change = self.pair.change(role, layer)
             counted = change.norm if not change.rounding else 0.0
             self.squares.append((counted**2, change.before**2))
@@ -363,7 +363,7 @@ class _Work:
     def _facts(self, model: Model) -> dict[str, Any]:
         """Return the name and hash of a model, the types that store its blocks, and the largest of their errors."""
         types = sorted(
-            {model.stored_type(role, layer) for role in self.pair.roles for layer in range(model.dims.layers)}
+            {model.stored_type(role, layer) for layer in range(model.dims.layers) for role in model.matrices(layer)}
         )
         errors = [error for dtype in types if (error := storing_error(dtype)) is not None]
         error = max(errors, default=None)

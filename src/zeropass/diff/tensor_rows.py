@@ -45,7 +45,7 @@ class TensorRows:
             return self.model.matrix(self.what, self.layer, start, stop)
         vector = self.model.vector(self.what, self.layer)
         assert vector is not None
-        return vector[None][start:stop] if self.form == "vector" else vector[start:stop, None]
+        return vector.reshape(1, -1)[start:stop] if self.form == "vector" else vector[start:stop, None]
 
     @property
     def width(self) -> int:

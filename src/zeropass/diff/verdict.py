@@ -21,6 +21,9 @@ It is three standard deviations above the mean of ten neutral LoRAs of SmolLM2 (
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
 
+LITTLE_MORE = 1.25
+"""The share of that error up to which a difference may come from quantising: types are stored in several ways."""
+
 ALIKE = 0.5
 """The cosine from which the embeddings of two models are called alike."""
 
@@ -32,8 +35,11 @@ SMALLEST = 2.0**-24
 
 
 def alarms(difference: Diff) -> tuple[str, ...]:
-    """Return the sides, ``sees`` or ``writes``, with an unusual token; none if float32 loses the change."""
-    if difference.relative < SMALLEST:
+    """Return the sides, ``sees`` or ``writes``, with an unusual token.
+
+    There are none if float32 loses the change, or if quantising alone may have made it.
+    """
+    if difference.relative < SMALLEST or _may_be_quantising(difference):
         return ()
     sides = {"sees": difference.sees, "writes": difference.writes}
     return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
@@ -213,17 +219,34 @@ def _ranks(changed: list[MatrixChange]) -> str:
 
 def _quantised(difference: Diff) -> str:
     """Return a warning if the models are quantised differently and differ by more than rounding; else an empty text."""
-    sides = [set(side["types"]) for side in (difference.base, difference.tuned)]
-    if sides[0] == sides[1] or all(dtype in FLOATS for dtype in sides[0] | sides[1]):
+    if not _in_other_types(difference):
         return ""
-    first, second = (", ".join(map(shown_text, sorted(side))) for side in sides)
-    stored = f"The base is stored as {first}, the other as {second}"
-    usual = max(side["storing_error"] or 0.0 for side in (difference.base, difference.tuned))
+    first, second = (", ".join(map(shown_text, side["types"])) for side in (difference.base, difference.tuned))
+    stored, usual = f"The base is stored as {first}, the other as {second}", _usual_error(difference)
     if not usual:
         return f"{stored}: some of every number here may be quantisation alone."
     if difference.relative < FAR_LESS * usual:
         return f"{stored}; quantising would have changed {usual:.1%}, so this was made from the quantised file itself."
     return f"{stored}; quantising alone changes about {usual:.1%}: what is no more than that may be only that."
+
+
+def _may_be_quantising(difference: Diff) -> bool:
+    """Tell whether quantising alone may have made as much of a change."""
+    if not _in_other_types(difference):
+        return False
+    usual = _usual_error(difference)
+    return not usual or FAR_LESS * usual <= difference.relative <= LITTLE_MORE * usual
+
+
+def _in_other_types(difference: Diff) -> bool:
+    """Tell whether the blocks of the models are stored in different types, some of them quantised."""
+    sides = [set(side["types"]) for side in (difference.base, difference.tuned)]
+    return sides[0] != sides[1] and not all(dtype in FLOATS for dtype in sides[0] | sides[1])
+
+
+def _usual_error(difference: Diff) -> float:
+    """Return the larger error of storing the models in their types; 0 if neither is known."""
+    return max(side["storing_error"] or 0.0 for side in (difference.base, difference.tuned))
 
 
 def _classifiers(difference: Diff) -> list[str]:
@@ -246,6 +269,8 @@ def _alarm(difference: Diff) -> str:
     """Return the sentence on whether tokens stand out more than in neutral fine-tunes."""
     if difference.relative < SMALLEST:
         return f"No alarm: a change of {percent(difference.relative)} is lost where the weights are stored as float32."
+    if _may_be_quantising(difference):
+        return "No alarm is judged: quantising alone moves some tokens more than others, too."
     sides = {"sees": difference.sees[0].z, "writes": difference.writes[0].z}
     shown = ", ".join(f"{side} {z:.1f} (alarm from {ALARM[side]})" for side, z in sides.items())
     if difference.alarm:

@@ -187,7 +187,7 @@ class _Pair:
         yield "offset 0", q @ k.mT
         if rotary or biased:
             logits = block.turned(q, at) @ block.turned(k, torch.arange(k.shape[1])).mT
-            yield TRUE, model.dims.attention_scale * logits + (0 if random else block.mask(at, k.shape[1]))
+            yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
         if not rotary:
             return
         full = self.frame in ("token", "seen", "paper")

@@ -66,7 +66,7 @@ def _samples(
     per_layer = -(-2 * VECTORS // model.dims.layers)
     values = []
     for layer in range(model.dims.layers):
-        at = torch.randperm(model.dims.neurons, generator=generator)[:per_layer]
+        at = torch.randperm(model.rows("value", layer), generator=generator)[:per_layer]
         values.append(model.matrix("value", layer)[at])
     yield "value", _halves(torch.cat(values), generator)
     if activations is not None:

@@ -221,7 +221,7 @@ def _pair_tops(view: _View, layer: int, settings: Settings) -> dict[tuple[str, s
         r for r in (*model.family.ff_roles, "q", "k", "v", "o") if view.frame != "token" or r not in ("value", "o")
     ]
     count = settings.vectors // 2
-    neurons = torch.randperm(model.dims.neurons, generator=settings.generator(60_000 + layer))[:count]
+    neurons = torch.randperm(model.rows("value", layer), generator=settings.generator(60_000 + layer))[:count]
     width = model.dims.head_dim
     columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))
     columns = columns[:count]

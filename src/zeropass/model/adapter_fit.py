@@ -119,7 +119,7 @@ class _Fitting:
     def take_tensor(self, name: str, tensor: Tensor) -> None:
         """Register a tensor that takes the place of the base's."""
         for meaning in self._meanings(name):
-            what, place = meaning.what, (meaning.what, meaning.layer)
+            what, place = meaning.what, meaning.place
             if meaning.expert is not None:
                 self._refuse(f"{name} is brought whole, which is not read of experts")
             self._check(name, tuple(tensor.shape), meaning, free=what in BY_TOKEN)
@@ -152,7 +152,7 @@ class _Fitting:
 
     def _place(self, name: str, meaning: Meaning, change: Change) -> None:
         """Register a change of (out, in) at its place, transposed where the canonical matrix is."""
-        place = meaning.what, meaning.layer
+        place = meaning.place
         canonical = change.turned() if _writes(meaning) else change
         if meaning.expert is None:
             self._put(self.changed, place, canonical, name)
@@ -223,7 +223,7 @@ class _Fitting:
             if shapes[module][1]:
                 (target,) = self.names.meanings(f"{module}.bias")
                 bias = Computed(partial(_bias, computer, module, shape), shape[:1])
-                self._put(self.changed, (target.what, target.layer), bias, f"{module}.bias")
+                self._put(self.changed, target.place, bias, f"{module}.bias")
 
     def _plain_module(self, module: str) -> tuple[Meaning, tuple[int, int]]:
         """Return the meaning of a module that is one linear matrix of a block, and its (out, in)."""
@@ -244,7 +244,7 @@ class _Fitting:
     def finish(self) -> Fitted:
         """Combine the changes of experts, decide whether the tables are tied, and note what was left out."""
         for place, changes in self.experts.items():
-            self._put(self.changed, place, OfExperts(changes, self.base.dims.expert_neurons), place[0])
+            self._put(self.changed, place, OfExperts(changes, partial(self._rows_of, place[1])), place[0])
         tied = self.base.dims.tied and self._tied()
         if self.other_stack:
             self.notes.append(
@@ -295,6 +295,12 @@ class _Fitting:
             self.replaced[_UNEMBEDDING] = table
         if change is not None and other_change is None:
             self.changed[_UNEMBEDDING] = change
+
+    def _rows_of(self, layer: int, expert: int) -> slice:
+        """Return the rows of an expert in the matrices of a layer."""
+        mlps = self.base.dims.mlps
+        start = mlps.row_of(layer, expert, 0)
+        return slice(start, start + mlps.sizes(layer)[expert])
 
     def _has_head(self) -> bool:
         """Tell whether the base has a language model's head; a decoder always has one."""
@@ -453,7 +459,7 @@ def _bias(computer: Any, module: str, shape: tuple[int, int], before: Tensor) ->
 
 def _writes(meaning: Meaning) -> bool:
     """Tell whether the canonical matrix (rows, d) is the transpose of a linear module's (out, in)."""
-    return side_of(meaning.what) == "write"
+    return side_of(meaning.place[0]) == "write"
 
 
 def _shown(shape: Iterable[int | None]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Stored
+from zeropass.arch.spec import Dimensions, Family, Layout, Stored, names_of, share_of
 
 __all__ = ["Meaning", "Names"]
 
@@ -26,7 +26,7 @@ class Meaning:
         layer: The layer; 0 for what all layers share.
         stored: The entry of the record.
         index: The rows of the stored tensor, if it holds more than these (`row_index`).
-        expert: The expert whose rows they are, if any.
+        expert: The expert whose rows they are, if any; the shared one is numbered behind the others.
     """
 
     what: str
@@ -34,6 +34,11 @@ class Meaning:
     stored: Stored
     index: Tensor | None = None
     expert: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The canonical matrix of the layer that has these rows, by its role."""
+        return share_of(self.what)[1], self.layer
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,13 @@ class Names:
         meanings: dict[str, list[Meaning]] = {}
         for what, stored in _entries(layout):
             index = row_index(stored, what, self.dims)
+            shared = share_of(what)[0] == "shared"
+            if shared and what == "shared_router":
+                continue  # a row of the router is no linear module
             for layer in range(self.dims.layers if "{layer}" in stored.name else 1):
-                for expert in range(self.dims.experts) if "{expert}" in stored.name else (None,):
-                    name = stored.name.format(layer=layer, expert=expert)
+                names = names_of(stored, layer, self.dims)
+                for number, name in enumerate(names):
+                    expert = self.dims.experts if shared else number if len(names) > 1 else None
                     for full_name in _full_names(self.family, layout, what, name):
                         meanings.setdefault(full_name, []).append(Meaning(what, layer, stored, index, expert))
         return meanings

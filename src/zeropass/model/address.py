@@ -9,6 +9,7 @@ Grammar::
                                                     .ov is read as .vo
     L{layer}.attn.{head}.{q|k|v|o}.{index}          a subhead: one column or row of a head
     L{layer}.attn.{head}.{q|v}.bias                 what a head looks for, or writes, regardless of the tokens
+    L{layer}.ff.e{expert}.bias                      what an expert writes whatever it reads
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
     final.norm, embed.norm                          shifts of the norms outside the blocks
     pos.{i}, type.{i}, classifier.{i}, …            rows of the tables outside the blocks
@@ -30,7 +31,7 @@ FEATURE = "sae"
 
 _N = "[0-9]{1,9}"  # fits the integers of Python, Parquet and every model
 _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value))?")
-_EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router))?")
+_EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router|bias))?")
 _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvo])(?:\.({_N}|bias))?")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross)\.(bias|norm)")
@@ -51,7 +52,8 @@ class Address:
         index: The neuron, the feature, the column of a subhead or the row of a table; -1 for an entire head or a lone
             vector.
         role: The role; empty where all roles are meant.
-        expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router.
+        expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router, or
+            its bias.
 
     Example:
         >>> import zeropass as zp
@@ -75,7 +77,9 @@ class Address:
         if self.expert >= 0:
             stem = f"{stem}.e{self.expert}"
         if self.part in ("ff", FEATURE) and (self.index >= 0 or self.expert >= 0):
-            return f"{stem}.{self.index}" if self.index >= 0 else stem
+            if self.index < 0:
+                return f"{stem}.bias" if self.role == "bias" else stem
+            return f"{stem}.{self.index}"
         if self.head < 0:
             return f"{stem}.{self.role}"
         stem = f"{stem}.{self.head}"
@@ -110,7 +114,7 @@ def parse(text: "str | Address") -> Address:
     if m := _NEURON.fullmatch(text):
         return Address(int(m[1]), "ff", index=int(m[3]), role=m[4] or "", expert=-1 if m[2] is None else int(m[2]))
     if m := _EXPERT.fullmatch(text):
-        return Address(int(m[1]), "ff", role=ROUTER, expert=int(m[2]))
+        return Address(int(m[1]), "ff", role=m[3] or ROUTER, expert=int(m[2]))
     if m := _HEAD.fullmatch(text):
         return Address(int(m[1]), m[2], head=int(m[3]), role=canonical_role(_role(m[2], m[4])) if m[4] else "")
     if m := _SUBHEAD.fullmatch(text):

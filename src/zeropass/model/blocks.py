@@ -38,6 +38,7 @@ Recorder = Callable[[str, Tensor], None]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "swish": functional.silu,
+    "quick_gelu": lambda x: x * (1.702 * x).sigmoid(),
     "relu": functional.relu,
     "relu2": lambda x: functional.relu(x).square(),
     "gelu": functional.gelu,
@@ -142,9 +143,22 @@ class Block:
     def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
         """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
 
-        A decoder's attention to its encoder is left out, since it depends on the encoder's text; its norm is kept.
+        A sink takes its share of that. A decoder's attention to its encoder is left out, since it depends on the
+        encoder's text; its norm is kept.
         """
-        return self._run(x, lambda y: self._written(attended * self._of_queries(self._values(y)), "o"), None, {})
+
+        def attend(y: Tensor) -> Tensor:
+            return self._written(attended * self._left_by_sinks(y) * self._of_queries(self._values(y)), "o")
+
+        return self._run(x, attend, None, {})
+
+    def _left_by_sinks(self, y: Tensor) -> Tensor | float:
+        """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
+        if self.vector("sinks") is None:
+            return 1.0
+        q, k = (self.heads(self.bounded(self._linear(y, role), role)[:, None]) for role in "qk")
+        weights = self.weights(q, k, torch.zeros(1, dtype=torch.long, device=y.device))
+        return weights[:, :, 0, 0].repeat_interleave(self.model.dims.head_dim, -1)
 
     def _run(
         self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None, added: Mapping[Site, Tensor]
@@ -192,20 +206,23 @@ class Block:
         queries, keys = (self.turned(self.heads(self.bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
-        if dims.attention_cap is None:
+        if dims.attention_cap is None and self.vector("sinks") is None:
             keys = keys.repeat_interleave(dims.group, 1)
             mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
             values = values.repeat_interleave(dims.group, 1)
-            mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=dims.attention_scale)
-        else:  # a cap has no fused form
+            mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
+        else:  # a cap and sinks have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
         mixed = _flat(mixed)
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
 
     def weights(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
-        """Return the attention weights (batch, heads, queries, keys): the softmax of `logits`."""
-        return self.logits(queries, keys, at).softmax(-1)
+        """Return the attention weights (batch, heads, queries, keys): the softmax of `logits`, and of a head's sink."""
+        logits, sinks = self.logits(queries, keys, at), self.vector("sinks")
+        if sinks is None:
+            return logits.softmax(-1)
+        return torch.cat((logits, sinks[:, None, None].expand(*logits.shape[:-1], 1)), -1).softmax(-1)[..., :-1]
 
     def logits(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
         """Return the attention logits (batch, heads, queries, keys) of queries at positions ``at`` (queries,).
@@ -219,7 +236,7 @@ class Block:
             The logits, scaled and capped, with the biases of positions; minus infinity where a key is hidden.
         """
         dims = self.model.dims
-        logits = dims.attention_scale * queries @ keys.repeat_interleave(dims.group, 1).mT
+        logits = self._scale * queries @ keys.repeat_interleave(dims.group, 1).mT
         if dims.attention_cap is not None:
             logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
         return logits + self.mask(at, keys.shape[2])
@@ -243,6 +260,10 @@ class Block:
     def turned(self, x: Tensor, at: Tensor | int) -> Tensor:
         """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""
         return x if self._frequencies is None else rotate(x, at, self._frequencies)
+
+    @property
+    def _scale(self) -> float:
+        return self.model.dims.scale_at(self.layer)
 
     @cached_property
     def _frequencies(self) -> Tensor | None:
@@ -280,30 +301,89 @@ class Block:
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
         active = self._active(y, record)
-        if self.model.family.routed:
-            share = self._routed(y)
-            _record(record, router=share)
-            active = active * share.repeat_interleave(self.model.dims.expert_neurons, -1)
+        if len(self._sizes) == 1:
+            _record(record, **{"value.in": active})
+            return self._written(active, "value")
+        share, biases = self._routed(y), self.vector("value_bias")
+        _record(record, router=share)
+        active = active * self.per_neuron(share)
         _record(record, **{"value.in": active})
-        return self._written(active, "value")
+        written = active @ self.matrix("value")
+        return written if biases is None else written + share @ biases
 
     def _active(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return the activations (…, neurons)."""
-        activation = ACTIVATIONS[self.model.dims.activation]
         if "gate" not in self.model.family.ff_roles:
             key = self._linear(y, "key")
             _record(record, key=key)
-            return activation(key)
+            return self.activated(key)
         gate, up = self._linear(y, "gate"), self._linear(y, "up")
         _record(record, gate=gate, up=up)
-        return activation(gate) * up
+        return self.activated(gate) * self.multiplier(up)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """Return the activation function of gates or keys, bounded where the model bounds them."""
+        limit = self.model.dims.gate_limit
+        return ACTIVATIONS[self.model.dims.activation](x if limit is None else x.clamp(max=limit))
+
+    def multiplier(self, up: Tensor) -> Tensor:
+        """Return what the activation is multiplied by."""
+        limit = self.model.dims.gate_limit
+        return up if limit is None else up.clamp(-limit, limit) + 1
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.model.dims.mlps.sizes(self.layer)
+
+    def per_neuron(self, share: Tensor) -> Tensor:
+        """Repeat the weights (…, experts) of experts for their neurons."""
+        return share.repeat_interleave(torch.tensor(self._sizes, device=share.device), -1)
 
     def _routed(self, y: Tensor) -> Tensor:
         """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
-        probabilities = self._linear(y, ROUTER).softmax(-1)
-        best, experts = probabilities.topk(self.model.dims.experts_used, -1)
-        best = best / best.sum(-1, keepdim=True) if self.model.dims.router_normed else best
-        return torch.zeros_like(probabilities).scatter(-1, experts, best)
+        dims = self.model.dims
+        logits, of_shared = self._linear(y, ROUTER).tensor_split([dims.experts], -1)
+        share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
+        if not dims.shared_neurons:
+            return share
+        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+
+    def _shares(self, logits: Tensor) -> Tensor:
+        """Return the weights of routed experts by their scores."""
+        dims = self.model.dims
+        scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
+        experts = self._chosen(scores)
+        best = scores.gather(-1, experts)
+        best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
+        return torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
+
+    def _mixed(self, logits: Tensor, jitter: float) -> Tensor:
+        """Return the weights of a sparse mixer (Liu et al. 2024, arXiv:2409.12136, §2.2).
+
+        It chooses one expert after another, and weights each by a softmax over those left whose logits are near its.
+        """
+        share, left = torch.zeros_like(logits), logits
+        for _ in range(self.model.dims.experts_used):
+            best, expert = left.max(-1, keepdim=True)
+            far = (best - logits) / torch.maximum(logits.abs(), best) > 2 * jitter
+            weights = left.masked_fill(far, float("-inf")).softmax(-1)
+            share = share.scatter(-1, expert, weights.gather(-1, expert))
+            left = left.scatter(-1, expert, float("-inf"))
+        return share
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        """Return the experts (…, experts_used) that tokens go through, by scores (…, experts).
+
+        A correction is added for the choice only (DeepSeek-AI 2024, arXiv:2412.19437, §2.1.2).
+        """
+        dims, correction = self.model.dims, self.vector("router_correction")
+        scores = scores if correction is None else scores + correction
+        if dims.router_groups > 1:
+            groups = scores.reshape(*scores.shape[:-1], dims.router_groups, -1)
+            used = groups.topk(2, -1)[0].sum(-1).topk(dims.router_groups_used, -1)[1]
+            hidden = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter(-1, used, False)
+            scores = groups.masked_fill(hidden[..., None], float("-inf")).flatten(-2)
+        return scores.topk(dims.experts_used, -1)[1]
 
     # Parameters
 

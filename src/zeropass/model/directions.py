@@ -21,6 +21,9 @@ _PLACES = get_args(Where)
 _BARE = ("block", "mid")
 """The places in the stream itself, where no norm lies between it and the direction."""
 
+_LONGEST = 1e18
+"""The length from which on scores of a direction may be beyond float32."""
+
 _LONE = "direction"
 """The role of directions before the first layer or behind the last, where no vectors of a layer are like them."""
 
@@ -35,9 +38,11 @@ def as_directions(model: Model, vectors: Any) -> Tensor:
 
     Raises:
         BadModel: If a file is missing or damaged.
-        BadOption: If they are not numbers, have another width, or one is zero or not finite.
+        BadOption: If they are not numbers, have another width, or one is zero, not finite or beyond `_LONGEST`.
     """
-    vectors = read_vectors(str(vectors)) if isinstance(vectors, str | Path) else vectors
+    name = "Directions"
+    if isinstance(vectors, str | Path):
+        name, vectors = str(vectors), read_vectors(str(vectors))
     try:
         table = torch.as_tensor(vectors)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -45,15 +50,17 @@ def as_directions(model: Model, vectors: Any) -> Tensor:
     width = model.dims.d
     if table.is_complex() or table.dtype == torch.bool or table.ndim not in (1, 2) or table.shape[-1] != width:
         raise BadOption(
-            f"Directions of {model.name} have the shape ({width},) or (n, {width}); "
+            f"{name}: those of {model.name} have the shape ({width},) or (n, {width}); "
             f"these are {table.dtype} {tuple(table.shape)}."
         )
     table = table.detach().reshape(-1, width).float().to(model.device)
     if not len(table):
-        raise BadOption("There is no direction in an empty table.")
-    wrong = ~table.isfinite().all(1) | (table == 0).all(1)
+        raise BadOption(f"{name}: there is none in an empty table.")
+    lengths = table.double().norm(dim=1)
+    wrong = ~((lengths > 0) & (lengths < _LONGEST))
     if wrong.any():
-        raise BadOption(f"Direction {int(wrong.nonzero()[0])} is zero or not finite.")
+        at = int(wrong.nonzero()[0])
+        raise BadOption(f"{name}: direction {at} is zero, not finite or too long ({float(lengths[at]):.3g}).")
     return table
 
 

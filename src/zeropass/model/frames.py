@@ -35,7 +35,7 @@ from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.positions import KNOWN_ROPE, frequencies
+from zeropass.model.positions import frequencies
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -482,7 +482,7 @@ class Frames(ShortRepr):
         rope = self.model.dims.rope
         if kind != "qk" or frame == "paper":
             return 0
-        known = rope is not None and (self.model.rope_factors is not None or rope.kind in KNOWN_ROPE)
+        known = rope is not None and (self.model.rope_factors is not None or rope.known)
         return USUAL_OFFSET if known else 0
 
     def frequencies(self, layer: int = 0) -> Tensor:

@@ -37,7 +37,7 @@ def _sample(model: Model) -> Iterator[tuple[str, Tensor]]:
     tables = ["embedding"] if model.dims.tied or not model.has("unembedding") else ["embedding", "unembedding"]
     for what in tables:
         yield what, model.matrix(what, 0, 0, min(TOKENS, model.dims.vocab))
-    for role, layer in ((role, layer) for layer in range(model.dims.layers) for role in model.family.vector_roles):
+    for role, layer in [(role, n) for n in range(model.dims.layers) for role in model.matrices(n)]:
         total = model.rows(role, layer)
         start = max(total - ROWS, 0) // 2
         yield f"{role} {layer}", model.matrix(role, layer, start, min(start + ROWS, total))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.model.blocks import ACTIVATIONS, Block
+from zeropass.model.blocks import Block
 from zeropass.model.model import Model
 
 __all__ = ["BlockJacobians", "BlockMeans", "final_slope", "slope"]
@@ -153,18 +153,15 @@ class BlockMeans:
     # The MLP
 
     def _add_mlp(self) -> None:
-        activation = ACTIVATIONS[self.block.model.dims.activation]
+        block = self.block
         share = self._window.pop("router", None)
-        weight = torch.ones(()) if share is None else self._per_neuron(share)
+        weight = torch.ones(()) if share is None else block.per_neuron(share[:, _FIRST:])
         if "gate" in self._window:
             gate, up = (self._window.pop(name)[:, _FIRST:] for name in ("gate", "up"))
-            self._add_neurons("gate", weight * slope(activation, gate) * up)
-            self._add_neurons("up", weight * activation(gate))
+            self._add_neurons("gate", weight * slope(block.activated, gate) * block.multiplier(up))
+            self._add_neurons("up", weight * block.activated(gate) * slope(block.multiplier, up))
         else:
-            self._add_neurons("key", weight * slope(activation, self._window.pop("key")[:, _FIRST:]))
-
-    def _per_neuron(self, share: Tensor) -> Tensor:
-        return share[:, _FIRST:].repeat_interleave(self.block.model.dims.expert_neurons, -1)
+            self._add_neurons("key", weight * slope(block.activated, self._window.pop("key")[:, _FIRST:]))
 
     def _add_neurons(self, role: str, values: Tensor) -> None:
         self._mean(role).add(values.flatten(0, 1).sum(0), values.shape[0] * values.shape[1])

@@ -4,8 +4,9 @@ Every matrix is (rows, d) float32, with one vector of the residual stream in eac
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -23,14 +24,27 @@ from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.keys import check_keys
-from zeropass.arch.rows import canonical_shape, row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Side, Stored, Wrapper, base_role, expand, names_of
+from zeropass.arch.rows import canonical_rows, row_index
+from zeropass.arch.spec import (
+    ROUTER,
+    Dimensions,
+    Family,
+    Layout,
+    Side,
+    Stored,
+    Wrapper,
+    base_role,
+    expand,
+    names_of,
+    shares_of,
+)
 from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
-from zeropass.checkpoints.gguf import requantised
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
+from zeropass.checkpoints.stacked import unstacked
+from zeropass.checkpoints.storing import stored_as
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
@@ -50,6 +64,13 @@ _DEFAULTS = {
     "residual_scale": 1.0,
     "router_normed": False,
     "rotary": 0,
+    "shared_neurons": 0,
+    "dense_neurons": 0,
+    "beyond": 0,
+    "router_sigmoid": False,
+    "router_groups": 1,
+    "router_groups_used": 1,
+    "router_scale": 1.0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -117,7 +138,7 @@ class Model(ShortRepr):
     def has(self, what: str) -> bool:
         """Tell whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
         stored = self._find(what)
-        return stored is not None and self._tensors(stored, 0)[0] in self._names
+        return stored is not None and full_name(next(expand(stored, self.dims), ""), self.prefix) in self._names
 
     def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return rows of a canonical matrix.
@@ -139,14 +160,14 @@ class Model(ShortRepr):
 
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return `matrix` on the CPU, for what is not computed on the model's device."""
-        stored = self._stored(what)
-        total = self.rows(what, layer)
-        stop = total if stop is None else stop
-        if "{expert}" in stored.name:
-            parts = self._of_experts(what, layer, start, stop)
-            return torch.cat([torch.from_numpy(part) for part in parts])
-        (name,) = self._tensors(stored, layer)
-        return torch.from_numpy(self._picked(what, stored, name, start, stop)).contiguous()
+        stop = self.rows(what, layer) if stop is None else stop
+        parts = self._parts(what, layer)
+        if len(parts) == 1:
+            part, name = parts[0]
+            return torch.from_numpy(self._picked(part, name, start, stop)).contiguous()
+        self._name(what, layer)
+        rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, start, stop)]
+        return torch.cat(rows) if rows else torch.empty(0, self.dims.d)
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """Return a canonical vector: the gain or shift of a norm, or a bias.
@@ -157,14 +178,15 @@ class Model(ShortRepr):
 
         Returns:
             The vector, (size,) float32, or None if the model has none. The gain of a norm is what states are
-            multiplied by, however the file keeps it.
+            multiplied by, however the file keeps it. Biases of what experts read are joined; those of what they write
+            are rows, (experts, d).
         """
-        stored = self._find(what)
-        if stored is None or (name := self._tensors(stored, layer)[0]) not in self._names:
+        parts = self._parts(what, layer)
+        if not parts or any(name not in self._names for _, name in parts):
             return None
-        values = torch.from_numpy(self.source.rows(name))
-        index = row_index(stored, what, self.dims)
-        values = (values if index is None else values[index]).to(self.device)
+        each = [self._entries(part, name) for part, name in parts]
+        values = each[0] if len(each) == 1 else torch.stack(each) if what == "value_bias" else torch.cat(each)
+        values = values.to(self.device)
         return values + self.layout.gain_offset if what.endswith("_norm") and self.layout.gain_offset else values
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
@@ -320,7 +342,7 @@ class Model(ShortRepr):
     @cached_property
     def relative(self) -> Tensor:
         """The biases of relative positions, (buckets, heads): one for each bucket of distances and head."""
-        return torch.from_numpy(self.source.rows(self._name(self._stored("relative"), 0))).to(self.device)
+        return torch.from_numpy(self.source.rows(self._name("relative", 0))).to(self.device)
 
     def tables(self) -> dict[str, tuple[str, Side, int]]:
         """Return the tables of stream vectors outside the blocks: address stem -> (canonical name, side, rows)."""
@@ -335,17 +357,16 @@ class Model(ShortRepr):
 
     def rows(self, what: str, layer: int = 0) -> int:
         """Return the number of rows of a canonical matrix; 1 for a lone vector, the number of entries for a bias."""
-        stored = self._stored(what)
-        shape = self.source.shape(self._tensors(stored, layer)[0])
         if what in self.family.roles:
-            return canonical_shape(what, self.dims)[0] or 0
+            return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
+        shape = self.source.shape(self._name(what, layer))
         if len(shape) == 1:
             return shape[0] if what.endswith("bias") else 1
-        return shape[1] if stored.transpose else shape[0]
+        return shape[1] if self._stored(what).transpose else shape[0]
 
     def stored_type(self, what: str, layer: int = 0) -> str:
         """Return the type in which a canonical tensor is stored, as its file names it (``F16``, ``Q4_1`` …)."""
-        return self.source.dtype(self._name(self._stored(what), layer))
+        return self.source.dtype(self._name(what, layer))
 
     def as_stored(self, what: str, layer: int, values: Tensor) -> Tensor | None:
         """Round values as the type of a stored tensor would.
@@ -364,7 +385,7 @@ class Model(ShortRepr):
         if type_name in ("F32", "F64") or values.ndim != 2:
             return None
         transposed = self._stored(what).transpose  # blocks of a quantized type run along the rows of the file
-        rounded = requantised(np.ascontiguousarray((values.T if transposed else values).cpu().numpy()), type_name)
+        rounded = stored_as(np.ascontiguousarray((values.T if transposed else values).cpu().numpy()), type_name)
         if rounded is None:
             return None
         stored = torch.from_numpy(rounded).to(values.device)
@@ -372,7 +393,12 @@ class Model(ShortRepr):
 
     def is_vector(self, what: str) -> bool:
         """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
-        return len(self.source.shape(self._name(self._stored(what), 0))) == 1
+        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) == 1
+
+    def matrices(self, layer: int) -> tuple[str, ...]:
+        """Return the roles that are matrices of a layer; one without experts has no router."""
+        roles = self.family.vector_roles
+        return tuple(role for role in roles if role != ROUTER) if layer in self.dims.dense else roles
 
     def require_layer(self, layer: int) -> None:
         """Raise BadAddress, with the range, for a layer that the model does not have."""
@@ -392,15 +418,34 @@ class Model(ShortRepr):
             raise BadWeights(f"{self.source.path}: the record of {self.family.name} has no tensor {what!r}.")
         return stored
 
-    def _name(self, stored: Stored, layer: int) -> str:
-        return self._tensors(stored, layer)[0]
+    def _name(self, what: str, layer: int) -> str:
+        """Return the name in the file of the first tensor with rows of a canonical one."""
+        if not (parts := self._parts(what, layer)):
+            raise BadWeights(f"{self.source.path}: the record of {self.family.name} has no tensor {what!r} there.")
+        return parts[0][1]
 
     def _tensors(self, stored: Stored, layer: int) -> tuple[str, ...]:
         """Return the names in the file of the tensors that hold a record entry: one, or one for each expert."""
         return tuple(full_name(name, self.prefix) for name in names_of(stored, layer, self.dims))
 
-    def _picked(self, what: str, stored: Stored, name: str, start: int, stop: int) -> Float32:
+    def _parts(self, what: str, layer: int) -> list[tuple[str, str]]:
+        """Return the tensors that hold the rows of a canonical one in order: canonical names, and names in the file."""
+        return [
+            (part, name)
+            for part in shares_of(what)
+            if (stored := self._find(part)) is not None
+            for name in self._tensors(stored, layer)
+        ]
+
+    def _entries(self, what: str, name: str) -> Tensor:
+        """Return the canonical entries of a stored vector."""
+        values = torch.from_numpy(self.source.rows(name))
+        index = row_index(self._stored(what), what, self.dims)
+        return values if index is None else values[index]
+
+    def _picked(self, what: str, name: str, start: int, stop: int) -> Float32:
         """Return canonical rows ``start:stop`` of a tensor, reading no more than the span that holds them."""
+        stored = self._stored(what)
         index = row_index(stored, what, self.dims)
         if what in get_args(TokenTable):
             return self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
@@ -418,14 +463,15 @@ class Model(ShortRepr):
             return np.ascontiguousarray(self.source.rows(name, columns=slice(start, stop)).T)
         return self.source.rows(name, start, stop)
 
-    def _of_experts(self, what: str, layer: int, start: int, stop: int) -> list[Float32]:
-        """Return rows ``start:stop`` of all experts' rows, numbered in sequence, as one part for each expert."""
-        stored, size = self._stored(what), self.dims.expert_neurons
-        names, parts = self._tensors(stored, layer), []
-        for expert in range(start // size, -(-stop // size)):
-            span = max(start - expert * size, 0), min(stop - expert * size, size)
-            parts.append(self._picked(what, stored, names[expert], *span))
-        return parts
+    def _of_parts(self, parts: Sequence[tuple[str, str]], start: int, stop: int) -> Iterator[Float32]:
+        """Yield rows ``start:stop`` of the rows of all parts, numbered in sequence, part by part."""
+        first = 0
+        for part, name in parts:
+            size = canonical_rows(part, self.dims)
+            span = max(start - first, 0), min(stop - first, size)
+            if span[0] < span[1]:
+                yield self._picked(part, name, *span)
+            first += size
 
 
 @dataclass(frozen=True, eq=False)
@@ -470,6 +516,7 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     keys = [note for part in (files, *outer) for note in check_keys(part, family, layouts[0])]
     files, names = _unwrapped(files, layouts)
     layout, prefix = _placed(files, layouts, names)
+    files, names = _unstacked(files, layout)
     tables = settle(files, family, layout, prefix, names)
     files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
@@ -518,6 +565,14 @@ def _unwrapped(files: ModelFiles, layouts: tuple[Layout, ...]) -> tuple[ModelFil
         unindexed = frozenset(name.removeprefix(wrapper) for name in files.unindexed)
         files = replace(files, source=source, notes=(*files.notes, note), unindexed=unindexed)
     return files, frozenset(source.names())
+
+
+def _unstacked(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
+    """Return the files and their names of tensors, with a tensor for each expert where the layout says so."""
+    stems = {stored.name.rpartition("[")[0] for stored in records(layout) if stored.name.endswith("]")}
+    pattern = re.compile("|".join(rf"(?:.*\.)?{re.escape(stem)}".replace(r"\{layer\}", r"\d+") for stem in stems))
+    source = unstacked(files.source, lambda name: bool(stems) and pattern.fullmatch(name) is not None)
+    return replace(files, source=source), frozenset(source.names())
 
 
 def _refuse_unindexed(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str) -> None:

@@ -5,14 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Rope
+from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 
-__all__ = ["KNOWN_ROPE", "frequencies", "position_bias"]
-
-KNOWN_ROPE = ("default", "linear", "llama3")
-"""The rules for scaling rotary frequencies that are known."""
+__all__ = ["frequencies", "position_bias"]
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:
@@ -22,7 +19,7 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
         BadOption: If the model has no RoPE, or scales it by a rule that is not known.
     """
     dims = model.dims
-    rope = (dims.local_rope if layer in dims.local else None) or dims.rope
+    rope = dims.rope_at(layer)
     if rope is None:
         raise BadOption(f"{model.name} has no rotary positions: only offset 0 has a meaning.")
     if layer in dims.unrotated:
@@ -86,13 +83,35 @@ def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
     """Return frequencies under the model's scaling rule, and refuse a rule that is not known instead of ignoring it."""
     if rope.kind == "default":
         return frequencies
+    if not rope.known:
+        raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(ROPE_RULES)}): only offset 0 is exact.")
     factor = rope.options.get("factor", 1.0)
     if rope.kind == "linear":
         return frequencies / factor
-    if rope.kind != "llama3":
-        raise BadOption(f"RoPE scaling {rope.kind!r} is not known ({', '.join(KNOWN_ROPE)}): only offset 0 is exact.")
+    if rope.kind == "yarn":
+        return _yarn(frequencies, rope)
     # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.
     low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
     turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     blend = ((turns - low) / (high - low)).clamp(0, 1)
     return frequencies * (blend + (1 - blend) / factor)
+
+
+def _yarn(frequencies: Tensor, rope: Rope) -> Tensor:
+    """Return frequencies divided by the factor, but for those that turn often over the original length.
+
+    The share of the original ones falls in a line from ``beta_fast`` turns to ``beta_slow`` (Peng et al. 2023, §3.2).
+    """
+    options, count = rope.options, len(frequencies)
+    length = options["original_max_position_embeddings"]
+
+    def place(turns: float) -> float:
+        """Return the number of the frequency that turns so often."""
+        return count * math.log(length / (turns * 2 * math.pi)) / math.log(rope.theta)
+
+    fast, slow = place(options["beta_fast"]), place(options["beta_slow"])
+    if options["truncate"]:
+        fast, slow = math.floor(fast), math.ceil(slow)
+    fast, slow = max(fast, 0), min(slow, 2 * count - 1)
+    share = 1 - ((torch.arange(count) - fast) / max(slow - fast, 1e-3)).clamp(0, 1)
+    return frequencies * (share + (1 - share) / options["factor"])

@@ -157,8 +157,11 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
         return _checked(model, address, OUTSIDE, role, max(address.index, 0))
     model.require_layer(layer)
     if address.part == "ff" and (address.index >= 0 or address.expert >= 0):
-        return _checked(model, address, layer, address.role, _neuron_row(model, address))
+        role = "ff_bias" if address.role == "bias" else address.role
+        return _checked(model, address, layer, role, _neuron_row(model, address))
     if address.head < 0:
+        if (address.part, address.role) == ("ff", "bias") and count_of(model, layer, "ff_bias") > 1:
+            raise BadAddress(f"{address}: each expert of {model.name} has a bias; one is L{layer}.ff.e0.bias.")
         return _checked(model, address, layer, f"{address.part}_{address.role}", 0)
     require_head(model, address)
     if address.index < 0:
@@ -171,28 +174,29 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
 
 def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
     """Return the address of a neuron by its row; the neurons of all experts are numbered in sequence."""
-    if model.dims.experts == 1:
-        return Address(layer, "ff", index=row, role=role)
-    expert, index = divmod(row, model.dims.expert_neurons)
+    expert, index = model.dims.mlps.expert_of(layer, row)
     return Address(layer, "ff", index=index, role=role, expert=expert)
 
 
 def _neuron_row(model: Model, address: Address) -> int:
     """Return the row of a neuron, or of an expert in the router; raise BadAddress, with the ranges, for none."""
-    dims = model.dims
-    if dims.experts == 1:
+    mlps, layer = model.dims.mlps, address.layer
+    sizes = mlps.sizes(layer)
+    if len(sizes) == 1:
         if address.expert >= 0:
-            raise BadAddress(f"{address}: {model.name} has no experts; a neuron of it is L{address.layer}.ff.0.")
+            place = f"layer {layer} of {model.name}" if mlps.dense else model.name
+            raise BadAddress(f"{address}: {place} has no experts; a neuron of it is L{layer}.ff.0.")
         return address.index
-    if not 0 <= address.expert < dims.experts:
+    if not 0 <= address.expert < len(sizes):
         raise BadAddress(
-            f"{address}: {model.name} has experts 0 to {dims.experts - 1}; a neuron of one is L{address.layer}.ff.e0.0."
+            f"{address}: {model.name} has experts 0 to {len(sizes) - 1}; a neuron of one is L{layer}.ff.e0.0."
         )
-    if address.index >= dims.expert_neurons:
+    if address.index >= sizes[address.expert]:
         raise BadAddress(
-            f"{address}: {address.index} is out of range, an expert has neurons 0 to {dims.expert_neurons - 1}."
+            f"{address}: {address.index} is out of range, expert {address.expert} has neurons 0 to "
+            f"{sizes[address.expert] - 1}."
         )
-    return address.expert if address.index < 0 else address.expert * dims.expert_neurons + address.index
+    return address.expert if address.index < 0 else mlps.row_of(layer, address.expert, address.index)
 
 
 def require_head(model: Model, address: Address) -> None:
@@ -240,7 +244,7 @@ def roles_at(model: Model, layer: int) -> tuple[str, ...]:
     """Return the sets of vectors of a layer, or of what lies outside the blocks."""
     if layer == OUTSIDE:
         return table_roles(model)
-    return (*model.family.vector_roles, *bias_roles(model))
+    return (*model.matrices(layer), *bias_roles(model))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
@@ -261,14 +265,16 @@ def _checked(model: Model, address: Address, layer: int, role: str, row: int) ->
 def count_of(model: Model, layer: int, role: str) -> int:
     """Return the number of vectors of a set without reading it."""
     if role in FF_ROLES:
-        return model.dims.neurons
+        return sum(model.dims.mlps.sizes(layer))
     if role == ROUTER:
-        return model.dims.experts
+        return model.rows(ROUTER, layer)
     if role in HEAD_ROLES:
         return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.head_dim
     if layer == OUTSIDE:
         tables = model.tables()
         return tables[role][2] if role in tables else 1
+    if role == "ff_bias":
+        return len(model.dims.mlps.sizes(layer))
     return model.dims.heads if base_role(role) in ("q_bias", "v_bias") else 1
 
 
@@ -355,13 +361,14 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         )
     if role in ("ff_bias", "attn_bias", "cross_bias"):
         site = role.removesuffix("_bias")
-        vectors = _required(model, BIAS_TENSORS[role], layer)[None]
+        vectors = _required(model, BIAS_TENSORS[role], layer).reshape(-1, model.dims.d)
         side, frames = kind_of(model, layer, role)
+        experts = range(len(vectors)) if len(vectors) > 1 else (-1,)
         return VectorSet(
             layer=layer,
             role=role,
             side=side,
-            addresses=(Address(layer, site, role="bias"),),
+            addresses=tuple(Address(layer, site, role="bias", expert=expert) for expert in experts),
             vectors=vectors,
             norm=f"{site}_norm",
             frames=frames,

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from zeropass.arch.spec import RELATIVE, judge_space
 from zeropass.errors import BadOption, UnknownWord
+from zeropass.model.address import Address
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
 from zeropass.render.terminal import heading, render, render_find
 from zeropass.tokens.vocabulary import shown_text
@@ -224,7 +225,8 @@ def _next(console: Console, atlas: Atlas) -> None:
     folder, model = (shlex.quote(shown_text(str(name), limit=500)) for name in (atlas.path, atlas.model["name"]))
     first, stop = atlas.layers
     late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # as in the README, for the demo model
-    neuron = f"L{late}.ff.{min(1189, atlas.model['neurons'] - 1)}"
+    expert, index = atlas.mlps.expert_of(late, min(1189, sum(atlas.mlps.sizes(late)) - 1))  # 1189 as in the README
+    neuron = str(Address(late, "ff", index=index, expert=expert))
     if atlas.is_dictionary:
         neuron = f"L{first}.sae.0"
     head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"

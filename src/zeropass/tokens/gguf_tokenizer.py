@@ -1,25 +1,20 @@
 """Conversion of the tokenizer in a GGUF file to the content of a Hugging Face ``tokenizer.json``.
 
 llama.cpp's converter keeps a flat list of tokens, their types and, for byte-level BPE, the merges. It gives only the
-name of the pre-tokenizer (``tokenizer.ggml.pre``), so a table here says what the names mean.
+name of the pre-tokenizer (``tokenizer.ggml.pre``); `gguf_splits` says what the names mean.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.errors import BadModel
+from zeropass.tokens.gguf_splits import GPT2_STEPS, IGNORES_MERGES, STEPS
 from zeropass.tokens.tokenizer_json import FLAGS, Spec
 
 __all__ = ["gguf_spec", "gguf_unused"]
 
 SPIECE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_LLAMA3 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2_LIKE = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling")
-_DIGIT_LIKE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-_REGEX = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
-_REGEX |= dict.fromkeys(("qwen2", "stablelm2", "hunyuan"), _LLAMA3.replace("{1,3}", ""))
 
 UNREAD = {
     "none": "no tokenizer",
@@ -86,22 +81,11 @@ def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list
     pieces = set(tokens)
     merges = [m.split(" ") for m in metadata.get("tokenizer.ggml.merges") or []]
     merges = [m for m in merges if len(m) == 2 and {*m, m[0] + m[1]} <= pieces]
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": pre not in _REGEX,
-    }
-    steps: list[Spec] = [level]
-    if pre in _REGEX:
-        split = {"type": "Split", "pattern": {"Regex": _REGEX[pre]}, "behavior": "Isolated", "invert": False}
-        steps = [split, level]
-    elif pre in _DIGIT_LIKE:
-        steps = [{"type": "Digits", "individual_digits": True}, level]
-    exact = pre in _REGEX or pre in _DIGIT_LIKE or pre in _GPT2_LIKE
-    note = "" if exact else f"approximately: the pre-tokenizer {pre!r} is not known, GPT-2's is used"
-    model = _bpe(merges, ignore_merges=_REGEX.get(pre) == _LLAMA3)
-    sequence = {"type": "Sequence", "pretokenizers": steps}
+    note = "" if pre in STEPS else f"approximately: the pre-tokenizer {pre!r} is not known, GPT-2's is used"
+    steps = STEPS.get(pre, GPT2_STEPS)
+    level = next(step for step in steps if step["type"] == "ByteLevel")
+    model = _bpe(merges, ignore_merges=pre in IGNORES_MERGES)
+    sequence = {"type": "Sequence", "pretokenizers": list(steps)}
     return _spec(tokens, types, model, pre_tokenizer=sequence, decoder=level), note
 
 

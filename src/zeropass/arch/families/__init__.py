@@ -2,6 +2,8 @@
 
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
+from zeropass.arch.families.experts import FAMILIES as EXPERTS
+from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
@@ -9,4 +11,12 @@ from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: tuple[Family, ...] = (*LLAMAS, *DENSE, *GPTS, *ENCODERS, *ENCODER_DECODERS)
+FAMILIES: tuple[Family, ...] = (
+    *LLAMAS,
+    *GGUF_EXPERTS,
+    *DENSE,
+    *EXPERTS,
+    *GPTS,
+    *ENCODERS,
+    *ENCODER_DECODERS,
+)

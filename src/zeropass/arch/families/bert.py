@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from zeropass.arch.families.parts import BLK, GGUF_POSITIONS, GGUF_UP_DOWN, LAYER_NORM_KEYS, NO_GATE, gguf
 from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, weight_and_bias
 
 _BERT = "encoder.layer.{layer}."
@@ -62,13 +63,28 @@ BERT = Family(
                 r"\^cls\.seq_relationship\.(weight|bias)",  # reads the tanh of the pooler, not the stream
             ),
         ),
+        # Of RoBERTa and its kin as well: the converter leaves out the positions of padding, the pooler and the head.
+        gguf(
+            "bert",
+            {
+                "positions": GGUF_POSITIONS,
+                "types": Stored("token_types.weight"),
+                **weight_and_bias("embed_norm", "token_embd_norm"),
+                **weight_and_bias("attn_norm", BLK + "attn_output_norm"),
+                **weight_and_bias("ff_norm", BLK + "layer_output_norm"),
+                **GGUF_UP_DOWN,
+            },
+            keys=LAYER_NORM_KEYS,
+            without=("unembedding", "final_norm", "rope_factors", *NO_GATE),
+            optional=("types",),
+        ),
     ),
     config={"activation": "gelu", "eps": 1e-12},
-    when={"is_decoder": (False, None)},
+    when={"is_decoder": (False, None), "bert.attention.causal": (False, None)},
 )
-BERT_DECODER = replace(BERT, causal=True, when={"is_decoder": (True,)})
-
 _BERT_HF = BERT.layouts[0]
+BERT_DECODER = replace(BERT, causal=True, layouts=(_BERT_HF,), when={"is_decoder": (True,)})
+
 _BODY = {name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("unembedding", "pooler_bias")}
 _QA: Mapping[str, tuple[Stored, Side]] = {"qa": (Stored("^qa_outputs.weight"), "read")}
 

@@ -6,18 +6,30 @@ from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, OLMO2
 from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
+    BLK,
     CONFIG,
+    GGUF_GATE_UP,
+    GGUF_LAYER_NORMS,
+    GGUF_PAIRED,
+    GGUF_POST_NORMS,
+    GGUF_QK_NORMS,
+    GGUF_TENSORS,
+    GGUF_UP_DOWN,
     HF_LAYOUT,
     LAYER,
+    LAYER_NORM_KEYS,
     LINEAR_BIASES,
     MLP,
     MLP_BIASES,
+    NO_GATE,
     NORMS,
+    NORMS_BEHIND,
     OUTER,
     PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
     WINDOWS,
+    gguf,
 )
 from zeropass.arch.spec import Stored, weight_and_bias
 
@@ -44,10 +56,6 @@ _SHIFTED_NORMS = {
 _ONE_NORM = dict.fromkeys(("attn_norm", "ff_norm"), NORMS["attn_norm"])
 """The one norm of a parallel block."""
 
-_NORMS_BEHIND = {
-    "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
-    "ff_post_norm": Stored(LAYER + "post_feedforward_layernorm.weight"),
-}
 _ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
 _LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
 
@@ -81,6 +89,7 @@ SEED_OSS = replace(
                 "mlp_bias": (MLP_BIASES, False),
             },
         ),
+        gguf("seed_oss", {"ff_norm": Stored(BLK + "post_attention_norm.weight")}),
     ),
 )
 
@@ -100,6 +109,7 @@ SMOLLM3 = replace(
             },
             defaults={"unrotated_every": 4},
         ),
+        gguf("smollm3", GGUF_PAIRED, constants={"unrotated_every": 4}),  # n_no_rope_layer_step of llama.cpp
     ),
     config={"activation": "silu", "window_used": False, "window_from": 28, "rope_theta": 2e6},
 )
@@ -115,6 +125,7 @@ ERNIE4_5 = replace(
             switches={"use_bias": (LINEAR_BIASES, False)},
             tensors={**LLAMA.layouts[0].tensors, **_PAIRED},
         ),
+        gguf("ernie4_5", GGUF_PAIRED),
     ),
     config={"activation": "silu", "rope_theta": 500000.0},
 )
@@ -175,10 +186,16 @@ EXAONE4 = replace(
             optional=("unembedding",),
             switches={},
             config={**CONFIG, **WINDOWS},
-            tensors={**OUTER, **_NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
+            tensors={**OUTER, **NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
             constants={"only_local_rotated": True},
             defaults={"window": 4096},
             harmless=("sliding_window_pattern",),  # layer_types says the same for each layer
+        ),
+        gguf(
+            "exaone4",
+            {**GGUF_POST_NORMS, **GGUF_QK_NORMS},
+            constants={"local_every": 4, "only_local_rotated": True},
+            without=("attn_norm", "ff_norm"),
         ),
     ),
 )
@@ -217,7 +234,9 @@ GLM4 = replace(
                 "ff_post_norm": Stored(LAYER + "post_mlp_layernorm.weight"),
             },
         ),
+        gguf("glm4", {**GGUF_PAIRED, **GGUF_GATE_UP, **GGUF_POST_NORMS}),
     ),
+    when={"glm4.rope.dimension_sections": (None,)},  # then Glm4Model of the converter reorders queries and keys
 )
 
 _GRANITE_CONFIG = {
@@ -235,8 +254,20 @@ GRANITE = replace(
             LLAMA.layouts[0],
             config={**_GRANITE_CONFIG, "logit_divisor": ("logits_scaling",)},
         ),
+        gguf(
+            "granite",
+            GGUF_PAIRED,
+            keys={
+                "attention_scale": ("attention.scale",),
+                "embed_scale": ("embedding_scale",),
+                "residual_scale": ("residual_scale",),
+                "logit_divisor": ("logit_scale",),  # llama.cpp divides by it
+            },
+            constants={"attention_scale": None},  # 1/√d_h where no key says otherwise
+        ),
     ),
     config={"activation": "silu", "attention_scale": 1.0},
+    when={"granite.rope.scaling.finetuned": (True, None)},  # False turns the rotary positions off (llama_model_granite)
 )
 _HYPERCLOVAX_NORMS = {
     "attn_post_norm": Stored(LAYER + "post_norm1.weight"),
@@ -271,7 +302,14 @@ COHERE = replace(
     norm="layer",
     parallel=True,
     tied_by_default=True,
-    layouts=(_COHERE_HF,),
+    layouts=(
+        _COHERE_HF,
+        gguf(
+            "command-r",
+            {**GGUF_PAIRED, "ff_norm": GGUF_TENSORS["attn_norm"]},
+            keys={**LAYER_NORM_KEYS, "logit_scale": ("logit_scale",)},
+        ),
+    ),
     config={"activation": "silu", "rope_theta": 500000.0},
     when={"use_qk_norm": (False, None)},
 )
@@ -290,6 +328,12 @@ COHERE2 = replace(
             constants={"local_every": 4, "only_local_rotated": True},
             defaults={"logit_scale": 0.0625, "window": 4096},
         ),
+        gguf(
+            "cohere2",
+            {**GGUF_PAIRED, "ff_norm": GGUF_TENSORS["attn_norm"]},
+            keys={**LAYER_NORM_KEYS, "logit_scale": ("logit_scale",)},
+            constants={"local_every": 4, "only_local_rotated": True},
+        ),
     ),
     config={"activation": "silu"},
     when={},
@@ -307,6 +351,7 @@ ARCEE = replace(
             switches={**ATTENTION_BIAS, "mlp_bias": (("key_bias", "value_bias"), False)},
             tensors={**OUTER, **NORMS, **ATTENTION, **_UP_DOWN},
         ),
+        gguf("arcee", {**GGUF_PAIRED, **GGUF_UP_DOWN}, without=NO_GATE),
     ),
     config={"activation": "relu2"},
 )
@@ -322,6 +367,10 @@ NEMOTRON = replace(
             config={**CONFIG, **_ROTARY_SHARE, "eps": ("norm_eps",)},
             tensors={**OUTER, **_SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
             gain_offset=1.0,
+        ),
+        replace(  # NemotronModel of the converter adds one to the gains
+            gguf("nemotron", {**GGUF_LAYER_NORMS, **GGUF_UP_DOWN}, keys=LAYER_NORM_KEYS, without=NO_GATE),
+            harmless=(r"attention\.layer_norm_rms_epsilon",),  # the same number, written for any configuration
         ),
     ),
     config={"activation": "relu2", "rotary_share": 0.5},
@@ -366,6 +415,7 @@ STARCODER2 = replace(
                 **weight_and_bias("value", LAYER + "mlp.c_proj", transpose=True),
             },
         ),
+        gguf("starcoder2", {**GGUF_LAYER_NORMS, **GGUF_UP_DOWN}, keys=LAYER_NORM_KEYS, without=NO_GATE),
     ),
     config={"activation": "gelu_pytorch_tanh"},
 )
@@ -382,12 +432,17 @@ _STABLELM_HF = replace(
         **MLP,
     },
 )
+_STABLELM_GGUF = replace(
+    gguf("stablelm", GGUF_LAYER_NORMS, keys=LAYER_NORM_KEYS),
+    only_with="blk.0.ffn_norm.weight",
+    harmless=("use_parallel_residual",),  # some files have it wrong: llama.cpp goes by the tensor
+)
 STABLELM = replace(
     LLAMA,
     name="stablelm",
     model_types=("stablelm",),
     norm="layer",
-    layouts=(_STABLELM_HF,),
+    layouts=(_STABLELM_HF, _STABLELM_GGUF),
     config={"activation": "silu", "rotary_share": 0.25},
     when={"use_parallel_residual": (False, None), "qk_layernorm": (False, None)},
 )
@@ -404,6 +459,17 @@ STABLELM_PARALLEL = replace(
         ),
     ),
     when={"use_parallel_residual": (True,), "qk_layernorm": (False, None)},
+)
+STABLELM_PARALLEL_GGUF = replace(
+    STABLELM_PARALLEL,
+    layouts=(
+        replace(
+            _STABLELM_GGUF,
+            tensors={**_STABLELM_GGUF.tensors, **weight_and_bias("ff_norm", BLK + "attn_norm")},
+            only_with="",
+        ),
+    ),
+    when={},
 )
 
 EUROBERT = replace(
@@ -442,5 +508,6 @@ FAMILIES = (
     STARCODER2,
     STABLELM,
     STABLELM_PARALLEL,
+    STABLELM_PARALLEL_GGUF,
     EUROBERT,
 )

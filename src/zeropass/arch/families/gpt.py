@@ -3,10 +3,39 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from zeropass.arch.families.parts import (
+    BLK,
+    GGUF_LAYER_NORMS,
+    GGUF_POSITIONS,
+    GGUF_TENSORS,
+    GGUF_UP_DOWN,
+    LAYER_NORM_KEYS,
+    NO_GATE,
+    gguf,
+)
 from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, weight_and_bias
 
 _CLASSIFIER: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^score.weight"), "read")}
 _H = "h.{layer}."
+_FUSED = fused_qkv(BLK + "attn_qkv", "stacked")
+
+
+def _gguf_gpt(name: str, tensors: Mapping[str, Stored] | None = None, **keys: tuple[str, ...]) -> Layout:
+    """Return a layout of llama.cpp with LayerNorm, queries, keys and values in one tensor, and no gate."""
+    return gguf(
+        name,
+        {**GGUF_LAYER_NORMS, **_FUSED, **GGUF_UP_DOWN, **(tensors or {})},
+        keys={**LAYER_NORM_KEYS, **keys},
+        without=(*NO_GATE, "rope_factors"),
+        optional=(),
+    )
+
+
+def _without_biases(layout: Layout, *kept: str) -> Layout:
+    """Return a layout without its biases, but some."""
+    tensors = {name: s for name, s in layout.tensors.items() if not name.endswith("_bias") or name in kept}
+    return replace(layout, tensors=tensors)
+
 
 GPT2 = Family(
     name="gpt2",
@@ -46,31 +75,7 @@ GPT2 = Family(
             extra=_CLASSIFIER,
             unread=(r"h\.\d+\.attn\.(masked_)?bias",),
         ),
-        Layout(
-            format="gguf",
-            optional=("unembedding",),
-            config={
-                "layers": ("gpt2.block_count",),
-                "d": ("gpt2.embedding_length",),
-                "heads": ("gpt2.attention.head_count",),
-                "kv_heads": ("gpt2.attention.head_count",),
-                "neurons": ("gpt2.feed_forward_length",),
-                "vocab": ("gpt2.vocab_size",),
-                "eps": ("gpt2.attention.layer_norm_epsilon",),
-            },
-            tensors={
-                "embedding": Stored("token_embd.weight"),
-                "unembedding": Stored("output.weight"),
-                "positions": Stored("position_embd.weight"),
-                **weight_and_bias("final_norm", "output_norm"),
-                **weight_and_bias("attn_norm", "blk.{layer}.attn_norm"),
-                **weight_and_bias("ff_norm", "blk.{layer}.ffn_norm"),
-                **fused_qkv("blk.{layer}.attn_qkv", "stacked"),
-                **weight_and_bias("o", "blk.{layer}.attn_output", transpose=True),
-                **weight_and_bias("key", "blk.{layer}.ffn_up"),
-                **weight_and_bias("value", "blk.{layer}.ffn_down", transpose=True),
-            },
-        ),
+        _gguf_gpt("gpt2", {"positions": GGUF_POSITIONS}),
     ),
     config={"activation": "gelu_new", "eps": 1e-5},
     when={"scale_attn_weights": (True, None), "scale_attn_by_inverse_layer_idx": (False, None)},
@@ -100,6 +105,7 @@ GPT_BIGCODE = replace(
                 "pre_allocate_kv_cache",
             ),
         ),
+        _gguf_gpt("starcoder", {"positions": GGUF_POSITIONS}),
     ),
     config={"activation": "gelu_pytorch_tanh", "eps": 1e-5, "kv_heads": 1},
     when={"multi_query": (True, None), "scale_attn_weights": (True, None)},
@@ -172,6 +178,7 @@ MPT = Family(
                 "embedding_fraction",
             ),
         ),
+        _without_biases(_gguf_gpt("mpt", clip=("attention.clamp_kqv",))),
     ),
     config={"activation": "gelu", "eps": 1e-5},
     when={
@@ -183,6 +190,7 @@ MPT = Family(
         "attn_config.alibi": (True, None),
         "attn_config.alibi_bias_max": (8, None),
         "attn_config.attn_uses_sequence_id": (False, None),
+        "mpt.attention.max_alibi_bias": (8.0, None),
     },
 )
 
@@ -369,11 +377,17 @@ GPT_NEOX = Family(
             defaults={"rotary_share": 0.25},
             harmless=("is_decoder",),
         ),
+        _gguf_gpt("gptneox"),  # GPTNeoXModel of the converter stacks queries, keys and values
     ),
     config={"activation": "gelu", "eps": 1e-5},
-    when={"use_parallel_residual": (True, None)},
+    when={"use_parallel_residual": (True, None), "gptneox.use_parallel_residual": (True, None)},
 )
-GPT_NEOX_SEQUENTIAL = replace(GPT_NEOX, parallel=False, when={"use_parallel_residual": (False,)})
+GPT_NEOX_SEQUENTIAL = replace(
+    GPT_NEOX, parallel=False, layouts=GPT_NEOX.layouts[:1], when={"use_parallel_residual": (False,)}
+)
+GPT_NEOX_SEQUENTIAL_GGUF = replace(
+    GPT_NEOX_SEQUENTIAL, layouts=GPT_NEOX.layouts[1:], when={"gptneox.use_parallel_residual": (False,)}
+)
 
 _OPT = "layers.{layer}."
 OPT = Family(
@@ -463,6 +477,8 @@ BLOOM = Family(
             },
             extra=_CLASSIFIER,
         ),
+        # BloomModel of the converter stacks queries, keys and values.
+        _gguf_gpt("bloom", weight_and_bias("embed_norm", "token_embd_norm")),
     ),
     config={"activation": "gelu_new", "eps": 1e-5},
     when={"apply_residual_connection_post_layernorm": (False, None)},
@@ -504,6 +520,10 @@ FALCON_RW = replace(
         "new_decoder_architecture": (False, None),
     },
 )
+_NORM_BIASES = ("attn_norm_bias", "ff_norm_bias", "final_norm_bias")
+_FALCON_GGUF = _without_biases(  # FalconModel of the converter stacks queries, keys and values, but no biases of them
+    _gguf_gpt("falcon", weight_and_bias("ff_norm", BLK + "attn_norm")), *_NORM_BIASES
+)
 FALCON_7B = replace(
     FALCON_RW,
     alibi="",
@@ -516,6 +536,7 @@ FALCON_7B = replace(
             config={name: keys for name, keys in _FALCON_RW_HF.config.items() if name != "kv_heads"},
             tensors={**_FALCON_TENSORS, **_ONE_NORM},
         ),
+        _FALCON_GGUF,
     ),
     when={
         "alibi": (False, None),
@@ -541,8 +562,21 @@ FALCON_11B = replace(
     layouts=(replace(_FALCON_40B_HF, tensors={**_FALCON_TENSORS, **_ONE_NORM}),),
     when={**_FALCON_NEW, "num_ln_in_parallel_attn": (1,)},
 )
+FALCON_40B_GGUF = replace(
+    FALCON_40B,
+    layouts=(
+        replace(
+            _FALCON_GGUF,
+            tensors={**_FALCON_GGUF.tensors, **weight_and_bias("attn_norm", BLK + "attn_norm_2")},
+            only_with="blk.0.attn_norm_2.weight",
+        ),
+    ),
+    when={},
+)
 
 _PHI = "layers.{layer}."
+_PHI_FUSED = _gguf_gpt("phi2", weight_and_bias("unembedding", "output") | weight_and_bias("ff_norm", BLK + "attn_norm"))
+_PHI_GGUF = replace(_PHI_FUSED, tensors={**_PHI_FUSED.tensors, **{name: GGUF_TENSORS[name] for name in _FUSED}})
 PHI = Family(
     name="phi",
     model_types=("phi",),
@@ -584,10 +618,13 @@ PHI = Family(
             },
             extra=_CLASSIFIER,
         ),
+        _PHI_GGUF,
     ),
     config={"activation": "gelu_new", "eps": 1e-5, "rotary_share": 0.5},
     when={"qk_layernorm": (False, None)},
 )
+# Converters of 2023 kept queries, keys and values in one tensor.
+PHI_FUSED_GGUF = replace(PHI, layouts=(replace(_PHI_FUSED, only_with="blk.0.attn_qkv.weight"),), when={})
 
 FAMILIES = (
     GPT2,
@@ -600,11 +637,14 @@ FAMILIES = (
     CODEGEN,
     GPT_NEOX,
     GPT_NEOX_SEQUENTIAL,
+    GPT_NEOX_SEQUENTIAL_GGUF,
     OPT,
     BLOOM,
     FALCON_RW,
+    FALCON_40B_GGUF,
     FALCON_7B,
     FALCON_40B,
     FALCON_11B,
+    PHI_FUSED_GGUF,
     PHI,
 )

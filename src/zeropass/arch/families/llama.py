@@ -1,4 +1,4 @@
-"""Llama and models built like it: RMSNorm, rotary positions and gated MLPs, dense or with experts."""
+"""Llama and models built like it: RMSNorm, rotary positions and gated MLPs."""
 
 from dataclasses import replace
 
@@ -8,16 +8,18 @@ from zeropass.arch.families.parts import (
     BIASED_MLP,
     BLK,
     CONFIG,
+    GGUF_GATE_UP,
+    GGUF_PAIRED,
+    GGUF_POST_NORMS,
     GGUF_QK_NORMS,
-    GGUF_TENSORS,
     HF_LAYOUT,
     LAYER,
+    LAYER_NORM_KEYS,
     LINEAR_BIASES,
     MLP,
     MLP_BIASES,
     NORMS,
     OUTER,
-    PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
     WINDOWS,
@@ -40,13 +42,7 @@ LLAMA = Family(
             switches={**ATTENTION_BIAS, "mlp_bias": (MLP_BIASES, False)},
             tensors={**HF_LAYOUT.tensors, **BIASED_MLP},
         ),
-        gguf(
-            "llama",  # the only family whose queries and keys llama.cpp's converter reorders
-            q=Stored(BLK + "attn_q.weight", paired_rows=True),
-            k=Stored(BLK + "attn_k.weight", paired_rows=True),
-            q_bias=Stored(BLK + "attn_q.bias", paired_rows=True),
-            k_bias=Stored(BLK + "attn_k.bias", paired_rows=True),
-        ),
+        gguf("llama", GGUF_PAIRED),  # LlamaModel.permute of the converter
     ),
     config={"activation": "silu"},
 )
@@ -76,7 +72,7 @@ QWEN3 = replace(
     qk_norm="head",
     layouts=(
         replace(HF_LAYOUT, config={**CONFIG, **WINDOWS}, tensors={**HF_LAYOUT.tensors, **QK_NORMS}),
-        gguf("qwen3", **GGUF_QK_NORMS),
+        gguf("qwen3", GGUF_QK_NORMS),
     ),
     config=_QWEN,
 )
@@ -97,7 +93,7 @@ QWEN3_VL = replace(
 )
 
 QWEN2_VL_GGUF = replace(QWEN2_VL, model_types=("qwen2vl",), layouts=(gguf("qwen2vl"),))
-QWEN3_VL_GGUF = replace(QWEN3_VL, model_types=("qwen3vl",), layouts=(gguf("qwen3vl", **GGUF_QK_NORMS),))
+QWEN3_VL_GGUF = replace(QWEN3_VL, model_types=("qwen3vl",), layouts=(gguf("qwen3vl", GGUF_QK_NORMS),))
 
 _PHI3_FUSED = {
     "q": Stored(LAYER + "self_attn.qkv_proj.weight", fused="stacked"),
@@ -122,15 +118,11 @@ PHI3 = replace(
             tensors={**OUTER, **NORMS, **_PHI3_FUSED},
         ),
         replace(
-            gguf("phi3"),
-            tensors={name: stored for name, stored in GGUF_TENSORS.items() if name not in LINEAR_BIASES}
-            | {
-                "q": Stored(BLK + "attn_qkv.weight", fused="stacked"),
-                "k": Stored(BLK + "attn_qkv.weight", fused="stacked"),
-                "v": Stored(BLK + "attn_qkv.weight", fused="stacked"),
-                "gate": Stored(BLK + "ffn_up.weight", part=(0, 2)),
-                "up": Stored(BLK + "ffn_up.weight", part=(1, 2)),
-            },
+            gguf(
+                "phi3",
+                {**dict.fromkeys("qkv", Stored(BLK + "attn_qkv.weight", fused="stacked")), **GGUF_GATE_UP},
+                without=LINEAR_BIASES,
+            ),
             unread=(r"rope_factors_(long|short)\.weight",),
         ),
     ),
@@ -156,7 +148,7 @@ GEMMA = replace(
     model_types=("gemma",),
     tied_by_default=True,
     embed_scaled=True,
-    layouts=(_GEMMA_HF,),
+    layouts=(_GEMMA_HF, gguf("gemma")),  # GemmaModel of the converter adds one to the gains
     config={"activation": "gelu_pytorch_tanh"},
     # The first files say "gelu" but mean its tanh approximation (transformers 5.24, GemmaConfig).
     when={
@@ -179,11 +171,7 @@ _GEMMA2_HF = replace(
     defaults={"window": 4096, "query_scalar": 256, "attention_cap": 50.0, "logit_cap": 30.0},
     harmless=("sliding_window_size", "hidden_act"),  # some files have these next to the keys that count
 )
-_GGUF_POST_NORMS = {
-    "attn_post_norm": Stored(BLK + "post_attention_norm.weight"),
-    "ff_post_norm": Stored(BLK + "post_ffw_norm.weight"),
-}
-_GEMMA2_GGUF = replace(gguf("gemma2", **_GGUF_POST_NORMS), constants={"local_every": 2})
+_GEMMA2_GGUF = gguf("gemma2", GGUF_POST_NORMS, constants={"local_every": 2})
 GEMMA2 = replace(
     GEMMA,
     name="gemma2",
@@ -200,9 +188,8 @@ _GEMMA3_HF = replace(  # its configuration has a cap for attention logits, which
     defaults={"window": 4096, "query_scalar": 256},
     harmless=("attn_logit_softcapping", "hidden_act"),
 )
-_GEMMA3_GGUF = replace(
-    gguf("gemma3", **_GGUF_POST_NORMS, **GGUF_QK_NORMS),
-    constants={"local_every": 6, "local_rope_theta": 10000.0},
+_GEMMA3_GGUF = gguf(
+    "gemma3", {**GGUF_POST_NORMS, **GGUF_QK_NORMS}, constants={"local_every": 6, "local_rope_theta": 10000.0}
 )
 GEMMA3 = replace(
     GEMMA,
@@ -222,7 +209,7 @@ GEMMA3_BOTH_WAYS = replace(
 # The 27B models divide by √(d / heads) instead of √d_h. No GGUF key says so: llama.cpp decides by the number of layers.
 GEMMA2_27B = replace(
     GEMMA2,
-    layouts=(replace(_GEMMA2_GGUF, constants={"local_every": 2, "query_scalar": 4608 / 32}),),
+    layouts=(replace(_GEMMA2_GGUF, constants={**_GEMMA2_GGUF.constants, "query_scalar": 4608 / 32}),),
     when={"gemma2.block_count": (46,)},
 )
 GEMMA3_27B = replace(
@@ -242,6 +229,12 @@ OLMO = replace(
             config={**CONFIG, "clip": ("clip_qkv",)},
             tensors={"embedding": OUTER["embedding"], "unembedding": OUTER["unembedding"], **ATTENTION, **MLP},
         ),
+        gguf(  # OlmoModel of the converter reorders weights, but not biases, which no published model has
+            "olmo",
+            {"q": GGUF_PAIRED["q"], "k": GGUF_PAIRED["k"]},
+            keys={**LAYER_NORM_KEYS, "clip": ("attention.clamp_kqv",)},
+            without=("attn_norm", "ff_norm", "final_norm", *LINEAR_BIASES),
+        ),
     ),
     config={"activation": "silu", "eps": 1e-5},
 )
@@ -253,78 +246,16 @@ OLMO2 = replace(
     model_types=("olmo2",),
     norm_place="out",
     qk_norm="whole",
-    layouts=(replace(HF_LAYOUT, tensors={**OUTER, **_POST_NORMS, **ATTENTION, **MLP, **QK_NORMS}),),
-)
-
-
-def _experts(stem: str, gate: str, up: str, value: str) -> dict[str, Stored]:
-    """Return the tensors of a router and of experts with a gated MLP each."""
-    return {
-        "router": Stored(LAYER + f"{stem}.gate.weight"),
-        "gate": Stored(LAYER + f"{stem}.experts.{{expert}}.{gate}.weight"),
-        "up": Stored(LAYER + f"{stem}.experts.{{expert}}.{up}.weight"),
-        "value": Stored(LAYER + f"{stem}.experts.{{expert}}.{value}.weight", transpose=True),
-    }
-
-
-_ROUTED_CONFIG = {
-    **CONFIG,
-    "experts": ("num_local_experts", "num_experts"),
-    "experts_used": ("num_experts_per_tok",),
-    "router_normed": ("norm_topk_prob",),
-}
-MIXTRAL = replace(
-    LLAMA,
-    name="mixtral",
-    model_types=("mixtral",),
-    router_normed=True,
     layouts=(
-        replace(
-            PLAIN_HF,
-            config={**_ROUTED_CONFIG, **WINDOWS},
-            tensors={**OUTER, **NORMS, **PLAIN_ATTENTION, **_experts("block_sparse_moe", "w1", "w3", "w2")},
+        replace(HF_LAYOUT, tensors={**OUTER, **_POST_NORMS, **ATTENTION, **MLP, **QK_NORMS}),
+        gguf(  # of OLMo 3 as well, whose layers with a window are not rescaled (llama_model_olmo2 of llama.cpp)
+            "olmo2",
+            {**GGUF_POST_NORMS, **GGUF_QK_NORMS},
+            keys={"local_rope_theta": ("rope.freq_base_swa", "rope.freq_base")},
+            constants={"local_every": 4},
+            without=("attn_norm", "ff_norm"),
         ),
     ),
-    config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
-)
-
-_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj")
-QWEN3_MOE = replace(
-    LLAMA,
-    name="qwen3_moe",
-    model_types=("qwen3_moe",),
-    qk_norm="head",
-    layouts=(
-        replace(
-            HF_LAYOUT,
-            config={
-                **_ROUTED_CONFIG,
-                "neurons": ("moe_intermediate_size",),
-                "window": WINDOWS["window"],
-                "window_used": WINDOWS["window_used"],
-            },
-            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
-            # intermediate_size describes layers without experts, which are refused.
-            harmless=("max_window_layers", "intermediate_size"),
-        ),
-    ),
-    config={"activation": "silu", "window_used": False, "experts_used": 8},
-    when={"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None)},
-)
-
-OLMOE = replace(
-    LLAMA,
-    name="olmoe",
-    model_types=("olmoe",),
-    qk_norm="whole",
-    layouts=(
-        replace(
-            HF_LAYOUT,
-            config={**_ROUTED_CONFIG, "clip": ("clip_qkv",)},
-            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
-        ),
-    ),
-    config={"activation": "silu", "experts_used": 8},
 )
 
 FAMILIES = (
@@ -345,7 +276,4 @@ FAMILIES = (
     PHI3,
     OLMO,
     OLMO2,
-    MIXTRAL,
-    QWEN3_MOE,
-    OLMOE,
 )

@@ -1,6 +1,6 @@
 """The pieces of the layouts of Llama and of the models built like it, by the names that their files use."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from zeropass.arch.spec import Layout, Stored, weight_and_bias
@@ -36,6 +36,10 @@ OUTER = {
 NORMS = {
     "attn_norm": Stored(LAYER + "input_layernorm.weight"),
     "ff_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+}
+NORMS_BEHIND = {
+    "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+    "ff_post_norm": Stored(LAYER + "post_feedforward_layernorm.weight"),
 }
 ATTENTION = {
     **weight_and_bias("q", LAYER + "self_attn.q_proj"),
@@ -74,9 +78,9 @@ PLAIN_HF = replace(
 )
 
 
-def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
+def _gguf_config(name: str, keys: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
     """Return the keys of a GGUF file, each with the name of the architecture in front."""
-    keys = {
+    usual = {
         "layers": ("block_count",),
         "d": ("embedding_length",),
         "heads": ("attention.head_count",),
@@ -94,7 +98,7 @@ def _gguf_config(name: str) -> Mapping[str, tuple[str, ...]]:
         "attention_cap": ("attn_logit_softcapping",),
         "logit_cap": ("final_logit_softcapping",),
     }
-    return {size: tuple(f"{name}.{key}" for key in suffixes) for size, suffixes in keys.items()}
+    return {size: tuple(f"{name}.{key}" for key in suffixes) for size, suffixes in {**usual, **keys}.items()}
 
 
 GGUF_TENSORS = {
@@ -112,17 +116,67 @@ GGUF_TENSORS = {
     **weight_and_bias("up", BLK + "ffn_up"),
     **weight_and_bias("value", BLK + "ffn_down", transpose=True),
 }
+GGUF_PAIRED = {name: replace(GGUF_TENSORS[name], paired_rows=True) for name in ("q", "k", "q_bias", "k_bias")}
+"""Queries and keys whose rotary rows are neighbours (LLAMA_ROPE_TYPE_NORM in llama_model_rope_type of llama.cpp)."""
+
+GGUF_LAYER_NORMS = {
+    **weight_and_bias("attn_norm", BLK + "attn_norm"),
+    **weight_and_bias("ff_norm", BLK + "ffn_norm"),
+    **weight_and_bias("final_norm", "output_norm"),
+}
+GGUF_UP_DOWN = {
+    **weight_and_bias("key", BLK + "ffn_up"),
+    **weight_and_bias("value", BLK + "ffn_down", transpose=True),
+}
+"""An MLP without a gate."""
+
+GGUF_GATE_UP = {
+    "gate": Stored(BLK + "ffn_up.weight", part=(0, 2)),
+    "up": Stored(BLK + "ffn_up.weight", part=(1, 2)),
+}
+"""A gate and what it multiplies, as one tensor."""
+
+LAYER_NORM_KEYS = {"eps": ("attention.layer_norm_epsilon",)}
 
 
-def gguf(name: str, **tensors: Stored) -> Layout:
-    """Return the layout of llama.cpp, with some tensors in addition to the usual ones or in place of them."""
+_GGUF_DEFAULTS = {"rotary_share": 1.0, "rope_theta": 10000.0}
+"""The rotary positions of llama.cpp where no key says otherwise."""
+
+
+def gguf(
+    name: str,
+    tensors: Mapping[str, Stored] | None = None,
+    keys: Mapping[str, tuple[str, ...]] | None = None,
+    without: Collection[str] = (),
+    optional: tuple[str, ...] = LINEAR_BIASES,
+    constants: Mapping[str, object] | None = None,
+) -> Layout:
+    """Return the layout of llama.cpp.
+
+    Args:
+        name: Its name of the architecture.
+        tensors: Tensors in addition to the usual ones or in place of them.
+        keys: Keys in addition to the usual ones or in place of them, without the name in front.
+        without: The usual tensors that it lacks.
+        optional: Tensors that a file may lack, in addition to those that every file may lack.
+        constants: Values that no key states.
+    """
+    usual = {role: stored for role, stored in GGUF_TENSORS.items() if role not in without}
     return Layout(
         format="gguf",
-        optional=("unembedding", "rope_factors", *LINEAR_BIASES),
-        config=_gguf_config(name),
-        tensors={**GGUF_TENSORS, **tensors},
+        optional=("unembedding", "rope_factors", *optional),
+        config=_gguf_config(name, keys or {}),
+        tensors={**usual, **(tensors or {})},
         unread=(r"blk\.\d+\.attn_rot_embd\.weight",),
+        constants={**_GGUF_DEFAULTS, **(constants or {})},
     )
 
 
 GGUF_QK_NORMS = {"q_norm": Stored(BLK + "attn_q_norm.weight"), "k_norm": Stored(BLK + "attn_k_norm.weight")}
+GGUF_POST_NORMS = {
+    "attn_post_norm": Stored(BLK + "post_attention_norm.weight"),
+    "ff_post_norm": Stored(BLK + "post_ffw_norm.weight"),
+}
+GGUF_POSITIONS = Stored("position_embd.weight")
+NO_GATE = ("gate", "up", "gate_bias", "up_bias")
+"""The usual tensors that an MLP without a gate lacks."""

@@ -106,7 +106,7 @@ def _adjacent_paths(context: Context, place: Address) -> tuple[str | None, str |
     elif place.index >= 0 and place.head >= 0:
         field, current, count = "index", place.index, model["head_dim"]
     elif place.index >= 0 and place.part == "ff":
-        field, current, count = "index", place.index, model["neurons"] // model.get("experts", 1)
+        field, current, count = "index", place.index, context.atlas.mlps.sizes(place.layer)[max(place.expert, 0)]
     elif place.part == FEATURE:
         field, current = "index", place.index
         count = max(run.count for run in context.atlas.runs if run.layer == place.layer)

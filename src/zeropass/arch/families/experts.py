@@ -1,0 +1,439 @@
+"""Decoders with experts: a router sends each token through some of the MLPs of a layer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from zeropass.arch.families.dense import ERNIE4_5
+from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    CONFIG,
+    HEAD_BIASES,
+    HF_LAYOUT,
+    LAYER,
+    NORMS,
+    NORMS_BEHIND,
+    OUTER,
+    PLAIN_ATTENTION,
+    PLAIN_HF,
+    QK_NORMS,
+    WINDOWS,
+)
+from zeropass.arch.spec import Stored, weight_and_bias
+
+_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
+
+
+def _gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:
+    """Return the tensors of a gated MLP."""
+    return {
+        "gate": Stored(f"{stem}.{gate}.weight"),
+        "up": Stored(f"{stem}.{up}.weight"),
+        "value": Stored(f"{stem}.{value}.weight", transpose=True),
+    }
+
+
+def _share(share: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return tensors as those of the shared experts, or of the layers without experts."""
+    layers: Literal["dense", "routed"] = "dense" if share == "dense" else "routed"
+    return {f"{share}_{what}": replace(stored, layers=layers) for what, stored in tensors.items()}
+
+
+def _routed(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return tensors as those of the layers with experts."""
+    return {what: replace(stored, layers="routed") for what, stored in tensors.items()}
+
+
+_MLP = LAYER + "mlp"
+_ROUTED_CONFIG = {
+    **CONFIG,
+    "experts": ("num_local_experts", "num_experts"),
+    "experts_used": ("num_experts_per_tok",),
+    "router_normed": ("norm_topk_prob",),
+}
+_MIXTRAL = LAYER + "block_sparse_moe"
+MIXTRAL = replace(
+    LLAMA,
+    name="mixtral",
+    model_types=("mixtral",),
+    router_normed=True,
+    layouts=(
+        replace(
+            PLAIN_HF,
+            config={**_ROUTED_CONFIG, **WINDOWS},
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                "router": Stored(f"{_MIXTRAL}.gate.weight"),
+                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+            },
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
+)
+
+_EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **_gated(f"{_MLP}.experts.{{expert}}")}
+_SOME_DENSE = {**_routed(_EXPERTS), **_share("dense", _gated(_MLP))}
+"""The tensors of layers with experts, and of those without."""
+
+_QWEN_CONFIG = {
+    **_ROUTED_CONFIG,
+    "neurons": ("moe_intermediate_size",),
+    "dense_neurons": ("intermediate_size",),
+    "dense_layers": ("mlp_only_layers",),
+    "routed_every": ("decoder_sparse_step",),
+    "window": WINDOWS["window"],
+    "window_used": WINDOWS["window_used"],
+}
+QWEN3_MOE = replace(
+    LLAMA,
+    name="qwen3_moe",
+    model_types=("qwen3_moe",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_QWEN_CONFIG,
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_SOME_DENSE},
+            harmless=("max_window_layers",),
+        ),
+    ),
+    config={"activation": "silu", "window_used": False, "experts_used": 8},
+)
+
+OLMOE = replace(
+    LLAMA,
+    name="olmoe",
+    model_types=("olmoe",),
+    qk_norm="whole",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**_ROUTED_CONFIG, "clip": ("clip_qkv",)},
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_EXPERTS},
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 8},
+)
+
+QWEN2_MOE = replace(
+    LLAMA,
+    name="qwen2_moe",
+    model_types=("qwen2_moe",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_QKV_BIASES),
+            switches={"qkv_bias": (_QKV_BIASES, True)},
+            config={
+                **{name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
+                "shared_neurons": ("shared_expert_intermediate_size",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+                **_SOME_DENSE,
+                **_share("shared", _gated(f"{_MLP}.shared_expert")),
+                **_share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
+            },
+            harmless=("sliding_window", "max_window_layers", "layer_types"),  # which count with windows only
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 4},
+    when={"use_sliding_window": (False, None)},
+)
+
+_SIGMOID_CONFIG = {
+    **_ROUTED_CONFIG,
+    "neurons": ("moe_intermediate_size",),
+    "dense_neurons": ("intermediate_size",),
+    "dense_first": ("first_k_dense_replace",),
+    "experts": ("n_routed_experts",),
+    "shared_experts": ("n_shared_experts",),
+    "router_groups": ("n_group",),
+    "router_groups_used": ("topk_group",),
+    "router_scale": ("routed_scaling_factor",),
+    "beyond": ("num_nextn_predict_layers",),
+}
+_CORRECTED = {
+    **_SOME_DENSE,
+    **_share("shared", _gated(f"{_MLP}.shared_experts")),
+    "router_correction": Stored(f"{_MLP}.gate.e_score_correction_bias", layers="routed"),
+}
+"""The experts of DeepSeek-V3: a shared one, and a correction of the scores by which the others are chosen."""
+
+DOTS1 = replace(
+    LLAMA,
+    name="dots1",
+    model_types=("dots1",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**_SIGMOID_CONFIG, **WINDOWS},
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_CORRECTED},
+            harmless=("scoring_func", "topk_method", "moe_layer_freq"),
+        ),
+    ),
+    config={"activation": "silu", "router_sigmoid": True, "window_from": 62},
+)
+
+_GLM_HF = replace(
+    HF_LAYOUT,
+    optional=("unembedding", *_QKV_BIASES),
+    switches={"attention_bias": (_QKV_BIASES, False)},
+    config={**_SIGMOID_CONFIG, "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")},
+    tensors={
+        **OUTER,
+        **NORMS,
+        **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+        **_CORRECTED,
+    },
+)
+GLM4_MOE = replace(
+    LLAMA,
+    name="glm4_moe",
+    model_types=("glm4_moe",),
+    layouts=(_GLM_HF,),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "rotary_share": 0.5,
+        "dense_first": 1,
+        "beyond": 1,
+        "shared_experts": 1,
+        "router_normed": True,
+        "experts_used": 8,
+    },
+    when={"use_qk_norm": (False, None)},
+)
+GLM4_MOE_QK = replace(
+    GLM4_MOE,
+    qk_norm="head",
+    layouts=(replace(_GLM_HF, tensors={**_GLM_HF.tensors, **QK_NORMS}),),
+    when={"use_qk_norm": (True,)},
+)
+
+_GRANITE_CONFIG = {
+    **_ROUTED_CONFIG,
+    "attention_scale": ("attention_multiplier",),
+    "embed_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "logit_divisor": ("logits_scaling",),
+    "shared_neurons": ("shared_intermediate_size",),
+}
+_GRANITE_TENSORS = {
+    **OUTER,
+    **NORMS,
+    **ATTENTION,
+    "router": Stored(f"{_MIXTRAL}.router.layer.weight"),
+    "gate": Stored(f"{_MIXTRAL}.input_linear.weight[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_MIXTRAL}.input_linear.weight[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_MIXTRAL}.output_linear.weight[{{expert}}]", transpose=True),
+}
+GRANITEMOE = replace(
+    LLAMA,
+    name="granitemoe",
+    model_types=("granitemoe", "granitemoeshared"),
+    router_normed=True,  # its softmax is over the logits of the chosen experts
+    layouts=(replace(HF_LAYOUT, config=_GRANITE_CONFIG, tensors=_GRANITE_TENSORS),),
+    config={"activation": "silu", "attention_scale": 1.0, "experts": 8, "experts_used": 2},
+    when={"shared_intermediate_size": (None, 0)},
+)
+GRANITEMOE_SHARED = replace(
+    GRANITEMOE,
+    model_types=("granitemoeshared",),
+    layouts=(
+        replace(
+            GRANITEMOE.layouts[0],
+            tensors={
+                **_GRANITE_TENSORS,
+                "shared_gate": Stored(LAYER + "shared_mlp.input_linear.weight", part=(0, 2)),
+                "shared_up": Stored(LAYER + "shared_mlp.input_linear.weight", part=(1, 2)),
+                "shared_value": Stored(LAYER + "shared_mlp.output_linear.weight", transpose=True),
+            },
+        ),
+    ),
+    when={},
+)
+
+_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+_OSS = f"{_MLP}.experts.gate_up_proj"
+GPT_OSS = replace(
+    LLAMA,
+    name="gpt_oss",
+    model_types=("gpt_oss",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            switches={"attention_bias": (HEAD_BIASES, True)},
+            config={
+                **{name: keys for name, keys in _ROUTED_CONFIG.items() if name != "activation"},
+                **WINDOWS,
+                "gate_limit": ("swiglu_limit",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                "sinks": Stored(LAYER + "self_attn.sinks"),
+                **weight_and_bias("router", f"{_MLP}.router"),
+                "gate": Stored(f"{_OSS}[{{expert}}]", transpose=True, part=(0, 2), alternating=True),
+                "up": Stored(f"{_OSS}[{{expert}}]", transpose=True, part=(1, 2), alternating=True),
+                "gate_bias": Stored(f"{_OSS}_bias[{{expert}}]", part=(0, 2), alternating=True),
+                "up_bias": Stored(f"{_OSS}_bias[{{expert}}]", part=(1, 2), alternating=True),
+                "value": Stored(f"{_MLP}.experts.down_proj[{{expert}}]"),
+                "value_bias": Stored(f"{_MLP}.experts.down_proj_bias[{{expert}}]"),
+            },
+            constants={"local_every": 2},
+            defaults={"window": 128, "rope": _OSS_ROPE},
+            # Its gates have a function of their own; the other keys are older names.
+            harmless=("hidden_act", "experts_per_token", "initial_context_length"),
+        ),
+    ),
+    config={"activation": "quick_gelu", "gate_limit": 7.0, "rope_theta": 150000.0, "experts": 128, "experts_used": 4},
+    when={"swiglu_alpha": (1.702, None)},
+)
+
+MINIMAX_M2 = replace(
+    LLAMA,
+    name="minimax_m2",
+    model_types=("minimax_m2",),
+    qk_norm="whole",
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_ROUTED_CONFIG,
+                "rotary": ("rotary_dim",),
+                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **QK_NORMS,
+                "router": Stored(f"{_MIXTRAL}.gate.weight"),
+                "router_correction": Stored(f"{_MIXTRAL}.e_score_correction_bias"),
+                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+            },
+            # what the tensors themselves show, or what transformers leaves out
+            harmless=(
+                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|scoring_func|shared_moe_mode",
+                r"layernorm_\w+|mlp_intermediate_size|max_model_len|use_mtp|num_mtp_modules|mtp_transformer_layers",
+            ),
+        ),
+    ),
+    config={"activation": "silu", "router_sigmoid": True, "rope_theta": 5e6, "experts": 256, "experts_used": 8},
+)
+
+FLEX_OLMO = replace(
+    OLMOE,
+    name="flex_olmo",
+    model_types=("flex_olmo",),
+    norm_place="out",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_ROUTED_CONFIG,
+            tensors={**OUTER, **NORMS_BEHIND, **ATTENTION, **QK_NORMS, **_EXPERTS},
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 500000.0, "experts": 7, "experts_used": 5},
+)
+
+ERNIE4_5_MOE = replace(
+    ERNIE4_5,
+    name="ernie4_5_moe",
+    model_types=("ernie4_5_moe",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_ROUTED_CONFIG,
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "dense_first": ("moe_layer_start_index",),
+                "routed_last": ("moe_layer_end_index",),
+                "routed_every": ("moe_layer_interval",),
+                "experts": ("moe_num_experts",),
+                "experts_used": ("moe_k",),
+                "shared_experts": ("moe_num_shared_experts",),
+                "beyond": ("num_nextn_predict_layers",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **{role: replace(PLAIN_ATTENTION[role], paired_rows=True) for role in "qk"},
+                **_SOME_DENSE,
+                **_share("shared", _gated(f"{_MLP}.shared_experts")),
+                "router_correction": Stored(f"{_MLP}.moe_statics.e_score_correction_bias[0]", layers="routed"),
+            },
+            harmless=("moe_capacity", "moe_use_aux_free", "moe_gate"),
+        ),
+    ),
+    config={**ERNIE4_5.config, "dense_first": 1, "experts": 64, "experts_used": 6, "shared_experts": 2},
+    when={"use_bias": (False, None), "moe_norm_min": (1e-12, None)},
+)
+
+PHIMOE = replace(
+    MIXTRAL,
+    name="phimoe",
+    model_types=("phimoe",),
+    norm="layer",
+    router_normed=False,
+    layouts=(
+        replace(
+            MIXTRAL.layouts[0],
+            optional=("unembedding", "unembedding_bias", *HEAD_BIASES),
+            switches={**ATTENTION_BIAS, "lm_head_bias": (("unembedding_bias",), False)},
+            config={**MIXTRAL.layouts[0].config, "router_jitter": ("router_jitter_noise",)},
+            tensors={
+                **MIXTRAL.layouts[0].tensors,
+                **ATTENTION,
+                **weight_and_bias("unembedding", "^lm_head"),
+                **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
+                **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
+                **weight_and_bias("final_norm", "norm"),
+            },
+            harmless=("input_jitter_noise",),
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 1e6, "experts": 16, "experts_used": 2, "router_jitter": 0.01},
+)
+
+FAMILIES = (
+    MIXTRAL,
+    QWEN3_MOE,
+    OLMOE,
+    QWEN2_MOE,
+    DOTS1,
+    GLM4_MOE,
+    GLM4_MOE_QK,
+    GRANITEMOE,
+    GRANITEMOE_SHARED,
+    GPT_OSS,
+    MINIMAX_M2,
+    FLEX_OLMO,
+    ERNIE4_5_MOE,
+    PHIMOE,
+)

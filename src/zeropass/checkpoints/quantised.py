@@ -1,0 +1,99 @@
+"""Quantised weights in safetensors files, read as the numbers that the model computes with."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from zeropass.checkpoints.base import Bools, Float32
+from zeropass.checkpoints.checked import CheckedSource
+from zeropass.checkpoints.quantisation_methods import METHODS, Method, Storage
+from zeropass.checkpoints.quantised_parts import Packed, Parts
+from zeropass.checkpoints.safetensors import SafetensorsSource
+
+__all__ = ["QuantisedSource", "dequantised"]
+
+
+class QuantisedSource(CheckedSource):
+    """The tensors of safetensors files, in which quantised weights are matrices like any other.
+
+    Args:
+        source: The stored tensors.
+        packed: The quantised weights by name.
+        parts: The stored tensors that are parts of them.
+    """
+
+    def __init__(self, source: SafetensorsSource, packed: Mapping[str, Packed], parts: Mapping[str, str]) -> None:
+        self.path, self._source, self._packed = source.path, source, packed
+        self._names = list(dict.fromkeys(parts.get(name, name) for name in source.names()))
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors; a quantised weight stands where the first of its parts does."""
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, rows first."""
+        return self._packed[name].shape if name in self._packed else self._source.shape(name)
+
+    def dtype(self, name: str) -> str:
+        """Return the name of the stored type (``NF4``, ``FP8``, ``INT4`` … of quantised weights)."""
+        return self._packed[name].kind if name in self._packed else self._source.dtype(name)
+
+    def rows(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        columns: slice | None = None,
+        spare: Bools | None = None,
+    ) -> Float32:
+        """Return rows of a tensor (`TensorSource.rows`)."""
+        read = super().rows if name in self._packed else self._source.rows
+        return read(name, start, stop, columns, spare)
+
+    def _read(self, name: str, rows: slice, columns: slice) -> Float32:
+        if rows.start == rows.stop:
+            return np.empty((0, self.shape(name)[1]), np.float32)[:, columns]
+        values = self._packed[name].decode(rows.start, rows.stop)[:, columns]
+        return np.ascontiguousarray(values.numpy())
+
+
+def dequantised(
+    source: SafetensorsSource, config: Mapping[str, Any], place: str
+) -> SafetensorsSource | QuantisedSource:
+    """Return a source that reads quantised weights, or the same one if it has none that are known.
+
+    Args:
+        source: The stored tensors.
+        config: The content of config.json.
+        place: The folder, for messages.
+
+    Raises:
+        BadModel: For a setting that is not known.
+        BadWeights: For parts of a weight that do not fit each other.
+    """
+    settings = config.get("quantization_config")
+    if not isinstance(settings, Mapping) or (method := METHODS.get(str(settings.get("quant_method")))) is None:
+        return source
+    stored = frozenset(source.names())
+    weights = list(_weights(source, stored, settings, method))
+    if not weights:
+        return source
+    method.check(settings, place)
+    packed = {f"{parts.stem}weight": storage.open(parts) for storage, parts in weights}
+    homes = {name: f"{parts.stem}weight" for _, parts in weights for name in parts.names.values()}
+    return QuantisedSource(source, packed, homes)
+
+
+def _weights(
+    source: SafetensorsSource, stored: frozenset[str], settings: Mapping[str, Any], method: Method
+) -> Iterator[tuple[Storage, Parts]]:
+    """Yield the stored parts of each quantised weight."""
+    taken: set[str] = set()
+    for storage in method.storages:
+        for name in source.names():
+            stem, mark, rest = name.rpartition(f".{storage.mark}")
+            if mark and storage.mark + rest in storage.parts and name not in taken:
+                names = {part: f"{stem}.{part}" for part in storage.parts if f"{stem}.{part}" in stored}
+                taken.update(names.values())
+                yield storage, Parts(source, f"{stem}.", names, settings)

@@ -1,0 +1,122 @@
+"""The stored tensors that make one quantised weight: their checks, and reading of a part of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from zeropass.checkpoints.safetensors import SafetensorsSource
+from zeropass.errors import BadWeights
+
+__all__ = ["ALL", "Packed", "Parts", "groups_of", "parts_of_range", "unpacked"]
+
+ALL = slice(None)
+
+
+class Packed(Protocol):
+    """One weight, a matrix whose rows are decoded when they are asked for."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the stored type, such as ``NF4``."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the weight, rows first."""
+        ...
+
+    def decode(self, start: int, stop: int) -> Tensor:
+        """Return the rows ``start:stop``, of which there is at least one, as a new float32 tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The stored tensors of one quantised weight.
+
+    Attributes:
+        source: The tensors of the file(s).
+        stem: The beginning of their names, with its full stop.
+        names: The name of each part (``weight``, ``qweight``, ``weight.absmax`` …) that is there.
+        settings: The object ``quantization_config`` of the configuration.
+    """
+
+    source: SafetensorsSource
+    stem: str
+    names: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.names
+
+    def shape(self, part: str, dimensions: int) -> tuple[int, ...]:
+        """Return the shape of a part; raise BadWeights if it is missing or has another number of dimensions."""
+        if part not in self.names:
+            raise self.error(f"it is quantised, but {self.stem}{part} is missing")
+        shape = self.source.shape(self.names[part])
+        if len(shape) != dimensions or 0 in shape:
+            raise self.error(f"{part} has shape {shape}; it must have {dimensions} dimensions and some numbers")
+        return shape
+
+    def require(self, part: str, shape: Sequence[int], *types: str) -> None:
+        """Raise BadWeights if a part is missing, or has another shape or type."""
+        self.shape(part, len(shape))
+        stored, kind = self.source.shape(self.names[part]), self.kind(part)
+        if stored != tuple(shape) or kind not in types:
+            raise self.error(f"{part} is {kind} of shape {stored}; {' or '.join(types)} of {tuple(shape)} is right")
+
+    def kind(self, part: str) -> str:
+        """Return the name of the type in which a part is stored."""
+        return self.source.dtype(self.names[part])
+
+    def read(self, part: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """Return rows and columns of a part as they are stored."""
+        return self.source.stored(self.names[part], rows, columns)
+
+    def error(self, problem: str) -> BadWeights:
+        """Return the error that says what is wrong with this weight."""
+        return BadWeights(f"{self.source.path}: tensor {self.stem + 'weight'!r}: {problem}.")
+
+
+def parts_of_range(start: int, stop: int, size: int) -> slice:
+    """Return the blocks of ``size`` numbers that hold the numbers ``start:stop``."""
+    return slice(start // size, -(-stop // size))
+
+
+def unpacked(words: Tensor, bits: int, dim: int) -> Tensor:
+    """Return the whole numbers that are packed in int32, the lowest bits first, as int32.
+
+    Args:
+        words: The packed numbers, (n, m).
+        bits: The number of bits of each, a divisor of 32.
+        dim: The dimension along which they are packed, which becomes 32 / bits times as long.
+    """
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    mask = (1 << bits) - 1
+    if dim == 0:
+        return (words[:, None, :] >> shifts[None, :, None]).bitwise_and_(mask).flatten(0, 1)
+    return (words[:, :, None] >> shifts).bitwise_and_(mask).flatten(1)
+
+
+def groups_of(parts: Parts, part: str, width: int, count: int, size: int) -> Tensor:
+    """Return the group of each input of a weight, (width,), whose scale is that of the input.
+
+    Args:
+        parts: The stored tensors.
+        part: The part that holds the groups, if there is one; otherwise inputs are in groups of ``size``.
+        width: The number of inputs.
+        count: The number of groups.
+        size: The number of inputs of a group.
+
+    Raises:
+        BadWeights: For a group that does not exist.
+    """
+    if part not in parts:
+        return torch.arange(width) // size
+    groups = parts.read(part).long()
+    if int(groups.min()) < 0 or int(groups.max()) >= count:
+        raise parts.error(f"{part} names the groups {int(groups.min())} to {int(groups.max())}; there are {count}")
+    return groups

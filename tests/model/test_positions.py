@@ -1,0 +1,67 @@
+"""Rotary frequencies under YaRN are those of transformers, whatever the options say and leave out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from tiny import edit, error, make, save
+from zeropass.arch.config import _yarn_numbers
+from zeropass.arch.spec import Rope
+from zeropass.errors import BadModel, BadOption, UnknownFamily
+from zeropass.model.opening import open_model
+from zeropass.model.positions import _rescaled, frequencies
+from zoo import tiny_model
+
+OPTIONS = st.fixed_dictionaries(
+    {"factor": st.floats(1, 64), "original_max_position_embeddings": st.integers(16, 8192)},
+    optional={
+        "beta_fast": st.floats(4, 64),
+        "beta_slow": st.floats(0.5, 3),
+        "truncate": st.booleans(),
+        "attention_factor": st.floats(0.5, 2),
+        "mscale": st.floats(0.5, 2),
+        "mscale_all_dim": st.floats(0.5, 2),
+    },
+)
+
+
+@given(options=OPTIONS, theta=st.floats(100, 1e6), half=st.integers(1, 64))
+def test_the_frequencies_of_yarn_are_those_of_transformers(options: dict[str, Any], theta: float, half: int) -> None:
+    settings = {"rope_type": "yarn", "rope_theta": theta, **options}
+    config = LlamaConfig(head_dim=2 * half, max_position_embeddings=16384, rope_parameters=dict(settings))
+    true, factor = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+    files: Any = type("Files", (), {"format": "hf", "config": {"max_position_embeddings": 16384}, "place": "here"})()
+    rope = Rope(theta, "yarn", _yarn_numbers(files, settings))
+    plain = theta ** (-torch.arange(0, 2 * half, 2, dtype=torch.float64) / (2 * half))
+    assert error(_rescaled(plain, rope).float(), true) < 1e-4
+    assert rope.options["attention_factor"] == pytest.approx(factor)
+
+
+def test_options_of_yarn_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    folder = save(make("llama"), tmp_path / "llama")
+    for options, message in (({"factor": 0}, "factor of the yarn RoPE is 0"), ({"factor": 2, "beta_fast": "x"}, "'x'")):
+        edit(folder, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, **options}})
+        with pytest.raises(BadModel, match=message):
+            open_model(str(folder))
+
+
+def test_yarn_on_a_part_of_a_head_is_refused_unless_it_lengthens_nothing(tmp_path: Path) -> None:
+    folder = save(tiny_model("phi"), tmp_path / "phi")
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    yarn |= {"partial_rotary_factor": 2 / 3}
+    edit(folder, {"rope_parameters": yarn})
+    with pytest.raises(UnknownFamily, match="YaRN lengthens 4 of the 6 numbers of a head"):
+        open_model(str(folder))
+    edit(folder, {"rope_parameters": yarn | {"attention_factor": 1.0}})
+    assert len(frequencies(open_model(str(folder)))) == 2
+
+
+def test_yarn_of_a_file_without_its_options_is_not_known() -> None:
+    with pytest.raises(BadOption, match=r"'yarn' is not known .*: only offset 0"):
+        _rescaled(torch.ones(4), Rope(1e4, "yarn"))

@@ -1,0 +1,214 @@
+"""Quantised weights as their methods store them: written from the published formulas, number by number.
+
+Every writer returns the stored tensors and the matrix that they stand for, which comes from the numbers before packing.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zeropass.checkpoints.bitsandbytes_weights import TABLES
+
+__all__ = ["METHODS", "compressed", "four_bits", "quantised", "write"]
+
+Stored = tuple[dict[str, Tensor], Tensor]
+
+
+def four_bits(weight: Tensor, name: str = "nf4", block: int = 64, nested: int = 0, size: int = 1) -> Stored:
+    """Return a 4-bit weight of bitsandbytes; ``size`` is that of the numbers in which the bytes are stored."""
+    table, count = torch.tensor(TABLES[name]), weight.numel()
+    blocks = _blocks(weight.float().flatten(), block)
+    scales = blocks.abs().amax(1).clamp(min=1e-30)
+    codes = torch.cat(
+        [(row[:, None] / scale - table).abs().argmin(1) for row, scale in zip(blocks, scales, strict=True)]
+    )
+    facts: dict[str, Any] = {"quant_type": name, "blocksize": block, "dtype": "bfloat16", "shape": list(weight.shape)}
+    stored = {"weight.absmax": scales, "weight.quant_map": table}
+    if nested:
+        offset, levels = scales.mean(), torch.linspace(-1, 1, 256)
+        rest = _blocks(scales - offset, nested)
+        largest = rest.abs().amax(1).clamp(min=1e-30)
+        which = ((rest / largest[:, None])[..., None] - levels).abs().argmin(2)
+        scales, which = (
+            (levels[which] * largest[:, None]).flatten()[: len(scales)] + offset,
+            which.flatten()[: len(scales)],
+        )
+        stored |= {"weight.absmax": which.to(torch.uint8), "weight.nested_absmax": largest}
+        stored["weight.nested_quant_map"] = levels
+        facts |= {"nested_blocksize": nested, "nested_dtype": "float32", "nested_offset": float(offset)}
+    values = (table[codes] * scales[torch.arange(len(codes)) // block])[:count].view(weight.shape)
+    even = codes[: count + count % 2]
+    packed = (even[::2] * 16 + even[1::2]).to(torch.uint8)[:, None]
+    stored["weight"] = packed if size == 1 else packed.flatten().view(torch.bfloat16)[:, None]
+    text = json.dumps(facts).encode()
+    stored[f"weight.quant_state.bitsandbytes__{name}"] = torch.tensor(list(text), dtype=torch.uint8)
+    return stored, values
+
+
+def _blocks(numbers: Tensor, size: int) -> Tensor:
+    """Return numbers in rows, the last of which ends in zeros."""
+    return torch.nn.functional.pad(numbers, (0, -len(numbers) % size)).view(-1, size)
+
+
+def eight_bits(weight: Tensor) -> Stored:
+    """Return an 8-bit weight of bitsandbytes."""
+    largest = weight.float().abs().amax(1)
+    codes = (weight.float() * (127 / largest[:, None])).round()
+    stored = {"weight": codes.to(torch.int8), "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    return stored, codes * largest[:, None] / 127
+
+
+def fp8(weight: Tensor, block: tuple[int, int] = (16, 16), scale: str = "weight_scale_inv") -> Stored:
+    """Return a weight of FP8 with one scale a block."""
+    (rows, width), (high, wide) = weight.shape, block
+    scales = torch.empty(-(-rows // high), -(-width // wide))
+    codes, values = torch.empty_like(weight, dtype=torch.float8_e4m3fn), torch.empty(rows, width)
+    for i in range(0, rows, high):
+        for j in range(0, width, wide):
+            part = (slice(i, i + high), slice(j, j + wide))
+            factor = weight[part].float().abs().max() / 448
+            codes[part] = (weight[part].float() / factor).to(torch.float8_e4m3fn)
+            values[part], scales[i // high, j // wide] = codes[part].float() * factor, factor
+    return {"weight": codes, scale: scales}, values
+
+
+def _grouped(
+    weight: Tensor, bits: int, groups: Tensor, symmetric: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the codes (out, in), zero points and scales (out, groups) of a weight, and the values."""
+    codes, values = torch.empty(weight.shape, dtype=torch.int64), torch.empty(weight.shape)
+    count = int(groups.max()) + 1
+    zeros, scales = torch.empty(len(weight), count, dtype=torch.int64), torch.empty(len(weight), count)
+    most = 2**bits - 1
+    for group in range(count):
+        at = (groups == group).nonzero()[:, 0]
+        low, high = weight[:, at].float().amin(1).clamp(max=0), weight[:, at].float().amax(1).clamp(min=0)
+        low, high = (-torch.maximum(high, -low), torch.maximum(high, -low)) if symmetric else (low, high)
+        scale = ((high - low) / most).clamp(min=1e-4).half().float()
+        zero = torch.full_like(low, 2 ** (bits - 1)) if symmetric else (-low / scale).round().clamp(0, most)
+        codes[:, at] = ((weight[:, at].float() / scale[:, None]).round() + zero[:, None]).clamp(0, most).long()
+        values[:, at] = (codes[:, at] - zero[:, None]) * scale[:, None]
+        zeros[:, group], scales[:, group] = zero.long(), scale
+    return codes, zeros, scales, values
+
+
+def _words(numbers: Tensor, bits: int, order: tuple[int, ...] | None = None) -> Tensor:
+    """Pack the last dimension in int32, one number after the other from the lowest bits."""
+    count = 32 // bits
+    padded = torch.nn.functional.pad(numbers, (0, -numbers.shape[-1] % count))
+    words = torch.zeros(*padded.shape[:-1], padded.shape[-1] // count, dtype=torch.int64)
+    for place in range(count):
+        words |= padded[..., (order[place] if order else place) :: count] << (bits * place)
+    return (words - ((words >> 31) << 32)).to(torch.int32)
+
+
+def gptq(weight: Tensor, bits: int = 4, size: int = 8, sorted_groups: bool = True, shift: int = 1) -> Stored:
+    """Return a weight of GPTQ; groups of inputs in their order or, as ``desc_act`` leaves them, in any."""
+    groups = torch.arange(weight.shape[1]) // size
+    if not sorted_groups:
+        groups = groups[torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))]
+    codes, zeros, scales, values = _grouped(weight, bits, groups)
+    stored = {
+        "qweight": _words(codes, bits).T.contiguous(),
+        "qzeros": _words((zeros.T - shift) & (2**bits - 1), bits),
+        "scales": scales.T.half().contiguous(),
+        "g_idx": groups.int(),
+    }
+    return stored, values
+
+
+def awq(weight: Tensor, size: int = 8) -> Stored:
+    """Return a weight of AWQ: outputs are packed in the order 0, 2, 4, 6, 1, 3, 5, 7."""
+    codes, zeros, scales, values = _grouped(weight, 4, torch.arange(weight.shape[1]) // size)
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    stored = {"qweight": _words(codes.T, 4, order), "qzeros": _words(zeros.T, 4, order)}
+    return stored | {"scales": scales.T.half().contiguous()}, values
+
+
+def row_packed(weight: Tensor, bits: int = 4, size: int = 8, symmetric: bool = False) -> Stored:
+    """Return a weight of compressed-tensors in the format ``pack-quantized``."""
+    codes, zeros, scales, values = _grouped(weight, bits, torch.arange(weight.shape[1]) // size, symmetric)
+    stored = {"weight_packed": _words(codes, bits), "weight_scale": scales, "weight_shape": torch.tensor(weight.shape)}
+    return stored | ({} if symmetric else {"weight_zero_point": _words(zeros.T, bits).T.contiguous()}), values
+
+
+def compressed(format: str, **weights: Any) -> dict[str, Any]:
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": []}
+
+
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": False, "sym": False}
+_BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+_INT = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8}
+
+METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
+    "nf4": ("NF4", _BNB, four_bits),
+    "nf4-nested": ("NF4", _BNB | {"bnb_4bit_use_double_quant": True}, lambda w: four_bits(w, nested=32)),
+    "nf4-bfloat16": ("NF4", _BNB | {"bnb_4bit_quant_storage": "bfloat16"}, lambda w: four_bits(w, size=2)),
+    "fp4": ("FP4", _BNB | {"bnb_4bit_quant_type": "fp4"}, lambda w: four_bits(w, "fp4", 32)),
+    "int8": ("INT8", {"quant_method": "bitsandbytes", "load_in_8bit": True}, eight_bits),
+    "fp8": ("FP8", {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}, fp8),
+    "fp8-tensor": (
+        "FP8",
+        {"quant_method": "fp8", "weight_block_size": None, "activation_scheme": "static"},
+        lambda w: fp8(w, (len(w), w.shape[1])),
+    ),
+    "fbgemm": (
+        "FP8",
+        {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
+        lambda w: fp8(w, (1, w.shape[1]), "weight_scale"),
+    ),
+    "gptq": ("INT4", _GPTQ, gptq),
+    "gptq-2": ("INT2", _GPTQ | {"bits": 2}, lambda w: gptq(w, 2)),
+    "gptq-8": ("INT8", _GPTQ | {"bits": 8}, lambda w: gptq(w, 8)),
+    "gptq-act": ("INT4", _GPTQ | {"desc_act": True}, lambda w: gptq(w, sorted_groups=False)),
+    "gptq-v2": ("INT4", _GPTQ | {"checkpoint_format": "gptq_v2"}, lambda w: gptq(w, shift=0)),
+    "awq": ("INT4", {"quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm", "zero_point": True}, awq),
+    "packed": ("INT4", compressed("pack-quantized", **_INT, symmetric=False), row_packed),
+    "packed-symmetric": (
+        "INT4",
+        compressed("pack-quantized", **_INT, symmetric=True),
+        lambda w: row_packed(w, symmetric=True),
+    ),
+    "float": (
+        "FP8",
+        compressed("float-quantized", num_bits=8, type="float", strategy="channel"),
+        lambda w: fp8(w, (1, w.shape[1]), "weight_scale"),
+    ),
+    "float-block": (
+        "FP8",
+        compressed("float-quantized", num_bits=8, type="float", strategy="block", block_structure=[16, 16]),
+        lambda w: fp8(w, scale="weight_scale"),
+    ),
+}
+"""The stored type, the settings and the writer of every way in which weights are read."""
+
+
+def write(tensors: dict[str, Tensor], folder: Path, settings: dict[str, Any]) -> Path:
+    """Write tensors as the model of a folder, whose configuration gets the settings."""
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(config | {"quantization_config": settings}))
+    return folder
+
+
+def quantised(folder: Path, target: Path, method: str) -> tuple[Path, dict[str, Tensor]]:
+    """Write a model with all matrices of its blocks quantised; return the folder and the tensors as they are read."""
+    _, settings, writer = METHODS[method]
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    stored: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if "layers." in name and tensor.ndim == 2:
+            parts, values[name] = writer(tensor)
+            stored |= {name.removesuffix("weight") + part: part_tensor for part, part_tensor in parts.items()}
+        else:
+            stored[name] = values[name] = tensor
+    return write({name: tensor.contiguous() for name, tensor in stored.items()}, target, settings), values
