@@ -1,4 +1,4 @@
-"""Coverage: which model types zeropass reads, beside those that TransformerLens lists in its registry (`make peers`).
+"""Model types that zeropass reads, beside those that TransformerLens lists in its registry (`make peers`).
 
 The registry is read from the source of the package, without importing it. It names classes of transformers; those
 that transformers itself does not have (a checkpoint's own code) are named apart: there is no model type to compare.
