@@ -34,7 +34,7 @@ _NF4 = (
 )
 _FP4 = tuple(number / 12 for number in (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3))
 
-TABLES = {"nf4": _NF4, "fp4": _FP4}
+TABLES: dict[str, tuple[float, ...]] = {"nf4": _NF4, "fp4": _FP4}
 """The number that each code stands for; the kernels of bitsandbytes hold them, so a file may not bring others."""
 
 _BLOCKS = tuple(1 << n for n in range(5, 13))

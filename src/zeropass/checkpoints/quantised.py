@@ -24,7 +24,8 @@ class QuantisedSource(CheckedSource):
     """
 
     def __init__(self, source: SafetensorsSource, packed: Mapping[str, Packed], parts: Mapping[str, str]) -> None:
-        self.path, self._source, self._packed = source.path, source, packed
+        self.path: str = source.path
+        self._source, self._packed = source, packed
         self._names = list(dict.fromkeys(parts.get(name, name) for name in source.names()))
 
     def names(self) -> list[str]:

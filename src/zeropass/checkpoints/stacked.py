@@ -17,7 +17,8 @@ class Stacked:
     """A source in which the tensors of some names are ``name[0]``, ``name[1]`` …, cut along their first axis."""
 
     def __init__(self, source: TensorSource, names: frozenset[str]) -> None:
-        self.path, self._source, self._names = source.path, source, names
+        self.path: str = source.path
+        self._source, self._names = source, names
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the file(s)."""
