@@ -27,8 +27,15 @@ def executed(path: Path) -> NotebookNode:
     client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})  # tqdm, without ipywidgets
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of the run
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_finished_bar(output)]
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of Python that it ran on
     return notebook
+
+
+def _is_finished_bar(output: NotebookNode) -> bool:
+    """Tell whether an output is what a bar of progress leaves: a display that is empty."""
+    return output.output_type == "display_data" and not any(output.data.values())
 
 
 def main() -> None:

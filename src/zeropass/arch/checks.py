@@ -17,9 +17,14 @@ __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
+    "ernie4_5-moe": "ernie4_5_moe",
+    "glm4moe": "glm4_moe",
+    "gpt-oss": "gpt_oss",
     "gptneox": "gpt_neox",
+    "minimax-m2": "minimax_m2",
     "modern-bert": "modernbert",
     "phi2": "phi",
+    "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
     "starcoder": "gpt_bigcode",
     "t5encoder": "t5",
