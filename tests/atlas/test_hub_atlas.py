@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from serving import serving
 from zeropass.atlas.card import is_edited
 from zeropass.atlas.distributions import Neighbours, clouds, spreads
 from zeropass.atlas.neighbours import neighbours_of
+from zeropass.atlas.parquet_rows import rows_of
 from zeropass.atlas.summary import in_short, list_types_of, outside, overview, strengths, subheads, telling
 from zeropass.checkpoints.hub_files import Dataset, HubPath, open_dataset
 from zeropass.errors import BadAddress, BadAtlas, BadOption, NotFetched, NotPushed, ZeropassError
@@ -238,13 +240,11 @@ def test_an_atlas_on_the_hub_is_served_and_exported(hub: Hub, built: Path, tmp_p
     zp.push_atlas(built, "owner/atlas")
     contexts = open_sources(Sources(ADDRESS))
     for context in contexts:
-        context.atlas.keep_index(__import__("zeropass.atlas.parquet_rows", fromlist=["rows_of"]).rows_of)
+        context.atlas.keep_index(rows_of)
     local = open_sources(Sources(built))
     pages = []
     for sources in (contexts, local):
         with serving(sources) as address:
-            import httpx
-
             pages.append([httpx.get(f"{address}/{path}").text for path in ("model.json", "L1.ff.3.json")])
     assert pages[0] == pages[1]
     for where, site in ((built, "a"), (ADDRESS, "b")):

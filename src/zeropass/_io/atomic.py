@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from zeropass._io.parse import load_json
@@ -21,12 +22,13 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``, which is renamed to ``path`` at the end.
 
-    On any failure nothing is left behind.
+    On any failure nothing is left behind. Threads and processes may write the same path at the same time: each has a
+    temporary file of its own, and the last to end wins.
 
     Raises:
         ZeropassError: A ``failure`` that names the file, if the disk is full or cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
     try:
         yield temporary
         temporary.replace(path)
