@@ -125,9 +125,9 @@ def test_a_stopped_build_continues_to_the_same_bytes(model: zp.Model, lens: zp.L
 
 def test_another_dictionary_is_another_atlas(model: zp.Model, tmp_path: Path) -> None:
     zp.build(model, tmp_path / "atlas", OPTIONS, lens=None, features=WRITTEN["stream"](tmp_path / "one"))
-    other = dictionaries.saelens(tmp_path / "two", ENCODERS, DECODERS + 1)
+    second = dictionaries.saelens(tmp_path / "two", ENCODERS, DECODERS + 1)
     with pytest.raises(BadAtlas, match=r"holds another atlas \(sha256"):
-        zp.build(model, tmp_path / "atlas", OPTIONS, lens=None, features=other)
+        zp.build(model, tmp_path / "atlas", OPTIONS, lens=None, features=second)
     with pytest.raises(BadAtlas, match=r"holds another atlas \(dictionary: one instead of none"):
         zp.build(model, tmp_path / "atlas", zp.Options(k=12, layers=(1, 2)), lens=None)
 

@@ -25,11 +25,11 @@ def test_sums_from_the_index_are_the_best_of_all(data: st.DataObject) -> None:
         entries[token] = Entries({i: z[token][i] for i in best}, rest)
     sums = np.array(list(weights.values())) @ z
     computed: list[int] = []
-    found = best_sums(entries, weights, k, allowed.__contains__, lambda i: computed.append(i) or sums[i])
+    best = best_sums(entries, weights, k, allowed.__contains__, lambda i: computed.append(i) or sums[i])
     expected = sorted(((i, sums[i]) for i in allowed), key=lambda entry: (-abs(entry[1]), entry[0]))[:k]
-    if found is not None:
-        assert [i for i, _ in found] == [i for i, _ in expected]
-        assert [value for _, value in found] == pytest.approx([value for _, value in expected])
+    if best is not None:
+        assert [i for i, _ in best] == [i for i, _ in expected]
+        assert [value for _, value in best] == pytest.approx([value for _, value in expected])
     elif count < stored:
         pytest.fail("all lists are in the index")
     assert set(computed) <= allowed

@@ -290,14 +290,14 @@ def test_labels_belong_to_the_list_that_was_labelled(llama: small.Built, tmp_pat
 
 def test_damaged_files_are_no_labels(llama: small.Built, tmp_path: Path) -> None:
     player = Player(tmp_path, "rule")
-    made = zp.label(llama.lens, ["L1.ff.3.gate", "L1.ff.4.gate"], player.command, frame="token", folder=tmp_path / "x")
+    kept = zp.label(llama.lens, ["L1.ff.3.gate", "L1.ff.4.gate"], player.command, frame="token", folder=tmp_path / "x")
     path, other = sorted((tmp_path / "x").rglob("*.json"))
     for text in ("", "[]", "{", path.read_text().replace('"right": ', '"right": "'), "\udcff", '{"schema": 1}'):
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
-        assert list(zp.kept_labels(llama.lens, folder=tmp_path / "x")) == [made[1]]
+        assert list(zp.kept_labels(llama.lens, folder=tmp_path / "x")) == [kept[1]]
     path.write_text(other.read_text().replace("L1.ff.4", "../../x"))
-    assert list(zp.kept_labels(llama.lens, folder=tmp_path / "x")) == [made[1]]
-    assert zp.label(llama.lens, "L1.ff.3.gate", player.command, frame="token", folder=tmp_path / "x")[0] == made[0]
+    assert list(zp.kept_labels(llama.lens, folder=tmp_path / "x")) == [kept[1]]
+    assert zp.label(llama.lens, "L1.ff.3.gate", player.command, frame="token", folder=tmp_path / "x")[0] == kept[0]
 
 
 def test_an_atlas_with_a_hash_that_is_a_path_keeps_nothing(llama: small.Built, tmp_path: Path) -> None:

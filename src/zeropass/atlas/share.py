@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -152,14 +152,7 @@ def _pushed(push: Push, folder: Path, files: list[str], repo_id: str, private: b
         commit = api.create_commit(
             repo_id, operations, commit_message=message, repo_type="dataset", parent_commit=remote.sha
         )
-    return Push(
-        address=push.address,
-        commit=commit.oid,
-        files=push.files,
-        bytes=push.bytes,
-        card=push.card,
-        kept_card=kept_card,
-    )
+    return replace(push, commit=commit.oid, kept_card=kept_card)
 
 
 def _text_of(api: HfApi, repo_id: str, name: str) -> str:

@@ -691,8 +691,8 @@ def mcp(
         if folder:
             untuned, opened = opened, put_adapter(opened, folder)
         source = zp.load(opened, lens=lens)
-    other = zp.open_model(second, device=device) if second else None
-    serve_mcp(source, model=model, base=untuned, second=other, features=features, hook=hook)
+    second_model = zp.open_model(second, device=device) if second else None
+    serve_mcp(source, model=model, base=untuned, second=second_model, features=features, hook=hook)
 
 
 @app.command()

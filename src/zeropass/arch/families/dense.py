@@ -8,6 +8,7 @@ from zeropass.arch.families.parts import (
     ATTENTION_BIAS,
     BLK,
     CONFIG,
+    FUSED_MLP,
     GGUF_GATE_UP,
     GGUF_LAYER_NORMS,
     GGUF_PAIRED,
@@ -15,6 +16,8 @@ from zeropass.arch.families.parts import (
     GGUF_QK_NORMS,
     GGUF_TENSORS,
     GGUF_UP_DOWN,
+    GRANITE_FACTORS,
+    HEAD_BIASES,
     HF_LAYOUT,
     LAYER,
     LAYER_NORM_KEYS,
@@ -25,17 +28,19 @@ from zeropass.arch.families.parts import (
     NORMS,
     NORMS_BEHIND,
     OUTER,
+    PAIRED,
     PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
+    QKV_BIASED_ATTENTION,
+    QKV_BIASES,
+    ROTARY_SHARE,
+    SHIFTED_NORMS,
+    UP_DOWN_BIASES,
     WINDOWS,
     gguf,
 )
 from zeropass.arch.spec import Stored, weight_and_bias
-
-_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
-_PAIRED = {name: replace(ATTENTION[name], paired_rows=True) for name in ("q", "k", "q_bias", "k_bias")}
-"""Queries and keys whose rotary rows are neighbours."""
 
 _UP_DOWN = {
     **weight_and_bias("key", LAYER + "mlp.up_proj"),
@@ -43,20 +48,9 @@ _UP_DOWN = {
 }
 """An MLP without a gate."""
 
-_FUSED_MLP = {
-    "gate": Stored(LAYER + "mlp.gate_up_proj.weight", part=(0, 2)),
-    "up": Stored(LAYER + "mlp.gate_up_proj.weight", part=(1, 2)),
-    "value": MLP["value"],
-}
-_SHIFTED_NORMS = {
-    **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
-    **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
-    **weight_and_bias("final_norm", "norm"),
-}
 _ONE_NORM = dict.fromkeys(("attn_norm", "ff_norm"), NORMS["attn_norm"])
 """The one norm of a parallel block."""
 
-_ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
 _LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
 
 MINISTRAL = replace(MISTRAL, name="ministral", model_types=("ministral",))
@@ -84,7 +78,7 @@ SEED_OSS = replace(
         replace(
             LLAMA.layouts[0],
             switches={
-                "attention_bias": (_QKV_BIASES, True),
+                "attention_bias": (QKV_BIASES, True),
                 "attention_out_bias": (("o_bias",), False),
                 "mlp_bias": (MLP_BIASES, False),
             },
@@ -123,7 +117,7 @@ ERNIE4_5 = replace(
         replace(
             LLAMA.layouts[0],
             switches={"use_bias": (LINEAR_BIASES, False)},
-            tensors={**LLAMA.layouts[0].tensors, **_PAIRED},
+            tensors={**LLAMA.layouts[0].tensors, **PAIRED},
         ),
         gguf("ernie4_5", GGUF_PAIRED),
     ),
@@ -137,9 +131,9 @@ HELIUM = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            switches={"attention_bias": (_QKV_BIASES, False)},
-            tensors={name: stored for name, stored in HF_LAYOUT.tensors.items() if name != "o_bias"} | _PAIRED,
-            optional=("unembedding", *_QKV_BIASES),
+            switches={"attention_bias": (QKV_BIASES, False)},
+            tensors={**OUTER, **NORMS, **QKV_BIASED_ATTENTION, **MLP, **PAIRED},
+            optional=("unembedding", *QKV_BIASES),
         ),
     ),
     config={"activation": "silu", "rope_theta": 100000.0, "head_dim": 128},
@@ -207,15 +201,15 @@ GLM = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            optional=("unembedding", *_QKV_BIASES),
-            switches={"attention_bias": (_QKV_BIASES, False)},
-            config={**CONFIG, **_ROTARY_SHARE},
+            optional=("unembedding", *QKV_BIASES),
+            switches={"attention_bias": (QKV_BIASES, False)},
+            config={**CONFIG, **ROTARY_SHARE},
             tensors={
                 **OUTER,
                 **NORMS,
-                **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
-                **_PAIRED,
-                **_FUSED_MLP,
+                **QKV_BIASED_ATTENTION,
+                **PAIRED,
+                **FUSED_MLP,
             },
         ),
     ),
@@ -239,12 +233,6 @@ GLM4 = replace(
     when={"glm4.rope.dimension_sections": (None,)},  # then Glm4Model of the converter reorders queries and keys
 )
 
-_GRANITE_CONFIG = {
-    **CONFIG,
-    "attention_scale": ("attention_multiplier",),
-    "embed_scale": ("embedding_multiplier",),
-    "residual_scale": ("residual_multiplier",),
-}
 GRANITE = replace(
     LLAMA,
     name="granite",
@@ -252,7 +240,7 @@ GRANITE = replace(
     layouts=(
         replace(
             LLAMA.layouts[0],
-            config={**_GRANITE_CONFIG, "logit_divisor": ("logits_scaling",)},
+            config={**CONFIG, **GRANITE_FACTORS, "logit_divisor": ("logits_scaling",)},
         ),
         gguf(
             "granite",
@@ -280,7 +268,7 @@ HYPERCLOVAX = replace(
     layouts=(
         replace(
             GRANITE.layouts[0],
-            config={**_GRANITE_CONFIG, "logit_scale": ("logits_scaling",)},
+            config={**CONFIG, **GRANITE_FACTORS, "logit_scale": ("logits_scaling",)},
             optional=(*GRANITE.layouts[0].optional, *_HYPERCLOVAX_NORMS),
             switches={**GRANITE.layouts[0].switches, "use_post_norm": (tuple(_HYPERCLOVAX_NORMS), True)},
             tensors={**GRANITE.layouts[0].tensors, **_HYPERCLOVAX_NORMS},
@@ -292,7 +280,7 @@ HYPERCLOVAX = replace(
 _COHERE_HF = replace(
     HF_LAYOUT,
     config={**_LAYER_NORM, "logit_scale": ("logit_scale",)},
-    tensors={**OUTER, **_ONE_NORM, **ATTENTION, **_PAIRED, **MLP},
+    tensors={**OUTER, **_ONE_NORM, **ATTENTION, **PAIRED, **MLP},
     defaults={"logit_scale": 0.0625},
 )
 COHERE = replace(
@@ -347,8 +335,8 @@ ARCEE = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            optional=("unembedding", *HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"),
-            switches={**ATTENTION_BIAS, "mlp_bias": (("key_bias", "value_bias"), False)},
+            optional=("unembedding", *HEAD_BIASES, *UP_DOWN_BIASES),
+            switches={**ATTENTION_BIAS, "mlp_bias": (UP_DOWN_BIASES, False)},
             tensors={**OUTER, **NORMS, **ATTENTION, **_UP_DOWN},
         ),
         gguf("arcee", {**GGUF_PAIRED, **GGUF_UP_DOWN}, without=NO_GATE),
@@ -364,8 +352,8 @@ NEMOTRON = replace(
     layouts=(
         replace(
             ARCEE.layouts[0],
-            config={**CONFIG, **_ROTARY_SHARE, "eps": ("norm_eps",)},
-            tensors={**OUTER, **_SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
+            config={**CONFIG, **ROTARY_SHARE, "eps": ("norm_eps",)},
+            tensors={**OUTER, **SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
             gain_offset=1.0,
         ),
         replace(  # NemotronModel of the converter adds one to the gains
@@ -385,11 +373,11 @@ JAIS2 = replace(
         replace(
             ARCEE.layouts[0],
             switches={
-                "attention_bias": (ARCEE.layouts[0].switches["attention_bias"][0], True),
-                "mlp_bias": (("key_bias", "value_bias"), True),
+                "attention_bias": (HEAD_BIASES, True),
+                "mlp_bias": (UP_DOWN_BIASES, True),
             },
             config=_LAYER_NORM,
-            tensors={**OUTER, **_SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
+            tensors={**OUTER, **SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
         ),
     ),
 )
@@ -404,12 +392,12 @@ STARCODER2 = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            optional=("unembedding", *HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"),
-            switches={"use_bias": ((*HF_LAYOUT.switches["attention_bias"][0], "key_bias", "value_bias"), True)},
+            optional=("unembedding", *HEAD_BIASES, *UP_DOWN_BIASES),
+            switches={"use_bias": ((*HEAD_BIASES, *UP_DOWN_BIASES), True)},
             config={**CONFIG, **WINDOWS, "eps": ("norm_epsilon",)},
             tensors={
                 **OUTER,
-                **_SHIFTED_NORMS,
+                **SHIFTED_NORMS,
                 **ATTENTION,
                 **weight_and_bias("key", LAYER + "mlp.c_fc"),
                 **weight_and_bias("value", LAYER + "mlp.c_proj", transpose=True),
@@ -422,13 +410,13 @@ STARCODER2 = replace(
 
 _STABLELM_HF = replace(
     HF_LAYOUT,
-    optional=("unembedding", *_QKV_BIASES),
-    switches={"use_qkv_bias": (_QKV_BIASES, False)},
-    config={**_LAYER_NORM, **_ROTARY_SHARE},
+    optional=("unembedding", *QKV_BIASES),
+    switches={"use_qkv_bias": (QKV_BIASES, False)},
+    config={**_LAYER_NORM, **ROTARY_SHARE},
     tensors={
         **OUTER,
-        **_SHIFTED_NORMS,
-        **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+        **SHIFTED_NORMS,
+        **QKV_BIASED_ATTENTION,
         **MLP,
     },
 )

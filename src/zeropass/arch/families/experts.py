@@ -10,20 +10,24 @@ from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
     CONFIG,
+    GRANITE_FACTORS,
     HEAD_BIASES,
     HF_LAYOUT,
     LAYER,
     NORMS,
     NORMS_BEHIND,
     OUTER,
+    PAIRED,
     PLAIN_ATTENTION,
     PLAIN_HF,
     QK_NORMS,
+    QKV_BIASED_ATTENTION,
+    QKV_BIASES,
+    ROTARY_SHARE,
+    SHIFTED_NORMS,
     WINDOWS,
 )
 from zeropass.arch.spec import Stored, weight_and_bias
-
-_QKV_BIASES = ("q_bias", "k_bias", "v_bias")
 
 
 def _gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:
@@ -126,8 +130,8 @@ QWEN2_MOE = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            optional=("unembedding", *_QKV_BIASES),
-            switches={"qkv_bias": (_QKV_BIASES, True)},
+            optional=("unembedding", *QKV_BIASES),
+            switches={"qkv_bias": (QKV_BIASES, True)},
             config={
                 **{name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
                 "shared_neurons": ("shared_expert_intermediate_size",),
@@ -135,7 +139,7 @@ QWEN2_MOE = replace(
             tensors={
                 **OUTER,
                 **NORMS,
-                **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+                **QKV_BIASED_ATTENTION,
                 **_SOME_DENSE,
                 **_share("shared", _gated(f"{_MLP}.shared_expert")),
                 **_share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
@@ -184,13 +188,13 @@ DOTS1 = replace(
 
 _GLM_HF = replace(
     HF_LAYOUT,
-    optional=("unembedding", *_QKV_BIASES),
-    switches={"attention_bias": (_QKV_BIASES, False)},
-    config={**_SIGMOID_CONFIG, "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")},
+    optional=("unembedding", *QKV_BIASES),
+    switches={"attention_bias": (QKV_BIASES, False)},
+    config={**_SIGMOID_CONFIG, **ROTARY_SHARE},
     tensors={
         **OUTER,
         **NORMS,
-        **{name: stored for name, stored in ATTENTION.items() if name != "o_bias"},
+        **QKV_BIASED_ATTENTION,
         **_CORRECTED,
     },
 )
@@ -220,9 +224,7 @@ GLM4_MOE_QK = replace(
 
 _GRANITE_CONFIG = {
     **_ROUTED_CONFIG,
-    "attention_scale": ("attention_multiplier",),
-    "embed_scale": ("embedding_multiplier",),
-    "residual_scale": ("residual_multiplier",),
+    **GRANITE_FACTORS,
     "logit_divisor": ("logits_scaling",),
     "shared_neurons": ("shared_intermediate_size",),
 }
@@ -321,7 +323,7 @@ MINIMAX_M2 = replace(
             config={
                 **_ROUTED_CONFIG,
                 "rotary": ("rotary_dim",),
-                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+                **ROTARY_SHARE,
             },
             tensors={
                 **OUTER,
@@ -383,7 +385,7 @@ ERNIE4_5_MOE = replace(
                 **OUTER,
                 **NORMS,
                 **PLAIN_ATTENTION,
-                **{role: replace(PLAIN_ATTENTION[role], paired_rows=True) for role in "qk"},
+                **{role: PAIRED[role] for role in "qk"},
                 **_SOME_DENSE,
                 **_share("shared", _gated(f"{_MLP}.shared_experts")),
                 "router_correction": Stored(f"{_MLP}.moe_statics.e_score_correction_bias[0]", layers="routed"),
@@ -411,9 +413,7 @@ PHIMOE = replace(
                 **MIXTRAL.layouts[0].tensors,
                 **ATTENTION,
                 **weight_and_bias("unembedding", "^lm_head"),
-                **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
-                **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
-                **weight_and_bias("final_norm", "norm"),
+                **SHIFTED_NORMS,
             },
             harmless=("input_jitter_noise",),
         ),

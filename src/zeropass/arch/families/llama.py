@@ -8,6 +8,7 @@ from zeropass.arch.families.parts import (
     BIASED_MLP,
     BLK,
     CONFIG,
+    FUSED_MLP,
     GGUF_GATE_UP,
     GGUF_PAIRED,
     GGUF_POST_NORMS,
@@ -22,6 +23,8 @@ from zeropass.arch.families.parts import (
     OUTER,
     PLAIN_HF,
     QK_NORMS,
+    QKV_BIASED_ATTENTION,
+    ROTARY_SHARE,
     WINDOWS,
     gguf,
 )
@@ -58,7 +61,7 @@ QWEN2 = replace(
     layouts=(
         replace(
             PLAIN_HF,
-            tensors={**PLAIN_HF.tensors, **{role: ATTENTION[role] for role in ("q_bias", "k_bias", "v_bias")}},
+            tensors={**PLAIN_HF.tensors, **QKV_BIASED_ATTENTION},
         ),
         gguf("qwen2"),
     ),
@@ -100,9 +103,7 @@ _PHI3_FUSED = {
     "k": Stored(LAYER + "self_attn.qkv_proj.weight", fused="stacked"),
     "v": Stored(LAYER + "self_attn.qkv_proj.weight", fused="stacked"),
     "o": ATTENTION["o"],
-    "gate": Stored(LAYER + "mlp.gate_up_proj.weight", part=(0, 2)),
-    "up": Stored(LAYER + "mlp.gate_up_proj.weight", part=(1, 2)),
-    "value": MLP["value"],
+    **FUSED_MLP,
 }
 PHI3 = replace(
     LLAMA,
@@ -113,7 +114,7 @@ PHI3 = replace(
             PLAIN_HF,
             config={
                 **PLAIN_HF.config,
-                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+                **ROTARY_SHARE,
             },
             tensors={**OUTER, **NORMS, **_PHI3_FUSED},
         ),

@@ -7,7 +7,9 @@ from zeropass.arch.spec import Layout, Stored, weight_and_bias
 
 LAYER = "layers.{layer}."
 BLK = "blk.{layer}."
-HEAD_BIASES, MLP_BIASES = ("q_bias", "k_bias", "v_bias", "o_bias"), ("gate_bias", "up_bias", "value_bias")
+QKV_BIASES = ("q_bias", "k_bias", "v_bias")
+HEAD_BIASES = (*QKV_BIASES, "o_bias")
+MLP_BIASES, UP_DOWN_BIASES = ("gate_bias", "up_bias", "value_bias"), ("key_bias", "value_bias")
 LINEAR_BIASES = (*HEAD_BIASES, *MLP_BIASES)
 
 CONFIG: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +30,12 @@ WINDOWS: Mapping[str, tuple[str, ...]] = {
     "window_from": ("max_window_layers",),
     "layer_kinds": ("layer_types",),
 }
+ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
+GRANITE_FACTORS = {
+    "attention_scale": ("attention_multiplier",),
+    "embed_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+}
 OUTER = {
     "embedding": Stored("embed_tokens.weight"),
     "unembedding": Stored("^lm_head.weight"),
@@ -36,6 +44,11 @@ OUTER = {
 NORMS = {
     "attn_norm": Stored(LAYER + "input_layernorm.weight"),
     "ff_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+}
+SHIFTED_NORMS = {
+    **weight_and_bias("attn_norm", LAYER + "input_layernorm"),
+    **weight_and_bias("ff_norm", LAYER + "post_attention_layernorm"),
+    **weight_and_bias("final_norm", "norm"),
 }
 NORMS_BEHIND = {
     "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
@@ -47,6 +60,10 @@ ATTENTION = {
     **weight_and_bias("v", LAYER + "self_attn.v_proj"),
     **weight_and_bias("o", LAYER + "self_attn.o_proj", transpose=True),
 }
+QKV_BIASED_ATTENTION = {role: stored for role, stored in ATTENTION.items() if role != "o_bias"}
+PAIRED = {role: replace(ATTENTION[role], paired_rows=True) for role in ("q", "k", "q_bias", "k_bias")}
+"""Queries and keys whose rotary rows are neighbours."""
+
 BIASED_MLP = {
     **weight_and_bias("gate", LAYER + "mlp.gate_proj"),
     **weight_and_bias("up", LAYER + "mlp.up_proj"),
@@ -54,6 +71,13 @@ BIASED_MLP = {
 }
 PLAIN_ATTENTION = {role: ATTENTION[role] for role in ("q", "k", "v", "o")}
 MLP = {role: BIASED_MLP[role] for role in ("gate", "up", "value")}
+FUSED_MLP = {
+    "gate": Stored(LAYER + "mlp.gate_up_proj.weight", part=(0, 2)),
+    "up": Stored(LAYER + "mlp.gate_up_proj.weight", part=(1, 2)),
+    "value": MLP["value"],
+}
+"""A gate and what it multiplies, as one tensor."""
+
 ATTENTION_BIAS = {"attention_bias": (HEAD_BIASES, False)}
 QK_NORMS = {
     "q_norm": Stored(LAYER + "self_attn.q_norm.weight"),
