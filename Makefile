@@ -6,6 +6,7 @@ ATLAS ?= demo/smollm2-135m
 SITE := build/site
 PEERS := .peers
 WORKERS ?= 2
+HYPOTHESIS ?= patient
 
 .PHONY: demo test browser lint types check docs tutorials bench memory gpu peers frames evidence alignment audit stitching fuzz clean
 .DELETE_ON_ERROR:
@@ -21,7 +22,8 @@ demo: $(VENV)/.user
 
 # Each test file runs in one worker, in the order of tests/conftest.py. Small products gain nothing from a second thread.
 test: check browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	--hypothesis-profile=$(HYPOTHESIS)
 
 # The explorer is tested in the system's Chromium. If there is none, root installs Debian's.
 browser:

@@ -17,6 +17,7 @@ from zeropass.model import kept_rows, lens_maps
 from zeropass.records import verdicts
 
 settings.register_profile("patient", deadline=None)  # a busy machine is not a bug
+settings.register_profile("ci", deadline=None, derandomize=True)  # a commit that has passed passes again
 settings.load_profile("patient")
 
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}

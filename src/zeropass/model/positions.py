@@ -112,6 +112,7 @@ def _yarn(frequencies: Tensor, rope: Rope) -> Tensor:
     fast, slow = place(options["beta_fast"]), place(options["beta_slow"])
     if options["truncate"]:
         fast, slow = math.floor(fast), math.ceil(slow)
+    # The ends may have changed places where a head is narrow; the line between them is what the model was trained with.
     fast, slow = max(fast, 0), min(slow, 2 * count - 1)
-    share = 1 - ((torch.arange(count) - fast) / max(slow - fast, 1e-3)).clamp(0, 1)
+    share = 1 - ((torch.arange(count) - fast) / (slow - fast or 1e-3)).clamp(0, 1)
     return frequencies * (share + (1 - share) / options["factor"])
