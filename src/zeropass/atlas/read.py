@@ -711,7 +711,7 @@ class Atlas(Files):
         if view != self.view or k > stored:
             raise BadOption(
                 f"{place}.{place.role}: this atlas holds the best {stored} pairs of the {self.view} view; "
-                "zeropass explain searches others from the model."
+                "zeropass show MODEL searches others in the weights."
             )
         rows = self.rows_of(pairs_file(place.layer, place.role), of_address(place), _PAIRS)
         hidden = self.hidden(view)
