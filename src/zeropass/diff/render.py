@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
-from zeropass.records.numbers import percent, share
+from zeropass.records.numbers import percent, plain, share
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
 from zeropass.render.heat_map import svg_file
 from zeropass.render.terminal import Flow, token_text
@@ -53,7 +53,7 @@ def _standouts(difference: Diff) -> Iterator[Flow]:
     """Yield a line for each side, with the tokens that all changes together concern most."""
     for name, standouts in (("sees", difference.sees), ("writes", difference.writes)):
         tokens = [
-            Text.assemble(token_text(standout.token.token), (f" {standout.z:.1f}", "dim"))
+            Text.assemble(token_text(standout.token.token), (f" {plain(standout.z)}", "dim"))
             for standout in standouts[:SHOWN]
         ]
         yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
