@@ -324,8 +324,9 @@ class Atlas(Searchable):
             )
         sizes = self.mlps.sizes(place.layer)
         if place.part == "ff" and (place.index >= 0 or place.expert >= 0) and (len(sizes) > 1) != (place.expert >= 0):
-            form = "e0.0" if len(sizes) > 1 else "0"
-            raise BadAddress(f"{place}: of {len(sizes)} experts; a neuron is L{place.layer}.ff.{form}.")
+            experts, form = (f"{len(sizes)} experts", "e0.0") if len(sizes) > 1 else ("no experts", "0")
+            layer = f"L{place.layer}.ff"
+            raise BadAddress(f"{place}: {layer} has {experts}; a neuron of it is {layer}.{form}.")
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, len(sizes)),
