@@ -96,7 +96,18 @@ class Searchable(Files):
         layers: tuple[int, int] | None = None,
         k: int = 20,
     ) -> FindRecord:
-        """Return what `search` returns, for token ids; raise BadOption for one that the vocabulary does not have."""
+        """Return what `search` returns, for token ids.
+
+        Args:
+            ids: The ids, each a word of its own.
+            side: As in `find`.
+            role: As in `find`.
+            layers: As in `find`.
+            k: As in `find`.
+
+        Raises:
+            BadOption: The vocabulary has no such token, or nothing fits.
+        """
         words = [token_of(self.vocab, i) for i in ids]
         return self.search(words, side=side, role=role, layers=layers, k=k)
 
