@@ -247,7 +247,7 @@ def _require(classifier: Model, onto: Model, labels: Sequence[str]) -> None:
     require_classifier(classifier)
     if labels and len(labels) != classifier.rows("classifier"):
         raise BadOption(
-            f"--labels gives {len(labels)} and {classifier.name} has {classifier.rows('classifier')}: one each."
+            f"--labels must name the {classifier.rows('classifier')} labels of {classifier.name}; it has {len(labels)}."
         )
     if classifier.family.norm_place != onto.family.norm_place:
         raise BadOption(

@@ -12,6 +12,7 @@ from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, 
 from zeropass.records.panels import token_label
 from zeropass.records.parameters import MOST_TOKENS, VERBS, PairRecord, TokenScore, verb_of
 from zeropass.records.search import FindRecord
+from zeropass.render.heat_map import shade
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
@@ -76,12 +77,6 @@ def heat_map(overview: Overview) -> Picture:
         "high": high,
     }
     return Picture("map.svg", shown)
-
-
-def shade(value: float, low: float, high: float) -> float:
-    """Return how dark a value is between the ends of a scale: from .04, which can still be seen, to 1."""
-    share = (value - low) / (high - low) if high > low else 0.5
-    return round(0.04 + 0.96 * min(1.0, max(0.0, share if math.isfinite(share) else 0.0)), 3)
 
 
 # --- Spreads of scores ------------------------------------------------------------------------------------------------
