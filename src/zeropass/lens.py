@@ -724,7 +724,15 @@ class Shown(ShortRepr):
 def scored_tokens(
     vocab: Vocabulary, ids: Sequence[int], scores: Sequence[float], mean: float, std: float
 ) -> tuple[TokenScore, ...]:
-    """Return tokens with raw score and z, which is 0 in a list without spread."""
+    """Return tokens with raw score and z, which is 0 in a list without spread.
+
+    Args:
+        vocab: The vocabulary, for the texts of the tokens.
+        ids: Their ids.
+        scores: The score of each.
+        mean: The mean score over the vocabulary.
+        std: The standard deviation of the scores.
+    """
     z: Callable[[float], float] = lambda score: (score - mean) / std if std > 0 else 0.0  # noqa: E731
     return tuple(TokenScore(id=i, token=vocab.label(i), score=s, z=z(s)) for i, s in zip(ids, scores, strict=True))
 
@@ -732,7 +740,17 @@ def scored_tokens(
 def pair_record(
     vocab: Vocabulary, address: str, role: str, offset: int, frame: str, pairs: TopPairs, hidden: Hidden
 ) -> PairRecord:
-    """Return the record of pairs that are given as token ids and scores."""
+    """Return the record of pairs that are given as token ids and scores.
+
+    Args:
+        vocab: The vocabulary, for the texts of the tokens.
+        address: The address of the head.
+        role: The role of the map: ``qk`` or ``vo``, with its prefix in cross-attention.
+        offset: Query position minus key position.
+        frame: The frame of the map.
+        pairs: The pairs, best first.
+        hidden: The tokens that the view hides.
+    """
     scored = tuple(
         PairScore(Token(a, vocab.label(a)), Token(b, vocab.label(b)), s)
         for a, b, s in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.scores.tolist(), strict=True)

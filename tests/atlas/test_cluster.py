@@ -100,7 +100,7 @@ def test_a_worker_without_the_weights_says_so(model: Path, tmp_path: Path, monke
 def test_a_worker_with_other_weights_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = small.llama(tmp_path / "other")
     monkeypatch.setattr(cluster, "_shared_name", lambda name: str(other))
-    with pytest.raises(BadModel, match="other weights are here"):
+    with pytest.raises(BadModel, match="its weights are others"):
         zp.build_on_cluster(zp.open_model(str(model)), tmp_path / "out", OPTIONS)
 
 

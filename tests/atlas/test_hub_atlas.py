@@ -467,7 +467,7 @@ def test_an_atlas_on_the_hub_is_not_pushed(hub: Hub, built: Path) -> None:
 
 def test_what_is_no_licence_is_refused(built: Path) -> None:
     for wrong in ("MIT License", "", "mit\nx: y"):
-        with pytest.raises(BadOption, match="is no licence of a hub"):
+        with pytest.raises(BadOption, match="is no licence that a hub knows"):
             zp.push_atlas(built, "owner/atlas", license_id=wrong, dry_run=True)
 
 

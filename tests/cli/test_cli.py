@@ -262,7 +262,7 @@ def mistakes() -> list[tuple[str, str]]:
         ("explain M L0.attn.1.vo --svd --offset 2", "vo does not depend"),
         ("explain G L0.attn.1.qk --offset 1", "rotary"),
         ("show A L0.attn.1.vo -k 1000", "best 30 pairs"),
-        ("show A L0.attn.1.vo --tokens words", "zeropass explain"),
+        ("show A L0.attn.1.vo --tokens words", "zeropass show MODEL"),
     ]
 
 

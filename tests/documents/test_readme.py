@@ -181,3 +181,22 @@ def test_every_path_in_contributing_exists() -> None:
     paths = re.findall(r"`((?:src|tests|docs|models|reproduce|benchmarks)/[^`\s]*|Makefile)`", read(CONTRIBUTING))
     assert len(paths) > 40
     assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def sources(path: str) -> str:
+    """Return the text of a file, or of all files of a folder."""
+    files = (
+        [ROOT / path] if (ROOT / path).is_file() else [file for file in (ROOT / path).rglob("*.*") if file.is_file()]
+    )
+    return "\n".join(read(file) for file in files if file.suffix in (".py", ".html"))
+
+
+def test_every_constant_class_and_private_name_in_contributing_stands_in_a_file_of_its_row() -> None:
+    """The rows of tables name the files that one touches, then what in them."""
+    names = 0
+    for row in re.findall(r"^\| `(?:src|tests)/.*", read(CONTRIBUTING), re.M):
+        text = "".join(map(sources, re.findall(r"`((?:src|tests)/[^`]*)`", row)))
+        for name in re.findall(r"`((?:_|[A-Z])\w+)`", row.replace("`Makefile`", "")):
+            names += 1
+            assert re.search(rf"\b{name}\b", text), row
+    assert names > 40

@@ -16,8 +16,9 @@ import zeropass as zp
 from commands import Run
 from zeropass.cli import commands
 from zeropass.cli.output import text_output
+from zeropass.records.numbers import plain
 from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
-from zeropass.render.terminal import Flow, render, token_text
+from zeropass.render.terminal import Flow, facts_table, render, token_text
 
 WORDS = st.lists(st.text("abcd ", min_size=1, max_size=12).map(lambda text: f"<{text}>"), max_size=30)
 
@@ -108,3 +109,28 @@ def test_names_of_folders_are_strings_or_paths(llama: small.Built, tmp_path: Pat
     assert zp.read_alignment(str(tmp_path / "alignment")).layers == alignment.layers
     zp.write_diff(zp.compare(model, model), str(tmp_path / "diff"))
     assert json.loads((tmp_path / "diff" / "diff.json").read_text())["relation"] == "equal"
+
+
+def test_numbers_near_one_keep_a_decimal() -> None:
+    assert [plain(value) for value in (0.0, 0.052, 0.9, 0.994, 0.998, 1.0, 12.34)] == [
+        *("0.0", "0.052", "0.9", "0.99", "1.0", "1.0", "12.3")
+    ]
+    assert plain(-0.998, "+") == "-1.0"
+
+
+def test_facts_leave_out_what_is_empty_and_separate_what_has_commas() -> None:
+    facts = {
+        "atlas": "a",
+        "title": "",
+        "lists": 15616,
+        "tied": True,
+        "options": {"frames": ["token", "output"], "k": 50, "layers": None},
+        "tokens_hidden": {"ascii": {"special": 1, "non-text": 1158}, "words": {"special": 1}},
+    }
+    assert [" ".join(line.split()) for line in lines_of(facts_table(facts), 200)] == [
+        "atlas a",
+        "lists 15,616",
+        "tied yes",
+        "options frames token, output; k 50",
+        "tokens hidden ascii: special 1, non-text 1,158; words: special 1",
+    ]

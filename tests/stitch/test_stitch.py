@@ -430,7 +430,7 @@ Asked = Callable[[Path, zp.Model], list[object]]
         ),
         (lambda _p, t: ["--classifier", t.name, "--base", MODELS / "wide"], "is no fine-tune of .*layers is 4, and 6"),
         (lambda _p, t: ["--classifier", t.name, "--base", MODELS / "second"], "was not tuned from .*second"),
-        (lambda _p, t: ["--classifier", t.name, "--labels", "one"], "--labels are 1; .* has 2"),
+        (lambda _p, t: ["--classifier", t.name, "--labels", "one"], "--labels must name the 2 labels of .*; it has 1"),
         (lambda _p, _t: ["--classifier", REVIEWS], "reviews is an adapter: it needs --base"),
         (lambda p, t: ["--classifier", t.name, "--text", p / "none.txt"], "none.txt cannot be read"),
         (lambda p, t: ["--classifier", t.name, "--text", _few(p)], "There are 3 texts; at least 50"),

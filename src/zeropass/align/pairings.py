@@ -39,7 +39,15 @@ class _Best:
 def neuron_pairings(
     pair: Pair, views: tuple[View, ...], layers: Iterable[tuple[int, int]], null: Pair, tick: Tick = lambda: None
 ) -> list[Pairing]:
-    """Pair every neuron of A with the best one in the layer of B to which its own layer is assigned."""
+    """Pair every neuron of A with the best one in the layer of B to which its own layer is assigned.
+
+    Args:
+        pair: The two models.
+        views: The lists by which neurons are compared.
+        layers: The layers of A that are assigned, each with its layer of B.
+        null: The pair with the tokens of one side shuffled.
+        tick: Called for each layer.
+    """
     best_of_layers = []
     for a, b in layers:
         tick()
@@ -53,7 +61,13 @@ def neuron_pairings(
 
 
 def head_pairings(pair: Pair, nulls: Sequence[Pair], tick: Tick = lambda: None) -> list[Pairing]:
-    """Pair every head of A, for each of its two maps, with the best of all heads of B."""
+    """Pair every head of A, for each of its two maps, with the best of all heads of B.
+
+    Args:
+        pair: The two models.
+        nulls: The pair with the tokens of one side shuffled, several times.
+        tick: Called for each layer.
+    """
     best_of_maps = []
     for map_role in SELF_MAPS:
         scores = _all_heads(pair, map_role, tick)

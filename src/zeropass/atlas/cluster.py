@@ -192,7 +192,10 @@ def _runner(work: _Work) -> Runner:
         except ZeropassError as error:
             raise type(error)(f"{error} All machines of the cluster must see the weights under one name.") from error
         if model.size != work.size:
-            raise BadModel(f"{work.model}: other weights are here ({model.size} bytes) than there ({work.size}).")
+            raise BadModel(
+                f"{work.model}: its weights are others on this machine ({model.size} bytes) than where the build began "
+                f"({work.size})."
+            )
         _runners.clear()
         lens = read_lens(work.out / LENS, model) if work.has_lens else None
         views = {name: mask.to(model.device) for name, mask in work.views.items()}

@@ -217,7 +217,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         value = _entry(manifest, name)
         least = 1 if name.startswith("model.") else 0
         if type(value) is not entry_type or (isinstance(value, int) and value < least):
-            raise BadAtlas(f"{path}: {name} is {value!r}, which cannot be; rebuild the atlas.")
+            raise BadAtlas(f"{path}: {name} is {value!r}, which is impossible; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
     integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
     ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
@@ -238,7 +238,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     )
     for entry, valid in checks:
         if not valid:
-            raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which cannot be; rebuild the atlas.")
+            raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which is impossible; rebuild the atlas.")
 
 
 def mlp_facts(mlps: Mlps) -> dict[str, Any]:

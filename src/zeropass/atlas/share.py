@@ -117,10 +117,10 @@ def push_atlas(
     if not REPO_ID.fullmatch(repo_id):
         raise BadOption(f"{repo_id!r} is no hub id of a dataset; one looks like owner/name.")
     if not LICENSE.fullmatch(license_id):
-        raise BadOption(f"{license_id!r} is no licence of a hub; one looks like apache-2.0 or unknown.")
+        raise BadOption(f"{license_id!r} is no licence that a hub knows; one looks like apache-2.0 or unknown.")
     atlas, path = open_atlas(folder), Path(folder)
     if not isinstance(atlas.path, Path):
-        raise BadAtlas(f"{folder} is on the hub already; push takes a folder of this machine.")
+        raise BadAtlas(f"{folder} is on the hub already; push takes a folder on this machine.")
     files = checked_files(atlas, path)
     push = Push(
         address=f"{DATASETS}{repo_id}",

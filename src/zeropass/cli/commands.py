@@ -90,25 +90,25 @@ def common(
 @app.command()
 def build(
     model: Model,
-    out: Annotated[Path, typer.Option(help="The folder to make; a build that was stopped continues in it.")],
-    k: Annotated[int, typer.Option(help="Tokens of each pole of a list.")] = 50,
-    pairs: Annotated[int, typer.Option(help="Pairs of each head map.")] = 100,
+    out: Annotated[Path, typer.Option(help="The folder to make; a stopped build continues in it.")],
+    k: Annotated[int, typer.Option(help="How many tokens each pole of a list keeps.")] = 50,
+    pairs: Annotated[int, typer.Option(help="How many pairs each head map keeps.")] = 100,
     layers: Layers = None,
-    roles: Annotated[
-        str | None, typer.Option(help="Roles to read, with commas: gate,value,vo; all if not given.")
-    ] = None,
+    roles: Annotated[str | None, typer.Option(help="Roles to read, such as gate,value,vo; all if not given.")] = None,
     frame: Annotated[
         str | None,
-        typer.Option(help="Frames, with commas; the usual ones if not given, through the lens if there is one."),
+        typer.Option(
+            help="Frames, such as token,output; the usual ones if not given, through the lens if there is one."
+        ),
     ] = None,
     lens: LensOption = "auto",
-    tokens: Annotated[View, typer.Option(help="Tokens that lists may show.")] = "default",
+    tokens: Annotated[View, typer.Option(help="The tokens that lists may show.")] = "default",
     device: Device = "cpu",
     engine: Annotated[
-        str, typer.Option(help="local, or ray / ray://address for a cluster (needs zeropass[ray]).")
+        str, typer.Option(help="local; or ray, or ray://address, for a cluster (needs zeropass[ray]).")
     ] = "local",
     memory: Annotated[
-        str | None, typer.Option(help="Most memory to take, such as 4GB; what does not fit is read from disk.")
+        str | None, typer.Option(help="The most memory to use, such as 4GB; what does not fit is read from disk.")
     ] = None,
     features: Annotated[
         str | None,
@@ -171,11 +171,11 @@ def show(
             help="Instead of a parameter, directions in FILE.npy, FILE.safetensors[:name], FILE.gguf[:name].",
         ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Of --vector: the layer where it reads or writes.")] = None,
-    side: Annotated[str | None, typer.Option(help="Of --vector: read or write; both if not given.")] = None,
+    layer: Annotated[int | None, typer.Option(help="With --vector: the layer where it reads or writes.")] = None,
+    side: Annotated[str | None, typer.Option(help="With --vector: read or write; both if not given.")] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Of --vector: block (the stream that enters the layer, if not given), mid, attn or ff."),
+        typer.Option(help="With --vector: block (the stream that enters the layer; the default), mid, attn or ff."),
     ] = None,
     features: Annotated[
         str | None,
@@ -249,12 +249,12 @@ def find(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="All tokens that match, such as 're*', as one word; may be repeated."),
     ] = None,
-    words: Annotated[Path | None, typer.Option(metavar="FILE", help="Further words, one a line.")] = None,
+    words: Annotated[Path | None, typer.Option(metavar="FILE", help="A file of further words, one a line.")] = None,
     without: Annotated[
-        list[str] | None, typer.Option("--not", metavar="TEXT", help="A word that counts against; may be repeated.")
+        list[str] | None, typer.Option("--not", metavar="TEXT", help="A word to subtract; may be repeated.")
     ] = None,
-    side: Annotated[str | None, typer.Option(help="read or write.")] = None,
-    role: Annotated[str | None, typer.Option(help="gate, up, key, value, q, k, v, o …")] = None,
+    side: Annotated[str | None, typer.Option(help="read or write; both if not given.")] = None,
+    role: Annotated[str | None, typer.Option(help="gate, up, key, value, q, k, v, o …; all if not given.")] = None,
     layers: Layers = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many of each kind: sees, is about to say, writes.")] = 10,
     as_json: Json = False,
@@ -293,11 +293,11 @@ def label(
         str | None, typer.Option(help="The frame of the lists; if not given, the most coherent list of each role.")
     ] = None,
     tokens: Tokens = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Tokens of a pole, or pairs, that it is shown at a time.")] = 12,
-    choices: Annotated[int, typer.Option(min=2, help="Lists of which it is to tell the right one.")] = 5,
-    orders: Annotated[int, typer.Option(min=1, help="How often it is asked, each time in another order.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the wrong lists and their order.")] = 0,
-    timeout: Annotated[float, typer.Option(help="The most seconds of an answer.")] = 120,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many tokens of a pole, or pairs, it sees at a time.")] = 12,
+    choices: Annotated[int, typer.Option(min=2, help="How many lists it chooses between.")] = 5,
+    orders: Annotated[int, typer.Option(min=1, help="How often it chooses, each time in another order.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the wrong lists and of their order.")] = 0,
+    timeout: Annotated[float, typer.Option(help="How many seconds to wait for an answer.")] = 120,
     lens: LensOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
@@ -329,7 +329,7 @@ def info(
     what: Either,
     as_json: Json = False,
 ) -> None:
-    """Say what a model or an atlas is, what of it is read, its sizes and hashes."""
+    """Say what a model or an atlas is and which parts of it are read, with sizes and hashes."""
     facts = zp.open_atlas(what).info() if is_atlas(what) else open_named(what).info()
     if not print_json(facts, as_json):
         with text_output() as console:
@@ -358,7 +358,7 @@ def cache(
 
 @app.command()
 def families(as_json: Json = False) -> None:
-    """List the families that can be read: what each has, and what of it is not modelled exactly."""
+    """List the families that can be read, what each has, and what is not modelled exactly."""
     rows = family_rows()
     if not print_json(rows, as_json):
         with text_output() as console:
@@ -371,10 +371,10 @@ def calibrate(
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to calibrate on, instead of --source.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="own: text that the model writes; random: random tokens. own if the model writes text."),
+        typer.Option(help="own for text that the model writes, the default where it can; random for random tokens."),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens.")] = 6144,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    tokens: Annotated[int, typer.Option(help="How many tokens of text.")] = 6144,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of what is drawn.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write to; the cache if not given. A stopped run continues.")
     ] = None,
@@ -408,13 +408,13 @@ def evidence(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write to; evidence/MODEL if not given. A stopped run continues.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="How much of the text to use.")] = 10_000,
+    tokens: Annotated[int, typer.Option(help="How many tokens of the text to use.")] = 10_000,
     only: Annotated[
-        str | None, typer.Option(help="Measures, with commas: pairs,inverses,states,reading,attention,writing.")
+        str | None, typer.Option(help="Some measures only: pairs,inverses,states,reading,attention,writing.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all samples and nulls.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of all samples and nulls.")] = 0,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Let show and explain quote it even if it is smaller than the usual run.")
+        bool, typer.Option("--keep", help="Let show quote it even if it is smaller than the usual run.")
     ] = False,
     lens: LensOption = "auto",
     device: Device = "cpu",
@@ -449,7 +449,7 @@ def align(
     second: Second,
     out: Annotated[Path | None, typer.Option(help="The folder to write to; alignment/A-B if not given.")] = None,
     lens: LensesOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the shuffled tokens.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -489,20 +489,24 @@ def match(
 @app.command()
 def diff(
     base: Annotated[str, typer.Argument(metavar="BASE", help=MODEL_HELP)],
-    tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was made of it.")] = None,
+    tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was tuned from it.")] = None,
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter, instead of TUNED; one only.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder to write all of it to, with a picture.")] = None,
-    watch: Annotated[Path | None, typer.Option(help="A file with a word a line: does the change concern it?")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the whole result, with a picture.")] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="A file of words, one a line: does the change concern them?")
+    ] = None,
     atlas: Annotated[
         bool, typer.Option("--build", help="Also build an atlas of the change, for show and find, in OUT/atlas.")
     ] = False,
-    layers: Annotated[str | None, typer.Option(metavar="A:B", help="Of the atlas: layers A to B-1.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="A:B", help="With --build: layers A to B-1; all if not given.")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a fine-tune, or an adapter, changed in BASE: where, and what it says."""
+    """Say what a fine-tune or an adapter changed in BASE: where, and in which words."""
     folder = one_adapter(adapter)
     if (tuned is None) == (folder is None):
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
@@ -533,31 +537,38 @@ def stitch(
     classifier: Annotated[
         str, typer.Option(help="The folder of a fine-tuned classifier, or of a PEFT LoRA with its head.")
     ],
-    onto: Annotated[str, typer.Option(help="The model that was only pretrained, as MODEL elsewhere.")],
+    onto: Annotated[
+        str, typer.Option(help="The pretrained model that becomes a classifier, given as MODEL elsewhere.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
-    base: Annotated[str | None, typer.Option(help="What the classifier was tuned from.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model that the classifier was tuned from.")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A file with a text a line, no labels: to choose, and to say what to expect.")
+        Path | None,
+        typer.Option(help="A file of unlabelled texts, one a line, for the choices and for the accuracy to expect."),
     ] = None,
-    texts: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 300,
-    accuracy: Annotated[float | None, typer.Option(help="What the classifier is known to have.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="How many of the texts to use.")] = 300,
+    accuracy: Annotated[float | None, typer.Option(help="The accuracy that the classifier is known to have.")] = None,
     keep: Annotated[int | None, typer.Option(help="How many lower layers of the model to keep.")] = None,
     take: Annotated[int | None, typer.Option(help="How many upper layers of the classifier to take.")] = None,
     kernel: Annotated[str | None, typer.Option(help="orthogonal, centred, ridge, weighted, pinv or identity.")] = None,
     frame: Annotated[
-        str | None, typer.Option(help="What stands for a token: both, token or paper; with lenses seen.")
+        str | None, typer.Option(help="What stands for a token: both, token or paper; with lenses, seen.")
     ] = None,
     lens: LensesOption = None,
-    labels: Annotated[str | None, typer.Option(help="Names for its labels, with commas, in their order.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Names for its labels in their order, separated by commas.")
+    ] = None,
     transplant: Annotated[
-        bool, typer.Option("--transplant", help="Put what tuning changed into the model's own layers instead.")
+        bool, typer.Option("--transplant", help="Add what tuning changed to the model's own layers instead.")
     ] = False,
-    strength: Annotated[float | None, typer.Option(help="Of a transplant: what to multiply the change by.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled tokens.")] = 0,
+    strength: Annotated[
+        float | None, typer.Option(help="With --transplant: the factor by which to multiply the change.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the shuffled tokens.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Make a classifier of a pretrained model from that of another model, without training (needs zeropass[run])."""
+    """Turn a pretrained model into a classifier, with that of another model and no training (needs zeropass[run])."""
     if transplant and base is None:
         raise BadOption("--transplant moves what tuning changed: it needs --base, what the classifier was tuned from.")
     if transplant and (keep is not None or take is not None):
@@ -594,8 +605,8 @@ def stitch(
 
 @app.command()
 def classify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What stitch wrote.")],
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that zeropass stitch wrote.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="The texts to label.")],
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -609,24 +620,31 @@ def classify(
 @app.command()
 def serve(
     folder: Folder,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8765,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes any that is free.")
+    ] = 8765,
     model: Annotated[
         str | None, typer.Option(help="The model that the atlas was built from, for what only weights can tell.")
     ] = None,
-    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
-    second_model: Annotated[str | None, typer.Option(help="As --model, of the second.")] = None,
-    alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
-    diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to compare with.")] = None,
+    second_model: Annotated[str | None, typer.Option(help="Like --model, for the second atlas.")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="The folder that zeropass align wrote about the two models.")
+    ] = None,
+    diff: Annotated[Path | None, typer.Option(help="The folder that zeropass diff --out wrote.")] = None,
     host: Annotated[
-        str, typer.Option(help="To be reached from elsewhere; whoever asks then needs the token that is printed.")
+        str,
+        typer.Option(
+            help="The address to listen on; unless it is a loopback one, clients need the token that is printed."
+        ),
     ] = "127.0.0.1",
     name: Annotated[
-        list[str] | None, typer.Option(help="A further host name by which it will be asked for; may be repeated.")
+        list[str] | None, typer.Option(help="A further host name under which it may be asked for; may be repeated.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, max=64, help="How many processes make pages; as many as cores if not given.")
+        int | None, typer.Option(min=1, max=64, help="How many processes make pages; one a core if not given.")
     ] = None,
-    in_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    in_browser: Annotated[bool, typer.Option("--open", help="Open the explorer in the browser.")] = False,
 ) -> None:
     """Show an atlas in the browser, on this machine, until Ctrl-C (needs zeropass[web])."""
     sources = zp.Sources(
@@ -668,7 +686,7 @@ def mcp(
         typer.Option(metavar="PLACE", help="The folder or hub id of a dictionary, for the tools features and feature."),
     ] = None,
     hook: Annotated[
-        str | None, typer.Option(help="Of --features: where it reads and writes, if its files do not say it.")
+        str | None, typer.Option(help="With --features: where it reads and writes, if its files do not say so.")
     ] = None,
     lens: LensOption = "auto",
     device: Device = "cpu",
@@ -702,13 +720,17 @@ def export(
     layers: Layers = None,
     most: Annotated[
         int,
-        typer.Option(min=1, help="How many neurons, and columns of heads, of a layer get pages; most telling first."),
+        typer.Option(
+            min=1, help="How many neurons, and columns of heads, of a layer get pages, the most telling first."
+        ),
     ] = 20,
-    tokens: Annotated[int, typer.Option(min=0, help="How many tokens get pages, most mentioned first.")] = 1000,
-    everything: Annotated[bool, typer.Option("--all", help="Pages of every parameter and token.")] = False,
-    second: Annotated[str | None, typer.Option(help="The atlas of another model, to look at beside it.")] = None,
-    alignment: Annotated[Path | None, typer.Option(help="What zeropass align wrote of the two.")] = None,
-    diff: Annotated[Path | None, typer.Option(help="What zeropass diff --out wrote.")] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="How many tokens get pages, the most mentioned first.")] = 1000,
+    everything: Annotated[bool, typer.Option("--all", help="Make pages of every parameter and token.")] = False,
+    second: Annotated[str | None, typer.Option(help="The atlas of another model, to compare with.")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="The folder that zeropass align wrote about the two models.")
+    ] = None,
+    diff: Annotated[Path | None, typer.Option(help="The folder that zeropass diff --out wrote.")] = None,
 ) -> None:
     """Write the pages of an atlas as a static site for any file server (needs zeropass[web])."""
     chosen = zp.Chosen(parse_layers(layers), None if everything else most, None if everything else tokens)
@@ -721,7 +743,9 @@ def export(
 @app.command()
 def push(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder of an atlas.")],
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the hub; made if it is missing.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="The dataset on the hub; it is created if there is none.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
     model_license: Annotated[
         str, typer.Option("--license", help="The licence of the model's weights, such as apache-2.0.")
@@ -745,6 +769,6 @@ def push(
 
 @app.command()
 def tour(folder: Folder) -> None:
-    """Walk through an atlas: telling neurons, heads, and what was found for a word."""
+    """Walk through an atlas: telling neurons, heads, and the parameters that deal with a word."""
     with text_output(width=100) as console:
         print_tour(console, zp.open_atlas(folder))

@@ -31,7 +31,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer catches Ctrl-C and prints nothing
             print(
-                "interrupted; what builds, measures, aligns, labels or pushes continues with the same command",
+                "interrupted; a build, measurement, alignment, labelling or push continues with the same command",
                 file=sys.stderr,
             )
         raise

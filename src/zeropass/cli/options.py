@@ -34,7 +34,7 @@ LensOption = Annotated[
 ]
 Hook = Annotated[
     str | None,
-    typer.Option(help="Of --features: where it reads and writes, if its files do not say it."),
+    typer.Option(help="With --features: where it reads and writes, if its files do not say so."),
 ]
 LensesOption = Annotated[
     list[str] | None,
@@ -43,7 +43,7 @@ LensesOption = Annotated[
         help="auto for the lenses that are kept, none for the weights alone; or twice, for a lens of each model.",
     ),
 ]
-Tokens = Annotated[View | None, typer.Option(help="Tokens to show.")]
-Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1.")]
+Tokens = Annotated[View | None, typer.Option(help="The tokens that lists may show.")]
+Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1; all if not given.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]

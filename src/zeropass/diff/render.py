@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
-from zeropass.records.numbers import percent, share
+from zeropass.records.numbers import percent, plain, share
 from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
-from zeropass.render.heat_map import svg_file
+from zeropass.render.heat_map import shade, svg_file
 from zeropass.render.terminal import Flow, token_text
 from zeropass.tokens.vocabulary import shown_text
 
@@ -53,7 +53,7 @@ def _standouts(difference: Diff) -> Iterator[Flow]:
     """Yield a line for each side, with the tokens that all changes together concern most."""
     for name, standouts in (("sees", difference.sees), ("writes", difference.writes)):
         tokens = [
-            Text.assemble(token_text(standout.token.token), (f" {standout.z:.1f}", "dim"))
+            Text.assemble(token_text(standout.token.token), (f" {plain(standout.z)}", "dim"))
             for standout in standouts[:SHOWN]
         ]
         yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
@@ -217,10 +217,9 @@ def draw_changes(matrices: Sequence[tuple[int, str, float, float]]) -> str:
     parts = [f'<text x="8" y="{TOP + n * CELL + 13}">{label}</text>' for n, label in enumerate(labels)]
     for layer, role, relative, rank in matrices:
         row = roles.index(role)
-        shade = 0.04 + 0.96 * min(1.0, max(0.0, relative / most))  # the least of them can still be seen
         parts.append(
             f'<rect class="cell" x="{LEFT + layer * CELL}" y="{TOP + row * CELL}" width="{CELL - 1}" '
-            f'height="{CELL - 1}" fill="#084594" fill-opacity="{shade:.3f}" stroke="#ddd">'
+            f'height="{CELL - 1}" fill="#084594" fill-opacity="{shade(relative, 0.0, most):.3f}" stroke="#ddd">'
             f"<title>L{layer} {labels[row]}: {relative:.3%}, rank {rank:.1f}</title></rect>"
         )
     foot = TOP + len(roles) * CELL + 16

@@ -38,6 +38,12 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
     """Return the results for ``qk`` by layer, frame and assumed offset.
 
     Each head is one item: its mean over all sampled queries.
+
+    Args:
+        spaces: The rows of every frame.
+        activations: The activations on the text.
+        settings: The extent of the measurement.
+        tell: Reports progress.
     """
     model = spaces.frames.model
     results: list[Result] = []

@@ -29,6 +29,12 @@ def inverses(spaces: Spaces, activations: Activations | None, settings: Settings
 
     Each vector x is one item: its correlation over all vectors y. The null ``permuted`` shuffles the tokens of one
     side. Without a running model there are no states.
+
+    Args:
+        spaces: The rows of every frame.
+        activations: The activations on the text; None without a running model.
+        settings: The extent of the measurement.
+        tell: Reports progress.
     """
     rows, results = spaces.frames.model.embedding, []
     samples = dict(_samples(spaces, activations, settings))

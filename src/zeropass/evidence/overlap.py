@@ -91,6 +91,13 @@ def states(spaces: Spaces, activations: Activations, shown: Tensor, settings: Se
     The nulls are the active parameters of another position (``permuted``); parameters and states rotated together,
     which keeps their angles and loses only the vocabulary (``rotated``); and random vectors, of which the most active
     are chosen in the same way (``noise``).
+
+    Args:
+        spaces: The rows of every frame.
+        activations: The activations on the text.
+        shown: Ids of the tokens that lists may show, (V',).
+        settings: The extent of the measurement.
+        tell: Reports progress.
     """
     layers, results = spaces.frames.model.dims.layers, []
     for number, frame in enumerate(FRAMES):
@@ -188,6 +195,12 @@ def pairs(spaces: Spaces, shown: Tensor, settings: Settings, tell: Progress) -> 
     """Return Sim_k by pair of roles, layer and frame; no model runs.
 
     Under the nulls the partner is another one of its role (``permuted``) or rotated, or both are random (``noise``).
+
+    Args:
+        spaces: The rows of every frame.
+        shown: Ids of the tokens that lists may show, (V',).
+        settings: The extent of the measurement.
+        tell: Reports progress.
     """
     model, results = spaces.frames.model, []
     for number, frame in enumerate(FRAMES):

@@ -31,6 +31,13 @@ def reading(
     """Return the results by reading role, layer, frame and target.
 
     The metrics are ``spearman`` and ``top-k`` over token types, and ``position``: Pearson correlation over positions.
+
+    Args:
+        spaces: The rows of every frame.
+        activations: The activations on the text.
+        noise: Random directions (n, d) by site, ``attn`` and ``ff``.
+        settings: The extent of the measurement.
+        tell: Reports progress.
     """
     measured = {key: _Measured.of(activations, tally, settings.least) for key, tally in activations.tallies.items()}
     turn = rotation(spaces.frames.model.dims.d, settings.seed)

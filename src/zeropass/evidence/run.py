@@ -125,7 +125,7 @@ def collect_evidence(
         verdicts=verdicts,
         summary=summary(evidence),
         kept=keep_verdicts(verdicts),
-        note="Kept: show and explain quote it.",
+        note="Kept: show quotes it.",
     )
 
 

@@ -10,7 +10,8 @@ NOTHING = "–"
 
 def plain(value: float, sign: str = "") -> str:
     """Return a number with one decimal, or with two significant digits if it is below one, as changes often are."""
-    return f"{value:{sign}.1f}" if abs(value) >= 1 or not value else f"{value:{sign}.2g}"
+    below_one = 0 < abs(value) < 0.995  # what would be rounded to 1 has its decimal, too
+    return f"{value:{sign}.2g}" if below_one else f"{value:{sign}.1f}"
 
 
 def coefficient(value: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from zeropass._io.short_repr import ShortRepr, one_line
 from zeropass.arch.spec import ALL_FRAMES
 from zeropass.records import latex
-from zeropass.records.numbers import coefficient
+from zeropass.records.numbers import coefficient, plain
 from zeropass.records.panels import AsFigure, AsFigures, Bars, Entry, HeatMap, Panel, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields, token_rows
 from zeropass.records.verdicts import Verdict
@@ -233,8 +233,8 @@ class VectorRecord(AsJson, AsFigure):
     @property
     def verb(self) -> str:
         """The verb for what the list says: sees, is about to say, writes."""
-        plain = verb_of(self.side, self.frame)
-        return plain if self.spread is None else f"{plain}, change"
+        verb = verb_of(self.side, self.frame)
+        return verb if self.spread is None else f"{verb}, change"
 
     @property
     def heading(self) -> str:
@@ -412,12 +412,12 @@ class PairRecord(Several[PairScore], AsJson, AsFigure):
     @property
     def verb(self) -> str:
         """The verb for what the pairs say."""
-        plain = "as query attends to" if self.role.endswith("qk") else "when attended to, promotes"
-        return f"{plain}, change" if self.change else plain
+        verb = "as query attends to" if self.role.endswith("qk") else "when attended to, promotes"
+        return f"{verb}, change" if self.change else verb
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html_token(p.left.token)}</td><td>{html_token(p.right.token)}</td><td>{p.score:.2f}</td></tr>"
+            f"<tr><td>{html_token(p.left.token)}</td><td>{html_token(p.right.token)}</td><td>{plain(p.score)}</td></tr>"
             for p in self.pairs[:20]
         )
         header = _html_header(*ends_of(self.role), "score")
@@ -597,4 +597,4 @@ def _html_header(*names: str) -> str:
 def html_token(text: str, z: float | None = None) -> str:
     """Return a token, with its z if there is one, as HTML."""
     shown = html.escape(shown_text(text))
-    return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{z:.1f}</small>")
+    return f"<code>{shown}</code>" + ("" if z is None else f"&nbsp;<small>{plain(z)}</small>")

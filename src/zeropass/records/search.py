@@ -174,13 +174,13 @@ class FindRecord(Several[Hit], AsJson, AsFigure):
         return " less ".join(in_short(map(token_label, side)) for side in sides if side)
 
     def _repr_words(self) -> str:
-        matches = (f"{match.address}.{match.role} {match.z:+.1f}" for match in self.hits[:4])
+        matches = (f"{match.address}.{match.role} {plain(match.z, '+')}" for match in self.hits[:4])
         return f"{listed(self.query)}: {', '.join(matches)}, {len(self.hits)} parameters"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(match.address)}</td><td>{html.escape(match.role)}</td>"
-            f"<td>{html.escape(match.verb)}</td><td>{match.z:+.1f}</td><td>{match.pole_words}</td>"
+            f"<td>{html.escape(match.verb)}</td><td>{plain(match.z, '+')}</td><td>{match.pole_words}</td>"
             f"<td>{' '.join(html_token(token.token) for token in match.words)}</td>"
             f"<td><small>{html.escape(self._scores_text(match))}</small></td><td><small>{match.doubt}</small></td></tr>"
             for match in self.hits

@@ -1,10 +1,11 @@
 """Pictures as plain SVG files: heat maps in rows and columns of panels, each with its own scale."""
 
 import html
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Panel", "heat_maps", "svg_file"]
+__all__ = ["Panel", "heat_maps", "shade", "svg_file"]
 
 SIDE, GAP, LEFT, TOP = 150, 46, 60, 50
 LEVELS = 24
@@ -51,6 +52,12 @@ def heat_maps(title: str, panels: Sequence[Panel]) -> str:
         x, y = LEFT + columns.index(panel.column) * (SIDE + GAP), TOP + rows.index(panel.row) * (SIDE + GAP)
         parts += [f'<g transform="translate({x} {y})">', *_cells(panel), "</g>"]
     return svg_file(title, width, height, parts)
+
+
+def shade(value: float, low: float, high: float) -> float:
+    """Return how dark a value is between the ends of a scale: from .04, which can still be seen, to 1."""
+    share = (value - low) / (high - low) if high > low else 0.5
+    return round(0.04 + 0.96 * min(1.0, max(0.0, share if math.isfinite(share) else 0.0)), 3)
 
 
 def svg_file(title: str, width: int, height: int, parts: Iterable[str]) -> str:

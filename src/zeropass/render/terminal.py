@@ -215,13 +215,15 @@ def facts_table(facts: dict[str, Any]) -> Table:
     """Return the facts about a model or an atlas, one a line; empty ones are left out."""
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     for name, value in facts.items():
-        if value in (None, {}, [], ()):
+        if value in _EMPTY:
             continue
         for i, line in enumerate(_lines(name, value)):
             label = Text("" if i else _LABELS.get(name, name.replace("_", " ")), style="dim")
             table.add_row(label, Text(shown_text(str(line), limit=500), overflow="fold"))  # a hash must not be cut off
     return table
 
+
+_EMPTY: tuple[Any, ...] = (None, "", {}, [], ())
 
 _LABELS = {
     "title": "what it is",
@@ -245,13 +247,18 @@ def _lines(name: str, value: Any) -> Sequence[Any]:
 
 
 def _fact(value: Any) -> str:
-    """Return a value as readable text: lists and objects with commas, numbers with four significant digits."""
+    """Return a value as readable text: lists with commas, objects with semicolons where their values have commas."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items() if item not in (None, {}, []))
+        items = {key: item for key, item in value.items() if item not in _EMPTY}
+        compound = any(isinstance(item, dict | list | tuple) for item in items.values())
+        between = "; " if compound else ", "
+        return between.join(f"{key}{':' * isinstance(item, dict)} {_fact(item)}" for key, item in items.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_fact, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return str(value)
@@ -285,6 +292,6 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
 
 _LEGEND = (
     "before, after, around: the norm of what a block reads, of what it writes, of both; post: of the stream itself; "
-    "parallel: the MLP stands beside attention; GQA: query heads share keys and values; both ways: attention sees what "
-    "follows, too; cross: a decoder's heads that attend to an encoder"
+    "parallel: the MLP reads the same stream as attention; GQA: query heads share keys and values; both ways: "
+    "attention sees what follows, too; cross: a decoder's heads that attend to an encoder"
 )

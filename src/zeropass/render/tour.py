@@ -235,9 +235,9 @@ def _next(console: Console, atlas: Atlas) -> None:
     commands = [
         (f"zeropass show {folder} {neuron} --tokens words", unit),
         *([] if atlas.is_dictionary else [(f"zeropass show {folder} {head}", "a head")]),
-        (f"zeropass find {folder} Monday Tuesday", "who deals with a word, or with several"),
+        (f"zeropass find {folder} Monday Tuesday", "the parameters that deal with a word, or with several"),
     ]
     if not atlas.is_change:
-        commands.append((f"zeropass explain {model} {head} --svd", "straight from the weights"))
+        commands.append((f"zeropass show {model} {head} --svd", "straight from the weights"))
     for command, purpose in commands:
         console.print(Text(f"  {command}", style="bold").append(f"   {purpose}", style="dim"), soft_wrap=True)

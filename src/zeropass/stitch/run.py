@@ -246,7 +246,9 @@ def _require(classifier: Model, onto: Model, labels: Sequence[str]) -> None:
     require_fed(onto, "The model to stitch onto,")
     require_classifier(classifier)
     if labels and len(labels) != classifier.rows("classifier"):
-        raise BadOption(f"--labels are {len(labels)}; {classifier.name} has {classifier.rows('classifier')}.")
+        raise BadOption(
+            f"--labels must name the {classifier.rows('classifier')} labels of {classifier.name}; it has {len(labels)}."
+        )
     if classifier.family.norm_place != onto.family.norm_place:
         raise BadOption(
             f"{classifier.name} ({classifier.family.name}) and {onto.name} ({onto.family.name}) do not fit: the head "

@@ -298,7 +298,15 @@ def chosen(
 
 
 def first_try(to_classifier: Bridge, keep: int, take: int, kernel: str | None, frame: str | None) -> Try:
-    """Return a seam in the kernel and frame in which depths are compared; the others are tried at the best depth."""
+    """Return a seam in the kernel and frame in which depths are compared; the others are tried at the best depth.
+
+    Args:
+        to_classifier: The bridge from the stream of B to that of the classifier.
+        keep: How many lower layers of B are kept.
+        take: How many upper layers of the classifier are taken.
+        kernel: The kernel; the usual one if None.
+        frame: The frame; the usual one if None.
+    """
     usual = SEEN if SEEN in to_classifier.frames else FIRST[1]
     return Try(keep=keep, take=take, kernel=kernel or FIRST[0], frame=frame or usual)
 
@@ -339,7 +347,14 @@ def expected(logits: Tensor, probabilities: Tensor) -> float:
 
 
 def measured(choice: Try, logits: Tensor, own: Tensor, probabilities: Tensor) -> Try:
-    """Return a choice with the measures of its logits, given the classifier's own logits and probabilities."""
+    """Return a choice with the measures of its logits, given the classifier's own logits and probabilities.
+
+    Args:
+        choice: The choice.
+        logits: Its logits on the texts, (texts, labels).
+        own: Those of the classifier itself.
+        probabilities: The classifier's probabilities, (texts, labels).
+    """
     return replace(
         choice,
         expected=expected(logits, probabilities),

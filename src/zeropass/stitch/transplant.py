@@ -302,6 +302,15 @@ def transplant_of(
 ) -> Transplant:
     """Align the layers of A, from the ``first`` that changed, with those of B.
 
+    Args:
+        base: A before tuning.
+        tuned: A after tuning, with the classifier's head.
+        onto: B.
+        first: The first layer that tuning changed.
+        kernel: The kernel of the map between the streams (`translation.KERNELS`).
+        frame: What stands for a token.
+        progress: Reports progress.
+
     Raises:
         BadOption: A and B are of different families, or share too few tokens.
     """

@@ -7,10 +7,12 @@ from typing import Any
 
 from zeropass.atlas.summary import BIN
 from zeropass.records.label_places import free_places
+from zeropass.records.numbers import plain
 from zeropass.records.overviews import Cloud, NeighbourRecord, Overview, Point, Spread, Wiring, part_name
 from zeropass.records.panels import token_label
 from zeropass.records.parameters import MOST_TOKENS, VERBS, PairRecord, TokenScore, verb_of
 from zeropass.records.search import FindRecord
+from zeropass.render.heat_map import shade
 from zeropass.tokens.vocabulary import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
@@ -75,12 +77,6 @@ def heat_map(overview: Overview) -> Picture:
         "high": high,
     }
     return Picture("map.svg", shown)
-
-
-def shade(value: float, low: float, high: float) -> float:
-    """Return how dark a value is between the ends of a scale: from .04, which can still be seen, to 1."""
-    share = (value - low) / (high - low) if high > low else 0.5
-    return round(0.04 + 0.96 * min(1.0, max(0.0, share if math.isfinite(share) else 0.0)), 3)
 
 
 # --- Spreads of scores ------------------------------------------------------------------------------------------------
@@ -201,7 +197,7 @@ def parameter_marks(record: FindRecord, layers: int) -> Picture:
                 "y": round(TOP + STRIP / 2 * (1 - row.z / most), 1),
                 "kind": min(type_index, 3),
                 "path": at(row.address),
-                "name": f"{row.address} {row.role} {row.verb}, z {row.z:+.1f}",
+                "name": f"{row.address} {row.role} {row.verb}, z {plain(row.z, '+')}",
             }
         )
     interval = max(1, math.ceil((layers + 1) / 40))
@@ -296,7 +292,7 @@ def pair_map(record: PairRecord) -> Picture | None:
             "x": edge + rights.index(pair.right) * CELL,
             "y": head + lefts.index(pair.left) * ROW,
             "shade": shade(pair.score, low - (high - low) * 0.25, high),
-            "name": f"{shown_text(pair.left.token)} → {shown_text(pair.right.token)}: {pair.score:.1f}",
+            "name": f"{shown_text(pair.left.token)} → {shown_text(pair.right.token)}: {plain(pair.score)}",
         }
         for pair in pairs
     ]
