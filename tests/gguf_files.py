@@ -25,6 +25,13 @@ NAMES = {
     "mistral": "llama",
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
+    "qwen2_moe": "qwen2moe",
+    "glm4_moe": "glm4moe",
+    "minimax_m2": "minimax-m2",
+    "ernie4_5_moe": "ernie4_5-moe",
+    "granitemoeshared": "granitemoe",
+    "gpt_oss": "gpt-oss",
+    "modernbert": "modern-bert",
     "olmo3": "olmo2",
     "cohere": "command-r",
     "gpt_bigcode": "starcoder",
@@ -38,17 +45,21 @@ Config = dict[str, Any]
 Keys = Callable[[gguf.GGUFWriter, Config], None]
 
 
-def convert(folder: Path, path: Path) -> Path:
-    """Write the checkpoint of a folder as one file; its tokenizer is byte-level BPE, SentencePiece or WordPiece."""
+def convert(folder: Path, path: Path, architecture: str = "") -> Path:
+    """Write the checkpoint of a folder as one file.
+
+    Its tokenizer is byte-level BPE, SentencePiece or WordPiece. The architecture follows from the model type, unless it
+    is given.
+    """
     config = json.loads((folder / "config.json").read_text())
     config |= config.get("text_config", {})
-    name = NAMES.get(config["model_type"], config["model_type"])
+    name = architecture or NAMES.get(config["model_type"], config["model_type"])
     arch = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
-    layers = _of(config, "num_hidden_layers", "n_layer", "n_layers")
-    names = gguf.get_tensor_name_map(arch, layers)
+    layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    names = gguf.get_tensor_name_map(arch, max(layers, config.get("num_decoder_layers") or 0))
     for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
         gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
         assert gguf_name, f"llama.cpp has no name for {hf_name}"
@@ -74,7 +85,7 @@ def _heads(config: Config) -> tuple[int, int]:
     return heads, config.get("num_key_value_heads") or heads
 
 
-PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE, MODEL_ARCH.SMOLLM3, MODEL_ARCH.ARCEE)
+PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE, MODEL_ARCH.GRANITE_MOE, MODEL_ARCH.SMOLLM3, MODEL_ARCH.ARCEE)
 """LlamaModel and what is derived from it."""
 
 RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.NEMOTRON)
@@ -92,6 +103,12 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
                 continue
             if "position_embeddings" in name and config["model_type"] == "roberta":
                 values = values[1 + config["pad_token_id"] :]
+        if arch == MODEL_ARCH.MODERN_BERT:
+            name = name.removeprefix("model.")
+        if arch in (MODEL_ARCH.MODERN_BERT, MODEL_ARCH.EUROBERT) and name.startswith(("head.", "decoder.", "lm_head.")):
+            continue
+        if arch == MODEL_ARCH.T5ENCODER and not name.startswith(("shared.", "encoder.")):
+            continue
         if arch == MODEL_ARCH.BLOOM:
             name = name.removeprefix("transformer.")
         if "q_proj" in name or "k_proj" in name:
@@ -107,11 +124,50 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
             values = values + 1 if name.endswith("norm.weight") else values
         if arch == MODEL_ARCH.GPT2 and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             values = values.T
-        yield name, values
+        yield from SPLITS.get(arch, _as_they_are)(
+            name.replace("e_score_correction_bias", "e_score_correction.bias"), values
+        )
     rope = config.get("rope_parameters") or {}
     if arch == MODEL_ARCH.PHI3 and rope.get("long_factor"):
         yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
+
+
+def _as_they_are(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield name, values
+
+
+def _granite_moe(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Split gates from what they multiply, as GraniteMoeModel.modify_tensors does."""
+    if not name.endswith("input_linear.weight"):
+        yield name, values
+        return
+    layer = int(name.split(".")[2])
+    end = "shexp" if "shared_mlp" in name else "exps"
+    for what, half in zip(("gate", "up"), np.split(values, 2, axis=-2), strict=True):
+        yield f"blk.{layer}.ffn_{what}_{end}.weight", half
+
+
+def _gpt_oss(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Split and turn the experts, as GptOssModel.modify_tensors does."""
+    if "sinks" in name:
+        yield f"{name}.weight", values
+    elif name.endswith("down_proj"):
+        yield f"{name}.weight", values.swapaxes(-1, -2)
+    elif name.endswith("down_proj_bias"):
+        yield name.replace("down_proj_bias", "down_proj.bias"), values
+    elif "gate_up_proj" in name:
+        turned = values if name.endswith("_bias") else values.swapaxes(-1, -2)
+        for start, what in enumerate(("gate", "up")):
+            half = turned[:, start::2]
+            end = "bias" if name.endswith("_bias") else "weight"
+            yield f"{name.partition('gate_up')[0]}{what}_proj.{end}", half
+    else:
+        yield name, values
+
+
+SPLITS = {MODEL_ARCH.GRANITE_MOE: _granite_moe, MODEL_ARCH.GPT_OSS: _gpt_oss}
+"""What converters take apart."""
 
 
 def _with_stacked_experts(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -171,9 +227,21 @@ def _usual(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_value_length: config.get("head_dim"),
     }
     optional |= {
-        writer.add_expert_count: _of(config, "num_local_experts", "num_experts"),
+        writer.add_expert_count: _of(config, "num_local_experts", "num_experts", "n_routed_experts"),
         writer.add_expert_used_count: config.get("num_experts_per_tok"),
+        writer.add_expert_group_count: config.get("n_group"),
+        writer.add_expert_group_used_count: config.get("topk_group"),
     }
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        optional |= {
+            writer.add_rope_scaling_yarn_beta_fast: rope.get("beta_fast"),
+            writer.add_rope_scaling_yarn_beta_slow: rope.get("beta_slow"),
+        }
+    if config.get("scoring_func") == "sigmoid":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     for add, value in optional.items():
         if value is not None:
             add(value)
@@ -212,7 +280,9 @@ def _gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
 def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
     rope = config["rope_parameters"]
     writer.add_context_length(config["max_position_embeddings"])
-    writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+    writer.add_rope_scaling_orig_ctx_len(
+        rope.get("original_max_position_embeddings") or config["original_max_position_embeddings"]
+    )
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -270,6 +340,65 @@ def _gemma(writer: gguf.GGUFWriter, config: Config) -> None:
 def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
     _usual(writer, config)
     writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+
+
+def _qwen2moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen3moe(writer, config)
+    if (size := config.get("shared_expert_intermediate_size")) is not None:
+        writer.add_expert_shared_feed_forward_length(size)
+
+
+def _dots1(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen2moe(writer, config)
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+
+
+def _glm4moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of Glm4MoeModel, which counts the layers that predict further tokens among the others."""
+    further = config.get("num_nextn_predict_layers") or 0
+    _dots1(writer, config | {"num_hidden_layers": config["num_hidden_layers"] + further})
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_rope_dimension_count(int(width * config["rope_parameters"].get("partial_rotary_factor", 0.5)))
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_nextn_predict_layers(further)
+
+
+def _minimax_m2(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_rope_dimension_count(config["rotary_dim"])
+
+
+def _ernie4_5_moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_expert_count(config["moe_num_experts"])
+    writer.add_expert_used_count(config["moe_k"])
+    writer.add_interleave_moe_layer_step(config["moe_layer_interval"])
+    writer.add_leading_dense_block_count(config["moe_layer_start_index"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_shared_count(config["moe_num_shared_experts"])
+    writer.add_expert_shared_feed_forward_length(config["intermediate_size"] // config["num_key_value_heads"])
+
+
+def _gpt_oss_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+
+
+def _granitemoe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _granite(writer, config)
+    if size := config.get("shared_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(size)
+
+
+def _phimoe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _phi3(writer, config)
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_count(config["num_local_experts"])
 
 
 def _granite(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -395,6 +524,44 @@ def _bert(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_pooling_type(gguf.PoolingType.CLS)
 
 
+def _eurobert(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_causal_attention(False)
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def _modern_bert(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_layer_norm_eps(config["norm_eps"])
+    writer.add_causal_attention(False)
+    writer.add_sliding_window(config["local_attention"])
+    if "global_attn_every_n_layers" in config:
+        writer.add_sliding_window_pattern(config["global_attn_every_n_layers"])
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_string("modern-bert.hidden_activation", config["hidden_activation"])
+
+
+def _t5(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(512)
+    writer.add_embedding_length(config["d_model"])
+    writer.add_feed_forward_length(config["d_ff"])
+    writer.add_block_count(config["num_layers"])
+    if config.get("num_decoder_layers") is not None:
+        writer.add_decoder_block_count(config["num_decoder_layers"])
+    writer.add_head_count(config["num_heads"])
+    writer.add_key_length(config["d_kv"])
+    writer.add_value_length(config["d_kv"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    writer.add_relative_attn_buckets_count(config["relative_attention_num_buckets"])
+    writer.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+
+
+def _jais2(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_rope_dimension_count(config["head_dim"])
+
+
 KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.LLAMA: _llama,
     MODEL_ARCH.QWEN2: _usual,
@@ -429,11 +596,25 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.BERT: _bert,
     MODEL_ARCH.QWEN3MOE: _qwen3moe,
     MODEL_ARCH.OLMOE: _usual,
+    MODEL_ARCH.QWEN2MOE: _qwen2moe,
+    MODEL_ARCH.DOTS1: _dots1,
+    MODEL_ARCH.GLM4_MOE: _glm4moe,
+    MODEL_ARCH.MINIMAXM2: _minimax_m2,
+    MODEL_ARCH.ERNIE4_5_MOE: _ernie4_5_moe,
+    MODEL_ARCH.GRANITE_MOE: _granitemoe,
+    MODEL_ARCH.PHIMOE: _phimoe,
+    MODEL_ARCH.GPT_OSS: _gpt_oss_keys,
+    MODEL_ARCH.EUROBERT: _eurobert,
+    MODEL_ARCH.MODERN_BERT: _modern_bert,
+    MODEL_ARCH.JAIS2: _jais2,
+    MODEL_ARCH.T5: _t5,
+    MODEL_ARCH.T5ENCODER: _t5,
 }
 
 VARIANTS = (
     *("mistral", "mixtral", "olmo3", "stablelm-parallel", "gptneox-sequential"),
-    *("falcon-40b", "falcon-11b", "roberta"),
+    *("falcon-40b", "falcon-11b", "roberta", "granitemoe-shared", "glm4_moe-plain"),
+    "t5-gated-encoder",
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""
 
@@ -444,6 +625,8 @@ VARIANTS = (
 def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> int:
     """Write tokens and their types, name or cut off rows without a token, and return how many rows stay."""
     spec = json.loads((folder / "tokenizer.json").read_text())
+    if spec["model"]["type"] == "Unigram":
+        return _unigram_vocabulary(writer, spec, size)
     names = {i: token for token, i in spec["model"]["vocab"].items()}
     added = {token["id"]: token for token in spec["added_tokens"]}
     names |= {i: token["content"] for i, token in added.items()}
@@ -464,6 +647,25 @@ def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> 
     elif not pieces:
         writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
     writer.add_token_types(types)
+    return size
+
+
+def _unigram_vocabulary(writer: gguf.GGUFWriter, spec: dict[str, Any], size: int) -> int:
+    """Write the pieces and scores of a Unigram model, as T5Model.set_vocab does."""
+    vocab = spec["model"]["vocab"]
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    rest = range(len(vocab), size)
+    types = [
+        TokenType.UNKNOWN if i == spec["model"]["unk_id"] else _type(piece, added.get(i), spm=False)
+        for i, (piece, _) in enumerate(vocab)
+    ]
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*(piece for piece, _ in vocab), *(f"[PAD{i}]" for i in rest)])
+    writer.add_token_scores([*(score for _, score in vocab), *(-10000.0 for _ in rest)])
+    writer.add_token_types([*types, *(TokenType.UNUSED for _ in rest)])
+    writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
     return size
 
 
@@ -527,6 +729,29 @@ def write_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def unigram(size: int) -> str:
+    """Return a tokenizer.json as transformers converts it from the Unigram model of T5."""
+    pieces = ["▁", *(f"▁{a}{b}" for a in "bdfgl" for b in "aeio"), *(a + b for a in "mnprs" for b in "aeio"), *"abdel"]
+    tokens = ["<pad>", "</s>", "<unk>", *pieces][: size - 2]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    steps = [
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"},
+    ]
+    spec: dict[str, Any] = dict.fromkeys(("truncation", "padding", "post_processor"))
+    spec |= {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": tokens[i]} | flags for i in range(3)],
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": space,
+        "decoder": space,
+        "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": False}
+        | {"vocab": [[token, 0.0 if i < 3 else -0.5 - i / 8] for i, token in enumerate(tokens)]},
+    }
+    return json.dumps(spec)
 
 
 def sentencepiece(size: int) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf.constants import MODEL_ARCH_NAMES
 
-from gguf_files import convert, sentencepiece
+from gguf_files import convert, sentencepiece, unigram
 from tiny import save
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -34,6 +35,12 @@ CHANGED: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": None},
     "mistral": {"sliding_window": None},  # no window is written
     "starcoder2": {"sliding_window": None},
+    "dots1": {"first_k_dense_replace": 1, "scoring_func": "sigmoid"},
+    "minimax-m2": {"scoring_func": "sigmoid"},
+    "ernie4_5-moe": {"moe_layer_end_index": -1},  # no last layer with experts is written
+    "eurobert": {"tie_word_embeddings": True, "mlp_bias": False},  # the head is left out
+    "gpt-oss": {"swiglu_limit": 7.0, "rope_parameters": ZOO["gpt_oss"][2]["rope_parameters"] | {"truncate": True}},
+    "phimoe": {"original_max_position_embeddings": 64, "router_jitter_noise": 0.01},
     "nemotron": {"head_dim": 6, "partial_rotary_factor": 2 / 3},
 }
 """Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""
@@ -48,6 +55,14 @@ IN_ZOO = {
     "phi2": "phi",
     "falcon": "falcon-7b",
     "qwen3moe": "qwen3_moe-normed",
+    "qwen2moe": "qwen2_moe",
+    "glm4moe": "glm4_moe",
+    "minimax-m2": "minimax_m2",
+    "ernie4_5-moe": "ernie4_5_moe",
+    "gpt-oss": "gpt_oss",
+    "modern-bert": "modernbert",
+    "t5": "t5-encoder",
+    "t5encoder": "t5-encoder",
 }
 """The names in the zoo of what llama.cpp calls otherwise."""
 
@@ -67,6 +82,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             path = save(tiny_model(in_zoo), root / f"{name}{key}")
         if name in SPM:
             (path / "tokenizer.json").write_text(sentencepiece(58))
+        if in_zoo.startswith("t5-"):
+            (path / "tokenizer.json").write_text(unigram(58))
         return path
 
     return make
@@ -79,6 +96,7 @@ def twins(folder: Callable[..., Path]) -> Callable[..., tuple[Model, Model]]:
     @cache
     def opened(name: str) -> tuple[Model, Model]:
         path = folder(name)
-        return open_model(str(convert(path, path / "model.gguf"))), open_model(str(path))
+        architecture = name if name in MODEL_ARCH_NAMES.values() else ""
+        return open_model(str(convert(path, path / "model.gguf", architecture))), open_model(str(path))
 
     return opened

@@ -17,6 +17,7 @@ from canonical import with_tensors
 from gguf_files import KEYS, VARIANTS, convert
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
+from zeropass.arch.spec import names_of
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
@@ -78,7 +79,8 @@ def tensors(file: Model, true: Model) -> Iterator[str]:
             yield name
             continue
         inside = any("{layer}" in model.layout.tensors[name].name for model in (file, true) if model.has(name))
-        for layer in range(true.dims.layers if inside else 1) if true.has(name) else ():
+        layers = range(true.dims.layers if inside else 1) if true.has(name) else ()
+        for layer in (n for n in layers if names_of(true.layout.tensors[name], n, true.dims)):
             matrix = len(canonical_shape(name, true.dims)) == 2
             tensor, expected = (getattr(m, "matrix" if matrix else "vector")(name, layer) for m in (file, true))
             if name == "positions":  # a file may lack the rows of padding
@@ -133,6 +135,17 @@ def test_a_file_has_the_tokens_of_its_folder(name: str, twins: Callable[[str], T
     assert not true.vocab.used[file.vocab.size :].any()
 
 
+def test_unigram_splits_a_text_as_in_the_folder(twins: Callable[[str], Twins]) -> None:
+    file, true = twins("t5encoder")
+    for text in ("bade  lafo  mase ", "abba", "  Paris", "ba ba"):
+        assert file.vocab.encode(text) == true.vocab.encode(text)
+
+
+def test_unigram_without_scores_is_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match="scores is not a list with a score for each"):
+        edited(path_of(twins("t5encoder")[0]), tmp_path / "bare.gguf", {"tokenizer.ggml.scores": [0.5]})
+
+
 # Wrong records must be caught
 
 
@@ -174,7 +187,7 @@ SPOILS: dict[str, Callable[[Model], Model | None]] = {
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "no layer local": lambda m: with_dims(m, local=()) if m.dims.local else None,
     "no cap": lambda m: with_dims(m, logit_cap=None) if m.dims.logit_cap else None,
-    "another activation": lambda m: with_dims(m, activation="relu"),
+    "another activation": lambda m: with_dims(m, activation="relu") if m.dims.activation != "relu" else None,
 }
 
 
@@ -250,6 +263,11 @@ VARIANT_KEYS = {
     "glm4": ("rope.dimension_sections", [8, 12, 12, 0]),  # of images, with rows in another order
     "bert": ("attention.causal", True),
     "mpt": ("attention.max_alibi_bias", 16.0),
+    "dots1": ("expert_gating_func", 1),  # softmax
+    "glm4moe": ("expert_gating_func", 1),
+    "minimax-m2": ("expert_gating_func", 1),
+    "modern-bert": ("attention.causal", True),
+    "eurobert": ("attention.causal", True),
 }
 """Keys by which llama.cpp computes something else: architecture -> key, value."""
 
@@ -297,6 +315,57 @@ def test_experts_in_tensors_of_their_own_are_read_alike(
     file, true = twins(name)
     assert "blk.0.ffn_up_exps.weight" in {tensor.name for tensor in gguf.GGUFReader(path_of(file)).tensors}
     assert differences(edited(path_of(file), tmp_path / "single.gguf", {}), true) == []
+
+
+def test_layers_that_predict_further_tokens_are_not_read(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """Published files of GLM-4.5 count one such layer among the others and hold its tensors."""
+    file, true = twins("glm4moe")
+    source = GgufSource(path_of(file))
+    further = {
+        name.replace("blk.1.", "blk.2."): source.rows(name) for name in source.names() if name.startswith("blk.1.")
+    }
+    further["blk.2.nextn.enorm.weight"] = np.ones(24, np.float32)
+    assert (file.dims.layers, source.metadata["glm4moe.block_count"]) == (2, 3)
+    assert differences(edited(path_of(file), tmp_path / "longer.gguf", {}, **further), true) == []
+    unsaid = {"glm4moe.nextn_predict_layers": None, "glm4moe.block_count": 2}
+    with pytest.raises(UnknownFamily, match=r"blk\.2\."):
+        edited(path_of(file), tmp_path / "unsaid.gguf", unsaid, **further)
+
+
+def test_a_row_and_a_vector_are_alike_in_ggml(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """Converters write the only row of a shared router, and the corrections of experts, with one dimension or two."""
+    file, true = twins("qwen2moe")
+    name = "blk.{}.ffn_gate_inp_shexp.weight"
+    rows = {name.format(n): GgufSource(path_of(file)).rows(name.format(n))[0] for n in (0, 1)}
+    assert differences(edited(path_of(file), tmp_path / "row.gguf", {}, **rows), true) == []
+    file, true = twins("ernie4_5-moe")
+    name = "blk.1.exp_probs_b.bias"
+    rows = {name: GgufSource(path_of(file)).rows(name)[None]}
+    assert differences(edited(path_of(file), tmp_path / "vector.gguf", {}, **rows), true) == []
+
+
+def test_experts_in_blocks_of_mxfp4_are_read(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """The types of published files of gpt-oss; a tiny one is too narrow for blocks of 32, so this is a tensor alone."""
+    values = np.random.default_rng(0).normal(size=(3, 4, 64)).astype(np.float32)
+    packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.MXFP4)
+    writer = gguf.GGUFWriter(tmp_path / "packed.gguf", "gpt-oss")
+    writer.add_tensor("blk.0.ffn_up_exps.weight", packed, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source, true = GgufSource(tmp_path / "packed.gguf"), gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.MXFP4)
+    for expert in range(3):
+        assert np.array_equal(source.rows(f"blk.0.ffn_up.{expert}.weight"), true[expert])
+
+
+def test_factors_of_yarn_that_are_not_known_are_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, _ = twins("gpt-oss")
+    model = edited(path_of(file), tmp_path / "yarn.gguf", {"gpt-oss.rope.scaling.yarn_ext_factor": 0.5})
+    frames = Frames(model)
+    assert frames.usual_offset("qk", "token") == 0
+    with pytest.raises(BadOption, match="yarn with factors of its own"):
+        frames.head_map(1, 0, "qk", offset=3)
 
 
 def test_another_number_of_experts_is_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
@@ -374,18 +443,23 @@ def in_blocks(*stems: str) -> set[str]:
     return {f"blk.{{bid}}.{stem}" for stem in stems}
 
 
+FURTHER = (
+    *("nextn.eh_proj", "nextn.embed_tokens", "nextn.enorm", "nextn.hnorm"),
+    *("nextn.shared_head_head", "nextn.shared_head_norm"),
+)
+"""The tensors of layers that predict further tokens."""
+
 OTHER_LAYOUTS = {
     "phi3": in_blocks("attn_q", "attn_k", "attn_v"),  # no converter writes them for it
     "phi2": in_blocks("ffn_norm"),
+    "modern-bert": {"cls", "cls.output", "cls.norm"},  # of classifiers and rerankers
     "bert": {"output_norm", "cls", "cls.output"} | in_blocks("attn_qkv"),  # of rerankers; of no converter
     "command-r": in_blocks("attn_q_norm", "attn_k_norm"),  # Command R+
     "stablelm": in_blocks("attn_q_norm", "attn_k_norm"),  # StableLM 2 12B
     "mpt": {"position_embd"} | in_blocks("ffn", "attn_q_norm", "attn_k_norm"),
-    "glm4": in_blocks(
-        "attn_qkv",
-        *("nextn.eh_proj", "nextn.embed_tokens", "nextn.enorm", "nextn.hnorm"),  # layers that predict further tokens
-        *("nextn.shared_head_head", "nextn.shared_head_norm"),
-    ),
+    "glm4": in_blocks("attn_qkv", *FURTHER),
+    "glm4moe": in_blocks(*FURTHER),
+    "phimoe": in_blocks("attn_qkv"),
 }
 """Tensors that are refused by name: the record of a file with them is another one."""
 
@@ -397,13 +471,17 @@ def test_every_tensor_of_the_format_is_known(name: str) -> None:
     layouts = [layout for layout in layouts if layout.config["layers"] == (f"{name}.block_count",)]
     stored = [stored for layout in layouts for stored in layout.tensors.values()]
     names = {tensor.name.replace("{layer}", "{bid}").replace(".{expert}", "_exps") for tensor in stored}
-    read = {name.removesuffix(".weight") for name in names}
+    read = {re.sub(r"\.(weight|bias(\[.*)?)$", "", name) for name in names}
     for tensor in MODEL_TENSORS[arch]:
         stem = TENSOR_NAMES[tensor]
         example = stem.format(bid=0) + ".weight"
-        unread = any(re.fullmatch(pattern, example) for layout in layouts for pattern in layout.unread)
+        unread = any(
+            example == layout.head or any(re.fullmatch(pattern, example) for pattern in layout.unread)
+            for layout in layouts
+        )
         refused = stem in OTHER_LAYOUTS.get(name, set())
-        assert [stem in read, unread, refused].count(True) == 1, example
+        known = {stem, stem.format(bid=0)} & read != set()
+        assert [known, unread, refused].count(True) == 1, example
 
 
 def test_files_of_another_layout_are_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ LLAMA_CPP_NAMES = {
     "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
     "starcoder": "gpt_bigcode",
-    "t5encoder": "t5",
 }
 """The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""
 

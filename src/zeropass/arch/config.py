@@ -62,6 +62,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     """
     reader = _Reader(files, family, layout)
     stated = {name: reader.size(name) for name in _SIZES}
+    if stated["layers"] and reader.value("beyond_counted"):
+        stated["layers"] -= reader.count("beyond")
     stated["vocab"] = stated["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
     for name in _REQUIRED:
         if stated[name] is None:
@@ -313,7 +315,10 @@ class _Reader:
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
-        options = {"factor": config.get(f"{architecture}.rope.scaling.factor", 1.0)}
+        scaling = f"{architecture}.rope.scaling."
+        options = {name: config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()}
+        if any(key.startswith(scaling) and key.removeprefix(scaling) in _GGUF_YARN_FACTORS for key in config):
+            rope_type = f"{rope_type} with factors of its own" if rope_type == "yarn" else rope_type
         theta = self.number("rope_theta")
         return Rope(10000.0 if theta is None else theta, rope_type, _rope_numbers(self.files, rope_type, options))
 
@@ -325,15 +330,31 @@ _ROPE_OPTIONS = {
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
 
 
+_GGUF_ROPE_OPTIONS: Mapping[str, tuple[str, float | None]] = {
+    "factor": ("factor", 1.0),
+    "original_max_position_embeddings": ("original_context_length", None),
+    "beta_fast": ("yarn_beta_fast", None),
+    "beta_slow": ("yarn_beta_slow", None),
+}
+"""Options as llama.cpp stores them -> the key, and what an absent one means. Its YaRN always truncates, and lengthens
+what is rotated by the usual factor (ggml_rope_yarn_corr_dims and rope_yarn in ggml/src/ggml-cpu/ops.cpp)."""
+
+_GGUF_YARN_FACTORS = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier")
+"""Keys that change the factors of YaRN: the rule with them is not known."""
+
 _FOR_TEXT = {"mrope": "default"}
 """Rules that make a difference for images only: M-RoPE turns a token of a text by one position on all its axes."""
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:
-    if rope_type == "yarn" and files.format == "hf":  # llama.cpp has other options, which are not known
+    if rope_type == "yarn":
         return _yarn_numbers(files, options)
     keys = _ROPE_OPTIONS.get(rope_type, ())
     return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
+
+
+_LONGEST = {"hf": "max_position_embeddings", "gguf": "{}.context_length"}
+"""The key of how long a text may be, by format."""
 
 
 def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, float]:
@@ -343,7 +364,7 @@ def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, fl
         value = options.get(key)
         return _positive_number(files, f"{key} of the yarn RoPE", assumed if value is None else value)
 
-    longest = files.config.get("max_position_embeddings")
+    longest = files.config.get(_LONGEST[files.format].format(files.config.get("general.architecture")))
     outside = {"original_max_position_embeddings": files.config.get("original_max_position_embeddings")}
     options = {**options, **{key: value for key, value in outside.items() if value is not None}}  # as in transformers
     length = number("original_max_position_embeddings", longest)

@@ -60,6 +60,19 @@ MAX_EXPERTS = 4096
 """The number of experts up to which a tensor is taken apart; more of them, in a hostile file, would fill the memory."""
 
 _STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))_exps\.weight")
+_ONE_ROW = re.compile(r"blk\.\d+\.ffn_gate_inp_shexp\.weight")
+
+
+def _shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a tensor by its name, where files differ in a dimension of 1.
+
+    ggml does not tell (1, d) from (d,), and converters write the only row of a router and vectors of biases as either.
+    """
+    if _ONE_ROW.fullmatch(name) and len(shape) == 1:
+        return (1, *shape)
+    if name.endswith(".bias") and len(shape) == 2 and shape[0] == 1:
+        return shape[1:]
+    return shape
 
 
 def _experts(tensor: _Tensor) -> list[_Tensor]:
@@ -238,7 +251,7 @@ class _Header:
             name, dims = self._name(), self._unpack("I")
             if dims > MAX_DIMS:
                 raise self._error(f"tensor {name!r} has {dims} dimensions; GGUF allows {MAX_DIMS}")
-            shape = tuple(reversed([self._unpack("Q") for _ in range(dims)]))
+            shape = _shape(name, tuple(reversed([self._unpack("Q") for _ in range(dims)])))
             type_id, offset = self._unpack("I"), self._unpack("Q")
             tensors.append(_Tensor(self.path, name, shape, type_id, offset, self._size(name, shape, type_id)))
         return tensors

@@ -4,6 +4,7 @@ llama.cpp's converter keeps a flat list of tokens, their types and, for byte-lev
 name of the pre-tokenizer (``tokenizer.ggml.pre``); `gguf_splits` says what the names mean.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,11 @@ from zeropass.tokens.tokenizer_json import FLAGS, Spec
 __all__ = ["gguf_spec", "gguf_unused"]
 
 SPIECE = "▁"
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = 1, 2, 3, 4, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 UNREAD = {
     "none": "no tokenizer",
     "no_vocab": "no tokenizer",
-    "t5": "SentencePiece's Unigram",
     "rwkv": "RWKV's greedy tokenizer",
     "plamo2": "PLaMo-2's tokenizer",
     "gemma4": "Gemma 4's tokenizer",
@@ -34,7 +34,12 @@ def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
     Raises:
         BadModel: For a tokenizer of an unknown model, or with lists of different lengths.
     """
-    builders = {"gpt2": _byte_level_spec, "llama": _sentencepiece_spec, "bert": _wordpiece_spec}
+    builders = {
+        "gpt2": _byte_level_spec,
+        "llama": _sentencepiece_spec,
+        "bert": _wordpiece_spec,
+        "t5": _unigram_spec,
+    }
     model = metadata.get("tokenizer.ggml.model")
     if model not in builders:
         remark = f" ({UNREAD[model]}), which is not read" if model in UNREAD else ""
@@ -43,6 +48,7 @@ def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
     if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
         raise BadModel(f"{path}: tokenizer.ggml.tokens is not a list of texts.")
     types = _gguf_types(metadata, len(tokens), path)
+    _check_scores(metadata, len(tokens), path)
     return builders[model](metadata, list(tokens), types)
 
 
@@ -54,6 +60,13 @@ def _gguf_types(metadata: Mapping[str, Any], size: int, path: str) -> list[int]:
     return types
 
 
+def _check_scores(metadata: Mapping[str, Any], size: int, path: str) -> None:
+    """Raise BadModel for a Unigram tokenizer without a score for each token."""
+    scores = metadata.get("tokenizer.ggml.scores")
+    if metadata["tokenizer.ggml.model"] == "t5" and (not isinstance(scores, Sequence) or len(scores) != size):
+        raise BadModel(f"{path}: tokenizer.ggml.scores is not a list with a score for each of the {size} tokens.")
+
+
 def gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
     """Return the ids that the file itself marks as unused."""
     types = metadata.get("tokenizer.ggml.token_type")
@@ -61,7 +74,10 @@ def gguf_unused(metadata: Mapping[str, Any]) -> list[int]:
 
 
 def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spec:
-    """Assemble a tokenizer.json; among tokens spelled alike the first keeps the text and the others are unused."""
+    """Assemble a tokenizer.json; among tokens spelled alike the first keeps the text and the others are unused.
+
+    The model gets a vocabulary, unless it has one.
+    """
     vocab = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
     added = [
         {"id": i, "content": token, "special": types[i] != _USER} | FLAGS
@@ -69,7 +85,7 @@ def _spec(tokens: list[str], types: list[int], model: Spec, **parts: Any) -> Spe
         if types[i] in (_UNKNOWN, _CONTROL, _USER)
     ]
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
-    return {"version": "1.0", **empty, **parts, "added_tokens": added, "model": {**model, "vocab": vocab}}
+    return {"version": "1.0", **empty, **parts, "added_tokens": added, "model": {"vocab": vocab, **model}}
 
 
 def _bpe(merges: list[list[str]], **more: Any) -> Spec:
@@ -103,6 +119,25 @@ def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: l
     model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
     decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
     return _spec(tokens, types, model, normalizer=normalizer, decoder=decoder), ""
+
+
+def _unigram_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """Build SentencePiece's Unigram as the converters of transformers do (convert_slow_tokenizer, SpmConverter)."""
+    scores = metadata["tokenizer.ggml.scores"]
+    charsmap = bytes(metadata.get("tokenizer.ggml.precompiled_charsmap") or ())
+    extra: list[Spec] = []
+    if charsmap:
+        extra.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
+    if metadata.get("tokenizer.ggml.remove_extra_whitespaces", True):
+        extra.append({"type": "Strip", "strip_left": False, "strip_right": True})
+        extra.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPIECE})
+    scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
+    space = {"type": "Metaspace", "replacement": SPIECE, "prepend_scheme": scheme, "split": True}
+    unknown = next((i for i, token_type in enumerate(types) if token_type == _UNKNOWN), None)
+    vocab = [[token, float(score)] for token, score in zip(tokens, scores, strict=True)]
+    model = {"type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": _BYTE in types}
+    normalizer = {"type": "Sequence", "normalizers": extra}
+    return _spec(tokens, types, model, normalizer=normalizer, pre_tokenizer=space, decoder=space), ""
 
 
 def _cuts(token: str) -> range:

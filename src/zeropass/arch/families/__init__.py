@@ -4,6 +4,7 @@ from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
+from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
@@ -13,10 +14,11 @@ __all__ = ["FAMILIES"]
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMAS,
-    *GGUF_EXPERTS,
     *DENSE,
     *EXPERTS,
+    *GGUF_EXPERTS,
     *GPTS,
     *ENCODERS,
     *ENCODER_DECODERS,
+    *GGUF_ENCODERS,
 )

@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zeropass.arch.families.parts import BLK, GGUF_POSITIONS, GGUF_UP_DOWN, LAYER_NORM_KEYS, NO_GATE, gguf
+from zeropass.arch.families.parts import (
+    BLK,
+    GGUF_GATE_UP,
+    GGUF_POSITIONS,
+    GGUF_UP_DOWN,
+    LAYER_NORM_KEYS,
+    LINEAR_BIASES,
+    NO_GATE,
+    gguf,
+)
 from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, weight_and_bias
 
 _BERT = "encoder.layer.{layer}."
@@ -407,9 +416,31 @@ MODERNBERT = Family(
             defaults={"global_every": 3, "window": 128},
             harmless=("layer_norm_eps",),  # norm_eps is the one that counts
         ),
+        replace(
+            gguf(  # the converter leaves out the head
+                "modern-bert",
+                {
+                    "embed_norm": Stored("token_embd_norm.weight"),
+                    **dict.fromkeys("qkv", Stored(BLK + "attn_qkv.weight", fused="stacked")),
+                    **GGUF_GATE_UP,
+                },
+                keys={
+                    **LAYER_NORM_KEYS,
+                    "activation": ("hidden_activation",),
+                    "layer_kinds": (),
+                    "local_every": (),
+                    "global_every": ("attention.sliding_window_pattern",),
+                },
+                without=("unembedding", "rope_factors", *LINEAR_BIASES),
+                optional=(),
+                constants={"window_of_both_sides": True},
+            ),
+            defaults={"global_every": 3},
+            harmless=(r"attention\.layer_norm_rms_epsilon",),  # the same number
+        ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
-    when={"classifier_activation": ("gelu", None)},
+    when={"classifier_activation": ("gelu", None), "modern-bert.attention.causal": (False, None)},
     notes=("a classifier behind its GELU and norm is read by the part of it that is linear",),
 )
 

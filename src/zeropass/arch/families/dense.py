@@ -17,6 +17,7 @@ from zeropass.arch.families.parts import (
     GGUF_TENSORS,
     GGUF_UP_DOWN,
     GRANITE_FACTORS,
+    GRANITE_GGUF_FACTORS,
     HEAD_BIASES,
     HF_LAYOUT,
     LAYER,
@@ -245,12 +246,7 @@ GRANITE = replace(
         gguf(
             "granite",
             GGUF_PAIRED,
-            keys={
-                "attention_scale": ("attention.scale",),
-                "embed_scale": ("embedding_scale",),
-                "residual_scale": ("residual_scale",),
-                "logit_divisor": ("logit_scale",),  # llama.cpp divides by it
-            },
+            keys=GRANITE_GGUF_FACTORS,
             constants={"attention_scale": None},  # 1/√d_h where no key says otherwise
         ),
     ),
@@ -379,6 +375,7 @@ JAIS2 = replace(
             config=_LAYER_NORM,
             tensors={**OUTER, **SHIFTED_NORMS, **ATTENTION, **_UP_DOWN},
         ),
+        gguf("jais2", {**GGUF_LAYER_NORMS, **GGUF_UP_DOWN}, keys=LAYER_NORM_KEYS, without=NO_GATE),
     ),
 )
 
@@ -471,7 +468,9 @@ EUROBERT = replace(
             optional=(*LLAMA.layouts[0].optional, "unembedding_bias"),
             tensors={**LLAMA.layouts[0].tensors, **weight_and_bias("unembedding", "^lm_head")},
         ),
+        gguf("eurobert", without=("unembedding",)),  # the converter leaves out the head
     ),
+    when={"eurobert.attention.causal": (False, None)},
 )
 
 FAMILIES = (

@@ -39,13 +39,13 @@ def _gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str =
     }
 
 
-def _share(share: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def share(share: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return tensors as those of the shared experts, or of the layers without experts."""
     layers: Literal["dense", "routed"] = "dense" if share == "dense" else "routed"
     return {f"{share}_{what}": replace(stored, layers=layers) for what, stored in tensors.items()}
 
 
-def _routed(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def routed(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return tensors as those of the layers with experts."""
     return {what: replace(stored, layers="routed") for what, stored in tensors.items()}
 
@@ -80,7 +80,7 @@ MIXTRAL = replace(
 )
 
 _EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **_gated(f"{_MLP}.experts.{{expert}}")}
-_SOME_DENSE = {**_routed(_EXPERTS), **_share("dense", _gated(_MLP))}
+_SOME_DENSE = {**routed(_EXPERTS), **share("dense", _gated(_MLP))}
 """The tensors of layers with experts, and of those without."""
 
 _QWEN_CONFIG = {
@@ -141,8 +141,8 @@ QWEN2_MOE = replace(
                 **NORMS,
                 **QKV_BIASED_ATTENTION,
                 **_SOME_DENSE,
-                **_share("shared", _gated(f"{_MLP}.shared_expert")),
-                **_share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
+                **share("shared", _gated(f"{_MLP}.shared_expert")),
+                **share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
             },
             harmless=("sliding_window", "max_window_layers", "layer_types"),  # which count with windows only
         ),
@@ -165,7 +165,7 @@ _SIGMOID_CONFIG = {
 }
 _CORRECTED = {
     **_SOME_DENSE,
-    **_share("shared", _gated(f"{_MLP}.shared_experts")),
+    **share("shared", _gated(f"{_MLP}.shared_experts")),
     "router_correction": Stored(f"{_MLP}.gate.e_score_correction_bias", layers="routed"),
 }
 """The experts of DeepSeek-V3: a shared one, and a correction of the scores by which the others are chosen."""
@@ -387,7 +387,7 @@ ERNIE4_5_MOE = replace(
                 **PLAIN_ATTENTION,
                 **{role: PAIRED[role] for role in "qk"},
                 **_SOME_DENSE,
-                **_share("shared", _gated(f"{_MLP}.shared_experts")),
+                **share("shared", _gated(f"{_MLP}.shared_experts")),
                 "router_correction": Stored(f"{_MLP}.moe_statics.e_score_correction_bias[0]", layers="routed"),
             },
             harmless=("moe_capacity", "moe_use_aux_free", "moe_gate"),

@@ -1,48 +1,248 @@
 """Models with experts as llama.cpp stores them: a file stacks the experts, and its reader gives them one by one."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from zeropass.arch.families.experts import MIXTRAL, OLMOE, QWEN3_MOE
-from zeropass.arch.families.parts import BLK, GGUF_PAIRED, GGUF_QK_NORMS, gguf
-from zeropass.arch.spec import Stored
+from zeropass.arch.families.experts import (
+    DOTS1,
+    ERNIE4_5_MOE,
+    GLM4_MOE,
+    GLM4_MOE_QK,
+    GPT_OSS,
+    GRANITEMOE,
+    GRANITEMOE_SHARED,
+    MINIMAX_M2,
+    MIXTRAL,
+    OLMOE,
+    PHIMOE,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    routed,
+    share,
+)
+from zeropass.arch.families.llama import PHI3
+from zeropass.arch.families.parts import (
+    BLK,
+    GGUF_LAYER_NORMS,
+    GGUF_PAIRED,
+    GGUF_QK_NORMS,
+    GGUF_TENSORS,
+    GRANITE_GGUF_FACTORS,
+    gguf,
+)
+from zeropass.arch.spec import Layout, Stored, weight_and_bias
 
+_GATED = {role: GGUF_TENSORS[role] for role in ("gate", "up", "value")}
+_ROUTER = {"router": Stored(BLK + "ffn_gate_inp.weight")}
 _EXPERTS = {
-    "router": Stored(BLK + "ffn_gate_inp.weight"),
+    **_ROUTER,
     "gate": Stored(BLK + "ffn_gate.{expert}.weight"),
     "up": Stored(BLK + "ffn_up.{expert}.weight"),
     "value": Stored(BLK + "ffn_down.{expert}.weight", transpose=True),
 }
+_SHARED = {
+    "gate": Stored(BLK + "ffn_gate_shexp.weight"),
+    "up": Stored(BLK + "ffn_up_shexp.weight"),
+    "value": Stored(BLK + "ffn_down_shexp.weight", transpose=True),
+}
+_CORRECTION = {"router_correction": Stored(BLK + "exp_probs_b.bias")}
+_SOME_DENSE = {**routed({**_EXPERTS, **_CORRECTION}), **share("dense", _GATED), **share("shared", _SHARED)}
+"""Layers with experts, one of them shared, and layers without."""
+
 _KEYS = {"experts": ("expert_count",), "experts_used": ("expert_used_count",)}
+_OWN_SIZE = {**_KEYS, "neurons": ("expert_feed_forward_length",)}
+"""The keys where experts are smaller than the MLP of a layer without them, whose size is ``feed_forward_length``."""
+
+_SIGMOID_KEYS = {
+    **_OWN_SIZE,
+    "dense_neurons": ("feed_forward_length",),
+    "dense_first": ("leading_dense_block_count",),
+    "shared_experts": ("expert_shared_count",),
+    "router_normed": ("expert_weights_norm",),
+    "router_scale": ("expert_weights_scale",),
+    "router_groups": ("expert_group_count",),
+    "router_groups_used": ("expert_group_used_count",),
+}
 _NO_BIASES = ("gate_bias", "up_bias", "value_bias")
+_SIGMOID, _SOFTMAX = 2, 1
+"""The functions of a router's logits, as llama.cpp numbers them."""
+
+
+def _layout(
+    name: str,
+    tensors: Mapping[str, Stored],
+    keys: Mapping[str, tuple[str, ...]],
+    constants: Mapping[str, object] | None = None,
+    harmless: tuple[str, ...] = (),
+    only_with: str = "",
+    without: Collection[str] = (),
+) -> Layout:
+    """Return the layout of a model with experts; arguments as in `gguf`, `harmless` and `only_with` as in `Layout`."""
+    return replace(
+        gguf(name, tensors, keys, without=(*_NO_BIASES, *without), constants=constants),
+        harmless=harmless,
+        only_with=only_with,
+    )
+
 
 MIXTRAL_GGUF = replace(
     MIXTRAL,
     model_types=("llama",),
-    layouts=(
-        replace(
-            gguf("llama", {**GGUF_PAIRED, **_EXPERTS}, keys=_KEYS, without=_NO_BIASES),
-            only_with="blk.0.ffn_gate_inp.weight",
-        ),
-    ),
+    layouts=(_layout("llama", {**GGUF_PAIRED, **_EXPERTS}, _KEYS, only_with="blk.0.ffn_gate_inp.weight"),),
 )
+_DENSE_SIZE = ("feed_forward_length",)
+"""The size of the MLP of layers without experts, of which these files have none."""
+
 QWEN3_MOE_GGUF = replace(
     QWEN3_MOE,
     layouts=(
-        replace(
-            gguf(
-                "qwen3moe",
-                {**GGUF_QK_NORMS, **_EXPERTS},
-                keys={**_KEYS, "neurons": ("expert_feed_forward_length",)},
-                without=_NO_BIASES,
-                constants={"router_normed": True},  # llama.cpp knows no other
-            ),
-            harmless=("feed_forward_length",),  # of layers without experts
+        _layout(
+            "qwen3moe",
+            {**GGUF_QK_NORMS, **_EXPERTS},
+            _OWN_SIZE,
+            constants={"router_normed": True},  # llama.cpp knows no other
+            harmless=_DENSE_SIZE,
         ),
     ),
 )
-OLMOE_GGUF = replace(
-    OLMOE,
-    layouts=(gguf("olmoe", {**GGUF_QK_NORMS, **_EXPERTS}, keys=_KEYS, without=_NO_BIASES),),
+QWEN2_MOE_GGUF = replace(
+    QWEN2_MOE,
+    when={},
+    layouts=(
+        _layout(
+            "qwen2moe",
+            {
+                **_EXPERTS,
+                **share("shared", _SHARED),
+                "shared_router": Stored(BLK + "ffn_gate_inp_shexp.weight", layers="routed"),
+            },
+            {**_OWN_SIZE, "shared_neurons": ("expert_shared_feed_forward_length",)},
+            constants={"router_normed": False},  # llama.cpp knows no other
+            harmless=_DENSE_SIZE,
+        ),
+    ),
+)
+OLMOE_GGUF = replace(OLMOE, layouts=(_layout("olmoe", {**GGUF_QK_NORMS, **_EXPERTS}, _KEYS),))
+
+DOTS1_GGUF = replace(
+    DOTS1,
+    when={"dots1.expert_gating_func": (_SIGMOID,)},
+    layouts=(_layout("dots1", {**GGUF_QK_NORMS, **_SOME_DENSE}, _SIGMOID_KEYS),),
 )
 
-FAMILIES = (MIXTRAL_GGUF, QWEN3_MOE_GGUF, OLMOE_GGUF)
+_GLM4_MOE = _layout(
+    "glm4moe",
+    {**_SOME_DENSE, "ff_norm": Stored(BLK + "post_attention_norm.weight")},
+    {**_SIGMOID_KEYS, "beyond": ("nextn_predict_layers",)},
+    constants={"beyond_counted": True, "beyond": 0},
+)
+GLM4_MOE_GGUF = replace(GLM4_MOE, when={"glm4moe.expert_gating_func": (_SIGMOID,)}, layouts=(_GLM4_MOE,))
+GLM4_MOE_QK_GGUF = replace(
+    GLM4_MOE_QK,
+    when=GLM4_MOE_GGUF.when,
+    layouts=(
+        replace(
+            _GLM4_MOE,
+            tensors={**_GLM4_MOE.tensors, **GGUF_QK_NORMS},
+            only_with="blk.0.attn_q_norm.weight",
+        ),
+    ),
+)
+
+MINIMAX_M2_GGUF = replace(
+    MINIMAX_M2,
+    when={"minimax-m2.expert_gating_func": (_SIGMOID,)},
+    layouts=(
+        _layout(
+            "minimax-m2",
+            {**GGUF_QK_NORMS, **_EXPERTS, **_CORRECTION},
+            _OWN_SIZE,
+            harmless=_DENSE_SIZE,
+        ),
+    ),
+)
+ERNIE4_5_MOE_GGUF = replace(
+    ERNIE4_5_MOE,
+    when={},
+    layouts=(
+        _layout(
+            "ernie4_5-moe",
+            {**GGUF_PAIRED, **_SOME_DENSE},
+            {**_SIGMOID_KEYS, "routed_every": ("interleave_moe_layer_step",)},
+            # The size of the shared expert is stated as a quotient of other sizes; the tensors show it.
+            harmless=("expert_shared_feed_forward_length",),
+        ),
+    ),
+)
+
+_NO_SCALE = {"attention_scale": None}  # then it is the usual one
+_GRANITE = _layout("granitemoe", {**GGUF_PAIRED, **_EXPERTS}, {**_KEYS, **GRANITE_GGUF_FACTORS}, _NO_SCALE)
+GRANITEMOE_GGUF = replace(
+    GRANITEMOE,
+    when={"granitemoe.expert_shared_feed_forward_length": (None,), "granitemoe.rope.scaling.finetuned": (None, True)},
+    layouts=(_GRANITE,),
+)
+GRANITEMOE_SHARED_GGUF = replace(
+    GRANITEMOE_SHARED,
+    model_types=("granitemoe",),
+    when={"granitemoe.rope.scaling.finetuned": (None, True)},
+    layouts=(
+        _layout(
+            "granitemoe",
+            {**GGUF_PAIRED, **_EXPERTS, **share("shared", _SHARED)},
+            {**_KEYS, **GRANITE_GGUF_FACTORS, "shared_neurons": ("expert_shared_feed_forward_length",)},
+            _NO_SCALE,
+            only_with="blk.0.ffn_up_shexp.weight",
+        ),
+    ),
+)
+
+PHIMOE_GGUF = replace(
+    PHIMOE,
+    layouts=(
+        replace(
+            _layout("phimoe", {**GGUF_LAYER_NORMS, **_EXPERTS, **weight_and_bias("unembedding", "output")}, _KEYS),
+            unread=PHI3.layouts[1].unread,
+        ),
+    ),
+)
+GPT_OSS_GGUF = replace(
+    GPT_OSS,
+    when={},
+    layouts=(
+        replace(
+            _layout(
+                "gpt-oss",
+                {
+                    **weight_and_bias("router", BLK + "ffn_gate_inp"),
+                    **_EXPERTS,
+                    "gate_bias": Stored(BLK + "ffn_gate_exps.bias[{expert}]"),
+                    "up_bias": Stored(BLK + "ffn_up_exps.bias[{expert}]"),
+                    "value_bias": Stored(BLK + "ffn_down_exps.bias[{expert}]"),
+                    "ff_norm": Stored(BLK + "post_attention_norm.weight"),
+                    "sinks": Stored(BLK + "attn_sinks.weight"),
+                },
+                _OWN_SIZE,
+                constants={"local_every": 2},
+                harmless=_DENSE_SIZE,
+            ),
+            optional=("unembedding", "rope_factors"),
+        ),
+    ),
+)
+
+FAMILIES = (
+    MIXTRAL_GGUF,
+    QWEN3_MOE_GGUF,
+    QWEN2_MOE_GGUF,
+    OLMOE_GGUF,
+    DOTS1_GGUF,
+    GLM4_MOE_GGUF,
+    GLM4_MOE_QK_GGUF,
+    MINIMAX_M2_GGUF,
+    ERNIE4_5_MOE_GGUF,
+    GRANITEMOE_GGUF,
+    GRANITEMOE_SHARED_GGUF,
+    PHIMOE_GGUF,
+    GPT_OSS_GGUF,
+)

@@ -160,6 +160,12 @@ GGUF_GATE_UP = {
 }
 """A gate and what it multiplies, as one tensor."""
 
+GRANITE_GGUF_FACTORS = {
+    "attention_scale": ("attention.scale",),
+    "embed_scale": ("embedding_scale",),
+    "residual_scale": ("residual_scale",),
+    "logit_divisor": ("logit_scale",),  # llama.cpp divides by it
+}
 LAYER_NORM_KEYS = {"eps": ("attention.layer_norm_epsilon",)}
 
 
