@@ -73,7 +73,7 @@ def _call(calls: list[Any], layer: int) -> Any:
 def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     """Run the model on (batch, length) ids and record its activations."""
     forward = Forward(model, hf)
-    with _hooks(hf, forward), _softmax(forward):
+    with _hooks(hf, forward), _softmax(forward, len(ids)):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
         forward.result = hf(ids, output_hidden_states=True, **more)
@@ -98,15 +98,16 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
 
 
 @contextmanager
-def _softmax(forward: Forward) -> Iterator[None]:
-    """Record inputs and outputs of every softmax over four axes: those of attention."""
+def _softmax(forward: Forward, batch: int) -> Iterator[None]:
+    """Record inputs and outputs of every softmax of attention: those over four axes, or over three with all heads."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         weights = plain(x, *args, **kwargs)
-        if x.ndim == 4:
-            forward.logits.append(x.clone())
-            forward.weights.append(weights)
+        if x.ndim == 4 or (x.ndim == 3 and not forward.model.family.routed):
+            shape = (batch, -1, *x.shape[-2:])
+            forward.logits.append(x.clone().reshape(shape))
+            forward.weights.append(weights.reshape(shape))
         return weights
 
     def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **more: Any) -> Tensor:

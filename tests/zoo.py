@@ -38,6 +38,7 @@ _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buck
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_MARIAN = _BART | {"pad_token_id": 0, "decoder_start_token_id": 0}
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -75,6 +76,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GPT | {"d_model": 24, "n_layers": 2, "n_heads": 3, "attn_config": {"clip_qkv": 1.5}},
     ),
     "biogpt": ("BioGptForCausalLM", "BioGptConfig", _SIZES | {"num_attention_heads": 3}),
+    "xglm": (
+        "XGLMForCausalLM",
+        "XGLMConfig",
+        {"vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "attention_heads": 3, "ffn_dim": 40},
+    ),
     "gpt_neo": (
         "GPTNeoForCausalLM",
         "GPTNeoConfig",
@@ -361,6 +367,12 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
     "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),
     "blenderbot-decoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "decoder"}),
+    "marian-encoder": ("MarianMTModel", "MarianConfig", _MARIAN | {"stack": "encoder"}),
+    "marian-decoder": ("MarianMTModel", "MarianConfig", _MARIAN | {"stack": "decoder"}),
+    "pegasus-encoder": ("PegasusForConditionalGeneration", "PegasusConfig", _BART | {"stack": "encoder"}),
+    "pegasus-decoder": ("PegasusForConditionalGeneration", "PegasusConfig", _BART | {"stack": "decoder"}),
+    "m2m_100-encoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "encoder"}),
+    "m2m_100-decoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "decoder"}),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
     "t5-gated-encoder": (
@@ -392,10 +404,12 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
     draw = torch.Generator().manual_seed(seed)
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
     with torch.no_grad():
-        for weight in hf.parameters():
+        for name, weight in hf.named_parameters():
+            if name.endswith("embed_positions.weight") and not weight.requires_grad:  # computed
+                continue
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():
-            if name.endswith("correction_bias"):
+            if name.endswith(("correction_bias", "final_logits_bias")):
                 values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

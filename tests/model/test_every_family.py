@@ -22,11 +22,11 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS, Block
+from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import position_bias
+from zeropass.model.positions import adds_positions, position_bias
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -34,6 +34,9 @@ from zoo import VOCAB, ZOO, tiny_model
 TOLERANCE = 1e-4
 WRONG = 1e-2
 """A check on a wrong record must be off by more than this."""
+
+PADDING = 1
+"""The token id that is padding, without a position, in the families whose positions begin in the row after it."""
 
 POSITIONS = torch.tensor([0, 1, 5, 40, 400])
 Spoil = Callable[[Model], Model | None]
@@ -63,6 +66,7 @@ class Case:
         """Run the model without position embeddings and without what a decoder reads from an encoder."""
         zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
         tables = [p for n, p in self.hf.named_parameters() if any(part in n for part in zeroed)]
+        tables += [buffer for n, buffer in self.hf.named_buffers() if n.endswith("embed_positions.weights")]
         originals = [p.detach().clone() for p in tables]
         with torch.no_grad():
             for p in tables:
@@ -169,6 +173,12 @@ def only_mlp(model: Model, layer: int) -> str:
 
 
 # The checks
+
+
+def start_error(case: Case, model: Model, _layer: int = 0) -> float:
+    """Compare embedded texts, with their positions, with the stream before the first block."""
+    texts = (case.ids != PADDING).all(1)
+    return error(embedded(model, case.ids[texts]), case.text.states(0)[texts])
 
 
 def stream_error(case: Case, model: Model, layer: int) -> float:
@@ -354,7 +364,7 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     return worst
 
 
-CHECKS = (stream_error, neurons_error, logits_error, heads_error, cross_error, final_error)
+CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, final_error)
 CHECKS += (carried_error, memory_error, map_error)
 BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error)
 
@@ -459,6 +469,7 @@ def no_offset(model: Model) -> Model | None:
     return replace(model, layout=replace(model.layout, gain_offset=0.0)) if model.layout.gain_offset else None
 
 
+OTHER_RULE: dict[str, Any] = {"halves": "tensor2tensor", "tensor2tensor": "halves"}
 SPOILS: dict[str, Spoil] = {
     "q and k swapped": swapped("q", "k"),
     "k and v swapped": swapped("k", "v"),
@@ -474,6 +485,15 @@ SPOILS: dict[str, Spoil] = {
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
     "no types": without("types"),
+    "no positions": without("positions"),
+    "positions one further": lambda m: (
+        with_family(m, first_position=m.family.first_position + 1) if adds_positions(m) else None
+    ),
+    "no sinusoids": variant("sinusoids", ""),
+    "other sinusoids": lambda m: (
+        with_family(m, sinusoids=OTHER_RULE[m.family.sinusoids]) if m.family.sinusoids else None
+    ),
+    "no unembedding_bias": lambda m: without("unembedding_bias")(m) if m.family.causal else None,
     "no gain offset": no_offset,
     "split otherwise": unsplit,
     "rows interleaved": interleaved,

@@ -152,6 +152,7 @@ class Layout(ShortRepr):
         through: Entry of ``extra`` -> the entry before it and the activation between the two. Where a model
             lacks the entry before it, the entry reads the stream itself.
         unread: Regular expressions of tensors that hold no parameter of the stream.
+        sinusoids: Tables of positions that the family computes; a file may have them, with the same numbers.
         gain_offset: Number added to the gain of every norm: Gemma's files hold γ − 1.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
@@ -171,6 +172,7 @@ class Layout(ShortRepr):
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
     through: Mapping[str, tuple[str, Literal["tanh", "relu", "gelu"]]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    sinusoids: tuple[str, ...] = ()
     gain_offset: float = 0.0
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
@@ -201,6 +203,7 @@ class Family(ShortRepr):
         stack: The half of an encoder-decoder; a file holds both, `open_model` opens one.
         bare_start: True if the first block reads the stream as it is, because the embedding is normed already.
         first_position: The row of the first position; those before it are padding.
+        sinusoids: Positions are sines and cosines, computed and not stored, by this rule (`projection.sinusoids`).
         parallel: True if both halves of a block read the same stream and their outputs are added together.
         qk_norm: Queries and keys are RMS-normed, each ``head`` separately or all heads as a ``whole``.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
@@ -226,6 +229,7 @@ class Family(ShortRepr):
     stack: Literal["", "encoder", "decoder"] = ""
     bare_start: bool = False
     first_position: int = 0
+    sinusoids: Literal["", "halves", "tensor2tensor"] = ""
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
     alibi: Literal["", "plain", "scaled"] = ""
@@ -346,6 +350,7 @@ class Dimensions(ShortRepr):
         router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
             mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
+        longest: Number of positions of a model that computes them; None for any number.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -368,6 +373,7 @@ class Dimensions(ShortRepr):
     activation: str
     tied: bool
     rope: Rope | None
+    longest: int | None = None
     embed: int = 0
     rotary: int = 0
     experts: int = 1

@@ -569,7 +569,9 @@ def _unwrapped(files: ModelFiles, layouts: tuple[Layout, ...]) -> tuple[ModelFil
 
 def _unstacked(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
     """Return the files and their names of tensors, with a tensor for each expert where the layout says so."""
-    stems = {stored.name.rpartition("[")[0] for stored in records(layout) if stored.name.endswith("]")}
+    stems = {
+        stored.name.removeprefix("^").rpartition("[")[0] for stored in records(layout) if stored.name.endswith("]")
+    }
     pattern = re.compile("|".join(rf"(?:.*\.)?{re.escape(stem)}".replace(r"\{layer\}", r"\d+") for stem in stems))
     source = unstacked(files.source, lambda name: bool(stems) and pattern.fullmatch(name) is not None)
     return replace(files, source=source), frozenset(source.names())

@@ -1,4 +1,7 @@
-"""Positions: the rotations and the biases by which attention tells distances (docs/theory.md §3)."""
+"""Positions: rows that are added to the embedding, and rotations and biases by which attention tells distances.
+
+docs/theory.md §3.
+"""
 
 import math
 
@@ -8,8 +11,29 @@ from torch import Tensor
 from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
+from zeropass.numerics.projection import sinusoids
 
-__all__ = ["frequencies", "position_bias"]
+__all__ = ["adds_positions", "frequencies", "longest_text", "position_bias", "position_rows"]
+
+
+def adds_positions(model: Model) -> bool:
+    """Tell whether positions are rows that are added to the embedding, stored or computed."""
+    return bool(model.family.sinusoids) or model.has("positions")
+
+
+def position_rows(model: Model, start: int, stop: int) -> Tensor:
+    """Return what a model adds to the embedding at positions ``start:stop``, (stop − start, embed)."""
+    first, last = (model.family.first_position + position for position in (start, stop))
+    if not model.family.sinusoids:
+        return model.matrix("positions", 0, first, last)
+    return sinusoids(model.family.sinusoids, first, last, model.dims.d).to(model.device)
+
+
+def longest_text(model: Model) -> int | None:
+    """Return the number of tokens that the positions of a model are enough for; None for any number."""
+    if model.family.sinusoids or not model.has("positions"):
+        return model.dims.longest
+    return model.rows("positions") - model.family.first_position
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:

@@ -251,7 +251,10 @@ def _require_role(model: Model, place: object, layer: int, role: str) -> int:
     """Return the number of vectors of a role at a layer; raise BadAddress, with the roles there, if it has none."""
     known = roles_at(model, layer)
     if role not in known:
-        raise BadAddress(f"{place}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}.")
+        why = ", because it computes its positions" if role == "pos" and model.family.sinusoids else ""
+        raise BadAddress(
+            f"{place}: {model.name} has no {role}{why}; at this place it has {', '.join(known) or 'nothing'}."
+        )
     return count_of(model, layer, role)
 
 

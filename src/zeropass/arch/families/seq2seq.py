@@ -1,6 +1,7 @@
 """Encoder-decoders: two records per family, because a file holds two stacks of layers, each with its own stream."""
 
 from dataclasses import replace
+from typing import Literal
 
 from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
@@ -205,7 +206,7 @@ BART_ENCODER = Family(
             config=_bart_config("encoder"),
             harmless=_BART_HARMLESS,
             tensors=_bart_stack("encoder"),
-            unread=(r"\^final_logits_bias", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
+            unread=(r"\^final_logits_bias(\[0\])?", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
@@ -224,13 +225,14 @@ BART_DECODER = replace(
         Layout(
             format="hf",
             prefixes=("model.", ""),
-            optional=("unembedding", "head_bias"),
+            optional=("unembedding", "unembedding_bias", "head_bias"),
             copies=_copies("decoder", "encoder"),
             config=_bart_config("decoder"),
             harmless=_BART_HARMLESS,
             tensors={
                 **_bart_stack("decoder"),
                 "unembedding": Stored("^lm_head.weight"),
+                "unembedding_bias": Stored("^final_logits_bias[0]"),  # a matrix of one row
                 **weight_and_bias("cross_norm", f"{_BART_CROSS}_layer_norm"),
                 **_bart_attention(_BART_CROSS, "cross_"),
                 "head_bias": Stored("^classification_head.dense.bias"),
@@ -241,7 +243,7 @@ BART_DECODER = replace(
                 "qa": (Stored("^qa_outputs.weight"), "read"),
             },
             through={"classifier": ("head", "tanh")},
-            unread=(r"\^final_logits_bias", r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
+            unread=(r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
         ),
     ),
     notes=(
@@ -285,6 +287,69 @@ BLENDERBOT_DECODER = replace(
     notes=BART_DECODER.notes[:1],
 )
 
+_EARLIER_KEYS = "add_final_layer_norm|normalize_(before|embedding)|static_position_embeddings|extra_pos_embeddings"
+"""Keys of BART's earlier configuration, in which it was Marian and Pegasus as well."""
+
+
+def _computed(
+    record: Family,
+    rule: Literal["halves", "tensor2tensor"],
+    *left_out: str,
+    **config: object,
+) -> Family:
+    """Return a record of BART's kin in which positions are computed, and maybe stored as well.
+
+    Args:
+        record: The record.
+        rule: The rule of the positions.
+        *left_out: Tensors that it does not have.
+        **config: Values that a configuration implies where it is silent.
+    """
+    layout = record.layouts[0]
+    tensors = {key: stored for key, stored in layout.tensors.items() if key not in ("positions", *left_out)}
+    tables = [f"{stack}.embed_positions.{name}" for stack in ("encoder", "decoder") for name in ("weight", "weights")]
+    return replace(
+        record,
+        layouts=(
+            replace(
+                layout,
+                tensors=tensors,
+                sinusoids=tuple(tables),
+                harmless=(*layout.harmless, _EARLIER_KEYS, "decoder_vocab_size"),
+            ),
+        ),
+        sinusoids=rule,
+        first_position=0,
+        config={**record.config, **config},
+        notes=record.notes[:1],
+    )
+
+
+def _of_fixed_length(record: Family, name: str, **when: tuple[object, ...]) -> Family:
+    """Return a record of a model that computes its positions up to a stated one, as Marian does."""
+    record = _computed(record, "halves", *_NO_EMBED_NORM, embed_scaled=False, longest=1024)
+    layout = record.layouts[0]
+    config = {**layout.config, "longest": ("max_position_embeddings",)}
+    return replace(record, name=name, model_types=(name,), layouts=(replace(layout, config=config),), when=when)
+
+
+_ONE_VOCABULARY = {"share_encoder_decoder_embeddings": (True, None)}
+MARIAN_ENCODER = _of_fixed_length(BART_ENCODER, "marian", **_ONE_VOCABULARY)
+MARIAN_DECODER = _of_fixed_length(BART_DECODER, "marian", **_ONE_VOCABULARY)
+PEGASUS_ENCODER = _of_fixed_length(MBART_ENCODER, "pegasus")
+PEGASUS_DECODER = _of_fixed_length(MBART_DECODER, "pegasus")
+
+
+def _of_any_length(record: Family, name: str) -> Family:
+    """Return a record of a model that computes its positions for as long as a text is, as fairseq's do."""
+    record = _computed(record, "tensor2tensor", *_NO_EMBED_NORM, activation="relu", embed_scaled=True)
+    # positions begin in the row after that of padding
+    return replace(record, name=name, model_types=(name,), first_position=2, when={"pad_token_id": (1, None)})
+
+
+M2M_100_ENCODER = _of_any_length(MBART_ENCODER, "m2m_100")
+M2M_100_DECODER = _of_any_length(MBART_DECODER, "m2m_100")
+
 FAMILIES: tuple[Family, ...] = (
     T5_ENCODER,
     T5_GATED_ENCODER,
@@ -302,4 +367,10 @@ FAMILIES: tuple[Family, ...] = (
     MBART_DECODER,
     BLENDERBOT_ENCODER,
     BLENDERBOT_DECODER,
+    MARIAN_ENCODER,
+    MARIAN_DECODER,
+    PEGASUS_ENCODER,
+    PEGASUS_DECODER,
+    M2M_100_ENCODER,
+    M2M_100_DECODER,
 )
