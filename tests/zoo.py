@@ -375,6 +375,18 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "m2m_100-decoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "decoder"}),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
+    "umt5-encoder": ("UMT5ForConditionalGeneration", "UMT5Config", _T5 | {"stack": "encoder"}),
+    "umt5-decoder": ("UMT5ForConditionalGeneration", "UMT5Config", _T5 | {"stack": "decoder"}),
+    "umt5-plain-encoder": (
+        "UMT5ForConditionalGeneration",
+        "UMT5Config",
+        _T5 | {"stack": "encoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
+    ),
+    "umt5-plain-decoder": (
+        "UMT5ForConditionalGeneration",
+        "UMT5Config",
+        _T5 | {"stack": "decoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
+    ),
     "t5-gated-encoder": (
         "T5ForConditionalGeneration",
         "T5Config",

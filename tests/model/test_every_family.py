@@ -250,7 +250,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
         logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
-        bias = None if cross else position_bias(model, head, offsets)
+        bias = None if cross else position_bias(model, head, offsets, layer)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -5e3  # GPT-1 adds -1e4 where others add the smallest number

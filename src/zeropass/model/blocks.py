@@ -251,7 +251,7 @@ class Block:
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
             hidden = hidden | (offsets.abs() >= dims.window)
-        biases = [position_bias(self.model, head, offsets) for head in range(dims.heads)]
+        biases = [position_bias(self.model, head, offsets, self.layer) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
         return bias.masked_fill(hidden, float("-inf"))

@@ -54,8 +54,8 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     return scaled.float().to(model.device)
 
 
-def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
-    """Return the bias that positions add to the attention logits of a head, in any layer.
+def position_bias(model: Model, head: int, offsets: Tensor, layer: int = 0) -> Tensor | None:
+    """Return the bias that positions add to the attention logits of a head.
 
     ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of distances
     (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance, so head maps leave them out.
@@ -64,6 +64,7 @@ def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
         model: The model.
         head: The query head.
         offsets: Positions from the key to the query, of any shape.
+        layer: The layer, in a model whose layers have biases of their own.
 
     Returns:
         The biases, shaped like ``offsets``; None if the model adds none.
@@ -74,7 +75,7 @@ def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
         return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
     if not model.has("relative"):
         return None
-    table = model.relative
+    table = model.relative(layer)
     return table[_buckets(offsets, len(table), family.causal), head]
 
 

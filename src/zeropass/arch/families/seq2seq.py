@@ -148,6 +148,26 @@ MT5_DECODER = replace(T5_DECODER, model_types=("mt5",), logits_scaled=False)
 MT5_GATED_DECODER = replace(T5_GATED_DECODER, model_types=("mt5",), logits_scaled=False)
 
 
+def _umt5(record: Family, feed_forward: tuple[object, ...]) -> Family:
+    """Return a record of T5 in which every layer has biases of relative positions."""
+    layout = record.layouts[0]
+    stem = layout.tensors["q"].name.removesuffix("q.weight")
+    relative = Stored(f"{stem}relative_attention_bias.weight")
+    return replace(
+        record,
+        name="umt5",
+        model_types=("umt5",),
+        layouts=(replace(layout, tensors={**layout.tensors, "relative": relative}),),
+        when={**record.when, "feed_forward_proj": feed_forward},
+    )
+
+
+UMT5_ENCODER = _umt5(T5_ENCODER, ("relu",))
+UMT5_GATED_ENCODER = _umt5(T5_GATED_ENCODER, (*_T5_GATED, None))
+UMT5_DECODER = _umt5(T5_DECODER, ("relu",))
+UMT5_GATED_DECODER = _umt5(T5_GATED_DECODER, (*_T5_GATED, None))
+
+
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """Return the four matrices of one attention module of BART, with their biases."""
     return {
@@ -359,6 +379,10 @@ FAMILIES: tuple[Family, ...] = (
     MT5_GATED_ENCODER,
     MT5_DECODER,
     MT5_GATED_DECODER,
+    UMT5_ENCODER,
+    UMT5_GATED_ENCODER,
+    UMT5_DECODER,
+    UMT5_GATED_DECODER,
     BART_ENCODER,
     BART_DECODER,
     PLBART_ENCODER,
