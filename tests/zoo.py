@@ -39,6 +39,17 @@ _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layer
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
 _MARIAN = _BART | {"pad_token_id": 0, "decoder_start_token_id": 0}
+_AUDIO = {key: value for key, value in _BART.items() if key != "max_position_embeddings"} | {"max_target_positions": 64}
+_WHISPER = _AUDIO | {
+    "scale_embedding": False,
+    "num_mel_bins": 8,
+    "max_source_positions": 5,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
+_WHISPER |= {"bos_token_id": 0, "eos_token_id": 0, "suppress_tokens": None, "begin_suppress_tokens": None}
+_SPEECH = _AUDIO | {"input_feat_per_channel": 8, "max_source_positions": 64, "conv_channels": 20}
+_ALONE = {"use_cache": False}  # its cache would have the layers of the encoder
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -373,6 +384,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "pegasus-decoder": ("PegasusForConditionalGeneration", "PegasusConfig", _BART | {"stack": "decoder"}),
     "m2m_100-encoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "encoder"}),
     "m2m_100-decoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "decoder"}),
+    "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", _WHISPER),
+    "speech_to_text": ("Speech2TextForConditionalGeneration", "Speech2TextConfig", _SPEECH),
+    "bart-alone": ("BartForCausalLM", "BartConfig", _BART | _ALONE),
+    "plbart-alone": ("PLBartForCausalLM", "PLBartConfig", _BART | _ALONE),
+    "mbart-alone": ("MBartForCausalLM", "MBartConfig", _BART | _ALONE),
+    "blenderbot-alone": ("BlenderbotForCausalLM", "BlenderbotConfig", _BART | _ALONE),
+    "marian-alone": ("MarianForCausalLM", "MarianConfig", _MARIAN | _ALONE),
+    "pegasus-alone": ("PegasusForCausalLM", "PegasusConfig", _BART | _ALONE),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
     "umt5-encoder": ("UMT5ForConditionalGeneration", "UMT5Config", _T5 | {"stack": "encoder"}),
@@ -398,6 +417,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _T5 | {"stack": "decoder", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
 }
+
+
+OF_AUDIO = ("whisper", "speech_to_text")
+"""Decoders whose encoder reads no text; a checkpoint has nothing else that is read."""
+
+DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder" or name in OF_AUDIO]
+"""Decoders that need the states of an encoder."""
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:

@@ -224,9 +224,26 @@ def cross_error(case: Case, model: Model, layer: int) -> float:
     """Compare logits and outputs of a decoder's attention to its encoder."""
     if not model.family.crosses:
         return 0.0
-    x, memory = read_at(case, model, "cross", layer), case.text.memory()
+    x = read_at(case, model, "cross", layer)
+    if model.family.other_memory:
+        return wordless_error(case, model, layer, x)
+    memory = case.text.memory()
     logits = attention_error(case, model, layer, "cross_", x, memory)
     return max(logits, written_error(case, model, layer, "cross_", memory))
+
+
+def wordless_error(case: Case, model: Model, layer: int, x: Tensor) -> float:
+    """Compare queries and outputs of a decoder's attention to what is no text, and the bias of its values."""
+    values = case.hf.get_submodule(case.text.name("cross_q", layer).replace("q_proj", "v_proj"))
+    bias, gave = model.vector("cross_v_bias", layer), case.text.gave("cross_o", layer)
+    assert bias is not None
+    written = case.text.took("cross_o", layer) @ model.matrix("cross_o", layer) + bias_of(model, "cross_bias", layer)
+    queries = read(model, "cross_q", layer, x)
+    return max(
+        error(queries, case.text.gave("cross_q", layer).reshape_as(queries)),
+        error(written, gave),
+        error(bias, values.bias.detach()),
+    )
 
 
 def heads_error(case: Case, model: Model, layer: int) -> float:
@@ -331,7 +348,7 @@ def carried_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare the rows that cross attention reads, each token alone after the encoder's block 0; and its maps."""
-    if not model.family.crosses:
+    if not model.family.reads_text:
         return 0.0
     frames, states = Frames(model), case.alone.result.encoder_hidden_states[1][:, 0]
     memory = frames.rows("memory").matrix
@@ -546,7 +563,8 @@ SPOILS: dict[str, Spoil] = {
 def crossed(model: Model) -> Model:
     """Swap self attention and cross attention."""
     names = model.layout.tensors
-    return with_tensors(model, **{r: names[f"cross_{r}"] for r in "qkvo"}, **{f"cross_{r}": names[r] for r in "qkvo"})
+    roles = [role for role in "qkvo" if f"cross_{role}" in names]
+    return with_tensors(model, **{r: names[f"cross_{r}"] for r in roles}, **{f"cross_{r}": names[r] for r in roles})
 
 
 def vars_of(model: Model) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "some layers have no positions: their maps do not depend on the offset"
     if family.sinusoids:
         yield "positions are sines and cosines by a formula, not parameters: they have no addresses"
+    if family.other_memory:
+        yield "cross attention: q and o have lists; k and v read the encoder's states, which no tokens stand for"
     if family.alibi or "relative" in layout.tensors:
         yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):

@@ -201,6 +201,8 @@ class Family(ShortRepr):
             absent key. A configuration that fits no record is refused, with these values.
         causal: True if a token attends only to itself and earlier tokens.
         stack: The half of an encoder-decoder; a file holds both, `open_model` opens one.
+        other_memory: True if cross attention reads an encoder of something other than text, such as audio: k and v,
+            which read it, have no words and no role.
         bare_start: True if the first block reads the stream as it is, because the embedding is normed already.
         first_position: The row of the first position; those before it are padding.
         sinusoids: Positions are sines and cosines, computed and not stored, by this rule (`projection.sinusoids`).
@@ -227,6 +229,7 @@ class Family(ShortRepr):
     when: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     causal: bool = True
     stack: Literal["", "encoder", "decoder"] = ""
+    other_memory: bool = False
     bare_start: bool = False
     first_position: int = 0
     sinusoids: Literal["", "halves", "tensor2tensor"] = ""
@@ -266,7 +269,14 @@ class Family(ShortRepr):
     @property
     def head_roles(self) -> tuple[str, ...]:
         """The roles of the columns of the heads."""
-        return HEAD_ROLES if self.crosses else SELF_ROLES
+        if not self.crosses:
+            return SELF_ROLES
+        return tuple(role for role in HEAD_ROLES if not (self.other_memory and reads_memory(role)))
+
+    @property
+    def reads_text(self) -> bool:
+        """True if some heads attend to the encoder's tokens."""
+        return self.crosses and not self.other_memory
 
     @property
     def vector_roles(self) -> tuple[str, ...]:
@@ -276,7 +286,7 @@ class Family(ShortRepr):
     @property
     def roles(self) -> tuple[str, ...]:
         """Every role of a layer, head maps last."""
-        return (*self.vector_roles, *(MAP_ROLES if self.crosses else SELF_MAPS))
+        return (*self.vector_roles, *(MAP_ROLES if self.reads_text else SELF_MAPS))
 
     def layout(self, kind: Format) -> Layout | None:
         """Return the layout of one format; None if the family is not known in it."""

@@ -410,9 +410,9 @@ class Block:
 def require_forward(model: Model) -> None:
     """Raise CannotRun, with the reason, for a model whose forward pass `Block` does not compute."""
     if model.family.crosses:
+        what, advice = ("text", "; its encoder can be run") if model.family.reads_text else ("output", "")
         raise CannotRun(
-            f"{model.name} is a decoder that reads an encoder's text, which a pass over its own tokens lacks; "
-            "its encoder can be run."
+            f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
         )
     if model.dims.rope:
         try:

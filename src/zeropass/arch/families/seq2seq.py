@@ -230,6 +230,7 @@ BART_ENCODER = Family(
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
+    when={"is_encoder_decoder": (True, None)},
     first_position=2,
     notes=(
         "the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",
@@ -350,7 +351,9 @@ def _of_fixed_length(record: Family, name: str, **when: tuple[object, ...]) -> F
     record = _computed(record, "halves", *_NO_EMBED_NORM, embed_scaled=False, longest=1024)
     layout = record.layouts[0]
     config = {**layout.config, "longest": ("max_position_embeddings",)}
-    return replace(record, name=name, model_types=(name,), layouts=(replace(layout, config=config),), when=when)
+    return replace(
+        record, name=name, model_types=(name,), layouts=(replace(layout, config=config),), when={**record.when, **when}
+    )
 
 
 _ONE_VOCABULARY = {"share_encoder_decoder_embeddings": (True, None)}
@@ -364,11 +367,94 @@ def _of_any_length(record: Family, name: str) -> Family:
     """Return a record of a model that computes its positions for as long as a text is, as fairseq's do."""
     record = _computed(record, "tensor2tensor", *_NO_EMBED_NORM, activation="relu", embed_scaled=True)
     # positions begin in the row after that of padding
-    return replace(record, name=name, model_types=(name,), first_position=2, when={"pad_token_id": (1, None)})
+    when = {**record.when, "pad_token_id": (1, None)}
+    return replace(record, name=name, model_types=(name,), first_position=2, when=when)
 
 
 M2M_100_ENCODER = _of_any_length(MBART_ENCODER, "m2m_100")
 M2M_100_DECODER = _of_any_length(MBART_DECODER, "m2m_100")
+
+
+def _of_audio(record: Family, name: str, head: str, *left_out: str) -> Family:
+    """Return a record of the decoder of an encoder of audio.
+
+    Args:
+        record: The record of a decoder of text that computes the same.
+        name: The name of the family.
+        head: The name of its unembedding.
+        *left_out: Tensors that it does not have.
+    """
+    layout = record.layouts[0]
+    of_memory = ("cross_k", "cross_k_bias", "cross_v", "memory_norm", "memory_norm_bias", "head_bias")
+    tensors = {role: s for role, s in layout.tensors.items() if role not in (*of_memory, "unembedding_bias", *left_out)}
+    tables = {"embedding": Stored("decoder.embed_tokens.weight"), "unembedding": Stored(head)}
+    return replace(
+        record,
+        name=name,
+        model_types=(name,),
+        stack="",
+        other_memory=True,
+        layouts=(
+            replace(
+                layout,
+                optional=("unembedding",),
+                copies=(),
+                tensors={**tensors, **tables},
+                extra={},
+                through={},
+                unread=(r"encoder\..*", r"decoder\.layers\.\d+\.encoder_attn\.(k_proj\..*|v_proj\.weight)"),
+                harmless=(*layout.harmless, _AUDIO_KEYS),
+            ),
+        ),
+        notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the audio",),
+    )
+
+
+_AUDIO_KEYS = "num_mel_bins|max_(source|target)_positions|num_conv_layers|conv_(kernel_sizes|channels)"
+_AUDIO_KEYS += "|input_(feat_per_channel|channels)|(use_weighted_layer_sum|classifier_proj_size|median_filter_width)"
+_AUDIO_KEYS += "|apply_spec_augment|mask_(time|feature)_(prob|length|min_masks)|forced_decoder_ids|alignment_heads"
+WHISPER = replace(
+    _of_audio(BLENDERBOT_DECODER, "whisper", "^proj_out.weight", "k_bias"),
+    when={**BART_DECODER.when, "scale_embedding": (False, None)},  # transformers ignores it
+)
+SPEECH_TO_TEXT = _of_audio(M2M_100_DECODER, "speech_to_text", "^lm_head.weight")
+
+
+def _alone(record: Family) -> Family:
+    """Return a record of a decoder by itself, which runs as a language model without an encoder."""
+    layout = record.layouts[0]
+    of_encoder = ("cross_", "memory_norm", "head_bias", "unembedding_bias")
+    tensors = {name: stored for name, stored in layout.tensors.items() if not name.startswith(of_encoder)}
+    return replace(
+        record,
+        stack="",
+        layouts=(
+            replace(
+                layout,
+                optional=("unembedding",),
+                copies=(),
+                tensors={**tensors, "embedding": Stored("decoder.embed_tokens.weight")},
+                extra={},
+                through={},
+                unread=(r"decoder\.layers\.\d+\.encoder_attn(_layer_norm)?\..*",),
+            ),
+        ),
+        when={**record.when, "is_encoder_decoder": (False,), "is_decoder": (True,)},
+        notes=("a decoder by itself: its attention to an encoder is not read", *record.notes[1:]),
+    )
+
+
+ALONE = tuple(
+    _alone(record)
+    for record in (
+        BART_DECODER,
+        PLBART_DECODER,
+        MBART_DECODER,
+        BLENDERBOT_DECODER,
+        MARIAN_DECODER,
+        PEGASUS_DECODER,
+    )
+)
 
 FAMILIES: tuple[Family, ...] = (
     T5_ENCODER,
@@ -397,4 +483,7 @@ FAMILIES: tuple[Family, ...] = (
     PEGASUS_DECODER,
     M2M_100_ENCODER,
     M2M_100_DECODER,
+    *ALONE,
+    WHISPER,
+    SPEECH_TO_TEXT,
 )
