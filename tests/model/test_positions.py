@@ -117,6 +117,20 @@ def test_stored_positions_are_those_that_are_computed(change: str, tmp_path: Pat
         assert not model.tables()
 
 
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_the_tables_of_both_stacks_are_compared(stack: str, tmp_path: Path) -> None:
+    """The row of padding, which is zero in fairseq's tables, is no position."""
+    folder = save(tiny_model("m2m_100-encoder"), tmp_path)
+    table = M2M100SinusoidalPositionalEmbedding.get_embedding(66, 24, 1)
+    names = [f"model.{half}.embed_positions.weights" for half in ("encoder", "decoder")]
+    edit(folder, {}, {name: table.clone() for name in names})
+    assert not open_model(f"{folder}#{stack}").tables()
+    for name in names:
+        edit(folder, {}, {name: table.roll(1, 0)} | {other: table.clone() for other in names if other != name})
+        with pytest.raises(BadWeights, match=name):
+            open_model(f"{folder}#{stack}")
+
+
 def test_a_computed_position_has_no_address(tmp_path: Path) -> None:
     model = open_model(str(save(tiny_model("m2m_100-encoder"), tmp_path)))
     assert model.info()["positions"] == "sinusoidal"
