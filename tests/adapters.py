@@ -148,7 +148,8 @@ def alike(model: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:
         close(model.matrix(model.logit_table, 0, 3, 9), merged.unembedding[3:9], atol, "some of the unembedding")
         assert model.dims.tied == merged.dims.tied
     if "relative" in layout.tensors:
-        close(model.relative, merged.relative, atol, "relative")
+        for layer in range(model.dims.layers):
+            close(model.relative(layer), merged.relative(layer), atol, "relative")
     for stem, (name, _, rows) in merged.tables().items():
         assert model.tables()[stem][2] == rows == model.rows(name)
     assert canonical_shape("embedding", model.dims) == tuple(model.matrix("embedding").shape)

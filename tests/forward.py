@@ -24,14 +24,19 @@ class Forward:
     weights: list[Tensor] = field(default_factory=list)
     result: Any = None
 
+    @property
+    def stack(self) -> str:
+        """The half of an encoder-decoder that is read; only the decoder has words where the encoder is no text's."""
+        return self.model.family.stack or ("decoder" if self.model.family.other_memory else "")
+
     def states(self, layer: int) -> Tensor:
         """Return the stream before a layer."""
-        stack = self.model.family.stack
+        stack = self.stack
         return self.result[f"{stack}_hidden_states" if stack else "hidden_states"][layer]
 
     def call(self, layer: int, site: str = "attn") -> int:
         """Return the index of this attention in the pass: an encoder's come first, then self and cross alternate."""
-        if self.model.family.stack != "decoder":
+        if self.stack != "decoder":
             return layer
         return len(self.result.encoder_attentions) + 2 * layer + (site == "cross")
 
@@ -73,11 +78,23 @@ def _call(calls: list[Any], layer: int) -> Any:
 def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     """Run the model on (batch, length) ids and record its activations."""
     forward = Forward(model, hf)
-    with _hooks(hf, forward), _softmax(forward):
+    with _hooks(hf, forward), _softmax(forward, len(ids)):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
-        forward.result = hf(ids, output_hidden_states=True, **more)
+        forward.result = hf(inputs(hf, ids), output_hidden_states=True, **more)
     return forward
+
+
+def inputs(hf: Any, ids: Tensor) -> Tensor:
+    """Return what a model reads first: token ids or, in its place, as many pieces of random audio."""
+    if hf.main_input_name != "input_features":
+        return ids
+    width = getattr(
+        hf.config, "input_feat_per_channel", hf.config.num_mel_bins if hf.config.model_type == "whisper" else 0
+    )
+    sizes = (2 * hf.config.max_source_positions, width)
+    sizes = sizes[::-1] if hf.config.model_type == "whisper" else sizes
+    return torch.randn(len(ids), *sizes, generator=torch.Generator().manual_seed(3))
 
 
 @contextmanager
@@ -98,15 +115,16 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
 
 
 @contextmanager
-def _softmax(forward: Forward) -> Iterator[None]:
-    """Record inputs and outputs of every softmax over four axes: those of attention."""
+def _softmax(forward: Forward, batch: int) -> Iterator[None]:
+    """Record inputs and outputs of every softmax of attention: those over four axes, or over three with all heads."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         weights = plain(x, *args, **kwargs)
-        if x.ndim == 4:
-            forward.logits.append(x.clone())
-            forward.weights.append(weights)
+        if x.ndim == 4 or (x.ndim == 3 and not forward.model.family.routed):
+            shape = (batch, -1, *x.shape[-2:])
+            forward.logits.append(x.clone().reshape(shape))
+            forward.weights.append(weights.reshape(shape))
         return weights
 
     def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **more: Any) -> Tensor:

@@ -38,6 +38,18 @@ _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buck
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_MARIAN = _BART | {"pad_token_id": 0, "decoder_start_token_id": 0}
+_AUDIO = {key: value for key, value in _BART.items() if key != "max_position_embeddings"} | {"max_target_positions": 64}
+_WHISPER = _AUDIO | {
+    "scale_embedding": False,
+    "num_mel_bins": 8,
+    "max_source_positions": 5,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
+_WHISPER |= {"bos_token_id": 0, "eos_token_id": 0, "suppress_tokens": None, "begin_suppress_tokens": None}
+_SPEECH = _AUDIO | {"input_feat_per_channel": 8, "max_source_positions": 64, "conv_channels": 20}
+_ALONE = {"use_cache": False}  # its cache would have the layers of the encoder
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -75,6 +87,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GPT | {"d_model": 24, "n_layers": 2, "n_heads": 3, "attn_config": {"clip_qkv": 1.5}},
     ),
     "biogpt": ("BioGptForCausalLM", "BioGptConfig", _SIZES | {"num_attention_heads": 3}),
+    "xglm": (
+        "XGLMForCausalLM",
+        "XGLMConfig",
+        {"vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "attention_heads": 3, "ffn_dim": 40},
+    ),
     "gpt_neo": (
         "GPTNeoForCausalLM",
         "GPTNeoConfig",
@@ -361,8 +378,34 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
     "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),
     "blenderbot-decoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "decoder"}),
+    "marian-encoder": ("MarianMTModel", "MarianConfig", _MARIAN | {"stack": "encoder"}),
+    "marian-decoder": ("MarianMTModel", "MarianConfig", _MARIAN | {"stack": "decoder"}),
+    "pegasus-encoder": ("PegasusForConditionalGeneration", "PegasusConfig", _BART | {"stack": "encoder"}),
+    "pegasus-decoder": ("PegasusForConditionalGeneration", "PegasusConfig", _BART | {"stack": "decoder"}),
+    "m2m_100-encoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "encoder"}),
+    "m2m_100-decoder": ("M2M100ForConditionalGeneration", "M2M100Config", _BART | {"stack": "decoder"}),
+    "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", _WHISPER),
+    "speech_to_text": ("Speech2TextForConditionalGeneration", "Speech2TextConfig", _SPEECH),
+    "bart-alone": ("BartForCausalLM", "BartConfig", _BART | _ALONE),
+    "plbart-alone": ("PLBartForCausalLM", "PLBartConfig", _BART | _ALONE),
+    "mbart-alone": ("MBartForCausalLM", "MBartConfig", _BART | _ALONE),
+    "blenderbot-alone": ("BlenderbotForCausalLM", "BlenderbotConfig", _BART | _ALONE),
+    "marian-alone": ("MarianForCausalLM", "MarianConfig", _MARIAN | _ALONE),
+    "pegasus-alone": ("PegasusForCausalLM", "PegasusConfig", _BART | _ALONE),
     "t5-encoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "encoder"}),
     "t5-decoder": ("T5ForConditionalGeneration", "T5Config", _T5 | {"stack": "decoder"}),
+    "umt5-encoder": ("UMT5ForConditionalGeneration", "UMT5Config", _T5 | {"stack": "encoder"}),
+    "umt5-decoder": ("UMT5ForConditionalGeneration", "UMT5Config", _T5 | {"stack": "decoder"}),
+    "umt5-plain-encoder": (
+        "UMT5ForConditionalGeneration",
+        "UMT5Config",
+        _T5 | {"stack": "encoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
+    ),
+    "umt5-plain-decoder": (
+        "UMT5ForConditionalGeneration",
+        "UMT5Config",
+        _T5 | {"stack": "decoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
+    ),
     "t5-gated-encoder": (
         "T5ForConditionalGeneration",
         "T5Config",
@@ -374,6 +417,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _T5 | {"stack": "decoder", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
 }
+
+
+OF_AUDIO = ("whisper", "speech_to_text")
+"""Decoders whose encoder reads no text; a checkpoint has nothing else that is read."""
+
+DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder" or name in OF_AUDIO]
+"""Decoders that need the states of an encoder."""
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
@@ -392,10 +442,12 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
     draw = torch.Generator().manual_seed(seed)
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
     with torch.no_grad():
-        for weight in hf.parameters():
+        for name, weight in hf.named_parameters():
+            if name.endswith("embed_positions.weight") and not weight.requires_grad:  # computed
+                continue
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():
-            if name.endswith("correction_bias"):
+            if name.endswith(("correction_bias", "final_logits_bias")):
                 values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

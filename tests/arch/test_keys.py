@@ -21,7 +21,7 @@ from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zoo import ZOO, tiny_model
+from zoo import DECODERS, ZOO, tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
@@ -81,7 +81,7 @@ def output(hf: Any, case: Case) -> torch.Tensor:
     hf.eval()
     if not case.hf.config.is_encoder_decoder:
         logits: torch.Tensor = hf(ids).logits
-    elif case.mark:
+    elif case.model.family.crosses:
         logits = hf(encoder_outputs=(torch.randn(2, 4, 24, generator=draw),), decoder_input_ids=ids).logits
     else:
         logits = hf.get_encoder()(ids).last_hidden_state
@@ -164,15 +164,15 @@ def test_a_missing_key_means_what_it_means_to_transformers(
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_a_family_looks_ahead_as_its_forward_pass_does(name: str, cases: Callable[[str], Case]) -> None:
     case = cases(name)
-    assert looks_ahead(case.hf, case.mark) != case.model.family.causal
+    assert looks_ahead(case.hf, name in DECODERS) != case.model.family.causal
 
 
 @torch.no_grad()
-def looks_ahead(hf: Any, mark: str = "") -> bool:
+def looks_ahead(hf: Any, decodes: bool = False) -> bool:
     """Tell whether later tokens change the state of a token."""
     stack: Any = hf.base_model
     if hf.config.is_encoder_decoder:
-        stack = hf.get_decoder() if mark else hf.get_encoder()
+        stack = hf.get_decoder() if decodes else hf.get_encoder()
     first = torch.tensor([[5, 6, 7, 8]])
     second = torch.tensor([[5, 6, 9, 8]])
     a, b = (stack.eval()(input_ids=ids).last_hidden_state[0, 0] for ids in (first, second))

@@ -78,6 +78,13 @@ VARIANTS = {
     ),
     "gpt2": Refused("gpt2", ("scale_attn_by_inverse_layer_idx is True",), {"scale_attn_by_inverse_layer_idx": True}),
     "phi": Refused("phi", ("qk_layernorm is True",), {"qk_layernorm": True}),
+    "marian": Refused(
+        "marian-encoder",
+        ("share_encoder_decoder_embeddings is False", "known: True"),
+        {"share_encoder_decoder_embeddings": False},
+    ),
+    "m2m_100": Refused("m2m_100-encoder", ("pad_token_id is 3", "known: 1"), {"pad_token_id": 3}),
+    "xglm": Refused("xglm", ("add_cross_attention is True",), {"add_cross_attention": True}),
     "mixtral": Refused("mixtral", ("mlp_only_layers is [0]",), {"mlp_only_layers": [0]}),
     "albert": Refused("albert", ("num_hidden_groups is 3", "known: 1"), {"num_hidden_groups": 3}),
     "bloom": Refused(

@@ -12,13 +12,26 @@ from zeropass.evidence import measure
 from zeropass.evidence.results import Evidence
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zoo import ZOO, tiny_model
+from zeropass.model.positions import adds_positions
+from zoo import DECODERS, OF_AUDIO, ZOO, tiny_model
 
 SMALL = replace(
     SETTINGS, window=30, tokens=400, vectors=8, noise=4, positions=8, contexts=2, prefix=8, written=3, query_windows=2
 )
-SIZES = {"d", "embed", "eps", "head_dim", "heads", "kv_heads", "layers", "neurons", "rotary", "vocab", "tied"}
-DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder"]
+SIZES = {
+    "d",
+    "embed",
+    "eps",
+    "head_dim",
+    "heads",
+    "kv_heads",
+    "layers",
+    "longest",
+    "neurons",
+    "rotary",
+    "vocab",
+    "tied",
+}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -41,7 +54,7 @@ def check(model: Model) -> None:
     assert {r.measure for r in evidence.results} == expected | written
     assert set(evidence.left_out) == (set() if written else {"writing"})
     assert all(0 <= abs(r.value) <= 1 + 1e-6 for r in evidence.results if r.measure != "inverses")
-    if model.has("positions"):
+    if adds_positions(model):
         return
     exact = {"layer": 0, "frame": "token", "metric": "spearman"}
     for role in "qkv":
@@ -89,5 +102,6 @@ def test_every_variant_is_measured(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_that_reads_an_encoder_says_why_it_cannot_be_measured(name: str, tmp_path: Path) -> None:
-    evidence = measured(open_model(f"{save(tiny_model(name), tmp_path / name)}#decoder"))
-    assert "an encoder's text" in evidence.left_out["reading"]
+    mark, what = ("", "output") if name in OF_AUDIO else ("#decoder", "text")
+    evidence = measured(open_model(f"{save(tiny_model(name), tmp_path / name)}{mark}"))
+    assert f"an encoder's {what}" in evidence.left_out["reading"]

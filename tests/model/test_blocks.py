@@ -12,13 +12,13 @@ from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zoo import ZOO, tiny_model
+from zeropass.model.positions import adds_positions
+from zoo import DECODERS, OF_AUDIO, ZOO, tiny_model
 
 TOLERANCE = 1e-4
 LENGTH = 12
 FIRST = 2
 """The first token id of a text: RoBERTa gives id 1, its padding, no position."""
-DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder"]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -74,7 +74,7 @@ def test_a_cache_continues(family: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_token_alone_is_a_text_of_one_token(family: str, tmp_path: Path) -> None:
     model = open_model(str(save(tiny_model(family), tmp_path / family)))
-    if model.has("positions"):
+    if adds_positions(model):
         return
     ids = torch.arange(1, TOKENS)
     assert error(Frames(model).carried()[1:TOKENS], passed(model, ids[:, None])[1][:, 0]) < TOLERANCE
@@ -82,6 +82,7 @@ def test_a_token_alone_is_a_text_of_one_token(family: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_that_reads_an_encoder_is_refused(name: str, tmp_path: Path) -> None:
-    model = open_model(f"{save(tiny_model(name), tmp_path / name)}#decoder")
-    with pytest.raises(CannotRun, match="an encoder's text"):
+    folder = save(tiny_model(name), tmp_path / name)
+    model = open_model(str(folder) if name in OF_AUDIO else f"{folder}#decoder")
+    with pytest.raises(CannotRun, match="an encoder's output" if name in OF_AUDIO else "an encoder's text"):
         require_forward(model)

@@ -22,11 +22,11 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS, Block
+from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import position_bias
+from zeropass.model.positions import adds_positions, position_bias
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -34,6 +34,9 @@ from zoo import VOCAB, ZOO, tiny_model
 TOLERANCE = 1e-4
 WRONG = 1e-2
 """A check on a wrong record must be off by more than this."""
+
+PADDING = 1
+"""The token id that is padding, without a position, in the families whose positions begin in the row after it."""
 
 POSITIONS = torch.tensor([0, 1, 5, 40, 400])
 Spoil = Callable[[Model], Model | None]
@@ -63,6 +66,7 @@ class Case:
         """Run the model without position embeddings and without what a decoder reads from an encoder."""
         zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
         tables = [p for n, p in self.hf.named_parameters() if any(part in n for part in zeroed)]
+        tables += [buffer for n, buffer in self.hf.named_buffers() if n.endswith("embed_positions.weights")]
         originals = [p.detach().clone() for p in tables]
         with torch.no_grad():
             for p in tables:
@@ -171,6 +175,12 @@ def only_mlp(model: Model, layer: int) -> str:
 # The checks
 
 
+def start_error(case: Case, model: Model, _layer: int = 0) -> float:
+    """Compare embedded texts, with their positions, with the stream before the first block."""
+    texts = (case.ids != PADDING).all(1)
+    return error(embedded(model, case.ids[texts]), case.text.states(0)[texts])
+
+
 def stream_error(case: Case, model: Model, layer: int) -> float:
     """Compare what the halves of a block write, through their norms, with the stream that the next block reads."""
     if layer + 1 == model.dims.layers:  # the last state in transformers' list went through the final norm
@@ -214,9 +224,26 @@ def cross_error(case: Case, model: Model, layer: int) -> float:
     """Compare logits and outputs of a decoder's attention to its encoder."""
     if not model.family.crosses:
         return 0.0
-    x, memory = read_at(case, model, "cross", layer), case.text.memory()
+    x = read_at(case, model, "cross", layer)
+    if model.family.other_memory:
+        return wordless_error(case, model, layer, x)
+    memory = case.text.memory()
     logits = attention_error(case, model, layer, "cross_", x, memory)
     return max(logits, written_error(case, model, layer, "cross_", memory))
+
+
+def wordless_error(case: Case, model: Model, layer: int, x: Tensor) -> float:
+    """Compare queries and outputs of a decoder's attention to what is no text, and the bias of its values."""
+    values = case.hf.get_submodule(case.text.name("cross_q", layer).replace("q_proj", "v_proj"))
+    bias, gave = model.vector("cross_v_bias", layer), case.text.gave("cross_o", layer)
+    assert bias is not None
+    written = case.text.took("cross_o", layer) @ model.matrix("cross_o", layer) + bias_of(model, "cross_bias", layer)
+    queries = read(model, "cross_q", layer, x)
+    return max(
+        error(queries, case.text.gave("cross_q", layer).reshape_as(queries)),
+        error(written, gave),
+        error(bias, values.bias.detach()),
+    )
 
 
 def heads_error(case: Case, model: Model, layer: int) -> float:
@@ -240,7 +267,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
         logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
-        bias = None if cross else position_bias(model, head, offsets)
+        bias = None if cross else position_bias(model, head, offsets, layer)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
         seen = true[:, head] > -5e3  # GPT-1 adds -1e4 where others add the smallest number
@@ -321,7 +348,7 @@ def carried_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare the rows that cross attention reads, each token alone after the encoder's block 0; and its maps."""
-    if not model.family.crosses:
+    if not model.family.reads_text:
         return 0.0
     frames, states = Frames(model), case.alone.result.encoder_hidden_states[1][:, 0]
     memory = frames.rows("memory").matrix
@@ -354,7 +381,7 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     return worst
 
 
-CHECKS = (stream_error, neurons_error, logits_error, heads_error, cross_error, final_error)
+CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, final_error)
 CHECKS += (carried_error, memory_error, map_error)
 BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error)
 
@@ -459,6 +486,7 @@ def no_offset(model: Model) -> Model | None:
     return replace(model, layout=replace(model.layout, gain_offset=0.0)) if model.layout.gain_offset else None
 
 
+OTHER_RULE: dict[str, Any] = {"halves": "tensor2tensor", "tensor2tensor": "halves"}
 SPOILS: dict[str, Spoil] = {
     "q and k swapped": swapped("q", "k"),
     "k and v swapped": swapped("k", "v"),
@@ -474,6 +502,15 @@ SPOILS: dict[str, Spoil] = {
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
     "no types": without("types"),
+    "no positions": without("positions"),
+    "positions one further": lambda m: (
+        with_family(m, first_position=m.family.first_position + 1) if adds_positions(m) else None
+    ),
+    "no sinusoids": variant("sinusoids", ""),
+    "other sinusoids": lambda m: (
+        with_family(m, sinusoids=OTHER_RULE[m.family.sinusoids]) if m.family.sinusoids else None
+    ),
+    "no unembedding_bias": lambda m: without("unembedding_bias")(m) if m.family.causal else None,
     "no gain offset": no_offset,
     "split otherwise": unsplit,
     "rows interleaved": interleaved,
@@ -526,7 +563,8 @@ SPOILS: dict[str, Spoil] = {
 def crossed(model: Model) -> Model:
     """Swap self attention and cross attention."""
     names = model.layout.tensors
-    return with_tensors(model, **{r: names[f"cross_{r}"] for r in "qkvo"}, **{f"cross_{r}": names[r] for r in "qkvo"})
+    roles = [role for role in "qkvo" if f"cross_{role}" in names]
+    return with_tensors(model, **{r: names[f"cross_{r}"] for r in roles}, **{f"cross_{r}": names[r] for r in roles})
 
 
 def vars_of(model: Model) -> dict[str, Any]:

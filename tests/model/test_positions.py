@@ -1,4 +1,4 @@
-"""Rotary frequencies under YaRN are those of transformers, whatever the options say and leave out."""
+"""Frequencies under YaRN, and computed positions, are those of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,22 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 from tiny import edit, error, make, save
 from zeropass.arch.config import _yarn_numbers
 from zeropass.arch.spec import Rope
-from zeropass.errors import BadModel, BadOption, UnknownFamily
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun, UnknownFamily
+from zeropass.model.blocks import embedded
 from zeropass.model.opening import open_model
 from zeropass.model.positions import _rescaled, frequencies
+from zeropass.model.vectors import vector_set
+from zeropass.numerics.projection import sinusoids
 from zoo import tiny_model
 
 OPTIONS = st.fixed_dictionaries(
@@ -70,3 +77,83 @@ def test_yarn_on_a_part_of_a_head_is_refused_unless_it_lengthens_nothing(tmp_pat
 def test_yarn_of_a_file_without_its_options_is_not_known() -> None:
     with pytest.raises(BadOption, match=r"'yarn' is not known .*: only offset 0"):
         _rescaled(torch.ones(4), Rope(1e4, "yarn"))
+
+
+# Computed positions
+
+
+@pytest.mark.parametrize("width", [4, 24, 130])
+def test_sinusoids_are_those_of_transformers(width: int) -> None:
+    marian = MarianSinusoidalPositionalEmbedding(700, width).create_weight()
+    fairseq = M2M100SinusoidalPositionalEmbedding.get_embedding(700, width)
+    for rule, true in (("halves", marian), ("tensor2tensor", fairseq)):
+        assert (sinusoids(rule, 3, 700, width) - true[3:]).abs().max() < 1e-4  # type: ignore[arg-type]
+
+
+TABLE = "model.encoder.embed_positions.weight"
+STORED: dict[str, tuple[Any, str]] = {
+    "the computed ones": (lambda table: table, ""),
+    "rounded": (lambda table: table.bfloat16(), ""),
+    "trained": (lambda table: table + 0.05, "0.05 away from the sines and cosines that a marian computes"),
+    "sines and cosines in turn": (lambda table: table.unflatten(1, (2, -1)).mT.flatten(1), "sines and cosines"),
+    "one position further": (lambda table: table.roll(1, 0), "sines and cosines"),
+    "not finite": (lambda table: table.log(), ""),
+    "fewer": (lambda table: table[:-1], r"shape \(63, 24\); the configuration asks for \(64, 24\)"),
+}
+
+
+@pytest.mark.parametrize("change", STORED)
+def test_stored_positions_are_those_that_are_computed(change: str, tmp_path: Path) -> None:
+    folder = save(tiny_model("marian-encoder"), tmp_path)
+    assert TABLE not in load_file(folder / "model.safetensors")
+    changed, message = STORED[change]
+    edit(folder, {}, {TABLE: changed(sinusoids("halves", 0, 64, 24)).contiguous()})
+    if message or change == "not finite":
+        with pytest.raises(BadWeights, match=message or TABLE):
+            open_model(str(folder))
+    else:
+        model = open_model(str(folder))
+        assert TABLE in model.info()["tensors_unread"]
+        assert not model.tables()
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_the_tables_of_both_stacks_are_compared(stack: str, tmp_path: Path) -> None:
+    """The row of padding, which is zero in fairseq's tables, is no position."""
+    folder = save(tiny_model("m2m_100-encoder"), tmp_path)
+    table = M2M100SinusoidalPositionalEmbedding.get_embedding(66, 24, 1)
+    names = [f"model.{half}.embed_positions.weights" for half in ("encoder", "decoder")]
+    edit(folder, {}, {name: table.clone() for name in names})
+    assert not open_model(f"{folder}#{stack}").tables()
+    for name in names:
+        edit(folder, {}, {name: table.roll(1, 0)} | {other: table.clone() for other in names if other != name})
+        with pytest.raises(BadWeights, match=name):
+            open_model(f"{folder}#{stack}")
+
+
+def test_a_computed_position_has_no_address(tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model("m2m_100-encoder"), tmp_path)))
+    assert model.info()["positions"] == "sinusoidal"
+    assert any("not parameters" in note for note in model.info()["notes"])
+    with pytest.raises(BadAddress, match="no pos, because it computes its positions"):
+        vector_set(model, -1, "pos")
+
+
+@torch.no_grad()
+def test_positions_end_where_those_of_the_model_do(tmp_path: Path) -> None:
+    ids = torch.arange(2, 60).repeat(2)[None]
+    for name, longest in (("marian-encoder", 64), ("m2m_100-encoder", None)):
+        hf = tiny_model(name)
+        model = open_model(str(save(hf, tmp_path / name)))
+        assert error(embedded(model, ids[:, :64]), start(hf, ids[:, :64])) < 1e-4
+        if longest is None:
+            assert error(embedded(model, ids), start(hf, ids)) < 1e-4
+            continue
+        with pytest.raises(CannotRun, match=f"has {longest} positions"):
+            embedded(model, ids[:, : longest + 1])
+
+
+def start(hf: Any, ids: Tensor) -> Tensor:
+    """Return the stream before the first block of an encoder."""
+    states: Tensor = hf.get_encoder()(ids, output_hidden_states=True).hidden_states[0]
+    return states

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -595,6 +596,16 @@ def test_an_unsupported_vocabulary_is_named_with_advice(name: str, tmp_path: Pat
         open_model(str(folder))
     assert file in str(caught.value)
     assert f"AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')" in str(caught.value)
+
+
+@pytest.mark.parametrize("pieces", ["source.spm", "sentencepiece.bpe.model"])
+def test_ids_apart_from_their_pieces_are_named(pieces: str, tmp_path: Path) -> None:
+    """Transformers has no fast tokenizer of Marian and its like, so that it cannot write a tokenizer.json."""
+    folder = model_of(10, "marian", tmp_path)
+    (folder / pieces).write_bytes(b"x")
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(BadModel, match=re.escape(f"{pieces}, vocab.json cannot be read here. transformers has none")):
+        open_model(str(folder))
 
 
 COMPLETE = sentencepiece(merged_pieces()).SerializeToString()

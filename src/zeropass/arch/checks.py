@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, side_of
 from zeropass.checkpoints.base import FLOATS, QUANTISED
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
+from zeropass.numerics.projection import sinusoids
 
 _GUIDE = "(docs/adding-a-family.md)"
 
@@ -114,6 +117,7 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
     _check_shapes(files, family, layout, dims, prefix, names)
     _check_turned(files, family, layout, dims, prefix, names)
     _check_qk_norms(files, family, layout, dims, prefix, names)
+    _check_sinusoids(files, family, layout, dims, prefix, names)
     _check_leftovers(files, family, layout, dims, prefix, names)
 
 
@@ -228,6 +232,32 @@ def _check_qk_norms(
                 )
 
 
+_ROUNDING = {"BF16": 2**-8}
+"""The largest difference of a stored sine to a computed one, where it is not that of angles in float32."""
+
+
+def _check_sinusoids(
+    files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
+) -> None:
+    """Raise BadWeights for a stored table of positions that is not the one that the family computes."""
+    if not family.sinusoids:
+        return
+    for name in names.intersection(full_name(plain, prefix) for plain in layout.sinusoids):
+        shape, first = files.source.shape(name), family.first_position
+        if not _fits(shape, (dims.longest, dims.d)) or shape[0] <= first:
+            size = "any" if dims.longest is None else dims.longest
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} has shape {shape}; the configuration asks for {(size, dims.d)}."
+            )
+        stored = torch.from_numpy(files.source.rows(name))[first:]
+        away = (stored - sinusoids(family.sinusoids, first, shape[0], dims.d)).abs().max()
+        if not away <= _ROUNDING.get(files.source.dtype(name), 1e-3):  # a NaN is not
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} is up to {away:.1g} away from the sines and cosines that a "
+                f"{family.name} computes; positions that were trained would need a record of its own {_GUIDE}."
+            )
+
+
 _QUANTISED = (
     (r"\.g_idx$", "GPTQ"),
     (r"\.(qweight|qzeros|scales)$", "AWQ or GPTQ"),
@@ -307,7 +337,7 @@ def _check_leftovers(
 def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> list[str]:
     """Return the tensors that a record neither reads nor names as unread, in order."""
     known = {full_name(name, prefix) for stored in records(layout) for name in expand(stored, dims)}
-    known |= {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
+    known |= {full_name(name, prefix) for name in (*layout.copies, layout.head, *layout.sinusoids) if name}
     unread = [
         re.compile(re.escape(prefix) + pattern if not pattern.startswith(r"\^") else pattern[2:])
         for pattern in layout.unread

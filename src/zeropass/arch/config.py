@@ -97,6 +97,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
             f"{files.place}: YaRN lengthens {rotary} of the {sizes['head_dim']} numbers of a head only, "
             "which is not known."
         )
+    if family.sinusoids and (d % 2 or d < 4):
+        raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
     local = reader.local(sizes["layers"])
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
@@ -106,6 +108,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         tied=tied,
         rope=rope,
         rotary=rotary,
+        longest=reader.size("longest") if family.sinusoids else None,
         attention_scale=_attention_scale(reader, family, sizes["head_dim"]),
         attention_cap=reader.number("attention_cap"),
         logit_scale=_logit_scale(reader, family, d),

@@ -58,6 +58,7 @@ def positions_of(family: Family) -> str:
     partial = bool({"rotary", "rotary_share"} & layout.config.keys())
     encodings = {
         "learned": "positions" in layout.tensors,
+        "sinusoidal": bool(family.sinusoids),
         "partial rotary" if partial else "rotary": family.rotary,
         "ALiBi": bool(family.alibi),
         "relative": "relative" in layout.tensors,
@@ -113,6 +114,10 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         dims is None or dims.unrotated
     ):
         yield "some layers have no positions: their maps do not depend on the offset"
+    if family.sinusoids:
+        yield "positions are sines and cosines by a formula, not parameters: they have no addresses"
+    if family.other_memory:
+        yield "cross attention: q and o have lists; k and v read the encoder's states, which no tokens stand for"
     if family.alibi or "relative" in layout.tensors:
         yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):

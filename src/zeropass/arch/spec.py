@@ -152,6 +152,7 @@ class Layout(ShortRepr):
         through: Entry of ``extra`` -> the entry before it and the activation between the two. Where a model
             lacks the entry before it, the entry reads the stream itself.
         unread: Regular expressions of tensors that hold no parameter of the stream.
+        sinusoids: Tables of positions that the family computes; a file may have them, with the same numbers.
         gain_offset: Number added to the gain of every norm: Gemma's files hold γ − 1.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
@@ -171,6 +172,7 @@ class Layout(ShortRepr):
     extra: Mapping[str, tuple[Stored, Side]] = field(default_factory=dict)
     through: Mapping[str, tuple[str, Literal["tanh", "relu", "gelu"]]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    sinusoids: tuple[str, ...] = ()
     gain_offset: float = 0.0
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
@@ -199,8 +201,11 @@ class Family(ShortRepr):
             absent key. A configuration that fits no record is refused, with these values.
         causal: True if a token attends only to itself and earlier tokens.
         stack: The half of an encoder-decoder; a file holds both, `open_model` opens one.
+        other_memory: True if cross attention reads an encoder of something other than text, such as audio: k and v,
+            which read it, have no words and no role.
         bare_start: True if the first block reads the stream as it is, because the embedding is normed already.
         first_position: The row of the first position; those before it are padding.
+        sinusoids: Positions are sines and cosines, computed and not stored, by this rule (`projection.sinusoids`).
         parallel: True if both halves of a block read the same stream and their outputs are added together.
         qk_norm: Queries and keys are RMS-normed, each ``head`` separately or all heads as a ``whole``.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
@@ -224,8 +229,10 @@ class Family(ShortRepr):
     when: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     causal: bool = True
     stack: Literal["", "encoder", "decoder"] = ""
+    other_memory: bool = False
     bare_start: bool = False
     first_position: int = 0
+    sinusoids: Literal["", "halves", "tensor2tensor"] = ""
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
     alibi: Literal["", "plain", "scaled"] = ""
@@ -262,7 +269,14 @@ class Family(ShortRepr):
     @property
     def head_roles(self) -> tuple[str, ...]:
         """The roles of the columns of the heads."""
-        return HEAD_ROLES if self.crosses else SELF_ROLES
+        if not self.crosses:
+            return SELF_ROLES
+        return tuple(role for role in HEAD_ROLES if not (self.other_memory and reads_memory(role)))
+
+    @property
+    def reads_text(self) -> bool:
+        """True if some heads attend to the encoder's tokens."""
+        return self.crosses and not self.other_memory
 
     @property
     def vector_roles(self) -> tuple[str, ...]:
@@ -272,7 +286,7 @@ class Family(ShortRepr):
     @property
     def roles(self) -> tuple[str, ...]:
         """Every role of a layer, head maps last."""
-        return (*self.vector_roles, *(MAP_ROLES if self.crosses else SELF_MAPS))
+        return (*self.vector_roles, *(MAP_ROLES if self.reads_text else SELF_MAPS))
 
     def layout(self, kind: Format) -> Layout | None:
         """Return the layout of one format; None if the family is not known in it."""
@@ -346,6 +360,7 @@ class Dimensions(ShortRepr):
         router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
             mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
+        longest: Number of positions of a model that computes them; None for any number.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -368,6 +383,7 @@ class Dimensions(ShortRepr):
     activation: str
     tied: bool
     rope: Rope | None
+    longest: int | None = None
     embed: int = 0
     rotary: int = 0
     experts: int = 1

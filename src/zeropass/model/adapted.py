@@ -65,11 +65,11 @@ class Adapted(Model):
         """`Model.memory`, with the adapter's changes in the encoder."""
         return adapt(self.base.memory, self.adapter)
 
-    @cached_property
-    def relative(self) -> Tensor:
-        """`Model.relative`, with the adapter's change."""
-        replacement, change = self.replaced.get(("relative", 0)), self.changed.get(("relative", 0))
-        before = self.base.relative if replacement is None else replacement.to(self.device)
+    def relative(self, layer: int = 0) -> Tensor:
+        """Return `Model.relative`, with the adapter's change."""
+        place = self._place("relative", layer)
+        replacement, change = self.replaced.get(place), self.changed.get(place)
+        before = self.base.relative(layer) if replacement is None else replacement.to(self.device)
         return before if change is None else change.applied(before)
 
     def touches(self, what: str, layer: int = 0) -> bool:

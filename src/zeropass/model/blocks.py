@@ -15,7 +15,7 @@ from torch.nn import functional
 from zeropass.arch.spec import ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies, position_bias
+from zeropass.model.positions import adds_positions, frequencies, longest_text, position_bias, position_rows
 from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
 
@@ -26,7 +26,6 @@ __all__ = [
     "Recorder",
     "embedded",
     "final_logits",
-    "longest_text",
     "model_input",
     "require_forward",
     "token_rows",
@@ -252,7 +251,7 @@ class Block:
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
             hidden = hidden | (offsets.abs() >= dims.window)
-        biases = [position_bias(self.model, head, offsets) for head in range(dims.heads)]
+        biases = [position_bias(self.model, head, offsets, self.layer) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
         return bias.masked_fill(hidden, float("-inf"))
@@ -411,9 +410,9 @@ class Block:
 def require_forward(model: Model) -> None:
     """Raise CannotRun, with the reason, for a model whose forward pass `Block` does not compute."""
     if model.family.crosses:
+        what, advice = ("text", "; its encoder can be run") if model.family.reads_text else ("output", "")
         raise CannotRun(
-            f"{model.name} is a decoder that reads an encoder's text, which a pass over its own tokens lacks; "
-            "its encoder can be run."
+            f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
         )
     if model.dims.rope:
         try:
@@ -445,12 +444,7 @@ def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:
     Returns:
         The states, (batch, tokens, d).
     """
-    return model_input(model, token_rows(model, ids), start if model.has("positions") else None)
-
-
-def longest_text(model: Model) -> int | None:
-    """Return the number of tokens that the positions of a model are enough for; None for any number."""
-    return model.rows("positions") - model.family.first_position if model.has("positions") else None
+    return model_input(model, token_rows(model, ids), start if adds_positions(model) else None)
 
 
 def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
@@ -467,10 +461,10 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
     """
     x = rows * model.dims.embed_scale
     if start is not None:
-        first, longest = model.family.first_position + start, longest_text(model)
-        if longest is not None and start + x.shape[-2] > longest:
+        longest, stop = longest_text(model), start + x.shape[-2]
+        if longest is not None and stop > longest:
             raise CannotRun(f"{model.name} has {longest} positions; the text is longer.")
-        x = x + model.matrix("positions", 0, first, first + x.shape[-2])
+        x = x + position_rows(model, start, stop)
     x = x + model.matrix("types", 0, 0, 1) if model.has("types") else x
     if model.has("embed_norm"):
         gain, shift = model.vector("embed_norm"), model.vector("embed_norm_bias")

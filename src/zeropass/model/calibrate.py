@@ -21,13 +21,14 @@ from torch import Tensor
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.errors import BadLens, BadOption
-from zeropass.model.blocks import Block, embedded, longest_text, require_forward
+from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.lens_maps import SCHEMA, LensFacts, LensMaps, kept_place, read_lens, save_tensors, write_lens
 from zeropass.model.mean_field import BlockJacobians, BlockMeans, final_slope
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
+from zeropass.model.positions import longest_text
 from zeropass.model.texts import special_tokens, windows
 
 __all__ = ["SOURCES", "TOKENS", "calibrate", "fitted_map"]

@@ -111,7 +111,7 @@ class Frames(ShortRepr):
     @property
     def spaces(self) -> tuple[str, ...]:
         """The names of the spaces of this model: those that `space_of` gives for its parameters."""
-        return (*_SPACES, "memory") if self.model.family.crosses else _SPACES
+        return (*_SPACES, "memory") if self.model.family.reads_text else _SPACES
 
     def rows(self, space: str) -> Rows:
         """Return the rows and moments of a space, computed when first asked for, then kept.

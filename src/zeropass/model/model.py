@@ -339,10 +339,16 @@ class Model(ShortRepr):
         """The divisors of the rotary frequencies, (d_h/2,), if the file itself keeps them."""
         return self.vector("rope_factors")
 
+    def relative(self, layer: int = 0) -> Tensor:
+        """Return the biases of relative positions in a layer, (buckets, heads), kept once read."""
+        name = self._name("relative", layer)
+        if name not in self._relative:
+            self._relative[name] = torch.from_numpy(self.source.rows(name)).to(self.device)
+        return self._relative[name]
+
     @cached_property
-    def relative(self) -> Tensor:
-        """The biases of relative positions, (buckets, heads): one for each bucket of distances and head."""
-        return torch.from_numpy(self.source.rows(self._name("relative", 0))).to(self.device)
+    def _relative(self) -> dict[str, Tensor]:
+        return {}
 
     def tables(self) -> dict[str, tuple[str, Side, int]]:
         """Return the tables of stream vectors outside the blocks: address stem -> (canonical name, side, rows)."""
@@ -569,7 +575,9 @@ def _unwrapped(files: ModelFiles, layouts: tuple[Layout, ...]) -> tuple[ModelFil
 
 def _unstacked(files: ModelFiles, layout: Layout) -> tuple[ModelFiles, frozenset[str]]:
     """Return the files and their names of tensors, with a tensor for each expert where the layout says so."""
-    stems = {stored.name.rpartition("[")[0] for stored in records(layout) if stored.name.endswith("]")}
+    stems = {
+        stored.name.removeprefix("^").rpartition("[")[0] for stored in records(layout) if stored.name.endswith("]")
+    }
     pattern = re.compile("|".join(rf"(?:.*\.)?{re.escape(stem)}".replace(r"\{layer\}", r"\d+") for stem in stems))
     source = unstacked(files.source, lambda name: bool(stems) and pattern.fullmatch(name) is not None)
     return replace(files, source=source), frozenset(source.names())

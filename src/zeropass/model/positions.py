@@ -1,4 +1,7 @@
-"""Positions: the rotations and the biases by which attention tells distances (docs/theory.md §3)."""
+"""Positions: rows that are added to the embedding, and rotations and biases by which attention tells distances.
+
+docs/theory.md §3.
+"""
 
 import math
 
@@ -8,8 +11,29 @@ from torch import Tensor
 from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
+from zeropass.numerics.projection import sinusoids
 
-__all__ = ["frequencies", "position_bias"]
+__all__ = ["adds_positions", "frequencies", "longest_text", "position_bias", "position_rows"]
+
+
+def adds_positions(model: Model) -> bool:
+    """Tell whether positions are rows that are added to the embedding, stored or computed."""
+    return bool(model.family.sinusoids) or model.has("positions")
+
+
+def position_rows(model: Model, start: int, stop: int) -> Tensor:
+    """Return what a model adds to the embedding at positions ``start:stop``, (stop − start, embed)."""
+    first, last = (model.family.first_position + position for position in (start, stop))
+    if not model.family.sinusoids:
+        return model.matrix("positions", 0, first, last)
+    return sinusoids(model.family.sinusoids, first, last, model.dims.d).to(model.device)
+
+
+def longest_text(model: Model) -> int | None:
+    """Return the number of tokens that the positions of a model are enough for; None for any number."""
+    if model.family.sinusoids or not model.has("positions"):
+        return model.dims.longest
+    return model.rows("positions") - model.family.first_position
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:
@@ -30,8 +54,8 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     return scaled.float().to(model.device)
 
 
-def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
-    """Return the bias that positions add to the attention logits of a head, in any layer.
+def position_bias(model: Model, head: int, offsets: Tensor, layer: int = 0) -> Tensor | None:
+    """Return the bias that positions add to the attention logits of a head.
 
     ALiBi (Press et al. 2022) adds the head's slope times the distance; T5 adds a number for each bucket of distances
     (Raffel et al. 2020, §2.1). Neither changes the order of keys at one distance, so head maps leave them out.
@@ -40,6 +64,7 @@ def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
         model: The model.
         head: The query head.
         offsets: Positions from the key to the query, of any shape.
+        layer: The layer, in a model whose layers have biases of their own.
 
     Returns:
         The biases, shaped like ``offsets``; None if the model adds none.
@@ -50,7 +75,7 @@ def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:
         return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
     if not model.has("relative"):
         return None
-    table = model.relative
+    table = model.relative(layer)
     return table[_buckets(offsets, len(table), family.causal), head]
 
 

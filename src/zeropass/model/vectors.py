@@ -12,6 +12,7 @@ from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
     LAYER_ROLES,
+    MAP_ROLES,
     MEMORY,
     OUTSIDE,
     ROUTER,
@@ -200,8 +201,12 @@ def _neuron_row(model: Model, address: Address) -> int:
 
 
 def require_head(model: Model, address: Address) -> None:
-    """Raise BadAddress, with the range, for a layer or head that the model does not have."""
+    """Raise BadAddress, with what there is, for a layer, a head or a map of a head that the model does not have."""
     model.require_layer(address.layer)
+    maps = [role for role in model.family.roles if role in MAP_ROLES]
+    if address.role in MAP_ROLES and address.role not in maps:
+        reason = _reason(model, address.role)
+        raise BadAddress(f"{address}: {model.name} has no {address.role}{reason}; its heads have {', '.join(maps)}.")
     if not 0 <= address.head < model.dims.heads:
         raise BadAddress(
             f"{address}: head {address.head} is out of range, {model.name} has heads 0 to {model.dims.heads - 1}."
@@ -231,7 +236,8 @@ def reads_at(model: Model, layer: int, role: str) -> int:
 
 def bias_roles(model: Model) -> tuple[str, ...]:
     """Return the lone vectors in every layer of the model: output biases, shifts of norms, biases through heads."""
-    return tuple(role for role, tensor in BIAS_TENSORS.items() if model.has(tensor))
+    wordless = ("cross_q_bias",) if model.family.other_memory else ()
+    return tuple(role for role, tensor in BIAS_TENSORS.items() if model.has(tensor) and role not in wordless)
 
 
 def table_roles(model: Model) -> tuple[str, ...]:
@@ -251,8 +257,20 @@ def _require_role(model: Model, place: object, layer: int, role: str) -> int:
     """Return the number of vectors of a role at a layer; raise BadAddress, with the roles there, if it has none."""
     known = roles_at(model, layer)
     if role not in known:
-        raise BadAddress(f"{place}: {model.name} has no {role}; at this place it has {', '.join(known) or 'nothing'}.")
+        raise BadAddress(
+            f"{place}: {model.name} has no {role}{_reason(model, role)}; at this place it has "
+            f"{', '.join(known) or 'nothing'}."
+        )
     return count_of(model, layer, role)
+
+
+def _reason(model: Model, role: str) -> str:
+    """Return why a model of this family has no vectors of a role, as a clause; empty where there is nothing to say."""
+    if role == "pos" and model.family.sinusoids:
+        return ", because it computes its positions"
+    if model.family.other_memory and role.startswith("cross_"):
+        return ", because its encoder does not read text"
+    return ""
 
 
 def _checked(model: Model, address: Address, layer: int, role: str, row: int) -> tuple[int, str, int]:

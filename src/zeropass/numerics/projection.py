@@ -24,6 +24,7 @@ __all__ = [
     "restored",
     "rotate",
     "scores",
+    "sinusoids",
     "strength",
     "unfolded",
 ]
@@ -90,6 +91,25 @@ def rotate(x: Tensor, offset: int | Tensor, frequencies: Tensor) -> Tensor:
     turned[..., :half].mul_(cos).addcmul_(second, sin, value=-1)
     turned[..., half : 2 * half].mul_(cos).addcmul_(first, sin)
     return turned
+
+
+def sinusoids(rule: Literal["halves", "tensor2tensor"], start: int, stop: int, width: int) -> Tensor:
+    """Return the rows of sinusoidal positions, sines in the first half and cosines in the second.
+
+    Args:
+        rule: ``halves`` for angles ``p / 10000^(2i/d)`` (Vaswani et al. 2017, §3.5); ``tensor2tensor`` for
+            ``p / 10000^(i/(d/2 − 1))``, which reaches 10000 in the last of the d/2 angles (as tensor2tensor, fairseq).
+        start: The first position.
+        stop: The end of the positions.
+        width: The width of a row, d; an even number.
+
+    Returns:
+        The rows, (stop − start, d) float32.
+    """
+    half = width // 2
+    powers = torch.arange(half, dtype=torch.float64) / (half if rule == "halves" else half - 1)
+    angles = torch.arange(start, stop, dtype=torch.float64)[:, None] * 10000.0**-powers
+    return torch.cat((angles.sin(), angles.cos()), 1).float()
 
 
 def restored(x: Tensor, norm: Literal["rms", "layer"], eps: float, gain: Tensor, shift: Tensor) -> Tensor:

@@ -56,6 +56,12 @@ SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3")
 """Model types whose tokens have the ids of SentencePiece's pieces; other types change the ids."""
 
+_NOT_WRITTEN = (
+    "transformers has none for a vocabulary in these two files (as of Marian, M2M-100 and Speech2Text); a copy of the "
+    "model that was converted for another library, such as transformers.js, may have one."
+)
+"""The advice for pieces in a file of SentencePiece whose ids are in another one."""
+
 Token = dict[str, Any]
 """An added token with its content and flags, as tokenizer.json spells them."""
 
@@ -124,11 +130,12 @@ def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:
 
 
 def _missing_message(folder: Path) -> str:
-    unreadable = sorted(
-        {file.name for pattern in (*VOCABULARIES, "vocab.json", "merges.txt") for file in folder.glob(pattern)}
-    )
+    patterns = (*VOCABULARIES, "*.spm", "vocab.json", "merges.txt")
+    unreadable = sorted({file.name for pattern in patterns for file in folder.glob(pattern)})
     if unreadable:
-        return f"{folder} has no tokenizer.json, and {', '.join(unreadable)} cannot be read here. {_advice(folder)}"
+        ids_apart = "vocab.json" in unreadable and any(name.endswith((".spm", ".model")) for name in unreadable)
+        advice = _NOT_WRITTEN if ids_apart else _advice(folder)
+        return f"{folder} has no tokenizer.json, and {', '.join(unreadable)} cannot be read here. {advice}"
     return f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, vocab.txt, tekken.json, tokenizer.model)."
 
 

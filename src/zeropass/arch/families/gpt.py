@@ -238,6 +238,37 @@ BIOGPT = replace(
     notes=("the first two rows of pos are padding: position i is pos.(i + 2)",),
 )
 
+_BIO_HF = BIOGPT.layouts[0]
+XGLM = replace(
+    BIOGPT,
+    name="xglm",
+    model_types=("xglm",),
+    sinusoids="tensor2tensor",
+    layouts=(
+        replace(
+            _BIO_HF,
+            prefixes=("model.", ""),
+            config={
+                **_BIO_HF.config,
+                "layers": ("num_layers",),
+                "d": ("d_model",),
+                "heads": ("attention_heads",),
+                "kv_heads": ("attention_heads",),
+                "neurons": ("ffn_dim",),
+                "activation": ("activation_function",),
+            },
+            tensors={
+                **{name: stored for name, stored in _BIO_HF.tensors.items() if name != "positions"},
+                "unembedding": Stored("^lm_head.weight"),
+            },
+            sinusoids=("embed_positions.weights",),
+            harmless=(),
+        ),
+    ),
+    when={"pad_token_id": (1, None)},  # the row of another padding token would have no position
+    notes=(),
+)
+
 GPT_NEO = replace(
     GPT2,
     name="gpt_neo",
@@ -632,6 +663,7 @@ FAMILIES = (
     OPENAI_GPT,
     MPT,
     BIOGPT,
+    XGLM,
     GPT_NEO,
     GPTJ,
     CODEGEN,

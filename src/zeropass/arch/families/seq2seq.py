@@ -1,6 +1,7 @@
 """Encoder-decoders: two records per family, because a file holds two stacks of layers, each with its own stream."""
 
 from dataclasses import replace
+from typing import Literal
 
 from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
@@ -147,6 +148,26 @@ MT5_DECODER = replace(T5_DECODER, model_types=("mt5",), logits_scaled=False)
 MT5_GATED_DECODER = replace(T5_GATED_DECODER, model_types=("mt5",), logits_scaled=False)
 
 
+def _umt5(record: Family, feed_forward: tuple[object, ...]) -> Family:
+    """Return a record of T5 in which every layer has biases of relative positions."""
+    layout = record.layouts[0]
+    stem = layout.tensors["q"].name.removesuffix("q.weight")
+    relative = Stored(f"{stem}relative_attention_bias.weight")
+    return replace(
+        record,
+        name="umt5",
+        model_types=("umt5",),
+        layouts=(replace(layout, tensors={**layout.tensors, "relative": relative}),),
+        when={**record.when, "feed_forward_proj": feed_forward},
+    )
+
+
+UMT5_ENCODER = _umt5(T5_ENCODER, ("relu",))
+UMT5_GATED_ENCODER = _umt5(T5_GATED_ENCODER, (*_T5_GATED, None))
+UMT5_DECODER = _umt5(T5_DECODER, ("relu",))
+UMT5_GATED_DECODER = _umt5(T5_GATED_DECODER, (*_T5_GATED, None))
+
+
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """Return the four matrices of one attention module of BART, with their biases."""
     return {
@@ -205,10 +226,11 @@ BART_ENCODER = Family(
             config=_bart_config("encoder"),
             harmless=_BART_HARMLESS,
             tensors=_bart_stack("encoder"),
-            unread=(r"\^final_logits_bias", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
+            unread=(r"\^final_logits_bias(\[0\])?", r"decoder\..*", r"\^(classification_head|qa_outputs)\..*"),
         ),
     ),
     config={"activation": "gelu", "eps": 1e-5},
+    when={"is_encoder_decoder": (True, None)},
     first_position=2,
     notes=(
         "the encoder; the decoder, with its cross attention, opens with #decoder behind the model's name",
@@ -224,13 +246,14 @@ BART_DECODER = replace(
         Layout(
             format="hf",
             prefixes=("model.", ""),
-            optional=("unembedding", "head_bias"),
+            optional=("unembedding", "unembedding_bias", "head_bias"),
             copies=_copies("decoder", "encoder"),
             config=_bart_config("decoder"),
             harmless=_BART_HARMLESS,
             tensors={
                 **_bart_stack("decoder"),
                 "unembedding": Stored("^lm_head.weight"),
+                "unembedding_bias": Stored("^final_logits_bias[0]"),  # a matrix of one row
                 **weight_and_bias("cross_norm", f"{_BART_CROSS}_layer_norm"),
                 **_bart_attention(_BART_CROSS, "cross_"),
                 "head_bias": Stored("^classification_head.dense.bias"),
@@ -241,7 +264,7 @@ BART_DECODER = replace(
                 "qa": (Stored("^qa_outputs.weight"), "read"),
             },
             through={"classifier": ("head", "tanh")},
-            unread=(r"\^final_logits_bias", r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
+            unread=(r"encoder\..*", r"\^(classification_head\.out_proj|qa_outputs)\.bias"),
         ),
     ),
     notes=(
@@ -285,6 +308,154 @@ BLENDERBOT_DECODER = replace(
     notes=BART_DECODER.notes[:1],
 )
 
+_EARLIER_KEYS = "add_final_layer_norm|normalize_(before|embedding)|static_position_embeddings|extra_pos_embeddings"
+"""Keys of BART's earlier configuration, in which it was Marian and Pegasus as well."""
+
+
+def _computed(
+    record: Family,
+    rule: Literal["halves", "tensor2tensor"],
+    *left_out: str,
+    **config: object,
+) -> Family:
+    """Return a record of BART's kin in which positions are computed, and maybe stored as well.
+
+    Args:
+        record: The record.
+        rule: The rule of the positions.
+        *left_out: Tensors that it does not have.
+        **config: Values that a configuration implies where it is silent.
+    """
+    layout = record.layouts[0]
+    tensors = {key: stored for key, stored in layout.tensors.items() if key not in ("positions", *left_out)}
+    tables = [f"{stack}.embed_positions.{name}" for stack in ("encoder", "decoder") for name in ("weight", "weights")]
+    return replace(
+        record,
+        layouts=(
+            replace(
+                layout,
+                tensors=tensors,
+                sinusoids=tuple(tables),
+                harmless=(*layout.harmless, _EARLIER_KEYS, "decoder_vocab_size"),
+            ),
+        ),
+        sinusoids=rule,
+        first_position=0,
+        config={**record.config, **config},
+        notes=record.notes[:1],
+    )
+
+
+def _of_fixed_length(record: Family, name: str, **when: tuple[object, ...]) -> Family:
+    """Return a record of a model that computes its positions up to a stated one, as Marian does."""
+    record = _computed(record, "halves", *_NO_EMBED_NORM, embed_scaled=False, longest=1024)
+    layout = record.layouts[0]
+    config = {**layout.config, "longest": ("max_position_embeddings",)}
+    return replace(
+        record, name=name, model_types=(name,), layouts=(replace(layout, config=config),), when={**record.when, **when}
+    )
+
+
+_ONE_VOCABULARY = {"share_encoder_decoder_embeddings": (True, None)}
+MARIAN_ENCODER = _of_fixed_length(BART_ENCODER, "marian", **_ONE_VOCABULARY)
+MARIAN_DECODER = _of_fixed_length(BART_DECODER, "marian", **_ONE_VOCABULARY)
+PEGASUS_ENCODER = _of_fixed_length(MBART_ENCODER, "pegasus")
+PEGASUS_DECODER = _of_fixed_length(MBART_DECODER, "pegasus")
+
+
+def _of_any_length(record: Family, name: str) -> Family:
+    """Return a record of a model that computes its positions for as long as a text is, as fairseq's do."""
+    record = _computed(record, "tensor2tensor", *_NO_EMBED_NORM, activation="relu", embed_scaled=True)
+    # positions begin in the row after that of padding
+    when = {**record.when, "pad_token_id": (1, None)}
+    return replace(record, name=name, model_types=(name,), first_position=2, when=when)
+
+
+M2M_100_ENCODER = _of_any_length(MBART_ENCODER, "m2m_100")
+M2M_100_DECODER = _of_any_length(MBART_DECODER, "m2m_100")
+
+
+def _of_audio(record: Family, name: str, head: str, *left_out: str) -> Family:
+    """Return a record of the decoder of an encoder of audio.
+
+    Args:
+        record: The record of a decoder of text that computes the same.
+        name: The name of the family.
+        head: The name of its unembedding.
+        *left_out: Tensors that it does not have.
+    """
+    layout = record.layouts[0]
+    of_memory = ("cross_k", "cross_k_bias", "cross_v", "memory_norm", "memory_norm_bias", "head_bias")
+    tensors = {role: s for role, s in layout.tensors.items() if role not in (*of_memory, "unembedding_bias", *left_out)}
+    tables = {"embedding": Stored("decoder.embed_tokens.weight"), "unembedding": Stored(head)}
+    return replace(
+        record,
+        name=name,
+        model_types=(name,),
+        stack="",
+        other_memory=True,
+        layouts=(
+            replace(
+                layout,
+                optional=("unembedding",),
+                copies=(),
+                tensors={**tensors, **tables},
+                extra={},
+                through={},
+                unread=(r"encoder\..*", r"decoder\.layers\.\d+\.encoder_attn\.(k_proj\..*|v_proj\.weight)"),
+                harmless=(*layout.harmless, _AUDIO_KEYS),
+            ),
+        ),
+        notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the audio",),
+    )
+
+
+_AUDIO_KEYS = "num_mel_bins|max_(source|target)_positions|num_conv_layers|conv_(kernel_sizes|channels)"
+_AUDIO_KEYS += "|input_(feat_per_channel|channels)|(use_weighted_layer_sum|classifier_proj_size|median_filter_width)"
+_AUDIO_KEYS += "|apply_spec_augment|mask_(time|feature)_(prob|length|min_masks)|forced_decoder_ids|alignment_heads"
+WHISPER = replace(
+    _of_audio(BLENDERBOT_DECODER, "whisper", "^proj_out.weight", "k_bias"),
+    when={**BART_DECODER.when, "scale_embedding": (False, None)},  # transformers ignores it
+)
+SPEECH_TO_TEXT = _of_audio(M2M_100_DECODER, "speech_to_text", "^lm_head.weight")
+
+
+def _alone(record: Family) -> Family:
+    """Return a record of a decoder by itself, which runs as a language model without an encoder."""
+    layout = record.layouts[0]
+    of_encoder = ("cross_", "memory_norm", "head_bias", "unembedding_bias")
+    tensors = {name: stored for name, stored in layout.tensors.items() if not name.startswith(of_encoder)}
+    return replace(
+        record,
+        stack="",
+        layouts=(
+            replace(
+                layout,
+                optional=("unembedding",),
+                copies=(),
+                tensors={**tensors, "embedding": Stored("decoder.embed_tokens.weight")},
+                extra={},
+                through={},
+                unread=(r"decoder\.layers\.\d+\.encoder_attn(_layer_norm)?\..*",),
+            ),
+        ),
+        when={**record.when, "is_encoder_decoder": (False,), "is_decoder": (True,)},
+        notes=("a decoder by itself: its attention to an encoder is not read", *record.notes[1:]),
+    )
+
+
+ALONE = tuple(
+    _alone(record)
+    for record in (
+        BART_DECODER,
+        PLBART_DECODER,
+        MBART_DECODER,
+        BLENDERBOT_DECODER,
+        MARIAN_DECODER,
+        PEGASUS_DECODER,
+    )
+)
+
 FAMILIES: tuple[Family, ...] = (
     T5_ENCODER,
     T5_GATED_ENCODER,
@@ -294,6 +465,10 @@ FAMILIES: tuple[Family, ...] = (
     MT5_GATED_ENCODER,
     MT5_DECODER,
     MT5_GATED_DECODER,
+    UMT5_ENCODER,
+    UMT5_GATED_ENCODER,
+    UMT5_DECODER,
+    UMT5_GATED_DECODER,
     BART_ENCODER,
     BART_DECODER,
     PLBART_ENCODER,
@@ -302,4 +477,13 @@ FAMILIES: tuple[Family, ...] = (
     MBART_DECODER,
     BLENDERBOT_ENCODER,
     BLENDERBOT_DECODER,
+    MARIAN_ENCODER,
+    MARIAN_DECODER,
+    PEGASUS_ENCODER,
+    PEGASUS_DECODER,
+    M2M_100_ENCODER,
+    M2M_100_DECODER,
+    *ALONE,
+    WHISPER,
+    SPEECH_TO_TEXT,
 )
