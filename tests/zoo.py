@@ -352,6 +352,9 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
     ),
+    "nomic_bert": ("NomicBertForMaskedLM", "NomicBertConfig", _THREE),
+    "gte": ("GteForMaskedLM", "GteConfig", _THREE),
+    "jina_embeddings_v3": ("JinaEmbeddingsV3ForMaskedLM", "JinaEmbeddingsV3Config", _THREE),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),

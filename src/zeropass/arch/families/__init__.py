@@ -2,6 +2,7 @@
 
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
+from zeropass.arch.families.encoders import FAMILIES as OTHER_ENCODERS
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
@@ -18,5 +19,6 @@ FAMILIES: tuple[Family, ...] = (
     *EXPERTS,
     *GPTS,
     *ENCODERS,
+    *OTHER_ENCODERS,
     *ENCODER_DECODERS,
 )
