@@ -95,6 +95,8 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
         def record(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 forward.into.setdefault(name, []).append(inputs[0].clone())
+            if isinstance(output, tuple) and len(output) == 2 and output[1] is None:
+                output = output[0]  # I-BERT gives the scale of integers with each value
             # cloned: some models add to a module's output in place
             forward.out.setdefault(name, []).append(output.clone() if isinstance(output, Tensor) else output)
 

@@ -38,6 +38,8 @@ _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buck
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_XLM = {"vocab_size": VOCAB, "emb_dim": 24, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 64}
+_XLM |= {"layer_norm_eps": 1e-2}
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -355,6 +357,25 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nomic_bert": ("NomicBertForMaskedLM", "NomicBertConfig", _THREE),
     "gte": ("GteForMaskedLM", "GteConfig", _THREE),
     "jina_embeddings_v3": ("JinaEmbeddingsV3ForMaskedLM", "JinaEmbeddingsV3Config", _THREE),
+    "roformer": ("RoFormerForMaskedLM", "RoFormerConfig", _THREE | {"embedding_size": 16}),
+    "rembert": (
+        "RemBertForMaskedLM",
+        "RemBertConfig",
+        _THREE | {"input_embedding_size": 16, "output_embedding_size": 20},
+    ),
+    "bert-generation": ("BertGenerationDecoder", "BertGenerationConfig", _THREE | {"is_decoder": True}),
+    "bert-generation-encoder": ("BertGenerationDecoder", "BertGenerationConfig", _THREE),
+    "big_bird": ("BigBirdForMaskedLM", "BigBirdConfig", _THREE | {"rescale_embeddings": True}),
+    "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
+    "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
+    "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
+    "luke": (
+        "LukeForMaskedLM",
+        "LukeConfig",
+        _THREE | {"pad_token_id": 1, "entity_vocab_size": 20, "entity_emb_size": 8},
+    ),
+    "xlm": ("XLMWithLMHeadModel", "XLMConfig", _XLM),
+    "flaubert": ("FlaubertWithLMHeadModel", "FlaubertConfig", _XLM),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
@@ -395,7 +416,9 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
     draw = torch.Generator().manual_seed(seed)
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
     with torch.no_grad():
-        for weight in hf.parameters():
+        for name, weight in hf.named_parameters():
+            if "embed_positions" in name and not weight.requires_grad:  # sines and cosines
+                continue
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():

@@ -3,11 +3,17 @@
 from dataclasses import replace
 
 from zeropass.arch.families.bert import BERT, ROBERTA
-from zeropass.arch.spec import Family, Stored, fused_qkv, weight_and_bias
+from zeropass.arch.spec import Family, Layout, Stored, fused_qkv, weight_and_bias
 
 _BERT_HF, _ROBERTA_HF = BERT.layouts[0], ROBERTA.layouts[0]
 _WORDS = {name: _BERT_HF.tensors[name] for name in ("embedding", "types")}
 _POOLER_BIAS = {"pooler_bias": _BERT_HF.tensors["pooler_bias"]}
+
+_UNLIKE_BERT = ("unembedding", "positions", "pooler_bias")
+_XLM_HARMLESS = (
+    r"n_langs|use_lang_emb|lang_id|(id2lang|lang2id)",  # a model with an embedding of languages is refused by its name
+    r"sinusoidal_embeddings|embed_init_std|n_words|(bos|eos|pad|unk|mask)_index|(start|end)_n_top",
+)
 
 _NOMIC = "encoder.layers.{layer}."
 NOMIC_BERT = replace(
@@ -70,7 +76,7 @@ NOMIC_BERT_PUBLISHED = replace(
     when={
         "activation_function": ("swiglu",),
         "rotary_emb_fraction": (1, 1.0),
-        **{key: (False,) for key in ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "causal")},
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "causal"), (False,)),
     },
 )
 
@@ -142,9 +148,284 @@ JINA_EMBEDDINGS_V3 = replace(
     notes=(),
 )
 
+_ROFORMER_PROJECTION = weight_and_bias("embed_projection", "embeddings_project")
+ROFORMER = replace(
+    BERT,
+    name="roformer",
+    model_types=("roformer",),
+    rotary=True,
+    layouts=(
+        replace(
+            _BERT_HF,
+            prefixes=("roformer.", ""),
+            optional=("head_bias", *_ROFORMER_PROJECTION),
+            config={**_BERT_HF.config, "embed": ("embedding_size",)},
+            tensors={
+                **{name: _BERT_HF.tensors[name] for name in _BERT_HF.tensors if name not in _UNLIKE_BERT},
+                **{name: replace(_BERT_HF.tensors[name], paired_rows=True) for name in ("q", "k", "q_bias", "k_bias")},
+                **_ROFORMER_PROJECTION,
+                "head_bias": Stored("^classifier.dense.bias"),
+            },
+            extra={
+                "mlm": (Stored("^cls.predictions.transform.dense.weight"), "read"),
+                "head": (Stored("^classifier.dense.weight"), "read"),
+                "classifier": (Stored("^classifier.out_proj.weight"), "read"),
+                "token_classifier": (Stored("^classifier.weight"), "read"),
+                "qa": _BERT_HF.extra["qa"],
+            },
+            through={"classifier": ("head", "gelu")},
+            unread=(
+                r"encoder\.embed_positions\.weight",  # sines and cosines, which the rotation is computed from
+                r"\^cls\.predictions\.(bias|decoder\.(weight|bias)|transform\.(dense\.bias|LayerNorm\.(weight|bias)))",
+                r"\^(classifier|classifier\.dense|classifier\.out_proj|qa_outputs)\.bias",
+            ),
+            constants={"rope_theta": 10000.0},
+        ),
+    ),
+    when={"is_decoder": (False, None), "rotary_value": (False, None)},
+)
+
+_REMBERT_PROJECTION = weight_and_bias("embed_projection", "encoder.embedding_hidden_mapping_in")
+REMBERT = replace(
+    BERT,
+    name="rembert",
+    model_types=("rembert",),
+    layouts=(
+        replace(
+            _BERT_HF,
+            prefixes=("rembert.", ""),
+            optional=("pooler_bias",),
+            config={**_BERT_HF.config, "embed": ("input_embedding_size",)},
+            tensors={
+                **{name: stored for name, stored in _BERT_HF.tensors.items() if name != "unembedding"},
+                **_REMBERT_PROJECTION,
+            },
+            extra={
+                **{name: _BERT_HF.extra[name] for name in ("pooler", "classifier", "qa")},
+                "mlm": (Stored("^cls.predictions.dense.weight"), "read"),
+            },
+            unread=(
+                r"\^cls\.predictions\.(dense\.bias|LayerNorm\.(weight|bias)|decoder\.(weight|bias))",
+                r"\^(classifier|qa_outputs)\.bias",
+            ),
+        ),
+    ),
+    tied_by_default=False,
+    config={"activation": "gelu", "eps": 1e-12, "embed": 256},
+    when={"is_decoder": (False, None)},
+    notes=("the head has a table of its own behind its transform, which no vector of the stream meets",),
+)
+
+BERT_GENERATION = replace(
+    BERT,
+    name="bert-generation",
+    model_types=("bert-generation",),
+    causal=True,
+    layouts=(
+        replace(
+            _BERT_HF,
+            optional=("unembedding", "unembedding_bias"),
+            tensors={
+                **{name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("types", "pooler_bias")},
+                "unembedding": Stored("^lm_head.decoder.weight"),
+                "unembedding_bias": Stored("^lm_head.bias"),
+            },
+            extra={},
+            through={},
+            unread=(r"embeddings\.position_ids", r"\^lm_head\.decoder\.bias"),
+        ),
+    ),
+    when={"is_decoder": (True,)},
+)
+BERT_GENERATION_ENCODER = replace(BERT_GENERATION, causal=False, when={"is_decoder": (False, None)})
+
+_BIG_BIRD_BIASES = ("q_bias", "k_bias", "v_bias")
+BIG_BIRD = replace(
+    BERT,
+    name="big_bird",
+    model_types=("big_bird",),
+    layouts=(
+        replace(
+            _BERT_HF,
+            optional=(*_BERT_HF.optional, *_BIG_BIRD_BIASES, "head_bias"),
+            config={**_BERT_HF.config, "embed_scaled": ("rescale_embeddings",)},
+            tensors={
+                **_BERT_HF.tensors,
+                "pooler_bias": Stored("pooler.bias"),
+                "head_bias": Stored("^classifier.dense.bias"),
+            },
+            extra={
+                **_BERT_HF.extra,
+                "pooler": (Stored("pooler.weight"), "read"),
+                "head": (Stored("^classifier.dense.weight"), "read"),
+                "classifier": (Stored("^classifier.out_proj.weight"), "read"),
+                "token_classifier": (Stored("^classifier.weight"), "read"),
+            },
+            through={"classifier": ("head", "gelu")},
+            unread=(*_BERT_HF.unread, r"\^classifier\.out_proj\.bias"),
+            switches={"use_bias": (_BIG_BIRD_BIASES, True)},
+            harmless=("block_size", "num_random_blocks"),
+        ),
+    ),
+    config={"activation": "gelu_new", "eps": 1e-12},
+    when={"is_decoder": (False, None), "attention_type": ("original_full", "block_sparse", None)},
+    notes=("a text of more than (5 + 2 num_random_blocks) block_size tokens attends to a part of them, by position",),
+)
+
+IBERT = replace(
+    ROBERTA,
+    name="ibert",
+    model_types=("ibert",),
+    layouts=(
+        replace(
+            _ROBERTA_HF,
+            prefixes=("ibert.", ""),
+            unread=(
+                *_ROBERTA_HF.unread,
+                r".*\.(weight_integer|bias_integer|(fc|weight|act)_scaling_factor|x_min|x_max|LayerNorm\.shift)",
+            ),
+            harmless=("force_dequant",),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-12},
+    when={"quant_mode": (False, None), "pad_token_id": (1, None)},
+)
+
+_QASS = ("query_start", "query_end", "start", "end")
+SPLINTER = replace(
+    BERT,
+    name="splinter",
+    model_types=("splinter",),
+    layouts=(
+        replace(
+            _BERT_HF,
+            prefixes=("splinter.", ""),
+            optional=(),
+            tensors={
+                name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("unembedding", "pooler_bias")
+            },
+            extra={name: (Stored(f"^splinter_qass.{name}_transform.dense.weight"), "read") for name in _QASS},
+            through={},
+            unread=(
+                r"embeddings\.position_ids",
+                r"\^splinter_qass\.\w+_transform\.(dense\.bias|LayerNorm\.(weight|bias))",
+                r"\^splinter_qass\.(start|end)_classifier\.weight",
+            ),
+            harmless=("question_token_id",),
+        ),
+    ),
+    when={},
+)
+
+DPR = replace(
+    SPLINTER,
+    name="dpr",
+    model_types=("dpr",),
+    layouts=(
+        replace(
+            SPLINTER.layouts[0],
+            prefixes=("question_encoder.bert_model.", "ctx_encoder.bert_model.", "span_predictor.encoder.bert_model."),
+            extra={
+                "qa": (Stored("^span_predictor.qa_outputs.weight"), "read"),
+                "qa_classifier": (Stored("^span_predictor.qa_classifier.weight"), "read"),
+            },
+            unread=(
+                r"embeddings\.position_ids",
+                r"pooler\.dense\.(weight|bias)",  # in old files; the passage's vector is the state of its first token
+                r"\^span_predictor\.qa_(outputs|classifier)\.bias",
+            ),
+            harmless=(),
+        ),
+    ),
+    when={"is_decoder": (False, None), "projection_dim": (0, None)},
+)
+
+LUKE = replace(
+    ROBERTA,
+    name="luke",
+    model_types=("luke",),
+    layouts=(
+        replace(
+            _ROBERTA_HF,
+            prefixes=("luke.", ""),
+            optional=("unembedding", "pooler_bias"),
+            tensors={name: stored for name, stored in _ROBERTA_HF.tensors.items() if name != "head_bias"},
+            extra={name: _ROBERTA_HF.extra[name] for name in ("pooler", "mlm", "mlm_norm")},
+            through={},
+            unread=(
+                *_ROBERTA_HF.unread,
+                r"entity_embeddings\..*",
+                r"encoder\.layer\.\d+\.attention\.self\.(w2e|e2w|e2e)_query\.(weight|bias)",
+                r"\^entity_predictions\..*",
+            ),
+            harmless=("use_entity_aware_attention", "entity_vocab_size", "entity_emb_size"),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-12},
+    when={"pad_token_id": (1, None), "cls_entity_prediction": (False, None)},
+    notes=(*ROBERTA.notes, "entities are not read: a text without them goes through what is read alone"),
+)
+
+XLM = replace(
+    BERT,
+    name="xlm",
+    model_types=("xlm",),
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("transformer.", ""),
+            optional=("unembedding", "unembedding_bias"),
+            config={
+                "layers": ("n_layers",),
+                "d": ("emb_dim",),
+                "heads": ("n_heads",),
+                "kv_heads": ("n_heads",),
+                "vocab": ("vocab_size",),
+                "eps": ("layer_norm_eps",),
+            },
+            tensors={
+                "embedding": Stored("embeddings.weight"),
+                **weight_and_bias("unembedding", "^pred_layer.proj"),
+                "positions": Stored("position_embeddings.weight"),
+                **weight_and_bias("embed_norm", "layer_norm_emb"),
+                **weight_and_bias("attn_norm", "layer_norm1.{layer}"),
+                **weight_and_bias("ff_norm", "layer_norm2.{layer}"),
+                **weight_and_bias("q", "attentions.{layer}.q_lin"),
+                **weight_and_bias("k", "attentions.{layer}.k_lin"),
+                **weight_and_bias("v", "attentions.{layer}.v_lin"),
+                **weight_and_bias("o", "attentions.{layer}.out_lin", transpose=True),
+                **weight_and_bias("key", "ffns.{layer}.lin1"),
+                **weight_and_bias("value", "ffns.{layer}.lin2", transpose=True),
+            },
+            extra={"classifier": (Stored("^sequence_summary.summary.weight"), "read")},
+            unread=(r"position_ids", r"\^sequence_summary\.summary\.bias"),
+            harmless=_XLM_HARMLESS,
+        ),
+    ),
+    when={"causal": (False, None), "is_encoder": (True, None), "gelu_activation": (True, None)},
+)
+FLAUBERT = replace(
+    XLM,
+    name="flaubert",
+    model_types=("flaubert",),
+    config={"activation": "gelu", "eps": 1e-12},
+    when={**XLM.when, "pre_norm": (False, None)},
+)
+
 FAMILIES: tuple[Family, ...] = (
-    NOMIC_BERT,
     NOMIC_BERT_PUBLISHED,
+    NOMIC_BERT,
     GTE,
     JINA_EMBEDDINGS_V3,
+    ROFORMER,
+    REMBERT,
+    BERT_GENERATION,
+    BERT_GENERATION_ENCODER,
+    BIG_BIRD,
+    IBERT,
+    SPLINTER,
+    DPR,
+    LUKE,
+    XLM,
+    FLAUBERT,
 )
