@@ -38,8 +38,9 @@ _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buck
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_DEBERTA = _THREE | {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["c2p", "p2c"]}
 _XLM = {"vocab_size": VOCAB, "emb_dim": 24, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 64}
-_XLM |= {"layer_norm_eps": 1e-2}
+_XLM |= {"layer_norm_eps": 1e-2, "pad_token_id": 0}
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -376,6 +377,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "xlm": ("XLMWithLMHeadModel", "XLMConfig", _XLM),
     "flaubert": ("FlaubertWithLMHeadModel", "FlaubertConfig", _XLM),
+    "deberta": ("DebertaForMaskedLM", "DebertaConfig", _DEBERTA | {"max_relative_positions": 3}),
+    "deberta-v2": (
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        _DEBERTA
+        | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 8, "max_relative_positions": 16},
+    ),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),

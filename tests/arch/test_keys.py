@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -362,3 +363,19 @@ def test_nomic_bert_is_read_with_the_keys_of_its_own_code(tmp_path: Path) -> Non
         (folder / "config.json").write_text(json.dumps(NOMIC | {key: value}))
         with pytest.raises(UnknownFamily, match=f"{key} is {value!r}"):
             open_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("conv_kernel_size", 3), ("share_att_key", False), ("norm_rel_ebd", "none"), ("pos_att_type", ["c2p"])),
+        *(("position_biased_input", True), ("relative_attention", False), ("talking_head", True)),
+    ],
+)
+def test_variants_of_deberta_are_refused_by_name(key: str, value: object, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("deberta-v2"), tmp_path / "deberta")
+    tiny.edit(folder, {"pos_att_type": "p2c|c2p", "max_relative_positions": -1, "max_position_embeddings": 16})
+    assert open_model(str(folder)).dims.distance_reach == 16
+    tiny.edit(folder, {key: value})
+    with pytest.raises(UnknownFamily, match=re.escape(f"{key} is {value!r}")):
+        open_model(str(folder))

@@ -27,7 +27,7 @@ from zeropass.model.blocks import ACTIVATIONS, Block
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import position_bias
+from zeropass.model.positions import distance_rows, distance_vectors, position_bias
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -98,7 +98,9 @@ class Case:
     @property
     def offsets(self) -> tuple[int, ...]:
         """The distances from a key to its query that are tried; a model that counts tokens has no other one at 0."""
-        return ((0, 1, 7) if self.takes_positions else (1, 7)) if self.model.dims.rope else (0,)
+        if self.takes_positions:
+            return 0, 1, 7
+        return (1, 7) if self.model.dims.rope or self.model.has("distances") else (0,)
 
     def pairs(self, at: int, offset: int) -> Forward:
         """Run on a key and a query: every token, followed by the token ``at`` so many positions later.
@@ -258,7 +260,11 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
+        products = (rotated * k[:, None]).sum(-1)
+        if not cross and model.has("distances"):
+            as_query, as_key = (distance_vectors(model, r, layer)[head][distance_rows(model, offsets)] for r in "qk")
+            products = products + (q[:, :, None] * as_key).sum(-1) + (as_query * k[:, None]).sum(-1)
+        logits = dims.scale_at(layer) * products
         bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
@@ -536,6 +542,13 @@ SPOILS: dict[str, Spoil] = {
     "parallel": lambda m: with_family(m, parallel=not m.family.parallel) if not m.family.stream_normed else None,
     "no ALiBi": variant("alibi", ""),
     "no relative positions": without("relative"),
+    "no vectors of distances": without("distances"),
+    "distances without their norm": without("distances_norm"),
+    "distances seen by tokens' queries": without("distance_q"),
+    "distance projections swapped": swapped("distance_q", "distance_k"),
+    "no bias of distances": without("distance_q_bias"),
+    "other reach": lambda m: with_dims(m, distance_reach=m.dims.distance_reach // 2) if m.has("distances") else None,
+    "no buckets": other_constant("distance_buckets", 0),
     "cross heads are those of the stream": lambda m: crossed(m) if m.family.crosses else None,
     "no QK-norm": variant("qk_norm", ""),
     "QK-norm of each head": lambda m: with_family(m, qk_norm="head") if m.family.qk_norm == "whole" else None,
@@ -560,7 +573,7 @@ def largest_error(case: Case, model: Model) -> float:
         for layer in range(case.model.dims.layers) if measure in BY_LAYER else (0,):
             try:
                 worst = max(worst, measure(case, model, layer))
-            except (RuntimeError, ZeropassError, AssertionError):
+            except (RuntimeError, IndexError, ZeropassError, AssertionError):
                 return float("inf")
             if worst > WRONG:
                 return worst

@@ -1,5 +1,6 @@
-"""Rotary frequencies under YaRN are those of transformers, whatever the options say and leave out."""
+"""Rotary frequencies under YaRN, and rows of distances, are those of transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from tiny import edit, error, make, save
+from zeropass.align.pair import pair_of
 from zeropass.arch.config import _yarn_numbers
-from zeropass.arch.spec import Rope
+from zeropass.arch.spec import USUAL_OFFSET, Rope
 from zeropass.errors import BadModel, BadOption, UnknownFamily
+from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
-from zeropass.model.positions import _rescaled, frequencies
+from zeropass.model.positions import _rescaled, distance_rows, frequencies
 from zoo import tiny_model
 
 OPTIONS = st.fixed_dictionaries(
@@ -70,3 +74,23 @@ def test_yarn_on_a_part_of_a_head_is_refused_unless_it_lengthens_nothing(tmp_pat
 def test_yarn_of_a_file_without_its_options_is_not_known() -> None:
     with pytest.raises(BadOption, match=r"'yarn' is not known .*: only offset 0"):
         _rescaled(torch.ones(4), Rope(1e4, "yarn"))
+
+
+@pytest.mark.parametrize(("reach", "buckets"), [(512, 256), (512, 64), (100, 32), (16, 8), (512, 0)])
+def test_distances_have_the_rows_that_transformers_gives_them(reach: int, buckets: int, tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model("deberta-v2"), tmp_path / "deberta")))
+    model = replace(model, dims=replace(model.dims, distance_reach=reach, distance_buckets=buckets))
+    offsets, span = torch.arange(-700, 701), buckets or reach
+    bucketed = make_log_bucket_position(offsets, buckets, reach).long() if buckets else offsets
+    assert distance_rows(model, offsets).equal((bucketed + span).clamp(0, 2 * span - 1))
+
+
+def test_models_with_vectors_of_distances_are_compared_without_them(tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model("deberta-v2"), tmp_path / "deberta")))
+    cosines = pair_of(model, model).head_cosines("qk", (1, 1))
+    assert cosines.diagonal().min() > 0.999
+    maps = [Frames(model).head_map(1, 0, "qk", offset=offset) for offset in (0, 1, USUAL_OFFSET)]
+    assert not torch.allclose(maps[0].left, maps[1].left)
+    assert Frames(model).head_map(1, 0, "qk").left.equal(maps[2].left)
+    with pytest.raises(BadOption, match="only offset 0"):
+        Frames(model).head_map(1, 0, "qk", "paper", offset=1)

@@ -10,6 +10,7 @@ _WORDS = {name: _BERT_HF.tensors[name] for name in ("embedding", "types")}
 _POOLER_BIAS = {"pooler_bias": _BERT_HF.tensors["pooler_bias"]}
 
 _UNLIKE_BERT = ("unembedding", "positions", "pooler_bias")
+_NOT_DEBERTA = (*_UNLIKE_BERT, "types", "k_bias")
 _XLM_HARMLESS = (
     r"n_langs|use_lang_emb|lang_id|(id2lang|lang2id)",  # a model with an embedding of languages is refused by its name
     r"sinusoidal_embeddings|embed_init_std|n_words|(bos|eos|pad|unk|mask)_index|(start|end)_n_top",
@@ -412,6 +413,84 @@ FLAUBERT = replace(
     when={**XLM.when, "pre_norm": (False, None)},
 )
 
+_DEBERTA = "encoder.layer.{layer}.attention.self."
+_DEBERTA_ATTENTION = {
+    "is_decoder": (False, None),
+    "relative_attention": (True,),
+    "position_biased_input": (False,),
+    "pos_att_type": ("c2p|p2c", "p2c|c2p", ["c2p", "p2c"], ["p2c", "c2p"]),
+}
+DEBERTA = replace(
+    BERT,
+    name="deberta",
+    model_types=("deberta",),
+    layouts=(
+        replace(
+            _BERT_HF,
+            prefixes=("deberta.", ""),
+            config={
+                **_BERT_HF.config,
+                "distance_reach": ("max_relative_positions",),
+                "longest_text": ("max_position_embeddings",),
+            },
+            tensors={
+                **{name: stored for name, stored in _BERT_HF.tensors.items() if name not in _NOT_DEBERTA},
+                **dict.fromkeys("qkv", Stored(_DEBERTA + "in_proj.weight", fused="grouped")),
+                "q_bias": Stored(_DEBERTA + "q_bias"),
+                "v_bias": Stored(_DEBERTA + "v_bias"),
+                "distances": Stored("encoder.rel_embeddings.weight"),
+                **weight_and_bias("distance_q", _DEBERTA + "pos_q_proj"),
+                "distance_k": Stored(_DEBERTA + "pos_proj.weight"),
+                "pooler_bias": Stored("^pooler.dense.bias"),
+            },
+            extra={
+                **_BERT_HF.extra,
+                "pooler": (Stored("^pooler.dense.weight"), "read"),
+                "lm_head": (Stored("^lm_predictions.lm_head.dense.weight"), "read"),
+            },
+            through={"classifier": ("pooler", "gelu")},
+            unread=(
+                *_BERT_HF.unread,
+                r"embeddings\.position_embeddings\.weight",  # of files that keep one that nothing uses
+                r"\^lm_predictions\.lm_head\.(bias|dense\.bias|LayerNorm\.(weight|bias))",
+            ),
+            constants={"attention_terms": 3},
+            harmless=("legacy", "padding_idx", "pooler_hidden_(act|size)"),
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-7},
+    when=_DEBERTA_ATTENTION,
+)
+DEBERTA_V2 = replace(
+    DEBERTA,
+    name="deberta-v2",
+    model_types=("deberta-v2",),
+    layouts=(
+        replace(
+            DEBERTA.layouts[0],
+            config={
+                **DEBERTA.layouts[0].config,
+                "head_dim": ("attention_head_size",),
+                "distance_buckets": ("position_buckets",),
+            },
+            tensors={
+                **{name: s for name, s in DEBERTA.layouts[0].tensors.items() if not name.startswith("distance_")},
+                **weight_and_bias("q", _DEBERTA + "query_proj"),
+                **weight_and_bias("k", _DEBERTA + "key_proj"),
+                **weight_and_bias("v", _DEBERTA + "value_proj"),
+                **weight_and_bias("distances_norm", "encoder.LayerNorm"),
+            },
+        ),
+    ),
+    when={
+        **_DEBERTA_ATTENTION,
+        "share_att_key": (True,),
+        "norm_rel_ebd": ("layer_norm",),
+        "conv_kernel_size": (0, None),  # a convolution behind the first layer mixes neighbouring tokens
+    },
+    notes=("distances are seen by the queries and keys of tokens, whose columns therefore read them as well",),
+)
+
 FAMILIES: tuple[Family, ...] = (
     NOMIC_BERT_PUBLISHED,
     NOMIC_BERT,
@@ -428,4 +507,6 @@ FAMILIES: tuple[Family, ...] = (
     LUKE,
     XLM,
     FLAUBERT,
+    DEBERTA,
+    DEBERTA_V2,
 )
