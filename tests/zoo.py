@@ -39,6 +39,7 @@ _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layer
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
 _DEBERTA = _THREE | {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["c2p", "p2c"]}
+_ESM = _THREE | {"pad_token_id": 1, "mask_token_id": VOCAB, "token_dropout": True}
 _XLM = {"vocab_size": VOCAB, "emb_dim": 24, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 64}
 _XLM |= {"layer_norm_eps": 1e-2, "pad_token_id": 0}
 _EXPERTS = {"num_experts_per_tok": 2}
@@ -384,6 +385,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _DEBERTA
         | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 8, "max_relative_positions": 16},
     ),
+    "esm": ("EsmForMaskedLM", "EsmConfig", _ESM | {"position_embedding_type": "rotary"}),
+    "esm-absolute": ("EsmForMaskedLM", "EsmConfig", _ESM | {"emb_layer_norm_before": True}),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),

@@ -336,7 +336,8 @@ def encoder_error(case: Case, model: Model) -> float:
         return worst  # RemBERT's head has a table of its own
     name = next(name for name, module in case.hf.named_modules() if module is head)
     rows = model.matrix("embedding") if model.has("embed_projection") else model.unembedding
-    return max(worst, error(case.text.into[name][0] @ rows.T + head.bias.detach(), case.text.out[name][0]))
+    bias = 0 if head.bias is None else head.bias.detach()
+    return max(worst, error(case.text.into[name][0] @ rows.T + bias, case.text.out[name][0]))
 
 
 def carried_error(case: Case, model: Model, _layer: int = 0) -> float:

@@ -491,6 +491,60 @@ DEBERTA_V2 = replace(
     notes=("distances are seen by the queries and keys of tokens, whose columns therefore read them as well",),
 )
 
+_ESM = "encoder.layer.{layer}."
+ESM = replace(
+    BERT,
+    name="esm",
+    model_types=("esm",),
+    norm_place="pre",
+    rotary=True,
+    layouts=(
+        replace(
+            _ROBERTA_HF,
+            prefixes=("esm.", ""),
+            optional=(*_ROBERTA_HF.optional, "embed_norm", "embed_norm_bias"),
+            config={
+                **{name: keys for name, keys in _BERT_HF.config.items() if name != "activation"},
+                "rope_theta": ("rope_theta",),
+            },
+            tensors={
+                **{name: s for name, s in _ROBERTA_HF.tensors.items() if name not in ("types", "positions")},
+                **weight_and_bias("embed_norm", "embeddings.layer_norm"),
+                **weight_and_bias("attn_norm", _ESM + "attention.LayerNorm"),
+                **weight_and_bias("ff_norm", _ESM + "LayerNorm"),
+                **weight_and_bias("final_norm", "encoder.emb_layer_norm_after"),
+            },
+            unread=(
+                *_ROBERTA_HF.unread,
+                r"contact_head\.regression\.(weight|bias)",
+                # of every layer or, as transformers 5 saves it, of one that it calls by an asterisk
+                r"encoder\.layer\.(\d+|\*)\.attention\.self\.rotary_embeddings\.inv_freq",
+                r"embeddings\.position_embeddings\.weight",  # of files that keep one that nothing uses
+            ),
+            switches={"emb_layer_norm_before": (("embed_norm", "embed_norm_bias"), False)},
+            constants={"embed_scale": 0.88, "activation": "gelu"},
+            harmless=("hidden_act",),  # transformers has GELU whatever it says
+        ),
+    ),
+    config={"eps": 1e-12},
+    when={"position_embedding_type": ("rotary",), "token_dropout": (True,), "is_decoder": (False, None)},
+    notes=("rows are scaled as in a text without masks; a masked token has a row of zeros and raises the others'",),
+)
+ESM_ABSOLUTE = replace(
+    ESM,
+    rotary=False,
+    first_position=2,
+    layouts=(
+        replace(
+            ESM.layouts[0],
+            tensors={**ESM.layouts[0].tensors, "positions": _ROBERTA_HF.tensors["positions"]},
+            harmless=("hidden_act", "rope_theta"),
+        ),
+    ),
+    when={**ESM.when, "position_embedding_type": ("absolute", None), "pad_token_id": (1,)},
+    notes=(*ESM.notes, *ROBERTA.notes),
+)
+
 FAMILIES: tuple[Family, ...] = (
     NOMIC_BERT_PUBLISHED,
     NOMIC_BERT,
@@ -509,4 +563,6 @@ FAMILIES: tuple[Family, ...] = (
     FLAUBERT,
     DEBERTA,
     DEBERTA_V2,
+    ESM,
+    ESM_ABSOLUTE,
 )
