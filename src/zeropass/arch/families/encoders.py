@@ -1,5 +1,6 @@
 """Encoders built like BERT with parts of other families: rotary positions, gated MLPs, embeddings of their own."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropass.arch.families.bert import BERT, ROBERTA
@@ -566,3 +567,26 @@ FAMILIES: tuple[Family, ...] = (
     ESM,
     ESM_ABSOLUTE,
 )
+
+_APPROXIMATE = "its attention approximates a softmax"
+_ON_A_PAGE = "each of its tokens has a place on a page, which adds to its row"
+NOT_READ: Mapping[str, str] = {
+    "canine": "it reads characters by hashes, without a table of tokens",
+    "convbert": "some of its heads are convolutions",
+    "fnet": "Fourier transforms stand in the place of its attention",
+    "funnel": "it pools the tokens of a text between its blocks",
+    "layoutlm": _ON_A_PAGE,
+    "lilt": _ON_A_PAGE,
+    "longformer": "tokens with global attention have queries, keys and values of their own",
+    "markuplm": "each of its tokens has a place in a document tree, which adds to its row",
+    "mobilebert": "its blocks are narrower than the stream between them",
+    "modernbert-decoder": "a dense layer, its activation and a norm stand between its last state and its unembedding",
+    "mra": _APPROXIMATE,
+    "nystromformer": _APPROXIMATE,
+    "roc_bert": "the row of a token is made of its shape and its pronunciation as well",
+    "squeezebert": "its linear layers are convolutions in groups",
+    "tapas": "each of its tokens has a place in a table, which adds to its row",
+    "xmod": "each layer ends with an adapter of the text's language, which the files do not choose",
+    "yoso": _APPROXIMATE,
+}
+"""Model types of encoders that no record can describe, and why."""
