@@ -437,8 +437,7 @@ DEBERTA = replace(
             tensors={
                 **{name: stored for name, stored in _BERT_HF.tensors.items() if name not in _NOT_DEBERTA},
                 **dict.fromkeys("qkv", Stored(_DEBERTA + "in_proj.weight", fused="grouped")),
-                "q_bias": Stored(_DEBERTA + "q_bias"),
-                "v_bias": Stored(_DEBERTA + "v_bias"),
+                **{bias: Stored(_DEBERTA + bias) for bias in ("q_bias", "v_bias")},
                 "distances": Stored("encoder.rel_embeddings.weight"),
                 **weight_and_bias("distance_q", _DEBERTA + "pos_q_proj"),
                 "distance_k": Stored(_DEBERTA + "pos_proj.weight"),
