@@ -8,6 +8,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from zeropass.model.model import Model
 
@@ -67,7 +69,14 @@ class Forward:
             ):
                 if name in self.out:
                     return name
-        raise KeyError(tensor)
+        return loaded_name(self.hf, self.model.prefix + tensor)
+
+
+def loaded_name(hf: Any, module: str) -> str:
+    """Return the module into which transformers loads that of a file, by its table of conversions."""
+    conversions = get_model_conversion_mapping(hf, add_legacy=False)
+    by_type = [[c for c in conversions if isinstance(c, kind)] for kind in (WeightRenaming, WeightConverter)]
+    return rename_source_key(f"{module}.weight", *by_type)[0].removesuffix(".weight")
 
 
 def _call(calls: list[Any], layer: int) -> Any:
@@ -103,6 +112,8 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
         def record(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 forward.into.setdefault(name, []).append(inputs[0].clone())
+            if isinstance(output, tuple) and len(output) == 2 and output[1] is None:
+                output = output[0]  # I-BERT gives the scale of integers with each value
             # cloned: some models add to a module's output in place
             forward.out.setdefault(name, []).append(output.clone() if isinstance(output, Tensor) else output)
 

@@ -50,6 +50,10 @@ _WHISPER = _AUDIO | {
 _WHISPER |= {"bos_token_id": 0, "eos_token_id": 0, "suppress_tokens": None, "begin_suppress_tokens": None}
 _SPEECH = _AUDIO | {"input_feat_per_channel": 8, "max_source_positions": 64, "conv_channels": 20}
 _ALONE = {"use_cache": False}  # its cache would have the layers of the encoder
+_DEBERTA = _THREE | {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["c2p", "p2c"]}
+_ESM = _THREE | {"pad_token_id": 1, "mask_token_id": VOCAB, "token_dropout": True}
+_XLM = {"vocab_size": VOCAB, "emb_dim": 24, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 64}
+_XLM |= {"layer_norm_eps": 1e-2, "pad_token_id": 0}
 _EXPERTS = {"num_experts_per_tok": 2}
 _GROUPED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 6, "n_shared_experts": 2}
 _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first_k_dense_replace": 1}
@@ -369,6 +373,37 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
     ),
+    "nomic_bert": ("NomicBertForMaskedLM", "NomicBertConfig", _THREE),
+    "gte": ("GteForMaskedLM", "GteConfig", _THREE),
+    "jina_embeddings_v3": ("JinaEmbeddingsV3ForMaskedLM", "JinaEmbeddingsV3Config", _THREE),
+    "roformer": ("RoFormerForMaskedLM", "RoFormerConfig", _THREE | {"embedding_size": 16}),
+    "rembert": (
+        "RemBertForMaskedLM",
+        "RemBertConfig",
+        _THREE | {"input_embedding_size": 16, "output_embedding_size": 20},
+    ),
+    "bert-generation": ("BertGenerationDecoder", "BertGenerationConfig", _THREE | {"is_decoder": True}),
+    "bert-generation-encoder": ("BertGenerationDecoder", "BertGenerationConfig", _THREE),
+    "big_bird": ("BigBirdForMaskedLM", "BigBirdConfig", _THREE | {"rescale_embeddings": True}),
+    "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
+    "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
+    "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
+    "luke": (
+        "LukeForMaskedLM",
+        "LukeConfig",
+        _THREE | {"pad_token_id": 1, "entity_vocab_size": 20, "entity_emb_size": 8},
+    ),
+    "xlm": ("XLMWithLMHeadModel", "XLMConfig", _XLM),
+    "flaubert": ("FlaubertWithLMHeadModel", "FlaubertConfig", _XLM),
+    "deberta": ("DebertaForMaskedLM", "DebertaConfig", _DEBERTA | {"max_relative_positions": 3}),
+    "deberta-v2": (
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        _DEBERTA
+        | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 8, "max_relative_positions": 16},
+    ),
+    "esm": ("EsmForMaskedLM", "EsmConfig", _ESM | {"position_embedding_type": "rotary"}),
+    "esm-absolute": ("EsmForMaskedLM", "EsmConfig", _ESM | {"emb_layer_norm_before": True}),
     "albert": ("AlbertForMaskedLM", "AlbertConfig", _THREE | {"embedding_size": 16}),
     "bart-encoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "encoder"}),
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
@@ -443,7 +478,7 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
     gains = {id(m.weight) for m in hf.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
     with torch.no_grad():
         for name, weight in hf.named_parameters():
-            if name.endswith("embed_positions.weight") and not weight.requires_grad:  # computed
+            if "embed_positions" in name and not weight.requires_grad:  # sines and cosines
                 continue
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)

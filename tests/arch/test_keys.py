@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -80,7 +81,8 @@ def output(hf: Any, case: Case) -> torch.Tensor:
     ids = torch.randint(2, tiny.TOKENS, (2, 6), generator=draw)
     hf.eval()
     if not case.hf.config.is_encoder_decoder:
-        logits: torch.Tensor = hf(ids).logits
+        result = hf(ids)
+        logits: torch.Tensor = result["logits"] if "logits" in result else result[0]
     elif case.model.family.crosses:
         logits = hf(encoder_outputs=(torch.randn(2, 4, 24, generator=draw),), decoder_input_ids=ids).logits
     else:
@@ -175,7 +177,7 @@ def looks_ahead(hf: Any, decodes: bool = False) -> bool:
         stack = hf.get_decoder() if decodes else hf.get_encoder()
     first = torch.tensor([[5, 6, 7, 8]])
     second = torch.tensor([[5, 6, 9, 8]])
-    a, b = (stack.eval()(input_ids=ids).last_hidden_state[0, 0] for ids in (first, second))
+    a, b = (stack.eval()(input_ids=ids, return_dict=True).last_hidden_state[0, 0] for ids in (first, second))
     return not torch.allclose(a, b, atol=1e-6)
 
 
@@ -342,4 +344,38 @@ def test_two_descriptions_of_the_rotary_positions_must_agree(tmp_path: Path) -> 
     folder = tiny.save(tiny.make("llama"), tmp_path / "llama")
     tiny.edit(folder, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}})
     with pytest.raises(BadModel, match="rope_parameters and rope_scaling differ"):
+        open_model(str(folder))
+
+
+NOMIC = {"activation_function": "swiglu", "rotary_emb_fraction": 1.0, "rotary_emb_base": 1000, "n_embd": 24}
+NOMIC |= {"n_layer": 2, "n_head": 3, "n_inner": 40, "layer_norm_epsilon": 1e-2, "n_positions": 512, "vocab_size": 61}
+NOMIC |= dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "causal"), False)
+NOMIC |= {"fused_bias_fc": True, "use_flash_attn": True, "scale_attn_weights": True, "model_type": "nomic_bert"}
+"""A configuration with the keys of nomic_bert's own code, as its published checkpoints have them."""
+
+
+def test_nomic_bert_is_read_with_the_keys_of_its_own_code(tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("nomic_bert"), tmp_path / "nomic")
+    expected = open_model(str(folder))
+    (folder / "config.json").write_text(json.dumps(NOMIC))
+    assert open_model(str(folder)).dims == expected.dims
+    for key, value in {"activation_function": "gelu", "rotary_scaling_factor": 2, "qkv_proj_bias": True}.items():
+        (folder / "config.json").write_text(json.dumps(NOMIC | {key: value}))
+        with pytest.raises(UnknownFamily, match=f"{key} is {value!r}"):
+            open_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("conv_kernel_size", 3), ("share_att_key", False), ("norm_rel_ebd", "none"), ("pos_att_type", ["c2p"])),
+        *(("position_biased_input", True), ("relative_attention", False), ("talking_head", True)),
+    ],
+)
+def test_variants_of_deberta_are_refused_by_name(key: str, value: object, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("deberta-v2"), tmp_path / "deberta")
+    tiny.edit(folder, {"pos_att_type": "p2c|c2p", "max_relative_positions": -1, "max_position_embeddings": 16})
+    assert open_model(str(folder)).dims.distance_reach == 16
+    tiny.edit(folder, {key: value})
+    with pytest.raises(UnknownFamily, match=re.escape(f"{key} is {value!r}")):
         open_model(str(folder))

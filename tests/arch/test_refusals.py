@@ -16,8 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CONFIG_MAPPING
 
 from tiny import edit, save
+from zeropass.arch.families import FAMILIES
+from zeropass.arch.families.encoders import NOT_READ
 from zeropass.errors import BadModel, UnknownFamily, ZeropassError
 from zeropass.model.opening import open_model
 from zoo import tiny_model
@@ -231,6 +234,14 @@ def test_an_adapter_alone_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, BadModel)
     for part in (str(tmp_path), "adapter", "--adapter", "a/b"):
         assert part in message
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_encoders_that_no_record_can_describe_are_refused_with_the_reason(kind: str, tmp_path: Path) -> None:
+    assert kind in CONFIG_MAPPING
+    assert not any(kind in family.model_types for family in FAMILIES)
+    message = refusal(edit(save(tiny_model("bert"), tmp_path), {"model_type": kind}), UnknownFamily)
+    assert f"model_type is '{kind}', which is not read: {NOT_READ[kind]}." in message
 
 
 def test_a_part_of_a_gguf_file_is_refused(tmp_path: Path) -> None:

@@ -540,6 +540,7 @@ def test_a_gguf_in_a_folder_is_pointed_at(tmp_path: Path, gguf_path: Path) -> No
 def test_a_word_piece_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\nthe\ncat\n##s\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     built = json.loads(open_files(str(folder)).tokenizer_json or b"")
     assert built["model"]["vocab"] == {"[PAD]": 0, "[UNK]": 1, "the": 2, "cat": 3, "##s": 4}
     assert [token["content"] for token in built["added_tokens"] if token["special"]] == ["[PAD]", "[UNK]"]

@@ -41,6 +41,7 @@ from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")
 HOMES = {
+    "Block": "zeropass.model.blocks",
     "Coherence": "zeropass.records.parameters",
     "Factored": "zeropass.numerics.factored",
     "Frames": "zeropass.model.frames",

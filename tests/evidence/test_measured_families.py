@@ -60,7 +60,7 @@ def check(model: Model) -> None:
     for role in "qkv":
         read = only_result(evidence, measure="reading", role=role, target="current", **exact)
         assert read.value == pytest.approx(1, abs=1e-3)
-    positioned = model.dims.rope or model.family.alibi or model.has("relative")
+    positioned = model.dims.rope or model.family.alibi or model.has("relative") or model.has("distances")
     target = "true offsets" if positioned else "offset 0"
     assert only_result(evidence, measure="attention", role="qk", target=target, **exact).value > 0.999
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import adds_positions, position_bias
+from zeropass.model.positions import adds_positions, distance_rows, distance_vectors, position_bias
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -59,13 +60,32 @@ class Case:
     @cached_property
     def text(self) -> Forward:
         """The run on a text, at uneven positions where the family rotates by them."""
-        positions = POSITIONS.expand_as(self.ids) if self.model.dims.rope else None
-        return run_forward(self.hf, self.model, self.ids, **placed(positions))
+        return run_forward(self.hf, self.model, self.ids, **self.placed(self.ids, self.at))
+
+    @property
+    def takes_positions(self) -> bool:
+        """True if the model rotates by positions that it is given; another one counts tokens."""
+        return bool(self.model.dims.rope) and "position_ids" in signature(self.hf.forward).parameters
+
+    @property
+    def at(self) -> Tensor:
+        """The positions of the tokens of the text."""
+        return POSITIONS if self.takes_positions else torch.arange(len(POSITIONS))
+
+    def placed(self, ids: Tensor, at: Tensor | None = None) -> dict[str, Tensor]:
+        """Return positions for a run and a mask; without a mask, a jump is the start of a text, or a token padding."""
+        mask = {"attention_mask": torch.ones_like(ids)}
+        return mask | ({"position_ids": at.expand_as(ids)} if at is not None and self.takes_positions else {})
 
     def bare(self, ids: Tensor, **more: Any) -> Forward:
         """Run the model without position embeddings and without what a decoder reads from an encoder."""
         zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
-        tables = [p for n, p in self.hf.named_parameters() if any(part in n for part in zeroed)]
+        computed = self.model.family.sinusoids  # RoFormer keeps the sines of its rotations as a parameter
+        tables = [
+            p
+            for n, p in self.hf.named_parameters()
+            if (p.requires_grad or computed) and any(part in n for part in zeroed)
+        ]
         tables += [buffer for n, buffer in self.hf.named_buffers() if n.endswith("embed_positions.weights")]
         originals = [p.detach().clone() for p in tables]
         with torch.no_grad():
@@ -81,18 +101,24 @@ class Case:
     @cached_property
     def alone(self) -> Forward:
         """The run on every token as a text of its own."""
-        return self.bare(torch.arange(VOCAB)[:, None])
+        ids = torch.arange(VOCAB)[:, None]
+        return self.bare(ids, **self.placed(ids))
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The distances from a key to its query that are tried; a model that counts tokens has no other one at 0."""
+        if self.takes_positions:
+            return 0, 1, 7
+        return (1, 7) if self.model.dims.rope or self.model.has("distances") else (0,)
 
     def pairs(self, at: int, offset: int) -> Forward:
-        """Run on a key and a query: every token, followed by the token ``at`` so many positions later."""
-        ids = torch.stack((torch.arange(VOCAB), torch.full((VOCAB,), at)), 1)
-        positions = torch.tensor([3, 3 + offset]).expand_as(ids) if self.model.dims.rope else None
-        return self.bare(ids, **placed(positions))
+        """Run on a key and a query: every token, followed by the token ``at`` so many positions later.
 
-
-def placed(positions: Tensor | None) -> dict[str, Tensor]:
-    """Return positions for a run, with a mask: without it, transformers takes a jump for the start of another text."""
-    return {} if positions is None else {"position_ids": positions, "attention_mask": torch.ones_like(positions)}
+        A model that counts tokens gets others in between.
+        """
+        between = torch.full((VOCAB, 0 if self.takes_positions else max(offset - 1, 0)), 5)
+        ids = torch.cat((torch.arange(VOCAB)[:, None], between, torch.full((VOCAB, 1), at)), 1)
+        return self.bare(ids, **self.placed(ids, torch.tensor([3, 3 + offset]) if self.takes_positions else None))
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +280,7 @@ def heads_error(case: Case, model: Model, layer: int) -> float:
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
     """Compare the logits of queries from states x and keys from states y."""
     frames, dims = Frames(model), model.dims
-    at = POSITIONS if dims.rope else torch.arange(x.shape[1])
+    at = case.at
     offsets = at[:, None] - at
     true = without_sinks(case, case.text.logits[case.text.call(layer, "cross" if cross else "attn")])
     worst = 0.0
@@ -266,7 +292,11 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
+        products = (rotated * k[:, None]).sum(-1)
+        if not cross and model.has("distances"):
+            as_query, as_key = (distance_vectors(model, r, layer)[head][distance_rows(model, offsets)] for r in "qk")
+            products = products + (q[:, :, None] * as_key).sum(-1) + (as_query * k[:, None]).sum(-1)
+        logits = dims.scale_at(layer) * products
         bias = None if cross else position_bias(model, head, offsets, layer)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
@@ -334,11 +364,12 @@ def encoder_error(case: Case, model: Model) -> float:
     stream = after(case, model, model.dims.layers - 1)
     worst = error(stream if model.family.stream_normed else norm(model, "final_norm", 0, stream), last)
     head = case.hf.get_output_embeddings()
-    if head is None or model.family.stack:
-        return worst
+    if head is None or model.family.stack or head.weight.shape[1] not in (model.dims.d, model.dims.embed):
+        return worst  # RemBERT's head has a table of its own
     name = next(name for name, module in case.hf.named_modules() if module is head)
     rows = model.matrix("embedding") if model.has("embed_projection") else model.unembedding
-    return max(worst, error(case.text.into[name][0] @ rows.T + head.bias.detach(), case.text.out[name][0]))
+    bias = 0 if head.bias is None else head.bias.detach()
+    return max(worst, error(case.text.into[name][0] @ rows.T + bias, case.text.out[name][0]))
 
 
 def carried_error(case: Case, model: Model, _layer: int = 0) -> float:
@@ -371,8 +402,8 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare a row of a head's qk map in layer 0, one query's logits for all keys, at several offsets."""
     frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
     worst = 0.0
-    for offset in (0, 1, 7) if dims.rope else (0,):
-        true = without_sinks(case, first_logits(case.pairs(17, offset)))[:, :, 1, 0]
+    for offset in case.offsets:
+        true = without_sinks(case, first_logits(case.pairs(17, offset)))[:, :, -1, 0]
         true = true if dims.attention_cap is None else dims.attention_cap * (true / dims.attention_cap).atanh()
         for head in range(dims.heads):
             product = frames.head_map(0, head, "qk", offset=offset)
@@ -554,6 +585,13 @@ SPOILS: dict[str, Spoil] = {
     "parallel": lambda m: with_family(m, parallel=not m.family.parallel) if not m.family.stream_normed else None,
     "no ALiBi": variant("alibi", ""),
     "no relative positions": without("relative"),
+    "no vectors of distances": without("distances"),
+    "distances without their norm": without("distances_norm"),
+    "distances seen by tokens' queries": without("distance_q"),
+    "distance projections swapped": swapped("distance_q", "distance_k"),
+    "no bias of distances": without("distance_q_bias"),
+    "other reach": lambda m: with_dims(m, distance_reach=m.dims.distance_reach // 2) if m.has("distances") else None,
+    "no buckets": other_constant("distance_buckets", 0),
     "cross heads are those of the stream": lambda m: crossed(m) if m.family.crosses else None,
     "no QK-norm": variant("qk_norm", ""),
     "QK-norm of each head": lambda m: with_family(m, qk_norm="head") if m.family.qk_norm == "whole" else None,
@@ -579,7 +617,7 @@ def largest_error(case: Case, model: Model) -> float:
         for layer in range(case.model.dims.layers) if measure in BY_LAYER else (0,):
             try:
                 worst = max(worst, measure(case, model, layer))
-            except (RuntimeError, ZeropassError, AssertionError):
+            except (RuntimeError, IndexError, ZeropassError, AssertionError):
                 return float("inf")
             if worst > WRONG:
                 return worst

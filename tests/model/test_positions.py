@@ -1,5 +1,6 @@
-"""Frequencies under YaRN, and computed positions, are those of transformers."""
+"""Frequencies under YaRN, rows of distances, and computed positions, are those of transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
 from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 from tiny import edit, error, make, save
+from zeropass.align.pair import pair_of
 from zeropass.arch.config import _yarn_numbers
-from zeropass.arch.spec import Rope
+from zeropass.arch.spec import USUAL_OFFSET, Rope
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun, UnknownFamily
 from zeropass.model.blocks import embedded
+from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
-from zeropass.model.positions import _rescaled, frequencies
+from zeropass.model.positions import _rescaled, distance_rows, frequencies
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import sinusoids
 from zoo import tiny_model
@@ -157,3 +161,23 @@ def start(hf: Any, ids: Tensor) -> Tensor:
     """Return the stream before the first block of an encoder."""
     states: Tensor = hf.get_encoder()(ids, output_hidden_states=True).hidden_states[0]
     return states
+
+
+@pytest.mark.parametrize(("reach", "buckets"), [(512, 256), (512, 64), (100, 32), (16, 8), (512, 0)])
+def test_distances_have_the_rows_that_transformers_gives_them(reach: int, buckets: int, tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model("deberta-v2"), tmp_path / "deberta")))
+    model = replace(model, dims=replace(model.dims, distance_reach=reach, distance_buckets=buckets))
+    offsets, span = torch.arange(-700, 701), buckets or reach
+    bucketed = make_log_bucket_position(offsets, buckets, reach).long() if buckets else offsets
+    assert distance_rows(model, offsets).equal((bucketed + span).clamp(0, 2 * span - 1))
+
+
+def test_models_with_vectors_of_distances_are_compared_without_them(tmp_path: Path) -> None:
+    model = open_model(str(save(tiny_model("deberta-v2"), tmp_path / "deberta")))
+    cosines = pair_of(model, model).head_cosines("qk", (1, 1))
+    assert cosines.diagonal().min() > 0.999
+    maps = [Frames(model).head_map(1, 0, "qk", offset=offset) for offset in (0, 1, USUAL_OFFSET)]
+    assert not torch.allclose(maps[0].left, maps[1].left)
+    assert Frames(model).head_map(1, 0, "qk").left.equal(maps[2].left)
+    with pytest.raises(BadOption, match="only offset 0"):
+        Frames(model).head_map(1, 0, "qk", "paper", offset=1)

@@ -56,7 +56,10 @@ def adding(to: Any, vector: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if "CausalLM" in ZOO[name][0] or "LMHead" in ZOO[name][0]])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in FAMILIES if ("CausalLM" in ZOO[n][0] or "LMHead" in ZOO[n][0]) and n not in ("flaubert", "xlm")],
+)
 @torch.no_grad()
 def test_changes_are_those_of_transformers_with_the_vector_added(name: str, tmp_path: Path) -> None:
     hf = tiny_model(name)
@@ -86,7 +89,11 @@ def recorded(running: Running, ids: Tensor, name: str) -> list[Tensor]:
     return activations
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if "attn_implementation" not in ZOO[name][2]])
+@pytest.mark.parametrize(
+    "name",
+    # transformers 5.24 gives no attention weights of BigBird
+    [name for name in FAMILIES if "attn_implementation" not in ZOO[name][2] and name != "big_bird"],
+)
 @torch.no_grad()
 def test_attention_weights_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     hf = tiny_model(name)

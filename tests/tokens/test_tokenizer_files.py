@@ -155,6 +155,12 @@ def test_tokens_beside_vocab_txt_are_those_of_transformers(name: str, bert: Path
     require_like_transformers(put(bert, **BESIDE_WORDS[name]))
 
 
+@pytest.mark.parametrize("owner", ["EsmTokenizer", "RoFormerTokenizerFast", "BertJapaneseTokenizer"])
+def test_vocab_txt_of_other_tokenizers_is_refused(owner: str, bert: Path) -> None:
+    with pytest.raises(BadModel, match=f"how a {owner} splits texts"):
+        open_model(str(put(bert, tokenizer_config__json={"tokenizer_class": owner})))
+
+
 BESIDE_JSON: dict[str, dict[str, Any]] = {
     "nothing": {},
     "the same": {"tokenizer_config__json": {"added_tokens_decoder": {"58": token("<x>")}}},

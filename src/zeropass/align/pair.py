@@ -150,7 +150,7 @@ class Half(ShortRepr):
         heads, width = self.model.dims.heads, self.model.dims.head_dim
         vectors = torch.cat([self.model.head(role, layer, head) for head in range(heads)])
         folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
-        if offset:
+        if offset and self.model.dims.rope:  # what a distance adds is no column of a token
             columns = folded.view(heads, width, -1).transpose(1, 2)
             folded = rotate(columns, offset, self.frames.frequencies(layer)).transpose(1, 2).reshape(folded.shape)
         return space_of(frame, side_of(role), layer), folded

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from zeropass.arch.config import Names, full_name, looked_up
+from zeropass.arch.families.encoders import NOT_READ
 from zeropass.arch.rows import expected_shape
 from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, side_of
 from zeropass.checkpoints.base import FLOATS, QUANTISED
@@ -45,6 +46,8 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     key = "general.architecture" if files.format == "gguf" else "model_type"
     claim = files.config.get(key)
     name = LLAMA_CPP_NAMES.get(claim, claim) if files.format == "gguf" and isinstance(claim, str) else claim
+    if isinstance(name, str) and name in NOT_READ:
+        raise UnknownFamily(f"{files.place}: {key} is {claim!r}, which is not read: {NOT_READ[name]}.")
     named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
         raise BadOption(f"{files.place}: a {claim} has one stack of layers; open it without #{stack}.")

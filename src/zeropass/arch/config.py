@@ -126,6 +126,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         router_sigmoid=bool(reader.value("router_sigmoid")),
         router_jitter=reader.number("router_jitter"),
         router_scale=reader.number("router_scale") or 1.0,
+        distance_reach=reader.unless_minus_one("distance_reach") or reader.size("longest_text") or 0,
+        distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
     )
 
@@ -149,10 +151,14 @@ def _shared_neurons(reader: "_Reader", neurons: int) -> int:
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
-    """Return the factor of attention logits: a stated one, or one over the root of a stated width or of a head's."""
+    """Return the factor of attention logits: a stated one, or one over the root of a stated width or of a head's.
+
+    Where several products are added to one logit, the width counts for each.
+    """
     if family.unscaled:
         return 1.0
-    return reader.number("attention_scale") or (reader.number("query_scalar") or head_dim) ** -0.5
+    terms = reader.number("attention_terms") or 1.0
+    return reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5
 
 
 def _logit_scale(reader: "_Reader", family: Family, d: int) -> float:
@@ -190,6 +196,10 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
+
+    def unless_minus_one(self, name: str) -> int | None:
+        """Return a positive whole number; None if there is none, which -1 also stands for."""
+        return None if self.value(name) == -1 else self.size(name)
 
     def number(self, name: str) -> float | None:
         """Return a positive number; None if there is none."""

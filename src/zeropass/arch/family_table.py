@@ -62,6 +62,7 @@ def positions_of(family: Family) -> str:
         "partial rotary" if partial else "rotary": family.rotary,
         "ALiBi": bool(family.alibi),
         "relative": "relative" in layout.tensors,
+        "disentangled": "distances" in layout.tensors,
     }
     return " and ".join(name for name, present in encodings.items() if present) or "none"
 
@@ -120,6 +121,8 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "cross attention: q and o have lists; k and v read the encoder's states, which no tokens stand for"
     if family.alibi or "relative" in layout.tensors:
         yield "what is added to attention by distance alone is left out of maps: it is the same for all tokens"
+    if "distances" in layout.tensors:
+        yield "disentangled attention: what a query adds by distance is left out of maps; what a key adds is in them"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
         yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
     if "sinks" in layout.tensors:

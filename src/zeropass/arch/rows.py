@@ -51,6 +51,8 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.experts,)
     if what == "unembedding_bias":
         return (dims.vocab,)
+    if what == "distances":
+        return (2 * (dims.distance_buckets or dims.distance_reach), dims.d)
     if what == "relative":
         return (None, dims.heads)
     if what == "sinks":
@@ -77,7 +79,7 @@ _SIZED = (*FF_ROLES, *"qkvo", ROUTER)
 
 def _stem(what: str) -> str:
     """Return the role of a canonical matrix or its bias."""
-    return share_of(base_role(what).removesuffix("_bias"))[1]
+    return share_of(base_role(what).removeprefix("distance_").removesuffix("_bias"))[1]
 
 
 def _is_sized(what: str) -> bool:

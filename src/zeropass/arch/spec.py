@@ -365,6 +365,10 @@ class Dimensions(ShortRepr):
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
+        distance_reach: The largest distance of a key before its query or behind it that has vectors of its own; 0 for a
+            model whose distances have none. The others share those of the farthest.
+        distance_buckets: The number of distances on either side that are told apart, by steps that grow with them; 0 if
+            all are.
         gate_limit: Bound of gates from above, and of what multiplies them from both sides; one is added to the latter.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
@@ -409,6 +413,8 @@ class Dimensions(ShortRepr):
     router_groups_used: int = 1
     router_jitter: float | None = None
     router_scale: float = 1.0
+    distance_reach: int = 0
+    distance_buckets: int = 0
     gate_limit: float | None = None
 
     @property

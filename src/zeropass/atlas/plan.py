@@ -115,7 +115,7 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
             "vocabulary": model.dims.vocab,
             "tied": model.dims.tied,
             "norm": f"{model.family.norm_place}-{model.family.norm}",
-            "rotary": model.dims.rope is not None,
+            "rotary": model.dims.rope is not None or model.has("distances"),
             "parallel": model.family.parallel,
             "ff_roles": list(model.family.ff_roles),
         },

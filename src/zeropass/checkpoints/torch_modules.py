@@ -173,9 +173,10 @@ def tensors_of(module: nn.Module) -> dict[str, object]:
     state = dict(_tensors(module, ""))
     if not any(base.__name__ == "PreTrainedModel" for base in type(module).__mro__):
         return state
-    # Of tensors that are tied, a saved model keeps the one that the others are tied to, so that it comes first here.
+    # Of tensors that are tied, a saved model keeps the one that the others are tied to.
     tied = set(getattr(module, "all_tied_weights_keys", None) or ())
-    state = dict(sorted(state.items(), key=lambda entry: entry[0] in tied))
+    kept = {id(tensor): name for name, tensor in sorted(state.items(), key=lambda entry: entry[0] not in tied)}
+    state = {name: state[name] for name in kept.values()}
     try:
         revert = import_module("transformers.core_model_loading").revert_weight_conversion
     except (ImportError, AttributeError):  # transformers 4 keeps tensors as files do

@@ -189,19 +189,21 @@ class _Pair:
     def _predictions(self, q: Tensor, k: Tensor, at: Tensor, random: bool) -> Iterator[tuple[str, Tensor]]:
         """Yield the logits (heads, Q, t) of queries and keys at each assumed offset; random heads have no biases."""
         block, model = self.block, self.block.model
-        rotary, biased = model.dims.rope is not None, bool(model.family.alibi) or model.has("relative")
+        placed = model.dims.rope is not None or model.has("distances")
         yield "offset 0", q @ k.mT
-        if rotary or biased:
-            logits = block.turned(q, at) @ block.turned(k, torch.arange(k.shape[1])).mT
+        if placed or model.family.alibi or model.has("relative"):
+            q_at, k_at = block.turned(q, at), block.turned(k, torch.arange(k.shape[1]))
+            logits = q_at @ k_at.mT if random else block.products(q_at, k_at, at)
             yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
-        if not rotary:
+        if not placed:
             return
+        meeting = block.turned if random else block.meeting
         full = self.frame in ("token", "seen", "paper")
         for name, offset in OFFSETS.items():
             if full or offset == USUAL_OFFSET:
-                yield name, block.turned(q, offset) @ k.mT
+                yield name, meeting(q, offset) @ k.mT
         if full:
-            yield MEAN, torch.stack([block.turned(q, offset) for offset in range(RANGE + 1)]).mean(0) @ k.mT
+            yield MEAN, torch.stack([meeting(q, offset) for offset in range(RANGE + 1)]).mean(0) @ k.mT
 
 
 @dataclass(frozen=True)

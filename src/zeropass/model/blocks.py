@@ -15,7 +15,15 @@ from torch.nn import functional
 from zeropass.arch.spec import ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
-from zeropass.model.positions import adds_positions, frequencies, longest_text, position_bias, position_rows
+from zeropass.model.positions import (
+    adds_positions,
+    distance_rows,
+    distance_vectors,
+    frequencies,
+    longest_text,
+    position_bias,
+    position_rows,
+)
 from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
 
@@ -205,12 +213,12 @@ class Block:
         queries, keys = (self.turned(self.heads(self.bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
-        if dims.attention_cap is None and self.vector("sinks") is None:
+        if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
             keys = keys.repeat_interleave(dims.group, 1)
             mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
             values = values.repeat_interleave(dims.group, 1)
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
-        else:  # a cap and sinks have no fused form
+        else:  # a cap, sinks and vectors of distances have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
         mixed = _flat(mixed)
         _record(record, **{"o.in": mixed})
@@ -235,10 +243,33 @@ class Block:
             The logits, scaled and capped, with the biases of positions; minus infinity where a key is hidden.
         """
         dims = self.model.dims
-        logits = self._scale * queries @ keys.repeat_interleave(dims.group, 1).mT
+        logits = self._scale * self.products(queries, keys.repeat_interleave(dims.group, 1), at)
         if dims.attention_cap is not None:
             logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
         return logits + self.mask(at, keys.shape[2])
+
+    def products(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
+        """Return the products (…, heads, queries, keys) of rotated queries and keys, with those of their distances.
+
+        Args:
+            queries: Queries at positions ``at``, (…, heads, queries, d_h).
+            keys: Keys of positions 0 and on, (…, heads, keys, d_h).
+            at: The positions of the queries.
+        """
+        products = queries @ keys.mT
+        if self._distances is None:
+            return products
+        rows = distance_rows(self.model, at[:, None] - torch.arange(keys.shape[-2], device=at.device))
+        as_queries, as_keys = self._distances
+        by_query = (queries @ as_keys.mT).gather(-1, rows.expand_as(products))
+        by_key = (keys @ as_queries.mT).gather(-1, rows.T.expand_as(products.mT)).mT
+        return products + by_query + by_key
+
+    @cached_property
+    def _distances(self) -> tuple[Tensor, Tensor] | None:
+        """The vectors of distances that meet keys, and those that meet queries."""
+        as_queries, as_keys = (distance_vectors(self.model, role, self.layer) for role in "qk")
+        return None if as_queries is None or as_keys is None else (as_queries, as_keys)
 
     def mask(self, at: Tensor, count: int) -> Tensor:
         """Return what is added to the attention logits of queries at positions (queries,) and ``count`` keys.
@@ -255,6 +286,12 @@ class Block:
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
         return bias.masked_fill(hidden, float("-inf"))
+
+    def meeting(self, queries: Tensor, offset: int) -> Tensor:
+        """Return queries (heads, tokens, d_h) as they meet keys at one distance: rotated, or with its vector added."""
+        if self._distances is None:
+            return self.turned(queries, offset)
+        return queries + self._distances[0][:, distance_rows(self.model, torch.tensor([offset]))]
 
     def turned(self, x: Tensor, at: Tensor | int) -> Tensor:
         """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""

@@ -35,7 +35,7 @@ from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies
+from zeropass.model.positions import distance_rows, distance_vectors, frequencies
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -289,9 +289,10 @@ class Frames(ShortRepr):
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
         """Return a map of a head between tokens, as V x d_h factors (docs/theory.md §3).
 
-        The query side of ``qk`` includes biases and is turned by the RoPE offset. From the key side its mean over keys,
-        which softmax cannot see, is subtracted. Biases of ``vo`` add the same to every token and are parameters of
-        their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
+        The query side of ``qk`` includes biases and is turned by the RoPE offset, or has the vector of the distance
+        added. From the key side its mean over keys, which softmax cannot see, is subtracted. Biases of ``vo`` add the
+        same to every token and are parameters of their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``,
+        ``E W_V W_O Eᵀ``.
 
         Args:
             layer: The layer.
@@ -370,6 +371,8 @@ class Frames(ShortRepr):
             The query side, (V, d_h).
         """
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
+        if frame != "paper" and (vectors := distance_vectors(self.model, base_role(role), layer)) is not None:
+            return scores + vectors[head, distance_rows(self.model, torch.tensor(offset))]
         return rotate(scores, offset, self.frequencies(layer)) if offset else scores
 
     def as_key(
@@ -475,7 +478,7 @@ class Frames(ShortRepr):
         return {}
 
     def usual_offset(self, kind: str, frame: str) -> int:
-        """Return the default distance of a head map: `USUAL_OFFSET` for ``qk`` where positions are rotary.
+        """Return the default distance of a head map: `USUAL_OFFSET` for ``qk`` where it changes what meets a key.
 
         It is 0 for ``vo``, for the formulas of the paper, and where the rotation is not known.
         """
@@ -483,7 +486,7 @@ class Frames(ShortRepr):
         if kind != "qk" or frame == "paper":
             return 0
         known = rope is not None and (self.model.rope_factors is not None or rope.known)
-        return USUAL_OFFSET if known else 0
+        return USUAL_OFFSET if known or self.model.has("distances") else 0
 
     def frequencies(self, layer: int = 0) -> Tensor:
         """Return `positions.frequencies` of the model."""

@@ -68,6 +68,8 @@ _DEFAULTS = {
     "dense_neurons": 0,
     "beyond": 0,
     "router_sigmoid": False,
+    "distance_reach": 0,
+    "distance_buckets": 0,
     "router_groups": 1,
     "router_groups_used": 1,
     "router_scale": 1.0,

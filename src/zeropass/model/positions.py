@@ -11,9 +11,17 @@ from torch import Tensor
 from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
-from zeropass.numerics.projection import sinusoids
+from zeropass.numerics.projection import apply_norm, sinusoids
 
-__all__ = ["adds_positions", "frequencies", "longest_text", "position_bias", "position_rows"]
+__all__ = [
+    "adds_positions",
+    "distance_rows",
+    "distance_vectors",
+    "frequencies",
+    "longest_text",
+    "position_bias",
+    "position_rows",
+]
 
 
 def adds_positions(model: Model) -> bool:
@@ -77,6 +85,48 @@ def position_bias(model: Model, head: int, offsets: Tensor, layer: int = 0) -> T
         return None
     table = model.relative(layer)
     return table[_buckets(offsets, len(table), family.causal), head]
+
+
+def distance_vectors(model: Model, role: str, layer: int) -> Tensor | None:
+    """Return the vectors of distances that meet keys, as queries do, or that meet queries, as keys do.
+
+    They are rows of a table, seen by projections of their own or those of tokens (DeBERTa, He et al. 2021, §3.1).
+
+    Args:
+        model: The model.
+        role: ``q`` for those that meet keys, ``k`` for those that meet queries.
+        layer: The layer.
+
+    Returns:
+        The vectors, (heads, rows, d_h), with a row for each distance (`distance_rows`); None if the model has none.
+    """
+    if not model.has("distances"):
+        return None
+    rows = model.matrix("distances")
+    if model.has("distances_norm"):
+        gain, shift = model.vector("distances_norm"), model.vector("distances_norm_bias")
+        rows = apply_norm(rows, model.family.norm, model.dims.eps, gain, shift)
+    own = f"distance_{role}"
+    name = own if model.has(own) else role
+    vectors, bias = rows @ model.matrix(name, layer).T, model.vector(f"{name}_bias", layer)
+    vectors = vectors if bias is None else vectors + bias
+    return vectors.reshape(len(rows), -1, model.dims.head_dim).transpose(0, 1)
+
+
+def distance_rows(model: Model, offsets: Tensor) -> Tensor:
+    """Return the row of the table of distances for each offset from a key to its query, of any shape.
+
+    With buckets, half of them are exact on either side, and the others grow with the logarithm of the distance
+    (``make_log_bucket_position`` of transformers' DeBERTa-v2).
+    """
+    reach, buckets = model.dims.distance_reach, model.dims.distance_buckets
+    if buckets:
+        half = buckets // 2
+        far = offsets.abs().clamp_min(half).float()
+        steps = (far / half).log() / torch.tensor((reach - 1) / half).log() * (half - 1)
+        offsets = torch.where(offsets.abs() <= half, offsets, offsets.sign() * (steps.ceil() + half).long())
+    span = buckets or reach
+    return (offsets + span).clamp(0, 2 * span - 1)
 
 
 def _alibi_slopes(heads: int) -> list[float]:

@@ -93,7 +93,10 @@ class Transplant:
         """Sentences on the changes that stay behind."""
         notes = []
         if not self._same_positions:
-            notes.append("Changes of queries and keys stay behind: the models turn them by other frequencies.")
+            notes.append(
+                "Changes of queries and keys stay behind: the models turn them by other frequencies, or distances "
+                "have vectors."
+            )
         if self.onto.dims.group > 1 or self.base.dims.group > 1:
             notes.append("Changes of heads stay behind: key and value heads are shared.")
         return tuple(notes)
@@ -126,6 +129,8 @@ class Transplant:
     def _same_positions(self) -> bool:
         """True if positions turn queries and keys of both models in the same way, or not at all."""
         first, second = self.base.dims, self.onto.dims
+        if self.base.has("distances") or self.onto.has("distances"):
+            return False
         return first.rope == second.rope and (first.rope is None or first.head_dim == second.head_dim)
 
     def _partners(self, moved: Moved, part: str) -> tuple[Tensor, Tensor, Tensor]:

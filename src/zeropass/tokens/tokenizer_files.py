@@ -169,8 +169,22 @@ def _byte_level_bpe(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+_WORD_PIECES = (
+    *("bert", "convbert", "distilbert", "electra", "ernie", "funnel", "layoutlm", "lxmert", "megatronbert"),
+    *("mobilebert", "mpnet", "nomicbert", "splinter", "squeezebert"),
+    *("dpr", "dprcontextencoder", "dprquestionencoder", "dprreader"),
+)
+"""The model types and classes of tokenizers, in short, whose vocab.txt holds WordPieces split as BERT's."""
+
+
 def _word_piece(folder: Path) -> Tokenizer:
     settings = _settings(folder, "tokenizer_config.json")
+    owner = settings.get("tokenizer_class") or _settings(folder, "config.json").get("model_type") or "bert"
+    short = str(owner).removesuffix("Fast").removesuffix("Tokenizer").lower()
+    if short.replace("-", "").replace("_", "") not in _WORD_PIECES:
+        raise BadModel(
+            f"{folder / 'vocab.txt'}: how a {owner} splits texts into its tokens is not known. {_advice(folder)}"
+        )
     tokenizer = Tokenizer(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=bool(settings.get("do_lower_case", True)),

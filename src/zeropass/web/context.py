@@ -56,7 +56,7 @@ class Context:
 
     @property
     def rotary(self) -> bool:
-        """True if the model has rotary positions, so that an offset has a meaning."""
+        """True if an offset between positions has a meaning: if they rotate, or if distances have vectors."""
         return bool(self.atlas.model.get("rotary"))
 
     def lens(self) -> "Lens":

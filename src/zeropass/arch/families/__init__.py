@@ -2,6 +2,7 @@
 
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
+from zeropass.arch.families.encoders import FAMILIES as OTHER_ENCODERS
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
@@ -19,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
     *GGUF_EXPERTS,
     *GPTS,
     *ENCODERS,
+    *OTHER_ENCODERS,
     *ENCODER_DECODERS,
     *GGUF_ENCODERS,
 )
