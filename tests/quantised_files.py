@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zeropass.checkpoints.bitsandbytes_weights import TABLES
 
-__all__ = ["METHODS", "compressed", "four_bits", "quantised", "write"]
+__all__ = ["GPT_OSS", "METHODS", "compressed", "four_bits", "mxfp4", "mxfp4_experts", "quantised", "write"]
 
 Stored = tuple[dict[str, Tensor], Tensor]
 
@@ -138,6 +138,20 @@ def row_packed(weight: Tensor, bits: int = 4, size: int = 8, symmetric: bool = F
     return stored | ({} if symmetric else {"weight_zero_point": _words(zeros.T, bits).T.contiguous()}), values
 
 
+def mxfp4(weight: Tensor) -> Stored:
+    """Return the blocks (…, rows, width / 32, 16) and scales of MXFP4, as the OCP MX specification 1.0 makes them."""
+    blocks = weight.float().unflatten(-1, (-1, 32))
+    exponents = blocks.abs().amax(-1).clamp(min=1e-30).log2().floor() - 2
+    scaled = blocks / 2 ** exponents[..., None]
+    magnitudes = torch.tensor([(1 + mantissa / 2) * 2.0**exponent for exponent in range(3) for mantissa in range(2)])
+    magnitudes = torch.cat([torch.tensor([0.0, 0.5]), magnitudes])
+    codes = (scaled.abs()[..., None] - magnitudes).abs().argmin(-1)
+    values = magnitudes[codes] * scaled.sign() * 2 ** exponents[..., None]
+    codes += 8 * (scaled < 0)
+    packed = (codes[..., ::2] + 16 * codes[..., 1::2]).to(torch.uint8)
+    return {"blocks": packed, "scales": (exponents + 127).to(torch.uint8)}, values.flatten(-2)
+
+
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": []}
@@ -212,3 +226,29 @@ def quantised(folder: Path, target: Path, method: str) -> tuple[Path, dict[str, 
         else:
             stored[name] = values[name] = tensor
     return write({name: tensor.contiguous() for name, tensor in stored.items()}, target, settings), values
+
+
+GPT_OSS = {"vocab_size": 58, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+GPT_OSS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}
+"""The sizes of a tiny gpt-oss whose experts are whole blocks of MXFP4."""
+
+
+def mxfp4_experts(folder: Path, target: Path) -> tuple[Path, dict[str, Tensor]]:
+    """Write a gpt-oss as OpenAI publishes it, its experts in MXFP4; return the folder and the tensors of the model."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    stored: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if name.endswith("_proj") and tensor.ndim == 3:
+            parts, turned = mxfp4(tensor.transpose(1, 2))
+            values[name] = turned.transpose(1, 2)
+            stored |= {f"{name}_{part}": part_tensor for part, part_tensor in parts.items()}
+        else:
+            stored[name] = values[name] = tensor
+    settings = {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            *("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
+        ],
+    }
+    return write(stored, target, settings), values

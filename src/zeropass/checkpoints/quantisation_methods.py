@@ -11,6 +11,7 @@ from typing import Any
 from zeropass.checkpoints import bitsandbytes_weights as bnb
 from zeropass.checkpoints import packed_integers as integers
 from zeropass.checkpoints.compressed_tensors import FORMATS, compressed, row_packed
+from zeropass.checkpoints.float_blocks import stacked
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
 from zeropass.errors import BadModel, in_short
@@ -27,12 +28,14 @@ class Storage:
     Attributes:
         mark: The part, or the beginning of the part, by which it is known.
         parts: All parts.
-        open: Returns the weight of some parts.
+        open: Returns the weight of some parts, or those of all experts.
+        weight: The end of the name of the weight.
     """
 
     mark: str
     parts: tuple[str, ...]
-    open: Callable[[Parts], Packed]
+    open: Callable[[Parts], Packed | tuple[Packed, ...]]
+    weight: str = "weight"
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,14 @@ _COMPRESSED_TENSORS = Method(
     ("config_groups", "format"),
 )
 
+_MXFP4 = Method(
+    tuple(
+        Storage(f"{weight}_blocks", (f"{weight}_blocks", f"{weight}_scales"), stacked, weight)
+        for weight in ("gate_up_proj", "down_proj")
+    ),
+    f"{_NAMES}|dequantize",
+)
+
 METHODS = {
     "bitsandbytes": _BITSANDBYTES,
     "fp8": _FP8,
@@ -197,4 +208,5 @@ METHODS = {
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": _COMPRESSED_TENSORS,
+    "mxfp4": _MXFP4,
 }

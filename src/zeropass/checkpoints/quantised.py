@@ -1,6 +1,6 @@
 """Quantised weights in safetensors files, read as the numbers that the model computes with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,15 @@ class QuantisedSource(CheckedSource):
     Args:
         source: The stored tensors.
         packed: The quantised weights by name.
-        parts: The stored tensors that are parts of them.
+        weights: The names of the weights that a stored tensor is a part of.
     """
 
-    def __init__(self, source: SafetensorsSource, packed: Mapping[str, Packed], parts: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: SafetensorsSource, packed: Mapping[str, Packed], weights: Mapping[str, Collection[str]]
+    ) -> None:
         self.path: str = source.path
         self._source, self._packed = source, packed
-        self._names = list(dict.fromkeys(parts.get(name, name) for name in source.names()))
+        self._names = list(dict.fromkeys(weight for name in source.names() for weight in weights.get(name, (name,))))
 
     def names(self) -> list[str]:
         """Return the names of all tensors; a quantised weight stands where the first of its parts does."""
@@ -53,10 +55,11 @@ class QuantisedSource(CheckedSource):
         return read(name, start, stop, columns, spare)
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
-        if rows.start == rows.stop:
-            return np.empty((0, self.shape(name)[1]), np.float32)[:, columns]
-        values = self._packed[name].decode(rows.start, rows.stop)[:, columns]
-        return np.ascontiguousarray(values.numpy())
+        weight = self._packed[name]
+        columns = slice(*columns.indices(weight.shape[1]))
+        if rows.start == rows.stop or columns.start == columns.stop:
+            return np.empty((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        return np.ascontiguousarray(weight.decode(rows, columns).numpy())
 
 
 def dequantised(
@@ -81,9 +84,20 @@ def dequantised(
     if not weights:
         return source
     method.check(settings, place)
-    packed = {f"{parts.stem}weight": storage.open(parts) for storage, parts in weights}
-    homes = {name: f"{parts.stem}weight" for _, parts in weights for name in parts.names.values()}
-    return QuantisedSource(source, packed, homes)
+    packed: dict[str, Packed] = {}
+    names: dict[str, Collection[str]] = {}
+    for storage, parts in weights:
+        if (plain := parts.stem + parts.weight) in stored.difference(parts.names.values()):
+            raise parts.error(f"it is stored both quantised and as {source.dtype(plain)}")
+        opened = _named(f"{parts.stem}{parts.weight}", storage.open(parts))
+        packed |= opened
+        names |= dict.fromkeys(parts.names.values(), opened)
+    return QuantisedSource(source, packed, names)
+
+
+def _named(name: str, weight: Packed | tuple[Packed, ...]) -> dict[str, Packed]:
+    """Return a weight by its name; those of all experts by that of their stack, as `Stacked` names them."""
+    return {f"{name}[{i}]": part for i, part in enumerate(weight)} if isinstance(weight, tuple) else {name: weight}
 
 
 def _weights(
@@ -97,4 +111,4 @@ def _weights(
             if mark and storage.mark + rest in storage.parts and name not in taken:
                 names = {part: f"{stem}.{part}" for part in storage.parts if f"{stem}.{part}" in stored}
                 taken.update(names.values())
-                yield storage, Parts(source, f"{stem}.", names, settings)
+                yield storage, Parts(source, f"{stem}.", names, settings, storage.weight)

@@ -68,21 +68,20 @@ class SafetensorsSource(CheckedSource):
                 f"{self._where(name)} is stored as {stored_type}; zeropass reads {', '.join(FLOATS)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
-        return self._part(name, rows, columns, _to_float32)
+        return self._part(name, (rows,) if columns == slice(None) else (rows, columns), _to_float32)
 
-    def stored(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> torch.Tensor:
-        """Return rows and columns of a tensor as they are stored, in memory of their own."""
-        return self._part(name, rows, columns, torch.clone)
+    def stored(self, name: str, *index: slice) -> torch.Tensor:
+        """Return a tensor as it is stored, or of each of its first dimensions what a slice says, in its own memory."""
+        return self._part(name, index, torch.clone)
 
-    def _part(self, name: str, rows: slice, columns: slice, copied: Callable[[torch.Tensor], Part]) -> Part:
-        """Return a copy of rows and columns of a tensor."""
+    def _part(self, name: str, index: tuple[slice, ...], copied: Callable[[torch.Tensor], Part]) -> Part:
+        """Return a copy of a part of a tensor."""
         # The file is opened for every read: while it stays mapped, all pages ever read count towards our memory.
         try:
             with _open(self._file_of[name]) as file:
-                if not self._header(name)[0]:
+                if not index or not self._header(name)[0]:
                     return copied(file.get_tensor(name))
-                tensor = file.get_slice(name)
-                return copied(tensor[rows] if columns == slice(None) else tensor[rows, columns])
+                return copied(file.get_slice(name)[index])
         except SafetensorError as error:
             raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 
