@@ -142,14 +142,42 @@ def mxfp4(weight: Tensor) -> Stored:
     """Return the blocks (…, rows, width / 32, 16) and scales of MXFP4, as the OCP MX specification 1.0 makes them."""
     blocks = weight.float().unflatten(-1, (-1, 32))
     exponents = blocks.abs().amax(-1).clamp(min=1e-30).log2().floor() - 2
-    scaled = blocks / 2 ** exponents[..., None]
+    packed, values = _floats(blocks, 2**exponents)
+    return {"blocks": packed, "scales": (exponents + 127).to(torch.uint8)}, values.flatten(-2)
+
+
+def _floats(blocks: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return blocks of numbers as 4-bit floats with a sign, two exponent bits and one of the mantissa, and values."""
+    scaled = blocks / scales[..., None]
     magnitudes = torch.tensor([(1 + mantissa / 2) * 2.0**exponent for exponent in range(3) for mantissa in range(2)])
     magnitudes = torch.cat([torch.tensor([0.0, 0.5]), magnitudes])
     codes = (scaled.abs()[..., None] - magnitudes).abs().argmin(-1)
-    values = magnitudes[codes] * scaled.sign() * 2 ** exponents[..., None]
+    values = magnitudes[codes] * scaled.sign() * scales[..., None]
     codes += 8 * (scaled < 0)
-    packed = (codes[..., ::2] + 16 * codes[..., 1::2]).to(torch.uint8)
-    return {"blocks": packed, "scales": (exponents + 127).to(torch.uint8)}, values.flatten(-2)
+    return (codes[..., ::2] + 16 * codes[..., 1::2]).to(torch.uint8), values
+
+
+def mxfp4_packed(weight: Tensor) -> Stored:
+    """Return a weight of compressed-tensors in the format ``mxfp4-pack-quantized``."""
+    parts, values = mxfp4(weight)
+    return {"weight_packed": parts["blocks"].flatten(1), "weight_scale": parts["scales"]}, values
+
+
+def nvfp4(weight: Tensor, of_modelopt: bool = False) -> Stored:
+    """Return a weight of NVFP4, of ModelOpt or of compressed-tensors, which stores the reciprocal of the factor."""
+    blocks = weight.float().unflatten(-1, (-1, 16))
+    factor = blocks.abs().max() / (6 * 448)
+    scales = (blocks.abs().amax(-1) / 6 / factor).to(torch.float8_e4m3fn)
+    packed, values = _floats(blocks, scales.float() * factor)
+    stored = {"weight" if of_modelopt else "weight_packed": packed.flatten(1), "weight_scale": scales}
+    more = {"weight_scale_2": factor} if of_modelopt else {"weight_global_scale": (1 / factor)[None]}
+    return stored | more, values.flatten(1)
+
+
+def fp8_of_modelopt(weight: Tensor) -> Stored:
+    """Return a weight of FP8 of ModelOpt, with the scale of what it is multiplied with."""
+    stored, values = fp8(weight, (len(weight), weight.shape[1]), "weight_scale")
+    return stored | {"weight_scale": stored["weight_scale"][0, 0], "input_scale": torch.tensor(0.1)}, values
 
 
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
@@ -159,6 +187,8 @@ def compressed(format: str, **weights: Any) -> dict[str, Any]:
 
 _GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": False, "sym": False}
 _BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+_FLOAT = {"num_bits": 4, "type": "float", "symmetric": True}
+_MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"], "group_size": 16}
 _INT = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8}
 
 METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
@@ -200,6 +230,18 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
         compressed("float-quantized", num_bits=8, type="float", strategy="block", block_structure=[16, 16]),
         lambda w: fp8(w, scale="weight_scale"),
     ),
+    "mxfp4-packed": (
+        "MXFP4",
+        compressed("mxfp4-pack-quantized", **_FLOAT, strategy="group", group_size=32),
+        mxfp4_packed,
+    ),
+    "nvfp4-packed": (
+        "NVFP4",
+        compressed("nvfp4-pack-quantized", **_FLOAT, strategy="tensor_group", group_size=16),
+        nvfp4,
+    ),
+    "modelopt-nvfp4": ("NVFP4", _MODELOPT, lambda w: nvfp4(w, of_modelopt=True)),
+    "modelopt-fp8": ("FP8", {"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_of_modelopt),
 }
 """The stored type, the settings and the writer of every way in which weights are read."""
 

@@ -246,6 +246,7 @@ _METHODS = {
     "fp8": "FP8",
     "fbgemm_fp8": "FP8",
     "mxfp4": "MXFP4",
+    "modelopt": "ModelOpt",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",
     "torchao": "torchao",

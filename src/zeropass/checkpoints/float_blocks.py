@@ -12,12 +12,12 @@ from torch import Tensor
 
 from zeropass.checkpoints.quantised_parts import Packed, Parts, Turned, parts_of_range
 
-__all__ = ["E2M1", "FloatBlocks", "stacked"]
+__all__ = ["E2M1", "FloatBlocks", "mxfp4", "nvfp4", "stacked"]
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The numbers that the lower three bits stand for; the fourth is the sign."""
 
-_MX_BLOCK = 32
+_MX_BLOCK, _NV_BLOCK = 32, 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,62 @@ def stacked(parts: Parts) -> tuple[Packed, ...]:
     parts.require(scales, (experts, outputs, blocks), "U8")
     shape = (outputs, blocks * _MX_BLOCK)
     return tuple(
-        Turned(FloatBlocks(parts, "MXFP4", shape, _MX_BLOCK, codes, scales, expert)) for expert in range(experts)
+        Turned(
+            FloatBlocks(
+                parts=parts,
+                kind="MXFP4",
+                shape=shape,
+                block=_MX_BLOCK,
+                codes=codes,
+                scales=scales,
+                expert=expert,
+            )
+        )
+        for expert in range(experts)
+    )
+
+
+def mxfp4(parts: Parts, codes: str) -> FloatBlocks:
+    """Return a weight of rows of MXFP4, with its scales in ``weight_scale``; raise BadWeights if its parts do not fit.
+
+    Args:
+        parts: The stored tensors.
+        codes: The part that holds the codes, two a byte.
+    """
+    return _rows(parts, codes, "MXFP4", _MX_BLOCK, 1.0, "U8", "F8_E8M0")
+
+
+def nvfp4(parts: Parts, codes: str, factor: str, divides: bool) -> FloatBlocks:
+    """Return a weight of rows of NVFP4, with its scales in ``weight_scale``; raise BadWeights if its parts do not fit.
+
+    Args:
+        parts: The stored tensors.
+        codes: The part that holds the codes, two a byte.
+        factor: The part that holds the factor of all scales.
+        divides: True if scales are divided by that number.
+    """
+    if factor not in parts or parts.source.shape(parts.names[factor]) not in ((), (1,)) or parts.kind(factor) != "F32":
+        raise parts.error(f"{factor} must be one number in F32")
+    number = float(parts.read(factor))
+    if not 0 < number < float("inf"):
+        raise parts.error(f"{factor} is {number}; it must be positive")
+    return _rows(parts, codes, "NVFP4", _NV_BLOCK, 1 / number if divides else number, "F8_E4M3")
+
+
+def _rows(parts: Parts, codes: str, kind: str, block: int, factor: float, *scale_types: str) -> FloatBlocks:
+    rows, size = parts.shape(codes, 2)
+    if size * 2 % block:
+        raise parts.error(f"{codes} has rows of {size * 2} numbers, which are no blocks of {block}")
+    parts.require(codes, (rows, size), "U8")
+    parts.require("weight_scale", (rows, size * 2 // block), *scale_types)
+    return FloatBlocks(
+        parts=parts,
+        kind=kind,
+        shape=(rows, size * 2),
+        block=block,
+        codes=codes,
+        scales="weight_scale",
+        factor=factor,
     )
 
 

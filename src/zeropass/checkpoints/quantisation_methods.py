@@ -10,8 +10,8 @@ from typing import Any
 
 from zeropass.checkpoints import bitsandbytes_weights as bnb
 from zeropass.checkpoints import packed_integers as integers
-from zeropass.checkpoints.compressed_tensors import FORMATS, compressed, row_packed
-from zeropass.checkpoints.float_blocks import stacked
+from zeropass.checkpoints.compressed_tensors import FORMATS, PACKED, compressed, packed
+from zeropass.checkpoints.float_blocks import nvfp4, stacked
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
 from zeropass.errors import BadModel, in_short
@@ -47,12 +47,14 @@ class Method:
         harmless: A pattern of settings that do not change what stored numbers mean.
         known: Other settings, with the values that are known, or a test of the value.
         required: The settings that must be there.
+        unread: A pattern of the ends of names of tensors that quantise what a model computes, and no weight.
     """
 
     storages: tuple[Storage, ...]
     harmless: str
     known: Known = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    unread: str = ""
 
     def check(self, settings: Mapping[str, Any], place: str) -> None:
         """Raise BadModel, with the place, for a setting that is not known."""
@@ -110,6 +112,9 @@ def _fp8(parts: Parts) -> Scaled:
 
 _ACTIVATIONS = ("input_scale", "activation_scale", "input_global_scale", "output_scale")
 """Parts that quantise what comes in or goes out, and not the weight."""
+
+_CACHED = r"self_attn\.(k_proj\.k|v_proj\.v|[qkv])_scale"
+"""The ends of the names of tensors that quantise what a model keeps of keys and values, and no weight."""
 
 _FP8 = Method(
     (Storage("weight_scale_inv", ("weight", "weight_scale_inv", *_ACTIVATIONS), _fp8),),
@@ -181,16 +186,17 @@ _AWQ = Method(
 
 _COMPRESSED_TENSORS = Method(
     (
-        Storage("weight_packed", (*integers.PACKED, *_ACTIVATIONS), row_packed),
+        Storage("weight_packed", (*PACKED, *_ACTIVATIONS), packed),
         Storage("weight_scale", ("weight", "weight_scale", "weight_zero_point", *_ACTIVATIONS), compressed),
     ),
-    f"{_NAMES}|ignore|config_groups|global_compression_ratio|version",
+    f"{_NAMES}|ignore|config_groups|global_compression_ratio|version|kv_cache_scheme",
     {
         "format": FORMATS,
         "quantization_status": ("compressed", "frozen"),
         "sparsity_config": lambda value: not value or (isinstance(value, dict) and value.get("format") == "dense"),
     },
     ("config_groups", "format"),
+    unread=_CACHED,
 )
 
 _MXFP4 = Method(
@@ -201,6 +207,35 @@ _MXFP4 = Method(
     f"{_NAMES}|dequantize",
 )
 
+_ALGORITHMS = ("FP8", "NVFP4", "W4A16_NVFP4")
+
+
+def _modelopt(parts: Parts) -> Packed:
+    """Return a weight of FP8 or, where it has a second scale, of NVFP4."""
+    if "weight_scale_2" in parts:
+        return nvfp4(parts, "weight", "weight_scale_2", divides=False)
+    return scaled(parts, "weight_scale", None, ("F8_E4M3",))
+
+
+def _are_known(layers: object) -> bool:
+    """Tell whether the settings of layers name algorithms that are known."""
+    return isinstance(layers, Mapping) and all(
+        isinstance(layer, Mapping) and layer.get("quant_algo") in _ALGORITHMS for layer in layers.values()
+    )
+
+
+_MODELOPT = Method(
+    (Storage("weight_scale", ("weight", "weight_scale", "weight_scale_2", *_ACTIVATIONS), _modelopt),),
+    f"{_NAMES}|ignore|exclude_modules|config_groups|kv_cache_scheme|kv_cache_quant_algo|producer",
+    {
+        "quant_algo": (*_ALGORITHMS, "MIXED_PRECISION"),
+        "quantized_layers": _are_known,
+        "group_size": (16, None),
+    },
+    ("quant_algo",),
+    unread=_CACHED,
+)
+
 METHODS = {
     "bitsandbytes": _BITSANDBYTES,
     "fp8": _FP8,
@@ -208,5 +243,6 @@ METHODS = {
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": _COMPRESSED_TENSORS,
+    "modelopt": _MODELOPT,
     "mxfp4": _MXFP4,
 }

@@ -1,5 +1,6 @@
 """Quantised weights in safetensors files, read as the numbers that the model computes with."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,10 @@ from zeropass.checkpoints.quantisation_methods import METHODS, Method, Storage
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.safetensors import SafetensorsSource
 
-__all__ = ["QuantisedSource", "dequantised"]
+__all__ = ["SEPARATE", "QuantisedSource", "dequantised", "with_settings"]
+
+SEPARATE = "hf_quant_config.json"
+"""The file in which ModelOpt keeps the settings, where config.json has none."""
 
 
 class QuantisedSource(CheckedSource):
@@ -20,7 +24,7 @@ class QuantisedSource(CheckedSource):
     Args:
         source: The stored tensors.
         packed: The quantised weights by name.
-        weights: The names of the weights that a stored tensor is a part of.
+        weights: The names of the weights that a stored tensor is a part of; none for one that is left out.
     """
 
     def __init__(
@@ -62,6 +66,19 @@ class QuantisedSource(CheckedSource):
         return np.ascontiguousarray(weight.decode(rows, columns).numpy())
 
 
+def with_settings(config: Mapping[str, Any], separate: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a configuration with the settings of its quantisation in the usual place, ``quantization_config``.
+
+    Args:
+        config: The content of config.json.
+        separate: The content of `SEPARATE`, if there is such a file.
+    """
+    settings = None if separate is None else separate.get("quantization")
+    if not isinstance(settings, Mapping) or "quantization_config" in config:
+        return dict(config)
+    return {**config, "quantization_config": {**settings, "quant_method": "modelopt"}}
+
+
 def dequantised(
     source: SafetensorsSource, config: Mapping[str, Any], place: str
 ) -> SafetensorsSource | QuantisedSource:
@@ -85,7 +102,8 @@ def dequantised(
         return source
     method.check(settings, place)
     packed: dict[str, Packed] = {}
-    names: dict[str, Collection[str]] = {}
+    unread = re.compile(rf".*\.{method.unread}" if method.unread else "")
+    names: dict[str, Collection[str]] = {name: () for name in stored if unread.fullmatch(name)}
     for storage, parts in weights:
         if (plain := parts.stem + parts.weight) in stored.difference(parts.names.values()):
             raise parts.error(f"it is stored both quantised and as {source.dtype(plain)}")
