@@ -6,6 +6,7 @@ Every writer returns the stored tensors and the matrix that they stand for, whic
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,19 @@ def fp8_of_modelopt(weight: Tensor) -> Stored:
     return stored | {"weight_scale": stored["weight_scale"][0, 0], "input_scale": torch.tensor(0.1)}, values
 
 
+def mlx(weight: Tensor, bits: int = 4, size: int = 32, shift: str = "biases") -> Stored:
+    """Return a weight of MLX: numbers run through the bits of a row, the first in the lowest bits."""
+    groups = weight.float().unflatten(1, (-1, size))
+    low, high = groups.amin(2), groups.amax(2)
+    scales = ((high - low) / (2**bits - 1)).clamp(min=1e-7)
+    codes = ((groups - low[..., None]) / scales[..., None]).round().long().flatten(1)
+    rows = [sum(int(code) << (bits * i) for i, code in enumerate(row)) for row in codes]
+    count = weight.shape[1] * bits // 32
+    words = torch.tensor([[row >> (32 * i) & 0xFFFFFFFF for i in range(count)] for row in rows])
+    values = codes.unflatten(1, (-1, size)) * scales[..., None] + low[..., None]
+    return {"weight": words.to(torch.uint32), "scales": scales, shift: low}, values.flatten(1)
+
+
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": []}
@@ -189,6 +203,7 @@ _GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": False, 
 _BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 _FLOAT = {"num_bits": 4, "type": "float", "symmetric": True}
 _MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"], "group_size": 16}
+_MLX = {"quant_method": "mlx", "group_size": 32}
 _INT = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8}
 
 METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
@@ -241,6 +256,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
         nvfp4,
     ),
     "modelopt-nvfp4": ("NVFP4", _MODELOPT, lambda w: nvfp4(w, of_modelopt=True)),
+    **{f"mlx-{bits}": (f"INT{bits}", _MLX | {"bits": bits}, partial(mlx, bits=bits)) for bits in (2, 3, 4, 5, 6, 8)},
+    "mlx-metal": ("INT4", _MLX | {"quant_method": "metal", "bits": 4}, partial(mlx, shift="qbiases")),
     "modelopt-fp8": ("FP8", {"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_of_modelopt),
 }
 """The stored type, the settings and the writer of every way in which weights are read."""

@@ -61,7 +61,7 @@ def _checkpoints(folder: Path) -> Path:
         save_file({name: state[name] for name in state if home[name] == file}, shards / file)
     index = {"metadata": {"total_size": 12345}, "weight_map": home}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
-    for method in ("nf4-nested", "int8", "fp8", "gptq", "awq", "packed"):
+    for method in ("nf4-nested", "int8", "fp8", "gptq", "awq", "packed", "nvfp4-packed", "modelopt-fp8", "mlx-3"):
         quantised(tiny.save(_of_words(), folder / "wide"), folder / "quantised" / method, method)
         shutil.rmtree(folder / "wide")
     experts = tiny.save(drawn("GptOssForCausalLM", "GptOssConfig", GPT_OSS), folder / "wide")

@@ -231,6 +231,7 @@ def _check_qk_norms(
 
 _QUANTISED = (
     (r"\.g_idx$", "GPTQ"),
+    (r"\.q?biases$", "MLX"),
     (r"\.(qweight|qzeros|scales)$", "AWQ or GPTQ"),
     (r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\.", "bitsandbytes"),
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
@@ -246,6 +247,8 @@ _METHODS = {
     "fp8": "FP8",
     "fbgemm_fp8": "FP8",
     "mxfp4": "MXFP4",
+    "metal": "MLX",
+    "mlx": "MLX",
     "modelopt": "ModelOpt",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",

@@ -10,6 +10,7 @@ from typing import Any
 
 from zeropass.checkpoints import bitsandbytes_weights as bnb
 from zeropass.checkpoints import packed_integers as integers
+from zeropass.checkpoints.affine_groups import BITS, SIZES, affine
 from zeropass.checkpoints.compressed_tensors import FORMATS, PACKED, compressed, packed
 from zeropass.checkpoints.float_blocks import nvfp4, stacked
 from zeropass.checkpoints.quantised_parts import Packed, Parts
@@ -236,6 +237,20 @@ _MODELOPT = Method(
     unread=_CACHED,
 )
 
+_MLX = Method(
+    (Storage("scales", ("weight", "scales", "biases"), lambda parts: affine(parts, "biases")),),
+    r"quant_method|lm_head|\w+(\.\w+)+",  # modules, whose settings are checked with their weights
+    {"bits": BITS, "group_size": SIZES, "mode": ("affine",)},
+    ("bits", "group_size"),
+)
+
+_METAL = Method(
+    (Storage("scales", ("weight", "scales", "qbiases"), lambda parts: affine(parts, "qbiases")),),
+    f"{_NAMES}|dequantize",
+    {"bits": (2, 4, 8), "group_size": SIZES},
+    ("bits", "group_size"),
+)
+
 METHODS = {
     "bitsandbytes": _BITSANDBYTES,
     "fp8": _FP8,
@@ -243,6 +258,8 @@ METHODS = {
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": _COMPRESSED_TENSORS,
+    "metal": _METAL,
+    "mlx": _MLX,
     "modelopt": _MODELOPT,
     "mxfp4": _MXFP4,
 }

@@ -73,10 +73,14 @@ def with_settings(config: Mapping[str, Any], separate: Mapping[str, Any] | None)
         config: The content of config.json.
         separate: The content of `SEPARATE`, if there is such a file.
     """
-    settings = None if separate is None else separate.get("quantization")
-    if not isinstance(settings, Mapping) or "quantization_config" in config:
-        return dict(config)
-    return {**config, "quantization_config": {**settings, "quant_method": "modelopt"}}
+    usual, of_mlx = config.get("quantization_config"), config.get("quantization")
+    of_modelopt = None if separate is None else separate.get("quantization")
+    if isinstance(of_mlx, Mapping) and usual in (None, of_mlx):
+        others = {key: value for key, value in config.items() if key != "quantization"}
+        return {**others, "quantization_config": {**of_mlx, "quant_method": "mlx"}}
+    if isinstance(of_modelopt, Mapping) and usual is None:
+        return {**config, "quantization_config": {**of_modelopt, "quant_method": "modelopt"}}
+    return dict(config)
 
 
 def dequantised(

@@ -115,14 +115,25 @@ def unpacked(words: Tensor, bits: int, dim: int) -> Tensor:
 
     Args:
         words: The packed numbers, (n, m).
-        bits: The number of bits of each, a divisor of 32.
+        bits: The number of bits of each. Along the columns it may be no divisor of 32: numbers then run over the ends
+            of words, and 32 numbers fill that many words.
         dim: The dimension along which they are packed, which becomes 32 / bits times as long.
     """
+    if 32 % bits:
+        return _unpacked_runs(words, bits)
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     mask = (1 << bits) - 1
     if dim == 0:
         return (words[:, None, :] >> shifts[None, :, None]).bitwise_and_(mask).flatten(0, 1)
     return (words[:, :, None] >> shifts).bitwise_and_(mask).flatten(1)
+
+
+def _unpacked_runs(words: Tensor, bits: int) -> Tensor:
+    """Return the numbers of words, (n, m), where each 32 numbers fill as many words as a number has bits."""
+    runs = torch.nn.functional.pad(words.view(len(words), -1, bits).long() & 0xFFFFFFFF, (0, 1))
+    starts = torch.arange(32) * bits
+    pairs = runs[..., starts // 32] | (runs[..., starts // 32 + 1] << 32)
+    return ((pairs >> (starts % 32)) & ((1 << bits) - 1)).flatten(1).int()
 
 
 def groups_of(parts: Parts, part: str, width: int, count: int, size: int) -> Tensor:
