@@ -194,6 +194,35 @@ def mlx(weight: Tensor, bits: int = 4, size: int = 32, shift: str = "biases") ->
     return {"weight": words.to(torch.uint32), "scales": scales, shift: low}, values.flatten(1)
 
 
+def hqq(weight: Tensor, bits: int = 4, size: int = 16, axis: int = 1) -> Stored:
+    """Return a weight of HQQ: groups are lines or, along the first axis, columns of the reshaped weight."""
+    lines = weight.float().reshape((-1, size) if axis else (size, -1))
+    low, high = lines.amin(axis, keepdim=True), lines.amax(axis, keepdim=True)
+    scales = (high - low) / (2**bits - 1)
+    zeros = -low / scales
+    codes = (lines / scales + zeros).round().clamp(0, 2**bits - 1).long()
+    width, count, packing = {
+        1: (1, 8, "1bit_u8"),
+        2: (2, 4, "2bit_u8"),
+        3: (3, 10, "3bit_32"),
+        4: (4, 2, "4bit_u8"),
+    }.get(bits, (8, 1, "8bit_u8"))
+    padded = torch.nn.functional.pad(codes, (0, 0, 0, -len(codes) % count)).chunk(count)
+    packed = sum(part << (width * place) for part, place in zip(padded, reversed(range(count)), strict=True))
+    stored = {
+        "W_q": packed.to(torch.int32 if bits == 3 else torch.uint8),
+        "scale": scales,
+        "zero": zeros,
+        "shape": torch.tensor(weight.shape),
+        "packing": torch.tensor(list(packing.encode()), dtype=torch.uint8),
+        "unpack_view_dtype": torch.tensor(list(b"torch.uint8"), dtype=torch.uint8),
+    }
+    stored |= {key: torch.tensor(fact, dtype=torch.int32) for key, fact in (("nbits", bits), ("group_size", size))}
+    flags = ("view_as_float", "quant_scale", "quant_zero", "offload_meta")
+    stored |= {"axis": torch.tensor(axis, dtype=torch.int32)} | {flag: torch.tensor(0).byte() for flag in flags}
+    return stored, ((codes - zeros) * scales).view(weight.shape)
+
+
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": []}
@@ -204,6 +233,7 @@ _BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_ty
 _FLOAT = {"num_bits": 4, "type": "float", "symmetric": True}
 _MODELOPT = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"], "group_size": 16}
 _MLX = {"quant_method": "mlx", "group_size": 32}
+_HQQ = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {}}, "skip_modules": ["lm_head"]}
 _INT = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8}
 
 METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
@@ -257,6 +287,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
     ),
     "modelopt-nvfp4": ("NVFP4", _MODELOPT, lambda w: nvfp4(w, of_modelopt=True)),
     **{f"mlx-{bits}": (f"INT{bits}", _MLX | {"bits": bits}, partial(mlx, bits=bits)) for bits in (2, 3, 4, 5, 6, 8)},
+    **{f"hqq-{bits}": (f"INT{bits}", _HQQ, partial(hqq, bits=bits)) for bits in (2, 3, 4, 5, 8)},
+    **{f"hqq-columns-{bits}": (f"INT{bits}", _HQQ, partial(hqq, bits=bits, axis=0)) for bits in (3, 4)},
     "mlx-metal": ("INT4", _MLX | {"quant_method": "metal", "bits": 4}, partial(mlx, shift="qbiases")),
     "modelopt-fp8": ("FP8", {"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_of_modelopt),
 }

@@ -1,7 +1,7 @@
 """Write quantised_weights/: small weights that the libraries quantised, with the numbers that these make of them.
 
 Run where the libraries are installed, with the names of those whose files are to be written: bitsandbytes 0.50.2,
-compressed-tensors 0.20.0, nvidia-modelopt 0.47.0 and mlx 0.32.4 wrote them. The tests need none of these.
+compressed-tensors 0.20.0, nvidia-modelopt 0.47.0, mlx 0.32.4 and hqq 0.2.8 wrote them. The tests need none of these.
 Rows begin at blocks: from rows that begin within one, the kernel of bitsandbytes 0.50.2 for CPUs makes other numbers
 than its kernels for GPUs.
 """
@@ -125,6 +125,15 @@ def of_mlx(weight: Tensor, bits: int, size: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in stored.items()}
 
 
+def of_hqq(weight: Tensor, bits: int, size: int, axis: int) -> dict[str, Tensor]:
+    """Return the stored tensors of a weight of HQQ, and what it makes of them."""
+    quantize = import_module("hqq.core.quantize")
+    how = quantize.BaseQuantizeConfig(nbits=bits, group_size=size, axis=axis)
+    layer = quantize.HQQLinear.from_weights(weight.clone(), None, how, torch.float32, "cpu")
+    stored = {f"w.{part}": tensor.detach().clone() for part, tensor in layer.state_dict().items()}
+    return stored | {"expected": layer.dequantize()}
+
+
 Recorded = Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]
 
 
@@ -160,7 +169,32 @@ def mlx(weight: Tensor) -> Recorded:
         yield f"mlx-{bits}", of_mlx(weight, bits, size), settings
 
 
-LIBRARIES = {"bitsandbytes": bitsandbytes, "compressed-tensors": compressed_tensors, "modelopt": modelopt, "mlx": mlx}
+def hqq(weight: Tensor) -> Recorded:
+    """Yield the name, tensors and settings of each file of HQQ."""
+    for bits, size, axis in (
+        (1, 32, 1),
+        (2, 16, 1),
+        (3, 64, 0),
+        (3, 64, 1),
+        (4, 64, 0),
+        (4, 64, 1),
+        (6, 64, 1),
+        (8, 128, 1),
+    ):
+        yield (
+            f"hqq-{bits}-{axis}",
+            of_hqq(weight, bits, size, axis),
+            {"quant_method": "hqq", "skip_modules": ["lm_head"]},
+        )
+
+
+LIBRARIES = {
+    "bitsandbytes": bitsandbytes,
+    "compressed-tensors": compressed_tensors,
+    "modelopt": modelopt,
+    "mlx": mlx,
+    "hqq": hqq,
+}
 
 
 def record(libraries: Sequence[str]) -> None:

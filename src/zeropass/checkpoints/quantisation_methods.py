@@ -13,6 +13,7 @@ from zeropass.checkpoints import packed_integers as integers
 from zeropass.checkpoints.affine_groups import BITS, SIZES, affine
 from zeropass.checkpoints.compressed_tensors import FORMATS, PACKED, compressed, packed
 from zeropass.checkpoints.float_blocks import nvfp4, stacked
+from zeropass.checkpoints.hqq_weights import PARTS, hqq
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
 from zeropass.errors import BadModel, in_short
@@ -251,6 +252,9 @@ _METAL = Method(
     ("bits", "group_size"),
 )
 
+# Each weight says how it is stored; the settings say how it was made.
+_HQQ = Method((Storage("W_q", PARTS, hqq),), "quant_method|quant_config|skip_modules")
+
 METHODS = {
     "bitsandbytes": _BITSANDBYTES,
     "fp8": _FP8,
@@ -258,6 +262,7 @@ METHODS = {
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": _COMPRESSED_TENSORS,
+    "hqq": _HQQ,
     "metal": _METAL,
     "mlx": _MLX,
     "modelopt": _MODELOPT,

@@ -97,10 +97,12 @@ def dequantised(
         BadModel: For a setting that is not known.
         BadWeights: For parts of a weight that do not fit each other.
     """
+    stored = frozenset(source.names())
     settings = config.get("quantization_config")
+    if settings is None and any(name.endswith(".W_q") for name in stored):
+        settings = {"quant_method": "hqq"}  # its own form has no settings, and each weight says how it is stored
     if not isinstance(settings, Mapping) or (method := METHODS.get(str(settings.get("quant_method")))) is None:
         return source
-    stored = frozenset(source.names())
     weights = list(_weights(source, stored, settings, method))
     if not weights:
         return source
