@@ -16,7 +16,20 @@ from torch import Tensor
 
 from zeropass.checkpoints.bitsandbytes_weights import TABLES
 
-__all__ = ["GPT_OSS", "METHODS", "compressed", "four_bits", "mxfp4", "mxfp4_experts", "quantised", "write"]
+__all__ = [
+    "FACTS",
+    "GPT_OSS",
+    "METHODS",
+    "TORCHAO",
+    "compressed",
+    "eight_bits",
+    "four_bits",
+    "fp8",
+    "gptq",
+    "hqq",
+    "int4",
+]
+__all__ += ["mlx", "mxfp4", "mxfp4_experts", "quantised", "row_packed", "torchao_model", "write"]
 
 Stored = tuple[dict[str, Tensor], Tensor]
 
@@ -293,6 +306,41 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
     "modelopt-fp8": ("FP8", {"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_of_modelopt),
 }
 """The stored type, the settings and the writer of every way in which weights are read."""
+
+
+TORCHAO = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_version": 2}}}
+FACTS = {"_type": "Int4Tensor", "_data": {"block_size": [1, 16], "shape": [24, 48]}}
+
+
+def int4(weight: Tensor, size: int = 16) -> tuple[dict[str, Tensor], Tensor]:
+    """Return an Int4Tensor of torchao: numbers from -8 on, and as zero point the number that zero stands for."""
+    groups = weight.float().unflatten(1, (-1, size))
+    low, high = groups.amin(2), groups.amax(2)
+    scales = (high - low) / 15
+    zeros = low + 8 * scales
+    codes = ((groups - low[..., None]) / scales[..., None]).round().long() - 8
+    values = (codes * scales[..., None] + zeros[..., None]).flatten(1)
+    bits = codes.flatten(1) % 16
+    packed = (bits[:, ::2] + 16 * bits[:, 1::2]).to(torch.uint8).view(torch.int8)
+    return {"_weight_qdata": packed, "_weight_scale": scales.T, "_weight_zero_point": zeros.T}, values
+
+
+def torchao_model(folder: Path, target: Path) -> tuple[Path, dict[str, Tensor]]:
+    """Write a model as `quantised` does, with numbers of four bits of torchao, and return the same."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    stored: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    metadata = {"format": "pt"}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if "layers." in name and tensor.ndim == 2:
+            parts, values[name] = int4(tensor)
+            stored |= {name.removesuffix("weight") + part: each.contiguous() for part, each in parts.items()}
+            metadata[name] = json.dumps(FACTS)
+        else:
+            stored[name] = values[name] = tensor
+    write(stored, target, TORCHAO)
+    save_file(stored, target / "model.safetensors", metadata)
+    return target, values
 
 
 def write(tensors: dict[str, Tensor], folder: Path, settings: dict[str, Any]) -> Path:

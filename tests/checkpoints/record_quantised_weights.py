@@ -1,14 +1,15 @@
 """Write quantised_weights/: small weights that the libraries quantised, with the numbers that these make of them.
 
 Run where the libraries are installed, with the names of those whose files are to be written: bitsandbytes 0.50.2,
-compressed-tensors 0.20.0, nvidia-modelopt 0.47.0, mlx 0.32.4 and hqq 0.2.8 wrote them. The tests need none of these.
+compressed-tensors 0.20.0, nvidia-modelopt 0.47.0, mlx 0.32.4, hqq 0.2.8 and torchao 0.18.0 wrote them. The tests need
+none of these.
 Rows begin at blocks: from rows that begin within one, the kernel of bitsandbytes 0.50.2 for CPUs makes other numbers
 than its kernels for GPUs.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,27 @@ def of_hqq(weight: Tensor, bits: int, size: int, axis: int) -> dict[str, Tensor]
     return stored | {"expected": layer.dequantize()}
 
 
-Recorded = Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]
+def of_torchao(weight: Tensor, method: str) -> dict[str, Tensor | str]:
+    """Return the stored tensors and metadata of a weight of torchao, and what it makes of them."""
+    quantization = import_module("torchao.quantization")
+    group = quantization.granularity.PerGroup(32)
+    configs = {
+        "int8": lambda: quantization.Int8WeightOnlyConfig(version=2),
+        "float8": quantization.Float8WeightOnlyConfig,
+        "int4": lambda: quantization.IntxWeightOnlyConfig(
+            weight_dtype=torch.int4, granularity=group, mapping_type=quantization.MappingType.ASYMMETRIC
+        ),
+    }
+    layer = torch.nn.Linear(*reversed(weight.shape), bias=False)
+    layer.weight.data = weight.clone()
+    model = torch.nn.ModuleDict({"w": layer})
+    quantization.quantize_(model, configs[method]())
+    support = import_module("torchao.prototype.safetensors.safetensors_support")
+    stored, metadata = support.flatten_tensor_state_dict({"w.weight": model["w"].weight.detach()})
+    return {**stored, **metadata, "expected": model["w"].weight.detach().dequantize()}
+
+
+Recorded = Iterator[tuple[str, Mapping[str, Tensor | str], dict[str, Any]]]
 
 
 def bitsandbytes(weight: Tensor) -> Recorded:
@@ -188,7 +209,14 @@ def hqq(weight: Tensor) -> Recorded:
         )
 
 
+def torchao(weight: Tensor) -> Recorded:
+    """Yield the name, tensors, with metadata, and settings of each file of torchao."""
+    for method in ("int8", "float8", "int4"):
+        yield f"torchao-{method}", of_torchao(weight, method), {"quant_method": "torchao", "quant_type": method}
+
+
 LIBRARIES = {
+    "torchao": torchao,
     "bitsandbytes": bitsandbytes,
     "compressed-tensors": compressed_tensors,
     "modelopt": modelopt,
@@ -205,7 +233,9 @@ def record(libraries: Sequence[str]) -> None:
     settings = json.loads(path.read_text()) if path.exists() else {}
     for library in libraries:
         for name, tensors, how in LIBRARIES[library](weight):
-            save_file(tensors, FOLDER / f"{name}.safetensors")
+            metadata = {key: text for key, text in tensors.items() if isinstance(text, str)}
+            plain = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, Tensor)}
+            save_file(plain, FOLDER / f"{name}.safetensors", metadata or None)
             settings[name] = how
     path.write_text(json.dumps(settings, indent=1) + "\n")
 

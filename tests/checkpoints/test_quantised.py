@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,10 +39,12 @@ def width_of(method: str) -> int:
     return 64 if method.startswith(("mxfp4", "mlx")) else 48
 
 
-def source_of(tensors: dict[str, Tensor], how: dict[str, Any], folder: Path) -> QuantisedSource:
+def source_of(
+    tensors: dict[str, Tensor], how: dict[str, Any], folder: Path, metadata: dict[str, str] | None = None
+) -> QuantisedSource:
     """Write tensors to a file and open it."""
     file = folder / "model.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)
     source = dequantised(SafetensorsSource([file]), {"quantization_config": how}, str(folder))
     assert isinstance(source, QuantisedSource)
     return source
@@ -102,8 +105,11 @@ def test_the_libraries_give_the_same_numbers(path: Path, tmp_path: Path) -> None
     tensors = load_file(path)
     expected = tensors.pop("expected")
     how = json.loads((path.parent / "settings.json").read_text())[path.stem]
-    source = source_of(tensors, how, tmp_path)
+    with safe_open(path, framework="pt") as file:
+        source = source_of(tensors, how, tmp_path, file.metadata())
     torch.testing.assert_close(torch.from_numpy(source.rows("w.weight")), expected, rtol=2e-6, atol=1e-7)
+    part = torch.from_numpy(source.rows("w.weight", 3, 14, slice(37, 101)))
+    torch.testing.assert_close(part, expected[3:14, 37:101], rtol=2e-6, atol=1e-7)
 
 
 def test_the_references_are_there() -> None:

@@ -233,6 +233,7 @@ _QUANTISED = (
     (r"\.g_idx$", "GPTQ"),
     (r"\.q?biases$", "MLX"),
     (r"\.W_q$", "HQQ"),
+    (r"\._weight_qdata$", "torchao"),
     (r"\.(qweight|qzeros|scales)$", "AWQ or GPTQ"),
     (r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\.", "bitsandbytes"),
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),

@@ -13,9 +13,12 @@ from zeropass.checkpoints import packed_integers as integers
 from zeropass.checkpoints.affine_groups import BITS, SIZES, affine
 from zeropass.checkpoints.compressed_tensors import FORMATS, PACKED, compressed, packed
 from zeropass.checkpoints.float_blocks import nvfp4, stacked
-from zeropass.checkpoints.hqq_weights import PARTS, hqq
+from zeropass.checkpoints.hqq_weights import PARTS as HQQ
+from zeropass.checkpoints.hqq_weights import hqq
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
+from zeropass.checkpoints.torchao_weights import PARTS as TORCHAO
+from zeropass.checkpoints.torchao_weights import torchao
 from zeropass.errors import BadModel, in_short
 
 __all__ = ["METHODS", "Method", "Storage"]
@@ -253,7 +256,14 @@ _METAL = Method(
 )
 
 # Each weight says how it is stored; the settings say how it was made.
-_HQQ = Method((Storage("W_q", PARTS, hqq),), "quant_method|quant_config|skip_modules")
+_HQQ = Method((Storage("W_q", HQQ, hqq),), "quant_method|quant_config|skip_modules")
+
+# The metadata of each file say how a weight is stored; the settings say how it was made.
+_TORCHAO = Method(
+    (Storage("_weight_qdata", TORCHAO, torchao),),
+    "quant_method|quant_type|quant_type_kwargs|autoquant_version|modules_to_not_convert"
+    "|include_input_output_embeddings|untie_embedding_weights",
+)
 
 METHODS = {
     "bitsandbytes": _BITSANDBYTES,
@@ -266,5 +276,6 @@ METHODS = {
     "metal": _METAL,
     "mlx": _MLX,
     "modelopt": _MODELOPT,
+    "torchao": _TORCHAO,
     "mxfp4": _MXFP4,
 }

@@ -37,6 +37,7 @@ class SafetensorsSource(CheckedSource):
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path: str = str(files[0] if len(files) == 1 else files[0].parent)
         headers = {file: _header(file) for file in files}
+        self._metadata = {file: _metadata(file) for file in files}
         self.merged: Merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
         self._file_of = self.merged.home
         self._headers = {name: headers[file][name] for name, file in self._file_of.items()}
@@ -52,6 +53,10 @@ class SafetensorsSource(CheckedSource):
     def dtype(self, name: str) -> str:
         """Return the name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
         return self._header(name)[1]
+
+    def metadata(self, name: str) -> Mapping[str, str]:
+        """Return the metadata of the file that holds a tensor."""
+        return self._metadata[self._file_of[name]]
 
     def _file(self, name: str) -> str:
         return str(self._file_of[name])
@@ -92,6 +97,12 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     with _open(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
         return {name: (tuple(tensor.get_shape()), str(tensor.get_dtype())) for name, tensor in slices.items()}
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """Read what a file says of itself."""
+    with _open(file) as handle:
+        return dict(handle.metadata() or {})
 
 
 def _open(file: Path) -> Any:
