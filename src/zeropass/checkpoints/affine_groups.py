@@ -15,8 +15,6 @@ SIZES = (32, 64, 128)
 """The numbers of bits, and the sizes of groups, that MLX has kernels for."""
 
 _SCALES = ("F16", "BF16", "F32")
-_RUN = 32
-"""The numbers that always fill entire words."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,13 @@ class AffineGroups:
 
     def decode(self, rows: slice, columns: slice) -> Tensor:
         """Return rows and columns as float32."""
-        runs = parts_of_range(columns.start, columns.stop, _RUN)
-        words = self.parts.read("weight", rows, slice(runs.start * self.bits, runs.stop * self.bits))
-        numbers = unpacked(words.view(torch.int32), self.bits, 1)
         groups = parts_of_range(columns.start, columns.stop, self.size)
-        which = torch.arange(columns.start, columns.stop) // self.size - groups.start
-        scales, shifts = (self.parts.read(part, rows, groups).float()[:, which] for part in ("scales", self.shift))
-        first = columns.start - runs.start * _RUN
-        return numbers[:, first : first + len(which)] * scales + shifts
+        words = self.size * self.bits // 32  # a group fills entire words
+        stored = self.parts.read("weight", rows, slice(groups.start * words, groups.stop * words))
+        numbers = unpacked(stored.view(torch.int32), self.bits, 1).view(len(stored), -1, self.size)
+        scales, shifts = (self.parts.read(part, rows, groups).float()[..., None] for part in ("scales", self.shift))
+        first = columns.start - groups.start * self.size
+        return (numbers * scales).add_(shifts).flatten(1)[:, first : first + columns.stop - columns.start]
 
 
 def affine(parts: Parts, shift: str) -> AffineGroups:

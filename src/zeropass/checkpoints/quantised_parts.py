@@ -130,10 +130,15 @@ def unpacked(words: Tensor, bits: int, dim: int) -> Tensor:
 
 def _unpacked_runs(words: Tensor, bits: int) -> Tensor:
     """Return the numbers of words, (n, m), where each 32 numbers fill as many words as a number has bits."""
-    runs = torch.nn.functional.pad(words.view(len(words), -1, bits).long() & 0xFFFFFFFF, (0, 1))
-    starts = torch.arange(32) * bits
-    pairs = runs[..., starts // 32] | (runs[..., starts // 32 + 1] << 32)
-    return ((pairs >> (starts % 32)) & ((1 << bits) - 1)).flatten(1).int()
+    runs = words.view(len(words), -1, bits)
+    numbers = torch.empty((len(words), runs.shape[1], 32), dtype=torch.int32)
+    for place in range(32):
+        word, start = divmod(place * bits, 32)
+        number = runs[..., word] >> start
+        if start + bits > 32:  # the rest of it is in the next word
+            number = number & ((1 << (32 - start)) - 1) | (runs[..., word + 1] << (32 - start))
+        numbers[..., place] = number & ((1 << bits) - 1)
+    return numbers.flatten(1)
 
 
 def groups_of(parts: Parts, part: str, width: int, count: int, size: int) -> Tensor:
