@@ -4,7 +4,7 @@ MXFP4 is that of the OCP Microscaling Formats (MX) Specification 1.0: blocks of 
 has blocks of 16 with scales in E4M3, and one more factor for all of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -32,7 +32,8 @@ class FloatBlocks:
         codes: The part that holds the codes: bytes of rows or, of an expert, of blocks.
         scales: The part that holds the scales of the blocks.
         expert: The number of an expert, where a part stacks those of all; else None.
-        factor: The factor of all scales.
+        factor: The part that holds the factor of all scales, if there is one.
+        divides: True if scales are divided by that number.
     """
 
     parts: Parts
@@ -42,16 +43,27 @@ class FloatBlocks:
     codes: str
     scales: str
     expert: int | None = None
-    factor: float = 1.0
+    factor: str = ""
+    divides: bool = False
 
     def decode(self, rows: slice, columns: slice) -> Tensor:
         """Return rows and columns as float32."""
         groups = parts_of_range(columns.start, columns.stop, self.block)
-        scales = _wide(self.parts.read(self.scales, *self._expert, rows, groups)) * self.factor
+        scales = _wide(self.parts.read(self.scales, *self._expert, rows, groups))
+        if self.factor:
+            scales = scales / self._number if self.divides else scales * self._number
         scales = scales.view(rows.stop - rows.start, groups.stop - groups.start, 1)
         numbers = _pairs().index_select(0, self._bytes(rows, groups).flatten().int()).view(*scales.shape[:2], -1)
         first = columns.start - groups.start * self.block
         return (numbers * scales).flatten(1)[:, first : first + columns.stop - columns.start]
+
+    @property
+    def _number(self) -> float:
+        """The factor of all scales; BadWeights if it is none."""
+        number = float(self.parts.read(self.factor))
+        if not 0 < number < float("inf"):
+            raise self.parts.error(f"{self.factor} is {number}; it must be positive")
+        return number
 
     @property
     def _expert(self) -> tuple[slice, ...]:
@@ -98,7 +110,7 @@ def mxfp4(parts: Parts, codes: str) -> FloatBlocks:
         parts: The stored tensors.
         codes: The part that holds the codes, two a byte.
     """
-    return _rows(parts, codes, "MXFP4", _MX_BLOCK, 1.0, "U8", "F8_E8M0")
+    return _rows(parts, codes, "MXFP4", _MX_BLOCK, "U8", "F8_E8M0")
 
 
 def nvfp4(parts: Parts, codes: str, factor: str, divides: bool) -> FloatBlocks:
@@ -112,13 +124,10 @@ def nvfp4(parts: Parts, codes: str, factor: str, divides: bool) -> FloatBlocks:
     """
     if factor not in parts or parts.source.shape(parts.names[factor]) not in ((), (1,)) or parts.kind(factor) != "F32":
         raise parts.error(f"{factor} must be one number in F32")
-    number = float(parts.read(factor))
-    if not 0 < number < float("inf"):
-        raise parts.error(f"{factor} is {number}; it must be positive")
-    return _rows(parts, codes, "NVFP4", _NV_BLOCK, 1 / number if divides else number, "F8_E4M3")
+    return replace(_rows(parts, codes, "NVFP4", _NV_BLOCK, "F8_E4M3"), factor=factor, divides=divides)
 
 
-def _rows(parts: Parts, codes: str, kind: str, block: int, factor: float, *scale_types: str) -> FloatBlocks:
+def _rows(parts: Parts, codes: str, kind: str, block: int, *scale_types: str) -> FloatBlocks:
     rows, size = parts.shape(codes, 2)
     if size * 2 % block:
         raise parts.error(f"{codes} has rows of {size * 2} numbers, which are no blocks of {block}")
@@ -131,7 +140,6 @@ def _rows(parts: Parts, codes: str, kind: str, block: int, factor: float, *scale
         block=block,
         codes=codes,
         scales="weight_scale",
-        factor=factor,
     )
 
 

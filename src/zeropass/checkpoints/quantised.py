@@ -111,7 +111,8 @@ def dequantised(
     unread = re.compile(rf".*\.{method.unread}" if method.unread else "")
     names: dict[str, Collection[str]] = {name: () for name in stored if unread.fullmatch(name)}
     for storage, parts in weights:
-        if (plain := parts.stem + parts.weight) in stored.difference(parts.names.values()):
+        plain = parts.stem + parts.weight
+        if plain in stored and plain not in parts.names.values():
             raise parts.error(f"it is stored both quantised and as {source.dtype(plain)}")
         opened = _named(f"{parts.stem}{parts.weight}", storage.open(parts))
         packed |= opened
