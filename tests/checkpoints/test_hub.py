@@ -51,6 +51,12 @@ def names(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
+def test_settings_of_modelopt_are_fetched(hub: Hub) -> None:
+    settings = {"hf_quant_config.json": b'{"quantization": {"quant_algo": "FP8"}}'}
+    hub.repos["owner/modelopt"] = TEXT | OTHER | settings | {"model.safetensors": WEIGHTS}
+    assert names(fetch_hub("owner/modelopt")) == {*TEXT, *settings, "model.safetensors"}
+
+
 def test_only_needed_files_are_fetched_and_only_once(hub: Hub) -> None:
     folder = fetch_hub("owner/model")
     assert names(folder) == {*TEXT, "model.safetensors"}

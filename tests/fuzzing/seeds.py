@@ -21,10 +21,10 @@ import small
 import tiny
 import zeropass as zp
 from gguf_files import sentencepiece
-from quantised_files import quantised
+from quantised_files import GPT_OSS, mxfp4_experts, quantised, torchao_model
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.records.verdicts import Verdict, Verdicts
-from zoo import tiny_model
+from zoo import drawn, tiny_model
 
 __all__ = ["make"]
 
@@ -61,9 +61,25 @@ def _checkpoints(folder: Path) -> Path:
         save_file({name: state[name] for name in state if home[name] == file}, shards / file)
     index = {"metadata": {"total_size": 12345}, "weight_map": home}
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
-    for method in ("nf4-nested", "int8", "fp8", "gptq", "awq", "packed"):
+    for method in (
+        "nf4-nested",
+        "int8",
+        "fp8",
+        "gptq",
+        "awq",
+        "packed",
+        "nvfp4-packed",
+        "modelopt-fp8",
+        "mlx-3",
+        "hqq-4",
+    ):
         quantised(tiny.save(_of_words(), folder / "wide"), folder / "quantised" / method, method)
         shutil.rmtree(folder / "wide")
+    torchao_model(tiny.save(_of_words(), folder / "wide"), folder / "quantised" / "torchao")
+    shutil.rmtree(folder / "wide")
+    experts = tiny.save(drawn("GptOssForCausalLM", "GptOssConfig", GPT_OSS), folder / "wide")
+    mxfp4_experts(experts, folder / "quantised" / "mxfp4")
+    shutil.rmtree(folder / "wide")
     for name in FAMILIES:
         copy = tiny.save(tiny_model(name), folder / "families" / name)
         (copy / "generation_config.json").unlink(missing_ok=True)

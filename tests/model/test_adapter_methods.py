@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+import tiny
 import zeropass as zp
 import zoo
 from adapters import ALL, alike, close, save, spoiled, trained
@@ -18,6 +19,7 @@ from zeropass.checkpoints import adapter_settings
 from zeropass.checkpoints.adapter_settings import COMPUTED, METHODS
 from zeropass.errors import BadModel, BadWeights, ZeropassError
 from zeropass.model.adapted import adapt
+from zeropass.model.adapter_names import Names
 from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -107,13 +109,33 @@ def test_a_pruned_adalora_is_scaled_by_its_initial_rank(tmp_path: Path) -> None:
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
 @pytest.mark.parametrize("parameters", [FUSED, FUSED[1:2], FUSED[:1]])
 def test_factors_of_stacked_experts_are_read(family: str, parameters: list[str], tmp_path: Path) -> None:
     lora = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj"], target_parameters=parameters)
     adapted = trained(family, tmp_path, lora)
     alike(adapted, zp.open_model(str(tmp_path / "merged")))
     assert adapted.touches("gate", 1) == (FUSED[0] in parameters)
+
+
+def test_factors_of_square_experts_that_lie_inputs_first_are_never_turned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, config_class, settings = zoo.ZOO["gpt_oss"]
+    monkeypatch.setitem(zoo.ZOO, "square", (name, config_class, settings | {"intermediate_size": 24}))
+    adapted = trained("square", tmp_path, LoraConfig(r=3, target_modules=["q_proj"], target_parameters=FUSED[:2]))
+    for version in ("0.17.1", "0.21.2"):
+        again = adapt(adapted.base, spoiled(tmp_path / "adapter", {"peft_version": version}, {}))
+        alike(again, zp.open_model(str(tmp_path / "merged")))
+
+
+def test_experts_that_another_module_stacks_are_not_taken_for_these(tmp_path: Path) -> None:
+    model = zp.open_model(str(tiny.save(zoo.tiny_model("granitemoe"), tmp_path / "model")))
+    names = Names(model.family, (model.layout,), model.dims)
+    assert [names.experts("model.layers.0.block_sparse_moe.output_linear", what) for what in ("gate", "value")] == [
+        [],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("family", ["glm4_moe", "qwen2_moe-dense"])

@@ -29,6 +29,7 @@ import twins
 import zeropass as zp
 from commands import Run
 from tiny_classifiers import TEXTS, classifier, logits_of
+from zeropass.arch.families import FAMILIES
 from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model.shared_tokens import Shared
 from zeropass.model.translation import KERNELS, Translation, bridge
@@ -39,6 +40,7 @@ from zeropass.stitch.render import render_stitch
 from zeropass.stitch.results import judged
 from zeropass.stitch.seam_choice import Answers, answers, depths, expected
 from zeropass.stitch.stitched import Stitched, load_stitched, stitched
+from zoo import ZOO, drawn, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -289,6 +291,20 @@ def test_shared_heads_stay_behind_and_a_note_says_so(tmp_path: Path, monkeypatch
     tune = zp.open_model(str(tiny.save(hf, tmp_path / "tuned")))
     _, record = zp.transplant(tune, base, base)
     assert record.notes == ("Changes of heads stay behind: key and value heads are shared.",)
+
+
+def test_experts_are_not_transplanted(tmp_path: Path) -> None:
+    """The families that can be fed from outside have none, so `put` never meets the name of an expert's tensor."""
+    hf = drawn("MixtralForSequenceClassification", *ZOO["mixtral"][1:])
+    hf.config.pad_token_id = 0
+    tune = zp.open_model(str(tiny.save(hf, tmp_path / "tuned")))
+    base = zp.open_model(str(tiny.save(tiny_model("mixtral"), tmp_path / "base")))
+    with pytest.raises(BadOption, match="is a mixtral; the blocks of these families can be fed"):
+        zp.transplant(tune, base, base)
+    families = [family for family in FAMILIES if family.name in halves.FED]
+    assert not [
+        family.name for family in families if any("{expert}" in s.name for s in family.layout("hf").tensors.values())
+    ]
 
 
 def test_expected_accuracy_is_the_mean_probability_of_the_answers() -> None:

@@ -163,8 +163,8 @@ def _check_turned(
     The shape of a square one does not show that.
     """
     for what, stored in layout.tensors.items():
-        if what not in family.roles or stored.transpose == (side_of(what) == "write"):
-            continue
+        if what not in family.roles or stored.transpose == (side_of(what) == "write") or stored.name.endswith("]"):
+            continue  # Methods that quantise stacks of experts say how these lie.
         for name in names.intersection(full_name(plain, prefix) for plain in expand(stored, dims)):
             if (kind := files.source.dtype(name)) in QUANTISED:
                 raise BadWeights(
@@ -263,9 +263,13 @@ def _check_sinusoids(
 
 _QUANTISED = (
     (r"\.g_idx$", "GPTQ"),
+    (r"\.q?biases$", "MLX"),
+    (r"\.W_q$", "HQQ"),
+    (r"\._weight_qdata$", "torchao"),
     (r"\.(qweight|qzeros|scales)$", "AWQ or GPTQ"),
     (r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB)$|\.quant_state\.", "bitsandbytes"),
     (r"(_scale_inv|\.weight_scale|\.input_scale)$", "FP8 with scales"),
+    (r"_proj_(blocks|scales)$", "MXFP4"),
     (r"(\.lora_[AB]\.|\.lora_(down|up)\.)", "a LoRA that is not merged: give the base, and the adapter by --adapter"),
 )
 """Patterns of tensor names that reveal formats in which the stored numbers are not the weights. Those of quantised
@@ -277,6 +281,9 @@ _METHODS = {
     "fp8": "FP8",
     "fbgemm_fp8": "FP8",
     "mxfp4": "MXFP4",
+    "metal": "MLX",
+    "mlx": "MLX",
+    "modelopt": "ModelOpt",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",
     "torchao": "torchao",

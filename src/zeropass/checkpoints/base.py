@@ -11,7 +11,7 @@ Bools = npt.NDArray[np.bool_]
 FLOATS = ("F64", "F32", "F16", "BF16")
 """The stored types of plain numbers, as files name them; all others are quantised or cannot be read as floats."""
 
-QUANTISED = ("NF4", "FP4", "FP8", "INT2", "INT4", "INT8")
+QUANTISED = ("NF4", "FP4", "MXFP4", "NVFP4", "FP8", "INT1", "INT2", "INT3", "INT4", "INT5", "INT6", "INT8")
 """The types of quantised weights in safetensors files, each made of several stored tensors."""
 
 

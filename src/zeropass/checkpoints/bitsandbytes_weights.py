@@ -77,15 +77,15 @@ class FourBits:
     nested: int
     offset: float
 
-    def decode(self, start: int, stop: int) -> Tensor:
-        """Return rows as float32."""
+    def decode(self, rows: slice, columns: slice) -> Tensor:
+        """Return rows and columns as float32."""
         width = self.shape[1]
-        first, last = start * width, stop * width
+        first, last = rows.start * width, rows.stop * width
         numbers = _pairs(self.kind.lower()).index_select(0, self._bytes(first // 2, -(-last // 2)).int()).flatten()
         numbers = numbers[first % 2 :][: last - first]
         blocks = parts_of_range(first, last, self.block)
         scales = self._scales(blocks).repeat_interleave(self.block)[first - blocks.start * self.block :]
-        return (numbers * scales[: len(numbers)]).view(stop - start, width)
+        return (numbers * scales[: len(numbers)]).view(-1, width)[:, columns]
 
     def _bytes(self, first: int, last: int) -> Tensor:
         """Return bytes of the codes."""
@@ -111,10 +111,9 @@ class EightBits:
     shape: tuple[int, int]
     kind: str = "INT8"
 
-    def decode(self, start: int, stop: int) -> Tensor:
-        """Return rows as float32."""
-        rows = slice(start, stop)
-        return self.parts.read("weight", rows).float() * (self.parts.read("SCB", rows) / 127)[:, None]
+    def decode(self, rows: slice, columns: slice) -> Tensor:
+        """Return rows and columns as float32."""
+        return self.parts.read("weight", rows, columns).float() * (self.parts.read("SCB", rows) / 127)[:, None]
 
 
 def four_bits(parts: Parts) -> FourBits:

@@ -5,13 +5,22 @@ from typing import Any, Literal, get_args
 
 from zeropass._io.typed_json import from_json
 from zeropass.checkpoints import packed_integers as integers
+from zeropass.checkpoints.float_blocks import FloatBlocks, mxfp4, nvfp4
 from zeropass.checkpoints.quantised_parts import Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
 
-__all__ = ["FORMATS", "compressed", "row_packed"]
+__all__ = ["FORMATS", "PACKED", "compressed", "packed"]
 
-Layout = Literal["pack-quantized", "int-quantized", "float-quantized", "naive-quantized"]
+Layout = Literal[
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+]
 FORMATS = get_args(Layout)
+PACKED = (*integers.PACKED, "weight_global_scale")
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class _Weights:
     num_bits: Literal[2, 4, 8]
     type: Literal["int", "float"]
     symmetric: bool = True
-    strategy: Literal["tensor", "channel", "group", "block"] = "tensor"
+    strategy: Literal["tensor", "channel", "group", "block", "tensor_group"] = "tensor"
     group_size: int | None = None
     block_structure: tuple[int, int] | None = None
     dynamic: Literal[False] = False
@@ -57,9 +66,14 @@ class _Groups:
     groups: dict[str, _Group]
 
 
-def row_packed(parts: Parts) -> integers.RowsPacked:
-    """Return a weight of packed integers; raise BadWeights if its parts do not fit each other or the scheme."""
+def packed(parts: Parts) -> integers.RowsPacked | FloatBlocks:
+    """Return a weight of packed numbers; raise BadWeights if its parts do not fit each other or the scheme."""
     scheme = _scheme(parts)
+    floats = (scheme.type, scheme.num_bits, scheme.symmetric, scheme.strategy, scheme.group_size)
+    if floats == ("float", 4, True, "tensor_group", 16):
+        return nvfp4(parts, "weight_packed", "weight_global_scale", divides=True)
+    if floats == ("float", 4, True, "group", 32):
+        return mxfp4(parts, "weight_packed")
     if scheme.type != "int" or scheme.strategy not in ("group", "channel"):
         raise parts.error(f"it is packed, but config_groups says {scheme.type} with the strategy {scheme.strategy}")
     if scheme.actorder == "group":

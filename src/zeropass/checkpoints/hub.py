@@ -16,6 +16,7 @@ from zeropass.checkpoints.demo import MODEL_FORMS
 from zeropass.checkpoints.dictionary_files import DICTIONARY_FILES
 from zeropass.checkpoints.hub_access import fetching, first_line, watched_bars
 from zeropass.checkpoints.hub_address import REPO_ID, REVISION
+from zeropass.checkpoints.quantised import SEPARATE
 from zeropass.checkpoints.weight_files import no_config, no_weights, read_index, weight_names
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
@@ -25,7 +26,7 @@ __all__ = ["fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
 LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
 """The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
 
-TEXT_FILES = ["config.json", *TOKENIZER_FILES]
+TEXT_FILES = ["config.json", SEPARATE, *TOKENIZER_FILES]
 LENS_FILES = ["lens.json", "lens.safetensors", "config.json", "params.pt", "lens.pt"]
 
 

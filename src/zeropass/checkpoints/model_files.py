@@ -15,7 +15,7 @@ from zeropass.checkpoints.demo import DEMOS, MODEL_FORMS, fetch_demo
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.checkpoints.hub import fetch_hub
 from zeropass.checkpoints.object_store import fetch_url, is_url
-from zeropass.checkpoints.quantised import dequantised
+from zeropass.checkpoints.quantised import SEPARATE, dequantised, with_settings
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torchbin import TorchBinSource
@@ -198,7 +198,8 @@ def _open_folder(name: str, folder: Path) -> ModelFiles:
     names = _names(folder)
     if "config.json" not in names:
         raise _no_config(folder, names)
-    config = read_json(folder / "config.json")
+    separate = read_json(folder / SEPARATE) if SEPARATE in names else None
+    config = with_settings(read_json(folder / "config.json"), separate)
     tokenizer = tokenizer_json(folder)
     choice = weight_names(str(folder), names, config)
     if choice is None:

@@ -47,26 +47,25 @@ class InputsFirst:
         """``INT4``, or the like of another number of bits."""
         return f"INT{self.bits}"
 
-    def decode(self, start: int, stop: int) -> Tensor:
-        """Return rows as float32."""
-        outputs = slice(start, stop)
+    def decode(self, rows: slice, columns: slice) -> Tensor:
+        """Return rows and columns as float32."""
         if self.along_rows:
-            numbers = unpacked(self.parts.read("qweight", ALL, outputs), self.bits, 0)
+            numbers = unpacked(self.parts.read("qweight", ALL, rows), self.bits, 0)
         else:
-            numbers = self._outputs("qweight", start, stop)
-        scales = self.parts.read("scales", ALL, outputs).float()
-        zeros = (self._outputs("qzeros", start, stop) + self.shift) & ((1 << self.bits) - 1)
+            numbers = self._outputs("qweight", rows)
+        scales = self.parts.read("scales", ALL, rows).float()
+        zeros = (self._outputs("qzeros", rows) + self.shift) & ((1 << self.bits) - 1)
         groups = groups_of(self.parts, "g_idx", self.shape[1], len(scales), self.size)
-        return ((numbers - zeros[groups]) * scales[groups]).T.contiguous()
+        return ((numbers - zeros[groups]) * scales[groups]).T[:, columns]
 
-    def _outputs(self, part: str, start: int, stop: int) -> Tensor:
+    def _outputs(self, part: str, outputs: slice) -> Tensor:
         """Return the numbers of some outputs, which are packed along the columns."""
         per_word = 32 // self.bits
-        words = parts_of_range(start, stop, per_word)
+        words = parts_of_range(outputs.start, outputs.stop, per_word)
         numbers = unpacked(self.parts.read(part, ALL, words), self.bits, 1)
         if not self.along_rows:
             numbers = numbers.view(len(numbers), -1, per_word)[..., list(_AWQ_ORDER)].flatten(1)
-        return numbers[:, start - words.start * per_word :][:, : stop - start]
+        return numbers[:, outputs.start - words.start * per_word :][:, : outputs.stop - outputs.start]
 
 
 @dataclass(frozen=True)
@@ -90,18 +89,18 @@ class RowsPacked:
         """``INT4``, or the like of another number of bits."""
         return f"INT{self.bits}"
 
-    def decode(self, start: int, stop: int) -> Tensor:
-        """Return rows as float32."""
-        rows, half = slice(start, stop), 1 << (self.bits - 1)
+    def decode(self, rows: slice, columns: slice) -> Tensor:
+        """Return rows and columns as float32."""
+        half = 1 << (self.bits - 1)
         numbers = unpacked(self.parts.read("weight_packed", rows), self.bits, 1)[:, : self.shape[1]] - half
         scales = self.parts.read("weight_scale", rows).float()
         groups = groups_of(self.parts, "weight_g_idx", self.shape[1], scales.shape[1], self.size)
         if "weight_zero_point" in self.parts:
             per_word = 32 // self.bits
-            words = parts_of_range(start, stop, per_word)
+            words = parts_of_range(rows.start, rows.stop, per_word)
             zeros = unpacked(self.parts.read("weight_zero_point", words), self.bits, 0) - half
-            numbers -= zeros[start - words.start * per_word :][: stop - start][:, groups]
-        return numbers * scales[:, groups]
+            numbers -= zeros[rows.start - words.start * per_word :][: rows.stop - rows.start][:, groups]
+        return (numbers * scales[:, groups])[:, columns]
 
 
 def gptq(parts: Parts, bits: int, size: int, shift: int) -> InputsFirst:

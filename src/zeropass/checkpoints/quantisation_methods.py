@@ -10,9 +10,15 @@ from typing import Any
 
 from zeropass.checkpoints import bitsandbytes_weights as bnb
 from zeropass.checkpoints import packed_integers as integers
-from zeropass.checkpoints.compressed_tensors import FORMATS, compressed, row_packed
+from zeropass.checkpoints.affine_groups import BITS, SIZES, affine
+from zeropass.checkpoints.compressed_tensors import FORMATS, PACKED, compressed, packed
+from zeropass.checkpoints.float_blocks import nvfp4, stacked
+from zeropass.checkpoints.hqq_weights import PARTS as HQQ
+from zeropass.checkpoints.hqq_weights import hqq
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
+from zeropass.checkpoints.torchao_weights import PARTS as TORCHAO
+from zeropass.checkpoints.torchao_weights import torchao
 from zeropass.errors import BadModel, in_short
 
 __all__ = ["METHODS", "Method", "Storage"]
@@ -27,12 +33,14 @@ class Storage:
     Attributes:
         mark: The part, or the beginning of the part, by which it is known.
         parts: All parts.
-        open: Returns the weight of some parts.
+        open: Returns the weight of some parts, or those of all experts.
+        weight: The end of the name of the weight.
     """
 
     mark: str
     parts: tuple[str, ...]
-    open: Callable[[Parts], Packed]
+    open: Callable[[Parts], Packed | tuple[Packed, ...]]
+    weight: str = "weight"
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,14 @@ class Method:
         harmless: A pattern of settings that do not change what stored numbers mean.
         known: Other settings, with the values that are known, or a test of the value.
         required: The settings that must be there.
+        unread: A pattern of the ends of names of tensors that quantise what a model computes, and no weight.
     """
 
     storages: tuple[Storage, ...]
     harmless: str
     known: Known = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    unread: str = ""
 
     def check(self, settings: Mapping[str, Any], place: str) -> None:
         """Raise BadModel, with the place, for a setting that is not known."""
@@ -107,6 +117,9 @@ def _fp8(parts: Parts) -> Scaled:
 
 _ACTIVATIONS = ("input_scale", "activation_scale", "input_global_scale", "output_scale")
 """Parts that quantise what comes in or goes out, and not the weight."""
+
+_CACHED = r"self_attn\.(k_proj\.k|v_proj\.v|[qkv])_scale"
+"""The ends of the names of tensors that quantise what a model keeps of keys and values, and no weight."""
 
 _FP8 = Method(
     (Storage("weight_scale_inv", ("weight", "weight_scale_inv", *_ACTIVATIONS), _fp8),),
@@ -178,16 +191,78 @@ _AWQ = Method(
 
 _COMPRESSED_TENSORS = Method(
     (
-        Storage("weight_packed", (*integers.PACKED, *_ACTIVATIONS), row_packed),
+        Storage("weight_packed", (*PACKED, *_ACTIVATIONS), packed),
         Storage("weight_scale", ("weight", "weight_scale", "weight_zero_point", *_ACTIVATIONS), compressed),
     ),
-    f"{_NAMES}|ignore|config_groups|global_compression_ratio|version",
+    f"{_NAMES}|ignore|config_groups|global_compression_ratio|version|kv_cache_scheme",
     {
         "format": FORMATS,
         "quantization_status": ("compressed", "frozen"),
         "sparsity_config": lambda value: not value or (isinstance(value, dict) and value.get("format") == "dense"),
     },
     ("config_groups", "format"),
+    unread=_CACHED,
+)
+
+_MXFP4 = Method(
+    tuple(
+        Storage(f"{weight}_blocks", (f"{weight}_blocks", f"{weight}_scales"), stacked, weight)
+        for weight in ("gate_up_proj", "down_proj")
+    ),
+    f"{_NAMES}|dequantize",
+)
+
+_ALGORITHMS = ("FP8", "NVFP4", "W4A16_NVFP4")
+
+
+def _modelopt(parts: Parts) -> Packed:
+    """Return a weight of FP8 or, where it has a second scale, of NVFP4."""
+    if "weight_scale_2" in parts:
+        return nvfp4(parts, "weight", "weight_scale_2", divides=False)
+    return scaled(parts, "weight_scale", None, ("F8_E4M3",))
+
+
+def _are_known(layers: object) -> bool:
+    """Tell whether the settings of layers name algorithms that are known."""
+    return isinstance(layers, Mapping) and all(
+        isinstance(layer, Mapping) and layer.get("quant_algo") in _ALGORITHMS for layer in layers.values()
+    )
+
+
+_MODELOPT = Method(
+    (Storage("weight_scale", ("weight", "weight_scale", "weight_scale_2", *_ACTIVATIONS), _modelopt),),
+    f"{_NAMES}|ignore|exclude_modules|config_groups|kv_cache_scheme|kv_cache_quant_algo|producer",
+    {
+        "quant_algo": (*_ALGORITHMS, "MIXED_PRECISION"),
+        "quantized_layers": _are_known,
+        "group_size": (16, None),
+    },
+    ("quant_algo",),
+    unread=_CACHED,
+)
+
+_MLX = Method(
+    (Storage("scales", ("weight", "scales", "biases"), lambda parts: affine(parts, "biases")),),
+    r"quant_method|lm_head|\w+(\.\w+)+",  # modules, whose settings are checked with their weights
+    {"bits": BITS, "group_size": SIZES, "mode": ("affine",)},
+    ("bits", "group_size"),
+)
+
+_METAL = Method(
+    (Storage("scales", ("weight", "scales", "qbiases"), lambda parts: affine(parts, "qbiases")),),
+    f"{_NAMES}|dequantize",
+    {"bits": (2, 4, 8), "group_size": SIZES},
+    ("bits", "group_size"),
+)
+
+# Each weight says how it is stored; the settings say how it was made.
+_HQQ = Method((Storage("W_q", HQQ, hqq),), "quant_method|quant_config|skip_modules")
+
+# The metadata of each file say how a weight is stored; the settings say how it was made.
+_TORCHAO = Method(
+    (Storage("_weight_qdata", TORCHAO, torchao),),
+    "quant_method|quant_type|quant_type_kwargs|autoquant_version|modules_to_not_convert"
+    "|include_input_output_embeddings|untie_embedding_weights",
 )
 
 METHODS = {
@@ -197,4 +272,10 @@ METHODS = {
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": _COMPRESSED_TENSORS,
+    "hqq": _HQQ,
+    "metal": _METAL,
+    "mlx": _MLX,
+    "modelopt": _MODELOPT,
+    "torchao": _TORCHAO,
+    "mxfp4": _MXFP4,
 }

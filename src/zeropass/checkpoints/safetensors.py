@@ -37,6 +37,7 @@ class SafetensorsSource(CheckedSource):
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path: str = str(files[0] if len(files) == 1 else files[0].parent)
         headers = {file: _header(file) for file in files}
+        self._metadata = {file: _metadata(file) for file in files}
         self.merged: Merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
         self._file_of = self.merged.home
         self._headers = {name: headers[file][name] for name, file in self._file_of.items()}
@@ -53,6 +54,10 @@ class SafetensorsSource(CheckedSource):
         """Return the name of the stored type, as safetensors spells it (``F32``, ``BF16`` …)."""
         return self._header(name)[1]
 
+    def metadata(self, name: str) -> Mapping[str, str]:
+        """Return the metadata of the file that holds a tensor."""
+        return self._metadata[self._file_of[name]]
+
     def _file(self, name: str) -> str:
         return str(self._file_of[name])
 
@@ -68,21 +73,20 @@ class SafetensorsSource(CheckedSource):
                 f"{self._where(name)} is stored as {stored_type}; zeropass reads {', '.join(FLOATS)}. "
                 "A quantised model has to be converted first (or used as GGUF)."
             )
-        return self._part(name, rows, columns, _to_float32)
+        return self._part(name, (rows,) if columns == slice(None) else (rows, columns), _to_float32)
 
-    def stored(self, name: str, rows: slice = slice(None), columns: slice = slice(None)) -> torch.Tensor:
-        """Return rows and columns of a tensor as they are stored, in memory of their own."""
-        return self._part(name, rows, columns, torch.clone)
+    def stored(self, name: str, *index: slice) -> torch.Tensor:
+        """Return a tensor as it is stored, or of each of its first dimensions what a slice says, in its own memory."""
+        return self._part(name, index, torch.clone)
 
-    def _part(self, name: str, rows: slice, columns: slice, copied: Callable[[torch.Tensor], Part]) -> Part:
-        """Return a copy of rows and columns of a tensor."""
+    def _part(self, name: str, index: tuple[slice, ...], copied: Callable[[torch.Tensor], Part]) -> Part:
+        """Return a copy of a part of a tensor."""
         # The file is opened for every read: while it stays mapped, all pages ever read count towards our memory.
         try:
             with _open(self._file_of[name]) as file:
-                if not self._header(name)[0]:
+                if not index or not self._header(name)[0]:
                     return copied(file.get_tensor(name))
-                tensor = file.get_slice(name)
-                return copied(tensor[rows] if columns == slice(None) else tensor[rows, columns])
+                return copied(file.get_slice(name)[index])
         except SafetensorError as error:
             raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 
@@ -93,6 +97,12 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     with _open(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
         return {name: (tuple(tensor.get_shape()), str(tensor.get_dtype())) for name, tensor in slices.items()}
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """Read what a file says of itself."""
+    with _open(file) as handle:
+        return dict(handle.metadata() or {})
 
 
 def _open(file: Path) -> Any:

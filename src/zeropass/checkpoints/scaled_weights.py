@@ -36,21 +36,21 @@ class Scaled:
     scale: str
     block: tuple[int, int]
 
-    def decode(self, start: int, stop: int) -> Tensor:
-        """Return rows as float32."""
-        numbers = self.parts.read("weight", slice(start, stop)).float()
+    def decode(self, rows: slice, columns: slice) -> Tensor:
+        """Return rows and columns as float32."""
+        numbers = self.parts.read("weight", rows, columns).float()
         if "weight_zero_point" in self.parts:
-            numbers -= self._spread("weight_zero_point", start, stop)
-        return numbers * self._spread(self.scale, start, stop)
+            numbers -= self._spread("weight_zero_point", rows)[:, columns]
+        return numbers * self._spread(self.scale, rows)[:, columns]
 
-    def _spread(self, part: str, start: int, stop: int) -> Tensor:
+    def _spread(self, part: str, rows: slice) -> Tensor:
         """Return the number of each row's blocks, repeated for all rows and columns of a block."""
         high, wide = self.block
-        blocks = parts_of_range(start, stop, high)
+        blocks = parts_of_range(rows.start, rows.stop, high)
         grid = self.parts.read(part)
         grid = (grid[blocks] if grid.ndim == 2 else grid.reshape(1, 1)).float()
-        rows = grid.repeat_interleave(high, 0)[start - blocks.start * high :][: stop - start]
-        return rows.repeat_interleave(wide, 1)[:, : self.shape[1]]
+        high_grid = grid.repeat_interleave(high, 0)[rows.start - blocks.start * high :][: rows.stop - rows.start]
+        return high_grid.repeat_interleave(wide, 1)[:, : self.shape[1]]
 
 
 def scaled(parts: Parts, scale: str, block: Sequence[int] | None, types: Sequence[str]) -> Scaled:

@@ -165,8 +165,9 @@ class _Fitting:
         if not all(places.values()):
             self._missing(f"{module} (target_parameters)")
         settings, size = self.adapter.settings, self.base.dims.expert_neurons
+        inputs_first = not places["value"][0].stored.transpose
         for stack in factors:
-            leaf, expert_factors = self._experts_of(module, stack)
+            leaf, expert_factors = self._experts_of(module, stack, inputs_first)
             rank, name = stack.down.shape[0] // self.base.dims.experts, f"{module}.{leaf}"
             if rank != settings.number(name, "rank_pattern", "r"):
                 self._refuse(f"the factors of {name} have rank {rank}, which is not what the settings say")
@@ -176,10 +177,17 @@ class _Fitting:
                     self._place(name, places["value"][expert], change)
                     continue
                 for what, start in (("gate", 0), ("up", size)):
-                    self._place(name, places[what][expert], change.picked(torch.arange(start, start + size)))
+                    meaning = places[what][expert]
+                    rows = torch.arange(start, start + size) if meaning.index is None else meaning.index
+                    self._place(name, meaning, change.picked(rows))
 
-    def _experts_of(self, module: str, factors: StackedFactors) -> tuple[str, list[tuple[Tensor, Tensor]]]:
-        """Return the parameter of the factors, found by their shapes, and each expert's (out, r) and (r, in)."""
+    def _experts_of(
+        self, module: str, factors: StackedFactors, inputs_first: bool
+    ) -> tuple[str, list[tuple[Tensor, Tensor]]]:
+        """Return the parameter of the factors, found by their shapes, and each expert's (out, r) and (r, in).
+
+        No version of PEFT turns those of parameters that are (experts, in, out), ``inputs_first``.
+        """
         count, size, d = self.base.dims.experts, self.base.dims.expert_neurons, self.base.dims.d
         rows, inside, out, columns = *factors.down.shape, *factors.up.shape
         shapes = {"gate_up_proj": (2 * size, d), "down_proj": (d, size)}
@@ -192,6 +200,8 @@ class _Fitting:
                 f"{self.adapter.place}: the factors of {module} have shapes {tuple(factors.down.shape)} and "
                 f"{tuple(factors.up.shape)}; each of the {count} experts of {self.base.name} is {known}."
             )
+        if direct and transposed and inputs_first:
+            transposed = []
         if direct and transposed:
             version = self.adapter.settings.version()
             if not version:

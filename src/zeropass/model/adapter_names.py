@@ -41,6 +41,10 @@ class Meaning:
         return share_of(self.what)[1], self.layer
 
 
+_STACKS = {"gate": "gate_up_proj", "up": "gate_up_proj", "value": "down_proj"}
+"""The parameters that stack the experts of a module of transformers 5."""
+
+
 @dataclass(frozen=True)
 class Names:
     """The names of a model's parameters inside the model of transformers.
@@ -82,10 +86,13 @@ class Names:
             stored = layout.tensors.get(what)
             if stored is None or "{expert}" not in stored.name:
                 return []
-            stem = stored.name.partition(".{expert}")[0]
+            stem = stored.name.removesuffix(f".{_STACKS[what]}[{{expert}}]").partition(".{expert}")[0]
+            if "{expert}" in stem:
+                return []
+            index = row_index(stored, what, self.dims)
             for layer in range(self.dims.layers):
                 if module in _full_names(self.family, layout, what, stem.format(layer=layer)):
-                    return [Meaning(what, layer, stored, None, expert) for expert in range(self.dims.experts)]
+                    return [Meaning(what, layer, stored, index, expert) for expert in range(self.dims.experts)]
         return []
 
     @cached_property
