@@ -8,6 +8,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from zeropass.model.model import Model
 
@@ -62,7 +64,17 @@ class Forward:
             ):
                 if name in self.out:
                     return name
-        raise KeyError(tensor)
+        name = self.renamed(f"{self.model.prefix}{tensor}.weight").removesuffix(".weight")
+        if name not in self.out:
+            raise KeyError(tensor)
+        return name
+
+    def renamed(self, name: str) -> str:
+        """Return the name in memory of a parameter, by its name in a file."""
+        for conversion in get_model_conversion_mapping(self.hf, add_legacy=False):
+            if isinstance(conversion, WeightRenaming):
+                name, _ = conversion.rename_source_key(name)
+        return name
 
 
 def _call(calls: list[Any], layer: int) -> Any:

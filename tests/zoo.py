@@ -149,6 +149,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3MoeConfig",
         _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "norm_topk_prob": True},
     ),
+    "mellum": (
+        "MellumForCausalLM",
+        "MellumConfig",
+        _BIASED
+        | _EXPERTS
+        | {"num_local_experts": 5, "moe_intermediate_size": 16, "sliding_window": 3, "rope_parameters": _TWO_ROPES}
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]},
+    ),
     "olmoe": (
         "OlmoeForCausalLM",
         "OlmoeConfig",
@@ -175,6 +183,27 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"decoder_sparse_step": 2, "norm_topk_prob": True},
     ),
     "dots1": ("Dots1ForCausalLM", "Dots1Config", _BIASED | _GROUPED | {"first_k_dense_replace": 0}),
+    "exaone_moe": (
+        "ExaoneMoeForCausalLM",
+        "ExaoneMoeConfig",
+        {name: value for name, value in (_WIDE | _GROUPED).items() if not name.startswith("n_")}
+        | {"num_experts": 6, "num_shared_experts": 2, "n_group": 3, "sliding_window": 3, "num_hidden_layers": 3}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+    ),
+    "solar_open": (
+        "SolarOpenForCausalLM",
+        "SolarOpenConfig",
+        _BIASED | {name: value for name, value in _GROUPED.items() if name != "first_k_dense_replace"},
+    ),
+    "sarvam_moe": ("Glm4MoeForCausalLM", "SarvamMoEConfig", _WIDE | _GROUPED),
+    "hy_v3": (
+        "HYV3ForCausalLM",
+        "HYV3Config",
+        _BIASED
+        | _EXPERTS
+        | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "router_scaling_factor": 1.7},
+    ),
     "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
     "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
     "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
@@ -219,6 +248,9 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _WIDE | {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
     ),
     "cwm": ("CwmForCausalLM", "CwmConfig", _WIDE | {"sliding_window": 3}),
+    "iquestcoder": ("LlamaForCausalLM", "IQuestCoderConfig", _BIASED | {"mlp_bias": True}),
+    "internlm3": ("LlamaForCausalLM", "InternLM3Config", _BIASED | {"mlp_bias": True}),
+    "exaone": ("LlamaForCausalLM", "ExaoneConfig", _BIASED | {"mlp_bias": True}),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",

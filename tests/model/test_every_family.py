@@ -154,7 +154,7 @@ def mlp_output(case: Case, layer: int) -> Tensor:
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
     written = written[0] if isinstance(written, tuple) else written
-    beside = "shared_mlp" in case.model.layout.tensors.get("shared_value", Stored("")).name
+    beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")
     return written + case.text.gave("shared_value", layer) if beside else written
 
 

@@ -199,7 +199,17 @@ class _Reader:
         return value
 
     def dense(self, layers: int) -> tuple[int, ...]:
-        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th."""
+        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th.
+
+        A list with the kind of each layer, ``dense`` or ``sparse``, takes the place of all that.
+        """
+        if (kinds := self.value("mlp_kinds")) is not None:
+            if not isinstance(kinds, Sequence) or len(kinds) != layers or not {"dense", "sparse"}.issuperset(kinds):
+                raise BadModel(
+                    f"{self.files.place}: {self.keys('mlp_kinds')} must have 'dense' or 'sparse' for each of the "
+                    f"{layers} layers; it is {str(kinds)[:60]}."
+                )
+            return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
         listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
         if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
             raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")

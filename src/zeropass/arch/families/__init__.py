@@ -7,6 +7,7 @@ from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
+from zeropass.arch.families.sigmoid_experts import FAMILIES as SIGMOID_EXPERTS
 from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
@@ -16,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     *GGUF_EXPERTS,
     *DENSE,
     *EXPERTS,
+    *SIGMOID_EXPERTS,
     *GPTS,
     *ENCODERS,
     *ENCODER_DECODERS,

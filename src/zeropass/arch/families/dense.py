@@ -70,6 +70,44 @@ CWM = replace(
     layouts=(replace(PLAIN_HF, constants={"global_every": 4}, defaults={"window": 8192, "rope": _CWM_ROPE}),),
 )
 
+IQUESTCODER = replace(LLAMA, name="iquestcoder", model_types=("iquestcoder",), layouts=LLAMA.layouts[:1])
+INTERNLM3 = replace(IQUESTCODER, name="internlm3", model_types=("internlm3",))
+
+_EXAONE = "h.{layer}."
+EXAONE = replace(
+    LLAMA,
+    name="exaone",
+    model_types=("exaone",),
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            prefixes=("transformer.", ""),
+            config={
+                **CONFIG,
+                "layers": ("num_layers", "num_hidden_layers"),
+                "eps": ("layer_norm_epsilon", "rms_norm_eps"),
+                "activation": ("activation_function", "hidden_act"),
+            },
+            tensors={
+                "embedding": Stored("wte.weight"),
+                "unembedding": OUTER["unembedding"],
+                "final_norm": Stored("ln_f.weight"),
+                "attn_norm": Stored(_EXAONE + "ln_1.weight"),
+                "ff_norm": Stored(_EXAONE + "ln_2.weight"),
+                **weight_and_bias("q", _EXAONE + "attn.attention.q_proj"),
+                **weight_and_bias("k", _EXAONE + "attn.attention.k_proj"),
+                **weight_and_bias("v", _EXAONE + "attn.attention.v_proj"),
+                **weight_and_bias("o", _EXAONE + "attn.attention.out_proj", transpose=True),
+                **weight_and_bias("gate", _EXAONE + "mlp.c_fc_0"),
+                **weight_and_bias("up", _EXAONE + "mlp.c_fc_1"),
+                **weight_and_bias("value", _EXAONE + "mlp.c_proj", transpose=True),
+            },
+            unread=(r"h\.\d+\.attn\.attention\.rotary\.inv_freq",),
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 500000.0},
+)
+
 SEED_OSS = replace(
     LLAMA,
     name="seed_oss",
@@ -179,11 +217,10 @@ EXAONE4 = replace(
             HF_LAYOUT,
             optional=("unembedding",),
             switches={},
-            config={**CONFIG, **WINDOWS},
+            config={**CONFIG, **WINDOWS, "local_every": ("sliding_window_pattern",)},
             tensors={**OUTER, **NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
-            constants={"only_local_rotated": True},
+            constants={"local_every": 4, "only_local_rotated": True},
             defaults={"window": 4096},
-            harmless=("sliding_window_pattern",),  # layer_types says the same for each layer
         ),
         gguf(
             "exaone4",
@@ -477,6 +514,9 @@ EUROBERT = replace(
 FAMILIES = (
     MINISTRAL,
     CWM,
+    IQUESTCODER,
+    INTERNLM3,
+    EXAONE,
     SEED_OSS,
     SMOLLM3,
     ERNIE4_5,

@@ -108,6 +108,38 @@ QWEN3_MOE = replace(
     config={"activation": "silu", "window_used": False, "experts_used": 8},
 )
 
+MELLUM = replace(
+    QWEN3_MOE,
+    name="mellum",
+    model_types=("mellum",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **_ROUTED_CONFIG,
+                **WINDOWS,
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "beyond": ("num_nextn_predict_layers", "num_mtp_layers"),
+            },
+            tensors=QWEN3_MOE.layouts[0].tensors,
+            defaults={"window": 1024},
+            unread=(r"\^mtp\..*",),
+            harmless=("mtp_layer_types", "mtp_mlp_layer_types"),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "window_used": False,  # where no list says which layers have one
+        "experts_used": 8,
+        "router_normed": True,
+        "rope_theta": 500000.0,
+        "local_rope_theta": 10000.0,
+    },
+    when={f"rope_parameters.{kind}_attention.partial_rotary_factor": (1.0, None) for kind in ("full", "sliding")},
+)
+
 OLMOE = replace(
     LLAMA,
     name="olmoe",
@@ -424,6 +456,7 @@ PHIMOE = replace(
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
+    MELLUM,
     OLMOE,
     QWEN2_MOE,
     DOTS1,

@@ -1,0 +1,157 @@
+"""Decoders with experts that are scored each by itself, as those of DeepSeek-V3 are."""
+
+from dataclasses import replace
+
+from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK
+from zeropass.arch.families.parts import LAYER, NORMS, OUTER, PLAIN_ATTENTION, QK_NORMS
+from zeropass.arch.spec import Stored
+
+_DOTS1_HF, _GLM_HF = DOTS1.layouts[0], GLM4_MOE.layouts[0]
+_EXPERTS = {name: stored for name, stored in _DOTS1_HF.tensors.items() if ".mlp." in stored.name}
+_CORRECTION = "router_correction"
+
+EXAONE_MOE = replace(
+    DOTS1,
+    name="exaone_moe",
+    model_types=("exaone_moe",),
+    layouts=(
+        replace(
+            _DOTS1_HF,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_DOTS1_HF.config,
+                "experts": ("num_experts",),
+                "shared_experts": ("num_shared_experts",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "local_every": ("sliding_window_pattern",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **QK_NORMS,
+                **_EXPERTS,
+                _CORRECTION: Stored(LAYER + "mlp.e_score_correction_bias", layers="routed"),
+            },
+            constants={"local_every": 4, "only_local_rotated": True},
+            defaults={"window": 4096},
+            unread=(r"\^mtp\..*",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "router_scale": 2.5,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 8,
+    },
+)
+
+SOLAR_OPEN = replace(
+    GLM4_MOE,
+    name="solar_open",
+    model_types=("solar_open",),
+    layouts=(
+        replace(
+            _GLM_HF,
+            config={name: keys for name, keys in _GLM_HF.config.items() if name != "dense_first"},
+            tensors={name: stored for name, stored in _GLM_HF.tensors.items() if not name.startswith("dense_")},
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "shared_experts": 1,
+        "experts_used": 8,
+        "rope_theta": 1e6,
+    },
+    when={"use_qk_norm": (False, None), "first_k_dense_replace": (0, None)},
+)
+
+_SARVAM = LAYER + "attention."
+SARVAM_MOE = replace(
+    GLM4_MOE_QK,
+    name="sarvam_moe",
+    model_types=("sarvam_moe",),
+    layouts=(
+        replace(
+            _GLM_HF,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_GLM_HF.config,
+                "experts": ("n_routed_experts", "num_experts"),
+                "shared_experts": ("n_shared_experts", "num_shared_experts"),
+                "beyond": ("num_nextn_predict_layers", "num_mtp_layers"),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                "embedding": Stored("word_embeddings.weight"),
+                **dict.fromkeys("qkv", Stored(_SARVAM + "query_key_value.weight", fused="stacked")),
+                "o": Stored(_SARVAM + "dense.weight", transpose=True),
+                "q_norm": Stored(_SARVAM + "query_layernorm.weight"),
+                "k_norm": Stored(_SARVAM + "key_layernorm.weight"),
+                **_EXPERTS,
+                _CORRECTION: Stored(LAYER + "mlp.gate.expert_bias", layers="routed"),
+            },
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "router_scale": 2.5,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 6,
+        "rope_theta": 8e6,
+    },
+    when={"use_qk_norm": (True, None)},
+)
+
+HY_V3 = replace(
+    DOTS1,
+    name="hy_v3",
+    model_types=("hy_v3",),
+    router_normed=True,
+    layouts=(
+        replace(
+            _DOTS1_HF,
+            config={
+                **{
+                    name: keys for name, keys in _GLM_HF.config.items() if "router" not in name and "rotary" not in name
+                },
+                "experts": ("num_experts", "num_local_experts"),
+                "shared_experts": ("num_shared_experts",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "router_scale": ("router_scaling_factor",),
+            },
+            tensors={
+                **_DOTS1_HF.tensors,
+                **{
+                    name: replace(stored, name=stored.name.replace("shared_experts", "shared_mlp"))
+                    for name, stored in _EXPERTS.items()
+                },
+                "router": Stored(LAYER + "mlp.router.gate.weight", layers="routed"),
+                _CORRECTION: Stored(LAYER + "mlp.expert_bias", layers="routed"),
+            },
+            harmless=("enable_moe_fp32_combine",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_scale": 2.826,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 8,
+        "rope_theta": 11158840.0,
+    },
+)
+
+FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3)
