@@ -57,6 +57,7 @@ class Forward:
         # multimodal ones
         for prefix in (self.model.prefix, "", "model.language_model."):
             for name in (
+                (prefix + tensor).removesuffix(".wg"),
                 prefix + tensor,
                 (prefix + tensor).replace("block_sparse_moe", "mlp"),
                 (prefix + tensor).removesuffix(".layer"),
@@ -64,17 +65,18 @@ class Forward:
             ):
                 if name in self.out:
                     return name
-        name = self.renamed(f"{self.model.prefix}{tensor}.weight").removesuffix(".weight")
+        name = renamed(self.hf, f"{self.model.prefix}{tensor}.weight").removesuffix(".weight")
         if name not in self.out:
             raise KeyError(tensor)
         return name
 
-    def renamed(self, name: str) -> str:
-        """Return the name in memory of a parameter, by its name in a file."""
-        for conversion in get_model_conversion_mapping(self.hf, add_legacy=False):
-            if isinstance(conversion, WeightRenaming):
-                name, _ = conversion.rename_source_key(name)
-        return name
+
+def renamed(hf: Any, name: str) -> str:
+    """Return the name in memory of a parameter, by its name in a file."""
+    for conversion in get_model_conversion_mapping(hf, add_legacy=False):
+        if isinstance(conversion, WeightRenaming):
+            name, _ = conversion.rename_source_key(name)
+    return name
 
 
 def _call(calls: list[Any], layer: int) -> Any:

@@ -46,6 +46,7 @@ _GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "resi
 _GRANITE_MOE |= {"logits_scaling": 5.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
+_ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
@@ -251,6 +252,28 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "iquestcoder": ("LlamaForCausalLM", "IQuestCoderConfig", _BIASED | {"mlp_bias": True}),
     "internlm3": ("LlamaForCausalLM", "InternLM3Config", _BIASED | {"mlp_bias": True}),
     "exaone": ("LlamaForCausalLM", "ExaoneConfig", _BIASED | {"mlp_bias": True}),
+    "ministral3": (
+        "Ministral3ForCausalLM",
+        "Ministral3Config",
+        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+    ),
+    "hunyuan_v1_dense": ("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _BIASED | _ALPHA),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1ForCausalLM",
+        "HunYuanMoEV1Config",
+        _BIASED | {"num_experts": 5, "moe_topk": [2, 2]} | _ALPHA,
+    ),
+    "nanochat": (
+        "NanoChatForCausalLM",
+        "NanoChatConfig",
+        _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True, "final_logit_softcapping": 4.0},
+    ),
+    "apertus": ("ApertusForCausalLM", "ApertusConfig", _BIASED),
+    "persimmon": (
+        "PersimmonForCausalLM",
+        "PersimmonConfig",
+        _THREE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    ),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",

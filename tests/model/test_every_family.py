@@ -22,11 +22,11 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS, Block
+from zeropass.model.blocks import Block
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import position_bias
+from zeropass.model.positions import growth, position_bias, turned_gain
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -82,7 +82,8 @@ class Case:
     def pairs(self, at: int, offset: int) -> Forward:
         """Run on a key and a query: every token, followed by the token ``at`` so many positions later."""
         ids = torch.stack((torch.arange(VOCAB), torch.full((VOCAB,), at)), 1)
-        positions = torch.tensor([3, 3 + offset]).expand_as(ids) if self.model.dims.rope else None
+        key = 0 if self.model.family.qk_norm_behind else 3  # where attention depends on both positions
+        positions = torch.tensor([key, key + offset]).expand_as(ids) if self.model.dims.rope else None
         return self.bare(ids, **placed(positions))
 
 
@@ -181,12 +182,12 @@ def stream_error(case: Case, model: Model, layer: int) -> float:
 def neurons_error(case: Case, model: Model, layer: int) -> float:
     """Compare the activation of every neuron, and the sum of activation times value with what the MLP writes."""
     x = read_at(case, model, "ff", layer)
-    act = ACTIVATIONS[model.dims.activation]
+    act = Block(model, layer).activated
     gated = "gate" in model.family.ff_roles
     active = act(read(model, "gate" if gated else "key", layer, x))
     if gated:
-        limit, gate, up = model.dims.gate_limit, read(model, "gate", layer, x), read(model, "up", layer, x)
-        active = act(gate) * up if limit is None else act(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + 1)
+        limit, up = model.dims.gate_limit, read(model, "up", layer, x)
+        active = active * (up if limit is None else up.clamp(-limit, limit) + 1)
     biases, worst = bias_of(model, "ff_bias", layer), 0.0
     if is_routed(case.model, layer):
         block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
@@ -237,9 +238,12 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         if dims.rope:
             frequencies = frames.frequencies(layer)
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
+            if (gain := turned_gain(model, layer)) is not None:  # then each side is turned by its own position
+                k, rotated = rotate(k, at, frequencies), (rotate(q, at, frequencies) * gain)[:, :, None]
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        logits = dims.scale_at(layer) * (rotated * k[:, None]).sum(-1)
+        grown = growth(model, layer, at)
+        logits = dims.scale_at(layer) * (1.0 if grown is None else grown) * (rotated * k[:, None]).sum(-1)
         bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
@@ -499,6 +503,20 @@ SPOILS: dict[str, Spoil] = {
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "other layers local": lambda m: with_dims(m, local=()) if m.dims.local_rope else None,
+    "no growth of queries": other_constant("growth", None),
+    "no gain behind the rotation": lambda m: (
+        with_tensors(m, q_norm=Stored("^none")) if m.family.qk_norm_behind and m.has("q_norm") else None
+    ),
+    "norm before the rotation": lambda m: (
+        with_family(m, qk_norm_behind=False) if m.family.qk_norm_behind and m.has("q_norm") else None
+    ),
+    "rotated the usual way": variant("turned_back", False),
+    "QK-norm of another kind": lambda m: (
+        with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms") if m.family.qk_norm else None
+    ),
+    "no shift of queries": without("q_norm_bias"),
+    "embedding not normed": variant("embed_normed", False),
+    "xIELU swapped": swapped("xielu_above", "xielu_below"),
     "no clip": other_constant("clip", None),
     "no attention cap": other_constant("attention_cap", None),
     "no final cap": other_constant("logit_cap", None),

@@ -72,7 +72,8 @@ def test_a_model_in_memory_reads_as_the_saved_one(name: str, tmp_path: Path) -> 
     state = memory.files.state
     assert state is not None
     copied = {name for name in state.names() if state._find(name).untyped_storage().data_ptr() not in held}
-    assert all(".experts." in name for name in copied), "transformers joins gates and ups of experts"
+    taken_apart = (".experts.", ".query_key_value.")
+    assert all(any(part in name for part in taken_apart) for name in copied), "transformers keeps these otherwise"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from forward import renamed
 from tiny import TOKENS, error, save
 from zeropass.arch.spec import Site
 from zeropass.errors import CannotRun
@@ -38,7 +39,9 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
         stem = "block_sparse_moe" if model.family.name == "granitemoe" else "mlp"
         name = f"layers.{layer}.{stem}"
     names = {name for name, _ in hf.named_modules()}
-    return hf.get_submodule(next(prefix + name for prefix in layout.prefixes if prefix + name in names))
+    candidates = [prefix + name for prefix in layout.prefixes]
+    candidates += [renamed(hf, f"{name}.weight").removesuffix(".weight") for name in candidates]
+    return hf.get_submodule(next(name for name in candidates if name in names))
 
 
 @contextmanager

@@ -216,7 +216,8 @@ def _check_qk_norms(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
     """Raise BadWeights for gains of queries and keys that are not as long as one head, or as all of them."""
-    for what, heads in (("q_norm", dims.heads), ("k_norm", dims.kv_heads)):
+    heads_of = {"q": dims.heads, "k": dims.kv_heads}
+    for what, heads in ((f"{role}_{part}", heads_of[role]) for role in "qk" for part in ("norm", "norm_bias")):
         stored = layout.tensors.get(what)
         if stored is None:
             continue

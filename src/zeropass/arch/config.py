@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from zeropass.arch.spec import Dimensions, Family, Layout, Rope
+from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Rope
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
@@ -111,6 +112,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
         residual_scale=reader.number("residual_scale") or 1.0,
         router_normed=family.router_normed or bool(reader.value("router_normed")),
+        growth=reader.growth(),
         clip=reader.number("clip"),
         window=reader.window() if local else None,
         local=local,
@@ -161,6 +163,9 @@ class _Reader:
     """A reader of values by canonical names: from the configuration, or as the layout or the family fixes them."""
 
     def __init__(self, files: ModelFiles, family: Family, layout: Layout) -> None:
+        rope = layout.defaults.get("rope")
+        if rope and not any(files.config.get(key) for key in ("rope_parameters", "rope_scaling")):
+            files = replace(files, config={**files.config, "rope_parameters": rope})
         self.files, self.family, self.layout = files, family, layout
 
     def keys(self, name: str) -> str:
@@ -182,6 +187,8 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
+        if isinstance(value, list) and value and value == value[:1] * len(value):
+            value = value[0]  # one for each layer
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
@@ -279,6 +286,13 @@ class _Reader:
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
 
+    def growth(self) -> Growth | None:
+        """Return how queries grow with their position; None where they do not."""
+        rate, length = self.number("growth"), self.number("growth_length")
+        if rate is None or length is None or self.value("grows") is False:
+            return None
+        return Growth(rate, length, self.count("growth_first"), bool(self.value("only_unrotated_grow")))
+
     def rope(self, rotary: int) -> Rope:
         """Return the base and scaling of rotary positions, in any spelling that configurations use."""
         if self.files.format == "gguf":
@@ -289,8 +303,7 @@ class _Reader:
                 f"{self.files.place}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
         stated = options or scaling
-        assumed = stated or self.layout.defaults.get("rope", {})
-        return self._rope(stated.get("full_attention", assumed), self.value("rope_theta"))
+        return self._rope(stated.get("full_attention", stated), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""
@@ -307,9 +320,18 @@ class _Reader:
         rope_type = _FOR_TEXT.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
+        if rope_type == "dynamic" and self.value("ntk_alpha") and options.get("alpha"):
+            return Rope(self._stretched(base, options["alpha"]))
         if rope_type == "yarn" and base <= 1:
             raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
+
+    def _stretched(self, base: float, alpha: object) -> float:
+        """Return the base of rotary positions that a fixed factor (NTK-aware) stretches, whatever the text."""
+        width = self.size("head_dim")
+        if width is None or width < 4:
+            raise BadModel(f"{self.files.place}: {self.keys('head_dim')} is {width}; a stretched RoPE needs 4 or more.")
+        return float(base * _positive_number(self.files, "alpha of the dynamic RoPE", alpha) ** (width / (width - 2)))
 
     def _gguf_rope(self, rotary: int) -> Rope:
         config, architecture = self.files.config, str(self.files.config["general.architecture"])

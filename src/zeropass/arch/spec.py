@@ -202,10 +202,14 @@ class Family(ShortRepr):
         bare_start: True if the first block reads the stream as it is, because the embedding is normed already.
         first_position: The row of the first position; those before it are padding.
         parallel: True if both halves of a block read the same stream and their outputs are added together.
-        qk_norm: Queries and keys are RMS-normed, each ``head`` separately or all heads as a ``whole``.
+        qk_norm: Queries and keys are normed, each ``head`` separately or all heads as a ``whole``.
+        qk_norm_kind: ``rms`` or ``layer``: how.
+        qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
+        turned_back: True if positions rotate against the usual direction.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
         embed_scaled: True if embeddings are multiplied by √d.
+        embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
@@ -228,9 +232,13 @@ class Family(ShortRepr):
     first_position: int = 0
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
+    qk_norm_kind: Literal["rms", "layer"] = "rms"
+    qk_norm_behind: bool = False
+    turned_back: bool = False
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
     embed_scaled: bool = False
+    embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
     notes: tuple[str, ...] = ()
@@ -326,6 +334,20 @@ class Rope:
         return self.kind == "default" or (self.kind in ROPE_RULES and bool(self.options))
 
 
+@dataclass(frozen=True)
+class Growth:
+    """The factor of queries far into a text: ``1 + rate · log(1 + ⌊(position + first) / length⌋)``.
+
+    Attributes:
+        unrotated: True if only layers without rotary positions have it.
+    """
+
+    rate: float
+    length: float
+    first: int = 0
+    unrotated: bool = False
+
+
 @dataclass(frozen=True, repr=False)
 class Dimensions(ShortRepr):
     """The sizes and constants of one model, whatever its configuration calls them.
@@ -351,6 +373,7 @@ class Dimensions(ShortRepr):
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
         gate_limit: Bound of gates from above, and of what multiplies them from both sides; one is added to the latter.
+        growth: How queries grow with their position.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
@@ -379,6 +402,7 @@ class Dimensions(ShortRepr):
     embed_scale: float = 1.0
     residual_scale: float = 1.0
     router_normed: bool = False
+    growth: Growth | None = None
     clip: float | None = None
     window: int | None = None
     local: tuple[int, ...] = ()

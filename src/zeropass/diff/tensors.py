@@ -301,7 +301,7 @@ _CONSTANTS = (
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
     "gate_limit",
 )
-_FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "alibi", "causal")
+_FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "qk_norm_behind", "alibi", "causal")
 
 
 def constants(pair: Comparison) -> Iterator[Constant]:

@@ -87,14 +87,15 @@ class _Truth:
         mask = logits[0].isfinite()
         random = (inputs[window.at] @ noise[0].T, inputs @ noise[1].T)
         queries, keys = (_random_heads(block, side) for side in random)
-        random_logits = block.turned(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
+        random_logits = block.turned_queries(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
         return cls(_Ranked.of(logits, mask), _Ranked.of(random_logits, mask), mask)
 
 
 def _random_heads(block: Block, x: Tensor) -> Tensor:
     """Cut queries or keys of random heads, (t, width), into heads, (heads, t, d_h), normed where the model does it."""
     heads = block.heads(x)
-    return normed(heads, "rms", block.model.dims.eps) if block.model.family.qk_norm else heads
+    family = block.model.family
+    return normed(heads, family.qk_norm_kind, block.model.dims.eps) if family.qk_norm else heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,18 +185,19 @@ class _Pair:
         """Yield the logits (heads, Q, t) of queries and keys at each assumed offset; random heads have no biases."""
         block, model = self.block, self.block.model
         rotary, biased = model.dims.rope is not None, bool(model.family.alibi) or model.has("relative")
-        yield "offset 0", q @ k.mT
+        turned = block.turned if base(self.frame) == "paper" else block.turned_queries
+        yield "offset 0", turned(q, 0) @ k.mT
         if rotary or biased:
-            logits = block.turned(q, at) @ block.turned(k, torch.arange(k.shape[1])).mT
+            logits = turned(q, at) @ block.turned(k, torch.arange(k.shape[1])).mT
             yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
         if not rotary:
             return
         full = self.frame in ("token", "seen", "paper")
         for name, offset in OFFSETS.items():
             if full or offset == USUAL_OFFSET:
-                yield name, block.turned(q, offset) @ k.mT
+                yield name, turned(q, offset) @ k.mT
         if full:
-            yield MEAN, torch.stack([block.turned(q, offset) for offset in range(RANGE + 1)]).mean(0) @ k.mT
+            yield MEAN, torch.stack([turned(q, offset) for offset in range(RANGE + 1)]).mean(0) @ k.mT
 
 
 @dataclass(frozen=True)

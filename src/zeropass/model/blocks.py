@@ -15,7 +15,7 @@ from torch.nn import functional
 from zeropass.arch.spec import ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies, position_bias
+from zeropass.model.positions import frequencies, growth, position_bias, turned_gain
 from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
 
@@ -46,11 +46,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
 
+XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
+"""The canonical tensors of the numbers that a layer's xIELU has learned."""
+
 _ROWS = 4096
 """The number of rows of a table that are read at once."""
 
 _GAP = 16
 """The number of rows between two that are read as well, since a second call takes longer."""
+
+
+def xielu(x: Tensor, *numbers: Tensor | None) -> Tensor:
+    """Return xIELU (Huang and Schlag 2025, arXiv:2411.13010) with a layer's numbers, in the order of `XIELU`."""
+    above, below, slope, bound = (torch.as_tensor(number) for number in numbers)
+    left = (torch.expm1(torch.minimum(x, bound)) - x) * (slope + functional.softplus(below))
+    return torch.where(x > 0, functional.softplus(above) * x.square(), left) + slope * x
 
 
 @dataclass
@@ -113,8 +123,8 @@ class Block:
     _vectors: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.model.dims.activation not in ACTIVATIONS:
-            known = ", ".join(sorted(ACTIVATIONS))
+        if self.model.dims.activation not in (*ACTIVATIONS, "xielu"):
+            known = ", ".join(sorted((*ACTIVATIONS, "xielu")))
             raise BadModel(
                 f"{self.model.files.place}: activation {self.model.dims.activation!r} is not one of {known}."
             )
@@ -157,7 +167,7 @@ class Block:
         if self.vector("sinks") is None:
             return 1.0
         q, k = (self.heads(self.bounded(self._linear(y, role), role)[:, None]) for role in "qk")
-        weights = self.weights(q, k, torch.zeros(1, dtype=torch.long, device=y.device))
+        weights = self.weights(self.turned_queries(q, 0), k, torch.zeros(1, dtype=torch.long, device=y.device))
         return weights[:, :, 0, 0].repeat_interleave(self.model.dims.head_dim, -1)
 
     def _run(
@@ -203,7 +213,10 @@ class Block:
         q, k, v = (self._linear(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
-        queries, keys = (self.turned(self.heads(self.bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
+        queries = self.turned_queries(self.heads(self.bounded(q, "q")), at)
+        keys = self.turned(self.heads(self.bounded(k, "k")), at)
+        grown = growth(self.model, self.layer, at)
+        queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
         if dims.attention_cap is None and self.vector("sinks") is None:
@@ -261,6 +274,15 @@ class Block:
         """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""
         return x if self._frequencies is None else rotate(x, at, self._frequencies)
 
+    def turned_queries(self, x: Tensor, at: Tensor | int) -> Tensor:
+        """Rotate queries, as `turned` does; gains behind the rotation, of both sides, multiply queries alone."""
+        turned = self.turned(x, at)
+        return turned if self._turned_gain is None else turned * self._turned_gain
+
+    @cached_property
+    def _turned_gain(self) -> Tensor | None:
+        return turned_gain(self.model, self.layer)
+
     @property
     def _scale(self) -> float:
         return self.model.dims.scale_at(self.layer)
@@ -270,13 +292,14 @@ class Block:
         return frequencies(self.model, self.layer) if self.model.dims.rope else None
 
     def bounded(self, x: Tensor, role: str) -> Tensor:
-        """Norm and clip queries or keys (batch, tokens, width), where the family does."""
-        gain, dims = self.vector(f"{role}_norm"), self.model.dims
-        if self.model.family.qk_norm == "head":
-            each = x.reshape(*x.shape[:-1], -1, dims.head_dim)
-            x = apply_norm(each, "rms", dims.eps, gain, None).flatten(-2)
-        elif self.model.family.qk_norm == "whole":
-            x = apply_norm(x, "rms", dims.eps, gain, None)
+        """Norm and clip queries or keys (batch, tokens, width), where the family does, before they are rotated."""
+        dims, family = self.model.dims, self.model.family
+        gain = None if family.qk_norm_behind else self.vector(f"{role}_norm")
+        norm = family.qk_norm_kind, dims.eps, gain, self.vector(f"{role}_norm_bias")
+        if family.qk_norm == "head":
+            x = apply_norm(x.reshape(*x.shape[:-1], -1, dims.head_dim), *norm).flatten(-2)
+        elif family.qk_norm == "whole":
+            x = apply_norm(x, *norm)
         return self._clipped(x)
 
     def _clipped(self, x: Tensor) -> Tensor:
@@ -323,8 +346,10 @@ class Block:
 
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
-        limit = self.model.dims.gate_limit
-        return ACTIVATIONS[self.model.dims.activation](x if limit is None else x.clamp(max=limit))
+        dims, limit = self.model.dims, self.model.dims.gate_limit
+        if dims.activation == "xielu":
+            return xielu(x, *map(self.vector, XIELU))
+        return ACTIVATIONS[dims.activation](x if limit is None else x.clamp(max=limit))
 
     def multiplier(self, up: Tensor) -> Tensor:
         """Return what the activation is multiplied by."""
@@ -472,7 +497,7 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
             raise CannotRun(f"{model.name} has {longest} positions; the text is longer.")
         x = x + model.matrix("positions", 0, first, first + x.shape[-2])
     x = x + model.matrix("types", 0, 0, 1) if model.has("types") else x
-    if model.has("embed_norm"):
+    if model.has("embed_norm") or model.family.embed_normed:
         gain, shift = model.vector("embed_norm"), model.vector("embed_norm_bias")
         x = apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
     if not model.has("embed_projection"):

@@ -35,7 +35,7 @@ from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies
+from zeropass.model.positions import frequencies, turned_gain
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -370,7 +370,9 @@ class Frames(ShortRepr):
             The query side, (V, d_h).
         """
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
-        return rotate(scores, offset, self.frequencies(layer)) if offset else scores
+        turned = rotate(scores, offset, self.frequencies(layer)) if offset else scores
+        gain = None if frame == "paper" else turned_gain(self.model, layer)
+        return turned if gain is None else turned * gain
 
     def as_key(
         self,
@@ -452,8 +454,10 @@ class Frames(ShortRepr):
         scores = scores if constant is None else scores + constant
         if model.family.qk_norm:
             gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
+            gain = None if model.family.qk_norm_behind else gain
             if model.family.qk_norm == "head":
-                scores = apply_norm(scores, "rms", model.dims.eps, gain, None)
+                shift = model.vector(f"{role}_norm_bias", layer)
+                scores = apply_norm(scores, model.family.qk_norm_kind, model.dims.eps, gain, shift)
             else:
                 start = model.kv_head(role, head) * width
                 scores = scores / lengths if lengths is not None else scores

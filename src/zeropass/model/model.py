@@ -360,7 +360,7 @@ class Model(ShortRepr):
         if what in self.family.roles:
             return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
         shape = self.source.shape(self._name(what, layer))
-        if len(shape) == 1:
+        if len(shape) < 2:
             return shape[0] if what.endswith("bias") else 1
         return shape[1] if self._stored(what).transpose else shape[0]
 
@@ -393,7 +393,7 @@ class Model(ShortRepr):
 
     def is_vector(self, what: str) -> bool:
         """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
-        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) == 1
+        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) < 2
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer; one without experts has no router."""

@@ -9,7 +9,7 @@ from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 
-__all__ = ["frequencies", "position_bias"]
+__all__ = ["frequencies", "growth", "position_bias", "turned_gain"]
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:
@@ -27,7 +27,26 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
     factors = model.rope_factors
     scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
-    return scaled.float().to(model.device)
+    return (-scaled if model.family.turned_back else scaled).float().to(model.device)
+
+
+def turned_gain(model: Model, layer: int) -> Tensor | None:
+    """Return what multiplies the products of turned queries and keys, (d_h,); None where their gains come before that.
+
+    Gains behind the rotation do not commute with it: attention then depends on both positions, not on their distance
+    alone. Head maps have the key at position 0.
+    """
+    gains = [model.vector(f"{role}_norm", layer) for role in "qk"] if model.family.qk_norm_behind else []
+    present = [gain for gain in gains if gain is not None]
+    return torch.stack(present).prod(0) if present else None
+
+
+def growth(model: Model, layer: int, at: Tensor) -> Tensor | None:
+    """Return the factor of queries at positions (t,), (t, 1); None where a layer has none."""
+    grows = model.dims.growth
+    if grows is None or (grows.unrotated and layer not in model.dims.unrotated):
+        return None
+    return 1 + grows.rate * torch.log1p(torch.floor((at[:, None] + grows.first) / grows.length))
 
 
 def position_bias(model: Model, head: int, offsets: Tensor) -> Tensor | None:

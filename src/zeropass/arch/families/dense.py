@@ -40,7 +40,7 @@ from zeropass.arch.families.parts import (
     WINDOWS,
     gguf,
 )
-from zeropass.arch.spec import Stored, weight_and_bias
+from zeropass.arch.spec import Stored, fused_qkv, weight_and_bias
 
 _UP_DOWN = {
     **weight_and_bias("key", LAYER + "mlp.up_proj"),
@@ -54,6 +54,33 @@ _ONE_NORM = dict.fromkeys(("attn_norm", "ff_norm"), NORMS["attn_norm"])
 _LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
 
 MINISTRAL = replace(MISTRAL, name="ministral", model_types=("ministral",))
+
+_MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+_ROPES = ("rope_parameters", "rope_scaling")
+MINISTRAL3 = replace(
+    MISTRAL,
+    name="ministral3",
+    model_types=("ministral3",),
+    layouts=(
+        replace(
+            PLAIN_HF,
+            config={
+                **PLAIN_HF.config,
+                "growth": tuple(f"{rope}.llama_4_scaling_beta" for rope in _ROPES),
+                "growth_length": tuple(f"{rope}.original_max_position_embeddings" for rope in _ROPES),
+            },
+            defaults={"head_dim": 128, "rope": _MINISTRAL3_ROPE},
+        ),
+    ),
+)
 
 _CWM_ROPE = {
     "rope_type": "llama3",
@@ -106,6 +133,127 @@ EXAONE = replace(
         ),
     ),
     config={"activation": "silu", "rope_theta": 500000.0},
+)
+
+_HUNYUAN_NORMS = {
+    "q_norm": Stored(LAYER + "self_attn.query_layernorm.weight"),
+    "k_norm": Stored(LAYER + "self_attn.key_layernorm.weight"),
+}
+_HUNYUAN_KEYS = (
+    r"add_classification_head|class_num|dense_list|pool_type|cla_share_factor|norm_type|attention_head_dim",
+    r"(im|text|pad|sep|eod|mask_init)_(\w+_)?id|org_vocab_size|mask_init_id|rope_theta|head_dim",
+)
+HUNYUAN_DENSE = replace(
+    LLAMA,
+    name="hunyuan_v1_dense",
+    model_types=("hunyuan_v1_dense",),
+    qk_norm="head",
+    qk_norm_behind=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            tensors={**HF_LAYOUT.tensors, **_HUNYUAN_NORMS},
+            constants={"ntk_alpha": True},
+            harmless=_HUNYUAN_KEYS,
+        ),
+    ),
+    when={"use_qk_norm": (True, None), "use_cla": (False, None)},
+)
+
+NANOCHAT = replace(
+    LLAMA,
+    name="nanochat",
+    model_types=("nanochat",),
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    qk_norm_behind=True,
+    turned_back=True,
+    embed_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**CONFIG, "logit_cap": ("final_logit_softcapping",)},
+            tensors={
+                "embedding": OUTER["embedding"],
+                "unembedding": OUTER["unembedding"],
+                **ATTENTION,
+                "key": Stored(LAYER + "mlp.fc1.weight"),
+                "value": Stored(LAYER + "mlp.fc2.weight", transpose=True),
+            },
+            defaults={"logit_cap": 15.0},
+        ),
+    ),
+    config={"activation": "relu2"},
+)
+
+_APERTUS_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 12e6,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_XIELU = LAYER + "mlp.act_fn."
+APERTUS = replace(
+    LLAMA,
+    name="apertus",
+    model_types=("apertus",),
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            tensors={
+                **OUTER,
+                "attn_norm": Stored(LAYER + "attention_layernorm.weight"),
+                "ff_norm": Stored(LAYER + "feedforward_layernorm.weight"),
+                **ATTENTION,
+                **QK_NORMS,
+                "key": _UP_DOWN["key"],
+                "value": _UP_DOWN["value"],
+                "xielu_above": Stored(_XIELU + "alpha_p"),
+                "xielu_below": Stored(_XIELU + "alpha_n"),
+                "xielu_slope": Stored(_XIELU + "beta"),
+                "xielu_bound": Stored(_XIELU + "eps"),
+            },
+            defaults={"rope": _APERTUS_ROPE},
+            harmless=("post_norm", "qk_norm", "mlp_bias"),
+        ),
+    ),
+    config={"activation": "xielu", "rope_theta": 12e6},
+    when={"hidden_act": ("xielu", None)},
+)
+
+PERSIMMON = replace(
+    LLAMA,
+    name="persimmon",
+    model_types=("persimmon",),
+    norm="layer",
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    qk_norm_kind="layer",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={**_LAYER_NORM, **ROTARY_SHARE, "kv_heads": CONFIG["heads"]},
+            tensors={
+                **OUTER,
+                **SHIFTED_NORMS,
+                **weight_and_bias("final_norm", "final_layernorm"),
+                **fused_qkv(LAYER + "self_attn.query_key_value", "grouped"),
+                **weight_and_bias("o", LAYER + "self_attn.dense", transpose=True),
+                **weight_and_bias("q_norm", LAYER + "self_attn.q_layernorm"),
+                **weight_and_bias("k_norm", LAYER + "self_attn.k_layernorm"),
+                **weight_and_bias("key", LAYER + "mlp.dense_h_to_4h"),
+                **weight_and_bias("value", LAYER + "mlp.dense_4h_to_h", transpose=True),
+            },
+        ),
+    ),
+    config={"activation": "relu2", "rotary_share": 0.5},
+    when={"qk_layernorm": (True, None)},
 )
 
 SEED_OSS = replace(
@@ -513,10 +661,15 @@ EUROBERT = replace(
 
 FAMILIES = (
     MINISTRAL,
+    MINISTRAL3,
     CWM,
     IQUESTCODER,
     INTERNLM3,
     EXAONE,
+    HUNYUAN_DENSE,
+    NANOCHAT,
+    APERTUS,
+    PERSIMMON,
     SEED_OSS,
     SMOLLM3,
     ERNIE4_5,

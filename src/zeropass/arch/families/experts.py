@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.dense import ERNIE4_5
+from zeropass.arch.families.dense import ERNIE4_5, HUNYUAN_DENSE
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -106,6 +106,42 @@ QWEN3_MOE = replace(
         ),
     ),
     config={"activation": "silu", "window_used": False, "experts_used": 8},
+)
+
+HUNYUAN_MOE = replace(
+    HUNYUAN_DENSE,
+    name="hunyuan_v1_moe",
+    model_types=("hunyuan_v1_moe",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HUNYUAN_DENSE.layouts[0],
+            config={
+                **_ROUTED_CONFIG,
+                "experts": ("num_experts",),
+                "experts_used": ("moe_topk",),
+                "shared_neurons": ("intermediate_size",),
+            },
+            tensors={
+                **{name: s for name, s in HUNYUAN_DENSE.layouts[0].tensors.items() if ".mlp." not in s.name},
+                "router": Stored(f"{_MLP}.gate.wg.weight"),
+                **{name: _EXPERTS[name] for name in ("gate", "up", "value")},
+                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_mlp").items()},
+            },
+            # what the tensors themselves show, or what transformers leaves out
+            harmless=(
+                *HUNYUAN_DENSE.layouts[0].harmless,
+                r"moe_intermediate_size|num_shared_expert|use_mixed_mlp_moe|capacity_factor|moe_drop_tokens",
+                r"moe_random_routing_dropped_token|norm_topk_prob|router_aux\w*",
+            ),
+        ),
+    ),
+    when={
+        **HUNYUAN_DENSE.when,
+        "moe_layer_num_skipped": (0, None),
+        "routed_scaling_factor": (1.0, None),
+        "group_limited_greedy": (False, None),
+    },
 )
 
 MELLUM = replace(
@@ -456,6 +492,7 @@ PHIMOE = replace(
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
+    HUNYUAN_MOE,
     MELLUM,
     OLMOE,
     QWEN2_MOE,
