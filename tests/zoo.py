@@ -53,9 +53,13 @@ _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
 
 
-def _mrope(*section: int) -> dict[str, Any]:
-    """Return rotary positions of three axes, with the number of frequencies of each."""
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": list(section)}}
+_GLM_VISUAL = _QWEN_VISUAL | {"image_size": 8}
+
+
+def _mrope(*section: int, share: float = 1.0) -> dict[str, Any]:
+    """Return rotary positions of three axes, with the number of frequencies of each, for a share of each head."""
+    rope = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": list(section)}
+    return {"rope_parameters": rope | ({} if share == 1 else {"partial_rotary_factor": share})}
 
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -368,6 +372,30 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3VLConfig",
         {
             "text_config": _BIASED | _mrope(2, 1, 1),
+            "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        },
+    ),
+    "glm4-vision": (
+        "Glm4vForConditionalGeneration",
+        "Glm4vConfig",
+        {"text_config": _GQA | {"rms_norm_eps": 1e-2} | _mrope(1, 1, 0, share=2 / 3), "vision_config": _GLM_VISUAL},
+    ),
+    "glm4_moe-vision": (
+        "Glm4vMoeForConditionalGeneration",
+        "Glm4vMoeConfig",
+        {
+            "text_config": _WIDE | _GROUPED | {"first_k_dense_replace": 0} | _mrope(1, 1, 0, share=0.5),
+            "vision_config": _GLM_VISUAL,
+        },
+    ),
+    "qwen3_moe-vision": (
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3VLMoeConfig",
+        {
+            "text_config": _BIASED
+            | _EXPERTS
+            | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]}
+            | _mrope(2, 1, 1),
             "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
         },
     ),

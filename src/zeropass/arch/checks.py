@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from zeropass.arch.config import Names, full_name, looked_up
@@ -13,7 +14,7 @@ from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_s
 
 _GUIDE = "(docs/adding-a-family.md)"
 
-__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
+__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "oriented", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
@@ -116,6 +117,28 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
     _check_turned(files, family, layout, dims, prefix, names)
     _check_qk_norms(files, family, layout, dims, prefix, names)
     _check_leftovers(files, family, layout, dims, prefix, names)
+
+
+def oriented(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> Layout:
+    """Return the layout as the files have it: of tensors that stand either way, the shape tells which.
+
+    Raises:
+        BadWeights: One of them is square, so that its shape does not tell.
+    """
+    turned = {}
+    for what, stored in layout.tensors.items():
+        stems = (full_name(name, prefix) for name in expand(stored, dims)) if stored.either_way else ()
+        name = next((name for name in stems if name in names), "")
+        shape = files.source.shape(name) if name else ()
+        if shape and len(set(shape)) == 1:
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} has shape {shape}: files have it either way, and a square "
+                "one does not tell which."
+            )
+        other = replace(stored, transpose=not stored.transpose)
+        if shape and _fits(shape, expected_shape(other, what, dims)):
+            turned[what] = other
+    return replace(layout, tensors={**layout.tensors, **turned})
 
 
 def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:

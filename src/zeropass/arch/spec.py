@@ -100,6 +100,7 @@ class Stored:
             parts, rows of q, of v and of k.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
+        either_way: True if some files hold it and others its transpose; the shape tells.
         layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
     """
 
@@ -109,6 +110,7 @@ class Stored:
     alternating: bool = False
     fused: Literal["", "stacked", "grouped", "quarters"] = ""
     paired_rows: bool = False
+    either_way: bool = False
     layers: Literal["all", "routed", "dense"] = "all"
 
     @property

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.checks import check, chosen, records, refuse_quantised
+from zeropass.arch.checks import check, chosen, oriented, records, refuse_quantised
 from zeropass.arch.config import Names, dimensions, full_name, prefix_of
 from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
@@ -520,6 +520,7 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     tables = settle(files, family, layout, prefix, names)
     files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
+    tables = replace(tables, layout=oriented(files, tables.layout, dims, prefix, names))
     check(files, family, tables.layout, dims, prefix, names)
     _refuse_unindexed(files, layout, dims, prefix)
     return Model(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, OLMO2
+from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, MROPE, OLMO2
 from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -418,6 +418,32 @@ GLM4 = replace(
     when={"glm4.rope.dimension_sections": (None,)},  # then Glm4Model of the converter reorders queries and keys
 )
 
+_GLM4V_HF = replace(
+    GLM4.layouts[0],
+    optional=("unembedding",),
+    switches={},
+    config={name: keys for name, keys in GLM4.layouts[0].config.items() if name != "head_dim"},
+)
+GLM4V = replace(
+    GLM4,
+    model_types=("glm4v_text",),
+    layouts=(_GLM4V_HF,),
+    config={"activation": "silu"},
+    when={},
+    notes=MROPE,
+)
+GLM_OCR = replace(
+    GLM4V,
+    model_types=("glm_ocr_text",),
+    layouts=(
+        replace(
+            _GLM4V_HF,
+            config={**GLM4.layouts[0].config, "beyond": ("num_nextn_predict_layers",)},
+            tensors={name: stored for name, stored in _GLM4V_HF.tensors.items() if name not in QKV_BIASES},
+        ),
+    ),
+)
+
 GRANITE = replace(
     LLAMA,
     name="granite",
@@ -679,6 +705,8 @@ FAMILIES = (
     EXAONE4,
     GLM,
     GLM4,
+    GLM4V,
+    GLM_OCR,
     GRANITE,
     HYPERCLOVAX,
     COHERE,

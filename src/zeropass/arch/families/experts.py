@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from zeropass.arch.families.dense import ERNIE4_5, HUNYUAN_DENSE
-from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.llama import LLAMA, MROPE
 from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -219,6 +219,29 @@ QWEN2_MOE = replace(
     when={"use_sliding_window": (False, None)},
 )
 
+_STACKED_EXPERTS = f"{_MLP}.experts.gate_up_proj[{{expert}}]"
+QWEN3_VL_MOE = replace(
+    QWEN3_MOE,
+    model_types=("qwen3_vl_moe_text",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
+            tensors={
+                **QWEN3_MOE.layouts[0].tensors,
+                # published files have the transpose of what transformers 5 writes
+                "gate": Stored(_STACKED_EXPERTS, transpose=True, part=(0, 2), either_way=True, layers="routed"),
+                "up": Stored(_STACKED_EXPERTS, transpose=True, part=(1, 2), either_way=True, layers="routed"),
+                "value": Stored(f"{_MLP}.experts.down_proj[{{expert}}]", either_way=True, layers="routed"),
+            },
+            harmless=("norm_topk_prob",),
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 4, "rope_theta": 500000.0},
+    notes=MROPE,
+)
+
 _SIGMOID_CONFIG = {
     **_ROUTED_CONFIG,
     "neurons": ("moe_intermediate_size",),
@@ -288,6 +311,15 @@ GLM4_MOE_QK = replace(
     qk_norm="head",
     layouts=(replace(_GLM_HF, tensors={**_GLM_HF.tensors, **QK_NORMS}),),
     when={"use_qk_norm": (True,)},
+)
+
+GLM4V_MOE = replace(
+    GLM4_MOE,
+    model_types=("glm4v_moe_text",),
+    layouts=(replace(_GLM_HF, switches={"attention_bias": (QKV_BIASES, True)}),),
+    config={name: value for name, value in GLM4_MOE.config.items() if name != "beyond"},
+    when={},
+    notes=MROPE,
 )
 
 _GRANITE_CONFIG = {
@@ -492,6 +524,7 @@ PHIMOE = replace(
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
+    QWEN3_VL_MOE,
     HUNYUAN_MOE,
     MELLUM,
     OLMOE,
@@ -499,6 +532,7 @@ FAMILIES = (
     DOTS1,
     GLM4_MOE,
     GLM4_MOE_QK,
+    GLM4V_MOE,
     GRANITEMOE,
     GRANITEMOE_SHARED,
     GPT_OSS,
