@@ -98,6 +98,11 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "exaone4_5": _model(
         "Exaone4_5_", _of("exaone4", sliding_window=3, layer_types=["sliding_attention", "full_attention"]), _WINDOWED
     ),
+    "llama4": _model(
+        "Llama4",
+        _TEXT | {"head_dim": 8, "num_local_experts": 5, "intermediate_size_mlp": 44, "attention_chunk_size": 3},
+        _SIZED | {"vision_output_dim": 24, "projector_input_dim": 24, "projector_output_dim": 24},
+    ),
     "deepseek_vl": _model("DeepseekVL", _of("llama"), _SIGLIP),
     "janus": _model("Janus", _of("llama"), _SIZED, vq_config=_VQ),
     "lighton_ocr": _model("LightOnOcr", _of("qwen3", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}),
@@ -152,7 +157,7 @@ def save_as_in_memory(hf: PreTrainedModel, folder: Path) -> Path:
     Experts that it joins in memory are in no file: such a model is written as usual.
     """
     tiny.save(hf, folder)
-    if any("mlp.experts." in name for name in hf.state_dict()):
+    if any(".experts." in name for name in hf.state_dict()):
         return folder
     state = hf.state_dict()
     tied = {name for name in hf._tied_weights_keys or () if hf.config.tie_word_embeddings}

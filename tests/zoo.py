@@ -46,6 +46,8 @@ _GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "resi
 _GRANITE_MOE |= {"logits_scaling": 5.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
+_LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
+_LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
 _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
@@ -202,6 +204,12 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _BIASED | {name: value for name, value in _GROUPED.items() if name != "first_k_dense_replace"},
     ),
     "sarvam_moe": ("Glm4MoeForCausalLM", "SarvamMoEConfig", _WIDE | _GROUPED),
+    "llama4": ("Llama4ForCausalLM", "Llama4TextConfig", _LLAMA4 | {"no_rope_layers": [1, 0], "moe_layers": [1]}),
+    "llama4-bare": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        _LLAMA4 | {"no_rope_layers": [0, 1], "use_qk_norm": False, "interleave_moe_layer_step": 1},
+    ),
     "hy_v3": (
         "HYV3ForCausalLM",
         "HYV3Config",

@@ -154,9 +154,18 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
-    written = written[0] if isinstance(written, tuple) else written
+    written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))
     beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")
     return written + case.text.gave("shared_value", layer) if beside else written
+
+
+def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits of a router, and the weights and numbers of the experts that it chose."""
+    gave = case.text.gave(ROUTER, layer)
+    if len(gave) == 3:
+        return gave  # type: ignore[no-any-return]
+    shares, logits = gave  # Llama 4 gives the weights of all experts
+    return (logits, *shares.topk(case.model.dims.experts_used))
 
 
 def is_routed(model: Model, layer: int) -> bool:
@@ -190,14 +199,18 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         active = active * (up if limit is None else up.clamp(-limit, limit) + 1)
     biases, worst = bias_of(model, "ff_bias", layer), 0.0
     if is_routed(case.model, layer):
-        block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
+        block, (logits, weights, experts) = Block(model, layer), routing(case, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
         routed = logits.shape[-1]
         worst = error(scores[:, :routed], logits)
         share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
         true = torch.zeros_like(logits).scatter(-1, experts, weights)
         worst = max(worst, error(share.flatten(0, -2)[:, :routed], true))
-        active = active * block.per_neuron(share)
+        neurons = block.per_neuron(share)
+        if model.family.router_scales_input:
+            active = act(neurons * read(model, "gate", layer, x)) * neurons * read(model, "up", layer, x)
+        else:
+            active = active * neurons
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
         worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
@@ -242,7 +255,8 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
                 k, rotated = rotate(k, at, frequencies), (rotate(q, at, frequencies) * gain)[:, :, None]
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
-        grown = growth(model, layer, at)
+        steps = torch.arange(x.shape[1]) if dims.growth and dims.growth.unrotated else at  # Llama 4 counts tokens
+        grown = growth(model, layer, steps)
         logits = dims.scale_at(layer) * (1.0 if grown is None else grown) * (rotated * k[:, None]).sum(-1)
         bias = None if cross else position_bias(model, head, offsets)
         logits = logits if bias is None else logits + bias
@@ -509,6 +523,10 @@ SPOILS: dict[str, Spoil] = {
     ),
     "norm before the rotation": lambda m: (
         with_family(m, qk_norm_behind=False) if m.family.qk_norm_behind and m.has("q_norm") else None
+    ),
+    "routers scale outputs": variant("router_scales_input", False),
+    "QK-norm in all layers": lambda m: (
+        with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None
     ),
     "rotated the usual way": variant("turned_back", False),
     "QK-norm of another kind": lambda m: (

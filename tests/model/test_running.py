@@ -36,7 +36,7 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
     stored = layout.tensors["o" if site == "attn" or model.family.routed else "value"].name
     name = stored.format(layer=layer).removesuffix(".weight")
     if site == "ff" and model.family.routed:
-        stem = "block_sparse_moe" if model.family.name == "granitemoe" else "mlp"
+        stem = {"granitemoe": "block_sparse_moe", "llama4": "feed_forward"}.get(model.family.name, "mlp")
         name = f"layers.{layer}.{stem}"
     names = {name for name, _ in hf.named_modules()}
     candidates = [prefix + name for prefix in layout.prefixes]

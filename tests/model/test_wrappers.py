@@ -65,7 +65,16 @@ def case(request: pytest.FixtureRequest, made: Callable[[str], Any]) -> tuple[An
 def error(hf: Any, model: Model) -> float:
     """Return the error of the logits of a text, computed from the canonical parameters."""
     running = Running(model)
-    return tiny.error(running.logits(running.run(IDS)), hf(IDS).logits)
+    return tiny.error(running.logits(running.run(IDS)), logits(hf, IDS))
+
+
+def logits(hf: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a text; transformers 5.24 fails on a Llama 4 without images, so that its text model is run.
+
+    The multimodal model hands it the embeddings of a text as they are.
+    """
+    scores: torch.Tensor = (hf.language_model if hf.config.model_type == "llama4" else hf)(ids).logits
+    return scores
 
 
 # What is read
@@ -358,7 +367,7 @@ def test_a_text_model_that_would_see_what_follows_is_refused(made: Callable[[str
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(MULTIMODAL))
 def test_a_token_of_a_text_sees_none_that_follows(name: str, made: Callable[[str], Any]) -> None:
-    first, second = (made(name)[0](torch.tensor([ids])).logits[0, 1] for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
+    first, second = (logits(made(name)[0], torch.tensor([ids]))[0, 1] for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
     assert torch.allclose(first, second, atol=1e-5)
 
 

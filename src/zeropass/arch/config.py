@@ -116,6 +116,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         clip=reader.number("clip"),
         window=reader.window() if local else None,
         local=local,
+        chunked=bool(local and reader.value("chunked")),
         local_rope=reader.local_rope() if family.rotary and local else None,
         unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
         dense=dense,
@@ -217,9 +218,10 @@ class _Reader:
                     f"{layers} layers; it is {str(kinds)[:60]}."
                 )
             return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
+        if (routed := self.value("routed_layers")) is not None:
+            return tuple(layer for layer in range(layers) if layer not in _layer_list(self, "routed_layers", routed))
         listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
-        if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
-            raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")
+        listed = _layer_list(self, "dense_layers", listed)
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
         return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
 
@@ -241,9 +243,13 @@ class _Reader:
         """
         if self.files.format == "gguf" and not self.value("window"):  # a window of 0 means none, like an absent one
             return ()
+        if not self.value("window") and self.value("only_rotated_local"):
+            return ()
         layer_types = self.value("layer_kinds") or _expand_pattern(self.files, self.value("layer_pattern"))
         if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
-            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or "sliding" in str(name))
+            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
+        if self.value("only_rotated_local"):
+            return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % period)
         if (period := self.size("global_every")) is not None:
@@ -272,8 +278,7 @@ class _Reader:
 
         ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer.
         """
-        flags = self.value("rotated_layers")
-        if flags is not None:
+        if flags := self.value("rotated_layers"):
             if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
                 raise BadModel(
                     f"{self.files.place}: {self.keys('rotated_layers')} must have a 0 or a 1 for each of the {layers} "
@@ -399,6 +404,11 @@ def _yarn_length(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def _is_local(layer_type: str) -> bool:
+    """Tell whether a layer of this type attends to a window only."""
+    return "sliding" in layer_type or "chunked" in layer_type
+
+
 def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:
     """Return the type of each layer from GPT-Neo's notation ``[[["global", "local"], 12]]``; None for no pattern."""
     if pattern is None:
@@ -414,6 +424,12 @@ def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadModel(f"{files.place}: {key} must be an object, not {value!r}.")
     return value
+
+
+def _layer_list(reader: _Reader, name: str, listed: object) -> Sequence[int]:
+    if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
+        raise BadModel(f"{reader.files.place}: {reader.keys(name)} is {listed!r}, not a list of layers.")
+    return listed
 
 
 def _positive_number(files: ModelFiles, key: str, value: object) -> float:

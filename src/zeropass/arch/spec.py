@@ -207,6 +207,7 @@ class Family(ShortRepr):
         qk_norm: Queries and keys are normed, each ``head`` separately or all heads as a ``whole``.
         qk_norm_kind: ``rms`` or ``layer``: how.
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
+        qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
         turned_back: True if positions rotate against the usual direction.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
@@ -214,6 +215,7 @@ class Family(ShortRepr):
         embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
+        router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
     """
 
@@ -236,6 +238,7 @@ class Family(ShortRepr):
     qk_norm: Literal["", "head", "whole"] = ""
     qk_norm_kind: Literal["rms", "layer"] = "rms"
     qk_norm_behind: bool = False
+    qk_norm_rotated: bool = False
     turned_back: bool = False
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
@@ -243,6 +246,7 @@ class Family(ShortRepr):
     embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
+    router_scales_input: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -379,6 +383,7 @@ class Dimensions(ShortRepr):
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
+        chunked: True if windows do not slide: a text is cut into pieces of that size.
         local_rope: RoPE of the layers in ``local``, if they have their own.
     """
 
@@ -408,6 +413,7 @@ class Dimensions(ShortRepr):
     clip: float | None = None
     window: int | None = None
     local: tuple[int, ...] = ()
+    chunked: bool = False
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
     shared_neurons: int = 0

@@ -19,6 +19,7 @@ from zeropass.evidence.list_types import base
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.blocks import Block
+from zeropass.model.positions import qk_norm_at
 from zeropass.numerics.projection import normed
 
 __all__ = ["attention", "noise_heads"]
@@ -95,7 +96,8 @@ def _random_heads(block: Block, x: Tensor) -> Tensor:
     """Cut queries or keys of random heads, (t, width), into heads, (heads, t, d_h), normed where the model does it."""
     heads = block.heads(x)
     family = block.model.family
-    return normed(heads, family.qk_norm_kind, block.model.dims.eps) if family.qk_norm else heads
+    norms = qk_norm_at(block.model, block.layer)
+    return normed(heads, family.qk_norm_kind, block.model.dims.eps) if norms else heads
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from zeropass.arch.spec import ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies, growth, position_bias, turned_gain
+from zeropass.model.positions import frequencies, growth, position_bias, qk_norm_at, turned_gain
 from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
 
@@ -264,7 +264,8 @@ class Block:
         offsets = at[:, None] - torch.arange(count, device=at.device)
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
-            hidden = hidden | (offsets.abs() >= dims.window)
+            chunks = at[:, None] // dims.window != torch.arange(count, device=at.device) // dims.window
+            hidden = hidden | (chunks if dims.chunked else offsets.abs() >= dims.window)
         biases = [position_bias(self.model, head, offsets) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
@@ -296,9 +297,10 @@ class Block:
         dims, family = self.model.dims, self.model.family
         gain = None if family.qk_norm_behind else self.vector(f"{role}_norm")
         norm = family.qk_norm_kind, dims.eps, gain, self.vector(f"{role}_norm_bias")
-        if family.qk_norm == "head":
+        each = qk_norm_at(self.model, self.layer)
+        if each == "head":
             x = apply_norm(x.reshape(*x.shape[:-1], -1, dims.head_dim), *norm).flatten(-2)
-        elif family.qk_norm == "whole":
+        elif each == "whole":
             x = apply_norm(x, *norm)
         return self._clipped(x)
 
@@ -323,24 +325,29 @@ class Block:
 
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
-        active = self._active(y, record)
         if len(self._sizes) == 1:
+            active = self._active(y, record)
             _record(record, **{"value.in": active})
             return self._written(active, "value")
         share, biases = self._routed(y), self.vector("value_bias")
+        weights = self.per_neuron(share)
+        if self.model.family.router_scales_input:
+            active = self._active(y, record, weights)
+        else:
+            active = self._active(y, record) * weights
         _record(record, router=share)
-        active = active * self.per_neuron(share)
         _record(record, **{"value.in": active})
         written = active @ self.matrix("value")
         return written if biases is None else written + share @ biases
 
-    def _active(self, y: Tensor, record: Recorder | None) -> Tensor:
-        """Return the activations (…, neurons)."""
+    def _active(self, y: Tensor, record: Recorder | None, scale: Tensor | None = None) -> Tensor:
+        """Return the activations (…, neurons), of a gated MLP with what its neurons read multiplied by ``scale``."""
         if "gate" not in self.model.family.ff_roles:
             key = self._linear(y, "key")
             _record(record, key=key)
             return self.activated(key)
         gate, up = self._linear(y, "gate"), self._linear(y, "up")
+        gate, up = (gate, up) if scale is None else (scale * gate, scale * up)
         _record(record, gate=gate, up=up)
         return self.activated(gate) * self.multiplier(up)
 

@@ -35,7 +35,7 @@ from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.positions import frequencies, turned_gain
+from zeropass.model.positions import frequencies, qk_norm_at, turned_gain
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -452,10 +452,10 @@ class Frames(ShortRepr):
             return scores
         constant, model = self.head_constant(layer, head, role, frame), self.model
         scores = scores if constant is None else scores + constant
-        if model.family.qk_norm:
+        if norm := qk_norm_at(model, layer):
             gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
             gain = None if model.family.qk_norm_behind else gain
-            if model.family.qk_norm == "head":
+            if norm == "head":
                 shift = model.vector(f"{role}_norm_bias", layer)
                 scores = apply_norm(scores, model.family.qk_norm_kind, model.dims.eps, gain, shift)
             else:

@@ -1,6 +1,7 @@
 """Positions: the rotations and the biases by which attention tells distances (docs/theory.md §3)."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from zeropass.arch.spec import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 
-__all__ = ["frequencies", "growth", "position_bias", "turned_gain"]
+__all__ = ["frequencies", "growth", "position_bias", "qk_norm_at", "turned_gain"]
 
 
 def frequencies(model: Model, layer: int = 0) -> Tensor:
@@ -28,6 +29,12 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     factors = model.rope_factors
     scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
     return (-scaled if model.family.turned_back else scaled).float().to(model.device)
+
+
+def qk_norm_at(model: Model, layer: int) -> Literal["", "head", "whole"]:
+    """Return how a layer norms queries and keys, as `Family.qk_norm` says it."""
+    bare = model.family.qk_norm_rotated and layer in model.dims.unrotated
+    return "" if bare else model.family.qk_norm
 
 
 def turned_gain(model: Model, layer: int) -> Tensor | None:

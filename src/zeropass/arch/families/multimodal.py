@@ -55,6 +55,13 @@ PALIGEMMA = replace(
     harmless=(*_IMAGE_KEYS, r"num_image_tokens|_vocab_size"),
     notes=("a prompt that is marked as one attends both ways; here every text is read as one that the model writes",),
 )
+LLAMA4 = replace(
+    MISTRAL3,
+    model_types=("llama4",),
+    texts=("llama4_text",),
+    prefixes={"language_model.model.": "language_model."},
+    towers={"vision_model": "vision tower", "multi_modal_projector": "projector"},
+)
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
 COHERE2 = replace(
     MISTRAL3,
@@ -212,6 +219,7 @@ WRAPPERS = (
     FUYU,
     PALIGEMMA,
     GEMMA3,
+    LLAMA4,
     COHERE2,
     IDEFICS,
     DEEPSEEK_VL,
@@ -239,7 +247,6 @@ _STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
-    "llama4": f"{_STACKED}, and some layers have no positions",
     "mllama": "some of its layers read images alone",
     "phi4_multimodal": "its text model has adapters of its own for images and sound",
     "qwen3_omni_moe": _STACKED,
@@ -361,6 +368,17 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "num_key_value_heads": 32,
         "intermediate_size": 16384,
         "rms_norm_eps": 1e-05,
+    },
+    "llama4_text": {
+        "hidden_size": 5120,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384,
+        "num_local_experts": 16,
+        "rms_norm_eps": 1e-5,
     },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,

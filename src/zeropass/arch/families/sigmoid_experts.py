@@ -1,9 +1,22 @@
 """Decoders with experts that are scored each by itself, as those of DeepSeek-V3 are."""
 
 from dataclasses import replace
+from typing import Literal
 
 from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK
-from zeropass.arch.families.parts import LAYER, NORMS, OUTER, PLAIN_ATTENTION, QK_NORMS
+from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    CONFIG,
+    HF_LAYOUT,
+    LAYER,
+    MLP,
+    NORMS,
+    OUTER,
+    PAIRED,
+    PLAIN_ATTENTION,
+    QK_NORMS,
+)
 from zeropass.arch.spec import Stored
 
 _DOTS1_HF, _GLM_HF = DOTS1.layouts[0], GLM4_MOE.layouts[0]
@@ -154,4 +167,77 @@ HY_V3 = replace(
     },
 )
 
-FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3)
+_LLAMA4_MLP = LAYER + "feed_forward."
+_LLAMA4_JOINT = _LLAMA4_MLP + "experts.gate_up_proj[{expert}]"
+
+
+def _parts_of(share: str, module: str, layers: Literal["dense", "routed"]) -> dict[str, Stored]:
+    """Return the tensors of an MLP that every token of these layers goes through."""
+    return {
+        f"{share}_{role}": replace(
+            MLP[role], name=MLP[role].name.replace("mlp.", f"feed_forward.{module}"), layers=layers
+        )
+        for role in ("gate", "up", "value")
+    }
+
+
+_LLAMA4_CONFIG = {
+    **CONFIG,
+    "dense_neurons": ("intermediate_size_mlp",),
+    "shared_neurons": ("intermediate_size",),
+    "experts": ("num_local_experts",),
+    "experts_used": ("num_experts_per_tok",),
+    "routed_layers": ("moe_layers",),
+    "routed_every": ("interleave_moe_layer_step",),
+    "rotated_layers": ("no_rope_layers",),
+    "unrotated_every": ("no_rope_layer_interval",),
+    "window": ("attention_chunk_size",),
+    "layer_kinds": ("layer_types",),
+    "grows": ("attn_temperature_tuning",),
+    "growth": ("attn_scale",),
+    "growth_length": ("floor_scale",),
+}
+_LLAMA4_TENSORS = {
+    **OUTER,
+    **NORMS,
+    **ATTENTION,
+    **PAIRED,
+    "router": Stored(_LLAMA4_MLP + "router.weight", layers="routed"),
+    "gate": Stored(_LLAMA4_JOINT, transpose=True, part=(0, 2), layers="routed"),
+    "up": Stored(_LLAMA4_JOINT, transpose=True, part=(1, 2), layers="routed"),
+    "value": Stored(_LLAMA4_MLP + "experts.down_proj[{expert}]", layers="routed"),
+    **_parts_of("shared", "shared_expert.", "routed"),
+    **_parts_of("dense", "", "dense"),
+}
+LLAMA4 = replace(
+    LLAMA,
+    name="llama4",
+    model_types=("llama4_text",),
+    qk_norm="head",
+    qk_norm_behind=True,
+    qk_norm_rotated=True,
+    router_scales_input=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_LLAMA4_CONFIG,
+            tensors=_LLAMA4_TENSORS,
+            constants={"chunked": True, "only_rotated_local": True, "growth_first": 1, "only_unrotated_grow": True},
+            defaults={"window": 8192},
+            harmless=("for_llm_compressor",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "unrotated_every": 4,
+        "growth": 0.1,
+        "growth_length": 8192,
+        "rope_theta": 500000.0,
+    },
+    when={"use_qk_norm": (True, None)},
+    notes=("a router multiplies what its experts read: an expert is read as if that factor were one",),
+)
+LLAMA4_BARE = replace(LLAMA4, qk_norm="", qk_norm_behind=False, qk_norm_rotated=False, when={"use_qk_norm": (False,)})
+
+FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE)
