@@ -103,6 +103,12 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
         _TEXT | {"head_dim": 8, "num_local_experts": 5, "intermediate_size_mlp": 44, "attention_chunk_size": 3},
         _SIZED | {"vision_output_dim": 24, "projector_input_dim": 24, "projector_output_dim": 24},
     ),
+    "aria": _model(
+        "Aria",
+        _of("aria_text", moe_num_experts=5),
+        _SIZED | {"model_type": "idefics3_vision"},
+        projector_patch_to_query_dict={4: 4},
+    ),
     "deepseek_vl": _model("DeepseekVL", _of("llama"), _SIGLIP),
     "janus": _model("Janus", _of("llama"), _SIZED, vq_config=_VQ),
     "lighton_ocr": _model("LightOnOcr", _of("qwen3", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}),

@@ -156,6 +156,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3MoeConfig",
         _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "norm_topk_prob": True},
     ),
+    "aria": (
+        "AriaTextForCausalLM",
+        "AriaTextConfig",
+        _BIASED | {"moe_num_experts": 5, "moe_topk": 2, "moe_num_shared_experts": 2, "intermediate_size": 16},
+    ),
     "mellum": (
         "MellumForCausalLM",
         "MellumConfig",

@@ -140,8 +140,8 @@ _HUNYUAN_NORMS = {
     "k_norm": Stored(LAYER + "self_attn.key_layernorm.weight"),
 }
 _HUNYUAN_KEYS = (
-    r"add_classification_head|class_num|dense_list|pool_type|cla_share_factor|norm_type|attention_head_dim",
-    r"(im|text|pad|sep|eod|mask_init)_(\w+_)?id|org_vocab_size|mask_init_id|rope_theta|head_dim",
+    r"add_classification_head|class_num|dense_list|pool_type|cla_share_factor|attention_head_dim|org_vocab_size",
+    r"(im_start|im_end|im_newline|text_start|text_end|pad|mask_init)_id",
 )
 HUNYUAN_DENSE = replace(
     LLAMA,
@@ -157,7 +157,7 @@ HUNYUAN_DENSE = replace(
             harmless=_HUNYUAN_KEYS,
         ),
     ),
-    when={"use_qk_norm": (True, None), "use_cla": (False, None)},
+    when={"use_qk_norm": (True, None), "use_cla": (False, None), "norm_type": ("rms", None)},
 )
 
 NANOCHAT = replace(
@@ -218,11 +218,10 @@ APERTUS = replace(
                 "xielu_bound": Stored(_XIELU + "eps"),
             },
             defaults={"rope": _APERTUS_ROPE},
-            harmless=("post_norm", "qk_norm", "mlp_bias"),
         ),
     ),
     config={"activation": "xielu", "rope_theta": 12e6},
-    when={"hidden_act": ("xielu", None)},
+    when={"hidden_act": ("xielu", None), "qk_norm": (True, None), "post_norm": (False, None)},
 )
 
 PERSIMMON = replace(

@@ -242,6 +242,38 @@ QWEN3_VL_MOE = replace(
     notes=MROPE,
 )
 
+_ARIA_JOINT = f"{_MLP}.experts.fc1.weight[{{expert}}]"
+ARIA = replace(
+    LLAMA,
+    name="aria",
+    model_types=("aria_text",),
+    router_normed=True,  # its softmax is over the logits of the chosen experts
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **CONFIG,
+                "experts": ("moe_num_experts",),
+                "experts_used": ("moe_topk",),
+                "shared_experts": ("moe_num_shared_experts",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                "router": Stored(f"{_MLP}.router.weight"),
+                "gate": Stored(_ARIA_JOINT, transpose=True, part=(0, 2)),
+                "up": Stored(_ARIA_JOINT, transpose=True, part=(1, 2)),
+                "value": Stored(f"{_MLP}.experts.fc2.weight[{{expert}}]"),
+                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_experts").items()},
+            },
+            harmless=(r"moe_(aux_loss|z_loss)_coeff",),
+        ),
+    ),
+    config={"activation": "silu", "experts": 8, "experts_used": 2, "shared_experts": 2},
+    when={"hidden_act": ("silu", None)},  # of the shared expert alone, where it differs
+)
+
 _SIGMOID_CONFIG = {
     **_ROUTED_CONFIG,
     "neurons": ("moe_intermediate_size",),
@@ -436,12 +468,13 @@ MINIMAX_M2 = replace(
             },
             # what the tensors themselves show, or what transformers leaves out
             harmless=(
-                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|scoring_func|shared_moe_mode",
+                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|shared_moe_mode",
                 r"layernorm_\w+|mlp_intermediate_size|max_model_len|use_mtp|num_mtp_modules|mtp_transformer_layers",
             ),
         ),
     ),
     config={"activation": "silu", "router_sigmoid": True, "rope_theta": 5e6, "experts": 256, "experts_used": 8},
+    when={"scoring_func": ("sigmoid", None)},
 )
 
 FLEX_OLMO = replace(
@@ -527,6 +560,7 @@ FAMILIES = (
     QWEN3_VL_MOE,
     HUNYUAN_MOE,
     MELLUM,
+    ARIA,
     OLMOE,
     QWEN2_MOE,
     DOTS1,

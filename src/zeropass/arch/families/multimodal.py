@@ -36,6 +36,12 @@ VIDEO_LLAVA = replace(
 )
 QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
 MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral", "ministral3"), towers=_VISION, text_ties=False)
+ARIA = replace(
+    MISTRAL3,
+    model_types=("aria",),
+    texts=("aria_text",),
+    harmless=(*_IMAGE_KEYS, r"(max_value_)?projector_patch_to_query_dict"),
+)
 FUYU = replace(
     MISTRAL3,
     model_types=("fuyu",),
@@ -216,6 +222,7 @@ WRAPPERS = (
     VIDEO_LLAVA,
     QWEN_LLAVA,
     MISTRAL3,
+    ARIA,
     FUYU,
     PALIGEMMA,
     GEMMA3,
@@ -379,6 +386,14 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "intermediate_size_mlp": 16384,
         "num_local_experts": 16,
         "rms_norm_eps": 1e-5,
+    },
+    "aria_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 4096,
+        "moe_num_experts": 8,
+        "rms_norm_eps": 1e-6,
     },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,
