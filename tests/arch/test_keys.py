@@ -170,7 +170,7 @@ def test_a_family_looks_ahead_as_its_forward_pass_does(name: str, cases: Callabl
 @torch.no_grad()
 def looks_ahead(hf: Any, mark: str = "") -> bool:
     """Tell whether later tokens change the state of a token."""
-    stack: Any = hf.base_model if hf.base_model is not hf else hf.model  # Llama 4 is its own
+    stack: Any = hf.model if hf.config.model_type == "llama4_text" else hf.base_model  # which is the same there
     if hf.config.is_encoder_decoder:
         stack = hf.get_decoder() if mark else hf.get_encoder()
     first = torch.tensor([[5, 6, 7, 8]])

@@ -530,7 +530,9 @@ SPOILS: dict[str, Spoil] = {
     ),
     "rotated the usual way": variant("turned_back", False),
     "QK-norm of another kind": lambda m: (
-        with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms") if m.family.qk_norm else None
+        with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms")
+        if m.family.qk_norm == "head"
+        else None
     ),
     "no shift of queries": without("q_norm_bias"),
     "embedding not normed": variant("embed_normed", False),

@@ -205,7 +205,7 @@ class Family(ShortRepr):
         first_position: The row of the first position; those before it are padding.
         parallel: True if both halves of a block read the same stream and their outputs are added together.
         qk_norm: Queries and keys are normed, each ``head`` separately or all heads as a ``whole``.
-        qk_norm_kind: ``rms`` or ``layer``: how.
+        qk_norm_kind: ``rms`` or ``layer``: the kind of the norm of each head; that of all heads is ``rms``.
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
         qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
         turned_back: True if positions rotate against the usual direction.

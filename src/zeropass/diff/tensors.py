@@ -299,7 +299,7 @@ _CONSTANTS = (
     *("activation", "attention_scale", "attention_cap", "logit_scale", "logit_cap", "embed_scale"),
     *("router_normed", "experts_used", "clip", "window", "local", "rotary", "unrotated", "residual_scale"),
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
-    "gate_limit",
+    *("gate_limit", "growth", "chunked"),
 )
 _FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "qk_norm_behind", "alibi", "causal")
 

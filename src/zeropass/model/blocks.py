@@ -296,12 +296,13 @@ class Block:
         """Norm and clip queries or keys (batch, tokens, width), where the family does, before they are rotated."""
         dims, family = self.model.dims, self.model.family
         gain = None if family.qk_norm_behind else self.vector(f"{role}_norm")
-        norm = family.qk_norm_kind, dims.eps, gain, self.vector(f"{role}_norm_bias")
+        shift = self.vector(f"{role}_norm_bias")
         each = qk_norm_at(self.model, self.layer)
         if each == "head":
-            x = apply_norm(x.reshape(*x.shape[:-1], -1, dims.head_dim), *norm).flatten(-2)
+            heads = x.reshape(*x.shape[:-1], -1, dims.head_dim)
+            x = apply_norm(heads, family.qk_norm_kind, dims.eps, gain, shift).flatten(-2)
         elif each == "whole":
-            x = apply_norm(x, *norm)
+            x = apply_norm(x, "rms", dims.eps, gain, shift)
         return self._clipped(x)
 
     def _clipped(self, x: Tensor) -> Tensor:
