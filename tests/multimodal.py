@@ -32,6 +32,12 @@ _WINDOWED = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "fullatt_
 _DEEP = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "deepstack_visual_indexes": [0]}
 _AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
 _MEL = {"num_mel_bins": 8, "max_source_positions": 16}
+_ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 1, 0]}}
+_HALF["rope_parameters"] |= {"partial_rotary_factor": 2 / 3}
+_GLM = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "image_size": 8}
+_VQ = {"embed_dim": 4, "num_embeddings": 8, "latent_channels": 4, "base_channels": 32, "channel_multiplier": [1]}
+_VQ |= {"num_res_blocks": 1, "projection_dim": 24, "image_token_embed_dim": 16, "num_patches": 4}
 _SAM = _VISION | {"output_channels": 8, "image_size": 64, "patch_size": 16, "mlp_dim": 20, "global_attn_indexes": [0]}
 _RESAMPLER = {"hidden_size": 24, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2}
 _RESAMPLER |= {"resampler_head_dim": 8, "num_key_value_heads": 2}
@@ -78,6 +84,58 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2_vl": _model("Qwen2VL", _TEXT | _MROPE, _VISUAL | {"embed_dim": 16, "hidden_size": 24, "mlp_ratio": 2}),
     "qwen2_5_vl": _model("Qwen2_5_VL", _TEXT | _MROPE, _WINDOWED, tie_word_embeddings=True),
     "qwen3_vl": _model("Qwen3VL", _TEXT | _MROPE | {"head_dim": 6}, _DEEP | {"num_position_embeddings": 16}),
+    "qwen3_vl_moe": _model(
+        "Qwen3VLMoe",
+        _TEXT | _MROPE | _ROUTED | {"head_dim": 6, "num_experts": 5},
+        _DEEP | {"num_position_embeddings": 16},
+    ),
+    "glm4v": _model("Glm4v", _TEXT | _HALF, _GLM),
+    "glm46v": _model("Glm46V", _of("glm4v_text") | _HALF, _GLM | {"model_type": "glm4v_vision"}),
+    "glm4v_moe": _model(
+        "Glm4vMoe", _TEXT | _HALF | _ROUTED | {"n_routed_experts": 6, "first_k_dense_replace": 1}, _GLM
+    ),
+    "glm_ocr": _model("GlmOcr", _TEXT | _HALF, _GLM),
+    "exaone4_5": _model(
+        "Exaone4_5_", _of("exaone4", sliding_window=3, layer_types=["sliding_attention", "full_attention"]), _WINDOWED
+    ),
+    "llama4": _model(
+        "Llama4",
+        _TEXT | {"head_dim": 8, "num_local_experts": 5, "intermediate_size_mlp": 44, "attention_chunk_size": 3},
+        _SIZED | {"vision_output_dim": 24, "projector_input_dim": 24, "projector_output_dim": 24},
+    ),
+    "aria": _model(
+        "Aria",
+        _of("aria_text", moe_num_experts=5),
+        _SIZED | {"model_type": "idefics3_vision"},
+        projector_patch_to_query_dict={4: 4},
+    ),
+    "deepseek_vl": _model("DeepseekVL", _of("llama"), _SIGLIP),
+    "janus": _model("Janus", _of("llama"), _SIZED, vq_config=_VQ),
+    "lighton_ocr": _model("LightOnOcr", _of("qwen3", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}),
+    "video_llama_3": _model("VideoLlama3", _of("qwen2"), _VISION | {"patch_size": 4}),
+    "ovis2": _model(
+        "Ovis2",
+        _of("qwen2"),
+        _SIZED | {"vocab_size": 20, "num_visual_indicator_tokens": 5},
+        hidden_size=24,
+        vocab_size=VOCAB,
+    ),
+    "mistral3 of ministral3": _model(
+        "Mistral3", _of("ministral3", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}
+    ),
+    "fuyu": (
+        "FuyuForCausalLM",
+        "FuyuConfig",
+        {
+            "text_config": {
+                name: value for name, value in _TEXT.items() if name not in ("num_key_value_heads", "rms_norm_eps")
+            }
+            | {"model_type": "persimmon", "layer_norm_eps": 1e-2}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 2 / 3}},
+            "patch_size": 4,
+            "image_size": 8,
+        },
+    ),
     "qwen2_5_omni_thinker": _model(
         "Qwen2_5OmniThinker", _TEXT | _MROPE, _WINDOWED, audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2}
     ),
@@ -100,8 +158,13 @@ def tiny_multimodal(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 def save_as_in_memory(hf: PreTrainedModel, folder: Path) -> Path:
-    """Write a model with the names of transformers 5 in memory, which it does not write itself for older types."""
+    """Write a model with the names of transformers 5 in memory, which it does not write itself for older types.
+
+    Experts that it joins in memory are in no file: such a model is written as usual.
+    """
     tiny.save(hf, folder)
+    if any(".experts." in name for name in hf.state_dict()):
+        return folder
     state = hf.state_dict()
     tied = {name for name in hf._tied_weights_keys or () if hf.config.tie_word_embeddings}
     save_file({name: state[name].clone() for name in state.keys() - tied}, folder / "model.safetensors")

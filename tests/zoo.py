@@ -62,15 +62,22 @@ _GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "resi
 _GRANITE_MOE |= {"logits_scaling": 5.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
+_LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
+_LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
+_ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
 
 
-def _mrope(*section: int) -> dict[str, Any]:
-    """Return rotary positions of three axes, with the number of frequencies of each."""
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": list(section)}}
+_GLM_VISUAL = _QWEN_VISUAL | {"image_size": 8}
+
+
+def _mrope(*section: int, share: float = 1.0) -> dict[str, Any]:
+    """Return rotary positions of three axes, with the number of frequencies of each, for a share of each head."""
+    rope = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": list(section)}
+    return {"rope_parameters": rope | ({} if share == 1 else {"partial_rotary_factor": share})}
 
 
 ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -170,6 +177,19 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3MoeConfig",
         _BIASED | _EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "norm_topk_prob": True},
     ),
+    "aria": (
+        "AriaTextForCausalLM",
+        "AriaTextConfig",
+        _BIASED | {"moe_num_experts": 5, "moe_topk": 2, "moe_num_shared_experts": 2, "intermediate_size": 16},
+    ),
+    "mellum": (
+        "MellumForCausalLM",
+        "MellumConfig",
+        _BIASED
+        | _EXPERTS
+        | {"num_local_experts": 5, "moe_intermediate_size": 16, "sliding_window": 3, "rope_parameters": _TWO_ROPES}
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]},
+    ),
     "olmoe": (
         "OlmoeForCausalLM",
         "OlmoeConfig",
@@ -196,6 +216,33 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"decoder_sparse_step": 2, "norm_topk_prob": True},
     ),
     "dots1": ("Dots1ForCausalLM", "Dots1Config", _BIASED | _GROUPED | {"first_k_dense_replace": 0}),
+    "exaone_moe": (
+        "ExaoneMoeForCausalLM",
+        "ExaoneMoeConfig",
+        {name: value for name, value in (_WIDE | _GROUPED).items() if not name.startswith("n_")}
+        | {"num_experts": 6, "num_shared_experts": 2, "n_group": 3, "sliding_window": 3, "num_hidden_layers": 3}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+    ),
+    "solar_open": (
+        "SolarOpenForCausalLM",
+        "SolarOpenConfig",
+        _BIASED | {name: value for name, value in _GROUPED.items() if name != "first_k_dense_replace"},
+    ),
+    "sarvam_moe": ("Glm4MoeForCausalLM", "SarvamMoEConfig", _WIDE | _GROUPED),
+    "llama4": ("Llama4ForCausalLM", "Llama4TextConfig", _LLAMA4 | {"no_rope_layers": [1, 0], "moe_layers": [1]}),
+    "llama4-bare": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        _LLAMA4 | {"no_rope_layers": [0, 1], "use_qk_norm": False, "interleave_moe_layer_step": 1},
+    ),
+    "hy_v3": (
+        "HYV3ForCausalLM",
+        "HYV3Config",
+        _BIASED
+        | _EXPERTS
+        | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "router_scaling_factor": 1.7},
+    ),
     "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
     "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
     "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
@@ -240,6 +287,31 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _WIDE | {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
     ),
     "cwm": ("CwmForCausalLM", "CwmConfig", _WIDE | {"sliding_window": 3}),
+    "iquestcoder": ("LlamaForCausalLM", "IQuestCoderConfig", _BIASED | {"mlp_bias": True}),
+    "internlm3": ("LlamaForCausalLM", "InternLM3Config", _BIASED | {"mlp_bias": True}),
+    "exaone": ("LlamaForCausalLM", "ExaoneConfig", _BIASED | {"mlp_bias": True}),
+    "ministral3": (
+        "Ministral3ForCausalLM",
+        "Ministral3Config",
+        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+    ),
+    "hunyuan_v1_dense": ("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _BIASED | _ALPHA),
+    "hunyuan_v1_moe": (
+        "HunYuanMoEV1ForCausalLM",
+        "HunYuanMoEV1Config",
+        _BIASED | {"num_experts": 5, "moe_topk": [2, 2]} | _ALPHA,
+    ),
+    "nanochat": (
+        "NanoChatForCausalLM",
+        "NanoChatConfig",
+        _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True, "final_logit_softcapping": 4.0},
+    ),
+    "apertus": ("ApertusForCausalLM", "ApertusConfig", _BIASED),
+    "persimmon": (
+        "PersimmonForCausalLM",
+        "PersimmonConfig",
+        _THREE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    ),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",
@@ -334,6 +406,30 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3VLConfig",
         {
             "text_config": _BIASED | _mrope(2, 1, 1),
+            "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        },
+    ),
+    "glm4-vision": (
+        "Glm4vForConditionalGeneration",
+        "Glm4vConfig",
+        {"text_config": _GQA | {"rms_norm_eps": 1e-2} | _mrope(1, 1, 0, share=2 / 3), "vision_config": _GLM_VISUAL},
+    ),
+    "glm4_moe-vision": (
+        "Glm4vMoeForConditionalGeneration",
+        "Glm4vMoeConfig",
+        {
+            "text_config": _WIDE | _GROUPED | {"first_k_dense_replace": 0} | _mrope(1, 1, 0, share=0.5),
+            "vision_config": _GLM_VISUAL,
+        },
+    ),
+    "qwen3_moe-vision": (
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3VLMoeConfig",
+        {
+            "text_config": _BIASED
+            | _EXPERTS
+            | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]}
+            | _mrope(2, 1, 1),
             "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
         },
     ),

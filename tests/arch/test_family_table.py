@@ -84,7 +84,7 @@ def test_a_row_is_true_of_a_checkpoint(name: str, opened: Callable[[str], Model]
     words = attention_of(family)
     assert words in row["attention"]
     assert dims.group == 1 or words.startswith(("GQA", "multi-query"))
-    assert ("QK-norm" in words) == model.has("q_norm")
+    assert ("QK-norm" in words) == bool(family.qk_norm) >= model.has("q_norm")
     assert ("cross" in words) == model.has("cross_q")
     assert ("both ways" in words) != family.causal
     assert "window" in words or not dims.local
@@ -99,7 +99,7 @@ def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Calla
     of_files = set(model.files.notes)
     assert set(model.info()["notes"]) - of_files <= set(notes_of(model.family)) <= set(ROWS[model.family.name]["notes"])
     for word, present in (
-        ("QK-norm", model.has("q_norm")),
+        ("QK-norm", model.family.qk_norm),
         ("clip_qkv", dims.clip),
         ("soft-caps", dims.logit_cap),
         ("windows", dims.window),
@@ -144,7 +144,7 @@ def test_info_lists_the_features_of_a_model_and_no_others(
         assert part in mixtral
     assert "logit cap" not in mixtral
     gemma = flat(run(monkeypatch, capsys, "info", opened("gemma3").name))
-    for part in ("RMSNorm around", "logit cap", "theta 500, kind linear, options factor 4", "theta 50,", "its layers"):
+    for part in ("RMSNorm around", "logit cap", "theta 500; kind linear; options: factor 4", "theta 50,", "its layers"):
         assert part in gemma
     assert "experts" not in gemma
     assert "None" not in mixtral + gemma

@@ -68,7 +68,7 @@ class Held:
         columns: slice | None = None,
         spare: Any = None,  # every number here is finite
     ) -> Float32:
-        part = self.tensors[name][start:stop]
+        part = self.tensors[name][start:stop] if self.shape(name) else self.tensors[name]
         return np.array(part if columns is None else part[:, columns])
 
 
@@ -103,8 +103,8 @@ def places(model: zp.Model) -> Iterator[tuple[str, int | None, str, tuple[int, .
             continue
         index = row_index(stored, what, model.dims)
         row = 0 if index is None else int(index[-1])
-        flat = len(model.source.shape(name)) == 1
-        yield what, layer, name, (row,) if flat else (0, row) if stored.transpose else (row, 0)
+        axes = len(model.source.shape(name))
+        yield what, layer, name, (row,)[:axes] if axes < 2 else (0, row) if stored.transpose else (row, 0)
 
 
 def opened(name: str, folder: Path) -> zp.Model:

@@ -23,11 +23,18 @@ from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import ACTIVATIONS, Block, embedded
+from zeropass.model.blocks import Block, embedded
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.positions import adds_positions, distance_rows, distance_vectors, position_bias
+from zeropass.model.positions import (
+    adds_positions,
+    distance_rows,
+    distance_vectors,
+    growth,
+    position_bias,
+    turned_gain,
+)
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -118,7 +125,8 @@ class Case:
         """
         between = torch.full((VOCAB, 0 if self.takes_positions else max(offset - 1, 0)), 5)
         ids = torch.cat((torch.arange(VOCAB)[:, None], between, torch.full((VOCAB, 1), at)), 1)
-        return self.bare(ids, **self.placed(ids, torch.tensor([3, 3 + offset]) if self.takes_positions else None))
+        key = 0 if self.model.family.qk_norm_behind else 3  # where attention depends on both positions
+        return self.bare(ids, **self.placed(ids, torch.tensor([key, key + offset]) if self.takes_positions else None))
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +191,18 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
-    written = written[0] if isinstance(written, tuple) else written
-    beside = "shared_mlp" in case.model.layout.tensors.get("shared_value", Stored("")).name
+    written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))
+    beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")
     return written + case.text.gave("shared_value", layer) if beside else written
+
+
+def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits of a router, and the weights and numbers of the experts that it chose."""
+    gave = case.text.gave(ROUTER, layer)
+    if len(gave) == 3:
+        return gave  # type: ignore[no-any-return]
+    shares, logits = gave  # Llama 4 gives the weights of all experts
+    return (logits, *shares.topk(case.model.dims.experts_used))
 
 
 def is_routed(model: Model, layer: int) -> bool:
@@ -217,22 +234,26 @@ def stream_error(case: Case, model: Model, layer: int) -> float:
 def neurons_error(case: Case, model: Model, layer: int) -> float:
     """Compare the activation of every neuron, and the sum of activation times value with what the MLP writes."""
     x = read_at(case, model, "ff", layer)
-    act = ACTIVATIONS[model.dims.activation]
+    act = Block(model, layer).activated
     gated = "gate" in model.family.ff_roles
     active = act(read(model, "gate" if gated else "key", layer, x))
     if gated:
-        limit, gate, up = model.dims.gate_limit, read(model, "gate", layer, x), read(model, "up", layer, x)
-        active = act(gate) * up if limit is None else act(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + 1)
+        limit, up = model.dims.gate_limit, read(model, "up", layer, x)
+        active = active * (up if limit is None else up.clamp(-limit, limit) + 1)
     biases, worst = bias_of(model, "ff_bias", layer), 0.0
     if is_routed(case.model, layer):
-        block, (logits, weights, experts) = Block(model, layer), case.text.gave(ROUTER, layer)
+        block, (logits, weights, experts) = Block(model, layer), routing(case, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
         routed = logits.shape[-1]
         worst = error(scores[:, :routed], logits)
         share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
         true = torch.zeros_like(logits).scatter(-1, experts, weights)
         worst = max(worst, error(share.flatten(0, -2)[:, :routed], true))
-        active = active * block.per_neuron(share)
+        neurons = block.per_neuron(share)
+        if model.family.router_scales_input:
+            active = act(neurons * read(model, "gate", layer, x)) * neurons * read(model, "up", layer, x)
+        else:
+            active = active * neurons
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
         worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
@@ -290,13 +311,17 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         if dims.rope:
             frequencies = frames.frequencies(layer)
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
+            if (gain := turned_gain(model, layer)) is not None:  # then each side is turned by its own position
+                k, rotated = rotate(k, at, frequencies), (rotate(q, at, frequencies) * gain)[:, :, None]
         else:
             rotated = q[:, :, None].expand(-1, -1, x.shape[1], -1)
+        steps = torch.arange(x.shape[1]) if dims.growth and dims.growth.unrotated else at  # Llama 4 counts tokens
+        grown = growth(model, layer, steps)
         products = (rotated * k[:, None]).sum(-1)
         if not cross and model.has("distances"):
             as_query, as_key = (distance_vectors(model, r, layer)[head][distance_rows(model, offsets)] for r in "qk")
             products = products + (q[:, :, None] * as_key).sum(-1) + (as_query * k[:, None]).sum(-1)
-        logits = dims.scale_at(layer) * products
+        logits = dims.scale_at(layer) * (1.0 if grown is None else grown) * products
         bias = None if cross else position_bias(model, head, offsets, layer)
         logits = logits if bias is None else logits + bias
         logits = logits if dims.attention_cap is None else dims.attention_cap * (logits / dims.attention_cap).tanh()
@@ -567,6 +592,26 @@ SPOILS: dict[str, Spoil] = {
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "other layers local": lambda m: with_dims(m, local=()) if m.dims.local_rope else None,
+    "no growth of queries": other_constant("growth", None),
+    "no gain behind the rotation": lambda m: (
+        with_tensors(m, q_norm=Stored("^none")) if m.family.qk_norm_behind and m.has("q_norm") else None
+    ),
+    "norm before the rotation": lambda m: (
+        with_family(m, qk_norm_behind=False) if m.family.qk_norm_behind and m.has("q_norm") else None
+    ),
+    "routers scale outputs": variant("router_scales_input", False),
+    "QK-norm in all layers": lambda m: (
+        with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None
+    ),
+    "rotated the usual way": variant("turned_back", False),
+    "QK-norm of another kind": lambda m: (
+        with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms")
+        if m.family.qk_norm == "head"
+        else None
+    ),
+    "no shift of queries": without("q_norm_bias"),
+    "embedding not normed": variant("embed_normed", False),
+    "xIELU swapped": swapped("xielu_above", "xielu_below"),
     "no clip": other_constant("clip", None),
     "no attention cap": other_constant("attention_cap", None),
     "no final cap": other_constant("logit_cap", None),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from forward import loaded_name
 from tiny import TOKENS, error, save
 from zeropass.arch.spec import Site
 from zeropass.errors import CannotRun
@@ -34,10 +35,12 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
     stored = layout.tensors["o" if site == "attn" or model.family.routed else "value"].name
     name = stored.format(layer=layer).removesuffix(".weight")
     if site == "ff" and model.family.routed:
-        stem = "block_sparse_moe" if model.family.name == "granitemoe" else "mlp"
+        stem = {"granitemoe": "block_sparse_moe", "llama4": "feed_forward"}.get(model.family.name, "mlp")
         name = f"layers.{layer}.{stem}"
     names = {name for name, _ in hf.named_modules()}
-    return hf.get_submodule(next(prefix + name for prefix in layout.prefixes if prefix + name in names))
+    candidates = [prefix + name for prefix in layout.prefixes]
+    candidates += [loaded_name(hf, name) for name in candidates]
+    return hf.get_submodule(next(name for name in candidates if name in names))
 
 
 @contextmanager

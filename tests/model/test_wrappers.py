@@ -65,7 +65,16 @@ def case(request: pytest.FixtureRequest, made: Callable[[str], Any]) -> tuple[An
 def error(hf: Any, model: Model) -> float:
     """Return the error of the logits of a text, computed from the canonical parameters."""
     running = Running(model)
-    return tiny.error(running.logits(running.run(IDS)), hf(IDS).logits)
+    return tiny.error(running.logits(running.run(IDS)), logits(hf, IDS))
+
+
+def logits(hf: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a text; transformers 5.24 fails on a Llama 4 without images, so that its text model is run.
+
+    The multimodal model hands it the embeddings of a text as they are.
+    """
+    scores: torch.Tensor = (hf.language_model if hf.config.model_type == "llama4" else hf)(ids).logits
+    return scores
 
 
 # What is read
@@ -85,16 +94,38 @@ def test_both_generations_of_files_hold_the_same_model(case: tuple[Any, Path, Pa
     first, second = (open_model(folder) for folder in folders)
     assert (first.family, first.dims, first.notes) == (second.family, second.dims, second.notes)
     for role in (*first.family.vector_roles, "embedding"):
-        assert torch.equal(first.matrix(role), second.matrix(role))
+        assert torch.equal(first.matrix(role, 1), second.matrix(role, 1))
     assert first.info()["towers_unread"] == second.info()["towers_unread"]
 
 
 def test_a_multimodal_model_in_memory_is_read_as_its_files(case: tuple[Any, Path, Path]) -> None:
     hf, folder, _ = case
     file = open_model(folder)
-    for model in (open_model(hf, folder), open_model(hf.state_dict(), folder, config=folder)):
+    in_memory = [open_model(hf, folder)]
+    if file.dims.experts == 1:  # a state dict has them joined
+        in_memory.append(open_model(hf.state_dict(), folder, config=folder))
+    for model in in_memory:
         assert (model.family, model.dims) == (file.family, file.dims)
         assert torch.equal(model.matrix("q", 1), file.matrix("q", 1))
+
+
+def test_experts_that_files_hold_either_way_are_read_alike(made: Callable[[str], Any], tmp_path: Path) -> None:
+    """Published files of Qwen3-VL have the transpose of what transformers 5 writes; it goes by the shape."""
+    hf, files, _ = made("qwen3_vl_moe")
+    first, folder = open_model(files), Path(shutil.copytree(files, tmp_path / "turned"))
+    tensors = load_file(folder / "model.safetensors")
+    turned = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
+    save_file(tensors | turned, folder / "model.safetensors")
+    second = open_model(folder)
+    for role in ("gate", "up", "value"):
+        assert torch.equal(first.matrix(role), second.matrix(role))
+        assert first.layout.tensors[role].transpose != second.layout.tensors[role].transpose
+    assert error(hf, second) < TOLERANCE
+    square = {name: torch.ones(5, 24, 24) for name in turned}
+    save_file(tensors | square, folder / "model.safetensors")
+    tiny.edit(folder, {"text_config": json.loads((files / "config.json").read_text())["text_config"]})
+    with pytest.raises(BadWeights, match="a square one does not tell which"):
+        open_model(folder)
 
 
 def test_every_tensor_is_read_or_belongs_to_a_named_part(case: tuple[Any, Path, Path]) -> None:
@@ -202,7 +233,7 @@ def test_a_missing_key_of_a_text_model_means_what_it_means_to_transformers(
         true = open_model(full)
         assert (model.dims, model.family) == (true.dims, true.family), key
         tried += 1
-    assert tried > 10
+    assert tried >= 10
 
 
 def flat(folder: Path) -> dict[str, Any]:
@@ -336,7 +367,7 @@ def test_a_text_model_that_would_see_what_follows_is_refused(made: Callable[[str
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(MULTIMODAL))
 def test_a_token_of_a_text_sees_none_that_follows(name: str, made: Callable[[str], Any]) -> None:
-    first, second = (made(name)[0](torch.tensor([ids])).logits[0, 1] for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
+    first, second = (logits(made(name)[0], torch.tensor([ids]))[0, 1] for ids in ([5, 6, 7, 8], [5, 6, 9, 8]))
     assert torch.allclose(first, second, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from zeropass.numerics.projection import sinusoids
 
 _GUIDE = "(docs/adding-a-family.md)"
 
-__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
+__all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "oriented", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
@@ -124,6 +125,28 @@ def check(files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, p
     _check_leftovers(files, family, layout, dims, prefix, names)
 
 
+def oriented(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> Layout:
+    """Return the layout as the files have it: of tensors that stand either way, the shape tells which.
+
+    Raises:
+        BadWeights: One of them is square, so that its shape does not tell.
+    """
+    turned = {}
+    for what, stored in layout.tensors.items():
+        stems = (full_name(name, prefix) for name in expand(stored, dims)) if stored.either_way else ()
+        name = next((name for name in stems if name in names), "")
+        shape = files.source.shape(name) if name else ()
+        if shape and len(set(shape)) == 1:
+            raise BadWeights(
+                f"{files.source.path}: tensor {name} has shape {shape}: files have it either way, and a square "
+                "one does not tell which."
+            )
+        other = replace(stored, transpose=not stored.transpose)
+        if shape and _fits(shape, expected_shape(other, what, dims)):
+            turned[what] = other
+    return replace(layout, tensors={**layout.tensors, **turned})
+
+
 def _check_untied(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, names: Names) -> None:
     """Raise BadWeights if an untied model lacks its unembedding, unless it is bare or has the head of a task."""
     stored = layout.tensors.get("unembedding")
@@ -222,7 +245,8 @@ def _check_qk_norms(
     files: ModelFiles, family: Family, layout: Layout, dims: Dimensions, prefix: str, names: Names
 ) -> None:
     """Raise BadWeights for gains of queries and keys that are not as long as one head, or as all of them."""
-    for what, heads in (("q_norm", dims.heads), ("k_norm", dims.kv_heads)):
+    heads_of = {"q": dims.heads, "k": dims.kv_heads}
+    for what, heads in ((f"{role}_{part}", heads_of[role]) for role in "qk" for part in ("norm", "norm_bias")):
         stored = layout.tensors.get(what)
         if stored is None:
             continue

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from zeropass.arch.spec import Dimensions, Family, Layout, Rope
+from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Rope
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
@@ -116,9 +117,11 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
         residual_scale=reader.number("residual_scale") or 1.0,
         router_normed=family.router_normed or bool(reader.value("router_normed")),
+        growth=reader.growth(),
         clip=reader.number("clip"),
         window=reader.window() if local else None,
         local=local,
+        chunked=bool(local and reader.value("chunked")),
         local_rope=reader.local_rope() if family.rotary and local else None,
         unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
         dense=dense,
@@ -172,6 +175,9 @@ class _Reader:
     """A reader of values by canonical names: from the configuration, or as the layout or the family fixes them."""
 
     def __init__(self, files: ModelFiles, family: Family, layout: Layout) -> None:
+        rope = layout.defaults.get("rope")
+        if rope and not any(files.config.get(key) for key in ("rope_parameters", "rope_scaling")):
+            files = replace(files, config={**files.config, "rope_parameters": rope})
         self.files, self.family, self.layout = files, family, layout
 
     def keys(self, name: str) -> str:
@@ -193,6 +199,8 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
+        if isinstance(value, list) and value and value == value[:1] * len(value):
+            value = value[0]  # one for each layer
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
@@ -214,10 +222,21 @@ class _Reader:
         return value
 
     def dense(self, layers: int) -> tuple[int, ...]:
-        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th."""
+        """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th.
+
+        A list with the kind of each layer, ``dense`` or ``sparse``, takes the place of all that.
+        """
+        if (kinds := self.value("mlp_kinds")) is not None:
+            if not isinstance(kinds, Sequence) or len(kinds) != layers or not {"dense", "sparse"}.issuperset(kinds):
+                raise BadModel(
+                    f"{self.files.place}: {self.keys('mlp_kinds')} must have 'dense' or 'sparse' for each of the "
+                    f"{layers} layers; it is {str(kinds)[:60]}."
+                )
+            return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
+        if (routed := self.value("routed_layers")) is not None:
+            return tuple(layer for layer in range(layers) if layer not in _layer_list(self, "routed_layers", routed))
         listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
-        if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
-            raise BadModel(f"{self.files.place}: {self.keys('dense_layers')} is {listed!r}, not a list of layers.")
+        listed = _layer_list(self, "dense_layers", listed)
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
         return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
 
@@ -239,9 +258,13 @@ class _Reader:
         """
         if self.files.format == "gguf" and not self.value("window"):  # a window of 0 means none, like an absent one
             return ()
+        if not self.value("window") and self.value("only_rotated_local"):
+            return ()
         layer_types = self.value("layer_kinds") or _expand_pattern(self.files, self.value("layer_pattern"))
         if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
-            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or "sliding" in str(name))
+            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
+        if self.value("only_rotated_local"):
+            return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % period)
         if (period := self.size("global_every")) is not None:
@@ -270,8 +293,7 @@ class _Reader:
 
         ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer.
         """
-        flags = self.value("rotated_layers")
-        if flags is not None:
+        if flags := self.value("rotated_layers"):
             if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
                 raise BadModel(
                     f"{self.files.place}: {self.keys('rotated_layers')} must have a 0 or a 1 for each of the {layers} "
@@ -284,6 +306,13 @@ class _Reader:
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
 
+    def growth(self) -> Growth | None:
+        """Return how queries grow with their position; None where they do not."""
+        rate, length = self.number("growth"), self.number("growth_length")
+        if rate is None or length is None or self.value("grows") is False:
+            return None
+        return Growth(rate, length, self.count("growth_first"), bool(self.value("only_unrotated_grow")))
+
     def rope(self, rotary: int) -> Rope:
         """Return the base and scaling of rotary positions, in any spelling that configurations use."""
         if self.files.format == "gguf":
@@ -294,8 +323,7 @@ class _Reader:
                 f"{self.files.place}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
         stated = options or scaling
-        assumed = stated or self.layout.defaults.get("rope", {})
-        return self._rope(stated.get("full_attention", assumed), self.value("rope_theta"))
+        return self._rope(stated.get("full_attention", stated), self.value("rope_theta"))
 
     def local_rope(self) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""
@@ -312,9 +340,18 @@ class _Reader:
         rope_type = _FOR_TEXT.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
+        if rope_type == "dynamic" and self.value("ntk_alpha") and options.get("alpha"):
+            return Rope(self._stretched(base, options["alpha"]))
         if rope_type == "yarn" and base <= 1:
             raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
+
+    def _stretched(self, base: float, alpha: object) -> float:
+        """Return the base of rotary positions that a fixed factor (NTK-aware) stretches, whatever the text."""
+        width = self.size("head_dim")
+        if width is None or width < 4:
+            raise BadModel(f"{self.files.place}: {self.keys('head_dim')} is {width}; a stretched RoPE needs 4 or more.")
+        return float(base * _positive_number(self.files, "alpha of the dynamic RoPE", alpha) ** (width / (width - 2)))
 
     def _gguf_rope(self, rotary: int) -> Rope:
         config, architecture = self.files.config, str(self.files.config["general.architecture"])
@@ -401,6 +438,11 @@ def _yarn_length(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def _is_local(layer_type: str) -> bool:
+    """Tell whether a layer of this type attends to a window only."""
+    return "sliding" in layer_type or "chunked" in layer_type
+
+
 def _expand_pattern(files: ModelFiles, pattern: object) -> list[object] | None:
     """Return the type of each layer from GPT-Neo's notation ``[[["global", "local"], 12]]``; None for no pattern."""
     if pattern is None:
@@ -416,6 +458,12 @@ def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadModel(f"{files.place}: {key} must be an object, not {value!r}.")
     return value
+
+
+def _layer_list(reader: _Reader, name: str, listed: object) -> Sequence[int]:
+    if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
+        raise BadModel(f"{reader.files.place}: {reader.keys(name)} is {listed!r}, not a list of layers.")
+    return listed
 
 
 def _positive_number(files: ModelFiles, key: str, value: object) -> float:

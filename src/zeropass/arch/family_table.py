@@ -105,6 +105,10 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     keys = layout.config.keys()
     if family.qk_norm:
         yield "QK-norm: maps of heads have it, lists of single q and k columns leave it out"
+    if family.qk_norm_behind and "q_norm" in layout.tensors:
+        yield "QK-norm behind RoPE: attention depends on both positions; maps of heads have the key at position 0"
+    if "growth" in keys and (dims is None or dims.growth):
+        yield "queries far into a text grow: a factor that maps leave out, since it changes scores, not ranks"
     if "clip" in keys and (dims is None or dims.clip):
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):

@@ -57,8 +57,10 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (None, dims.heads)
     if what == "sinks":
         return (dims.heads,)
-    if what in ("q_norm", "k_norm"):
+    if what in ("q_norm", "k_norm", "q_norm_bias", "k_norm_bias"):
         return (None,)
+    if what.startswith("xielu_"):
+        return (1,) if what in ("xielu_above", "xielu_below") else ()
     if _is_sized(what):
         if not what.endswith("_bias"):
             return (canonical_rows(what, dims), dims.d)

@@ -100,6 +100,7 @@ class Stored:
             parts, rows of q, of v and of k.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
+        either_way: True if some files hold it and others its transpose; the shape tells.
         layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
     """
 
@@ -109,6 +110,7 @@ class Stored:
     alternating: bool = False
     fused: Literal["", "stacked", "grouped", "quarters"] = ""
     paired_rows: bool = False
+    either_way: bool = False
     layers: Literal["all", "routed", "dense"] = "all"
 
     @property
@@ -207,12 +209,18 @@ class Family(ShortRepr):
         first_position: The row of the first position; those before it are padding.
         sinusoids: Positions are sines and cosines, computed and not stored, by this rule (`projection.sinusoids`).
         parallel: True if both halves of a block read the same stream and their outputs are added together.
-        qk_norm: Queries and keys are RMS-normed, each ``head`` separately or all heads as a ``whole``.
+        qk_norm: Queries and keys are normed, each ``head`` separately or all heads as a ``whole``.
+        qk_norm_kind: ``rms`` or ``layer``: the kind of the norm of each head; that of all heads is ``rms``.
+        qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
+        qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
+        turned_back: True if positions rotate against the usual direction.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
         embed_scaled: True if embeddings are multiplied by √d.
+        embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
+        router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
     """
 
@@ -235,11 +243,17 @@ class Family(ShortRepr):
     sinusoids: Literal["", "halves", "tensor2tensor"] = ""
     parallel: bool = False
     qk_norm: Literal["", "head", "whole"] = ""
+    qk_norm_kind: Literal["rms", "layer"] = "rms"
+    qk_norm_behind: bool = False
+    qk_norm_rotated: bool = False
+    turned_back: bool = False
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
     embed_scaled: bool = False
+    embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
+    router_scales_input: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -340,6 +354,20 @@ class Rope:
         return self.kind == "default" or (self.kind in ROPE_RULES and bool(self.options))
 
 
+@dataclass(frozen=True)
+class Growth:
+    """The factor of queries far into a text: ``1 + rate · log(1 + ⌊(position + first) / length⌋)``.
+
+    Attributes:
+        unrotated: True if only layers without rotary positions have it.
+    """
+
+    rate: float
+    length: float
+    first: int = 0
+    unrotated: bool = False
+
+
 @dataclass(frozen=True, repr=False)
 class Dimensions(ShortRepr):
     """The sizes and constants of one model, whatever its configuration calls them.
@@ -370,9 +398,11 @@ class Dimensions(ShortRepr):
         distance_buckets: The number of distances on either side that are told apart, by steps that grow with them; 0 if
             all are.
         gate_limit: Bound of gates from above, and of what multiplies them from both sides; one is added to the latter.
+        growth: How queries grow with their position.
         clip: Bound to which queries, keys and values are clipped, ± ``clip``.
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
+        chunked: True if windows do not slide: a text is cut into pieces of that size.
         local_rope: RoPE of the layers in ``local``, if they have their own.
     """
 
@@ -399,9 +429,11 @@ class Dimensions(ShortRepr):
     embed_scale: float = 1.0
     residual_scale: float = 1.0
     router_normed: bool = False
+    growth: Growth | None = None
     clip: float | None = None
     window: int | None = None
     local: tuple[int, ...] = ()
+    chunked: bool = False
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
     shared_neurons: int = 0

@@ -299,9 +299,9 @@ _CONSTANTS = (
     *("activation", "attention_scale", "attention_cap", "logit_scale", "logit_cap", "embed_scale"),
     *("router_normed", "experts_used", "clip", "window", "local", "rotary", "unrotated", "residual_scale"),
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
-    *("distance_reach", "distance_buckets", "gate_limit"),
+    *("distance_reach", "distance_buckets", "gate_limit", "growth", "chunked"),
 )
-_FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "alibi", "causal")
+_FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "qk_norm_behind", "alibi", "causal")
 
 
 def constants(pair: Comparison) -> Iterator[Constant]:

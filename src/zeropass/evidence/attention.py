@@ -19,6 +19,7 @@ from zeropass.evidence.list_types import base
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.blocks import Block
+from zeropass.model.positions import qk_norm_at
 from zeropass.numerics.projection import normed
 
 __all__ = ["attention", "noise_heads"]
@@ -93,14 +94,16 @@ class _Truth:
         mask = logits[0].isfinite()
         random = (inputs[window.at] @ noise[0].T, inputs @ noise[1].T)
         queries, keys = (_random_heads(block, side) for side in random)
-        random_logits = block.turned(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
+        random_logits = block.turned_queries(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
         return cls(_Ranked.of(logits, mask), _Ranked.of(random_logits, mask), mask)
 
 
 def _random_heads(block: Block, x: Tensor) -> Tensor:
     """Cut queries or keys of random heads, (t, width), into heads, (heads, t, d_h), normed where the model does it."""
     heads = block.heads(x)
-    return normed(heads, "rms", block.model.dims.eps) if block.model.family.qk_norm else heads
+    family = block.model.family
+    norms = qk_norm_at(block.model, block.layer)
+    return normed(heads, family.qk_norm_kind, block.model.dims.eps) if norms else heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,14 +193,15 @@ class _Pair:
         """Yield the logits (heads, Q, t) of queries and keys at each assumed offset; random heads have no biases."""
         block, model = self.block, self.block.model
         placed = model.dims.rope is not None or model.has("distances")
-        yield "offset 0", q @ k.mT
+        turned = block.turned if base(self.frame) == "paper" else block.turned_queries
+        yield "offset 0", turned(q, 0) @ k.mT
         if placed or model.family.alibi or model.has("relative"):
-            q_at, k_at = block.turned(q, at), block.turned(k, torch.arange(k.shape[1]))
+            q_at, k_at = turned(q, at), block.turned(k, torch.arange(k.shape[1]))
             logits = q_at @ k_at.mT if random else block.products(q_at, k_at, at)
             yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
         if not placed:
             return
-        meeting = block.turned if random else block.meeting
+        meeting = block.meeting if model.has("distances") and not random else turned
         full = self.frame in ("token", "seen", "paper")
         for name, offset in OFFSETS.items():
             if full or offset == USUAL_OFFSET:

@@ -20,9 +20,12 @@ from zeropass.model.positions import (
     distance_rows,
     distance_vectors,
     frequencies,
+    growth,
     longest_text,
     position_bias,
     position_rows,
+    qk_norm_at,
+    turned_gain,
 )
 from zeropass.numerics.projection import apply_norm, rotate
 from zeropass.numerics.statistics import blocks
@@ -53,11 +56,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
 
+XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
+"""The canonical tensors of the numbers that a layer's xIELU has learned."""
+
 _ROWS = 4096
 """The number of rows of a table that are read at once."""
 
 _GAP = 16
 """The number of rows between two that are read as well, since a second call takes longer."""
+
+
+def xielu(x: Tensor, *numbers: Tensor | None) -> Tensor:
+    """Return xIELU (Huang and Schlag 2025, arXiv:2411.13010) with a layer's numbers, in the order of `XIELU`."""
+    above, below, slope, bound = (torch.as_tensor(number) for number in numbers)
+    left = (torch.expm1(torch.minimum(x, bound)) - x) * (slope + functional.softplus(below))
+    return torch.where(x > 0, functional.softplus(above) * x.square(), left) + slope * x
 
 
 @dataclass
@@ -120,8 +133,8 @@ class Block:
     _vectors: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.model.dims.activation not in ACTIVATIONS:
-            known = ", ".join(sorted(ACTIVATIONS))
+        if self.model.dims.activation not in (*ACTIVATIONS, "xielu"):
+            known = ", ".join(sorted((*ACTIVATIONS, "xielu")))
             raise BadModel(
                 f"{self.model.files.place}: activation {self.model.dims.activation!r} is not one of {known}."
             )
@@ -164,7 +177,7 @@ class Block:
         if self.vector("sinks") is None:
             return 1.0
         q, k = (self.heads(self.bounded(self._linear(y, role), role)[:, None]) for role in "qk")
-        weights = self.weights(q, k, torch.zeros(1, dtype=torch.long, device=y.device))
+        weights = self.weights(self.turned_queries(q, 0), k, torch.zeros(1, dtype=torch.long, device=y.device))
         return weights[:, :, 0, 0].repeat_interleave(self.model.dims.head_dim, -1)
 
     def _run(
@@ -210,7 +223,10 @@ class Block:
         q, k, v = (self._linear(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
-        queries, keys = (self.turned(self.heads(self.bounded(x, role)), at) for role, x in (("q", q), ("k", k)))
+        queries = self.turned_queries(self.heads(self.bounded(q, "q")), at)
+        keys = self.turned(self.heads(self.bounded(k, "k")), at)
+        grown = growth(self.model, self.layer, at)
+        queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v)))
         if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
@@ -281,7 +297,8 @@ class Block:
         offsets = at[:, None] - torch.arange(count, device=at.device)
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
-            hidden = hidden | (offsets.abs() >= dims.window)
+            chunks = at[:, None] // dims.window != torch.arange(count, device=at.device) // dims.window
+            hidden = hidden | (chunks if dims.chunked else offsets.abs() >= dims.window)
         biases = [position_bias(self.model, head, offsets, self.layer) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)
@@ -297,6 +314,15 @@ class Block:
         """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""
         return x if self._frequencies is None else rotate(x, at, self._frequencies)
 
+    def turned_queries(self, x: Tensor, at: Tensor | int) -> Tensor:
+        """Rotate queries, as `turned` does; gains behind the rotation, of both sides, multiply queries alone."""
+        turned = self.turned(x, at)
+        return turned if self._turned_gain is None else turned * self._turned_gain
+
+    @cached_property
+    def _turned_gain(self) -> Tensor | None:
+        return turned_gain(self.model, self.layer)
+
     @property
     def _scale(self) -> float:
         return self.model.dims.scale_at(self.layer)
@@ -306,13 +332,16 @@ class Block:
         return frequencies(self.model, self.layer) if self.model.dims.rope else None
 
     def bounded(self, x: Tensor, role: str) -> Tensor:
-        """Norm and clip queries or keys (batch, tokens, width), where the family does."""
-        gain, dims = self.vector(f"{role}_norm"), self.model.dims
-        if self.model.family.qk_norm == "head":
-            each = x.reshape(*x.shape[:-1], -1, dims.head_dim)
-            x = apply_norm(each, "rms", dims.eps, gain, None).flatten(-2)
-        elif self.model.family.qk_norm == "whole":
-            x = apply_norm(x, "rms", dims.eps, gain, None)
+        """Norm and clip queries or keys (batch, tokens, width), where the family does, before they are rotated."""
+        dims, family = self.model.dims, self.model.family
+        gain = None if family.qk_norm_behind else self.vector(f"{role}_norm")
+        shift = self.vector(f"{role}_norm_bias")
+        each = qk_norm_at(self.model, self.layer)
+        if each == "head":
+            heads = x.reshape(*x.shape[:-1], -1, dims.head_dim)
+            x = apply_norm(heads, family.qk_norm_kind, dims.eps, gain, shift).flatten(-2)
+        elif each == "whole":
+            x = apply_norm(x, "rms", dims.eps, gain, shift)
         return self._clipped(x)
 
     def _clipped(self, x: Tensor) -> Tensor:
@@ -336,31 +365,38 @@ class Block:
 
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
-        active = self._active(y, record)
         if len(self._sizes) == 1:
+            active = self._active(y, record)
             _record(record, **{"value.in": active})
             return self._written(active, "value")
         share, biases = self._routed(y), self.vector("value_bias")
+        weights = self.per_neuron(share)
+        if self.model.family.router_scales_input:
+            active = self._active(y, record, weights)
+        else:
+            active = self._active(y, record) * weights
         _record(record, router=share)
-        active = active * self.per_neuron(share)
         _record(record, **{"value.in": active})
         written = active @ self.matrix("value")
         return written if biases is None else written + share @ biases
 
-    def _active(self, y: Tensor, record: Recorder | None) -> Tensor:
-        """Return the activations (…, neurons)."""
+    def _active(self, y: Tensor, record: Recorder | None, scale: Tensor | None = None) -> Tensor:
+        """Return the activations (…, neurons), of a gated MLP with what its neurons read multiplied by ``scale``."""
         if "gate" not in self.model.family.ff_roles:
             key = self._linear(y, "key")
             _record(record, key=key)
             return self.activated(key)
         gate, up = self._linear(y, "gate"), self._linear(y, "up")
+        gate, up = (gate, up) if scale is None else (scale * gate, scale * up)
         _record(record, gate=gate, up=up)
         return self.activated(gate) * self.multiplier(up)
 
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
-        limit = self.model.dims.gate_limit
-        return ACTIVATIONS[self.model.dims.activation](x if limit is None else x.clamp(max=limit))
+        dims, limit = self.model.dims, self.model.dims.gate_limit
+        if dims.activation == "xielu":
+            return xielu(x, *map(self.vector, XIELU))
+        return ACTIVATIONS[dims.activation](x if limit is None else x.clamp(max=limit))
 
     def multiplier(self, up: Tensor) -> Tensor:
         """Return what the activation is multiplied by."""
@@ -503,7 +539,7 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
             raise CannotRun(f"{model.name} has {longest} positions; the text is longer.")
         x = x + position_rows(model, start, stop)
     x = x + model.matrix("types", 0, 0, 1) if model.has("types") else x
-    if model.has("embed_norm"):
+    if model.has("embed_norm") or model.family.embed_normed:
         gain, shift = model.vector("embed_norm"), model.vector("embed_norm_bias")
         x = apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
     if not model.has("embed_projection"):

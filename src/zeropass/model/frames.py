@@ -35,7 +35,7 @@ from zeropass.model.address import canonical_role
 from zeropass.model.blocks import Block, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
-from zeropass.model.positions import distance_rows, distance_vectors, frequencies
+from zeropass.model.positions import distance_rows, distance_vectors, frequencies, qk_norm_at, turned_gain
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -373,7 +373,9 @@ class Frames(ShortRepr):
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
         if frame != "paper" and (vectors := distance_vectors(self.model, base_role(role), layer)) is not None:
             return scores + vectors[head, distance_rows(self.model, torch.tensor(offset))]
-        return rotate(scores, offset, self.frequencies(layer)) if offset else scores
+        turned = rotate(scores, offset, self.frequencies(layer)) if offset else scores
+        gain = None if frame == "paper" else turned_gain(self.model, layer)
+        return turned if gain is None else turned * gain
 
     def as_key(
         self,
@@ -453,10 +455,12 @@ class Frames(ShortRepr):
             return scores
         constant, model = self.head_constant(layer, head, role, frame), self.model
         scores = scores if constant is None else scores + constant
-        if model.family.qk_norm:
+        if norm := qk_norm_at(model, layer):
             gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
-            if model.family.qk_norm == "head":
-                scores = apply_norm(scores, "rms", model.dims.eps, gain, None)
+            gain = None if model.family.qk_norm_behind else gain
+            if norm == "head":
+                shift = model.vector(f"{role}_norm_bias", layer)
+                scores = apply_norm(scores, model.family.qk_norm_kind, model.dims.eps, gain, shift)
             else:
                 start = model.kv_head(role, head) * width
                 scores = scores / lengths if lengths is not None else scores

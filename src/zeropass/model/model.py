@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.checks import check, chosen, records, refuse_quantised
+from zeropass.arch.checks import check, chosen, oriented, records, refuse_quantised
 from zeropass.arch.config import Names, dimensions, full_name, prefix_of
 from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
@@ -368,7 +368,7 @@ class Model(ShortRepr):
         if what in self.family.roles:
             return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
         shape = self.source.shape(self._name(what, layer))
-        if len(shape) == 1:
+        if len(shape) < 2:
             return shape[0] if what.endswith("bias") else 1
         return shape[1] if self._stored(what).transpose else shape[0]
 
@@ -401,7 +401,7 @@ class Model(ShortRepr):
 
     def is_vector(self, what: str) -> bool:
         """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
-        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) == 1
+        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) < 2
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer; one without experts has no router."""
@@ -528,6 +528,7 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     tables = settle(files, family, layout, prefix, names)
     files = replace(files, notes=(*files.notes, *quantised, *keys, *tables.notes))
     dims = dimensions(files, family, tables.layout, prefix, names, tables.tied)
+    tables = replace(tables, layout=oriented(files, tables.layout, dims, prefix, names))
     check(files, family, tables.layout, dims, prefix, names)
     _refuse_unindexed(files, layout, dims, prefix)
     return Model(

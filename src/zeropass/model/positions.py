@@ -4,6 +4,7 @@ docs/theory.md §3.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ __all__ = [
     "distance_rows",
     "distance_vectors",
     "frequencies",
+    "growth",
     "longest_text",
     "position_bias",
     "position_rows",
+    "qk_norm_at",
+    "turned_gain",
 ]
 
 
@@ -59,7 +63,32 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
     factors = model.rope_factors
     scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
-    return scaled.float().to(model.device)
+    return (-scaled if model.family.turned_back else scaled).float().to(model.device)
+
+
+def qk_norm_at(model: Model, layer: int) -> Literal["", "head", "whole"]:
+    """Return how a layer norms queries and keys, as `Family.qk_norm` says it."""
+    bare = model.family.qk_norm_rotated and layer in model.dims.unrotated
+    return "" if bare else model.family.qk_norm
+
+
+def turned_gain(model: Model, layer: int) -> Tensor | None:
+    """Return what multiplies the products of turned queries and keys, (d_h,); None where their gains come before that.
+
+    Gains behind the rotation do not commute with it: attention then depends on both positions, not on their distance
+    alone. Head maps have the key at position 0.
+    """
+    gains = [model.vector(f"{role}_norm", layer) for role in "qk"] if model.family.qk_norm_behind else []
+    present = [gain for gain in gains if gain is not None]
+    return torch.stack(present).prod(0) if present else None
+
+
+def growth(model: Model, layer: int, at: Tensor) -> Tensor | None:
+    """Return the factor of queries at positions (t,), (t, 1); None where a layer has none."""
+    grows = model.dims.growth
+    if grows is None or (grows.unrotated and layer not in model.dims.unrotated):
+        return None
+    return 1 + grows.rate * torch.log1p(torch.floor((at[:, None] + grows.first) / grows.length))
 
 
 def position_bias(model: Model, head: int, offsets: Tensor, layer: int = 0) -> Tensor | None:

@@ -9,6 +9,7 @@ from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
+from zeropass.arch.families.sigmoid_experts import FAMILIES as SIGMOID_EXPERTS
 from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
@@ -17,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     *LLAMAS,
     *DENSE,
     *EXPERTS,
+    *SIGMOID_EXPERTS,
     *GGUF_EXPERTS,
     *GPTS,
     *ENCODERS,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, OLMO2
+from zeropass.arch.families.llama import GEMMA2, LLAMA, MISTRAL, MROPE, OLMO2
 from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -41,7 +41,7 @@ from zeropass.arch.families.parts import (
     WINDOWS,
     gguf,
 )
-from zeropass.arch.spec import Stored, weight_and_bias
+from zeropass.arch.spec import Stored, fused_qkv, weight_and_bias
 
 _UP_DOWN = {
     **weight_and_bias("key", LAYER + "mlp.up_proj"),
@@ -56,6 +56,33 @@ _LAYER_NORM = {**CONFIG, "eps": ("layer_norm_eps",)}
 
 MINISTRAL = replace(MISTRAL, name="ministral", model_types=("ministral",))
 
+_MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+_ROPES = ("rope_parameters", "rope_scaling")
+MINISTRAL3 = replace(
+    MISTRAL,
+    name="ministral3",
+    model_types=("ministral3",),
+    layouts=(
+        replace(
+            PLAIN_HF,
+            config={
+                **PLAIN_HF.config,
+                "growth": tuple(f"{rope}.llama_4_scaling_beta" for rope in _ROPES),
+                "growth_length": tuple(f"{rope}.original_max_position_embeddings" for rope in _ROPES),
+            },
+            defaults={"head_dim": 128, "rope": _MINISTRAL3_ROPE},
+        ),
+    ),
+)
+
 _CWM_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 1e6,
@@ -69,6 +96,164 @@ CWM = replace(
     name="cwm",
     model_types=("cwm",),
     layouts=(replace(PLAIN_HF, constants={"global_every": 4}, defaults={"window": 8192, "rope": _CWM_ROPE}),),
+)
+
+IQUESTCODER = replace(LLAMA, name="iquestcoder", model_types=("iquestcoder",), layouts=LLAMA.layouts[:1])
+INTERNLM3 = replace(IQUESTCODER, name="internlm3", model_types=("internlm3",))
+
+_EXAONE = "h.{layer}."
+EXAONE = replace(
+    LLAMA,
+    name="exaone",
+    model_types=("exaone",),
+    layouts=(
+        replace(
+            LLAMA.layouts[0],
+            prefixes=("transformer.", ""),
+            config={
+                **CONFIG,
+                "layers": ("num_layers", "num_hidden_layers"),
+                "eps": ("layer_norm_epsilon", "rms_norm_eps"),
+                "activation": ("activation_function", "hidden_act"),
+            },
+            tensors={
+                "embedding": Stored("wte.weight"),
+                "unembedding": OUTER["unembedding"],
+                "final_norm": Stored("ln_f.weight"),
+                "attn_norm": Stored(_EXAONE + "ln_1.weight"),
+                "ff_norm": Stored(_EXAONE + "ln_2.weight"),
+                **weight_and_bias("q", _EXAONE + "attn.attention.q_proj"),
+                **weight_and_bias("k", _EXAONE + "attn.attention.k_proj"),
+                **weight_and_bias("v", _EXAONE + "attn.attention.v_proj"),
+                **weight_and_bias("o", _EXAONE + "attn.attention.out_proj", transpose=True),
+                **weight_and_bias("gate", _EXAONE + "mlp.c_fc_0"),
+                **weight_and_bias("up", _EXAONE + "mlp.c_fc_1"),
+                **weight_and_bias("value", _EXAONE + "mlp.c_proj", transpose=True),
+            },
+            unread=(r"h\.\d+\.attn\.attention\.rotary\.inv_freq",),
+        ),
+    ),
+    config={"activation": "silu", "rope_theta": 500000.0},
+)
+
+_HUNYUAN_NORMS = {
+    "q_norm": Stored(LAYER + "self_attn.query_layernorm.weight"),
+    "k_norm": Stored(LAYER + "self_attn.key_layernorm.weight"),
+}
+_HUNYUAN_KEYS = (
+    r"add_classification_head|class_num|dense_list|pool_type|cla_share_factor|attention_head_dim|org_vocab_size",
+    r"(im_start|im_end|im_newline|text_start|text_end|pad|mask_init)_id",
+)
+HUNYUAN_DENSE = replace(
+    LLAMA,
+    name="hunyuan_v1_dense",
+    model_types=("hunyuan_v1_dense",),
+    qk_norm="head",
+    qk_norm_behind=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            tensors={**HF_LAYOUT.tensors, **_HUNYUAN_NORMS},
+            constants={"ntk_alpha": True},
+            harmless=_HUNYUAN_KEYS,
+        ),
+    ),
+    when={"use_qk_norm": (True, None), "use_cla": (False, None), "norm_type": ("rms", None)},
+)
+
+NANOCHAT = replace(
+    LLAMA,
+    name="nanochat",
+    model_types=("nanochat",),
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    qk_norm_behind=True,
+    turned_back=True,
+    embed_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={**CONFIG, "logit_cap": ("final_logit_softcapping",)},
+            tensors={
+                "embedding": OUTER["embedding"],
+                "unembedding": OUTER["unembedding"],
+                **ATTENTION,
+                "key": Stored(LAYER + "mlp.fc1.weight"),
+                "value": Stored(LAYER + "mlp.fc2.weight", transpose=True),
+            },
+            defaults={"logit_cap": 15.0},
+        ),
+    ),
+    config={"activation": "relu2"},
+)
+
+_APERTUS_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 12e6,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_XIELU = LAYER + "mlp.act_fn."
+APERTUS = replace(
+    LLAMA,
+    name="apertus",
+    model_types=("apertus",),
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            tensors={
+                **OUTER,
+                "attn_norm": Stored(LAYER + "attention_layernorm.weight"),
+                "ff_norm": Stored(LAYER + "feedforward_layernorm.weight"),
+                **ATTENTION,
+                **QK_NORMS,
+                "key": _UP_DOWN["key"],
+                "value": _UP_DOWN["value"],
+                "xielu_above": Stored(_XIELU + "alpha_p"),
+                "xielu_below": Stored(_XIELU + "alpha_n"),
+                "xielu_slope": Stored(_XIELU + "beta"),
+                "xielu_bound": Stored(_XIELU + "eps"),
+            },
+            defaults={"rope": _APERTUS_ROPE},
+        ),
+    ),
+    config={"activation": "xielu", "rope_theta": 12e6},
+    when={"hidden_act": ("xielu", None), "qk_norm": (True, None), "post_norm": (False, None)},
+)
+
+PERSIMMON = replace(
+    LLAMA,
+    name="persimmon",
+    model_types=("persimmon",),
+    norm="layer",
+    ff_roles=("key", "value"),
+    qk_norm="head",
+    qk_norm_kind="layer",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={**_LAYER_NORM, **ROTARY_SHARE, "kv_heads": CONFIG["heads"]},
+            tensors={
+                **OUTER,
+                **SHIFTED_NORMS,
+                **weight_and_bias("final_norm", "final_layernorm"),
+                **fused_qkv(LAYER + "self_attn.query_key_value", "grouped"),
+                **weight_and_bias("o", LAYER + "self_attn.dense", transpose=True),
+                **weight_and_bias("q_norm", LAYER + "self_attn.q_layernorm"),
+                **weight_and_bias("k_norm", LAYER + "self_attn.k_layernorm"),
+                **weight_and_bias("key", LAYER + "mlp.dense_h_to_4h"),
+                **weight_and_bias("value", LAYER + "mlp.dense_4h_to_h", transpose=True),
+            },
+        ),
+    ),
+    config={"activation": "relu2", "rotary_share": 0.5},
+    when={"qk_layernorm": (True, None)},
 )
 
 SEED_OSS = replace(
@@ -180,11 +365,10 @@ EXAONE4 = replace(
             HF_LAYOUT,
             optional=("unembedding",),
             switches={},
-            config={**CONFIG, **WINDOWS},
+            config={**CONFIG, **WINDOWS, "local_every": ("sliding_window_pattern",)},
             tensors={**OUTER, **NORMS_BEHIND, **PLAIN_ATTENTION, **QK_NORMS, **MLP},
-            constants={"only_local_rotated": True},
+            constants={"local_every": 4, "only_local_rotated": True},
             defaults={"window": 4096},
-            harmless=("sliding_window_pattern",),  # layer_types says the same for each layer
         ),
         gguf(
             "exaone4",
@@ -232,6 +416,32 @@ GLM4 = replace(
         gguf("glm4", {**GGUF_PAIRED, **GGUF_GATE_UP, **GGUF_POST_NORMS}),
     ),
     when={"glm4.rope.dimension_sections": (None,)},  # then Glm4Model of the converter reorders queries and keys
+)
+
+_GLM4V_HF = replace(
+    GLM4.layouts[0],
+    optional=("unembedding",),
+    switches={},
+    config={name: keys for name, keys in GLM4.layouts[0].config.items() if name != "head_dim"},
+)
+GLM4V = replace(
+    GLM4,
+    model_types=("glm4v_text",),
+    layouts=(_GLM4V_HF,),
+    config={"activation": "silu"},
+    when={},
+    notes=MROPE,
+)
+GLM_OCR = replace(
+    GLM4V,
+    model_types=("glm_ocr_text",),
+    layouts=(
+        replace(
+            _GLM4V_HF,
+            config={**GLM4.layouts[0].config, "beyond": ("num_nextn_predict_layers",)},
+            tensors={name: stored for name, stored in _GLM4V_HF.tensors.items() if name not in QKV_BIASES},
+        ),
+    ),
 )
 
 GRANITE = replace(
@@ -475,7 +685,15 @@ EUROBERT = replace(
 
 FAMILIES = (
     MINISTRAL,
+    MINISTRAL3,
     CWM,
+    IQUESTCODER,
+    INTERNLM3,
+    EXAONE,
+    HUNYUAN_DENSE,
+    NANOCHAT,
+    APERTUS,
+    PERSIMMON,
     SEED_OSS,
     SMOLLM3,
     ERNIE4_5,
@@ -485,6 +703,8 @@ FAMILIES = (
     EXAONE4,
     GLM,
     GLM4,
+    GLM4V,
+    GLM_OCR,
     GRANITE,
     HYPERCLOVAX,
     COHERE,

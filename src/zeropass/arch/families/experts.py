@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.dense import ERNIE4_5
-from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.dense import ERNIE4_5, HUNYUAN_DENSE
+from zeropass.arch.families.llama import LLAMA, MROPE
 from zeropass.arch.families.parts import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -108,6 +108,74 @@ QWEN3_MOE = replace(
     config={"activation": "silu", "window_used": False, "experts_used": 8},
 )
 
+HUNYUAN_MOE = replace(
+    HUNYUAN_DENSE,
+    name="hunyuan_v1_moe",
+    model_types=("hunyuan_v1_moe",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HUNYUAN_DENSE.layouts[0],
+            config={
+                **_ROUTED_CONFIG,
+                "experts": ("num_experts",),
+                "experts_used": ("moe_topk",),
+                "shared_neurons": ("intermediate_size",),
+            },
+            tensors={
+                **{name: s for name, s in HUNYUAN_DENSE.layouts[0].tensors.items() if ".mlp." not in s.name},
+                "router": Stored(f"{_MLP}.gate.wg.weight"),
+                **{name: _EXPERTS[name] for name in ("gate", "up", "value")},
+                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_mlp").items()},
+            },
+            # what the tensors themselves show, or what transformers leaves out
+            harmless=(
+                *HUNYUAN_DENSE.layouts[0].harmless,
+                r"moe_intermediate_size|num_shared_expert|use_mixed_mlp_moe|capacity_factor|moe_drop_tokens",
+                r"moe_random_routing_dropped_token|norm_topk_prob|router_aux\w*",
+            ),
+        ),
+    ),
+    when={
+        **HUNYUAN_DENSE.when,
+        "moe_layer_num_skipped": (0, None),
+        "routed_scaling_factor": (1.0, None),
+        "group_limited_greedy": (False, None),
+    },
+)
+
+MELLUM = replace(
+    QWEN3_MOE,
+    name="mellum",
+    model_types=("mellum",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **_ROUTED_CONFIG,
+                **WINDOWS,
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "beyond": ("num_nextn_predict_layers", "num_mtp_layers"),
+            },
+            tensors=QWEN3_MOE.layouts[0].tensors,
+            defaults={"window": 1024},
+            unread=(r"\^mtp\..*",),
+            harmless=("mtp_layer_types", "mtp_mlp_layer_types"),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "window_used": False,  # where no list says which layers have one
+        "experts_used": 8,
+        "router_normed": True,
+        "rope_theta": 500000.0,
+        "local_rope_theta": 10000.0,
+    },
+    when={f"rope_parameters.{kind}_attention.partial_rotary_factor": (1.0, None) for kind in ("full", "sliding")},
+)
+
 OLMOE = replace(
     LLAMA,
     name="olmoe",
@@ -149,6 +217,61 @@ QWEN2_MOE = replace(
     ),
     config={"activation": "silu", "experts_used": 4},
     when={"use_sliding_window": (False, None)},
+)
+
+_STACKED_EXPERTS = f"{_MLP}.experts.gate_up_proj[{{expert}}]"
+QWEN3_VL_MOE = replace(
+    QWEN3_MOE,
+    model_types=("qwen3_vl_moe_text",),
+    router_normed=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
+            tensors={
+                **QWEN3_MOE.layouts[0].tensors,
+                # published files have the transpose of what transformers 5 writes
+                "gate": Stored(_STACKED_EXPERTS, transpose=True, part=(0, 2), either_way=True, layers="routed"),
+                "up": Stored(_STACKED_EXPERTS, transpose=True, part=(1, 2), either_way=True, layers="routed"),
+                "value": Stored(f"{_MLP}.experts.down_proj[{{expert}}]", either_way=True, layers="routed"),
+            },
+            harmless=("norm_topk_prob",),
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 4, "rope_theta": 500000.0},
+    notes=MROPE,
+)
+
+_ARIA_JOINT = f"{_MLP}.experts.fc1.weight[{{expert}}]"
+ARIA = replace(
+    LLAMA,
+    name="aria",
+    model_types=("aria_text",),
+    router_normed=True,  # its softmax is over the logits of the chosen experts
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **CONFIG,
+                "experts": ("moe_num_experts",),
+                "experts_used": ("moe_topk",),
+                "shared_experts": ("moe_num_shared_experts",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                "router": Stored(f"{_MLP}.router.weight"),
+                "gate": Stored(_ARIA_JOINT, transpose=True, part=(0, 2)),
+                "up": Stored(_ARIA_JOINT, transpose=True, part=(1, 2)),
+                "value": Stored(f"{_MLP}.experts.fc2.weight[{{expert}}]"),
+                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_experts").items()},
+            },
+            harmless=(r"moe_(aux_loss|z_loss)_coeff",),
+        ),
+    ),
+    config={"activation": "silu", "experts": 8, "experts_used": 2, "shared_experts": 2},
+    when={"hidden_act": ("silu", None)},  # of the shared expert alone, where it differs
 )
 
 _SIGMOID_CONFIG = {
@@ -220,6 +343,15 @@ GLM4_MOE_QK = replace(
     qk_norm="head",
     layouts=(replace(_GLM_HF, tensors={**_GLM_HF.tensors, **QK_NORMS}),),
     when={"use_qk_norm": (True,)},
+)
+
+GLM4V_MOE = replace(
+    GLM4_MOE,
+    model_types=("glm4v_moe_text",),
+    layouts=(replace(_GLM_HF, switches={"attention_bias": (QKV_BIASES, True)}),),
+    config={name: value for name, value in GLM4_MOE.config.items() if name != "beyond"},
+    when={},
+    notes=MROPE,
 )
 
 _GRANITE_CONFIG = {
@@ -336,12 +468,13 @@ MINIMAX_M2 = replace(
             },
             # what the tensors themselves show, or what transformers leaves out
             harmless=(
-                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|scoring_func|shared_moe_mode",
+                r"attn_type_list|qk_norm_type|use_qk_norm|use_routing_bias|shared_moe_mode",
                 r"layernorm_\w+|mlp_intermediate_size|max_model_len|use_mtp|num_mtp_modules|mtp_transformer_layers",
             ),
         ),
     ),
     config={"activation": "silu", "router_sigmoid": True, "rope_theta": 5e6, "experts": 256, "experts_used": 8},
+    when={"scoring_func": ("sigmoid", None)},
 )
 
 FLEX_OLMO = replace(
@@ -424,11 +557,16 @@ PHIMOE = replace(
 FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
+    QWEN3_VL_MOE,
+    HUNYUAN_MOE,
+    MELLUM,
+    ARIA,
     OLMOE,
     QWEN2_MOE,
     DOTS1,
     GLM4_MOE,
     GLM4_MOE_QK,
+    GLM4V_MOE,
     GRANITEMOE,
     GRANITEMOE_SHARED,
     GPT_OSS,

@@ -80,19 +80,19 @@ QWEN3 = replace(
     config=_QWEN,
 )
 
-_MROPE = ("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",)
+MROPE = ("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",)
 QWEN2_VL = replace(
     QWEN2,
     model_types=("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"),
     layouts=QWEN2.layouts[:1],
-    notes=_MROPE,
+    notes=MROPE,
 )
 QWEN3_VL = replace(
     QWEN3,
     model_types=("qwen3_vl_text",),
     layouts=(replace(HF_LAYOUT, tensors={**HF_LAYOUT.tensors, **QK_NORMS}),),
     config={"activation": "silu"},
-    notes=_MROPE,
+    notes=MROPE,
 )
 
 QWEN2_VL_GGUF = replace(QWEN2_VL, model_types=("qwen2vl",), layouts=(gguf("qwen2vl"),))

@@ -35,7 +35,24 @@ VIDEO_LLAVA = replace(
     towers={"image_tower": "image tower", "video_tower": "video tower", "multi_modal_projector": "projector"},
 )
 QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
-MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral",), towers=_VISION, text_ties=False)
+MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral", "ministral3"), towers=_VISION, text_ties=False)
+ARIA = replace(
+    MISTRAL3,
+    model_types=("aria",),
+    texts=("aria_text",),
+    harmless=(*_IMAGE_KEYS, r"(max_value_)?projector_patch_to_query_dict"),
+)
+FUYU = replace(
+    MISTRAL3,
+    model_types=("fuyu",),
+    texts=("persimmon",),
+    towers={"vision_embed_tokens": "projector"},
+    # what its file has beside the text model's configuration, which counts
+    harmless=(
+        r"image_size|patch_size|num_channels|hidden_(act|dropout|size)|intermediate_size|layer_norm_eps|qk_layernorm",
+        r"num_(attention_heads|hidden_layers)|vocab_size|partial_rotary_factor",
+    ),
+)
 PALIGEMMA = replace(
     MISTRAL3,
     model_types=("paligemma",),
@@ -43,6 +60,13 @@ PALIGEMMA = replace(
     fixed={"use_bidirectional_attention": None},  # the mask is the wrapper's: both ways where the caller marks a prompt
     harmless=(*_IMAGE_KEYS, r"num_image_tokens|_vocab_size"),
     notes=("a prompt that is marked as one attends both ways; here every text is read as one that the model writes",),
+)
+LLAMA4 = replace(
+    MISTRAL3,
+    model_types=("llama4",),
+    texts=("llama4_text",),
+    prefixes={"language_model.model.": "language_model."},
+    towers={"vision_model": "vision tower", "multi_modal_projector": "projector"},
 )
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
 COHERE2 = replace(
@@ -62,6 +86,41 @@ IDEFICS = Wrapper(
     harmless=(*_IMAGE_KEYS, r"scale_factor|pixel_shuffle_factor|neftune_noise_alpha|_pad_token_id|perceiver_config"),
 )
 
+DEEPSEEK_VL = replace(
+    IDEFICS,
+    model_types=("deepseek_vl",),
+    texts=("llama",),
+    prefixes={"model.language_model.": ""},
+    towers={"vision_model": "vision tower", "aligner": "projector"},
+    others=("vision_config",),
+)
+_JANUS_TOWERS = dict.fromkeys((f"generation_{part}" for part in ("embeddings", "aligner", "head")), "image generation")
+JANUS = replace(
+    DEEPSEEK_VL,
+    model_types=("janus",),
+    towers={**DEEPSEEK_VL.towers, "vqmodel": "image tokenizer", **_JANUS_TOWERS},
+    others=("vision_config", "vq_config"),
+)
+LIGHTON_OCR = replace(
+    DEEPSEEK_VL,
+    model_types=("lighton_ocr",),
+    texts=("qwen3",),
+    towers={"vision_encoder": "vision tower", "vision_projection": "projector"},
+)
+VIDEO_LLAMA3 = replace(
+    DEEPSEEK_VL,
+    model_types=("video_llama_3",),
+    texts=("qwen2",),
+    towers={"vision_model": "vision tower", "projector": "projector"},
+)
+OVIS2 = replace(
+    DEEPSEEK_VL,
+    model_types=("ovis2",),
+    texts=("qwen2",),
+    towers={"vision_tower": "vision tower", "visual_embeddings_table": "embeddings of images"},
+    harmless=(*_IMAGE_KEYS, "hidden_size|vocab_size"),
+)
+
 QWEN2_VL = Wrapper(
     model_types=("qwen2_vl",),
     texts=("qwen2_vl_text",),
@@ -79,6 +138,11 @@ QWEN3_VL = replace(
     flat=False,
     text_ties=False,
 )
+QWEN3_VL_MOE = replace(QWEN3_VL, model_types=("qwen3_vl_moe",), texts=("qwen3_vl_moe_text",))
+GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v"), texts=("glm4v_text", "glm4v_moe_text"))
+GLM4V_MOE = replace(QWEN3_VL, model_types=("glm4v_moe",), texts=("glm4v_moe_text",))
+GLM_OCR = replace(QWEN3_VL, model_types=("glm_ocr",), texts=("glm_ocr_text",))
+EXAONE4_5 = replace(QWEN3_VL, model_types=("exaone4_5",), texts=("exaone4",))
 QWEN2_5_OMNI_THINKER = replace(
     QWEN2_VL,
     model_types=("qwen2_5_omni_thinker",),
@@ -158,13 +222,26 @@ WRAPPERS = (
     VIDEO_LLAVA,
     QWEN_LLAVA,
     MISTRAL3,
+    ARIA,
+    FUYU,
     PALIGEMMA,
     GEMMA3,
+    LLAMA4,
     COHERE2,
     IDEFICS,
+    DEEPSEEK_VL,
+    JANUS,
+    LIGHTON_OCR,
+    VIDEO_LLAMA3,
+    OVIS2,
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,
+    QWEN3_VL_MOE,
+    GLM4V,
+    GLM4V_MOE,
+    GLM_OCR,
+    EXAONE4_5,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
     QWEN2_AUDIO,
@@ -177,13 +254,9 @@ _STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
-    "glm4v": "its text model is a glm4",
-    "glm4v_moe": "its text model is a glm4_moe",
-    "llama4": f"{_STACKED}, and some layers have no positions",
     "mllama": "some of its layers read images alone",
     "phi4_multimodal": "its text model has adapters of its own for images and sound",
     "qwen3_omni_moe": _STACKED,
-    "qwen3_vl_moe": _STACKED,
 }
 """Multimodal models that are well known and not read, each with the reason."""
 
@@ -242,6 +315,86 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,
     "qwen3_vl_text": {**_QWEN2, "head_dim": 128, "rope_theta": 5e5},
+    "ministral3": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "rms_norm_eps": 1e-05,
+    },
+    "persimmon": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 64,
+        "intermediate_size": 16384,
+        "layer_norm_eps": 1e-05,
+    },
+    "glm4v_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "intermediate_size": 13696,
+        "rms_norm_eps": 1e-05,
+    },
+    "glm_ocr_text": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "intermediate_size": 4096,
+        "rms_norm_eps": 1e-05,
+    },
+    "glm4v_moe_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 46,
+        "num_attention_heads": 96,
+        "num_key_value_heads": 8,
+        "intermediate_size": 10944,
+        "rms_norm_eps": 1e-05,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 128,
+    },
+    "qwen3_vl_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "intermediate_size": 5632,
+        "rms_norm_eps": 1e-06,
+        "moe_intermediate_size": 1408,
+        "num_experts": 60,
+    },
+    "exaone4": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 16384,
+        "rms_norm_eps": 1e-05,
+    },
+    "llama4_text": {
+        "hidden_size": 5120,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384,
+        "num_local_experts": 16,
+        "rms_norm_eps": 1e-5,
+    },
+    "aria_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 4096,
+        "moe_num_experts": 8,
+        "rms_norm_eps": 1e-6,
+    },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,
         "num_hidden_layers": 28,

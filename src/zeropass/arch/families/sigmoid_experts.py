@@ -1,0 +1,243 @@
+"""Decoders with experts that are scored each by itself, as those of DeepSeek-V3 are."""
+
+from dataclasses import replace
+from typing import Literal
+
+from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK
+from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    CONFIG,
+    HF_LAYOUT,
+    LAYER,
+    MLP,
+    NORMS,
+    OUTER,
+    PAIRED,
+    PLAIN_ATTENTION,
+    QK_NORMS,
+)
+from zeropass.arch.spec import Stored
+
+_DOTS1_HF, _GLM_HF = DOTS1.layouts[0], GLM4_MOE.layouts[0]
+_EXPERTS = {name: stored for name, stored in _DOTS1_HF.tensors.items() if ".mlp." in stored.name}
+_CORRECTION = "router_correction"
+
+EXAONE_MOE = replace(
+    DOTS1,
+    name="exaone_moe",
+    model_types=("exaone_moe",),
+    layouts=(
+        replace(
+            _DOTS1_HF,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_DOTS1_HF.config,
+                "experts": ("num_experts",),
+                "shared_experts": ("num_shared_experts",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "local_every": ("sliding_window_pattern",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **QK_NORMS,
+                **_EXPERTS,
+                _CORRECTION: Stored(LAYER + "mlp.e_score_correction_bias", layers="routed"),
+            },
+            constants={"local_every": 4, "only_local_rotated": True},
+            defaults={"window": 4096},
+            unread=(r"\^mtp\..*",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "router_scale": 2.5,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 8,
+    },
+)
+
+SOLAR_OPEN = replace(
+    GLM4_MOE,
+    name="solar_open",
+    model_types=("solar_open",),
+    layouts=(
+        replace(
+            _GLM_HF,
+            config={name: keys for name, keys in _GLM_HF.config.items() if name != "dense_first"},
+            tensors={name: stored for name, stored in _GLM_HF.tensors.items() if not name.startswith("dense_")},
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "shared_experts": 1,
+        "experts_used": 8,
+        "rope_theta": 1e6,
+    },
+    when={"use_qk_norm": (False, None), "first_k_dense_replace": (0, None)},
+)
+
+_SARVAM = LAYER + "attention."
+SARVAM_MOE = replace(
+    GLM4_MOE_QK,
+    name="sarvam_moe",
+    model_types=("sarvam_moe",),
+    layouts=(
+        replace(
+            _GLM_HF,
+            optional=("unembedding",),
+            switches={},
+            config={
+                **_GLM_HF.config,
+                "experts": ("n_routed_experts", "num_experts"),
+                "shared_experts": ("n_shared_experts", "num_shared_experts"),
+                "beyond": ("num_nextn_predict_layers", "num_mtp_layers"),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                "embedding": Stored("word_embeddings.weight"),
+                **dict.fromkeys("qkv", Stored(_SARVAM + "query_key_value.weight", fused="stacked")),
+                "o": Stored(_SARVAM + "dense.weight", transpose=True),
+                "q_norm": Stored(_SARVAM + "query_layernorm.weight"),
+                "k_norm": Stored(_SARVAM + "key_layernorm.weight"),
+                **_EXPERTS,
+                _CORRECTION: Stored(LAYER + "mlp.gate.expert_bias", layers="routed"),
+            },
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_normed": True,
+        "router_scale": 2.5,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 6,
+        "rope_theta": 8e6,
+    },
+    when={"use_qk_norm": (True, None)},
+)
+
+HY_V3 = replace(
+    DOTS1,
+    name="hy_v3",
+    model_types=("hy_v3",),
+    router_normed=True,
+    layouts=(
+        replace(
+            _DOTS1_HF,
+            config={
+                **{
+                    name: keys for name, keys in _GLM_HF.config.items() if "router" not in name and "rotary" not in name
+                },
+                "experts": ("num_experts", "num_local_experts"),
+                "shared_experts": ("num_shared_experts",),
+                "mlp_kinds": ("mlp_layer_types",),
+                "router_scale": ("router_scaling_factor",),
+            },
+            tensors={
+                **_DOTS1_HF.tensors,
+                **{
+                    name: replace(stored, name=stored.name.replace("shared_experts", "shared_mlp"))
+                    for name, stored in _EXPERTS.items()
+                },
+                "router": Stored(LAYER + "mlp.router.gate.weight", layers="routed"),
+                _CORRECTION: Stored(LAYER + "mlp.expert_bias", layers="routed"),
+            },
+            harmless=("enable_moe_fp32_combine",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "router_scale": 2.826,
+        "dense_first": 1,
+        "shared_experts": 1,
+        "experts_used": 8,
+        "rope_theta": 11158840.0,
+    },
+)
+
+_LLAMA4_MLP = LAYER + "feed_forward."
+_LLAMA4_JOINT = _LLAMA4_MLP + "experts.gate_up_proj[{expert}]"
+
+
+def _parts_of(share: str, module: str, layers: Literal["dense", "routed"]) -> dict[str, Stored]:
+    """Return the tensors of an MLP that every token of these layers goes through."""
+    return {
+        f"{share}_{role}": replace(
+            MLP[role], name=MLP[role].name.replace("mlp.", f"feed_forward.{module}"), layers=layers
+        )
+        for role in ("gate", "up", "value")
+    }
+
+
+_LLAMA4_CONFIG = {
+    **CONFIG,
+    "dense_neurons": ("intermediate_size_mlp",),
+    "shared_neurons": ("intermediate_size",),
+    "experts": ("num_local_experts",),
+    "experts_used": ("num_experts_per_tok",),
+    "routed_layers": ("moe_layers",),
+    "routed_every": ("interleave_moe_layer_step",),
+    "rotated_layers": ("no_rope_layers",),
+    "unrotated_every": ("no_rope_layer_interval",),
+    "window": ("attention_chunk_size",),
+    "layer_kinds": ("layer_types",),
+    "grows": ("attn_temperature_tuning",),
+    "growth": ("attn_scale",),
+    "growth_length": ("floor_scale",),
+}
+_LLAMA4_TENSORS = {
+    **OUTER,
+    **NORMS,
+    **ATTENTION,
+    **PAIRED,
+    "router": Stored(_LLAMA4_MLP + "router.weight", layers="routed"),
+    "gate": Stored(_LLAMA4_JOINT, transpose=True, part=(0, 2), layers="routed"),
+    "up": Stored(_LLAMA4_JOINT, transpose=True, part=(1, 2), layers="routed"),
+    "value": Stored(_LLAMA4_MLP + "experts.down_proj[{expert}]", layers="routed"),
+    **_parts_of("shared", "shared_expert.", "routed"),
+    **_parts_of("dense", "", "dense"),
+}
+LLAMA4 = replace(
+    LLAMA,
+    name="llama4",
+    model_types=("llama4_text",),
+    qk_norm="head",
+    qk_norm_behind=True,
+    qk_norm_rotated=True,
+    router_scales_input=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config=_LLAMA4_CONFIG,
+            tensors=_LLAMA4_TENSORS,
+            constants={"chunked": True, "only_rotated_local": True, "growth_first": 1, "only_unrotated_grow": True},
+            defaults={"window": 8192},
+            harmless=("for_llm_compressor",),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "router_sigmoid": True,
+        "unrotated_every": 4,
+        "growth": 0.1,
+        "growth_length": 8192,
+        "rope_theta": 500000.0,
+    },
+    when={"use_qk_norm": (True, None)},
+    notes=("a router multiplies what its experts read: an expert is read as if that factor were one",),
+)
+LLAMA4_BARE = replace(LLAMA4, qk_norm="", qk_norm_behind=False, qk_norm_rotated=False, when={"use_qk_norm": (False,)})
+
+FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE)
