@@ -40,6 +40,7 @@ from zeropass.atlas.schema import (
     check_manifest,
     check_view,
     file_name,
+    head_width,
     lists_file,
     of_address,
     pairs_file,
@@ -611,11 +612,12 @@ class Atlas(Files):
         if place.part == "ff" and (place.index >= 0 or place.expert >= 0) and (len(sizes) > 1) != (place.expert >= 0):
             form = "e0.0" if len(sizes) > 1 else "0"
             raise BadAddress(f"{place}: of {len(sizes)} experts; a neuron is L{place.layer}.ff.{form}.")
+        in_head = place.part in ("attn", "cross") and place.index >= 0
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, len(sizes)),
             ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
-            ("subhead", place.index if place.part in ("attn", "cross") else -1, self.model["head_dim"]),
+            ("subhead", place.index if in_head else -1, head_width(self.model, place.role) if in_head else 0),
         ):
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
