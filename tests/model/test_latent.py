@@ -1,5 +1,6 @@
 """Latent attention: products of two stored tensors, read lazily, with adapters on them; head maps and refusals."""
 
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -24,7 +25,7 @@ from zeropass.diff.run import compare
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
-from zoo import ZOO, tiny_model
+from zoo import ZOO, drawn, tiny_model
 
 NAMES = sorted(name for name in ZOO if "kv_lora_rank" in ZOO[name][2])
 LATENTS = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]
@@ -229,6 +230,7 @@ def test_quantised_factors_are_read_as_what_they_stand_for(
             )
 
 
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]}
 REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
     "biases": ("deepseek_v3", {"attention_bias": True}, UnknownFamily, "attention_bias is True"),
     "halves": ("deepseek_v3", {"rope_interleave": False}, UnknownFamily, "rope_interleave is False"),
@@ -241,6 +243,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
     "layers": ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "hybrid"]}, BadModel, "'dense' or 'sparse'"),
     "too few layers": ("glm4_moe_lite", {"mlp_layer_types": ["sparse"]}, BadModel, "for each of the 2 layers"),
     "first layers": ("glm4_moe_lite", {"first_k_dense_replace": 2}, UnknownFamily, "first_k_dense_replace is 2"),
+    "no width of values": ("deepseek_v3", {"v_head_dim": None}, BadModel, "lacks v_head_dim"),
+    "long rotary part of longrope": (
+        "minicpm3",
+        {"rope_parameters": LONGROPE, "max_position_embeddings": 512, "original_max_position_embeddings": 64},
+        UnknownFamily,
+        "longrope lengthens 4 of the 10 numbers",
+    ),
     "long rotary part": (
         "youtu",
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
@@ -248,6 +257,25 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
         "YaRN lengthens 4 of the 10 numbers",
     ),
 }
+
+
+def test_a_longrope_that_lengthens_nothing_is_read_at_offset_0(tmp_path: Path) -> None:
+    folder = save(tiny_model("minicpm3"), tmp_path / "minicpm3")
+    lengths = {"max_position_embeddings": 64, "original_max_position_embeddings": 64}
+    tiny.edit(folder, {"rope_parameters": LONGROPE, **lengths})
+    model = open_model(str(folder))
+    assert Frames(model).usual_offset("qk", "token") == 0
+    with pytest.raises(BadOption, match="only offset 0 is exact"):
+        Frames(model).head_map(1, 0, "qk", offset=3)
+
+
+def test_the_values_of_minicpm3_fill_the_stream_where_no_width_is_stated(tmp_path: Path) -> None:
+    settings = ZOO["minicpm3"][2] | {"v_head_dim": None}
+    hf = drawn("MiniCPM3ForCausalLM", "MiniCPM3Config", settings)
+    folder = save(hf, tmp_path / "minicpm3")
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in text.items() if k != "v_head_dim"}))
+    assert open_model(str(folder)).dims.value_dim == hf.config.v_head_dim == 6
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))

@@ -93,10 +93,10 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     rope = reader.rope(rotary) if family.rotary else None
-    if rope and rotary < sizes["head_dim"] and rope.options.get("attention_factor", 1.0) != 1:
+    if rope and rotary < sizes["head_dim"] and reader.lengthens_part(rope):
         raise UnknownFamily(
-            f"{files.place}: YaRN lengthens {rotary} of the {sizes['head_dim']} numbers of a head only, "
-            "which is not known."
+            f"{files.place}: {'YaRN' if rope.kind == 'yarn' else rope.kind} lengthens {rotary} of the "
+            f"{sizes['head_dim']} numbers of a head only, which is not known."
         )
     local = reader.local(sizes["layers"])
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
@@ -132,8 +132,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
 def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[str, int]:
     """Return the sizes of the heads of latent attention; raise BadModel where they are missing or do not fit."""
     place, plain, rotary = reader.files.place, reader.size("plain"), reader.size("rotary")
-    for name, size in (("kv_latent", stated["kv_latent"]), ("plain", plain), ("rotary", rotary)):
-        if size is None:
+    value = stated["value_dim"]
+    if value is None and reader.value("values_fill_d") and stated["d"] and stated["heads"]:
+        value = stated["d"] // stated["heads"]
+    required = {"kv_latent": stated["kv_latent"], "plain": plain, "rotary": rotary, "value_dim": value}
+    for name, size in required.items():
+        if not size:
             raise BadModel(f"{place}: the configuration lacks {reader.keys(name)}.")
     if ("q_latent" in reader.layout.tensors) != (stated["q_latent"] is not None):
         raise BadModel(
@@ -149,7 +153,7 @@ def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[s
         raise BadModel(
             f"{place}: {reader.keys('head_dim')} is {stated['head_dim']}; it must be {reader.keys('rotary')}, {rotary}."
         )
-    return {"head_dim": (plain or 0) + (rotary or 0)}
+    return {"head_dim": (plain or 0) + (rotary or 0), "value_dim": value or 0}
 
 
 def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
@@ -325,6 +329,24 @@ class _Reader:
         assumed = stated or self.layout.defaults.get("rope", {})
         return self._rope(stated.get("full_attention", assumed), self.value("rope_theta"))
 
+    def lengthens_part(self, rope: Rope) -> bool:
+        """Tell whether a scaling of positions lengthens rotated coordinates against the others of a head.
+
+        Of longrope it is asked in latent attention only, whose rotary part is a part of its own.
+        """
+        if rope.kind != "longrope" or "kv_latent" not in self.layout.config:
+            return rope.options.get("attention_factor", 1.0) != 1
+        stated, config = self._stated_rope(), self.files.config
+        if stated.get("attention_factor") is not None:
+            return bool(stated["attention_factor"] != 1)
+        key = "original_max_position_embeddings"
+        original, longest = config.get(key) or stated.get(key), config.get("max_position_embeddings")
+        factor = stated.get("factor") or (longest / original if type(longest) is type(original) is int else None)
+        return not isinstance(factor, int | float) or factor > 1
+
+    def _stated_rope(self) -> Mapping[str, Any]:
+        return _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+
     def lengthened(self, rope: Rope | None) -> float:
         """Return the factor by which a scaling of positions lengthens attention logits of both parts of a head.
 
@@ -332,7 +354,7 @@ class _Reader:
         """
         if rope is None or rope.kind == "default" or "kv_latent" not in self.layout.config:
             return 1.0
-        stated = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        stated = self._stated_rope()
         if not (length := stated.get("mscale_all_dim")):
             return 1.0
         length = _positive_number(self.files, "mscale_all_dim of the rotary positions", length)

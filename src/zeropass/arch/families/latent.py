@@ -174,6 +174,7 @@ MINICPM3 = replace(
                 "logit_width": ("dim_model_base",),
             },
             tensors={**_HF.tensors, **_attention(paired=False)},
+            constants={**_HF.constants, "values_fill_d": True},  # unless v_head_dim is stated
             defaults={"q_latent": 768, "embed_scale": 12, "residual_depth": 1.4, "logit_width": 256},
         ),
     ),
