@@ -17,6 +17,7 @@ __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
+    "deepseek2": "deepseek_v3",
     "ernie4_5-moe": "ernie4_5_moe",
     "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
