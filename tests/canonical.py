@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from zeropass.arch.spec import Stored, norm_of
@@ -12,7 +13,10 @@ from zeropass.numerics.projection import normed
 
 
 def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
-    """Return what the vectors of a role read from the stream: folded vectors, the norm's shift and the bias."""
+    """Return what the vectors of a role read from the stream: folded vectors, the norm's shift and the bias.
+
+    Through a latent, it is divided as the norm of the latent does it.
+    """
     vectors, frames, norm = model.matrix(role, layer), Frames(model), norm_of(role)
     if not model.family.reads_bare(norm, layer):
         x = normed(x, model.family.norm, model.dims.eps)
@@ -20,7 +24,13 @@ def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
     shift = model.vector(f"{norm}_bias", layer) if model.family.reads_normed else None
     bias = model.vector(f"{role}_bias", layer)
     scores = scores if shift is None else scores + vectors @ shift
-    return scores if bias is None else scores + bias
+    scores = scores if bias is None else scores + bias
+    if not model.layout.latent_of(role):
+        return scores
+    lengths = frames.lengths(layer, role, x.flatten(0, -2), torch.zeros(model.dims.d))
+    assert lengths is not None
+    heads = scores.unflatten(-1, (-1, model.dims.width(role)))
+    return frames.per_latent(heads, role, lengths.each.reshape(*x.shape[:-1], 1, 1)).flatten(-2)
 
 
 def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
@@ -29,8 +39,8 @@ def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
 
 
 def split(x: Tensor, model: Model) -> Tensor:
-    """Reshape (…, heads d_h) to (…, heads, d_h)."""
-    return x.unflatten(-1, (-1, model.dims.head_dim))
+    """Reshape values (…, heads d_h) to (…, heads, d_h)."""
+    return x.unflatten(-1, (-1, model.dims.width("v")))
 
 
 def with_tensors(model: Model, **changed: Stored) -> Model:

@@ -65,6 +65,9 @@ _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
 _LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
 _LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
 _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
+_GROUPED_ROUTING = {key: value for key, value in _GROUPED.items() if key != "first_k_dense_replace"}
+_LATENT = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-2, "kv_lora_rank": 14}
+_LATENT |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
@@ -245,6 +248,34 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "glm4_moe": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"use_qk_norm": True}),
     "glm4_moe-plain": ("Glm4MoeForCausalLM", "Glm4MoeConfig", _BIASED | _GROUPED | {"norm_topk_prob": False}),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT | _GROUPED | {"q_lora_rank": 11}),
+    "deepseek_v3-direct": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        _LATENT | _GROUPED | {"q_lora_rank": None, "rope_parameters": _YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}},
+    ),
+    "deepseek_v2": (
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        _LATENT | _GROUPED | {"q_lora_rank": None, "topk_method": "greedy"},
+    ),
+    "deepseek_v2-groups": (
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        _LATENT | _GROUPED | {"q_lora_rank": 11, "topk_method": "group_limited_greedy", "num_experts_per_tok": 3},
+    ),
+    "glm4_moe_lite": (
+        "Glm4MoeLiteForCausalLM",
+        "Glm4MoeLiteConfig",
+        _LATENT | _GROUPED_ROUTING | {"q_lora_rank": 11, "mlp_layer_types": ["sparse", "dense"]},
+    ),
+    "minicpm3": (
+        "MiniCPM3ForCausalLM",
+        "MiniCPM3Config",
+        _LATENT
+        | {"q_lora_rank": 11, "scale_emb": 3.0, "scale_depth": 0.7, "dim_model_base": 5, "tie_word_embeddings": False},
+    ),
+    "youtu": ("YoutuForCausalLM", "YoutuConfig", _LATENT | {"q_lora_rank": 11, "tie_word_embeddings": False}),
     "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
     "granitemoe-shared": (
         "GraniteMoeSharedForCausalLM",

@@ -147,6 +147,8 @@ INSIDE += ("glm4v_text", "glm_ocr_text")
 def test_defaults_and_forced_ties_are_those_of_transformers() -> None:
     for family in FAMILIES:
         for kind in family.model_types if family.layout("hf") else ():
+            if kind == "kimi_k2":
+                continue  # which only wrappers in transformers take for deepseek_v3 (Kimi_K25Config.__post_init__)
             config = transformers.CONFIG_MAPPING[kind]()
             if kind in INSIDE:
                 continue  # the tie of a text model inside a multimodal one is the other's

@@ -105,6 +105,7 @@ def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Calla
         ("windows", dims.window),
         ("distance alone", model.family.alibi or model.has("relative")),
         ("experts", dims.experts > 1),
+        ("latents", dims.kv_latent),
         ("RoPE scalings", False),
     ):
         assert (word in notes) == bool(present), word

@@ -113,11 +113,14 @@ UNKNOWN = {
         {"model_type": "rwkv"},
         {"rwkv.blocks.0.attention.time_decay": ONE},
     ),
-    "deepseek_v3": Refused(
-        "llama",
-        ("'deepseek_v3'", f"{L0}self_attn.kv_a_proj_with_mqa.weight", "latent-attention (MLA)"),
-        {"model_type": "deepseek_v3"},
-        {f"{L0}self_attn.kv_a_proj_with_mqa.weight": ONE},
+    "deepseek_v32": Refused(
+        "deepseek_v3",
+        ("'deepseek_v32'", f"{L0}self_attn.indexer.wk.weight", "sparse-attention"),
+        {"model_type": "deepseek_v32"},
+        {f"{L0}self_attn.indexer.wk.weight": ONE},
+    ),
+    "longcat_flash": Refused(
+        "deepseek_v3", ("'longcat_flash'", "adding-a-family", "Known:"), {"model_type": "longcat_flash"}
     ),
     "another transformer": Refused(
         "llama", ("model_type is 'internlm9'", "adding-a-family", "Known:"), {"model_type": "internlm9"}

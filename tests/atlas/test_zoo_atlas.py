@@ -20,7 +20,7 @@ from zoo import ZOO, tiny_model
 
 NAMES = (
     *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
-    *("qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
+    *("deepseek_v3", "qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
     *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder"),
 )
 OPTIONS = zp.Options(k=9, pairs=12, tokens="all")

@@ -143,7 +143,9 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         role = share_of(what)[1]
         shared = {other for other, _, tensor, _ in places(base) if tensor == stored and "norm" in what}
         place = layer if role not in pair.roles else layer or 0
-        expected = {(other, place) for other in shared or {role if role in pair.roles else what}}
+        products = {other for other in pair.roles if what in base.layout.factors_of(other)}
+        of_products = products | ({what} if "latent" in what else set())
+        expected = {(other, place) for other in of_products or shared or {role if role in pair.roles else what}}
         assert differing == expected, f"{name}: {what} at {layer}"
     for stored in sorted(set(base.source.names()) - set(every_stored(base)))[:4]:
         pair = Comparison(base, nudged(base, stored, (0,) * len(base.source.shape(stored))))

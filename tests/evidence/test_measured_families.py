@@ -59,7 +59,8 @@ def check(model: Model) -> None:
     exact = {"layer": 0, "frame": "token", "metric": "spearman"}
     for role in "qkv":
         read = only_result(evidence, measure="reading", role=role, target="current", **exact)
-        assert read.value == pytest.approx(1, abs=1e-3)
+        # Lists of columns leave out what the norm of a latent divides each token by.
+        assert read.value > (0.95 if model.layout.latent_of(role) else 0.999)
     positioned = model.dims.rope or model.family.alibi or model.has("relative") or model.has("distances")
     target = "true offsets" if positioned else "offset 0"
     assert only_result(evidence, measure="attention", role="qk", target=target, **exact).value > 0.999

@@ -494,8 +494,8 @@ def has_rows_alike(model: Model, first: str, second: str) -> bool:
 
 def unsplit(model: Model) -> Model | None:
     """Split the fused tensors in the other way."""
-    fused = {name: stored for name, stored in model.layout.tensors.items() if stored.fused}
     other: dict[str, Any] = {"stacked": "grouped", "grouped": "stacked", "quarters": "stacked"}
+    fused = {name: stored for name, stored in model.layout.tensors.items() if stored.fused in other}
     changed = {name: replace(stored, fused=other[stored.fused]) for name, stored in fused.items()}
     # with one key/value head, both ways are the same
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
@@ -515,9 +515,16 @@ def in_halves(model: Model) -> Model | None:
 
 def interleaved(model: Model) -> Model | None:
     """Take rotary rows for neighbours where they are halves, or the reverse."""
-    stored = {role: model.layout.tensors[role] for role in "qk"}
-    both = {role: replace(tensor, paired_rows=not tensor.paired_rows) for role, tensor in stored.items()}
-    return with_tensors(model, **both) if model.dims.rope else None
+    names = [what for what in ("q", "k", "q_up", "k_rotary") if what in model.layout.tensors]
+    stored = {what: model.layout.tensors[what] for what in names}
+    changed = {what: replace(tensor, paired_rows=not tensor.paired_rows) for what, tensor in stored.items()}
+    return with_tensors(model, **changed) if model.dims.rope else None
+
+
+def rotary_first(model: Model) -> Model | None:
+    """Take the rotary rows of a head for its first ones where they are its last."""
+    tensors = {name: stored for name, stored in model.layout.tensors.items() if stored.rotary_last}
+    return with_tensors(model, **{n: replace(s, rotary_last=False) for n, s in tensors.items()}) if tensors else None
 
 
 def other_constant(field: str, value: Any) -> Spoil:
@@ -584,6 +591,11 @@ SPOILS: dict[str, Spoil] = {
     "shared and routed swapped": swapped("shared_gate", "shared_up"),
     "dense gate and up swapped": swapped("dense_gate", "dense_up"),
     "no sinks": without("sinks"),
+    "no norm of the queries' latent": without("q_latent_norm"),
+    "no norm of the keys' latent": without("kv_latent_norm"),
+    "no eps of latents": lambda m: with_dims(m, latent_eps=0.5) if m.dims.kv_latent else None,
+    "rotary rows first": rotary_first,
+    "groups by their two best": other_constant("router_group_best", 2),
     "no sparse mixer": other_constant("router_jitter", None),
     "no bound of gates": other_constant("gate_limit", None),
     "parts in halves": in_halves,

@@ -119,7 +119,7 @@ class Half(ShortRepr):
         """Return both sides of the head maps of a layer, scaled so that each map has Frobenius norm one.
 
         They are those of `Frames.head_map` without the terms that are the same for every token, which centring over
-        the shared tokens removes.
+        the shared tokens removes, and without the norms of queries, keys and latents.
 
         Args:
             layer: The layer.
@@ -143,11 +143,13 @@ class Half(ShortRepr):
             by_head = vectors.view(heads, -1, vectors.shape[1])
             grams.append(by_head @ self.kernel(space) @ by_head.transpose(1, 2))
         norms = (grams[0] * grams[1]).sum((1, 2)).clamp_min(0).sqrt()
-        scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(self.model.dims.head_dim)
+        scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(
+            self.model.dims.width(map_role)
+        )
         return (left[0], left[1] * scale[:, None]), right
 
     def _head_side(self, layer: int, role: str, frame: str, offset: int) -> tuple[str, Tensor]:
-        heads, width = self.model.dims.heads, self.model.dims.head_dim
+        heads, width = self.model.dims.heads, self.model.dims.width(role)
         vectors = torch.cat([self.model.head(role, layer, head) for head in range(heads)])
         folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
         if offset and self.model.dims.rope:  # what a distance adds is no column of a token

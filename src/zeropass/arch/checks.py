@@ -22,6 +22,7 @@ __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "oriented", "records", "refuse_
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
+    "deepseek2": "deepseek_v3",
     "ernie4_5-moe": "ernie4_5_moe",
     "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
@@ -84,9 +85,9 @@ _FORMATS: dict[Format, str] = {"hf": "folder or hub id of safetensors", "gguf": 
 _WITHOUT_ROLES = (
     (r"\.(A_log|ssm_a|x_proj|dt_proj|conv1d)\b", "a state-space"),
     (r"\.(time_decay|time_mix\w*|recurrent_gate\w*|rg_lru)\b", "a recurrent"),
-    (r"\.kv_a_(proj_with_mqa|layernorm)\b", "a latent-attention (MLA)"),
+    (r"\.self_attn\.indexer\.", "a sparse-attention"),
 )
-"""Tensor names that reveal blocks other than MLPs and attention with linear queries, keys and values."""
+"""Tensor names that reveal blocks other than MLPs and attention to all tokens or a window."""
 
 
 def _needs(names: Iterable[str]) -> str:
@@ -96,7 +97,7 @@ def _needs(names: Iterable[str]) -> str:
         if match := next((name for name in ordered if re.search(pattern, name)), None):
             return (
                 f"its tensor {match!r} belongs to {block} block, which zeropass has no roles for: it reads MLPs, and "
-                "attention whose queries, keys and values are linear in what it reads."
+                "attention to all tokens or to a window, whose queries, keys and values are linear in what it reads."
             )
     return f"reading it would need a record of its tensors there {_GUIDE}."
 
@@ -376,7 +377,7 @@ def _leftovers(layout: Layout, dims: Dimensions, prefix: str, names: Names) -> l
         re.compile(re.escape(prefix) + pattern if not pattern.startswith(r"\^") else pattern[2:])
         for pattern in layout.unread
     ]
-    stem = full_name(layout.tensors["q"].name.partition("{layer}")[0], prefix)
+    stem = full_name(layout.queries.name.partition("{layer}")[0], prefix)
     beyond = tuple(f"{stem}{dims.layers + n}." for n in range(dims.beyond))
     left = (name for name in names - known if not name.startswith(beyond))
     return sorted(name for name in left if not any(pattern.fullmatch(name) for pattern in unread))

@@ -15,7 +15,8 @@ Names = frozenset[str]
 
 _SIZES = (
     *("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used"),
-    *("dense_neurons", "router_groups", "router_groups_used"),
+    *("dense_neurons", "router_groups", "router_groups_used", "router_group_best"),
+    *("value_dim", "q_latent", "kv_latent"),
 )
 _LAYER_ALLOWANCE = 200
 """The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""
@@ -36,7 +37,7 @@ def prefix_of(layout: Layout, names: Names) -> str | None:
 
     The embedding tells which it is or, where only the head tied to it is stored, the queries of the first block.
     """
-    anchors = (*(layout.copies or (layout.tensors["embedding"].name,)), layout.tensors["q"].name.format(layer=0))
+    anchors = (*(layout.copies or (layout.tensors["embedding"].name,)), layout.queries.name.format(layer=0))
     return next(
         (prefix for anchor in anchors for prefix in layout.prefixes if full_name(anchor, prefix) in names), None
     )
@@ -71,6 +72,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
             raise BadModel(f"{files.place}: the configuration lacks {reader.keys(name)}.")
     sizes = {name: size for name, size in stated.items() if size is not None}
     d, heads = sizes["d"], sizes["heads"]
+    if "kv_latent" in layout.config:
+        sizes |= _latent_sizes(reader, stated)
     sizes.setdefault("head_dim", d // heads)
     sizes.setdefault("neurons", 4 * d)  # GPT-2's rule where n_inner is null
     sizes.setdefault("embed", d)
@@ -93,10 +96,10 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     rope = reader.rope(rotary) if family.rotary else None
-    if rope and rotary < sizes["head_dim"] and rope.options.get("attention_factor", 1.0) != 1:
+    if rope and rotary < sizes["head_dim"] and reader.lengthens_part(rope):
         raise UnknownFamily(
-            f"{files.place}: YaRN lengthens {rotary} of the {sizes['head_dim']} numbers of a head only, "
-            "which is not known."
+            f"{files.place}: {'YaRN' if rope.kind == 'yarn' else rope.kind} lengthens {rotary} of the "
+            f"{sizes['head_dim']} numbers of a head only, which is not known."
         )
     if family.sinusoids and (d % 2 or d < 4):
         raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
@@ -110,12 +113,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         rope=rope,
         rotary=rotary,
         longest=reader.size("longest") if family.sinusoids else None,
-        attention_scale=_attention_scale(reader, family, sizes["head_dim"]),
+        attention_scale=_attention_scale(reader, family, sizes["head_dim"]) * reader.lengthened(rope),
         attention_cap=reader.number("attention_cap"),
         logit_scale=_logit_scale(reader, family, d),
         logit_cap=reader.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
-        residual_scale=reader.number("residual_scale") or 1.0,
+        residual_scale=_residual_scale(reader, sizes["layers"]),
         router_normed=family.router_normed or bool(reader.value("router_normed")),
         growth=reader.growth(),
         clip=reader.number("clip"),
@@ -132,7 +135,35 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         distance_reach=reader.unless_minus_one("distance_reach") or reader.size("longest_text") or 0,
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
+        latent_eps=reader.number("latent_eps") or 0.0,
     )
+
+
+def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[str, int]:
+    """Return the sizes of the heads of latent attention; raise BadModel where they are missing or do not fit."""
+    place, plain, rotary = reader.files.place, reader.size("plain"), reader.size("rotary")
+    value = stated["value_dim"]
+    if value is None and reader.value("values_fill_d") and stated["d"] and stated["heads"]:
+        value = stated["d"] // stated["heads"]
+    required = {"kv_latent": stated["kv_latent"], "plain": plain, "rotary": rotary, "value_dim": value}
+    for name, size in required.items():
+        if not size:
+            raise BadModel(f"{place}: the configuration lacks {reader.keys(name)}.")
+    if ("q_latent" in reader.layout.tensors) != (stated["q_latent"] is not None):
+        raise BadModel(
+            f"{place}: {reader.keys('q_latent')} is absent, which stands for {stated['q_latent']}; state it, or null "
+            "where queries are made of the stream itself."
+        )
+    if stated["kv_heads"] != stated["heads"]:
+        raise BadModel(
+            f"{place}: {reader.keys('kv_heads')} is {stated['kv_heads']} for {stated['heads']} heads; in latent "
+            "attention each head has keys and values of its own."
+        )
+    if stated["head_dim"] not in (None, rotary):
+        raise BadModel(
+            f"{place}: {reader.keys('head_dim')} is {stated['head_dim']}; it must be {reader.keys('rotary')}, {rotary}."
+        )
+    return {"head_dim": (plain or 0) + (rotary or 0), "value_dim": value or 0}
 
 
 def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
@@ -164,10 +195,18 @@ def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
     return reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5
 
 
+def _residual_scale(reader: "_Reader", layers: int) -> float:
+    """Return the factor of what blocks write: a stated one, or a depth over the root of the number of layers."""
+    depth = reader.number("residual_depth")
+    return reader.number("residual_scale") or (1.0 if depth is None else depth * float(layers**-0.5))
+
+
 def _logit_scale(reader: "_Reader", family: Family, d: int) -> float:
-    """Return the factor of logits: stated as it is or as a divisor, or √d as a divisor."""
+    """Return the factor of logits: stated as it is, as a divisor or as a width over d, or √d as a divisor."""
     if family.logits_scaled and reader.value("logits_scaled") is not False:
         return float(d**-0.5)
+    if width := reader.number("logit_width"):
+        return width / d
     return reader.number("logit_scale") or 1 / (reader.number("logit_divisor") or 1.0)
 
 
@@ -324,6 +363,38 @@ class _Reader:
             )
         stated = options or scaling
         return self._rope(stated.get("full_attention", stated), self.value("rope_theta"))
+
+    def lengthens_part(self, rope: Rope) -> bool:
+        """Tell whether a scaling of positions lengthens rotated coordinates against the others of a head.
+
+        Of longrope it is asked in latent attention only, whose rotary part is a part of its own.
+        """
+        if rope.kind != "longrope" or "kv_latent" not in self.layout.config:
+            return rope.options.get("attention_factor", 1.0) != 1
+        stated, config = self._stated_rope(), self.files.config
+        if stated.get("attention_factor") is not None:
+            return bool(stated["attention_factor"] != 1)
+        key = "original_max_position_embeddings"
+        original, longest = config.get(key) or stated.get(key), config.get("max_position_embeddings")
+        factor = stated.get("factor") or (longest / original if type(longest) is type(original) is int else None)
+        return not isinstance(factor, int | float) or factor > 1
+
+    def _stated_rope(self) -> Mapping[str, Any]:
+        return _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+
+    def lengthened(self, rope: Rope | None) -> float:
+        """Return the factor by which a scaling of positions lengthens attention logits of both parts of a head.
+
+        DeepSeek-V2 multiplies the softmax scale by it (transformers 5.24, ``yarn_apply_mscale``).
+        """
+        if rope is None or rope.kind == "default" or "kv_latent" not in self.layout.config:
+            return 1.0
+        stated = self._stated_rope()
+        if not (length := stated.get("mscale_all_dim")):
+            return 1.0
+        length = _positive_number(self.files, "mscale_all_dim of the rotary positions", length)
+        factor = _positive_number(self.files, "factor of the rotary positions", stated.get("factor"))
+        return _yarn_length(factor, length) ** 2
 
     def local_rope(self) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""

@@ -72,6 +72,7 @@ def attention_of(family: Family) -> str:
     layout = _main_layout(family)
     query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
+    heads = "latent" if layout.latent_of("k") else heads
     norm = "QK-norm" if family.qk_norm else ""
     sinks = "sinks" if "sinks" in layout.tensors else ""
     window = "window" if "window" in layout.config else ""
@@ -109,6 +110,9 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "QK-norm behind RoPE: attention depends on both positions; maps of heads have the key at position 0"
     if "growth" in keys and (dims is None or dims.growth):
         yield "queries far into a text grow: a factor that maps leave out, since it changes scores, not ranks"
+    if layout.latent_of("k"):
+        yield "latents: maps of heads divide each token by the length of its latent, lists of q, k and v leave it out"
+        yield "latents: the rotary columns of a head come first, and those of k are the same in every head"
     if "clip" in keys and (dims is None or dims.clip):
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):

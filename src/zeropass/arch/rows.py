@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, ROUTER, Dimensions, Stored, base_role, share_of
+from zeropass.arch.spec import FF_ROLES, PRODUCTS, ROUTER, Dimensions, Stored, base_role, share_of
 
-__all__ = ["canonical_rows", "canonical_shape", "expected_shape", "row_count", "row_index"]
+__all__ = ["canonical_rows", "canonical_shape", "expected_shape", "is_sized", "row_count", "row_index"]
 
 
 def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
@@ -22,14 +22,18 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
         rows = torch.arange(count) * parts + first if stored.alternating else torch.arange(count) + first * count
     else:
         rows = None
-    if not stored.paired_rows:
+    if not (stored.paired_rows or stored.rotary_last):
         return rows
-    halves = _halves(count, dims)
-    return halves if rows is None else rows[halves]
+    order = _rotary_first(stored, count, dims.rotary if stem == "k_rotary" else dims.head_dim, dims.rotary)
+    return order if rows is None else rows[order]
 
 
 def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
     """Return the number of rows of the stored tensor (of one expert), with those of all roles that are fused in it."""
+    if stored.fused == "latent":
+        return dims.kv_latent + dims.rotary
+    if stored.fused == "expanded":
+        return canonical_rows("k_up", dims) + canonical_rows("v_up", dims)
     if stored.fused:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
     return canonical_rows(what, dims) * stored.part[1]
@@ -61,9 +65,12 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (None,)
     if what.startswith("xielu_"):
         return (1,) if what in ("xielu_above", "xielu_below") else ()
-    if _is_sized(what):
+    if what in ("q_latent_norm", "kv_latent_norm"):
+        return (canonical_rows(what.removesuffix("_norm"), dims),)
+    if is_sized(what):
         if not what.endswith("_bias"):
-            return (canonical_rows(what, dims), dims.d)
+            columns = next((canonical_rows(latent, dims) for up, latent in PRODUCTS.values() if up == what), dims.d)
+            return (canonical_rows(what, dims), columns)
         return (dims.d,) if _stem(what) in ("o", "value") else (canonical_rows(what, dims),)
     return (dims.d,)
 
@@ -71,12 +78,13 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
 def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | None, ...]:
     """Return the shape that a record expects of a stored tensor; None stands for any size."""
     canonical = canonical_shape(what, dims)
-    if _is_sized(what) and not (what.endswith("_bias") and stored.whole and not stored.paired_rows):
+    if is_sized(what) and not (what.endswith("_bias") and stored.whole and not stored.paired_rows):
         canonical = (row_count(stored, what, dims), *canonical[1:])
     return tuple(reversed(canonical)) if stored.transpose else canonical
 
 
-_SIZED = (*FF_ROLES, *"qkvo", ROUTER)
+_LATENTS = ("q_latent", "kv_latent", "k_rotary")
+_SIZED = (*FF_ROLES, *"qkvo", ROUTER, *(up for up, _ in PRODUCTS.values()), *_LATENTS)
 
 
 def _stem(what: str) -> str:
@@ -84,7 +92,8 @@ def _stem(what: str) -> str:
     return share_of(base_role(what).removeprefix("distance_").removesuffix("_bias"))[1]
 
 
-def _is_sized(what: str) -> bool:
+def is_sized(what: str) -> bool:
+    """Tell whether the sizes of a model say how many rows a canonical tensor has."""
     return _stem(what) in _SIZED
 
 
@@ -95,10 +104,19 @@ def canonical_rows(what: str, dims: Dimensions) -> int:
         return {"": dims.expert_neurons, "shared": dims.shared_neurons, "dense": dims.dense_neurons}[share]
     if stem == ROUTER:
         return 1 if share else dims.experts
-    return (dims.heads if stem in ("q", "o") else dims.kv_heads) * dims.head_dim
+    if stem in _LATENTS:
+        return {"q_latent": dims.q_latent, "kv_latent": dims.kv_latent, "k_rotary": dims.rotary}[stem]
+    width = dims.width(stem) - (dims.rotary if stem == "k_up" else 0)
+    return (dims.heads if stem[0] in "qo" else dims.kv_heads) * width
 
 
 def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
+    if stored.fused == "latent":
+        return torch.arange(dims.kv_latent) if stem == "kv_latent" else dims.kv_latent + torch.arange(dims.rotary)
+    if stored.fused == "expanded":
+        plain = dims.head_dim - dims.rotary
+        of_heads = torch.arange(row_count(stored, stem, dims)).reshape(dims.heads, -1)
+        return (of_heads[:, :plain] if stem == "k_up" else of_heads[:, plain:]).reshape(-1)
     heads, width = dims.heads + 2 * dims.kv_heads, dims.head_dim
     by_head = torch.arange(heads * width).reshape(heads, width)
     if stored.fused == "stacked":
@@ -112,8 +130,10 @@ def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
     return rows.reshape(-1)
 
 
-def _halves(count: int, dims: Dimensions) -> Tensor:
-    """Return the order that turns rotary rows from neighbours (x_2i, x_2i+1) into halves, head by head; others stay."""
-    width, rotary = dims.head_dim, dims.rotary
-    head = torch.cat((torch.arange(rotary).reshape(-1, 2).T.reshape(-1), torch.arange(rotary, width)))
+def _rotary_first(stored: Stored, count: int, width: int, rotary: int) -> Tensor:
+    """Return the order that puts the rotary rows of each head first, and neighbours (x_2i, x_2i+1) into halves."""
+    first = width - rotary if stored.rotary_last else 0
+    turned = torch.arange(first, first + rotary)
+    turned = turned.reshape(-1, 2).T.reshape(-1) if stored.paired_rows else turned
+    head = torch.cat((turned, torch.arange(first), torch.arange(first + rotary, width)))
     return (torch.arange(0, count, width)[:, None] + head).reshape(-1)

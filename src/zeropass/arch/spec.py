@@ -38,6 +38,15 @@ MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
 CLASSIFIERS = ("classifier", "token_classifier")
 """Tables whose rows are labels, of an entire text or of each token."""
 
+PRODUCTS: Mapping[str, tuple[str, str]] = {
+    "q": ("q_up", "q_latent"),
+    "k": ("k_up", "kv_latent"),
+    "v": ("v_up", "kv_latent"),
+}
+"""The roles whose matrices may be products (latent attention): what maps the latent up to the heads, and the latent's
+rows, (rank, d), whose RMS norm stands between the two. The rotary rows of ``k`` are ``k_rotary``, shared by all heads.
+"""
+
 MLP_SHARES = ("", "shared", "dense")
 """The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
 through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
@@ -97,10 +106,12 @@ class Stored:
         alternating: True if the rows of the parts take turns.
         fused: The order of q, k and v in one tensor: ``stacked`` has all rows of q, then of k, then of v; ``grouped``
             has, for each key/value head, its query heads, then its k, then its v; ``quarters`` has, in each of four
-            parts, rows of q, of v and of k.
+            parts, rows of q, of v and of k. Of latent attention (`PRODUCTS`), ``latent`` has the latent of keys and
+            values, then the rotary key; ``expanded`` has, for each head, its k, then its v.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
         either_way: True if some files hold it and others its transpose; the shape tells.
+        rotary_last: True if the rotary rows of each head are its last ones; canonically they are the first.
         layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
     """
 
@@ -108,9 +119,10 @@ class Stored:
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
     alternating: bool = False
-    fused: Literal["", "stacked", "grouped", "quarters"] = ""
+    fused: Literal["", "stacked", "grouped", "quarters", "latent", "expanded"] = ""
     paired_rows: bool = False
     either_way: bool = False
+    rotary_last: bool = False
     layers: Literal["all", "routed", "dense"] = "all"
 
     @property
@@ -180,6 +192,22 @@ class Layout(ShortRepr):
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
+
+    @property
+    def queries(self) -> Stored:
+        """The entry of the queries; of what maps their latent up, where they are a product."""
+        return self.tensors.get("q") or self.tensors[PRODUCTS["q"][0]]
+
+    def latent_of(self, role: str) -> str:
+        """Return the canonical name of the latent that a role reads through (`PRODUCTS`); empty where it has none."""
+        up, latent = PRODUCTS.get(role, ("", ""))
+        return latent if up in self.tensors else ""
+
+    def factors_of(self, role: str) -> tuple[str, ...]:
+        """Return the canonical names of all that the matrix of a role is a product of; none where it is stored."""
+        if not (latent := self.latent_of(role)):
+            return ()
+        return (PRODUCTS[role][0], latent, f"{latent}_norm", *(("k_rotary",) if role == "k" else ()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -384,11 +412,16 @@ class Dimensions(ShortRepr):
             read.
         router_sigmoid: True if each expert is scored by itself, by a sigmoid; else all together, by a softmax.
         router_groups: Number of groups of experts; only those in the best ``router_groups_used`` groups can be chosen,
-            by the sum of the two best scores of a group.
+            by the sum of the ``router_group_best`` best scores of a group.
         router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
             mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
         longest: Number of positions of a model that computes them; None for any number.
+        head_dim: Width of a head's queries and keys.
+        value_dim: Width of a head's values; 0 where it is that of its queries.
+        q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
+        kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
+        latent_eps: What is added to the mean square in the norms of latents.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -443,11 +476,20 @@ class Dimensions(ShortRepr):
     router_sigmoid: bool = False
     router_groups: int = 1
     router_groups_used: int = 1
+    router_group_best: int = 2
     router_jitter: float | None = None
     router_scale: float = 1.0
     distance_reach: int = 0
     distance_buckets: int = 0
     gate_limit: float | None = None
+    value_dim: int = 0
+    q_latent: int = 0
+    kv_latent: int = 0
+    latent_eps: float = 0.0
+
+    def width(self, role: str) -> int:
+        """Return the width of a head for a role, its bias or its map: of values for v and o, else of queries."""
+        return (self.value_dim or self.head_dim) if base_role(role)[0] in "vo" else self.head_dim
 
     @property
     def group(self) -> int:

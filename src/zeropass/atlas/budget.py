@@ -119,7 +119,7 @@ def least(runner: Runner) -> int:
 def _making_memory(model: Model) -> int:
     """Return the bytes that the first block takes while the rows of the tokens are computed."""
     dims, heads, neurons = model.dims, model.dims.heads + model.dims.kv_heads, sum(model.dims.mlps.sizes(0))
-    block = dims.d * (heads * dims.head_dim + len(model.family.ff_roles) * neurons)
+    block = dims.d * (heads * max(dims.head_dim, dims.value_dim) + len(model.family.ff_roles) * neurons)
     return 4 * block + 5 * 4 * TOKENS * (neurons + dims.d) + 4 * 8 * dims.d**2
 
 
@@ -129,7 +129,10 @@ def _running_memory(runner: Runner) -> int:
     list_types = {(runner.facts(layer, role).side, frame) for layer, role, frame in runner.bases}
     index = tokens * len(list_types) * (8 * (runner.options.k + 32) + 12)
     survey = passing_size(d) or tokens * (4 * SCORES + MERGING)
-    head, maps = runner.model.dims.head_dim, any(set(MAP_ROLES) & set(job.roles) for job in jobs)
+    head, maps = (
+        max(runner.model.dims.head_dim, runner.model.dims.value_dim),
+        any(set(MAP_ROLES) & set(job.roles) for job in jobs),
+    )
     columns = max(COLUMNS // head, 1) * head if maps else 0
     threads = (torch.get_num_threads() + 1) * (KEPT + 12_000 * d)
     using = max(survey, 4 * 4 * tokens * head if maps else 0)

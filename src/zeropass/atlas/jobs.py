@@ -368,7 +368,7 @@ class Runner:
         query, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (query, shared)}
         each = in_turn if self.spaces.room is not None else each_core(self.kept.device)
-        dims, step = self.model.dims, max(1, COLUMNS // self.model.dims.head_dim)
+        dims, step = self.model.dims, max(1, COLUMNS // self.model.dims.width(kind))
 
         def search(columns: tuple[int, Tensor, Tensor]) -> PairRow:
             head, scores, shared_factor = columns
@@ -406,7 +406,7 @@ class Runner:
 
     def _columns(self, scored: Scored, heads: range, meet: OnScores) -> list[tuple[int, Tensor]]:
         """Return each stored head with the scores of its columns over the rows, less their means, (V', d_h)."""
-        width = self.model.dims.head_dim
+        width = self.model.dims.width(scored.vectors.role)
         part = slice(heads.start * width, heads.stop * width)
         scores = scored.over_rows(part)
         meet(scored, part, scores)
@@ -420,7 +420,8 @@ class Runner:
             head: The stored head.
             scores: Scores of its columns (`Scored.over_rows`), (V', d_h); they are overwritten.
         """
-        width, role, frame = self.model.dims.head_dim, scored.vectors.role, scored.frame
+        role, frame = scored.vectors.role, scored.frame
+        width = self.model.dims.width(role)
         part, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
         factor = scores.add_(scored.mean[part])
         if base_role(role) == "k":
@@ -429,7 +430,7 @@ class Runner:
         if base_role(role) == "q":
             offset = self.frames.usual_offset(f"{role}k", frame)
             return self.frames.as_query(factor, layer, head, frame, offset, self._lengths_of(scored), role)
-        return factor
+        return self.frames.as_value(factor, role, self._lengths_of(scored)) if base_role(role) == "v" else factor
 
     def _lengths_of(self, scored: Scored) -> Lengths | None:
         """Return `Frames.lengths` of a role, computed once for all heads of its layer."""

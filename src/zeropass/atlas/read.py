@@ -37,6 +37,7 @@ from zeropass.atlas.schema import (
     check_manifest,
     check_view,
     file_name,
+    head_width,
     lists_file,
     of_address,
     pairs_file,
@@ -327,11 +328,12 @@ class Atlas(Searchable):
             experts, form = (f"{len(sizes)} experts", "e0.0") if len(sizes) > 1 else ("no experts", "0")
             layer = f"L{place.layer}.ff"
             raise BadAddress(f"{place}: {layer} has {experts}; a neuron of it is {layer}.{form}.")
+        in_head = place.part in ("attn", "cross") and place.index >= 0
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, len(sizes)),
             ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
-            ("subhead", place.index if place.part in ("attn", "cross") else -1, self.model["head_dim"]),
+            ("subhead", place.index if in_head else -1, head_width(self.model, place.role) if in_head else 0),
         ):
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")

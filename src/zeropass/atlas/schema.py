@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, Mlps, check_frame
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, Mlps, base_role, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
@@ -46,6 +46,7 @@ __all__ = [
     "check_view",
     "factor_file",
     "file_name",
+    "head_width",
     "lists_file",
     "of_address",
     "pairs_file",
@@ -219,6 +220,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         if type(value) is not entry_type or (isinstance(value, int) and value < least):
             raise BadAtlas(f"{path}: {name} is {value!r}, which is impossible; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
+    value_dim = manifest["model"].get("value_dim", 1)
     integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
     ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
     mlps, ff_roles = mlps_of(manifest["model"]), manifest["model"]["ff_roles"]
@@ -226,6 +228,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     counted = all(isinstance(view, dict) and all(type(count) is int for count in view.values()) for view in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
+        ("model.value_dim", type(value_dim) is int and value_dim > 0),
         ("model.experts", mlps is not None),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
@@ -239,6 +242,12 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     for entry, valid in checks:
         if not valid:
             raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which is impossible; rebuild the atlas.")
+
+
+def head_width(sizes: Mapping[str, Any], role: str) -> int:
+    """Return the width of a head for a role, by the part of a manifest on the model or by `Dimensions` as a dict."""
+    width: int = (sizes.get("value_dim") if base_role(role)[0] in "vo" else 0) or sizes["head_dim"]
+    return width
 
 
 def mlp_facts(mlps: Mlps) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from zeropass.atlas.tables import PairRow
 from zeropass.diff.changes import Comparison
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.frames import Frames
+from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import BIAS_TENSORS, VectorSet, roles_at, vector_set
 from zeropass.numerics.factored import Factored
@@ -126,6 +127,13 @@ def _changed(pair: Comparison, layer: int, role: str) -> bool:
     return any(pair.differs(name, layer) for name in (BIAS_TENSORS[role], *CARRIED_BY.get(role, ())))
 
 
+def _normed_maps(model: Model) -> dict[str, str]:
+    """Return the head maps whose sides are normed token by token, each with what is normed."""
+    if model.layout.latent_of("v"):
+        return dict.fromkeys(("qk", "vo"), "the latents of its attention")
+    return {"qk": "its queries and keys"} if model.family.qk_norm else {}
+
+
 class _ChangeRunner(Runner):
     """A runner of the jobs of a plain build on differences: after minus before, both folded as the frames require."""
 
@@ -133,11 +141,12 @@ class _ChangeRunner(Runner):
         # The base's frames lack tokens that only the fine-tune has; task heads that only it has are read.
         dims = replace(pair.tuned.dims, vocab=pair.base.dims.vocab)
         self.pair = pair
-        if pair.base.family.qk_norm and any({"qk"} & set(job.roles) for job in jobs):
-            raise BadOption(
-                f"{pair.base.name}: a {pair.base.family.name} norms its queries and keys, so the change of a qk map is "
-                "not a map itself; name the other roles with --roles."
-            )
+        for kind, what in _normed_maps(pair.base).items():
+            if any(kind in job.roles for job in jobs):
+                raise BadOption(
+                    f"{pair.base.name}: a {pair.base.family.name} norms {what}, so the change of a {kind} map is not a "
+                    "map itself; name the other roles with --roles."
+                )
         super().__init__(replace(pair.tuned, vocab=pair.base.vocab, dims=dims), out, options, jobs, kept)
         self.after, self.frames = self.frames, Frames(pair.base)
         self.plain = Runner(pair.base, out, options, [], kept)
@@ -216,7 +225,7 @@ class _MapSide:
 
     def _head(self, stored: int) -> tuple[Tensor, Tensor]:
         """Compute both for a stored head; what was added comes from the change, since a difference would be noise."""
-        width = self.runner.model.dims.head_dim
+        width = self.runner.model.dims.width(self.role)
         columns = slice(stored * width, (stored + 1) * width)
         before = self.plain.factor(self.before, stored, self.before.over_rows(columns))
         added = self.added.over_rows(columns)

@@ -102,7 +102,7 @@ class Comparison:
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
-            *("shared_neurons", "dense", "dense_neurons"),
+            *("shared_neurons", "dense", "dense_neurons", "value_dim", "q_latent", "kv_latent"),
         )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)
@@ -164,7 +164,12 @@ class Comparison:
         return not same and not (before.shape == after.shape and self.rounded(what, layer, before, after))
 
     def rounded(self, what: str, layer: int, before: Tensor, after: Tensor) -> bool:
-        """Tell whether two tensors differ, but no more than if one were stored in the type of the other."""
+        """Tell whether two tensors differ, but no more than if one were stored in the type of the other.
+
+        A product does so if its factors do.
+        """
+        if factors := self.base.layout.factors_of(what):
+            return not any(self.differs(factor, layer) for factor in factors)
         form: Form = "rows" if before.ndim == 2 else "vector"
         sides = [TensorRows(model=model, what=what, layer=layer, form=form) for model in (self.base, self.tuned)]
         old, new = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (before, after))

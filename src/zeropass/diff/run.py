@@ -101,7 +101,7 @@ def across(inner: Tensor, role: str, dims: Dimensions) -> Tensor:
     """Return vectors (rows, k) on the inner side of a role in the rows of its partner (GQA: docs/theory.md §2)."""
     if role in FF_ROLES or dims.group == 1:
         return inner
-    count, width = inner.shape[1], dims.head_dim
+    count, width = inner.shape[1], dims.width(role)
     if base_role(role) in ("q", "o"):
         return inner.reshape(dims.kv_heads, dims.group, width, count).sum(1).reshape(-1, count)
     return inner.reshape(dims.kv_heads, 1, width, count).expand(-1, dims.group, -1, -1).reshape(-1, count)
@@ -288,7 +288,7 @@ class _Work:
                 _offer(self.neurons, NEURONS, float(value), str(neuron_address(self.pair.base, layer, "", int(row))))
         by_site: dict[str, list[Tensor]] = {}
         for role in (role for role in HEAD_ROLES if role in rows):
-            each = rows[role].reshape(-1, dims.head_dim).mean(1)
+            each = rows[role].reshape(-1, dims.width(role)).mean(1)
             each = each if base_role(role) in ("q", "o") else each.repeat_interleave(dims.group)
             by_site.setdefault(site_of(role), []).append(each)
         for site, squares in by_site.items():

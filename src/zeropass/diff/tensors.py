@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.config import full_name
-from zeropass.arch.spec import BY_TOKEN, expand, share_of
+from zeropass.arch.spec import BY_TOKEN, PRODUCTS, expand, share_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import FLOATS, TensorSource
 from zeropass.diff.changes import Comparison
@@ -44,6 +44,10 @@ def tensor_changes(pair: Comparison) -> tuple[tuple[TensorChange, ...], int]:
     return tuple(differing), compared
 
 
+_IN_PRODUCTS = (*(up for up, _ in PRODUCTS.values()), "k_rotary")
+"""Factors of the matrices of blocks, which change with them. Latents are compared, since their lengths count too."""
+
+
 def _places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     """Yield name and layer (None outside the blocks) of every canonical tensor of either model but block matrices."""
     base, tuned = pair.base, pair.tuned
@@ -54,7 +58,7 @@ def _places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     if base.logit_table == tuned.logit_table == "embedding":
         in_layers.pop("unembedding", None)
     for what, layered in in_layers.items():
-        if share_of(what)[1] not in pair.roles:
+        if share_of(what)[1] not in pair.roles and what not in _IN_PRODUCTS:
             yield from ((what, layer) for layer in (range(base.dims.layers) if layered else (None,)))
 
 
@@ -299,7 +303,7 @@ _CONSTANTS = (
     *("activation", "attention_scale", "attention_cap", "logit_scale", "logit_cap", "embed_scale"),
     *("router_normed", "experts_used", "clip", "window", "local", "rotary", "unrotated", "residual_scale"),
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
-    *("distance_reach", "distance_buckets", "gate_limit", "growth", "chunked"),
+    *("distance_reach", "distance_buckets", "gate_limit", "growth", "chunked", "router_group_best", "latent_eps"),
 )
 _FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "qk_norm_behind", "alibi", "causal")
 

@@ -19,6 +19,7 @@ from zeropass.evidence.list_types import base
 from zeropass.evidence.resampling import among, ranks, rotation, summarised
 from zeropass.evidence.results import Result
 from zeropass.model.blocks import Block
+from zeropass.model.frames import Frames
 from zeropass.model.positions import qk_norm_at
 from zeropass.numerics.projection import normed
 
@@ -113,6 +114,8 @@ class _Side:
     Attributes:
         block: The layer.
         role: ``q`` or ``k``.
+        frames: The frames, for the lengths of latents.
+        frame: The frame, without its variant.
         columns: The columns of all heads, folded for the frame, (width, d).
         constant: What no token changes, (width,); None in the paper's formulas, which norm nothing either.
         noise: The columns of random heads, folded for the frame.
@@ -120,6 +123,8 @@ class _Side:
 
     block: Block
     role: str
+    frames: Frames
+    frame: str
     columns: Tensor
     constant: Tensor | None
     noise: Tensor
@@ -132,13 +137,29 @@ class _Side:
             constant = spaces.frames.constant(block.layer, role, frame=frame)
             constant = torch.zeros(len(columns)) if constant is None else constant
         noise = spaces.folded(noise, role, block.layer, frame)
-        return cls(block=block, role=role, columns=columns, constant=constant, noise=noise)
+        return cls(
+            block=block,
+            role=role,
+            frames=spaces.frames,
+            frame=base(frame),
+            columns=columns,
+            constant=constant,
+            noise=noise,
+        )
 
     def heads(self, rows: Tensor) -> Tensor:
         """Return the queries or keys of rows (t, d) before they are rotated, (query heads, t, d_h)."""
         x = rows @ self.columns.T
-        heads = self.block.heads(x if self.constant is None else self.block.bounded(x + self.constant, self.role))
+        x = x if self.constant is None else self.block.bounded(x + self.constant, self.role)
+        heads = self._per_latent(self.block.heads(x), rows)
         return heads.repeat_interleave(self.block.model.dims.heads // len(heads), 0)
+
+    def _per_latent(self, heads: Tensor, rows: Tensor) -> Tensor:
+        """Divide queries or keys (heads, t, d_h) of rows (t, d) as the norm of their latent does, if they have one."""
+        if not self.block.model.layout.latent_of(self.role):
+            return heads
+        lengths = self.frames.lengths(self.block.layer, self.role, rows, torch.zeros(rows.shape[1]), frame=self.frame)
+        return heads if lengths is None else self.frames.per_latent(heads, self.role, lengths.each)
 
     def random_heads(self, rows: Tensor) -> Tensor:
         """Return `heads` of random columns."""

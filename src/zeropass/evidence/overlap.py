@@ -235,11 +235,9 @@ def _pair_tops(view: _View, layer: int, settings: Settings) -> dict[tuple[str, s
     ]
     count = settings.vectors // 2
     neurons = torch.randperm(model.rows("value", layer), generator=settings.generator(60_000 + layer))[:count]
-    width = model.dims.head_dim
-    columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))
-    columns = columns[:count]
     for number, role in enumerate(roles):
-        shared = role in ("k", "v")
+        width, shared = model.dims.width(role), role in ("k", "v")
+        columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))[:count]
         role_columns = columns // width // model.dims.group * width + columns % width if shared else columns
         at = role_columns if site_of(role) == "attn" else neurons
         vectors = model.matrix(role, layer)[at]

@@ -178,7 +178,7 @@ def _head_group(
     rows: dict[str, Tensor],
     scale: float,
 ) -> Group:
-    model, width = spaces.frames.model, spaces.frames.model.dims.head_dim
+    model, width = spaces.frames.model, spaces.frames.model.dims.width("v")
     v, v_bias = activations.kept["v", layer], model.vector("v_bias", layer)
     v = v if model.dims.clip is None else v.clamp(-model.dims.clip, model.dims.clip)
     v = v if v_bias is None else v - v_bias.cpu()
@@ -203,7 +203,7 @@ def _head_group(
 def _random_head_group(
     spaces: Spaces, activations: Activations, layer: int, rows: dict[str, Tensor], scale: float, settings: Settings
 ) -> Group:
-    d, width = spaces.frames.model.dims.d, spaces.frames.model.dims.head_dim
+    d, width = spaces.frames.model.dims.d, spaces.frames.model.dims.width("v")
     reads, writes = torch.randn(2, NOISE_HEADS, width, d, generator=settings.generator(9000 + layer)) / d**0.5
     at = torch.randint(len(activations.at), (NOISE_HEADS,), generator=settings.generator(9500 + layer)).tolist()
     inputs, pairs = activations.kept["attn", layer], list(enumerate(at))

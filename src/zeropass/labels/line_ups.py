@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zeropass.atlas.read import Atlas
+from zeropass.atlas.schema import head_width
 from zeropass.labels.results import Listed, ids_of
 from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.parameters import PairRecord, VectorRecord
@@ -61,9 +62,8 @@ def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
     if place.layer < 0:
         return []
     if place.index >= 0:
-        count = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}.get(
-            place.part, sizes["head_dim"]
-        )
+        counts = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}
+        count = counts[place.part] if place.part in counts else head_width(sizes, place.role)
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:
         others = [replace(place, head=i) for i in range(sizes["heads"])]

@@ -74,12 +74,16 @@ class Adapted(Model):
 
     def touches(self, what: str, layer: int = 0) -> bool:
         """Tell, without reading it, whether the adapter changes a canonical tensor."""
+        if factors := self.layout.factors_of(what):
+            return any(self.touches(factor, layer) for factor in factors)
         tied = what == "unembedding" and (self.dims.tied or not self.has("unembedding"))
         place = self._place("embedding" if tied else what, layer)
         return place in self.changed or place in self.replaced
 
     def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return `Model.matrix` with the adapter's change."""
+        """Return `Model.matrix` with the adapter's change; of a product, with those of its factors."""
+        if self.layout.latent_of(what):
+            return super().matrix(what, layer, start, stop)
         change = self.changed.get(self._place(what, layer))
         if change is None or change.rowwise:
             before = self._before(what, layer, start, stop)
@@ -148,6 +152,8 @@ class Adapted(Model):
         Returns:
             The change, (rows, d); its two factors if it has low rank.
         """
+        if self.layout.latent_of(what):
+            return self.matrix(what, layer) - self.base.matrix(what, layer) if self.touches(what, layer) else None
         change = self.changed.get(self._place(what, layer))
         if change is None:
             return None

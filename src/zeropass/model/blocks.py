@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import ROUTER, Site
+from zeropass.arch.spec import PRODUCTS, ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.model import Model
 from zeropass.model.positions import (
@@ -106,6 +106,7 @@ class Block:
 
         attn.stream, ff.stream   the stream that the attention and the MLP read, before their norm
         attn, ff                 the same behind the norm, gain included
+        v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
         rotated.q, rotated.k     queries and keys as they meet
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
@@ -176,9 +177,9 @@ class Block:
         """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
         if self.vector("sinks") is None:
             return 1.0
-        q, k = (self.heads(self.bounded(self._linear(y, role), role)[:, None]) for role in "qk")
+        q, k = (self.heads(self.bounded(self._columns(y, role), role)[:, None], role) for role in "qk")
         weights = self.weights(self.turned_queries(q, 0), k, torch.zeros(1, dtype=torch.long, device=y.device))
-        return weights[:, :, 0, 0].repeat_interleave(self.model.dims.head_dim, -1)
+        return weights[:, :, 0, 0].repeat_interleave(self.model.dims.width("o"), -1)
 
     def _run(
         self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None, added: Mapping[Site, Tensor]
@@ -220,15 +221,17 @@ class Block:
     def _attend(self, y: Tensor, cache: Cache, record: Recorder | None) -> Tensor:
         """Return what all heads write for normed states (batch, tokens, d)."""
         dims, start = self.model.dims, cache.length
-        q, k, v = (self._linear(y, role) for role in "qkv")
+        if latent := self.model.layout.latent_of("v"):
+            _record(record, **{"v.latent": self._linear(y, latent)})
+        q, k, v = (self._columns(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
-        queries = self.turned_queries(self.heads(self.bounded(q, "q")), at)
-        keys = self.turned(self.heads(self.bounded(k, "k")), at)
+        queries = self.turned_queries(self.heads(self.bounded(q, "q"), "q"), at)
+        keys = self.turned(self.heads(self.bounded(k, "k"), "k"), at)
         grown = growth(self.model, self.layer, at)
         queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
-        keys, values = cache.extend(keys, self.heads(self._clipped(v)))
+        keys, values = cache.extend(keys, self.heads(self._clipped(v), "v"))
         if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
             keys = keys.repeat_interleave(dims.group, 1)
             mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
@@ -349,16 +352,29 @@ class Block:
         return x if clip is None else x.clamp(-clip, clip)
 
     def _values(self, y: Tensor) -> Tensor:
-        return self._clipped(self._linear(y, "v"))
+        return self._clipped(self._columns(y, "v"))
 
-    def heads(self, x: Tensor) -> Tensor:
-        """Cut (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
-        return x.reshape(*x.shape[:-1], -1, self.model.dims.head_dim).transpose(-2, -3)
+    def heads(self, x: Tensor, role: str = "q") -> Tensor:
+        """Cut queries, keys or values (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
+        return x.reshape(*x.shape[:-1], -1, self.model.dims.width(role)).transpose(-2, -3)
+
+    def _columns(self, y: Tensor, role: str) -> Tensor:
+        """Return queries, keys or values (…, width) for normed states (…, d); through their latent if they have one."""
+        latent, dims = self.model.layout.latent_of(role), self.model.dims
+        if not latent:
+            return self._linear(y, role)
+        narrow = apply_norm(self._linear(y, latent), "rms", dims.latent_eps, self.vector(f"{latent}_norm"), None)
+        columns = self._linear(narrow, PRODUCTS[role][0])
+        if role != "k":
+            return columns
+        plain = columns.reshape(*columns.shape[:-1], dims.heads, -1)
+        rotary = self._linear(y, "k_rotary")[..., None, :]
+        return torch.cat((rotary.expand(*plain.shape[:-1], -1), plain), -1).flatten(-2)
 
     def _of_queries(self, values: Tensor) -> Tensor:
         """Repeat the values (n, width) of key heads for the query heads that share them."""
         dims = self.model.dims
-        heads = values.reshape(*values.shape[:-1], dims.kv_heads, dims.head_dim)
+        heads = values.reshape(*values.shape[:-1], dims.kv_heads, -1)
         return heads.repeat_interleave(dims.group, -2).flatten(-2)
 
     # The MLP
@@ -452,7 +468,7 @@ class Block:
         scores = scores if correction is None else scores + correction
         if dims.router_groups > 1:
             groups = scores.reshape(*scores.shape[:-1], dims.router_groups, -1)
-            used = groups.topk(2, -1)[0].sum(-1).topk(dims.router_groups_used, -1)[1]
+            used = groups.topk(dims.router_group_best, -1)[0].sum(-1).topk(dims.router_groups_used, -1)[1]
             hidden = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter(-1, used, False)
             scores = groups.masked_fill(hidden[..., None], float("-inf")).flatten(-2)
         return scores.topk(dims.experts_used, -1)[1]

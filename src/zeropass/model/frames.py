@@ -283,7 +283,8 @@ class Frames(ShortRepr):
 
     def head_constant(self, layer: int, head: int, role: str = "q", frame: str = "token") -> Tensor | None:
         """Return `constant` of one head, (d_h,)."""
-        start, width = self.model.kv_head(role, head) * self.model.dims.head_dim, self.model.dims.head_dim
+        width = self.model.dims.width(role)
+        start = self.model.kv_head(role, head) * width
         return self.constant(layer, role, start, start + width, frame)
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
@@ -291,8 +292,8 @@ class Frames(ShortRepr):
 
         The query side of ``qk`` includes biases and is turned by the RoPE offset, or has the vector of the distance
         added. From the key side its mean over keys, which softmax cannot see, is subtracted. Biases of ``vo`` add the
-        same to every token and are parameters of their own. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``,
-        ``E W_V W_O Eᵀ``.
+        same to every token and are parameters of their own. What a model divides a token's queries, keys or values by,
+        it is divided by. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
 
         Args:
             layer: The layer.
@@ -316,12 +317,11 @@ class Frames(ShortRepr):
         left, _ = self._head_scores(layer, head, left_role, frame)
         right, mean = self._head_scores(layer, head, right_role, self.right_frame(kind, frame))
         if base_role(kind) == "qk":
-            rows = self.rows(space_of(frame, "read", layer))
-            lengths = (
-                [self._kept_lengths(layer, role, rows, frame) for role in "qk"] if frame != "paper" else [None, None]
-            )
+            lengths = [self._kept_lengths(layer, role, frame) for role in "qk"]
             left = self.as_query(left, layer, head, frame, offset, lengths[0], left_role)
             right = self.as_key(right, mean, layer, head, frame, lengths[1], right_role)
+        else:
+            left = self.as_value(left, left_role, self._kept_lengths(layer, left_role, frame))
         return Factored(left, right)
 
     def carried(self, attended: float = 1.0) -> Tensor:
@@ -411,41 +411,70 @@ class Frames(ShortRepr):
         zero = self._state(mean[None], layer, head, role, frame, of_mean)
         return self._state(scores, layer, head, role, frame, each) - zero
 
+    def as_value(self, scores: Tensor, role: str, lengths: "Lengths | None") -> Tensor:
+        """Turn scores (V, d_h) of a head's v columns into the first side of ``vo``: see `head_map`."""
+        return scores if lengths is None else self.per_latent(scores, role, lengths.each)
+
+    def per_latent(self, scores: Tensor, role: str, lengths: Tensor) -> Tensor:
+        """Divide queries, keys or values (…, d_h) by the lengths (…, 1) of the latent that they are made of.
+
+        The rotary part of a key is not made of it. Without a latent they stay as they are.
+        """
+        if not self.model.layout.latent_of(role):
+            return scores
+        if role != "k":
+            return scores / lengths
+        rotary = self.model.dims.rotary
+        return torch.cat((scores[..., :rotary], scores[..., rotary:] / lengths), -1)
+
     def lengths(
         self, layer: int, role: str, rows: Tensor, mean: Tensor, centred: bool = False, frame: str = "token"
     ) -> "Lengths | None":
-        """Return root mean squares of q or k over all heads, for a model that norms all heads as one.
+        """Return root mean squares over all that a model norms as one: q or k of all heads, or a latent.
 
         Args:
             layer: The layer.
-            role: ``q`` or ``k``.
+            role: ``q``, ``k`` or ``v``.
             rows: Rows that stand for tokens, (n, d).
             mean: Their mean, (d,).
             centred: True if the mean is already subtracted from the rows.
             frame: The frame, which may be that of a lens.
 
         Returns:
-            The root mean squares; None for another model.
+            The root mean squares; None where nothing is normed as one, and for the formulas of the paper.
         """
-        if self.model.family.qk_norm != "whole":
+        what, dims = self._normed_as_one(role, frame), self.model.dims
+        if not what:
             return None
-        folded = self.fold(self.model.matrix(role, layer), frame, "read", "attn_norm", layer)
-        constant = self.constant(layer, role, frame=frame)
+        eps = dims.eps if what == role else dims.latent_eps
+        folded = self.fold(self.model.matrix(what, layer), frame, "read", "attn_norm", layer)
+        constant = self.constant(layer, what, frame=frame)
 
         def length(x: Tensor) -> Tensor:
             x = x @ folded.T
             x = x if constant is None else x + constant
-            return (x.square().mean(-1, keepdim=True) + self.model.dims.eps).sqrt()
+            return (x.square().mean(-1, keepdim=True) + eps).sqrt()
 
         mean = mean.to(rows)
         shift = mean if centred else torch.zeros_like(mean)
         each = [length(part + shift) for part in torch.split(rows, 4096)]
         return Lengths(torch.cat(each), length(mean[None]))
 
+    def _normed_as_one(self, role: str, frame: str) -> str:
+        """Return the canonical matrix whose products with a state are normed as one: all heads of q or k, or a latent.
+
+        It is empty where there is none, and for the formulas of the paper, which norm nothing.
+        """
+        if frame == "paper":
+            return ""
+        whole = role if self.model.family.qk_norm == "whole" and role in ("q", "k") else ""
+        return self.model.layout.latent_of(role) or whole
+
     @property
     def _nonlinear(self) -> bool:
         """True if queries and keys go through something nonlinear."""
-        return bool(self.model.family.qk_norm) or self.model.dims.clip is not None
+        model = self.model
+        return bool(model.family.qk_norm or model.layout.latent_of("k")) or model.dims.clip is not None
 
     def _state(
         self, scores: Tensor, layer: int, head: int, role: str, frame: str, lengths: Tensor | None = None
@@ -455,6 +484,7 @@ class Frames(ShortRepr):
             return scores
         constant, model = self.head_constant(layer, head, role, frame), self.model
         scores = scores if constant is None else scores + constant
+        scores = scores if lengths is None else self.per_latent(scores, role, lengths)
         if norm := qk_norm_at(model, layer):
             gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
             gain = None if model.family.qk_norm_behind else gain
@@ -468,12 +498,15 @@ class Frames(ShortRepr):
         clip = model.dims.clip
         return scores if clip is None else scores.clamp(-clip, clip)
 
-    def _kept_lengths(self, layer: int, role: str, rows: Rows, frame: str) -> "Lengths | None":
-        """Return `lengths`, kept for the heads of one layer."""
+    def _kept_lengths(self, layer: int, role: str, frame: str) -> "Lengths | None":
+        """Return `lengths` of the rows of a frame, kept for the heads of one layer."""
+        if not self._normed_as_one(role, frame):
+            return None
         key = layer, role, frame
         if key not in self._lengths:
-            if len(self._lengths) > 1:
+            if len(self._lengths) > 2:
                 self._lengths.clear()
+            rows = self.rows(space_of(frame, "read", layer))
             self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean, frame=frame)
         return self._lengths[key]
 

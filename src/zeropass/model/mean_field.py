@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zeropass.arch.spec import PRODUCTS
 from zeropass.model.blocks import Block
 from zeropass.model.model import Model
 
@@ -118,6 +119,8 @@ class BlockMeans:
         if name.endswith((".stream", ".out", ".sum")):
             model = self.block.model
             self._norms.setdefault(name, _NormMeans(model.family.norm, model.dims.eps)).add(values[:, _FIRST:])
+        elif name == "v.latent":
+            self._norms.setdefault(name, _NormMeans("rms", self.block.model.dims.latent_eps)).add(values[:, _FIRST:])
         elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k"):
             self._window[name] = values
         elif name == "o.in":
@@ -180,19 +183,23 @@ class BlockMeans:
     def _add_attention(self) -> None:
         """Add each head's mean attention to the same position."""
         block = self.block
-        q, k = (block.heads(self._window.pop(name)) for name in ("rotated.q", "rotated.k"))
+        q, k = (block.heads(self._window.pop(f"rotated.{role}"), role) for role in "qk")
         weights = block.weights(q, k, torch.arange(q.shape[2], device=q.device))
         diagonal = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
         self._mean("diagonal").add(diagonal.sum((0, 2)), diagonal.shape[0] * diagonal.shape[2])
 
     def _of_heads(self) -> Tensor:
-        """Return the mean Jacobian of attention at one position, through its own value: Σ_h E[α_ii] W_V W_O."""
-        dims = self.block.model.dims
-        v, o = (self.block.matrix(role).reshape(-1, dims.head_dim, dims.d) for role in "vo")
-        total = torch.zeros(dims.d, dims.d, device=o.device)
+        """Return the mean Jacobian of attention at one position, through its own value: Σ_h E[α_ii] W_V W_O.
+
+        A latent that the values are made of has the mean slope of its norm (docs/theory.md §3).
+        """
+        dims, latent = self.block.model.dims, self.block.model.layout.latent_of("v")
+        reads, o = self.block.matrix(PRODUCTS["v"][0] if latent else "v"), self.block.matrix("o")
+        v, o = (rows.reshape(-1, dims.width("v"), rows.shape[1]) for rows in (reads, o))
+        total = torch.zeros(v.shape[-1], dims.d, device=o.device)
         for head, weight in enumerate(self._means["diagonal"].value.tolist()):
             total += weight * v[head // dims.group].T @ o[head]
-        return total
+        return self.block.matrix(latent).T @ self._slope("v.latent", f"{latent}_norm") @ total if latent else total
 
     def _mean(self, name: str) -> _Mean:
         return self._means.setdefault(name, _Mean())

@@ -6,9 +6,9 @@ Every matrix is (rows, d) float32, with one vector of the residual stream in eac
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,7 @@ from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, 
 from zeropass.arch.keys import check_keys
 from zeropass.arch.rows import canonical_rows, row_index
 from zeropass.arch.spec import (
+    PRODUCTS,
     ROUTER,
     Dimensions,
     Family,
@@ -72,7 +73,12 @@ _DEFAULTS = {
     "distance_buckets": 0,
     "router_groups": 1,
     "router_groups_used": 1,
+    "router_group_best": 2,
     "router_scale": 1.0,
+    "value_dim": 0,
+    "q_latent": 0,
+    "kv_latent": 0,
+    "latent_eps": 0.0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -139,7 +145,7 @@ class Model(ShortRepr):
 
     def has(self, what: str) -> bool:
         """Tell whether the model has a tensor of this canonical name (``q_bias``, ``positions`` …)."""
-        stored = self._find(what)
+        stored = self._find(PRODUCTS[what][0] if self.layout.latent_of(what) else what)
         return stored is not None and full_name(next(expand(stored, self.dims), ""), self.prefix) in self._names
 
     def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
@@ -158,10 +164,14 @@ class Model(ShortRepr):
         Raises:
             BadWeights: If the file lacks the tensor, or if other values are NaN or infinite.
         """
+        if self.layout.latent_of(what):
+            return self._product(what, layer, start, self.rows(what) if stop is None else stop)
         return _on_device(self.matrix_on_cpu(what, layer, start, stop), self.device)
 
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return `matrix` on the CPU, for what is not computed on the model's device."""
+        if self.layout.latent_of(what):
+            return self.matrix(what, layer, start, stop).cpu()
         stop = self.rows(what, layer) if stop is None else stop
         parts = self._parts(what, layer)
         if len(parts) == 1:
@@ -193,8 +203,9 @@ class Model(ShortRepr):
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
         """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""
-        start = self.kv_head(role, head) * self.dims.head_dim
-        return self.matrix(role, layer, start, start + self.dims.head_dim)
+        width = self.dims.width(role)
+        start = self.kv_head(role, head) * width
+        return self.matrix(role, layer, start, start + width)
 
     def kv_head(self, role: str, head: int) -> int:
         """Return the stored head of a role that a query head uses (docs/theory.md §2, GQA)."""
@@ -365,7 +376,9 @@ class Model(ShortRepr):
 
     def rows(self, what: str, layer: int = 0) -> int:
         """Return the number of rows of a canonical matrix; 1 for a lone vector, the number of entries for a bias."""
-        if what in self.family.roles:
+        if self.layout.latent_of(what):
+            return canonical_rows(what, self.dims)
+        if what in self.family.roles or self._stored(what).fused:
             return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
         shape = self.source.shape(self._name(what, layer))
         if len(shape) < 2:
@@ -373,8 +386,11 @@ class Model(ShortRepr):
         return shape[1] if self._stored(what).transpose else shape[0]
 
     def stored_type(self, what: str, layer: int = 0) -> str:
-        """Return the type in which a canonical tensor is stored, as its file names it (``F16``, ``Q4_1`` …)."""
-        return self.source.dtype(self._name(what, layer))
+        """Return the type in which a canonical tensor is stored, as its file names it (``F16``, ``Q4_1`` …).
+
+        Of a product it is that of what maps the latent up.
+        """
+        return self.source.dtype(self._name(PRODUCTS[what][0] if self.layout.latent_of(what) else what, layer))
 
     def as_stored(self, what: str, layer: int, values: Tensor) -> Tensor | None:
         """Round values as the type of a stored tensor would.
@@ -401,7 +417,10 @@ class Model(ShortRepr):
 
     def is_vector(self, what: str) -> bool:
         """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
-        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) < 2
+        return (
+            not self.layout.latent_of(what)
+            and len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) < 2
+        )
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer; one without experts has no router."""
@@ -416,6 +435,31 @@ class Model(ShortRepr):
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(self.source.names())
+
+    def _product(self, role: str, layer: int, start: int, stop: int) -> Tensor:
+        """Return rows of a role that is a product: what maps the latent up, the gain of its norm, and its rows.
+
+        Each head of ``k`` begins with the rotary rows, which all heads share.
+        """
+        up, latent = PRODUCTS[role][0], self._latent(self.layout.latent_of(role), layer)
+        if role != "k":
+            return self.matrix(up, layer, start, stop) @ latent
+        width, rotary = self.dims.head_dim, self.dims.rotary
+        first, last = start // width, -(-stop // width)
+        plain = self.matrix(up, layer, first * (width - rotary), last * (width - rotary)) @ latent
+        shared = self.matrix("k_rotary", layer).expand(last - first, -1, -1)
+        rows = torch.cat((shared, plain.reshape(last - first, width - rotary, -1)), 1).flatten(0, 1)
+        return rows[start - first * width : stop - first * width]
+
+    @cached_property
+    def _latent(self) -> Callable[[str, int], Tensor]:
+        """The rows of a latent with the gain of its norm, (rank, d), kept for the heads of one layer."""
+
+        def read(latent: str, layer: int) -> Tensor:
+            rows, gain = self.matrix(latent, layer), self.vector(f"{latent}_norm", layer)
+            return rows if gain is None else rows * gain[:, None]
+
+        return lru_cache(2)(read)
 
     def _find(self, what: str) -> Stored | None:
         return self.layout.tensors.get(what) or self.layout.extra.get(what, (None,))[0]

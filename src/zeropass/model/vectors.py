@@ -167,7 +167,7 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
     require_head(model, address)
     if address.index < 0:
         return _checked(model, address, layer, address.role, address.head)
-    width = model.dims.head_dim
+    width = model.dims.width(address.role)
     if address.index >= width:
         raise BadAddress(f"{address}: index {address.index} is out of range, a head has columns 0 to {width - 1}.")
     return layer, address.role, model.kv_head(address.role, address.head) * width + address.index
@@ -287,7 +287,7 @@ def count_of(model: Model, layer: int, role: str) -> int:
     if role == ROUTER:
         return model.rows(ROUTER, layer)
     if role in HEAD_ROLES:
-        return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.head_dim
+        return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.width(role)
     if layer == OUTSIDE:
         tables = model.tables()
         return tables[role][2] if role in tables else 1
@@ -321,7 +321,7 @@ def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address
 
 def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
     """Return the function from rows to addresses; a k or v of a group gets the address of its first query head."""
-    width, group = model.dims.head_dim, model.dims.group if base_role(role) in ("k", "v") else 1
+    width, group = model.dims.width(role), model.dims.group if base_role(role) in ("k", "v") else 1
     return lambda row: Address(layer, site_of(role), head=row // width * group, index=row % width, role=role)
 
 
@@ -403,7 +403,7 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     """
     inner = role.removesuffix("_bias")
     outer = inner[:-1] + {"q": "k", "v": "o"}[inner[-1]]
-    bias, width = _required(model, role, layer), model.dims.head_dim
+    bias, width = _required(model, role, layer), model.dims.width(role)
     rows = []
     for head in range(model.dims.heads):
         start = model.kv_head(inner, head) * width

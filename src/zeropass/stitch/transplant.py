@@ -119,11 +119,16 @@ class Transplant:
         """Return B's tensors of one layer after the change."""
         tensors = self._neurons(moved, strength)
         tensors |= self._biases(moved, strength)
-        if self.onto.dims.group == self.base.dims.group == 1:
+        if self.onto.dims.group == self.base.dims.group == 1 and not self._latent:
             tensors |= self._heads(moved, strength, "vo")
             if self._same_positions:
                 tensors |= self._heads(moved, strength, "qk")
         return tensors
+
+    @property
+    def _latent(self) -> bool:
+        """True if the heads of a model read through latents, where a map is no pair of tensors of its own."""
+        return bool(self.base.dims.kv_latent or self.onto.dims.kv_latent)
 
     @property
     def _same_positions(self) -> bool:

@@ -7,6 +7,7 @@ from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
+from zeropass.arch.families.latent import FAMILIES as LATENT
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
 from zeropass.arch.families.sigmoid_experts import FAMILIES as SIGMOID_EXPERTS
@@ -19,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
     *DENSE,
     *EXPERTS,
     *SIGMOID_EXPERTS,
+    *LATENT,
     *GGUF_EXPERTS,
     *GPTS,
     *ENCODERS,

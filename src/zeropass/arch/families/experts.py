@@ -274,7 +274,7 @@ ARIA = replace(
     when={"hidden_act": ("silu", None)},  # of the shared expert alone, where it differs
 )
 
-_SIGMOID_CONFIG = {
+SIGMOID_CONFIG = {
     **_ROUTED_CONFIG,
     "neurons": ("moe_intermediate_size",),
     "dense_neurons": ("intermediate_size",),
@@ -286,7 +286,7 @@ _SIGMOID_CONFIG = {
     "router_scale": ("routed_scaling_factor",),
     "beyond": ("num_nextn_predict_layers",),
 }
-_CORRECTED = {
+CORRECTED = {
     **_SOME_DENSE,
     **share("shared", _gated(f"{_MLP}.shared_experts")),
     "router_correction": Stored(f"{_MLP}.gate.e_score_correction_bias", layers="routed"),
@@ -301,8 +301,8 @@ DOTS1 = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            config={**_SIGMOID_CONFIG, **WINDOWS},
-            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **_CORRECTED},
+            config={**SIGMOID_CONFIG, **WINDOWS},
+            tensors={**OUTER, **NORMS, **ATTENTION, **QK_NORMS, **CORRECTED},
             harmless=("scoring_func", "topk_method", "moe_layer_freq"),
         ),
     ),
@@ -313,12 +313,12 @@ _GLM_HF = replace(
     HF_LAYOUT,
     optional=("unembedding", *QKV_BIASES),
     switches={"attention_bias": (QKV_BIASES, False)},
-    config={**_SIGMOID_CONFIG, **ROTARY_SHARE},
+    config={**SIGMOID_CONFIG, **ROTARY_SHARE},
     tensors={
         **OUTER,
         **NORMS,
         **QKV_BIASED_ATTENTION,
-        **_CORRECTED,
+        **CORRECTED,
     },
 )
 GLM4_MOE = replace(
