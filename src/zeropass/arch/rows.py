@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, ROUTER, Dimensions, Stored, base_role, share_of
+from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, ROUTER, Dimensions, Stored, base_role, share_of
 
 __all__ = ["canonical_rows", "canonical_shape", "expected_shape", "row_count", "row_index"]
 
@@ -15,7 +15,12 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     """
     stem = base_role(what).removesuffix("_bias")
     count = canonical_rows(what, dims)
-    if stored.fused:
+    if stored.sizes:
+        rows = _by_group(stored, dims) if stored.fused == "grouped" else None
+    elif stored.fused == "gated":
+        gated = torch.arange(2 * count).reshape(-1, 2, dims.head_dim)
+        rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
+    elif stored.fused:
         rows = _fused_rows(stored, stem, dims)
     elif stored.part != (0, 1):
         first, parts = stored.part
@@ -30,7 +35,9 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
 
 def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
     """Return the number of rows of the stored tensor (of one expert), with those of all roles that are fused in it."""
-    if stored.fused:
+    if stored.fused == "gated":
+        return 2 * canonical_rows(what, dims)
+    if stored.fused and not stored.sizes:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
     return canonical_rows(what, dims) * stored.part[1]
 
@@ -57,10 +64,12 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.heads,)
     if what in ("q_norm", "k_norm"):
         return (None,)
+    if what.startswith("inner_"):
+        return _inner_shape(what, dims)
     if _is_sized(what):
         if not what.endswith("_bias"):
             return (canonical_rows(what, dims), dims.d)
-        return (dims.d,) if _stem(what) in ("o", "value") else (canonical_rows(what, dims),)
+        return (dims.d,) if _stem(what) in ("o", "value", "mixer_out") else (canonical_rows(what, dims),)
     return (dims.d,)
 
 
@@ -72,7 +81,7 @@ def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | N
     return tuple(reversed(canonical)) if stored.transpose else canonical
 
 
-_SIZED = (*FF_ROLES, *"qkvo", ROUTER)
+_SIZED = (*FF_ROLES, *"qkvo", OUTPUT_GATE, ROUTER)
 
 
 def _stem(what: str) -> str:
@@ -81,17 +90,26 @@ def _stem(what: str) -> str:
 
 
 def _is_sized(what: str) -> bool:
-    return _stem(what) in _SIZED
+    return _stem(what) in _SIZED or what.startswith("mixer_in") or what.removesuffix("_bias") == "mixer_out"
+
+
+def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
+    """Return the shape of a tensor inside a mixer: a kernel for each row, or a number."""
+    mixer = dims.mixer
+    assert mixer is not None  # a record with such a tensor has a mixer
+    return (mixer.rows[what], 1, mixer.kernel) if what == "inner_conv" else (mixer.rows[what],)
 
 
 def canonical_rows(what: str, dims: Dimensions) -> int:
     """Return the number of canonical rows of the matrix of a role or its bias, of one expert."""
+    if dims.mixer is not None and what in dims.mixer.rows:
+        return dims.mixer.rows[what]
     share, stem = share_of(what)[0], _stem(what)
     if stem in FF_ROLES:
         return {"": dims.expert_neurons, "shared": dims.shared_neurons, "dense": dims.dense_neurons}[share]
     if stem == ROUTER:
         return 1 if share else dims.experts
-    return (dims.heads if stem in ("q", "o") else dims.kv_heads) * dims.head_dim
+    return (dims.heads if stem in ("q", "o", OUTPUT_GATE) else dims.kv_heads) * dims.head_dim
 
 
 def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
@@ -106,6 +124,15 @@ def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
         grouped = by_head.reshape(dims.kv_heads, dims.group + 2, width)
         rows = dict(zip("qkv", torch.split(grouped, [dims.group, 1, 1], 1), strict=True))[stem]
     return rows.reshape(-1)
+
+
+def _by_group(stored: Stored, dims: Dimensions) -> Tensor:
+    """Return the order that joins the shares of the groups of a mixer, size by size."""
+    mixer = dims.mixer
+    assert mixer is not None
+    shares = [mixer.size(name) // mixer.groups for name in stored.sizes]
+    grouped = torch.arange(sum(shares) * mixer.groups).reshape(mixer.groups, -1)
+    return torch.cat([part.reshape(-1) for part in torch.split(grouped, shares, 1)])
 
 
 def _halves(count: int, dims: Dimensions) -> Tensor:

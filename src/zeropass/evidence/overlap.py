@@ -195,6 +195,8 @@ def pairs(spaces: Spaces, shown: Tensor, settings: Settings, tell: Progress) -> 
         for layer in range(1 if frame == "token" else 0, model.dims.layers):
             tops = _pair_tops(view, layer, settings)
             for left, right in _pair_roles(model.family.ff_roles, frame):
+                if not {left, right} <= {*model.matrices(layer)}:  # as in a layer of a hybrid
+                    continue
                 results.append(_similarity(tops, layer, left, right, frame))
             tell("pairs", number * model.dims.layers + layer + 1, len(FRAMES) * model.dims.layers)
     return results
@@ -226,6 +228,8 @@ def _pair_tops(view: _View, layer: int, settings: Settings) -> dict[tuple[str, s
     columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))
     columns = columns[:count]
     for number, role in enumerate(roles):
+        if role not in model.matrices(layer):
+            continue
         shared = role in ("k", "v")
         role_columns = columns // width // model.dims.group * width + columns % width if shared else columns
         at = role_columns if site_of(role) == "attn" else neurons

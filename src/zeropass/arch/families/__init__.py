@@ -5,6 +5,7 @@ from zeropass.arch.families.dense import FAMILIES as DENSE
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
+from zeropass.arch.families.hybrids import FAMILIES as HYBRIDS
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
 from zeropass.arch.spec import Family
@@ -16,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     *GGUF_EXPERTS,
     *DENSE,
     *EXPERTS,
+    *HYBRIDS,
     *GPTS,
     *ENCODERS,
     *ENCODER_DECODERS,
