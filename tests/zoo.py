@@ -238,6 +238,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen3_5TextConfig",
         _BIASED | _DELTA | _HALF_TURNED | {"layer_types": ["full_attention", "linear_attention"]},
     ),
+    "qwen3_5-full": (
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        _WIDE | _DELTA | _HALF_TURNED | {"layer_types": ["full_attention", "full_attention"]},
+    ),
     "qwen3_next": (
         "Qwen3NextForCausalLM",
         "Qwen3NextConfig",
@@ -245,12 +250,34 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | (_DELTA | _HALF_TURNED | _EXPERTS | _SHARED_EXPERT)
         | {"layer_types": ["linear_attention", "full_attention"], "norm_topk_prob": True},
     ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeTextConfig",
+        {key: value for key, value in _BIASED.items() if key != "intermediate_size"}
+        | (_DELTA | _HALF_TURNED | _EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["linear_attention", "full_attention"]},
+    ),
     "lfm2": (
         "Lfm2ForCausalLM",
         "Lfm2Config",
         _GQA
         | {"norm_eps": 1e-2, "layer_types": ["conv", "full_attention"], "conv_bias": True, "block_multiple_of": 8}
         | {"tie_word_embeddings": False},
+    ),
+    "jamba": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "num_experts": 5, "num_hidden_layers": 4, "attn_layer_period": 2}
+        | {"attn_layer_offset": 1, "expert_layer_period": 3, "expert_layer_offset": 1, "mamba_d_state": 5}
+        | {"mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_dt_rank": 3},
+    ),
+    "jamba-attention": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "num_experts": 5, "attn_layer_period": 2, "attn_layer_offset": 0}
+        | {"mamba_d_state": 5, "mamba_d_conv": 3},
     ),
     "bamba": (
         "BambaForCausalLM",
@@ -446,7 +473,9 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
 HYBRIDS = [
     name
     for name in ZOO
-    if name.partition("-")[0] in ("qwen3_5", "qwen3_next", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
+    if not name.endswith("-full")
+    and name.partition("-")[0]
+    in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
 ]
 """The entries with mixers, whose forward pass on a text is not modelled."""
 

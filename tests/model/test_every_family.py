@@ -471,6 +471,15 @@ def no_gates(model: Model) -> Model | None:
     return replace(with_family(model, layouts=(layout,)), layout=layout)
 
 
+def gates_behind(model: Model) -> Model | None:
+    """Take queries and gates that take turns, head by head, for two halves."""
+    parts = {
+        name: (0 if name.startswith("q") else 1, 2) for name, s in model.layout.tensors.items() if s.fused == "gated"
+    }
+    tensors = {name: replace(model.layout.tensors[name], fused="", part=part) for name, part in parts.items()}
+    return with_tensors(model, **tensors) if tensors else None
+
+
 def router_weights(model: Model) -> Model | None:
     """Let the weights of chosen experts add up to one where they do not, or the reverse; a sparse mixer ignores it."""
     applies = model.dims.experts > 1 and model.dims.router_jitter is None
@@ -525,11 +534,11 @@ SPOILS: dict[str, Spoil] = {
         for name in ("cross_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
     },
     "no mixer_norm": without("mixer_norm"),
-    "inputs of a mixer swapped": swapped("mixer_in_gate", "mixer_in"),
+    "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),
     "inputs of a mixer joined": ungrouped,
     "no gain inside a mixer": without("inner_gain"),
     "no output gates": no_gates,
-    "queries for gates": swapped("q", "g"),
+    "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
     "no types": without("types"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import zeropass as zp
+from multimodal import MULTIMODAL, save_as_in_memory
 from small import one_thread
-from tiny import edit, save
+from tiny import edit, error, save
 from zeropass.errors import BadAddress, BadModel, BadOption, CannotRun, UnknownFamily
 from zeropass.model.blocks import require_forward
 from zeropass.model.vectors import roles_at
@@ -105,6 +106,22 @@ def test_a_configuration_that_cannot_be_is_refused(config: dict[str, Any], messa
     folder = edit(save(tiny_model("qwen3_5"), tmp_path / "model"), config=config)
     with pytest.raises((BadModel, UnknownFamily), match=message):
         zp.open_model(str(folder))
+
+
+def test_output_gates_have_no_lens(opened: Callable[[str], zp.Model]) -> None:
+    with pytest.raises(CannotRun, match="output gates of heads"):
+        zp.calibrate(opened("qwen3_5-full"))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])
+@torch.no_grad()
+def test_mixers_inside_a_multimodal_model_are_read(name: str, tmp_path: Path) -> None:
+    hf_class, config_class, settings = MULTIMODAL[name]
+    text = settings["text_config"] | {"layer_types": ["linear_attention", "full_attention"]}
+    hf = drawn(hf_class, config_class, settings | {"text_config": text})
+    alone = hf(torch.arange(61)[:, None], output_hidden_states=True).hidden_states[1][:, 0]
+    for folder in (save(hf, tmp_path / "files"), save_as_in_memory(hf, tmp_path / "memory")):
+        assert error(zp.Frames(zp.open_model(str(folder))).carried(), alone) < 1e-4
 
 
 def test_layers_with_attention_are_told_in_every_way(opened: Callable[[str], zp.Model], tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from zeropass.numerics.projection import normed
 from zoo import HYBRIDS, ZOO, tiny_model
 
 TOLERANCE = 1e-4
-FAMILIES = sorted(name for name in ZOO if ZOO[name][2].get("stack") != "decoder" and name not in HYBRIDS)
+FAMILIES = sorted(
+    name for name in ZOO if ZOO[name][2].get("stack") != "decoder" and name not in HYBRIDS and name != "qwen3_5-full"
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),

@@ -158,6 +158,7 @@ def _mixer(reader: "_Reader", d: int) -> Mixer:
         groups=groups,
         state=reader.size("mixer_state") or 0,
         kernel=reader.size("mixer_kernel") or 1,
+        rank=-(-d // 16) if reader.value("mixer_rank") == "auto" else reader.size("mixer_rank") or 0,
         least_step=reader.number("mixer_least_step") or 0.0,
     )
     rows = {what: sum(map(mixer.size, stored.sizes)) for what, stored in reader.layout.tensors.items() if stored.sizes}
@@ -242,7 +243,9 @@ class _Reader:
         listed = self._numbers("dense_layers", self.value("dense_layers") or ())
         first, period = self.count("dense_first"), self.size("routed_every")
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
-        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
+        period = period or 1
+        offset = period - 1 if self.value("routed_offset") is None else self.count("routed_offset")
+        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n - offset) % period)
 
     def counted_layers(self) -> int | None:
         """Return the number of layers of a hybrid whose configuration only lists their types."""

@@ -14,6 +14,7 @@ MIXERS: dict[MixerKind, str] = {
     "delta": "gated delta rule",
     "convolution": "convolution",
     "mamba2": "Mamba 2",
+    "mamba": "Mamba",
 }
 """Each kind of mixer in words."""
 
@@ -132,8 +133,8 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.mixer:
         yield (
-            f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies between depends "
-            "on the tokens before, and is computed for a token alone only"
+            f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "
+            "between depends on the tokens before, and is computed for a token alone only"
         )
     if family.gated:
         yield "output gates of heads: their columns are read (g); maps leave them out"

@@ -94,10 +94,11 @@ def _is_sized(what: str) -> bool:
 
 
 def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
-    """Return the shape of a tensor inside a mixer: a kernel for each row, or a number."""
+    """Return the shape of a tensor inside a mixer: for each row a kernel, a row of a matrix or a number."""
     mixer = dims.mixer
     assert mixer is not None  # a record with such a tensor has a mixer
-    return (mixer.rows[what], 1, mixer.kernel) if what == "inner_conv" else (mixer.rows[what],)
+    columns = {"inner_conv": (1, mixer.kernel), "inner_down": (mixer.size("inner"),), "inner_up": (mixer.rank,)}
+    return (mixer.rows[what], *columns.get(what, ()))
 
 
 def canonical_rows(what: str, dims: Dimensions) -> int:

@@ -17,7 +17,7 @@ Site = Literal["attn", "cross", "mixer", "ff"]
 Side = Literal["read", "write"]
 Frame = Literal["seen", "token", "distinctive", "effect", "output", "paper"]
 NeuronRole = Literal["gate", "up", "key", "value"]
-MixerKind = Literal["delta", "convolution", "mamba2"]
+MixerKind = Literal["delta", "convolution", "mamba2", "mamba"]
 MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 
 ROUTER = "router"
@@ -363,6 +363,7 @@ class Mixer:
         groups: Number of groups of heads, each of which shares what is written to and read from the state.
         state: Number of coordinates of the state.
         kernel: Number of tokens that the convolution covers.
+        rank: Number of coordinates from which the steps of a state-space model are made.
         least_step: The smallest step of a state-space model.
         rows: Number of rows of each canonical tensor of a mixer.
     """
@@ -372,6 +373,7 @@ class Mixer:
     groups: int = 1
     state: int = 0
     kernel: int = 1
+    rank: int = 0
     least_step: float = 0.0
     rows: Mapping[str, int] = field(default_factory=dict)
 

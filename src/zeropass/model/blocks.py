@@ -449,8 +449,6 @@ def require_forward(model: Model) -> None:
             f"{model.name}: what the mixer of layer {model.dims.mixer_layers[0]} makes of a text is not modelled, only "
             "its projections from the stream and into it are read."
         )
-    if model.family.gated:
-        raise CannotRun(f"{model.name}: the output gates of its heads are not modelled in a text.")
     if model.dims.rope:
         try:
             for layer in range(model.dims.layers):

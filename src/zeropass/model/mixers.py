@@ -86,6 +86,20 @@ def _mamba2(inner: _Inner, inputs: Tensor) -> Tensor:
     return _rms(out.reshape(len(x), sizes.groups, -1), inner.eps).flatten(1) * inner.tensor("inner_gain")
 
 
+def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
+    """Apply Mamba (Gu & Dao 2023, arXiv:2312.00752), with Jamba's norms, to an empty state: (Δ B·C + D) x, gated."""
+    sizes = inner.sizes
+    x, gate = inputs.chunk(2, -1)
+    x = functional.silu(inner.convolved(x))
+    parts = torch.split(x @ inner.tensor("inner_down").T, [sizes.rank, sizes.state, sizes.state], -1)
+    step, b, c = (
+        _rms(part, inner.eps) * inner.tensor(f"inner_{name}_gain")
+        for name, part in zip(("step", "b", "c"), parts, strict=True)
+    )
+    step = functional.softplus(step @ inner.tensor("inner_up").T + inner.tensor("inner_step"))
+    return (step * (b * c).sum(-1, keepdim=True) + inner.tensor("inner_skip")) * x * functional.silu(gate)
+
+
 def _unit(x: Tensor) -> Tensor:
     """Return vectors of length one."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
@@ -99,5 +113,6 @@ _INNER: dict[MixerKind, Callable[[_Inner, Tensor], Tensor]] = {
     "delta": _delta,
     "convolution": _convolution,
     "mamba2": _mamba2,
+    "mamba": _mamba,
 }
 """The functions from the inputs (n, rows) of tokens alone to what goes into the output projection, (n, inner)."""

@@ -393,8 +393,9 @@ class Model(ShortRepr):
         return stored.T if transposed else stored
 
     def is_vector(self, what: str) -> bool:
-        """Tell whether a tensor is no table of rows: one lone vector of the stream, or the kernels inside a mixer."""
-        return len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) != 2
+        """Tell whether a tensor is no table of rows: one lone vector of the stream, or what lies inside a mixer."""
+        shape = self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))
+        return len(shape) == 1 or what.startswith("inner_")
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer: those of its parts; one without experts has no router."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.experts import DOTS1, GRANITEMOE_SHARED, QWEN2_MOE
+from zeropass.arch.families.experts import DOTS1, GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -18,6 +18,7 @@ from zeropass.arch.families.parts import (
     MLP_BIASES,
     NORMS,
     OUTER,
+    PLAIN_ATTENTION,
     QK_NORMS,
     ROTARY_SHARE,
     WINDOWS,
@@ -100,6 +101,7 @@ _QWEN_HF = replace(
     gain_offset=1.0,
     # What a mixer forgets, and the layers behind the last, which predict later tokens for speculative decoding.
     unread=(*HF_LAYOUT.unread, r"layers\.\d+\.linear_attn\.(A_log|dt_bias)", r"\^mtp\..*"),
+    harmless=("mamba_ssm_dtype", "mtp_num_hidden_layers"),
 )
 _QWEN_VALUES = {
     "activation": "silu",
@@ -135,6 +137,7 @@ QWEN3_5 = replace(
         ),
     ),
     config=_QWEN_VALUES,
+    when={"attn_output_gate": (True, None)},
     notes=("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",),
 )
 
@@ -168,6 +171,44 @@ QWEN3_NEXT = replace(
     notes=(),
 )
 
+
+_MOE = f"{LAYER}mlp.experts"
+_STACKED = {
+    "gate": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_MOE}.down_proj[{{expert}}]", transpose=True),
+}
+_QWEN3_5_MOE_HF = replace(
+    QWEN3_NEXT.layouts[0],
+    config={
+        what: keys
+        for what, keys in QWEN3_NEXT.layouts[0].config.items()
+        if "dense" not in what and what != "routed_every"
+    },
+    tensors={
+        **_QWEN_TENSORS,
+        **_of("mixer", {**_DELTA_INNER, **_SPLIT_INPUTS}),
+        **{what: replace(s, layers="all") for what, s in _QWEN_MOE_TENSORS.items() if "dense" not in what},
+    },
+)
+QWEN3_5_MOE = replace(
+    QWEN3_5,
+    name="qwen3_5_moe",
+    model_types=("qwen3_5_moe_text",),
+    router_normed=True,
+    layouts=(_QWEN3_5_MOE_HF,),
+    config={**_QWEN_VALUES, "experts": 256, "experts_used": 8},
+)
+QWEN3_5_MOE_STACKED = replace(  # as published; transformers 5 writes a tensor for each expert
+    QWEN3_5_MOE,
+    layouts=(
+        replace(
+            _QWEN3_5_MOE_HF,
+            tensors={**_QWEN3_5_MOE_HF.tensors, **_STACKED},
+            only_with="model.language_model.layers.0.mlp.experts.gate_up_proj",
+        ),
+    ),
+)
 
 _LFM2 = LAYER + "conv"
 LFM2 = replace(
@@ -296,6 +337,67 @@ BAMBA = replace(
     ),
     config={"activation": "silu", "attention_layers": (), **_MAMBA_VALUES},
     when={"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT},
+)
+
+_JAMBA = f"{LAYER}mamba"
+_JAMBA_MIXER = {
+    **_projections(_JAMBA, "conv1d", ("inner", "inner"), ("inner",)),
+    "inner_down": Stored(f"{_JAMBA}.x_proj.weight", sizes=("rank", "keys", "keys")),
+    "inner_up": Stored(f"{_JAMBA}.dt_proj.weight", sizes=("inner",)),
+    "inner_step": Stored(f"{_JAMBA}.dt_proj.bias", sizes=("inner",)),
+    "inner_skip": Stored(f"{_JAMBA}.D", sizes=("inner",)),
+    "inner_step_gain": Stored(f"{_JAMBA}.dt_layernorm.weight", sizes=("rank",)),
+    "inner_b_gain": Stored(f"{_JAMBA}.b_layernorm.weight", sizes=("keys",)),
+    "inner_c_gain": Stored(f"{_JAMBA}.c_layernorm.weight", sizes=("keys",)),
+}
+_JAMBA_EXPERTS = {
+    what: replace(stored, name=stored.name.replace("mlp.gate.", "mlp.router.").replace("mlp", "feed_forward"))
+    for what, stored in QWEN3_MOE.layouts[0].tensors.items()
+    if what.removeprefix("dense_") in ("router", "gate", "up", "value")
+}
+JAMBA = replace(
+    LLAMA,
+    name="jamba",
+    model_types=("jamba",),
+    rotary=False,
+    mixer="mamba",
+    layer_types=_MAMBA_LAYERS,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_CONV_BIASES),
+            switches=_MAMBA_SWITCHES,
+            config={
+                **CONFIG,
+                **{what: keys for what, keys in _MAMBA_CONFIG.items() if what in ("mixer_state", "mixer_kernel")},
+                "mixer_expansion": ("mamba_expand",),
+                "mixer_rank": ("mamba_dt_rank",),
+                "attention_every": ("attn_layer_period",),
+                "attention_first": ("attn_layer_offset",),
+                "dense_neurons": ("intermediate_size",),
+                "experts": ("num_experts", "num_local_experts"),
+                "experts_used": ("num_experts_per_tok",),
+                "routed_every": ("expert_layer_period",),
+                "routed_offset": ("expert_layer_offset",),
+            },
+            tensors={
+                **OUTER,
+                "final_norm": Stored("final_layernorm.weight"),
+                **_norms("input_layernorm", "pre_ff_layernorm"),
+                **_of("attn", PLAIN_ATTENTION),
+                **_of("mixer", _JAMBA_MIXER),
+                **_JAMBA_EXPERTS,
+            },
+            unread=_UNREAD_MAMBA,
+            harmless=("use_mamba_kernels", "use_mambapy", "use_associative_scan", "num_logits_to_keep"),
+        ),
+    ),
+    config={
+        **{"activation": "silu", "attention_every": 8, "attention_first": 4, "routed_every": 2, "routed_offset": 1},
+        **{"experts": 16, "experts_used": 2, "mixer_state": 16, "mixer_kernel": 4, "mixer_expansion": 2},
+        "mixer_rank": "auto",
+    },
+    when={"hidden_act": ("silu", None)},
 )
 
 _GRANITE = GRANITEMOE_SHARED.layouts[0]
@@ -464,4 +566,15 @@ NEMOTRON_H_MOE = replace(
     },
 )
 
-FAMILIES = (QWEN3_5, QWEN3_NEXT, LFM2, BAMBA, *GRANITE_HYBRIDS, NEMOTRON_H, NEMOTRON_H_MOE)
+FAMILIES = (
+    QWEN3_5,
+    QWEN3_NEXT,
+    QWEN3_5_MOE_STACKED,
+    QWEN3_5_MOE,
+    LFM2,
+    BAMBA,
+    JAMBA,
+    *GRANITE_HYBRIDS,
+    NEMOTRON_H,
+    NEMOTRON_H_MOE,
+)

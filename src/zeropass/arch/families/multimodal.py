@@ -79,6 +79,8 @@ QWEN3_VL = replace(
     flat=False,
     text_ties=False,
 )
+QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
+QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
 QWEN2_5_OMNI_THINKER = replace(
     QWEN2_VL,
     model_types=("qwen2_5_omni_thinker",),
@@ -165,6 +167,8 @@ WRAPPERS = (
     QWEN2_VL,
     QWEN2_5_VL,
     QWEN3_VL,
+    QWEN3_5,
+    QWEN3_5_MOE,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
     QWEN2_AUDIO,
@@ -242,6 +246,25 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,
     "qwen3_vl_text": {**_QWEN2, "head_dim": 128, "rope_theta": 5e5},
+    "qwen3_5_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 12288,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen3_5_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "rms_norm_eps": 1e-6,
+    },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,
         "num_hidden_layers": 28,
