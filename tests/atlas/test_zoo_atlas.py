@@ -15,6 +15,7 @@ import small
 import zeropass as zp
 from tiny import save
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
+from zeropass.errors import BadAddress
 from zeropass.model.vectors import VectorSet, roles_at, vector_set
 from zoo import ZOO, tiny_model
 
@@ -95,6 +96,18 @@ def test_atlas_and_lens_say_the_same(pair: Pair) -> None:
     for address in addresses(pair.lens.model):
         stored, expected = (without_bounds(source.explain(address, k=9)) for source in (pair.atlas, pair.lens))
         same(stored, expected, address)
+
+
+def test_an_address_that_a_layer_lacks_is_refused(pairs: Callable[[str], Pair]) -> None:
+    atlas = pairs("qwen3_next").atlas
+    for address, message in (
+        ("L0.attn.0", "layer 0 has no attention"),
+        ("L0.attn.1.q.2", "layer 0 has no attention"),
+        ("L1.mixer.in.0", "holds no mixer_in"),
+        ("L0.mixer.in.96", "has mixer_in 0 to 95"),
+    ):
+        with pytest.raises(BadAddress, match=message):
+            atlas.explain(address)
 
 
 def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
