@@ -39,7 +39,7 @@ class Forward:
     def call(self, layer: int, site: str = "attn") -> int:
         """Return the index of this attention in the pass: an encoder's come first, then self and cross alternate."""
         if self.stack != "decoder":
-            return layer
+            return sum(self.model.dims.has_site("attn", before) for before in range(layer))
         return len(self.result.encoder_attentions) + 2 * layer + (site == "cross")
 
     def memory(self) -> Tensor:
@@ -60,7 +60,7 @@ class Forward:
         tensor = self.model.layout.tensors[what].name.format(layer=layer).removesuffix(".weight")
         # transformers and the files of Mixtral name the module of the experts differently, and text models inside
         # multimodal ones
-        for prefix in (self.model.prefix, "", "model.language_model."):
+        for prefix in (self.model.prefix, "", "model.", "model.language_model."):
             for name in (
                 (prefix + tensor).removesuffix(".wg"),
                 prefix + tensor,

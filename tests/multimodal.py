@@ -30,6 +30,10 @@ _SIGLIP = _SIZED | {"model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _WINDOWED = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "fullatt_block_indexes": [0]}
 _DEEP = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "deepstack_visual_indexes": [0]}
+_HYBRID = {"head_dim": 8, "layer_types": ["full_attention", "full_attention"], "linear_num_value_heads": 6}
+_HYBRID |= {"linear_num_key_heads": 3, "linear_key_head_dim": 4, "linear_value_head_dim": 5}
+_HYBRID |= {"rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 0.75}}
+_QWEN3_5_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "num_position_embeddings": 16}
 _AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
 _MEL = {"num_mel_bins": 8, "max_source_positions": 16}
 _ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -135,6 +139,14 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
             "patch_size": 4,
             "image_size": 8,
         },
+    ),
+    "qwen3_5": _model("Qwen3_5", _TEXT | _HYBRID, _QWEN3_5_VISUAL),
+    "qwen3_5_moe": _model(
+        "Qwen3_5Moe",
+        {key: value for key, value in (_TEXT | _HYBRID).items() if key != "intermediate_size"}
+        | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 12},
+        _QWEN3_5_VISUAL,
     ),
     "qwen2_5_omni_thinker": _model(
         "Qwen2_5OmniThinker", _TEXT | _MROPE, _WINDOWED, audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2}

@@ -60,6 +60,21 @@ _GROUPED |= {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7, "first
 _GRANITE_MOE = _GQA | _EXPERTS | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True}
 _GRANITE_MOE |= {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.4}
 _GRANITE_MOE |= {"logits_scaling": 5.0}
+_DELTA = {"linear_num_value_heads": 6, "linear_num_key_heads": 3, "linear_key_head_dim": 4}
+_DELTA |= {"linear_value_head_dim": 5, "linear_conv_kernel_dim": 3}
+_HALF_TURNED = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+}
+_MAMBA = {"mamba_n_heads": 6, "mamba_d_head": 8, "mamba_n_groups": 3, "mamba_d_state": 5, "mamba_d_conv": 3}
+_MAMBA |= {"mamba_proj_bias": True}
+_NEMOTRON = {k: v for k, v in _WIDE.items() if k not in ("num_hidden_layers", "rms_norm_eps")} | {
+    "layer_norm_epsilon": 1e-2
+}
+_NEMOTRON |= {"mamba_num_heads": 6, "mamba_head_dim": 8, "n_groups": 3, "ssm_state_size": 5, "conv_kernel": 3}
+_NEMOTRON |= {"use_bias": True, "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_NEMOTRON |= {"moe_shared_expert_intermediate_size": 12, "n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7}
+_NEMOTRON |= {"time_step_min": 0.7}
+_SHARED_EXPERT = {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
 _LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
@@ -311,6 +326,85 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | _EXPERTS
         | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True, "lm_head_bias": True}
         | {"router_jitter_noise": 0.3, "sliding_window": 3},
+    ),
+    "qwen3_5": (
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        _BIASED | _DELTA | _HALF_TURNED | {"layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "qwen3_5-attention": (
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        _BIASED | _DELTA | _HALF_TURNED | {"layer_types": ["full_attention", "linear_attention"]},
+    ),
+    "qwen3_5-full": (
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        _WIDE | _DELTA | _HALF_TURNED | {"layer_types": ["full_attention", "full_attention"]},
+    ),
+    "qwen3_next": (
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        _WIDE
+        | (_DELTA | _HALF_TURNED | _EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["linear_attention", "full_attention"], "norm_topk_prob": True},
+    ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeTextConfig",
+        {key: value for key, value in _BIASED.items() if key != "intermediate_size"}
+        | (_DELTA | _HALF_TURNED | _EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "lfm2": (
+        "Lfm2ForCausalLM",
+        "Lfm2Config",
+        _GQA
+        | {"norm_eps": 1e-2, "layer_types": ["conv", "full_attention"], "conv_bias": True, "block_multiple_of": 8}
+        | {"tie_word_embeddings": False},
+    ),
+    "jamba": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "num_experts": 5, "num_hidden_layers": 4, "attn_layer_period": 2}
+        | {"attn_layer_offset": 1, "expert_layer_period": 3, "expert_layer_offset": 1, "mamba_d_state": 5}
+        | {"mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_dt_rank": 3},
+    ),
+    "jamba-attention": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "num_experts": 5, "attn_layer_period": 2, "attn_layer_offset": 0}
+        | {"mamba_d_state": 5, "mamba_d_conv": 3},
+    ),
+    "bamba": (
+        "BambaForCausalLM",
+        "BambaConfig",
+        _BIASED | _MAMBA | {"attn_layer_indices": [1], "mlp_bias": True},
+    ),
+    "granitemoehybrid": (
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        _GRANITE_MOE | _MAMBA | {"shared_intermediate_size": 12, "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "granitemoehybrid-dense": (
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        _GRANITE_MOE
+        | _MAMBA
+        | {"num_local_experts": 0, "shared_intermediate_size": 12, "position_embedding_type": "rope"}
+        | {"layer_types": ["full_attention", "linear_attention"]},
+    ),
+    "nemotron_h": (
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        _NEMOTRON | {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
+    ),
+    "nemotron_h-attention": (
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        _NEMOTRON | {"layers_block_type": ["full_attention", "moe", "linear_attention"], "n_group": 1, "topk_group": 1},
     ),
     "ministral": (
         "MinistralForCausalLM",
@@ -586,6 +680,14 @@ OF_AUDIO = ("whisper", "speech_to_text")
 
 DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder" or name in OF_AUDIO]
 """Decoders that need the states of an encoder."""
+HYBRIDS = [
+    name
+    for name in ZOO
+    if not name.endswith("-full")
+    and name.partition("-")[0]
+    in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
+]
+"""The entries with mixers, whose forward pass on a text is not modelled."""
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:

@@ -37,7 +37,7 @@ from zeropass.model.lens_maps import LensMaps
 from zeropass.model.list_coherence import ListCoherence
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
-from zeropass.model.vectors import VectorSet, locate, neuron_address, require_head, vector_set
+from zeropass.model.vectors import VectorSet, locate, neuron_address, require_head, require_site, vector_set
 from zeropass.numerics.factored import Factored, close_values
 from zeropass.numerics.projection import extremes, strength
 from zeropass.numerics.top_pairs import TopPairs, top_pairs
@@ -447,7 +447,7 @@ class Lens(ShortRepr):
         Raises:
             BadAddress: The model has no such layer, or its neurons have no such role.
         """
-        self.model.require_layer(layer)
+        require_site(self.model, Address(layer, "ff", index=0), "ff")
         (first, *_) = with_roles(Address(layer, "ff", index=0, role=role or ""), self.model.family.ff_roles)
         count, suffix = self.model.rows(first.role, layer), f".{role}" if role else ""
         addresses = [f"{neuron_address(self.model, layer, first.role, row)}{suffix}" for row in range(count)]
@@ -459,11 +459,17 @@ class Lens(ShortRepr):
         Raises:
             BadAddress: The model has no such layer, or heads have no such map.
         """
-        layers = range(self.model.dims.layers) if layer is None else [layer]
+        layers = self._attending if layer is None else [layer]
         places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.heads)]
         addresses = [f"{place}.{canonical_role(role)}" if role else str(place) for place in places]
-        require_head(self.model, parse(addresses[0]))
+        if layer is not None:
+            require_head(self.model, parse(addresses[0]))
         return Parameters(addresses, self.explain)
+
+    @property
+    def _attending(self) -> list[int]:
+        """The layers with attention."""
+        return [layer for layer in range(self.model.dims.layers) if self.model.dims.has_site("attn", layer)]
 
     def _strengths(self, addresses: Sequence[str], frame: str | None) -> list[float]:
         """Return how telling the lists of neurons of one layer are (`strength`), the best list of each."""
@@ -499,9 +505,9 @@ class Lens(ShortRepr):
     def _ipython_key_completions_(self) -> list[str]:
         """Return what a notebook completes between the brackets: heads with their maps, and where neurons begin."""
         layers = range(self.model.dims.layers)
-        return [f"L{layer}.ff." for layer in layers] + [
+        return [f"L{layer}.ff." for layer in layers if self.model.dims.has_site("ff", layer)] + [
             f"L{layer}.attn.{head}{suffix}"
-            for layer in layers
+            for layer in self._attending
             for head in range(self.model.dims.heads)
             for suffix in ("", ".qk", ".vo")
         ]

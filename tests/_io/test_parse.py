@@ -29,6 +29,12 @@ def test_the_huge_limit_that_transformers_writes_is_read() -> None:
     assert parse_json('{"model_max_length": 1000000000000000019884624838656}')["model_max_length"] == int(1e30)
 
 
+def test_constants_that_have_a_meaning_are_read() -> None:
+    assert parse_json("[0.0, Infinity]", {"Infinity": "endless"}) == [0.0, "endless"]
+    with pytest.raises(ValueError, match="-Infinity is no number"):
+        parse_json("-Infinity", {"Infinity": "endless"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

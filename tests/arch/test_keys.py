@@ -105,6 +105,7 @@ def test_harmless_keys_change_nothing(name: str, cases: Callable[[str], Case]) -
     tried = 0
     config_type: type[PretrainedConfig] = type(case.hf.config)
     used = set(_used(case.model.family, case.model.layout))
+    stated = config_type._decode_special_floats(case.config)
     for key, value in fields(case).items():
         if key in used | OTHERWISE or key.endswith(BY_THE_TENSORS):
             continue
@@ -112,7 +113,7 @@ def test_harmless_keys_change_nothing(name: str, cases: Callable[[str], Case]) -
             if other == value or not is_harmless(case.model.files, case.model.layout, key, other):
                 continue
             try:
-                config = config_type.from_dict(case.config | {key: other})
+                config = config_type.from_dict(stated | {key: other})
                 config.return_dict, config.output_hidden_states = True, False
                 hf = type(case.hf)._from_config(config, attn_implementation=case.hf.config._attn_implementation)
                 hf.load_state_dict(case.hf.state_dict())

@@ -104,8 +104,11 @@ UNKNOWN = {
         {"model_type": "mamba"},
         {"backbone.layers.0.mixer.A_log": ONE},
     ),
-    "jamba": Refused(
-        "llama", ("'jamba'", f"{L0}mamba.A_log", "state-space"), {"model_type": "jamba"}, {f"{L0}mamba.A_log": ONE}
+    "falcon_h1": Refused(
+        "llama",
+        ("'falcon_h1'", f"{L0}mamba.A_log", "state-space"),
+        {"model_type": "falcon_h1"},
+        {f"{L0}mamba.A_log": ONE},
     ),
     "rwkv": Refused(
         "llama",

@@ -15,12 +15,13 @@ import small
 import zeropass as zp
 from tiny import save
 from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
+from zeropass.errors import BadAddress
 from zeropass.model.vectors import VectorSet, roles_at, vector_set
 from zoo import ZOO, tiny_model
 
 NAMES = (
     *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
-    *("deepseek_v3", "qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
+    *("deepseek_v3", "qwen3_next", "qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
     *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder"),
 )
 OPTIONS = zp.Options(k=9, pairs=12, tokens="all")
@@ -86,7 +87,8 @@ def addresses(model: zp.Model) -> list[str]:
             listed += [names[len(names) // 2], names[-1]]
     places = ("attn", "cross") if model.family.crosses else ("attn",)
     last = model.dims.heads - 1
-    heads = [f"L{layer}.{place}.{head}" for layer in range(model.dims.layers) for place in places for head in (0, last)]
+    attending = [layer for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
+    heads = [f"L{layer}.{place}.{head}" for layer in attending for place in places for head in (0, last)]
     return [*dict.fromkeys(map(str, listed)), *heads]
 
 
@@ -96,9 +98,24 @@ def test_atlas_and_lens_say_the_same(pair: Pair) -> None:
         same(stored, expected, address)
 
 
+def test_an_address_that_a_layer_lacks_is_refused(pairs: Callable[[str], Pair]) -> None:
+    atlas = pairs("qwen3_next").atlas
+    for address, message in (
+        ("L0.attn.0", "layer 0 has no attention"),
+        ("L0.attn.1.q.2", "layer 0 has no attention"),
+        ("L1.mixer.in.0", "holds no mixer_in"),
+        ("L0.mixer.in.96", "has mixer_in 0 to 95"),
+    ):
+        with pytest.raises(BadAddress, match=message):
+            atlas.explain(address)
+
+
 def test_head_maps_hold_the_best_pairs_of_the_whole_matrix(pair: Pair) -> None:
     model, frames = pair.lens.model, pair.lens.frames
     for layer in range(model.dims.layers):
+        if not model.dims.has_site("attn", layer):
+            assert not pair.atlas.head_maps(layer, "qk")
+            continue
         for kind in MAP_ROLES if model.family.crosses else SELF_MAPS:
             for row in pd.read_parquet(pair.atlas.path / "pairs" / f"L{layer}.{kind}.parquet").itertuples():
                 product = frames.head_map(layer, row.head, kind, row.frame, frames.usual_offset(kind, row.frame))

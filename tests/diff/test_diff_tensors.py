@@ -21,7 +21,7 @@ from commands import Run
 from gguf_files import write_gguf
 from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import Stored, expand, names_of, share_of
+from zeropass.arch.spec import Stored, expand, names_of, role_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
@@ -140,7 +140,7 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         assert all(change.moved == 1 for change in tensor_changes(pair)[0])
         layers = (0,) if layer is None else (layer,)
         differing |= {(role, n) for n in layers for role in base.matrices(n) if pair.change(role, n).norm}
-        role = share_of(what)[1]
+        role = role_of(what)
         shared = {other for other, _, tensor, _ in places(base) if tensor == stored and "norm" in what}
         place = layer if role not in pair.roles else layer or 0
         products = {other for other in pair.roles if what in base.layout.factors_of(other)}
@@ -166,7 +166,7 @@ def test_the_verdict_names_the_tensor_that_changed(name: str, tmp_path: Path) ->
     for what, layer, stored, at in places(base):
         difference = zp.compare(base, nudged(base, stored, at, 0.1), frames=frames)
         assert difference.relation == "changed"
-        role = share_of(what)[1]
+        role = role_of(what)
         if role in base.family.vector_roles:
             assert {(change.layer, change.role) for change in difference.matrices} == {(layer, role)}
             assert f"in 1 layers and in {role} alone; most in layers {layer}" in difference.verdict[0]

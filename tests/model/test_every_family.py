@@ -21,10 +21,12 @@ from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.spec import ROUTER, Stored, expand, norm_of
+from zeropass.arch.rows import row_index
+from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import Block, embedded
 from zeropass.model.frames import Frames
+from zeropass.model.mixers import written_alone
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.positions import (
@@ -169,20 +171,31 @@ def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Te
 def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
     """Return the stream that a site reads."""
     x = case.text.states(layer)
-    if site == "attn" or model.family.parallel:
+    if site in ("attn", "mixer") or model.family.parallel:
         return x
-    x = added(model, "attn", layer, x, case.text.gave("o", layer))
+    x = mixed(case, model, layer)
     if site == "cross" or not model.family.crosses:
         return x
     return added(model, "cross", layer, x, case.text.gave("cross_o", layer))
 
 
+def mixed(case: Case, model: Model, layer: int) -> Tensor:
+    """Return the stream after attention, or a mixer, or both side by side."""
+    x, roles = case.text.states(layer), {"attn": "o", "mixer": "mixer_out"}
+    written = {
+        site: case.text.gave(role, layer) for site, role in roles.items() if case.model.dims.has_site(site, layer)
+    }
+    return x + sum(added(model, site, layer, x, each) - x for site, each in written.items())
+
+
 def after(case: Case, model: Model, layer: int) -> Tensor:
     """Return the stream after a layer, from what its parts wrote."""
+    if not case.model.dims.has_site("ff", layer):
+        return read_at(case, model, "ff", layer)
     written = mlp_output(case, layer)
     if model.family.parallel:
         x = case.text.states(layer)
-        return added(model, "attn", layer, x, case.text.gave("o", layer)) + added(model, "ff", layer, x, written) - x
+        return mixed(case, model, layer) + added(model, "ff", layer, x, written) - x
     return added(model, "ff", layer, read_at(case, model, "ff", layer), written)
 
 
@@ -233,6 +246,8 @@ def stream_error(case: Case, model: Model, layer: int) -> float:
 
 def neurons_error(case: Case, model: Model, layer: int) -> float:
     """Compare the activation of every neuron, and the sum of activation times value with what the MLP writes."""
+    if not case.model.dims.has_site("ff", layer):
+        return 0.0
     x = read_at(case, model, "ff", layer)
     act = Block(model, layer).activated
     gated = "gate" in model.family.ff_roles
@@ -263,6 +278,8 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
 
 def logits_error(case: Case, model: Model, layer: int) -> float:
     """Compare attention logits before softmax at the true offsets, with scale, caps and position biases."""
+    if not case.model.dims.has_site("attn", layer):
+        return 0.0
     x = case.text.states(layer)
     return attention_error(case, model, layer, "", x, x)
 
@@ -295,6 +312,8 @@ def wordless_error(case: Case, model: Model, layer: int, x: Tensor) -> float:
 
 def heads_error(case: Case, model: Model, layer: int) -> float:
     """Compare each head's output, its weights times its values; and what all heads write through o, with the bias."""
+    if not case.model.dims.has_site("attn", layer):
+        return 0.0
     return written_error(case, model, layer, "", case.text.states(layer))
 
 
@@ -359,11 +378,29 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model)
     worst, written = 0.0, bias_of(model, "cross_bias" if cross else "attn_bias", layer) + torch.zeros_like(gave)
+    gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
     for head in range(model.dims.heads):
-        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head)]
+        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head)] * gates[:, :, head]
         worst = max(worst, error(mixed, took[:, :, head]))
         written = written + mixed @ model.head(f"{cross}o", layer, head)
     return max(worst, error(written, gave))
+
+
+def mixer_error(case: Case, model: Model, layer: int) -> float:
+    """Compare what a mixer takes from the stream, what it writes, and what it does to a token alone."""
+    if not case.model.dims.has_site("mixer", layer):
+        return 0.0
+    tensors = [what for what in MIXER_INPUTS if what in case.model.layout.tensors]
+    true = []
+    for what in tensors:
+        index = row_index(case.model.layout.tensors[what], what, case.model.dims)
+        given = case.text.gave(what, layer)
+        true.append(given if index is None else given[..., index])
+    worst = error(read(model, "mixer_in", layer, case.text.states(layer)), torch.cat(true, -1))
+    took, gave = case.text.took("mixer_out", layer), case.text.gave("mixer_out", layer)
+    written = took @ vector_set(model, layer, "mixer_out").vectors + bias_of(model, "mixer_bias", layer)
+    alone = written_alone(model, layer, norm(model, "mixer_norm", layer, case.alone.states(layer)[:, 0]))
+    return max(worst, error(written, gave), error(alone, case.alone.gave("mixer_out", layer)[:, 0]))
 
 
 def final_error(case: Case, model: Model, _layer: int = 0) -> float:
@@ -427,6 +464,8 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare a row of a head's qk map in layer 0, one query's logits for all keys, at several offsets."""
     frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
     worst = 0.0
+    if not case.model.dims.has_site("attn", 0):
+        return worst
     for offset in case.offsets:
         true = without_sinks(case, first_logits(case.pairs(17, offset)))[:, :, -1, 0]
         true = true if dims.attention_cap is None else dims.attention_cap * (true / dims.attention_cap).atanh()
@@ -437,9 +476,9 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     return worst
 
 
-CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, final_error)
+CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, final_error)
 CHECKS += (carried_error, memory_error, map_error)
-BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error)
+BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error)
 
 
 @pytest.mark.parametrize("measure", CHECKS)
@@ -495,10 +534,34 @@ def has_rows_alike(model: Model, first: str, second: str) -> bool:
 def unsplit(model: Model) -> Model | None:
     """Split the fused tensors in the other way."""
     other: dict[str, Any] = {"stacked": "grouped", "grouped": "stacked", "quarters": "stacked"}
-    fused = {name: stored for name, stored in model.layout.tensors.items() if stored.fused in other}
+    fused = {name: s for name, s in model.layout.tensors.items() if s.fused in other and not s.sizes}
     changed = {name: replace(stored, fused=other[stored.fused]) for name, stored in fused.items()}
     # with one key/value head, both ways are the same
     return with_tensors(model, **changed) if fused and model.dims.kv_heads > 1 else None
+
+
+def ungrouped(model: Model) -> Model | None:
+    """Take the inputs of a mixer for those of all groups, size by size."""
+    grouped = {name: replace(s, fused="") for name, s in model.layout.tensors.items() if s.sizes and s.fused}
+    return with_tensors(model, **grouped) if grouped else None
+
+
+def no_gates(model: Model) -> Model | None:
+    """Leave out the output gates of heads."""
+    if not model.family.gated:
+        return None
+    tensors = {name: stored for name, stored in model.layout.tensors.items() if name not in ("g", "g_bias")}
+    layout = replace(model.layout, tensors=tensors)
+    return replace(with_family(model, layouts=(layout,)), layout=layout)
+
+
+def gates_behind(model: Model) -> Model | None:
+    """Take queries and gates that take turns, head by head, for two halves."""
+    parts = {
+        name: (0 if name.startswith("q") else 1, 2) for name, s in model.layout.tensors.items() if s.fused == "gated"
+    }
+    tensors = {name: replace(model.layout.tensors[name], fused="", part=part) for name, part in parts.items()}
+    return with_tensors(model, **tensors) if tensors else None
 
 
 def router_weights(model: Model) -> Model | None:
@@ -562,6 +625,12 @@ SPOILS: dict[str, Spoil] = {
         f"no {name}": without(name)
         for name in ("cross_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
     },
+    "no mixer_norm": without("mixer_norm"),
+    "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),
+    "inputs of a mixer joined": ungrouped,
+    "no gain inside a mixer": without("inner_gain"),
+    "no output gates": no_gates,
+    "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
     "no types": without("types"),

@@ -4,8 +4,9 @@ import errno
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,21 @@ def holding(path: Path, of: str) -> Iterator[None]:
         raise BadOption(f"{path} does not hold {of} ({type(error).__name__}: {error}).") from error
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, constants: Mapping[str, object] | None = None) -> Any:
     """Parse the JSON of an untrusted file.
+
+    Args:
+        text: The text.
+        constants: What stands for numbers that JSON does not have, by their names; others are refused.
 
     Raises:
         ValueError: For text that is not JSON, NaN and infinities (which Python's parser accepts), numbers beyond the
             range of a double, lone surrogates (which cannot be written to a file), and objects nested too deeply.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+        value = json.loads(
+            text, parse_constant=partial(_constant, constants or {}), parse_float=_finite, parse_int=_short
+        )
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     _check_parts(value)
@@ -65,6 +72,10 @@ def load_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
     return parse_json(path.read_text(encoding="utf-8"))
+
+
+def _constant(constants: Mapping[str, object], name: str) -> object:
+    return constants[name] if name in constants else _refuse(name)
 
 
 def _refuse(name: str) -> float:

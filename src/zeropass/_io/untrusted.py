@@ -11,6 +11,9 @@ __all__ = ["check_file", "read_bytes", "read_json"]
 MAX_JSON = 256 << 20
 """The size limit of a JSON file in bytes; the largest tokenizers have some tens of millions."""
 
+_CONSTANTS = {"Infinity": {"__float__": "Infinity"}}
+"""The objects that transformers 5 writes into a configuration for numbers that it wrote as bare words before."""
+
 _HEAD = 256
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HTML = (b"<!doctype html", b"<html")
@@ -19,7 +22,7 @@ _HTML = (b"<!doctype html", b"<html")
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raise BadModel for anything else."""
     try:
-        content = parse_json(read_bytes(path))
+        content = parse_json(read_bytes(path), _CONSTANTS)
     except ValueError as error:
         raise BadModel(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):

@@ -11,6 +11,7 @@ from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
 from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space_of
+from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
@@ -291,7 +292,7 @@ def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensC
         The pair.
 
     Raises:
-        BadOption: If they share too few tokens.
+        BadOption: If they share too few tokens, or one has layers without attention or an MLP.
         BadLens: If a lens belongs to another model, or cannot be read.
 
     Example:
@@ -301,6 +302,12 @@ def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensC
         (4095, True)
     """
     first, second = open_model(first), open_model(second)
+    for model in (first, second):
+        if lacking := model.dims.no_attention or model.dims.no_mlp:
+            raise BadOption(
+                f"{model.name}: layer {lacking[0]} lacks attention or an MLP; models can be aligned if all of their "
+                "layers have both."
+            )
     shared = shared_tokens(first, second)
     frames = [Frames(model, paired_lens(model, lens)) for model, lens in zip((first, second), lenses, strict=True)]
     return Pair(Half(frames[0], shared.first), Half(frames[1], shared.second), shared)

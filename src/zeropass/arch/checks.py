@@ -175,7 +175,7 @@ def _check_switches(files: ModelFiles, layout: Layout, dims: Dimensions, prefix:
                 f"{files.source.path}: it has {in_short(map(repr, present))}, but {key} is not true: the model would "
                 "not use them."
             )
-        if on and not present:
+        if on and tensors and not present:
             raise BadWeights(f"{files.source.path}: {key} is true, but {in_short(map(repr, tensors))} are missing.")
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Rope
+from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Mixer, Rope, Site
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
@@ -64,6 +64,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     """
     reader = _Reader(files, family, layout)
     stated = {name: reader.size(name) for name in _SIZES}
+    stated["layers"] = stated["layers"] or reader.counted_layers()
     if stated["layers"] and reader.value("beyond_counted"):
         stated["layers"] -= reader.count("beyond")
     stated["vocab"] = stated["vocab"] or files.source.shape(full_name(layout.tensors["embedding"].name, prefix))[0]
@@ -75,7 +76,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     if "kv_latent" in layout.config:
         sizes |= _latent_sizes(reader, stated)
     sizes.setdefault("head_dim", d // heads)
-    sizes.setdefault("neurons", 4 * d)  # GPT-2's rule where n_inner is null
+    sizes["neurons"] = _adjusted(reader, sizes.get("neurons", 4 * d))  # GPT-2's rule where n_inner is null
     sizes.setdefault("embed", d)
     sizes.setdefault("experts", 1)
     sizes.setdefault("experts_used", 1)
@@ -88,7 +89,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     for name in ("layers", "experts"):
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
-    dense = reader.dense(sizes["layers"])
+    parts = reader.parts(sizes["layers"])
+    dense = reader.dense(sizes["layers"]) or tuple(layer for layer, sites in enumerate(parts) if "dense" in sites)
     if not dense:
         sizes.pop("dense_neurons", None)
     elif "dense_neurons" not in sizes:
@@ -136,7 +138,44 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
+        mixer=_mixer(reader, d) if family.mixer else None,
+        mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
+        no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
+        no_mlp=tuple(layer for layer, sites in enumerate(parts) if not {"ff", "dense"} & {*sites}),
     )
+
+
+def _adjusted(reader: "_Reader", neurons: int) -> int:
+    """Return the neurons of an MLP, where stated ones are taken for those of an MLP without a gate: two thirds of them.
+
+    They are multiplied by a factor and rounded up to a multiple (``Lfm2MLP`` of transformers 5.24).
+    """
+    if not reader.value("neurons_adjusted"):
+        return neurons
+    factor, multiple = reader.number("neurons_factor") or 1.0, reader.size("neurons_multiple") or 1
+    return -(-int(factor * int(2 * neurons / 3)) // multiple) * multiple
+
+
+def _mixer(reader: "_Reader", d: int) -> Mixer:
+    """Return the sizes of the mixers; raise BadModel for groups that cannot be."""
+    heads, groups = reader.size("mixer_heads") or 1, reader.size("mixer_groups") or 1
+    if reader.value("mixer_width") in (None, "auto"):
+        width = (reader.size("mixer_expansion") or 1) * d // heads
+    else:
+        width = reader.size("mixer_width") or 0
+    if heads % groups or not width:
+        raise BadModel(f"{reader.files.place}: {groups} groups of {heads} heads of {width} of the mixers cannot be.")
+    mixer = Mixer(
+        heads=heads,
+        width=width,
+        groups=groups,
+        state=reader.size("mixer_state") or 0,
+        kernel=reader.size("mixer_kernel") or 1,
+        rank=-(-d // 16) if reader.value("mixer_rank") == "auto" else reader.size("mixer_rank") or 0,
+        least_step=reader.number("mixer_least_step") or 0.0,
+    )
+    rows = {what: sum(map(mixer.size, stored.sizes)) for what, stored in reader.layout.tensors.items() if stored.sizes}
+    return replace(mixer, rows=rows)
 
 
 def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[str, int]:
@@ -273,11 +312,51 @@ class _Reader:
                 )
             return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
         if (routed := self.value("routed_layers")) is not None:
-            return tuple(layer for layer in range(layers) if layer not in _layer_list(self, "routed_layers", routed))
-        listed, first, period = self.value("dense_layers") or (), self.count("dense_first"), self.size("routed_every")
-        listed = _layer_list(self, "dense_layers", listed)
+            return tuple(layer for layer in range(layers) if layer not in self._numbers("routed_layers", routed))
+        listed = self._numbers("dense_layers", self.value("dense_layers") or ())
+        first, period = self.count("dense_first"), self.size("routed_every")
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
-        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n + 1) % (period or 1))
+        period = period or 1
+        offset = period - 1 if self.value("routed_offset") is None else self.count("routed_offset")
+        return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n - offset) % period)
+
+    def counted_layers(self) -> int | None:
+        """Return the number of layers of a hybrid whose configuration only lists their types."""
+        names = None if self.layout.config["layers"] else self.value("layer_kinds")
+        return len(names) if isinstance(names, Sequence) and names else None
+
+    def parts(self, layers: int) -> tuple[tuple[Site | Literal["dense"], ...], ...]:
+        """Return the parts of each layer of a hybrid: from a list of kinds, or from the layers with attention.
+
+        These are listed, or each n-th one (``attention_every``), from the number ``attention_first`` on.
+        """
+        kinds = self.family.layer_types
+        if not kinds:
+            return (("attn", "ff"),) * layers
+        if len(kinds) == 1:
+            return (*kinds.values(),) * layers
+        names = self.value("layer_kinds")
+        if names is None:
+            other, attending, *_ = kinds
+            listed, period = self.value("attention_layers"), self.size("attention_every")
+            if listed is None and period is None:
+                raise BadModel(f"{self.files.place}: the configuration lacks {self.keys('layer_kinds')}.")
+            first = self.value("attention_first")
+            first = (period or 1) - 1 if first is None else self.count("attention_first")
+            chosen = range(first, layers, period or 1) if listed is None else self._numbers("attention_layers", listed)
+            names = [attending if layer in chosen else other for layer in range(layers)]
+        if not isinstance(names, Sequence) or len(names) != layers or not {*map(str, names)} <= {*kinds}:
+            raise BadModel(
+                f"{self.files.place}: {self.keys('layer_kinds')} must name the kind of each of the {layers} layers "
+                f"({', '.join(kinds)}); it is {str(names)[:60]}."
+            )
+        return tuple(kinds[str(name)] for name in names)
+
+    def _numbers(self, name: str, listed: object) -> Sequence[int]:
+        """Return a list of layers; raise BadModel if it is none."""
+        if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
+            raise BadModel(f"{self.files.place}: {self.keys(name)} is {listed!r}, not a list of layers.")
+        return listed
 
     def rotary(self, width: int) -> int:
         """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""
@@ -529,12 +608,6 @@ def _object(files: ModelFiles, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadModel(f"{files.place}: {key} must be an object, not {value!r}.")
     return value
-
-
-def _layer_list(reader: _Reader, name: str, listed: object) -> Sequence[int]:
-    if not isinstance(listed, Sequence) or not all(type(layer) is int for layer in listed):
-        raise BadModel(f"{reader.files.place}: {reader.keys(name)} is {listed!r}, not a list of layers.")
-    return listed
 
 
 def _positive_number(files: ModelFiles, key: str, value: object) -> float:

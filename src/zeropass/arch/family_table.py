@@ -5,11 +5,19 @@ from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import Dimensions, Family, Layout
+from zeropass.arch.spec import Dimensions, Family, Layout, MixerKind
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
 
 _FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
+MIXERS: dict[MixerKind, str] = {
+    "delta": "gated delta rule",
+    "convolution": "convolution",
+    "mamba2": "Mamba 2",
+    "mamba": "Mamba",
+}
+"""Each kind of mixer in words."""
+
 _PLACES = {"pre": "before", "post": "post", "out": "after"}
 
 
@@ -55,7 +63,7 @@ def norm_of(family: Family) -> str:
 def positions_of(family: Family) -> str:
     """Return how a family represents the position of a token."""
     layout = _main_layout(family)
-    partial = bool({"rotary", "rotary_share"} & layout.config.keys())
+    partial = bool({"rotary", "rotary_share"} & (layout.config.keys() | layout.constants.keys()))
     encodings = {
         "learned": "positions" in layout.tensors,
         "sinusoidal": bool(family.sinusoids),
@@ -78,7 +86,9 @@ def attention_of(family: Family) -> str:
     window = "window" if "window" in layout.config else ""
     direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
-    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross) if part)
+    gates = "output gates" if family.gated else ""
+    mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
+    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross, gates, mixer) if part)
 
 
 def mlp_of(family: Family) -> str:
@@ -137,6 +147,13 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
+    if family.mixer:
+        yield (
+            f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "
+            "between depends on the tokens before, and is computed for a token alone only"
+        )
+    if family.gated:
+        yield "output gates of heads: their columns are read (g); maps leave them out"
     if family.routed:
         yield "experts: each is read as if a token went through it"
     if "beyond" in keys and (dims is None or dims.beyond):

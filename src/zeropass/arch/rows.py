@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, PRODUCTS, ROUTER, Dimensions, Stored, base_role, share_of
+from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, PRODUCTS, ROUTER, Dimensions, Stored, base_role, share_of
 
 __all__ = ["canonical_rows", "canonical_shape", "expected_shape", "is_sized", "row_count", "row_index"]
 
@@ -15,7 +15,12 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     """
     stem = base_role(what).removesuffix("_bias")
     count = canonical_rows(what, dims)
-    if stored.fused:
+    if stored.sizes:
+        rows = _by_group(stored, dims) if stored.fused == "grouped" else None
+    elif stored.fused == "gated":
+        gated = torch.arange(2 * count).reshape(-1, 2, dims.head_dim)
+        rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
+    elif stored.fused:
         rows = _fused_rows(stored, stem, dims)
     elif stored.part != (0, 1):
         first, parts = stored.part
@@ -34,7 +39,9 @@ def row_count(stored: Stored, what: str, dims: Dimensions) -> int:
         return dims.kv_latent + dims.rotary
     if stored.fused == "expanded":
         return canonical_rows("k_up", dims) + canonical_rows("v_up", dims)
-    if stored.fused:
+    if stored.fused == "gated":
+        return 2 * canonical_rows(what, dims)
+    if stored.fused and not stored.sizes:
         return (dims.heads + 2 * dims.kv_heads) * dims.head_dim
     return canonical_rows(what, dims) * stored.part[1]
 
@@ -67,11 +74,13 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (1,) if what in ("xielu_above", "xielu_below") else ()
     if what in ("q_latent_norm", "kv_latent_norm"):
         return (canonical_rows(what.removesuffix("_norm"), dims),)
+    if what.startswith("inner_"):
+        return _inner_shape(what, dims)
     if is_sized(what):
         if not what.endswith("_bias"):
             columns = next((canonical_rows(latent, dims) for up, latent in PRODUCTS.values() if up == what), dims.d)
             return (canonical_rows(what, dims), columns)
-        return (dims.d,) if _stem(what) in ("o", "value") else (canonical_rows(what, dims),)
+        return (dims.d,) if _stem(what) in ("o", "value", "mixer_out") else (canonical_rows(what, dims),)
     return (dims.d,)
 
 
@@ -84,7 +93,7 @@ def expected_shape(stored: Stored, what: str, dims: Dimensions) -> tuple[int | N
 
 
 _LATENTS = ("q_latent", "kv_latent", "k_rotary")
-_SIZED = (*FF_ROLES, *"qkvo", ROUTER, *(up for up, _ in PRODUCTS.values()), *_LATENTS)
+_SIZED = (*FF_ROLES, *"qkvo", OUTPUT_GATE, ROUTER, *(up for up, _ in PRODUCTS.values()), *_LATENTS)
 
 
 def _stem(what: str) -> str:
@@ -94,11 +103,21 @@ def _stem(what: str) -> str:
 
 def is_sized(what: str) -> bool:
     """Tell whether the sizes of a model say how many rows a canonical tensor has."""
-    return _stem(what) in _SIZED
+    return _stem(what) in _SIZED or what.startswith("mixer_in") or what.removesuffix("_bias") == "mixer_out"
+
+
+def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
+    """Return the shape of a tensor inside a mixer: for each row a kernel, a row of a matrix or a number."""
+    mixer = dims.mixer
+    assert mixer is not None  # a record with such a tensor has a mixer
+    columns = {"inner_conv": (1, mixer.kernel), "inner_down": (mixer.size("inner"),), "inner_up": (mixer.rank,)}
+    return (mixer.rows[what], *columns.get(what, ()))
 
 
 def canonical_rows(what: str, dims: Dimensions) -> int:
     """Return the number of canonical rows of the matrix of a role or its bias, of one expert."""
+    if dims.mixer is not None and what in dims.mixer.rows:
+        return dims.mixer.rows[what]
     share, stem = share_of(what)[0], _stem(what)
     if stem in FF_ROLES:
         return {"": dims.expert_neurons, "shared": dims.shared_neurons, "dense": dims.dense_neurons}[share]
@@ -107,7 +126,7 @@ def canonical_rows(what: str, dims: Dimensions) -> int:
     if stem in _LATENTS:
         return {"q_latent": dims.q_latent, "kv_latent": dims.kv_latent, "k_rotary": dims.rotary}[stem]
     width = dims.width(stem) - (dims.rotary if stem == "k_up" else 0)
-    return (dims.heads if stem[0] in "qo" else dims.kv_heads) * width
+    return (dims.heads if stem[0] in ("q", "o", OUTPUT_GATE) else dims.kv_heads) * width
 
 
 def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
@@ -128,6 +147,15 @@ def _fused_rows(stored: Stored, stem: str, dims: Dimensions) -> Tensor:
         grouped = by_head.reshape(dims.kv_heads, dims.group + 2, width)
         rows = dict(zip("qkv", torch.split(grouped, [dims.group, 1, 1], 1), strict=True))[stem]
     return rows.reshape(-1)
+
+
+def _by_group(stored: Stored, dims: Dimensions) -> Tensor:
+    """Return the order that joins the shares of the groups of a mixer, size by size."""
+    mixer = dims.mixer
+    assert mixer is not None
+    shares = [mixer.size(name) // mixer.groups for name in stored.sizes]
+    grouped = torch.arange(sum(shares) * mixer.groups).reshape(mixer.groups, -1)
+    return torch.cat([part.reshape(-1) for part in torch.split(grouped, shares, 1)])
 
 
 def _rotary_first(stored: Stored, count: int, width: int, rotary: int) -> Tensor:

@@ -13,25 +13,33 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 
 Format = Literal["hf", "gguf"]
-Site = Literal["attn", "cross", "ff"]
+Site = Literal["attn", "cross", "mixer", "ff"]
 Side = Literal["read", "write"]
 Frame = Literal["seen", "token", "distinctive", "effect", "output", "paper"]
 NeuronRole = Literal["gate", "up", "key", "value"]
+MixerKind = Literal["delta", "convolution", "mamba2", "mamba"]
 MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 
 ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
 
 READ_ROLES = ("gate", "up", "key", "q", "k", "v")
-WRITE_ROLES = ("value", "o", "cross_o")
+WRITE_ROLES = ("value", "o", "cross_o", "mixer_out")
 FF_ROLES = ("gate", "up", "key", "value")
 SELF_ROLES = ("q", "k", "v", "o")
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The roles of cross attention: k and v read the encoder's stream, q and o the decoder's."""
 
-HEAD_ROLES = (*SELF_ROLES, *CROSS_ROLES)
-LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES)
-"""The roles with many vectors in a layer: neurons, and columns of heads."""
+OUTPUT_GATE = "g"
+"""The role of the columns that decide how much of what a head attended to goes on to its o."""
+
+HEAD_ROLES = (*SELF_ROLES, OUTPUT_GATE, *CROSS_ROLES)
+MIXER_ROLES = ("mixer_in", "mixer_out")
+"""The projections into and out of a mixer: what stands in the place of attention in some layers of a hybrid, such as a
+state-space model. What lies between them is no parameter of the stream."""
+
+LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES, *MIXER_ROLES)
+"""The roles with many vectors in a layer: neurons, columns of heads, and projections of mixers."""
 
 SELF_MAPS: tuple[MapRole, ...] = ("qk", "vo")
 MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
@@ -51,6 +59,9 @@ MLP_SHARES = ("", "shared", "dense")
 """The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
 through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
 """
+
+MIXER_INPUTS = ("mixer_in", *(f"mixer_in_{part}" for part in ("key", "value", "gate", "update", "decay")))
+"""The canonical tensors that the rows of the projection into a mixer come from, in this order."""
 
 BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
@@ -108,22 +119,27 @@ class Stored:
             has, for each key/value head, its query heads, then its k, then its v; ``quarters`` has, in each of four
             parts, rows of q, of v and of k. Of latent attention (`PRODUCTS`), ``latent`` has the latent of keys and
             values, then the rotary key; ``expanded`` has, for each head, its k, then its v.
+            ``gated`` has, for each head, its query and then its gate.
         paired_rows: True if the rotary rows of each head are neighbours (x_2i, x_2i+1) instead of halves
             (x_i, x_{i + r/2}), as in GPT-J and the output of llama.cpp's converter.
         either_way: True if some files hold it and others its transpose; the shape tells.
         rotary_last: True if the rotary rows of each head are its last ones; canonically they are the first.
-        layers: The layers that have it: all, those with experts (``routed``) or those without (``dense``).
+        sizes: The sizes of a mixer (`Mixer.size`) that its rows add up to, in order. If it is ``grouped``, it has a
+            share of each for one group of the mixer after another.
+        layers: The layers that have it: all, those with experts (``routed``), those with an MLP but no experts
+            (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``).
     """
 
     name: str
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
     alternating: bool = False
-    fused: Literal["", "stacked", "grouped", "quarters", "latent", "expanded"] = ""
+    fused: Literal["", "stacked", "grouped", "quarters", "latent", "expanded", "gated"] = ""
     paired_rows: bool = False
     either_way: bool = False
     rotary_last: bool = False
-    layers: Literal["all", "routed", "dense"] = "all"
+    sizes: tuple[str, ...] = ()
+    layers: Literal["all", "routed", "dense", "attn", "mixer", "ff"] = "all"
 
     @property
     def whole(self) -> bool:
@@ -167,7 +183,7 @@ class Layout(ShortRepr):
             lacks the entry before it, the entry reads the stream itself.
         unread: Regular expressions of tensors that hold no parameter of the stream.
         sinusoids: Tables of positions that the family computes; a file may have them, with the same numbers.
-        gain_offset: Number added to the gain of every norm: Gemma's files hold γ − 1.
+        gain_offset: Number added to the gain of every norm but one inside a mixer: Gemma's files hold γ − 1.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
@@ -249,6 +265,10 @@ class Family(ShortRepr):
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
         router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
+        mixer: The mixer of a hybrid (`mixers`).
+        layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
+            they list the layers with attention instead, the first type is that of the others, the second theirs.
+            ``dense`` stands for an MLP in a layer without experts.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
     """
 
@@ -282,6 +302,8 @@ class Family(ShortRepr):
     logits_scaled: bool = False
     router_normed: bool = False
     router_scales_input: bool = False
+    mixer: MixerKind | Literal[""] = ""
+    layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -309,11 +331,17 @@ class Family(ShortRepr):
         return any("cross_q" in layout.tensors for layout in self.layouts)
 
     @property
+    def gated(self) -> bool:
+        """True if heads have a gate for their output."""
+        return any(OUTPUT_GATE in layout.tensors for layout in self.layouts)
+
+    @property
     def head_roles(self) -> tuple[str, ...]:
         """The roles of the columns of the heads."""
+        own = (*SELF_ROLES, *((OUTPUT_GATE,) if self.gated else ()))
         if not self.crosses:
-            return SELF_ROLES
-        return tuple(role for role in HEAD_ROLES if not (self.other_memory and reads_memory(role)))
+            return own
+        return (*own, *(role for role in CROSS_ROLES if not (self.other_memory and reads_memory(role))))
 
     @property
     def reads_text(self) -> bool:
@@ -322,8 +350,9 @@ class Family(ShortRepr):
 
     @property
     def vector_roles(self) -> tuple[str, ...]:
-        """The roles of a layer that are sets of vectors, in the order of listings."""
-        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles)
+        """The roles that are sets of vectors, in the order of listings; a layer of a hybrid lacks some of them."""
+        mixer = MIXER_ROLES if self.mixer else ()
+        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles, *mixer)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -396,6 +425,36 @@ class Growth:
     unrotated: bool = False
 
 
+@dataclass(frozen=True)
+class Mixer:
+    """The sizes of the mixers of a model.
+
+    Attributes:
+        heads: Number of heads.
+        width: Width of what a head holds for each coordinate of its state.
+        groups: Number of groups of heads, each of which shares what is written to and read from the state.
+        state: Number of coordinates of the state.
+        kernel: Number of tokens that the convolution covers.
+        rank: Number of coordinates from which the steps of a state-space model are made.
+        least_step: The smallest step of a state-space model.
+        rows: Number of rows of each canonical tensor of a mixer.
+    """
+
+    heads: int
+    width: int
+    groups: int = 1
+    state: int = 0
+    kernel: int = 1
+    rank: int = 0
+    least_step: float = 0.0
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    def size(self, name: str) -> int:
+        """Return a size by its name in `Stored.sizes`."""
+        products = {"inner": self.heads * self.width, "keys": self.groups * self.state}
+        return products[name] if name in products else int(getattr(self, name))
+
+
 @dataclass(frozen=True, repr=False)
 class Dimensions(ShortRepr):
     """The sizes and constants of one model, whatever its configuration calls them.
@@ -437,6 +496,9 @@ class Dimensions(ShortRepr):
         local: Layers that attend to a window only.
         chunked: True if windows do not slide: a text is cut into pieces of that size.
         local_rope: RoPE of the layers in ``local``, if they have their own.
+        mixer: The sizes of the mixers, and ``mixer_layers`` those that have one.
+        no_attention: Layers without attention.
+        no_mlp: Layers without an MLP.
     """
 
     layers: int
@@ -486,6 +548,10 @@ class Dimensions(ShortRepr):
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
+    mixer: Mixer | None = None
+    mixer_layers: tuple[int, ...] = ()
+    no_attention: tuple[int, ...] = ()
+    no_mlp: tuple[int, ...] = ()
 
     def width(self, role: str) -> int:
         """Return the width of a head for a role, its bias or its map: of values for v and o, else of queries."""
@@ -500,6 +566,12 @@ class Dimensions(ShortRepr):
     def expert_neurons(self) -> int:
         """The number of neurons of one routed expert."""
         return (self.neurons - self.shared_neurons) // self.experts
+
+    def has_site(self, site: Site, layer: int) -> bool:
+        """Tell whether a layer has a part."""
+        if site == "mixer":
+            return layer in self.mixer_layers
+        return layer not in (self.no_mlp if site == "ff" else self.no_attention)
 
     def rope_at(self, layer: int) -> "Rope | None":
         """Return the rotary positions of a layer."""
@@ -561,6 +633,8 @@ def site_of(role: str) -> Site:
     """Return the part of a block that a role belongs to, or the bias or norm of such a part."""
     if role.startswith(_CROSS):
         return "cross"
+    if role.startswith("mixer_"):
+        return "mixer"
     return "ff" if role in FF_ROLES or role == ROUTER or role.startswith("ff_") else "attn"
 
 
@@ -577,9 +651,17 @@ def share_of(what: str) -> tuple[str, str]:
 
 def shares_of(what: str) -> tuple[str, ...]:
     """Return the names of the canonical tensors whose rows, in this order, are those of a role or its bias."""
-    if what.removesuffix("_bias") not in (*FF_ROLES, ROUTER):
+    stem, suffix = what.removesuffix("_bias"), "_bias" if what.endswith("_bias") else ""
+    if stem == "mixer_in":
+        return tuple(f"{part}{suffix}" for part in MIXER_INPUTS)
+    if stem not in (*FF_ROLES, ROUTER):
         return (what,)
     return tuple(f"{share}_{what}" if share else what for share in MLP_SHARES)
+
+
+def role_of(what: str) -> str:
+    """Return the role that the rows of a canonical tensor belong to; the tensor itself if it is no matrix of a role."""
+    return "mixer_in" if what in MIXER_INPUTS else share_of(what)[1]
 
 
 def sides_of(kind: str) -> tuple[str, str]:
@@ -606,7 +688,13 @@ def expand(stored: Stored, dims: Dimensions) -> Iterator[str]:
 
 def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
     """Return the tensor names (without prefix) of a record entry at one layer: one, one for each expert, or none."""
-    if stored.layers != "all" and (stored.layers == "dense") != (layer in dims.dense):
+    if stored.layers in ("attn", "mixer", "ff"):
+        present = dims.has_site(stored.layers, layer)
+    else:
+        present = stored.layers == "all" or (
+            dims.has_site("ff", layer) and (stored.layers == "dense") == (layer in dims.dense)
+        )
+    if not present:
         return ()
     count = dims.experts if "{expert}" in stored.name else 1
     return tuple(stored.name.format(layer=layer, expert=expert) for expert in range(count))

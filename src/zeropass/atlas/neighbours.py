@@ -124,6 +124,10 @@ def _opposite_runs(atlas: Atlas, query: Run) -> list[Run]:
     return sorted(runs.values(), key=lambda run: (run.layer, run.first))
 
 
+_ORDER = {"attn": 0, "mixer": 0, "cross": 1, "ff": 2}
+"""The order in which the parts of a block run."""
+
+
 def _depth(atlas: Atlas, run: Run) -> tuple[int, int]:
     """Return the place of a run in the stream: attention before feed-forward in a layer, tables at the ends.
 
@@ -131,7 +135,7 @@ def _depth(atlas: Atlas, run: Run) -> tuple[int, int]:
     """
     if run.layer == OUTSIDE:
         return (OUTSIDE if run.side == "write" else atlas.model["layers"], 0)
-    return run.layer, 0 if atlas.model.get("parallel") else ("attn", "cross", "ff").index(_part(run))
+    return run.layer, 0 if atlas.model.get("parallel") else _ORDER[_part(run)]
 
 
 def _part(run: Run) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from zeropass.arch.spec import (
     LENS_FRAMES,
     MAP_ROLES,
     OUTSIDE,
-    ROUTER,
     default_frames,
     sides_of,
     site_of,
@@ -26,6 +26,7 @@ from zeropass.atlas.schema import (
     SCHEMA_VERSION,
     Job,
     Options,
+    hybrid_facts,
     mlp_facts,
     read_json,
     write_json,
@@ -33,7 +34,7 @@ from zeropass.atlas.schema import (
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
-from zeropass.model.vectors import SetFacts, bias_roles, table_roles
+from zeropass.model.vectors import SetFacts, bias_roles, roles_at, table_roles
 
 __all__ = ["ListKey", "clear", "identity", "list_bases", "list_frames", "plan_jobs", "prepare", "resolve"]
 __all__ += ["sweep", "vector_roles"]
@@ -54,17 +55,17 @@ def plan_jobs(model: Model, options: Options) -> list[Job]:
     requested = options.roles or known
     if unknown := [role for role in requested if role not in known]:
         raise BadOption(f"--roles: {model.name} has no {', '.join(unknown)}; it has {', '.join(known)}.")
-    groups: list[tuple[str, ...]] = [(role,) for role in model.family.roles if site_of(role) == "ff"]
     maps = [role for role in model.family.roles if role in MAP_ROLES]
-    groups += [*((*sides_of(map_role), map_role) for map_role in maps), bias_roles(model)]
-    chosen = [tuple(role for role in group if role in requested) for group in groups]
-    routed = [layer for layer in range(first, stop) if layer not in model.dims.dense]
-    jobs = [
-        Job(layer, roles)
-        for layer in range(first, stop)
-        for roles in chosen
-        if roles and (roles != (ROUTER,) or layer in routed)
-    ]
+    with_maps: list[tuple[str, ...]] = [(*sides_of(map_role), map_role) for map_role in maps]
+    mapped = {*chain(*with_maps)}
+    alone: list[tuple[str, ...]] = [(role,) for role in model.family.roles if role not in mapped]
+    groups = [group for group in alone if site_of(group[0]) == "ff"] + with_maps
+    groups += [*(group for group in alone if group not in groups), bias_roles(model)]
+    jobs = []
+    for layer in range(first, stop):
+        present = {*roles_at(model, layer), *(maps if model.dims.has_site("attn", layer) else ())}
+        chosen = [tuple(role for role in group if role in requested and role in present) for group in groups]
+        jobs += [Job(layer, roles) for roles in chosen if roles]
     return jobs + [Job(OUTSIDE, (role,)) for role in table_roles(model) if role in requested]
 
 
@@ -109,6 +110,7 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
             "neurons": model.dims.neurons,
             "experts": model.dims.experts,
             **mlp_facts(model.dims.mlps),
+            **hybrid_facts(model.dims),
             "heads": model.dims.heads,
             "kv_heads": model.dims.kv_heads,
             "head_dim": model.dims.head_dim,

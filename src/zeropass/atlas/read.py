@@ -323,6 +323,9 @@ class Atlas(Searchable):
             raise BadAddress(
                 f"{place}: layer {place.layer} is out of range, {self.path} has layers {first} to {stop - 1}."
             )
+        for part, names in (("attention", ("attn", "cross")), ("mlp", ("ff",))):
+            if place.part in names and place.layer in self.model.get(f"no_{part}", ()):
+                raise BadAddress(f"{place}: layer {place.layer} has no {'MLP' if part == 'mlp' else part}.")
         sizes = self.mlps.sizes(place.layer)
         if place.part == "ff" and (place.index >= 0 or place.expert >= 0) and (len(sizes) > 1) != (place.expert >= 0):
             experts, form = (f"{len(sizes)} experts", "e0.0") if len(sizes) > 1 else ("no experts", "0")

@@ -18,16 +18,16 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, Mlps, base_role, check_frame
+from zeropass.arch.spec import FF_ROLES, OUTSIDE, Dimensions, Mlps, base_role, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.vocabulary import VIEWS, Kind, View
@@ -206,6 +206,10 @@ _MANIFEST: dict[str, type] = {
 }
 
 
+LACKING = ("no_attention", "no_mlp")
+"""The entries of a manifest on layers of a hybrid that lack a part."""
+
+
 def check_view(view: str) -> None:
     """Raise BadOption for a view of the tokens that does not exist."""
     if view not in VIEWS:
@@ -230,6 +234,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.value_dim", type(value_dim) is int and value_dim > 0),
         ("model.experts", mlps is not None),
+        *((f"model.{name}", _are_layers(manifest["model"].get(name, []))) for name in LACKING),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
         ("options.roles", isinstance(_entry(manifest, "options.roles"), list | None)),
@@ -250,10 +255,26 @@ def head_width(sizes: Mapping[str, Any], role: str) -> int:
     return width
 
 
+def _are_layers(value: object) -> bool:
+    """Tell whether an entry of a manifest is a list of layers."""
+    return isinstance(value, list) and all(type(layer) is int for layer in value)
+
+
 def mlp_facts(mlps: Mlps) -> dict[str, Any]:
     """Return what a manifest says of shared experts and of layers without experts, where a model has them."""
     facts = {"shared_neurons": mlps.shared_neurons, "dense": list(mlps.dense), "dense_neurons": mlps.dense_neurons}
     return {name: value for name, value in facts.items() if value}
+
+
+def hybrid_facts(dims: Dimensions) -> dict[str, list[int]]:
+    """Return what a manifest says of layers that lack a part, where a model has them."""
+    return {name: list(layers) for name in LACKING if (layers := getattr(dims, name))}
+
+
+def layers_with(part: Literal["attention", "mlp"], model: Mapping[str, Any], layers: Iterable[int]) -> list[int]:
+    """Return the layers that have a part, by the part of a manifest on the model."""
+    lacking = model.get(f"no_{part}", ())
+    return [layer for layer in layers if layer not in lacking]
 
 
 def mlps_of(model: Mapping[str, Any]) -> Mlps | None:

@@ -31,6 +31,7 @@ from zeropass.atlas.schema import (
     TOKENS,
     factor_file,
     file_name,
+    layers_with,
     lists_file,
     pairs_file,
     read_json,
@@ -232,7 +233,8 @@ def _belonging(atlas: Atlas) -> tuple[set[str], set[str]]:
     if atlas.lens:
         names |= {f"{LENS}/{LENS_FACTS}", f"{LENS}/{LENS_MAPS}"}
     wanted = atlas.options.get("roles") or SELF_MAPS
-    maps = {role: {pairs_file(layer, role) for layer in range(*atlas.layers)} for role in MAP_ROLES}
+    attending = layers_with("attention", atlas.model, range(*atlas.layers))
+    maps = {role: {pairs_file(layer, role) for layer in attending} for role in MAP_ROLES}
     if not (atlas.is_change or atlas.is_dictionary):  # a change has maps of heads that changed, a dictionary has none
         names |= {file for role in SELF_MAPS if role in wanted for file in maps[role]}
     others = set().union(*maps.values())

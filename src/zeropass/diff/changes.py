@@ -103,6 +103,7 @@ class Comparison:
         sizes = (
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
             *("shared_neurons", "dense", "dense_neurons", "value_dim", "q_latent", "kv_latent"),
+            *("mixer", "mixer_layers", "no_attention", "no_mlp"),
         )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)

@@ -13,7 +13,7 @@ from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import (
     FF_ROLES,
     HEAD_ROLES,
-    ROUTER,
+    OUTPUT_GATE,
     Dimensions,
     base_role,
     norm_of,
@@ -180,7 +180,8 @@ class _Work:
     def _matrix(self, change: Change, ends: list["_Ends"]) -> MatrixChange:
         """Return a change without its directions, and note their ends: `_describe` reads those of a layer at once."""
         error = 0.0
-        if not change.rounding and change.role != ROUTER:  # no matrix follows the rows of a router
+        # no matrix follows the rows of a router, of an output gate or of a mixer
+        if not change.rounding and change.role in (*PARTNER, "value"):
             directions, error = leading(change, DIRECTIONS)
             ends.append(self._ends(change, directions))
         return MatrixChange(
@@ -289,7 +290,7 @@ class _Work:
         by_site: dict[str, list[Tensor]] = {}
         for role in (role for role in HEAD_ROLES if role in rows):
             each = rows[role].reshape(-1, dims.width(role)).mean(1)
-            each = each if base_role(role) in ("q", "o") else each.repeat_interleave(dims.group)
+            each = each if base_role(role) in ("q", "o", OUTPUT_GATE) else each.repeat_interleave(dims.group)
             by_site.setdefault(site_of(role), []).append(each)
         for site, squares in by_site.items():
             for head, value in enumerate(torch.stack(squares).sum(0).sqrt().tolist()):

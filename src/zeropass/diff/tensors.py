@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.config import full_name
-from zeropass.arch.spec import BY_TOKEN, PRODUCTS, expand, share_of
+from zeropass.arch.spec import BY_TOKEN, PRODUCTS, expand, role_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import FLOATS, TensorSource
 from zeropass.diff.changes import Comparison
@@ -58,7 +58,7 @@ def _places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     if base.logit_table == tuned.logit_table == "embedding":
         in_layers.pop("unembedding", None)
     for what, layered in in_layers.items():
-        if share_of(what)[1] not in pair.roles and what not in _IN_PRODUCTS:
+        if role_of(what) not in pair.roles and what not in _IN_PRODUCTS:
             yield from ((what, layer) for layer in (range(base.dims.layers) if layered else (None,)))
 
 

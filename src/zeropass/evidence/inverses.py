@@ -71,7 +71,7 @@ def _samples(
     model, generator = spaces.frames.model, settings.generator(30)
     per_layer = -(-2 * VECTORS // model.dims.layers)
     values = []
-    for layer in range(model.dims.layers):
+    for layer in (layer for layer in range(model.dims.layers) if model.dims.has_site("ff", layer)):
         at = torch.randperm(model.rows("value", layer), generator=generator)[:per_layer]
         values.append(model.matrix("value", layer)[at])
     yield "value", _halves(torch.cat(values), generator)

@@ -208,6 +208,8 @@ def pairs(spaces: Spaces, shown: Tensor, settings: Settings, tell: Progress) -> 
         for layer in range(1 if frame == "token" else 0, model.dims.layers):
             tops = _pair_tops(view, layer, settings)
             for left, right in _pair_roles(model.family.ff_roles, frame):
+                if not {left, right} <= {*model.matrices(layer)}:  # as in a layer of a hybrid
+                    continue
                 results.append(_similarity(tops, layer, left, right, frame))
             tell("pairs", number * model.dims.layers + layer + 1, len(FRAMES) * model.dims.layers)
     return results
@@ -236,6 +238,8 @@ def _pair_tops(view: _View, layer: int, settings: Settings) -> dict[tuple[str, s
     count = settings.vectors // 2
     neurons = torch.randperm(model.rows("value", layer), generator=settings.generator(60_000 + layer))[:count]
     for number, role in enumerate(roles):
+        if role not in model.matrices(layer):
+            continue
         width, shared = model.dims.width(role), role in ("k", "v")
         columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))[:count]
         role_columns = columns // width // model.dims.group * width + columns % width if shared else columns

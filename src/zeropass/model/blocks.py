@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import PRODUCTS, ROUTER, Site
+from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
+from zeropass.model.mixers import written_alone
 from zeropass.model.model import Model
 from zeropass.model.positions import (
     adds_positions,
@@ -58,6 +59,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
 """The canonical tensors of the numbers that a layer's xIELU has learned."""
+
+_Mixing = Mapping[Site, Callable[[Tensor], Tensor]]
 
 _ROWS = 4096
 """The number of rows of a table that are read at once."""
@@ -159,7 +162,8 @@ class Block:
         Returns:
             The stream, shaped like ``x``.
         """
-        return self._run(x, lambda y: self._attend(y, cache or Cache(), record), record, added or {})
+        inner: _Mixing = {"attn": lambda y: self._attend(y, cache or Cache(), record), "mixer": self._unknown}
+        return self._run(x, inner, record, added or {})
 
     def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
         """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
@@ -169,9 +173,17 @@ class Block:
         """
 
         def attend(y: Tensor) -> Tensor:
-            return self._written(attended * self._left_by_sinks(y) * self._of_queries(self._values(y)), "o")
+            mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
+            return self._written(self._let_through(mixed, y), "o")
 
-        return self._run(x, attend, None, {})
+        return self._run(x, {"attn": attend, "mixer": lambda y: written_alone(self.model, self.layer, y)}, None, {})
+
+    def _unknown(self, _y: Tensor) -> Tensor:
+        raise CannotRun(f"{self.model.name}: what the mixer of layer {self.layer} makes of a text is not modelled.")
+
+    def _let_through(self, mixed: Tensor, y: Tensor) -> Tensor:
+        """Return what heads attended to (…, heads d_h) times their output gates, where they have them."""
+        return mixed * self._linear(y, OUTPUT_GATE).sigmoid() if self.model.family.gated else mixed
 
     def _left_by_sinks(self, y: Tensor) -> Tensor | float:
         """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
@@ -182,13 +194,30 @@ class Block:
         return weights[:, :, 0, 0].repeat_interleave(self.model.dims.width("o"), -1)
 
     def _run(
-        self, x: Tensor, attend: Callable[[Tensor], Tensor], record: Recorder | None, added: Mapping[Site, Tensor]
+        self,
+        x: Tensor,
+        mixing: _Mixing,
+        record: Recorder | None,
+        added: Mapping[Site, Tensor],
     ) -> Tensor:
+        """Return the stream behind the block, by what moves between tokens; a mixer reads and writes beside attention.
+
+        Args:
+            x: The stream before it.
+            mixing: The attention and the mixer.
+            record: Receives the activations.
+            added: As in `__call__`.
+        """
         family = self.model.family
+        parts: _Mixing = {**mixing, "ff": lambda y: self._feed(y, record)}
         inner: dict[Site, Callable[[Tensor], Tensor]] = {
-            "attn": _with(attend, added.get("attn")),
-            "ff": _with(lambda y: self._feed(y, record), added.get("ff")),
+            site: _with(part, added.get(site))
+            for site, part in parts.items()
+            if self.model.dims.has_site(site, self.layer)
         }
+        if family.mixer:
+            x = sum((self._added(x, site, inner[site], record) for site in mixing if site in inner), x)
+            return x + self._added(x, "ff", inner["ff"], record) if "ff" in inner else x
         if family.parallel:
             return x + self._added(x, "attn", inner["attn"], record) + self._added(x, "ff", inner["ff"], record)
         for site, of_site in inner.items():
@@ -239,7 +268,7 @@ class Block:
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
         else:  # a cap, sinks and vectors of distances have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
-        mixed = _flat(mixed)
+        mixed = self._let_through(_flat(mixed), y)
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
 
@@ -502,6 +531,11 @@ def require_forward(model: Model) -> None:
         what, advice = ("text", "; its encoder can be run") if model.family.reads_text else ("output", "")
         raise CannotRun(
             f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
+        )
+    if model.dims.mixer_layers:
+        raise CannotRun(
+            f"{model.name}: what the mixer of layer {model.dims.mixer_layers[0]} makes of a text is not modelled, only "
+            "its projections from the stream and into it are read."
         )
     if model.dims.rope:
         try:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import OUTSIDE, Side, default_frames, norm_of
+from zeropass.arch.spec import OUTSIDE, ROUTER, Side, default_frames, norm_of, side_of, site_of
 from zeropass.checkpoints.vector_files import read_vectors
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.model import Model
@@ -109,7 +109,13 @@ def parameters_at(model: Model, layer: int, side: Side, at: Where) -> tuple[int,
     if side == "write":
         # What enters a layer is passed on as what the MLP before it wrote.
         before = layer - 1 if at == "block" else layer
-        return (OUTSIDE, _LONE) if before < 0 else (before, "o" if at in ("attn", "mid") else "value")
+        return (OUTSIDE, _LONE) if before < 0 else (before, _like(model, before, "write", at in ("attn", "mid")))
     if layer == model.dims.layers:
         return OUTSIDE, _LONE
-    return layer, "q" if at == "attn" else next(role for role in model.family.ff_roles if role != "value")
+    return layer, _like(model, layer, "read", at == "attn")
+
+
+def _like(model: Model, layer: int, side: Side, mixing: bool) -> str:
+    """Return the role of a layer on a side: of its attention (``mixing``) or its MLP, where a hybrid's layer has it."""
+    roles = [role for role in model.matrices(layer) if side_of(role) == side and role != ROUTER]
+    return next((role for role in roles if (site_of(role) != "ff") == mixing), roles[0])

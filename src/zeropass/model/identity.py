@@ -41,7 +41,7 @@ def _sample(model: Model) -> Iterator[tuple[str, Tensor]]:
         total = model.rows(role, layer)
         start = max(total - ROWS, 0) // 2
         yield f"{role} {layer}", model.matrix(role, layer, start, min(start + ROWS, total))
-    norms = [what for what in ("attn_norm", "ff_norm") if model.has(what)]
+    norms = [what for what in ("attn_norm", "ff_norm", "mixer_norm") if model.has(what)]
     for what, layer in [*((what, layer) for what in norms for layer in range(model.dims.layers)), ("final_norm", 0)]:
         if (gain := model.vector(what, layer)) is not None:
             yield f"{what} {layer}", gain

@@ -38,6 +38,7 @@ from zeropass.arch.spec import (
     expand,
     names_of,
     shares_of,
+    site_of,
 )
 from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
@@ -416,16 +417,16 @@ class Model(ShortRepr):
         return stored.T if transposed else stored
 
     def is_vector(self, what: str) -> bool:
-        """Tell whether a tensor outside the blocks is one lone vector of the stream instead of a table."""
-        return (
-            not self.layout.latent_of(what)
-            and len(self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))) < 2
-        )
+        """Tell whether a tensor is no table of rows: one lone vector of the stream, or what lies inside a mixer."""
+        if self.layout.latent_of(what):
+            return False
+        shape = self.source.shape(full_name(next(expand(self._stored(what), self.dims)), self.prefix))
+        return len(shape) < 2 or what.startswith("inner_")
 
     def matrices(self, layer: int) -> tuple[str, ...]:
-        """Return the roles that are matrices of a layer; one without experts has no router."""
-        roles = self.family.vector_roles
-        return tuple(role for role in roles if role != ROUTER) if layer in self.dims.dense else roles
+        """Return the roles that are matrices of a layer: those of its parts; one without experts has no router."""
+        roles = (role for role in self.family.vector_roles if self.dims.has_site(site_of(role), layer))
+        return tuple(role for role in roles if role != ROUTER or layer not in self.dims.dense)
 
     def require_layer(self, layer: int) -> None:
         """Raise BadAddress, with the range, for a layer that the model does not have."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from zeropass.arch.spec import (
     LAYER_ROLES,
     MAP_ROLES,
     MEMORY,
+    MIXER_ROLES,
     OUTSIDE,
     ROUTER,
     Side,
@@ -39,6 +41,7 @@ __all__ = [
     "kind_of",
     "locate",
     "reads_at",
+    "require_site",
     "roles_at",
     "table_roles",
 ]
@@ -55,6 +58,7 @@ BIAS_TENSORS = {
     "cross_norm": "cross_norm_bias",
     "cross_q_bias": "cross_q_bias",
     "cross_v_bias": "cross_v_bias",
+    "mixer_bias": "mixer_out_bias",
 }
 """The canonical tensor of each set of lone vectors in a block."""
 
@@ -158,8 +162,11 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
         return _checked(model, address, OUTSIDE, role, max(address.index, 0))
     model.require_layer(layer)
     if address.part == "ff" and (address.index >= 0 or address.expert >= 0):
+        require_site(model, address, "ff")
         role = "ff_bias" if address.role == "bias" else address.role
         return _checked(model, address, layer, role, _neuron_row(model, address))
+    if address.role in MIXER_ROLES:
+        return _checked(model, address, layer, address.role, address.index)
     if address.head < 0:
         if (address.part, address.role) == ("ff", "bias") and count_of(model, layer, "ff_bias") > 1:
             raise BadAddress(f"{address}: each expert of {model.name} has a bias; one is L{layer}.ff.e0.bias.")
@@ -170,7 +177,8 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
     width = model.dims.width(address.role)
     if address.index >= width:
         raise BadAddress(f"{address}: index {address.index} is out of range, a head has columns 0 to {width - 1}.")
-    return layer, address.role, model.kv_head(address.role, address.head) * width + address.index
+    row = model.kv_head(address.role, address.head) * width + address.index
+    return _checked(model, address, layer, address.role, row)
 
 
 def neuron_address(model: Model, layer: int, role: str, row: int) -> Address:
@@ -200,9 +208,17 @@ def _neuron_row(model: Model, address: Address) -> int:
     return address.expert if address.index < 0 else mlps.row_of(layer, address.expert, address.index)
 
 
+def require_site(model: Model, address: Address, site: Literal["attn", "ff"]) -> None:
+    """Raise BadAddress, with the range, for a layer that the model does not have, or that lacks such a part."""
+    model.require_layer(address.layer)
+    if not model.dims.has_site(site, address.layer):
+        part = "MLP" if site == "ff" else "attention"
+        raise BadAddress(f"{address}: layer {address.layer} of {model.name} has no {part}.")
+
+
 def require_head(model: Model, address: Address) -> None:
     """Raise BadAddress, with what there is, for a layer, a head or a map of a head that the model does not have."""
-    model.require_layer(address.layer)
+    require_site(model, address, "attn")
     maps = [role for role in model.family.roles if role in MAP_ROLES]
     if address.role in MAP_ROLES and address.role not in maps:
         reason = _reason(model, address.role)
@@ -250,7 +266,7 @@ def roles_at(model: Model, layer: int) -> tuple[str, ...]:
     """Return the sets of vectors of a layer, or of what lies outside the blocks."""
     if layer == OUTSIDE:
         return table_roles(model)
-    return (*model.matrices(layer), *bias_roles(model))
+    return (*model.matrices(layer), *(role for role in bias_roles(model) if model.dims.has_site(site_of(role), layer)))
 
 
 def _require_role(model: Model, place: object, layer: int, role: str) -> int:
@@ -284,8 +300,8 @@ def count_of(model: Model, layer: int, role: str) -> int:
     """Return the number of vectors of a set without reading it."""
     if role in FF_ROLES:
         return sum(model.dims.mlps.sizes(layer))
-    if role == ROUTER:
-        return model.rows(ROUTER, layer)
+    if role == ROUTER or role in MIXER_ROLES:
+        return model.rows(role, layer)
     if role in HEAD_ROLES:
         return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.width(role)
     if layer == OUTSIDE:
@@ -299,7 +315,7 @@ def count_of(model: Model, layer: int, role: str) -> int:
 def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | None) -> VectorSet:
     side, frames = kind_of(model, layer, role)
     vectors = model.matrix(role, layer, start, stop)
-    name = _subhead_name(model, layer, role) if role in HEAD_ROLES else _neuron_name(model, layer, role)
+    name = _name(model, layer, role)
     addresses = tuple(name(start + i) for i in range(vectors.shape[0]))
     return VectorSet(
         layer=layer,
@@ -313,7 +329,12 @@ def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | Non
     )
 
 
-def _neuron_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
+def _name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
+    """Return the function from the rows of a role to their addresses."""
+    if role in HEAD_ROLES:
+        return _subhead_name(model, layer, role)
+    if role in MIXER_ROLES:
+        return lambda row: Address(layer, "mixer", index=row, role=role)
     if role == ROUTER:
         return lambda row: Address(layer, "ff", role=role, expert=row)
     return lambda row: neuron_address(model, layer, role, row)
@@ -377,7 +398,7 @@ def _bias_set(model: Model, layer: int, role: str) -> VectorSet:
         return _shift_set(
             model, layer, role, Address(layer, site, role="norm"), _required(model, f"{role}_bias", layer)
         )
-    if role in ("ff_bias", "attn_bias", "cross_bias"):
+    if role in ("ff_bias", "attn_bias", "cross_bias", "mixer_bias"):
         site = role.removesuffix("_bias")
         vectors = _required(model, BIAS_TENSORS[role], layer).reshape(-1, model.dims.d)
         side, frames = kind_of(model, layer, role)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.console import Console, RenderableType
@@ -14,6 +14,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from zeropass.arch.spec import RELATIVE, judge_space
+from zeropass.atlas.schema import layers_with
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.model.address import Address
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
@@ -220,11 +221,18 @@ def _word(console: Console, atlas: Atlas) -> None:
         return
 
 
+def _nearest(atlas: Atlas, part: Literal["attention", "mlp"], layer: int) -> int:
+    """Return the layer with such a part that is nearest to one; the layer itself if none has it."""
+    layers = layers_with(part, atlas.model, range(*atlas.layers))
+    return min(layers, key=lambda other: abs(other - layer), default=layer)
+
+
 def _next(console: Console, atlas: Atlas) -> None:
     """Print commands to go on with."""
     folder, model = (shlex.quote(shown_text(str(name), limit=500)) for name in (atlas.path, atlas.model["name"]))
     first, stop = atlas.layers
     late, middle = (max(first, min(layer, stop - 1)) for layer in (26, 24))  # as in the README, for the demo model
+    late, middle = (_nearest(atlas, "mlp", late), _nearest(atlas, "attention", middle))
     expert, index = atlas.mlps.expert_of(late, min(1189, sum(atlas.mlps.sizes(late)) - 1))  # 1189 as in the README
     neuron = str(Address(late, "ff", index=index, expert=expert))
     if atlas.is_dictionary:

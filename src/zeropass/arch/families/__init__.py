@@ -7,6 +7,7 @@ from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
+from zeropass.arch.families.hybrids import FAMILIES as HYBRIDS
 from zeropass.arch.families.latent import FAMILIES as LATENT
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     *EXPERTS,
     *SIGMOID_EXPERTS,
     *LATENT,
+    *HYBRIDS,
     *GGUF_EXPERTS,
     *GPTS,
     *ENCODERS,

@@ -143,6 +143,8 @@ GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v"), texts=("glm4v_text", 
 GLM4V_MOE = replace(QWEN3_VL, model_types=("glm4v_moe",), texts=("glm4v_moe_text",))
 GLM_OCR = replace(QWEN3_VL, model_types=("glm_ocr",), texts=("glm_ocr_text",))
 EXAONE4_5 = replace(QWEN3_VL, model_types=("exaone4_5",), texts=("exaone4",))
+QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
+QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
 QWEN2_5_OMNI_THINKER = replace(
     QWEN2_VL,
     model_types=("qwen2_5_omni_thinker",),
@@ -242,6 +244,8 @@ WRAPPERS = (
     GLM4V_MOE,
     GLM_OCR,
     EXAONE4_5,
+    QWEN3_5,
+    QWEN3_5_MOE,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
     QWEN2_AUDIO,
@@ -393,6 +397,25 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "num_attention_heads": 32,
         "intermediate_size": 4096,
         "moe_num_experts": 8,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen3_5_text": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 12288,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen3_5_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
         "rms_norm_eps": 1e-6,
     },
     "qwen2_5_omni_text": {

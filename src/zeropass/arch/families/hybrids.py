@@ -1,0 +1,580 @@
+"""Hybrids: decoders in which some layers have a mixer, such as linear attention, in the place of attention."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from zeropass.arch.families.experts import DOTS1, GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE
+from zeropass.arch.families.llama import LLAMA
+from zeropass.arch.families.parts import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    BIASED_MLP,
+    CONFIG,
+    HEAD_BIASES,
+    HF_LAYOUT,
+    LAYER,
+    MLP,
+    MLP_BIASES,
+    NORMS,
+    OUTER,
+    PLAIN_ATTENTION,
+    QK_NORMS,
+    ROTARY_SHARE,
+    WINDOWS,
+)
+from zeropass.arch.spec import Site, Stored
+
+
+def _of(site: Site, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return tensors as those of the layers with such a part."""
+    assert site != "cross"
+    return {what: replace(stored, layers=site) for what, stored in tensors.items()}
+
+
+def _norms(before: str, behind: str) -> dict[str, Stored]:
+    """Return the norms of a hybrid: one before the attention or the mixer, one before the MLP."""
+    first = Stored(f"{LAYER}{before}.weight")
+    return {
+        **_of("attn", {"attn_norm": first}),
+        **_of("mixer", {"mixer_norm": first}),
+        **_of("ff", {"ff_norm": Stored(f"{LAYER}{behind}.weight")}),
+    }
+
+
+def _in(name: str, *sizes: str, grouped: bool = False) -> Stored:
+    """Return a projection into a mixer, whose rows add up to some of its sizes."""
+    return Stored(f"{name}.weight", sizes=sizes, fused="grouped" if grouped else "")
+
+
+def _projections(module: str, conv: str, rows: tuple[str, ...], convolved: tuple[str, ...]) -> dict[str, Stored]:
+    """Return the projections into and out of a mixer and its convolution, with their biases."""
+    return {
+        "mixer_in": Stored(f"{module}.in_proj.weight", sizes=rows),
+        "mixer_in_bias": Stored(f"{module}.in_proj.bias", sizes=rows),
+        "mixer_out": Stored(f"{module}.out_proj.weight", transpose=True, sizes=("inner",)),
+        "mixer_out_bias": Stored(f"{module}.out_proj.bias"),
+        "inner_conv": Stored(f"{module}.{conv}.weight", sizes=convolved),
+        "inner_conv_bias": Stored(f"{module}.{conv}.bias", sizes=convolved),
+    }
+
+
+_CONV_BIASES = ("mixer_in_bias", "mixer_out_bias", "inner_conv_bias")
+
+_DELTA = LAYER + "linear_attn"
+_DELTA_CONFIG = {
+    "mixer_heads": ("linear_num_value_heads",),
+    "mixer_width": ("linear_value_head_dim",),
+    "mixer_groups": ("linear_num_key_heads",),
+    "mixer_state": ("linear_key_head_dim",),
+    "mixer_kernel": ("linear_conv_kernel_dim",),
+}
+_DELTA_INNER = {
+    "mixer_out": Stored(f"{_DELTA}.out_proj.weight", transpose=True, sizes=("inner",)),
+    "inner_conv": Stored(f"{_DELTA}.conv1d.weight", sizes=("keys", "keys", "inner")),
+    "inner_gain": Stored(f"{_DELTA}.norm.weight", sizes=("width",)),
+}
+_GATED_QUERIES = {
+    **ATTENTION,
+    "q": replace(ATTENTION["q"], fused="gated"),
+    "q_bias": replace(ATTENTION["q_bias"], fused="gated"),
+    "g": replace(ATTENTION["q"], fused="gated"),
+    "g_bias": replace(ATTENTION["q_bias"], fused="gated"),
+}
+_QWEN_CONFIG = {
+    **ROTARY_SHARE,
+    **_DELTA_CONFIG,
+    "layer_kinds": ("layer_types",),
+    "attention_every": ("full_attention_interval",),
+}
+_QWEN_BIASES = (*HEAD_BIASES, "g_bias")
+_QWEN_TENSORS = {
+    **OUTER,
+    **_norms("input_layernorm", "post_attention_layernorm"),
+    **_of("attn", {**_GATED_QUERIES, **QK_NORMS}),
+}
+_QWEN_HF = replace(
+    HF_LAYOUT,
+    optional=("unembedding", *_QWEN_BIASES),
+    switches={"attention_bias": (_QWEN_BIASES, False)},
+    config={**CONFIG, **_QWEN_CONFIG},
+    gain_offset=1.0,
+    # What a mixer forgets, and the layers behind the last, which predict later tokens for speculative decoding.
+    unread=(*HF_LAYOUT.unread, r"layers\.\d+\.linear_attn\.(A_log|dt_bias)", r"\^mtp\..*"),
+    harmless=("mamba_ssm_dtype", "mtp_num_hidden_layers"),
+)
+_QWEN_VALUES = {
+    "activation": "silu",
+    "rotary_share": 0.25,
+    "attention_every": 4,
+    "mixer_heads": 32,
+    "mixer_width": 128,
+    "mixer_groups": 16,
+    "mixer_state": 128,
+    "mixer_kernel": 4,
+}
+_QWEN_LAYERS: Mapping[str, tuple[Site, ...]] = {
+    "linear_attention": ("mixer", "ff"),
+    "full_attention": ("attn", "ff"),
+}
+_SPLIT_INPUTS = {
+    "mixer_in": _in(f"{_DELTA}.in_proj_qkv", "keys", "keys", "inner"),
+    "mixer_in_gate": _in(f"{_DELTA}.in_proj_z", "inner"),
+    "mixer_in_update": _in(f"{_DELTA}.in_proj_b", "heads"),
+    "mixer_in_decay": _in(f"{_DELTA}.in_proj_a", "heads"),
+}
+QWEN3_5 = replace(
+    LLAMA,
+    name="qwen3_5",
+    model_types=("qwen3_5_text",),
+    qk_norm="head",
+    mixer="delta",
+    layer_types=_QWEN_LAYERS,
+    layouts=(
+        replace(
+            _QWEN_HF,
+            tensors={**_QWEN_TENSORS, **_of("mixer", {**_DELTA_INNER, **_SPLIT_INPUTS}), **MLP},
+        ),
+    ),
+    config=_QWEN_VALUES,
+    when={"attn_output_gate": (True, None)},
+    notes=("M-RoPE: the tokens of a text have one position on all its axes, so that it turns as plain RoPE",),
+)
+
+_QWEN_MOE = QWEN2_MOE.layouts[0]
+_QWEN_MOE_TENSORS = {
+    what: stored for what, stored in _QWEN_MOE.tensors.items() if what not in {**OUTER, **NORMS, **ATTENTION}
+}
+QWEN3_NEXT = replace(
+    QWEN3_5,
+    name="qwen3_next",
+    model_types=("qwen3_next",),
+    layouts=(
+        replace(
+            _QWEN_HF,
+            config={**{name: keys for name, keys in _QWEN_MOE.config.items() if name != "window_used"}, **_QWEN_CONFIG},
+            tensors={
+                **_QWEN_TENSORS,
+                **_of("mixer", _DELTA_INNER),
+                **_of(
+                    "mixer",
+                    {
+                        "mixer_in": _in(f"{_DELTA}.in_proj_qkvz", "keys", "keys", "inner", "inner", grouped=True),
+                        "mixer_in_update": _in(f"{_DELTA}.in_proj_ba", "heads", "heads", grouped=True),
+                    },
+                ),
+                **_QWEN_MOE_TENSORS,
+            },
+        ),
+    ),
+    config={**_QWEN_VALUES, "experts": 512, "experts_used": 10, "router_normed": True},
+    notes=(),
+)
+
+
+_MOE = f"{LAYER}mlp.experts"
+_STACKED = {
+    "gate": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_MOE}.down_proj[{{expert}}]", transpose=True),
+}
+_QWEN3_5_MOE_HF = replace(
+    QWEN3_NEXT.layouts[0],
+    config={
+        what: keys
+        for what, keys in QWEN3_NEXT.layouts[0].config.items()
+        if "dense" not in what and what != "routed_every"
+    },
+    tensors={
+        **_QWEN_TENSORS,
+        **_of("mixer", {**_DELTA_INNER, **_SPLIT_INPUTS}),
+        **{what: replace(s, layers="all") for what, s in _QWEN_MOE_TENSORS.items() if "dense" not in what},
+    },
+)
+QWEN3_5_MOE = replace(
+    QWEN3_5,
+    name="qwen3_5_moe",
+    model_types=("qwen3_5_moe_text",),
+    router_normed=True,
+    layouts=(_QWEN3_5_MOE_HF,),
+    config={**_QWEN_VALUES, "experts": 256, "experts_used": 8},
+)
+QWEN3_5_MOE_STACKED = replace(  # as published; transformers 5 writes a tensor for each expert
+    QWEN3_5_MOE,
+    layouts=(
+        replace(
+            _QWEN3_5_MOE_HF,
+            tensors={**_QWEN3_5_MOE_HF.tensors, **_STACKED},
+            only_with="model.language_model.layers.0.mlp.experts.gate_up_proj",
+        ),
+    ),
+)
+
+_LFM2 = LAYER + "conv"
+LFM2 = replace(
+    LLAMA,
+    name="lfm2",
+    model_types=("lfm2",),
+    qk_norm="head",
+    tied_by_default=True,
+    mixer="convolution",
+    layer_types={"conv": ("mixer", "ff"), "full_attention": ("attn", "ff")},
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_CONV_BIASES),
+            switches={"conv_bias": (_CONV_BIASES, False)},
+            config={
+                **CONFIG,
+                "neurons": ("block_ff_dim", "intermediate_size"),
+                "neurons_adjusted": ("block_auto_adjust_ff_dim",),
+                "neurons_factor": ("block_ffn_dim_multiplier",),
+                "neurons_multiple": ("block_multiple_of",),
+                "eps": ("norm_eps",),
+                "layer_kinds": ("layer_types",),
+                "attention_layers": ("full_attn_idxs",),
+                "mixer_width": ("hidden_size",),
+                "mixer_kernel": ("conv_L_cache",),
+            },
+            tensors={
+                "embedding": OUTER["embedding"],
+                "unembedding": OUTER["unembedding"],
+                "final_norm": Stored("embedding_norm.weight"),
+                **_norms("operator_norm", "ffn_norm"),
+                **_of("attn", {role: ATTENTION[role] for role in "qkv"}),
+                **_of("attn", {"o": Stored(f"{LAYER}self_attn.out_proj.weight", transpose=True)}),
+                **_of("attn", {f"{role}_norm": Stored(f"{LAYER}self_attn.{role}_layernorm.weight") for role in "qk"}),
+                **_of("mixer", _projections(_LFM2, "conv", ("inner",) * 3, ("inner",))),
+                "gate": Stored(f"{LAYER}feed_forward.w1.weight"),
+                "up": Stored(f"{LAYER}feed_forward.w3.weight"),
+                "value": Stored(f"{LAYER}feed_forward.w2.weight", transpose=True),
+            },
+            harmless=(
+                r"block_(dim|norm_eps|use_swiglu|use_xavier_init|mlp_init_scale|out_init_scale)|num_heads|theta",
+                r"conv_(dim|dim_out|use_xavier_init)|use_pos_enc",  # older names, and how it was trained
+            ),
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "rope_theta": 1e6,
+        "neurons_adjusted": True,
+        "neurons_factor": 1.0,
+        "neurons_multiple": 256,
+        "mixer_kernel": 3,
+    },
+    when={"tie_embedding": (None, True)},
+)
+
+_MAMBA2_SIZES = ("inner", "inner", "keys", "keys", "heads")
+
+
+def _mamba2(module: str) -> dict[str, Stored]:
+    """Return the tensors of Mamba 2."""
+    inner = {
+        "inner_gain": Stored(f"{module}.norm.weight", sizes=("inner",)),
+        "inner_step": Stored(f"{module}.dt_bias", sizes=("heads",)),
+        "inner_skip": Stored(f"{module}.D", sizes=("heads",)),
+    }
+    return _of("mixer", {**_projections(module, "conv1d", _MAMBA2_SIZES, _MAMBA2_SIZES[1:4]), **inner})
+
+
+_MAMBA_CONFIG = {
+    "mixer_heads": ("mamba_n_heads",),
+    "mixer_width": ("mamba_d_head",),
+    "mixer_groups": ("mamba_n_groups",),
+    "mixer_state": ("mamba_d_state",),
+    "mixer_kernel": ("mamba_d_conv",),
+    "mixer_expansion": ("mamba_expand",),
+}
+_MAMBA_SWITCHES = {
+    "mamba_conv_bias": (_CONV_BIASES[-1:], True),
+    "mamba_proj_bias": (_CONV_BIASES[:-1], False),
+}
+_MAMBA_VALUES = {
+    "mixer_heads": 128,
+    "mixer_width": "auto",
+    "mixer_groups": 1,
+    "mixer_state": 256,
+    "mixer_kernel": 4,
+    "mixer_expansion": 2,
+}
+_UNREAD_MAMBA = (*HF_LAYOUT.unread, r"layers\.\d+\.(mamba|mixer)\.A_log")
+_NO_STEP_LIMIT = ([0.0, {"__float__": "Infinity"}], None)
+_MAMBA_LAYERS: Mapping[str, tuple[Site, ...]] = {
+    "linear_attention": ("mixer", "ff"),
+    "full_attention": ("attn", "ff"),
+    "mamba": ("mixer", "ff"),
+    "attention": ("attn", "ff"),
+}
+BAMBA = replace(
+    LLAMA,
+    name="bamba",
+    model_types=("bamba",),
+    mixer="mamba2",
+    layer_types=_MAMBA_LAYERS,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *HEAD_BIASES, *MLP_BIASES, *_CONV_BIASES),
+            switches={**ATTENTION_BIAS, **_MAMBA_SWITCHES, "mlp_bias": (MLP_BIASES, False)},
+            config={**CONFIG, **_MAMBA_CONFIG, "attention_layers": ("attn_layer_indices",)},
+            tensors={
+                **OUTER,
+                "final_norm": Stored("final_layernorm.weight"),
+                **_norms("input_layernorm", "pre_ff_layernorm"),
+                **_of("attn", ATTENTION),
+                **_mamba2(f"{LAYER}mamba"),
+                **{
+                    what: replace(stored, name=stored.name.replace("mlp", "feed_forward"))
+                    for what, stored in BIASED_MLP.items()
+                },
+            },
+            unread=_UNREAD_MAMBA,
+            constants={"rotary_share": 0.5},
+            harmless=("mamba_chunk_size", "num_logits_to_keep", "partial_rotary_factor"),
+        ),
+    ),
+    config={"activation": "silu", "attention_layers": (), **_MAMBA_VALUES},
+    when={"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT},
+)
+
+_JAMBA = f"{LAYER}mamba"
+_JAMBA_MIXER = {
+    **_projections(_JAMBA, "conv1d", ("inner", "inner"), ("inner",)),
+    "inner_down": Stored(f"{_JAMBA}.x_proj.weight", sizes=("rank", "keys", "keys")),
+    "inner_up": Stored(f"{_JAMBA}.dt_proj.weight", sizes=("inner",)),
+    "inner_step": Stored(f"{_JAMBA}.dt_proj.bias", sizes=("inner",)),
+    "inner_skip": Stored(f"{_JAMBA}.D", sizes=("inner",)),
+    "inner_step_gain": Stored(f"{_JAMBA}.dt_layernorm.weight", sizes=("rank",)),
+    "inner_b_gain": Stored(f"{_JAMBA}.b_layernorm.weight", sizes=("keys",)),
+    "inner_c_gain": Stored(f"{_JAMBA}.c_layernorm.weight", sizes=("keys",)),
+}
+_JAMBA_EXPERTS = {
+    what: replace(stored, name=stored.name.replace("mlp.gate.", "mlp.router.").replace("mlp", "feed_forward"))
+    for what, stored in QWEN3_MOE.layouts[0].tensors.items()
+    if what.removeprefix("dense_") in ("router", "gate", "up", "value")
+}
+JAMBA = replace(
+    LLAMA,
+    name="jamba",
+    model_types=("jamba",),
+    rotary=False,
+    mixer="mamba",
+    layer_types=_MAMBA_LAYERS,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *_CONV_BIASES),
+            switches=_MAMBA_SWITCHES,
+            config={
+                **CONFIG,
+                **{what: keys for what, keys in _MAMBA_CONFIG.items() if what in ("mixer_state", "mixer_kernel")},
+                "mixer_expansion": ("mamba_expand",),
+                "mixer_rank": ("mamba_dt_rank",),
+                "attention_every": ("attn_layer_period",),
+                "attention_first": ("attn_layer_offset",),
+                "dense_neurons": ("intermediate_size",),
+                "experts": ("num_experts", "num_local_experts"),
+                "experts_used": ("num_experts_per_tok",),
+                "routed_every": ("expert_layer_period",),
+                "routed_offset": ("expert_layer_offset",),
+            },
+            tensors={
+                **OUTER,
+                "final_norm": Stored("final_layernorm.weight"),
+                **_norms("input_layernorm", "pre_ff_layernorm"),
+                **_of("attn", PLAIN_ATTENTION),
+                **_of("mixer", _JAMBA_MIXER),
+                **_JAMBA_EXPERTS,
+            },
+            unread=_UNREAD_MAMBA,
+            harmless=("use_mamba_kernels", "use_mambapy", "use_associative_scan", "num_logits_to_keep"),
+        ),
+    ),
+    config={
+        **{"activation": "silu", "attention_every": 8, "attention_first": 4, "routed_every": 2, "routed_offset": 1},
+        **{"experts": 16, "experts_used": 2, "mixer_state": 16, "mixer_kernel": 4, "mixer_expansion": 2},
+        "mixer_rank": "auto",
+    },
+    when={"hidden_act": ("silu", None)},
+)
+
+_GRANITE = GRANITEMOE_SHARED.layouts[0]
+_GRANITE_TENSORS = {
+    **_GRANITE.tensors,
+    **_norms("input_layernorm", "post_attention_layernorm"),
+    **_of("attn", ATTENTION),
+    **_mamba2(f"{LAYER}mamba"),
+}
+_GRANITE_HF = replace(
+    _GRANITE,
+    optional=("unembedding", *HEAD_BIASES, *_CONV_BIASES),
+    switches={**ATTENTION_BIAS, **_MAMBA_SWITCHES},
+    config={**_GRANITE.config, **_MAMBA_CONFIG, "layer_kinds": ("layer_types", "layers_block_type")},
+    tensors=_GRANITE_TENSORS,
+    unread=_UNREAD_MAMBA,
+    harmless=("mamba_chunk_size", "rope_theta", "init_method", "normalization_function", "mlp_hidden_act"),
+)
+_GRANITE_WHEN = {"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT}
+GRANITE_HYBRID = replace(
+    GRANITEMOE_SHARED,
+    name="granitemoehybrid",
+    model_types=("granitemoehybrid",),
+    rotary=False,
+    mixer="mamba2",
+    layer_types=_MAMBA_LAYERS,
+    layouts=(_GRANITE_HF,),
+    config={**GRANITEMOE_SHARED.config, **_MAMBA_VALUES},
+    when={**_GRANITE_WHEN, "position_embedding_type": (None, "nope")},
+)
+_GRANITE_DENSE_HF = replace(
+    _GRANITE_HF,
+    config={
+        **{what: keys for what, keys in _GRANITE_HF.config.items() if "expert" not in what and "router" not in what},
+        "neurons": ("shared_intermediate_size",),
+        "shared_neurons": (),
+    },
+    tensors={
+        what.removeprefix("shared_"): stored
+        for what, stored in _GRANITE_TENSORS.items()
+        if what not in ("router", "gate", "up", "value")
+    },
+    harmless=(*_GRANITE_HF.harmless, "num_experts_per_tok", "intermediate_size"),
+)
+GRANITE_HYBRID_DENSE = replace(
+    GRANITE_HYBRID,
+    router_normed=False,
+    layouts=(_GRANITE_DENSE_HF,),
+    config={"activation": "silu", "attention_scale": 1.0, **_MAMBA_VALUES},
+    when={**GRANITE_HYBRID.when, "num_local_experts": (0,)},
+)
+_TURNED = {"position_embedding_type": ("rope",)}
+GRANITE_HYBRIDS = (
+    GRANITE_HYBRID_DENSE,
+    replace(GRANITE_HYBRID_DENSE, rotary=True, when={**GRANITE_HYBRID_DENSE.when, **_TURNED}),
+    GRANITE_HYBRID,
+    replace(GRANITE_HYBRID, rotary=True, when={**GRANITE_HYBRID.when, **_TURNED}),
+)
+
+_MIXER = f"{LAYER}mixer"
+_ONE_NORM = Stored(f"{LAYER}norm.weight")
+_NEMOTRON_ATTENTION = {
+    role: replace(ATTENTION[role], name=ATTENTION[role].name.replace("self_attn", "mixer")) for role in "qkvo"
+}
+_NEMOTRON_MLP = {
+    "key": Stored(f"{_MIXER}.up_proj.weight"),
+    "value": Stored(f"{_MIXER}.down_proj.weight", transpose=True),
+}
+_NEMOTRON_TENSORS = {
+    "embedding": Stored("embeddings.weight"),
+    "unembedding": OUTER["unembedding"],
+    "final_norm": Stored("norm_f.weight"),
+    **_of("attn", {"attn_norm": _ONE_NORM, **_NEMOTRON_ATTENTION}),
+    **_of("mixer", {"mixer_norm": _ONE_NORM}),
+    **_of("ff", {"ff_norm": _ONE_NORM}),
+    **_mamba2(_MIXER),
+}
+_NEMOTRON_HF = replace(
+    HF_LAYOUT,
+    prefixes=("backbone.", "model.", ""),
+    optional=("unembedding", *_CONV_BIASES),
+    switches={"use_bias": (_CONV_BIASES[:-1], False), "use_conv_bias": (_CONV_BIASES[-1:], True)},
+    config={
+        **CONFIG,
+        "layers": (),  # transformers counts their types
+        "eps": ("layer_norm_epsilon",),
+        "activation": ("mlp_hidden_act",),
+        "layer_kinds": ("layers_block_type", "hybrid_override_pattern"),
+        "mixer_heads": ("mamba_num_heads",),
+        "mixer_width": ("mamba_head_dim",),
+        "mixer_groups": ("n_groups", "mamba_n_groups"),
+        "mixer_state": ("ssm_state_size",),
+        "mixer_kernel": ("conv_kernel", "mamba_d_conv"),
+        "mixer_least_step": ("time_step_min", "mamba_dt_min"),
+    },
+    tensors={**_NEMOTRON_TENSORS, **_of("ff", _NEMOTRON_MLP)},
+    unread=(*_UNREAD_MAMBA, r"\^mtp\..*"),
+    harmless=(
+        r"(mamba_)?(chunk_size|expand|dt_max|dt_limit|dt_init_floor|ssm_cache_dtype)|time_step_(max|floor|limit)",
+        r"num_logits_to_keep|use_mamba_kernels|rescale_prenorm_residual|residual_in_fp32|mamba_proj_bias|attn_layer\w*",
+        r"num_hidden_layers|mtp_(layers_block_type|hybrid_override_pattern)|num_nextn_predict_layers|rms_norm_eps|hidden_act",
+    ),
+)
+_NEMOTRON_LAYERS: Mapping[str, tuple[Site | Literal["dense"], ...]] = {
+    **dict.fromkeys(("M", "mamba", "linear_attention"), ("mixer",)),
+    **dict.fromkeys(("*", "attention", "full_attention"), ("attn",)),
+}
+NEMOTRON_H = replace(
+    LLAMA,
+    name="nemotron_h",
+    model_types=("nemotron_h",),
+    ff_roles=("key", "value"),
+    rotary=False,
+    mixer="mamba2",
+    layer_types={**_NEMOTRON_LAYERS, "-": ("ff",), "mlp": ("ff",)},
+    layouts=(_NEMOTRON_HF,),
+    config={"activation": "relu2", "eps": 1e-5, "mixer_least_step": 0.001},
+    when={"n_routed_experts": (None,), "mamba_hidden_act": ("silu", None), "sliding_window": (None,)},
+)
+
+
+def _at(stem: str, share: str, layers: Literal["routed", "dense"]) -> dict[str, Stored]:
+    """Return the MLP of a layer with or without experts, by the stem of its names."""
+    return {
+        f"{share}{what}": replace(stored, name=stored.name.replace("mixer.", f"mixer.{stem}"), layers=layers)
+        for what, stored in _NEMOTRON_MLP.items()
+    }
+
+
+_SIGMOID_CONFIG = {
+    what: keys for what, keys in DOTS1.layouts[0].config.items() if what not in {**CONFIG, **WINDOWS, "beyond": ()}
+}
+NEMOTRON_H_MOE = replace(
+    NEMOTRON_H,
+    layer_types={**_NEMOTRON_LAYERS, **dict.fromkeys("-", ("dense",)), "mlp": ("dense",), "E": ("ff",), "moe": ("ff",)},
+    layouts=(
+        replace(
+            _NEMOTRON_HF,
+            config={
+                **_NEMOTRON_HF.config,
+                **{
+                    what: keys
+                    for what, keys in _SIGMOID_CONFIG.items()
+                    if what not in ("dense_first", "shared_experts")
+                },
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "shared_neurons": ("moe_shared_expert_intermediate_size",),
+            },
+            tensors={
+                **_NEMOTRON_TENSORS,
+                "router": Stored(f"{_MIXER}.gate.weight", layers="routed"),
+                "router_correction": Stored(f"{_MIXER}.gate.e_score_correction_bias", layers="routed"),
+                **_at("experts.{expert}.", "", "routed"),
+                **_at("shared_experts.", "shared_", "routed"),
+                **_at("", "dense_", "dense"),
+            },
+            harmless=(*_NEMOTRON_HF.harmless, "n_shared_experts", "moe_shared_expert_overlap"),
+        ),
+    ),
+    config={**NEMOTRON_H.config, "router_sigmoid": True, "router_normed": True, "experts_used": 2},
+    when={
+        "moe_latent_size": (None,),
+        "mamba_hidden_act": ("silu", None),
+        "sliding_window": (None,),
+    },
+)
+
+FAMILIES = (
+    QWEN3_5,
+    QWEN3_NEXT,
+    QWEN3_5_MOE_STACKED,
+    QWEN3_5_MOE,
+    LFM2,
+    BAMBA,
+    JAMBA,
+    *GRANITE_HYBRIDS,
+    NEMOTRON_H,
+    NEMOTRON_H_MOE,
+)
