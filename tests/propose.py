@@ -371,7 +371,7 @@ class Search:
         heads = {full_name(name, prefix) for name in (*layout.copies, layout.head) if name}
         patterns = [re.escape(full_name(s.name.partition("[")[0], prefix)) for s in entries]
         patterns = [re.sub(r"\\\{(layer|expert)\\\}", r"\\d+", pattern) for pattern in patterns]
-        patterns += [re.escape(prefix) + pattern for pattern in layout.unread]
+        patterns += [p[2:] if p.startswith(r"\^") else re.escape(prefix) + p for p in layout.unread]
         return sorted(name for name in self.names - heads if not any(re.fullmatch(p, name) for p in patterns))[:8]
 
     def opened(self, family: Family) -> Model:
