@@ -78,7 +78,7 @@ gpu: $(VENV)/.dev
 # Other people's tools run in an environment of their own.
 peers: $(VENV)/.dev $(PEERS)/.installed
 	$(BIN)/python benchmarks/side_by_side.py --folder $(PEERS) $(RECORD)
-	$(BIN)/python benchmarks/model_types.py --folder $(PEERS)
+	$(BIN)/python benchmarks/model_coverage.py --folder $(PEERS)
 
 $(PEERS)/.installed: benchmarks/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)/venv

@@ -1,13 +1,13 @@
 """The table of families in words: the features of each, and what is not modelled exactly. No torch, no weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
 from zeropass.arch.spec import Dimensions, Family, Layout, MixerKind
 
-__all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of"]
+__all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 
 _FORMATS = {"hf": "safetensors", "gguf": "GGUF"}
 MIXERS: dict[MixerKind, str] = {
@@ -46,6 +46,52 @@ def _row(records: list[Family]) -> dict[str, Any]:
         "inside": [
             name for wrapper in WRAPPERS for name in wrapper.model_types if set(wrapper.texts) & set(model_types)
         ],
+    }
+
+
+def type_rows() -> list[dict[str, Any]]:
+    """Return one row for each model type that is read, JSON-ready, in the order of their names.
+
+    ``reads`` is what of a model is read; ``only`` has the keys of a configuration whose other values are refused.
+    """
+    of_type: dict[str, list[Family]] = {}
+    for family in FAMILIES:
+        for name in family.model_types:
+            of_type.setdefault(name, []).append(family)
+    inside = {name: wrapper.texts for wrapper in WRAPPERS for name in wrapper.model_types}
+    return [
+        _type_row(name, of_type.get(name, []), inside.get(name, ()))
+        for name in sorted({*of_type, *inside}, key=str.lower)
+    ]
+
+
+def _type_row(name: str, records: list[Family], texts: Sequence[str]) -> dict[str, Any]:
+    formats = {layout.format for family in records for layout in family.layouts} | ({"hf"} if texts else set())
+    stacks = _unique(family.stack or ("decoder" if family.causal else "encoder") for family in records)
+    known = [family for family in FAMILIES if set(texts) & set(family.model_types)] if texts else records
+    return {
+        "model_type": name,
+        "formats": [label for key, label in _FORMATS.items() if key in formats],
+        "reads": "text model" if texts else " or ".join(sorted(stacks)),
+        "families": _unique(family.name for family in known),
+        "only": {} if texts else _only([family for family in records if family.layout("hf")]),
+    }
+
+
+def _only(records: list[Family]) -> dict[str, list[object]]:
+    """Return the keys that every record of a model type restricts, with the values that some record is for."""
+    architectures = {
+        key.partition(".")[0]
+        for family in FAMILIES
+        if (layout := family.layout("gguf"))
+        for key in layout.config["layers"]
+    }
+    keys = set(records[0].when).intersection(*(family.when for family in records)) if records else set()
+    allowed = {key: [value for family in records for value in family.when[key]] for key in sorted(keys)}
+    return {
+        key: [value for n, value in enumerate(values) if value not in values[:n]]
+        for key, values in allowed.items()
+        if key.partition(".")[0] not in architectures and not all(flag in values for flag in (True, False))
     }
 
 
