@@ -29,6 +29,7 @@ from zeropass.tokens.tokenizer_json import (
     numbered,
     refusing,
 )
+from zeropass.tokens.unigram import CLASS_OF_TYPE, UNIGRAM_CLASSES, UnigramClass, unigram_spec
 
 __all__ = ["TOKENIZER_FILES", "given_tokenizer", "other_vocabularies", "tokenizer_json"]
 
@@ -126,6 +127,9 @@ def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:
         return _tekken(folder / "tekken.json"), {}
     if "tokenizer.model" in names:
         return _sentencepiece(folder / "tokenizer.model"), {}
+    kind = UNIGRAM_CLASSES.get(_tokenizer_class(folder))
+    if kind and kind.file in names and "vocab.json" not in names:
+        return _unigram(folder / kind.file, kind), {}
     raise BadModel(_missing_message(folder))
 
 
@@ -199,6 +203,28 @@ def _sentencepiece(path: Path) -> Spec:
     except ValueError as error:
         library = "sentencepiece or, if it is tiktoken's, tiktoken"
         raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, library)}") from error
+
+
+def _unigram(path: Path, kind: UnigramClass) -> Spec:
+    settings = _special_settings(path.parent)
+    named = {
+        key: token["content"] if isinstance(token, dict) else token
+        for key, token in settings.items()
+        if key.endswith("_token") and isinstance(token, dict | str)
+    }
+    try:
+        return unigram_spec(read_bytes(path), kind, settings, named)
+    except (KeyError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, 'sentencepiece')}") from error
+
+
+def _tokenizer_class(folder: Path) -> str:
+    """Return the class of the tokenizer that the folder states, else that of its model type; empty if not known."""
+    config = _settings(folder, "config.json")
+    stated = _settings(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
+    if stated:
+        return str(stated).removesuffix("Fast")
+    return CLASS_OF_TYPE.get(str(config.get("model_type")), "")
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:
