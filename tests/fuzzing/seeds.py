@@ -96,7 +96,12 @@ def _tokenizers(folder: Path, llama: Path) -> None:
         (copy / "tokenizer.json").unlink()
         special = {"unk_token": "[UNK]", "pad_token": {"content": "[PAD]", "special": True}, "bos_token": "!"}
         (copy / "special_tokens_map.json").write_text(json.dumps(special))
-        settings = {"do_lower_case": True, "model_max_length": 512, "cls_token": "[CLS]", "tokenizer_class": "X"}
+        settings = {
+            "do_lower_case": True,
+            "model_max_length": 512,
+            "cls_token": "[CLS]",
+            "tokenizer_class": "GPT2Tokenizer",
+        }
         size = 50 if name == "bpe" else 51
         added = {str(size): {"content": "<extra>", "special": True}}
         (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": added}))
