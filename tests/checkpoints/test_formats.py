@@ -551,6 +551,7 @@ def test_a_byte_level_vocabulary_becomes_a_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
     (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     built = json.loads(open_files(str(folder)).tokenizer_json or b"")
     assert built["model"]["type"] == "BPE"
     assert [(token["id"], token["content"]) for token in built["added_tokens"]] == [(3, "<|endoftext|>")]

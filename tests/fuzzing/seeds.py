@@ -116,7 +116,7 @@ def _tokenizers(folder: Path, llama: Path) -> None:
             "do_lower_case": True,
             "model_max_length": 512,
             "cls_token": "[CLS]",
-            "tokenizer_class": "BertTokenizer",
+            "tokenizer_class": "GPT2Tokenizer" if name == "bpe" else "BertTokenizer",
         }
         size = 50 if name == "bpe" else 51
         added = {str(size): {"content": "<extra>", "special": True}}

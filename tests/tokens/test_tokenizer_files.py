@@ -707,5 +707,6 @@ def test_ids_too_large_for_the_library_are_refused(number: int, tmp_path: Path) 
     vocab = {chr(ord("a") + n): n for n in range(20)} | {"t": number}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(BadModel, match="its vocabulary files cannot be read"):
         tokenizer_json(tmp_path)

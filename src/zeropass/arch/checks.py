@@ -24,14 +24,17 @@ LLAMA_CPP_NAMES = {
     "command-r": "cohere",
     "deepseek2": "deepseek_v3",
     "ernie4_5-moe": "ernie4_5_moe",
+    "exaone-moe": "exaone_moe",
     "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
     "gptneox": "gpt_neox",
     "minimax-m2": "minimax_m2",
     "modern-bert": "modernbert",
+    "nomic-bert": "nomic_bert",
     "phi2": "phi",
     "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
+    "qwen3next": "qwen3_next",
     "starcoder": "gpt_bigcode",
 }
 """The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""

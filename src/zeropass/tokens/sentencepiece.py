@@ -11,10 +11,10 @@ from typing import NamedTuple
 from zeropass.tokens.gguf_tokenizer import gguf_spec
 from zeropass.tokens.tokenizer_json import Spec
 
-__all__ = ["sentencepiece_spec"]
+__all__ = ["BYTE", "CONTROL", "UNIGRAM", "UNKNOWN", "UNUSED", "USER_DEFINED", "Model", "model_of", "sentencepiece_spec"]
 
-BPE = 2
-NORMAL, USER_DEFINED = 1, 4
+UNIGRAM, BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 """The field numbers of the file itself."""
@@ -24,6 +24,29 @@ class _Piece(NamedTuple):
     text: str
     score: float
     type: int
+
+
+class Model(NamedTuple):
+    """A file: its pieces, and the fields of its trainer_spec and normalizer_spec by number."""
+
+    pieces: list[_Piece]
+    trainer: dict[int, int | bytes]
+    normalizer: dict[int, int | bytes]
+
+
+def model_of(data: bytes) -> Model:
+    """Read a file; raise ValueError if it is not a SentencePiece model."""
+    model = Model([], {}, {})
+    for number, value in _fields(data):
+        if number == PIECES:
+            model.pieces.append(_piece(_message(value)))
+        elif number == TRAINER:
+            model.trainer.update(_message(value))
+        elif number == NORMALIZER:
+            model.normalizer.update(_message(value))
+    if not model.pieces:
+        raise ValueError("it has no pieces")
+    return model
 
 
 def sentencepiece_spec(data: bytes, path: str) -> Spec:
@@ -36,18 +59,7 @@ def sentencepiece_spec(data: bytes, path: str) -> Spec:
     Raises:
         ValueError: If the file is not a SentencePiece model, or one that cannot be converted, with the reason.
     """
-    pieces: list[_Piece] = []
-    trainer: dict[int, int | bytes] = {}
-    normalizer: dict[int, int | bytes] = {}
-    for number, value in _fields(data):
-        if number == PIECES:
-            pieces.append(_piece(_message(value)))
-        elif number == TRAINER:
-            trainer = _message(value)
-        elif number == NORMALIZER:
-            normalizer = _message(value)
-    if not pieces:
-        raise ValueError("it has no pieces")
+    pieces, trainer, normalizer = model_of(data)
     prefix = bool(normalizer.get(3, 1))
     if reasons := [reason for reason, applies in _obstacles(pieces, trainer, normalizer, prefix).items() if applies]:
         raise ValueError(" and ".join(reasons))
@@ -68,7 +80,7 @@ def _obstacles(
 ) -> dict[str, bool]:
     """Return the reasons that prevent an exact conversion, each with whether it applies."""
     return {
-        "it is a Unigram model, whose ids depend on the tokenizer's class": trainer.get(3, 1) != BPE,
+        "it is a Unigram model, whose ids depend on the tokenizer's class": trainer.get(3, UNIGRAM) != BPE,
         "white space is written behind words": bool(trainer.get(24, 0)),
         "it rewrites characters": bool(normalizer.get(2)),
         "it removes extra spaces": bool(normalizer.get(4, 1)),

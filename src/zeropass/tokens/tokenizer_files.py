@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from zeropass._io.untrusted import read_bytes, read_json
 from zeropass.errors import BadModel, BadOption
+from zeropass.tokens.bpe_files import BPE_CLASS_OF_TYPE, WITHOUT_FAST, bpe_tokenizer, usual_specials
 from zeropass.tokens.sentencepiece import sentencepiece_spec
 from zeropass.tokens.tekken import tekken_spec
 from zeropass.tokens.tokenizer_json import (
@@ -29,6 +30,7 @@ from zeropass.tokens.tokenizer_json import (
     numbered,
     refusing,
 )
+from zeropass.tokens.unigram import CLASS_OF_TYPE, UNIGRAM_CLASSES, UnigramClass, unigram_spec
 
 __all__ = ["TOKENIZER_FILES", "given_tokenizer", "other_vocabularies", "tokenizer_json"]
 
@@ -46,9 +48,8 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("*.model", "*.model.v*", "*.tiktoken", "*tekken*.json")
 """Vocabularies of other libraries, which are read, or named in a message, only if there is no other vocabulary."""
 
-USUAL_OF_BPE = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 USUAL_OF_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-"""The special tokens of GPT-2 and BERT, which their older folders do not name."""
+"""The special tokens of BERT, which its older folders do not name."""
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Settings that name a special token, in the order in which transformers adds them; others end in _token too."""
@@ -57,10 +58,10 @@ PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gem
 """Model types whose tokens have the ids of SentencePiece's pieces; other types change the ids."""
 
 _NOT_WRITTEN = (
-    "transformers has none for a vocabulary in these two files (as of Marian, M2M-100 and Speech2Text); a copy of the "
-    "model that was converted for another library, such as transformers.js, may have one."
+    "transformers has none for such a vocabulary (as of Marian, M2M-100, Speech2Text, BioGPT, CTRL and FSMT); a copy "
+    "of the model that was converted for another library, such as transformers.js, may have one."
 )
-"""The advice for pieces in a file of SentencePiece whose ids are in another one."""
+"""The advice for classes of tokenizers that transformers has only in Python."""
 
 Token = dict[str, Any]
 """An added token with its content and flags, as tokenizer.json spells them."""
@@ -119,24 +120,33 @@ def given_tokenizer(tokenizer: object) -> bytes:
 def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:
     """Return a tokenizer.json built from other files, and the special tokens that it has even if no file names them."""
     if {"vocab.json", "merges.txt"} <= names:
-        return _spec_of(_byte_level_bpe(folder)), USUAL_OF_BPE
+        return _bpe(folder)
     if "vocab.txt" in names:
         return _spec_of(_word_piece(folder)), USUAL_OF_WORDS
     if "tekken.json" in names:
         return _tekken(folder / "tekken.json"), {}
     if "tokenizer.model" in names:
         return _sentencepiece(folder / "tokenizer.model"), {}
+    kind = UNIGRAM_CLASSES.get(_tokenizer_class(folder))
+    if kind and kind.file in names and "vocab.json" not in names:
+        return _unigram(folder / kind.file, kind), {}
     raise BadModel(_missing_message(folder))
 
 
 def _missing_message(folder: Path) -> str:
-    patterns = (*VOCABULARIES, "*.spm", "vocab.json", "merges.txt")
+    patterns = (*VOCABULARIES, "*.spm", "vocab*.json", "merges.txt")
     unreadable = sorted({file.name for pattern in patterns for file in folder.glob(pattern)})
     if unreadable:
         ids_apart = "vocab.json" in unreadable and any(name.endswith((".spm", ".model")) for name in unreadable)
-        advice = _NOT_WRITTEN if ids_apart else _advice(folder)
+        advice = _NOT_WRITTEN if ids_apart else _class_advice(folder)
         return f"{folder} has no tokenizer.json, and {', '.join(unreadable)} cannot be read here. {advice}"
     return f"{folder} has no tokenizer.json (nor vocab.json with merges.txt, vocab.txt, tekken.json, tokenizer.model)."
+
+
+def _class_advice(folder: Path) -> str:
+    return (
+        f"A tokenizer.json is needed: {_NOT_WRITTEN}" if _tokenizer_class(folder) in WITHOUT_FAST else _advice(folder)
+    )
 
 
 def _advice(folder: Path, library: str = "") -> str:
@@ -157,16 +167,13 @@ def _spec_of(tokenizer: Tokenizer) -> Spec:
     return spec
 
 
-def _byte_level_bpe(folder: Path) -> Tokenizer:
-    prefixed = bool(_settings(folder, "tokenizer_config.json").get("add_prefix_space", False))
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    stated = read_json(folder / "vocab.json")
-    numbered({"vocab": stated})
-    if stated != tokenizer.get_vocab():  # the library truncates ids to 32 bits
-        raise ValueError("vocab.json has ids that the tokenizers library reads otherwise")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefixed)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+def _bpe(folder: Path) -> tuple[Spec, dict[str, str]]:
+    kind = _tokenizer_class(folder)
+    try:
+        tokenizer = bpe_tokenizer(folder, kind, _settings(folder, "tokenizer_config.json"))
+    except ValueError as error:
+        raise BadModel(f"{folder}: its vocabulary files cannot be read: {error}. {_class_advice(folder)}") from error
+    return _spec_of(tokenizer), {f"{i}_token": text for i, text in enumerate(usual_specials(kind))}
 
 
 _WORD_PIECES = (
@@ -213,6 +220,28 @@ def _sentencepiece(path: Path) -> Spec:
     except ValueError as error:
         library = "sentencepiece or, if it is tiktoken's, tiktoken"
         raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, library)}") from error
+
+
+def _unigram(path: Path, kind: UnigramClass) -> Spec:
+    settings = _special_settings(path.parent)
+    named = {
+        key: token["content"] if isinstance(token, dict) else token
+        for key, token in settings.items()
+        if key.endswith("_token") and isinstance(token, dict | str)
+    }
+    try:
+        return unigram_spec(read_bytes(path), kind, settings, named)
+    except (KeyError, ValueError) as error:
+        raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, 'sentencepiece')}") from error
+
+
+def _tokenizer_class(folder: Path) -> str:
+    """Return the class of the tokenizer that the folder states, else that of its model type; empty if not known."""
+    config = _settings(folder, "config.json")
+    stated = _settings(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
+    if stated:
+        return str(stated).removesuffix("Fast")
+    return (CLASS_OF_TYPE | BPE_CLASS_OF_TYPE).get(str(config.get("model_type")), "")
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:
