@@ -69,6 +69,7 @@ _DEFAULTS = {
     "shared_neurons": 0,
     "dense_neurons": 0,
     "beyond": 0,
+    "chunked": False,
     "router_sigmoid": False,
     "distance_reach": 0,
     "distance_buckets": 0,
