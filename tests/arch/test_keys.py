@@ -305,7 +305,11 @@ WILD: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "wild_conf
 
 @pytest.mark.parametrize("name", sorted(WILD))
 def test_configurations_of_well_known_models_are_accepted(name: str) -> None:
-    """These are their keys as published; an allow-list that refuses them would be useless."""
+    """These are their keys as published; an allow-list that refuses them would be useless.
+
+    Those of DeepSeek, Kimi, GLM-4, MiniCPM3, EXAONE 3.5, InternLM3, Apertus, Llama 4 and Qwen3-VL-30B were put together
+    from memory, since no copy was at hand.
+    """
     files = ModelFiles(name, "hf", None, WILD[name], cast(Any, None), None, {}, ())
     wrapper = wrapper_of(files)
     parts = [files] if wrapper is None else [text_files(files, wrapper), wrapper_files(files, wrapper)]

@@ -337,10 +337,12 @@ class Model(ShortRepr):
     def _constants(self) -> dict[str, Any]:
         """Return the sizes and constants that this model has."""
         defaults = {**_DEFAULTS, "embed": self.dims.d}
-        constants = asdict(self.dims).items()
+        constants = asdict(self.dims)
+        if self.dims.mixer is not None:
+            del constants["mixer"]["rows"]  # they follow from the sizes
         return {
             key: value
-            for key, value in constants
+            for key, value in constants.items()
             if value not in (None, ()) and (key not in defaults or value != defaults[key])
         }
 

@@ -274,7 +274,7 @@ ARIA = replace(
     when={"hidden_act": ("silu", None)},  # of the shared expert alone, where it differs
 )
 
-SIGMOID_CONFIG = {
+SIGMOID_CONFIG: Mapping[str, tuple[str, ...]] = {
     **_ROUTED_CONFIG,
     "neurons": ("moe_intermediate_size",),
     "dense_neurons": ("intermediate_size",),
