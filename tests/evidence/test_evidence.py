@@ -373,7 +373,7 @@ def test_a_small_run_is_kept_only_if_asked_for(
     code, shown, _ = run(*line)
     assert (code, note in shown.splitlines()) == (0, True)
     answer = run.json(*line, "--keep")
-    assert (answer["kept"], answer["note"]) == (True, "Kept: show and explain quote it.")
+    assert (answer["kept"], answer["note"]) == (True, "Kept: show quotes it.")
     (record,) = zp.load(str(random_path)).explain("L1.ff.3.gate", frame="token")
     assert record.evidence is not None
     assert record.evidence.basis.startswith("1,200 tokens of made-up.txt, n = ")
