@@ -167,7 +167,7 @@ def _gpt_oss(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 SPLITS = {MODEL_ARCH.GRANITE_MOE: _granite_moe, MODEL_ARCH.GPT_OSS: _gpt_oss}
-"""What converters take apart."""
+"""The functions by which converters take tensors apart."""
 
 
 def _with_stacked_experts(tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:

@@ -62,7 +62,7 @@ IDS = torch.randint(TOKENS, (3, len(proof.POSITIONS)), generator=torch.Generator
 
 
 _IMPOSSIBLE = (ZeropassError, RuntimeError, AssertionError, LookupError, AttributeError, TypeError, ValueError)
-"""What opening or checking a wrong candidate may raise."""
+"""The errors that opening or checking a wrong candidate may raise."""
 
 Sizes = dict[str, tuple[str, ...]]
 When = dict[str, tuple[object, ...]]
@@ -97,7 +97,7 @@ class Tiny:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """What came of a search.
+    """The result of a search.
 
     Attributes:
         base: The record of the table that was changed.

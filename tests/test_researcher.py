@@ -45,7 +45,7 @@ def words(record: VectorRecord) -> set[str]:
     return {token.token.strip().lower() for token in (record.top if up else record.bottom)}
 
 
-def telling_addresses(atlas: zp.Atlas, hits: Iterable[Hit]) -> set[str]:
+def words_of_hits(atlas: zp.Atlas, hits: Iterable[Hit]) -> set[str]:
     """Return the words of the lists of some hits."""
     return set().union(*(words(atlas[hit][0]) for hit in hits))
 
@@ -70,7 +70,7 @@ def test_words_of_a_kind_lead_to_parameters_that_say_others_of_the_kind(
     hits = atlas.find(asked, k=4)
     best = [hit for hit in hits if not hit.says_little]
     assert best
-    assert telling_addresses(atlas, best) & expected
+    assert words_of_hits(atlas, best) & expected
     table = hits.to_pandas()
     assert list(table.address) == [hit.address for hit in hits]
     assert [list(row) for row in table[[f"z of {word}" for word in asked]].to_numpy()] == [list(hit.zs) for hit in hits]

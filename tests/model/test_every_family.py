@@ -26,7 +26,6 @@ from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import Block, embedded
 from zeropass.model.frames import Frames
-from zeropass.model.mixers import written_alone
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.positions import (
@@ -399,7 +398,7 @@ def mixer_error(case: Case, model: Model, layer: int) -> float:
     worst = error(read(model, "mixer_in", layer, case.text.states(layer)), torch.cat(true, -1))
     took, gave = case.text.took("mixer_out", layer), case.text.gave("mixer_out", layer)
     written = took @ vector_set(model, layer, "mixer_out").vectors + bias_of(model, "mixer_bias", layer)
-    alone = written_alone(model, layer, norm(model, "mixer_norm", layer, case.alone.states(layer)[:, 0]))
+    alone = Block(model, layer).mixed_alone(norm(model, "mixer_norm", layer, case.alone.states(layer)[:, 0]))
     return max(worst, error(written, gave), error(alone, case.alone.gave("mixer_out", layer)[:, 0]))
 
 

@@ -145,9 +145,9 @@ def oriented(files: ModelFiles, layout: Layout, dims: Dimensions, prefix: str, n
                 f"{files.source.path}: tensor {name} has shape {shape}: files have it either way, and a square "
                 "one does not tell which."
             )
-        other = replace(stored, transpose=not stored.transpose)
-        if shape and _fits(shape, expected_shape(other, what, dims)):
-            turned[what] = other
+        transposed = replace(stored, transpose=not stored.transpose)
+        if shape and _fits(shape, expected_shape(transposed, what, dims)):
+            turned[what] = transposed
     return replace(layout, tensors={**layout.tensors, **turned})
 
 

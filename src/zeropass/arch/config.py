@@ -337,14 +337,14 @@ class _Reader:
             return (*kinds.values(),) * layers
         names = self.value("layer_kinds")
         if names is None:
-            other, attending, *_ = kinds
+            mixing, attending, *_ = kinds
             listed, period = self.value("attention_layers"), self.size("attention_every")
             if listed is None and period is None:
                 raise BadModel(f"{self.files.place}: the configuration lacks {self.keys('layer_kinds')}.")
             first = self.value("attention_first")
             first = (period or 1) - 1 if first is None else self.count("attention_first")
             chosen = range(first, layers, period or 1) if listed is None else self._numbers("attention_layers", listed)
-            names = [attending if layer in chosen else other for layer in range(layers)]
+            names = [attending if layer in chosen else mixing for layer in range(layers)]
         if not isinstance(names, Sequence) or len(names) != layers or not {*map(str, names)} <= {*kinds}:
             raise BadModel(
                 f"{self.files.place}: {self.keys('layer_kinds')} must name the kind of each of the {layers} layers "

@@ -338,10 +338,10 @@ class Family(ShortRepr):
     @property
     def head_roles(self) -> tuple[str, ...]:
         """The roles of the columns of the heads."""
-        own = (*SELF_ROLES, *((OUTPUT_GATE,) if self.gated else ()))
+        attention = (*SELF_ROLES, *((OUTPUT_GATE,) if self.gated else ()))
         if not self.crosses:
-            return own
-        return (*own, *(role for role in CROSS_ROLES if not (self.other_memory and reads_memory(role))))
+            return attention
+        return (*attention, *(role for role in CROSS_ROLES if not (self.other_memory and reads_memory(role))))
 
     @property
     def reads_text(self) -> bool:

@@ -36,8 +36,9 @@ class SafetensorsSource(CheckedSource):
 
     def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self.path: str = str(files[0] if len(files) == 1 else files[0].parent)
-        headers = {file: _header(file) for file in files}
-        self._metadata = {file: _metadata(file) for file in files}
+        read = {file: _header(file) for file in files}
+        headers = {file: tensors for file, (tensors, _) in read.items()}
+        self._metadata = {file: metadata for file, (_, metadata) in read.items()}
         self.merged: Merged = merge_shards({file: list(header) for file, header in headers.items()}, index)
         self._file_of = self.merged.home
         self._headers = {name: headers[file][name] for name, file in self._file_of.items()}
@@ -91,18 +92,13 @@ class SafetensorsSource(CheckedSource):
             raise BadWeights(f"{self._where(name)} is no longer there: the file changed ({error}).") from error
 
 
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Read the shape and the stored type of every tensor of a file."""
+def _header(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
+    """Read the shape and the stored type of every tensor of a file, and the metadata of the file."""
     check_file(file)
     with _open(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - a handle is no dict
-        return {name: (tuple(tensor.get_shape()), str(tensor.get_dtype())) for name, tensor in slices.items()}
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    """Read what a file says of itself."""
-    with _open(file) as handle:
-        return dict(handle.metadata() or {})
+        tensors = {name: (tuple(tensor.get_shape()), str(tensor.get_dtype())) for name, tensor in slices.items()}
+        return tensors, dict(handle.metadata() or {})
 
 
 def _open(file: Path) -> Any:

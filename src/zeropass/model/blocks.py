@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
-from zeropass.model.mixers import written_alone
+from zeropass.model.mixers import mixed_alone
 from zeropass.model.model import Model
 from zeropass.model.positions import (
     adds_positions,
@@ -176,7 +176,11 @@ class Block:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
             return self._written(self._let_through(mixed, y), "o")
 
-        return self._run(x, {"attn": attend, "mixer": lambda y: written_alone(self.model, self.layer, y)}, None, {})
+        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, None, {})
+
+    def mixed_alone(self, y: Tensor) -> Tensor:
+        """Return what the mixer writes for normed states (n, d) of tokens alone."""
+        return self._written(mixed_alone(self.model, self.layer, self._linear(y, "mixer_in")), "mixer_out")
 
     def _unknown(self, _y: Tensor) -> Tensor:
         raise CannotRun(f"{self.model.name}: what the mixer of layer {self.layer} makes of a text is not modelled.")
@@ -329,8 +333,10 @@ class Block:
         offsets = at[:, None] - torch.arange(count, device=at.device)
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
-            chunks = at[:, None] // dims.window != torch.arange(count, device=at.device) // dims.window
-            hidden = hidden | (chunks if dims.chunked else offsets.abs() >= dims.window)
+            if dims.chunked:
+                hidden = hidden | (at[:, None] // dims.window != torch.arange(count, device=at.device) // dims.window)
+            else:
+                hidden = hidden | (offsets.abs() >= dims.window)
         biases = [position_bias(self.model, head, offsets, self.layer) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)

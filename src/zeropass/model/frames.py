@@ -6,7 +6,7 @@ these rows. Everything is computed from the weights alone.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -371,11 +371,16 @@ class Frames(ShortRepr):
             The query side, (V, d_h).
         """
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
-        if frame != "paper" and (vectors := distance_vectors(self.model, base_role(role), layer)) is not None:
+        if frame != "paper" and (vectors := self._distances(base_role(role), layer)) is not None:
             return scores + vectors[head, distance_rows(self.model, torch.tensor(offset))]
         turned = rotate(scores, offset, self.frequencies(layer)) if offset else scores
         gain = None if frame == "paper" else turned_gain(self.model, layer)
         return turned if gain is None else turned * gain
+
+    @cached_property
+    def _distances(self) -> Callable[[str, int], Tensor | None]:
+        """The vectors of distances of a role, kept for the heads of one layer."""
+        return lru_cache(2)(partial(distance_vectors, self.model))
 
     def as_key(
         self,

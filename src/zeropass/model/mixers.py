@@ -13,19 +13,24 @@ from torch.nn import functional
 from zeropass.arch.spec import Mixer, MixerKind
 from zeropass.errors import BadWeights
 from zeropass.model.model import Model
+from zeropass.numerics.projection import normed
 
-__all__ = ["written_alone"]
+__all__ = ["mixed_alone"]
 
 
-def written_alone(model: Model, layer: int, y: Tensor) -> Tensor:
-    """Return what the mixer of a layer writes for normed states (n, d) of tokens alone, each without any before it."""
-    assert model.family.mixer and model.dims.mixer  # only a layer of such a model has one
-    bias = model.vector("mixer_in_bias", layer)
-    inputs = y @ model.matrix("mixer_in", layer).T
-    inputs = inputs if bias is None else inputs + bias
-    written = _INNER[model.family.mixer](_Inner(model, layer), inputs) @ model.matrix("mixer_out", layer)
-    bias = model.vector("mixer_out_bias", layer)
-    return written if bias is None else written + bias
+def mixed_alone(model: Model, layer: int, inputs: Tensor) -> Tensor:
+    """Return what the mixer of a layer makes of tokens alone, each without any before it.
+
+    Args:
+        model: The model.
+        layer: A layer with a mixer.
+        inputs: What the projection into the mixer gives for each token, (n, rows).
+
+    Returns:
+        What its output projection reads, (n, inner).
+    """
+    assert model.family.mixer  # only a layer of such a model has one
+    return _INNER[model.family.mixer](_Inner(model, layer), inputs)
 
 
 class _Inner:
@@ -63,7 +68,7 @@ def _delta(inner: _Inner, inputs: Tensor) -> Tensor:
     q, k, v = torch.split(functional.silu(inner.convolved(mixed)), [keys, keys, values], -1)
     q, k = (inner.per_head(_unit(x.reshape(len(x), -1, sizes.state)).flatten(1), sizes.state) for x in (q, k))
     weight = update.sigmoid() * (q * k).sum(-1) * sizes.state**-0.5
-    out = _rms(weight[..., None] * v.reshape(len(v), sizes.heads, -1), inner.eps) * inner.tensor("inner_gain")
+    out = normed(weight[..., None] * v.reshape(len(v), sizes.heads, -1), "rms", inner.eps) * inner.tensor("inner_gain")
     return out.flatten(1) * functional.silu(gate)
 
 
@@ -83,7 +88,7 @@ def _mamba2(inner: _Inner, inputs: Tensor) -> Tensor:
     step = functional.softplus(steps + inner.tensor("inner_step")).clamp_min(sizes.least_step)
     weight = step * (b * c).sum(-1) + inner.tensor("inner_skip")
     out = (weight[..., None] * x.reshape(len(x), sizes.heads, -1)).flatten(1) * functional.silu(gate)
-    return _rms(out.reshape(len(x), sizes.groups, -1), inner.eps).flatten(1) * inner.tensor("inner_gain")
+    return normed(out.reshape(len(x), sizes.groups, -1), "rms", inner.eps).flatten(1) * inner.tensor("inner_gain")
 
 
 def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
     x = functional.silu(inner.convolved(x))
     parts = torch.split(x @ inner.tensor("inner_down").T, [sizes.rank, sizes.state, sizes.state], -1)
     step, b, c = (
-        _rms(part, inner.eps) * inner.tensor(f"inner_{name}_gain")
+        normed(part, "rms", inner.eps) * inner.tensor(f"inner_{name}_gain")
         for name, part in zip(("step", "b", "c"), parts, strict=True)
     )
     step = functional.softplus(step @ inner.tensor("inner_up").T + inner.tensor("inner_step"))
@@ -103,10 +108,6 @@ def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """Return vectors of length one."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
-def _rms(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 _INNER: dict[MixerKind, Callable[[_Inner, Tensor], Tensor]] = {

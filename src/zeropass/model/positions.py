@@ -135,8 +135,7 @@ def distance_vectors(model: Model, role: str, layer: int) -> Tensor | None:
     if model.has("distances_norm"):
         gain, shift = model.vector("distances_norm"), model.vector("distances_norm_bias")
         rows = apply_norm(rows, model.family.norm, model.dims.eps, gain, shift)
-    own = f"distance_{role}"
-    name = own if model.has(own) else role
+    name = f"distance_{role}" if model.has(f"distance_{role}") else role
     vectors, bias = rows @ model.matrix(name, layer).T, model.vector(f"{name}_bias", layer)
     vectors = vectors if bias is None else vectors + bias
     return vectors.reshape(len(rows), -1, model.dims.head_dim).transpose(0, 1)

@@ -111,13 +111,13 @@ def unigram_spec(data: bytes, kind: UnigramClass, settings: Settings, named: Map
     if len(ids) < len(vocab):
         raise ValueError("two of its tokens are spelled alike")
     _check_settings(kind, settings, named, ids)
-    own = {*kind.first, *kind.last, *_extra_ids(kind, settings)}
+    special = {*kind.first, *kind.last, *_extra_ids(kind, settings)}
     unknown = next(piece.text for piece in model.pieces if piece.type == UNKNOWN)
     controls = {piece.text for piece in model.pieces if piece.type in (CONTROL, UNKNOWN)} & {*ids}
     users = {piece.text for piece in model.pieces if piece.type == USER_DEFINED}
     added = [
         {"id": ids[text], "content": text, "special": True} | FLAGS
-        for text in sorted(own | controls, key=ids.__getitem__)
+        for text in sorted(special | controls, key=ids.__getitem__)
     ]
     byte_fallback = any(piece.type == BYTE for piece in model.pieces)
     return {

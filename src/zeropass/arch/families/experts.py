@@ -30,7 +30,7 @@ from zeropass.arch.families.parts import (
 from zeropass.arch.spec import Stored, weight_and_bias
 
 
-def _gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:
+def gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:
     """Return the tensors of a gated MLP."""
     return {
         "gate": Stored(f"{stem}.{gate}.weight"),
@@ -72,15 +72,15 @@ MIXTRAL = replace(
                 **NORMS,
                 **PLAIN_ATTENTION,
                 "router": Stored(f"{_MIXTRAL}.gate.weight"),
-                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+                **gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
             },
         ),
     ),
     config={"activation": "silu", "rope_theta": 1e6, "experts_used": 2},
 )
 
-_EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **_gated(f"{_MLP}.experts.{{expert}}")}
-_SOME_DENSE = {**routed(_EXPERTS), **share("dense", _gated(_MLP))}
+_EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **gated(f"{_MLP}.experts.{{expert}}")}
+_SOME_DENSE = {**routed(_EXPERTS), **share("dense", gated(_MLP))}
 """The tensors of layers with experts, and of those without."""
 
 _QWEN_CONFIG = {
@@ -126,7 +126,7 @@ HUNYUAN_MOE = replace(
                 **{name: s for name, s in HUNYUAN_DENSE.layouts[0].tensors.items() if ".mlp." not in s.name},
                 "router": Stored(f"{_MLP}.gate.wg.weight"),
                 **{name: _EXPERTS[name] for name in ("gate", "up", "value")},
-                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_mlp").items()},
+                **{f"shared_{name}": stored for name, stored in gated(f"{_MLP}.shared_mlp").items()},
             },
             # what the tensors themselves show, or what transformers leaves out
             harmless=(
@@ -209,7 +209,7 @@ QWEN2_MOE = replace(
                 **NORMS,
                 **QKV_BIASED_ATTENTION,
                 **_SOME_DENSE,
-                **share("shared", _gated(f"{_MLP}.shared_expert")),
+                **share("shared", gated(f"{_MLP}.shared_expert")),
                 **share("shared", {"router": Stored(f"{_MLP}.shared_expert_gate.weight")}),
             },
             harmless=("sliding_window", "max_window_layers", "layer_types"),  # which count with windows only
@@ -265,7 +265,7 @@ ARIA = replace(
                 "gate": Stored(_ARIA_JOINT, transpose=True, part=(0, 2)),
                 "up": Stored(_ARIA_JOINT, transpose=True, part=(1, 2)),
                 "value": Stored(f"{_MLP}.experts.fc2.weight[{{expert}}]"),
-                **{f"shared_{name}": stored for name, stored in _gated(f"{_MLP}.shared_experts").items()},
+                **{f"shared_{name}": stored for name, stored in gated(f"{_MLP}.shared_experts").items()},
             },
             harmless=(r"moe_(aux_loss|z_loss)_coeff",),
         ),
@@ -288,7 +288,7 @@ SIGMOID_CONFIG: Mapping[str, tuple[str, ...]] = {
 }
 CORRECTED = {
     **_SOME_DENSE,
-    **share("shared", _gated(f"{_MLP}.shared_experts")),
+    **share("shared", gated(f"{_MLP}.shared_experts")),
     "router_correction": Stored(f"{_MLP}.gate.e_score_correction_bias", layers="routed"),
 }
 """The experts of DeepSeek-V3: a shared one, and a correction of the scores by which the others are chosen."""
@@ -464,7 +464,7 @@ MINIMAX_M2 = replace(
                 **QK_NORMS,
                 "router": Stored(f"{_MIXTRAL}.gate.weight"),
                 "router_correction": Stored(f"{_MIXTRAL}.e_score_correction_bias"),
-                **_gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
+                **gated(f"{_MIXTRAL}.experts.{{expert}}", "w1", "w3", "w2"),
             },
             # what the tensors themselves show, or what transformers leaves out
             harmless=(
@@ -520,7 +520,7 @@ ERNIE4_5_MOE = replace(
                 **PLAIN_ATTENTION,
                 **{role: PAIRED[role] for role in "qk"},
                 **_SOME_DENSE,
-                **share("shared", _gated(f"{_MLP}.shared_experts")),
+                **share("shared", gated(f"{_MLP}.shared_experts")),
                 "router_correction": Stored(f"{_MLP}.moe_statics.e_score_correction_bias[0]", layers="routed"),
             },
             harmless=("moe_capacity", "moe_use_aux_free", "moe_gate"),

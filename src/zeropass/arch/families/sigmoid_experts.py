@@ -1,16 +1,14 @@
 """Decoders with experts that are scored each by itself, as those of DeepSeek-V3 are."""
 
 from dataclasses import replace
-from typing import Literal
 
-from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK
+from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK, gated, share
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
     CONFIG,
     HF_LAYOUT,
     LAYER,
-    MLP,
     NORMS,
     OUTER,
     PAIRED,
@@ -167,19 +165,8 @@ HY_V3 = replace(
     },
 )
 
-_LLAMA4_MLP = LAYER + "feed_forward."
-_LLAMA4_JOINT = _LLAMA4_MLP + "experts.gate_up_proj[{expert}]"
-
-
-def _parts_of(share: str, module: str, layers: Literal["dense", "routed"]) -> dict[str, Stored]:
-    """Return the tensors of an MLP that every token of these layers goes through."""
-    return {
-        f"{share}_{role}": replace(
-            MLP[role], name=MLP[role].name.replace("mlp.", f"feed_forward.{module}"), layers=layers
-        )
-        for role in ("gate", "up", "value")
-    }
-
+_LLAMA4_MLP = LAYER + "feed_forward"
+_LLAMA4_JOINT = _LLAMA4_MLP + ".experts.gate_up_proj[{expert}]"
 
 _LLAMA4_CONFIG = {
     **CONFIG,
@@ -202,12 +189,12 @@ _LLAMA4_TENSORS = {
     **NORMS,
     **ATTENTION,
     **PAIRED,
-    "router": Stored(_LLAMA4_MLP + "router.weight", layers="routed"),
+    "router": Stored(_LLAMA4_MLP + ".router.weight", layers="routed"),
     "gate": Stored(_LLAMA4_JOINT, transpose=True, part=(0, 2), layers="routed"),
     "up": Stored(_LLAMA4_JOINT, transpose=True, part=(1, 2), layers="routed"),
-    "value": Stored(_LLAMA4_MLP + "experts.down_proj[{expert}]", layers="routed"),
-    **_parts_of("shared", "shared_expert.", "routed"),
-    **_parts_of("dense", "", "dense"),
+    "value": Stored(_LLAMA4_MLP + ".experts.down_proj[{expert}]", layers="routed"),
+    **share("shared", gated(f"{_LLAMA4_MLP}.shared_expert")),
+    **share("dense", gated(_LLAMA4_MLP)),
 }
 LLAMA4 = replace(
     LLAMA,
