@@ -160,6 +160,18 @@ def weight_and_bias(
     }
 
 
+def modules(stem: str, **names: str) -> dict[str, Stored]:
+    """Return the weights and biases of modules with names behind a stem; those that write to the stream are transposed.
+
+    Example:
+        >>> from zeropass.arch.spec import modules
+        >>> [stored.name for stored in modules("h.{layer}.attn.", q="q_proj", o="out_proj").values()][:2]
+        ['h.{layer}.attn.q_proj.weight', 'h.{layer}.attn.q_proj.bias']
+    """
+    tensors = (weight_and_bias(what, f"{stem}{name}", what in WRITE_ROLES) for what, name in names.items())
+    return {what: stored for pair in tensors for what, stored in pair.items()}
+
+
 def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool = False) -> dict[str, Stored]:
     """Return the weights and biases of q, k and v in one module; ``how`` is ``fused`` of `Stored`."""
     weight, bias = Stored(f"{module}.weight", transpose, fused=how), Stored(f"{module}.bias", fused=how)
