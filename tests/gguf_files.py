@@ -5,6 +5,7 @@ gguf package.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -128,7 +129,7 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
             name.replace("e_score_correction_bias", "e_score_correction.bias"), values
         )
     rope = config.get("rope_parameters") or {}
-    if arch == MODEL_ARCH.PHI3 and rope.get("long_factor"):
+    if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE) and rope.get("long_factor"):
         yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
 
@@ -294,7 +295,10 @@ def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_sliding_window(config.get("sliding_window") or 0)  # 0 marks Phi-4, which has no window
     if rope.get("long_factor"):
-        writer.add_rope_scaling_attn_factors(1.19)
+        original = rope.get("original_max_position_embeddings") or config["original_max_position_embeddings"]
+        ratio = config["max_position_embeddings"] / original
+        lengthening = math.sqrt(1 + math.log(ratio) / math.log(original))
+        writer.add_rope_scaling_attn_factors(lengthening)
 
 
 def _gpt2(writer: gguf.GGUFWriter, config: Config) -> None:

@@ -77,6 +77,12 @@ _NEMOTRON |= {"time_step_min": 0.7}
 _SHARED_EXPERT = {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
+_BY_LENGTH = {"max_position_embeddings": 32}
+_BY_LENGTH |= {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}}
+_LONGROPE = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.5, 2.0], "long_factor": [1.25, 5.0]}
+_LONG = {"max_position_embeddings": 512, "original_max_position_embeddings": 32, "rope_parameters": _LONGROPE}
+_MSCALE = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.5, 2.0, 3.0], "long_factor": [1.0] * 3}
+_MSCALE |= {"short_mscale": 1.25, "long_mscale": 1.5, "original_max_position_embeddings": 512}
 _LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
 _LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
 _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
@@ -181,7 +187,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Gemma3TextConfig",
         _GEMMA | {"sliding_window": 3, "sliding_window_pattern": 2, "rope_parameters": _TWO_ROPES},
     ),
-    "phi3": ("Phi3ForCausalLM", "Phi3Config", _GQA | {"rms_norm_eps": 1e-2}),
+    "phi3": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        _GQA | _LONG | {"rms_norm_eps": 1e-2, "rope_parameters": _LONGROPE | {"partial_rotary_factor": 2 / 3}},
+    ),
     "olmo": ("OlmoForCausalLM", "OlmoConfig", _GQA | {"attention_bias": True, "clip_qkv": 0.7}),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", _WIDE | _EXPERTS | {"num_local_experts": 5}),
@@ -288,9 +298,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "MiniCPM3ForCausalLM",
         "MiniCPM3Config",
         _LATENT
+        | _LONG
         | {"q_lora_rank": 11, "scale_emb": 3.0, "scale_depth": 0.7, "dim_model_base": 5, "tie_word_embeddings": False},
     ),
-    "youtu": ("YoutuForCausalLM", "YoutuConfig", _LATENT | {"q_lora_rank": 11, "tie_word_embeddings": False}),
+    "youtu": (
+        "YoutuForCausalLM",
+        "YoutuConfig",
+        _LATENT | {"q_lora_rank": 11, "tie_word_embeddings": False, "rope_parameters": _YARN},
+    ),
     "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _GRANITE_MOE),
     "granitemoe-shared": (
         "GraniteMoeSharedForCausalLM",
@@ -325,7 +340,12 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GQA
         | _EXPERTS
         | {"num_local_experts": 5, "rms_norm_eps": 1e-2, "attention_bias": True, "lm_head_bias": True}
-        | {"router_jitter_noise": 0.3, "sliding_window": 3},
+        | {
+            "router_jitter_noise": 0.3,
+            "sliding_window": 3,
+            "rope_parameters": _MSCALE,
+            "max_position_embeddings": 1024,
+        },
     ),
     "qwen3_5": (
         "Qwen3_5ForCausalLM",
@@ -413,7 +433,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "cwm": ("CwmForCausalLM", "CwmConfig", _WIDE | {"sliding_window": 3}),
     "iquestcoder": ("LlamaForCausalLM", "IQuestCoderConfig", _BIASED | {"mlp_bias": True}),
-    "internlm3": ("LlamaForCausalLM", "InternLM3Config", _BIASED | {"mlp_bias": True}),
+    "internlm3": ("LlamaForCausalLM", "InternLM3Config", _BIASED | _BY_LENGTH | {"mlp_bias": True}),
     "exaone": ("LlamaForCausalLM", "ExaoneConfig", _BIASED | {"mlp_bias": True}),
     "ministral3": (
         "Ministral3ForCausalLM",

@@ -1,6 +1,10 @@
 """``zeropass families``: its table describes each family as its checkpoints are."""
 
+import ast
+import importlib
+import inspect
 import json
+import pkgutil
 import re
 import sys
 from collections.abc import Callable
@@ -10,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tiny import save
+from zeropass.arch import families
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
+from zeropass.arch.spec import Family, Layout
 from zeropass.cli import main as cli
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -173,3 +179,20 @@ def test_the_page_on_adding_a_family_quotes_the_source() -> None:
     ]
     assert len(shown) > 40
     assert [line for line in shown if line not in source | {"…"}] == []
+
+
+LONGEST = 40
+"""The number of lines of a family, or of a layout with a name, that a reader can take in at once."""
+
+
+def test_no_record_is_longer_than_a_reader_can_take_in() -> None:
+    """What kin share is written once (families/parts.py), and `dataclasses.replace` states what differs."""
+    lengths = {}
+    for info in pkgutil.iter_modules(families.__path__, f"{families.__name__}."):
+        module = importlib.import_module(info.name)
+        for node in ast.parse(inspect.getsource(module)).body:
+            names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+            if any(isinstance(getattr(module, name, None), Family | Layout) for name in names):
+                lengths[f"{info.name}.{names[0]}"] = (node.end_lineno or node.lineno) - node.lineno + 1
+    assert {"BERT", "_MODERN_HF", "JAMBA"} <= {name.rpartition(".")[2] for name in lengths}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}

@@ -1,6 +1,7 @@
 """Differences that miss nothing: every canonical tensor of every family, changed alone and by a little."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -320,6 +321,23 @@ def test_a_model_in_another_format_is_equal(tmp_path: Path) -> None:
     difference = zp.compare(folder, other)
     assert [constant.name for constant in difference.constants] == ["rope"]
     assert difference.relation == "changed"
+
+
+@pytest.mark.parametrize("key", ["short_factor", "long_factor", "attention_factor", "original"])
+def test_every_part_of_longrope_is_compared(key: str, tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.5] * 4, "long_factor": [4.0] * 4}
+    tiny.save(tiny.make("llama"), tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "tuned")
+    lengths = {"original_max_position_embeddings": 64, "max_position_embeddings": 512}
+    tiny.edit(tmp_path / "base", {**lengths, "rope_parameters": rope | {"attention_factor": 1.25}})
+    other = {"short_factor": [2.0] * 4, "long_factor": [5.0] * 4, "attention_factor": 1.5}
+    changed = rope | {"attention_factor": 1.25, **{name: value for name, value in other.items() if name == key}}
+    lengths |= {"original_max_position_embeddings": 48} if key == "original" else {}
+    tiny.edit(tmp_path / "tuned", {**lengths, "rope_parameters": changed})
+    base, tuned = (zp.open_model(str(tmp_path / name)) for name in ("base", "tuned"))
+    assert zp.compare(base, base).constants == ()
+    (constant,) = zp.compare(base, tuned).constants
+    assert constant.name == "rope" and constant.before != constant.after
 
 
 def test_equal_numbers_under_another_configuration_are_a_change(tmp_path: Path) -> None:

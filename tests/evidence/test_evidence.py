@@ -505,13 +505,13 @@ def test_a_model_that_cannot_be_run_keeps_the_static_part(random_path: Path, tmp
     for file in random_path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
-    scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    scaled = {"rope_type": "ntk", "rope_theta": 10000.0, "factor": 2.0}
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_parameters": scaled}))
     evidence = measure.measure(zp.open_model(str(tmp_path)), TEXT, "made up", SETTINGS)
     assert {r.measure for r in evidence.results} == {"pairs", "inverses"}
     assert {r.role for r in evidence.select(measure="inverses")} == {"value", "noise"}
     assert set(evidence.left_out) == {"writing", "reading", "attention", "states", "inverses"}
-    assert "RoPE scaling 'dynamic' is not known" in evidence.left_out["reading"]
+    assert "RoPE scaling 'ntk' is not known" in evidence.left_out["reading"]
     assert verdicts_of(evidence).kinds == ()
 
 

@@ -40,7 +40,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     "ernie4_5-moe": {"moe_layer_end_index": -1},  # no last layer with experts is written
     "eurobert": {"tie_word_embeddings": True, "mlp_bias": False},  # the head is left out
     "gpt-oss": {"swiglu_limit": 7.0, "rope_parameters": ZOO["gpt_oss"][2]["rope_parameters"] | {"truncate": True}},
-    "phimoe": {"original_max_position_embeddings": 64, "router_jitter_noise": 0.01},
+    "phimoe": {"original_max_position_embeddings": 64, "router_jitter_noise": 0.01}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},  # llama.cpp lengthens longrope otherwise
     "nemotron": {"head_dim": 6, "partial_rotary_factor": 2 / 3},
 }
 """Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""

@@ -116,8 +116,13 @@ class Case:
     def offsets(self) -> tuple[int, ...]:
         """The distances from a key to its query that are tried; a model that counts tokens has no other one at 0."""
         if self.takes_positions:
-            return 0, 1, 7
+            return (0, 1, 7, 40) if self.by_length else (0, 1, 7)
         return (1, 7) if self.model.dims.rope or self.model.has("distances") else (0,)
+
+    @property
+    def by_length(self) -> bool:
+        """True if the length of a text counts: that of two tokens at a distance is then the shortest with it."""
+        return self.model.dims.rope is not None and self.model.dims.rope.window is not None
 
     def pairs(self, at: int, offset: int) -> Forward:
         """Run on a key and a query: every token, followed by the token ``at`` so many positions later.
@@ -126,7 +131,7 @@ class Case:
         """
         between = torch.full((VOCAB, 0 if self.takes_positions else max(offset - 1, 0)), 5)
         ids = torch.cat((torch.arange(VOCAB)[:, None], between, torch.full((VOCAB, 1), at)), 1)
-        key = 0 if self.model.family.qk_norm_behind else 3  # where attention depends on both positions
+        key = 0 if self.model.family.qk_norm_behind or self.by_length else 3  # attention may depend on both positions
         return self.bare(ids, **self.placed(ids, torch.tensor([key, key + offset]) if self.takes_positions else None))
 
 
@@ -327,7 +332,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
         q = head_states(frames, f"{cross}q", layer, head, x)
         k = head_states(frames, f"{cross}k", layer, head, y)
         if dims.rope:
-            frequencies = frames.frequencies(layer)
+            frequencies = frames.frequencies(layer, int(at.max()))
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
             if (gain := turned_gain(model, layer)) is not None:  # then each side is turned by its own position
                 k, rotated = rotate(k, at, frequencies), (rotate(q, at, frequencies) * gain)[:, :, None]
@@ -601,6 +606,27 @@ def unscaled_rope(model: Model) -> Model | None:
     return with_dims(model, rope=replace(model.dims.rope, kind="default", theta=3 * model.dims.rope.theta))
 
 
+def rescaled(model: Model, **changed: float) -> Model | None:
+    """Change options of the rule of rotary positions, if it has them with other values."""
+    rope = model.dims.rope
+    if rope is None or not changed.keys() <= rope.options.keys() or changed.items() <= rope.options.items():
+        return None
+    return with_dims(model, rope=replace(rope, options={**rope.options, **changed}))
+
+
+def other_divisors(model: Model) -> Model | None:
+    """Take the divisors for long texts for those of short ones."""
+    rope = model.dims.rope
+    return with_dims(model, rope=replace(rope, short=rope.long, long=rope.short)) if rope and rope.long else None
+
+
+def one_length(model: Model) -> Model | None:
+    """Take texts of any length alike, where their length counts."""
+    rope = model.dims.rope
+    known = rope is not None and (rope.long or rope.kind == "dynamic")
+    return rescaled(model, original_max_position_embeddings=1e9) if known else None
+
+
 def variant(field: str, value: Any) -> Spoil:
     """Return a corruption that sets a field of the family to a value, where it has another."""
     return lambda m: None if getattr(m.family, field) == value else with_family(m, **{field: value})
@@ -669,6 +695,9 @@ SPOILS: dict[str, Spoil] = {
     "parts in halves": in_halves,
     "no router bias": without("router_bias"),
     "RoPE": unscaled_rope,
+    "nothing lengthened": lambda m: rescaled(m, attention_factor=1.0),
+    "divisors swapped": other_divisors,
+    "texts of any length": one_length,
     "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "other layers local": lambda m: with_dims(m, local=()) if m.dims.local_rope else None,

@@ -413,16 +413,55 @@ def test_without_a_window_there_is_none(twins: Callable[[str], Twins], tmp_path:
     assert (bare.dims.window, bare.dims.local, bare.dims.local_rope) == (None, (), None)
 
 
-def test_factors_for_long_texts_are_not_ignored(folder: Callable[..., Path]) -> None:
-    """The length of a text decides which set applies; the file says only that there are some."""
-    rope = {"rope_type": "longrope", "rope_theta": 50.0, "short_factor": [1.5] * 3, "long_factor": [4.0] * 3}
-    path = folder("phi3", "-long", rope_parameters=rope, original_max_position_embeddings=64)
-    for model in (open_model(str(path)), open_model(str(convert(path, path / "long.gguf")))):
-        frames = Frames(model)
-        assert frames.usual_offset("qk", "token") == 0
-        frames.head_map(1, 0, "qk")
-        with pytest.raises(BadOption, match="longrope"):
-            frames.head_map(1, 0, "qk", offset=3)
+def test_the_length_of_a_text_decides_which_divisors_apply(twins: Callable[[str], Twins]) -> None:
+    models = twins("phi3")
+    for reach in (31, 32):
+        ours, true = (Frames(model).frequencies(0, reach) for model in models)
+        assert not differ(ours, true)
+        assert differ(ours, Frames(models[0]).frequencies(0, 63 - reach))
+
+
+LONGROPE = {
+    "without one set": ({}, {"rope_factors_short.weight": None}, "longrope without two sets of divisors"),
+    "without both": (
+        {"phi3.rope.scaling.type": "longrope"},
+        {"rope_factors_short.weight": None, "rope_factors_long.weight": None},
+        "longrope without two sets of divisors",
+    ),
+    "with a factor": ({"phi3.rope.scaling.factor": 2.0}, {}, "longrope with linear, factor 2.0"),
+    "with YaRN": ({"phi3.rope.scaling.type": "yarn"}, {}, "longrope with yarn with factors of its own, factor 1.0"),
+}
+
+
+@pytest.mark.parametrize("case", LONGROPE)
+def test_what_is_not_known_of_longrope_is_refused(case: str, twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    keys, more, message = LONGROPE[case]
+    with pytest.raises(UnknownFamily, match=f"{message}.*may lengthen the 4 numbers of a head"):
+        edited(path_of(twins("phi3")[0]), tmp_path / "odd.gguf", keys, **more)
+
+
+def test_divisors_of_another_number_are_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"rope_factors_long.weight is 3 numbers; it must be 2 numbers, one for each"):
+        longer = np.ones(3, np.float32)
+        edited(path_of(twins("phi3")[0]), tmp_path / "odd.gguf", {}, **{"rope_factors_long.weight": longer})
+
+
+def test_longrope_of_a_file_without_its_length_or_factor(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    """llama.cpp takes the longest text for the original one, and lengthens nothing."""
+    keys = {"phi3.rope.scaling.original_context_length": None, "phi3.rope.scaling.attn_factor": None}
+    rope = edited(path_of(twins("phi3")[0]), tmp_path / "bare.gguf", keys).dims.rope
+    assert rope is not None
+    assert (rope.window, rope.lengthening) == (512.0, 1.0)
+
+
+def test_llama_cpp_takes_a_factor_without_a_type_for_linear_and_lengthens_by_any_rule(
+    twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    keys = {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.attn_factor": 1.5}
+    file = edited(path_of(twins("llama")[0]), tmp_path / "linear.gguf", keys)
+    plain = twins("llama")[0]
+    assert not differ(4 * Frames(file).frequencies(), Frames(plain).frequencies())
+    assert file.dims.scale_at(0) == pytest.approx(2.25 * plain.dims.scale_at(0))
 
 
 @pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168)])

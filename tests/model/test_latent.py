@@ -230,7 +230,6 @@ def test_quantised_factors_are_read_as_what_they_stand_for(
             )
 
 
-LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]}
 REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
     "biases": ("deepseek_v3", {"attention_bias": True}, UnknownFamily, "attention_bias is True"),
     "halves": ("deepseek_v3", {"rope_interleave": False}, UnknownFamily, "rope_interleave is False"),
@@ -244,29 +243,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
     "too few layers": ("glm4_moe_lite", {"mlp_layer_types": ["sparse"]}, BadModel, "for each of the 2 layers"),
     "first layers": ("glm4_moe_lite", {"first_k_dense_replace": 2}, UnknownFamily, "first_k_dense_replace is 2"),
     "no width of values": ("deepseek_v3", {"v_head_dim": None}, BadModel, "lacks v_head_dim"),
-    "long rotary part of longrope": (
-        "minicpm3",
-        {"rope_parameters": LONGROPE, "max_position_embeddings": 512, "original_max_position_embeddings": 64},
-        UnknownFamily,
-        "longrope lengthens 4 of the 10 numbers",
-    ),
-    "long rotary part": (
-        "youtu",
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
-        UnknownFamily,
-        "YaRN lengthens 4 of the 10 numbers",
-    ),
 }
-
-
-def test_a_longrope_that_lengthens_nothing_is_read_at_offset_0(tmp_path: Path) -> None:
-    folder = save(tiny_model("minicpm3"), tmp_path / "minicpm3")
-    lengths = {"max_position_embeddings": 64, "original_max_position_embeddings": 64}
-    tiny.edit(folder, {"rope_parameters": LONGROPE, **lengths})
-    model = open_model(str(folder))
-    assert Frames(model).usual_offset("qk", "token") == 0
-    with pytest.raises(BadOption, match="only offset 0 is exact"):
-        Frames(model).head_map(1, 0, "qk", offset=3)
 
 
 def test_the_values_of_minicpm3_fill_the_stream_where_no_width_is_stated(tmp_path: Path) -> None:

@@ -126,10 +126,10 @@ def test_tensors_must_have_the_configured_shape(name: str, copy):
 
 def test_an_unknown_rope_is_refused_only_at_an_offset(copy):
     """At offset 0 nothing rotates, so the model opens and is read; other offsets are refused, not approximated."""
-    path = copy("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}})
+    path = copy("llama", {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4, "factor": 4.0}})
     lens = Lens(open_model(path), tokens="all")
     assert lens.explain("L1.attn.0.qk", k=3)
-    with pytest.raises(BadOption, match=r"'dynamic' is not known .*llama3.* only offset 0"):
+    with pytest.raises(BadOption, match=r"'ntk' is not known .*llama3.* only offset 0"):
         lens.explain("L1.attn.0.qk", k=3, offset=2)
 
 

@@ -17,6 +17,7 @@ from zeropass.model.lens_maps import LensMaps
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.paired_lenses import LENSES, LensChoice, paired_lens
+from zeropass.model.positions import lengthening
 from zeropass.model.shared_tokens import Shared, shared_tokens
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
@@ -155,7 +156,10 @@ class Half(ShortRepr):
         folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
         if offset and self.model.dims.rope:  # what a distance adds is no column of a token
             columns = folded.view(heads, width, -1).transpose(1, 2)
-            folded = rotate(columns, offset, self.frames.frequencies(layer)).transpose(1, 2).reshape(folded.shape)
+            turned = rotate(columns, offset, self.frames.frequencies(layer, offset))
+            folded = turned.transpose(1, 2).reshape(folded.shape)
+        if role == "q" and (factors := lengthening(self.model, layer)) is not None:
+            folded = folded * factors.repeat(heads)[:, None]
         return space_of(frame, side_of(role), layer), folded
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Mixer, Rope, Site
+from zeropass.arch.spec import ROPE_RULES, Dimensions, Family, Growth, Layout, Mixer, Rope, Site
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
@@ -98,10 +98,10 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     rope = reader.rope(rotary) if family.rotary else None
-    if rope and rotary < sizes["head_dim"] and reader.lengthens_part(rope):
+    if rope and rotary < sizes["head_dim"] and not rope.known:
         raise UnknownFamily(
-            f"{files.place}: {'YaRN' if rope.kind == 'yarn' else rope.kind} lengthens {rotary} of the "
-            f"{sizes['head_dim']} numbers of a head only, which is not known."
+            f"{files.place}: RoPE scaling {rope.kind!r} is not known ({', '.join(ROPE_RULES)}); it may lengthen the "
+            f"{rotary} numbers of a head that are rotated against the other {sizes['head_dim'] - rotary}."
         )
     if family.sinusoids and (d % 2 or d < 4):
         raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
@@ -127,7 +127,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         window=reader.window() if local else None,
         local=local,
         chunked=bool(local and reader.value("chunked")),
-        local_rope=reader.local_rope() if family.rotary and local else None,
+        local_rope=reader.local_rope(rotary) if family.rotary and local else None,
         unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
         dense=dense,
         beyond=reader.count("beyond"),
@@ -441,25 +441,7 @@ class _Reader:
                 f"{self.files.place}: rope_parameters and rope_scaling differ; only one of them can be meant."
             )
         stated = options or scaling
-        return self._rope(stated.get("full_attention", stated), self.value("rope_theta"))
-
-    def lengthens_part(self, rope: Rope) -> bool:
-        """Tell whether a scaling of positions lengthens rotated coordinates against the others of a head.
-
-        Of longrope it is asked in latent attention only, whose rotary part is a part of its own.
-        """
-        if rope.kind != "longrope" or "kv_latent" not in self.layout.config:
-            return rope.options.get("attention_factor", 1.0) != 1
-        stated, config = self._stated_rope(), self.files.config
-        if stated.get("attention_factor") is not None:
-            return bool(stated["attention_factor"] != 1)
-        key = "original_max_position_embeddings"
-        original, longest = config.get(key) or stated.get(key), config.get("max_position_embeddings")
-        factor = stated.get("factor") or (longest / original if type(longest) is type(original) is int else None)
-        return not isinstance(factor, int | float) or factor > 1
-
-    def _stated_rope(self) -> Mapping[str, Any]:
-        return _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        return self._rope(stated.get("full_attention", stated), self.value("rope_theta"), rotary)
 
     def lengthened(self, rope: Rope | None) -> float:
         """Return the factor by which a scaling of positions lengthens attention logits of both parts of a head.
@@ -468,33 +450,52 @@ class _Reader:
         """
         if rope is None or rope.kind == "default" or "kv_latent" not in self.layout.config:
             return 1.0
-        stated = self._stated_rope()
+        stated = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
         if not (length := stated.get("mscale_all_dim")):
             return 1.0
         length = _positive_number(self.files, "mscale_all_dim of the rotary positions", length)
         factor = _positive_number(self.files, "factor of the rotary positions", stated.get("factor"))
         return _yarn_length(factor, length) ** 2
 
-    def local_rope(self) -> Rope | None:
+    def local_rope(self, rotary: int) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""
         options = _object(self.files, "rope_parameters").get("sliding_attention")
         theta = self.value("local_rope_theta")
         if options is None and theta is None:
             return None
-        return self._rope(options or {}, theta)
+        return self._rope(options or {}, theta, rotary)
 
-    def _rope(self, options: object, theta: object) -> Rope:
+    def _rope(self, options: object, theta: object, rotary: int) -> Rope:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
-        rope_type = _FOR_TEXT.get(rope_type, rope_type)
+        rope_type = {**_FOR_TEXT, **(self.value("rope_names") or {})}.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
         if rope_type == "dynamic" and self.value("ntk_alpha") and options.get("alpha"):
             return Rope(self._stretched(base, options["alpha"]))
         if rope_type == "yarn" and base <= 1:
             raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
+        if rope_type == "longrope":
+            return self._longrope(base, options, rotary)
+        if rope_type == "dynamic" and rotary < 4:
+            raise BadModel(
+                f"{self.files.place}: the dynamic RoPE rotates {rotary} numbers of a head; it needs 4 or more."
+            )
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
+
+    def _longrope(self, base: float, options: Mapping[str, Any], rotary: int) -> Rope:
+        """Return the positions of longrope (Ding et al. 2024, arXiv:2402.13753), as transformers reads its options."""
+        short, long = (
+            _divisors(self.files, f"{key} of the longrope RoPE", options.get(key), rotary // 2)
+            for key in ("short_factor", "long_factor")
+        )
+        numbers = _longrope_numbers(self.files, options, self.value("original_length"))
+        if "longrope_lengthening" in self.layout.config:
+            # transformers 5.24 takes the short divisors for long texts of PhiMoE too, its authors take the long ones.
+            key, long = self.keys("longrope_lengthening"), ()
+            numbers["attention_factor"] = _positive_number(self.files, key, self.value("longrope_lengthening"))
+        return Rope(base, "longrope", numbers, short, long)
 
     def _stretched(self, base: float, alpha: object) -> float:
         """Return the base of rotary positions that a fixed factor (NTK-aware) stretches, whatever the text."""
@@ -505,22 +506,45 @@ class _Reader:
 
     def _gguf_rope(self, rotary: int) -> Rope:
         config, architecture = self.files.config, str(self.files.config["general.architecture"])
-        rope_type = config.get(f"{architecture}.rope.scaling.type", "default")
+        scaling = f"{architecture}.rope.scaling."
+        rope_type = config.get(f"{scaling}type", "linear" if f"{scaling}factor" in config else "default")
         rope_type = "default" if rope_type == "none" else str(rope_type)
-        if "rope_factors_long.weight" in self.files.source.names():
-            rope_type = "longrope"  # llama.cpp's converter writes the factors, but not that they are used
         rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
         if rotated != rotary or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
-        scaling = f"{architecture}.rope.scaling."
         options = {name: config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()}
         if any(key.startswith(scaling) and key.removeprefix(scaling) in _GGUF_YARN_FACTORS for key in config):
             rope_type = f"{rope_type} with factors of its own" if rope_type == "yarn" else rope_type
-        theta = self.number("rope_theta")
-        return Rope(10000.0 if theta is None else theta, rope_type, _rope_numbers(self.files, rope_type, options))
+        stated = self.number("rope_theta")
+        theta = 10000.0 if stated is None else stated
+        if rope_type == "longrope" or not {*_GGUF_DIVISORS}.isdisjoint(self.files.source.names()):
+            return self._gguf_longrope(theta, rope_type, options, rotary)
+        return Rope(theta, rope_type, _rope_numbers(self.files, rope_type, options) | self._gguf_lengthening())
+
+    def _gguf_longrope(self, theta: float, rope_type: str, options: Mapping[str, Any], rotary: int) -> Rope:
+        """Return the positions of a file with two sets of divisors, of which llama.cpp takes one by its context size.
+
+        The converter of Phi-3 writes the divisors, but not that they are used.
+        """
+        if rope_type not in ("default", "linear", "longrope") or options["factor"] != 1:
+            return Rope(theta, f"longrope with {rope_type}, factor {options['factor']!r}")
+        if not {*_GGUF_DIVISORS} <= {*self.files.source.names()}:
+            return Rope(theta, "longrope without two sets of divisors")
+        sets = (self.files.source.rows(name).tolist() for name in _GGUF_DIVISORS)
+        short, long = (_divisors(self.files, *named, rotary // 2) for named in zip(_GGUF_DIVISORS, sets, strict=True))
+        key = "original_max_position_embeddings"
+        length = _positive_number(self.files, key, options[key] or self.files.config.get(_longest_key(self.files)))
+        numbers = {key: length, "attention_factor": 1.0, **self._gguf_lengthening()}
+        return Rope(theta, "longrope", numbers, short, long)
+
+    def _gguf_lengthening(self) -> dict[str, float]:
+        """Return what llama.cpp lengthens rotated queries and keys by, whatever the rule, if the file states it."""
+        key = f"{self.files.config['general.architecture']}.rope.scaling.attn_factor"
+        value = self.files.config.get(key)
+        return {} if value is None else {"attention_factor": _positive_number(self.files, key, value)}
 
 
 _ROPE_OPTIONS = {
@@ -539,6 +563,9 @@ _GGUF_ROPE_OPTIONS: Mapping[str, tuple[str, float | None]] = {
 """Options as llama.cpp stores them -> the key, and what an absent one means. Its YaRN always truncates, and lengthens
 what is rotated by the usual factor (ggml_rope_yarn_corr_dims and rope_yarn in ggml/src/ggml-cpu/ops.cpp)."""
 
+_GGUF_DIVISORS = ("rope_factors_short.weight", "rope_factors_long.weight")
+"""The tensors with the divisors of longrope."""
+
 _GGUF_YARN_FACTORS = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier")
 """Keys that change the factors of YaRN: the rule with them is not known."""
 
@@ -549,12 +576,54 @@ _FOR_TEXT = {"mrope": "default"}
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:
     if rope_type == "yarn":
         return _yarn_numbers(files, options)
+    if rope_type == "dynamic":  # transformers 5.24 takes the longest text for the one that the model was trained with
+        longest = files.config.get(_longest_key(files))
+        factor = _positive_number(files, "factor of the dynamic RoPE", options.get("factor"))
+        length = _positive_number(files, f"{_longest_key(files)}, which the dynamic RoPE needs,", longest)
+        return {"factor": factor, "original_max_position_embeddings": length}
     keys = _ROPE_OPTIONS.get(rope_type, ())
     return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
 
 
 _LONGEST = {"hf": "max_position_embeddings", "gguf": "{}.context_length"}
 """The key of how long a text may be, by format."""
+
+
+def _longest_key(files: ModelFiles) -> str:
+    return _LONGEST[files.format].format(files.config.get("general.architecture"))
+
+
+def _longrope_numbers(files: ModelFiles, options: Mapping[str, Any], outside: Any) -> dict[str, float]:
+    """Return the length up to which longrope takes its short divisors, and what it lengthens rotated vectors by.
+
+    Args:
+        files: The files.
+        options: The options of the rotary positions.
+        outside: That length, as the configuration states or implies it outside of the options, or None.
+    """
+    key, longest = "original_max_position_embeddings", files.config.get(_longest_key(files))
+    outside = files.config.get(key) if outside is None else outside
+    length = options.get(key) if outside is None else outside  # as in transformers
+    length = _positive_number(files, f"{key} of the longrope RoPE", length)
+    factor, stated = options.get("factor"), options.get("attention_factor")
+    if stated is not None:
+        return {
+            key: length,
+            "attention_factor": _positive_number(files, "attention_factor of the longrope RoPE", stated),
+        }
+    factor = longest / length if factor is None and type(longest) is int else factor
+    factor = _positive_number(files, "factor of the longrope RoPE", factor)
+    if factor > 1 and length <= 1:
+        raise BadModel(f"{files.place}: {key} is {length:g}; the longrope RoPE needs more than 1.")
+    return {key: length, "attention_factor": math.sqrt(1 + math.log(factor) / math.log(length)) if factor > 1 else 1.0}
+
+
+def _divisors(files: ModelFiles, name: str, values: object, count: int) -> tuple[float, ...]:
+    """Return what frequencies are divided by; raise BadModel where it is no list with a number for each of them."""
+    if not isinstance(values, list) or len(values) != count:
+        size = f"{len(values)} numbers" if isinstance(values, list) else repr(values)
+        raise BadModel(f"{files.place}: {name} is {size}; it must be {count} numbers, one for each rotary frequency.")
+    return tuple(_positive_number(files, f"{name}, number {i},", value) for i, value in enumerate(values))
 
 
 def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, float]:
@@ -564,7 +633,7 @@ def _yarn_numbers(files: ModelFiles, options: Mapping[str, Any]) -> dict[str, fl
         value = options.get(key)
         return _positive_number(files, f"{key} of the yarn RoPE", assumed if value is None else value)
 
-    longest = files.config.get(_LONGEST[files.format].format(files.config.get("general.architecture")))
+    longest = files.config.get(_longest_key(files))
     outside = {"original_max_position_embeddings": files.config.get("original_max_position_embeddings")}
     options = {**options, **{key: value for key, value in outside.items() if value is not None}}  # as in transformers
     length = number("original_max_position_embeddings", longest)

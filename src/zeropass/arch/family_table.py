@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import Dimensions, Family, Layout, MixerKind
+from zeropass.arch.spec import ROPE_RULES, ROPES_BY_LENGTH, Dimensions, Family, Layout, MixerKind
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 
@@ -188,7 +188,12 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if "distances" in layout.tensors:
         yield "disentangled attention: what a query adds by distance is left out of maps; what a key adds is in them"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
-        yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
+        yield f"RoPE scalings other than {', '.join(ROPE_RULES[1:])}: qk is read at offset 0 only"
+    if family.rotary and (dims is None or (dims.rope and dims.rope.window)):
+        yield (
+            f"RoPE scaled by the length of a text ({', '.join(ROPES_BY_LENGTH)}): qk at an offset is that of the "
+            "shortest text with such a distance; a text beyond the original length turns all its pairs otherwise"
+        )
     if "sinks" in layout.tensors:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:

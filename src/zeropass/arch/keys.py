@@ -18,6 +18,7 @@ __all__ = ["check_keys", "is_harmless"]
 _READ_ELSEWHERE = (
     *("model_type", "tie_word_embeddings", "id2label", "quantization_config", "transformers_weights"),
     *("rope_theta", "rope_scaling", "rope_parameters", "general.architecture"),
+    *("max_position_embeddings", "original_max_position_embeddings"),  # by some scalings of rotary positions
 )
 """Keys that are read, though no record names them."""
 

@@ -91,8 +91,11 @@ Attention depends on the distance, which a map of token pairs lacks. Among the d
 predicts attention best at every depth (docs/evidence.md, "Which offset").
 """
 
-ROPE_RULES = ("default", "linear", "llama3", "yarn")
+ROPE_RULES = ("default", "linear", "llama3", "yarn", "longrope", "dynamic")
 """The rules for scaling rotary frequencies that are known."""
+
+ROPES_BY_LENGTH = ("longrope", "dynamic")
+"""Those by which frequencies depend on the length of the text, from ``original_max_position_embeddings`` on."""
 
 OUTSIDE = -1
 """The layer number of everything outside the blocks."""
@@ -155,6 +158,18 @@ def weight_and_bias(
         what: Stored(f"{module}.weight", transpose, part=part),
         f"{what}_bias": Stored(f"{module}.bias", part=part),
     }
+
+
+def modules(stem: str, **names: str) -> dict[str, Stored]:
+    """Return the weights and biases of modules with names behind a stem; those that write to the stream are transposed.
+
+    Example:
+        >>> from zeropass.arch.spec import modules
+        >>> [stored.name for stored in modules("h.{layer}.attn.", q="q_proj", o="out_proj").values()][:2]
+        ['h.{layer}.attn.q_proj.weight', 'h.{layer}.attn.q_proj.bias']
+    """
+    tensors = (weight_and_bias(what, f"{stem}{name}", what in WRITE_ROLES) for what, name in names.items())
+    return {what: stored for pair in tensors for what, stored in pair.items()}
 
 
 def fused_qkv(module: str, how: Literal["stacked", "grouped"], transpose: bool = False) -> dict[str, Stored]:
@@ -399,16 +414,33 @@ class Wrapper(ShortRepr):
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions: the base, and the rule that rescales the frequencies (``default`` for none)."""
+    """Rotary positions: the base, and the rule that rescales the frequencies (``default`` for none).
+
+    Attributes:
+        short: What longrope divides frequencies by in a text of at most ``original_max_position_embeddings`` tokens.
+        long: What it divides them by in a longer one; none where that is not known.
+    """
 
     theta: float
     kind: str = "default"
     options: Mapping[str, float] = field(default_factory=dict)
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
     @property
     def known(self) -> bool:
         """True if the rule is known, with all that it needs."""
         return self.kind == "default" or (self.kind in ROPE_RULES and bool(self.options))
+
+    @property
+    def window(self) -> float | None:
+        """The length of a text, in tokens, up to which frequencies do not depend on it; None for any length."""
+        return self.options.get("original_max_position_embeddings") if self.kind in ROPES_BY_LENGTH else None
+
+    @property
+    def lengthening(self) -> float:
+        """The factor by which the rule lengthens what is rotated."""
+        return self.options.get("attention_factor", 1.0)
 
 
 @dataclass(frozen=True)
@@ -578,9 +610,13 @@ class Dimensions(ShortRepr):
         return (self.local_rope if layer in self.local else None) or self.rope
 
     def scale_at(self, layer: int) -> float:
-        """Return the factor of the attention logits of a layer: YaRN lengthens rotated queries and keys."""
+        """Return the factor of a layer's attention logits, with `lengthening_at` where all of a head is rotated."""
+        return self.attention_scale * (1.0 if self.rotary < self.head_dim else self.lengthening_at(layer))
+
+    def lengthening_at(self, layer: int) -> float:
+        """Return the factor of products of rotated coordinates: YaRN and longrope lengthen queries and keys."""
         rope = None if layer in self.unrotated else self.rope_at(layer)
-        return self.attention_scale * (rope.options.get("attention_factor", 1.0) if rope else 1.0) ** 2
+        return 1.0 if rope is None else rope.lengthening**2
 
     @property
     def mlps(self) -> "Mlps":

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -335,19 +336,27 @@ def _alike(before: object, after: object) -> bool:
 
 
 def _frequencies(model: Model) -> Tensor | str | None:
-    """Return the rotary frequencies of all layers, (layers, r/2), the text of an unknown rule, or None without RoPE."""
-    if model.dims.rope is None:
+    """Return the rotary frequencies of all layers, the text of an unknown rule, or None without RoPE.
+
+    Where they depend on the length of a text they are those of a short and a long one, behind its limit.
+    """
+    rope, frames = model.dims.rope, Frames(model)
+    if rope is None:
         return None
+    reaches = (0,) if rope.window is None else (0, 2 * int(rope.window))
     try:
-        frames = Frames(model)
-        return torch.stack([frames.frequencies(layer) for layer in range(model.dims.layers)])
+        rows = [frames.frequencies(layer, reach) for layer in range(model.dims.layers) for reach in reaches]
+        return torch.cat([torch.tensor([rope.window or 0.0, rope.lengthening], device=model.device), *rows])
     except BadOption:
         return repr(model.dims.rope)
 
 
-def _rope(rope: dict[str, object] | None) -> str:
+def _rope(rope: dict[str, Any] | None) -> str:
     """Return the rotary positions in words: base, rule and its options."""
     if rope is None:
         return "none"
-    options = ", ".join(f"{name} {value}" for name, value in dict(rope["options"]).items())  # type: ignore[call-overload]
+    options = ", ".join(f"{name} {value}" for name, value in rope["options"].items())
+    for length in ("short", "long"):
+        divisors = " ".join(f"{divisor:g}" for divisor in rope[length])
+        options += f", {length} texts divided by {divisors}" if divisors else ""
     return f"theta {rope['theta']:g} ({rope['kind']}{': ' + options if options else ''})"

@@ -95,7 +95,9 @@ class _Truth:
         mask = logits[0].isfinite()
         random = (inputs[window.at] @ noise[0].T, inputs @ noise[1].T)
         queries, keys = (_random_heads(block, side) for side in random)
-        random_logits = block.turned_queries(queries, window.at) @ block.turned(keys, torch.arange(len(inputs))).mT
+        last = len(inputs) - 1
+        turned_keys = block.turned(keys, torch.arange(last + 1))
+        random_logits = block.turned_queries(queries, window.at, last) @ turned_keys.mT
         return cls(_Ranked.of(logits, mask), _Ranked.of(random_logits, mask), mask)
 
 
@@ -217,7 +219,7 @@ class _Pair:
         turned = block.turned if base(self.frame) == "paper" else block.turned_queries
         yield "offset 0", turned(q, 0) @ k.mT
         if placed or model.family.alibi or model.has("relative"):
-            q_at, k_at = turned(q, at), block.turned(k, torch.arange(k.shape[1]))
+            q_at, k_at = turned(q, at, k.shape[1] - 1), block.turned(k, torch.arange(k.shape[1]))
             logits = q_at @ k_at.mT if random else block.products(q_at, k_at, at)
             yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
         if not placed:

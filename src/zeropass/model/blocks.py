@@ -6,7 +6,7 @@ layer at a time where a model is larger than memory. tests/model/test_blocks.py 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -259,6 +259,7 @@ class Block:
         q, k, v = (self._columns(y, role) for role in "qkv")
         _record(record, q=q, k=k, v=v)
         at = torch.arange(start, start + y.shape[1], device=y.device)
+        self._check_length(start, start + y.shape[1])
         queries = self.turned_queries(self.heads(self.bounded(q, "q"), "q"), at)
         keys = self.turned(self.heads(self.bounded(k, "k"), "k"), at)
         grown = growth(self.model, self.layer, at)
@@ -348,13 +349,24 @@ class Block:
             return self.turned(queries, offset)
         return queries + self._distances[0][:, distance_rows(self.model, torch.tensor([offset]))]
 
-    def turned(self, x: Tensor, at: Tensor | int) -> Tensor:
-        """Rotate queries or keys (…, tokens, d_h) by their positions (tokens,), or all by one; else return them."""
-        return x if self._frequencies is None else rotate(x, at, self._frequencies)
+    def turned(self, x: Tensor, at: Tensor | int, reach: int | None = None) -> Tensor:
+        """Rotate queries or keys (…, tokens, d_h) by their positions; return them as they are without RoPE.
 
-    def turned_queries(self, x: Tensor, at: Tensor | int) -> Tensor:
-        """Rotate queries, as `turned` does; gains behind the rotation, of both sides, multiply queries alone."""
-        turned = self.turned(x, at)
+        Args:
+            x: The queries or keys.
+            at: Their positions, (tokens,), or one for all.
+            reach: The last position of the text (`positions.frequencies`); None for the last of these.
+        """
+        rope = self.model.dims.rope_at(self.layer)
+        if rope is None:
+            return x
+        if reach is None and rope.window is not None:
+            reach = int(torch.as_tensor(at).abs().max())
+        return rotate(x, at, self._frequencies(reach or 0))
+
+    def turned_queries(self, x: Tensor, at: Tensor | int, reach: int | None = None) -> Tensor:
+        """Rotate queries, as `turned` does; factors of the products of both sides multiply queries alone."""
+        turned = self.turned(x, at, reach)
         return turned if self._turned_gain is None else turned * self._turned_gain
 
     @cached_property
@@ -366,8 +378,19 @@ class Block:
         return self.model.dims.scale_at(self.layer)
 
     @cached_property
-    def _frequencies(self) -> Tensor | None:
-        return frequencies(self.model, self.layer) if self.model.dims.rope else None
+    def _frequencies(self) -> Callable[[int], Tensor]:
+        return lru_cache(2)(partial(frequencies, self.model, self.layer))
+
+    def _check_length(self, start: int, stop: int) -> None:
+        """Raise CannotRun where the keys of the tokens so far were turned by other frequencies than those to come."""
+        rope = self.model.dims.rope_at(self.layer)
+        if not start or rope is None or rope.window is None or stop <= rope.window:
+            return
+        if not torch.equal(self._frequencies(start - 1), self._frequencies(stop - 1)):
+            raise CannotRun(
+                f"{self.model.name}: its rotary positions ({rope.kind}) change with the length of a text of more than "
+                f"{rope.window:,.0f} tokens, so such a text is run at once, not token by token."
+            )
 
     def bounded(self, x: Tensor, role: str) -> Tensor:
         """Norm and clip queries or keys (batch, tokens, width), where the family does, before they are rotated."""

@@ -373,7 +373,7 @@ class Frames(ShortRepr):
         scores = self._state(scores, layer, head, role, frame, None if lengths is None else lengths.each)
         if frame != "paper" and (vectors := self._distances(base_role(role), layer)) is not None:
             return scores + vectors[head, distance_rows(self.model, torch.tensor(offset))]
-        turned = rotate(scores, offset, self.frequencies(layer)) if offset else scores
+        turned = rotate(scores, offset, self.frequencies(layer, abs(offset))) if offset else scores
         gain = None if frame == "paper" else turned_gain(self.model, layer)
         return turned if gain is None else turned * gain
 
@@ -527,12 +527,11 @@ class Frames(ShortRepr):
         rope = self.model.dims.rope
         if kind != "qk" or frame == "paper":
             return 0
-        known = rope is not None and (self.model.rope_factors is not None or rope.known)
-        return USUAL_OFFSET if known or self.model.has("distances") else 0
+        return USUAL_OFFSET if (rope is not None and rope.known) or self.model.has("distances") else 0
 
-    def frequencies(self, layer: int = 0) -> Tensor:
+    def frequencies(self, layer: int = 0, reach: int = 0) -> Tensor:
         """Return `positions.frequencies` of the model."""
-        return frequencies(self.model, layer)
+        return frequencies(self.model, layer, reach)
 
     def _head_scores(self, layer: int, head: int, role: str, frame: str) -> tuple[Tensor, Tensor]:
         """Return the scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""

@@ -340,6 +340,10 @@ class Model(ShortRepr):
         constants = asdict(self.dims)
         if self.dims.mixer is not None:
             del constants["mixer"]["rows"]  # they follow from the sizes
+        for rope in filter(None, (constants["rope"], constants["local_rope"])):
+            for divisors in ("short", "long"):
+                if not rope[divisors]:
+                    del rope[divisors]
         return {
             key: value
             for key, value in constants.items()

@@ -20,6 +20,7 @@ __all__ = [
     "distance_vectors",
     "frequencies",
     "growth",
+    "lengthening",
     "longest_text",
     "position_bias",
     "position_rows",
@@ -48,11 +49,17 @@ def longest_text(model: Model) -> int | None:
     return model.rows("positions") - model.family.first_position
 
 
-def frequencies(model: Model, layer: int = 0) -> Tensor:
+def frequencies(model: Model, layer: int = 0, reach: int = 0) -> Tensor:
     """Return the rotary frequencies (r/2,) of a layer in radians per position; zeros in a layer that rotates nothing.
 
+    Args:
+        model: The model.
+        layer: The layer.
+        reach: The last position of a text, or a distance between two of its positions, which stands for the shortest
+            text that has it: longrope and the dynamic rule turn all positions of a text by its length.
+
     Raises:
-        BadOption: If the model has no RoPE, or scales it by a rule that is not known.
+        BadOption: If the model has no RoPE, or scales it by a rule that is not known for such a text.
     """
     dims = model.dims
     rope = dims.rope_at(layer)
@@ -62,7 +69,7 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
         return torch.zeros(dims.rotary // 2, device=model.device)
     plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
     factors = model.rope_factors
-    scaled = plain / factors.double().cpu() if factors is not None else _rescaled(plain, rope)
+    scaled = _rescaled(plain if factors is None else plain / factors.double().cpu(), rope, reach)
     return (-scaled if model.family.turned_back else scaled).float().to(model.device)
 
 
@@ -73,14 +80,26 @@ def qk_norm_at(model: Model, layer: int) -> Literal["", "head", "whole"]:
 
 
 def turned_gain(model: Model, layer: int) -> Tensor | None:
-    """Return what multiplies the products of turned queries and keys, (d_h,); None where their gains come before that.
+    """Return what multiplies the products of turned queries and keys, (d_h,); None where nothing does.
 
     Gains behind the rotation do not commute with it: attention then depends on both positions, not on their distance
     alone. Head maps have the key at position 0.
     """
     gains = [model.vector(f"{role}_norm", layer) for role in "qk"] if model.family.qk_norm_behind else []
-    present = [gain for gain in gains if gain is not None]
+    present = [gain for gain in (*gains, lengthening(model, layer)) if gain is not None]
     return torch.stack(present).prod(0) if present else None
+
+
+def lengthening(model: Model, layer: int) -> Tensor | None:
+    """Return the factors (d_h,) of the products of queries and keys of which a rule lengthens the rotated part only.
+
+    None where it lengthens nothing, or all alike (`Dimensions.scale_at`).
+    """
+    dims = model.dims
+    factor = dims.lengthening_at(layer)
+    if factor == 1 or dims.rotary == dims.head_dim:
+        return None
+    return torch.where(torch.arange(dims.head_dim) < dims.rotary, factor, 1.0).to(model.device)
 
 
 def growth(model: Model, layer: int, at: Tensor) -> Tensor | None:
@@ -182,7 +201,7 @@ def _buckets(offsets: Tensor, count: int, causal: bool, farthest: int = 128) -> 
     return first + torch.where(distances < exact, distances, (exact + far.long()).clamp_max(count - 1))
 
 
-def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
+def _rescaled(frequencies: Tensor, rope: Rope, reach: int = 0) -> Tensor:
     """Return frequencies under the model's scaling rule, and refuse a rule that is not known instead of ignoring it."""
     if rope.kind == "default":
         return frequencies
@@ -193,6 +212,13 @@ def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
         return frequencies / factor
     if rope.kind == "yarn":
         return _yarn(frequencies, rope)
+    if rope.window is not None:
+        beyond = (reach + 1) / rope.window
+        return (
+            _longrope(frequencies, rope, beyond > 1)
+            if rope.kind == "longrope"
+            else _dynamic(frequencies, factor, beyond)
+        )
     # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.
     low, high = rope.options["low_freq_factor"], rope.options["high_freq_factor"]
     turns = rope.options["original_max_position_embeddings"] * frequencies / (2 * math.pi)
@@ -219,3 +245,27 @@ def _yarn(frequencies: Tensor, rope: Rope) -> Tensor:
     fast, slow = max(fast, 0), min(slow, 2 * count - 1)
     share = 1 - ((torch.arange(count) - fast) / (slow - fast or 1e-3)).clamp(0, 1)
     return frequencies * (share + (1 - share) / options["factor"])
+
+
+def _longrope(frequencies: Tensor, rope: Rope, beyond: bool) -> Tensor:
+    """Return frequencies divided by the numbers for texts beyond the original length, or for others."""
+    divisors = rope.long if beyond else rope.short
+    if not divisors:
+        raise BadOption(
+            f"The rotary positions of texts of more than {rope.window:,.0f} tokens are not known (longrope)."
+        )
+    return frequencies / torch.tensor(divisors, dtype=torch.float64)
+
+
+def _dynamic(frequencies: Tensor, factor: float, beyond: float) -> Tensor:
+    """Return frequencies of a base that grows with the text, so that the lowest one falls as that of linear scaling.
+
+    This is NTK-aware scaling by the length of the text (``_compute_dynamic_ntk_parameters`` of transformers 5.24).
+
+    Args:
+        frequencies: The frequencies, (r/2,).
+        factor: The factor of the rule.
+        beyond: The length of the text, in multiples of the longest that is not rescaled.
+    """
+    stretch = factor * max(beyond, 1.0) - (factor - 1)
+    return frequencies * stretch ** -(torch.arange(len(frequencies)) / (len(frequencies) - 1))

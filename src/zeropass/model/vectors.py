@@ -30,6 +30,7 @@ from zeropass.arch.spec import (
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address
 from zeropass.model.model import Model
+from zeropass.model.positions import lengthening
 
 __all__ = [
     "BIAS_TENSORS",
@@ -425,6 +426,8 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     inner = role.removesuffix("_bias")
     outer = inner[:-1] + {"q": "k", "v": "o"}[inner[-1]]
     bias, width = _required(model, role, layer), model.dims.width(role)
+    if inner == "q" and (factors := lengthening(model, layer)) is not None:
+        bias = bias * factors.repeat(len(bias) // width)
     rows = []
     for head in range(model.dims.heads):
         start = model.kv_head(inner, head) * width

@@ -4,19 +4,67 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropass.arch.families.parts import (
+    ATTENTION_BIAS,
     BLK,
     GGUF_GATE_UP,
     GGUF_POSITIONS,
     GGUF_UP_DOWN,
     LAYER_NORM_KEYS,
     LINEAR_BIASES,
+    MLP_BIASES,
     NO_GATE,
+    SIZES,
     gguf,
 )
-from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, weight_and_bias
+from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, modules, weight_and_bias
 
 _BERT = "encoder.layer.{layer}."
+_QA: Mapping[str, tuple[Stored, Side]] = {"qa": (Stored("^qa_outputs.weight"), "read")}
+_TASKS: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^classifier.weight"), "read"), **_QA}
 
+_BERT_HF = Layout(
+    format="hf",
+    prefixes=("bert.", ""),
+    optional=("unembedding", "pooler_bias"),
+    config={**SIZES, "eps": ("layer_norm_eps",)},
+    tensors={
+        "embedding": Stored("embeddings.word_embeddings.weight"),
+        "unembedding": Stored("^cls.predictions.decoder.weight"),
+        "positions": Stored("embeddings.position_embeddings.weight"),
+        "types": Stored("embeddings.token_type_embeddings.weight"),
+        **weight_and_bias("embed_norm", "embeddings.LayerNorm"),
+        **modules(_BERT, attn_norm="attention.output.LayerNorm", ff_norm="output.LayerNorm"),
+        **modules(_BERT + "attention.", q="self.query", k="self.key", v="self.value", o="output.dense"),
+        **modules(_BERT, key="intermediate.dense", value="output.dense"),
+        "pooler_bias": Stored("pooler.dense.bias"),
+    },
+    extra={
+        "pooler": (Stored("pooler.dense.weight"), "read"),
+        "mlm": (Stored("^cls.predictions.transform.dense.weight"), "read"),
+        "mlm_norm": (Stored("^cls.predictions.transform.LayerNorm.bias"), "write"),
+        **_TASKS,
+    },
+    through={"classifier": ("pooler", "tanh")},
+    unread=(
+        r"embeddings\.position_ids",
+        r"\^cls\.predictions\.(bias|decoder\.bias|transform\.dense\.bias|transform\.LayerNorm\.weight)",
+        r"\^(classifier|qa_outputs)\.bias",
+        r"\^cls\.seq_relationship\.(weight|bias)",  # reads the tanh of the pooler, not the stream
+    ),
+)
+_BERT_GGUF = gguf(  # of RoBERTa and its kin as well: the converter leaves out positions of padding, pooler and head
+    "bert",
+    {
+        "positions": GGUF_POSITIONS,
+        "types": Stored("token_types.weight"),
+        **weight_and_bias("embed_norm", "token_embd_norm"),
+        **modules(BLK, attn_norm="attn_output_norm", ff_norm="layer_output_norm"),
+        **GGUF_UP_DOWN,
+    },
+    keys=LAYER_NORM_KEYS,
+    without=("unembedding", "final_norm", "rope_factors", *NO_GATE),
+    optional=("types",),
+)
 BERT = Family(
     name="bert",
     model_types=("bert",),
@@ -26,76 +74,13 @@ BERT = Family(
     ff_roles=("key", "value"),
     rotary=False,
     tied_by_default=True,
-    layouts=(
-        Layout(
-            format="hf",
-            prefixes=("bert.", ""),
-            optional=("unembedding", "pooler_bias"),
-            config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
-                "kv_heads": ("num_attention_heads",),
-                "neurons": ("intermediate_size",),
-                "vocab": ("vocab_size",),
-                "eps": ("layer_norm_eps",),
-                "activation": ("hidden_act",),
-            },
-            tensors={
-                "embedding": Stored("embeddings.word_embeddings.weight"),
-                "unembedding": Stored("^cls.predictions.decoder.weight"),
-                "positions": Stored("embeddings.position_embeddings.weight"),
-                "types": Stored("embeddings.token_type_embeddings.weight"),
-                **weight_and_bias("embed_norm", "embeddings.LayerNorm"),
-                **weight_and_bias("attn_norm", _BERT + "attention.output.LayerNorm"),
-                **weight_and_bias("ff_norm", _BERT + "output.LayerNorm"),
-                **weight_and_bias("q", _BERT + "attention.self.query"),
-                **weight_and_bias("k", _BERT + "attention.self.key"),
-                **weight_and_bias("v", _BERT + "attention.self.value"),
-                **weight_and_bias("o", _BERT + "attention.output.dense", transpose=True),
-                **weight_and_bias("key", _BERT + "intermediate.dense"),
-                **weight_and_bias("value", _BERT + "output.dense", transpose=True),
-                "pooler_bias": Stored("pooler.dense.bias"),
-            },
-            extra={
-                "pooler": (Stored("pooler.dense.weight"), "read"),
-                "mlm": (Stored("^cls.predictions.transform.dense.weight"), "read"),
-                "mlm_norm": (Stored("^cls.predictions.transform.LayerNorm.bias"), "write"),
-                "classifier": (Stored("^classifier.weight"), "read"),
-                "qa": (Stored("^qa_outputs.weight"), "read"),
-            },
-            through={"classifier": ("pooler", "tanh")},
-            unread=(
-                r"embeddings\.position_ids",
-                r"\^cls\.predictions\.(bias|decoder\.bias|transform\.dense\.bias|transform\.LayerNorm\.weight)",
-                r"\^(classifier|qa_outputs)\.bias",
-                r"\^cls\.seq_relationship\.(weight|bias)",  # reads the tanh of the pooler, not the stream
-            ),
-        ),
-        # Of RoBERTa and its kin as well: the converter leaves out the positions of padding, the pooler and the head.
-        gguf(
-            "bert",
-            {
-                "positions": GGUF_POSITIONS,
-                "types": Stored("token_types.weight"),
-                **weight_and_bias("embed_norm", "token_embd_norm"),
-                **weight_and_bias("attn_norm", BLK + "attn_output_norm"),
-                **weight_and_bias("ff_norm", BLK + "layer_output_norm"),
-                **GGUF_UP_DOWN,
-            },
-            keys=LAYER_NORM_KEYS,
-            without=("unembedding", "final_norm", "rope_factors", *NO_GATE),
-            optional=("types",),
-        ),
-    ),
+    layouts=(_BERT_HF, _BERT_GGUF),
     config={"activation": "gelu", "eps": 1e-12},
     when={"is_decoder": (False, None), "bert.attention.causal": (False, None)},
 )
-_BERT_HF = BERT.layouts[0]
 BERT_DECODER = replace(BERT, causal=True, layouts=(_BERT_HF,), when={"is_decoder": (True,)})
 
 _BODY = {name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("unembedding", "pooler_bias")}
-_QA: Mapping[str, tuple[Stored, Side]] = {"qa": (Stored("^qa_outputs.weight"), "read")}
 
 _ROBERTA_PADDING = {"pad_token_id": (1, None)}  # positions begin in the row after it
 ROBERTA = replace(
@@ -141,15 +126,14 @@ DISTILBERT = replace(
     name="distilbert",
     model_types=("distilbert",),
     layouts=(
-        Layout(
-            format="hf",
+        replace(
+            _BERT_HF,
             prefixes=("distilbert.", ""),
             optional=("unembedding",),
             config={
                 "layers": ("n_layers", "num_hidden_layers"),
                 "d": ("dim", "hidden_size"),
-                "heads": ("n_heads", "num_attention_heads"),
-                "kv_heads": ("n_heads", "num_attention_heads"),
+                **dict.fromkeys(("heads", "kv_heads"), ("n_heads", "num_attention_heads")),
                 "neurons": ("hidden_dim",),
                 "vocab": ("vocab_size",),
                 "activation": ("activation",),
@@ -157,21 +141,15 @@ DISTILBERT = replace(
             tensors={
                 **{name: stored for name, stored in _BODY.items() if name.startswith(("embed", "positions"))},
                 "unembedding": Stored("^vocab_projector.weight"),
-                **weight_and_bias("attn_norm", _DISTIL + "sa_layer_norm"),
-                **weight_and_bias("ff_norm", _DISTIL + "output_layer_norm"),
-                **weight_and_bias("q", _DISTIL + "attention.q_lin"),
-                **weight_and_bias("k", _DISTIL + "attention.k_lin"),
-                **weight_and_bias("v", _DISTIL + "attention.v_lin"),
-                **weight_and_bias("o", _DISTIL + "attention.out_lin", transpose=True),
-                **weight_and_bias("key", _DISTIL + "ffn.lin1"),
-                **weight_and_bias("value", _DISTIL + "ffn.lin2", transpose=True),
+                **modules(_DISTIL, attn_norm="sa_layer_norm", ff_norm="output_layer_norm"),
+                **modules(_DISTIL + "attention.", q="q_lin", k="k_lin", v="v_lin", o="out_lin"),
+                **modules(_DISTIL + "ffn.", key="lin1", value="lin2"),
             },
             extra={
                 "mlm": (Stored("^vocab_transform.weight"), "read"),
                 "mlm_norm": (Stored("^vocab_layer_norm.bias"), "write"),
                 "pre_classifier": (Stored("^pre_classifier.weight"), "read"),
-                "classifier": (Stored("^classifier.weight"), "read"),
-                **_QA,
+                **_TASKS,
             },
             through={"classifier": ("pre_classifier", "relu")},
             unread=(
@@ -232,21 +210,15 @@ ALBERT = replace(
             tensors={
                 **{name: stored for name, stored in _BODY.items() if name.startswith(("embed", "positions", "types"))},
                 **weight_and_bias("embed_projection", "encoder.embedding_hidden_mapping_in"),
-                **weight_and_bias("attn_norm", _ALBERT + "attention.LayerNorm"),
-                **weight_and_bias("ff_norm", _ALBERT + "full_layer_layer_norm"),
-                **weight_and_bias("q", _ALBERT + "attention.query"),
-                **weight_and_bias("k", _ALBERT + "attention.key"),
-                **weight_and_bias("v", _ALBERT + "attention.value"),
-                **weight_and_bias("o", _ALBERT + "attention.dense", transpose=True),
-                **weight_and_bias("key", _ALBERT + "ffn"),
-                **weight_and_bias("value", _ALBERT + "ffn_output", transpose=True),
+                **modules(_ALBERT, attn_norm="attention.LayerNorm", ff_norm="full_layer_layer_norm"),
+                **modules(_ALBERT + "attention.", q="query", k="key", v="value", o="dense"),
+                **modules(_ALBERT, key="ffn", value="ffn_output"),
                 "pooler_bias": Stored("pooler.bias"),
             },
             extra={
                 "pooler": (Stored("pooler.weight"), "read"),
                 "mlm": (Stored("^predictions.dense.weight"), "read"),
-                "classifier": (Stored("^classifier.weight"), "read"),
-                **_QA,
+                **_TASKS,
             },
             unread=(
                 r"embeddings\.position_ids",
@@ -351,6 +323,62 @@ MPNET = replace(
 )
 
 _MODERN = "layers.{layer}."
+_MODERN_NORM_BIASES = ("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias")
+_MODERN_HF = Layout(
+    format="hf",
+    prefixes=("model.", ""),
+    optional=("unembedding", "head_bias", *LINEAR_BIASES, *_MODERN_NORM_BIASES),
+    config={
+        **SIZES,
+        "eps": ("norm_eps",),
+        "activation": ("hidden_activation",),
+        "rope_theta": ("global_rope_theta",),
+        "local_rope_theta": ("local_rope_theta",),
+        "window": ("local_attention",),
+        "layer_kinds": ("layer_types",),
+        "global_every": ("global_attn_every_n_layers",),
+    },
+    tensors={
+        "embedding": Stored("embeddings.tok_embeddings.weight"),
+        "unembedding": Stored("^decoder.weight"),
+        **modules("", embed_norm="embeddings.norm", final_norm="final_norm"),
+        **modules(_MODERN, attn_norm="attn_norm", ff_norm="mlp_norm"),
+        **fused_qkv(_MODERN + "attn.Wqkv", "stacked"),
+        **modules(_MODERN, o="attn.Wo"),
+        **weight_and_bias("gate", _MODERN + "mlp.Wi", part=(0, 2)),
+        **weight_and_bias("up", _MODERN + "mlp.Wi", part=(1, 2)),
+        **modules(_MODERN, value="mlp.Wo"),
+        "head_bias": Stored("^head.dense.bias"),
+    },
+    extra={
+        "head": (Stored("^head.dense.weight"), "read"),
+        **_TASKS,
+    },
+    through={"classifier": ("head", "gelu")},
+    unread=(r"\^head\.norm\.(weight|bias)", r"\^(decoder|classifier|qa_outputs)\.bias"),
+    switches={**ATTENTION_BIAS, "mlp_bias": (MLP_BIASES, False), "norm_bias": (_MODERN_NORM_BIASES, False)},
+    constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0, "window_of_both_sides": True},
+    defaults={"global_every": 3, "window": 128},
+    harmless=("layer_norm_eps",),  # norm_eps is the one that counts
+)
+_MODERN_GGUF = gguf(  # the converter leaves out the head
+    "modern-bert",
+    {
+        "embed_norm": Stored("token_embd_norm.weight"),
+        **dict.fromkeys("qkv", Stored(BLK + "attn_qkv.weight", fused="stacked")),
+        **GGUF_GATE_UP,
+    },
+    keys={
+        **LAYER_NORM_KEYS,
+        "activation": ("hidden_activation",),
+        "layer_kinds": (),
+        "local_every": (),
+        "global_every": ("attention.sliding_window_pattern",),
+    },
+    without=("unembedding", "rope_factors", *LINEAR_BIASES),
+    optional=(),
+    constants={"window_of_both_sides": True},
+)
 MODERNBERT = Family(
     name="modernbert",
     model_types=("modernbert",),
@@ -362,79 +390,9 @@ MODERNBERT = Family(
     rotary=True,
     tied_by_default=True,
     layouts=(
-        Layout(
-            format="hf",
-            prefixes=("model.", ""),
-            optional=(
-                "unembedding",
-                "head_bias",
-                *("q_bias", "k_bias", "v_bias", "o_bias", "gate_bias", "up_bias", "value_bias"),
-                *("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias"),
-            ),
-            config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
-                "kv_heads": ("num_attention_heads",),
-                "neurons": ("intermediate_size",),
-                "vocab": ("vocab_size",),
-                "eps": ("norm_eps",),
-                "activation": ("hidden_activation",),
-                "rope_theta": ("global_rope_theta",),
-                "local_rope_theta": ("local_rope_theta",),
-                "window": ("local_attention",),
-                "layer_kinds": ("layer_types",),
-                "global_every": ("global_attn_every_n_layers",),
-            },
-            tensors={
-                "embedding": Stored("embeddings.tok_embeddings.weight"),
-                "unembedding": Stored("^decoder.weight"),
-                **weight_and_bias("embed_norm", "embeddings.norm"),
-                **weight_and_bias("final_norm", "final_norm"),
-                **weight_and_bias("attn_norm", _MODERN + "attn_norm"),
-                **weight_and_bias("ff_norm", _MODERN + "mlp_norm"),
-                **fused_qkv(_MODERN + "attn.Wqkv", "stacked"),
-                **weight_and_bias("o", _MODERN + "attn.Wo", transpose=True),
-                **weight_and_bias("gate", _MODERN + "mlp.Wi", part=(0, 2)),
-                **weight_and_bias("up", _MODERN + "mlp.Wi", part=(1, 2)),
-                **weight_and_bias("value", _MODERN + "mlp.Wo", transpose=True),
-                "head_bias": Stored("^head.dense.bias"),
-            },
-            extra={
-                "head": (Stored("^head.dense.weight"), "read"),
-                "classifier": (Stored("^classifier.weight"), "read"),
-                **_QA,
-            },
-            through={"classifier": ("head", "gelu")},
-            unread=(r"\^head\.norm\.(weight|bias)", r"\^(decoder|classifier|qa_outputs)\.bias"),
-            switches={
-                "attention_bias": (("q_bias", "k_bias", "v_bias", "o_bias"), False),
-                "mlp_bias": (("gate_bias", "up_bias", "value_bias"), False),
-                "norm_bias": (("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias"), False),
-            },
-            constants={"rope_theta": 160000.0, "local_rope_theta": 10000.0, "window_of_both_sides": True},
-            defaults={"global_every": 3, "window": 128},
-            harmless=("layer_norm_eps",),  # norm_eps is the one that counts
-        ),
+        _MODERN_HF,
         replace(
-            gguf(  # the converter leaves out the head
-                "modern-bert",
-                {
-                    "embed_norm": Stored("token_embd_norm.weight"),
-                    **dict.fromkeys("qkv", Stored(BLK + "attn_qkv.weight", fused="stacked")),
-                    **GGUF_GATE_UP,
-                },
-                keys={
-                    **LAYER_NORM_KEYS,
-                    "activation": ("hidden_activation",),
-                    "layer_kinds": (),
-                    "local_every": (),
-                    "global_every": ("attention.sliding_window_pattern",),
-                },
-                without=("unembedding", "rope_factors", *LINEAR_BIASES),
-                optional=(),
-                constants={"window_of_both_sides": True},
-            ),
+            _MODERN_GGUF,
             defaults={"global_every": 3},
             harmless=(r"attention\.layer_norm_rms_epsilon",),  # the same number
         ),

@@ -541,7 +541,11 @@ PHIMOE = replace(
             MIXTRAL.layouts[0],
             optional=("unembedding", "unembedding_bias", *HEAD_BIASES),
             switches={**ATTENTION_BIAS, "lm_head_bias": (("unembedding_bias",), False)},
-            config={**MIXTRAL.layouts[0].config, "router_jitter": ("router_jitter_noise",)},
+            config={
+                **MIXTRAL.layouts[0].config,
+                "router_jitter": ("router_jitter_noise",),
+                "longrope_lengthening": ("rope_parameters.short_mscale", "rope_scaling.short_mscale"),
+            },
             tensors={
                 **MIXTRAL.layouts[0].tensors,
                 **ATTENTION,

@@ -11,9 +11,11 @@ from zeropass.arch.families.parts import (
     GGUF_UP_DOWN,
     LAYER_NORM_KEYS,
     NO_GATE,
+    ROTARY_SHARE,
+    SIZES,
     gguf,
 )
-from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, weight_and_bias
+from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, modules, weight_and_bias
 
 _CLASSIFIER: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^score.weight"), "read")}
 _H = "h.{layer}."
@@ -37,6 +39,12 @@ def _without_biases(layout: Layout, *kept: str) -> Layout:
     return replace(layout, tensors=tensors)
 
 
+_GPT_SIZES = {
+    "layers": ("n_layer", "num_hidden_layers"),
+    **dict.fromkeys(("heads", "kv_heads"), ("n_head", "num_attention_heads")),
+    "vocab": ("vocab_size",),
+    "eps": ("layer_norm_epsilon",),
+}
 GPT2 = Family(
     name="gpt2",
     model_types=("gpt2",),
@@ -51,22 +59,17 @@ GPT2 = Family(
             prefixes=("transformer.", ""),
             optional=("unembedding",),
             config={
-                "layers": ("n_layer", "num_hidden_layers"),
+                **_GPT_SIZES,
                 "d": ("n_embd", "hidden_size"),
-                "heads": ("n_head", "num_attention_heads"),
-                "kv_heads": ("n_head", "num_attention_heads"),
                 "neurons": ("n_inner",),
-                "vocab": ("vocab_size",),
-                "eps": ("layer_norm_epsilon",),
                 "activation": ("activation_function",),
             },
             tensors={
                 "embedding": Stored("wte.weight"),
                 "unembedding": Stored("^lm_head.weight"),
                 "positions": Stored("wpe.weight"),
-                **weight_and_bias("final_norm", "ln_f"),
-                **weight_and_bias("attn_norm", _H + "ln_1"),
-                **weight_and_bias("ff_norm", _H + "ln_2"),
+                **modules("", final_norm="ln_f"),
+                **modules(_H, attn_norm="ln_1", ff_norm="ln_2"),
                 **fused_qkv(_H + "attn.c_attn", "stacked", transpose=True),
                 **weight_and_bias("o", _H + "attn.c_proj"),
                 **weight_and_bias("key", _H + "mlp.c_fc", transpose=True),
@@ -132,27 +135,28 @@ OPENAI_GPT = replace(
 )
 
 _MPT = "blocks.{layer}."
-MPT = Family(
+_MPT_ATTENTION: Mapping[str, tuple[object, ...]] = {
+    "qk_ln": (False, None),
+    "prefix_lm": (False, None),
+    "softmax_scale": (None,),
+    "attn_type": ("multihead_attention", None),
+    "alibi": (True, None),
+    "alibi_bias_max": (8, None),
+    "attn_uses_sequence_id": (False, None),
+}
+MPT = replace(
+    GPT2,
     name="mpt",
     model_types=("mpt",),
-    norm="layer",
-    norm_place="pre",
-    ff_roles=("key", "value"),
-    rotary=False,
     alibi="plain",
-    tied_by_default=True,
     layouts=(
-        Layout(
-            format="hf",
-            prefixes=("transformer.", ""),
-            optional=("unembedding",),
+        replace(
+            _GPT2_HF,
             config={
+                **_GPT_SIZES,
                 "layers": ("n_layers", "num_hidden_layers"),
                 "d": ("d_model", "hidden_size"),
-                "heads": ("n_heads", "num_attention_heads"),
-                "kv_heads": ("n_heads", "num_attention_heads"),
-                "vocab": ("vocab_size",),
-                "eps": ("layer_norm_epsilon",),
+                **dict.fromkeys(("heads", "kv_heads"), ("n_heads", "num_attention_heads")),
                 "clip": ("attn_config.clip_qkv",),
             },
             tensors={
@@ -166,16 +170,9 @@ MPT = Family(
                 "key": Stored(_MPT + "ffn.up_proj.weight"),
                 "value": Stored(_MPT + "ffn.down_proj.weight", transpose=True),
             },
-            extra=_CLASSIFIER,
+            unread=(),
             harmless=(
-                "init_config",
-                "verbose",
-                "emb_pdrop",
-                "max_seq_len",
-                "norm_type",
-                "learned_pos_emb",
-                "no_bias",
-                "embedding_fraction",
+                "init_config|verbose|emb_pdrop|max_seq_len|norm_type|learned_pos_emb|no_bias|embedding_fraction",
             ),
         ),
         _without_biases(_gguf_gpt("mpt", clip=("attention.clamp_kqv",))),
@@ -183,18 +180,19 @@ MPT = Family(
     config={"activation": "gelu", "eps": 1e-5},
     when={
         "expansion_ratio": (4, None),
-        "attn_config.qk_ln": (False, None),
-        "attn_config.prefix_lm": (False, None),
-        "attn_config.softmax_scale": (None,),
-        "attn_config.attn_type": ("multihead_attention", None),
-        "attn_config.alibi": (True, None),
-        "attn_config.alibi_bias_max": (8, None),
-        "attn_config.attn_uses_sequence_id": (False, None),
+        **{f"attn_config.{key}": values for key, values in _MPT_ATTENTION.items()},
         "mpt.attention.max_alibi_bias": (8.0, None),
     },
 )
 
-_BIO = "layers.{layer}."
+_LAYER = "layers.{layer}."
+_FAIRSEQ = {
+    **modules(_LAYER, attn_norm="self_attn_layer_norm", ff_norm="final_layer_norm"),
+    **modules(_LAYER + "self_attn.", q="q_proj", k="k_proj", v="v_proj", o="out_proj"),
+    **modules(_LAYER, key="fc1", value="fc2"),
+}
+"""The tensors of a layer in models that were trained by fairseq."""
+
 BIOGPT = replace(
     GPT2,
     name="biogpt",
@@ -204,29 +202,13 @@ BIOGPT = replace(
             format="hf",
             prefixes=("biogpt.", ""),
             optional=("unembedding",),
-            config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
-                "kv_heads": ("num_attention_heads",),
-                "neurons": ("intermediate_size",),
-                "vocab": ("vocab_size",),
-                "activation": ("hidden_act",),
-                "embed_scaled": ("scale_embedding",),
-            },
+            config={**SIZES, "embed_scaled": ("scale_embedding",)},
             tensors={
                 "embedding": Stored("embed_tokens.weight"),
                 "unembedding": Stored("^output_projection.weight"),
                 "positions": Stored("embed_positions.weight"),
-                **weight_and_bias("final_norm", "layer_norm"),
-                **weight_and_bias("attn_norm", _BIO + "self_attn_layer_norm"),
-                **weight_and_bias("ff_norm", _BIO + "final_layer_norm"),
-                **weight_and_bias("q", _BIO + "self_attn.q_proj"),
-                **weight_and_bias("k", _BIO + "self_attn.k_proj"),
-                **weight_and_bias("v", _BIO + "self_attn.v_proj"),
-                **weight_and_bias("o", _BIO + "self_attn.out_proj", transpose=True),
-                **weight_and_bias("key", _BIO + "fc1"),
-                **weight_and_bias("value", _BIO + "fc2", transpose=True),
+                **modules("", final_norm="layer_norm"),
+                **_FAIRSEQ,
             },
             extra=_CLASSIFIER,
             harmless=("layer_norm_eps",),  # the model's norms take torch's own, 1e-5
@@ -364,16 +346,11 @@ CODEGEN = replace(
     ),
 )
 
-_NEOX = "layers.{layer}."
-GPT_NEOX = Family(
+_NEOX = _LAYER + "attention."
+GPT_NEOX = replace(
+    GPTJ,
     name="gpt_neox",
     model_types=("gpt_neox",),
-    norm="layer",
-    norm_place="pre",
-    ff_roles=("key", "value"),
-    rotary=True,
-    parallel=True,
-    tied_by_default=False,
     layouts=(
         Layout(
             format="hf",
@@ -381,27 +358,19 @@ GPT_NEOX = Family(
             optional=("unembedding", "q_bias", "k_bias", "v_bias", "o_bias"),
             switches={"attention_bias": (("q_bias", "k_bias", "v_bias", "o_bias"), True)},
             config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
-                "kv_heads": ("num_attention_heads",),
-                "neurons": ("intermediate_size",),
-                "vocab": ("vocab_size",),
+                **SIZES,
                 "eps": ("layer_norm_eps",),
-                "activation": ("hidden_act",),
                 "rope_theta": ("rotary_emb_base", "rope_theta"),
                 "rotary_share": ("rope_parameters.partial_rotary_factor", "rotary_pct"),
             },
             tensors={
                 "embedding": Stored("embed_in.weight"),
                 "unembedding": Stored("^embed_out.weight"),
-                **weight_and_bias("final_norm", "final_layer_norm"),
-                **weight_and_bias("attn_norm", _NEOX + "input_layernorm"),
-                **weight_and_bias("ff_norm", _NEOX + "post_attention_layernorm"),
-                **fused_qkv(_NEOX + "attention.query_key_value", "grouped"),
-                **weight_and_bias("o", _NEOX + "attention.dense", transpose=True),
-                **weight_and_bias("key", _NEOX + "mlp.dense_h_to_4h"),
-                **weight_and_bias("value", _NEOX + "mlp.dense_4h_to_h", transpose=True),
+                **modules("", final_norm="final_layer_norm"),
+                **modules(_LAYER, attn_norm="input_layernorm", ff_norm="post_attention_layernorm"),
+                **fused_qkv(_NEOX + "query_key_value", "grouped"),
+                **modules(_NEOX, o="dense"),
+                **modules(_LAYER + "mlp.", key="dense_h_to_4h", value="dense_4h_to_h"),
             },
             extra=_CLASSIFIER,
             unread=(r"layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)",),
@@ -420,42 +389,22 @@ GPT_NEOX_SEQUENTIAL_GGUF = replace(
     GPT_NEOX_SEQUENTIAL, layouts=GPT_NEOX.layouts[1:], when={"gptneox.use_parallel_residual": (False,)}
 )
 
-_OPT = "layers.{layer}."
-OPT = Family(
+OPT = replace(
+    GPT2,
     name="opt",
     model_types=("opt",),
-    norm="layer",
-    norm_place="pre",
-    ff_roles=("key", "value"),
-    rotary=False,
-    tied_by_default=True,
     layouts=(
         Layout(
             format="hf",
             prefixes=("model.decoder.", "decoder.", ""),
             optional=("unembedding",),
-            config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
-                "kv_heads": ("num_attention_heads",),
-                "neurons": ("ffn_dim",),
-                "vocab": ("vocab_size",),
-                "activation": ("activation_function",),
-            },
+            config={**SIZES, "neurons": ("ffn_dim",), "activation": ("activation_function",)},
             tensors={
                 "embedding": Stored("embed_tokens.weight"),
                 "unembedding": Stored("^lm_head.weight"),
                 "positions": Stored("embed_positions.weight"),
-                **weight_and_bias("final_norm", "final_layer_norm"),
-                **weight_and_bias("attn_norm", _OPT + "self_attn_layer_norm"),
-                **weight_and_bias("ff_norm", _OPT + "final_layer_norm"),
-                **weight_and_bias("q", _OPT + "self_attn.q_proj"),
-                **weight_and_bias("k", _OPT + "self_attn.k_proj"),
-                **weight_and_bias("v", _OPT + "self_attn.v_proj"),
-                **weight_and_bias("o", _OPT + "self_attn.out_proj", transpose=True),
-                **weight_and_bias("key", _OPT + "fc1"),
-                **weight_and_bias("value", _OPT + "fc2", transpose=True),
+                **modules("", final_norm="final_layer_norm"),
+                **_FAIRSEQ,
             },
             extra=_CLASSIFIER,
         ),
@@ -472,39 +421,25 @@ OPT = Family(
 )
 
 _SELF = "h.{layer}.self_attention."
-BLOOM = Family(
+BLOOM = replace(
+    GPT2,
     name="bloom",
     model_types=("bloom",),
-    norm="layer",
-    norm_place="pre",
-    ff_roles=("key", "value"),
-    rotary=False,
     alibi="plain",
-    tied_by_default=True,
     layouts=(
         Layout(
             format="hf",
             prefixes=("transformer.", ""),
             optional=("unembedding",),
-            config={
-                "layers": ("n_layer", "num_hidden_layers"),
-                "d": ("hidden_size", "n_embed"),
-                "heads": ("n_head", "num_attention_heads"),
-                "kv_heads": ("n_head", "num_attention_heads"),
-                "vocab": ("vocab_size",),
-                "eps": ("layer_norm_epsilon",),
-            },
+            config={**_GPT_SIZES, "d": ("hidden_size", "n_embed")},
             tensors={
                 "embedding": Stored("word_embeddings.weight"),
                 "unembedding": Stored("^lm_head.weight"),
-                **weight_and_bias("embed_norm", "word_embeddings_layernorm"),
-                **weight_and_bias("final_norm", "ln_f"),
-                **weight_and_bias("attn_norm", _H + "input_layernorm"),
-                **weight_and_bias("ff_norm", _H + "post_attention_layernorm"),
+                **modules("", embed_norm="word_embeddings_layernorm", final_norm="ln_f"),
+                **modules(_H, attn_norm="input_layernorm", ff_norm="post_attention_layernorm"),
                 **fused_qkv(_SELF + "query_key_value", "grouped"),
-                **weight_and_bias("o", _SELF + "dense", transpose=True),
-                **weight_and_bias("key", _H + "mlp.dense_h_to_4h"),
-                **weight_and_bias("value", _H + "mlp.dense_4h_to_h", transpose=True),
+                **modules(_SELF, o="dense"),
+                **modules(_H + "mlp.", key="dense_h_to_4h", value="dense_4h_to_h"),
             },
             extra=_CLASSIFIER,
         ),
@@ -605,7 +540,6 @@ FALCON_40B_GGUF = replace(
     when={},
 )
 
-_PHI = "layers.{layer}."
 _PHI_FUSED = _gguf_gpt("phi2", weight_and_bias("unembedding", "output") | weight_and_bias("ff_norm", BLK + "attn_norm"))
 _PHI_GGUF = replace(_PHI_FUSED, tensors={**_PHI_FUSED.tensors, **{name: GGUF_TENSORS[name] for name in _FUSED}})
 PHI = Family(
@@ -623,29 +557,18 @@ PHI = Family(
             prefixes=("model.", ""),
             optional=("unembedding", "unembedding_bias"),
             config={
-                "layers": ("num_hidden_layers",),
-                "d": ("hidden_size",),
-                "heads": ("num_attention_heads",),
+                **SIZES,
                 "kv_heads": ("num_key_value_heads", "num_attention_heads"),
-                "neurons": ("intermediate_size",),
-                "vocab": ("vocab_size",),
                 "eps": ("layer_norm_eps",),
-                "activation": ("hidden_act",),
                 "rope_theta": ("rope_theta",),
-                "rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor"),
+                **ROTARY_SHARE,
             },
             tensors={
                 "embedding": Stored("embed_tokens.weight"),
-                **weight_and_bias("unembedding", "^lm_head"),
-                **weight_and_bias("final_norm", "final_layernorm"),
-                **weight_and_bias("attn_norm", _PHI + "input_layernorm"),
-                **weight_and_bias("ff_norm", _PHI + "input_layernorm"),
-                **weight_and_bias("q", _PHI + "self_attn.q_proj"),
-                **weight_and_bias("k", _PHI + "self_attn.k_proj"),
-                **weight_and_bias("v", _PHI + "self_attn.v_proj"),
-                **weight_and_bias("o", _PHI + "self_attn.dense", transpose=True),
-                **weight_and_bias("key", _PHI + "mlp.fc1"),
-                **weight_and_bias("value", _PHI + "mlp.fc2", transpose=True),
+                **modules("", unembedding="^lm_head", final_norm="final_layernorm"),
+                **modules(_LAYER, attn_norm="input_layernorm", ff_norm="input_layernorm"),
+                **modules(_LAYER + "self_attn.", q="q_proj", k="k_proj", v="v_proj", o="dense"),
+                **modules(_LAYER + "mlp.", key="fc1", value="fc2"),
             },
             extra=_CLASSIFIER,
         ),

@@ -211,6 +211,25 @@ QWEN3_5_MOE_STACKED = replace(  # as published; transformers 5 writes a tensor f
 )
 
 _LFM2 = LAYER + "conv"
+_LFM2_CONFIG = {
+    "neurons": ("block_ff_dim", "intermediate_size"),
+    "neurons_adjusted": ("block_auto_adjust_ff_dim",),
+    "neurons_factor": ("block_ffn_dim_multiplier",),
+    "neurons_multiple": ("block_multiple_of",),
+    "eps": ("norm_eps",),
+    "layer_kinds": ("layer_types",),
+    "attention_layers": ("full_attn_idxs",),
+    "mixer_width": ("hidden_size",),
+    "mixer_kernel": ("conv_L_cache",),
+}
+_LFM2_VALUES = {
+    "activation": "silu",
+    "rope_theta": 1e6,
+    "neurons_adjusted": True,
+    "neurons_factor": 1.0,
+    "neurons_multiple": 256,
+    "mixer_kernel": 3,
+}
 LFM2 = replace(
     LLAMA,
     name="lfm2",
@@ -224,18 +243,7 @@ LFM2 = replace(
             HF_LAYOUT,
             optional=("unembedding", *_CONV_BIASES),
             switches={"conv_bias": (_CONV_BIASES, False)},
-            config={
-                **CONFIG,
-                "neurons": ("block_ff_dim", "intermediate_size"),
-                "neurons_adjusted": ("block_auto_adjust_ff_dim",),
-                "neurons_factor": ("block_ffn_dim_multiplier",),
-                "neurons_multiple": ("block_multiple_of",),
-                "eps": ("norm_eps",),
-                "layer_kinds": ("layer_types",),
-                "attention_layers": ("full_attn_idxs",),
-                "mixer_width": ("hidden_size",),
-                "mixer_kernel": ("conv_L_cache",),
-            },
+            config={**CONFIG, **_LFM2_CONFIG},
             tensors={
                 "embedding": OUTER["embedding"],
                 "unembedding": OUTER["unembedding"],
@@ -255,14 +263,7 @@ LFM2 = replace(
             ),
         ),
     ),
-    config={
-        "activation": "silu",
-        "rope_theta": 1e6,
-        "neurons_adjusted": True,
-        "neurons_factor": 1.0,
-        "neurons_multiple": 256,
-        "mixer_kernel": 3,
-    },
+    config=_LFM2_VALUES,
     when={"tie_embedding": (None, True)},
 )
 
@@ -355,6 +356,18 @@ _JAMBA_EXPERTS = {
     for what, stored in QWEN3_MOE.layouts[0].tensors.items()
     if what.removeprefix("dense_") in ("router", "gate", "up", "value")
 }
+_JAMBA_CONFIG = {
+    **{what: keys for what, keys in _MAMBA_CONFIG.items() if what in ("mixer_state", "mixer_kernel")},
+    "mixer_expansion": ("mamba_expand",),
+    "mixer_rank": ("mamba_dt_rank",),
+    "attention_every": ("attn_layer_period",),
+    "attention_first": ("attn_layer_offset",),
+    "dense_neurons": ("intermediate_size",),
+    "experts": ("num_experts", "num_local_experts"),
+    "experts_used": ("num_experts_per_tok",),
+    "routed_every": ("expert_layer_period",),
+    "routed_offset": ("expert_layer_offset",),
+}
 JAMBA = replace(
     LLAMA,
     name="jamba",
@@ -367,19 +380,7 @@ JAMBA = replace(
             HF_LAYOUT,
             optional=("unembedding", *_CONV_BIASES),
             switches=_MAMBA_SWITCHES,
-            config={
-                **CONFIG,
-                **{what: keys for what, keys in _MAMBA_CONFIG.items() if what in ("mixer_state", "mixer_kernel")},
-                "mixer_expansion": ("mamba_expand",),
-                "mixer_rank": ("mamba_dt_rank",),
-                "attention_every": ("attn_layer_period",),
-                "attention_first": ("attn_layer_offset",),
-                "dense_neurons": ("intermediate_size",),
-                "experts": ("num_experts", "num_local_experts"),
-                "experts_used": ("num_experts_per_tok",),
-                "routed_every": ("expert_layer_period",),
-                "routed_offset": ("expert_layer_offset",),
-            },
+            config={**CONFIG, **_JAMBA_CONFIG},
             tensors={
                 **OUTER,
                 "final_norm": Stored("final_layernorm.weight"),

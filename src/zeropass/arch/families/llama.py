@@ -105,6 +105,9 @@ _PHI3_FUSED = {
     "o": ATTENTION["o"],
     **FUSED_MLP,
 }
+_PHI3_ROPES = {"su": "longrope", "yarn": "yarn of Phi-3"}
+"""Earlier names: transformers 5.24 takes both for longrope; published code lengthens by another factor for yarn."""
+
 PHI3 = replace(
     LLAMA,
     name="phi3",
@@ -115,8 +118,11 @@ PHI3 = replace(
             config={
                 **PLAIN_HF.config,
                 **ROTARY_SHARE,
+                "original_length": ("original_max_position_embeddings",),
             },
             tensors={**OUTER, **NORMS, **_PHI3_FUSED},
+            constants={"rope_names": _PHI3_ROPES},
+            defaults={"original_length": 4096},
         ),
         replace(
             gguf(
@@ -127,7 +133,6 @@ PHI3 = replace(
             unread=(r"rope_factors_(long|short)\.weight",),
         ),
     ),
-    notes=("longrope: which of its two sets of factors counts depends on the length of the text",),
 )
 
 _GEMMA_CONFIG = {name: keys for name, keys in CONFIG.items() if name != "activation"}

@@ -12,6 +12,17 @@ HEAD_BIASES = (*QKV_BIASES, "o_bias")
 MLP_BIASES, UP_DOWN_BIASES = ("gate_bias", "up_bias", "value_bias"), ("key_bias", "value_bias")
 LINEAR_BIASES = (*HEAD_BIASES, *MLP_BIASES)
 
+SIZES: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers",),
+    "d": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_attention_heads",),
+    "neurons": ("intermediate_size",),
+    "vocab": ("vocab_size",),
+    "activation": ("hidden_act",),
+}
+"""The usual names where every head has keys and values of its own."""
+
 CONFIG: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers",),
     "d": ("hidden_size",),
