@@ -536,11 +536,11 @@ def tiktoken_lines() -> str:
 
 
 ALONE: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
-    "Unigram": (
+    "letters": (
         "tokenizer.model",
         "llama",
-        lambda: sentencepiece(merged_pieces(), model_type=1).SerializeToString(),
-        "Unigram",
+        lambda: sentencepiece(merged_pieces(), model_type=4).SerializeToString(),
+        "neither a Unigram nor a BPE model",
     ),
     "a model that moves its ids": (
         "tokenizer.model",
@@ -604,13 +604,15 @@ def test_an_unsupported_vocabulary_is_named_with_advice(name: str, tmp_path: Pat
     assert f"AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')" in str(caught.value)
 
 
-@pytest.mark.parametrize("pieces", ["source.spm", "sentencepiece.bpe.model"])
+@pytest.mark.parametrize("pieces", ["target.spm", "sentencepiece.bpe.model"])
 def test_ids_apart_from_their_pieces_are_named(pieces: str, tmp_path: Path) -> None:
     """Transformers has no fast tokenizer of Marian and its like, so that it cannot write a tokenizer.json."""
-    folder = model_of(10, "marian", tmp_path)
+    folder = model_of(10, "opt", tmp_path)
     (folder / pieces).write_bytes(b"x")
     (folder / "vocab.json").write_text("{}")
-    with pytest.raises(BadModel, match=re.escape(f"{pieces}, vocab.json cannot be read here. transformers has none")):
+    with pytest.raises(
+        BadModel, match=re.escape(f"{pieces}, vocab.json cannot be read here. transformers writes none")
+    ):
         open_model(str(folder))
 
 

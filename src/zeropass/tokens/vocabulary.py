@@ -201,7 +201,9 @@ class Vocabulary(ShortRepr):
 
         A WordPiece tokenizer that states none has those of BERT.
         """
-        ordinary = next((i for i in np.flatnonzero(~(self.unused | self.special)).tolist()), None)
+        ordinary = next(
+            (i for i in np.flatnonzero(~(self.unused | self.special)).tolist() if self.text(i).strip()), None
+        )
         if ordinary is None:
             return (), ()
         with refusing(f"{self.path}: this tokenizer cannot put special tokens around a text"):
