@@ -18,6 +18,8 @@ __all__ = ["SPLITTER", "numbering_tokenizer"]
 SPLITTER = "SentencePiece"
 """The type of the step."""
 
+_CODE = re.compile(">>.*?<<", re.DOTALL)
+
 
 class _Pieces:
     """SentencePiece as a pre-tokenizer of the library: it splits a text into the pieces themselves."""
@@ -28,14 +30,14 @@ class _Pieces:
         self._normalizer, self._spaces, self._model = tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model
         model = parts["model"]
         self._unknown = model["unk_id"] if "unk_id" in model else model["vocab"][model["unk_token"]]
-        self._code = re.compile(step["code"]) if step["code"] else None
+        self._coded = bool(step["code"])
 
     def pre_tokenize(self, text: PreTokenizedString) -> None:
         """Split each part of a text that is not an added token."""
         text.split(lambda _, part: [NormalizedString(piece) for piece in self._split(str(part))])
 
     def _split(self, text: str) -> Iterator[str]:
-        if self._code and (match := self._code.match(text)):
+        if self._coded and (match := _CODE.match(text)):
             yield match[0]
             text = text[match.end() :]
         for part, _ in self._spaces.pre_tokenize_str(self._normalizer.normalize_str(text)):

@@ -48,8 +48,8 @@ class PieceClass:
     """If set, vocab.json numbers the pieces, in place of the file; the last tokens follow."""
     special: tuple[str, ...] = ()
     """The special tokens among those that vocab.json numbers."""
-    code: str = ""
-    """A pattern: its match at the beginning of a text, a code of a language, is a piece as it stands."""
+    code: bool = False
+    """If set, the code of a language at the beginning of a text, such as ``>>fra<<``, is a piece as it stands."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ PIECE_CLASSES: dict[str, PieceClass | Variants] = {
         fixed=(("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>"), ("separate_vocabs", False)),
         numbered=True,
         special=("</s>", "<unk>", "<pad>"),
-        code=r"(?s)>>.*?<<",
+        code=True,
     ),
     "M2M100Tokenizer": _multilingual(),
     "SMALL100Tokenizer": _multilingual(language=("tgt_lang", "en", "__{}__")),
