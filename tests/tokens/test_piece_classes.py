@@ -332,6 +332,12 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "small letters": ("Speech2TextTokenizer", MODELS["users"], {"do_lower_case": True}, "do_lower_case is True; known"),
     "another end": ("MarianTokenizer", MODELS["bpe"], {"eos_token": "<pad>"}, "eos_token is '<pad>'; known is '</s>'"),
     "cut short": ("T5Tokenizer", MODELS["t5"][:-3], {}, "cut short"),
+    "a table of 4 GiB": (
+        "T5Tokenizer",
+        changed("t5", normalizer_spec__precompiled_charsmap=b"\xfc\xff\xff\xff" + bytes(8)),
+        {},
+        "its table of characters is cut short",
+    ),
 }
 
 

@@ -32,13 +32,16 @@ class Rules(NamedTuple):
 
 
 def normalizer(rules: Rules) -> Spec:
-    """Return the steps on characters, in SentencePiece's order."""
+    """Return the steps on characters, in SentencePiece's order; raise ValueError for a damaged table of characters."""
 
     def replace(pattern: dict[str, str], content: str) -> Spec:
         return {"type": "Replace", "pattern": pattern, "content": content}
 
     steps: list[Spec] = []
     if rules.charsmap:
+        trie = int.from_bytes(rules.charsmap[:4], "little")  # for which the library allocates memory unchecked
+        if trie % 4 or len(rules.charsmap) < 4 + trie:
+            raise ValueError("its table of characters is cut short")
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(rules.charsmap).decode()})
     if rules.tidy:
         steps += [replace({"Regex": r"\A +| +\z"}, ""), replace({"Regex": " {2,}"}, " ")]

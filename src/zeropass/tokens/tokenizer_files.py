@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from zeropass._io.untrusted import read_bytes, read_json
 from zeropass.errors import BadModel, BadOption
 from zeropass.tokens.bpe_files import BPE_CLASS_OF_TYPE, WITHOUT_FAST, bpe_tokenizer, usual_specials
+from zeropass.tokens.esm import esm_spec
 from zeropass.tokens.piece_classes import CLASS_OF_TYPE, PIECE_CLASSES, PIECES, PieceClass, Variants, piece_spec
 from zeropass.tokens.sentencepiece import UNIGRAM, model_of, sentencepiece_spec
 from zeropass.tokens.tekken import tekken_spec
@@ -121,6 +122,8 @@ def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:
     """Return a tokenizer.json built from other files, and the special tokens that it has even if no file names them."""
     if {"vocab.json", "merges.txt"} <= names:
         return _bpe(folder)
+    if "vocab.txt" in names and _tokenizer_class(folder) == "EsmTokenizer":
+        return _esm(folder / "vocab.txt"), {}
     if "vocab.txt" in names:
         return _spec_of(_word_piece(folder)), USUAL_OF_WORDS
     if "tekken.json" in names:
@@ -202,6 +205,13 @@ def _word_piece(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def _esm(path: Path) -> Spec:
+    try:
+        return esm_spec(read_bytes(path).decode("utf-8"), _special_settings(path.parent))
+    except ValueError as error:
+        raise BadModel(f"{path} cannot be read: {error}.") from error
+
+
 def _tekken(path: Path) -> Spec:
     try:
         return tekken_spec(read_json(path))
@@ -255,7 +265,7 @@ def _tokenizer_class(folder: Path) -> str:
     stated = _settings(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
     if stated:
         return str(stated).removesuffix("Fast")
-    return (CLASS_OF_TYPE | BPE_CLASS_OF_TYPE).get(str(config.get("model_type")), "")
+    return (CLASS_OF_TYPE | BPE_CLASS_OF_TYPE | {"esm": "EsmTokenizer"}).get(str(config.get("model_type")), "")
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:
