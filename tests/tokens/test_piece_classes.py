@@ -60,7 +60,8 @@ def folder_of(name: str, tmp_path: Path, data: bytes | None = None, **config: An
     kind = PIECE_CLASSES[name]
     kind = kind if isinstance(kind, PieceClass) else next(iter(kind.classes.values()))
     usual = "users" if name == "Speech2TextTokenizer" else RECORDED["classes"].get(name, {"model": "bpe"})["model"]
-    model = MODELS[usual] if data is None else data
+    usual_data = deberta() if name == "DebertaV2Tokenizer" else MODELS[usual]
+    model = usual_data if data is None else data
     (tmp_path / kind.file).write_bytes(model)
     if kind.numbered:
         (tmp_path / "vocab.json").write_text(json.dumps(numbers_of(name, model)))
@@ -105,7 +106,7 @@ def splits_as(vocab: Vocabulary, reference: Callable[[str], list[int]], examples
 
 
 def test_every_class_is_tested() -> None:
-    assert {*RECORDED["classes"], *(name for name, *_ in OWN), *CONVERTED} == {*PIECE_CLASSES}
+    assert {*RECORDED["classes"], *(name for name, *_ in OWN), *CONVERTED, "DebertaV2Tokenizer"} == {*PIECE_CLASSES}
     assert {*PIECE_CLASSES} >= {*CLASS_OF_TYPE.values()}
 
 
@@ -195,11 +196,34 @@ def test_a_class_has_the_ids_of_its_converter(name: str, model: str, tmp_path: P
     unknown = pieces.index("<unk>")
 
     def reference(text: str) -> list[int]:
-        parts = re.split("(</s>|<unk>)", text)
+        parts = re.split("(</s>|<s>|<unk>)", text)
         splits = [[part] if n % 2 else PROCESSORS[model].encode(part) for n, part in enumerate(parts)]
         return [pieces.index(piece) if piece in pieces else unknown for split in splits for piece in split]
 
     splits_as(vocab, reference)
+
+
+def deberta() -> bytes:
+    """Return a model with the controls of DeBERTa-v3."""
+    proto = sentencepiece_pb2.ModelProto.FromString(MODELS["users"])
+    for piece, name in zip(proto.pieces, ("[PAD]", "[CLS]", "[SEP]", "[UNK]"), strict=False):
+        piece.piece = name
+    return proto.SerializeToString()
+
+
+def test_deberta_has_its_mask_behind_the_pieces(tmp_path: Path) -> None:
+    processor = SentencePieceProcessor(deberta())
+    folder = folder_of("DebertaV2Tokenizer", tmp_path, deberta(), do_lower_case=False, mask_token="[MASK]")
+    vocab = Vocabulary.from_tokenizer_json(tokenizer_json(folder))
+    assert vocab.pieces == [*(piece.piece for piece in processor.proto.pieces), "[MASK]"]
+    assert vocab.around == ((1,), (2,)) and vocab.encode("the[MASK]")[-1] == vocab.size - 1
+
+    @given(TEXTS)
+    @settings(max_examples=100, deadline=None)
+    def splits(text: str) -> None:
+        assert vocab.encode(text) == [processor.piece_to_id(piece) for piece in processor.encode(text)], text
+
+    splits()
 
 
 @pytest.mark.parametrize("model", ["fairseq", "users", "bytes"])

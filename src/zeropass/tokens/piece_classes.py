@@ -121,6 +121,12 @@ PIECE_CLASSES: dict[str, PieceClass | Variants] = {
         ("<mask>",),
         template=("<s>", "$A", "</s>"),
     ),
+    "DebertaV2Tokenizer": PieceClass(  # splits of transformers 4; 5 composes characters in place of the file's rules
+        "spm.model",
+        last=("[MASK]",),
+        template=("[CLS]", "$A", "[SEP]"),
+        fixed=(("do_lower_case", False), ("split_by_punct", False)),
+    ),
     "MBartTokenizer": _sentences((*languages.MBART, "<mask>"), ("$A", "</s>", _LANGUAGE)),
     "MBart50Tokenizer": _sentences((*languages.MBART_50, "<mask>"), (_LANGUAGE, "$A", "</s>")),
     "NllbTokenizer": Variants(
@@ -163,7 +169,8 @@ CLASS_OF_TYPE = {
     "mt5": "T5Tokenizer",
     "umt5": "T5Tokenizer",
     "pegasus": "PegasusTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    **dict.fromkeys(("xlm-roberta", "gte", "jina_embeddings_v3"), "XLMRobertaTokenizer"),
     "camembert": "CamembertTokenizer",
     "xglm": "XGLMTokenizer",
     "plbart": "PLBartTokenizer",
