@@ -110,6 +110,8 @@ def test_a_token_has_one_normal_form_however_it_is_spelt() -> None:
     }
     forms = [[normal_form(vocabulary(kind, *pieces), n) for n in range(2)] for kind, pieces in spellings.items()]
     assert forms == [[(True, "the"), (False, "ing")]] * 3
+    ends = vocabulary("word-ends", "the</w>", "ing")
+    assert normal_form(ends, 0) == (True, "the") and normal_form(ends, 1) not in forms[0]
 
 
 def test_models_of_two_families_share_what_both_spell(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_other_vocabularies_are_fetched_only_without_a_usual_one(hub: Hub) -> No
     assert names(fetch_hub("owner/both")) == {*TEXT, *weights}
     with pytest.raises(BadModel, match=r"tekken\.json cannot be read"):
         open_files("owner/spm")
+    pieces = {"source.spm": b"a", "vocab.json": b"{}"}
+    hub.repos["owner/marian"] = config | weights | pieces | {"target.spm": b"b"}
+    assert names(fetch_hub("owner/marian")) == {*config, *weights, *pieces}
 
 
 def test_a_hub_model_opens(hub: Hub) -> None:

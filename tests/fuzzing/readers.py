@@ -417,6 +417,8 @@ READERS = {
                 "vocab.json",
                 "merges.txt",
                 "vocab.txt",
+                "*.model",
+                "*.spm",
                 "special_tokens_map.json",
                 "tokenizer_config.json",
                 "added_tokens.json",

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForSequenceClassification
 from transformers.utils import logging
+from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_pb2
 
 import dictionaries
 import gguf_files
@@ -107,6 +108,7 @@ def _tokenizers(folder: Path, llama: Path) -> None:
     ):
         copy = shutil.copytree(llama, folder / "tokenizers" / name)
         (copy / "tokenizer.json").write_text(text)
+    _sentencepieces(folder, llama)
     for name in ("bpe", "wordpiece"):
         copy = shutil.copytree(llama, folder / "vocabularies" / name)
         (copy / "tokenizer.json").unlink()
@@ -136,6 +138,30 @@ def _tokenizers(folder: Path, llama: Path) -> None:
                 *(f"##{c}" for c in "abcdefg"),
             ]
             (copy / "vocab.txt").write_text("\n".join(names) + "\n")
+
+
+def _sentencepieces(folder: Path, llama: Path) -> None:
+    """Write the same weights with SentencePiece's files: Unigram, BPE, and pieces that vocab.json numbers."""
+    for name, kind, file in (
+        ("t5", "T5Tokenizer", "spiece.model"),
+        ("xglm", "XGLMTokenizer", "sentencepiece.bpe.model"),
+        ("marian", "MarianTokenizer", "source.spm"),
+    ):
+        copy = shutil.copytree(llama, folder / "vocabularies" / name)
+        (copy / "tokenizer.json").unlink()
+        proto = sentencepiece_pb2.ModelProto()
+        for piece, piece_type in (("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<user>", 4)):
+            if name != "xglm" or piece_type != 4:
+                proto.pieces.add(piece=piece, score=0.0, type=piece_type)
+        for n, piece in enumerate(("▁", *"abcdefg", "▁a", "▁ab", "ab", "bc", "abc")):
+            proto.pieces.add(piece=piece, score=-1.5 * n, type=1)
+        proto.trainer_spec.model_type = 2 if name == "xglm" else 1
+        (copy / file).write_bytes(proto.SerializeToString())
+        settings = {"tokenizer_class": kind, "extra_ids": 3, "unk_token": "<unk>"}
+        (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+        if name == "marian":
+            pieces = ["</s>", "<unk>", "▁", *"abcd", "▁a", "ab", "▁x", "xyz", "<pad>"]
+            (copy / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
 
 
 def _byte_level() -> str:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, EsmTokenizer
 from transformers.convert_slow_tokenizer import SpmConverter
 from transformers.integrations.mistral.tokenizer import MistralConverter
 from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_pb2
@@ -155,10 +155,50 @@ def test_tokens_beside_vocab_txt_are_those_of_transformers(name: str, bert: Path
     require_like_transformers(put(bert, **BESIDE_WORDS[name]))
 
 
-@pytest.mark.parametrize("owner", ["EsmTokenizer", "RoFormerTokenizerFast", "BertJapaneseTokenizer"])
+@pytest.mark.parametrize("owner", ["RoFormerTokenizerFast", "BertJapaneseTokenizer"])
 def test_vocab_txt_of_other_tokenizers_is_refused(owner: str, bert: Path) -> None:
     with pytest.raises(BadModel, match=f"how a {owner} splits texts"):
         open_model(str(put(bert, tokenizer_config__json={"tokenizer_class": owner})))
+
+
+ESM: dict[str, dict[str, Any]] = {
+    "as published": {},
+    "no end": {"tokenizer_config__json": {"tokenizer_class": "EsmTokenizer", "eos_token": None}},
+    "added_tokens": {"added_tokens__json": {"<x>": 15}},
+}
+
+
+@pytest.mark.parametrize("name", ESM)
+def test_amino_acids_are_those_of_transformers(name: str, bert: Path) -> None:
+    lines = ["<cls>", "<pad>", "<eos>", "<unk>", "L", "A", "LA", "LAG", ".", "-", "<null_1>", "<mask>", "GA", "V", "日"]
+    files = {"config__json": {"model_type": "esm"}, "vocab__txt": "\n".join(lines)} | ESM[name]
+    vocab = Vocabulary.from_tokenizer_json(tokenizer_json(put(bert, **files)))
+    reference = EsmTokenizer.from_pretrained(bert)
+    assert vocab.pieces == reference.convert_ids_to_tokens(range(vocab.size)) and vocab.size == len(reference)
+    assert [i for i in range(vocab.size) if vocab.special[i]] == sorted(reference.all_special_ids)
+    assert vocab.around == ((0,), () if name == "no end" else (2,))
+    assert vocab.find("LAG") == [7]
+
+    @given(st.text(alphabet="LAGVx. \n<>日\x1c", max_size=12))
+    @settings(max_examples=150, deadline=None)
+    def splits(text: str) -> None:
+        assert vocab.encode(text) == reference.encode(text, add_special_tokens=False), text
+
+    splits()
+
+
+@pytest.mark.parametrize(
+    ("lines", "config", "message"),
+    [
+        ("<cls> <pad> <eos> <unk> <mask> L L", {}, "two of its lines are alike"),
+        ("<cls> <pad> <eos> <mask> L", {}, "unk_token is '<unk>', which is none of its tokens"),
+        ("<cls> <pad> <eos> <unk> <mask> L", {"cls_token": None}, "none before a text"),
+    ],
+)
+def test_amino_acids_that_do_not_fit_are_refused(lines: str, config: dict[str, Any], message: str, bert: Path) -> None:
+    settings = {"tokenizer_class": "EsmTokenizer", **config}
+    with pytest.raises(BadModel, match=message):
+        open_model(str(put(bert, tokenizer_config__json=settings, vocab__txt=lines.replace(" ", "\n"))))
 
 
 BESIDE_JSON: dict[str, dict[str, Any]] = {
@@ -536,11 +576,11 @@ def tiktoken_lines() -> str:
 
 
 ALONE: dict[str, tuple[str, str, Callable[[], bytes], str]] = {
-    "Unigram": (
+    "letters": (
         "tokenizer.model",
         "llama",
-        lambda: sentencepiece(merged_pieces(), model_type=1).SerializeToString(),
-        "Unigram",
+        lambda: sentencepiece(merged_pieces(), model_type=4).SerializeToString(),
+        "neither a Unigram nor a BPE model",
     ),
     "a model that moves its ids": (
         "tokenizer.model",
@@ -604,13 +644,15 @@ def test_an_unsupported_vocabulary_is_named_with_advice(name: str, tmp_path: Pat
     assert f"AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')" in str(caught.value)
 
 
-@pytest.mark.parametrize("pieces", ["source.spm", "sentencepiece.bpe.model"])
+@pytest.mark.parametrize("pieces", ["target.spm", "sentencepiece.bpe.model"])
 def test_ids_apart_from_their_pieces_are_named(pieces: str, tmp_path: Path) -> None:
     """Transformers has no fast tokenizer of Marian and its like, so that it cannot write a tokenizer.json."""
-    folder = model_of(10, "marian", tmp_path)
+    folder = model_of(10, "opt", tmp_path)
     (folder / pieces).write_bytes(b"x")
     (folder / "vocab.json").write_text("{}")
-    with pytest.raises(BadModel, match=re.escape(f"{pieces}, vocab.json cannot be read here. transformers has none")):
+    with pytest.raises(
+        BadModel, match=re.escape(f"{pieces}, vocab.json cannot be read here. transformers writes none")
+    ):
         open_model(str(folder))
 
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownWord
+from zeropass.tokens.spelling import SPELLINGS, Kind
 from zeropass.tokens.undertrained import discoveries, judge, undertrained
 from zeropass.tokens.vocabulary import Vocabulary, escape
 
@@ -71,7 +72,7 @@ def single(piece: str, special: bool = False) -> Vocabulary:
     return Vocabulary("plain", [piece], yes if special else no, no, yes)
 
 
-@given(st.text(st.characters()), st.sampled_from(["plain", "bytes", "sentencepiece", "wordpiece"]))
+@given(st.text(st.characters()), st.sampled_from(sorted(SPELLINGS)))
 def test_shown_is_safe_for_a_terminal(piece: str, kind: Any) -> None:
     no = np.array([False])
     shown = Vocabulary(kind, [piece], no, no, no).shown(0)
@@ -163,6 +164,36 @@ def test_a_sentencepiece_vocabulary_is_decoded_searched_and_encoded() -> None:
     assert vocab.special.tolist() == [True, True] + [False] * 8
     assert vocab.hidden("default") == {"special": 2, "non-text": 2}
     assert [vocab.pieces[i] for i in np.flatnonzero(vocab.swallowed() > 0)] == ["▁a", "ab"]
+
+
+@pytest.mark.parametrize("kind", ["word-ends", "byte-word-ends"])
+def test_a_vocabulary_of_word_ends_is_decoded_searched_and_encoded(kind: Kind) -> None:
+    """OpenAI GPT and CLIP mark where a word ends: the mark is a space behind the text, as Ġ is one before it."""
+    letters = [*"cathe,", "Ã", "©", "é"]
+    merges = [("t", "h"), ("th", "e"), ("th", "e</w>"), ("a", "t</w>"), ("c", "at</w>")]
+    pieces = ["<unk>", *letters, *(f"{c}</w>" for c in letters), *("".join(pair) for pair in merges)]
+    model = models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>", end_of_word_suffix="</w>")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Lowercase()
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = [pre_tokenizers.BertPreTokenizer(), *([level] if kind == "byte-word-ends" else [])]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.add_special_tokens(["<unk>"])
+    vocab = Vocabulary.from_tokenizer_json(tokenizer.to_str())
+    assert vocab.kind == kind and vocab.pieces == pieces
+    assert [vocab.pieces[i] for i in vocab.find("the")] == ["the</w>", "the"]
+    assert vocab.find(" the") == vocab.find("The") == vocab.find("the")
+    assert [vocab.shown(i) for i in vocab.find("the ")] == ["the␣"] == [vocab.shown(vocab.find("the")[0])]
+    assert [vocab.text(i) for i in vocab.find("the")] == ["the ", "the"]
+    assert [vocab.text(i) for i in vocab.encode("the cat, the")] == ["the ", "cat ", ", ", "the "]
+    assert vocab.text(vocab.pieces.index("é</w>" if kind == "word-ends" else "©</w>")) in ("é ", r"\xa9 ")
+    assert vocab.pieces[vocab.find("é")[0]] == "é</w>" if kind == "word-ends" else True
+    words = [vocab.pieces[i] for i in np.flatnonzero(vocab.words)]
+    assert {"the</w>", "cat</w>", ",</w>", ","} <= {*words} and not {"the", "th", "<unk>"} & {*words}
+    with pytest.raises(UnknownWord, match=r"'cathe' is not one token; it is split as c \+ a \+ the␣"):
+        vocab.find("cathe")
+    again = replace(vocab)
+    assert again.find("the") == vocab.find("the")
 
 
 def test_gguf_wordpiece_is_spelled_back() -> None:

@@ -81,7 +81,7 @@ def token_of(vocab: Vocabulary, i: int) -> QueryWord:
 def pattern_of(vocab: Vocabulary, pattern: str, shown: Bools) -> QueryWord:
     """Return a shell pattern with the tokens that it matches as they are shown, with ``␣`` for a space.
 
-    Like a word, a pattern that does not begin with a space is tried with and without one before it.
+    Like a word, a pattern without the space of a word's boundary is tried with and without it.
 
     Args:
         vocab: The vocabulary.
@@ -91,17 +91,24 @@ def pattern_of(vocab: Vocabulary, pattern: str, shown: Bools) -> QueryWord:
     Raises:
         BadOption: It matches no token, or more than `MOST_MATCHES`.
     """
+    spaced, _ = vocab.boundary(pattern.replace(SPACE, " "))
     text = SPACE + pattern[1:] if pattern.startswith(" ") else pattern
+    text = text[:-1] + SPACE if text.endswith(" ") else text
     match = re.compile(fnmatch.translate(text)).match
-    spaced = text.startswith(SPACE)
-    labels = ((i, shown_text(vocab.label(i), limit=_LONGEST)) for i in np.flatnonzero(shown).tolist())
-    ids = tuple(i for i, label in labels if match(label) or (not spaced and match(label.removeprefix(SPACE))))
+    labels = [(i, vocab.label(i)) for i in np.flatnonzero(shown).tolist()]
+    ids = tuple(i for i, label in labels if any(match(form) for form in _shown_forms(vocab, label, spaced)))
     name = f"The pattern '{shown_text(pattern)}'"
     if not ids:
         raise BadOption(f"{name} matches no token that lists show; * stands for any letters, ? for one, ␣ for a space.")
     if len(ids) > MOST_MATCHES:
         raise BadOption(f"{name} matches {len(ids)} tokens, more than {MOST_MATCHES}; give more letters of it.")
     return QueryWord(pattern, ids, "pattern")
+
+
+def _shown_forms(vocab: Vocabulary, label: str, spaced: bool) -> list[str]:
+    """Return how a token is shown, unless ``spaced`` also without the space of a word's boundary."""
+    _, word = vocab.boundary(label)
+    return [shown_text(form, limit=_LONGEST) for form in ([label] if spaced or word == label else [label, word])]
 
 
 def weights_of(words: Sequence[QueryWord]) -> dict[int, float]:

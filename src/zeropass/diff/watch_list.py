@@ -48,7 +48,7 @@ def _readings(vocab: Vocabulary, text: str) -> tuple[tuple[int, ...], ...]:
     try:
         return tuple((i,) for i in vocab.find(text))
     except UnknownWord:
-        spaced = text if text.startswith(" ") or vocab.kind in ("wordpiece", "plain") else f" {text}"
+        spaced = f" {text}" if vocab.spells_spaces and not text.startswith(" ") else text
         pieces = vocab.encode(spaced)
         unusable = [i for i in pieces if not 0 <= i < vocab.size or vocab.special[i] or vocab.unused[i]]
         if unusable or not pieces:

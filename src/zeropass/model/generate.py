@@ -85,9 +85,9 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
 
 
 def _beginnings(model: Model, pieces: int, seed: int) -> Tensor:
-    """Return random words with a space before them, (pieces, words); any random tokens where there are none."""
-    texts = [model.vocab.text(i) for i in range(model.vocab.size)]
-    words = torch.tensor([text.startswith(" ") and text[1:].isalpha() for text in texts])
+    """Return random words with the space of their boundary, (pieces, words); any random tokens where there are none."""
+    parts = [model.vocab.boundary(model.vocab.text(i)) for i in range(model.vocab.size)]
+    words = torch.tensor([is_word and text.isalpha() for is_word, text in parts])
     return random_tokens(model, pieces * _FIRST_WORDS, seed, words).reshape(pieces, -1)
 
 

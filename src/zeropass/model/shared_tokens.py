@@ -86,12 +86,13 @@ def normal_form(vocab: Vocabulary, token: int) -> tuple[bool, str]:
     """Return whether a token begins a word, and its text without the mark of that: the same for every spelling.
 
     ``Ġthe`` (byte-level), ``▁the`` (SentencePiece) and ``the`` (WordPiece) begin a word; ``the``, ``the`` and ``##the``
-    continue one.
+    continue one. Where ``</w>`` ends a word, ``the</w>`` is nearly always an entire one; ``the`` may begin or continue
+    one, so that its form is that of no other spelling.
     """
     if vocab.kind in ("wordpiece", "plain"):
         return not vocab.is_continuation(token), vocab.text(token)
-    text = vocab.text(token)
-    return text.startswith(" "), text.removeprefix(" ")
+    is_word, text = vocab.boundary(vocab.text(token))
+    return is_word, text if is_word or vocab.spells_spaces else f"{text}\0"
 
 
 def _table(ids: Tensor, partners: Tensor, size: int) -> Tensor:

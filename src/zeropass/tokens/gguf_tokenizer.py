@@ -4,12 +4,12 @@ llama.cpp's converter keeps a flat list of tokens, their types and, for byte-lev
 name of the pre-tokenizer (``tokenizer.ggml.pre``); `gguf_splits` says what the names mean.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zeropass.errors import BadModel
 from zeropass.tokens.gguf_splits import GPT2_STEPS, IGNORES_MERGES, STEPS
+from zeropass.tokens.sentencepiece_steps import DECODER, Rules, merges_by_score, normalizer, pre_tokenizer, unigram
 from zeropass.tokens.tokenizer_json import FLAGS, Spec
 
 __all__ = ["gguf_spec", "gguf_unused"]
@@ -106,43 +106,29 @@ def _byte_level_spec(metadata: Mapping[str, Any], tokens: list[str], types: list
 
 
 def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """Rebuild the merges, which GGUF omits: two pieces merge if they join to a piece, best score first."""
     scores = metadata.get("tokenizer.ggml.scores")
     order = {t: float(scores[i]) if scores is not None and i < len(scores) else -float(i) for i, t in enumerate(tokens)}
-    ordinary = [t for i, t in enumerate(tokens) if types[i] == _NORMAL]
-    ordinary.sort(key=lambda t: -order[t])
-    merges = [[t[:cut], t[cut:]] for t in ordinary for cut in _cuts(t) if t[:cut] in order and t[cut:] in order]
+    merges = merges_by_score({t: order[t] for i, t in enumerate(tokens) if types[i] == _NORMAL}, order)
     prefix = {"type": "Prepend", "prepend": SPIECE} if metadata.get("tokenizer.ggml.add_space_prefix", True) else None
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPIECE}
-    normalizer = {"type": "Sequence", "normalizers": [step for step in (prefix, replace) if step]}
+    spaces = {"type": "Sequence", "normalizers": [step for step in (prefix, replace) if step]}
     unknown = next((t for i, t in enumerate(tokens) if types[i] == _UNKNOWN), None)
     model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
     decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
-    return _spec(tokens, types, model, normalizer=normalizer, decoder=decoder), ""
+    return _spec(tokens, types, model, normalizer=spaces, decoder=decoder), ""
 
 
 def _unigram_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
-    """Build SentencePiece's Unigram as the converters of transformers do (convert_slow_tokenizer, SpmConverter)."""
     scores = metadata["tokenizer.ggml.scores"]
-    charsmap = bytes(metadata.get("tokenizer.ggml.precompiled_charsmap") or ())
-    extra: list[Spec] = []
-    if charsmap:
-        extra.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
-    if metadata.get("tokenizer.ggml.remove_extra_whitespaces", True):
-        extra.append({"type": "Strip", "strip_left": False, "strip_right": True})
-        extra.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPIECE})
-    scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
-    space = {"type": "Metaspace", "replacement": SPIECE, "prepend_scheme": scheme, "split": True}
+    rules = Rules(
+        charsmap=bytes(metadata.get("tokenizer.ggml.precompiled_charsmap") or ()),
+        prefix=bool(metadata.get("tokenizer.ggml.add_space_prefix", True)),
+        tidy=bool(metadata.get("tokenizer.ggml.remove_extra_whitespaces", True)),
+    )
     unknown = next((i for i, token_type in enumerate(types) if token_type == _UNKNOWN), None)
     vocab = [[token, float(score)] for token, score in zip(tokens, scores, strict=True)]
-    model = {"type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": _BYTE in types}
-    normalizer = {"type": "Sequence", "normalizers": extra}
-    return _spec(tokens, types, model, normalizer=normalizer, pre_tokenizer=space, decoder=space), ""
-
-
-def _cuts(token: str) -> range:
-    """Return the places to cut a piece at; very long, hostile pieces are not cut, which would take forever."""
-    return range(1, len(token)) if len(token) <= 256 else range(0)
+    parts = {"normalizer": normalizer(rules), "pre_tokenizer": pre_tokenizer(rules), "decoder": DECODER}
+    return _spec(tokens, types, unigram(vocab, unknown, _BYTE in types), **parts), ""
 
 
 def _wordpiece_spec(_: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from zeropass.tokens.gguf_tokenizer import gguf_spec
 from zeropass.tokens.tokenizer_json import Spec
 
-__all__ = ["BYTE", "CONTROL", "UNIGRAM", "UNKNOWN", "UNUSED", "USER_DEFINED", "Model", "model_of", "sentencepiece_spec"]
+__all__ = ["BPE", "BYTE", "CONTROL", "NORMAL", "UNIGRAM", "UNKNOWN", "UNUSED", "USER_DEFINED"]
+__all__ += ["Model", "model_of", "sentencepiece_spec"]
 
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -39,7 +40,7 @@ def model_of(data: bytes) -> Model:
     model = Model([], {}, {})
     for number, value in _fields(data):
         if number == PIECES:
-            model.pieces.append(_piece(_message(value)))
+            model.pieces.append(_usual_piece(value) or _piece(_message(value)))
         elif number == TRAINER:
             model.trainer.update(_message(value))
         elif number == NORMALIZER:
@@ -49,17 +50,17 @@ def model_of(data: bytes) -> Model:
     return model
 
 
-def sentencepiece_spec(data: bytes, path: str) -> Spec:
-    """Return the tokenizer.json of a BPE model.
+def sentencepiece_spec(model: Model, path: str) -> Spec:
+    """Return the tokenizer.json of a BPE model whose pieces keep their ids.
 
     Args:
-        data: Content of the file.
+        model: The pieces.
         path: Name of the file in messages.
 
     Raises:
-        ValueError: If the file is not a SentencePiece model, or one that cannot be converted, with the reason.
+        ValueError: If the model cannot be converted exactly, with the reason.
     """
-    pieces, trainer, normalizer = model_of(data)
+    pieces, trainer, normalizer = model
     prefix = bool(normalizer.get(3, 1))
     if reasons := [reason for reason, applies in _obstacles(pieces, trainer, normalizer, prefix).items() if applies]:
         raise ValueError(" and ".join(reasons))
@@ -80,7 +81,7 @@ def _obstacles(
 ) -> dict[str, bool]:
     """Return the reasons that prevent an exact conversion, each with whether it applies."""
     return {
-        "it is a Unigram model, whose ids depend on the tokenizer's class": trainer.get(3, UNIGRAM) != BPE,
+        "it is neither a Unigram nor a BPE model": trainer.get(3, UNIGRAM) != BPE,
         "white space is written behind words": bool(trainer.get(24, 0)),
         "it rewrites characters": bool(normalizer.get(2)),
         "it removes extra spaces": bool(normalizer.get(4, 1)),
@@ -89,11 +90,27 @@ def _obstacles(
     }
 
 
+def _usual_piece(value: int | bytes) -> _Piece | None:
+    """Return a piece whose fields are written as SentencePiece writes them, several times as fast as `_piece`."""
+    if not isinstance(value, bytes) or len(value) < 2 or value[0] != _TEXT or value[1] > 127:
+        return None
+    end = value[1] + 2
+    typed = len(value) == end + 7 and value[end + 5] == _TYPE and value[end + 6] < 128
+    if not (typed or len(value) == end + 5) or value[end] != _SCORE:
+        return None
+    text, (score,) = value[2:end].decode("utf-8"), _FLOAT.unpack_from(value, end + 1)
+    return _Piece(text, score, value[end + 6] if typed else NORMAL)
+
+
+_TEXT, _SCORE, _TYPE = 1 << 3 | BYTES, 2 << 3 | FIXED32, 3 << 3 | VARINT
+_FLOAT = struct.Struct("<f")
+
+
 def _piece(message: dict[int, int | bytes]) -> _Piece:
     text, score, type_ = message.get(1, b""), message.get(2, b"\0\0\0\0"), message.get(3, NORMAL)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4 or not isinstance(type_, int):
         raise ValueError("a piece is not one of SentencePiece's")
-    return _Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], type_)
+    return _Piece(text.decode("utf-8"), _FLOAT.unpack(score)[0], type_)
 
 
 def _message(value: int | bytes) -> dict[int, int | bytes]:

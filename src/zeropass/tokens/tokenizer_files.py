@@ -17,7 +17,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from zeropass._io.untrusted import read_bytes, read_json
 from zeropass.errors import BadModel, BadOption
 from zeropass.tokens.bpe_files import BPE_CLASS_OF_TYPE, WITHOUT_FAST, bpe_tokenizer, usual_specials
-from zeropass.tokens.sentencepiece import sentencepiece_spec
+from zeropass.tokens.esm import esm_spec
+from zeropass.tokens.piece_classes import CLASS_OF_TYPE, PIECE_CLASSES, PIECES, PieceClass, Variants, piece_spec
+from zeropass.tokens.sentencepiece import UNIGRAM, model_of, sentencepiece_spec
 from zeropass.tokens.tekken import tekken_spec
 from zeropass.tokens.tokenizer_json import (
     FLAGS,
@@ -30,7 +32,6 @@ from zeropass.tokens.tokenizer_json import (
     numbered,
     refusing,
 )
-from zeropass.tokens.unigram import CLASS_OF_TYPE, UNIGRAM_CLASSES, UnigramClass, unigram_spec
 
 __all__ = ["TOKENIZER_FILES", "given_tokenizer", "other_vocabularies", "tokenizer_json"]
 
@@ -45,7 +46,7 @@ TOKENIZER_FILES = (
 )
 """The files of a folder's tokenizer that are read."""
 
-VOCABULARIES = ("*.model", "*.model.v*", "*.tiktoken", "*tekken*.json")
+VOCABULARIES = ("*.model", "source.spm", "*.model.v*", "*.tiktoken", "*tekken*.json")
 """Vocabularies of other libraries, which are read, or named in a message, only if there is no other vocabulary."""
 
 USUAL_OF_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
@@ -58,7 +59,7 @@ PIECES_BY_ID = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gem
 """Model types whose tokens have the ids of SentencePiece's pieces; other types change the ids."""
 
 _NOT_WRITTEN = (
-    "transformers has none for such a vocabulary (as of Marian, M2M-100, Speech2Text, BioGPT, CTRL and FSMT); a copy "
+    "transformers writes none of such a vocabulary (as of Marian, M2M-100, BioGPT, CTRL and FSMT); a copy "
     "of the model that was converted for another library, such as transformers.js, may have one."
 )
 """The advice for classes of tokenizers that transformers has only in Python."""
@@ -70,7 +71,7 @@ Token = dict[str, Any]
 def other_vocabularies(names: Iterable[str]) -> list[str]:
     """Return the vocabularies of other libraries among file names; none if a preferred vocabulary is there."""
     names = list(names)
-    if not {"tokenizer.json", "vocab.json", "vocab.txt"}.isdisjoint(names):
+    if any(preferred <= {*names} for preferred in ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"})):
         return []
     return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in VOCABULARIES)]
 
@@ -121,15 +122,16 @@ def _build_spec(folder: Path, names: set[str]) -> tuple[Spec, dict[str, str]]:
     """Return a tokenizer.json built from other files, and the special tokens that it has even if no file names them."""
     if {"vocab.json", "merges.txt"} <= names:
         return _bpe(folder)
+    if "vocab.txt" in names and _tokenizer_class(folder) == "EsmTokenizer":
+        return _esm(folder / "vocab.txt"), {}
     if "vocab.txt" in names:
         return _spec_of(_word_piece(folder)), USUAL_OF_WORDS
     if "tekken.json" in names:
         return _tekken(folder / "tekken.json"), {}
     if "tokenizer.model" in names:
         return _sentencepiece(folder / "tokenizer.model"), {}
-    kind = UNIGRAM_CLASSES.get(_tokenizer_class(folder))
-    if kind and kind.file in names and "vocab.json" not in names:
-        return _unigram(folder / kind.file, kind), {}
+    if (kind := _piece_class(folder)) and kind.file in names and kind.numbered == ("vocab.json" in names):
+        return _pieces(folder, kind), {}
     raise BadModel(_missing_message(folder))
 
 
@@ -203,6 +205,13 @@ def _word_piece(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def _esm(path: Path) -> Spec:
+    try:
+        return esm_spec(read_bytes(path).decode("utf-8"), _special_settings(path.parent))
+    except ValueError as error:
+        raise BadModel(f"{path} cannot be read: {error}.") from error
+
+
 def _tekken(path: Path) -> Spec:
     try:
         return tekken_spec(read_json(path))
@@ -216,23 +225,38 @@ def _sentencepiece(path: Path) -> Spec:
     try:
         if model_type not in PIECES_BY_ID:
             raise ValueError(f"which ids a {model_type} gives to its pieces is not known")
-        return sentencepiece_spec(read_bytes(path), str(path))
+        data = read_bytes(path)
+        model = model_of(data)
+        if model.trainer.get(3, UNIGRAM) == UNIGRAM:
+            return piece_spec(model, PIECES, {}, {})
+        return sentencepiece_spec(model, str(path))
     except ValueError as error:
         library = "sentencepiece or, if it is tiktoken's, tiktoken"
         raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, library)}") from error
 
 
-def _unigram(path: Path, kind: UnigramClass) -> Spec:
-    settings = _special_settings(path.parent)
+def _piece_class(folder: Path) -> PieceClass | None:
+    """Return the class of SentencePiece's pieces that the folder or its model type states, if it is one."""
+    kind = PIECE_CLASSES.get(_tokenizer_class(folder))
+    try:
+        return kind.of(_special_settings(folder)) if isinstance(kind, Variants) else kind
+    except ValueError as error:
+        raise BadModel(f"{folder / 'tokenizer_config.json'}: {error}.") from error
+
+
+def _pieces(folder: Path, kind: PieceClass) -> Spec:
+    settings = _special_settings(folder)
     named = {
         key: token["content"] if isinstance(token, dict) else token
         for key, token in settings.items()
         if key.endswith("_token") and isinstance(token, dict | str)
     }
     try:
-        return unigram_spec(read_bytes(path), kind, settings, named)
+        numbers = read_json(folder / "vocab.json") if kind.numbered else None
+        return piece_spec(model_of(read_bytes(folder / kind.file)), kind, settings, named, numbers)
     except (KeyError, ValueError) as error:
-        raise BadModel(f"{path} cannot be read: {error}. {_advice(path.parent, 'sentencepiece')}") from error
+        advice = _NOT_WRITTEN if kind.numbered else _advice(folder, "sentencepiece")
+        raise BadModel(f"{folder / kind.file} cannot be read: {error}. {advice}") from error
 
 
 def _tokenizer_class(folder: Path) -> str:
@@ -241,7 +265,7 @@ def _tokenizer_class(folder: Path) -> str:
     stated = _settings(folder, "tokenizer_config.json").get("tokenizer_class") or config.get("tokenizer_class")
     if stated:
         return str(stated).removesuffix("Fast")
-    return (CLASS_OF_TYPE | BPE_CLASS_OF_TYPE).get(str(config.get("model_type")), "")
+    return (CLASS_OF_TYPE | BPE_CLASS_OF_TYPE | {"esm": "EsmTokenizer"}).get(str(config.get("model_type")), "")
 
 
 def _settings(folder: Path, name: str) -> dict[str, Any]:

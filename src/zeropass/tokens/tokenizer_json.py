@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from zeropass.errors import BadModel, ZeropassError
+from zeropass.tokens.numbered_pieces import SPLITTER, numbering_tokenizer
 
 __all__ = ["BYTES", "FLAGS", "Spec", "added_tokens", "as_letters", "assigned_ids", "by_piece", "merges_of", "numbered"]
 __all__ += ["has_endless_holes", "integer", "refusing", "tokenizer_of", "without_rows"]
@@ -134,7 +135,9 @@ def tokenizer_of(text: str, path: str = "tokenizer.json") -> Tokenizer:
         BadModel: If the library cannot use it; the message names ``path``.
     """
     with refusing(f"{path}: the tokenizers library cannot use this tokenizer"):
-        tokenizer = Tokenizer.from_str(text)
+        spec = json.loads(text)
+        steps = spec.get("pre_tokenizer") or {}
+        tokenizer = numbering_tokenizer(spec) if steps.get("type") == SPLITTER else Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

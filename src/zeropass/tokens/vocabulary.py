@@ -18,11 +18,10 @@ from tokenizers import Tokenizer
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadModel, BadOption, UnknownWord
 from zeropass.tokens.gguf_tokenizer import gguf_spec, gguf_unused
+from zeropass.tokens.spelling import SPELLINGS, Kind, utf8
 from zeropass.tokens.tokenizer_json import (
-    BYTES,
     Spec,
     added_tokens,
-    as_letters,
     has_endless_holes,
     merges_of,
     numbered,
@@ -37,12 +36,8 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 View = Literal["default", "words", "ascii", "all"]
 VIEWS: tuple[View, ...] = get_args(View)
-Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain"]
-"""The spelling of a text in pieces: a byte alphabet, ▁ for a space, ## for a continuation, or unchanged."""
-
 LONGEST = 40  # characters of a token that are shown
-SPACE, SPIECE = "␣", "▁"
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+SPACE = "␣"
 _RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_id)[a-z_]*\d+\|?[\]>]", re.I)
 
 
@@ -165,12 +160,25 @@ class Vocabulary(ShortRepr):
 
     def is_continuation(self, i: int) -> bool:
         """Tell whether a WordPiece token continues a word (``##ing``)."""
-        return self.kind == "wordpiece" and self.pieces[i].startswith("##") and len(self.pieces[i]) > 2
+        return SPELLINGS[self.kind].continues(self.pieces[i])
+
+    @property
+    def spells_spaces(self) -> bool:
+        """Tell whether tokens have the space before a word in their text."""
+        return bool(SPELLINGS[self.kind].space)
+
+    def boundary(self, text: str) -> tuple[bool, str]:
+        """Return whether a token's text has the space that marks a word, and the text without it.
+
+        It stands before the word, or behind it where tokens mark the ends of words (``the</w>``).
+        """
+        return SPELLINGS[self.kind].boundary(text)
 
     def find(self, text: str) -> list[int]:
         """Return the ids of the single tokens with this text, the one with a leading space first.
 
-        Text that starts with a space is looked up as it is.
+        Text that starts with a space is looked up as it is. Where tokens mark the ends of words, the space is behind
+        the text.
 
         Raises:
             UnknownWord: If no token has this text; it says how the tokenizer splits the text, and what may have been
@@ -201,7 +209,9 @@ class Vocabulary(ShortRepr):
 
         A WordPiece tokenizer that states none has those of BERT.
         """
-        ordinary = next((i for i in np.flatnonzero(~(self.unused | self.special)).tolist()), None)
+        ordinary = next(
+            (i for i in np.flatnonzero(~(self.unused | self.special)).tolist() if self.text(i).strip()), None
+        )
         if ordinary is None:
             return (), ()
         with refusing(f"{self.path}: this tokenizer cannot put special tokens around a text"):
@@ -289,28 +299,24 @@ class Vocabulary(ShortRepr):
         A token with a leading space is a word if it is alphabetic and in lower case, upper case or capitalised.
         A token without one is a word if it is also a token with a leading space, as it is or in lower case
         (``Monday``, ``Whilst``, not ``emetery``), or if its script has no case (Chinese, Thai) and often no spaces.
+        Where tokens mark the ends of words, a word is one that does.
         """
         texts = [self.text(i) for i in range(self.size)]
-        if self.kind in ("wordpiece", "plain"):
-            flags = [_is_sign(t) or (_is_wordlike(t) and not self.is_continuation(i)) for i, t in enumerate(texts)]
-        else:
+        if self.spells_spaces:
             spaced = {t[1:] for t in texts if t.startswith(" ") and _is_wordlike(t[1:])}
             flags = [_is_sign(t.removeprefix(" ")) or _is_word(t, spaced) for t in texts]
+        elif SPELLINGS[self.kind].end:
+            flags = [_is_sign(word) or (ends and _is_wordlike(word)) for ends, word in map(self.boundary, texts)]
+        else:
+            flags = [_is_sign(t) or (_is_wordlike(t) and not self.is_continuation(i)) for i, t in enumerate(texts)]
         return np.array(flags, dtype=np.bool_)
 
     def _raw(self, i: int) -> bytes:
         piece = self.pieces[i]
-        if self.literal[i] or self.kind == "plain":
-            return _utf8(piece)
-        if self.kind == "bytes":
-            return b"".join(bytes([BYTES[c]]) if c in BYTES else _utf8(c) for c in piece)
-        if self.kind == "wordpiece":
-            return _utf8(piece[2:] if self.is_continuation(i) else piece)
-        byte = _BYTE_PIECE.fullmatch(piece)
-        return bytes([int(byte[1], 16)]) if byte else _utf8(piece.replace(SPIECE, " "))
+        return utf8(piece) if self.literal[i] else SPELLINGS[self.kind].text(piece)
 
     def _is_byte(self, i: int) -> bool:
-        return self.kind == "sentencepiece" and _BYTE_PIECE.fullmatch(self.pieces[i]) is not None
+        return SPELLINGS[self.kind].is_byte(self.pieces[i])
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -329,15 +335,10 @@ class Vocabulary(ShortRepr):
 
     def _spellings(self, text: str) -> list[str]:
         """Return the pieces that a text may be stored as, the one with a leading space first."""
-        if self.kind in ("wordpiece", "plain"):
-            word = text.removeprefix(" ") if self.kind == "wordpiece" else text
-            return [word, word.lower()] if self.uncased else [word]
-        forms = [text] if text.startswith(" ") or not text else [" " + text, text]
-        if self.kind == "bytes":
-            pieces = [as_letters(_utf8(form)) for form in forms]
-        else:
-            pieces = [form.replace(" ", SPIECE) for form in forms]
-        return [*pieces, text]
+        pieces = [*SPELLINGS[self.kind].pieces(text), text]
+        if self.uncased and not self.spells_spaces:
+            pieces += SPELLINGS[self.kind].pieces(text.lower())
+        return pieces
 
     def _tokens_of(self, words: Iterable[str], text: str) -> list[str]:
         """Return up to three tokens that are one of the words in some letter case, but not the text itself."""
@@ -351,7 +352,7 @@ class Vocabulary(ShortRepr):
         if not text:
             return UnknownWord("An empty text is not a token.")
         suggestions = self.suggestions(text)
-        spaced = text if text.startswith(" ") or self.kind in ("wordpiece", "plain") else " " + text
+        spaced = " " + text if self.spells_spaces and not text.startswith(" ") else text
         try:
             pieces = self.encode(spaced)
             split = " + ".join(map(self.shown, pieces)) + (f" ({self.split_note})" if self.split_note else "")
@@ -385,10 +386,6 @@ class Vocabulary(ShortRepr):
 
 
 _REASONS = ("special", "unused", "non-text", "under-trained", "fragment", "not a word", "non-ASCII")
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", errors="backslashreplace")
 
 
 def shown_text(text: str, limit: int = LONGEST) -> str:
@@ -543,9 +540,12 @@ def _has(part: Any, part_type: str) -> bool:
 
 def _kind(spec: Spec) -> Kind:
     model = spec["model"]
+    ends = model.get("end_of_word_suffix") == SPELLINGS["word-ends"].end
     if _has([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel"):
-        return "bytes"
+        return "byte-word-ends" if ends else "bytes"
+    if ends:
+        return "word-ends"
     if model.get("type") == "WordPiece" or ("continuing_subword_prefix" in model and "merges" not in model):
         return "wordpiece"
     pieces = (str(piece) for piece in numbered(model).values())
-    return "sentencepiece" if any(p.startswith(SPIECE) for p in pieces) else "plain"
+    return "sentencepiece" if any(p.startswith("▁") for p in pieces) else "plain"
