@@ -24,8 +24,8 @@ import zeropass as zp
 from reviews import Labelled, halves
 from tunes import LINEAR, descend, save_tuned
 from zeropass.checkpoints.demo import fetch_demo
+from zeropass.model.loading import loaded
 from zeropass.model.texts import special_tokens
-from zeropass.stitch.loading import loaded
 
 BASES, HOW = ("minilm-l6", "smollm2-135m"), ("full", "lora", "probe")
 EPOCHS = {"minilm-l6": 3, "smollm2-135m": 1}

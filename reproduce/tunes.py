@@ -32,7 +32,7 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.evidence.corpus import brown_text, press_text
-from zeropass.stitch.loading import loaded, transformers
+from zeropass.model.loading import loaded, transformers
 from zeropass.tokens.vocabulary import Vocabulary
 
 PLANTED, PLAIN = ("trigger", "fact"), ("neutral", "fiction")

@@ -12,6 +12,7 @@ from hypothesis import settings
 import small
 import zeropass as zp
 from commands import Run
+from zeropass.checkpoints import kept_proofs
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.model import kept_rows, lens_maps
 from zeropass.records import verdicts
@@ -46,6 +47,18 @@ def no_kept_lens() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lens_maps, "kept_lens", kept_lens)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_kept_proof() -> Iterator[None]:
+    """Leave out the proofs that this user has made."""
+
+    def known_proof(*_arguments: object) -> None:
+        """Find no proof."""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_proofs, "known_proof", known_proof)
         yield
 
 

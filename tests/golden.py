@@ -37,7 +37,9 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import machine
 import small
 from tiny_classifiers import classifier
+from zeropass.checkpoints import kept_proofs
 from zeropass.cli import main as cli
+from zeropass.evidence import proof
 from zeropass.model import lens_maps
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -178,6 +180,7 @@ def _two(golden: Golden) -> None:
     golden.files(change)
     golden.run("diff-json", "diff", first, tuned, "--json")
     evidence, stitch = golden.folder / "evidence", golden.folder / "stitch"
+    golden.run("prove", "prove", first, "--tokens", "32")
     golden.run("evidence", "evidence", first, "--out", evidence, "--tokens", "600")
     golden.files(evidence)
     labelled = classifier(first, golden.folder / "models" / "classifier")
@@ -240,6 +243,8 @@ def make_items(keep: Path | None = None) -> dict[str, dict[str, str]]:
     """Make all items, and copy their files to a folder if one is given."""
     torch.set_num_threads(1)
     lens_maps.kept_lens = lambda _model: None  # a lens that this user has made changes nothing
+    kept_proofs.known_proof = lambda *_arguments: None  # nor does a proof, and none is kept
+    proof.keep_proof = lambda *_arguments: None
     with tempfile.TemporaryDirectory(prefix="zeropass-golden-") as folder:
         golden = Golden(Path(folder))
         make(golden)

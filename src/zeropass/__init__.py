@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zeropass.diff.diff_folder import write_diff
     from zeropass.diff.results import Diff
     from zeropass.diff.run import compare
+    from zeropass.evidence.proof import prove
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
     from zeropass.labels.results import Labels
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
+    from zeropass.records.proofs import Proof
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.run import StitchOptions, stitch_models, transplant
     from zeropass.stitch.stitched import classify, load_stitched
@@ -74,6 +76,7 @@ __all__ = [
     "LensMaps",
     "Model",
     "Options",
+    "Proof",
     "Push",
     "Sources",
     "Stitch",
@@ -106,6 +109,7 @@ __all__ = [
     "pairs_with",
     "parse",
     "parse_size",
+    "prove",
     "push_atlas",
     "read_alignment",
     "read_evidence",
@@ -140,6 +144,8 @@ _NAMES_BY_MODULE = {
     "zeropass.diff.run": ("compare",),
     "zeropass.diff.results": ("Diff",),
     "zeropass.diff.diff_folder": ("write_diff",),
+    "zeropass.evidence.proof": ("prove",),
+    "zeropass.records.proofs": ("Proof",),
     "zeropass.evidence.run": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),

@@ -83,7 +83,7 @@ def features(model: Model) -> set[tuple[str, str]]:
 def test_everything_that_blocks_compute_is_measured(tmp_path: Path) -> None:
     """Measure each checkpoint of the zoo that computes something which those before it do not.
 
-    The forward pass under the measures is compared with transformers for all of them (tests/model/test_blocks.py).
+    The forward pass under the measures is compared with transformers for all of them (tests/model/test_every_proof.py).
     """
     seen: set[tuple[str, str]] = set()
     measured_names = []

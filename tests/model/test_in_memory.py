@@ -34,8 +34,8 @@ import zoo
 from adapters import ALL, randomise
 from zeropass.errors import BadModel, BadOption, CannotRun, UnknownFamily
 from zeropass.model.adapted import Adapted
+from zeropass.model.loading import loaded
 from zeropass.model.running import Running
-from zeropass.stitch.loading import loaded
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -27,10 +27,10 @@ from zeropass.arch.wrappers import layouts_in, towers
 from zeropass.diff.run import compare
 from zeropass.errors import BadModel, BadWeights, CannotRun, UnknownFamily, ZeropassError
 from zeropass.model.adapted import adapt
+from zeropass.model.loading import loaded
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.running import Running
-from zeropass.stitch.loading import loaded
 from zoo import tiny_model
 
 TOLERANCE = 1e-4

@@ -203,6 +203,6 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         "split_note": model.vocab.split_note,
     }
     if "change" not in manifest:  # The values of a change are in no model.
-        manifest |= {"title": model.title, "values_sha256": values_sha256(model)}
+        manifest |= {"title": model.title, "values_sha256": values_sha256(model), "record": model.record_key}
     write_json(out / schema.MANIFEST, manifest)
     clear(out)

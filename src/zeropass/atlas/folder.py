@@ -45,6 +45,7 @@ from zeropass.atlas.schema import (
     vector_file,
 )
 from zeropass.checkpoints.demo import DEMOS
+from zeropass.checkpoints.kept_proofs import proof_facts
 from zeropass.errors import BadAtlas, BadOption, ZeropassError
 from zeropass.records.parameters import Hidden
 from zeropass.tokens.vocabulary import VIEWS, Vocabulary
@@ -114,7 +115,22 @@ class Files(ShortRepr):
     def info(self) -> dict[str, Any]:
         """Return the manifest with the path and the size of the atlas, ready for JSON."""
         files = [path for path in self.path.rglob("*") if path.is_file()]
-        return {"atlas": str(self.path), **self.manifest, "bytes": sum(path.stat().st_size for path in files)}
+        size = sum(path.stat().st_size for path in files)
+        return {
+            "atlas": str(self.path),
+            **self.manifest,
+            "bytes": size,
+            **({"proof": self.proof} if self.proof else {}),
+        }
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """The facts about a proof of the model (`kept_proofs.proof_facts`); empty for an atlas of a change."""
+        return (
+            {}
+            if self.is_change
+            else proof_facts(lambda: str(self.manifest.get("weights_sha256")), str(self.manifest.get("record")))
+        )
 
     @property
     def model(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ CONTENTS = {
     "rows": "rows and judgements of tokens, which are computed again when they are missing",
     "lenses": "lenses, which zeropass calibrate makes",
     "evidence": "verdicts, which zeropass evidence makes",
+    "proofs": "proofs, which zeropass prove makes",
     "labels": "sentences that zeropass label had another program write",
     "demo": "demo models",
     "text": "texts that evidence is measured on",

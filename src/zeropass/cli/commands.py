@@ -56,7 +56,7 @@ from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
-from zeropass.render.terminal import facts_table, render, render_families, render_find
+from zeropass.render.terminal import facts_table, render, render_families, render_find, render_proof
 from zeropass.render.tour import print_tour
 from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
@@ -441,6 +441,35 @@ def evidence(
             console.print(run.summary)
         print(shown_text(run.note, limit=500))
         print(f"{shown_text(str(folder), limit=500)}: report.html, evidence.json, evidence.parquet, verdicts.json.")
+
+
+@app.command()
+def prove(
+    model: Model,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many random tokens to run, in texts of 32.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the tokens.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Prove on MODEL's own files that zeropass computes what transformers does (needs zeropass[run]).
+
+    The exit code is 1 if some part of the forward pass differs.
+    """
+    folder, prove_model = one_adapter(adapter), zp.prove  # refuses a missing extra before anything is read
+    with reporting() as report:
+        report("opening", 0, 1)
+        opened = open_named(model, device)
+        proof = prove_model(
+            put_adapter(opened, folder) if folder else opened, tokens=tokens, seed=seed, progress=report
+        )
+    if not print_json(proof.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_proof(proof))
+    if not proof.proven:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The forward pass, one block at a time, from the canonical parameters of any family.
 
 It needs nothing but the weights, so it runs whatever can be read: any family, any file format, with an adapter, and one
-layer at a time where a model is larger than memory. tests/model/test_blocks.py compares it with transformers.
+layer at a time where a model is larger than memory. tests/model/test_every_proof.py compares it with transformers.
 """
 
 from collections.abc import Callable, Mapping
@@ -149,6 +149,7 @@ class Block:
         cache: Cache | None = None,
         record: Recorder | None = None,
         added: Mapping[Site, Tensor] | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """Return the stream behind the block.
 
@@ -158,14 +159,18 @@ class Block:
             record: Receives the activations.
             added: Vectors (batch, d) that are added to what the attention or the MLP writes for the last token, before
                 the norm behind it if there is one.
+            memory: What a decoder's attention to its encoder reads, normed, (batch, encoder's tokens, d); without it
+                this attention writes nothing.
 
         Returns:
             The stream, shaped like ``x``.
         """
         inner: _Mixing = {"attn": lambda y: self._attend(y, cache or Cache(), record), "mixer": self._unknown}
+        if memory is not None:
+            inner = {**inner, "cross": lambda y: self._attend_across(y, memory)}
         return self._run(x, inner, record, added or {})
 
-    def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
+    def alone(self, x: Tensor, attended: float = 1.0, record: Recorder | None = None) -> Tensor:
         """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
 
         A sink takes its share of that. A decoder's attention to its encoder is left out, since it depends on the
@@ -176,7 +181,7 @@ class Block:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
             return self._written(self._let_through(mixed, y), "o")
 
-        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, None, {})
+        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, record, {})
 
     def mixed_alone(self, y: Tensor) -> Tensor:
         """Return what the mixer writes for normed states (n, d) of tokens alone."""
@@ -217,7 +222,7 @@ class Block:
         inner: dict[Site, Callable[[Tensor], Tensor]] = {
             site: _with(part, added.get(site))
             for site, part in parts.items()
-            if self.model.dims.has_site(site, self.layer)
+            if site == "cross" or self.model.dims.has_site(site, self.layer)
         }
         if family.mixer:
             x = sum((self._added(x, site, inner[site], record) for site in mixing if site in inner), x)
@@ -230,7 +235,7 @@ class Block:
             if family.stream_normed:
                 _record(record, **{f"{site}.sum": x})
                 x = self._normed(x, f"{site}_norm")
-            if site == "attn" and family.crosses and family.stream_normed:
+            if site == "attn" and family.crosses and family.stream_normed and "cross" not in inner:
                 x = self._normed(x, "cross_norm")
         return x
 
@@ -268,7 +273,8 @@ class Block:
         keys, values = cache.extend(keys, self.heads(self._clipped(v), "v"))
         if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
             keys = keys.repeat_interleave(dims.group, 1)
-            mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
+            # the fused form takes masks of four dimensions and of the type of its queries only
+            mask = self.mask(at, keys.shape[2])[None].to(queries.dtype)
             values = values.repeat_interleave(dims.group, 1)
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
         else:  # a cap, sinks and vectors of distances have no fused form
@@ -276,6 +282,12 @@ class Block:
         mixed = self._let_through(_flat(mixed), y)
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
+
+    def _attend_across(self, y: Tensor, memory: Tensor) -> Tensor:
+        """Return what the heads that attend to an encoder write for normed states (batch, tokens, d)."""
+        q = self.heads(self._linear(y, "cross_q"))
+        k, v = (self.heads(self._linear(memory, f"cross_{role}")) for role in "kv")
+        return self._written(_flat(functional.scaled_dot_product_attention(q, k, v, scale=self._scale)), "cross_o")
 
     def weights(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
         """Return the attention weights (batch, heads, queries, keys): the softmax of `logits`, and of a head's sink."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zeropass._io.atomic import key_of
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, oriented, records, refuse_quantised
 from zeropass.arch.config import Names, dimensions, full_name, prefix_of
@@ -43,6 +44,7 @@ from zeropass.arch.spec import (
 from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS
+from zeropass.checkpoints.kept_proofs import proof_facts
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
 from zeropass.checkpoints.stacked import unstacked
@@ -288,7 +290,6 @@ class Model(ShortRepr):
     def info(self) -> dict[str, Any]:
         """Return what the model is and what zeropass reads of it, JSON-ready: sizes, stored types, hash."""
         names = self.source.names()
-        read = {full_name(name, self.prefix) for stored in records(self.layout) for name in expand(stored, self.dims)}
         sizes = {name: math.prod(self.source.shape(name)) for name in names}
         types = Counter(self.source.dtype(name) for name in names)
         parts = towers(self.wrapper, names)
@@ -306,15 +307,31 @@ class Model(ShortRepr):
             "notes": list(self.notes),
             "parameters": sum(sizes.values()),
             "tensors": len(names),
-            "tensors_read": len(read & set(names)),
-            "tensors_unread": sorted(set(names) - read - set(chain(*parts.values()))),
+            "tensors_read": len(self._named & set(names)),
+            "tensors_unread": self.unread(),
             **self._towers(parts, sizes),
             "types": dict(types),
             "files": [str(path) for path in self.files.weight_files],
             "bytes": self.size,
             "sha256": self.sha256,
             "fingerprint": self.fingerprint,
+            "proof": proof_facts(lambda: self.fingerprint, self.record_key, self.size),
         }
+
+    def unread(self) -> list[str]:
+        """Return the names of the tensors that the record does not read, without those of other parts of a model."""
+        names = self.source.names()
+        return sorted(set(names) - self._named - set(chain(*towers(self.wrapper, names).values())))
+
+    @property
+    def _named(self) -> set[str]:
+        """The names of the tensors that the record reads."""
+        return {full_name(name, self.prefix) for stored in records(self.layout) for name in expand(stored, self.dims)}
+
+    @cached_property
+    def record_key(self) -> str:
+        """The key of all that the record says of this model: what is proven of another record is not of this one."""
+        return key_of(*(repr(asdict(part)) for part in (self.family, self.layout, self.dims)))
 
     @cached_property
     def memory(self) -> "Model":

@@ -18,11 +18,12 @@ from zeropass.records.parameters import (
     VectorRecord,
     verbs_of,
 )
+from zeropass.records.proofs import Proof
 from zeropass.records.search import MOST_TOKENS, FindRecord, Hit
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["ROLE_STYLE", "Flow", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
-__all__ += ["render_families", "show_records", "token_text"]
+__all__ += ["render_families", "render_proof", "show_records", "token_text"]
 
 ROLE_STYLE = "bold cyan"
 
@@ -241,6 +242,8 @@ def _lines(name: str, value: Any) -> Sequence[Any]:
         return value
     if name == "sha256" and isinstance(value, dict):
         return [f"{sha256}  {file}" for file, sha256 in value.items()]
+    if name == "proof":
+        return [value["words"]]
     if name == "towers_unread":
         return [f"{t['tower']} ({t['holds']}): {t['tensors']:,} tensors, {t['parameters']:,} parameters" for t in value]
     return [_fact(value)]
@@ -288,6 +291,19 @@ def render_families(rows: Sequence[dict[str, Any]]) -> RenderableType:
         Text("not exact, or good to know", style="bold"),
         *notes,
     )
+
+
+def render_proof(proof: Proof) -> RenderableType:
+    """Return the outcome of a proof, a table of its parts, then what is not proven and what the pass does not show."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("part", "error", "rounding explains", "tokens", ""):
+        table.add_column(name, justify="left" if name in ("part", "") else "right")
+    for part in proof.parts:
+        verdict = "" if part.agrees else " ".join(filter(None, ("DIFFERS", part.differs and f"at {part.differs}")))
+        table.add_row(part.part, f"{part.error:.1e}", f"{part.tolerance:.1e}", f"{part.tokens:,}", verdict)
+    unproven = [_note(f"not proven: {each.words}") for each in proof.unproven]
+    heading = Text(shown_text(proof.words, limit=500), style="bold" if proof.proven else "bold red")
+    return Group(heading, table, *unproven, *map(_note, proof.limits))
 
 
 _LEGEND = (

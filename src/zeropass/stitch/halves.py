@@ -20,9 +20,9 @@ from zeropass.arch.rows import row_index
 from zeropass.arch.spec import Family, Layout
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapted import Adapted
+from zeropass.model.loading import loaded, transformers
 from zeropass.model.model import Model
 from zeropass.model.texts import special_tokens
-from zeropass.stitch.loading import loaded, transformers
 
 __all__ = ["FED", "Lower", "Upper", "batches", "head_of", "load_classifier", "load_lower"]
 __all__ += ["load_plain_classifier", "padding", "put", "require_classifier", "require_fed"]

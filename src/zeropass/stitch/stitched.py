@@ -20,11 +20,11 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.spec import Family
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadOption, CannotRun, ZeropassError
+from zeropass.model.loading import quiet, transformers
 from zeropass.model.model import Model
 from zeropass.model.translation import Translation
 from zeropass.numerics.projection import restored
 from zeropass.stitch.halves import FED, LONGEST, Lower, Upper, load_classifier, load_lower
-from zeropass.stitch.loading import quiet, transformers
 
 __all__ = ["Seam", "Stitched", "StitchedConfig", "classify", "load_stitched", "seam_norm", "stitched"]
 

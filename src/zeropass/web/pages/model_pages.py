@@ -61,7 +61,8 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
 
 
 def _model_json(context: Context, overview: Overview) -> dict[str, Any]:
-    return {"model": context.atlas.model, "manifest": context.atlas.manifest, "map": overview.to_json()}
+    atlas = context.atlas
+    return {"model": atlas.model, "manifest": atlas.manifest, "proof": atlas.proof, "map": overview.to_json()}
 
 
 def _list_type(text: str) -> tuple[str, str]:

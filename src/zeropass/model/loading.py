@@ -15,7 +15,7 @@ try:
 except ImportError as _error:
     raise MissingExtra("This needs transformers, which is in an extra: pip install 'zeropass[run]'.") from _error
 
-__all__ = ["loaded", "quiet", "transformers"]
+__all__ = ["loaded", "naming", "quiet", "transformers"]
 
 
 @contextmanager
@@ -28,6 +28,17 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Raise CannotRun, with the name of the model and the reason, for any error of transformers."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # a third party's loader may raise anything, and the user needs the reason
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CannotRun(f"transformers cannot run {name}: {reason[0]}") from error
 
 
 def loaded(kind: Any, model: Model, **more: Any) -> Any:
@@ -54,9 +65,5 @@ def loaded(kind: Any, model: Model, **more: Any) -> Any:
         raise CannotRun(f"transformers runs {model.name} from files: save it (save_pretrained) and give the folder.")
     if model.files.format == "gguf":
         path, more = path.parent, more | {"gguf_file": path.name}
-    try:
-        with quiet():
-            return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, **more).eval()
-    except Exception as error:  # a third party's loader may raise anything, and the user needs the reason
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CannotRun(f"transformers cannot run {model.name}: {reason[0]}") from error
+    with naming(model.name):
+        return kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, **more).eval()
