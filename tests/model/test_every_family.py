@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import Block, embedded
+from zeropass.model.blocks import Block, embedded, layer_embedding
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -189,6 +189,14 @@ def mixed(case: Case, model: Model, layer: int) -> Tensor:
 
 def after(case: Case, model: Model, layer: int) -> Tensor:
     """Return the stream after a layer, from what its parts wrote."""
+    x, scalar = behind_mlp(case, model, layer), model.vector("layer_scalar", layer)
+    if case.model.dims.has_site("ple", layer):
+        x = added(model, "ple", layer, x, case.text.gave("ple_out", layer))
+    return x if scalar is None else scalar * x
+
+
+def behind_mlp(case: Case, model: Model, layer: int) -> Tensor:
+    """Return the stream behind the MLP, which the gates of a per-layer embedding read."""
     if not case.model.dims.has_site("ff", layer):
         return read_at(case, model, "ff", layer)
     written = mlp_output(case, layer)
@@ -279,8 +287,9 @@ def logits_error(case: Case, model: Model, layer: int) -> float:
     """Compare attention logits before softmax at the true offsets, with scale, caps and position biases."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    x = case.text.states(layer)
-    return attention_error(case, model, layer, "", x, x)
+    return attention_error(
+        case, model, layer, "", case.text.states(layer), case.text.states(model.layer_of("k", layer))
+    )
 
 
 def cross_error(case: Case, model: Model, layer: int) -> float:
@@ -313,7 +322,7 @@ def heads_error(case: Case, model: Model, layer: int) -> float:
     """Compare each head's output, its weights times its values; and what all heads write through o, with the bias."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    return written_error(case, model, layer, "", case.text.states(layer))
+    return written_error(case, model, layer, "", case.text.states(model.layer_of("v", layer)))
 
 
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
@@ -325,7 +334,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     worst = 0.0
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
-        k = head_states(frames, f"{cross}k", layer, head, y)
+        k = head_states(frames, f"{cross}k", model.layer_of(f"{cross}k", layer), head, y)
         if dims.rope:
             frequencies = frames.frequencies(layer)
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
@@ -373,16 +382,28 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
     weights = weights[..., :-1] if model.has("sinks") else weights
-    took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
-    values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
-    values = split(values if clip is None else values.clamp(-clip, clip), model)
+    took, gave = split(case.text.took(f"{cross}o", layer), model, layer), case.text.gave(f"{cross}o", layer)
+    values, clip = read(model, f"{cross}v", model.layer_of(f"{cross}v", layer), x), model.dims.clip
+    values = split(values if clip is None else values.clamp(-clip, clip), model, layer)
+    values = normed(values, "rms", model.dims.eps) if model.family.value_normed else values
     worst, written = 0.0, bias_of(model, "cross_bias" if cross else "attn_bias", layer) + torch.zeros_like(gave)
     gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
     for head in range(model.dims.heads):
-        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head)] * gates[:, :, head]
+        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head, layer)] * gates[:, :, head]
         worst = max(worst, error(mixed, took[:, :, head]))
         written = written + mixed @ model.head(f"{cross}o", layer, head)
     return max(worst, error(written, gave))
+
+
+def embedding_error(case: Case, model: Model, layer: int) -> float:
+    """Compare what the gates of a per-layer embedding read, what goes through them, and what is written."""
+    if not case.model.dims.has_site("ple", layer):
+        return 0.0
+    gates = read(model, "ple_in", layer, behind_mlp(case, model, layer))
+    active = Block(model, layer).activated(gates) * layer_embedding(model, layer, case.ids)
+    took, gave = case.text.took("ple_out", layer), case.text.gave("ple_out", layer)
+    written = took @ vector_set(model, layer, "ple_out").vectors
+    return max(error(gates, case.text.gave("ple_in", layer)), error(active, took), error(written, gave))
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
@@ -476,8 +497,8 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 
 CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, final_error)
-CHECKS += (carried_error, memory_error, map_error)
-BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error)
+CHECKS += (embedding_error, carried_error, memory_error, map_error)
+BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, embedding_error)
 
 
 @pytest.mark.parametrize("measure", CHECKS)
@@ -683,6 +704,15 @@ SPOILS: dict[str, Spoil] = {
     "QK-norm in all layers": lambda m: (
         with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None
     ),
+    "values not normed": variant("value_normed", False),
+    "heads of one width": other_constant("wide", ()),
+    "keys of another layer": lambda m: with_dims(m, kv_layers=m.dims.kv_layers[::-1]) if m.dims.kv_layers else None,
+    "keys no values": other_constant("key_valued", ()),
+    "queries as values": lambda m: with_tensors(m, kv=m.layout.tensors["q"]) if m.dims.key_valued else None,
+    "no factor of the stream": without("layer_scalar"),
+    "no norm behind embeddings": without("ple_post_norm"),
+    "no gain of what embeddings see": without("ple_context_norm"),
+    "no embeddings in layers": other_constant("ple", 0),
     "rotated the usual way": variant("turned_back", False),
     "QK-norm of another kind": lambda m: (
         with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms")

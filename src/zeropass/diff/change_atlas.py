@@ -187,7 +187,7 @@ class _ChangeRunner(Runner):
         layer = sets[kind[0]].layer
         sides = [_MapSide(self, sets[role], self.map_frame(role)) for role in kind]
         for head in range(self.model.dims.heads):
-            factors = (side.head(self.model.kv_head(side.role, head)) for side in sides)
+            factors = (side.head(self.model.kv_head(side.role, head, layer)) for side in sides)
             (left, added_left), (right, added_right) = factors
             lefts, rights = (added_left, left), (right + added_right, added_right)
             # The rank is mostly low, and without the columns of missing directions the search has far better bounds.
@@ -225,7 +225,7 @@ class _MapSide:
 
     def _head(self, stored: int) -> tuple[Tensor, Tensor]:
         """Compute both for a stored head; what was added comes from the change, since a difference would be noise."""
-        width = self.runner.model.dims.width(self.role)
+        width = self.runner.model.dims.at(self.added.vectors.layer).width(self.role)
         columns = slice(stored * width, (stored + 1) * width)
         before = self.plain.factor(self.before, stored, self.before.over_rows(columns))
         added = self.added.over_rows(columns)

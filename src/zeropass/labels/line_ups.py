@@ -63,7 +63,7 @@ def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
         return []
     if place.index >= 0:
         counts = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}
-        count = counts[place.part] if place.part in counts else head_width(sizes, place.role)
+        count = counts[place.part] if place.part in counts else head_width(sizes, place.role, place.layer)
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:
         others = [replace(place, head=i) for i in range(sizes["heads"])]

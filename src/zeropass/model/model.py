@@ -180,8 +180,12 @@ class Model(ShortRepr):
             part, name = parts[0]
             return torch.from_numpy(self._picked(part, name, start, stop)).contiguous()
         self._name(what, layer)
-        rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, start, stop)]
+        rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, layer, start, stop)]
         return torch.cat(rows) if rows else torch.empty(0, self.dims.d)
+
+    def columns(self, what: str, part: slice, start: int, stop: int) -> Tensor:
+        """Return columns of rows ``start:stop`` of a canonical table outside the blocks, on the CPU."""
+        return torch.from_numpy(self.source.rows(self._name(what, 0), start, stop, part))
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """Return a canonical vector: the gain or shift of a norm, or a bias.
@@ -205,13 +209,17 @@ class Model(ShortRepr):
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
         """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""
-        width = self.dims.width(role)
-        start = self.kv_head(role, head) * width
+        width = self.dims.at(layer).width(role)
+        start = self.kv_head(role, head, layer) * width
         return self.matrix(role, layer, start, start + width)
 
-    def kv_head(self, role: str, head: int) -> int:
-        """Return the stored head of a role that a query head uses (docs/theory.md §2, GQA)."""
-        return head // self.dims.group if base_role(role) in ("k", "v") else head
+    def kv_head(self, role: str, head: int, layer: int) -> int:
+        """Return the stored head of a role that a query head of a layer uses (docs/theory.md §2, GQA)."""
+        return head // self.dims.at(layer).group if base_role(role) in ("k", "v") else head
+
+    def layer_of(self, role: str, layer: int) -> int:
+        """Return the layer whose matrix of a role the heads of a layer use: keys and values may be an earlier one's."""
+        return self.dims.kv_layer(layer) if role in ("k", "v") else layer
 
     @cached_property
     def embedding(self) -> Tensor:
@@ -383,7 +391,7 @@ class Model(ShortRepr):
         if self.layout.latent_of(what):
             return canonical_rows(what, self.dims)
         if what in self.family.roles or self._stored(what).fused:
-            return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
+            return sum(canonical_rows(part, self.dims.at(layer)) for part, _ in self._parts(what, layer))
         shape = self.source.shape(self._name(what, layer))
         if len(shape) < 2:
             return shape[0] if what.endswith("bias") else 1
@@ -428,8 +436,10 @@ class Model(ShortRepr):
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer: those of its parts; one without experts has no router."""
+        lacking = (ROUTER,) if layer in self.dims.dense else ()
+        lacking = lacking if self.dims.kv_layer(layer) == layer else (*lacking, "k", "v")
         roles = (role for role in self.family.vector_roles if self.dims.has_site(site_of(role), layer))
-        return tuple(role for role in roles if role != ROUTER or layer not in self.dims.dense)
+        return tuple(role for role in roles if role not in lacking)
 
     def require_layer(self, layer: int) -> None:
         """Raise BadAddress, with the range, for a layer that the model does not have."""
@@ -519,11 +529,11 @@ class Model(ShortRepr):
             return np.ascontiguousarray(self.source.rows(name, columns=slice(start, stop)).T)
         return self.source.rows(name, start, stop)
 
-    def _of_parts(self, parts: Sequence[tuple[str, str]], start: int, stop: int) -> Iterator[Float32]:
+    def _of_parts(self, parts: Sequence[tuple[str, str]], layer: int, start: int, stop: int) -> Iterator[Float32]:
         """Yield rows ``start:stop`` of the rows of all parts, numbered in sequence, part by part."""
         first = 0
         for part, name in parts:
-            size = canonical_rows(part, self.dims)
+            size = canonical_rows(part, self.dims.at(layer))
             span = max(start - first, 0), min(stop - first, size)
             if span[0] < span[1]:
                 yield self._picked(part, name, *span)
