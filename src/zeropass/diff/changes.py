@@ -90,6 +90,7 @@ class Comparison:
 
     Raises:
         BadModel: The models cannot be compared; the message names what differs.
+        CannotRun: Their layers differ in ways that a comparison does not know.
     """
 
     base: Model
@@ -98,6 +99,7 @@ class Comparison:
     def __post_init__(self) -> None:
         """Raise BadModel for a model that is not a fine-tune of the base."""
         base, tuned = self.base, self.tuned
+        base.require_alike_layers("a comparison")
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (

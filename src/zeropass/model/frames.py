@@ -225,8 +225,9 @@ class Frames(ShortRepr):
             )
         folded = vectors if frame == "paper" or norm is None else self._with_norm(vectors, side, norm, layer)
         if side == "write" and frame != "paper" and layer != OUTSIDE and self._scalars is not None:
-            end = layer + 1 if frame in LENS_FRAMES else None
-            folded = folded * self._scalars[layer:end].prod()
+            # What is no parameter of the layer but a direction behind its MLP is written behind its factor.
+            first = layer + 1 if norm is None and site == "ff" else layer
+            folded = folded * self._scalars[first : layer + 1 if frame in LENS_FRAMES else None].prod()
         if frame not in LENS_FRAMES:
             return folded
         return self._with_lens(folded, frame, side, site or site_of(norm or ""), layer)

@@ -47,7 +47,7 @@ from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
 from zeropass.checkpoints.stacked import unstacked
 from zeropass.checkpoints.storing import stored_as
-from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
 
@@ -81,6 +81,9 @@ _DEFAULTS = {
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
+    "wide_head_dim": 0,
+    "wide_kv_heads": 0,
+    "ple": 0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -440,6 +443,18 @@ class Model(ShortRepr):
         lacking = lacking if self.dims.kv_layer(layer) == layer else (*lacking, "k", "v")
         roles = (role for role in self.family.vector_roles if self.dims.has_site(site_of(role), layer))
         return tuple(role for role in roles if role not in lacking)
+
+    def require_alike_layers(self, what: str) -> None:
+        """Raise CannotRun, naming what is asked for, for a model whose layers differ in more than it knows."""
+        dims = self.dims
+        reasons = {
+            "the heads of some layers have sizes of their own": dims.wide,
+            "some layers attend to the keys and values of others": dims.kv_layers,
+            "a token has an embedding of its own in each layer": dims.ple,
+            "the stream is multiplied by a factor behind each layer": self.has("layer_scalar"),
+        }
+        if present := [reason for reason, holds in reasons.items() if holds]:
+            raise CannotRun(f"{self.name}: {what} does not know such layers: {'; '.join(present)}.")
 
     def require_layer(self, layer: int) -> None:
         """Raise BadAddress, with the range, for a layer that the model does not have."""
