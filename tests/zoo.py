@@ -706,6 +706,9 @@ HYBRIDS = [
 ]
 """The entries with mixers, whose forward pass on a text is not modelled."""
 
+UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
+"""The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""
+
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""

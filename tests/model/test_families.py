@@ -214,7 +214,7 @@ def test_the_query_bias_is_the_part_of_the_logits_that_ignores_the_query(cases):
         bias = split(model.vector("q_bias", 1), model)
         keys = vector_set(model, 1, "k").vectors
         reads = split(x @ Frames(model).fold(keys, "token", "read", "attn_norm", 1).T, model)
-        expected = torch.stack([reads[..., model.kv_head("k", h, layer), :] @ bias[h] for h in range(model.dims.heads)], -1)
+        expected = torch.stack([reads[..., model.kv_head("k", h, 1), :] @ bias[h] for h in range(model.dims.heads)], -1)
         folded = Frames(model).fold(biases.vectors, "token", biases.side, biases.norm, 1)
         assert error(x @ folded.T, expected) < TOLERANCE
 

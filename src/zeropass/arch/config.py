@@ -107,7 +107,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
     local = reader.local(sizes["layers"])
     kv_layers = reader.kv_layers(sizes["layers"], local)
-    wide = reader.wide(sizes["layers"], local, sizes)
+    wide, wide_head_dim, wide_kv_heads = reader.wide(local, sizes)
     if reader.value("wider_sharing"):
         dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
@@ -150,7 +150,9 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         kv_layers=kv_layers,
         key_valued=reader.key_valued(kv_layers or range(sizes["layers"]), local),
         ple=reader.count("ple"),
-        **wide,
+        wide=wide,
+        wide_head_dim=wide_head_dim,
+        wide_kv_heads=wide_kv_heads,
     )
 
 
@@ -430,13 +432,13 @@ class _Reader:
             return ()
         return tuple(n for n, other in enumerate(kv_layers) if n == other and n not in local)
 
-    def wide(self, layers: int, local: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, Any]:
-        """Return the sizes of the heads of layers without a window, where they have their own, by names of Dimensions.
+    def wide(self, local: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
+        """Return the layers whose heads have sizes of their own, their width and the number of their key/value heads.
 
-        Configurations state both sizes for all these layers, or for one after another by their numbers, as
+        Configurations state both sizes for all layers without a window, or for one after another by their numbers, as
         ``per_layer_config`` of transformers 5.24 does.
         """
-        each: dict[int, tuple[int, int]] = {}
+        layers, each = sizes["layers"], dict[int, tuple[int, int]]()
         if isinstance(stated := self.value("layer_sizes"), Mapping):
             for layer, changed in stated.items():
                 if not str(layer).isdecimal() or not isinstance(changed, Mapping) or not {*changed} <= {*_HEAD_SIZES}:
@@ -444,12 +446,12 @@ class _Reader:
                         f"{self.files.place}: {self.keys('layer_sizes')} has {str(layer)!r}: {str(changed)[:60]}; "
                         f"only {' and '.join(_HEAD_SIZES)} of single layers are known."
                     )
-                heads = (changed.get(key, sizes[name]) for key, name in _HEAD_SIZES.items())
-                each[int(layer)] = tuple(heads)  # type: ignore[assignment]
-        elif (head_dim := self.size("wide_head_dim")) is not None:
-            kv_heads = self.size("wide_kv_heads") if self.value("keys_are_values") else None
+                head_dim, kv_heads = (changed.get(key, sizes[name]) for key, name in _HEAD_SIZES.items())
+                each[int(layer)] = head_dim, kv_heads
+        elif (width := self.size("wide_head_dim")) is not None:
+            count = self.size("wide_kv_heads") if self.value("keys_are_values") else None
             others = (layer for layer in range(layers) if layer not in local)
-            each = dict.fromkeys(others, (head_dim, kv_heads or sizes["kv_heads"]))
+            each = dict.fromkeys(others, (width, count or sizes["kv_heads"]))
         plain = sizes["head_dim"], sizes["kv_heads"]
         wide = tuple(sorted(layer for layer, own in each.items() if own != plain))
         if len(different := {each[layer] for layer in wide}) > 1 or any(
@@ -460,14 +462,14 @@ class _Reader:
                 "other pair of sizes is known, of layers that there are."
             )
         if not wide:
-            return {}
+            return (), 0, 0
         head_dim, kv_heads = each[wide[0]]
         if head_dim % 2 or sizes["heads"] % kv_heads:
             raise BadModel(
                 f"{self.files.place}: {sizes['heads']} heads of {head_dim} cannot share {kv_heads} key/value heads and "
                 "be turned by positions."
             )
-        return {"wide": wide, "wide_head_dim": head_dim, "wide_kv_heads": kv_heads}
+        return wide, head_dim, kv_heads
 
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.

@@ -387,7 +387,9 @@ class Runner:
             heads = range(stored.start * dims.group, stored.stop * dims.group)
             for start in range(heads.start, heads.stop, step):
                 block = self._columns(scored[query], range(start, min(start + step, heads.stop)), meet)
-                yield from each(search, [(head, x, factors[self.model.kv_head(shared, head, layer)]) for head, x in block])
+                yield from each(
+                    search, [(head, x, factors[self.model.kv_head(shared, head, layer)]) for head, x in block]
+                )
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """Return the top pairs of one head map, given as its factors over the kept tokens."""

@@ -333,12 +333,12 @@ class Atlas(Searchable):
             layer = f"L{place.layer}.ff"
             raise BadAddress(f"{place}: {layer} has {experts}; a neuron of it is {layer}.{form}.")
         in_head = place.part in ("attn", "cross") and place.index >= 0
-        width = head_width(self.model, place.role, place.layer)
+        width = head_width(self.model, place.role, place.layer) if in_head else 0
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, len(sizes)),
             ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
-            ("subhead", place.index if in_head else -1, width if in_head else 0),
+            ("subhead", place.index if in_head else -1, width),
         ):
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")

@@ -106,7 +106,7 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
     reduced = []
     for step, job in enumerate(jobs):
         progress("looking", step, len(jobs))
-        changed = {role for role in needed_roles(job) if _changed(pair, job.layer, role)}
+        changed = {role for role in needed_roles(job) if _changed(pair, pair.base.layer_of(role, job.layer), role)}
         roles = tuple(role for role in vector_roles(job) if role in changed)
         maps = tuple(role for role in job.roles if role in MAP_ROLES and changed & set(sides_of(role)))
         if roles or maps:
@@ -131,7 +131,8 @@ def _normed_maps(model: Model) -> dict[str, str]:
     """Return the head maps whose sides are normed token by token, each with what is normed."""
     if model.layout.latent_of("v"):
         return dict.fromkeys(("qk", "vo"), "the latents of its attention")
-    return {"qk": "its queries and keys"} if model.family.qk_norm else {}
+    keys = {"qk": "its queries and keys"} if model.family.qk_norm else {}
+    return keys | ({"vo": "its values"} if model.family.value_normed else {})
 
 
 class _ChangeRunner(Runner):

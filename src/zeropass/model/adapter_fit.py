@@ -342,7 +342,7 @@ class _Fitting:
 
     def _expected(self, meaning: Meaning) -> Shape:
         """Return the shape of a stored tensor."""
-        what, stored, dims = meaning.what, meaning.stored, self.base.dims
+        what, stored, dims = meaning.what, meaning.stored, self.base.dims.at(meaning.layer)
         if what in self.layout.extra:
             if stored.name.endswith("bias") or (self.base.has(what) and self.base.is_vector(what)):
                 return (dims.d,)

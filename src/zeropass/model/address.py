@@ -52,8 +52,8 @@ class Address:
         part: ``ff``, ``attn``, ``cross``, ``mixer`` or ``ple`` inside a block, else the stem of a table (``pos``,
             ``final`` …); ``sae`` for a feature of a dictionary.
         head: The query head; -1 where there is none.
-        index: The neuron, the feature, the column of a subhead or the row of a projection or a table; -1 for an entire head
-            or a lone vector.
+        index: The neuron, the feature, the column of a subhead or the row of a projection or a table; -1 for an entire
+            head or a lone vector.
         role: The role; empty where all roles are meant.
         expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router, or
             its bias.

@@ -4,6 +4,7 @@ It needs nothing but the weights, so it runs whatever can be read: any family, a
 layer at a time where a model is larger than memory. tests/model/test_blocks.py compares it with transformers.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,9 +149,7 @@ class Block:
     def __post_init__(self) -> None:
         if self.dims.activation not in (*ACTIVATIONS, "xielu"):
             known = ", ".join(sorted((*ACTIVATIONS, "xielu")))
-            raise BadModel(
-                f"{self.model.files.place}: activation {self.dims.activation!r} is not one of {known}."
-            )
+            raise BadModel(f"{self.model.files.place}: activation {self.dims.activation!r} is not one of {known}.")
 
     def __call__(
         self,
@@ -242,9 +241,7 @@ class Block:
             "ple": lambda y: self._embed(y, ids, record),
         }
         inner: dict[Site, Callable[[Tensor], Tensor]] = {
-            site: _with(part, added.get(site))
-            for site, part in parts.items()
-            if self.dims.has_site(site, self.layer)
+            site: _with(part, added.get(site)) for site, part in parts.items() if self.dims.has_site(site, self.layer)
         }
         if family.mixer:
             x = sum((self._added(x, site, inner[site], record) for site in mixing if site in inner), x)
@@ -273,9 +270,7 @@ class Block:
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return apply_norm(
-            x, self.model.family.norm, self.dims.eps, self.vector(name), self.vector(f"{name}_bias")
-        )
+        return apply_norm(x, self.model.family.norm, self.dims.eps, self.vector(name), self.vector(f"{name}_bias"))
 
     # Attention
 
@@ -313,7 +308,7 @@ class Block:
         _record(record, q=q)
         at = torch.arange(cache.length - y.shape[1], cache.length, device=y.device)
         queries = self.turned_queries(self.heads(self.bounded(q, "q"), "q"), at)
-        _record(record, **{"rotated.q": _flat(queries)})
+        _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(cache.keys[:, :, -y.shape[1] :])})
         return self._mixed_from(y, queries, cache.keys, cache.values, at, record)
 
     def _mixed_from(
@@ -450,7 +445,8 @@ class Block:
         v = self._clipped(v)
         if not self.model.family.value_normed:
             return v
-        return normed(v.unflatten(-1, (-1, self.dims.width("v"))), "rms", self.dims.eps).flatten(-2)
+        heads = v.reshape(*v.shape[:-1], -1, self.dims.width("v"))
+        return normed(heads, "rms", self.dims.eps).flatten(-2)
 
     def heads(self, x: Tensor, role: str = "q") -> Tensor:
         """Cut queries, keys or values (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
@@ -520,7 +516,9 @@ class Block:
     def _embed(self, y: Tensor, ids: Tensor | None, record: Recorder | None) -> Tensor:
         """Return what the layer's own embedding of the tokens adds to the stream (…, d), through its gates."""
         if ids is None:
-            raise CannotRun(f"{self.model.name}: layer {self.layer} adds an embedding of the tokens, which are not given.")
+            raise CannotRun(
+                f"{self.model.name}: layer {self.layer} adds an embedding of the tokens, which are not given."
+            )
         gate = self._linear(y, "ple_in")
         active = self.activated(gate) * layer_embedding(self.model, self.layer, ids)
         _record(record, ple_in=gate, **{"ple.in": active})
@@ -648,11 +646,9 @@ def layer_embedding(model: Model, layer: int, ids: Tensor) -> Tensor:
     dims = model.dims
     part = slice(layer * dims.ple, (layer + 1) * dims.ple)
     projected = model_input(model, token_rows(model, ids)) @ model.matrix("ple_context", 0, part.start, part.stop).T
-    context = apply_norm(projected * dims.d**-0.5, "rms", dims.eps, model.vector("ple_context_norm"), None)
-    table = _rows_of(
-        ids, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device
-    )
-    return (context + dims.ple**0.5 * table) * 2**-0.5
+    context = apply_norm(projected / math.sqrt(dims.d), "rms", dims.eps, model.vector("ple_context_norm"), None)
+    table = _rows_of(ids, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device)
+    return (context + math.sqrt(dims.ple) * table) * math.sqrt(0.5)
 
 
 def _rows_of(ids: Tensor, width: int, read: Callable[[int, int], Tensor], device: torch.device) -> Tensor:

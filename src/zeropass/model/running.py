@@ -101,6 +101,7 @@ class Contexts(ShortRepr):
     def of(cls, running: Running, ids: Tensor) -> "Contexts":
         """Run texts of the same length, (texts, tokens)."""
         model, last = running.model, ids.shape[1] - 1
+        model.require_alike_layers("vectors added to a text")
         caches, streams = [Cache() for _ in running.blocks], []
         before, x = embedded(model, ids[:, :-1]), embedded(model, ids[:, -1:], last)
         for block, cache in zip(running.blocks, caches, strict=True):
