@@ -470,6 +470,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Gemma4TextConfig",
         _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
     ),
+    "gemma4-moe": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        _GEMMA4
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}
+        | {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 16},
+    ),
     "vaultgemma": ("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA | {"sliding_window": 3}),
     "olmo3": (
         "Olmo3ForCausalLM",

@@ -129,7 +129,7 @@ def with_head(name: str, folder: Path) -> zp.Model:
     return in_memory(zp.open_model(str(tiny.save(hf, folder))))
 
 
-@pytest.mark.parametrize("name", sorted({*ZOO, *HEADS}))
+@pytest.mark.parametrize("name", sorted({*ZOO, *HEADS} - {"gemma4-moe"}))  # refused: tests/model/test_gemma4.py
 def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> None:
     """Move one number of one canonical tensor: only tensors that share the number differ."""
     base = opened(name, tmp_path) if name in ZOO else with_head(name, tmp_path)

@@ -210,6 +210,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
+    if case.model.layout.gains:
+        return case.text.took("ff_post_norm", layer)
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
     written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))
     beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")
@@ -219,6 +221,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
 def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits of a router, and the weights and numbers of the experts that it chose."""
     gave = case.text.gave(ROUTER, layer)
+    if case.model.layout.gains:  # Gemma 4's router is around the matrix
+        return (gave, *case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0][1:])
     if len(gave) == 3:
         return gave  # type: ignore[no-any-return]
     shares, logits = gave  # Llama 4 gives the weights of all experts
@@ -267,6 +271,7 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         block, (logits, weights, experts) = Block(model, layer), routing(case, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
         routed = logits.shape[-1]
+        scores = scores / model.dims.d**0.5 if model.family.router_shrunk else scores
         worst = error(scores[:, :routed], logits)
         share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
         true = torch.zeros_like(logits).scatter(-1, experts, weights)
@@ -279,8 +284,21 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
         worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
+    if case.model.layout.gains:
+        joined = Block(model, layer).joined(active) if model.layout.gains else torch.zeros(())
+        worst = max(worst, error(joined, mlp_output(case, layer)))
+        active = per_length(case, layer, active)
     written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
+
+
+def per_length(case: Case, layer: int, active: Tensor) -> Tensor:
+    """Return activations divided by the length of what the experts, or the shared MLP, wrote before their norm."""
+    parts = active.split([case.model.dims.neurons - case.model.dims.shared_neurons, case.model.dims.shared_neurons], -1)
+    took = (case.text.took(case.model.layout.gains[what], layer) for what in ("value", "shared_value"))
+    squares = (x.reshape(*active.shape[:-1], -1).square().mean(-1, keepdim=True) for x in took)
+    lengths = ((square + case.model.dims.eps).sqrt() for square in squares)
+    return torch.cat([part / length for part, length in zip(parts, lengths, strict=True)], -1)
 
 
 def logits_error(case: Case, model: Model, layer: int) -> float:
@@ -709,6 +727,10 @@ SPOILS: dict[str, Spoil] = {
     "keys of another layer": lambda m: with_dims(m, kv_layers=m.dims.kv_layers[::-1]) if m.dims.kv_layers else None,
     "keys no values": other_constant("key_valued", ()),
     "queries as values": lambda m: with_tensors(m, kv=m.layout.tensors["q"]) if m.dims.key_valued else None,
+    "no gains of parts": lambda m: m.without_gains if m.layout.gains else None,
+    "no scale of experts": without("expert_scale"),
+    "norms behind parts swapped": swapped("ff_routed_post_norm", "ff_shared_post_norm"),
+    "scores of experts not divided": variant("router_shrunk", False),
     "no factor of the stream": without("layer_scalar"),
     "no norm behind embeddings": without("ple_post_norm"),
     "no gain of what embeddings see": without("ple_context_norm"),

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
 import zeropass as zp
 from adapters import alike, made
+from adapters import save as write_lora
 from forward import run_forward
 from tiny import edit, error, save
 from zeropass.errors import BadAddress, BadModel, CannotRun, UnknownFamily
@@ -168,7 +170,7 @@ def test_layers_that_cannot_be_are_refused(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("attention_bias", True), ("use_bidirectional_attention", "all"), ("enable_moe_block", True)],
+    [("attention_bias", True), ("use_bidirectional_attention", "all"), ("enable_moe_block", "some")],
 )
 def test_variants_are_refused_by_name(key: str, value: object, opened: Opened, tmp_path: Path) -> None:
     folder = save(opened("gemma4")[0], tmp_path / "gemma4")
@@ -215,3 +217,31 @@ def test_an_adapter_changes_all_that_its_matrices_are(name: str, tmp_path: Path)
     running = [Running(model).run(ids) for model in (adapted, merged)]
     assert error(*running) < 1e-4
     assert not torch.equal(adapted.matrix("v", 1), adapted.base.matrix("v", 1))
+
+
+def test_keys_that_a_sharing_layer_does_not_use_are_not_read(opened: Opened, tmp_path: Path) -> None:
+    """Published files have them; transformers does not load them."""
+    hf, model, _ = opened("gemma4")
+    folder = save(hf, tmp_path / "gemma4")
+    names = [f"model.layers.3.self_attn.{name}.weight" for name in ("k_proj", "v_proj", "k_norm")]
+    edit(folder, tensors=dict(zip(names, (torch.randn(24, 24), torch.randn(24, 24), torch.ones(12)), strict=True)))
+    other = zp.open_model(folder)
+    assert other.info()["tensors_unread"] == sorted(names)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(Running(other).run(ids), Running(model).run(ids))
+
+
+def test_experts_with_norms_of_their_own_carry_their_gains(opened: Opened, tmp_path: Path) -> None:
+    hf, model, _ = opened("gemma4-moe")
+    layer = hf.model.layers[1]
+    gain, behind = layer.pre_feedforward_layernorm_2.weight, layer.post_feedforward_layernorm_2.weight
+    assert error(model.matrix("gate", 1, 16, 32), layer.experts.gate_up_proj[1, :16] * gain) < 1e-6
+    assert error(model.matrix("value", 1, 0, 16), layer.experts.down_proj[0].T * behind) < 1e-6
+    shared = layer.mlp.up_proj.weight * layer.pre_feedforward_layernorm.weight
+    assert error(model.matrix("up", 1, 80), shared) < 1e-6
+    assert error(model.matrix("router", 1), layer.router.proj.weight * layer.router.scale) < 1e-6
+    with pytest.raises(BadModel, match="a comparison could not tell what changed"):
+        zp.compare(model, model)
+    write_lora("gemma4-moe", tmp_path, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(BadModel, match="which an adapter of them does not know"):
+        zp.adapt(model, tmp_path / "adapter")

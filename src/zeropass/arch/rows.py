@@ -69,7 +69,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.embed,)
     if what == "rope_factors":
         return (dims.rotary // 2,)
-    if what == "router_correction":
+    if what in ("router_correction", "expert_scale"):
         return (dims.experts,)
     if what == "unembedding_bias":
         return (dims.vocab,)

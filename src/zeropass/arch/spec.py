@@ -202,6 +202,8 @@ class Layout(ShortRepr):
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
             without the name of the architecture.
         only_with: A tensor by which a file of this layout is known, where several have the same configuration.
+        gains: Matrices of parts that have norms of their own, as experts beside a shared MLP may: canonical matrix ->
+            the gain that each of its rows is multiplied by. The norm of what they belong to then has none.
     """
 
     format: Format
@@ -221,6 +223,7 @@ class Layout(ShortRepr):
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
+    gains: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def queries(self) -> Stored:
@@ -278,6 +281,7 @@ class Family(ShortRepr):
         embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
+        router_shrunk: True if the scores of experts are divided by √d.
         router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         mixer: The mixer of a hybrid (`mixers`).
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
@@ -316,6 +320,7 @@ class Family(ShortRepr):
     embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
+    router_shrunk: bool = False
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)

@@ -359,10 +359,10 @@ class Atlas(Searchable):
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
         """Return the lists of an address of vectors, one for each frame."""
         stem, role, stored = self.stored_name(place)
-        if role not in {run.role for run in self.runs if run.layer == place.layer}:
-            raise BadAddress(
-                f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
-            )
+        held = {run.role for run in self.runs if run.layer == place.layer}
+        if role not in held:
+            known = held or {run.role for run in self.runs}
+            raise BadAddress(f"{place}: this atlas holds no {role}; it has {', '.join(sorted(known))}.")
         rows = sorted(self.rows_of(lists_file(stem), of_address(stored), _LIST))
         if not rows:
             count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)

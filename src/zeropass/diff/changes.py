@@ -98,6 +98,11 @@ class Comparison:
     def __post_init__(self) -> None:
         """Raise BadModel for a model that is not a fine-tune of the base."""
         base, tuned = self.base, self.tuned
+        if base.layout.gains or tuned.layout.gains:
+            raise BadModel(
+                f"{base.name}: experts that have norms of their own are read with the gains of these, and a comparison "
+                "could not tell what changed."
+            )
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (

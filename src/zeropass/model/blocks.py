@@ -487,8 +487,21 @@ class Block:
             active = self._active(y, record) * weights
         _record(record, router=share)
         _record(record, **{"value.in": active})
+        if self.model.layout.gains:
+            return self.joined(active)
         written = active @ self.matrix("value")
         return written if biases is None else written + share @ biases
+
+    def joined(self, active: Tensor) -> Tensor:
+        """Return what experts and the shared MLP write, each normed by itself, for activations (…, neurons)."""
+        rows, gains = self.model.without_gains.matrix("value", self.layer), self.model.layout.gains
+        first = self.dims.neurons - self.dims.shared_neurons
+        parts = {"value": slice(0, first), "shared_value": slice(first, None)}
+        written = [
+            apply_norm(active[..., part] @ rows[part], "rms", self.dims.eps, self.vector(gains[what]), None)
+            for what, part in parts.items()
+        ]
+        return torch.stack(written).sum(0)
 
     def _active(self, y: Tensor, record: Recorder | None, scale: Tensor | None = None) -> Tensor:
         """Return the activations (…, neurons), of a gated MLP with what its neurons read multiplied by ``scale``."""
@@ -536,6 +549,7 @@ class Block:
         """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
         dims = self.dims
         logits, of_shared = self._linear(y, ROUTER).tensor_split([dims.experts], -1)
+        logits = logits / math.sqrt(dims.d) if self.model.family.router_shrunk else logits
         share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
         if not dims.shared_neurons:
             return share
@@ -548,6 +562,8 @@ class Block:
         experts = self._chosen(scores)
         best = scores.gather(-1, experts)
         best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
+        scale = self.vector("expert_scale")
+        best = best if scale is None else best * scale[experts]
         return torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
 
     def _mixed(self, logits: Tensor, jitter: float) -> Tensor:

@@ -181,7 +181,7 @@ class Model(ShortRepr):
         parts = self._parts(what, layer)
         if len(parts) == 1:
             part, name = parts[0]
-            return torch.from_numpy(self._picked(part, name, start, stop)).contiguous()
+            return torch.from_numpy(self._with_gain(part, layer, self._picked(part, name, start, stop))).contiguous()
         self._name(what, layer)
         rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, layer, start, stop)]
         return torch.cat(rows) if rows else torch.empty(0, self.dims.d)
@@ -539,6 +539,16 @@ class Model(ShortRepr):
         block: Float32 = self._read(stored, name, first, last)[(index - first).numpy()]
         return block
 
+    def _with_gain(self, part: str, layer: int, rows: Float32) -> Float32:
+        """Return rows of a canonical tensor times the gain that they carry, if any (`Layout.gains`)."""
+        gain = self.vector(self.layout.gains[part], layer) if part in self.layout.gains else None
+        return rows if gain is None else rows * gain.cpu().numpy()
+
+    @cached_property
+    def without_gains(self) -> "Model":
+        """The model whose rows carry no gains of norms of their own (`Layout.gains`)."""
+        return replace(self, layout=replace(self.layout, gains={})) if self.layout.gains else self
+
     def _read(self, stored: Stored, name: str, start: int, stop: int) -> Float32:
         if stored.transpose:
             return np.ascontiguousarray(self.source.rows(name, columns=slice(start, stop)).T)
@@ -551,7 +561,7 @@ class Model(ShortRepr):
             size = canonical_rows(part, self.dims.at(layer))
             span = max(start - first, 0), min(stop - first, size)
             if span[0] < span[1]:
-                yield self._picked(part, name, *span)
+                yield self._with_gain(part, layer, self._picked(part, name, *span))
             first += size
 
 

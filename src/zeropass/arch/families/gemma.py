@@ -92,6 +92,59 @@ GEMMA4_PLAIN = replace(
     layouts=(_HF,),
     when={**_PLAIN, "hidden_size_per_layer_input": (0,)},
 )
+_NORMS_OF_PARTS = {
+    "ff_shared_norm": Stored(LAYER + "pre_feedforward_layernorm.weight"),
+    "ff_shared_post_norm": Stored(LAYER + "post_feedforward_layernorm_1.weight"),
+    "ff_routed_norm": Stored(LAYER + "pre_feedforward_layernorm_2.weight"),
+    "ff_routed_post_norm": Stored(LAYER + "post_feedforward_layernorm_2.weight"),
+    "ff_router_norm": Stored(LAYER + "router.scale"),
+}
+_EXPERTS = LAYER + "experts"
+_ROUTED = {
+    "router": Stored(LAYER + "router.proj.weight"),
+    "expert_scale": Stored(LAYER + "router.per_expert_scale"),
+    "gate": Stored(f"{_EXPERTS}.gate_up_proj[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_EXPERTS}.gate_up_proj[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_EXPERTS}.down_proj[{{expert}}]", transpose=True),
+    **{f"shared_{role}": stored for role, stored in MLP.items()},
+}
+_ONE_MLP = ("ff_norm", *(role for role in _MLPS))
+GEMMA4_MOE = replace(
+    GEMMA4_PLAIN,
+    router_normed=True,
+    router_shrunk=True,
+    layouts=(
+        replace(
+            _HF,
+            config={
+                **_HF.config,
+                "neurons": ("moe_intermediate_size",),
+                "shared_neurons": ("intermediate_size",),
+                "experts": ("num_experts",),
+                "experts_used": ("top_k_experts",),
+            },
+            tensors={
+                **{what: stored for what, stored in _HF.tensors.items() if what not in _ONE_MLP},
+                **_ROUTED,
+                **_NORMS_OF_PARTS,
+            },
+            gains={
+                **dict.fromkeys(("gate", "up"), "ff_routed_norm"),
+                **dict.fromkeys(("shared_gate", "shared_up"), "ff_shared_norm"),
+                "router": "ff_router_norm",
+                "value": "ff_routed_post_norm",
+                "shared_value": "ff_shared_post_norm",
+            },
+        ),
+    ),
+    when={
+        **_PLAIN,
+        "enable_moe_block": (True,),
+        "hidden_size_per_layer_input": (0,),
+        "num_kv_shared_layers": (0, None),
+    },
+    notes=("experts and the shared MLP have norms of their own, whose gains their vectors carry",),
+)
 GEMMA4_UNIFIED = replace(
     GEMMA4_PLAIN,
     model_types=("gemma4_unified_text",),
@@ -99,4 +152,4 @@ GEMMA4_UNIFIED = replace(
     when={**_PLAIN, "hidden_size_per_layer_input": (0, None)},
 )
 
-FAMILIES = (GEMMA4_PLAIN, GEMMA4, GEMMA4_UNIFIED)
+FAMILIES = (GEMMA4_PLAIN, GEMMA4, GEMMA4_MOE, GEMMA4_UNIFIED)
