@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -17,6 +18,7 @@ from adapters import save as write_lora
 from forward import run_forward
 from tiny import edit, error, save
 from zeropass.errors import BadAddress, BadModel, CannotRun, UnknownFamily
+from zeropass.labels.line_ups import wrong_lists
 from zeropass.model.blocks import Block, embedded, layer_embedding
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
@@ -217,6 +219,13 @@ def test_an_adapter_changes_all_that_its_matrices_are(name: str, tmp_path: Path)
     running = [Running(model).run(ids) for model in (adapted, merged)]
     assert error(*running) < 1e-4
     assert not torch.equal(adapted.matrix("v", 1), adapted.base.matrix("v", 1))
+
+
+def test_wrong_lists_for_an_embedding_are_those_of_its_layer(opened: Opened) -> None:
+    lens = zp.Lens(opened("gemma4")[1])
+    record = lens.explain("L1.ple.in.3")[0]
+    wrong = wrong_lists(lens, record, 9, np.random.default_rng(0))
+    assert {other.address for other in wrong} <= {f"L1.ple.in.{i}" for i in range(6)} - {record.address}
 
 
 def test_keys_that_a_sharing_layer_does_not_use_are_not_read(opened: Opened, tmp_path: Path) -> None:

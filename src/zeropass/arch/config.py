@@ -454,12 +454,12 @@ class _Reader:
             each = dict.fromkeys(others, (width, count or sizes["kv_heads"]))
         plain = sizes["head_dim"], sizes["kv_heads"]
         wide = tuple(sorted(layer for layer, own in each.items() if own != plain))
-        if len(different := {each[layer] for layer in wide}) > 1 or any(
-            type(size) is not int or size < 1 or layer >= layers for layer in wide for size in each[layer]
-        ):
+        sizes_of = [each[layer] for layer in wide]
+        impossible = any(type(size) is not int or size < 1 for pair in sizes_of for size in pair)
+        if impossible or max(wide, default=0) >= layers or any(pair != sizes_of[0] for pair in sizes_of):
             raise BadModel(
-                f"{self.files.place}: the heads of layers {in_short(map(str, wide))} have sizes {different}; only one "
-                "other pair of sizes is known, of layers that there are."
+                f"{self.files.place}: the heads of layers {in_short(map(str, wide))} have sizes {str(sizes_of)[:60]}; "
+                "only one other pair of sizes is known, of layers that there are."
             )
         if not wide:
             return (), 0, 0
@@ -572,6 +572,8 @@ class _Reader:
             return Rope(self._stretched(base, options["alpha"]))
         if rope_type == "yarn" and base <= 1:
             raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
+        if rope_type == "proportional" and "rotary_share" in self.layout.config:
+            return Rope(base, rope_type)  # the share would count twice; not known
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
 
     def _stretched(self, base: float, alpha: object) -> float:
@@ -606,9 +608,13 @@ _ROPE_OPTIONS = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "proportional": ("factor", "partial_rotary_factor"),
 }
-_ROPE_ASSUMED = {"proportional": {"factor": 1.0, "partial_rotary_factor": 1.0}}
-_HEAD_SIZES = {"head_dim": "head_dim", "num_key_value_heads": "kv_heads"}
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
+
+_ROPE_ASSUMED = {"proportional": {"factor": 1.0, "partial_rotary_factor": 1.0}}
+"""What an absent option of a rule means."""
+
+_HEAD_SIZES = {"head_dim": "head_dim", "num_key_value_heads": "kv_heads"}
+"""The sizes that single layers may state, by their keys."""
 
 
 _GGUF_ROPE_OPTIONS: Mapping[str, tuple[str, float | None]] = {

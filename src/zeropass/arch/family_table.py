@@ -192,7 +192,10 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if "distances" in layout.tensors:
         yield "disentangled attention: what a query adds by distance is left out of maps; what a key adds is in them"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
-        yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
+        yield (
+            "RoPE scalings other than linear, llama3, yarn and proportional (longrope, dynamic): qk is read at offset 0 "
+            "only"
+        )
     if "sinks" in layout.tensors:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
