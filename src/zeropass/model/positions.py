@@ -61,7 +61,7 @@ def frequencies(model: Model, layer: int = 0, reach: int = 0) -> Tensor:
     Raises:
         BadOption: If the model has no RoPE, or scales it by a rule that is not known for such a text.
     """
-    dims = model.dims
+    dims = model.dims.at(layer)
     rope = dims.rope_at(layer)
     if rope is None:
         raise BadOption(f"{model.name} has no rotary positions: only offset 0 has a meaning.")
@@ -95,7 +95,7 @@ def lengthening(model: Model, layer: int) -> Tensor | None:
 
     None where it lengthens nothing, or all alike (`Dimensions.scale_at`).
     """
-    dims = model.dims
+    dims = model.dims.at(layer)
     factor = dims.lengthening_at(layer)
     if factor == 1 or dims.rotary == dims.head_dim:
         return None
@@ -210,6 +210,9 @@ def _rescaled(frequencies: Tensor, rope: Rope, reach: int = 0) -> Tensor:
     factor = rope.options.get("factor", 1.0)
     if rope.kind == "linear":
         return frequencies / factor
+    if rope.kind == "proportional":  # the fastest ones turn, the others do not
+        turning = int(rope.options["partial_rotary_factor"] * len(frequencies))
+        return torch.where(torch.arange(len(frequencies)) < turning, frequencies / factor, 0.0)
     if rope.kind == "yarn":
         return _yarn(frequencies, rope)
     if rope.window is not None:
