@@ -26,6 +26,7 @@ from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import Block, embedded
 from zeropass.model.frames import Frames
+from zeropass.model.mixers import MixerState
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.positions import (
@@ -386,7 +387,7 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
-    """Compare what a mixer takes from the stream, what it writes, and what it does to a token alone."""
+    """Compare what a mixer takes from the stream, what it writes, and what it makes of a text."""
     if not case.model.dims.has_site("mixer", layer):
         return 0.0
     tensors = [what for what in MIXER_INPUTS if what in case.model.layout.tensors]
@@ -398,8 +399,8 @@ def mixer_error(case: Case, model: Model, layer: int) -> float:
     worst = error(read(model, "mixer_in", layer, case.text.states(layer)), torch.cat(true, -1))
     took, gave = case.text.took("mixer_out", layer), case.text.gave("mixer_out", layer)
     written = took @ vector_set(model, layer, "mixer_out").vectors + bias_of(model, "mixer_bias", layer)
-    alone = Block(model, layer).mixed_alone(norm(model, "mixer_norm", layer, case.alone.states(layer)[:, 0]))
-    return max(worst, error(written, gave), error(alone, case.alone.gave("mixer_out", layer)[:, 0]))
+    text = Block(model, layer)._mix(norm(model, "mixer_norm", layer, case.text.states(layer)), MixerState(), None)
+    return max(worst, error(written, gave), error(text, gave))
 
 
 def final_error(case: Case, model: Model, _layer: int = 0) -> float:

@@ -72,10 +72,9 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
     eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special).to(model.device)
     ids = _beginnings(model, pieces, seed)
     blocks = [Block(model, layer) for layer in range(model.dims.layers)]
-    caches = [Cache() for _ in blocks]
+    caches, passed = [Cache() for _ in blocks], 0
     while ids.shape[1] < length:
-        passed = caches[0].length
-        x = embedded(model, ids[:, passed:], passed)
+        x, passed = embedded(model, ids[:, passed:], passed), ids.shape[1]
         for block, cache in zip(blocks, caches, strict=True):
             x = block(x, cache)
         logits = final_logits(model, x[:, -1]).masked_fill(~eligible, float("-inf"))

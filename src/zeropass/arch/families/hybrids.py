@@ -73,6 +73,8 @@ _DELTA_INNER = {
     "mixer_out": Stored(f"{_DELTA}.out_proj.weight", transpose=True, sizes=("inner",)),
     "inner_conv": Stored(f"{_DELTA}.conv1d.weight", sizes=("keys", "keys", "inner")),
     "inner_gain": Stored(f"{_DELTA}.norm.weight", sizes=("width",)),
+    "inner_step": Stored(f"{_DELTA}.dt_bias", sizes=("heads",)),
+    "inner_decay": Stored(f"{_DELTA}.A_log", sizes=("heads",)),
 }
 _GATED_QUERIES = {
     **ATTENTION,
@@ -99,8 +101,8 @@ _QWEN_HF = replace(
     switches={"attention_bias": (_QWEN_BIASES, False)},
     config={**CONFIG, **_QWEN_CONFIG},
     gain_offset=1.0,
-    # What a mixer forgets, and the layers behind the last, which predict later tokens for speculative decoding.
-    unread=(*HF_LAYOUT.unread, r"layers\.\d+\.linear_attn\.(A_log|dt_bias)", r"\^mtp\..*"),
+    # The layers behind the last, which predict later tokens for speculative decoding.
+    unread=(*HF_LAYOUT.unread, r"\^mtp\..*"),
     harmless=("mamba_ssm_dtype", "mtp_num_hidden_layers"),
 )
 _QWEN_VALUES = {
@@ -275,6 +277,7 @@ def _mamba2(module: str) -> dict[str, Stored]:
         "inner_gain": Stored(f"{module}.norm.weight", sizes=("inner",)),
         "inner_step": Stored(f"{module}.dt_bias", sizes=("heads",)),
         "inner_skip": Stored(f"{module}.D", sizes=("heads",)),
+        "inner_decay": Stored(f"{module}.A_log", sizes=("heads",)),
     }
     return _of("mixer", {**_projections(module, "conv1d", _MAMBA2_SIZES, _MAMBA2_SIZES[1:4]), **inner})
 
@@ -299,7 +302,7 @@ _MAMBA_VALUES = {
     "mixer_kernel": 4,
     "mixer_expansion": 2,
 }
-_UNREAD_MAMBA = (*HF_LAYOUT.unread, r"layers\.\d+\.(mamba|mixer)\.A_log")
+_UNREAD_MAMBA = HF_LAYOUT.unread
 _NO_STEP_LIMIT = ([0.0, {"__float__": "Infinity"}], None)
 _MAMBA_LAYERS: Mapping[str, tuple[Site, ...]] = {
     "linear_attention": ("mixer", "ff"),
@@ -330,7 +333,6 @@ BAMBA = replace(
                     for what, stored in BIASED_MLP.items()
                 },
             },
-            unread=_UNREAD_MAMBA,
             constants={"rotary_share": 0.5},
             harmless=("mamba_chunk_size", "num_logits_to_keep", "partial_rotary_factor"),
         ),
@@ -346,6 +348,7 @@ _JAMBA_MIXER = {
     "inner_up": Stored(f"{_JAMBA}.dt_proj.weight", sizes=("inner",)),
     "inner_step": Stored(f"{_JAMBA}.dt_proj.bias", sizes=("inner",)),
     "inner_skip": Stored(f"{_JAMBA}.D", sizes=("inner",)),
+    "inner_decay": Stored(f"{_JAMBA}.A_log", sizes=("inner",)),
     "inner_step_gain": Stored(f"{_JAMBA}.dt_layernorm.weight", sizes=("rank",)),
     "inner_b_gain": Stored(f"{_JAMBA}.b_layernorm.weight", sizes=("keys",)),
     "inner_c_gain": Stored(f"{_JAMBA}.c_layernorm.weight", sizes=("keys",)),
@@ -413,7 +416,6 @@ _GRANITE_HF = replace(
     switches={**ATTENTION_BIAS, **_MAMBA_SWITCHES},
     config={**_GRANITE.config, **_MAMBA_CONFIG, "layer_kinds": ("layer_types", "layers_block_type")},
     tensors=_GRANITE_TENSORS,
-    unread=_UNREAD_MAMBA,
     harmless=("mamba_chunk_size", "rope_theta", "init_method", "normalization_function", "mlp_hidden_act"),
 )
 _GRANITE_WHEN = {"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT}
@@ -494,7 +496,7 @@ _NEMOTRON_HF = replace(
         "mixer_least_step": ("time_step_min", "mamba_dt_min"),
     },
     tensors={**_NEMOTRON_TENSORS, **_of("ff", _NEMOTRON_MLP)},
-    unread=(*_UNREAD_MAMBA, r"\^mtp\..*"),
+    unread=(*HF_LAYOUT.unread, r"\^mtp\..*"),
     harmless=(
         r"(mamba_)?(chunk_size|expand|dt_max|dt_limit|dt_init_floor|ssm_cache_dtype)|time_step_(max|floor|limit)",
         r"num_logits_to_keep|use_mamba_kernels|rescale_prenorm_residual|residual_in_fp32|mamba_proj_bias|attn_layer\w*",
