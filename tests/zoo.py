@@ -687,7 +687,7 @@ HYBRIDS = [
     and name.partition("-")[0]
     in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
 ]
-"""The entries with mixers, whose forward pass on a text is not modelled."""
+"""The entries with mixers."""
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:

@@ -57,10 +57,13 @@ def check(model: Model) -> None:
     if adds_positions(model):
         return
     exact = {"layer": 0, "frame": "token", "metric": "spearman"}
-    for role in "qkv":
+    roles = "qkv" if model.dims.has_site("attn", 0) else ()
+    for role in (*roles, *(("mixer_in",) if model.dims.has_site("mixer", 0) else ())):
         read = only_result(evidence, measure="reading", role=role, target="current", **exact)
         # Lists of columns leave out what the norm of a latent divides each token by.
         assert read.value > (0.95 if model.layout.latent_of(role) else 0.999)
+    if not roles:
+        return
     positioned = model.dims.rope or model.family.alibi or model.has("relative") or model.has("distances")
     target = "true offsets" if positioned else "offset 0"
     assert only_result(evidence, measure="attention", role="qk", target=target, **exact).value > 0.999

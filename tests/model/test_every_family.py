@@ -629,6 +629,12 @@ SPOILS: dict[str, Spoil] = {
     "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),
     "inputs of a mixer joined": ungrouped,
     "no gain inside a mixer": without("inner_gain"),
+    "no bias of a mixer's convolution": without("inner_conv_bias"),
+    "decay and steps of a mixer swapped": swapped("inner_decay", "inner_step"),
+    "skips and steps of a mixer swapped": swapped("inner_skip", "inner_step"),
+    "no least step": lambda m: (
+        with_dims(m, mixer=replace(m.dims.mixer, least_step=0.0)) if m.dims.mixer and m.dims.mixer.least_step else None
+    ),
     "no output gates": no_gates,
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},

@@ -23,7 +23,7 @@ MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
 
-READ_ROLES = ("gate", "up", "key", "q", "k", "v")
+READ_ROLES = ("gate", "up", "key", "q", "k", "v", "mixer_in")
 WRITE_ROLES = ("value", "o", "cross_o", "mixer_out")
 FF_ROLES = ("gate", "up", "key", "value")
 SELF_ROLES = ("q", "k", "v", "o")

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
-from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes
+from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes, repeated
 from zeropass.model.model import Model
 from zeropass.model.positions import (
     adds_positions,
@@ -78,12 +78,12 @@ def xielu(x: Tensor, *numbers: Tensor | None) -> Tensor:
 
 @dataclass
 class Cache:
-    """What a layer keeps of the tokens so far.
+    """The part of the tokens so far that a layer keeps.
 
     Attributes:
         keys: Their keys, rotated, (batch, heads, tokens, d_h).
         values: Their values, (batch, heads, tokens, d_h).
-        mixer: What its mixer keeps.
+        mixer: The part that its mixer keeps.
     """
 
     keys: Tensor | None = None
@@ -97,8 +97,7 @@ class Cache:
 
     def repeated(self, times: int) -> "Cache":
         """Return a cache that holds each text of the batch so many times in a row."""
-        kept = (None if each is None else each.repeat_interleave(times, 0) for each in (self.keys, self.values))
-        return Cache(*kept, self.mixer.repeated(times))
+        return Cache(repeated(self.keys, times), repeated(self.values, times), self.mixer.repeated(times))
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return all."""
@@ -116,7 +115,7 @@ class Block:
         attn.stream, ff.stream   the stream that the attention and the MLP read, before their norm
         attn, ff                 the same behind the norm, gain included
         mixer.stream, mixer      the same of a mixer
-        mixer.slopes             the change of what a mixer gives with each of its inputs (`mixers.mixed_with_slopes`)
+        mixer_in, mixer.slopes   its inputs, and what it gives changes with each by (`mixers.mixed_with_slopes`)
         v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
         rotated.q, rotated.k     queries and keys as they meet
@@ -200,7 +199,7 @@ class Block:
         if record is None:
             return self._written(mixed(self.model, self.layer, inputs, state), "mixer_out")
         read, slopes = mixed_with_slopes(self.model, self.layer, inputs, state)
-        _record(record, **{"mixer.slopes": slopes, "mixer_out.in": read})
+        _record(record, **{"mixer_in": inputs, "mixer.slopes": slopes, "mixer_out.in": read})
         return self._written(read, "mixer_out")
 
     def _let_through(self, mixed: Tensor, y: Tensor, record: Recorder | None) -> Tensor:

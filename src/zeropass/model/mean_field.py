@@ -233,11 +233,15 @@ class BlockMeans:
         """
         tensors, mixer = self.block.model.layout.tensors, self.block.model.dims.mixer
         assert mixer is not None
-        rows, slopes, out = self.block.matrix("mixer_in"), self._means["mixer.slopes"].value, self.block.matrix("mixer_out")
+        rows, slopes, out = (
+            self.block.matrix("mixer_in"),
+            self._means["mixer.slopes"].value,
+            self.block.matrix("mixer_out"),
+        )
         names = [name for what in MIXER_INPUTS if what in tensors for name in tensors[what].sizes]
         sizes = [mixer.size(name) for name in names]
         total = torch.zeros(rows.shape[1], out.shape[1], device=out.device)
-        for name, part, slope_of_part in zip(names, rows.split(sizes), slopes.split(sizes), strict=True):
+        for name, part, slope_of_part in zip(names, torch.split(rows, sizes), torch.split(slopes, sizes), strict=True):
             if name == "inner":
                 total += (part.T * slope_of_part) @ out
         return total

@@ -1,7 +1,7 @@
 """Mixers: what stands in the place of attention in some layers of a hybrid (docs/theory.md §2).
 
-Their projections from the stream and into it are vectors of the stream. What lies between them goes through a text token
-by token: the equations as published, one step at a time.
+Their projections from the stream and into it are vectors of the stream. What lies between them goes through a text one
+token at a time, by the equations as published.
 
 A gradient of what a mixer makes of a text is that of the path at one position that the mean-field lens counts
 (docs/theory.md §9): through what a token itself writes to the state, and through what multiplies its channels. What
@@ -19,12 +19,12 @@ from zeropass.arch.spec import Mixer, MixerKind
 from zeropass.errors import BadWeights
 from zeropass.model.model import Model
 
-__all__ = ["MixerState", "mixed", "mixed_with_slopes"]
+__all__ = ["MixerState", "mixed", "mixed_with_slopes", "repeated"]
 
 
 @dataclass
 class MixerState:
-    """What the mixer of a layer keeps of the tokens so far.
+    """The part of the tokens so far that the mixer of a layer keeps.
 
     Attributes:
         inputs: The last inputs of its convolution, (batch, tokens, channels); None before the first token.
@@ -36,8 +36,12 @@ class MixerState:
 
     def repeated(self, times: int) -> "MixerState":
         """Return a state that holds each text of the batch so many times in a row."""
-        kept = (None if each is None else each.repeat_interleave(times, 0) for each in (self.inputs, self.memory))
-        return MixerState(*kept)
+        return MixerState(repeated(self.inputs, times), repeated(self.memory, times))
+
+
+def repeated(kept: Tensor | None, times: int) -> Tensor | None:
+    """Return what is kept of each text of a batch so many times in a row; None if there is nothing."""
+    return None if kept is None else kept.repeat_interleave(times, 0)
 
 
 def mixed(model: Model, layer: int, inputs: Tensor, state: MixerState) -> Tensor:
@@ -132,7 +136,7 @@ class _Inner:
 
     def in_heads(self, x: Tensor) -> Tensor:
         """Cut (…, inner) into heads, (…, heads, width)."""
-        return x.unflatten(-1, (self.sizes.heads, -1))
+        return x.reshape(*x.shape[:-1], self.sizes.heads, -1)
 
     def step(self, x: Tensor) -> Tensor:
         """Return the steps of a state-space model, above zero."""
@@ -178,7 +182,9 @@ def _mamba2(inner: _Inner, inputs: Tensor) -> Tensor:
     read = inner.recurrence(q=c, k=step[..., None] * b, v=x, decay=(inner.rates() * step).exp()[..., None])
     read = read + inner.tensor("inner_skip")[:, None] * x
     gated = read.flatten(-2) * functional.silu(gate)
-    return _normed(gated.unflatten(-1, (sizes.groups, -1)), inner.eps).flatten(-2) * inner.tensor("inner_gain")
+    return _normed(gated.reshape(*gated.shape[:-1], sizes.groups, -1), inner.eps).flatten(-2) * inner.tensor(
+        "inner_gain"
+    )
 
 
 def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
