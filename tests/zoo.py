@@ -363,6 +363,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"norm_eps": 1e-2, "layer_types": ["conv", "full_attention"], "conv_bias": True, "block_multiple_of": 8}
         | {"tie_word_embeddings": False},
     ),
+    "lfm2_moe": (
+        "Lfm2MoeForCausalLM",
+        "Lfm2MoeConfig",
+        _GQA
+        | (_EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "num_dense_layers": 1, "norm_eps": 1e-2})
+        | {"layer_types": ["full_attention", "conv"], "routed_scaling_factor": 1.7, "tie_word_embeddings": False},
+    ),
     "jamba": (
         "JambaForCausalLM",
         "JambaConfig",
@@ -685,7 +692,7 @@ HYBRIDS = [
     for name in ZOO
     if not name.endswith("-full")
     and name.partition("-")[0]
-    in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
+    in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "lfm2_moe", "bamba", "granitemoehybrid", "nemotron_h")
 ]
 """The entries with mixers."""
 
@@ -712,6 +719,6 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():
-            if name.endswith(("correction_bias", "final_logits_bias")):
+            if name.endswith(("correction_bias", "expert_bias", "final_logits_bias")):
                 values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

@@ -37,7 +37,7 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
     name = stored.format(layer=layer).removesuffix(".weight")
     if site == "ff" and model.family.routed:
         stems = {"granitemoe": "block_sparse_moe", "granitemoehybrid": "block_sparse_moe", "nemotron_h": "mixer"}
-        stem = (stems | dict.fromkeys(("llama4", "jamba"), "feed_forward")).get(model.family.name, "mlp")
+        stem = (stems | dict.fromkeys(("llama4", "jamba", "lfm2_moe"), "feed_forward")).get(model.family.name, "mlp")
         name = f"layers.{layer}.{stem}"
     names = {name for name, _ in hf.named_modules()}
     candidates = [prefix + name for prefix in layout.prefixes]

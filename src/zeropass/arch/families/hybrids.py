@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.experts import DOTS1, GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE
+from zeropass.arch.families.experts import GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE, SIGMOID_CONFIG, gated, routed, share
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -21,7 +21,6 @@ from zeropass.arch.families.parts import (
     PLAIN_ATTENTION,
     QK_NORMS,
     ROTARY_SHARE,
-    WINDOWS,
 )
 from zeropass.arch.spec import Site, Stored
 
@@ -268,6 +267,45 @@ LFM2 = replace(
     when={"tie_embedding": (None, True)},
 )
 
+_LFM2_MLP = f"{LAYER}feed_forward"
+LFM2_MOE = replace(
+    LFM2,
+    name="lfm2_moe",
+    model_types=("lfm2_moe",),
+    layouts=(
+        replace(
+            LFM2.layouts[0],
+            optional=(*LFM2.layouts[0].optional, "router_correction"),
+            switches={**LFM2.layouts[0].switches, "use_expert_bias": (("router_correction",), True)},
+            config={
+                **{what: keys for what, keys in LFM2.layouts[0].config.items() if not what.startswith("neurons")},
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "experts": ("num_experts",),
+                "experts_used": ("num_experts_per_tok",),
+                "router_normed": ("norm_topk_prob",),
+                "router_scale": ("routed_scaling_factor",),
+                "dense_first": ("num_dense_layers",),
+            },
+            tensors={
+                **LFM2.layouts[0].tensors,
+                **routed(
+                    {
+                        "router": Stored(f"{_LFM2_MLP}.gate.weight"),
+                        "router_correction": Stored(f"{_LFM2_MLP}.expert_bias"),
+                        **gated(f"{_LFM2_MLP}.experts.{{expert}}", "w1", "w3", "w2"),
+                    }
+                ),
+                **share("dense", gated(_LFM2_MLP, "w1", "w3", "w2")),
+            },
+        ),
+    ),
+    config={
+        **{"activation": "silu", "rope_theta": 1e6, "mixer_kernel": 3, "dense_first": 2},
+        **{"router_sigmoid": True, "router_normed": True, "experts": 32, "experts_used": 4},
+    },
+)
+
 _MAMBA2_SIZES = ("inner", "inner", "keys", "keys", "heads")
 
 
@@ -459,15 +497,23 @@ GRANITE_HYBRIDS = (
     replace(GRANITE_HYBRID, rotary=True, when={**GRANITE_HYBRID.when, **_TURNED}),
 )
 
+_SIGMOID_CONFIG = {
+    what: keys
+    for what, keys in SIGMOID_CONFIG.items()
+    if what not in {**CONFIG, **dict.fromkeys(("beyond", "dense_first", "shared_experts"))}
+}
 _MIXER = f"{LAYER}mixer"
 _ONE_NORM = Stored(f"{LAYER}norm.weight")
 _NEMOTRON_ATTENTION = {
     role: replace(ATTENTION[role], name=ATTENTION[role].name.replace("self_attn", "mixer")) for role in "qkvo"
 }
-_NEMOTRON_MLP = {
-    "key": Stored(f"{_MIXER}.up_proj.weight"),
-    "value": Stored(f"{_MIXER}.down_proj.weight", transpose=True),
-}
+
+
+def _plain(stem: str) -> dict[str, Stored]:
+    """Return the tensors of an MLP without a gate."""
+    return {"key": Stored(f"{stem}.up_proj.weight"), "value": Stored(f"{stem}.down_proj.weight", transpose=True)}
+
+
 _NEMOTRON_TENSORS = {
     "embedding": Stored("embeddings.weight"),
     "unembedding": OUTER["unembedding"],
@@ -495,7 +541,7 @@ _NEMOTRON_HF = replace(
         "mixer_kernel": ("conv_kernel", "mamba_d_conv"),
         "mixer_least_step": ("time_step_min", "mamba_dt_min"),
     },
-    tensors={**_NEMOTRON_TENSORS, **_of("ff", _NEMOTRON_MLP)},
+    tensors={**_NEMOTRON_TENSORS, **_of("ff", _plain(_MIXER))},
     unread=(*HF_LAYOUT.unread, r"\^mtp\..*"),
     harmless=(
         r"(mamba_)?(chunk_size|expand|dt_max|dt_limit|dt_init_floor|ssm_cache_dtype)|time_step_(max|floor|limit)",
@@ -521,17 +567,6 @@ NEMOTRON_H = replace(
 )
 
 
-def _at(stem: str, share: str, layers: Literal["routed", "dense"]) -> dict[str, Stored]:
-    """Return the MLP of a layer with or without experts, by the stem of its names."""
-    return {
-        f"{share}{what}": replace(stored, name=stored.name.replace("mixer.", f"mixer.{stem}"), layers=layers)
-        for what, stored in _NEMOTRON_MLP.items()
-    }
-
-
-_SIGMOID_CONFIG = {
-    what: keys for what, keys in DOTS1.layouts[0].config.items() if what not in {**CONFIG, **WINDOWS, "beyond": ()}
-}
 NEMOTRON_H_MOE = replace(
     NEMOTRON_H,
     layer_types={**_NEMOTRON_LAYERS, **dict.fromkeys("-", ("dense",)), "mlp": ("dense",), "E": ("ff",), "moe": ("ff",)},
@@ -540,22 +575,22 @@ NEMOTRON_H_MOE = replace(
             _NEMOTRON_HF,
             config={
                 **_NEMOTRON_HF.config,
-                **{
-                    what: keys
-                    for what, keys in _SIGMOID_CONFIG.items()
-                    if what not in ("dense_first", "shared_experts")
-                },
+                **_SIGMOID_CONFIG,
                 "neurons": ("moe_intermediate_size",),
                 "dense_neurons": ("intermediate_size",),
                 "shared_neurons": ("moe_shared_expert_intermediate_size",),
             },
             tensors={
                 **_NEMOTRON_TENSORS,
-                "router": Stored(f"{_MIXER}.gate.weight", layers="routed"),
-                "router_correction": Stored(f"{_MIXER}.gate.e_score_correction_bias", layers="routed"),
-                **_at("experts.{expert}.", "", "routed"),
-                **_at("shared_experts.", "shared_", "routed"),
-                **_at("", "dense_", "dense"),
+                **routed(
+                    {
+                        "router": Stored(f"{_MIXER}.gate.weight"),
+                        "router_correction": Stored(f"{_MIXER}.gate.e_score_correction_bias"),
+                        **_plain(f"{_MIXER}.experts.{{expert}}"),
+                    }
+                ),
+                **share("shared", _plain(f"{_MIXER}.shared_experts")),
+                **share("dense", _plain(_MIXER)),
             },
             harmless=(*_NEMOTRON_HF.harmless, "n_shared_experts", "moe_shared_expert_overlap"),
         ),
@@ -574,6 +609,7 @@ FAMILIES = (
     QWEN3_5_MOE_STACKED,
     QWEN3_5_MOE,
     LFM2,
+    LFM2_MOE,
     BAMBA,
     JAMBA,
     *GRANITE_HYBRIDS,
