@@ -437,6 +437,8 @@ class Mixer:
         kernel: Number of tokens that the convolution covers.
         rank: Number of coordinates from which the steps of a state-space model are made.
         least_step: The smallest step of a state-space model.
+        scales: The factor of each part of the inputs, in the order of ``sizes`` of the projection; none where all are
+            one.
         rows: Number of rows of each canonical tensor of a mixer.
     """
 
@@ -447,6 +449,7 @@ class Mixer:
     kernel: int = 1
     rank: int = 0
     least_step: float = 0.0
+    scales: tuple[float, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
 
     def size(self, name: str) -> int:
@@ -485,6 +488,8 @@ class Dimensions(ShortRepr):
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
+        site_scales: Further factors of what single parts of a layer add.
+        gate_scale: The factor of the gates of an MLP, before their activation.
         distance_reach: The largest distance of a key before its query or behind it that has vectors of its own; 0 for a
             model whose distances have none. The others share those of the farthest.
         distance_buckets: The number of distances on either side that are told apart, by steps that grow with them; 0 if
@@ -523,6 +528,8 @@ class Dimensions(ShortRepr):
     logit_cap: float | None = None
     embed_scale: float = 1.0
     residual_scale: float = 1.0
+    site_scales: Mapping[str, float] = field(default_factory=dict)
+    gate_scale: float = 1.0
     router_normed: bool = False
     growth: Growth | None = None
     clip: float | None = None
@@ -572,6 +579,10 @@ class Dimensions(ShortRepr):
         if site == "mixer":
             return layer in self.mixer_layers
         return layer not in (self.no_mlp if site == "ff" else self.no_attention)
+
+    def written_scale(self, site: Site) -> float:
+        """Return the factor of what a part of a layer adds to the stream."""
+        return self.residual_scale * self.site_scales.get(site, 1.0)
 
     def rope_at(self, layer: int) -> "Rope | None":
         """Return the rotary positions of a layer."""

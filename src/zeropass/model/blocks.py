@@ -262,7 +262,7 @@ class Block:
         written = inner(y)
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
-        scale = self.model.dims.residual_scale
+        scale = self.model.dims.written_scale(site)
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
@@ -466,6 +466,7 @@ class Block:
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
         dims, limit = self.model.dims, self.model.dims.gate_limit
+        x = x if dims.gate_scale == 1 else x * dims.gate_scale
         if dims.activation == "xielu":
             return xielu(x, *map(self.vector, XIELU))
         return ACTIVATIONS[dims.activation](x if limit is None else x.clamp(max=limit))

@@ -158,13 +158,13 @@ class BlockMeans:
     def _slope(self, name: str, norm: str) -> Tensor:
         return self._norms[name].slope(self.block.vector(norm))
 
-    def _framed(self, site: str, inner: Tensor) -> Tensor:
+    def _framed(self, site: Site, inner: Tensor) -> Tensor:
         """Return the Jacobian of a half, between the norms before and behind it."""
         family = self.block.model.family
         if not family.reads_bare(f"{site}_norm", self.block.layer):
             inner = self._slope(f"{site}.stream", f"{site}_norm") @ inner
         behind = f"{site}_post_norm"
-        inner = self.block.model.dims.residual_scale * inner
+        inner = self.block.model.dims.written_scale(site) * inner
         return inner @ self._slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
 
     # The MLP

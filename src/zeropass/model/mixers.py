@@ -89,6 +89,13 @@ class _Inner:
             raise BadWeights(f"{self.model.source.path}: the mixer of layer {self.layer} has no {what}.")
         return values
 
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """Return the inputs (…, rows), each part times its factor."""
+        if not self.sizes.scales:
+            return inputs
+        rows = torch.tensor([self.sizes.size(name) for name in self.model.layout.tensors["mixer_in"].sizes])
+        return inputs * torch.tensor(self.sizes.scales).repeat_interleave(rows).to(inputs.device)
+
     def convolved(self, x: Tensor) -> Tensor:
         """Return the causal convolution of (batch, tokens, channels), channel by channel, with its bias."""
         kernels, bias = self.tensor("inner_conv"), self.model.vector("inner_conv_bias", self.layer)
@@ -172,19 +179,20 @@ def _convolution(inner: _Inner, inputs: Tensor) -> Tensor:
 
 
 def _mamba2(inner: _Inner, inputs: Tensor) -> Tensor:
-    """Apply Mamba 2 (Dao & Gu 2024, arXiv:2405.21060); what is read is gated, then normed by group."""
+    """Apply Mamba 2 (Dao & Gu 2024, arXiv:2405.21060); what is read is gated, then normed by group if it is at all."""
     sizes = inner.sizes
     keys, values = sizes.size("keys"), sizes.size("inner")
-    gate, xbc, steps = torch.split(inputs, [values, values + 2 * keys, sizes.heads], -1)
+    gate, xbc, steps = torch.split(inner.scaled(inputs), [values, values + 2 * keys, sizes.heads], -1)
     x, b, c = torch.split(functional.silu(inner.convolved(xbc)), [values, keys, keys], -1)
     b, c = (inner.per_head(each.detach(), sizes.state) for each in (b, c))
     x, step = inner.in_heads(x), inner.step(steps.detach())
     read = inner.recurrence(q=c, k=step[..., None] * b, v=x, decay=(inner.rates() * step).exp()[..., None])
     read = read + inner.tensor("inner_skip")[:, None] * x
     gated = read.flatten(-2) * functional.silu(gate)
-    return _normed(gated.reshape(*gated.shape[:-1], sizes.groups, -1), inner.eps).flatten(-2) * inner.tensor(
-        "inner_gain"
-    )
+    if "inner_gain" not in inner.model.layout.tensors:
+        return gated
+    grouped = gated.reshape(*gated.shape[:-1], sizes.groups, -1)
+    return _normed(grouped, inner.eps).flatten(-2) * inner.tensor("inner_gain")
 
 
 def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:

@@ -379,6 +379,64 @@ BAMBA = replace(
     when={"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT},
 )
 
+_FALCON_MULTIPLIERS = {
+    "embed_scale": ("embedding_multiplier",),
+    "logit_scale": ("lm_head_multiplier",),
+    "key_scale": ("key_multiplier",),
+    "attn_scale": ("attention_out_multiplier",),
+    "mixer_scale": ("ssm_out_multiplier",),
+    "mixer_in_scale": ("ssm_in_multiplier",),
+    "mixer_scales": ("ssm_multipliers",),
+    "mlp_scales": ("mlp_multipliers",),
+}
+_FALCON_BIASES = {
+    "projectors_bias": (("mixer_out_bias",), False),
+    "mamba_conv_bias": (("inner_conv_bias",), True),
+}
+FALCON_H1_NORMED = replace(  # with a norm inside the mixers
+    BAMBA,
+    name="falcon_h1",
+    model_types=("falcon_h1",),
+    layer_types={"hybrid": ("attn", "mixer", "ff")},
+    layouts=(
+        replace(
+            BAMBA.layouts[0],
+            switches={**ATTENTION_BIAS, **_FALCON_BIASES, "mlp_bias": (MLP_BIASES, False)},
+            config={**CONFIG, **_MAMBA_CONFIG, **_FALCON_MULTIPLIERS, "mixer_inner": ("mamba_d_ssm",)},
+            tensors={what: stored for what, stored in BAMBA.layouts[0].tensors.items() if what != "mixer_in_bias"},
+            constants={},
+            defaults={"mixer_inner": 1024},
+            harmless=(
+                r"mamba_(chunk_size|use_mlp)|num_logits_to_keep|mlp_expansion_factor|rescale_prenorm_residual",
+                r"time_step_(floor|max|min|rank)|attn_layer_indices",
+            ),
+        ),
+    ),
+    config={"activation": "silu", **_MAMBA_VALUES, "mixer_scales": [1.0] * 5},
+    when={
+        **BAMBA.when,
+        "attention_in_multiplier": (1.0, None),
+        "mamba_proj_bias": (False, None),
+        "mamba_rms_norm": (True,),
+        "mamba_norm_before_gate": (False,),
+    },
+)
+_FALCON_HF = FALCON_H1_NORMED.layouts[0]
+FALCON_H1 = replace(
+    FALCON_H1_NORMED,
+    layouts=(
+        replace(
+            _FALCON_HF,
+            tensors={what: stored for what, stored in _FALCON_HF.tensors.items() if what != "inner_gain"},
+            harmless=(*_FALCON_HF.harmless, "mamba_norm_before_gate"),
+        ),
+    ),
+    when={
+        **{key: values for key, values in FALCON_H1_NORMED.when.items() if key != "mamba_norm_before_gate"},
+        "mamba_rms_norm": (False, None),
+    },
+)
+
 _JAMBA = f"{LAYER}mamba"
 _JAMBA_MIXER = {
     **_projections(_JAMBA, "conv1d", ("inner", "inner"), ("inner",)),
@@ -611,6 +669,8 @@ FAMILIES = (
     LFM2,
     LFM2_MOE,
     BAMBA,
+    FALCON_H1,
+    FALCON_H1_NORMED,
     JAMBA,
     *GRANITE_HYBRIDS,
     NEMOTRON_H,
