@@ -102,7 +102,7 @@ _QWEN_LAYERS = ["linear_attention", "sliding_attention"]
         ("qwen3_5", {"layer_types": _QWEN_LAYERS[:1]}, "of each of the 2 layers"),
         ("qwen3_5", {"linear_num_key_heads": 4}, "4 groups of 6 heads"),
         ("qwen3_5", {"linear_value_head_dim": 6}, "the configuration asks for"),
-        ("falcon_h1", {"mamba_d_ssm": 40}, "mamba_d_ssm is 40; it must be that of 6 heads of 8"),
+        ("falcon_h1", {"mamba_d_ssm": 40}, "mamba_d_ssm is 40; it must be 6 heads of 8"),
         ("falcon_h1", {"ssm_multipliers": [1.0, 2.0]}, "ssm_multipliers is .*; it must have 5 numbers"),
         ("falcon_h1", {"mlp_multipliers": [1.0, -2.0]}, "must be a positive number"),
         ("falcon_h1", {"attention_in_multiplier": 2.0}, "attention_in_multiplier is 2.0"),

@@ -171,7 +171,7 @@ def _mixer(reader: "_Reader", d: int) -> Mixer:
         raise BadModel(f"{reader.files.place}: {groups} groups of {heads} heads of {width} of the mixers cannot be.")
     if "mixer_inner" in reader.layout.config and heads * width != inner:
         raise BadModel(
-            f"{reader.files.place}: {reader.keys('mixer_inner')} is {inner}; it must be that of {heads} heads of {width}."
+            f"{reader.files.place}: {reader.keys('mixer_inner')} is {inner}; it must be {heads} heads of {width}."
         )
     scales = tuple((reader.number("mixer_in_scale") or 1.0) * scale for scale in reader.numbers("mixer_scales"))
     mixer = Mixer(
